@@ -1,0 +1,1 @@
+//! The contract's sentences as tests, run by every driver against a real server.

@@ -1,0 +1,1 @@
+//! A transactional engine in memory whose truth is known.

@@ -1,0 +1,1 @@
+//! The SQLite driver: online backup, write-ahead-log capture, restore.

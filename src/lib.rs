@@ -1,0 +1,6 @@
+//! Stillpoint: an online-backup coordinator for databases.
+//!
+//! Read `ARCHITECTURE.md` first. The modules, in the order in which a byte meets them:
+
+pub mod pipeline;
+pub mod repository;

@@ -1,0 +1,3 @@
+//! The `stillpoint` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Bytes in, sealed blobs out. No input or output of its own.

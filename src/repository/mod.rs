@@ -1,0 +1,3 @@
+//! Bytes at rest: immutable objects and one totally ordered commit log.
+
+pub mod store;
