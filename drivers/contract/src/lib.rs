@@ -2,9 +2,32 @@
 //!
 //! This crate depends on no other crate of ours, and it is the only one that the author of a
 //! driver must read. It holds no policy, does no input or output, and knows no storage.
+//!
+//! A [`Driver`] copies a live server into a [`Sink`] as *parts* and captures its log as
+//! *segments*; an [`Engine`] builds a server again from a [`Source`] and a [`LogSource`]. Every
+//! backup names every byte of the database, whether its pages were written or kept from an earlier
+//! one, so a restore never walks a chain of backups.
 
+mod capability;
+mod driver;
 mod error;
+mod exchange;
+mod log;
+mod position;
 mod world;
 
+pub use capability::{Capabilities, Consistency, Incremental, LogSupply};
+pub use driver::{
+    BackupRequest, Base, Driver, Endpoint, Engine, Evidence, GeneratedFile, Identity, Overwrite,
+    Placement, Probe, Reached, Recovery, RecoveryTarget, RestorePlan, RestoreRequest,
+};
 pub use error::{Code, Error, ErrorKind, Result, code};
+pub use exchange::{
+    EXTENT_BYTES, EXTENTS_OPEN_MAX, PartName, PartRecord, PartSpec, PartWriter, Shape, Sink, Source,
+};
+pub use log::{
+    LogCapture, LogEvent, LogEventKind, LogMark, LogSegment, LogSource, OpenedLog,
+    SEGMENT_BODY_BYTES_MAX, SEGMENT_INDEX_BYTES_MAX, SegmentHead,
+};
+pub use position::{Lineage, LogPosition, LogRange};
 pub use world::{Clock, Entropy};

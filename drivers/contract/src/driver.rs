@@ -1,0 +1,347 @@
+//! What an engine must be able to do to be protected.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Capabilities, LogMark, LogPosition, LogRange, LogSource, OpenedLog, PartName, Result, Sink,
+    Source,
+};
+
+/// One kind of database server: how to reach one, and how to build one from a backup.
+///
+/// Restoring needs no live server, so it lives here and not in [`Driver`].
+#[async_trait]
+pub trait Engine: fmt::Debug + Send + Sync {
+    /// The engine's name in output and stored objects, such as `sqlite`.
+    fn name(&self) -> &'static str;
+
+    /// The URL schemes that name this engine's databases, without `:`.
+    fn schemes(&self) -> &'static [&'static str];
+
+    /// The name a database gets when the user gives none, such as its file name.
+    fn default_name(&self, endpoint: &Endpoint) -> Result<String>;
+
+    /// Reaches a server, without changing anything there.
+    ///
+    /// # Errors
+    ///
+    /// [`Missing`](crate::ErrorKind::Missing) or [`Transient`](crate::ErrorKind::Transient) when
+    /// it cannot be reached, [`Denied`](crate::ErrorKind::Denied) when it refuses us,
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) when it is not of this engine.
+    async fn connect(&self, endpoint: &Endpoint) -> Result<Box<dyn Driver>>;
+
+    /// Decides how a backup becomes a database again. Looks at the target but changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](crate::ErrorKind::Refused) when the target exists and may not be overwritten.
+    async fn plan_restore(&self, request: &RestoreRequest<'_>) -> Result<RestorePlan>;
+
+    /// Brings what was laid out under the plan's staging directory to the target: replays log,
+    /// starts and steers a server where the engine needs one.
+    ///
+    /// Reads the log only as far as the target needs. Returns the point that was reached.
+    ///
+    /// # Errors
+    ///
+    /// [`Gap`](crate::ErrorKind::Gap) when the log ends before the target.
+    async fn recover(&self, recovery: Recovery<'_>) -> Result<Reached>;
+
+    /// Runs the engine's own consistency check on what was recovered, and says what it ran.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) with what the engine said.
+    async fn check(&self, plan: &RestorePlan) -> Result<String>;
+
+    /// Puts the recovered database in its place, durably and in one step.
+    ///
+    /// Nothing that stood there is lost before the new database is in place.
+    async fn publish(&self, plan: &RestorePlan) -> Result<()>;
+
+    /// Writes a position as the engine's own tools print it, such as `0/16B3748`.
+    fn render(&self, position: &LogPosition) -> String {
+        position.to_string()
+    }
+}
+
+/// Where a server is.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The URL's scheme.
+    pub scheme: String,
+    /// What follows the scheme and its colon, as it was typed.
+    pub address: String,
+    /// Settings that do not belong into a URL, such as a password read from a file.
+    pub settings: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Endpoint {
+    /// Prints no settings: they may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint").field("scheme", &self.scheme).finish_non_exhaustive()
+    }
+}
+
+/// One connected database server.
+///
+/// A driver knows its engine and nothing else: no repository, no schedule, no retention.
+/// It asks the engine for copies through the engine's own online mechanism and reports positions,
+/// so that others can reason about time.
+///
+/// # Contract
+///
+/// Checked by `stillpoint-conformance` for every engine:
+///
+/// - A copy never holds part of a transaction: restoring it yields a state that some client could
+///   have seen.
+/// - Dropping any of these futures leaves the server as it was: no open backup mode, no leaked
+///   replication slot, no lock.
+/// - Any method may run while any other runs.
+#[async_trait]
+pub trait Driver: fmt::Debug + Send + Sync {
+    /// Asks the server who it is and what it allows today.
+    async fn probe(&self) -> Result<Probe>;
+
+    /// Copies the server into `sink`.
+    ///
+    /// With a base, pages that did not change since it may be kept instead of written; without
+    /// one, everything is written.
+    ///
+    /// # Errors
+    ///
+    /// [`Departed`](crate::ErrorKind::Departed) when the server went away or its identity changed.
+    async fn backup(&self, request: BackupRequest<'_>, sink: &dyn Sink) -> Result<Evidence>;
+
+    /// Begins to capture the log from `since`, or from what the engine has now.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) when the server keeps no log, with the
+    /// statement that would change it.
+    async fn open_log(&self, since: Option<&LogMark>) -> Result<OpenedLog>;
+}
+
+/// Who a server is, as it says itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// The identity of the database, compared before and after each backup.
+    pub identity: Identity,
+    /// The engine's version as the server reports it.
+    pub version: String,
+    /// What this server allows.
+    pub capabilities: Capabilities,
+    /// How much a full backup would read, in bytes, as far as known.
+    pub size_bytes: u64,
+    /// Settings worth recording with the backup and comparing at restore.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// Which database this is: what must stay the same for positions to be comparable.
+///
+/// PostgreSQL has its system identifier, MySQL the server uuid, SQL Server the database guid.
+/// An engine without one generates it from what cannot be shared by two databases.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Unique and stable for one incarnation.
+    pub id: String,
+    /// Where it was found: a path or host, for people and for telling a replaced database from
+    /// another one.
+    pub location: String,
+}
+
+/// What to copy.
+#[derive(Debug)]
+pub struct BackupRequest<'a> {
+    /// The earlier backup this one may build on.
+    pub base: Option<Base<'a>>,
+    /// Upper limit of connections, and of parts written at once.
+    pub streams_max: NonZeroUsize,
+}
+
+/// The earlier backup of the same incarnation that a new one builds on.
+#[derive(Debug)]
+pub struct Base<'a> {
+    /// Its proof.
+    pub evidence: &'a Evidence,
+    /// Its parts.
+    pub parts: &'a dyn Source,
+    /// The log captured since, from its `evidence.consistent_at`.
+    pub log: &'a mut dyn LogSource,
+}
+
+/// The engine's own proof of a finished copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// The position of the state that a restore of this copy alone yields; with a log, recovery
+    /// starts here. `None` for an engine or a mode without positions.
+    pub consistent_at: Option<LogPosition>,
+    /// What capture needs to join its log to this copy; empty where the position suffices.
+    pub cursor: Bytes,
+    /// Log that must be replayed before the copy is consistent; `None` for snapshots.
+    pub replay: Option<LogRange>,
+    /// Whether unchanged pages were kept from the base without reading them.
+    pub incremental: bool,
+    /// How the copy was taken, in a few words for the report, such as `online backup API`.
+    pub method: String,
+}
+
+/// What to build, where, and where to stop.
+#[derive(Clone, Copy, Debug)]
+pub struct RestoreRequest<'a> {
+    /// The backup's proof.
+    pub evidence: &'a Evidence,
+    /// The version of the engine that made the backup, and the settings recorded with it.
+    pub version: &'a str,
+    /// The settings recorded with the backup.
+    pub settings: &'a BTreeMap<String, String>,
+    /// Where the database shall be: a file or a directory, as the engine has it.
+    pub target: &'a Path,
+    /// A directory on the target's file system that is new, empty and ours.
+    pub staging: &'a Path,
+    /// Where recovery stops.
+    pub until: &'a RecoveryTarget,
+    /// Whether an existing target may be replaced.
+    pub overwrite: Overwrite,
+}
+
+/// What to do when the target of a restore exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overwrite {
+    /// Refuse.
+    Never,
+    /// Replace it, unless somebody is using it.
+    Replace,
+}
+
+/// Where recovery stops.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecoveryTarget {
+    /// As soon as the copy is consistent.
+    Consistent,
+    /// After the last transaction committed at or before this instant.
+    Time(DateTime<Utc>),
+    /// The state at this position, which is the end of a commit.
+    Position(LogPosition),
+    /// At the end of the log that was captured.
+    Latest,
+}
+
+/// How a backup becomes a database again, as a value: printed by `--plan`, carried out by others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestorePlan {
+    /// Where the database shall be.
+    pub target: PathBuf,
+    /// Where it is built.
+    pub staging: PathBuf,
+    /// Where parts are laid out: the first rule whose prefix fits decides. A part that no rule
+    /// fits is not laid out; the driver reads it from the source itself.
+    pub placements: Vec<Placement>,
+    /// Files to write beside the parts.
+    pub files: Vec<GeneratedFile>,
+    /// Whether log is replayed after the parts are laid out.
+    pub replays_log: bool,
+    /// Where recovery stops.
+    pub until: RecoveryTarget,
+    /// Whether an existing target may be replaced.
+    pub overwrite: Overwrite,
+    /// What will prove that the point was reached, in a few words.
+    pub proof: String,
+}
+
+/// Where the parts below a prefix go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The part itself, or a prefix that ends with `/`.
+    pub prefix: String,
+    /// The file, or the directory that replaces the prefix; below the staging directory or, for
+    /// tablespaces, where the user mapped them.
+    pub path: PathBuf,
+}
+
+impl RestorePlan {
+    /// Where `part` is laid out, if at all.
+    pub fn place(&self, part: &PartName) -> Option<PathBuf> {
+        let name = part.as_str();
+        self.placements.iter().find_map(|rule| match name.strip_prefix(rule.prefix.as_str())? {
+            "" => Some(rule.path.clone()),
+            rest if rule.prefix.ends_with('/') || rule.prefix.is_empty() => {
+                Some(rule.path.join(rest))
+            }
+            _ => None,
+        })
+    }
+}
+
+/// A file that a restore writes beside the parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GeneratedFile {
+    /// Where.
+    pub path: PathBuf,
+    /// What.
+    pub bytes: Bytes,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// What recovery works on.
+#[derive(Debug)]
+pub struct Recovery<'a> {
+    /// The plan, whose parts and files are in place.
+    pub plan: &'a RestorePlan,
+    /// The backup's proof.
+    pub evidence: &'a Evidence,
+    /// The backup's parts, for engines that read them through us.
+    pub parts: &'a dyn Source,
+    /// The captured log from the backup on.
+    pub log: &'a mut dyn LogSource,
+}
+
+/// The point that recovery reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reached {
+    /// Its position, where the engine has positions.
+    pub position: Option<LogPosition>,
+    /// When the last transaction included was committed; `None` when no log was replayed.
+    pub committed_at: Option<DateTime<Utc>>,
+    /// How many transactions were replayed.
+    pub transactions: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_rule_that_fits_places_a_part() {
+        let rule = |prefix: &str, path: &str| Placement {
+            prefix: prefix.to_owned(),
+            path: PathBuf::from(path),
+        };
+        let plan = RestorePlan {
+            target: "/t".into(),
+            staging: "/s".into(),
+            placements: vec![rule("main", "/s/db"), rule("spc/1/", "/x"), rule("base/", "/s/base")],
+            files: Vec::new(),
+            replays_log: false,
+            until: RecoveryTarget::Latest,
+            overwrite: Overwrite::Never,
+            proof: String::new(),
+        };
+        let place = |name: &str| plan.place(&PartName::new(name).unwrap());
+        assert_eq!(place("main"), Some("/s/db".into()));
+        assert_eq!(place("mainly"), None);
+        assert_eq!(place("spc/1/a/b"), Some("/x/a/b".into()));
+        assert_eq!(place("other"), None);
+    }
+}
