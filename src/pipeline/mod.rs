@@ -1,1 +1,9 @@
 //! Bytes in, sealed blobs out. No input or output of its own.
+
+pub mod adaptive;
+pub mod compress;
+pub mod cpu;
+pub mod id;
+pub mod keys;
+pub mod seal;
+pub mod sign;
