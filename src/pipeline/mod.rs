@@ -7,3 +7,7 @@ pub mod id;
 pub mod keys;
 pub mod seal;
 pub mod sign;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
