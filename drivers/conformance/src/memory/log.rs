@@ -1,9 +1,6 @@
 //! A captured log in memory.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -108,7 +105,7 @@ impl MemoryLog {
     pub fn commits(&self, anchor: &LogPosition) -> Vec<(LogPosition, LogEvent)> {
         let mut found = Vec::new();
         let mut past = false;
-        for segment in self.from(anchor).segments {
+        for segment in self.from(anchor).segments() {
             let LogSegment { head: SegmentHead { range, events, .. }, .. } = segment;
             past |= range.start().lineage != anchor.lineage;
             for event in events.into_iter().filter(|event| event.what == LogEventKind::Commit) {
@@ -120,24 +117,12 @@ impl MemoryLog {
         found
     }
 
-    /// The log from `anchor` to the end of its chain, as it is now.
+    /// The log from `anchor` to the end of its chain, also as it grows.
     ///
     /// It begins with the earliest segment that touches the anchor, which is the hardest reading
     /// of the contract for a driver.
     pub fn from(&self, anchor: &LogPosition) -> MemoryLogSource {
-        let chains = self.lock();
-        let found = chains.iter().rev().find_map(|chain| {
-            let touches = |s: &LogSegment| s.head.range.touches(anchor);
-            let succeeds = |s: &LogSegment| s.head.succeeds.as_ref() == Some(anchor);
-            let first = chain.segments.iter().position(|s| touches(s) || succeeds(s))?;
-            Some(chain.segments[first..].iter().cloned().collect())
-        });
-        MemoryLogSource {
-            anchor: anchor.clone(),
-            segments: found.unwrap_or_default(),
-            current: None,
-            passed: Vec::new(),
-        }
+        MemoryLogSource { log: self.clone(), anchor: anchor.clone(), first: None, returned: 0 }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Chain>> {
@@ -193,40 +178,54 @@ fn check_follows(chain: &Chain, head: &SegmentHead) -> Result<()> {
         .with("succeeds", head.succeeds.as_ref().map_or("nothing".to_owned(), ToString::to_string)))
 }
 
-/// A [`LogSource`] over what a [`MemoryLog`] held when it was made.
+/// A [`LogSource`] that follows a [`MemoryLog`] while it grows.
 #[derive(Clone, Debug)]
 pub struct MemoryLogSource {
+    log: MemoryLog,
     anchor: LogPosition,
-    segments: VecDeque<LogSegment>,
-    current: Option<LogSegment>,
-    passed: Vec<SegmentHead>,
+    /// The chain that is read and its first segment that touches the anchor.
+    first: Option<(usize, usize)>,
+    /// How many segments were returned so far.
+    returned: usize,
 }
 
 impl MemoryLogSource {
-    /// A source without any log, for copies that need none.
-    pub fn empty(anchor: LogPosition) -> Self {
-        Self { anchor, segments: VecDeque::new(), current: None, passed: Vec::new() }
+    /// The segments from the anchor on; none while nothing touches it.
+    fn segments(&mut self) -> Vec<LogSegment> {
+        let chains = self.log.lock();
+        if self.first.is_none() {
+            self.first = find(&chains, &self.anchor);
+        }
+        self.first.map_or_else(Vec::new, |(chain, first)| chains[chain].segments[first..].to_vec())
     }
+}
+
+/// The chain that leads on from `anchor`, and its earliest segment that touches it.
+fn find(chains: &[Chain], anchor: &LogPosition) -> Option<(usize, usize)> {
+    let touches =
+        |s: &LogSegment| s.head.range.touches(anchor) || s.head.succeeds.as_ref() == Some(anchor);
+    let first = |chain: &Chain| chain.segments.iter().position(touches);
+    let mut found = chains.iter().enumerate().rev();
+    found.find_map(|(at, chain)| Some((at, first(chain)?)))
 }
 
 #[async_trait]
 impl LogSource for MemoryLogSource {
     async fn next(&mut self) -> Result<Option<SegmentHead>> {
-        self.current = self.segments.pop_front();
-        let head = self.current.as_ref().map(|segment| segment.head.clone());
-        self.passed.extend(head.clone());
+        let head = self.segments().get(self.returned).map(|segment| segment.head.clone());
+        self.returned += usize::from(head.is_some());
         Ok(head)
     }
 
     async fn body(&mut self) -> Result<Bytes> {
-        let body = self.current.as_ref().map(|segment| segment.body.clone());
-        body.ok_or_else(|| Error::bug("read a body before a head"))
+        let last = self.returned.checked_sub(1);
+        let segment = last.and_then(|last| self.segments().into_iter().nth(last));
+        segment.map(|s| s.body).ok_or_else(|| Error::bug("read a body before a head"))
     }
 
     async fn reaches(&mut self, position: &LogPosition) -> Result<bool> {
-        let ahead = self.segments.iter().map(|segment| &segment.head);
-        let mut ranges = self.passed.iter().chain(ahead).map(|head| &head.range);
-        let here = self.anchor == *position || ranges.any(|range| range.touches(position));
-        Ok(here && self.anchor.partial_cmp(position).is_none_or(std::cmp::Ordering::is_le))
+        let back = position.lineage == self.anchor.lineage && position.offset < self.anchor.offset;
+        let covered = self.segments().iter().any(|s| s.head.range.touches(position));
+        Ok(*position == self.anchor || covered && !back)
     }
 }
