@@ -156,7 +156,7 @@ impl Walk {
     fn step(&mut self, head: &SegmentHead) -> Result<bool> {
         let (start, end) = (head.range.start(), head.range.end());
         if start.lineage == self.at.lineage {
-            if *end < self.at {
+            if *end <= self.at {
                 return Ok(true);
             }
             if self.at < *start {
