@@ -154,10 +154,13 @@ fn prove(
         .enable_all()
         .build()
         .map_err(|error| Failed::from(error.to_string()))?;
-    let proven = runtime.block_on(tokio::time::timeout(PROOF_TIME_MAX, async {
-        let stage = Stage::open(fixture, Arc::clone(ledger)).await?;
-        (sentence.prove)(&stage).await
-    }));
+    let proven = runtime.block_on(async {
+        let proof = async {
+            let stage = Stage::open(fixture, Arc::clone(ledger)).await?;
+            (sentence.prove)(&stage).await
+        };
+        tokio::time::timeout(PROOF_TIME_MAX, proof).await
+    });
     runtime.shutdown_background();
     let proven = proven.map_err(|_| Failed::from(format!("no end after {PROOF_TIME_MAX:?}")))?;
     proven.map_err(|failure| Failed::from(failure.to_string()))
