@@ -135,7 +135,7 @@ fn drivers() -> Vec<String> {
     let paths = entries.map(|entry| entry.expect("a folder can be listed").path());
     let mut names: Vec<_> = paths
         .filter(|path| path.join("Cargo.toml").is_file())
-        .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
+        .map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned())
         .collect();
     names.sort();
     names
@@ -146,7 +146,8 @@ fn everywhere(extensions: &[&str], check: impl Fn(&Path, &str) -> Vec<Complaint>
     let mut pending: Vec<PathBuf> =
         ["src", "drivers", "tests", "testcontainers", "benches"].map(|at| root().join(at)).into();
     let loose = fs::read_dir(root()).expect("the workspace can be listed");
-    pending.extend(loose.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()));
+    let loose = loose.map(|entry| entry.expect("a folder can be listed").path());
+    pending.extend(loose.filter(|path| path.is_file()));
     let mut found = Vec::new();
     while let Some(path) = pending.pop() {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -411,7 +412,8 @@ fn tidy_notices_unlike_drivers() {
     assert_eq!(missing_files("sim", &|file| file != "src/version.rs"), Vec::<String>::new());
     let readme = "# Mechanism\n## Versions\n# Privileges\n# Guarantees\n";
     assert_eq!(missing_headings("x", readme), ["drivers/x/README.md: no heading Sources"]);
-    let manifest = "[package]\n[dependencies]\nstillpoint-contract.workspace = true\nstillpoint-sim = 1\n\
+    let manifest = "[package]\n[dependencies]\nstillpoint-contract.workspace = true\n\
+                    stillpoint-sim = 1\n\
                     [dev-dependencies]\nstillpoint-conformance.workspace = true\n";
     assert_eq!(dependencies("x", manifest), ["drivers/x must not depend on stillpoint-sim = 1"]);
 }
