@@ -104,16 +104,12 @@ mod tests {
     fn an_answer_has_a_schema_and_universal_times() {
         let at = "2026-11-21T13:20:05.25+01:00".parse::<DateTime<Utc>>().unwrap();
         let sample = Sample { at: Stamp(at), size_bytes: u64::MAX };
-        let look =
-            Look { colour: false, width: 80, zone: Zone::named("Europe/Berlin").unwrap() };
+        let look = Look { colour: false, width: 80, zone: Zone::named("Europe/Berlin").unwrap() };
         assert_eq!(
             render(&sample, Format::Json, &look).unwrap(),
             "{\"schema\":\"stillpoint.sample/1\",\"at\":\"2026-11-21T12:20:05.250000Z\",\
              \"size_bytes\":18446744073709551615}\n"
         );
-        assert_eq!(
-            render(&sample, Format::Text, &look).unwrap(),
-            "2026-11-21 13:20:05+01:00\n"
-        );
+        assert_eq!(render(&sample, Format::Text, &look).unwrap(), "2026-11-21 13:20:05+01:00\n");
     }
 }

@@ -41,8 +41,10 @@ Examples:
   stillpoint restore app.db --repo DIR --at \"2026-11-21 13:20:05\" --to restored.db";
 
 fn after_long_help() -> String {
-    let statuses: String =
-        exit::MEANINGS.iter().map(|(status, meaning)| format!("  {status:>3}  {meaning}\n")).collect();
+    let statuses: String = exit::MEANINGS
+        .iter()
+        .map(|(status, meaning)| format!("  {status:>3}  {meaning}\n"))
+        .collect();
     format!("{AFTER_HELP}\n\nExit status:\n{statuses}\nEnvironment:\n{ENVIRONMENT}")
 }
 
@@ -149,10 +151,7 @@ pub(crate) enum Command {
 impl Command {
     /// Whether a signal is left to the command, which then stops by itself and cleanly.
     pub(crate) fn stops_itself(&self) -> bool {
-        matches!(
-            self,
-            Self::Logs(logs::Command::Stream(_)) | Self::Demo(_) | Self::DemoCustomer(_)
-        )
+        matches!(self, Self::Logs(logs::Command::Stream(_)) | Self::Demo(_) | Self::DemoCustomer(_))
     }
 }
 
@@ -200,7 +199,8 @@ mod tests {
             let words = line.trim().replace("\"2026-11-21 13:20:05\"", "2026-11-21_13:20:05");
             Typed::try_parse_from(words.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
-        let back = Typed::try_parse_from(["stillpoint", "restore", "a", "--at", "-10m", "--to", "b"]);
+        let back =
+            Typed::try_parse_from(["stillpoint", "restore", "a", "--at", "-10m", "--to", "b"]);
         assert!(back.is_ok(), "{back:?}");
     }
 }

@@ -31,10 +31,8 @@ fn page(path: &[String]) -> Result<String> {
                 .next("stillpoint --help")
         })?;
     }
-    let title = ["stillpoint"].into_iter().chain(path.iter().map(String::as_str));
-    let title = title.collect::<Vec<_>>().join("-");
     // What is said in sections of their own below need not follow the options as well.
-    let command = command.clone().name(title).after_help("").after_long_help("");
+    let command = command.clone().after_help("").after_long_help("");
     let man = Man::new(command);
     let mut text = Vec::new();
     write(&man, &mut text).map_err(|cause| Error::bug("write a manual page").caused_by(cause))?;

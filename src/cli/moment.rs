@@ -61,7 +61,7 @@ fn refuse_because(text: &str, why: impl Into<String>) -> Error {
 }
 
 /// A length of time such as `1h30m`: whole numbers, each with its unit, largest unit first.
-fn span(text: &str) -> Option<TimeDelta> {
+pub(crate) fn span(text: &str) -> Option<TimeDelta> {
     const UNITS: [(char, i64); 5] =
         [('w', 7 * 86_400), ('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
     let mut rest = text;
@@ -85,7 +85,9 @@ fn position(text: &str) -> Option<Moment> {
     // Reading it as a position checks both halves; its lineage may still be a prefix.
     text.parse::<LogPosition>().ok()?;
     (lineage.len() >= LINEAGE_PREFIX_BYTES_MIN)
-        .then(|| Some(Moment::Position { lineage: lineage.to_owned(), offset: offset.parse().ok()? }))
+        .then(|| {
+            Some(Moment::Position { lineage: lineage.to_owned(), offset: offset.parse().ok()? })
+        })
         .flatten()
 }
 
@@ -171,14 +173,13 @@ fn only(text: &str, local: NaiveDateTime, zone: &Zone) -> Result<DateTime<Utc>> 
     let format = |time: DateTime<FixedOffset>| time.format("%Y-%m-%d %H:%M:%S%.f %:z").to_string();
     match zone.instants(local) {
         Reading::Once(instant) => Ok(instant),
-        Reading::Twice([first, second]) => Err(refuse_because(
-            text,
-            format!("clocks in {} showed this time twice", zone.name()),
-        )
-        .with("first", format(first))
-        .with("second", format(second))
-        .next(format!("--at \"{}\"", format(first)))
-        .next(format!("--at \"{}\"", format(second)))),
+        Reading::Twice([first, second]) => {
+            Err(refuse_because(text, format!("clocks in {} showed this time twice", zone.name()))
+                .with("first", format(first))
+                .with("second", format(second))
+                .next(format!("--at \"{}\"", format(first)))
+                .next(format!("--at \"{}\"", format(second))))
+        }
         Reading::Never(from, to) => Err(refuse_because(
             text,
             format!(

@@ -81,23 +81,20 @@ impl<'a> Page<'a> {
     /// A table: a heading, then rows; columns as wide as their widest cell.
     pub(crate) fn table(&mut self, table: &Table) {
         let mut widths: Vec<usize> = table.heading.iter().map(|cell| columns(cell.0)).collect();
-        let rows: Vec<Vec<String>> = table
-            .rows
-            .iter()
-            .map(|row| row.iter().map(|cell| printable(cell)).collect())
-            .collect();
+        let rows: Vec<Vec<String>> =
+            table.rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
         for row in &rows {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(columns(cell));
             }
         }
         let line = |cells: Vec<&str>| {
-            let padded = cells.iter().zip(&widths).zip(&table.heading).map(|((cell, width), head)| {
-                match head.1 {
+            let padded = cells.iter().zip(&widths).zip(&table.heading).map(
+                |((cell, width), head)| match head.1 {
                     Align::Left => pad(cell, *width),
                     Align::Right => format!("{}{cell}", " ".repeat(width - columns(cell))),
-                }
-            });
+                },
+            );
             padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
         };
         let heading = line(table.heading.iter().map(|cell| cell.0).collect());

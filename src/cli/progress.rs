@@ -5,17 +5,7 @@ use std::{collections::VecDeque, fmt::Write as _, future::Future, pin::pin, time
 use stillpoint_contract::Clock;
 
 use super::{answer::complain, units};
-
-/// How far some work has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Reading {
-    /// What is being done, in one word.
-    pub phase: &'static str,
-    /// Bytes done in this phase.
-    pub done_bytes: u64,
-    /// Bytes to do in this phase; zero when nobody knows.
-    pub total_bytes: u64,
-}
+use crate::pipeline::Reading;
 
 /// Where progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +114,9 @@ impl Pace {
 fn remaining(reading: Reading, rate: Option<f64>) -> Option<Duration> {
     let left = reading.total_bytes.checked_sub(reading.done_bytes)?;
     let rate = rate.filter(|rate| *rate >= 1.0)?;
-    (reading.total_bytes > 0).then(|| Duration::try_from_secs_f64(left as f64 / rate).ok()).flatten()
+    (reading.total_bytes > 0)
+        .then(|| Duration::try_from_secs_f64(left as f64 / rate).ok())
+        .flatten()
 }
 
 fn share(reading: Reading) -> Option<f64> {
@@ -182,7 +174,7 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn reading(done: u64, total: u64) -> Reading {
-        Reading { phase: "copy", done_bytes: done, total_bytes: total }
+        Reading { phase: "copy", done_bytes: done, total_bytes: total, stored_bytes: 0 }
     }
 
     #[test]

@@ -73,7 +73,7 @@ async fn supervise(
     tell: &watch::Sender<Option<Signal>>,
 ) -> u8 {
     let stops_itself = command.stops_itself();
-    let mut work = pin!(dispatch(session, command));
+    let mut work = Box::pin(dispatch(session, command));
     let mut signals = pin!(next_signal());
     let mut deadline = pin!(async {
         match session.timeout {
@@ -255,9 +255,8 @@ mod tests {
 
     #[test]
     fn the_form_of_errors_is_known_before_the_rest_is_understood() {
-        let format = |words: &[&str]| {
-            asked_format(&words.iter().map(OsString::from).collect::<Vec<_>>())
-        };
+        let format =
+            |words: &[&str]| asked_format(&words.iter().map(OsString::from).collect::<Vec<_>>());
         assert_eq!(format(&["stillpoint", "-o", "json", "--nonsense"]), Format::Json);
         assert_eq!(format(&["stillpoint", "--output=json"]), Format::Json);
         assert_eq!(format(&["stillpoint", "--output", "text"]), Format::Text);

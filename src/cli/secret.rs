@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
@@ -10,29 +11,41 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 use zeroize::Zeroizing;
 
+use crate::repository::keys::Secret;
+
 /// The longest passphrase or key file, in bytes.
 const SECRET_BYTES_MAX: u64 = 4096;
 
 /// Reads a passphrase from a file: everything up to a line feed at the end. `-` is standard input.
-pub(crate) fn passphrase_of_file(path: &Path) -> Result<Zeroizing<String>> {
-    let bytes = bytes_of_file(path, "read the passphrase file")?;
-    let text = str::from_utf8(&bytes)
-        .map_err(|_| unusable(path, "it is not text in UTF-8"))?
-        .trim_end_matches(['\n', '\r']);
-    if text.is_empty() {
-        return Err(unusable(path, "it is empty"));
-    }
-    Ok(Zeroizing::new(text.to_owned()))
+pub(crate) fn passphrase_of_file(path: &Path) -> Result<Secret> {
+    of_file(path, Secret::passphrase)
 }
 
-/// Reads a whole key file.
-pub(crate) fn bytes_of_file(path: &Path, step: &'static str) -> Result<Zeroizing<Vec<u8>>> {
+/// Reads a key file.
+pub(crate) fn key_of_file(path: &Path) -> Result<Secret> {
+    of_file(path, Secret::from_key_file)
+}
+
+/// Reads a file with a recovery key as it was printed.
+pub(crate) fn recovery_of_file(path: &Path) -> Result<Secret> {
+    of_file(path, Secret::from_recovery)
+}
+
+fn of_file(path: &Path, read: impl Fn(&str) -> Result<Secret>) -> Result<Secret> {
+    let bytes = bytes_of_file(path)?;
+    let text = str::from_utf8(&bytes).map_err(|_| unusable(path, "it is not text in UTF-8"))?;
+    read(text).map_err(|error| unusable(path, "it holds no such secret").caused_by(error))
+}
+
+fn bytes_of_file(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     let failed = |error: io::Error| {
         let kind = match error.kind() {
             io::ErrorKind::PermissionDenied => ErrorKind::Denied,
             _ => ErrorKind::Config,
         };
-        Error::new(kind, code::FILE, step).with("file", path.display()).caused_by(error)
+        Error::new(kind, code::FILE, "read the file with the secret")
+            .with("file", path.display())
+            .caused_by(error)
     };
     let mut bytes = Zeroizing::new(Vec::new());
     let reader: Box<dyn Read> = if path == Path::new("-") {
@@ -53,13 +66,36 @@ fn unusable(path: &Path, why: &'static str) -> Error {
         .with("because", why)
 }
 
+/// Writes a secret into a new file that only its owner may read, durably.
+pub(crate) fn write_new_file(path: &Path, secret: &Secret) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let mut file =
+            File::options().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(secret.text().as_bytes())?;
+        file.sync_all()?;
+        let folder = path.parent().filter(|folder| *folder != Path::new(""));
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().map_err(|error| {
+        let exists = error.kind() == io::ErrorKind::AlreadyExists;
+        let kind = if exists { ErrorKind::Refused } else { ErrorKind::Config };
+        Error::new(kind, code::FILE, "write a new key file")
+            .with("file", path.display())
+            .caused_by(error)
+    })
+}
+
 /// Whether somebody can be asked.
 pub(crate) fn can_ask() -> bool {
     open_terminal().is_ok()
 }
 
 /// Asks for a passphrase on the controlling terminal, without echo.
-pub(crate) async fn ask(prompt: &'static str) -> Result<Zeroizing<String>> {
+pub(crate) async fn ask(prompt: &'static str) -> Result<Secret> {
+    Secret::passphrase(&ask_line(prompt).await?)
+}
+
+async fn ask_line(prompt: &'static str) -> Result<Zeroizing<String>> {
     let failed = |error: io::Error| {
         Error::new(ErrorKind::Denied, code::NO_KEY, "ask for the passphrase")
             .caused_by(error)
@@ -81,11 +117,11 @@ pub(crate) async fn ask(prompt: &'static str) -> Result<Zeroizing<String>> {
 }
 
 /// Asks twice, so that a slip of the hand does not lock everybody out.
-pub(crate) async fn ask_new() -> Result<Zeroizing<String>> {
-    let first = ask("New passphrase: ").await?;
-    let second = ask("The same again: ").await?;
+pub(crate) async fn ask_new() -> Result<Secret> {
+    let first = ask_line("New passphrase: ").await?;
+    let second = ask_line("The same again: ").await?;
     if *first == *second {
-        return Ok(first);
+        return Secret::passphrase(&first);
     }
     Err(Error::new(ErrorKind::Invalid, code::NO_KEY, "take the passphrase")
         .with("because", "the two differ"))
@@ -125,34 +161,45 @@ impl Silence {
 
 impl Drop for Silence {
     fn drop(&mut self) {
-        drop(tcsetattr(&self.terminal, OptionalActions::Now, &self.before));
+        // If the terminal is gone, there is nothing to give back to it.
+        let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     use super::*;
 
     #[test]
-    fn a_passphrase_file_ends_before_its_line_feed() {
+    fn secrets_come_from_files_and_go_to_files_of_their_owner() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pass phrase ü");
         for (content, expected) in [
             (&b"correct horse\n"[..], Some("correct horse")),
             (b"correct horse", Some("correct horse")),
             (b" spaces count \r\n", Some(" spaces count ")),
+            (b"two\nlines\n", Some("two\nlines")),
             (b"", None),
             (b"\n", None),
             (b"\xff\xfe", None),
         ] {
             fs::write(&path, content).unwrap();
-            let read = passphrase_of_file(&path).ok();
+            let read = passphrase_of_file(&path).ok().map(|secret| secret.text());
             assert_eq!(read.as_ref().map(|text| text.as_str()), expected);
         }
         fs::write(&path, [b'x'; 4097]).unwrap();
         assert_eq!(passphrase_of_file(&path).unwrap_err().code(), code::NO_KEY);
+        let mut permissions = fs::metadata(&path).unwrap().permissions();
+        assert_ne!(permissions.mode() & 0o777, 0o600);
+        let key = folder.path().join("key");
+        let secret = Secret::new_recovery(&crate::world::SystemEntropy);
+        write_new_file(&key, &secret).unwrap();
+        assert_eq!(*recovery_of_file(&key).unwrap().text(), *secret.text());
+        permissions = fs::metadata(&key).unwrap().permissions();
+        assert_eq!(permissions.mode() & 0o777, 0o600);
+        assert_eq!(write_new_file(&key, &secret).unwrap_err().kind(), ErrorKind::Refused);
         let missing = passphrase_of_file(&folder.path().join("missing")).unwrap_err();
         assert_eq!(missing.code(), code::FILE);
     }

@@ -45,8 +45,7 @@ impl Confirmed {
     fn read(line: &str) -> Option<Self> {
         let mut fields = line.split(' ').map(str::parse::<i64>);
         let mut field = || fields.next()?.ok();
-        let order =
-            Order { id: field()?.unsigned_abs(), total_cents: field()?.unsigned_abs() };
+        let order = Order { id: field()?.unsigned_abs(), total_cents: field()?.unsigned_abs() };
         let mut time = || DateTime::from_timestamp_micros(field()?);
         Some(Self { order, began_at: time()?, confirmed_at: time()? })
     }

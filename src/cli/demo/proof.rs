@@ -96,7 +96,8 @@ pub(super) fn hold_against(
     hold(late == 0, format!("{late} orders began after the chosen moment"));
     // A commit counts from when it was seen in the log, which is a moment after it happened.
     let slack = TimeDelta::seconds(2);
-    let missing = ledger.iter().filter(|e| e.order.id > last && e.confirmed_at + slack < at).count();
+    let missing =
+        ledger.iter().filter(|e| e.order.id > last && e.confirmed_at + slack < at).count();
     hold(missing == 0, format!("{missing} orders of before the chosen moment are missing"));
     let last_before = included.iter().map(|entry| at - entry.confirmed_at).min();
     Proof { audit: restored, expected, last_before, objections }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 use stillpoint_contract::{Error, ErrorKind, Result, code};
@@ -15,7 +15,7 @@ use super::{
     stage::{self, Stage},
 };
 use crate::cli::{
-    answer::{Answer, Format, Stamp},
+    answer::{Answer, Stamp},
     page::{Page, Tone},
     run::interrupted,
     session::Session,
@@ -60,7 +60,10 @@ impl Answer for DemoAnswer {
             ("database".to_owned(), units::bytes(self.database_bytes)),
             (
                 "repository".to_owned(),
-                format!("{}: every backup, every commit since", units::bytes(self.repository_bytes)),
+                format!(
+                    "{}: every backup, every commit since",
+                    units::bytes(self.repository_bytes)
+                ),
             ),
         ];
         let took = |ms: u64| units::duration(Duration::from_millis(ms));
@@ -69,7 +72,9 @@ impl Answer for DemoAnswer {
         page.blank();
         if self.kept {
             page.line(format!("Everything is still in {}", self.folder));
-            page.line("  cd there; export STILLPOINT_REPO=repo STILLPOINT_PASSPHRASE_FILE=passphrase.txt");
+            page.line(
+                "  cd there; export STILLPOINT_REPO=repo STILLPOINT_PASSPHRASE_FILE=passphrase.txt",
+            );
         } else {
             page.line(format!(
                 "Nothing is left running, and {} is removed (--dir DIR keeps it).",
@@ -102,10 +107,10 @@ async fn play(session: &Session, stage: &mut Stage<'_>) -> Result<DemoAnswer> {
     let at = make_the_mistake(session, stage).await?;
     let proof = repair(session, stage, &before, at).await?;
     proof.require()?;
-    let steps = stage.steps().iter().map(|(command, elapsed_ms)| Step {
-        command: command.clone(),
-        elapsed_ms: *elapsed_ms,
-    });
+    let steps = stage
+        .steps()
+        .iter()
+        .map(|(command, elapsed_ms)| Step { command: command.clone(), elapsed_ms: *elapsed_ms });
     Ok(DemoAnswer {
         folder: stage.folder().display().to_string(),
         kept: stage.is_kept(),
@@ -268,7 +273,8 @@ fn tell(stage: &Stage<'_>, proof: &Proof, ledger: &[Confirmed]) -> Result<()> {
         let text = format!("confirmed {} ms before the chosen second", before.num_milliseconds());
         facts.push(("last order restored", text));
     }
-    let look = crate::cli::page::Look { colour: false, width: 80, zone: crate::cli::zone::Zone::UTC };
+    let look =
+        crate::cli::page::Look { colour: false, width: 80, zone: crate::cli::zone::Zone::UTC };
     let mut page = Page::new(&look);
     page.facts(2, &facts);
     stage.say(page.into_text().trim_end())?;
@@ -279,16 +285,15 @@ fn tell(stage: &Stage<'_>, proof: &Proof, ledger: &[Confirmed]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+
     use super::*;
 
     #[test]
     fn the_captured_moment_is_read_from_the_answer_of_logs_status() {
         let answer = br#"{"schema":"stillpoint.logs.status/1",
             "databases":[{"restorable_to":"2026-11-21T12:20:05.000001Z"}]}"#;
-        assert_eq!(
-            captured_until(answer),
-            Some("2026-11-21T12:20:05.000001Z".parse().unwrap())
-        );
+        assert_eq!(captured_until(answer), Some("2026-11-21T12:20:05.000001Z".parse().unwrap()));
         assert_eq!(captured_until(b"{}"), None);
         assert_eq!(captured_until(b"nonsense"), None);
     }

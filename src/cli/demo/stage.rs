@@ -263,7 +263,8 @@ pub(super) fn command_line(words: &[&str]) -> String {
             format!("\"{word}\"")
         }
     };
-    let words: Vec<_> = std::iter::once("stillpoint".to_owned()).chain(words.iter().map(quote)).collect();
+    let words: Vec<_> =
+        std::iter::once("stillpoint".to_owned()).chain(words.iter().map(quote)).collect();
     words.join(" ")
 }
 
