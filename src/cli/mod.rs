@@ -19,6 +19,7 @@ mod logs;
 mod man;
 mod memory;
 mod moment;
+mod open;
 mod page;
 mod progress;
 mod repo;
