@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{Clock, Entropy, Result};
 
-use crate::pipeline::CpuPool;
+use crate::pipeline::cpu::CpuPool;
 
 /// What everything else takes instead of asking the operating system.
 #[derive(Clone, Debug)]

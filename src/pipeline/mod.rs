@@ -5,5 +5,8 @@ pub mod compress;
 pub mod cpu;
 pub mod id;
 pub mod keys;
+mod meter;
 pub mod seal;
 pub mod sign;
+
+pub use meter::{Meter, Reading};

@@ -93,8 +93,9 @@ impl Blobs {
         let needed = places.iter().flatten().flat_map(|(own, base)| [Some(*own), *base]);
         let read = self.read(plan_reads(needed.flatten())).await?;
         let read = Arc::new(read);
-        stream::iter(wanted.iter().zip(places))
-            .map(|((id, plain_bytes), place)| self.open(*id, *plain_bytes, place, Arc::clone(&read)))
+        let jobs: Vec<_> = wanted.iter().copied().zip(places).collect();
+        stream::iter(jobs)
+            .map(|((id, plain_bytes), place)| self.open(id, plain_bytes, place, Arc::clone(&read)))
             .buffered(self.cpu.size().max(1) * 2)
             .try_collect()
             .await

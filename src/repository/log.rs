@@ -81,6 +81,10 @@ impl Log {
     /// [`Transient`](ErrorKind::Transient) when the store does not say what became of the entry;
     /// it may appear later.
     pub async fn try_append(&self, history: &mut History, action: Action) -> Result<Appended> {
+        if self.notary.check(&[], &[]).is_some() && self.notary.sign(&[]).is_none() {
+            return Err(Error::new(ErrorKind::Denied, code::NO_KEY, "sign a log entry")
+                .next("give the passphrase: --passphrase-file FILE"));
+        }
         let mut nonce = [0; 16];
         self.entropy.fill(&mut nonce);
         let entry = Entry {

@@ -1,10 +1,32 @@
 //! Bytes at rest: immutable objects and one totally ordered commit log.
 #![doc = include_str!("FORMAT.md")]
 
+mod assembly;
+mod blobs;
+mod chunk_writer;
+mod closure;
+pub mod descriptor;
+mod draft;
+pub mod entry;
 pub mod envelope;
 pub mod fuzz;
+mod handle;
+pub mod history;
 pub mod index_run;
+mod index_set;
 pub mod keys;
+pub mod log;
+pub mod manifest;
+pub mod names;
+mod notary;
 pub mod pack;
+mod packer;
+mod part_writer;
+mod reader;
 pub mod store;
 mod wire;
+
+pub use chunk_writer::WriteOptions;
+pub use draft::{Draft, Intent};
+pub use handle::{InitOptions, Repository};
+pub use reader::BackupReader;

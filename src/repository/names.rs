@@ -47,9 +47,13 @@ pub fn manifest(at: DateTime<Utc>, database: &str, backup: &str) -> Result<Key> 
     snapshot(at, database, backup, "manifest")
 }
 
-/// The list of the packs that a backup needs.
-pub fn pack_list(at: DateTime<Utc>, database: &str, backup: &str) -> Result<Key> {
-    snapshot(at, database, backup, "packs")
+/// The list of the packs that a backup needs. The list of a later attempt to commit has another
+/// name, since nothing is ever overwritten.
+pub fn pack_list(at: DateTime<Utc>, database: &str, backup: &str, attempt: u32) -> Result<Key> {
+    match attempt {
+        0 => snapshot(at, database, backup, "packs"),
+        _ => snapshot(at, database, backup, &format!("{attempt}.packs")),
+    }
 }
 
 fn snapshot(at: DateTime<Utc>, database: &str, backup: &str, suffix: &str) -> Result<Key> {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     pipeline::id::{ChunkId, RepositoryId},
-    repository::wire::corrupt,
+    repository::{pack::PackName, wire::corrupt},
 };
 
 /// Rows read at once while searching: 3.5 KiB, which the first guess misses once in a while.
@@ -102,6 +102,11 @@ impl<R: ReadAt> IndexRun<R> {
     /// Whether it has none.
     pub fn is_empty(&self) -> bool {
         self.header.entries == 0
+    }
+
+    /// The packs that it names.
+    pub fn packs(&self) -> impl Iterator<Item = PackName> {
+        self.packs.iter().map(|row| row.name)
     }
 
     /// All places where this run says that the chunk is stored; none when it does not know.
