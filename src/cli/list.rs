@@ -8,6 +8,7 @@ use stillpoint_contract::Result;
 
 use super::{
     answer::{Answer, Stamp},
+    open::{self, Need},
     page::{Page, Table, Tone},
     session::Session,
     units,
@@ -79,6 +80,21 @@ impl Answer for ListAnswer {
 }
 
 /// Lists.
-pub(crate) async fn run(_: &Session, _: Options) -> Result<()> {
-    todo!()
+pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
+    let repository = open::repository(session, Need::Names).await?;
+    let history = repository.history().await?;
+    let wanted = |name: &str| options.database.as_deref().is_none_or(|wanted| wanted == name);
+    let backups: Vec<Backup> = history
+        .live()
+        .iter()
+        .filter(|committed| wanted(&committed.commit.database))
+        .map(|committed| Backup::from(&committed.commit))
+        .collect();
+    session.answer(&ListAnswer {
+        repository: repository.id().to_owned(),
+        place: repository.location(),
+        now: Stamp(session.world.clock.now()),
+        databases: Vec::new(),
+        backups,
+    })
 }

@@ -47,6 +47,10 @@ impl Opened {
 
 /// Reaches the store behind `--repo`.
 pub(crate) async fn store(session: &Session, writers: Writers) -> Result<Arc<dyn Store>> {
+    let writers = match writers {
+        Writers::Many => store::Writers::Several,
+        Writers::Single => store::Writers::Single,
+    };
     let options = StoreOptions { values: session.environment.cloud(), writers };
     let world = &session.world;
     store::open(session.place()?, &options, &*world.clock, Arc::clone(&world.entropy)).await

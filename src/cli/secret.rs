@@ -69,8 +69,7 @@ fn unusable(path: &Path, why: &'static str) -> Error {
 /// Writes a secret into a new file that only its owner may read, durably.
 pub(crate) fn write_new_file(path: &Path, secret: &Secret) -> Result<()> {
     let write = || -> io::Result<()> {
-        let mut file =
-            File::options().write(true).create_new(true).mode(0o600).open(path)?;
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(secret.text().as_bytes())?;
         file.sync_all()?;
         let folder = path.parent().filter(|folder| *folder != Path::new(""));

@@ -64,8 +64,7 @@ impl Answer for TimelineAnswer {
         let columns = page.width().saturating_sub(2).min(100);
         let space = columns.saturating_sub(left.len() + right.len()).max(2);
         page.line(format!("  {left}{}{right}", " ".repeat(space)));
-        let stretches: Vec<_> =
-            self.stretches.iter().map(|s| (s.from.at.0, s.to.at.0)).collect();
+        let stretches: Vec<_> = self.stretches.iter().map(|s| (s.from.at.0, s.to.at.0)).collect();
         let ticks: Vec<_> = self
             .backups
             .iter()
@@ -74,10 +73,9 @@ impl Answer for TimelineAnswer {
         let columns = columns.max(left.len() + right.len() + 2);
         let drawn = bar::draw((from, to), &stretches, &ticks, columns);
         page.line(format!("  {}", page.paint(Tone::Good, &drawn)));
-        page.line(page.paint(
-            Tone::Faint,
-            "  F full backup  i incremental backup  = any commit  x gap",
-        ));
+        page.line(
+            page.paint(Tone::Faint, "  F full backup  i incremental backup  = any commit  x gap"),
+        );
         page.blank();
         self.write_stretches(page);
         self.write_gaps(page);
@@ -135,7 +133,8 @@ impl TimelineAnswer {
 pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let now = session.world.clock.now();
     let since = options.last.as_deref().map(length).transpose()?;
-    let since = since.and_then(|length| now.checked_sub_signed(chrono::TimeDelta::from_std(length).ok()?));
+    let since =
+        since.and_then(|length| now.checked_sub_signed(chrono::TimeDelta::from_std(length).ok()?));
     let answer = TimelineAnswer {
         database: options.database,
         engine: String::new(),
