@@ -90,7 +90,8 @@ impl Bench {
         assert_eq!(ran.out, "", "{told}");
 
         let again = self.run(&[words, &["-o", "json"]].concat());
-        let error: Value = serde_json::from_str(&again.err).unwrap_or_else(|e| panic!("{e} {again:?}"));
+        let error: Value =
+            serde_json::from_str(&again.err).unwrap_or_else(|e| panic!("{e} {again:?}"));
         assert_eq!(error["schema"], "stillpoint.error/1");
         assert_eq!((&error["code"], &error["exit"]), (&code.into(), &status.into()));
         assert_eq!((again.status, again.out.as_str()), (status, ""));

@@ -23,7 +23,9 @@ fn shape_of(field: &str, value: &Value) -> Value {
             Value::Object(fields.iter().map(shape).collect::<Map<_, _>>())
         }
         // Lists are as long as they are: their first element shows their form.
-        Value::Array(items) => Value::Array(items.iter().take(1).map(|v| shape_of(field, v)).collect()),
+        Value::Array(items) => {
+            Value::Array(items.iter().take(1).map(|v| shape_of(field, v)).collect())
+        }
         Value::Number(_) => "<number>".into(),
         Value::String(text) => stable(field, text).into(),
         Value::Bool(_) | Value::Null => value.clone(),

@@ -126,7 +126,8 @@ fn databases_that_are_not_there_or_not_named() {
     let ran = bench.refused(&["backup", "oracle:app.db"], "SP0101", 2);
     assert!(ran.err.contains("sqlite:"), "{}", ran.err);
     bench.refused(&["backup", "sqlite:missing.db"], "SP0500", 6);
-    std::fs::write(bench.path("letter.txt"), "dear reader, this is no database\n".repeat(99)).unwrap();
+    std::fs::write(bench.path("letter.txt"), "dear reader, this is no database\n".repeat(99))
+        .unwrap();
     let ran = bench.run(&["backup", "sqlite:letter.txt"]);
     assert!(ran.err.starts_with("error[SP0501]"), "{}", ran.err);
     bench.refused(&["restore", "nothing.db", "--to", "x.db"], "SP0700", 6);
