@@ -8,5 +8,9 @@ pub mod keys;
 mod meter;
 pub mod seal;
 pub mod sign;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use meter::{Meter, Reading};

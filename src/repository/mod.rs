@@ -23,10 +23,14 @@ pub mod pack;
 mod packer;
 mod part_writer;
 mod reader;
+mod segment;
 pub mod store;
+mod stream;
 mod wire;
 
 pub use chunk_writer::WriteOptions;
 pub use draft::{Draft, Intent};
 pub use handle::{InitOptions, Repository};
 pub use reader::BackupReader;
+pub use segment::StoredHead;
+pub use stream::{BEAT_SECONDS_MAX, Beat, StreamWriter};

@@ -86,24 +86,21 @@ pub fn segment_of(key: &Key) -> Option<(String, u64)> {
     Some((stream.to_owned(), file.strip_suffix(".seg")?.parse().ok()?))
 }
 
-/// The prefix of the beats of a stream's capture.
-pub fn beats(database: &str, stream: &str) -> String {
-    format!("{CONTROL}streams/{}/{stream}/", encode(database))
+/// The prefix of the beats of every capture of a database.
+pub fn all_beats(database: &str) -> String {
+    format!("{CONTROL}streams/{}/", encode(database))
 }
 
 /// One beat of a stream's capture.
 pub fn beat(database: &str, stream: &str, beat: u64) -> Result<Key> {
-    Key::new(format!("{}{beat:012}.beat", beats(database, stream)))
+    Key::new(format!("{}{stream}/{beat:012}.beat", all_beats(database)))
 }
 
-/// The number of a beat, read from its name.
-pub fn beat_of(key: &Key) -> Option<u64> {
-    key.as_str().rsplit('/').next()?.strip_suffix(".beat")?.parse().ok()
-}
-
-/// A session of a writer.
-pub fn session(id: &str, beat: u64) -> Result<Key> {
-    Key::new(format!("{CONTROL}sessions/{id}/{beat:012}.json"))
+/// The stream and number of a beat, read from its name.
+pub fn beat_of(key: &Key) -> Option<(String, u64)> {
+    let mut fields = key.as_str().rsplit('/');
+    let (file, stream) = (fields.next()?, fields.next()?);
+    Some((stream.to_owned(), file.strip_suffix(".beat")?.parse().ok()?))
 }
 
 /// Checks the name of a database.

@@ -135,6 +135,11 @@ impl<R: ReadAt> IndexRun<R> {
         Entries { run: self, next: 0, previous: None, block: Vec::new().into_iter() }
     }
 
+    #[cfg(test)]
+    pub(super) fn source_for_tests(&self) -> &R {
+        &self.source
+    }
+
     /// The rows whose ids share the first byte with `id`.
     fn bucket(&self, id: &ChunkId) -> Range<u32> {
         let first = usize::from(id.as_bytes()[0]);
