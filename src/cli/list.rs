@@ -10,10 +10,12 @@ use super::{
     answer::{Answer, Stamp},
     open::{self, Need},
     page::{Page, Table, Tone},
+    reach::Reach,
     session::Session,
     units,
     wire::Backup,
 };
+use crate::repository::Timeline;
 
 /// What `list` is told.
 #[derive(Debug, Args)]
@@ -29,18 +31,36 @@ struct ListAnswer {
     now: Stamp,
     databases: Vec<Database>,
     backups: Vec<Backup>,
+    warnings: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
 struct Database {
     name: String,
-    engine: String,
+    engine: Option<String>,
     backups: usize,
     size_bytes: u64,
     stored_bytes: u64,
     restorable_from: Option<Stamp>,
     restorable_to: Option<Stamp>,
     gaps: usize,
+}
+
+impl Database {
+    fn of(timeline: &Timeline) -> Self {
+        let reach = Reach::of(timeline);
+        let newest = timeline.backups.last().map(|backup| &backup.commit);
+        Self {
+            name: timeline.database.clone(),
+            engine: newest.map(|commit| commit.engine.clone()),
+            backups: timeline.backups.len(),
+            size_bytes: newest.map_or(0, |commit| commit.size_bytes),
+            stored_bytes: timeline.backups.iter().map(|b| b.commit.stored_bytes).sum(),
+            restorable_from: reach.from(),
+            restorable_to: reach.to(),
+            gaps: reach.gaps.len(),
+        }
+    }
 }
 
 impl Answer for ListAnswer {
@@ -65,7 +85,7 @@ impl Answer for ListAnswer {
             );
             table.row(vec![
                 database.name.clone(),
-                database.engine.clone(),
+                database.engine.clone().unwrap_or_else(|| "-".to_owned()),
                 units::grouped(database.backups as u64),
                 units::bytes(database.size_bytes),
                 units::bytes(database.stored_bytes),
@@ -79,22 +99,30 @@ impl Answer for ListAnswer {
     }
 }
 
-/// Lists.
+/// Lists. Without the key, what was captured since the backups is not counted.
 pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let repository = open::repository(session, Need::Names).await?;
-    let history = repository.history().await?;
-    let wanted = |name: &str| options.database.as_deref().is_none_or(|wanted| wanted == name);
-    let backups: Vec<Backup> = history
-        .live()
-        .iter()
-        .filter(|committed| wanted(&committed.commit.database))
-        .map(|committed| Backup::from(&committed.commit))
-        .collect();
-    session.answer(&ListAnswer {
+    let names = match options.database {
+        Some(name) => vec![name],
+        None => repository.databases().await?,
+    };
+    let mut answer = ListAnswer {
         repository: repository.id().to_owned(),
         place: repository.location(),
         now: Stamp(session.world.clock.now()),
         databases: Vec::new(),
-        backups,
-    })
+        backups: Vec::new(),
+        warnings: Vec::new(),
+    };
+    for name in names {
+        let timeline = repository.timeline(&name).await?;
+        answer.databases.push(Database::of(&timeline));
+        answer.backups.extend(timeline.backups.iter().map(|b| Backup::from(&b.commit)));
+        answer.warnings.extend(timeline.problems);
+    }
+    if !repository.is_unlocked() {
+        answer.warnings.push("without its key, captured logs are not counted".to_owned());
+    }
+    answer.warnings.iter().for_each(|warning| session.warn(warning));
+    session.answer(&answer)
 }

@@ -22,6 +22,7 @@ mod moment;
 mod open;
 mod page;
 mod progress;
+mod reach;
 mod repo;
 mod report;
 mod restore;

@@ -1,9 +1,21 @@
 //! `stillpoint show`: everything about one backup.
 
 use clap::Args;
-use stillpoint_contract::{Error, Result};
+use serde::Serialize;
+use stillpoint_contract::{Error, ErrorKind, Result, code};
 
-use super::session::Session;
+use super::{
+    answer::Answer,
+    open::{self, Need},
+    page::Page,
+    session::Session,
+    units,
+    wire::Backup,
+};
+use crate::repository::{
+    history::{Committed, History},
+    manifest::Manifest,
+};
 
 /// What `show` is told.
 #[derive(Debug, Args)]
@@ -12,7 +24,101 @@ pub(crate) struct Options {
     backup: String,
 }
 
-/// Does it.
-pub(crate) async fn run(_: &Session, _: Options) -> Result<()> {
-    Err(Error::bug("do this"))
+#[derive(Debug, Serialize)]
+struct ShowAnswer {
+    backup: Backup,
+    engine_version: String,
+    incarnation: String,
+    location: String,
+    method: String,
+    parts: u64,
+    written_bytes: u64,
+    new_bytes: u64,
+    chunk_bytes: u32,
+    settings: std::collections::BTreeMap<String, String>,
+    written_by: String,
+}
+
+impl ShowAnswer {
+    fn of(committed: &Committed, manifest: Manifest) -> Self {
+        Self {
+            backup: Backup::from(&committed.commit),
+            engine_version: manifest.version,
+            incarnation: manifest.identity.id,
+            location: manifest.identity.location,
+            method: manifest.method,
+            parts: manifest.parts,
+            written_bytes: manifest.written_bytes,
+            new_bytes: manifest.new_bytes,
+            chunk_bytes: manifest.chunk_bytes,
+            settings: manifest.settings,
+            written_by: manifest.program,
+        }
+    }
+}
+
+impl Answer for ShowAnswer {
+    const SCHEMA: &'static str = "show/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        let backup = &self.backup;
+        let took = (backup.finished_at.0 - backup.started_at.0).to_std().unwrap_or_default();
+        page.line(format!("backup {} of {}", backup.id, backup.database));
+        page.facts(
+            2,
+            &[
+                ("state at", page.time(backup.at.0)),
+                ("position", backup.position.clone().unwrap_or_else(|| "-".to_owned())),
+                ("engine", format!("{} {}", backup.engine, self.engine_version)),
+                ("incarnation", format!("{} at {}", self.incarnation, self.location)),
+                ("method", format!("{}, {}", backup.kind(), self.method)),
+                ("began", page.time(backup.started_at.0)),
+                ("took", units::duration(took)),
+                ("size", format!("{} in {}", units::bytes(backup.size_bytes), units::count(self.parts, "part", "parts"))),
+                ("read", units::bytes(self.written_bytes)),
+                ("new", units::bytes(self.new_bytes)),
+                ("stored", units::bytes(backup.stored_bytes)),
+                ("written by", self.written_by.clone()),
+            ],
+        );
+        let settings: Vec<_> =
+            self.settings.iter().map(|(name, value)| (format!("set {name}"), value)).collect();
+        page.facts(2, &settings);
+        page.blank();
+        page.line("restore exactly this state:");
+        page.line(format!(
+            "  stillpoint restore {} --backup {} --to PATH",
+            super::page::printable(&backup.database),
+            backup.id
+        ));
+    }
+}
+
+/// Shows it.
+pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
+    let repository = open::repository(session, Need::Content).await?;
+    let history = repository.history().await?;
+    let committed = find(&history, &options.backup)?;
+    let manifest = repository.manifest(committed).await?;
+    session.answer(&ShowAnswer::of(committed, manifest))
+}
+
+/// Finds the backup whose id is or begins with `prefix`, in any case.
+pub(crate) fn find<'a>(history: &'a History, prefix: &str) -> Result<&'a Committed> {
+    let wanted = prefix.to_ascii_uppercase();
+    let fits = |id: &str| !wanted.is_empty() && id.to_ascii_uppercase().starts_with(&wanted);
+    let found: Vec<_> = history.live().into_iter().filter(|c| fits(&c.commit.backup)).collect();
+    match found.as_slice() {
+        [one] => Ok(one),
+        [] => Err(Error::new(ErrorKind::Missing, code::NO_SUCH_BACKUP, "find the backup")
+            .with("asked", prefix)
+            .next("stillpoint list")),
+        many => {
+            let ids = many.iter().take(5).map(|c| c.commit.backup.as_str()).collect::<Vec<_>>();
+            Err(Error::new(ErrorKind::Invalid, code::NO_SUCH_BACKUP, "tell which backup is meant")
+                .with("asked", prefix)
+                .with("fitting", ids.join(", "))
+                .next("give more of its id"))
+        }
+    }
 }

@@ -10,7 +10,9 @@ use stillpoint_contract::Result;
 use super::{
     answer::{Answer, Stamp},
     bar,
+    open::{self, Need},
     page::{Page, Table, Tone},
+    reach::Reach,
     session::{Session, length},
     units,
     wire::{Backup, Gap, Point, Stretch},
@@ -29,11 +31,11 @@ pub(crate) struct Options {
 #[derive(Debug, Serialize)]
 struct TimelineAnswer {
     database: String,
-    engine: String,
     now: Stamp,
     stretches: Vec<Stretch>,
     gaps: Vec<Gap>,
     backups: Vec<Backup>,
+    warnings: Vec<String>,
 }
 
 impl TimelineAnswer {
@@ -86,7 +88,7 @@ impl Answer for TimelineAnswer {
 
 impl TimelineAnswer {
     fn write_stretches(&self, page: &mut Page<'_>) {
-        let mut table = Table::new(&["RESTORABLE FROM", "TO", ">COMMITS", "POSITIONS"]);
+        let mut table = Table::new(&["RESTORABLE FROM", "TO", "POSITIONS"]);
         for stretch in &self.stretches {
             let position = |point: &Point| point.position.clone().unwrap_or_else(|| "-".to_owned());
             let positions = if stretch.from == stretch.to {
@@ -101,7 +103,6 @@ impl TimelineAnswer {
                 } else {
                     page.time(stretch.to.at.0)
                 },
-                units::grouped(stretch.commits),
                 positions,
             ]);
         }
@@ -116,11 +117,12 @@ impl TimelineAnswer {
         for gap in &self.gaps {
             let length = (gap.before.at.0 - gap.after.at.0).to_std().unwrap_or(Duration::ZERO);
             page.line(format!(
-                "{} of {} between {} and {}: nothing in between was captured",
+                "{} of {} between {} and {}: {}",
                 page.paint(Tone::Bad, "gap"),
                 units::duration(length),
                 page.time(gap.after.at.0),
                 page.time(gap.before.at.0),
+                gap.why.as_deref().unwrap_or("no log was captured"),
             ));
             if let (Some(after), Some(before)) = (&gap.after.position, &gap.before.position) {
                 page.line(format!("    after {after}, before {before}"));
@@ -135,14 +137,18 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let since = options.last.as_deref().map(length).transpose()?;
     let since =
         since.and_then(|length| now.checked_sub_signed(chrono::TimeDelta::from_std(length).ok()?));
+    let repository = open::repository(session, Need::Content).await?;
+    let timeline = repository.timeline(&options.database).await?;
+    let Reach { stretches, gaps } = Reach::of(&timeline);
     let answer = TimelineAnswer {
         database: options.database,
-        engine: String::new(),
         now: Stamp(now),
-        stretches: Vec::new(),
-        gaps: Vec::new(),
-        backups: Vec::new(),
+        stretches,
+        gaps,
+        backups: timeline.backups.iter().map(|backup| Backup::from(&backup.commit)).collect(),
+        warnings: timeline.problems,
     };
+    answer.warnings.iter().for_each(|warning| session.warn(warning));
     session.answer(&answer.since(since))
 }
 
@@ -182,21 +188,19 @@ mod tests {
         let gap = Gap {
             after: point("2026-11-21T12:00:00Z", "ab12-01:77"),
             before: point("2026-11-21T13:00:00Z", "ab12-02:0"),
+            why: Some("the WAL was truncated".to_owned()),
         };
         TimelineAnswer {
             database: "shop.db".to_owned(),
-            engine: "sqlite".to_owned(),
             now: stamp("2026-11-21T16:00:09Z"),
             stretches: vec![
                 Stretch {
                     from: point("2026-11-21T10:00:00Z", "ab12-01:12"),
                     to: gap.after.clone(),
-                    commits: 1_234,
                 },
                 Stretch {
                     from: gap.before.clone(),
                     to: point("2026-11-21T16:00:00Z", "ab12-02:900"),
-                    commits: 900,
                 },
             ],
             gaps: vec![gap],
@@ -204,22 +208,22 @@ mod tests {
                 backup("01A", "2026-11-21T10:00:00Z", false),
                 backup("01B", "2026-11-21T13:00:00Z", true),
             ],
+            warnings: Vec::new(),
         }
     }
 
     #[test]
     fn a_timeline_shows_what_can_be_restored_and_names_every_gap() {
         let look = Look { colour: false, width: 80, zone: Zone::named("Europe/Berlin").unwrap() };
-        let expected = "  \
-  2026-11-21 11:00:00+01:00                            2026-11-21 17:00:00+01:00
+        let expected = "  2026-11-21 11:00:00+01:00                            2026-11-21 17:00:00+01:00
   F=========================xxxxxxxxxxxxi======================================
   F full backup  i incremental backup  = any commit  x gap
 
-RESTORABLE FROM            TO                         COMMITS  POSITIONS
-2026-11-21 11:00:00+01:00  2026-11-21 13:00:00+01:00    1,234  ab12-01:12 .. ab12-01:77
-2026-11-21 14:00:00+01:00  2026-11-21 17:00:00+01:00      900  ab12-02:0 .. ab12-02:900
+RESTORABLE FROM            TO                         POSITIONS
+2026-11-21 11:00:00+01:00  2026-11-21 13:00:00+01:00  ab12-01:12 .. ab12-01:77
+2026-11-21 14:00:00+01:00  2026-11-21 17:00:00+01:00  ab12-02:0 .. ab12-02:900
 The newest moment is 9.00 s old.
-gap of 1h00m between 2026-11-21 13:00:00+01:00 and 2026-11-21 14:00:00+01:00: nothing in between was captured
+gap of 1h00m between 2026-11-21 13:00:00+01:00 and 2026-11-21 14:00:00+01:00: the WAL was truncated
     after ab12-01:77, before ab12-02:0
 
 BACKUP  DATABASE  STATE AT                   READ             SIZE   STORED
@@ -227,7 +231,7 @@ BACKUP  DATABASE  STATE AT                   READ             SIZE   STORED
 01B     shop.db   2026-11-21 14:00:00+01:00  incremental  20.0 MiB  3.0 MiB
 ";
         let text = render(&sample(), Format::Text, &look).unwrap();
-        assert_eq!(text, expected.trim_start_matches("  ").replacen("2026", "  2026", 1));
+        assert_eq!(text, expected);
     }
 
     #[test]

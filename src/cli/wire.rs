@@ -91,8 +91,6 @@ pub(crate) struct Stretch {
     pub from: Point,
     /// The last.
     pub to: Point,
-    /// How many commits lie in between.
-    pub commits: u64,
 }
 
 /// Moments that cannot be restored, between two that can.
@@ -102,4 +100,6 @@ pub(crate) struct Gap {
     pub after: Point,
     /// The first restorable moment after.
     pub before: Point,
+    /// Why the log does not go on, where that is known.
+    pub why: Option<String>,
 }
