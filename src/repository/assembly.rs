@@ -8,7 +8,7 @@ use bytes::Bytes;
 use stillpoint_contract::{EXTENT_BYTES, EXTENTS_OPEN_MAX, Error, ErrorKind, Result, code};
 
 /// The longest part, in bytes: 64 TiB.
-pub const PART_BYTES_MAX: u64 = 1 << 46;
+pub(super) const PART_BYTES_MAX: u64 = 1 << 46;
 
 /// What became complete.
 #[derive(Clone, Debug, PartialEq, Eq)]

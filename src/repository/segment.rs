@@ -21,13 +21,13 @@ use crate::{
 };
 
 /// The newest version of segments that this program writes and reads.
-pub const SEGMENT_FORMAT: u32 = 1;
+pub(super) const SEGMENT_FORMAT: u32 = 1;
 
 /// The longest head, in bytes.
-pub const HEAD_BYTES_MAX: usize = 24 << 20;
+pub(super) const HEAD_BYTES_MAX: usize = 24 << 20;
 
 /// The longest segment, in bytes.
-pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+pub(super) const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 
 /// Length of what stands in clear before the head, in bytes.
 pub(super) const PREFIX_BYTES: usize = 48;
