@@ -128,7 +128,11 @@ impl Answer for StatusAnswer {
                 status.last_seen.map_or_else(dash, age),
                 status.captured_to.clone().unwrap_or_else(dash),
                 status.restorable_to.map_or_else(dash, |to| page.time(to.0)),
-                if status.gaps.is_empty() { "none".to_owned() } else { status.gaps.len().to_string() },
+                if status.gaps.is_empty() {
+                    "none".to_owned()
+                } else {
+                    status.gaps.len().to_string()
+                },
             ]);
         }
         page.table(&table);

@@ -31,8 +31,10 @@ impl Reach {
         }
         for backup in &timeline.backups {
             let commit = &backup.commit;
-            let inside = |stretch: &Stretch| stretch.from.at <= Stamp(commit.consistent_time)
-                && Stamp(commit.consistent_time) <= stretch.to.at;
+            let inside = |stretch: &Stretch| {
+                stretch.from.at <= Stamp(commit.consistent_time)
+                    && Stamp(commit.consistent_time) <= stretch.to.at
+            };
             let is_alone = !anchored.contains(commit.backup.as_str());
             if is_alone && !found.iter().any(|(stretch, _)| inside(stretch)) {
                 found.push((Stretch { from: point(commit), to: point(commit) }, None));
@@ -120,7 +122,14 @@ mod tests {
             at: at(second),
             position: position.parse::<LogPosition>().unwrap(),
         };
-        Coverage::for_tests(point(start), point(end), backups)
+        Coverage {
+            start: point(start),
+            end: point(end),
+            until: at(end.0),
+            gap: None,
+            backups: backups.iter().map(|id| (*id).to_owned()).collect(),
+            segments: Vec::new(),
+        }
     }
 
     fn reach(backups: Vec<Committed>, coverage: Vec<Coverage>) -> Vec<(i64, i64)> {
@@ -152,11 +161,8 @@ mod tests {
     #[test]
     fn backups_outside_of_any_log_are_single_moments() {
         let log = coverage((20, "a:1"), (90, "a:9"), &["y"]);
-        let backups = vec![
-            backup("x", 10, None),
-            backup("y", 30, Some("a:2")),
-            backup("z", 99, Some("b:2")),
-        ];
+        let backups =
+            vec![backup("x", 10, None), backup("y", 30, Some("a:2")), backup("z", 99, Some("b:2"))];
         assert_eq!(reach(backups, vec![log]), [(10, 10), (30, 90), (99, 99)]);
     }
 }

@@ -74,7 +74,14 @@ impl Answer for ShowAnswer {
                 ("method", format!("{}, {}", backup.kind(), self.method)),
                 ("began", page.time(backup.started_at.0)),
                 ("took", units::duration(took)),
-                ("size", format!("{} in {}", units::bytes(backup.size_bytes), units::count(self.parts, "part", "parts"))),
+                (
+                    "size",
+                    format!(
+                        "{} in {}",
+                        units::bytes(backup.size_bytes),
+                        units::count(self.parts, "part", "parts")
+                    ),
+                ),
                 ("read", units::bytes(self.written_bytes)),
                 ("new", units::bytes(self.new_bytes)),
                 ("stored", units::bytes(backup.stored_bytes)),

@@ -215,8 +215,9 @@ mod tests {
     #[test]
     fn a_timeline_shows_what_can_be_restored_and_names_every_gap() {
         let look = Look { colour: false, width: 80, zone: Zone::named("Europe/Berlin").unwrap() };
-        let expected = "  2026-11-21 11:00:00+01:00                            2026-11-21 17:00:00+01:00
-  F=========================xxxxxxxxxxxxi======================================
+        let expected =
+            "  2026-11-21 11:00:00+01:00                            2026-11-21 17:00:00+01:00
+  F==========================xxxxxxxxxxxxi======================================
   F full backup  i incremental backup  = any commit  x gap
 
 RESTORABLE FROM            TO                         POSITIONS
