@@ -41,11 +41,9 @@ Examples:
   stillpoint restore app.db --repo DIR --at \"2026-11-21 13:20:05\" --to restored.db";
 
 fn after_long_help() -> String {
-    let statuses: String = exit::MEANINGS
-        .iter()
-        .map(|(status, meaning)| format!("  {status:>3}  {meaning}\n"))
-        .collect();
-    format!("{AFTER_HELP}\n\nExit status:\n{statuses}\nEnvironment:\n{ENVIRONMENT}")
+    let line = |(status, meaning): &(u8, &str)| format!("  {status:>3}  {meaning}");
+    let statuses = exit::MEANINGS.iter().map(line).collect::<Vec<_>>().join("\n");
+    format!("{AFTER_HELP}\n\nExit status:\n{statuses}\n\nEnvironment:\n{ENVIRONMENT}")
 }
 
 pub(crate) const ENVIRONMENT: &str = "\

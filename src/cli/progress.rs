@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_line_shows_bytes_rate_and_time_left_and_never_wraps() {
-        let shown = row("app.db", reading(3 * GIB, 4 * GIB), Some(412.0 * 1048576.0), 100);
+        let shown = row("app.db", reading(3 * GIB, 4 * GIB), Some(412.0 * 1_048_576.0), 100);
         assert_eq!(
             shown,
             "app.db  copy      ##################------   75 %  3.0 GiB of 4.0 GiB  412 MiB/s  ETA 3 s"

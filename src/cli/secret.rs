@@ -108,7 +108,7 @@ async fn ask_line(prompt: &'static str) -> Result<Zeroizing<String>> {
         .await
         .map_err(|error| Error::bug("wait for the passphrase").caused_by(error))?
         .map_err(failed)?;
-    drop(silence);
+    silence.end();
     if line.is_empty() {
         return Err(failed(io::Error::new(io::ErrorKind::UnexpectedEof, "nothing was typed")));
     }
@@ -144,6 +144,7 @@ fn read_line(terminal: &File, prompt: &str) -> io::Result<Zeroizing<String>> {
 struct Silence {
     terminal: File,
     before: Termios,
+    answered: bool,
 }
 
 impl Silence {
@@ -154,12 +155,20 @@ impl Silence {
         silent.local_modes.remove(LocalModes::ECHO);
         silent.local_modes.insert(LocalModes::ECHONL);
         tcsetattr(&terminal, OptionalActions::Flush, &silent)?;
-        Ok(Self { terminal, before })
+        Ok(Self { terminal, before, answered: false })
+    }
+
+    /// Ends it after an answer, whose line feed moved the cursor already.
+    fn end(mut self) {
+        self.answered = true;
     }
 }
 
 impl Drop for Silence {
     fn drop(&mut self) {
+        if !self.answered {
+            let _ = self.terminal.write_all(b"\n");
+        }
         // If the terminal is gone, there is nothing to give back to it.
         let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
     }

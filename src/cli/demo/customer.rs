@@ -28,7 +28,7 @@ pub(super) struct Confirmed {
     /// Before the transaction began.
     pub began_at: DateTime<Utc>,
     /// After its commit had returned.
-    pub confirmed_at: DateTime<Utc>,
+    pub ended_at: DateTime<Utc>,
 }
 
 impl Confirmed {
@@ -38,7 +38,7 @@ impl Confirmed {
             self.order.id,
             self.order.total_cents,
             self.began_at.timestamp_micros(),
-            self.confirmed_at.timestamp_micros()
+            self.ended_at.timestamp_micros()
         )
     }
 
@@ -47,7 +47,7 @@ impl Confirmed {
         let mut field = || fields.next()?.ok();
         let order = Order { id: field()?.unsigned_abs(), total_cents: field()?.unsigned_abs() };
         let mut time = || DateTime::from_timestamp_micros(field()?);
-        Some(Self { order, began_at: time()?, confirmed_at: time()? })
+        Some(Self { order, began_at: time()?, ended_at: time()? })
     }
 }
 
@@ -80,9 +80,9 @@ pub(crate) async fn serve(session: &Session, options: CustomerOptions) -> Result
         // The lock is held for microseconds; blocking this thread is what a simple shop does too.
         match shop::buy(&mut connection, &mut dice) {
             Ok(order) => {
-                let confirmed = Confirmed { order, began_at, confirmed_at: clock.now() };
+                let confirmed = Confirmed { order, began_at, ended_at: clock.now() };
                 ledger.write_all(confirmed.line().as_bytes()).map_err(write_failed)?;
-                clock.sleep(Duration::from_millis(dice.below(8))).await;
+                clock.sleep(Duration::from_millis(dice.below(8).into())).await;
             }
             // Somebody dropped a table: the shop is broken, and its customers keep trying.
             Err(_) => clock.sleep(Duration::from_millis(50)).await,
@@ -105,7 +105,7 @@ mod tests {
         let confirmed = |id| Confirmed {
             order: Order { id, total_cents: 12_345 },
             began_at: time(1_000_000),
-            confirmed_at: time(1_000_250),
+            ended_at: time(1_000_250),
         };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");

@@ -96,10 +96,9 @@ pub(super) fn hold_against(
     hold(late == 0, format!("{late} orders began after the chosen moment"));
     // A commit counts from when it was seen in the log, which is a moment after it happened.
     let slack = TimeDelta::seconds(2);
-    let missing =
-        ledger.iter().filter(|e| e.order.id > last && e.confirmed_at + slack < at).count();
+    let missing = ledger.iter().filter(|e| e.order.id > last && e.ended_at + slack < at).count();
     hold(missing == 0, format!("{missing} orders of before the chosen moment are missing"));
-    let last_before = included.iter().map(|entry| at - entry.confirmed_at).min();
+    let last_before = included.iter().map(|entry| at - entry.ended_at).min();
     Proof { audit: restored, expected, last_before, objections }
 }
 
@@ -136,7 +135,7 @@ mod tests {
         let at = DateTime::from_timestamp(1_000, 0).unwrap();
         let ledger: Vec<_> = (0..3)
             .map(|_| shop::buy(&mut connection, &mut dice).unwrap())
-            .map(|order| Confirmed { order, began_at: at, confirmed_at: at })
+            .map(|order| Confirmed { order, began_at: at, ended_at: at })
             .collect();
         let proof = hold_against(audit(&path).unwrap(), &before, &ledger, at);
         assert_eq!(proof.objections, [""; 0]);
@@ -147,7 +146,9 @@ mod tests {
         let proof = hold_against(audit(&path).unwrap(), &before, &wrong, at);
         assert_eq!(proof.objections.len(), 2, "{:?}", proof.objections);
 
-        connection.execute("DELETE FROM payments WHERE order_id = ?1", [last as i64]).unwrap();
+        connection
+            .execute("DELETE FROM payments WHERE order_id = ?1", [last.cast_signed()])
+            .unwrap();
         let proof = hold_against(audit(&path).unwrap(), &before, &ledger, at);
         assert!(proof.require().is_err());
 

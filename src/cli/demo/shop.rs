@@ -8,8 +8,8 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 /// How long a customer waits for another one, as applications do.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-const CUSTOMERS: u64 = 2_000;
-const PRODUCTS: u64 = 500;
+const CUSTOMERS: u32 = 2_000;
+const PRODUCTS: u32 = 500;
 /// Orders before the doors open; about 20 MiB.
 const ORDERS_BEFORE_OPENING: u64 = 60_000;
 
@@ -62,13 +62,13 @@ impl Dice {
     }
 
     /// A number below `limit`.
-    pub(super) fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u32) -> u32 {
         // SplitMix64, Steele, Lea and Flood, OOPSLA 2014, figure 16.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit.max(1)
+        ((z ^ (z >> 31)) % u64::from(limit.max(1))) as u32
     }
 }
 
@@ -100,13 +100,13 @@ fn stock(transaction: &Transaction<'_>, dice: &mut Dice) -> rusqlite::Result<()>
     const CITIES: [&str; 5] = ["Berlin", "Lisboa", "København", "Kraków", "Zürich"];
     let mut customer = transaction.prepare("INSERT INTO customers VALUES (?1, ?2, ?3)")?;
     for id in 1..=CUSTOMERS {
-        let city = CITIES[dice.below(CITIES.len() as u64) as usize];
-        customer.execute(params![id as i64, format!("Customer {id}"), city])?;
+        let city = CITIES[dice.below(CITIES.len() as u32) as usize];
+        customer.execute(params![id, format!("Customer {id}"), city])?;
     }
     let mut product = transaction.prepare("INSERT INTO products VALUES (?1, ?2, ?3)")?;
     for id in 1..=PRODUCTS {
         let price = 99 + dice.below(20_000);
-        product.execute(params![id as i64, format!("Product {id}"), price as i64])?;
+        product.execute(params![id, format!("Product {id}"), price])?;
     }
     Ok(())
 }
@@ -118,8 +118,8 @@ pub(super) fn place_order(
 ) -> rusqlite::Result<Order> {
     let mut order = transaction
         .prepare_cached("INSERT INTO orders (customer_id, note, total_cents) VALUES (?1, ?2, 0)")?;
-    let note = format!("leave it with neighbour {:08x}", dice.below(1 << 32));
-    let id = order.insert(params![1 + dice.below(CUSTOMERS) as i64, note])?;
+    let note = format!("leave it with neighbour {:08x}", dice.below(u32::MAX));
+    let id = order.insert(params![1 + dice.below(CUSTOMERS), note])?;
     let mut line = transaction.prepare_cached(
         "INSERT INTO order_lines SELECT ?1, ?2, id, ?3, price_cents FROM products WHERE id = ?4
          RETURNING quantity * price_cents",
@@ -127,7 +127,7 @@ pub(super) fn place_order(
     let mut total = 0_i64;
     for number in 1..=1 + dice.below(4) {
         let (quantity, product) = (1 + dice.below(3), 1 + dice.below(PRODUCTS));
-        let row = params![id, number as i64, quantity as i64, product as i64];
+        let row = params![id, number, quantity, product];
         total += line.query_row(row, |row| row.get::<_, i64>(0))?;
     }
     transaction
