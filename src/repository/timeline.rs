@@ -56,7 +56,7 @@ pub struct Coverage {
     /// Backups from which it can be replayed, by id, in order.
     pub backups: Vec<String>,
     /// Its segments, in order.
-    pub(super) segments: Vec<SegmentId>,
+    pub segments: Vec<SegmentId>,
 }
 
 /// Everything known of a database's recoverable history.
