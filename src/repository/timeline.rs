@@ -307,6 +307,28 @@ impl Repository {
         })
     }
 
+    /// The newest segment of a database's captured log.
+    pub async fn last_segment(&self, database: &str) -> Result<Option<Arc<StoredHead>>> {
+        let history = self.history().await?;
+        let runs = self.runs(database, &history).await?;
+        let Some(last) = runs.last().and_then(|run| run.last()) else { return Ok(None) };
+        Heads::new(self, database).read(last).await
+    }
+
+    /// Whether a backup of the database can be brought to `position` with captured log, or is
+    /// there already.
+    pub async fn is_anchored(&self, database: &str, position: &LogPosition) -> Result<bool> {
+        let Ok(timeline) = self.timeline(database).await else { return Ok(false) };
+        let at_position = |b: &Committed| {
+            b.commit.consistent_at.as_ref().is_some_and(|own| {
+                own == position || own.partial_cmp(position).is_some()
+            })
+        };
+        let joined = timeline.coverage.last().filter(|c| c.end.position == *position);
+        Ok(joined.is_some_and(|c| !c.backups.is_empty())
+            || timeline.backups.last().is_some_and(at_position))
+    }
+
     /// Captured log from the segment that touches a backup's position on.
     pub async fn log_from(&self, backup: &Committed) -> Result<super::replay::RepositoryLog<'_>> {
         let database = backup.commit.database.clone();

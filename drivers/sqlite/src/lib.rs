@@ -1,1 +1,28 @@
-//! The SQLite driver: online backup, write-ahead-log capture, restore.
+#![doc = include_str!("../README.md")]
+
+mod capture;
+mod changes;
+mod config;
+mod connect;
+mod copy;
+mod driver;
+mod error;
+mod frames;
+mod generation;
+mod hold;
+mod log;
+mod pages;
+mod position;
+mod recover;
+mod restore;
+mod resume;
+mod segment;
+mod snapshot;
+mod version;
+mod wal;
+
+pub use driver::SqliteEngine;
+pub use segment::{fuzz_segment, fuzz_wal};
+
+/// The one part of a backup: the database file.
+const PART: &str = "main";

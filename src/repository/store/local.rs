@@ -169,7 +169,7 @@ impl<F: Fs> Files<F> {
         let put = self.write(&draft, bytes).and_then(|()| self.publish(&draft, &path));
         // Whatever happened, the draft has done its work; should it stay, a later sweep finds it.
         let _ = self.fs.unlink(&draft);
-        let failed = |cause| failure(cause, format!("write {key}"), &path);
+        let failed = |cause| failure(cause, format!("write {key}"), &path, &self.root);
         let put = put.map_err(failed)?;
         // Also when the name was taken: whoever took it may have died before this step, and our
         // caller relies on the object all the same.
@@ -206,7 +206,7 @@ impl<F: Fs> Files<F> {
         match self.fs.link(draft, path) {
             Ok(()) => Ok(Put::Created),
             // A network file system may repeat a request whose answer was lost.
-            // Source: open(2), "O_EXCL", on NFS: the link count or identity decides, not the answer.
+            // Source: open(2), `O_EXCL`: on NFS, look at the file, whatever link(2) returned.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 Ok(if self.fs.is_same(draft, path).unwrap_or(false) {
                     Put::Created
@@ -283,7 +283,7 @@ impl<F: Fs> Files<F> {
         let path = self.path(key);
         match self.fs.read(&path, range) {
             Ok(bytes) => Ok(bytes.map(Bytes::from)),
-            Err(cause) => Err(failure(cause, format!("read {key}"), &path)),
+            Err(cause) => Err(failure(cause, format!("read {key}"), &path, &self.root)),
         }
     }
 
@@ -299,7 +299,9 @@ impl<F: Fs> Files<F> {
             let entries = match self.fs.entries(&path) {
                 Ok(entries) => entries,
                 Err(error) if is_absence(&error) => continue,
-                Err(cause) => return Err(failure(cause, format!("list {prefix}*"), &path)),
+                Err(cause) => {
+                    return Err(failure(cause, format!("list {prefix}*"), &path, &self.root));
+                }
             };
             for entry in entries {
                 let Some(name) = entry.name.to_str() else { continue };
@@ -329,7 +331,7 @@ impl<F: Fs> Files<F> {
                 let kept = self.read(key, 0..0)?.is_some();
                 Ok(if kept { Deleted::Retained } else { Deleted::Gone })
             }
-            Err(cause) => Err(failure(cause, format!("delete {key}"), &path)),
+            Err(cause) => Err(failure(cause, format!("delete {key}"), &path, &self.root)),
         }
     }
 
@@ -379,23 +381,24 @@ fn is_denial(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
-fn failure(cause: io::Error, step: String, path: &Path) -> Error {
+fn failure(cause: io::Error, step: String, path: &Path, root: &Path) -> Error {
     use io::ErrorKind as Io;
 
     let shown = path.display();
-    let directory = directory(path).display();
+    let quoted = quoted(root);
     let error = match cause.kind() {
         Io::StorageFull => Error::new(ErrorKind::Exhausted, code::STORE_FULL, step)
             .why("the disk is full; nothing that was stored before is affected")
-            .next(format!("df -h '{directory}'")),
+            .next(format!("df -h {quoted}")),
         Io::QuotaExceeded => Error::new(ErrorKind::Exhausted, code::STORE_FULL, step)
             .why("the quota is used up; nothing that was stored before is affected")
             .next("raise the quota or free some space, then repeat the command"),
-        Io::PermissionDenied => Error::new(ErrorKind::Denied, code::STORE_DENIED, step)
-            .next(format!("ls -ld '{directory}'")),
+        Io::PermissionDenied => {
+            Error::new(ErrorKind::Denied, code::STORE_DENIED, step).next(format!("ls -ld {quoted}"))
+        }
         Io::ReadOnlyFilesystem => Error::new(ErrorKind::Denied, code::STORE_DENIED, step)
             .why("the file system is mounted read-only")
-            .next(format!("findmnt -T '{directory}'")),
+            .next(format!("findmnt -T {quoted}")),
         Io::Unsupported => Error::new(ErrorKind::Unsupported, code::SINGLE_WRITER, step)
             .why("the file system has neither hard links nor a rename that keeps what exists"),
         Io::NotADirectory => Error::new(ErrorKind::Invalid, code::FILE, step)
@@ -407,4 +410,9 @@ fn failure(cause: io::Error, step: String, path: &Path) -> Error {
         _ => Error::new(ErrorKind::Transient, code::STORE_UNREACHABLE, step),
     };
     error.with("path", shown).caused_by(cause)
+}
+
+/// A path as a shell reads it back.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }

@@ -59,7 +59,7 @@ impl<S: Store> Store for SingleWriter<S> {
 
     async fn create(&self, key: &Key, bytes: Bytes) -> Result<Put> {
         let _turn = self.stripe(key).lock().await;
-        match self.inner.read_range(key, 0..1).await? {
+        match self.inner.read_range(key, 0..0).await? {
             Some(_) => Ok(Put::Existed),
             None => self.inner.create(key, bytes).await,
         }

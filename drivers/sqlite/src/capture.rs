@@ -1,0 +1,365 @@
+//! The state machine of log capture: which frames are handed out, and what is held meanwhile.
+//!
+//! Blocking; `log.rs` runs it on a thread of its own.
+
+use std::{collections::VecDeque, time::Duration};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use rusqlite::Connection;
+use stillpoint_contract::{
+    Error, ErrorKind, LogMark, LogPosition, LogRange, LogSegment, Result, SegmentHead, code,
+};
+
+use crate::{
+    connect::{Database, Journal},
+    error,
+    frames::{self, Stretch},
+    generation::{LogState, Observer, write_lock},
+    hold::Hold,
+    position,
+    resume::{self, Place, Tail},
+    wal::Generation,
+};
+
+/// From this many frames on we copy the log back ourselves, because our hold keeps others from
+/// doing it: SQLite's own default. Source: <https://www.sqlite.org/pragma.html#pragma_wal_autocheckpoint>.
+const CHECKPOINT_FRAMES: u32 = 1000;
+
+/// From this many frames on a writer that never pauses is made to pause.
+const PAUSE_FRAMES: u32 = 16 * CHECKPOINT_FRAMES;
+
+/// From this many frames on the log is let go although its last frames are not yet durable.
+const LET_GO_FRAMES: u32 = 64 * CHECKPOINT_FRAMES;
+
+/// How long we wait for the write lock, and how long we keep it at most.
+const PAUSE_WAIT: Duration = Duration::from_millis(30);
+const PAUSE_MAX: Duration = Duration::from_millis(150);
+
+/// Least time between two checkpoints, or two pauses, of ours.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(250);
+const PAUSE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How much log is read ahead under the write lock when a capture begins.
+const CATCH_UP_BYTES_MAX: u64 = 32 << 20;
+
+/// By how much a file's time stamp may lag behind the clock: one tick of the kernel.
+const TICK: Duration = Duration::from_millis(10);
+
+/// A running capture.
+#[derive(Debug)]
+pub(crate) struct Capture {
+    observer: Observer,
+    hold: Hold,
+    /// The end of what was handed out or lies in `ready`.
+    place: Place,
+    /// Whether all of that is durable.
+    is_confirmed: bool,
+    /// Segments read ahead; at most [`CATCH_UP_BYTES_MAX`] of bodies.
+    ready: VecDeque<LogSegment>,
+    /// The time of the last commit; times never step backwards within a capture.
+    last_at: DateTime<Utc>,
+    /// Holds the write lock until the given time of the clock.
+    pause: Option<(Connection, Duration)>,
+    checkpoint_after: Duration,
+    pause_after: Duration,
+}
+
+impl Capture {
+    /// Begins a capture. Returns it with where it starts, and with why it cannot start at `since`.
+    pub(crate) fn open(
+        database: &Database,
+        since: Option<&LogMark>,
+    ) -> Result<(Self, LogPosition, Option<String>)> {
+        let connection = database.open()?;
+        if database.journal(&connection)? != Journal::Wal {
+            return Err(no_log(database));
+        }
+        let observer = Observer::open(database)?;
+        drop(connection);
+        let (hold, state) = Hold::take(&observer)?;
+        let (place, gap) = resume::start(&observer, &state, since)?;
+        let start = place.position.clone();
+        let mut capture = Self {
+            observer,
+            hold,
+            place,
+            is_confirmed: true,
+            ready: VecDeque::new(),
+            last_at: DateTime::<Utc>::MIN_UTC,
+            pause: None,
+            checkpoint_after: Duration::ZERO,
+            pause_after: Duration::ZERO,
+        };
+        capture.catch_up(&state)?;
+        Ok((capture, start, gap))
+    }
+
+    /// Returns the next stretch of log.
+    pub(crate) fn next(&mut self) -> Result<Option<LogSegment>> {
+        if let Some(segment) = self.ready.pop_front() {
+            return Ok(Some(segment));
+        }
+        self.database().check_identity()?;
+        if !self.observer.wal.is_current() {
+            return Err(error::gap("the log file was removed or replaced by hand"));
+        }
+        let state = self.pause_if_long()?;
+        let segment = self.read_next(&state)?;
+        if self.hold.is_behind(&state) {
+            self.hold.advance(&self.observer)?;
+        }
+        if segment.is_none() {
+            self.relax()?;
+        } else {
+            self.is_confirmed = false;
+        }
+        Ok(segment)
+    }
+
+    /// Everything before `position` is durable.
+    pub(crate) fn confirm(&mut self, position: &LogPosition) -> Result<()> {
+        if *position == self.place.position && self.ready.is_empty() {
+            self.is_confirmed = true;
+            self.relax()?;
+        }
+        Ok(())
+    }
+
+    /// How long the capture may be left alone; `None` for as long as one likes.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        let (_, until) = self.pause.as_ref()?;
+        Some(until.saturating_sub(self.database().clock.elapsed()))
+    }
+
+    /// Ends a pause that nobody confirmed in time.
+    pub(crate) fn lose_patience(&mut self) -> Result<()> {
+        if self.patience().is_some_and(|left| left.is_zero()) {
+            // A log of this length fills disks. Its last frames are in our hands, but should we
+            // be killed before they are durable, the next start finds a gap.
+            let let_go = LET_GO_FRAMES <= self.observer.observe()?.frames();
+            self.end_pause(let_go)?;
+        }
+        Ok(())
+    }
+
+    /// Releases everything.
+    pub(crate) fn release(mut self) {
+        self.pause = None;
+        self.hold.release();
+        Database::close(self.observer.connection);
+    }
+
+    fn database(&self) -> &Database {
+        &self.observer.database
+    }
+
+    fn read_next(&mut self, state: &LogState) -> Result<Option<LogSegment>> {
+        let Some((live, frames)) = state.live else {
+            return if position::is_rest(&self.place.position.lineage) {
+                Ok(None)
+            } else {
+                self.come_to_rest().map(Some)
+            };
+        };
+        let known = self.place.tail.filter(|tail| tail.generation == live);
+        let Some(tail) = known else {
+            return self.change_generation(live, frames).map(Some);
+        };
+        if frames < tail.frame {
+            return Err(error::gap("the log is shorter than it was"));
+        }
+        if frames == tail.frame {
+            return Ok(None);
+        }
+        self.read(tail, self.place.position.clone(), frames, None).map(Some)
+    }
+
+    /// A new generation began. Backups taken between the two name the file at rest, so that state
+    /// is put on record first, whenever we know it: as long as our hold kept the file unchanged.
+    fn change_generation(&mut self, live: Generation, frames: u32) -> Result<LogSegment> {
+        let is_rest = position::is_rest(&self.place.position.lineage);
+        if !is_rest && self.place.tail.is_some() {
+            return self.come_to_rest();
+        }
+        let start = position::at_frame(&self.database().identity.id, live.salts, 0)?;
+        let succeeds = self.place.position.clone();
+        let tail = Tail { generation: live, frame: 0, chain: live.checksum };
+        self.read(tail, start, frames, Some(succeeds))
+    }
+
+    /// Says that the log is empty and the file alone holds the last state.
+    fn come_to_rest(&mut self) -> Result<LogSegment> {
+        let had_all = self.hold.let_go_at().is_some_and(|state| self.has_all(&state));
+        if self.place.tail.is_some() && !had_all {
+            return Err(error::gap("the log was restarted before its last frames were read"));
+        }
+        let database = self.database();
+        let id = &database.identity.id;
+        let rest = position::at_rest(id, &database.path, database.clock.as_ref())?;
+        let range = LogRange::new(rest.clone(), rest.clone());
+        let place = Place { position: rest, tail: None };
+        let left = std::mem::replace(&mut self.place, place);
+        let head = SegmentHead {
+            range: range.ok_or_else(|| Error::bug("name a resting file"))?,
+            succeeds: Some(left.position),
+            events: Vec::new(),
+            cursor: Bytes::new(),
+            index: Bytes::new(),
+        };
+        Ok(LogSegment { head, body: Bytes::new() })
+    }
+
+    /// Reads from `tail`, which is at `start`, towards frame `end` as far as a segment goes.
+    fn read(
+        &mut self,
+        tail: Tail,
+        start: LogPosition,
+        end: u32,
+        succeeds: Option<LogPosition>,
+    ) -> Result<LogSegment> {
+        let Some(stretch) = frames::read(&self.observer.wal, &tail, end)? else {
+            return Err(self.lost());
+        };
+        self.last_at = self.time_of_commit();
+        let Stretch { body, index, tail, commits } = stretch;
+        let end = start.at(u128::from(tail.frame));
+        let range = LogRange::new(start, end.clone());
+        let head = SegmentHead {
+            range: range.ok_or_else(|| Error::bug("order the log's frames"))?,
+            succeeds,
+            events: frames::events(&commits, self.last_at),
+            cursor: tail.cursor().encode(),
+            index,
+        };
+        self.place = Place { position: end, tail: Some(tail) };
+        Ok(LogSegment { head, body })
+    }
+
+    /// When the frames that were just read were committed at the latest: before now, and before
+    /// the log was last written.
+    fn time_of_commit(&self) -> DateTime<Utc> {
+        let now = self.database().clock.now();
+        let written = self.observer.wal.modified().map(DateTime::<Utc>::from);
+        written.map_or(now, |written| now.min(written + TICK)).max(self.last_at)
+    }
+
+    fn lost(&self) -> Error {
+        let still = self.observer.observe().ok().and_then(|state| state.live);
+        let is_restarted = still.map(|(generation, _)| generation.salts)
+            != self.place.tail.map(|tail| tail.generation.salts);
+        if self.hold.let_go_at().is_some() || is_restarted {
+            return error::gap("the log was restarted before its frames could be read");
+        }
+        Error::new(ErrorKind::Corrupt, code::UNSUITABLE_DATABASE, "read the write-ahead log")
+            .with("file", self.database().path.display())
+            .why("a committed frame does not have the checksum that it was written with")
+    }
+
+    /// Reads what a restart of the log could destroy before we get to it, with writers kept out.
+    fn catch_up(&mut self, state: &LogState) -> Result<()> {
+        let Some((live, frames)) = state.live.filter(|_| self.hold.let_go_at().is_some()) else {
+            return Ok(());
+        };
+        let known = self.place.tail.filter(|tail| tail.generation == live);
+        let unread = frames.saturating_sub(known.map_or(0, |tail| tail.frame));
+        let bytes = u64::from(unread) * live.frame_bytes() as u64;
+        if unread == 0 || CATCH_UP_BYTES_MAX < bytes {
+            return Ok(());
+        }
+        let writer = self.database().open_writable()?;
+        if write_lock(self.database(), &writer, PAUSE_WAIT).is_err() {
+            return Ok(());
+        }
+        let state = self.observer.observe()?;
+        while let Some(segment) = self.read_next(&state)? {
+            self.ready.push_back(segment);
+        }
+        self.is_confirmed = self.ready.is_empty();
+        drop(writer);
+        Ok(())
+    }
+
+    /// Lets others have the log when everything in it is durable, and helps them when our hold
+    /// has kept them from copying it back.
+    fn relax(&mut self) -> Result<()> {
+        if !self.is_confirmed || self.hold.let_go_at().is_some() {
+            return self.end_pause(false);
+        }
+        let mut state = self.observer.observe()?;
+        if !self.has_all(&state) {
+            return self.end_pause(false);
+        }
+        if !state.is_backfilled() && CHECKPOINT_FRAMES <= state.frames() {
+            self.checkpoint()?;
+            state = self.observer.observe()?;
+        }
+        if state.is_backfilled() && self.has_all(&state) {
+            self.hold.advance(&self.observer)?;
+        }
+        self.end_pause(false)
+    }
+
+    fn has_all(&self, state: &LogState) -> bool {
+        let have = self.place.tail.map(|tail| (tail.generation, tail.frame));
+        state.live.is_some() && state.live == have
+    }
+
+    /// Copies the log back as far as readers allow; they and writers go on meanwhile.
+    fn checkpoint(&mut self) -> Result<()> {
+        let now = self.database().clock.elapsed();
+        if self.checkpoint_after <= now || self.pause.is_some() {
+            self.observer.checkpoint("PASSIVE")?;
+            self.checkpoint_after = now + CHECKPOINT_INTERVAL;
+        }
+        Ok(())
+    }
+
+    /// Keeps writers out when the log has become long because they never pause, so that the
+    /// frames that are read next are the last. Gives up quietly when the lock is not free.
+    fn pause_if_long(&mut self) -> Result<LogState> {
+        let state = self.observer.observe()?;
+        let now = self.database().clock.elapsed();
+        let is_due = PAUSE_FRAMES <= state.frames()
+            && self.pause_after <= now
+            && self.is_confirmed
+            && self.pause.is_none()
+            && self.hold.let_go_at().is_none();
+        if !is_due {
+            return Ok(state);
+        }
+        self.pause_after = now + PAUSE_INTERVAL;
+        // Most of the work is done before anybody has to wait.
+        self.observer.checkpoint("PASSIVE")?;
+        let writer = self.database().open_writable()?;
+        if write_lock(self.database(), &writer, PAUSE_WAIT).is_err() {
+            return Ok(state);
+        }
+        self.pause = Some((writer, self.database().clock.elapsed() + PAUSE_MAX));
+        self.observer.observe()
+    }
+
+    /// Releases the write lock. With `let_go` the log is copied back and let go first.
+    fn end_pause(&mut self, let_go: bool) -> Result<()> {
+        if let_go && self.pause.is_some() {
+            let state = self.observer.observe()?;
+            if self.has_all(&state) {
+                self.observer.checkpoint("PASSIVE")?;
+                self.hold.advance(&self.observer)?;
+            }
+        }
+        self.pause = None;
+        Ok(())
+    }
+}
+
+/// A rollback-journal database keeps no log that could be captured.
+fn no_log(database: &Database) -> Error {
+    Error::new(ErrorKind::Unsupported, code::UNSUITABLE_DATABASE, "capture the log")
+        .with("file", database.path.display())
+        .why(
+            "the database uses a rollback journal, which keeps no history; only a database in \
+              WAL mode has a log to capture",
+        )
+        .next(format!("sqlite3 {} 'PRAGMA journal_mode=WAL'", error::quoted(&database.path)))
+}

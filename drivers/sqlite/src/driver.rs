@@ -1,0 +1,98 @@
+//! The engine and its connected driver: the contract's methods, each handed to its module.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use stillpoint_contract::{
+    BackupRequest, Clock, Driver, Endpoint, Engine, Evidence, LogMark, OpenedLog, Probe, Reached,
+    Recovery, RestorePlan, RestoreRequest, Result, Sink,
+};
+
+use crate::{
+    config::Config,
+    connect::Database,
+    log, recover, restore,
+    snapshot::{self, blocking},
+    version,
+};
+
+/// SQLite databases in files.
+#[derive(Clone, Debug)]
+pub struct SqliteEngine {
+    clock: Arc<dyn Clock>,
+}
+
+impl SqliteEngine {
+    /// An engine whose waits and commit times come from `clock`.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock }
+    }
+}
+
+#[async_trait]
+impl Engine for SqliteEngine {
+    fn name(&self) -> &'static str {
+        "sqlite"
+    }
+
+    fn schemes(&self) -> &'static [&'static str] {
+        &["sqlite"]
+    }
+
+    fn default_name(&self, endpoint: &Endpoint) -> Result<String> {
+        Config::new(endpoint)?.default_name()
+    }
+
+    async fn connect(&self, endpoint: &Endpoint) -> Result<Box<dyn Driver>> {
+        let config = Config::new(endpoint)?;
+        let clock = Arc::clone(&self.clock);
+        blocking(move || {
+            let database = Database::locate(config, clock)?;
+            let connection = database.open()?;
+            version::check(&connection)?;
+            Database::close(connection);
+            Ok(Box::new(SqliteDriver { database }) as Box<dyn Driver>)
+        })
+        .await
+    }
+
+    async fn plan_restore(&self, request: &RestoreRequest<'_>) -> Result<RestorePlan> {
+        restore::plan(request)
+    }
+
+    async fn recover(&self, recovery: Recovery<'_>) -> Result<Reached> {
+        recover::recover(recovery).await
+    }
+
+    async fn check(&self, plan: &RestorePlan) -> Result<String> {
+        let plan = plan.clone();
+        blocking(move || restore::check(&plan)).await
+    }
+
+    async fn publish(&self, plan: &RestorePlan) -> Result<()> {
+        let plan = plan.clone();
+        blocking(move || restore::publish(&plan)).await
+    }
+}
+
+/// One database file. Holds no connection between calls, so it keeps nobody from anything.
+#[derive(Debug)]
+struct SqliteDriver {
+    database: Database,
+}
+
+#[async_trait]
+impl Driver for SqliteDriver {
+    async fn probe(&self) -> Result<Probe> {
+        let database = self.database.clone();
+        blocking(move || database.probe()).await
+    }
+
+    async fn backup(&self, request: BackupRequest<'_>, sink: &dyn Sink) -> Result<Evidence> {
+        snapshot::backup(&self.database, request, sink).await
+    }
+
+    async fn open_log(&self, since: Option<&LogMark>) -> Result<OpenedLog> {
+        log::open(&self.database, since).await
+    }
+}

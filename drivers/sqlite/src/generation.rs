@@ -1,0 +1,158 @@
+//! What state the log is in, as SQLite publishes it, and reads that are pinned to one such state.
+//!
+//! The log file alone does not tell: a writer that died between writing frames and publishing
+//! them leaves a tail that looks committed and is overwritten later. `PRAGMA
+//! wal_checkpoint(NOOP)` answers from the wal-index, which is what every reader goes by.
+//! Source: SQLite 3.54 `sqlite3WalCheckpoint` and `walIndexReadHdr` in wal.c.
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+use stillpoint_contract::{Error, ErrorKind, LogPosition, Result, code};
+
+use crate::{
+    connect::{Database, checkpoint, schema_version},
+    position::{self, Cursor},
+    wal::{Generation, WalFile},
+};
+
+/// How often an observation is repeated while writers get in between.
+const ATTEMPTS_MAX: u32 = 64;
+
+/// How long the write lock is waited for when that does not help.
+const WRITE_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The log at one instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogState {
+    /// The generation and its number of published frames; `None` while the log is empty.
+    pub(crate) live: Option<(Generation, u32)>,
+    /// How many of the frames were copied into the database file.
+    pub(crate) backfilled: u32,
+}
+
+impl LogState {
+    /// Whether the database file alone holds everything.
+    pub(crate) fn is_backfilled(&self) -> bool {
+        self.live.is_none_or(|(_, frames)| frames == self.backfilled)
+    }
+
+    /// Whether both are the same committed state.
+    pub(crate) fn same_commit(&self, other: &Self) -> bool {
+        self.live == other.live
+    }
+
+    /// Number of frames.
+    pub(crate) fn frames(&self) -> u32 {
+        self.live.map_or(0, |(_, frames)| frames)
+    }
+}
+
+/// A connection that asks about the log and is never in a transaction.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    pub(crate) database: Database,
+    pub(crate) connection: Connection,
+    pub(crate) wal: WalFile,
+}
+
+impl Observer {
+    /// Opens the connection and the log.
+    pub(crate) fn open(database: &Database) -> Result<Self> {
+        let connection = database.open()?;
+        let wal = database.wal()?;
+        Ok(Self { database: database.clone(), connection, wal })
+    }
+
+    /// The log's state now.
+    ///
+    /// A writer that restarts the log first publishes zero frames, then rewrites the header, then
+    /// publishes its frames. So when the header is the same before and after a count above zero,
+    /// it is the header of the frames that were counted.
+    pub(crate) fn observe(&self) -> Result<LogState> {
+        for _ in 0..ATTEMPTS_MAX {
+            let before = self.wal.generation()?;
+            let (frames, backfilled) = self.checkpoint("NOOP")?;
+            if frames == 0 {
+                return Ok(LogState { live: None, backfilled: 0 });
+            }
+            let after = self.wal.generation()?;
+            if let Some(generation) = before.filter(|_| before == after) {
+                return Ok(LogState { live: Some((generation, frames)), backfilled });
+            }
+        }
+        Err(unsettled(&self.database))
+    }
+
+    /// Runs a checkpoint of the given mode.
+    pub(crate) fn checkpoint(&self, mode: &str) -> Result<(u32, u32)> {
+        self.database.sql(checkpoint(&self.connection, mode), "ask for the log's length")
+    }
+
+    /// Begins a read transaction on `reader` and returns the exact state that it sees.
+    pub(crate) fn pin(&self, reader: &Connection) -> Result<LogState> {
+        for _ in 0..ATTEMPTS_MAX {
+            if let Some(state) = self.try_pin(reader)? {
+                return Ok(state);
+            }
+            self.database.sql(reader.execute_batch("ROLLBACK"), "end a read")?;
+        }
+        // Writers are too busy: keep them out for the microseconds that one attempt takes.
+        let writer = self.database.open_writable()?;
+        let pinned = write_lock(&self.database, &writer, WRITE_LOCK_TIMEOUT)
+            .and_then(|()| self.try_pin(reader));
+        drop(writer);
+        pinned?.ok_or_else(|| unsettled(&self.database))
+    }
+
+    fn try_pin(&self, reader: &Connection) -> Result<Option<LogState>> {
+        let before = self.observe()?;
+        begin_read(&self.database, reader)?;
+        let after = self.observe()?;
+        Ok(before.same_commit(&after).then_some(after))
+    }
+
+    /// Names a pinned state and gives what capture needs to find it again. The read that pins it
+    /// is still open.
+    pub(crate) fn mark(&self, state: &LogState) -> Result<(LogPosition, bytes::Bytes)> {
+        let id = &self.database.identity.id;
+        let Some((generation, frames)) = state.live else {
+            let path = &self.database.path;
+            let rest = position::at_rest(id, path, self.database.clock.as_ref())?;
+            return Ok((rest, bytes::Bytes::new()));
+        };
+        let checksum = self.wal.checksum_after(&generation, frames)?;
+        let cursor = checksum.map(|sum| Cursor::new(&generation, frames, sum).encode());
+        let position = position::at_frame(id, generation.salts, frames)?;
+        // The log may have been restarted over frames that were all copied back: the position is
+        // still right, only nobody will find it in the log again.
+        Ok((position, cursor.unwrap_or_default()))
+    }
+}
+
+/// Begins a read transaction and reads, so that its state is fixed.
+pub(crate) fn begin_read(database: &Database, reader: &Connection) -> Result<()> {
+    database.sql(reader.execute_batch("BEGIN"), "begin to read")?;
+    database.sql(schema_version(reader), "begin to read").map(drop)
+}
+
+/// Takes the write lock, or gives up after `timeout`. Dropping or rolling back releases it;
+/// nothing is written.
+pub(crate) fn write_lock(
+    database: &Database,
+    writer: &Connection,
+    timeout: Duration,
+) -> Result<()> {
+    let take = || -> rusqlite::Result<()> {
+        writer.busy_timeout(timeout)?;
+        writer.execute_batch("BEGIN IMMEDIATE")
+    };
+    database.sql(take(), "take the write lock")
+}
+
+fn unsettled(database: &Database) -> Error {
+    Error::new(ErrorKind::Busy, code::DATABASE_BUSY, "observe the write-ahead log")
+        .with("file", database.path.display())
+        .why("writers changed it faster than it could be looked at")
+        .next("run the same command again")
+}

@@ -1,0 +1,143 @@
+//! Where a capture begins: at its mark, when it can be proven that nothing is missing since.
+
+use stillpoint_contract::{LogMark, LogPosition, Result};
+
+use crate::{
+    generation::{LogState, Observer},
+    position::{self, Cursor},
+    wal::{Checksum, Generation},
+};
+
+/// The end of a chain of frames.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tail {
+    pub(crate) generation: Generation,
+    /// The last frame, from one; zero before the first.
+    pub(crate) frame: u32,
+    /// The running checksum after it.
+    pub(crate) chain: Checksum,
+}
+
+impl Tail {
+    pub(crate) fn cursor(&self) -> Cursor {
+        Cursor::new(&self.generation, self.frame, self.chain)
+    }
+}
+
+/// A point between commits at which a capture stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) position: LogPosition,
+    /// Where the generation goes on; `None` when it is known to have ended here, so that the next
+    /// one succeeds this position.
+    pub(crate) tail: Option<Tail>,
+}
+
+/// Chooses where to begin while a hold pins `state`, and says why if not at `since`.
+pub(crate) fn start(
+    observer: &Observer,
+    state: &LogState,
+    since: Option<&LogMark>,
+) -> Result<(Place, Option<String>)> {
+    let Some(mark) = since else {
+        return Ok((origin(observer, state)?, None));
+    };
+    let resumed = if position::is_rest(&mark.position.lineage) {
+        from_rest(observer, state, mark)?
+    } else {
+        match Cursor::decode(&mark.cursor) {
+            Some(cursor) if u128::from(cursor.frame) == mark.position.offset => {
+                from_frame(observer, state, mark, &cursor)?
+            }
+            _ => from_start(observer, state, mark)?,
+        }
+    };
+    match resumed {
+        Some(place) => Ok((place, None)),
+        None => Ok((origin(observer, state)?, Some(why(observer, state, mark)?))),
+    }
+}
+
+/// The first state that the log still has: frame 0 of the generation, or the file at rest.
+fn origin(observer: &Observer, state: &LogState) -> Result<Place> {
+    let database = &observer.database;
+    let id = &database.identity.id;
+    let Some((generation, _)) = state.live else {
+        let rest = position::at_rest(id, &database.path, database.clock.as_ref())?;
+        return Ok(Place { position: rest, tail: None });
+    };
+    let tail = Tail { generation, frame: 0, chain: generation.checksum };
+    Ok(Place { position: position::at_frame(id, generation.salts, 0)?, tail: Some(tail) })
+}
+
+/// The file rests as it did, or a generation began from exactly that state: as long as nothing of
+/// it was copied back, the file is the one that was marked.
+fn from_rest(observer: &Observer, state: &LogState, mark: &LogMark) -> Result<Option<Place>> {
+    let database = &observer.database;
+    let id = &database.identity.id;
+    let rest = position::at_rest(id, &database.path, database.clock.as_ref())?;
+    let is_unchanged = rest == mark.position && state.backfilled == 0;
+    Ok(is_unchanged.then_some(Place { position: rest, tail: None }))
+}
+
+/// A mark at frame zero needs no cursor.
+fn from_start(observer: &Observer, state: &LogState, mark: &LogMark) -> Result<Option<Place>> {
+    let origin = origin(observer, state)?;
+    Ok((origin.position == mark.position).then_some(origin))
+}
+
+fn from_frame(
+    observer: &Observer,
+    state: &LogState,
+    mark: &LogMark,
+    cursor: &Cursor,
+) -> Result<Option<Place>> {
+    let id = &observer.database.identity.id;
+    if position::generation(id, cursor.salts)? != mark.position.lineage {
+        return Ok(None);
+    }
+    let Some(in_file) = observer.wal.generation()? else { return Ok(None) };
+    let generation = Generation { salts: cursor.salts, ..in_file };
+    let is_frame_there = cursor.page_bytes == in_file.page_bytes
+        && (cursor.frame == 0 && in_file.salts == cursor.salts
+            || observer.wal.checksum_after(&generation, cursor.frame)? == Some(cursor.checksum));
+    if !is_frame_there {
+        return Ok(None);
+    }
+    let tail = Tail { generation, frame: cursor.frame, chain: cursor.checksum };
+    let position = mark.position.clone();
+    Ok(match state.live {
+        Some((live, frames)) if live.salts == cursor.salts => {
+            let tail = Tail { generation: live, ..tail };
+            (cursor.frame <= frames).then_some(Place { position, tail: Some(tail) })
+        }
+        Some((live, _)) if !live.salts.follow(cursor.salts) => None,
+        None if in_file.salts != cursor.salts => None,
+        _ => ended_here(observer, &tail)?.then_some(Place { position, tail: None }),
+    })
+}
+
+/// Whether an older generation ended at `tail`, as what it left in the file proves: the marked
+/// frame is still there, and none of the same generation follows it. A younger generation that
+/// has grown over the marked frame leaves no proof.
+fn ended_here(observer: &Observer, tail: &Tail) -> Result<bool> {
+    let mut frame = vec![0; tail.generation.frame_bytes()];
+    let has_more = observer.wal.frames(&tail.generation, tail.frame + 1, &mut frame)?;
+    Ok(tail.frame != 0 && !(has_more && tail.generation.check(&frame, tail.chain).is_some()))
+}
+
+fn why(observer: &Observer, state: &LogState, mark: &LogMark) -> Result<String> {
+    let id = &observer.database.identity.id;
+    let live = state.live.map(|(live, _)| position::generation(id, live.salts)).transpose()?;
+    Ok(match live {
+        Some(live) if live == mark.position.lineage => {
+            "the log no longer holds the frame at which capture stopped: the file was set back"
+        }
+        _ if position::is_rest(&mark.position.lineage) => {
+            "the database was written and checkpointed while nobody captured its log"
+        }
+        None => "the log was checkpointed and emptied while nobody captured it",
+        Some(_) => "the log was checkpointed and restarted while nobody captured it",
+    }
+    .to_owned())
+}
