@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use stillpoint_contract::{Error, Result};
+use stillpoint_contract::Result;
 
 use super::{
     answer::{Answer, Stamp},
@@ -12,7 +12,7 @@ use super::{
     page::{Page, Table},
     reach::Reach,
     session::Session,
-    units,
+    stream, units,
     wire::Gap,
 };
 use crate::repository::{BEAT_SECONDS_MAX, Timeline};
@@ -21,23 +21,9 @@ use crate::repository::{BEAT_SECONDS_MAX, Timeline};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Capture a database's log as it is written, until stopped.
-    Stream(StreamOptions),
+    Stream(stream::Options),
     /// Show how far each database's log is captured.
     Status(StatusOptions),
-}
-
-/// What `logs stream` is told.
-#[derive(Debug, Args)]
-pub(crate) struct StreamOptions {
-    /// The database, as an engine and an address, such as sqlite:app.db.
-    #[arg(value_name = "URL")]
-    database: String,
-    /// The name of the database in the repository [default: its file name].
-    #[arg(long, value_name = "NAME")]
-    name: Option<String>,
-    /// Stop, cleanly, when standard input ends.
-    #[arg(long)]
-    stop_at_eof: bool,
 }
 
 /// What `logs status` is told.
@@ -142,13 +128,9 @@ impl Answer for StatusAnswer {
 /// Does it.
 pub(crate) async fn run(session: &Session, command: Command) -> Result<()> {
     match command {
-        Command::Stream(options) => stream(session, options).await,
+        Command::Stream(options) => stream::run(session, options).await,
         Command::Status(options) => status(session, options).await,
     }
-}
-
-async fn stream(_: &Session, _: StreamOptions) -> Result<()> {
-    Err(Error::bug("do this"))
 }
 
 async fn status(session: &Session, options: StatusOptions) -> Result<()> {

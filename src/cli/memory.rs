@@ -25,10 +25,11 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// The memory of the repository with this id.
-    pub(crate) fn of(environment: &Environment, repository: &str) -> Self {
+    /// The memory of the repository with this id at this place. A copy elsewhere may well be older.
+    pub(crate) fn of(environment: &Environment, repository: &str, place: &str) -> Self {
+        let place = blake3::hash(place.as_bytes()).to_hex();
         let name = repository.bytes().all(|b| b.is_ascii_alphanumeric()).then_some(repository);
-        let file = name.map(|name| format!("{name}.json"));
+        let file = name.map(|name| format!("{name}-{}.json", &place[..16]));
         Self { path: environment.state_folder().zip(file).map(|(f, n)| f.join("heads").join(n)) }
     }
 
@@ -106,21 +107,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().to_str().unwrap();
         let environment = Environment::of(&[("XDG_STATE_HOME", state)]);
-        let memory = Memory::of(&environment, "00ff");
+        let memory = Memory::of(&environment, "00ff", "/a");
         assert_eq!(memory.recall().unwrap(), None);
         for seq in [3, 2, 7] {
             memory.remember(&head(seq));
         }
         assert_eq!(memory.recall().unwrap(), Some(head(7)));
-        assert_eq!(Memory::of(&environment, "01ff").recall().unwrap(), None);
+        assert_eq!(Memory::of(&environment, "01ff", "/a").recall().unwrap(), None);
+        assert_eq!(Memory::of(&environment, "00ff", "/b").recall().unwrap(), None);
 
-        fs::write(folder.path().join("stillpoint/heads/00ff.json"), "{").unwrap();
+        fs::write(memory.path.as_ref().unwrap(), "{").unwrap();
         assert_eq!(memory.recall().unwrap_err().kind(), ErrorKind::Config);
     }
 
     #[test]
     fn without_a_home_nothing_is_remembered() {
-        let memory = Memory::of(&Environment::default(), "00ff");
+        let memory = Memory::of(&Environment::default(), "00ff", "/a");
         memory.remember(&head(1));
         assert_eq!(memory.recall().unwrap(), None);
     }
@@ -128,6 +130,6 @@ mod tests {
     #[test]
     fn no_repository_can_name_a_file_elsewhere() {
         let environment = Environment::of(&[("HOME", "/h")]);
-        assert!(Memory::of(&environment, "../../etc/passwd").path.is_none());
+        assert!(Memory::of(&environment, "../../etc/passwd", "/a").path.is_none());
     }
 }

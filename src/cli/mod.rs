@@ -30,6 +30,7 @@ mod run;
 mod secret;
 mod session;
 mod show;
+mod stream;
 mod terminal;
 mod timeline;
 mod units;

@@ -70,7 +70,7 @@ pub(crate) async fn repository(session: &Session, need: Need) -> Result<Opened> 
         if key.is_none() && need == Need::Content && descriptor.encryption != Encryption::None {
             key = Some(asked().await?);
         }
-        memory = Some(Memory::of(&session.environment, &descriptor.repository));
+        memory = Some(Memory::of(&session.environment, &descriptor.repository, &store.location()));
     }
     let witness = memory.as_ref().map(Memory::recall).transpose()?.flatten();
     let opened = Repository::open(session.world.clone(), store, key, witness.as_ref()).await;

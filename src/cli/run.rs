@@ -36,7 +36,10 @@ pub fn main(world: Result<World>) -> ExitCode {
     ExitCode::from(start(world, environment, typed))
 }
 
-fn start(world: Result<World>, environment: Environment, typed: Typed) -> u8 {
+fn start(world: Result<World>, environment: Environment, mut typed: Typed) -> u8 {
+    if let Command::Check(check::Options { place: Some(place), .. }) = &typed.command {
+        typed.global.repo = Some(place.clone());
+    }
     let plain = plain_look(&environment);
     let format = typed.global.output;
     let (tell, stop) = watch::channel(None);

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde::Serialize;
-use stillpoint_contract::{Error, ErrorKind, Result, code};
+use stillpoint_contract::Result;
 
 use super::{
     answer::Answer,
@@ -12,10 +12,7 @@ use super::{
     units,
     wire::Backup,
 };
-use crate::repository::{
-    history::{Committed, History},
-    manifest::Manifest,
-};
+use crate::repository::{history::Committed, manifest::Manifest};
 
 /// What `show` is told.
 #[derive(Debug, Args)]
@@ -104,28 +101,7 @@ impl Answer for ShowAnswer {
 /// Shows it.
 pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let repository = open::repository(session, Need::Content).await?;
-    let history = repository.history().await?;
-    let committed = find(&history, &options.backup)?;
-    let manifest = repository.manifest(committed).await?;
-    session.answer(&ShowAnswer::of(committed, manifest))
-}
-
-/// Finds the backup whose id is or begins with `prefix`, in any case.
-pub(crate) fn find<'a>(history: &'a History, prefix: &str) -> Result<&'a Committed> {
-    let wanted = prefix.to_ascii_uppercase();
-    let fits = |id: &str| !wanted.is_empty() && id.to_ascii_uppercase().starts_with(&wanted);
-    let found: Vec<_> = history.live().into_iter().filter(|c| fits(&c.commit.backup)).collect();
-    match found.as_slice() {
-        [one] => Ok(one),
-        [] => Err(Error::new(ErrorKind::Missing, code::NO_SUCH_BACKUP, "find the backup")
-            .with("asked", prefix)
-            .next("stillpoint list")),
-        many => {
-            let ids = many.iter().take(5).map(|c| c.commit.backup.as_str()).collect::<Vec<_>>();
-            Err(Error::new(ErrorKind::Invalid, code::NO_SUCH_BACKUP, "tell which backup is meant")
-                .with("asked", prefix)
-                .with("fitting", ids.join(", "))
-                .next("give more of its id"))
-        }
-    }
+    let committed = repository.find_backup(&options.backup).await?;
+    let manifest = repository.manifest(&committed).await?;
+    session.answer(&ShowAnswer::of(&committed, manifest))
 }

@@ -1,5 +1,7 @@
 //! Things that several answers name, in the one form that all of them use.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::{
@@ -73,6 +75,11 @@ impl Backup {
         }
         page.table(&table);
     }
+}
+
+/// A length of time on the wire.
+pub(crate) fn milliseconds(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A point in a database's history.

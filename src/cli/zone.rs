@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use chrono::{DateTime, FixedOffset, NaiveDateTime, Offset, TimeZone, Utc};
+use chrono::{DateTime, FixedOffset, NaiveDateTime, Offset, SecondsFormat, TimeZone, Utc};
 use chrono_tz::Tz;
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
@@ -130,6 +130,11 @@ impl Zone {
     /// pasted after `--at`, it means the same second again.
     pub(crate) fn show(&self, instant: DateTime<Utc>) -> String {
         self.local(instant).format("%Y-%m-%d %H:%M:%S%:z").to_string()
+    }
+
+    /// An instant with all its digits, as one word: it means the same instant wherever it is read.
+    pub(crate) fn exact(&self, instant: DateTime<Utc>) -> String {
+        self.local(instant).to_rfc3339_opts(SecondsFormat::AutoSi, true)
     }
 
     fn of(zone: Tz) -> Self {

@@ -254,7 +254,7 @@ fn spawn_failed(words: &[&str], error: std::io::Error) -> Error {
 }
 
 /// The words as they would be typed into a shell.
-pub(super) fn command_line(words: &[&str]) -> String {
+pub(crate) fn command_line(words: &[&str]) -> String {
     let quote = |word: &&str| {
         let plain = |c: char| c.is_alphanumeric() || "-_./:=@+,".contains(c);
         if !word.is_empty() && word.chars().all(plain) {

@@ -19,7 +19,7 @@ fn every_answer_has_the_form_that_was_promised() {
     assert_shape("restore-plan", &restored);
     assert_shape("restore", &bench.json(&["restore", "app.db", "--to", "back.db"]));
     assert_shape("verify", &bench.json(&["verify"]));
-    assert_shape("verify-files-only", &bench.json(&["verify", "--files-only"]));
+    assert_shape("verify-keyless", &bench.json(&["verify", "--keyless"]));
     assert_shape("check", &bench.json(&["check"]));
     assert_shape("check-files-only", &bench.json(&["check", "--files-only"]));
     assert_shape("repo-stats", &bench.json(&["repo", "stats"]));
