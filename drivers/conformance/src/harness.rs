@@ -7,6 +7,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -17,6 +18,9 @@ use crate::{
     stage::{Outcome, Stage},
     suite::{Need, SENTENCES, Sentence},
 };
+
+/// A sentence that takes longer has come to a standstill.
+const PROOF_TIME_MAX: Duration = Duration::from_mins(2);
 
 /// Something a server allows that some test must have used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -151,9 +155,14 @@ fn prove(
         .build()
         .map_err(|error| Failed::from(error.to_string()))?;
     let proven = runtime.block_on(async {
-        let stage = Stage::open(fixture, Arc::clone(ledger)).await?;
-        (sentence.prove)(&stage).await
+        let proof = async {
+            let stage = Stage::open(fixture, Arc::clone(ledger)).await?;
+            (sentence.prove)(&stage).await
+        };
+        tokio::time::timeout(PROOF_TIME_MAX, proof).await
     });
+    runtime.shutdown_background();
+    let proven = proven.map_err(|_| Failed::from(format!("no end after {PROOF_TIME_MAX:?}")))?;
     proven.map_err(|failure| Failed::from(failure.to_string()))
 }
 

@@ -76,16 +76,23 @@ impl MemoryLog {
         Ok(())
     }
 
-    /// Takes everything that `capture` has now, confirming each segment; returns how many.
+    /// Takes everything that `capture` has, confirming each segment; returns how many. Does not
+    /// end while others write faster.
     pub async fn drain(&self, capture: &mut dyn LogCapture) -> Result<usize> {
         let mut taken = 0;
-        while let Some(segment) = capture.next().await? {
-            let end = segment.head.range.end().clone();
-            self.append(segment)?;
-            capture.confirm(&end).await?;
+        while self.take(capture).await? {
             taken += 1;
         }
         Ok(taken)
+    }
+
+    /// Takes and confirms the next segment, if there is one.
+    pub async fn take(&self, capture: &mut dyn LogCapture) -> Result<bool> {
+        let Some(segment) = capture.next().await? else { return Ok(false) };
+        let end = segment.head.range.end().clone();
+        self.append(segment)?;
+        capture.confirm(&end).await?;
+        Ok(true)
     }
 
     /// From where capture goes on.

@@ -59,11 +59,7 @@ pub(crate) async fn segments_follow_each_other_under_load(stage: &Stage) -> Verd
     let mut opened = stage.capture(&log, Some(&mark)).await?;
     let drained = async {
         for _ in 0..50 {
-            if let Some(segment) = opened.capture.next().await? {
-                let end = segment.head.range.end().clone();
-                log.append(segment)?;
-                opened.capture.confirm(&end).await?;
-            }
+            log.take(opened.capture.as_mut()).await?;
             tokio::task::yield_now().await;
         }
         Ok::<_, stillpoint_contract::Error>(())

@@ -148,7 +148,7 @@ pub(crate) async fn any_method_runs_while_any_other_runs(stage: &Stage) -> Verdi
         if logged {
             let mut opened = stage.capture(&log, None).await?;
             for _ in 0..20 {
-                log.drain(opened.capture.as_mut()).await?;
+                log.take(opened.capture.as_mut()).await?;
                 stage.driver.probe().await?;
             }
         }
