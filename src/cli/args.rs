@@ -147,6 +147,17 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// The repository that the command itself names, which then goes before `--repo`.
+    pub(crate) fn place(&self) -> Option<&str> {
+        match self {
+            Self::Check(check::Options { place, .. })
+            | Self::Repo(repo::Command::Check(check::RepositoryOptions { place })) => {
+                place.as_deref()
+            }
+            _ => None,
+        }
+    }
+
     /// Whether a signal is left to the command, which then stops by itself and cleanly.
     pub(crate) fn stops_itself(&self) -> bool {
         matches!(self, Self::Logs(logs::Command::Stream(_)) | Self::Demo(_) | Self::DemoCustomer(_))

@@ -32,6 +32,14 @@ pub(crate) struct Options {
     max_age: Option<String>,
 }
 
+/// What `repo check` is told.
+#[derive(Debug, Args)]
+pub(crate) struct RepositoryOptions {
+    /// The repository, or a copy of it that may be incomplete [default: --repo].
+    #[arg(value_name = "DIR|URL", value_hint = clap::ValueHint::DirPath)]
+    pub place: Option<String>,
+}
+
 #[derive(Debug, Serialize)]
 struct CheckAnswer {
     place: String,
@@ -161,6 +169,11 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
         (true, true, false) => exit::CHECK_FAILED,
         (true, true, true) => exit::OK,
     })
+}
+
+/// Checks the repository alone, by names and sizes.
+pub(crate) async fn repository(session: &Session, options: RepositoryOptions) -> Result<u8> {
+    run(session, Options { place: options.place, files_only: true, max_age: None }).await
 }
 
 async fn protection(

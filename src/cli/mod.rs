@@ -14,6 +14,7 @@ mod environment;
 mod exit;
 mod forget;
 mod init;
+mod key;
 mod list;
 mod logs;
 mod man;

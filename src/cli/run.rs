@@ -37,8 +37,8 @@ pub fn main(world: Result<World>) -> ExitCode {
 }
 
 fn start(world: Result<World>, environment: Environment, mut typed: Typed) -> u8 {
-    if let Command::Check(check::Options { place: Some(place), .. }) = &typed.command {
-        typed.global.repo = Some(place.clone());
+    if let Some(place) = typed.command.place() {
+        typed.global.repo = Some(place.to_owned());
     }
     let plain = plain_look(&environment);
     let format = typed.global.output;
