@@ -11,7 +11,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const CUSTOMERS: u32 = 2_000;
 const PRODUCTS: u32 = 500;
 /// Orders before the doors open; about 20 MiB.
-const ORDERS_BEFORE_OPENING: u64 = 60_000;
+const ORDERS_BEFORE_OPENING: u32 = 150_000;
 
 const SCHEMA: &str = "
     PRAGMA journal_mode = WAL;
