@@ -144,7 +144,7 @@ fn foreign(job: &BackupJob<'_>, found: &Identity, last: &Committed) -> Error {
     Error::new(
         ErrorKind::Refused,
         code::FOREIGN_DATABASE,
-        format!("this is not the database that owned {database} until now"),
+        format!("recognise the database that owned the name {database} until now"),
     )
     .with("found", format!("{} {} at {}", job.engine.name(), found.id, found.location))
     .with(
