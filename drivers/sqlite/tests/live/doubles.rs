@@ -183,6 +183,12 @@ pub(crate) struct LogReader {
     next: usize,
 }
 
+impl LogReader {
+    pub(crate) fn into_segments(self) -> Vec<LogSegment> {
+        self.segments
+    }
+}
+
 #[async_trait]
 impl LogSource for LogReader {
     async fn next(&mut self) -> Result<Option<SegmentHead>> {
