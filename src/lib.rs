@@ -2,5 +2,8 @@
 //!
 //! Read `ARCHITECTURE.md` first. The modules, in the order in which a byte meets them:
 
+pub mod coordinator;
 pub mod pipeline;
+pub mod registry;
 pub mod repository;
+pub mod world;

@@ -1,1 +1,20 @@
 //! Real servers for tests, started on loopback and stopped whatever happens to the test.
+//!
+//! Servers are installed programs, run in temporary directories: `testcontainers/install.sh`
+//! installs them, and no container engine is needed. Nothing here runs containers.
+//!
+//! ```no_run
+//! use stillpoint_testcontainers::{Server, Service};
+//!
+//! let server = Server::start(Service::Azurite)?;
+//! println!("{} {:?}", server.url(), server.options());
+//! # Ok::<(), stillpoint_testcontainers::StartError>(())
+//! ```
+
+mod http;
+mod process;
+mod server;
+mod service;
+
+pub use server::{Server, StartError};
+pub use service::{Missing, Service, required};

@@ -1,6 +1,6 @@
 //! What a store must be able to do, and nothing more.
 
-use std::{fmt, ops::Range};
+use std::{borrow::Borrow, fmt, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -47,12 +47,22 @@ impl fmt::Display for Key {
     }
 }
 
+/// Lets a map be searched by text; a key orders, compares and hashes as its text does.
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 /// What a conditional write did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Put {
     /// The object is new and durable.
     Created,
-    /// The name was taken; the stored object is unchanged.
+    /// The name was taken; the stored object is unchanged, and durable.
+    ///
+    /// It may be the caller's own: a network repeats requests whose answers it lost. Who needs to
+    /// know compares the bytes.
     Existed,
 }
 
@@ -124,6 +134,71 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Removes an object; removing one that is already gone succeeds.
     async fn delete(&self, key: &Key) -> Result<Deleted>;
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<S: Store + ?Sized> Store for Arc<S> {
+    fn location(&self) -> String {
+        (**self).location()
+    }
+
+    async fn create(&self, key: &Key, bytes: Bytes) -> Result<Put> {
+        (**self).create(key, bytes).await
+    }
+
+    async fn read(&self, key: &Key, limit_bytes: u64) -> Result<Option<Bytes>> {
+        (**self).read(key, limit_bytes).await
+    }
+
+    async fn read_range(&self, key: &Key, range: Range<u64>) -> Result<Option<Bytes>> {
+        (**self).read_range(key, range).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
+        (**self).list(prefix).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<Deleted> {
+        (**self).delete(key).await
+    }
+}
+
+/// Objects in one listing; more means that something else than a repository is stored there.
+const LISTING_OBJECTS_MAX: usize = 8_000_000;
+
+/// A listing as it is being gathered.
+#[derive(Debug, Default)]
+pub(super) struct Listing(Vec<Listed>);
+
+impl Listing {
+    /// Adds one object.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) when there are too many to hold in memory.
+    pub(super) fn add(&mut self, listed: Listed) -> Result<()> {
+        if self.0.len() >= LISTING_OBJECTS_MAX {
+            let step = "hold a listing in memory";
+            return Err(Error::new(ErrorKind::Unsupported, code::FOREIGN_REPOSITORY, step)
+                .with("objects", format!("more than {LISTING_OBJECTS_MAX}")));
+        }
+        self.0.push(listed);
+        Ok(())
+    }
+
+    /// The objects in ascending order of name.
+    pub(super) fn sorted(mut self) -> Vec<Listed> {
+        self.0.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        self.0
+    }
+}
+
+/// The refusal to read an object that is longer than anything we write there.
+pub(super) fn longer_than(key: &Key, limit_bytes: u64) -> Error {
+    Error::new(ErrorKind::Corrupt, code::CORRUPT_OBJECT, format!("read {key}"))
+        .with("limit", format!("{limit_bytes} bytes"))
+        .why("the object is longer than anything that is written under such a name")
 }
 
 #[cfg(test)]

@@ -1,0 +1,30 @@
+# What a person or a machine runs here. Each target installs what it needs, or says what is missing.
+
+.PHONY: test soak fuzz bench
+
+# Every test there is. May be repeated at any time: only what is missing is installed.
+test:
+	@if [ -e testcontainers/install.sh ]; then sh testcontainers/install.sh; fi
+	cargo test --workspace
+
+# The tests with random schedules, ROUNDS times, each time with another seed. A failure prints it.
+ROUNDS ?= 20
+soak:
+	@if [ -e testcontainers/install.sh ]; then sh testcontainers/install.sh; fi
+	@for round in $$(seq 1 $(ROUNDS)); do \
+		echo "round $$round of $(ROUNDS): STILLPOINT_SEED=$$round"; \
+		STILLPOINT_SEED=$$round cargo test --workspace --release --quiet || exit 1; \
+	done
+
+# Searches each decoder for SECONDS. Needs a nightly compiler and cargo-fuzz; `make test` runs the
+# same code over the corpus with neither.
+SECONDS ?= 60
+fuzz:
+	@cargo +nightly fuzz --version >/dev/null 2>&1 || { \
+		echo "missing: rustup toolchain install nightly && cargo install cargo-fuzz" >&2; exit 1; }
+	@for target in $$(cargo +nightly fuzz list --fuzz-dir tests/fuzz); do \
+		cargo +nightly fuzz run --fuzz-dir tests/fuzz $$target -- -max_total_time=$(SECONDS) || exit 1; \
+	done
+
+bench:
+	cargo bench --workspace

@@ -1,0 +1,94 @@
+//! What a driver's tests must provide: real databases, a workload, and things that happen to them.
+
+use std::{fmt, path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use stillpoint_contract::{Capabilities, Clock, Endpoint, Engine, RestorePlan, Result};
+
+use crate::{Bank, Transfer};
+
+/// One kind of server, set up in one way, such as `wal mode`.
+#[async_trait]
+pub trait Fixture: fmt::Debug + Send + Sync {
+    /// A short name that tells this fixture from the driver's others.
+    fn name(&self) -> &str;
+
+    /// Whether its server can be started here; otherwise what is missing, by name.
+    fn available(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// What a server of this fixture allows. Compared with what the driver's probe says, so that a
+    /// driver cannot escape a test by claiming less.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Whether `scene` can be played on a server of this fixture; otherwise why not.
+    fn offers(&self, scene: Scene) -> Result<(), &'static str>;
+
+    /// Starts a new database that holds [`Bank::opening`], and beside it at least 1 MiB that no
+    /// transfer touches, so that there is something to keep. Its files go when it is dropped.
+    async fn start(&self) -> Result<Arc<dyn Server>>;
+}
+
+/// One running database, with a connection of the workload's own.
+#[async_trait]
+pub trait Server: fmt::Debug + Send + Sync {
+    /// The engine under test, on [`clock`](Self::clock).
+    fn engine(&self) -> Arc<dyn Engine>;
+
+    /// How to reach this database.
+    fn endpoint(&self) -> Endpoint;
+
+    /// The clock that the engine, and thus the driver, goes by.
+    fn clock(&self) -> Arc<dyn Clock>;
+
+    /// Commits one transfer; waits for locks that others hold for a moment.
+    async fn transact(&self, transfer: Transfer) -> Result<()>;
+
+    /// What the database holds now.
+    async fn bank(&self) -> Result<Bank>;
+
+    /// What the restored database at `target` holds.
+    async fn bank_at(&self, target: &Path) -> Result<Bank>;
+
+    /// What other clients hold in the server: locks, open transactions, backup modes, replication
+    /// slots. Empty when no driver works on it.
+    async fn leftovers(&self) -> Result<Vec<String>>;
+
+    /// Plays a scene that the fixture offers.
+    async fn play(&self, scene: Scene) -> Result<()>;
+
+    /// An address of this engine at which nothing answers.
+    fn nowhere(&self) -> Endpoint;
+
+    /// An address at which something else than this engine answers; see [`Scene::Foreign`].
+    fn foreign(&self) -> Option<Endpoint> {
+        None
+    }
+
+    /// Damages what was laid out, so that the engine can notice; see [`Scene::Damage`].
+    fn damage(&self, plan: &RestorePlan) -> Result<()>;
+}
+
+/// Something that happens to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scene {
+    /// It stops in an orderly way and starts again.
+    Restart,
+    /// It is killed and recovers.
+    Crash,
+    /// It discards all log that nobody holds, as its own housekeeping does.
+    Discard,
+    /// Its history goes on in another lineage, with nothing lost: a fail-over, a new log.
+    Succession,
+    /// Another database takes its place.
+    Replacement,
+    /// It goes away for good.
+    Departure,
+    /// One transaction writes at least 40 MiB of log, outside of the bank.
+    Bulk,
+    /// Something else than this engine answers at [`Server::foreign`].
+    Foreign,
+    /// [`Server::damage`] can damage a laid out copy so that the engine's check can find it.
+    Damage,
+}

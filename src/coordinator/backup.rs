@@ -1,0 +1,165 @@
+//! One backup: probe, copy, compare identities, commit.
+
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+
+use stillpoint_contract::{
+    BackupRequest, Base, Endpoint, Engine, Error, ErrorKind, Identity, Probe, Result, code,
+};
+
+use crate::{
+    pipeline::Meter,
+    repository::{Intent, Repository, WriteOptions, history::Committed},
+    world::World,
+};
+
+/// What to back up, and how.
+#[derive(Debug)]
+pub struct BackupJob<'a> {
+    /// The database's engine.
+    pub engine: &'a dyn Engine,
+    /// Where it is.
+    pub endpoint: &'a Endpoint,
+    /// Its name in the repository.
+    pub database: &'a str,
+    /// Read every page, whatever the log says.
+    pub full: bool,
+    /// Accept that another database now owns the name.
+    pub new_incarnation: bool,
+    /// Connections, and parts written at once.
+    pub streams_max: NonZeroUsize,
+    /// How chunks are stored.
+    pub options: WriteOptions,
+}
+
+/// What a backup did.
+#[derive(Clone, Debug)]
+pub struct BackupReport {
+    /// The backup, as the log has it.
+    pub committed: Committed,
+    /// How the copy was taken.
+    pub method: String,
+    /// What the driver wrote, in bytes; the rest was kept from the base.
+    pub written_bytes: u64,
+    /// Plaintext that was new to the repository, in bytes.
+    pub new_bytes: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// Whether this is the first backup of an incarnation that replaced another.
+    pub is_new_incarnation: bool,
+}
+
+/// Takes one backup. Dropping the future at any point leaves no backup and an untouched server.
+///
+/// # Errors
+///
+/// Those of the engine and of the repository; [`Refused`](ErrorKind::Refused) when the name belongs
+/// to another database.
+pub async fn back_up(
+    world: &World,
+    repository: &Repository,
+    job: BackupJob<'_>,
+    meter: &Arc<Meter>,
+) -> Result<BackupReport> {
+    let start = world.clock.elapsed();
+    let driver = job.engine.connect(job.endpoint).await?;
+    let probe = driver.probe().await?;
+    let last = newest(repository, job.database).await?;
+    let is_new_incarnation = match &last {
+        Some(last) => check_identity(&job, &probe.identity, last)?,
+        None => false,
+    };
+    meter.begin("copy", probe.size_bytes);
+    let intent = intent(&job, &probe, world);
+    let draft = repository.begin(intent, job.options, Arc::clone(meter)).await?;
+
+    let same = |c: &Committed| c.commit.incarnation == probe.identity.id && !job.full;
+    let base = draft.base().filter(|(committed, _)| same(committed));
+    let evidence = match base {
+        Some((committed, reader)) => {
+            let base_evidence = reader.manifest().evidence()?;
+            let mut log = repository.log_from(committed).await?;
+            let base = Base { evidence: &base_evidence, parts: reader, log: &mut log };
+            let request = BackupRequest { base: Some(base), streams_max: job.streams_max };
+            driver.backup(request, &draft).await?
+        }
+        None => {
+            let request = BackupRequest { base: None, streams_max: job.streams_max };
+            driver.backup(request, &draft).await?
+        }
+    };
+    // The copy holds a state that existed at some instant before now.
+    let consistent_time = world.clock.now();
+    let now = driver.probe().await?.identity;
+    if now.id != probe.identity.id {
+        return Err(replaced(&probe.identity, &now));
+    }
+    meter.begin("commit", 0);
+    let committed = draft.commit(&evidence, consistent_time).await?;
+    let manifest = repository.manifest(&committed).await?;
+    Ok(BackupReport {
+        committed,
+        method: manifest.method,
+        written_bytes: manifest.written_bytes,
+        new_bytes: manifest.new_bytes,
+        took: world.clock.elapsed().saturating_sub(start),
+        is_new_incarnation,
+    })
+}
+
+fn intent(job: &BackupJob<'_>, probe: &Probe, world: &World) -> Intent {
+    Intent {
+        database: job.database.to_owned(),
+        engine: job.engine.name().to_owned(),
+        version: probe.version.clone(),
+        identity: probe.identity.clone(),
+        settings: probe.settings.clone(),
+        started_at: world.clock.now(),
+    }
+}
+
+async fn newest(repository: &Repository, database: &str) -> Result<Option<Committed>> {
+    let history = repository.history().await?;
+    let live = history.live();
+    Ok(live.into_iter().rev().find(|c| c.commit.database == database).cloned())
+}
+
+/// A database that was restored or re-created in its old place begins a new incarnation; another
+/// database under the same name is refused.
+fn check_identity(job: &BackupJob<'_>, found: &Identity, last: &Committed) -> Result<bool> {
+    let commit = &last.commit;
+    if commit.engine != job.engine.name() {
+        return Err(foreign(job, found, last));
+    }
+    if commit.incarnation == found.id {
+        return Ok(false);
+    }
+    if commit.location == found.location || job.new_incarnation {
+        return Ok(true);
+    }
+    Err(foreign(job, found, last))
+}
+
+fn foreign(job: &BackupJob<'_>, found: &Identity, last: &Committed) -> Error {
+    let database = job.database;
+    Error::new(
+        ErrorKind::Refused,
+        code::FOREIGN_DATABASE,
+        format!("this is not the database that owned {database} until now"),
+    )
+    .with("found", format!("{} {} at {}", job.engine.name(), found.id, found.location))
+    .with(
+        "expected",
+        format!("{} {} at {}", last.commit.engine, last.commit.incarnation, last.commit.location),
+    )
+    .why("mixing two databases under one name would make both hard to restore; nothing was written")
+    .next("another database? give it a name of its own: --name NAME")
+    .next("the same one, moved or re-created? --new-incarnation")
+}
+
+fn replaced(before: &Identity, after: &Identity) -> Error {
+    Error::new(ErrorKind::Departed, code::SOURCE_VANISHED, "copy one database from begin to end")
+        .with("at the begin", format!("{} at {}", before.id, before.location))
+        .with("at the end", format!("{} at {}", after.id, after.location))
+        .why("the database was replaced during the backup; the copy was discarded")
+        .next("run the backup again")
+}

@@ -1,0 +1,279 @@
+//! One capture of a database's log: what the engine hands over becomes durable, then is confirmed.
+
+use std::{future::Future, pin::pin, time::Duration};
+
+use chrono::{DateTime, Utc};
+use stillpoint_contract::{
+    Driver, Endpoint, Engine, Error, ErrorKind, LogCapture, LogMark, LogPosition, LogSegment,
+    LogSupply, OpenedLog, Result, SEGMENT_BODY_BYTES_MAX, code,
+};
+
+use crate::{
+    repository::{Repository, StreamWriter},
+    world::World,
+};
+
+/// A sign of life is stored at least so often.
+const BEAT_PERIOD: Duration = Duration::from_secs(5);
+
+/// Rivals are looked for so often.
+const FENCE_PERIOD: Duration = Duration::from_secs(10);
+
+/// What to capture, and how.
+#[derive(Debug)]
+pub struct CaptureJob<'a> {
+    /// The database's engine.
+    pub engine: &'a dyn Engine,
+    /// Where it is.
+    pub endpoint: &'a Endpoint,
+    /// Its name in the repository.
+    pub database: &'a str,
+    /// How long committed transactions may wait before they are stored.
+    pub flush: Duration,
+    /// Take over from a capture that seems to be running.
+    pub take_over: bool,
+}
+
+/// What a capture tells on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CaptureEvent {
+    /// It runs.
+    Started {
+        /// The stream's id.
+        stream: String,
+        /// From where.
+        position: LogPosition,
+        /// Why it does not continue the capture before it, if there was one.
+        gap: Option<String>,
+        /// Whether some backup can be brought forward with this log.
+        is_anchored: bool,
+    },
+    /// Log became durable.
+    Stored {
+        /// Up to here.
+        position: LogPosition,
+        /// When its newest transaction was seen.
+        at: Option<DateTime<Utc>>,
+        /// Transactions in it.
+        transactions: u64,
+        /// What it took in the repository, in bytes.
+        stored_bytes: u64,
+    },
+}
+
+/// What a capture did until it was stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaptureReport {
+    /// The stream's id.
+    pub stream: String,
+    /// Everything before this is durable.
+    pub position: LogPosition,
+    /// Segments stored.
+    pub segments: u64,
+    /// Transactions stored.
+    pub transactions: u64,
+    /// What they took in the repository, in bytes.
+    pub stored_bytes: u64,
+}
+
+/// Captures until `stop` is done, then stores what was handed over and says goodbye.
+///
+/// # Errors
+///
+/// [`Busy`](ErrorKind::Busy) when another capture runs, [`Fenced`](ErrorKind::Fenced) when one took
+/// over, and those of the engine and the repository. Whatever was reported as stored stays stored.
+pub async fn capture(
+    world: &World,
+    repository: &Repository,
+    job: CaptureJob<'_>,
+    stop: impl Future<Output = ()>,
+    mut tell: impl FnMut(CaptureEvent),
+) -> Result<CaptureReport> {
+    let driver = job.engine.connect(job.endpoint).await?;
+    let period = poll_period(&*driver).await?;
+    if !job.take_over {
+        refuse_rival(repository, job.database).await?;
+    }
+    let mut running = Running::begin(world, repository, &job, &*driver).await?;
+    tell(running.started().await?);
+    let mut stop = pin!(stop);
+    let mut is_stopping = false;
+    loop {
+        let handed_over = running.poll().await?;
+        let is_due = running.is_due(job.flush) || is_stopping;
+        if is_due && let Some(event) = running.flush().await? {
+            tell(event);
+        }
+        running.look_around().await?;
+        if is_stopping {
+            return running.end().await;
+        }
+        if !handed_over {
+            tokio::select! {
+                biased;
+                () = &mut stop => is_stopping = true,
+                () = world.clock.sleep(period) => {}
+            }
+        } else if futures::poll!(&mut stop).is_ready() {
+            is_stopping = true;
+        }
+    }
+}
+
+async fn poll_period(driver: &dyn Driver) -> Result<Duration> {
+    match driver.probe().await?.capabilities.log {
+        LogSupply::Stream => Ok(Duration::ZERO),
+        LogSupply::Poll { period } => Ok(period),
+        // The driver knows why, and which statement would change it.
+        LogSupply::Never => Err(match driver.open_log(None).await {
+            Err(error) => error,
+            Ok(_) => Error::bug("capture log that the driver says it does not have"),
+        }),
+    }
+}
+
+async fn refuse_rival(repository: &Repository, database: &str) -> Result<()> {
+    let Some(beat) = repository.running_capture(database).await? else { return Ok(()) };
+    Err(Error::new(ErrorKind::Busy, code::FENCED, format!("capture the log of {database}"))
+        .with("running since", &beat.stream)
+        .with("last sign of life", beat.at.to_rfc3339())
+        .why("one capture of a database is enough")
+        .next("if that one is dead, wait half a minute, or add --take-over"))
+}
+
+struct Running<'a> {
+    world: &'a World,
+    repository: &'a Repository,
+    database: &'a str,
+    capture: Box<dyn LogCapture>,
+    writer: StreamWriter<'a>,
+    gap: Option<String>,
+    /// Handed over by the engine, not stored yet.
+    pending: Vec<LogSegment>,
+    pending_since: Duration,
+    beat_at: Option<Duration>,
+    fence_at: Duration,
+    report: CaptureReport,
+}
+
+impl<'a> Running<'a> {
+    async fn begin(
+        world: &'a World,
+        repository: &'a Repository,
+        job: &CaptureJob<'a>,
+        driver: &dyn Driver,
+    ) -> Result<Self> {
+        let identity = driver.probe().await?.identity;
+        let last = repository.last_segment(job.database).await?;
+        let ours = last.as_ref().filter(|last| last.incarnation == identity.id);
+        let mark = ours.map(|last| LogMark {
+            position: last.head.range.end().clone(),
+            cursor: last.head.cursor.clone(),
+        });
+        let OpenedLog { capture, start, gap } = driver.open_log(mark.as_ref()).await?;
+        let gap = match (&last, ours) {
+            (Some(_), None) => Some("the database was replaced".to_owned()),
+            _ => gap,
+        };
+        let continues = ours.filter(|_| gap.is_none()).map(|last| (last.stream.clone(), last.seq));
+        let writer = repository.begin_stream(job.database, &identity.id, continues, gap.clone())?;
+        let now = world.clock.elapsed();
+        let report = CaptureReport {
+            stream: writer.id().to_owned(),
+            position: start,
+            segments: 0,
+            transactions: 0,
+            stored_bytes: 0,
+        };
+        let (pending, beat_at) = (Vec::new(), None);
+        let database = job.database;
+        Ok(Self {
+            world,
+            repository,
+            database,
+            capture,
+            writer,
+            gap,
+            pending,
+            pending_since: now,
+            beat_at,
+            fence_at: now,
+            report,
+        })
+    }
+
+    async fn started(&mut self) -> Result<CaptureEvent> {
+        let position = self.report.position.clone();
+        let is_anchored = self.repository.is_anchored(self.database, &position).await?;
+        let (stream, gap) = (self.report.stream.clone(), self.gap.clone());
+        Ok(CaptureEvent::Started { stream, position, gap, is_anchored })
+    }
+
+    /// Asks the engine once; `true` when it handed something over.
+    async fn poll(&mut self) -> Result<bool> {
+        let Some(segment) = self.capture.next().await? else { return Ok(false) };
+        if segment.head.range.start() != self.position()
+            && segment.head.succeeds.as_ref() != Some(self.position())
+        {
+            return Err(Error::bug("capture log without a hole")
+                .with("expected", self.position())
+                .with("found", segment.head.range.start()));
+        }
+        if self.pending.is_empty() {
+            self.pending_since = self.world.clock.elapsed();
+        }
+        self.pending.push(segment);
+        Ok(true)
+    }
+
+    fn position(&self) -> &LogPosition {
+        self.pending.last().map_or(&self.report.position, |last| last.head.range.end())
+    }
+
+    fn is_due(&self, flush: Duration) -> bool {
+        let waited = self.world.clock.elapsed().saturating_sub(self.pending_since);
+        let bytes: usize = self.pending.iter().map(|segment| segment.body.len()).sum();
+        !self.pending.is_empty() && (waited >= flush || bytes >= SEGMENT_BODY_BYTES_MAX / 2)
+    }
+
+    /// Stores what is pending, then lets the engine forget it.
+    async fn flush(&mut self) -> Result<Option<CaptureEvent>> {
+        if self.pending.is_empty() {
+            return Ok(None);
+        }
+        let (mut transactions, mut stored_bytes, mut at) = (0, 0, None);
+        for segment in std::mem::take(&mut self.pending) {
+            transactions += segment.head.events.len() as u64;
+            at = segment.head.events.last().map(|event| event.at).or(at);
+            let position = segment.head.range.end().clone();
+            stored_bytes += self.writer.append(segment, self.world.clock.now()).await?;
+            self.report.segments += 1;
+            self.report.position = position;
+        }
+        self.capture.confirm(&self.report.position).await?;
+        self.report.transactions += transactions;
+        self.report.stored_bytes += stored_bytes;
+        let position = self.report.position.clone();
+        Ok(Some(CaptureEvent::Stored { position, at, transactions, stored_bytes }))
+    }
+
+    /// Gives signs of life and looks for rivals, each in its time.
+    async fn look_around(&mut self) -> Result<()> {
+        let now = self.world.clock.elapsed();
+        let is_quiet = self.pending.is_empty();
+        if is_quiet && self.beat_at.is_none_or(|at| now.saturating_sub(at) >= BEAT_PERIOD) {
+            self.writer.beat(&self.report.position, false).await?;
+            self.beat_at = Some(now);
+        }
+        if now.saturating_sub(self.fence_at) >= FENCE_PERIOD {
+            self.writer.check_fence().await?;
+            self.fence_at = now;
+        }
+        Ok(())
+    }
+
+    async fn end(mut self) -> Result<CaptureReport> {
+        self.writer.beat(&self.report.position, true).await?;
+        Ok(self.report)
+    }
+}

@@ -1,0 +1,13 @@
+//! Joins engines and the repository: one backup, one capture, one restore.
+//!
+//! Nothing here knows a particular engine, prints, or reads the environment.
+
+mod backup;
+mod capture;
+mod point;
+mod restore;
+
+pub use backup::{BackupJob, BackupReport, back_up};
+pub use capture::{CaptureEvent, CaptureJob, CaptureReport, capture};
+pub use point::{Chosen, Wanted, choose};
+pub use restore::{ResolvedRestore, RestoreJob, RestoreReport, plan, run, staging_beside};

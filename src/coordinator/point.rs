@@ -1,0 +1,213 @@
+//! From what a person asks for to a backup and a target: or the nearest points that can be had.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use stillpoint_contract::{
+    Error, ErrorKind, LogPosition, LogSource as _, RecoveryTarget, Result, code,
+};
+
+use crate::repository::{Coverage, Repository, Timeline, history::Committed};
+
+/// What a person asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The newest state.
+    Latest,
+    /// The state at an instant.
+    Time(DateTime<Utc>),
+    /// The state at a position.
+    Position(LogPosition),
+    /// The state of one backup, by id or a unique beginning of it.
+    Backup(String),
+}
+
+/// How it can be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// The backup to begin with.
+    pub backup: Committed,
+    /// Where recovery stops.
+    pub until: RecoveryTarget,
+    /// Whether captured log is replayed on top of the backup.
+    pub replays_log: bool,
+}
+
+/// Chooses the newest backup from which the point can be reached.
+///
+/// # Errors
+///
+/// [`Missing`](ErrorKind::Missing) with the nearest points when it cannot be reached: then nothing
+/// is restored at all.
+pub async fn choose(
+    repository: &Repository,
+    timeline: &Timeline,
+    wanted: &Wanted,
+) -> Result<Chosen> {
+    if timeline.backups.is_empty() {
+        return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_BACKUP, "find a backup")
+            .with("database", &timeline.database)
+            .why("captured log alone cannot be restored: it needs a backup to begin with")
+            .next(format!("take one: stillpoint backup … --name {}", timeline.database)));
+    }
+    match wanted {
+        Wanted::Backup(id) => choose_backup(timeline, id),
+        Wanted::Latest => Ok(choose_latest(timeline)),
+        Wanted::Time(at) => choose_time(repository, timeline, *at).await,
+        Wanted::Position(position) => choose_position(repository, timeline, position).await,
+    }
+}
+
+fn choose_backup(timeline: &Timeline, id: &str) -> Result<Chosen> {
+    let matching: Vec<_> =
+        timeline.backups.iter().filter(|b| b.commit.backup.starts_with(id)).collect();
+    match matching.as_slice() {
+        [backup] => Ok(alone(backup)),
+        found => Err(Error::new(ErrorKind::Missing, code::NO_SUCH_BACKUP, "find the backup")
+            .with("asked", id)
+            .with("matching", found.len())
+            .next(format!("stillpoint list {}", timeline.database))),
+    }
+}
+
+fn alone(backup: &Committed) -> Chosen {
+    Chosen { backup: backup.clone(), until: RecoveryTarget::Consistent, replays_log: false }
+}
+
+fn choose_latest(timeline: &Timeline) -> Chosen {
+    let newest = timeline.backups.last().expect("checked by the caller");
+    let replays_log = coverage_of(timeline, newest).is_some();
+    let until = if replays_log { RecoveryTarget::Latest } else { RecoveryTarget::Consistent };
+    Chosen { backup: newest.clone(), until, replays_log }
+}
+
+fn coverage_of<'t>(timeline: &'t Timeline, backup: &Committed) -> Option<&'t Coverage> {
+    timeline.coverage.iter().find(|c| c.backups.contains(&backup.commit.backup))
+}
+
+async fn choose_time(
+    repository: &Repository,
+    timeline: &Timeline,
+    at: DateTime<Utc>,
+) -> Result<Chosen> {
+    for backup in timeline.backups.iter().rev() {
+        if backup.commit.consistent_time == at {
+            return Ok(alone(backup));
+        }
+        let Some(coverage) = coverage_of(timeline, backup) else { continue };
+        let begins = begin_of(repository, backup).await?;
+        if begins <= at && at <= coverage.until {
+            let until = RecoveryTarget::Time(at);
+            return Ok(Chosen { backup: backup.clone(), until, replays_log: true });
+        }
+    }
+    Err(unreachable_time(repository, timeline, at).await?)
+}
+
+/// The earliest instant to which a backup can be brought: when its own last transaction was seen.
+///
+/// A backup may hold transactions that the capture saw only after the copy was done; going back to
+/// before that would need an older backup.
+async fn begin_of(repository: &Repository, backup: &Committed) -> Result<DateTime<Utc>> {
+    let Some(position) = &backup.commit.consistent_at else {
+        return Ok(backup.commit.consistent_time);
+    };
+    let mut log = repository.log_from(backup).await?;
+    while let Some(head) = log.next().await? {
+        if !head.range.touches(position) {
+            break;
+        }
+        let own = head.events.iter().rev().find(|event| event.offset <= position.offset);
+        if let Some(own) = own {
+            return Ok(own.at);
+        }
+    }
+    Ok(backup.commit.consistent_time)
+}
+
+async fn choose_position(
+    repository: &Repository,
+    timeline: &Timeline,
+    position: &LogPosition,
+) -> Result<Chosen> {
+    for backup in timeline.backups.iter().rev() {
+        let Some(own) = &backup.commit.consistent_at else { continue };
+        if own == position {
+            return Ok(alone(backup));
+        }
+        if coverage_of(timeline, backup).is_none() || position < own {
+            continue;
+        }
+        let mut log = repository.log_from(backup).await?;
+        while let Some(head) = log.next().await? {
+            if head.range.touches(position) {
+                let until = RecoveryTarget::Position(position.clone());
+                return Ok(Chosen { backup: backup.clone(), until, replays_log: true });
+            }
+        }
+    }
+    let mut error = Error::new(
+        ErrorKind::Missing,
+        code::UNREACHABLE_POINT,
+        "the chosen position cannot be reached",
+    )
+    .with("asked", position)
+    .with("database", &timeline.database);
+    if let Some(newest) = timeline.coverage.last() {
+        error = error.with("newest", &newest.end.position);
+    }
+    Err(error.next(format!("stillpoint timeline {}", timeline.database)))
+}
+
+/// Says why an instant cannot be had, and which ones can.
+async fn unreachable_time(
+    repository: &Repository,
+    timeline: &Timeline,
+    at: DateTime<Utc>,
+) -> Result<Error> {
+    let mut points: Vec<DateTime<Utc>> =
+        timeline.backups.iter().map(|b| b.commit.consistent_time).collect();
+    for coverage in &timeline.coverage {
+        let Some(first) = coverage.backups.first() else { continue };
+        let backup = timeline.backups.iter().find(|b| b.commit.backup == *first);
+        if let Some(backup) = backup {
+            points.push(begin_of(repository, backup).await?);
+            points.push(coverage.until.max(coverage.end.at));
+        }
+    }
+    let before = points.iter().filter(|point| **point <= at).max();
+    let after = points.iter().filter(|point| **point > at).min();
+    let mut error = Error::new(
+        ErrorKind::Missing,
+        code::UNREACHABLE_POINT,
+        "the chosen time cannot be reached",
+    )
+    .with("asked", exact(at));
+    error = match (before, after) {
+        (None, _) => error.why("it is before the first backup"),
+        (Some(_), None) => error.why("it is after the newest transaction that was captured"),
+        (Some(_), Some(_)) => error.why(gap_reason(timeline, at)),
+    };
+    let near = [(before, "nearest before"), (after, "nearest after")];
+    for (point, label) in near {
+        if let Some(point) = point {
+            error = error.with(label, exact(*point));
+        }
+    }
+    if let Some(point) = before.or(after) {
+        let database = &timeline.database;
+        error = error.next(format!("stillpoint restore {database} --at {} --to …", exact(*point)));
+    }
+    Ok(error)
+}
+
+fn gap_reason(timeline: &Timeline, at: DateTime<Utc>) -> String {
+    let next = timeline.coverage.iter().find(|coverage| coverage.start.at > at);
+    match next.and_then(|coverage| coverage.gap.as_deref()) {
+        Some(why) => format!("it lies in a gap of the captured log: {why}"),
+        None => "it lies between two backups, and no log was captured there".to_owned(),
+    }
+}
+
+/// An instant that reads back as itself.
+fn exact(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}

@@ -1,0 +1,216 @@
+//! One restore: choose, plan, lay out, recover, check, publish. Nothing is visible before the end.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use stillpoint_contract::{
+    Engine, Error, ErrorKind, Overwrite, Reached, Recovery, RestorePlan, RestoreRequest, Result,
+    code,
+};
+
+use super::point::{Chosen, Wanted, choose};
+use crate::{
+    pipeline::Meter,
+    repository::{Repository, manifest::Manifest},
+    world::World,
+};
+
+/// What to restore, and where.
+#[derive(Debug)]
+pub struct RestoreJob<'a> {
+    /// Every engine there is; the backup names its own.
+    pub engines: &'a [Arc<dyn Engine>],
+    /// The database's name in the repository.
+    pub database: &'a str,
+    /// Which state.
+    pub wanted: Wanted,
+    /// Where the database shall be.
+    pub target: &'a Path,
+    /// Whether an existing target may be replaced.
+    pub overwrite: Overwrite,
+}
+
+/// A restore that can be done.
+#[derive(Debug)]
+pub struct ResolvedRestore {
+    /// The backup and the target.
+    pub chosen: Chosen,
+    /// What the backup is.
+    pub manifest: Manifest,
+    /// How it becomes a database.
+    pub plan: RestorePlan,
+    engine: Arc<dyn Engine>,
+}
+
+/// What a restore did.
+#[derive(Clone, Debug)]
+pub struct RestoreReport {
+    /// The point that was reached.
+    pub reached: Reached,
+    /// What the engine's own check said.
+    pub check: String,
+    /// Bytes of the backup that were laid out.
+    pub restored_bytes: u64,
+    /// Bytes of log that were read.
+    pub log_bytes: u64,
+    /// How long copying took.
+    pub copy_took: Duration,
+    /// How long replay took.
+    pub replay_took: Duration,
+    /// How long everything took.
+    pub took: Duration,
+}
+
+/// Finds out whether and how the point can be had. Changes nothing.
+///
+/// # Errors
+///
+/// [`Missing`](ErrorKind::Missing) with the nearest points, [`Refused`](ErrorKind::Refused) when the
+/// target exists.
+pub async fn plan(
+    repository: &Repository,
+    job: &RestoreJob<'_>,
+    staging: &Path,
+) -> Result<ResolvedRestore> {
+    let timeline = repository.timeline(job.database).await?;
+    let chosen = choose(repository, &timeline, &job.wanted).await?;
+    let manifest = repository.manifest(&chosen.backup).await?;
+    let engine = crate::registry::engine(job.engines, &manifest.engine)?;
+    let evidence = manifest.evidence()?;
+    let request = RestoreRequest {
+        evidence: &evidence,
+        version: &manifest.version,
+        settings: &manifest.settings,
+        target: job.target,
+        staging,
+        until: &chosen.until,
+        overwrite: job.overwrite,
+    };
+    let plan = engine.plan_restore(&request).await?;
+    Ok(ResolvedRestore { chosen, manifest, plan, engine })
+}
+
+/// A new directory beside the target for a restore to work in.
+pub fn staging_beside(world: &World, target: &Path) -> Result<PathBuf> {
+    let name = target.file_name().ok_or_else(|| {
+        Error::new(ErrorKind::Invalid, code::USAGE, "find a name for the restored database")
+            .with("target", target.display())
+            .next("name a file: --to restored.db")
+    })?;
+    let mut random = [0; 6];
+    world.entropy.fill(&mut random);
+    let suffix = data_encoding::HEXLOWER.encode(&random);
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".restoring-{suffix}"));
+    Ok(target.with_file_name(hidden))
+}
+
+/// Carries a plan out. Whatever goes wrong, the target is as it was before, and the staging
+/// directory is removed.
+pub async fn run(
+    world: &World,
+    repository: &Repository,
+    resolved: &ResolvedRestore,
+    meter: &Arc<Meter>,
+) -> Result<RestoreReport> {
+    let staging = Staging::create(&resolved.plan.staging)?;
+    let report = carry_out(world, repository, resolved, meter).await?;
+    staging.remove()?;
+    Ok(report)
+}
+
+async fn carry_out(
+    world: &World,
+    repository: &Repository,
+    resolved: &ResolvedRestore,
+    meter: &Arc<Meter>,
+) -> Result<RestoreReport> {
+    let ResolvedRestore { chosen, manifest, plan, engine } = resolved;
+    let start = world.clock.elapsed();
+    meter.begin("copy", manifest.size_bytes);
+    let reader = repository.reader(&chosen.backup).await?;
+    let restored_bytes = reader.extract(|part| plan.place(part), meter).await?;
+    write_files(plan)?;
+    let copied = world.clock.elapsed();
+
+    meter.begin("replay", 0);
+    let evidence = manifest.evidence()?;
+    let mut log = repository.log_from(&chosen.backup).await?;
+    let reached = engine
+        .recover(Recovery { plan, evidence: &evidence, parts: &reader, log: &mut log })
+        .await?;
+    let replayed = world.clock.elapsed();
+
+    meter.begin("check", 0);
+    let check = engine.check(plan).await?;
+    engine.publish(plan).await?;
+    Ok(RestoreReport {
+        reached,
+        check,
+        restored_bytes,
+        log_bytes: log.bytes_read(),
+        copy_took: copied.saturating_sub(start),
+        replay_took: replayed.saturating_sub(copied),
+        took: world.clock.elapsed().saturating_sub(start),
+    })
+}
+
+fn write_files(plan: &RestorePlan) -> Result<()> {
+    use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
+
+    for file in &plan.files {
+        let write = || {
+            let mut options = std::fs::File::options();
+            let mut open = options.write(true).create_new(true).mode(file.mode).open(&file.path)?;
+            open.write_all(&file.bytes)?;
+            open.sync_all()
+        };
+        write().map_err(|cause| failed(&file.path, cause))?;
+    }
+    Ok(())
+}
+
+/// A directory that is removed with everything in it, also when the restore fails or is dropped.
+#[derive(Debug)]
+struct Staging(Option<PathBuf>);
+
+impl Staging {
+    fn create(path: &Path) -> Result<Self> {
+        std::fs::create_dir(path).map_err(|cause| failed(path, cause))?;
+        Ok(Self(Some(path.to_owned())))
+    }
+
+    fn remove(mut self) -> Result<()> {
+        match self.0.take() {
+            Some(path) => std::fs::remove_dir_all(&path).map_err(|cause| failed(&path, cause)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take()
+            && let Err(cause) = std::fs::remove_dir_all(&path)
+        {
+            tracing::warn!(path = %path.display(), "a staging directory stays behind: {cause}");
+        }
+    }
+}
+
+fn failed(path: &Path, cause: std::io::Error) -> Error {
+    let (kind, code) = match cause.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            (ErrorKind::Exhausted, code::FILE_FULL)
+        }
+        std::io::ErrorKind::NotFound => (ErrorKind::Missing, code::FILE),
+        _ => (ErrorKind::Denied, code::FILE),
+    };
+    Error::new(kind, code, format!("write {}", path.display()))
+        .caused_by(cause)
+        .next("choose a target in a directory that exists, has room and can be written")
+}

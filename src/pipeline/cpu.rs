@@ -1,0 +1,205 @@
+//! Threads for work that would stall the asynchronous runtime: hashing, zstd, encryption.
+
+use std::{
+    any::Any,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use stillpoint_contract::{Error, Result};
+use tokio::sync::{mpsc, oneshot};
+
+use super::compress::Scratch;
+
+/// A fixed number of worker threads behind a bounded queue, or none at all.
+///
+/// Clones share the workers. They end, after the jobs already queued, when the last clone is
+/// dropped.
+#[derive(Clone)]
+pub struct CpuPool(Arc<Workers>);
+
+enum Workers {
+    Threads { queue: mpsc::Sender<Job>, size: usize, busy: Arc<AtomicUsize> },
+    Inline(Mutex<Scratch>),
+}
+
+type Job = Box<dyn FnOnce(&mut Scratch) + Send>;
+
+impl CpuPool {
+    /// Jobs that may wait per worker. Each holds at most one chunk or one pack.
+    pub const QUEUED_PER_WORKER_MAX: usize = 2;
+
+    /// Starts `size` workers, at least one.
+    ///
+    /// # Errors
+    ///
+    /// [`Bug`](stillpoint_contract::ErrorKind::Bug) when the system refuses a thread.
+    pub fn threads(size: usize) -> Result<Self> {
+        let size = size.max(1);
+        let (queue, jobs) = mpsc::channel(size * Self::QUEUED_PER_WORKER_MAX);
+        let jobs = Arc::new(Mutex::new(jobs));
+        let busy = Arc::new(AtomicUsize::new(0));
+        for number in 0..size {
+            let (jobs, busy) = (Arc::clone(&jobs), Arc::clone(&busy));
+            thread::Builder::new()
+                .name(format!("cpu-{number}"))
+                .spawn(move || work(&jobs, &busy))
+                .map_err(|cause| Error::bug("start a worker thread").caused_by(cause))?;
+        }
+        Ok(Self(Arc::new(Workers::Threads { queue, size, busy })))
+    }
+
+    /// Runs every job at once on whoever awaits it, so that a simulation is deterministic.
+    pub fn inline() -> Self {
+        Self(Arc::new(Workers::Inline(Mutex::new(Scratch::new()))))
+    }
+
+    /// Runs `job` on a worker and waits for its result; waits first while the queue is full.
+    ///
+    /// The future may be dropped at any time. A job that was queued by then still runs, and its
+    /// result is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Bug`](stillpoint_contract::ErrorKind::Bug) when the job panics.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Scratch) -> T + Send + 'static,
+    ) -> Result<T> {
+        match &*self.0 {
+            Workers::Threads { queue, .. } => {
+                let (answer, result) = oneshot::channel();
+                let job: Job = Box::new(move |scratch| {
+                    // Nobody listens any more when the future was dropped.
+                    let _ = answer.send(guarded(job, scratch));
+                });
+                queue.send(job).await.map_err(|_| Error::bug("reach the worker threads"))?;
+                result.await.map_err(|_| Error::bug("hear from a worker thread"))?
+            }
+            Workers::Inline(scratch) => {
+                guarded(job, &mut scratch.lock().unwrap_or_else(PoisonError::into_inner))
+            }
+        }
+    }
+
+    /// How many jobs run at once.
+    pub fn size(&self) -> usize {
+        match &*self.0 {
+            Workers::Threads { size, .. } => *size,
+            Workers::Inline(_) => 1,
+        }
+    }
+
+    /// How full the queue is, from 0 (empty) to 1 (the next job waits).
+    pub fn queue_fill(&self) -> f32 {
+        match &*self.0 {
+            Workers::Threads { queue, .. } => {
+                1.0 - queue.capacity() as f32 / queue.max_capacity() as f32
+            }
+            Workers::Inline(_) => 0.0,
+        }
+    }
+
+    /// The share of workers that have nothing to do, from 0 to 1.
+    pub fn idle(&self) -> f32 {
+        match &*self.0 {
+            Workers::Threads { size, busy, .. } => {
+                1.0 - busy.load(Ordering::Relaxed).min(*size) as f32 / *size as f32
+            }
+            Workers::Inline(_) => 1.0,
+        }
+    }
+}
+
+impl fmt::Debug for CpuPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CpuPool").field("size", &self.size()).finish_non_exhaustive()
+    }
+}
+
+fn work(jobs: &Mutex<mpsc::Receiver<Job>>, busy: &AtomicUsize) {
+    let mut scratch = Scratch::new();
+    loop {
+        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+        let Some(job) = next else { return };
+        busy.fetch_add(1, Ordering::Relaxed);
+        job(&mut scratch);
+        busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs a job; a panic becomes an error, and costs the scratch, whose state is then unknown.
+fn guarded<T>(job: impl FnOnce(&mut Scratch) -> T, scratch: &mut Scratch) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(|| job(scratch))).map_err(|panic| {
+        *scratch = Scratch::new();
+        Error::bug("run a job on a worker thread").with("panic", message(&*panic))
+    })
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc as blocking;
+
+    use stillpoint_contract::ErrorKind;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn jobs_run_on_other_threads_and_answer() {
+        let pool = CpuPool::threads(2).unwrap();
+        let here = thread::current().id();
+        let there = pool.run(|_| thread::current().id()).await.unwrap();
+        assert_ne!(there, here);
+        let inline = CpuPool::inline().run(|_| thread::current().id()).await.unwrap();
+        assert_eq!(inline, here);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_and_the_worker_lives_on() {
+        for pool in [CpuPool::threads(1).unwrap(), CpuPool::inline()] {
+            let error = pool.run(|_| panic!("bad chunk")).await.map(|(): ()| ()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Bug);
+            assert_eq!(error.facts(), [("panic", "bad chunk")]);
+            assert_eq!(pool.run(|_| 42).await.unwrap(), 42);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_queue_is_bounded_and_a_dropped_future_harms_nobody() {
+        let pool = CpuPool::threads(1).unwrap();
+        let (release, gate) = blocking::channel::<()>();
+        let blocker = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.run(move |_| gate.recv().is_ok()).await }
+        });
+        while pool.idle() > 0.0 {
+            tokio::task::yield_now().await;
+        }
+        let mut waiting: Vec<_> = (0..=CpuPool::QUEUED_PER_WORKER_MAX)
+            .map(|number| Box::pin(pool.run(move |_| number)))
+            .collect();
+        for future in &mut waiting {
+            assert!(futures::poll!(future.as_mut()).is_pending());
+        }
+        assert!((pool.queue_fill() - 1.0).abs() < f32::EPSILON);
+
+        let last = waiting.pop().unwrap();
+        drop(waiting);
+        release.send(()).unwrap();
+        assert!(blocker.await.unwrap().unwrap());
+        assert_eq!(last.await.unwrap(), CpuPool::QUEUED_PER_WORKER_MAX);
+    }
+}

@@ -1,0 +1,46 @@
+//! The one place that names engines.
+
+use std::sync::Arc;
+
+use stillpoint_contract::{Clock, Endpoint, Engine, Error, ErrorKind, Result, code};
+
+/// Every engine compiled into this program.
+pub fn engines(clock: &Arc<dyn Clock>) -> Vec<Arc<dyn Engine>> {
+    vec![Arc::new(stillpoint_sqlite::SqliteEngine::new(Arc::clone(clock)))]
+}
+
+/// Finds the engine that a backup names.
+pub fn engine(engines: &[Arc<dyn Engine>], name: &str) -> Result<Arc<dyn Engine>> {
+    engines.iter().find(|engine| engine.name() == name).cloned().ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, code::UNKNOWN_SCHEME, "find the engine of the backup")
+            .with("engine", name)
+            .next("install a version of stillpoint that knows it")
+    })
+}
+
+/// Reads the URL of a database: a scheme, a colon, and what its engine makes of the rest.
+pub fn endpoint(engines: &[Arc<dyn Engine>], url: &str) -> Result<(Arc<dyn Engine>, Endpoint)> {
+    let known = || {
+        let schemes = engines.iter().flat_map(|engine| engine.schemes());
+        schemes.map(|scheme| format!("{scheme}:")).collect::<Vec<_>>().join(", ")
+    };
+    let Some((scheme, address)) = url.split_once(':') else {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            code::UNKNOWN_SCHEME,
+            "read the database's URL",
+        )
+        .with("given", url)
+        .with("known", known())
+        .next(format!("if it is a SQLite file: sqlite:{url}")));
+    };
+    let engine = engines.iter().find(|engine| engine.schemes().contains(&scheme));
+    let engine = engine.ok_or_else(|| {
+        Error::new(ErrorKind::Invalid, code::UNKNOWN_SCHEME, "read the database's URL")
+            .with("scheme", scheme)
+            .with("known", known())
+    })?;
+    let settings = std::collections::BTreeMap::new();
+    let (scheme, address) = (scheme.to_owned(), address.to_owned());
+    Ok((Arc::clone(engine), Endpoint { scheme, address, settings }))
+}

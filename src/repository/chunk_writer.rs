@@ -1,0 +1,218 @@
+//! One chunk's way into the repository: hash, look up, encode against its base, seal, pack.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use bytes::Bytes;
+use stillpoint_contract::Result;
+
+use super::{
+    blobs::Blobs,
+    index_run::Located,
+    index_set::IndexSet,
+    pack::SealedBlob,
+    packer::{Packer, persist},
+    store::Store,
+};
+use crate::{
+    pipeline::{
+        Meter,
+        compress::{Base, Effort},
+        id::ChunkId,
+        keys::Domain,
+        seal::{BlobKind, Sealer},
+    },
+    world::World,
+};
+
+/// A base serves the deltas of about so many backups before its slot is stored in full again, so
+/// that the loss of one pack costs a bounded stretch of history. Slots take turns.
+const BASE_BACKUPS_MAX: u64 = 64;
+
+/// Stores chunks for one session.
+#[derive(Debug)]
+pub(super) struct ChunkWriter {
+    store: Arc<dyn Store>,
+    domain: Arc<Domain>,
+    world: World,
+    index: Arc<IndexSet>,
+    blobs: Blobs,
+    packer: Packer,
+    sealer: Arc<Sealer>,
+    options: WriteOptions,
+    new_bytes: AtomicU64,
+}
+
+/// How chunks are stored.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteOptions {
+    /// Level, and whether every blob is decoded again before it is trusted.
+    pub effort: Effort,
+    /// Whether changed chunks are stored as deltas against the full copy of their slot.
+    pub deltas: bool,
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        Self { effort: Effort::default(), deltas: true }
+    }
+}
+
+/// What is known of the place that a chunk takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Slot {
+    /// The chunk that the base backup has there.
+    pub(super) previous: Option<ChunkId>,
+    /// A number that spreads slots evenly, so that they are not all stored in full at once.
+    pub(super) turn: u64,
+}
+
+impl ChunkWriter {
+    pub(super) fn new(
+        blobs: Blobs,
+        world: World,
+        meter: Arc<Meter>,
+        options: WriteOptions,
+    ) -> Self {
+        let (store, domain) = (Arc::clone(&blobs.store), Arc::clone(&blobs.domain));
+        let index = Arc::clone(&blobs.index);
+        let packer = Packer::new(
+            Arc::clone(&store),
+            Arc::clone(&domain),
+            world.clone(),
+            Arc::clone(&index),
+            meter,
+        );
+        let sealer = Arc::new(domain.sealer(&*world.entropy));
+        let new_bytes = AtomicU64::new(0);
+        Self { store, domain, world, index, blobs, packer, sealer, options, new_bytes }
+    }
+
+    /// Reads chunks that are in the repository already.
+    pub(super) fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    /// Plaintext that was new to the repository, in bytes.
+    pub(super) fn new_bytes(&self) -> u64 {
+        self.new_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Stores neighbouring chunks of a part and returns their ids. All but the last of `bytes` are
+    /// `chunk_bytes` long; there is one slot for each.
+    pub(super) async fn store_run(
+        &self,
+        bytes: Bytes,
+        chunk_bytes: usize,
+        slots: &[Slot],
+    ) -> Result<Vec<ChunkId>> {
+        let chunks: Vec<Bytes> = (0..bytes.len())
+            .step_by(chunk_bytes)
+            .map(|at| bytes.slice(at..(at + chunk_bytes).min(bytes.len())))
+            .collect();
+        let (domain, index) = (Arc::clone(&self.domain), Arc::clone(&self.index));
+        let looked_up: Vec<(ChunkId, bool)> = {
+            let (chunks, slots) = (chunks.clone(), slots.to_vec());
+            let job = move || -> Result<_> {
+                let mut looked_up = Vec::with_capacity(chunks.len());
+                for (chunk, slot) in chunks.iter().zip(slots) {
+                    let id = domain.chunk_id(chunk);
+                    let is_new = !id.is_zero() && slot.previous != Some(id) && index.claim(&id)?;
+                    looked_up.push((id, is_new));
+                }
+                Ok(looked_up)
+            };
+            self.world.cpu.run(move |_| job()).await??
+        };
+        let fresh = looked_up.iter().zip(chunks).zip(slots).filter(|((seen, _), _)| seen.1);
+        for (((id, _), chunk), slot) in fresh {
+            self.store_new(BlobKind::Data, *id, chunk, *slot).await?;
+        }
+        Ok(looked_up.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// Stores a leaf or a page of the part table, and returns its id.
+    pub(super) async fn store_metadata(&self, bytes: Bytes) -> Result<ChunkId> {
+        let (domain, index) = (Arc::clone(&self.domain), Arc::clone(&self.index));
+        let plain = bytes.clone();
+        let looked_up = self.world.cpu.run(move |_| {
+            let id = domain.chunk_id(&plain);
+            Ok::<_, stillpoint_contract::Error>((id, !id.is_zero() && index.claim(&id)?))
+        });
+        let (id, is_new) = looked_up.await??;
+        if is_new {
+            self.store_new(BlobKind::Leaf, id, bytes, Slot::default()).await?;
+        }
+        Ok(id)
+    }
+
+    /// Copies a blob as it is stored, because its pack is doomed.
+    pub(super) async fn copy(&self, place: Located) -> Result<()> {
+        let blob = self.blobs.sealed(place).await?;
+        self.packer.add(&blob).await
+    }
+
+    /// Makes everything durable, the index included, and returns the bytes stored so far.
+    pub(super) async fn flush(&self) -> Result<u64> {
+        let stored_bytes = self.packer.flush().await?;
+        Ok(stored_bytes + self.store_index().await?)
+    }
+
+    async fn store_new(&self, kind: BlobKind, id: ChunkId, plain: Bytes, slot: Slot) -> Result<()> {
+        self.new_bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
+        let base = self.base(slot, &id).await;
+        let (sealer, domain) = (Arc::clone(&self.sealer), Arc::clone(&self.domain));
+        let effort = self.options.effort;
+        let encode = self.world.cpu.run(move |scratch| {
+            let base = base.and_then(|(base, blob)| {
+                let opened = blob.open(&base, None, &domain, scratch);
+                // A base that cannot be read costs space, not the backup.
+                opened
+                    .inspect_err(|e| tracing::warn!(chunk = %base, "unreadable base: {e}"))
+                    .ok()
+                    .map(|plain| (base, plain, blob.stored_bytes()))
+            });
+            let base = base.as_ref().map(|(id, plain, stored_bytes)| {
+                (*id, Base { plain, stored_bytes: *stored_bytes })
+            });
+            SealedBlob::make((kind, id, &plain), base, effort, &sealer, scratch)
+        });
+        let blob = encode.await??;
+        self.packer.add(&blob).await?;
+        if self.index.is_run_due() {
+            self.store_index().await?;
+        }
+        Ok(())
+    }
+
+    /// The full blob that the chunk's slot is based on, if a delta against it is wanted.
+    async fn base(&self, slot: Slot, id: &ChunkId) -> Option<(ChunkId, SealedBlob)> {
+        let previous = slot.previous.filter(|previous| !previous.is_zero() && previous != id)?;
+        if !self.options.deltas || slot.turn.is_multiple_of(BASE_BACKUPS_MAX) {
+            return None;
+        }
+        let index = Arc::clone(&self.index);
+        let located = self.world.cpu.run(move |_| index.locate(&previous)).await.ok()?.ok()?;
+        let full = located.1.unwrap_or(located.0);
+        let base = full.entry.label.id;
+        if base == *id {
+            return None;
+        }
+        let blob = self.blobs.sealed(full).await;
+        blob.inspect_err(|e| tracing::warn!(chunk = %base, "unreadable base: {e}"))
+            .ok()
+            .map(|blob| (base, blob))
+    }
+
+    async fn store_index(&self) -> Result<u64> {
+        let (index, entropy) = (Arc::clone(&self.index), Arc::clone(&self.world.entropy));
+        let Some(run) = self.world.cpu.run(move |_| index.cut_run(&*entropy)).await?? else {
+            return Ok(0);
+        };
+        let stored_bytes = run.bytes.len() as u64;
+        persist(&*self.store, &*self.world.clock, &run.name.key(), run.bytes).await?;
+        Ok(stored_bytes)
+    }
+}

@@ -1,0 +1,116 @@
+//! Laying a backup out as files: in the order of the repository, in parallel, verified.
+
+use std::{
+    fs::File,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use stillpoint_contract::{Error, ErrorKind, PartName, Result, code};
+
+use super::{
+    blobs::FETCH_CHUNKS_MAX,
+    reader::{BackupReader, BasePart},
+};
+use crate::pipeline::Meter;
+
+/// Fetches under way at once. Each holds [`FETCH_CHUNKS_MAX`] chunks.
+const FETCHES_MAX: usize = 3;
+
+impl BackupReader {
+    /// Writes every part to the file that `place` names, durably; parts without a place are left
+    /// out. Holes stay holes.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`](ErrorKind::Corrupt) or [`Missing`](ErrorKind::Missing) for what cannot be read;
+    /// the files are then incomplete and must not be used.
+    pub async fn extract(
+        &self,
+        place: impl Fn(&PartName) -> Option<PathBuf>,
+        meter: &Meter,
+    ) -> Result<u64> {
+        let mut written = 0;
+        for page in 0.. {
+            let parts = self.page(page).await?;
+            if parts.is_empty() {
+                break;
+            }
+            for entry in parts.iter() {
+                let Some(path) = place(&entry.name) else { continue };
+                let part = BasePart::new(entry.clone(), self.manifest().chunk_bytes);
+                self.extract_part(&part, &path, meter).await?;
+                written += entry.length_bytes;
+            }
+        }
+        Ok(written)
+    }
+
+    async fn extract_part(&self, part: &BasePart, path: &Path, meter: &Meter) -> Result<()> {
+        let file = Arc::new(create(path, part.length_bytes()).await?);
+        let chunk_bytes = u64::from(self.manifest().chunk_bytes);
+        let firsts: Vec<u64> = (0..part.chunks()).step_by(FETCH_CHUNKS_MAX).collect();
+        stream::iter(firsts)
+            .map(|first| {
+                let (file, path) = (Arc::clone(&file), path.to_owned());
+                async move {
+                    let last = (first + FETCH_CHUNKS_MAX as u64).min(part.chunks());
+                    let ids = part.ids(self.blobs(), first..last).await?;
+                    let chunks = part.fetch(self.blobs(), first..last).await?;
+                    let bytes: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+                    let job = move || {
+                        for ((chunk, plain), id) in (first..).zip(&chunks).zip(ids) {
+                            if !id.is_zero() {
+                                file.write_all_at(plain, chunk * chunk_bytes)?;
+                            }
+                        }
+                        Ok(())
+                    };
+                    blocking(&path, job).await?;
+                    meter.advance(bytes);
+                    Ok::<_, Error>(())
+                }
+            })
+            .buffer_unordered(FETCHES_MAX)
+            .try_collect::<()>()
+            .await?;
+        blocking(path, move || file.sync_all()).await
+    }
+}
+
+async fn create(path: &Path, length_bytes: u64) -> Result<File> {
+    let target = path.to_owned();
+    blocking(path, move || {
+        if let Some(parent) = target.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let file = File::options().write(true).create_new(true).open(&target)?;
+        file.set_len(length_bytes)?;
+        Ok(file)
+    })
+    .await
+}
+
+async fn blocking<T: Send + 'static>(
+    path: &Path,
+    job: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(job).await;
+    let done = done.map_err(|e| Error::bug("write a file").caused_by(e))?;
+    done.map_err(|cause| {
+        let full = matches!(
+            cause.kind(),
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+        );
+        let (kind, code) = match cause.kind() {
+            _ if full => (ErrorKind::Exhausted, code::FILE_FULL),
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                (ErrorKind::Denied, code::FILE)
+            }
+            _ => (ErrorKind::Transient, code::FILE),
+        };
+        Error::new(kind, code, format!("write {}", path.display())).caused_by(cause)
+    })
+}

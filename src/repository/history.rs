@@ -1,0 +1,300 @@
+//! What the log says, folded: which backups exist, which objects are doomed, where moved blobs are.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use stillpoint_contract::{Error, ErrorKind, Result, code};
+
+use super::{
+    entry::{Action, Commit, Doom, Entry},
+    index_run::RunName,
+    pack::PackName,
+};
+
+/// Packs and their sizes in bytes.
+pub type PackList = BTreeMap<PackName, u64>;
+
+/// The newest entry of a log: what a reader remembers in order to notice a rollback.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Its number; 0 before the first entry.
+    pub seq: u64,
+    /// BLAKE3 of its stored bytes, in hex; zeros before the first entry.
+    pub hash: String,
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self { seq: 0, hash: "0".repeat(64) }
+    }
+}
+
+/// A backup in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The number of the entry that made it.
+    pub seq: u64,
+    /// What the entry says.
+    pub commit: Commit,
+    /// Whether it was forgotten since.
+    pub forgotten: bool,
+}
+
+/// A doom entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doomed {
+    /// When it was written, as its writer believed.
+    pub at: DateTime<Utc>,
+    /// What it dooms.
+    pub doom: Doom,
+    /// Whether its objects are deleted.
+    pub swept: bool,
+}
+
+/// The state of a repository after some entry of its log.
+///
+/// Invariant: a function of the entries alone. Two readers of the same prefix have equal states,
+/// whatever their clocks say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    head: Head,
+    commits: BTreeMap<String, Committed>,
+    dooms: BTreeMap<u64, Doomed>,
+    doomed_packs: HashMap<PackName, u64>,
+    doomed_indexes: HashSet<RunName>,
+    doomed_objects: HashSet<String>,
+    moved: HashMap<PackName, Vec<(PackName, u64)>>,
+    descriptor: Option<String>,
+    key_slots: BTreeMap<String, String>,
+}
+
+impl History {
+    /// The newest entry that was folded.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// BLAKE3 of the descriptor, as the first entry names it.
+    pub fn descriptor(&self) -> Option<&str> {
+        self.descriptor.as_deref()
+    }
+
+    /// Every backup that was ever committed, also forgotten ones, by id.
+    pub fn commits(&self) -> impl Iterator<Item = &Committed> {
+        self.commits.values()
+    }
+
+    /// The backups that exist, in the order of their commits.
+    pub fn live(&self) -> Vec<&Committed> {
+        let mut live: Vec<_> = self.commits.values().filter(|c| !c.forgotten).collect();
+        live.sort_by_key(|committed| committed.seq);
+        live
+    }
+
+    /// One backup by id, also a forgotten one.
+    pub fn commit(&self, backup: &str) -> Option<&Committed> {
+        self.commits.get(backup)
+    }
+
+    /// The doom entries, by number.
+    pub fn dooms(&self) -> &BTreeMap<u64, Doomed> {
+        &self.dooms
+    }
+
+    /// Whether a pack is doomed: it must not be referenced by anything new.
+    pub fn is_doomed_pack(&self, pack: &PackName) -> bool {
+        self.doomed_packs.contains_key(pack)
+    }
+
+    /// Whether an index run is superseded.
+    pub fn is_doomed_index(&self, run: &RunName) -> bool {
+        self.doomed_indexes.contains(run)
+    }
+
+    /// Whether an object (segment, manifest, pack list) is doomed.
+    pub fn is_doomed_object(&self, name: &str) -> bool {
+        self.doomed_objects.contains(name)
+    }
+
+    /// The key slots that the log knows, with the hash of their bytes.
+    pub fn key_slots(&self) -> &BTreeMap<String, String> {
+        &self.key_slots
+    }
+
+    /// The packs that hold today what `packs` held when a backup was committed.
+    pub fn resolve(&self, packs: PackList) -> PackList {
+        let mut resolved = PackList::new();
+        let mut pending: Vec<_> = packs.into_iter().collect();
+        while let Some((pack, size_bytes)) = pending.pop() {
+            match self.moved.get(&pack) {
+                // An entry can only move a pack to packs that did not exist when earlier entries
+                // were written, so following moves ends; the check is against a forged log.
+                Some(_) if resolved.contains_key(&pack) => {}
+                Some(homes) => pending.extend(homes.iter().copied()),
+                None => {
+                    resolved.insert(pack, size_bytes);
+                }
+            }
+        }
+        resolved
+    }
+
+    /// Folds the next entry.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`](ErrorKind::Corrupt) when it does not continue the chain, or says what cannot
+    /// be: then nothing after it can be believed.
+    pub fn fold(&mut self, entry: &Entry, hash: String) -> Result<()> {
+        if entry.seq != self.head.seq + 1 || entry.previous != self.head.hash {
+            return Err(broken(entry, "it does not continue the entry before it"));
+        }
+        match &entry.action {
+            Action::Init { descriptor } => {
+                if entry.seq != 1 {
+                    return Err(broken(entry, "a repository is created once"));
+                }
+                self.descriptor = Some(descriptor.clone());
+            }
+            _ if entry.seq == 1 => return Err(broken(entry, "the first entry creates it")),
+            Action::Commit(commit) => self.fold_commit(entry, commit)?,
+            Action::Forget { backups, .. } => {
+                for backup in backups {
+                    let known = self.commits.get_mut(backup);
+                    known.ok_or_else(|| broken(entry, "it forgets what never was"))?.forgotten =
+                        true;
+                }
+            }
+            Action::Doom(doom) => self.fold_doom(entry, doom),
+            Action::Swept { doom } => {
+                let known = self.dooms.get_mut(doom);
+                known.ok_or_else(|| broken(entry, "it sweeps what was not doomed"))?.swept = true;
+            }
+            Action::KeyAdded { slot, hash } => {
+                self.key_slots.insert(slot.clone(), hash.clone());
+            }
+            Action::KeyRemoved { slot } => {
+                self.key_slots.remove(slot);
+            }
+        }
+        self.head = Head { seq: entry.seq, hash };
+        Ok(())
+    }
+
+    fn fold_commit(&mut self, entry: &Entry, commit: &Commit) -> Result<()> {
+        let committed = Committed { seq: entry.seq, commit: commit.clone(), forgotten: false };
+        match self.commits.insert(commit.backup.clone(), committed) {
+            None => Ok(()),
+            Some(_) => Err(broken(entry, "a backup is committed once")),
+        }
+    }
+
+    fn fold_doom(&mut self, entry: &Entry, doom: &Doom) {
+        for pack in &doom.packs {
+            self.doomed_packs.insert(*pack, entry.seq);
+        }
+        self.doomed_indexes.extend(doom.indexes.iter().copied());
+        self.doomed_objects.extend(doom.objects.iter().cloned());
+        self.moved.extend(doom.moved.iter().map(|(from, to)| (*from, to.clone())));
+        let doomed = Doomed { at: entry.at, doom: doom.clone(), swept: false };
+        self.dooms.insert(entry.seq, doomed);
+    }
+}
+
+fn broken(entry: &Entry, what: &'static str) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        code::BROKEN_LOG,
+        format!("follow the repository log to entry {}", entry.seq),
+    )
+    .with("entry", what)
+    .why("the log is the only thing that says which backups exist")
+    .next("restore the log from another copy of the repository")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::repository::{
+        entry::{ENTRY_FORMAT, hash_of, tests::Unsigned},
+        pack::PackKind,
+    };
+
+    pub(crate) fn commit(backup: &str) -> Commit {
+        Commit {
+            backup: backup.to_owned(),
+            database: "db".to_owned(),
+            engine: "sim".to_owned(),
+            incarnation: "i".to_owned(),
+            location: "/db".to_owned(),
+            started_at: DateTime::UNIX_EPOCH,
+            finished_at: DateTime::UNIX_EPOCH,
+            consistent_time: DateTime::UNIX_EPOCH,
+            consistent_at: None,
+            incremental: false,
+            size_bytes: 1,
+            stored_bytes: 1,
+            manifest: "m".to_owned(),
+            manifest_hash: "0".repeat(64),
+            packs: "p".to_owned(),
+            packs_hash: "0".repeat(64),
+        }
+    }
+
+    fn fold(actions: Vec<Action>) -> Result<History> {
+        let mut history = History::default();
+        for action in actions {
+            let entry = Entry {
+                format: ENTRY_FORMAT,
+                repository: "r".to_owned(),
+                seq: history.head.seq + 1,
+                previous: history.head.hash.clone(),
+                at: DateTime::UNIX_EPOCH,
+                nonce: String::new(),
+                action,
+            };
+            let bytes = entry.encode(&Unsigned).unwrap();
+            history.fold(&entry, hash_of(&bytes))?;
+        }
+        Ok(history)
+    }
+
+    fn init() -> Action {
+        Action::Init { descriptor: "d".to_owned() }
+    }
+
+    fn pack(letter: char) -> PackName {
+        PackName { hash: [letter as u8; 32], kind: PackKind::Data }
+    }
+
+    fn doom(from: char, homes: &[char]) -> Action {
+        let homes: Vec<_> = homes.iter().map(|home| (pack(*home), 1)).collect();
+        let moved = (!homes.is_empty()).then(|| (pack(from), homes)).into_iter().collect();
+        let packs = vec![pack(from)];
+        Action::Doom(Box::new(Doom { packs, moved, ..Doom::default() }))
+    }
+
+    #[test]
+    fn moved_blobs_are_found_through_several_moves() {
+        let history = fold(vec![init(), doom('a', &['b', 'c']), doom('b', &['d'])]).unwrap();
+        let packs = history.resolve([(pack('a'), 9), (pack('x'), 9)].into());
+        assert_eq!(packs.into_keys().collect::<Vec<_>>(), [pack('c'), pack('d'), pack('x')]);
+        assert!(history.is_doomed_pack(&pack('a')) && history.is_doomed_pack(&pack('b')));
+    }
+
+    #[test]
+    fn a_log_that_says_what_cannot_be_is_refused() {
+        let forget = Action::Forget { backups: vec!["x".to_owned()], reason: String::new() };
+        for actions in [
+            vec![Action::Swept { doom: 1 }],
+            vec![init(), init()],
+            vec![init(), forget],
+            vec![init(), Action::Swept { doom: 7 }],
+            vec![init(), Action::Commit(commit("a").into()), Action::Commit(commit("a").into())],
+        ] {
+            let error = fold(actions).unwrap_err();
+            assert_eq!((error.kind(), error.code()), (ErrorKind::Corrupt, code::BROKEN_LOG));
+        }
+    }
+}

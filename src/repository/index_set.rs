@@ -1,0 +1,235 @@
+//! Where blobs are: the index runs of a repository, and what this session added.
+//!
+//! Runs are hints. One that cannot be read costs deduplication, never a restore: the tables of
+//! contents in the packs say the same, and [`IndexSet::add_pack`] takes them.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io::Write as _,
+    sync::{Mutex, PoisonError, RwLock},
+};
+
+use bytes::Bytes;
+use stillpoint_contract::{Entropy, Error, ErrorKind, Result, code};
+
+use super::{
+    history::PackList,
+    index_run::{FinishedRun, IndexRun, IndexRunBuilder, Located, SpooledFile},
+    pack::{PackEntry, PackName},
+};
+use crate::pipeline::{
+    compress::Encoding,
+    id::{ChunkId, RepositoryId},
+};
+
+/// Runs held in memory, in bytes; more than that is spooled to an unnamed temporary file.
+const RESIDENT_BYTES_MAX: u64 = 32 << 20;
+
+/// Entries that are collected before they become a run.
+pub(super) const FRESH_ENTRIES_MAX: usize = 100_000;
+
+/// Finds blobs by the id of their plaintext.
+#[derive(Debug)]
+pub(super) struct IndexSet {
+    /// Packs that may be referred to: they exist and are not doomed.
+    usable: RwLock<PackList>,
+    repository: RepositoryId,
+    runs: RwLock<Vec<Run>>,
+    covered: Mutex<HashSet<PackName>>,
+    resident_bytes: Mutex<u64>,
+    fresh: Mutex<Fresh>,
+}
+
+/// A run, in memory or not.
+#[derive(Debug)]
+enum Run {
+    Resident(IndexRun<Bytes>),
+    Spooled(IndexRun<SpooledFile>),
+}
+
+#[derive(Debug, Default)]
+struct Fresh {
+    blobs: HashMap<ChunkId, Vec<Located>>,
+    entries: Vec<Located>,
+    claimed: HashSet<ChunkId>,
+}
+
+impl IndexSet {
+    /// Begins with no runs. Only blobs in `usable` packs are ever found.
+    pub(super) fn new(repository: RepositoryId, usable: PackList) -> Self {
+        Self {
+            usable: RwLock::new(usable),
+            repository,
+            runs: RwLock::default(),
+            covered: Mutex::default(),
+            resident_bytes: Mutex::default(),
+            fresh: Mutex::default(),
+        }
+    }
+
+    /// Adds a stored run.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`](ErrorKind::Corrupt) when it is damaged; it is then not used.
+    pub(super) fn add_run(&self, bytes: Bytes) -> Result<()> {
+        let size_bytes = bytes.len() as u64;
+        let mut resident = lock(&self.resident_bytes);
+        let run = if *resident + size_bytes <= RESIDENT_BYTES_MAX {
+            *resident += size_bytes;
+            Run::Resident(IndexRun::open(bytes)?)
+        } else {
+            Run::Spooled(IndexRun::open(spool(&bytes)?)?)
+        };
+        drop(resident);
+        lock(&self.covered).extend(run.packs());
+        self.runs.write().unwrap_or_else(PoisonError::into_inner).push(run);
+        Ok(())
+    }
+
+    /// Adds what a pack holds: one that this session stored, or one whose table was read.
+    pub(super) fn add_pack(
+        &self,
+        pack: PackName,
+        size_bytes: u64,
+        entries: Vec<PackEntry>,
+    ) -> Result<()> {
+        self.usable.write().unwrap_or_else(PoisonError::into_inner).insert(pack, size_bytes);
+        lock(&self.covered).insert(pack);
+        let pack_bytes = u32::try_from(size_bytes).map_err(|_| Error::bug("index a pack"))?;
+        let mut fresh = lock(&self.fresh);
+        for entry in entries {
+            let located = Located { pack, pack_bytes, entry };
+            fresh.blobs.entry(entry.label.id).or_default().push(located);
+            fresh.claimed.remove(&entry.label.id);
+            fresh.entries.push(located);
+        }
+        Ok(())
+    }
+
+    /// Whether a run or this session says what `pack` holds.
+    pub(super) fn covers(&self, pack: &PackName) -> bool {
+        lock(&self.covered).contains(pack)
+    }
+
+    /// Stops referring to packs that others doomed meanwhile.
+    pub(super) fn retire(&self, is_doomed: impl Fn(&PackName) -> bool) {
+        let mut usable = self.usable.write().unwrap_or_else(PoisonError::into_inner);
+        usable.retain(|pack, _| !is_doomed(pack));
+    }
+
+    /// Claims the right to store a chunk: `false` when it is stored, or being stored, already.
+    pub(super) fn claim(&self, id: &ChunkId) -> Result<bool> {
+        if lock(&self.fresh).claimed.contains(id) || !self.find(id)?.is_empty() {
+            return Ok(false);
+        }
+        Ok(lock(&self.fresh).claimed.insert(*id))
+    }
+
+    /// Every usable place of a chunk. Reads spooled runs: call it on a CPU thread.
+    pub(super) fn find(&self, id: &ChunkId) -> Result<Vec<Located>> {
+        let mut found = Vec::new();
+        let usable = self.usable.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fresh) = lock(&self.fresh).blobs.get(id) {
+            found.extend(fresh.iter().filter(|place| usable.contains_key(&place.pack)).copied());
+        }
+        for run in &*self.runs.read().unwrap_or_else(PoisonError::into_inner) {
+            let places = run.find(id)?;
+            found.extend(places.into_iter().filter(|place| usable.contains_key(&place.pack)));
+        }
+        Ok(found)
+    }
+
+    /// Where a chunk lies and, if it is stored as a delta, where the full blob of its base lies.
+    ///
+    /// # Errors
+    ///
+    /// [`Missing`](ErrorKind::Missing) when either is nowhere.
+    pub(super) fn locate(&self, id: &ChunkId) -> Result<(Located, Option<Located>)> {
+        let places = self.find(id)?;
+        if let Some(full) = places.iter().find(|place| is_full(place)) {
+            return Ok((*full, None));
+        }
+        for place in places {
+            let Some(base) = place.entry.label.base else { continue };
+            if let Some(full) = self.find(&base)?.into_iter().find(is_full) {
+                return Ok((place, Some(full)));
+            }
+        }
+        Err(nowhere(id))
+    }
+
+    /// The size of a usable pack, in bytes.
+    pub(super) fn size_of(&self, pack: &PackName) -> Option<u64> {
+        self.usable.read().unwrap_or_else(PoisonError::into_inner).get(pack).copied()
+    }
+
+    /// Whether enough was added to be worth a run.
+    pub(super) fn is_run_due(&self) -> bool {
+        lock(&self.fresh).entries.len() >= FRESH_ENTRIES_MAX
+    }
+
+    /// Makes a run of what was added since the last one, adds it to the set, and returns it; `None`
+    /// when nothing was added.
+    pub(super) fn cut_run(&self, entropy: &dyn Entropy) -> Result<Option<FinishedRun>> {
+        let taken = std::mem::take(&mut lock(&self.fresh).entries);
+        if taken.is_empty() {
+            return Ok(None);
+        }
+        let mut builder = IndexRunBuilder::new(self.repository);
+        for located in &taken {
+            builder.add(located)?;
+        }
+        let run = builder.finish(entropy);
+        self.add_run(run.bytes.clone())?;
+        // What the run now finds need not be remembered beside it.
+        let cut: HashSet<PackName> = taken.iter().map(|located| located.pack).collect();
+        lock(&self.fresh).blobs.retain(|_, places| {
+            places.retain(|place| !cut.contains(&place.pack));
+            !places.is_empty()
+        });
+        Ok(Some(run))
+    }
+}
+
+impl Run {
+    fn find(&self, id: &ChunkId) -> Result<Vec<Located>> {
+        match self {
+            Self::Resident(run) => run.find(id),
+            Self::Spooled(run) => run.find(id),
+        }
+    }
+
+    fn packs(&self) -> Vec<PackName> {
+        match self {
+            Self::Resident(run) => run.packs().collect(),
+            Self::Spooled(run) => run.packs().collect(),
+        }
+    }
+}
+
+/// Copies a run to a temporary file that vanishes with its last reader.
+pub(super) fn spool(bytes: &Bytes) -> Result<SpooledFile> {
+    let failed = |cause: std::io::Error| {
+        Error::new(ErrorKind::Exhausted, code::FILE_FULL, "copy an index run to a temporary file")
+            .with("directory", std::env::temp_dir().display())
+            .caused_by(cause)
+    };
+    let mut file = tempfile::NamedTempFile::new().map_err(failed)?;
+    file.write_all(bytes).map_err(failed)?;
+    SpooledFile::open(file.path())
+}
+
+fn is_full(place: &Located) -> bool {
+    place.entry.label.encoding != Encoding::Delta
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn nowhere(id: &ChunkId) -> Error {
+    Error::new(ErrorKind::Missing, code::MISSING_OBJECT, format!("find chunk {id}"))
+        .why("no pack of this repository holds it any more")
+        .next("run `stillpoint verify` and restore from another copy or another backup")
+}

@@ -1,0 +1,300 @@
+//! One part on its way in: whole chunks pass through at once, ids gather in leaves.
+
+use std::{
+    fmt,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use stillpoint_contract::{Error, ErrorKind, PartSpec, PartWriter, Result, code};
+use tokio::{
+    sync::{Mutex as AsyncMutex, Semaphore},
+    task::JoinSet,
+};
+
+use super::{
+    assembly::{Assembly, Piece},
+    chunk_writer::{ChunkWriter, Slot},
+    draft::Table,
+    manifest::{Content, INLINE_CHUNKS_MAX, LEAF_CHUNKS, PartEntry, encode_leaf},
+    packer::settle,
+    reader::BasePart,
+};
+use crate::pipeline::{Meter, id::ChunkId};
+
+/// Chunks that one task takes through the pipeline together.
+const RUN_CHUNKS_MAX: usize = 4;
+
+/// What every part of one draft shares.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) writer: ChunkWriter,
+    pub(super) chunk_bytes: u32,
+    /// Runs that may be in the pipeline at once, over all parts. Bounds memory.
+    pub(super) runs: Arc<Semaphore>,
+    pub(super) table: AsyncMutex<Table>,
+    pub(super) meter: Arc<Meter>,
+    /// How many backups came before: the turn in which slots are stored in full again.
+    pub(super) ordinal: u64,
+}
+
+/// A part being written.
+pub(super) struct DraftPart {
+    shared: Arc<Shared>,
+    spec: PartSpec,
+    base: Option<Arc<BasePart>>,
+    assembly: Mutex<Assembly>,
+    leaves: Arc<AsyncMutex<Leaves>>,
+    tasks: AsyncMutex<JoinSet<Result<()>>>,
+}
+
+impl fmt::Debug for DraftPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DraftPart").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+impl DraftPart {
+    pub(super) fn new(shared: Arc<Shared>, spec: PartSpec, base: Option<Arc<BasePart>>) -> Self {
+        let base_bytes = base.as_ref().map(|base| base.length_bytes());
+        let assembly = Mutex::new(Assembly::new(shared.chunk_bytes, base_bytes));
+        let leaves = Arc::default();
+        Self { shared, spec, base, assembly, leaves, tasks: AsyncMutex::default() }
+    }
+
+    fn assemble<T>(&self, act: impl FnOnce(&mut Assembly) -> T) -> T {
+        act(&mut self.assembly.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Hands pieces to the pipeline; waits while it is full.
+    async fn dispatch(&self, pieces: impl IntoIterator<Item = Piece>) -> Result<()> {
+        for piece in pieces {
+            match piece {
+                Piece::Run { first, bytes } => self.dispatch_run(first, &bytes).await?,
+                Piece::Kept(chunks) => self.keep_chunks(chunks).await?,
+                Piece::Patched { chunk, bytes, kept } => {
+                    let bytes = self.patch(chunk, bytes, kept).await?;
+                    self.dispatch_run(chunk, &bytes).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn dispatch_run(&self, first: u64, bytes: &Bytes) -> Result<()> {
+        let chunk_bytes = self.shared.chunk_bytes as usize;
+        for (index, at) in (0..bytes.len()).step_by(chunk_bytes * RUN_CHUNKS_MAX).enumerate() {
+            let end = (at + chunk_bytes * RUN_CHUNKS_MAX).min(bytes.len());
+            let run = bytes.slice(at..end);
+            self.spawn(first + (index * RUN_CHUNKS_MAX) as u64, run).await?;
+        }
+        Ok(())
+    }
+
+    async fn spawn(&self, first: u64, run: Bytes) -> Result<()> {
+        let mut tasks = self.tasks.lock().await;
+        while let Some(done) = tasks.try_join_next() {
+            settle(done)?;
+        }
+        let permit = Arc::clone(&self.shared.runs).acquire_owned().await;
+        let permit = permit.map_err(|_| Error::bug("write a part after the end"))?;
+        let (shared, leaves) = (Arc::clone(&self.shared), Arc::clone(&self.leaves));
+        let base = self.base.clone();
+        tasks.spawn(async move {
+            let ids = shared.store_run(first, run, base.as_deref()).await?;
+            drop(permit);
+            leaves.lock().await.set(first, &ids, &shared).await
+        });
+        Ok(())
+    }
+
+    async fn keep_chunks(&self, chunks: Range<u64>) -> Result<()> {
+        let base = self.base()?;
+        let mut at = chunks.start;
+        while at < chunks.end {
+            let leaf = at / LEAF_CHUNKS as u64;
+            let stop = chunks.end.min((leaf + 1) * LEAF_CHUNKS as u64);
+            let is_whole_leaf = stop - at == LEAF_CHUNKS as u64;
+            let mut leaves = self.leaves.lock().await;
+            match base.leaf_id(leaf).filter(|_| is_whole_leaf) {
+                Some(id) => leaves.set_leaf(leaf, id)?,
+                None => {
+                    let ids = base.ids(self.shared.writer.blobs(), at..stop).await?;
+                    leaves.set(at, &ids, &self.shared).await?;
+                }
+            }
+            at = stop;
+        }
+        Ok(())
+    }
+
+    /// Fills what is kept of a chunk from the base.
+    async fn patch(
+        &self,
+        chunk: u64,
+        mut bytes: Vec<u8>,
+        kept: Vec<Range<usize>>,
+    ) -> Result<Bytes> {
+        let old = self.base()?.chunk(self.shared.writer.blobs(), chunk).await?;
+        for range in kept {
+            let from = old.get(range.clone()).ok_or_else(|| Error::bug("patch a chunk"))?;
+            bytes[range].copy_from_slice(from);
+        }
+        Ok(bytes.into())
+    }
+
+    fn base(&self) -> Result<&BasePart> {
+        self.base.as_deref().ok_or_else(|| {
+            Error::new(ErrorKind::Invalid, code::BUG, "keep a range without a base backup")
+        })
+    }
+}
+
+impl Shared {
+    async fn store_run(
+        &self,
+        first: u64,
+        run: Bytes,
+        base: Option<&BasePart>,
+    ) -> Result<Vec<ChunkId>> {
+        let chunk_bytes = self.chunk_bytes as usize;
+        let chunks = first..first + run.len().div_ceil(chunk_bytes) as u64;
+        let previous = match base {
+            Some(base) => base.ids(self.writer.blobs(), chunks.clone()).await?,
+            None => Vec::new(),
+        };
+        let slots: Vec<Slot> = chunks
+            .enumerate()
+            .map(|(index, chunk)| Slot {
+                previous: previous.get(index).copied(),
+                turn: self.ordinal.wrapping_add(chunk.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32),
+            })
+            .collect();
+        self.meter.advance(run.len() as u64);
+        self.writer.store_run(run, chunk_bytes, &slots).await
+    }
+}
+
+#[async_trait]
+impl PartWriter for DraftPart {
+    async fn write(&self, offset: u64, bytes: Bytes) -> Result<()> {
+        let pieces = self.assemble(|assembly| assembly.write(offset, &bytes))?;
+        self.shared.table.lock().await.written_bytes += bytes.len() as u64;
+        self.dispatch(pieces).await
+    }
+
+    async fn keep(&self, range: Range<u64>) -> Result<()> {
+        self.shared.meter.advance(range.end.saturating_sub(range.start));
+        let pieces = self.assemble(|assembly| assembly.keep(range))?;
+        self.dispatch(pieces).await
+    }
+
+    async fn finish(self: Box<Self>, length_bytes: u64) -> Result<()> {
+        let last = self.assemble(|assembly| assembly.finish(length_bytes))?;
+        self.dispatch(last).await?;
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().await);
+        while let Some(done) = tasks.join_next().await {
+            settle(done)?;
+        }
+        let leaves = std::mem::take(&mut *self.leaves.lock().await);
+        let content = leaves.finish(&self.shared).await?;
+        let PartSpec { name, shape, attributes } = self.spec;
+        let entry = PartEntry { name, shape, attributes, length_bytes, content };
+        self.shared.table.lock().await.finish(entry, &self.shared.writer).await
+    }
+}
+
+/// The ids of a part's chunks, gathering. A leaf is stored as soon as it is whole.
+#[derive(Debug, Default)]
+struct Leaves {
+    leaves: Vec<Leaf>,
+}
+
+#[derive(Clone, Debug)]
+enum Leaf {
+    Open { ids: Vec<Option<ChunkId>>, missing: usize },
+    Stored(ChunkId),
+}
+
+impl Default for Leaf {
+    fn default() -> Self {
+        Self::Open { ids: Vec::new(), missing: LEAF_CHUNKS }
+    }
+}
+
+impl Leaves {
+    /// Sets the ids of neighbouring chunks.
+    async fn set(&mut self, first: u64, ids: &[ChunkId], shared: &Shared) -> Result<()> {
+        for (chunk, id) in (first..).zip(ids) {
+            let (number, place) =
+                (chunk / LEAF_CHUNKS as u64, (chunk % LEAF_CHUNKS as u64) as usize);
+            let leaf = self.leaf(number)?;
+            let Leaf::Open { ids, missing } = leaf else { return Err(twice()) };
+            if ids.len() <= place {
+                ids.resize(place + 1, None);
+            }
+            if ids[place].replace(*id).is_some() {
+                return Err(twice());
+            }
+            *missing -= 1;
+            if *missing == 0 {
+                let whole: Vec<ChunkId> = ids.iter().flatten().copied().collect();
+                *leaf =
+                    Leaf::Stored(shared.writer.store_metadata(encode_leaf(&whole).into()).await?);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_leaf(&mut self, number: u64, id: ChunkId) -> Result<()> {
+        match self.leaf(number)? {
+            leaf @ Leaf::Open { missing: LEAF_CHUNKS, .. } => {
+                *leaf = Leaf::Stored(id);
+                Ok(())
+            }
+            _ => Err(twice()),
+        }
+    }
+
+    fn leaf(&mut self, number: u64) -> Result<&mut Leaf> {
+        let number = usize::try_from(number).map_err(|_| Error::bug("number a leaf"))?;
+        if self.leaves.len() <= number {
+            self.leaves.resize(number + 1, Leaf::default());
+        }
+        Ok(&mut self.leaves[number])
+    }
+
+    async fn finish(self, shared: &Shared) -> Result<Content> {
+        if let [Leaf::Open { ids, .. }] = self.leaves.as_slice()
+            && ids.len() <= INLINE_CHUNKS_MAX
+        {
+            let ids = ids.iter().copied().collect::<Option<_>>().ok_or_else(hole)?;
+            return Ok(Content::Chunks(ids));
+        }
+        if self.leaves.is_empty() {
+            return Ok(Content::Chunks(Vec::new()));
+        }
+        let mut stored = Vec::with_capacity(self.leaves.len());
+        for leaf in self.leaves {
+            stored.push(match leaf {
+                Leaf::Stored(id) => id,
+                Leaf::Open { ids, .. } => {
+                    let ids: Vec<ChunkId> =
+                        ids.into_iter().collect::<Option<_>>().ok_or_else(hole)?;
+                    shared.writer.store_metadata(encode_leaf(&ids).into()).await?
+                }
+            });
+        }
+        Ok(Content::Leaves(stored))
+    }
+}
+
+fn twice() -> Error {
+    Error::bug("set the id of a chunk twice")
+}
+
+fn hole() -> Error {
+    Error::bug("end a part with a chunk that has no id")
+}

@@ -1,0 +1,206 @@
+//! Captured log on its way in: one stream for each capture, segments in a chain, beats between.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use stillpoint_contract::{Error, ErrorKind, LogPosition, LogSegment, Result, code};
+
+use super::{
+    entry::hash_of,
+    envelope::{self, ObjectKind},
+    handle::Repository,
+    names,
+    packer::persist,
+    segment::{StoredHead, body_hash},
+    store::{Key, Put},
+};
+
+/// The longest beat, in bytes.
+const BEAT_BYTES_MAX: u64 = 64 << 10;
+
+/// A capture that did not beat for so long is taken for dead, in seconds.
+pub const BEAT_SECONDS_MAX: i64 = 30;
+
+/// A sign of life of a capture: nothing is missing up to `position`, seen at `at`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beat {
+    /// The capture.
+    pub stream: String,
+    /// When it looked.
+    pub at: DateTime<Utc>,
+    /// Everything before this is durable, and nothing was committed after it until `at`.
+    pub position: LogPosition,
+    /// Whether the capture said goodbye.
+    pub is_last: bool,
+}
+
+/// Writes one stream. Its id is new, so two captures never write the same names; the one that
+/// began later wins.
+#[derive(Debug)]
+pub struct StreamWriter<'a> {
+    repository: &'a Repository,
+    database: String,
+    stream: String,
+    incarnation: String,
+    seq: u64,
+    previous: String,
+    continues: Option<(String, u64)>,
+    gap: Option<String>,
+    beat: u64,
+}
+
+impl Repository {
+    /// Begins a stream that continues another one, or says why it continues none.
+    pub fn begin_stream(
+        &self,
+        database: &str,
+        incarnation: &str,
+        continues: Option<(String, u64)>,
+        gap: Option<String>,
+    ) -> Result<StreamWriter<'_>> {
+        names::check_database(database)?;
+        self.domain()?;
+        Ok(StreamWriter {
+            repository: self,
+            database: database.to_owned(),
+            stream: self.new_id(),
+            incarnation: incarnation.to_owned(),
+            seq: 0,
+            previous: "0".repeat(64),
+            continues,
+            gap,
+            beat: 0,
+        })
+    }
+}
+
+impl StreamWriter<'_> {
+    /// The stream's id.
+    pub fn id(&self) -> &str {
+        &self.stream
+    }
+
+    /// Stores a segment. When this returns, it is durable.
+    ///
+    /// # Errors
+    ///
+    /// [`Fenced`](ErrorKind::Fenced) when another capture of the database took over.
+    pub async fn append(&mut self, segment: LogSegment, captured_at: DateTime<Utc>) -> Result<u64> {
+        let seq = self.seq + 1;
+        let head = StoredHead {
+            stream: self.stream.clone(),
+            seq,
+            previous: self.previous.clone(),
+            captured_at,
+            incarnation: self.incarnation.clone(),
+            continues: self.continues.clone().filter(|_| seq == 1),
+            gap: self.gap.clone().filter(|_| seq == 1),
+            body_hash: body_hash(&segment),
+            head: segment.head,
+        };
+        let key = names::segment(&self.database, &self.stream, seq)?;
+        let (domain, world) = (self.repository.domain()?, self.repository.world.clone());
+        let (body, name) = (segment.body, key.clone());
+        let seal = self.repository.world.cpu.run(move |scratch| {
+            let bytes = head.seal(&body, &name, &domain, &world, scratch)?;
+            Ok::<_, Error>((hash_of(&bytes), bytes))
+        });
+        let (hash, bytes) = seal.await??;
+        let stored_bytes = bytes.len() as u64;
+        self.put(&key, bytes).await?;
+        (self.seq, self.previous) = (seq, hash);
+        Ok(stored_bytes)
+    }
+
+    /// Says that nothing is missing up to `position`.
+    pub async fn beat(&mut self, position: &LogPosition, is_last: bool) -> Result<()> {
+        let at = self.repository.world.clock.now();
+        let beat = Beat { stream: self.stream.clone(), at, position: position.clone(), is_last };
+        let plain =
+            serde_json::to_vec(&beat).map_err(|e| Error::bug("write a beat").caused_by(e))?;
+        let key = names::beat(&self.database, &self.stream, self.beat + 1)?;
+        let (domain, entropy) =
+            (self.repository.domain()?, Arc::clone(&self.repository.world.entropy));
+        let name = key.to_string();
+        let seal = self.repository.world.cpu.run(move |scratch| {
+            envelope::seal(&domain, ObjectKind::Checkpoint, &name, &plain, scratch, &*entropy)
+        });
+        let bytes = seal.await??;
+        self.put(&key, bytes).await?;
+        if self.beat > 0 {
+            let old = names::beat(&self.database, &self.stream, self.beat)?;
+            self.repository.store.delete(&old).await?;
+        }
+        self.beat += 1;
+        Ok(())
+    }
+
+    /// Makes sure that no other capture of the database began after this one.
+    pub async fn check_fence(&self) -> Result<()> {
+        let newest = self.repository.newest_capture(&self.database).await?;
+        match newest.filter(|newest| *newest > self.stream) {
+            None => Ok(()),
+            Some(rival) => Err(fenced(&self.database, &rival)),
+        }
+    }
+
+    async fn put(&self, key: &Key, bytes: Bytes) -> Result<()> {
+        let store = &*self.repository.store;
+        if persist(store, &*self.repository.world.clock, key, bytes.clone()).await? == Put::Existed
+        {
+            // The name is ours alone, so only an answer can have been lost.
+            let stored = store.read(key, bytes.len() as u64).await?;
+            if stored != Some(bytes) {
+                return Err(fenced(&self.database, &self.stream));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Repository {
+    /// The id of the newest capture of a database that left any trace.
+    async fn newest_capture(&self, database: &str) -> Result<Option<String>> {
+        let segments = self.store.list(&names::streams(database)).await?;
+        let beats = self.store.list(&names::all_beats(database)).await?;
+        let streams = segments.iter().filter_map(|o| names::segment_of(&o.key).map(|(s, _)| s));
+        let beating = beats.iter().filter_map(|o| names::beat_of(&o.key).map(|(s, _)| s));
+        Ok(streams.chain(beating).max())
+    }
+
+    /// The newest sign of life of any capture of a database.
+    pub async fn newest_beat(&self, database: &str) -> Result<Option<Beat>> {
+        let listed = self.store.list(&names::all_beats(database)).await?;
+        let newest = listed.into_iter().max_by_key(|object| names::beat_of(&object.key));
+        let Some(object) = newest else { return Ok(None) };
+        let Some(bytes) = self.store.read(&object.key, BEAT_BYTES_MAX).await? else {
+            return Ok(None);
+        };
+        let (domain, name) = (self.domain()?, object.key.to_string());
+        let open = self.world.cpu.run(move |scratch| {
+            let limit = BEAT_BYTES_MAX as usize;
+            envelope::open(&domain, ObjectKind::Checkpoint, &name, &bytes, limit, scratch)
+        });
+        let plain = open.await??;
+        serde_json::from_slice(&plain).map(Some).map_err(|e| {
+            Error::new(ErrorKind::Corrupt, code::CORRUPT_OBJECT, format!("read {}", object.key))
+                .caused_by(e)
+        })
+    }
+
+    /// A capture of the database that is running now, as far as its signs of life tell.
+    pub async fn running_capture(&self, database: &str) -> Result<Option<Beat>> {
+        let now = self.world.clock.now();
+        let beat = self.newest_beat(database).await?;
+        Ok(beat.filter(|beat| !beat.is_last && (now - beat.at).num_seconds() < BEAT_SECONDS_MAX))
+    }
+}
+
+fn fenced(database: &str, rival: &str) -> Error {
+    Error::new(ErrorKind::Fenced, code::FENCED, format!("capture the log of {database}"))
+        .with("taken over by", rival)
+        .why("one capture of a database is enough; the one that began last goes on")
+        .next("stop one of the two")
+}
