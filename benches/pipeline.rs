@@ -6,7 +6,6 @@
 //! To reach: 3 GB/s for `unchanged`, 300 MB/s for `new, verified`.
 
 #[path = "../src/pipeline/testing.rs"]
-#[expect(dead_code, reason = "the unit tests use what the benches do not")]
 mod testing;
 
 use std::{fs, hint::black_box, time::Duration};

@@ -25,10 +25,14 @@ pub fn endpoint(engines: &[Arc<dyn Engine>], url: &str) -> Result<(Arc<dyn Engin
         schemes.map(|scheme| format!("{scheme}:")).collect::<Vec<_>>().join(", ")
     };
     let Some((scheme, address)) = url.split_once(':') else {
-        return Err(Error::new(ErrorKind::Invalid, code::UNKNOWN_SCHEME, "read the database's URL")
-            .with("given", url)
-            .with("known", known())
-            .next(format!("if it is a SQLite file: sqlite:{url}")));
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            code::UNKNOWN_SCHEME,
+            "read the database's URL",
+        )
+        .with("given", url)
+        .with("known", known())
+        .next(format!("if it is a SQLite file: sqlite:{url}")));
     };
     let engine = engines.iter().find(|engine| engine.schemes().contains(&scheme));
     let engine = engine.ok_or_else(|| {

@@ -3,8 +3,7 @@
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use stillpoint_contract::{
-    BackupRequest, Base, Driver as _, Endpoint, Engine, Error, ErrorKind, Identity, Probe, Result,
-    code,
+    BackupRequest, Base, Endpoint, Engine, Error, ErrorKind, Identity, Probe, Result, code,
 };
 
 use crate::{

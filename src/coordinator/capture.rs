@@ -175,10 +175,8 @@ impl<'a> Running<'a> {
             (Some(_), None) => Some("the database was replaced".to_owned()),
             _ => gap,
         };
-        let continues =
-            ours.filter(|_| gap.is_none()).map(|last| (last.stream.clone(), last.seq));
-        let writer =
-            repository.begin_stream(job.database, &identity.id, continues, gap.clone())?;
+        let continues = ours.filter(|_| gap.is_none()).map(|last| (last.stream.clone(), last.seq));
+        let writer = repository.begin_stream(job.database, &identity.id, continues, gap.clone())?;
         let now = world.clock.elapsed();
         let report = CaptureReport {
             stream: writer.id().to_owned(),
@@ -279,4 +277,3 @@ impl<'a> Running<'a> {
         Ok(self.report)
     }
 }
-

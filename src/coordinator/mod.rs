@@ -10,4 +10,4 @@ mod restore;
 pub use backup::{BackupJob, BackupReport, back_up};
 pub use capture::{CaptureEvent, CaptureJob, CaptureReport, capture};
 pub use point::{Chosen, Wanted, choose};
-pub use restore::{RestoreJob, RestoreReport, ResolvedRestore, plan, run, staging_beside};
+pub use restore::{ResolvedRestore, RestoreJob, RestoreReport, plan, run, staging_beside};

@@ -37,7 +37,11 @@ pub struct Chosen {
 ///
 /// [`Missing`](ErrorKind::Missing) with the nearest points when it cannot be reached: then nothing
 /// is restored at all.
-pub async fn choose(repository: &Repository, timeline: &Timeline, wanted: &Wanted) -> Result<Chosen> {
+pub async fn choose(
+    repository: &Repository,
+    timeline: &Timeline,
+    wanted: &Wanted,
+) -> Result<Chosen> {
     if timeline.backups.is_empty() {
         return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_BACKUP, "find a backup")
             .with("database", &timeline.database)
@@ -171,9 +175,12 @@ async fn unreachable_time(
     }
     let before = points.iter().filter(|point| **point <= at).max();
     let after = points.iter().filter(|point| **point > at).min();
-    let mut error =
-        Error::new(ErrorKind::Missing, code::UNREACHABLE_POINT, "the chosen time cannot be reached")
-            .with("asked", exact(at));
+    let mut error = Error::new(
+        ErrorKind::Missing,
+        code::UNREACHABLE_POINT,
+        "the chosen time cannot be reached",
+    )
+    .with("asked", exact(at));
     error = match (before, after) {
         (None, _) => error.why("it is before the first backup"),
         (Some(_), None) => error.why("it is after the newest transaction that was captured"),

@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(levels(AdaptiveLevel::new(), &moments), [1]);
         let mut adaptive = AdaptiveLevel::new();
         adaptive.observe(Duration::ZERO, OUTPUT);
-        let level = adaptive.observe(Duration::from_secs(3600), OUTPUT);
+        let level = adaptive.observe(Duration::from_hours(1), OUTPUT);
         assert_eq!(level, Level::DEFAULT, "one sample an hour ago says nothing about the hour");
     }
 }

@@ -188,7 +188,7 @@ mod tests {
         while pool.idle() > 0.0 {
             tokio::task::yield_now().await;
         }
-        let mut waiting: Vec<_> = (0..CpuPool::QUEUED_PER_WORKER_MAX + 1)
+        let mut waiting: Vec<_> = (0..=CpuPool::QUEUED_PER_WORKER_MAX)
             .map(|number| Box::pin(pool.run(move |_| number)))
             .collect();
         for future in &mut waiting {

@@ -94,8 +94,8 @@ impl Shop {
         let mut connection = self.open();
         let transaction = connection.transaction().expect("nobody else writes");
         for _ in 0..rows {
-            let id = self.random.below(self.rows) as i64;
-            let cents = self.random.below(500_000) as i64;
+            let id = self.random.below(self.rows).cast_signed();
+            let cents = self.random.below(500_000).cast_signed();
             transaction
                 .execute(
                     "UPDATE orders SET status = 'shipped', cents = ? WHERE id = ?",
@@ -146,7 +146,7 @@ impl Shop {
             ),
             status: STATUS[usize::from(token[1]) % STATUS.len()],
             cents: self.random.below(500_000),
-            token: token.iter().map(|byte| format!("{byte:02x}")).collect(),
+            token: data_encoding::HEXLOWER.encode(&token),
             note: (!note.is_empty()).then(|| note.join(" ")),
         }
     }
@@ -165,11 +165,11 @@ struct Order {
 impl Order {
     fn as_params(&self) -> impl rusqlite::Params {
         (
-            self.id as i64,
-            self.customer as i64,
+            self.id.cast_signed(),
+            self.customer.cast_signed(),
             self.placed_at.clone(),
             self.status,
-            self.cents as i64,
+            self.cents.cast_signed(),
             self.token.clone(),
             self.note.clone(),
         )

@@ -275,8 +275,8 @@ mod tests {
                     out[at..at + bytes.len()].copy_from_slice(&bytes);
                 }
                 Piece::Kept(chunks) => {
-                    let range = chunks.start as usize * chunk
-                        ..(chunks.end as usize * chunk).min(length);
+                    let range =
+                        chunks.start as usize * chunk..(chunks.end as usize * chunk).min(length);
                     out[range.clone()].copy_from_slice(&base[range]);
                 }
                 Piece::Patched { chunk: number, mut bytes, kept } => {

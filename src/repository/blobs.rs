@@ -147,10 +147,12 @@ impl Blobs {
         let opened = self.cpu.run(move |scratch| {
             let base = match base {
                 None => None,
-                Some(base) => Some(
-                    SealedBlob::decode(&read.slice(&base)?)?
-                        .open(&base.entry.label.id, None, &domain, scratch)?,
-                ),
+                Some(base) => Some(SealedBlob::decode(&read.slice(&base)?)?.open(
+                    &base.entry.label.id,
+                    None,
+                    &domain,
+                    scratch,
+                )?),
             };
             let blob = SealedBlob::decode(&read.slice(&own)?)?;
             blob.open(&id, base.as_deref(), &domain, scratch)

@@ -160,13 +160,7 @@ impl ChunkWriter {
         Ok(stored_bytes + self.store_index().await?)
     }
 
-    async fn store_new(
-        &self,
-        kind: BlobKind,
-        id: ChunkId,
-        plain: Bytes,
-        slot: Slot,
-    ) -> Result<()> {
+    async fn store_new(&self, kind: BlobKind, id: ChunkId, plain: Bytes, slot: Slot) -> Result<()> {
         self.new_bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
         let base = self.base(slot, &id).await;
         let (sealer, domain) = (Arc::clone(&self.sealer), Arc::clone(&self.domain));
@@ -175,9 +169,10 @@ impl ChunkWriter {
             let base = base.and_then(|(base, blob)| {
                 let opened = blob.open(&base, None, &domain, scratch);
                 // A base that cannot be read costs space, not the backup.
-                opened.inspect_err(|e| tracing::warn!(chunk = %base, "unreadable base: {e}")).ok().map(
-                    |plain| (base, plain, blob.stored_bytes()),
-                )
+                opened
+                    .inspect_err(|e| tracing::warn!(chunk = %base, "unreadable base: {e}"))
+                    .ok()
+                    .map(|plain| (base, plain, blob.stored_bytes()))
             });
             let base = base.as_ref().map(|(id, plain, stored_bytes)| {
                 (*id, Base { plain, stored_bytes: *stored_bytes })

@@ -20,10 +20,7 @@ const BATCH_CHUNKS: u64 = 4096;
 /// # Errors
 ///
 /// [`Missing`](stillpoint_contract::ErrorKind::Missing) when a blob is nowhere.
-pub(super) async fn places(
-    reader: &BackupReader,
-    mut visit: impl FnMut(Located),
-) -> Result<()> {
+pub(super) async fn places(reader: &BackupReader, mut visit: impl FnMut(Located)) -> Result<()> {
     let manifest = reader.manifest();
     locate(reader, manifest.part_pages.clone(), &mut visit).await?;
     for page in 0..manifest.part_pages.len() as u32 {

@@ -67,7 +67,8 @@ impl Descriptor {
 
     /// Writes the stored form: a line of JSON, and a line with its hash.
     pub fn encode(&self) -> Result<Bytes> {
-        let line = serde_json::to_string(self).map_err(|e| Error::bug("write JSON").caused_by(e))?;
+        let line =
+            serde_json::to_string(self).map_err(|e| Error::bug("write JSON").caused_by(e))?;
         Ok(format!("{line}\n{}\n", hash_of(line.as_bytes())).into())
     }
 

@@ -328,7 +328,8 @@ impl Draft<'_> {
         let Intent { started_at, database, .. } = &self.intent;
         let key = names::manifest(*started_at, database, &self.backup)?;
         let plain = manifest.encode()?;
-        let (domain, entropy) = (self.repository.domain()?, Arc::clone(&self.repository.world.entropy));
+        let (domain, entropy) =
+            (self.repository.domain()?, Arc::clone(&self.repository.world.entropy));
         let name = key.to_string();
         let seal = self.repository.world.cpu.run(move |scratch| {
             envelope::seal(&domain, ObjectKind::Manifest, &name, &plain, scratch, &*entropy)

@@ -176,9 +176,7 @@ impl Entry {
                 .decode(text.as_bytes())
                 .ok()
                 .and_then(|signature| notary.check(line, &signature)),
-            Seal::Blake3(text) => {
-                notary.check(line, &[]).is_none().then(|| text == hash_of(line))
-            }
+            Seal::Blake3(text) => notary.check(line, &[]).is_none().then(|| text == hash_of(line)),
         };
         if sealed != Some(true) {
             return Err(damaged(seq));

@@ -214,7 +214,9 @@ mod tests {
         for (target, fuzz) in TARGETS {
             let inputs = inputs(target);
             assert!(!inputs.is_empty(), "{target}");
-            inputs.iter().for_each(|input| fuzz(input));
+            for input in &inputs {
+                fuzz(input);
+            }
         }
     }
 

@@ -300,18 +300,17 @@ impl Repository {
             .filter_map(|object| RunName::from_key(&object.key))
             .filter(|run| !history.is_doomed_index(run));
         let mut reads = stream::iter(runs.collect::<Vec<_>>())
-            .map(|run| async move {
-                (run, self.store.read(&run.key(), INDEX_RUN_BYTES_MAX).await)
-            })
+            .map(|run| async move { (run, self.store.read(&run.key(), INDEX_RUN_BYTES_MAX).await) })
             .buffered(INDEX_READS_MAX);
         while let Some((run, read)) = reads.next().await {
             let index = Arc::clone(&index);
             let added = match read {
                 Ok(Some(bytes)) => {
-                    let job = move |_: &mut _| match blake3::hash(&bytes).as_bytes() == run.as_bytes() {
-                        true => index.add_run(bytes),
-                        false => Err(unreadable(run)),
-                    };
+                    let job =
+                        move |_: &mut _| match blake3::hash(&bytes).as_bytes() == run.as_bytes() {
+                            true => index.add_run(bytes),
+                            false => Err(unreadable(run)),
+                        };
                     self.world.cpu.run(job).await?
                 }
                 Ok(None) => Ok(()),
@@ -330,7 +329,8 @@ impl Repository {
     pub async fn manifest(&self, committed: &Committed) -> Result<Manifest> {
         let domain = self.domain()?;
         let commit = &committed.commit;
-        let bytes = self.hashed(&commit.manifest, &commit.manifest_hash, MANIFEST_BYTES_MAX).await?;
+        let bytes =
+            self.hashed(&commit.manifest, &commit.manifest_hash, MANIFEST_BYTES_MAX).await?;
         let name = commit.manifest.clone();
         let open = self.world.cpu.run(move |scratch| {
             let limit = MANIFEST_BYTES_MAX as usize;
@@ -361,7 +361,7 @@ impl Repository {
         Ok(BackupReader::new(manifest, blobs))
     }
 
-    async fn hashed(&self, name: &str, hash: &str, limit_bytes: u64) -> Result<Bytes> {
+    pub(super) async fn hashed(&self, name: &str, hash: &str, limit_bytes: u64) -> Result<Bytes> {
         let bytes = self.store.read(&Key::new(name)?, limit_bytes).await?.ok_or_else(|| {
             Error::new(ErrorKind::Missing, code::MISSING_OBJECT, format!("read {name}"))
                 .why("the log names it, so it was there")

@@ -209,7 +209,7 @@ impl Run {
 }
 
 /// Copies a run to a temporary file that vanishes with its last reader.
-fn spool(bytes: &Bytes) -> Result<SpooledFile> {
+pub(super) fn spool(bytes: &Bytes) -> Result<SpooledFile> {
     let failed = |cause: std::io::Error| {
         Error::new(ErrorKind::Exhausted, code::FILE_FULL, "copy an index run to a temporary file")
             .with("directory", std::env::temp_dir().display())

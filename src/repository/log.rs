@@ -56,13 +56,14 @@ impl Log {
         let mut ahead = 1;
         loop {
             let first = history.head().seq + 1;
-            let batch: Vec<_> = stream::iter(first..first + ahead)
-                .map(|seq| async move {
-                    self.store.read(&names::log_entry(seq), ENTRY_BYTES_MAX).await
-                })
-                .buffered(READ_AHEAD_MAX as usize)
-                .try_collect()
-                .await?;
+            let batch: Vec<_> =
+                stream::iter(first..first + ahead)
+                    .map(|seq| async move {
+                        self.store.read(&names::log_entry(seq), ENTRY_BYTES_MAX).await
+                    })
+                    .buffered(READ_AHEAD_MAX as usize)
+                    .try_collect()
+                    .await?;
             for bytes in batch {
                 let Some(bytes) = bytes else { return Self::compare(history, witness) };
                 self.fold(history, &bytes)?;
@@ -161,8 +162,10 @@ fn rolled_back(history: &History, seen: &Head) -> Error {
     Error::new(ErrorKind::Refused, code::ROLLED_BACK, "compare the log with what was seen before")
         .with("seen before", format!("entry {} {}", seen.seq, short(&seen.hash)))
         .with("now", format!("entry {} {}", history.head().seq, short(&history.head().hash)))
-        .why("the repository is older than, or differs from, what this machine saw before: \
-              backups may have been removed behind your back")
+        .why(
+            "the repository is older than, or differs from, what this machine saw before: \
+              backups may have been removed behind your back",
+        )
         .next("compare it with another copy; if the rollback was meant, add --accept-rollback")
 }
 

@@ -165,7 +165,8 @@ mod tests {
 
     #[test]
     fn any_database_name_becomes_one_segment_and_comes_back() {
-        for name in ["app.db", ".", "..", ".hidden", "shop/orders", "Größe 1 %~.db", "日本.db"] {
+        for name in ["app.db", ".", "..", ".hidden", "shop/orders", "Größe 1 %~.db", "日本.db"]
+        {
             let encoded = encode(name);
             assert!(Key::new(format!("a/{encoded}/b")).is_ok(), "{encoded}");
             assert!(!encoded.contains('/'));

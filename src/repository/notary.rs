@@ -20,7 +20,9 @@ impl KeyNotary {
 
 impl fmt::Debug for KeyNotary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyNotary").field("can_sign", &self.signer.is_some()).finish_non_exhaustive()
+        f.debug_struct("KeyNotary")
+            .field("can_sign", &self.signer.is_some())
+            .finish_non_exhaustive()
     }
 }
 

@@ -152,7 +152,9 @@ pub(super) async fn persist(
     }
 }
 
-pub(super) fn settle<T>(joined: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+pub(super) fn settle<T>(
+    joined: std::result::Result<Result<T>, tokio::task::JoinError>,
+) -> Result<T> {
     joined.unwrap_or_else(|stopped| {
         let kind = if stopped.is_cancelled() { ErrorKind::Interrupted } else { ErrorKind::Bug };
         Err(Error::new(kind, code::BUG, "wait for a task").caused_by(stopped))

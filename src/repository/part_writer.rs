@@ -228,7 +228,8 @@ impl Leaves {
     /// Sets the ids of neighbouring chunks.
     async fn set(&mut self, first: u64, ids: &[ChunkId], shared: &Shared) -> Result<()> {
         for (chunk, id) in (first..).zip(ids) {
-            let (number, place) = (chunk / LEAF_CHUNKS as u64, (chunk % LEAF_CHUNKS as u64) as usize);
+            let (number, place) =
+                (chunk / LEAF_CHUNKS as u64, (chunk % LEAF_CHUNKS as u64) as usize);
             let leaf = self.leaf(number)?;
             let Leaf::Open { ids, missing } = leaf else { return Err(twice()) };
             if ids.len() <= place {
@@ -240,7 +241,8 @@ impl Leaves {
             *missing -= 1;
             if *missing == 0 {
                 let whole: Vec<ChunkId> = ids.iter().flatten().copied().collect();
-                *leaf = Leaf::Stored(shared.writer.store_metadata(encode_leaf(&whole).into()).await?);
+                *leaf =
+                    Leaf::Stored(shared.writer.store_metadata(encode_leaf(&whole).into()).await?);
             }
         }
         Ok(())

@@ -196,7 +196,8 @@ impl BasePart {
 
     /// A range of bytes, shorter where the part ends earlier.
     pub(super) async fn read(&self, blobs: &Blobs, range: Range<u64>) -> Result<Bytes> {
-        let end = range.end.min(self.length_bytes()).min(range.start.saturating_add(READ_BYTES_MAX));
+        let end =
+            range.end.min(self.length_bytes()).min(range.start.saturating_add(READ_BYTES_MAX));
         if range.start >= end {
             return Ok(Bytes::new());
         }
@@ -258,8 +259,12 @@ impl BasePart {
     }
 
     fn damaged(&self) -> Error {
-        Error::new(ErrorKind::Corrupt, code::CORRUPT_OBJECT, format!("read part {}", self.entry.name))
-            .with("part", "its leaves do not name all its chunks")
+        Error::new(
+            ErrorKind::Corrupt,
+            code::CORRUPT_OBJECT,
+            format!("read part {}", self.entry.name),
+        )
+        .with("part", "its leaves do not name all its chunks")
     }
 }
 

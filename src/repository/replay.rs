@@ -108,7 +108,8 @@ impl LogSource for RepositoryLog<'_> {
     }
 
     async fn body(&mut self) -> Result<Bytes> {
-        let current = self.current.clone().ok_or_else(|| Error::bug("read a body before a head"))?;
+        let current =
+            self.current.clone().ok_or_else(|| Error::bug("read a body before a head"))?;
         let key = names::segment(self.heads.database(), &current.stream, current.seq)?;
         let repository = self.heads.repository();
         let bytes = repository.store.read(&key, SEGMENT_BYTES_MAX).await?;

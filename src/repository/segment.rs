@@ -144,8 +144,7 @@ impl StoredHead {
         let prefix = Prefix::read(bytes, key)?;
         let sealed = bytes.get(prefix.head_end..).ok_or_else(|| broken(key))?;
         let (name, limit) = (format!("{key}#body"), SEGMENT_BODY_BYTES_MAX);
-        let body =
-            envelope::open(domain, ObjectKind::LogSegment, &name, sealed, limit, scratch)?;
+        let body = envelope::open(domain, ObjectKind::LogSegment, &name, sealed, limit, scratch)?;
         let is_ours = blake3::hash(&body).to_hex().as_str() == self.body_hash;
         if is_ours { Ok(body) } else { Err(broken(key)) }
     }
@@ -218,7 +217,9 @@ pub(super) struct Prefix {
 impl Prefix {
     pub(super) fn read(bytes: &[u8], key: &Key) -> Result<Self> {
         let (prefix, _) = bytes.split_first_chunk::<PREFIX_BYTES>().ok_or_else(|| broken(key))?;
-        let word = |at: usize| u32::from_le_bytes([prefix[at], prefix[at + 1], prefix[at + 2], prefix[at + 3]]);
+        let word = |at: usize| {
+            u32::from_le_bytes([prefix[at], prefix[at + 1], prefix[at + 2], prefix[at + 3]])
+        };
         if !prefix.starts_with(&MAGIC) {
             return Err(broken(key));
         }

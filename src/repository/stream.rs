@@ -118,7 +118,8 @@ impl StreamWriter<'_> {
     pub async fn beat(&mut self, position: &LogPosition, is_last: bool) -> Result<()> {
         let at = self.repository.world.clock.now();
         let beat = Beat { stream: self.stream.clone(), at, position: position.clone(), is_last };
-        let plain = serde_json::to_vec(&beat).map_err(|e| Error::bug("write a beat").caused_by(e))?;
+        let plain =
+            serde_json::to_vec(&beat).map_err(|e| Error::bug("write a beat").caused_by(e))?;
         let key = names::beat(&self.database, &self.stream, self.beat + 1)?;
         let (domain, entropy) =
             (self.repository.domain()?, Arc::clone(&self.repository.world.entropy));
@@ -147,7 +148,8 @@ impl StreamWriter<'_> {
 
     async fn put(&self, key: &Key, bytes: Bytes) -> Result<()> {
         let store = &*self.repository.store;
-        if persist(store, &*self.repository.world.clock, key, bytes.clone()).await? == Put::Existed {
+        if persist(store, &*self.repository.world.clock, key, bytes.clone()).await? == Put::Existed
+        {
             // The name is ours alone, so only an answer can have been lost.
             let stored = store.read(key, bytes.len() as u64).await?;
             if stored != Some(bytes) {

@@ -214,12 +214,8 @@ impl Repository {
     /// [`Missing`](ErrorKind::Missing) when the repository never heard of it.
     pub async fn timeline(&self, database: &str) -> Result<Timeline> {
         let history = self.history().await?;
-        let backups: Vec<Committed> = history
-            .live()
-            .into_iter()
-            .filter(|c| c.commit.database == database)
-            .cloned()
-            .collect();
+        let backups: Vec<Committed> =
+            history.live().into_iter().filter(|c| c.commit.database == database).cloned().collect();
         let mut timeline = Timeline {
             database: database.to_owned(),
             backups,
@@ -320,13 +316,42 @@ impl Repository {
     pub async fn is_anchored(&self, database: &str, position: &LogPosition) -> Result<bool> {
         let Ok(timeline) = self.timeline(database).await else { return Ok(false) };
         let at_position = |b: &Committed| {
-            b.commit.consistent_at.as_ref().is_some_and(|own| {
-                own == position || own.partial_cmp(position).is_some()
-            })
+            b.commit
+                .consistent_at
+                .as_ref()
+                .is_some_and(|own| own == position || own.partial_cmp(position).is_some())
         };
         let joined = timeline.coverage.last().filter(|c| c.end.position == *position);
         Ok(joined.is_some_and(|c| !c.backups.is_empty())
             || timeline.backups.last().is_some_and(at_position))
+    }
+
+    /// The number of the first segment of a coverage that some of `backups` needs.
+    pub(super) async fn oldest_anchor(
+        &self,
+        database: &str,
+        coverage: &Coverage,
+        backups: &[&Committed],
+    ) -> Result<usize> {
+        let heads = Heads::new(self, database);
+        let mut oldest = coverage.segments.len();
+        for backup in backups {
+            let Some(position) = &backup.commit.consistent_at else { continue };
+            let near = backup.commit.consistent_time;
+            let anchor = heads.anchor(&coverage.segments, position, near).await?;
+            oldest = oldest.min(anchor.unwrap_or(0));
+        }
+        Ok(oldest)
+    }
+
+    /// Captured log from the beginning of a coverage on.
+    pub(super) fn log_of(
+        &self,
+        database: &str,
+        coverage: &Coverage,
+    ) -> super::replay::RepositoryLog<'_> {
+        let start = coverage.segments.first().cloned();
+        super::replay::RepositoryLog::new(Heads::new(self, database), start)
     }
 
     /// Captured log from the segment that touches a backup's position on.

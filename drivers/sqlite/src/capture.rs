@@ -29,6 +29,9 @@ const CHECKPOINT_FRAMES: u32 = 1000;
 /// From this many frames on a writer that never pauses is made to pause.
 const PAUSE_FRAMES: u32 = 16 * CHECKPOINT_FRAMES;
 
+/// How many frames may be left to copy back while writers wait.
+const PAUSE_TAIL_FRAMES_MAX: u32 = 4 * CHECKPOINT_FRAMES;
+
 /// From this many frames on the log is let go although its last frames are not yet durable.
 const LET_GO_FRAMES: u32 = 64 * CHECKPOINT_FRAMES;
 
@@ -330,7 +333,11 @@ impl Capture {
         }
         self.pause_after = now + PAUSE_INTERVAL;
         // Most of the work is done before anybody has to wait.
-        self.observer.checkpoint("PASSIVE")?;
+        let (frames, backfilled) = self.observer.checkpoint("PASSIVE")?;
+        if PAUSE_TAIL_FRAMES_MAX < frames.saturating_sub(backfilled) {
+            // Somebody else reads an older state: waiting for writers would not help.
+            return Ok(state);
+        }
         let writer = self.database().open_writable()?;
         if write_lock(self.database(), &writer, PAUSE_WAIT).is_err() {
             return Ok(state);

@@ -11,7 +11,7 @@ use stillpoint_contract::{Endpoint, Error, ErrorKind, Result, code};
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The longest wait that may be configured.
-const BUSY_TIMEOUT_MAX: Duration = Duration::from_secs(600);
+const BUSY_TIMEOUT_MAX: Duration = Duration::from_mins(10);
 
 /// One database's settings, as resolved from its [`Endpoint`].
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -84,6 +84,7 @@ impl Database {
 
     /// Closes a connection. When the log is empty, SQLite may tidy up as it does for anyone: the
     /// last to leave deletes the empty `-wal` and the `-shm`.
+    #[expect(clippy::needless_pass_by_value, reason = "the connection ends here")]
     pub(crate) fn close(connection: Connection) {
         let is_empty = checkpoint(&connection, "NOOP").is_ok_and(|(frames, _)| frames == 0);
         if is_empty {

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How much is copied while writers wait.
-const STEP_BYTES: u32 = 4 << 20;
+const STEP_BYTES: i32 = 4 << 20;
 
 /// How long writers get between two steps.
 const PAUSE: Duration = Duration::from_millis(3);
@@ -102,11 +102,11 @@ fn run(
     target: &mut Connection,
     path: &Path,
 ) -> Result<()> {
-    let page_bytes = database.page_bytes(source)?;
+    let page_bytes = database.page_bytes(source)?.cast_signed();
     let failed = |e| error::sqlite(e, STEP, path);
     let backup = Backup::new(source, target).map_err(failed)?;
     let deadline = |database: &Database| database.clock.elapsed() + database.config.busy_timeout;
-    let (mut step, mut busy_until) = ((STEP_BYTES / page_bytes) as i32, deadline(database));
+    let (mut step, mut busy_until) = (STEP_BYTES / page_bytes, deadline(database));
     let (mut restarts, mut copied) = (0, 0);
     loop {
         match database.sql(backup.step(step), STEP)? {

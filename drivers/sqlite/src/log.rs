@@ -22,7 +22,7 @@ pub(crate) const POLL_PERIOD: Duration = Duration::from_millis(100);
 const REQUESTS_MAX: usize = 16;
 
 /// How long the thread waits for a request before it looks again; any time would do.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 enum Request {
     Next(oneshot::Sender<Result<Option<LogSegment>>>),

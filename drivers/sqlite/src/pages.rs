@@ -23,7 +23,7 @@ pub(crate) struct Extent {
 
 impl Extent {
     /// Length of the database in bytes.
-    pub(crate) fn length_bytes(&self) -> u64 {
+    pub(crate) fn length_bytes(self) -> u64 {
         u64::from(self.page_bytes) * u64::from(self.page_count)
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt, chown},
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -190,18 +193,12 @@ fn integrity_check(connection: &Connection) -> rusqlite::Result<Vec<String>> {
 }
 
 fn immutable_uri(path: &Path) -> String {
-    use std::os::unix::ffi::OsStrExt;
-
-    let mut uri = String::from("file:");
-    for byte in path.as_os_str().as_bytes() {
-        if byte.is_ascii_alphanumeric() || b"/-_.~".contains(byte) {
-            uri.push(char::from(*byte));
-        } else {
-            uri.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    uri.push_str("?immutable=1");
-    uri
+    let escape = |byte: &u8| {
+        let is_plain = byte.is_ascii_alphanumeric() || b"/-_.~".contains(byte);
+        if is_plain { char::from(*byte).to_string() } else { format!("%{byte:02X}") }
+    };
+    let path: String = path.as_os_str().as_bytes().iter().map(escape).collect();
+    format!("file:{path}?immutable=1")
 }
 
 /// Puts the staged database at the target.

@@ -1,7 +1,10 @@
 //! The driver against real files, real writers in other processes, and real kills.
 
-mod bench;
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+#![expect(clippy::print_stdout, reason = "measurements")]
+
 mod capture;
 mod doubles;
 mod restore;
 mod snapshot;
+mod writers;

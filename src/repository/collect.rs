@@ -1,0 +1,309 @@
+//! Garbage: mark what no backup needs, doom it by a log entry, sweep it after a grace.
+//!
+//! Safe without clocks and locks: a commit after a doom entry has folded it, so it refers to
+//! nothing doomed; a doom entry has folded every earlier commit, so it dooms nothing they need.
+//! The grace only lets readers finish that began before.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use stillpoint_contract::{Error, Result};
+
+use super::{
+    entry::{Action, Doom},
+    handle::Repository,
+    history::{Committed, History, PackList},
+    index_run::RunName,
+    names,
+    pack::PackName,
+    repack::Repacked,
+    store::{Deleted, Key, Listed},
+};
+use crate::pipeline::Meter;
+
+/// Packs named by one doom entry. What is left over waits for the next run.
+const DOOM_PACKS_MAX: usize = 20_000;
+
+/// How garbage is collected.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CollectOptions {
+    /// How long doomed objects stay for readers that began before.
+    pub grace: Duration,
+    /// How old a pack must be that no backup ever named: its writer may still be at work.
+    pub orphan_age: Duration,
+    /// How much of the stored bytes one run may copy out of half-empty packs, from 0 to 1.
+    pub repack_max: f64,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+impl Default for CollectOptions {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_hours(72),
+            orphan_age: Duration::from_hours(7 * 24),
+            repack_max: 0.1,
+            dry_run: false,
+        }
+    }
+}
+
+/// What a collection did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CollectReport {
+    /// Packs doomed now, and their bytes.
+    pub doomed: (u64, u64),
+    /// Packs of those that were half empty: what they still held was copied first, in bytes.
+    pub repacked: (u64, u64),
+    /// Log segments, manifests and pack lists doomed now.
+    pub doomed_objects: u64,
+    /// Index runs that others replace now.
+    pub doomed_indexes: u64,
+    /// Objects deleted now, and their bytes as far as known.
+    pub swept: (u64, u64),
+    /// Objects that the store keeps under a lock.
+    pub retained: u64,
+    /// Packs that wait for the grace to end, and their bytes.
+    pub waiting: (u64, u64),
+}
+
+/// What a mark found, as of one entry of the log.
+struct Marked {
+    needed: BTreeSet<PackName>,
+    garbage: PackList,
+    objects: Vec<String>,
+}
+
+impl Repository {
+    /// Dooms what is no longer needed, and deletes what was doomed long enough ago.
+    ///
+    /// # Errors
+    ///
+    /// Damage that would make it delete the wrong thing stops it before it deletes anything.
+    pub async fn collect(
+        &self,
+        options: CollectOptions,
+        meter: &Arc<Meter>,
+    ) -> Result<CollectReport> {
+        self.domain()?;
+        let mut report = CollectReport::default();
+        meter.begin("mark", 0);
+        self.doom(options, meter, &mut report).await?;
+        meter.begin("sweep", 0);
+        self.sweep(options, &mut report).await?;
+        Ok(report)
+    }
+
+    async fn doom(
+        &self,
+        options: CollectOptions,
+        meter: &Arc<Meter>,
+        report: &mut CollectReport,
+    ) -> Result<()> {
+        let history = self.history().await?;
+        let listed = self.store.list(names::PACKS).await?;
+        let marked = self.mark(&history, &listed, options).await?;
+        let repacked = if options.dry_run {
+            Repacked::default()
+        } else {
+            self.repack(&history, &marked.needed, options.repack_max, meter).await?
+        };
+        let sizes: BTreeMap<PackName, u64> = listed.iter().filter_map(sized).collect();
+        let mut packs: BTreeSet<PackName> = marked.garbage.keys().copied().collect();
+        packs.extend(repacked.moved.keys());
+        let packs: Vec<PackName> = packs.into_iter().take(DOOM_PACKS_MAX).collect();
+        let doom = Doom {
+            moved: repacked.moved,
+            packs,
+            indexes: repacked.superseded,
+            objects: marked.objects,
+        };
+        let mut settled = doom.clone();
+        if !options.dry_run {
+            let seen = history.head().seq;
+            self.append(async |now| {
+                settled = self.spare(now, seen, doom.clone()).await?;
+                let is_empty = settled == Doom::default();
+                Ok((!is_empty).then(|| Action::Doom(Box::new(settled.clone()))))
+            })
+            .await?;
+        }
+        let bytes = |pack: &PackName| sizes.get(pack).copied().unwrap_or(0);
+        report.doomed = (settled.packs.len() as u64, settled.packs.iter().map(bytes).sum());
+        report.repacked = (settled.moved.len() as u64, repacked.copied_bytes);
+        report.doomed_objects = settled.objects.len() as u64;
+        report.doomed_indexes = settled.indexes.len() as u64;
+        Ok(())
+    }
+
+    async fn mark(
+        &self,
+        history: &History,
+        listed: &[Listed],
+        options: CollectOptions,
+    ) -> Result<Marked> {
+        let mut needed = BTreeSet::new();
+        for committed in history.live() {
+            // A pack list that cannot be read stops everything: what it names must not go.
+            needed.extend(history.resolve(self.pack_list(committed).await?).into_keys());
+        }
+        let mut forgotten = BTreeSet::new();
+        let mut objects = Vec::new();
+        for committed in history.commits().filter(|c| c.forgotten) {
+            let commit = &committed.commit;
+            if history.is_doomed_object(&commit.packs) {
+                continue;
+            }
+            if let Ok(packs) = self.pack_list(committed).await {
+                forgotten.extend(history.resolve(packs).into_keys());
+            }
+            objects.extend([commit.manifest.clone(), commit.packs.clone()]);
+        }
+        objects.extend(self.stale_segments(history).await?);
+        let young = self.world.clock.now() - age(options.orphan_age);
+        let garbage = listed
+            .iter()
+            .filter(|object| {
+                PackName::from_key(&object.key).is_some_and(|pack| {
+                    !needed.contains(&pack)
+                        && !history.is_doomed_pack(&pack)
+                        && (forgotten.contains(&pack) || object.modified < young)
+                })
+            })
+            .filter_map(sized)
+            .collect();
+        Ok(Marked { needed, garbage, objects })
+    }
+
+    /// Captured log that no backup can use: before the oldest backup in it, or without any backup
+    /// and not the newest.
+    async fn stale_segments(&self, history: &History) -> Result<Vec<String>> {
+        let mut stale = Vec::new();
+        for database in self.databases().await? {
+            let timeline = self.timeline(&database).await?;
+            if !timeline.problems.is_empty() {
+                continue;
+            }
+            let newest = timeline.coverage.len().saturating_sub(1);
+            for (number, coverage) in timeline.coverage.iter().enumerate() {
+                let mut keep_from = if number == newest { 0 } else { coverage.segments.len() };
+                let anchored = timeline
+                    .backups
+                    .iter()
+                    .filter(|b| coverage.backups.contains(&b.commit.backup))
+                    .collect::<Vec<_>>();
+                if !anchored.is_empty() {
+                    keep_from = self.oldest_anchor(&database, coverage, &anchored).await?;
+                }
+                for id in &coverage.segments[..keep_from] {
+                    let key = names::segment(&database, &id.stream, id.seq)?;
+                    if !history.is_doomed_object(key.as_str()) {
+                        stale.push(key.to_string());
+                    }
+                }
+            }
+        }
+        Ok(stale)
+    }
+
+    /// Takes back what commits after entry `seen` refer to, and what others doomed meanwhile.
+    async fn spare(&self, now: &History, seen: u64, mut doom: Doom) -> Result<Doom> {
+        let newer: Vec<&Committed> = now.live().into_iter().filter(|c| c.seq > seen).collect();
+        let mut spared = HashSet::new();
+        for committed in &newer {
+            spared.extend(now.resolve(self.pack_list(committed).await?).into_keys());
+        }
+        doom.packs.retain(|pack| !spared.contains(pack) && !now.is_doomed_pack(pack));
+        doom.moved.retain(|pack, _| !spared.contains(pack) && !now.is_doomed_pack(pack));
+        doom.indexes.retain(|run| !now.is_doomed_index(run));
+        if newer.is_empty() {
+            doom.objects.retain(|object| !now.is_doomed_object(object));
+        } else {
+            // A new backup may need log that looked stale.
+            doom.objects.retain(|object| {
+                !object.starts_with(names::STREAMS) && !now.is_doomed_object(object)
+            });
+        }
+        Ok(doom)
+    }
+
+    async fn sweep(&self, options: CollectOptions, report: &mut CollectReport) -> Result<()> {
+        let history = self.history().await?;
+        let sizes: BTreeMap<Key, u64> =
+            self.store.list("").await?.into_iter().map(|o| (o.key, o.size_bytes)).collect();
+        let ripe = self.world.clock.now() - age(options.grace);
+        for (seq, doomed) in history.dooms().iter().filter(|(_, doomed)| !doomed.swept) {
+            let keys = keys_of(&doomed.doom)?;
+            if !is_ripe(doomed.at, ripe, self.world.clock.now()) || options.dry_run {
+                report.waiting.0 += doomed.doom.packs.len() as u64;
+                report.waiting.1 +=
+                    doomed.doom.packs.iter().filter_map(|p| sizes.get(&p.key())).sum::<u64>();
+                continue;
+            }
+            self.assert_unneeded(&history, &doomed.doom).await?;
+            let mut is_swept = true;
+            for key in keys {
+                match self.store.delete(&key).await? {
+                    Deleted::Gone => {
+                        report.swept.0 += 1;
+                        report.swept.1 += sizes.get(&key).copied().unwrap_or(0);
+                    }
+                    Deleted::Retained => {
+                        report.retained += 1;
+                        is_swept = false;
+                    }
+                }
+            }
+            if is_swept {
+                let seq = *seq;
+                self.append(async |now| {
+                    let is_open = now.dooms().get(&seq).is_some_and(|doomed| !doomed.swept);
+                    Ok(is_open.then_some(Action::Swept { doom: seq }))
+                })
+                .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same rule that marking keeps, asked again right before deletion.
+    async fn assert_unneeded(&self, history: &History, doom: &Doom) -> Result<()> {
+        let doomed: HashSet<&PackName> = doom.packs.iter().collect();
+        for committed in history.live() {
+            let packs = history.resolve(self.pack_list(committed).await?);
+            if let Some(pack) = packs.keys().find(|pack| doomed.contains(pack)) {
+                return Err(Error::bug("delete a pack that a backup needs")
+                    .with("pack", pack)
+                    .with("backup", &committed.commit.backup));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn keys_of(doom: &Doom) -> Result<Vec<Key>> {
+    let mut keys: Vec<Key> = doom.packs.iter().map(PackName::key).collect();
+    keys.extend(doom.indexes.iter().map(RunName::key));
+    for object in &doom.objects {
+        keys.push(Key::new(object.clone())?);
+    }
+    Ok(keys)
+}
+
+/// A doom entry from the future says nothing about how long readers had: its clock or ours is
+/// wrong, and waiting costs only space.
+fn is_ripe(doomed_at: DateTime<Utc>, ripe: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    doomed_at <= ripe && doomed_at <= now
+}
+
+fn age(duration: Duration) -> TimeDelta {
+    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX / 4)
+}
+
+fn sized(object: &Listed) -> Option<(PackName, u64)> {
+    Some((PackName::from_key(&object.key)?, object.size_bytes))
+}

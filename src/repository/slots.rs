@@ -1,0 +1,63 @@
+//! The keys of a repository: who can open it.
+
+use stillpoint_contract::{Error, ErrorKind, Result, code};
+
+use super::{
+    entry::{Action, hash_of},
+    handle::{Repository, read_slots},
+    keys::{KeySlot, PassphraseCost, Secret},
+    store::Deleted,
+};
+
+impl Repository {
+    /// Every key slot that can be read.
+    pub async fn key_slots(&self) -> Result<Vec<KeySlot>> {
+        read_slots(&*self.store).await
+    }
+
+    /// Lets another secret open the repository.
+    pub async fn add_key(
+        &self,
+        secret: &Secret,
+        label: &str,
+        cost: PassphraseCost,
+    ) -> Result<KeySlot> {
+        let (slot, bytes) = self.put_slot(secret, label, cost).await?;
+        let (id, hash) = (slot.id().to_string(), hash_of(&bytes));
+        self.append(async |_| Ok(Some(Action::KeyAdded { slot: id.clone(), hash: hash.clone() })))
+            .await?;
+        Ok(slot)
+    }
+
+    /// Takes a key slot away, by its id or a unique beginning of it. What the secret has opened
+    /// before stays known to its holder: this keeps it from opening the repository again.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](ErrorKind::Refused) for the last slot, [`Missing`](ErrorKind::Missing) when none
+    /// or several match.
+    pub async fn remove_key(&self, id: &str) -> Result<KeySlot> {
+        self.master()?;
+        let slots = self.key_slots().await?;
+        let matching: Vec<_> =
+            slots.iter().filter(|slot| slot.id().to_string().starts_with(id)).collect();
+        let [slot] = matching.as_slice() else {
+            return Err(Error::new(ErrorKind::Missing, code::KEY_SLOT, "find the key slot")
+                .with("asked", id)
+                .with("matching", matching.len())
+                .next("stillpoint repo key list"));
+        };
+        if slots.len() == 1 {
+            return Err(Error::new(ErrorKind::Refused, code::KEY_SLOT, "remove the last key")
+                .why("nobody could open the repository any more")
+                .next("add another key first: stillpoint repo key add"));
+        }
+        if self.store.delete(&slot.id().key()).await? == Deleted::Retained {
+            return Err(Error::new(ErrorKind::Refused, code::KEY_SLOT, "remove a key")
+                .why("the store keeps the object under a lock until it expires"));
+        }
+        let name = slot.id().to_string();
+        self.append(async |_| Ok(Some(Action::KeyRemoved { slot: name.clone() }))).await?;
+        Ok((*slot).clone())
+    }
+}
