@@ -91,7 +91,8 @@ pub async fn capture(
 ) -> Result<CaptureReport> {
     let driver = job.engine.connect(job.endpoint).await?;
     // A polled engine is asked once per flush; one that streams waits in `next` itself.
-    let wait = poll_period(&*driver).await?.map_or(Duration::ZERO, |period| period.max(job.flush));
+    let period = poll_period(&*driver).await?;
+    let wait = period.map_or(Duration::ZERO, |period| period.max(job.flush));
     if !job.take_over {
         refuse_rival(repository, job.database).await?;
     }
@@ -102,7 +103,8 @@ pub async fn capture(
     loop {
         let is_dry = running.drain(job.flush, &mut tell).await?;
         running.look_around().await?;
-        if is_stopping && is_dry {
+        // A stream of a busy server never runs dry; what it has not sent yet stays on the server.
+        if is_stopping && (is_dry || period.is_none()) {
             return running.end().await;
         }
         let pause = if is_dry { wait } else { Duration::ZERO };
