@@ -1,4 +1,4 @@
 //! What needs more than one module.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "the whole crate is tests")]
 
-mod stores;
+mod invariants;
+mod support;

@@ -1,0 +1,5 @@
+//! The invariants of a repository, by number. Each test bears the number of the sentence it proves.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "all of it is tests")]
+
+mod i3_interleavings;
