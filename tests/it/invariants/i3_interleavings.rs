@@ -24,8 +24,7 @@ pub(super) const RUTHLESS: CollectOptions = CollectOptions {
 };
 
 /// Dooms everything at once, and deletes nothing.
-const PATIENT: CollectOptions =
-    CollectOptions { grace: Duration::from_hours(1000), ..RUTHLESS };
+const PATIENT: CollectOptions = CollectOptions { grace: Duration::from_hours(1000), ..RUTHLESS };
 
 /// A repository with backups in use, a forgotten one whose packs are half needed, and what two
 /// writers want to store next.
@@ -52,6 +51,13 @@ async fn scene() -> Scene {
     let mut letters = content(3, &[("a", 9000), ("l", 20_000)]);
     letters.insert("d".to_owned(), doomed["d"].clone());
     mail.back_up(&repository, &letters, Method::Whole).await.unwrap();
+    // Two that began at the same time hold the same chunks, each in packs of its own.
+    let twins = [Driver::new(&world, "castor", &ledger), Driver::new(&world, "pollux", &ledger)];
+    let [castor, pollux] = &twins;
+    let drafts = (castor.begin(&repository).await, pollux.begin(&repository).await);
+    let (same, method) = (content(6, &[("x", 9000)]), Method::Whole);
+    castor.complete(drafts.0.unwrap(), &same, method, 0).await.unwrap();
+    pollux.complete(drafts.1.unwrap(), &same, method, 0).await.unwrap();
     forget(&repository, &ledger, &first.commit.backup).await.unwrap();
     let mut changed = kept;
     change(&mut changed, 4, 3);
@@ -87,8 +93,7 @@ async fn goes_on(played: &Played) -> Result<(), String> {
     let world = world(77);
     let store = Arc::clone(&played.store) as Arc<dyn Store>;
     let go_on = async {
-        let repository =
-            Repository::open(world.clone(), Arc::clone(&store), None, None).await?;
+        let repository = Repository::open(world.clone(), Arc::clone(&store), None, None).await?;
         let shop = Driver::new(&world, "shop", &played.ledger);
         shop.back_up(&repository, &content(5, &[("a", 9000)]), Method::Incremental).await?;
         repository.collect(RUTHLESS, &Arc::default()).await
@@ -115,11 +120,8 @@ fn i3_random_schedules_of_writers_and_collectors_lose_nothing() {
     let runtime = runtime();
     let scene = runtime.block_on(scene());
     for seed in seed..seed + runs {
-        let mut cast = vec![
-            scene.writer(),
-            scene.rival(),
-            Actor::new("collector", Part::Collect(RUTHLESS)),
-        ];
+        let mut cast =
+            vec![scene.writer(), scene.rival(), Actor::new("collector", Part::Collect(RUTHLESS))];
         // One run in four has a second collector, one in four a storm, one in four stale lists.
         if seed % 4 == 1 {
             cast.push(Actor::new("second collector", Part::Collect(RUTHLESS)));
@@ -160,8 +162,8 @@ fn i3_a_writer_that_sleeps_anywhere_through_doom_and_sweep_ends_cleanly() {
                 made += 1;
                 waiting.iter().position(|w| w.actor == wanted).unwrap_or(0)
             }));
-            let judged = judge(&played, must_succeed)
-                .and_then(|()| runtime.block_on(goes_on(&played)));
+            let judged =
+                judge(&played, must_succeed).and_then(|()| runtime.block_on(goes_on(&played)));
             if let Err(wrong) = judged {
                 panic!("{wrong}\nasleep before call {pause} with {options:?}\n{}", played.story());
             }
@@ -186,9 +188,9 @@ fn i3_every_schedule_with_two_changes_of_turn_loses_nothing() {
     let mut runs = 0;
     loop {
         let mut turns = Turns { changes_left: 2, current: None };
-        let played = runtime.block_on(scene.play(&cast, 9, Weather::default(), |waiting| {
-            turns.pick(waiting, &mut schedule)
-        }));
+        let played = runtime.block_on(
+            scene.play(&cast, 9, Weather::default(), |waiting| turns.pick(waiting, &mut schedule)),
+        );
         if let Err(wrong) = judge(&played, false) {
             panic!("{wrong}\npicks {schedule}\n{}", played.story());
         }

@@ -3,8 +3,7 @@
 use bytes::Bytes;
 use stillpoint::repository::{Repository, StreamWriter, history::Committed, store::Dice};
 use stillpoint_contract::{
-    Entropy as _, LogEvent, LogEventKind, LogRange, LogSegment, LogSource as _, Result,
-    SegmentHead,
+    Entropy as _, LogEvent, LogEventKind, LogRange, LogSegment, LogSource as _, Result, SegmentHead,
 };
 
 use super::session::{Driver, position};
@@ -18,8 +17,7 @@ pub(crate) fn body(offset: u128) -> Bytes {
 
 /// The segment from `offset` to the next, which holds one commit.
 pub(crate) fn segment(driver: &Driver, offset: u128) -> LogSegment {
-    let (start, end) =
-        (position(&driver.database, offset), position(&driver.database, offset + 1));
+    let (start, end) = (position(&driver.database, offset), position(&driver.database, offset + 1));
     let at = driver.world.clock.now();
     let head = SegmentHead {
         range: LogRange::new(start, end).unwrap(),

@@ -99,7 +99,8 @@ impl Ledger {
                 .await
                 .map_err(|what| format!("backup {backup}: {what}"))?;
             let found = restore(&repository, committed).await;
-            let found = found.map_err(|e| format!("backup {backup} is unreadable: {}", tell(&e)))?;
+            let found =
+                found.map_err(|e| format!("backup {backup} is unreadable: {}", tell(&e)))?;
             if self.content(backup).as_ref() != Some(&found) {
                 return Err(format!("backup {backup} has wrong bytes"));
             }
@@ -147,11 +148,7 @@ pub(crate) fn tell(error: &stillpoint_contract::Error) -> String {
 }
 
 /// Forgets a backup, and tells the ledger.
-pub(crate) async fn forget(
-    repository: &Repository,
-    ledger: &Ledger,
-    backup: &str,
-) -> Result<()> {
+pub(crate) async fn forget(repository: &Repository, ledger: &Ledger, backup: &str) -> Result<()> {
     ledger.forget(backup);
     repository.forget(&[backup.to_owned()], "no longer wanted").await?;
     Ok(())

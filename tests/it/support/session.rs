@@ -111,10 +111,25 @@ impl Driver {
         method: Method,
         offset: u128,
     ) -> Result<Committed> {
+        let draft = self.begin(repository).await?;
+        self.complete(draft, content, method, offset).await
+    }
+
+    /// The first half: what the repository has is looked up, and nothing is written.
+    pub(crate) async fn begin<'r>(&self, repository: &'r Repository) -> Result<Draft<'r>> {
         let intent = intent(&self.world, &self.database);
-        let consistent_time = intent.started_at;
-        let meter = Arc::new(Meter::default());
-        let draft = repository.begin(intent, WriteOptions::default(), meter).await?;
+        repository.begin(intent, WriteOptions::default(), Arc::new(Meter::default())).await
+    }
+
+    /// The second half.
+    pub(crate) async fn complete(
+        &self,
+        draft: Draft<'_>,
+        content: &Content,
+        method: Method,
+        offset: u128,
+    ) -> Result<Committed> {
+        let consistent_time = self.world.clock.now();
         for (name, bytes) in content {
             write_part(&draft, name, bytes, method).await?;
         }

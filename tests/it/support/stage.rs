@@ -94,7 +94,8 @@ pub(crate) async fn play(
     mut choose: impl FnMut(&[Waiting]) -> usize,
 ) -> Played {
     let (memory, ledger) = (Arc::new(scene.0.fork()), scene.1.fork());
-    let lagging = FaultyStore::new(Arc::clone(&memory), seed).with_stale_lists(weather.list_lag_calls);
+    let lagging =
+        FaultyStore::new(Arc::clone(&memory), seed).with_stale_lists(weather.list_lag_calls);
     let lagging = Arc::new(lagging);
     let gate = Gate::new();
     let plain: Arc<dyn Store> = Arc::clone(&memory) as Arc<dyn Store>;
@@ -170,9 +171,9 @@ pub(crate) struct Whim {
 impl Whim {
     pub(crate) fn new(seed: u64, cast: &[Actor]) -> Self {
         let dice = Dice::new(seed);
-        let ranks = dice.happens(160).then(|| {
-            cast.iter().map(|actor| (actor.name.to_owned(), dice.below(1000))).collect()
-        });
+        let ranks = dice
+            .happens(160)
+            .then(|| cast.iter().map(|actor| (actor.name.to_owned(), dice.below(1000))).collect());
         Self { dice, ranks }
     }
 
