@@ -74,18 +74,15 @@ pub async fn back_up(
 
     let same = |c: &Committed| c.commit.incarnation == probe.identity.id && !job.full;
     let base = draft.base().filter(|(committed, _)| same(committed));
-    let evidence = match base {
-        Some((committed, reader)) => {
-            let base_evidence = reader.manifest().evidence()?;
-            let mut log = repository.log_from(committed).await?;
-            let base = Base { evidence: &base_evidence, parts: reader, log: &mut log };
-            let request = BackupRequest { base: Some(base), streams_max: job.streams_max };
-            driver.backup(request, &draft).await?
-        }
-        None => {
-            let request = BackupRequest { base: None, streams_max: job.streams_max };
-            driver.backup(request, &draft).await?
-        }
+    let evidence = if let Some((committed, reader)) = base {
+        let evidence = reader.manifest().evidence()?;
+        let mut log = repository.log_from(committed).await?;
+        let base = Base { evidence: &evidence, parts: reader, log: &mut log };
+        let request = BackupRequest { base: Some(base), streams_max: job.streams_max };
+        driver.backup(request, &draft).await?
+    } else {
+        let request = BackupRequest { base: None, streams_max: job.streams_max };
+        driver.backup(request, &draft).await?
     };
     // The copy holds a state that existed at some instant before now.
     let consistent_time = world.clock.now();
@@ -144,7 +141,7 @@ fn foreign(job: &BackupJob<'_>, found: &Identity, last: &Committed) -> Error {
     Error::new(
         ErrorKind::Refused,
         code::FOREIGN_DATABASE,
-        format!("this is not the database that owned {database} until now"),
+        format!("recognise the database that owned the name {database} until now"),
     )
     .with("found", format!("{} {} at {}", job.engine.name(), found.id, found.location))
     .with(

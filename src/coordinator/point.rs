@@ -147,7 +147,7 @@ async fn choose_position(
     let mut error = Error::new(
         ErrorKind::Missing,
         code::UNREACHABLE_POINT,
-        "the chosen position cannot be reached",
+        "reach the chosen position",
     )
     .with("asked", position)
     .with("database", &timeline.database);
@@ -178,7 +178,7 @@ async fn unreachable_time(
     let mut error = Error::new(
         ErrorKind::Missing,
         code::UNREACHABLE_POINT,
-        "the chosen time cannot be reached",
+        "reach the chosen time",
     )
     .with("asked", exact(at));
     error = match (before, after) {
@@ -194,7 +194,7 @@ async fn unreachable_time(
     }
     if let Some(point) = before.or(after) {
         let database = &timeline.database;
-        error = error.next(format!("stillpoint restore {database} --at {} --to …", exact(*point)));
+        error = error.next(format!("stillpoint restore {database} --at {} --to PATH", exact(*point)));
     }
     Ok(error)
 }

@@ -281,7 +281,10 @@ proptest! {
 
     #[test]
     fn any_change_of_any_bytes_encodes_and_decodes(
-        seed: u64, length in 1_usize..300_000, base_length in 1_usize..300_000, changes in 0_u64..50,
+        seed: u64,
+        length in 1_usize..300_000,
+        base_length in 1_usize..300_000,
+        changes in 0_u64..50,
     ) {
         let random = Seeded::new(seed);
         let base = random.bytes(base_length);
@@ -298,7 +301,9 @@ proptest! {
     }
 
     #[test]
-    fn one_wrong_bit_is_always_found(place: usize, bit in 0_u8..8, is_encrypted: bool, with_base: bool) {
+    fn one_wrong_bit_is_always_found(
+        place: usize, bit in 0_u8..8, is_encrypted: bool, with_base: bool,
+    ) {
         let domain = if is_encrypted { encrypted() } else { plain() };
         let mut example = example(&domain, with_base);
         let payload = &mut example.sealed.payload;
@@ -316,8 +321,8 @@ proptest! {
         bytes: Vec<u8>, length in 0_usize..70_000, with_base in any::<bool>(),
     ) {
         let base = vec![3; 2000];
-        let (encoding, base) =
-            if with_base { (Encoding::Delta, Some(base.as_slice())) } else { (Encoding::Zstd, None) };
+        let base = with_base.then_some(base.as_slice());
+        let encoding = if with_base { Encoding::Delta } else { Encoding::Zstd };
         if let Ok(plain) = Scratch::new().decode(encoding, &bytes, base, length) {
             prop_assert_eq!(plain.len(), length);
         }

@@ -83,9 +83,8 @@ impl Blobs {
         let places: Vec<Option<(Located, Option<Located>)>> = self
             .cpu
             .run(move |_| {
-                let locate = |(id, _): &(ChunkId, usize)| match id.is_zero() {
-                    true => Ok(None),
-                    false => index.locate(id).map(Some),
+                let locate = |(id, _): &(ChunkId, usize)| {
+                    if id.is_zero() { Ok(None) } else { index.locate(id).map(Some) }
                 };
                 ids.iter().map(locate).collect::<Result<Vec<_>>>()
             })

@@ -85,10 +85,6 @@ impl Descriptor {
         if hash_of(line.as_bytes()) != hash {
             return Err(damaged());
         }
-        #[derive(Deserialize)]
-        struct Version {
-            format: u32,
-        }
         let version: Version = serde_json::from_str(line).map_err(|_| damaged())?;
         if version.format > REPOSITORY_FORMAT {
             return Err(newer("the repository", version.format));
@@ -100,6 +96,11 @@ impl Descriptor {
         }
         Ok(descriptor)
     }
+}
+
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
 }
 
 /// The error for anything that a newer program wrote.

@@ -115,7 +115,7 @@ impl Repository {
         let history = self.history().await?;
         let of_database = |c: &&&Committed| c.commit.database == intent.database;
         let live = history.live();
-        let parent = live.iter().filter(of_database).next_back().map(|c| (*c).clone());
+        let parent = live.iter().rfind(of_database).map(|c| (*c).clone());
         let ordinal = live.iter().filter(of_database).count() as u64;
         let usable = self.usable_packs(&history).await?;
         let blobs = self.blobs(&history, usable).await?;
@@ -206,7 +206,7 @@ impl Draft<'_> {
         stored_bytes += manifest_bytes;
         let reader = BackupReader::new(manifest.clone(), writer.blobs().clone());
 
-        let mut commit = self.describe(&manifest, stored_bytes);
+        let mut commit = Self::describe(&manifest, stored_bytes);
         (commit.manifest, commit.manifest_hash) = (name, hash);
         let mut attempt = 0;
         let mut listed: Option<PackList> = None;
@@ -305,7 +305,7 @@ impl Draft<'_> {
         }
     }
 
-    fn describe(&self, manifest: &Manifest, stored_bytes: u64) -> Commit {
+    fn describe(manifest: &Manifest, stored_bytes: u64) -> Commit {
         Commit {
             backup: manifest.backup.clone(),
             database: manifest.database.clone(),

@@ -307,10 +307,13 @@ impl Repository {
             let added = match read {
                 Ok(Some(bytes)) => {
                     let job =
-                        move |_: &mut _| match blake3::hash(&bytes).as_bytes() == run.as_bytes() {
-                            true => index.add_run(bytes),
-                            false => Err(unreadable(run)),
-                        };
+                        move |_: &mut _| {
+                        if blake3::hash(&bytes).as_bytes() == run.as_bytes() {
+                            index.add_run(bytes)
+                        } else {
+                            Err(unreadable(run))
+                        }
+                    };
                     self.world.cpu.run(job).await?
                 }
                 Ok(None) => Ok(()),

@@ -118,12 +118,11 @@ impl DraftPart {
             let stop = chunks.end.min((leaf + 1) * LEAF_CHUNKS as u64);
             let is_whole_leaf = stop - at == LEAF_CHUNKS as u64;
             let mut leaves = self.leaves.lock().await;
-            match base.leaf_id(leaf).filter(|_| is_whole_leaf) {
-                Some(id) => leaves.set_leaf(leaf, id)?,
-                None => {
-                    let ids = base.ids(self.shared.writer.blobs(), at..stop).await?;
+            if let Some(id) = base.leaf_id(leaf).filter(|_| is_whole_leaf) {
+                leaves.set_leaf(leaf, id)?;
+            } else {
+                let ids = base.ids(self.shared.writer.blobs(), at..stop).await?;
                     leaves.set(at, &ids, &self.shared).await?;
-                }
             }
             at = stop;
         }

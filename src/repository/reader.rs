@@ -21,12 +21,15 @@ use crate::pipeline::id::ChunkId;
 /// The longest answer to one read, in bytes.
 const READ_BYTES_MAX: u64 = 32 << 20;
 
+/// Page and place in it of each part, by hash of its name.
+type Places = HashMap<u128, (u32, u32)>;
+
 /// Reads one backup.
 pub struct BackupReader {
     manifest: Manifest,
     blobs: Blobs,
     /// Where each part is in the part table, by hash of its name; read when first needed.
-    places: Mutex<Option<Arc<HashMap<u128, (u32, u32)>>>>,
+    places: Mutex<Option<Arc<Places>>>,
     /// The page read last.
     page: Mutex<Option<(u32, Arc<Vec<PartEntry>>)>>,
     /// The part read last.
@@ -95,12 +98,12 @@ impl BackupReader {
         Ok(Some(part))
     }
 
-    async fn places(&self) -> Result<Arc<HashMap<u128, (u32, u32)>>> {
+    async fn places(&self) -> Result<Arc<Places>> {
         let mut known = self.places.lock().await;
         if let Some(places) = &*known {
             return Ok(Arc::clone(places));
         }
-        let mut places = HashMap::new();
+        let mut places = Places::new();
         for page in 0..self.manifest.part_pages.len() as u32 {
             for (index, part) in self.page(page).await?.iter().enumerate() {
                 places.insert(name_hash(&part.name), (page, index as u32));

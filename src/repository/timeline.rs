@@ -56,7 +56,7 @@ pub struct Coverage {
     /// Backups from which it can be replayed, by id, in order.
     pub backups: Vec<String>,
     /// Its segments, in order.
-    pub(super) segments: Vec<SegmentId>,
+    pub segments: Vec<SegmentId>,
 }
 
 /// Everything known of a database's recoverable history.
@@ -242,6 +242,7 @@ impl Repository {
         }
         timeline.coverage.sort_by_key(|coverage| coverage.start.at);
         self.anchor_backups(&heads, &mut timeline).await?;
+        extend_to_backups(&mut timeline);
         extend_to_beat(&mut timeline);
         Ok(timeline)
     }
@@ -433,6 +434,18 @@ async fn cover(
         backups: Vec::new(),
         segments,
     }))
+}
+
+/// A backup that found the database where the log ends proves that nothing is missing until then.
+fn extend_to_backups(timeline: &mut Timeline) {
+    for commit in timeline.backups.iter().map(|backup| &backup.commit) {
+        let ends_here = |coverage: &&mut Coverage| {
+            commit.consistent_at.as_ref() == Some(&coverage.end.position)
+        };
+        if let Some(coverage) = timeline.coverage.iter_mut().find(ends_here) {
+            coverage.until = coverage.until.max(commit.consistent_time);
+        }
+    }
 }
 
 /// A capture that saw nothing new still proves that nothing is missing.

@@ -1,4 +1,7 @@
 //! What needs more than one module.
 
+mod cli;
 mod invariants;
+mod round_trip;
+mod stores;
 mod support;

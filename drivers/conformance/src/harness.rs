@@ -22,6 +22,11 @@ use crate::{
 /// A sentence that takes longer has come to a standstill.
 const PROOF_TIME_MAX: Duration = Duration::from_mins(2);
 
+/// The environment variable that repeats a run with other random choices.
+const SEED: &str = "STILLPOINT_SEED";
+
+const SEED_USUAL: u64 = 7;
+
 /// Something a server allows that some test must have used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Claim {
@@ -52,13 +57,19 @@ impl Claim {
 }
 
 /// What became of each sentence on one fixture.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ledger {
+    /// What every random choice follows from.
+    pub(crate) seed: u64,
     lines: Mutex<Vec<(&'static str, Outcome)>>,
     exercised: Mutex<BTreeSet<Claim>>,
 }
 
 impl Ledger {
+    fn new(seed: u64) -> Self {
+        Self { seed, lines: Mutex::default(), exercised: Mutex::default() }
+    }
+
     /// Notes that a claimed capability was really used.
     pub(crate) fn exercise(&self, claim: Claim) {
         self.exercised.lock().unwrap_or_else(PoisonError::into_inner).insert(claim);
@@ -75,10 +86,11 @@ impl Ledger {
 #[expect(clippy::print_stdout, reason = "the table is what this program is for")]
 pub fn run(fixtures: impl IntoIterator<Item = Arc<dyn Fixture>>) -> ExitCode {
     let arguments = Arguments::from_args();
+    let seed = env::var_os(SEED).and_then(|seed| seed.to_str()?.parse().ok()).unwrap_or(SEED_USUAL);
     let mut trials = Vec::new();
     let mut books = Vec::new();
     for fixture in fixtures {
-        let ledger = Arc::new(Ledger::default());
+        let ledger = Arc::new(Ledger::new(seed));
         for sentence in SENTENCES {
             trials.push(trial(&fixture, sentence, &ledger));
         }
@@ -118,7 +130,8 @@ fn trial(fixture: &Arc<dyn Fixture>, sentence: &'static Sentence, ledger: &Arc<L
         let outcome = proven.as_ref().cloned().unwrap_or(Outcome::Failed);
         ledger.note(sentence.text, outcome);
         proven.map(|_| ()).map_err(|why| {
-            format!("{}\n{}", sentence.text, why.message().unwrap_or_default()).into()
+            let why = why.message().unwrap_or_default().to_owned();
+            format!("{}\n{why}\n{SEED}={}", sentence.text, ledger.seed).into()
         })
     };
     Trial::test(name, run).with_ignored_flag(ignored)

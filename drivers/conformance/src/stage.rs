@@ -124,7 +124,7 @@ impl Stage {
         let server = fixture.start().await?;
         let driver = server.engine().connect(&server.endpoint()).await?;
         let dir = TempDir::new().map_err(|error| Failure::new(error.to_string()))?;
-        let entropy = SeededEntropy::new(7);
+        let entropy = SeededEntropy::new(ledger.seed);
         let (progress, restores) = (Default::default(), AtomicU64::new(0));
         Ok(Self { fixture, server, driver, entropy, ledger, progress, dir, restores })
     }
@@ -296,9 +296,10 @@ impl Stage {
         Ok(opened)
     }
 
-    /// Lets the clock move, so that two commits have two times.
+    /// Lets the clock move, so that two commits have two times, also where a file system counts
+    /// time in steps of some milliseconds.
     pub(crate) async fn tick(&self) {
-        self.server.clock().sleep(Duration::from_millis(3)).await;
+        self.server.clock().sleep(Duration::from_millis(15)).await;
     }
 
     /// Waits until the server holds nothing for us any more; cleaning up may take a moment.

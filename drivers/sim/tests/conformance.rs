@@ -21,10 +21,10 @@ use stillpoint_contract::{
 };
 use stillpoint_sim::{Layout, Mode, SimEngine, SimServer, Table, Write};
 
-/// Accounts lie on pages of their own, among cells that nobody touches.
-const CELLS_PER_ACCOUNT: u32 = 2_000;
+/// Accounts lie on pages of their own and in several extents, among cells that nobody touches.
+const CELLS_PER_ACCOUNT: u32 = 6_000;
 const PROGRESS: u32 = ACCOUNTS * CELLS_PER_ACCOUNT;
-const BALLAST_CELLS: u32 = 160_000;
+const BALLAST_CELLS: u32 = 420_000;
 /// Writes past the ballast, so many that their log exceeds 40 MiB.
 const BULK_WRITES: u32 = (40 << 20) / 12 + 1;
 

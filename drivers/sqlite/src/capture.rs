@@ -135,15 +135,24 @@ impl Capture {
         Some(until.saturating_sub(self.database().clock.elapsed()))
     }
 
-    /// Ends a pause that nobody confirmed in time.
-    pub(crate) fn lose_patience(&mut self) -> Result<()> {
+    /// Does what needs no request: ends a pause that nobody confirmed in time, and moves the hold
+    /// along so that others can copy back and restart the log.
+    pub(crate) fn tend(&mut self) -> Result<()> {
+        let state = self.observer.observe()?;
         if self.patience().is_some_and(|left| left.is_zero()) {
             // A log of this length fills disks. Its last frames are in our hands, but should we
             // be killed before they are durable, the next start finds a gap.
-            let let_go = LET_GO_FRAMES <= self.observer.observe()?.frames();
-            self.end_pause(let_go)?;
+            self.end_pause(LET_GO_FRAMES <= state.frames())?;
         }
-        Ok(())
+        if self.pause.is_some() {
+            return Ok(());
+        }
+        // A generation that `next` has not seen must find the hold as it was.
+        let is_known = state.live.map(|(live, _)| live) == self.place.tail.map(|t| t.generation);
+        if is_known && self.hold.is_behind(&state) {
+            self.hold.advance(&self.observer)?;
+        }
+        self.relax()
     }
 
     /// Releases everything.

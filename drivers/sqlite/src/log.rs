@@ -21,8 +21,9 @@ pub(crate) const POLL_PERIOD: Duration = Duration::from_millis(100);
 /// How many requests wait for the thread. More than two means that callers drop them unanswered.
 const REQUESTS_MAX: usize = 16;
 
-/// How long the thread waits for a request before it looks again; any time would do.
-const IDLE: Duration = Duration::from_mins(1);
+/// How often the hold is moved along although nobody asks for log, so that checkpoints of others
+/// get through.
+const TEND_PERIOD: Duration = Duration::from_millis(100);
 
 enum Request {
     Next(oneshot::Sender<Result<Option<LogSegment>>>),
@@ -70,16 +71,18 @@ pub(crate) async fn open(database: &Database, since: Option<&LogMark>) -> Result
 /// Answers until nobody is left to ask.
 fn serve(mut capture: Capture, inbox: &Receiver<Request>) {
     loop {
-        match inbox.recv_timeout(capture.patience().unwrap_or(IDLE)) {
+        match inbox.recv_timeout(capture.patience().unwrap_or(TEND_PERIOD)) {
             Ok(Request::Next(answer)) => drop(answer.send(capture.next())),
             Ok(Request::Confirm(position, answer)) => {
                 drop(answer.send(capture.confirm(&position)));
             }
-            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Timeout) => {
+                // What is wrong is found again by the next request, and reported there.
+                if let Err(error) = capture.tend() {
+                    tracing::debug!(%error, "could not move the hold on the log along");
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => return capture.release(),
-        }
-        if let Err(error) = capture.lose_patience() {
-            tracing::warn!(%error, "could not let the write-ahead log go");
         }
     }
 }

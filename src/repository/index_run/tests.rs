@@ -169,6 +169,17 @@ fn a_merge_keeps_every_entry_once_and_drops_packs() {
 }
 
 #[test]
+fn equal_runs_merge_into_one() {
+    let count = ENTRIES_MAX as u32 * 3 / 5;
+    let run = run((0..count).map(|n| located(n, n / 130)), 1);
+    let runs = [(); 2].map(|()| IndexRun::open(run.bytes.clone()).unwrap());
+    let nothing = BTreeSet::new();
+    let mut merge = Merge::new(REPOSITORY, &runs, &nothing).unwrap();
+    assert_eq!(merge.next_run(&Seeded::new(2)).unwrap().unwrap().entries, count as usize);
+    assert!(merge.next_run(&Seeded::new(3)).unwrap().is_none());
+}
+
+#[test]
 fn a_full_run_refuses_more() {
     let mut builder = IndexRunBuilder::new(REPOSITORY);
     let entry = located(1, 1);
@@ -240,15 +251,16 @@ fn the_bytes_of_a_run_stay_what_they_are() {
 
 proptest! {
     #[test]
-    fn any_entries_are_found_again(numbers in proptest::collection::vec((0_u32..500, 0_u32..4), 0..300)) {
+    fn any_entries_are_found_again(
+        numbers in proptest::collection::vec((0_u32..500, 0_u32..4), 0..300),
+    ) {
         let entries = || numbers.iter().map(|&(number, pack)| located(number, pack));
         let run = IndexRun::open(run(entries(), 1).bytes).unwrap();
-        let places: Vec<_> =
-            entries().map(|e| (e.entry.label.id, e.pack)).collect::<BTreeSet<_>>().into_iter().collect();
-        let found: Vec<_> = everything(&run).iter().map(|e| (e.entry.label.id, e.pack)).collect();
-        let found_set: BTreeSet<_> = found.iter().copied().collect();
-        prop_assert_eq!(found.len(), places.len());
-        prop_assert_eq!(found_set.into_iter().collect::<Vec<_>>(), places);
+        let place = |located: &Located| (located.entry.label.id, located.pack);
+        let expected: BTreeSet<_> = entries().map(|located| place(&located)).collect();
+        let found: Vec<_> = everything(&run).iter().map(place).collect();
+        prop_assert_eq!(found.len(), expected.len());
+        prop_assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
     }
 
     #[test]

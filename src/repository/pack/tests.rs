@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::{
     FinishedPack, PACK_BYTES_MAX, PackBuilder, PackEntry, PackHeader, PackKind, PackName,
-    SealedBlob, Trailer, inspect, read_trailer, scan,
+    SealedBlob, Trailer, inspect, read::seal_table, read_trailer, scan,
 };
 use crate::{
     pipeline::{
@@ -212,6 +212,30 @@ fn every_flipped_bit_is_noticed_and_never_read() {
                 assert_eq!(entries, pack.entries, "bit {place} changed the table unnoticed");
             }
         }
+    }
+}
+
+/// A table of contents with a valid checksum, in a file with a valid name, may still be wrong: a
+/// writer with a fault made it.
+#[test]
+fn a_table_that_disagrees_with_the_blobs_is_noticed() {
+    let pack = pack(&plain(), 1);
+    let end = pack.entries.last().unwrap().range().end as usize;
+    let with_table = |entries: &[PackEntry]| {
+        let mut bytes = pack.bytes[..end].to_vec();
+        seal_table(entries, &mut bytes);
+        inspect(&PackName::of(PackKind::Data, &bytes), &bytes)
+    };
+    assert!(with_table(&pack.entries).is_ok());
+
+    let mut renamed = pack.entries.clone();
+    renamed[1].label.id = ChunkId::new([9; 32]);
+    let mut swapped = pack.entries.clone();
+    swapped.swap(0, 1);
+    let mut overlapping = pack.entries.clone();
+    overlapping[2].offset -= 1;
+    for wrong in [renamed, swapped, overlapping, pack.entries[..3].to_vec(), Vec::new()] {
+        assert!(with_table(&wrong).is_err(), "{wrong:?}");
     }
 }
 

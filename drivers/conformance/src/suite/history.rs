@@ -69,27 +69,39 @@ async fn live_and_die(
     Ok(())
 }
 
+/// How far a capture gets with a segment before it dies.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Take,
+    Store,
+    Confirm,
+}
+
 pub(crate) async fn unconfirmed_log_is_not_forgotten(stage: &Stage) -> Verdict {
+    use Step::{Confirm, Store, Take};
     let copy = stage.back_up().await?;
     let log = MemoryLog::new();
-    let mut opened = stage.capture(&log, Some(&copy.mark()?)).await?;
-    for confirms in [true, false, true, true, false, false, true] {
+    let mut mark = copy.mark()?;
+    let mut opened = stage.capture(&log, Some(&mark)).await?;
+    for step in [Confirm, Take, Confirm, Store, Take, Take, Confirm, Store, Confirm, Take] {
         stage.work(3).await?;
         stage.server.play(Scene::Discard).await?;
         while let Some(segment) = opened.capture.next().await? {
             let end = segment.head.range.end().clone();
-            log.append(segment)?;
-            if confirms {
+            if step >= Store {
+                log.append(segment)?;
+            }
+            if step == Confirm {
                 opened.capture.confirm(&end).await?;
             }
         }
         stage.server.play(Scene::Discard).await?;
-        if !confirms {
+        if step < Confirm {
             // Whoever dies without having confirmed finds everything again.
             drop(opened);
-            let mark = log.mark().ok_or_else(|| Failure::new("nothing was captured"))?;
+            mark = log.mark().unwrap_or(mark);
             opened = stage.capture(&log, Some(&mark)).await?;
-            ensure!(opened.gap.is_none(), "stored log is a gap: {:?}", opened.gap);
+            ensure!(opened.gap.is_none(), "unconfirmed log is a gap: {:?}", opened.gap);
         }
     }
     log.drain(opened.capture.as_mut()).await?;

@@ -183,6 +183,12 @@ pub(crate) struct LogReader {
     next: usize,
 }
 
+impl LogReader {
+    pub(crate) fn into_segments(self) -> Vec<LogSegment> {
+        self.segments
+    }
+}
+
 #[async_trait]
 impl LogSource for LogReader {
     async fn next(&mut self) -> Result<Option<SegmentHead>> {
@@ -339,9 +345,9 @@ pub(crate) fn dump(connection: &Connection) -> String {
         let mut lines = Vec::new();
         let mut rows = rows.query([]).unwrap();
         while let Some(row) = rows.next().unwrap() {
-            lines.push(
-                (0..columns).map(|i| format!("{:?}|", row.get_ref(i).unwrap())).collect::<String>(),
-            );
+            let values: Vec<_> =
+                (0..columns).map(|i| format!("{:?}", row.get_ref(i).unwrap())).collect();
+            lines.push(values.join("|"));
         }
         lines.sort();
         hash.update(lines.join("\n").as_bytes());

@@ -4,7 +4,10 @@
 #![expect(clippy::print_stdout, reason = "measurements")]
 
 mod capture;
+mod dice;
 mod doubles;
+mod kills;
+mod large;
 mod restore;
 mod snapshot;
 mod writers;

@@ -76,6 +76,7 @@ fn move_money(path: &Path, until: Instant) {
              COMMIT;"
         ))
         .unwrap();
+        std::thread::sleep(Duration::from_micros(300));
     }
 }
 
@@ -85,9 +86,11 @@ pub(crate) fn audit(path: &Path) -> i64 {
     let one = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
     assert_eq!(one("SELECT sum(balance) FROM account"), ACCOUNTS * OPENING_BALANCE);
     let wrong = one(&format!(
-        "SELECT count(*) FROM account a WHERE balance <> {OPENING_BALANCE}
-             - coalesce((SELECT sum(amount) FROM ledger WHERE source = a.id), 0)
-             + coalesce((SELECT sum(amount) FROM ledger WHERE target = a.id), 0)"
+        "WITH moved(id, amount) AS (SELECT source, -amount FROM ledger
+                                    UNION ALL SELECT target, amount FROM ledger),
+              total AS MATERIALIZED (SELECT id, sum(amount) AS amount FROM moved GROUP BY id)
+         SELECT count(*) FROM account LEFT JOIN total USING (id)
+             WHERE balance <> {OPENING_BALANCE} + coalesce(total.amount, 0)"
     ));
     assert_eq!(wrong, 0, "balances that the ledger does not explain");
     let transfers = one("SELECT count(*) FROM ledger");

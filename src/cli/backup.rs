@@ -1,0 +1,128 @@
+//! `stillpoint backup`: copies a database while it is in use.
+
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+
+use clap::Args;
+use serde::Serialize;
+use stillpoint_contract::Result;
+
+use super::{
+    answer::Answer,
+    open::{self, Need},
+    page::{Page, printable},
+    session::Session,
+    units,
+    wire::{Backup, milliseconds},
+};
+use crate::{
+    coordinator::{BackupJob, BackupReport, back_up},
+    pipeline::Meter,
+    repository::WriteOptions,
+};
+
+/// Connections to the database, and parts copied at once.
+const STREAMS_DEFAULT: NonZeroUsize = NonZeroUsize::new(4).expect("four is not zero");
+
+/// What `backup` is told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The database, as an engine and an address, such as sqlite:app.db.
+    #[arg(value_name = "URL")]
+    database: String,
+    /// The name of the database in the repository [default: its file name].
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Read everything, also what is known not to have changed.
+    #[arg(long)]
+    full: bool,
+    /// Accept that another database has the name from now on, such as one that was re-created in
+    /// another place.
+    #[arg(long)]
+    new_incarnation: bool,
+    /// Connections to the database, and parts copied at once.
+    #[arg(long, value_name = "NUMBER", default_value_t = STREAMS_DEFAULT)]
+    streams: NonZeroUsize,
+}
+
+#[derive(Debug, Serialize)]
+struct BackupAnswer {
+    backup: Backup,
+    method: String,
+    read_bytes: u64,
+    new_bytes: u64,
+    elapsed_ms: u64,
+    new_incarnation: bool,
+}
+
+impl From<BackupReport> for BackupAnswer {
+    fn from(report: BackupReport) -> Self {
+        Self {
+            backup: Backup::from(&report.committed.commit),
+            method: report.method,
+            read_bytes: report.written_bytes,
+            new_bytes: report.new_bytes,
+            elapsed_ms: milliseconds(report.took),
+            new_incarnation: report.is_new_incarnation,
+        }
+    }
+}
+
+impl Answer for BackupAnswer {
+    const SCHEMA: &'static str = "backup/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        let backup = &self.backup;
+        let took = Duration::from_millis(self.elapsed_ms);
+        page.line(format!(
+            "Backed up {} in {}",
+            printable(&backup.database),
+            units::duration(took)
+        ));
+        let size = units::bytes(backup.size_bytes);
+        page.facts(
+            2,
+            &[
+                ("backup", backup.id.clone()),
+                ("state at", page.time(backup.at.0)),
+                ("method", format!("{}, {}", backup.kind(), self.method)),
+                ("size", format!("{size}, of which {} read", units::bytes(self.read_bytes))),
+                (
+                    "stored",
+                    format!(
+                        "{} for {} that were new",
+                        units::bytes(backup.stored_bytes),
+                        units::bytes(self.new_bytes)
+                    ),
+                ),
+            ],
+        );
+        if self.new_incarnation {
+            page.line("  The database was re-created since its last backup: this is the first of");
+            page.line("  the new one. The older backups stay, under the same name.");
+        }
+    }
+}
+
+/// Takes the backup.
+pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
+    let (engine, endpoint) = session.endpoint(&options.database)?;
+    let name = match options.name {
+        Some(name) => name,
+        None => engine.default_name(&endpoint)?,
+    };
+    let repository = open::repository(session, Need::Content).await?;
+    let job = BackupJob {
+        engine: &*engine,
+        endpoint: &endpoint,
+        database: &name,
+        full: options.full,
+        new_incarnation: options.new_incarnation,
+        streams_max: options.streams,
+        options: WriteOptions::default(),
+    };
+    let meter = Arc::new(Meter::default());
+    let work = back_up(&session.world, &repository, job, &meter);
+    let report = session.watch(&name, &meter, work).await?;
+    repository.remember().await?;
+    session.answer(&BackupAnswer::from(report))
+}

@@ -1,0 +1,199 @@
+//! `stillpoint check`: whether every backup is complete and every database recent enough.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+use stillpoint_contract::{ErrorKind, Result};
+
+use super::{
+    answer::{Answer, Stamp},
+    exit,
+    open::{self, Need, Opened},
+    page::{Page, Table, Tone},
+    reach::Reach,
+    session::{Session, length},
+    units,
+    wire::Backup,
+};
+use crate::repository::Completeness;
+
+/// What `check` is told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The repository, or a copy of it that may be incomplete [default: --repo].
+    #[arg(value_name = "DIR|URL", value_hint = clap::ValueHint::DirPath)]
+    pub place: Option<String>,
+    /// Only look whether every object is there, by name and size. Needs no key.
+    #[arg(long)]
+    files_only: bool,
+    /// Fail when the newest restorable moment of a database is older than this, such as 1h.
+    #[arg(long, value_name = "LENGTH", conflicts_with = "files_only")]
+    max_age: Option<String>,
+}
+
+/// What `repo check` is told.
+#[derive(Debug, Args)]
+pub(crate) struct RepositoryOptions {
+    /// The repository, or a copy of it that may be incomplete [default: --repo].
+    #[arg(value_name = "DIR|URL", value_hint = clap::ValueHint::DirPath)]
+    pub place: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct CheckAnswer {
+    place: String,
+    complete: bool,
+    recent: bool,
+    backups: Vec<Completion>,
+    databases: Vec<Database>,
+}
+
+/// How much of a backup is there.
+#[derive(Debug, Serialize)]
+struct Completion {
+    backup: Backup,
+    complete: bool,
+    objects: usize,
+    missing: Vec<String>,
+}
+
+/// How well a database is protected.
+#[derive(Debug, Serialize)]
+struct Database {
+    name: String,
+    restorable_to: Option<Stamp>,
+    age_ms: Option<i64>,
+    recent: bool,
+    problems: Vec<String>,
+}
+
+impl From<Completeness> for Completion {
+    fn from(found: Completeness) -> Self {
+        Self {
+            backup: Backup::from(&found.backup.commit),
+            complete: found.missing.is_empty(),
+            objects: found.needed,
+            missing: found.missing,
+        }
+    }
+}
+
+impl Answer for CheckAnswer {
+    const SCHEMA: &'static str = "check/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        let mut table = Table::new(&["BACKUP", "DATABASE", "STATE AT", ">OBJECTS", "COMPLETE"]);
+        for found in &self.backups {
+            table.row(vec![
+                found.backup.id.clone(),
+                found.backup.database.clone(),
+                page.time(found.backup.at.0),
+                units::grouped(found.objects as u64),
+                if found.complete {
+                    "yes".to_owned()
+                } else {
+                    format!("NO, {} missing", units::grouped(found.missing.len() as u64))
+                },
+            ]);
+        }
+        page.table(&table);
+        for found in self.backups.iter().filter(|found| !found.complete) {
+            page.blank();
+            page.line(format!("{} lacks", found.backup.id));
+            found.missing.iter().take(5).for_each(|name| page.line(format!("  {name}")));
+            if found.missing.len() > 5 {
+                page.line(format!("  and {} more (see --output json)", found.missing.len() - 5));
+            }
+        }
+        self.write_databases(page);
+        page.blank();
+        let verdict = match (self.complete, self.recent) {
+            (true, true) => page.paint(Tone::Good, "ok"),
+            (false, _) => page.paint(Tone::Bad, "incomplete"),
+            (true, false) => page.paint(Tone::Bad, "not recent enough"),
+        };
+        page.line(verdict);
+    }
+}
+
+impl CheckAnswer {
+    fn write_databases(&self, page: &mut Page<'_>) {
+        if self.databases.is_empty() {
+            return;
+        }
+        page.blank();
+        let mut table = Table::new(&["DATABASE", "RESTORABLE TO", ">AGE", "RECENT"]);
+        for database in &self.databases {
+            let age = database.age_ms.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs()));
+            table.row(vec![
+                database.name.clone(),
+                database.restorable_to.map_or_else(|| "never".to_owned(), |to| page.time(to.0)),
+                age.map_or_else(|| "-".to_owned(), units::duration),
+                if database.recent { "yes".to_owned() } else { "NO".to_owned() },
+            ]);
+        }
+        page.table(&table);
+        for database in &self.databases {
+            database.problems.iter().for_each(|problem| {
+                page.line(format!("{}: {problem}", page.paint(Tone::Bad, "problem")));
+            });
+        }
+    }
+}
+
+/// Checks. The exit status says what was found.
+pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
+    let max_age = options.max_age.as_deref().map(length).transpose()?;
+    let need = if options.files_only { Need::Names } else { Need::Content };
+    let repository = open::repository(session, need).await?;
+    let found = repository.files_only().await?;
+    let backups: Vec<_> = found.into_iter().map(Completion::from).collect();
+    let databases = if options.files_only {
+        Vec::new()
+    } else {
+        protection(session, &repository, max_age).await?
+    };
+    let answer = CheckAnswer {
+        place: repository.location(),
+        complete: backups.iter().all(|found| found.complete),
+        recent: databases.iter().all(|database| database.recent),
+        backups,
+        databases,
+    };
+    session.answer(&answer)?;
+    let is_sound = answer.databases.iter().all(|database| database.problems.is_empty());
+    Ok(match (answer.complete, is_sound, answer.recent) {
+        (false, _, _) => exit::status(ErrorKind::TimedOut),
+        (true, false, _) => exit::status(ErrorKind::Corrupt),
+        (true, true, false) => exit::CHECK_FAILED,
+        (true, true, true) => exit::OK,
+    })
+}
+
+/// Checks the repository alone, by names and sizes.
+pub(crate) async fn repository(session: &Session, options: RepositoryOptions) -> Result<u8> {
+    run(session, Options { place: options.place, files_only: true, max_age: None }).await
+}
+
+async fn protection(
+    session: &Session,
+    repository: &Opened,
+    max_age: Option<Duration>,
+) -> Result<Vec<Database>> {
+    let now = session.world.clock.now();
+    let mut databases = Vec::new();
+    for name in repository.databases().await? {
+        let timeline = repository.timeline(&name).await?;
+        let restorable_to = Reach::of(&timeline).to();
+        let age = restorable_to.map(|to| (now - to.0).to_std().unwrap_or_default());
+        databases.push(Database {
+            name,
+            restorable_to,
+            age_ms: restorable_to.map(|to| (now - to.0).num_milliseconds()),
+            recent: age.is_some_and(|age| max_age.is_none_or(|max_age| age <= max_age)),
+            problems: timeline.problems,
+        });
+    }
+    Ok(databases)
+}

@@ -1,0 +1,125 @@
+//! `stillpoint init`: creates a repository.
+
+use clap::Args;
+use serde::Serialize;
+use stillpoint_contract::{Error, ErrorKind, Result, code};
+
+use super::{
+    answer::{Answer, Format},
+    open,
+    page::Page,
+    secret,
+    session::Session,
+};
+use crate::repository::{
+    InitOptions, Repository,
+    descriptor::Writers,
+    keys::{PassphraseCost, Secret},
+    store::{self, Conditional},
+};
+
+/// What `init` is told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Encrypt nothing: whoever can read the repository can read the databases.
+    #[arg(long, conflicts_with_all = ["passphrase_file", "key_file", "recovery_key_file"])]
+    no_encryption: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct InitAnswer {
+    repository: String,
+    place: String,
+    encrypted: bool,
+    opened_by: Option<&'static str>,
+    several_writers: bool,
+    warnings: Vec<String>,
+}
+
+impl Answer for InitAnswer {
+    const SCHEMA: &'static str = "init/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        let encryption = match self.opened_by {
+            Some(kind) => format!("AES-256-GCM, opened by a {kind}"),
+            None => "none".to_owned(),
+        };
+        page.line(format!("Created a repository in {}", self.place));
+        page.facts(2, &[("id", self.repository.as_str()), ("encryption", encryption.as_str())]);
+    }
+}
+
+/// Creates the repository.
+pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
+    let store = open::store(session, Writers::Many).await?;
+    let secret = if options.no_encryption { None } else { Some(new_secret(session).await?) };
+    let opened_by = secret.as_ref().map(Secret::kind);
+    let writers = match store::probe(&*store, &*session.world.entropy).await? {
+        Conditional::Linearizable => Writers::Many,
+        Conditional::Ignored => Writers::Single,
+    };
+    let store = match writers {
+        Writers::Many => store,
+        Writers::Single => open::store(session, writers).await?,
+    };
+    let options = InitOptions {
+        secret: secret.map(|secret| (secret, "first".to_owned())),
+        cost: PassphraseCost::DEFAULT,
+        chunk_size: crate::pipeline::id::ChunkSize::DEFAULT,
+        writers,
+    };
+    let repository = Repository::init(session.world.clone(), store, options).await?;
+    let answer = InitAnswer {
+        repository: repository.id().to_owned(),
+        place: repository.location(),
+        encrypted: opened_by.is_some(),
+        opened_by,
+        several_writers: writers == Writers::Many,
+        warnings: warnings(writers),
+    };
+    answer.warnings.iter().for_each(|warning| session.warn(warning));
+    session.answer(&answer)?;
+    if answer.encrypted && session.global.output == Format::Text {
+        session.note(
+            "Nobody can read it without that secret, not even its makers. Print a second one and\n\
+             keep it on paper, elsewhere:\n  stillpoint repo key export --recovery",
+        );
+    }
+    Ok(())
+}
+
+fn warnings(writers: Writers) -> Vec<String> {
+    match writers {
+        Writers::Many => Vec::new(),
+        Writers::Single => vec![
+            "this store ignores create-if-absent: only one process may use the repository at a \
+             time, and only you can see to that"
+                .to_owned(),
+        ],
+    }
+}
+
+/// The secret of a new repository: from a file, or typed twice. A key file that is not there yet
+/// is made.
+async fn new_secret(session: &Session) -> Result<Secret> {
+    if let Some(path) = &session.global.key_file
+        && !path.exists()
+    {
+        let secret = Secret::new_key_file(&*session.world.entropy);
+        secret::write_new_file(path, &secret)?;
+        session.note(&format!("Made the key file {}", path.display()));
+        return Ok(secret);
+    }
+    if session.global.recovery_key_file.is_some() {
+        return Err(Error::new(ErrorKind::Invalid, code::USAGE, "begin with a recovery key")
+            .why("a recovery key is the second key of a repository, for when the first is lost")
+            .next("stillpoint init, then stillpoint repo key export --recovery"));
+    }
+    match open::given(session)? {
+        Some(secret) => Ok(secret),
+        None if secret::can_ask() => secret::ask_new().await,
+        None => Err(Error::new(ErrorKind::Denied, code::NO_KEY, "choose a passphrase")
+            .why("there is no terminal to ask on")
+            .next("give --passphrase-file FILE, --key-file FILE or --no-encryption")),
+    }
+}

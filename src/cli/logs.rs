@@ -1,0 +1,151 @@
+//! `stillpoint logs`: capture of a database's log.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use stillpoint_contract::Result;
+
+use super::{
+    answer::{Answer, Stamp},
+    open::{self, Need},
+    page::{Page, Table},
+    reach::Reach,
+    session::Session,
+    stream, units,
+    wire::Gap,
+};
+use crate::repository::{BEAT_SECONDS_MAX, Timeline};
+
+/// What to do with logs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Capture a database's log as it is written, until stopped.
+    Stream(stream::Options),
+    /// Show how far each database's log is captured.
+    Status(StatusOptions),
+}
+
+/// What `logs status` is told.
+#[derive(Debug, Args)]
+pub(crate) struct StatusOptions {
+    /// Only this database.
+    database: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct StatusAnswer {
+    now: Stamp,
+    databases: Vec<Status>,
+    warnings: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Status {
+    name: String,
+    capture: Capture,
+    last_seen: Option<Stamp>,
+    captured_to: Option<String>,
+    restorable_to: Option<Stamp>,
+    gaps: Vec<Gap>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Capture {
+    /// A capture is at work.
+    Running,
+    /// The last capture said goodbye.
+    Stopped,
+    /// The last capture fell silent without a goodbye.
+    Silent,
+    /// There never was a capture.
+    Never,
+}
+
+impl Capture {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Silent => "SILENT",
+            Self::Never => "never",
+        }
+    }
+}
+
+impl Status {
+    fn of(timeline: &Timeline, now: Stamp) -> Self {
+        let reach = Reach::of(timeline);
+        let newest = timeline.coverage.last();
+        let capture = match &timeline.beat {
+            None if newest.is_none() => Capture::Never,
+            None => Capture::Silent,
+            Some(beat) if beat.is_last => Capture::Stopped,
+            Some(beat) if (now.0 - beat.at).num_seconds() < BEAT_SECONDS_MAX => Capture::Running,
+            Some(_) => Capture::Silent,
+        };
+        Self {
+            name: timeline.database.clone(),
+            capture,
+            last_seen: timeline.beat.as_ref().map(|beat| Stamp(beat.at)),
+            captured_to: newest.map(|coverage| coverage.end.position.to_string()),
+            restorable_to: reach.to(),
+            gaps: reach.gaps,
+        }
+    }
+}
+
+impl Answer for StatusAnswer {
+    const SCHEMA: &'static str = "logs.status/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        let heading = ["DATABASE", "CAPTURE", "LAST SEEN", "CAPTURED TO", "RESTORABLE TO", "GAPS"];
+        let mut table = Table::new(&heading);
+        let dash = || "-".to_owned();
+        for status in &self.databases {
+            let age = |stamp: Stamp| {
+                let age = (self.now.0 - stamp.0).to_std().unwrap_or(Duration::ZERO);
+                format!("{} ago", units::duration(age))
+            };
+            table.row(vec![
+                status.name.clone(),
+                status.capture.word().to_owned(),
+                status.last_seen.map_or_else(dash, age),
+                status.captured_to.clone().unwrap_or_else(dash),
+                status.restorable_to.map_or_else(dash, |to| page.time(to.0)),
+                if status.gaps.is_empty() {
+                    "none".to_owned()
+                } else {
+                    status.gaps.len().to_string()
+                },
+            ]);
+        }
+        page.table(&table);
+    }
+}
+
+/// Does it.
+pub(crate) async fn run(session: &Session, command: Command) -> Result<()> {
+    match command {
+        Command::Stream(options) => stream::run(session, options).await,
+        Command::Status(options) => status(session, options).await,
+    }
+}
+
+async fn status(session: &Session, options: StatusOptions) -> Result<()> {
+    let repository = open::repository(session, Need::Content).await?;
+    let names = match options.database {
+        Some(name) => vec![name],
+        None => repository.databases().await?,
+    };
+    let now = Stamp(session.world.clock.now());
+    let mut answer = StatusAnswer { now, databases: Vec::new(), warnings: Vec::new() };
+    for name in names {
+        let timeline = repository.timeline(&name).await?;
+        answer.databases.push(Status::of(&timeline, now));
+        answer.warnings.extend(timeline.problems);
+    }
+    answer.warnings.iter().for_each(|warning| session.warn(warning));
+    session.answer(&answer)
+}

@@ -1,0 +1,42 @@
+//! The command line: what was typed becomes one call, what comes back becomes text or JSON.
+//!
+//! Two stages: [`args`] is what was typed, [`session`] is what it means here. One file per command.
+//! Nothing else in the program reads the environment or prints.
+
+mod answer;
+mod args;
+mod backup;
+mod bar;
+mod check;
+mod completion;
+mod demo;
+mod environment;
+mod exit;
+mod forget;
+mod init;
+mod key;
+mod list;
+mod logs;
+mod man;
+mod memory;
+mod moment;
+mod open;
+mod page;
+mod progress;
+mod reach;
+mod repo;
+mod report;
+mod restore;
+mod run;
+mod secret;
+mod session;
+mod show;
+mod stream;
+mod terminal;
+mod timeline;
+mod units;
+mod verify;
+mod wire;
+mod zone;
+
+pub use run::main;

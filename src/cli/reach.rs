@@ -1,0 +1,168 @@
+//! Which moments of a database can be restored, from its backups and its captured log.
+
+use std::collections::HashSet;
+
+use crate::{
+    cli::{
+        answer::Stamp,
+        wire::{Gap, Point, Stretch},
+    },
+    repository::{Coverage, Timeline, entry::Commit},
+};
+
+/// Restorable moments, oldest first, and what lies between them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// Moments end to end.
+    pub stretches: Vec<Stretch>,
+    /// One between each two stretches.
+    pub gaps: Vec<Gap>,
+}
+
+impl Reach {
+    /// Works it out. Captured log without a backup before it restores nothing and is left out.
+    pub(crate) fn of(timeline: &Timeline) -> Self {
+        let mut found: Vec<(Stretch, Option<String>)> = Vec::new();
+        let mut anchored = HashSet::new();
+        for coverage in &timeline.coverage {
+            let Some(first) = first_backup(timeline, coverage) else { continue };
+            anchored.extend(coverage.backups.iter().map(String::as_str));
+            found.push((stretch(first, coverage), coverage.gap.clone()));
+        }
+        for backup in &timeline.backups {
+            let commit = &backup.commit;
+            let inside = |stretch: &Stretch| {
+                stretch.from.at <= Stamp(commit.consistent_time)
+                    && Stamp(commit.consistent_time) <= stretch.to.at
+            };
+            let is_alone = !anchored.contains(commit.backup.as_str());
+            if is_alone && !found.iter().any(|(stretch, _)| inside(stretch)) {
+                found.push((Stretch { from: point(commit), to: point(commit) }, None));
+            }
+        }
+        found.sort_by_key(|(stretch, _)| stretch.from.at);
+        let gaps = found.windows(2).map(|pair| Gap {
+            after: pair[0].0.to.clone(),
+            before: pair[1].0.from.clone(),
+            why: pair[1].1.clone(),
+        });
+        let gaps = gaps.collect();
+        Self { stretches: found.into_iter().map(|(stretch, _)| stretch).collect(), gaps }
+    }
+
+    /// The oldest restorable moment.
+    pub(crate) fn from(&self) -> Option<Stamp> {
+        self.stretches.first().map(|stretch| stretch.from.at)
+    }
+
+    /// The newest restorable moment.
+    pub(crate) fn to(&self) -> Option<Stamp> {
+        self.stretches.iter().map(|stretch| stretch.to.at).max()
+    }
+}
+
+fn first_backup<'a>(timeline: &'a Timeline, coverage: &Coverage) -> Option<&'a Commit> {
+    let in_coverage = |commit: &&Commit| coverage.backups.contains(&commit.backup);
+    let commits = timeline.backups.iter().map(|backup| &backup.commit);
+    commits.filter(in_coverage).min_by_key(|commit| commit.consistent_time)
+}
+
+fn stretch(first: &Commit, coverage: &Coverage) -> Stretch {
+    let from = point(first);
+    if coverage.until < first.consistent_time {
+        return Stretch { to: from.clone(), from };
+    }
+    let position = Some(coverage.end.position.to_string());
+    Stretch { from, to: Point { at: Stamp(coverage.until), position } }
+}
+
+fn point(commit: &Commit) -> Point {
+    Point {
+        at: Stamp(commit.consistent_time),
+        position: commit.consistent_at.as_ref().map(ToString::to_string),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, Utc};
+    use stillpoint_contract::LogPosition;
+
+    use super::*;
+    use crate::repository::{Point as LogPoint, history::Committed};
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(second, 0).unwrap()
+    }
+
+    fn backup(id: &str, second: i64, position: Option<&str>) -> Committed {
+        let commit = Commit {
+            backup: id.to_owned(),
+            database: "db".to_owned(),
+            engine: "sim".to_owned(),
+            incarnation: "i".to_owned(),
+            location: "/db".to_owned(),
+            started_at: at(second),
+            finished_at: at(second),
+            consistent_time: at(second),
+            consistent_at: position.map(|text| text.parse().unwrap()),
+            incremental: false,
+            size_bytes: 1,
+            stored_bytes: 1,
+            manifest: String::new(),
+            manifest_hash: String::new(),
+            packs: String::new(),
+            packs_hash: String::new(),
+        };
+        Committed { seq: 2, commit, forgotten: false }
+    }
+
+    fn coverage(start: (i64, &str), end: (i64, &str), backups: &[&str]) -> Coverage {
+        let point = |(second, position): (i64, &str)| LogPoint {
+            at: at(second),
+            position: position.parse::<LogPosition>().unwrap(),
+        };
+        Coverage {
+            start: point(start),
+            end: point(end),
+            until: at(end.0),
+            gap: None,
+            backups: backups.iter().map(|id| (*id).to_owned()).collect(),
+            segments: Vec::new(),
+        }
+    }
+
+    fn reach(backups: Vec<Committed>, coverage: Vec<Coverage>) -> Vec<(i64, i64)> {
+        let timeline = Timeline {
+            database: "db".to_owned(),
+            backups,
+            coverage,
+            beat: None,
+            problems: Vec::new(),
+        };
+        let reach = Reach::of(&timeline);
+        assert_eq!(reach.gaps.len(), reach.stretches.len().saturating_sub(1));
+        let seconds = |stamp: Stamp| stamp.0.timestamp();
+        reach.stretches.iter().map(|s| (seconds(s.from.at), seconds(s.to.at))).collect()
+    }
+
+    #[test]
+    fn log_counts_from_the_first_backup_in_it() {
+        let log = coverage((0, "a:1"), (90, "a:9"), &["x", "y"]);
+        let backups = vec![backup("x", 10, Some("a:2")), backup("y", 50, Some("a:5"))];
+        assert_eq!(reach(backups, vec![log]), [(10, 90)]);
+    }
+
+    #[test]
+    fn log_without_a_backup_restores_nothing() {
+        assert_eq!(reach(vec![], vec![coverage((0, "a:1"), (90, "a:9"), &[])]), []);
+    }
+
+    #[test]
+    fn backups_outside_of_any_log_are_single_moments() {
+        let log = coverage((20, "a:1"), (90, "a:9"), &["y"]);
+        let backups =
+            vec![backup("x", 10, None), backup("y", 30, Some("a:2")), backup("z", 99, Some("b:2"))];
+        assert_eq!(reach(backups, vec![log]), [(10, 10), (30, 90), (99, 99)]);
+    }
+}

@@ -1,0 +1,267 @@
+//! From the command line to the exit status.
+
+use std::{env, ffi::OsString, io::IsTerminal, pin::pin, process::ExitCode};
+
+use clap::{Parser, error::ErrorKind as Misuse};
+use stillpoint_contract::{Error, ErrorKind, Result, code};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    answer::{self, Format, complain},
+    args::{Command, Global, Typed},
+    backup, check, completion, demo,
+    environment::Environment,
+    exit, forget, init, list, logs, man,
+    page::Look,
+    repo, report, restore,
+    session::{Session, Signal},
+    show, timeline, verify,
+    zone::Zone,
+};
+use crate::world::World;
+
+/// Does what the command line says. Returns the exit status; everything is printed by then.
+pub fn main(world: Result<World>) -> ExitCode {
+    let environment = Environment::of_process();
+    let arguments: Vec<OsString> = env::args_os().collect();
+    let typed = match Typed::try_parse_from(&arguments) {
+        Ok(typed) => typed,
+        Err(misuse) => return ExitCode::from(explain(&misuse, &arguments, &environment)),
+    };
+    trace(&typed.global, &environment);
+    ExitCode::from(start(world, environment, typed))
+}
+
+fn start(world: Result<World>, environment: Environment, mut typed: Typed) -> u8 {
+    if let Some(place) = typed.command.place() {
+        typed.global.repo = Some(place.to_owned());
+    }
+    let plain = plain_look(&environment);
+    let format = typed.global.output;
+    let (tell, stop) = watch::channel(None);
+    let session = world
+        .and_then(|world| Session::resolve(world, environment, typed.global, stop))
+        .and_then(|session| Ok((session, runtime()?)));
+    match session {
+        Ok((session, runtime)) => {
+            let status = runtime.block_on(supervise(&session, typed.command, &tell));
+            // A thread that waits for a file or a terminal must not keep the process alive.
+            runtime.shutdown_background();
+            status
+        }
+        Err(error) => {
+            let status = exit::status(error.kind());
+            complain(&report::render(&error, status, format, &plain));
+            status
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|cause| Error::bug("start the runtime").caused_by(cause))
+}
+
+/// Runs the command until it ends, a signal stops it or its time is up.
+async fn supervise(
+    session: &Session,
+    command: Command,
+    tell: &watch::Sender<Option<Signal>>,
+) -> u8 {
+    let stops_itself = command.stops_itself();
+    let mut work = Box::pin(dispatch(session, command));
+    let mut signals = pin!(next_signal());
+    let mut deadline = pin!(async {
+        match session.timeout {
+            Some(timeout) => session.world.clock.sleep(timeout).await,
+            None => std::future::pending().await,
+        }
+    });
+    let mut told = None;
+    loop {
+        tokio::select! {
+            biased;
+            outcome = &mut work => return match (outcome, told) {
+                (Ok(_), Some(signal)) => Signal::status(signal),
+                (Ok(status), None) => status,
+                (Err(error), Some(signal)) if error.kind() == ErrorKind::Interrupted => {
+                    session.report(&error, signal.status())
+                }
+                (Err(error), _) => session.report(&error, exit::status(error.kind())),
+            },
+            signal = &mut signals => {
+                if !stops_itself || told.is_some() {
+                    return session.report(&interrupted(signal), signal.status());
+                }
+                told = Some(signal);
+                tell.send_replace(told);
+                signals.set(next_signal());
+            }
+            () = &mut deadline => {
+                let error = out_of_time();
+                return session.report(&error, exit::status(error.kind()));
+            }
+        }
+    }
+}
+
+/// The error of work that a signal ended.
+pub(crate) fn interrupted(signal: Signal) -> Error {
+    Error::new(ErrorKind::Interrupted, code::INTERRUPTED, "finish")
+        .with("signal", signal.name())
+        .why("nothing half-done is visible, and what was committed before stays")
+}
+
+fn out_of_time() -> Error {
+    Error::new(ErrorKind::TimedOut, code::INTERRUPTED, "finish within --timeout")
+        .why("nothing half-done is visible, and what was committed before stays")
+        .next("run the same command again: what is stored already is not stored twice")
+}
+
+async fn next_signal() -> Signal {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => Signal::Interrupt,
+        _ = terminate.recv() => Signal::Terminate,
+    }
+}
+
+async fn dispatch(session: &Session, command: Command) -> Result<u8> {
+    match command {
+        Command::Init(options) => init::run(session, options).await?,
+        Command::Backup(options) => backup::run(session, options).await?,
+        Command::List(options) => list::run(session, options).await?,
+        Command::Show(options) => show::run(session, options).await?,
+        Command::Timeline(options) => timeline::run(session, options).await?,
+        Command::Logs(command) => logs::run(session, command).await?,
+        Command::Restore(options) => restore::run(session, options).await?,
+        Command::Verify(options) => return verify::run(session, options).await,
+        Command::Check(options) => return check::run(session, options).await,
+        Command::Repo(command) => return repo::run(session, command).await,
+        Command::Forget(options) => forget::run(session, options).await?,
+        Command::Demo(options) => demo::run(session, options).await?,
+        Command::DemoCustomer(options) => demo::serve_customer(session, options).await?,
+        Command::Completion(options) => completion::run(&options)?,
+        Command::Man(options) => man::run(&options)?,
+    }
+    Ok(exit::OK)
+}
+
+/// Tells what is wrong with the command line, or prints the help or version it asks for.
+fn explain(misuse: &clap::Error, arguments: &[OsString], environment: &Environment) -> u8 {
+    let text = misuse.render();
+    match misuse.kind() {
+        Misuse::DisplayHelp | Misuse::DisplayVersion => {
+            let look = plain_look(environment);
+            let colour = std::io::stdout().is_terminal() && look.colour;
+            let text = if colour { text.ansi().to_string() } else { text.to_string() };
+            return answer::print(&text).map_or(1, |()| exit::OK);
+        }
+        Misuse::DisplayHelpOnMissingArgumentOrSubcommand => {
+            complain(&text.to_string());
+            return exit::status(ErrorKind::Invalid);
+        }
+        _ => {}
+    }
+    let error = misused(&text.to_string());
+    let status = exit::status(error.kind());
+    complain(&report::render(&error, status, asked_format(arguments), &plain_look(environment)));
+    status
+}
+
+/// Our form of what the parser says: its first paragraph is the cause, its tips are advice.
+fn misused(text: &str) -> Error {
+    let paragraphs: Vec<String> = text
+        .trim_start_matches("error: ")
+        .split("\n\n")
+        .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
+    let mut error = Error::new(ErrorKind::Invalid, code::USAGE, "understand the command line")
+        .caused_by(paragraphs.first().cloned().unwrap_or_default());
+    for paragraph in paragraphs.iter().skip(1) {
+        if let Some(usage) = paragraph.strip_prefix("Usage: ") {
+            error = error.with("usage", usage);
+        } else if let Some(tip) = paragraph.strip_prefix("tip: ") {
+            error = error.with("tip", tip);
+        }
+    }
+    error.next("stillpoint --help")
+}
+
+/// The form of errors, where the command line as a whole was not understood.
+fn asked_format(arguments: &[OsString]) -> Format {
+    let words: Vec<_> = arguments.iter().filter_map(|word| word.to_str()).collect();
+    let apart = words.windows(2).any(|pair| matches!(pair, ["-o" | "--output", "json"]));
+    if apart || words.iter().any(|word| matches!(*word, "-ojson" | "-o=json" | "--output=json")) {
+        Format::Json
+    } else {
+        Format::Text
+    }
+}
+
+fn plain_look(environment: &Environment) -> Look {
+    let colour = std::io::stderr().is_terminal() && !environment.refuses_colour();
+    Look { colour, width: 80, zone: Zone::UTC }
+}
+
+fn trace(global: &Global, environment: &Environment) {
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "stillpoint=info,warn",
+        (false, 2) => "stillpoint=debug,info",
+        (false, _) => "trace",
+    };
+    let filter = environment.get("STILLPOINT_LOG").unwrap_or(level);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && !environment.refuses_colour())
+        .with_target(false);
+    // Somebody who runs us twice in one process keeps the first subscriber.
+    drop(match global.output {
+        Format::Text => subscriber.try_init(),
+        Format::Json => subscriber.json().try_init(),
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misused_command_line_is_told_like_every_other_failure() {
+        let misuse = Typed::try_parse_from(["stillpoint", "restore", "app.db", "--too", "x"]);
+        let error = misused(&misuse.unwrap_err().render().to_string());
+        let look = Look { colour: false, width: 80, zone: Zone::UTC };
+        let text = report::render(&error, 2, Format::Text, &look);
+        assert!(
+            text.starts_with(
+                "error[SP0100]: could not understand the command line: \
+                 unexpected argument '--too' found\n"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("'--to'") && text.ends_with("  (exit 2)\n"), "{text}");
+    }
+
+    #[test]
+    fn the_form_of_errors_is_known_before_the_rest_is_understood() {
+        let format =
+            |words: &[&str]| asked_format(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(format(&["stillpoint", "-o", "json", "--nonsense"]), Format::Json);
+        assert_eq!(format(&["stillpoint", "--output=json"]), Format::Json);
+        assert_eq!(format(&["stillpoint", "--output", "text"]), Format::Text);
+    }
+}

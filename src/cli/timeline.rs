@@ -1,0 +1,244 @@
+//! `stillpoint timeline`: which moments of a database can be restored.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use clap::Args;
+use serde::Serialize;
+use stillpoint_contract::Result;
+
+use super::{
+    answer::{Answer, Stamp},
+    bar,
+    open::{self, Need},
+    page::{Page, Table, Tone},
+    reach::Reach,
+    session::{Session, length},
+    units,
+    wire::{Backup, Gap, Point, Stretch},
+};
+
+/// What `timeline` is told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The database, by the name that `list` shows.
+    database: String,
+    /// Only this long before now, such as 14d.
+    #[arg(long, value_name = "LENGTH")]
+    last: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct TimelineAnswer {
+    database: String,
+    now: Stamp,
+    stretches: Vec<Stretch>,
+    gaps: Vec<Gap>,
+    backups: Vec<Backup>,
+    warnings: Vec<String>,
+}
+
+impl TimelineAnswer {
+    /// Leaves out what ended before `since`; a stretch that spans it stays whole.
+    fn since(mut self, since: Option<DateTime<Utc>>) -> Self {
+        if let Some(since) = since {
+            self.stretches.retain(|stretch| stretch.to.at.0 >= since);
+            self.gaps.retain(|gap| gap.before.at.0 >= since);
+            self.backups.retain(|backup| backup.at.0 >= since);
+        }
+        self
+    }
+
+    fn limits(&self) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
+        Some((self.stretches.first()?.from.at.0, self.stretches.last()?.to.at.0))
+    }
+}
+
+impl Answer for TimelineAnswer {
+    const SCHEMA: &'static str = "timeline/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        let Some((from, to)) = self.limits() else {
+            page.line(format!("No moment of {} can be restored yet.", self.database));
+            return;
+        };
+        let (left, right) = (page.time(from), page.time(to));
+        let columns = page.width().saturating_sub(2).min(100);
+        let space = columns.saturating_sub(left.len() + right.len()).max(2);
+        page.line(format!("  {left}{}{right}", " ".repeat(space)));
+        let stretches: Vec<_> = self.stretches.iter().map(|s| (s.from.at.0, s.to.at.0)).collect();
+        let ticks: Vec<_> = self
+            .backups
+            .iter()
+            .map(|backup| (backup.at.0, if backup.incremental { 'i' } else { 'F' }))
+            .collect();
+        let columns = columns.max(left.len() + right.len() + 2);
+        let drawn = bar::draw((from, to), &stretches, &ticks, columns);
+        page.line(format!("  {}", page.paint(Tone::Good, &drawn)));
+        page.line(
+            page.paint(Tone::Faint, "  F full backup  i incremental backup  = any commit  x gap"),
+        );
+        page.blank();
+        self.write_stretches(page);
+        self.write_gaps(page);
+        page.blank();
+        Backup::table(page, &self.backups);
+    }
+}
+
+impl TimelineAnswer {
+    fn write_stretches(&self, page: &mut Page<'_>) {
+        let mut table = Table::new(&["RESTORABLE FROM", "TO", "POSITIONS"]);
+        for stretch in &self.stretches {
+            let position = |point: &Point| point.position.clone().unwrap_or_else(|| "-".to_owned());
+            let positions = if stretch.from == stretch.to {
+                position(&stretch.from)
+            } else {
+                format!("{} .. {}", position(&stretch.from), position(&stretch.to))
+            };
+            table.row(vec![
+                page.time(stretch.from.at.0),
+                if stretch.from == stretch.to {
+                    "only this moment".to_owned()
+                } else {
+                    page.time(stretch.to.at.0)
+                },
+                positions,
+            ]);
+        }
+        page.table(&table);
+        if let Some((_, to)) = self.limits() {
+            let behind = (self.now.0 - to).to_std().unwrap_or(Duration::ZERO);
+            page.line(format!("The newest moment is {} old.", units::duration(behind)));
+        }
+    }
+
+    fn write_gaps(&self, page: &mut Page<'_>) {
+        for gap in &self.gaps {
+            let length = (gap.before.at.0 - gap.after.at.0).to_std().unwrap_or(Duration::ZERO);
+            page.line(format!(
+                "{} of {} between {} and {}: {}",
+                page.paint(Tone::Bad, "gap"),
+                units::duration(length),
+                page.time(gap.after.at.0),
+                page.time(gap.before.at.0),
+                gap.why.as_deref().unwrap_or("no log was captured"),
+            ));
+            if let (Some(after), Some(before)) = (&gap.after.position, &gap.before.position) {
+                page.line(format!("    after {after}, before {before}"));
+            }
+        }
+    }
+}
+
+/// Shows the timeline.
+pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
+    let now = session.world.clock.now();
+    let since = options.last.as_deref().map(length).transpose()?;
+    let since =
+        since.and_then(|length| now.checked_sub_signed(chrono::TimeDelta::from_std(length).ok()?));
+    let repository = open::repository(session, Need::Content).await?;
+    let timeline = repository.timeline(&options.database).await?;
+    let Reach { stretches, gaps } = Reach::of(&timeline);
+    let answer = TimelineAnswer {
+        database: options.database,
+        now: Stamp(now),
+        stretches,
+        gaps,
+        backups: timeline.backups.iter().map(|backup| Backup::from(&backup.commit)).collect(),
+        warnings: timeline.problems,
+    };
+    answer.warnings.iter().for_each(|warning| session.warn(warning));
+    session.answer(&answer.since(since))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{
+        answer::{Format, render},
+        page::Look,
+        zone::Zone,
+    };
+
+    fn stamp(text: &str) -> Stamp {
+        Stamp(text.parse().unwrap())
+    }
+
+    fn point(at: &str, position: &str) -> Point {
+        Point { at: stamp(at), position: Some(position.to_owned()) }
+    }
+
+    fn backup(id: &str, at: &str, incremental: bool) -> Backup {
+        Backup {
+            id: id.to_owned(),
+            database: "shop.db".to_owned(),
+            engine: "sqlite".to_owned(),
+            at: stamp(at),
+            position: None,
+            incremental,
+            size_bytes: 20 << 20,
+            stored_bytes: 3 << 20,
+            started_at: stamp(at),
+            finished_at: stamp(at),
+        }
+    }
+
+    fn sample() -> TimelineAnswer {
+        let gap = Gap {
+            after: point("2026-11-21T12:00:00Z", "ab12-01:77"),
+            before: point("2026-11-21T13:00:00Z", "ab12-02:0"),
+            why: Some("the WAL was truncated".to_owned()),
+        };
+        TimelineAnswer {
+            database: "shop.db".to_owned(),
+            now: stamp("2026-11-21T16:00:09Z"),
+            stretches: vec![
+                Stretch {
+                    from: point("2026-11-21T10:00:00Z", "ab12-01:12"),
+                    to: gap.after.clone(),
+                },
+                Stretch {
+                    from: gap.before.clone(),
+                    to: point("2026-11-21T16:00:00Z", "ab12-02:900"),
+                },
+            ],
+            gaps: vec![gap],
+            backups: vec![
+                backup("01A", "2026-11-21T10:00:00Z", false),
+                backup("01B", "2026-11-21T13:00:00Z", true),
+            ],
+            warnings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_timeline_shows_what_can_be_restored_and_names_every_gap() {
+        let look = Look { colour: false, width: 80, zone: Zone::named("Europe/Berlin").unwrap() };
+        let expected =
+            "  2026-11-21 11:00:00+01:00                            2026-11-21 17:00:00+01:00
+  F==========================xxxxxxxxxxxxi======================================
+  F full backup  i incremental backup  = any commit  x gap
+
+RESTORABLE FROM            TO                         POSITIONS
+2026-11-21 11:00:00+01:00  2026-11-21 13:00:00+01:00  ab12-01:12 .. ab12-01:77
+2026-11-21 14:00:00+01:00  2026-11-21 17:00:00+01:00  ab12-02:0 .. ab12-02:900
+The newest moment is 9.00 s old.
+gap of 1h00m between 2026-11-21 13:00:00+01:00 and 2026-11-21 14:00:00+01:00: the WAL was truncated
+    after ab12-01:77, before ab12-02:0
+
+BACKUP  DATABASE  STATE AT                   READ             SIZE   STORED
+01A     shop.db   2026-11-21 11:00:00+01:00  full         20.0 MiB  3.0 MiB
+01B     shop.db   2026-11-21 14:00:00+01:00  incremental  20.0 MiB  3.0 MiB
+";
+        let text = render(&sample(), Format::Text, &look).unwrap();
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn only_the_last_stretch_of_time_is_shown_when_asked() {
+        let since = Some("2026-11-21T12:30:00Z".parse().unwrap());
+        let answer = sample().since(since);
+        assert_eq!((answer.stretches.len(), answer.gaps.len(), answer.backups.len()), (1, 1, 1));
+    }
+}

@@ -1,0 +1,173 @@
+//! `stillpoint verify`: reads backups back and proves that they are intact.
+
+use std::{sync::Arc, time::Duration};
+
+use clap::Args;
+use serde::Serialize;
+use stillpoint_contract::{ErrorKind, Result};
+
+use super::{
+    answer::Answer,
+    exit,
+    open::{self, Need, Opened},
+    page::{Page, Tone, printable},
+    session::Session,
+    units,
+    wire::milliseconds,
+};
+use crate::{
+    pipeline::Meter,
+    repository::{VerifyReport, history::Committed},
+};
+
+/// What `verify` is told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The backups, or how their ids begin; all, and all captured log, if none is given.
+    #[arg(value_name = "BACKUP")]
+    backups: Vec<String>,
+    /// All backups and the captured log of this database.
+    #[arg(long, value_name = "NAME", conflicts_with = "backups")]
+    database: Option<String>,
+    /// Hash every object and compare it with its name, instead of decoding it. Needs no key.
+    #[arg(long, conflicts_with_all = ["backups", "database"])]
+    keyless: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct VerifyAnswer {
+    intact: bool,
+    method: &'static str,
+    backups: u64,
+    objects: u64,
+    bytes: u64,
+    elapsed_ms: u64,
+    problems: Vec<Problem>,
+}
+
+#[derive(Debug, Serialize)]
+struct Problem {
+    object: String,
+    what: String,
+    backups: Vec<String>,
+}
+
+impl VerifyAnswer {
+    fn new(method: &'static str) -> Self {
+        Self {
+            intact: true,
+            method,
+            backups: 0,
+            objects: 0,
+            bytes: 0,
+            elapsed_ms: 0,
+            problems: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, report: VerifyReport) {
+        self.backups += report.backups;
+        self.objects += report.objects;
+        self.bytes += report.bytes;
+        self.problems.extend(report.problems.into_iter().map(|problem| Problem {
+            object: problem.object,
+            what: problem.what,
+            backups: problem.backups,
+        }));
+        self.intact = self.problems.is_empty();
+    }
+}
+
+impl Answer for VerifyAnswer {
+    const SCHEMA: &'static str = "verify/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        let took = Duration::from_millis(self.elapsed_ms);
+        page.line(format!(
+            "Verified {} ({}, {}) in {}",
+            units::count(self.backups, "backup", "backups"),
+            units::bytes(self.bytes),
+            self.method,
+            units::duration(took)
+        ));
+        if self.intact {
+            page.line(format!(
+                "{}: everything is as it was written",
+                page.paint(Tone::Good, "intact")
+            ));
+            return;
+        }
+        for problem in &self.problems {
+            page.line(format!(
+                "{}: {}: {}",
+                page.paint(Tone::Bad, "damaged"),
+                printable(&problem.object),
+                printable(&problem.what)
+            ));
+            if !problem.backups.is_empty() {
+                page.line(format!("    affects {}", problem.backups.join(", ")));
+            }
+        }
+        page.line(
+            "next: restore these objects from another copy of the repository, then verify again",
+        );
+    }
+}
+
+/// Verifies. The exit status says whether everything is intact.
+pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
+    let start = session.world.clock.elapsed();
+    let meter = Arc::new(Meter::default());
+    let mut answer = if options.keyless {
+        let repository = open::repository(session, Need::Names).await?;
+        let mut answer = VerifyAnswer::new("hashed");
+        answer.add(session.watch("verify", &meter, repository.verify_names(&meter)).await?);
+        answer
+    } else {
+        let repository = open::repository(session, Need::Content).await?;
+        decode(session, &repository, &options, &meter).await?
+    };
+    let took = session.world.clock.elapsed().saturating_sub(start);
+    answer.elapsed_ms = milliseconds(took);
+    session.answer(&answer)?;
+    Ok(if answer.intact { exit::OK } else { exit::status(ErrorKind::Corrupt) })
+}
+
+async fn decode(
+    session: &Session,
+    repository: &Opened,
+    options: &Options,
+    meter: &Arc<Meter>,
+) -> Result<VerifyAnswer> {
+    let mut answer = VerifyAnswer::new("decoded");
+    let (backups, databases) = chosen(repository, options).await?;
+    for committed in &backups {
+        let subject = &committed.commit.backup;
+        let work = repository.verify_backup(committed, meter);
+        answer.add(session.watch(subject, meter, work).await?);
+    }
+    for database in &databases {
+        answer.add(repository.verify_log(database).await?);
+    }
+    Ok(answer)
+}
+
+/// The backups to verify, and the databases whose captured log to verify.
+async fn chosen(repository: &Opened, options: &Options) -> Result<(Vec<Committed>, Vec<String>)> {
+    if !options.backups.is_empty() {
+        let mut backups = Vec::new();
+        for id in &options.backups {
+            backups.push(repository.find_backup(id).await?);
+        }
+        return Ok((backups, Vec::new()));
+    }
+    let databases = match &options.database {
+        Some(database) => vec![database.clone()],
+        None => repository.databases().await?,
+    };
+    let mut backups = Vec::new();
+    for database in &databases {
+        backups.extend(repository.timeline(database).await?.backups);
+    }
+    Ok((backups, databases))
+}

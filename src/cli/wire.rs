@@ -1,0 +1,112 @@
+//! Things that several answers name, in the one form that all of them use.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{
+    answer::Stamp,
+    page::{Page, Table},
+    units,
+};
+use crate::repository::entry::Commit;
+
+/// A backup.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Backup {
+    /// Its id.
+    pub id: String,
+    /// The database's name.
+    pub database: String,
+    /// The engine's name.
+    pub engine: String,
+    /// The instant of the state that it holds.
+    pub at: Stamp,
+    /// The position of that state.
+    pub position: Option<String>,
+    /// Whether unchanged pages were kept without reading them.
+    pub incremental: bool,
+    /// The database's size, in bytes.
+    pub size_bytes: u64,
+    /// What it added to the repository, in bytes.
+    pub stored_bytes: u64,
+    /// When it began.
+    pub started_at: Stamp,
+    /// When its last byte was stored.
+    pub finished_at: Stamp,
+}
+
+impl From<&Commit> for Backup {
+    fn from(commit: &Commit) -> Self {
+        Self {
+            id: commit.backup.clone(),
+            database: commit.database.clone(),
+            engine: commit.engine.clone(),
+            at: Stamp(commit.consistent_time),
+            position: commit.consistent_at.as_ref().map(ToString::to_string),
+            incremental: commit.incremental,
+            size_bytes: commit.size_bytes,
+            stored_bytes: commit.stored_bytes,
+            started_at: Stamp(commit.started_at),
+            finished_at: Stamp(commit.finished_at),
+        }
+    }
+}
+
+impl Backup {
+    /// How it was made, in a word.
+    pub(crate) fn kind(&self) -> &'static str {
+        if self.incremental { "incremental" } else { "full" }
+    }
+
+    /// A table of backups.
+    pub(crate) fn table(page: &mut Page<'_>, backups: &[Self]) {
+        let heading = ["BACKUP", "DATABASE", "STATE AT", "READ", ">SIZE", ">STORED"];
+        let mut table = Table::new(&heading);
+        for backup in backups {
+            table.row(vec![
+                backup.id.clone(),
+                backup.database.clone(),
+                page.time(backup.at.0),
+                backup.kind().to_owned(),
+                units::bytes(backup.size_bytes),
+                units::bytes(backup.stored_bytes),
+            ]);
+        }
+        page.table(&table);
+    }
+}
+
+/// A length of time on the wire.
+pub(crate) fn milliseconds(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A point in a database's history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Point {
+    /// When.
+    pub at: Stamp,
+    /// Where in the log, where the engine has positions.
+    pub position: Option<String>,
+}
+
+/// Moments that can be restored, end to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Stretch {
+    /// The first.
+    pub from: Point,
+    /// The last.
+    pub to: Point,
+}
+
+/// Moments that cannot be restored, between two that can.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Gap {
+    /// The last restorable moment before.
+    pub after: Point,
+    /// The first restorable moment after.
+    pub before: Point,
+    /// Why the log does not go on, where that is known.
+    pub why: Option<String>,
+}

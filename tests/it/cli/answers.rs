@@ -1,0 +1,32 @@
+//! Answers in JSON: their form is a promise.
+
+use super::{bench::Bench, golden::assert_shape};
+
+#[test]
+fn every_answer_has_the_form_that_was_promised() {
+    let bench = Bench::new();
+    assert_shape("init", &bench.json(&["init"]));
+    bench.create("app.db");
+    assert_shape("list-empty", &bench.json(&["list"]));
+    let backup = bench.json(&["backup", "sqlite:app.db"]);
+    assert_shape("backup", &backup);
+    let id = backup["backup"]["id"].as_str().unwrap();
+    assert_shape("list", &bench.json(&["list"]));
+    assert_shape("show", &bench.json(&["show", id]));
+    assert_shape("timeline", &bench.json(&["timeline", "app.db"]));
+    assert_shape("logs-status", &bench.json(&["logs", "status"]));
+    let restored = bench.json(&["restore", "app.db", "--to", "back.db", "--plan"]);
+    assert_shape("restore-plan", &restored);
+    assert_shape("restore", &bench.json(&["restore", "app.db", "--to", "back.db"]));
+    assert_shape("verify", &bench.json(&["verify"]));
+    assert_shape("verify-keyless", &bench.json(&["verify", "--keyless"]));
+    assert_shape("check", &bench.json(&["check"]));
+    assert_shape("check-files-only", &bench.json(&["check", "--files-only"]));
+    assert_shape("repo-stats", &bench.json(&["repo", "stats"]));
+    assert_shape("repo-check", &bench.json(&["repo", "check"]));
+    assert_shape("repo-gc", &bench.json(&["repo", "gc"]));
+    assert_shape("repo-key-list", &bench.json(&["repo", "key", "list"]));
+    bench.ok(&["backup", "sqlite:app.db"]);
+    assert_shape("forget-dry-run", &bench.json(&["forget", id, "--dry-run"]));
+    assert_shape("forget", &bench.json(&["forget", id]));
+}

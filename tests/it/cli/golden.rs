@@ -1,0 +1,56 @@
+//! The form of answers, compared with files that scripts may rely on.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+
+/// Compares the shape of an answer with `tests/golden/<name>.json`. What differs from run to run
+/// is replaced by its type. With `STILLPOINT_BLESS=1` in the environment the file is written.
+pub(super) fn assert_shape(name: &str, answer: &Value) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.json"));
+    let shape = serde_json::to_string_pretty(&shape_of("", answer)).unwrap() + "\n";
+    if std::env::var_os("STILLPOINT_BLESS").is_some() {
+        std::fs::write(&path, &shape).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(golden, shape, "{} differs; scripts rely on it", path.display());
+}
+
+fn shape_of(field: &str, value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let shape = |(name, value): (&String, &Value)| (name.clone(), shape_of(name, value));
+            Value::Object(fields.iter().map(shape).collect::<Map<_, _>>())
+        }
+        // Lists are as long as they are: their first element shows their form.
+        Value::Array(items) => {
+            Value::Array(items.iter().take(1).map(|v| shape_of(field, v)).collect())
+        }
+        Value::Number(_) => "<number>".into(),
+        Value::String(text) => stable(field, text).into(),
+        Value::Bool(_) | Value::Null => value.clone(),
+    }
+}
+
+fn stable(field: &str, text: &str) -> String {
+    let hex = |text: &str| text.len() >= 12 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_time = text.len() == 27 && text.ends_with('Z') && text.as_bytes()[10] == b'T';
+    let is_ulid = text.len() == 26 && text.bytes().all(|b| b.is_ascii_alphanumeric());
+    let is_position = text.rsplit_once(':').is_some_and(|(lineage, offset)| {
+        lineage.split('-').all(|part| part == "rest" || hex(part))
+            && offset.bytes().all(|b| b.is_ascii_digit())
+    });
+    if field != "schema" && is_time {
+        "<time>".to_owned()
+    } else if is_ulid {
+        "<id>".to_owned()
+    } else if is_position {
+        "<position>".to_owned()
+    } else if hex(text) {
+        "<hex>".to_owned()
+    } else if text.starts_with('/') {
+        "<path>".to_owned()
+    } else {
+        text.to_owned()
+    }
+}

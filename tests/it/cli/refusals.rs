@@ -1,0 +1,156 @@
+//! What cannot be done, and how it is told.
+
+use super::bench::{Bench, Ran};
+
+#[test]
+fn a_place_without_a_repository() {
+    let bench = Bench::new();
+    let ran = bench.refused(&["list"], "SP0200", 6);
+    assert!(ran.err.contains("stillpoint init"), "{}", ran.err);
+    bench.create("app.db");
+    bench.refused(&["backup", "sqlite:app.db"], "SP0200", 6);
+    bench.refused(&["restore", "app.db", "--to", "x.db"], "SP0200", 6);
+    assert!(!bench.path("repo").exists(), "a refusal made a repository's folder");
+}
+
+#[test]
+fn no_place_at_all() {
+    let bench = Bench::new();
+    let mut command = bench.command(&["list"]);
+    command.env_remove("STILLPOINT_REPO");
+    let ran = Ran::of(command);
+    assert_eq!(ran.status, 2);
+    assert!(ran.err.contains("--repo DIR"), "{}", ran.err);
+}
+
+#[test]
+fn a_second_repository_in_the_same_place() {
+    let bench = Bench::with_database();
+    bench.refused(&["init"], "SP0201", 5);
+}
+
+#[test]
+fn a_place_where_something_else_is() {
+    let bench = Bench::new();
+    std::fs::create_dir(bench.path("repo")).unwrap();
+    std::fs::write(bench.path("repo/letter.txt"), "dear").unwrap();
+    bench.refused(&["list"], "SP0203", 5);
+    bench.refused(&["init"], "SP0201", 5);
+    assert_eq!(std::fs::read_dir(bench.path("repo")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_repository_of_which_only_a_part_was_copied() {
+    for missing in ["log", "stillpoint-repo.json", "keys"] {
+        let bench = Bench::with_database();
+        let path = bench.path("repo").join(missing);
+        if path.is_dir() {
+            std::fs::remove_dir_all(path).unwrap();
+        } else {
+            std::fs::remove_file(path).unwrap();
+        }
+        // What was seen before would betray it as well; here it was never seen.
+        std::fs::remove_dir_all(bench.path("state")).unwrap();
+        bench.refused(&["backup", "sqlite:app.db"], "SP0204", 5);
+    }
+}
+
+#[test]
+fn a_repository_of_a_newer_version() {
+    let bench = Bench::with_database();
+    let path = bench.path("repo/stillpoint-repo.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (line, _) = text.split_once('\n').unwrap();
+    let newer = line.replacen("\"format\":1", "\"format\":2", 1);
+    let hash = blake3::hash(newer.as_bytes()).to_hex();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, format!("{newer}\n{hash}\n")).unwrap();
+    for words in [&["list"][..], &["backup", "sqlite:app.db"]] {
+        bench.refused(words, "SP0202", 5);
+    }
+}
+
+#[test]
+fn a_wrong_passphrase_and_none() {
+    let bench = Bench::with_database();
+    std::fs::write(bench.path("wrong.txt"), "wrong\n").unwrap();
+    bench.refused(&["backup", "sqlite:app.db", "--passphrase-file", "wrong.txt"], "SP0210", 4);
+    bench.refused(&["backup", "sqlite:app.db", "--passphrase-file", "none.txt"], "SP0303", 3);
+    let mut command = bench.command(&["backup", "sqlite:app.db"]);
+    command.env_remove("STILLPOINT_PASSPHRASE_FILE");
+    // In a session of its own the program has no terminal to ask on.
+    let ran = Ran::of(detached(&command));
+    assert_eq!(ran.status, 4, "{}", ran.err);
+    assert!(ran.err.contains("SP0211") && ran.err.contains("--passphrase-file"), "{}", ran.err);
+}
+
+fn detached(command: &std::process::Command) -> std::process::Command {
+    let mut outer = std::process::Command::new("setsid");
+    outer.arg("--wait").arg(command.get_program()).args(command.get_args()).env_clear();
+    outer.env("PATH", "/usr/bin:/bin");
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            outer.env(name, value);
+        }
+    }
+    outer.current_dir(command.get_current_dir().unwrap());
+    outer
+}
+
+#[test]
+fn moments_that_cannot_be_reached_name_the_nearest_that_can() {
+    let bench = Bench::with_database();
+    let backup = bench.json(&["backup", "sqlite:app.db"]);
+    for at in ["-1d", "2020-01-01 00:00", "2099-01-01 00:00", "yesterday 12:00"] {
+        let ran = bench.refused(&["restore", "app.db", "--at", at, "--to", "x.db"], "SP0704", 6);
+        let day = &backup["backup"]["at"].as_str().unwrap()[..13];
+        assert!(ran.err.contains("nearest") && ran.err.contains(day), "{at}: {}", ran.err);
+        assert!(ran.err.contains("next: stillpoint"), "{at}: {}", ran.err);
+    }
+    assert!(!bench.path("x.db").exists());
+}
+
+#[test]
+fn moments_that_mean_nothing_are_refused_before_anything_is_opened() {
+    let bench = Bench::new();
+    for at in ["2026-03-29 02:30", "2026-10-25 02:30", "someday", "2026-11-21", "25:00"] {
+        bench.refused(&["restore", "app.db", "--at", at, "--to", "x.db"], "SP0102", 2);
+    }
+}
+
+#[test]
+fn databases_that_are_not_there_or_not_named() {
+    let bench = Bench::with_database();
+    let ran = bench.refused(&["backup", "app.db"], "SP0101", 2);
+    assert!(ran.err.contains("sqlite:app.db"), "{}", ran.err);
+    let ran = bench.refused(&["backup", "oracle:app.db"], "SP0101", 2);
+    assert!(ran.err.contains("sqlite:"), "{}", ran.err);
+    bench.refused(&["backup", "sqlite:missing.db"], "SP0500", 6);
+    std::fs::write(bench.path("letter.txt"), "dear reader, this is no database\n".repeat(99))
+        .unwrap();
+    let ran = bench.run(&["backup", "sqlite:letter.txt"]);
+    assert!(ran.err.starts_with("error[SP0501]"), "{}", ran.err);
+    bench.refused(&["restore", "nothing.db", "--to", "x.db"], "SP0700", 6);
+    bench.refused(&["timeline", "nothing.db"], "SP0700", 6);
+    bench.refused(&["show", "01ZZ"], "SP0701", 6);
+}
+
+#[test]
+fn a_log_that_the_database_does_not_keep() {
+    let bench = Bench::with_database();
+    let connection = rusqlite::Connection::open(bench.path("old.db")).unwrap();
+    connection.execute_batch("CREATE TABLE t (n); INSERT INTO t VALUES (1);").unwrap();
+    let ran = bench.refused(&["logs", "stream", "sqlite:old.db", "--stop-at-eof"], "SP0502", 5);
+    assert!(ran.err.contains("journal_mode=WAL") || ran.err.contains("journal_mode = WAL"));
+    bench.ok(&["backup", "sqlite:old.db"]);
+}
+
+#[test]
+fn secrets_in_urls() {
+    let bench = Bench::new();
+    let mut command = bench.command(&["list", "--repo", "s3://AKIA:hunter2@bucket/x"]);
+    command.env_remove("STILLPOINT_REPO");
+    let ran = Ran::of(command);
+    assert_eq!(ran.status, 5, "{}", ran.err);
+    assert!(!ran.err.contains("hunter2"), "{}", ran.err);
+}
