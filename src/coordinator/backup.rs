@@ -74,18 +74,15 @@ pub async fn back_up(
 
     let same = |c: &Committed| c.commit.incarnation == probe.identity.id && !job.full;
     let base = draft.base().filter(|(committed, _)| same(committed));
-    let evidence = match base {
-        Some((committed, reader)) => {
-            let base_evidence = reader.manifest().evidence()?;
-            let mut log = repository.log_from(committed).await?;
-            let base = Base { evidence: &base_evidence, parts: reader, log: &mut log };
-            let request = BackupRequest { base: Some(base), streams_max: job.streams_max };
-            driver.backup(request, &draft).await?
-        }
-        None => {
-            let request = BackupRequest { base: None, streams_max: job.streams_max };
-            driver.backup(request, &draft).await?
-        }
+    let evidence = if let Some((committed, reader)) = base {
+        let evidence = reader.manifest().evidence()?;
+        let mut log = repository.log_from(committed).await?;
+        let base = Base { evidence: &evidence, parts: reader, log: &mut log };
+        let request = BackupRequest { base: Some(base), streams_max: job.streams_max };
+        driver.backup(request, &draft).await?
+    } else {
+        let request = BackupRequest { base: None, streams_max: job.streams_max };
+        driver.backup(request, &draft).await?
     };
     // The copy holds a state that existed at some instant before now.
     let consistent_time = world.clock.now();

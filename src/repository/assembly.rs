@@ -185,6 +185,7 @@ impl Assembly {
     }
 }
 
+#[derive(Clone, Copy)]
 enum Fill<'a> {
     Bytes(&'a [u8]),
     Keep(u64),

@@ -107,6 +107,28 @@ impl Blobs {
         SealedBlob::decode(&bytes)
     }
 
+    /// Reads a blob as it is stored, to copy it into another pack. Opens it first: damage must not
+    /// travel on under a new name that it hashes to.
+    pub(super) async fn intact(&self, place: Located) -> Result<SealedBlob> {
+        let label = place.entry.label;
+        let base = match label.base {
+            None => None,
+            Some(base) => {
+                let index = Arc::clone(&self.index);
+                Some(self.cpu.run(move |_| index.locate(&base)).await??.0)
+            }
+        };
+        let read = self.read(plan_reads([Some(place), base].into_iter().flatten())).await?;
+        let (read, plain_bytes) = (Arc::new(read), label.plain_bytes as usize);
+        self.open(label.id, plain_bytes, Some((place, base)), Arc::clone(&read)).await?;
+        SealedBlob::decode(&read.slice(&place)?)
+    }
+
+    /// The same packs as one backup may look at them: into those that it needs, and no others.
+    pub(super) fn narrowed(&self, packs: PackList) -> Self {
+        Self { index: Arc::new(self.index.narrowed(packs)), ..self.clone() }
+    }
+
     /// Learns from the packs themselves what those of `packs` hold that no index run covers.
     pub(super) async fn cover(&self, packs: &PackList) -> Result<()> {
         for (pack, size_bytes) in packs {

@@ -150,7 +150,7 @@ impl ChunkWriter {
 
     /// Copies a blob as it is stored, because its pack is doomed.
     pub(super) async fn copy(&self, place: Located) -> Result<()> {
-        let blob = self.blobs.sealed(place).await?;
+        let blob = self.blobs.intact(place).await?;
         self.packer.add(&blob).await
     }
 

@@ -115,13 +115,15 @@ impl Repository {
         let sizes: BTreeMap<PackName, u64> = listed.iter().filter_map(sized).collect();
         let mut packs: BTreeSet<PackName> = marked.garbage.keys().copied().collect();
         packs.extend(repacked.moved.keys());
-        let packs: Vec<PackName> = packs.into_iter().take(DOOM_PACKS_MAX).collect();
-        let doom = Doom {
-            moved: repacked.moved,
-            packs,
-            indexes: repacked.superseded,
-            objects: marked.objects,
-        };
+        // Emptied packs first: a pack that moved and is not doomed could be referred to again.
+        let (emptied, garbage): (Vec<_>, Vec<_>) =
+            packs.into_iter().partition(|pack| repacked.moved.contains_key(pack));
+        let packs: Vec<PackName> =
+            emptied.into_iter().chain(garbage).take(DOOM_PACKS_MAX).collect();
+        let mut moved = repacked.moved;
+        let kept: HashSet<&PackName> = packs.iter().collect();
+        moved.retain(|pack, _| kept.contains(pack));
+        let doom = Doom { moved, packs, indexes: repacked.superseded, objects: marked.objects };
         let mut settled = doom.clone();
         if !options.dry_run {
             let seen = history.head().seq;
@@ -217,8 +219,20 @@ impl Repository {
         for committed in &newer {
             spared.extend(now.resolve(self.pack_list(committed).await?).into_keys());
         }
-        doom.packs.retain(|pack| !spared.contains(pack) && !now.is_doomed_pack(pack));
-        doom.moved.retain(|pack, _| !spared.contains(pack) && !now.is_doomed_pack(pack));
+        // Another collector may have moved blobs into packs that looked like orphans to us.
+        let moves =
+            now.dooms().range(seen + 1..).flat_map(|(_, doomed)| doomed.doom.moved.values());
+        spared.extend(moves.flatten().map(|(home, _)| *home));
+        let is_settled = |pack: &PackName| spared.contains(pack) || now.is_doomed_pack(pack);
+        let emptied: HashSet<PackName> = doom.moved.keys().copied().collect();
+        // And it may have taken our new packs for orphans: what went there stays where it was.
+        doom.moved.retain(|pack, homes| {
+            !is_settled(pack) && !homes.iter().any(|(home, _)| now.is_doomed_pack(home))
+        });
+        let moved = &doom.moved;
+        doom.packs.retain(|pack| {
+            !is_settled(pack) && (!emptied.contains(pack) || moved.contains_key(pack))
+        });
         doom.indexes.retain(|run| !now.is_doomed_index(run));
         if newer.is_empty() {
             doom.objects.retain(|object| !now.is_doomed_object(object));

@@ -246,7 +246,8 @@ impl Draft<'_> {
                     packs.insert(place.pack, u64::from(place.pack_bytes));
                 }
             })
-            .await?;
+            .await
+            .map_err(overtaken)?;
             if doomed.is_empty() {
                 return Ok(packs);
             }
@@ -258,7 +259,8 @@ impl Draft<'_> {
                     moving.push(place);
                 }
             })
-            .await?;
+            .await
+            .map_err(overtaken)?;
             for place in moving {
                 writer.copy(place).await.map_err(overtaken)?;
             }
@@ -375,7 +377,11 @@ impl Sink for Draft<'_> {
     }
 }
 
+/// What this session stored or relied on is gone: only garbage collection takes anything away.
 fn overtaken(error: Error) -> Error {
+    if error.kind() != ErrorKind::Missing {
+        return error;
+    }
     Error::new(ErrorKind::Gap, code::BACKUP_DISCARDED, "save chunks from doomed packs")
         .caused_by(error)
         .why("the backup took longer than garbage collection waits; nothing was committed")

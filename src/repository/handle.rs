@@ -388,7 +388,8 @@ pub(super) async fn read_slots(store: &dyn Store) -> Result<Vec<KeySlot>> {
     Ok(slots)
 }
 
-async fn refuse_occupied(store: &dyn Store) -> Result<()> {
+/// Refuses a place where anything is that is not ours to overwrite. Writes nothing.
+pub async fn refuse_occupied(store: &dyn Store) -> Result<()> {
     let there: Vec<Key> = store.list("").await?.into_iter().map(|object| object.key).collect();
     let ours = |key: &&Key| !key.as_str().starts_with("tmp/");
     match there.iter().find(ours) {

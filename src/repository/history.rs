@@ -125,13 +125,14 @@ impl History {
     /// The packs that hold today what `packs` held when a backup was committed.
     pub fn resolve(&self, packs: PackList) -> PackList {
         let mut resolved = PackList::new();
+        let mut followed = HashSet::new();
         let mut pending: Vec<_> = packs.into_iter().collect();
         while let Some((pack, size_bytes)) = pending.pop() {
             match self.moved.get(&pack) {
                 // An entry can only move a pack to packs that did not exist when earlier entries
                 // were written, so following moves ends; the check is against a forged log.
-                Some(_) if resolved.contains_key(&pack) => {}
-                Some(homes) => pending.extend(homes.iter().copied()),
+                Some(homes) if followed.insert(pack) => pending.extend(homes.iter().copied()),
+                Some(_) => {}
                 None => {
                     resolved.insert(pack, size_bytes);
                 }
@@ -281,6 +282,12 @@ pub(crate) mod tests {
         let packs = history.resolve([(pack('a'), 9), (pack('x'), 9)].into());
         assert_eq!(packs.into_keys().collect::<Vec<_>>(), [pack('c'), pack('d'), pack('x')]);
         assert!(history.is_doomed_pack(&pack('a')) && history.is_doomed_pack(&pack('b')));
+    }
+
+    #[test]
+    fn a_forged_log_that_moves_in_circles_does_not_hang() {
+        let history = fold(vec![init(), doom('a', &['b']), doom('b', &['a'])]).unwrap();
+        assert!(history.resolve([(pack('a'), 9)].into()).is_empty());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io::Write as _,
-    sync::{Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use bytes::Bytes;
@@ -34,7 +34,7 @@ pub(super) struct IndexSet {
     /// Packs that may be referred to: they exist and are not doomed.
     usable: RwLock<PackList>,
     repository: RepositoryId,
-    runs: RwLock<Vec<Run>>,
+    runs: RwLock<Vec<Arc<Run>>>,
     covered: Mutex<HashSet<PackName>>,
     resident_bytes: Mutex<u64>,
     fresh: Mutex<Fresh>,
@@ -83,8 +83,21 @@ impl IndexSet {
         };
         drop(resident);
         lock(&self.covered).extend(run.packs());
-        self.runs.write().unwrap_or_else(PoisonError::into_inner).push(run);
+        self.runs.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(run));
         Ok(())
+    }
+
+    /// The same runs for somebody who may look into `usable` packs only.
+    pub(super) fn narrowed(&self, usable: PackList) -> Self {
+        let blobs = lock(&self.fresh).blobs.clone();
+        Self {
+            usable: RwLock::new(usable),
+            repository: self.repository,
+            runs: RwLock::new(self.runs.read().unwrap_or_else(PoisonError::into_inner).clone()),
+            covered: Mutex::new(lock(&self.covered).clone()),
+            resident_bytes: Mutex::new(*lock(&self.resident_bytes)),
+            fresh: Mutex::new(Fresh { blobs, ..Fresh::default() }),
+        }
     }
 
     /// Adds what a pack holds: one that this session stored, or one whose table was read.
@@ -130,12 +143,15 @@ impl IndexSet {
     pub(super) fn find(&self, id: &ChunkId) -> Result<Vec<Located>> {
         let mut found = Vec::new();
         let usable = self.usable.read().unwrap_or_else(PoisonError::into_inner);
+        // A pack of another size than it was written with is damaged, and as good as gone.
+        let is_usable =
+            |place: &Located| usable.get(&place.pack) == Some(&u64::from(place.pack_bytes));
         if let Some(fresh) = lock(&self.fresh).blobs.get(id) {
-            found.extend(fresh.iter().filter(|place| usable.contains_key(&place.pack)).copied());
+            found.extend(fresh.iter().filter(|place| is_usable(place)).copied());
         }
         for run in &*self.runs.read().unwrap_or_else(PoisonError::into_inner) {
             let places = run.find(id)?;
-            found.extend(places.into_iter().filter(|place| usable.contains_key(&place.pack)));
+            found.extend(places.into_iter().filter(is_usable));
         }
         Ok(found)
     }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use stillpoint_contract::{Error, Result};
+use stillpoint_contract::{Error, ErrorKind, Result};
 
 use super::{
     blobs::Blobs,
@@ -15,7 +15,7 @@ use super::{
     index_run::{IndexRun, Located, Merge, RunName, SpooledFile},
     index_set::{IndexSet, spool},
     names,
-    pack::PackName,
+    pack::{PackName, SealedBlob},
     packer::{Packer, persist},
     reader::BackupReader,
 };
@@ -76,17 +76,23 @@ impl Repository {
             if live_bytes > budget {
                 break;
             }
+            let spots = live.remove(&pack).unwrap_or_default();
+            let size_bytes = usable.get(&pack).copied().unwrap_or(0);
+            let needed = match still_needed(&blobs, (pack, size_bytes), &spots).await {
+                // What is damaged stays where everybody can see that it is, and where a good copy
+                // of the pack repairs it.
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Missing) => {
+                    tracing::warn!(%pack, "a damaged pack is left as it is: {error}");
+                    continue;
+                }
+                needed => needed?,
+            };
             budget -= live_bytes;
             repacked.copied_bytes += live_bytes;
-            let spots = live.remove(&pack).unwrap_or_default();
-            let table = blobs.table(pack, usable.get(&pack).copied().unwrap_or(0)).await?;
-            let mut moved = Vec::new();
-            for entry in table.into_iter().filter(|e| spots.contains(&(e.offset, e.stored_bytes))) {
-                let located = Located { pack, pack_bytes: 0, entry };
-                packer.add(&blobs.sealed(located).await?).await?;
-                moved.push(located);
+            for (_, blob) in &needed {
+                packer.add(blob).await?;
             }
-            moving.push((pack, moved));
+            moving.push((pack, needed.into_iter().map(|(place, _)| place).collect()));
         }
         packer.flush().await?;
         for (pack, moved) in moving {
@@ -114,8 +120,10 @@ impl Repository {
         for committed in history.live() {
             let manifest = self.manifest(committed).await?;
             let packs = history.resolve(self.pack_list(committed).await?);
+            // Another pack may hold the same chunk, but only a listed one answers for the backup.
+            let blobs = blobs.narrowed(packs.clone());
             blobs.cover(&packs).await?;
-            let reader = BackupReader::new(manifest, blobs.clone());
+            let reader = BackupReader::new(manifest, blobs);
             places(&reader, |place| {
                 let spot = (place.entry.offset, place.entry.stored_bytes);
                 live.entry(place.pack).or_default().insert(spot);
@@ -175,6 +183,22 @@ impl Repository {
         }
         Ok(names)
     }
+}
+
+/// Reads what lies at `spots` of a pack, as it is stored, and makes sure that it is intact. Less
+/// than half a pack is needed of one that is emptied, so this is bounded.
+async fn still_needed(
+    blobs: &Blobs,
+    (pack, size_bytes): (PackName, u64),
+    spots: &HashSet<Spot>,
+) -> Result<Vec<(Located, SealedBlob)>> {
+    let mut needed = Vec::new();
+    let table = blobs.table(pack, size_bytes).await?;
+    for entry in table.into_iter().filter(|e| spots.contains(&(e.offset, e.stored_bytes))) {
+        let place = Located { pack, pack_bytes: 0, entry };
+        needed.push((place, blobs.intact(place).await?));
+    }
+    Ok(needed)
 }
 
 /// A blob within its pack: where it begins, and how long it is.

@@ -21,6 +21,9 @@ use super::{
 /// Bytes read first of a segment; most heads fit.
 const HEAD_GUESS_BYTES: u64 = 16 << 10;
 
+/// How far from its time a backup's position is searched, in segments to either side.
+const ANCHOR_STEPS_MAX: usize = 2048;
+
 /// Heads kept in memory.
 const HEADS_MAX: usize = 4096;
 
@@ -152,7 +155,7 @@ impl<'a> Heads<'a> {
         near: DateTime<Utc>,
     ) -> Result<Option<usize>> {
         let start = self.at_time(segments, near).await?;
-        let outward = (0..=segments.len()).flat_map(|step| {
+        let outward = (0..=segments.len().min(ANCHOR_STEPS_MAX)).flat_map(|step| {
             [start.checked_sub(step), (step > 0).then_some(start + step)].into_iter().flatten()
         });
         let mut found: Option<usize> = None;

@@ -1,6 +1,7 @@
 //! What needs more than one module.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "the whole crate is tests")]
 
 mod cli;
+mod invariants;
 mod round_trip;
 mod stores;
+mod support;

@@ -1,0 +1,9 @@
+//! The invariants of a repository, by number. Each test bears the number of the sentence it proves.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "all of it is tests")]
+
+mod i10_faults;
+mod i1_crashes;
+mod i3_interleavings;
+mod i5_independence;
+mod i6_deduplication;
