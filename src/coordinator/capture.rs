@@ -176,7 +176,8 @@ impl<'a> Running<'a> {
             _ => gap,
         };
         let continues = ours.filter(|_| gap.is_none()).map(|last| (last.stream.clone(), last.seq));
-        let writer = repository.begin_stream(job.database, &identity.id, continues, gap.clone())?;
+        let writer = repository.begin_stream(job.database, &identity.id, continues, gap.clone());
+        let writer = writer.await?;
         let now = world.clock.elapsed();
         let report = CaptureReport {
             stream: writer.id().to_owned(),

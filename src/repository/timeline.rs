@@ -66,7 +66,7 @@ pub struct Timeline {
     pub database: String,
     /// Backups that exist, in the order of their commits.
     pub backups: Vec<Committed>,
-    /// Captured log, oldest first.
+    /// Captured log, in the order in which its captures began, whatever their clocks said.
     pub coverage: Vec<Coverage>,
     /// The newest sign of life of a capture.
     pub beat: Option<Beat>,
@@ -240,7 +240,6 @@ impl Repository {
                 timeline.coverage.push(coverage);
             }
         }
-        timeline.coverage.sort_by_key(|coverage| coverage.start.at);
         self.anchor_backups(&heads, &mut timeline).await?;
         extend_to_backups(&mut timeline);
         extend_to_beat(&mut timeline);

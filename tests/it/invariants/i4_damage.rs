@@ -58,7 +58,7 @@ async fn subject() -> Subject {
     shop.back_up_at(&repository, &data, Method::Whole, 0).await.unwrap();
     let letters = content(2, &[("letters", 3000)]);
     mail.back_up(&repository, &letters, Method::Whole).await.unwrap();
-    let mut stream = repository.begin_stream("shop", "shop-1", None, None).unwrap();
+    let mut stream = repository.begin_stream("shop", "shop-1", None, None).await.unwrap();
     capture(&shop, &mut stream, 0..SEGMENTS).await.unwrap();
     change(&mut data, 3, 1);
     shop.back_up_at(&repository, &data, Method::Incremental, 1).await.unwrap();
