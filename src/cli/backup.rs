@@ -122,7 +122,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     };
     let meter = Arc::new(Meter::default());
     let work = back_up(&session.world, &repository, job, &meter);
-    let report = session.watch(&name, &meter, work).await?;
+    let report = session.watch(&name, &meter, Box::pin(work)).await?;
     repository.remember().await?;
     session.answer(&BackupAnswer::from(report))
 }

@@ -51,10 +51,8 @@ impl Answer for ForgetAnswer {
     const SCHEMA: &'static str = "forget/1";
 
     fn write(&self, page: &mut Page<'_>) {
-        let (word, tone) = match self.dry_run {
-            true => ("Would forget", Tone::Warning),
-            false => ("Forgot", Tone::Strong),
-        };
+        let (word, tone) =
+            if self.dry_run { ("Would forget", Tone::Warning) } else { ("Forgot", Tone::Strong) };
         page.line(page.paint(tone, word));
         Backup::table(page, &self.forgotten);
         for change in &self.databases {

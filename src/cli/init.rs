@@ -6,6 +6,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
     answer::{Answer, Format},
+    memory::Memory,
     open,
     page::Page,
     secret,
@@ -15,6 +16,7 @@ use crate::repository::{
     InitOptions, Repository,
     descriptor::Writers,
     keys::{PassphraseCost, Secret},
+    refuse_occupied,
     store::{self, Conditional},
 };
 
@@ -52,6 +54,8 @@ impl Answer for InitAnswer {
 /// Creates the repository.
 pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let store = open::store(session, Writers::Many).await?;
+    // Before the probe, which writes, and before anybody types a passphrase.
+    refuse_occupied(&*store).await?;
     let secret = if options.no_encryption { None } else { Some(new_secret(session).await?) };
     let opened_by = secret.as_ref().map(Secret::kind);
     let writers = match store::probe(&*store, &*session.world.entropy).await? {
@@ -69,6 +73,8 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         writers,
     };
     let repository = Repository::init(session.world.clone(), store, options).await?;
+    Memory::of(&session.environment, repository.id(), &repository.location())
+        .remember(repository.history().await?.head());
     let answer = InitAnswer {
         repository: repository.id().to_owned(),
         place: repository.location(),

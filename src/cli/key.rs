@@ -66,14 +66,14 @@ pub(crate) struct ExportOptions {
 }
 
 #[derive(Debug, Serialize)]
-struct Slot {
+struct Key {
     slot: String,
     opened_by: &'static str,
     label: String,
     created_at: Stamp,
 }
 
-impl From<&KeySlot> for Slot {
+impl From<&KeySlot> for Key {
     fn from(slot: &KeySlot) -> Self {
         Self {
             slot: slot.id().to_string(),
@@ -90,7 +90,7 @@ impl From<&KeySlot> for Slot {
 
 #[derive(Debug, Serialize)]
 struct ListAnswer {
-    keys: Vec<Slot>,
+    keys: Vec<Key>,
 }
 
 impl Answer for ListAnswer {
@@ -113,7 +113,7 @@ impl Answer for ListAnswer {
 #[derive(Debug, Serialize)]
 struct ChangeAnswer {
     change: &'static str,
-    key: Slot,
+    key: Key,
     /// Only of `export --recovery`.
     #[serde(skip_serializing_if = "Option::is_none")]
     recovery_key: Option<String>,
@@ -154,7 +154,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<()> {
 async fn list(session: &Session) -> Result<()> {
     let repository = open::repository(session, Need::Names).await?;
     let slots = repository.key_slots().await?;
-    session.answer(&ListAnswer { keys: slots.iter().map(Slot::from).collect() })
+    session.answer(&ListAnswer { keys: slots.iter().map(Key::from).collect() })
 }
 
 async fn add(session: &Session, options: AddOptions) -> Result<()> {
@@ -214,5 +214,5 @@ async fn finish(
     file: Option<String>,
 ) -> Result<()> {
     repository.remember().await?;
-    session.answer(&ChangeAnswer { change, key: Slot::from(slot), recovery_key, file })
+    session.answer(&ChangeAnswer { change, key: Key::from(slot), recovery_key, file })
 }

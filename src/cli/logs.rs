@@ -80,10 +80,9 @@ impl Status {
         let newest = timeline.coverage.last();
         let capture = match &timeline.beat {
             None if newest.is_none() => Capture::Never,
-            None => Capture::Silent,
             Some(beat) if beat.is_last => Capture::Stopped,
             Some(beat) if (now.0 - beat.at).num_seconds() < BEAT_SECONDS_MAX => Capture::Running,
-            Some(_) => Capture::Silent,
+            Some(_) | None => Capture::Silent,
         };
         Self {
             name: timeline.database.clone(),

@@ -24,7 +24,7 @@ pub(crate) enum Display {
 impl Display {
     fn period(self) -> Duration {
         match self {
-            Self::Off => Duration::from_secs(3_600),
+            Self::Off => Duration::from_hours(1),
             Self::Line { .. } => Duration::from_millis(200),
             Self::Log => Duration::from_secs(30),
         }

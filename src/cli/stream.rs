@@ -21,7 +21,7 @@ use super::{
 use crate::coordinator::{CaptureEvent, CaptureJob, CaptureReport, capture};
 
 /// How often a text answer tells how far the capture is, where nobody asked for more.
-const NEWS_PERIOD: Duration = Duration::from_secs(60);
+const NEWS_PERIOD: Duration = Duration::from_mins(1);
 
 /// What `logs stream` is told.
 #[derive(Debug, Args)]

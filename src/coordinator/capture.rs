@@ -90,7 +90,9 @@ pub async fn capture(
     mut tell: impl FnMut(CaptureEvent),
 ) -> Result<CaptureReport> {
     let driver = job.engine.connect(job.endpoint).await?;
+    // A polled engine is asked once per flush; one that streams waits in `next` itself.
     let period = poll_period(&*driver).await?;
+    let wait = period.map_or(Duration::ZERO, |period| period.max(job.flush));
     if !job.take_over {
         refuse_rival(repository, job.database).await?;
     }
@@ -99,31 +101,25 @@ pub async fn capture(
     let mut stop = pin!(stop);
     let mut is_stopping = false;
     loop {
-        let handed_over = running.poll().await?;
-        let is_due = running.is_due(job.flush) || is_stopping;
-        if is_due && let Some(event) = running.flush().await? {
-            tell(event);
-        }
+        let is_dry = running.drain(job.flush, &mut tell).await?;
         running.look_around().await?;
-        if is_stopping {
+        // A stream of a busy server never runs dry; what it has not sent yet stays on the server.
+        if is_stopping && (is_dry || period.is_none()) {
             return running.end().await;
         }
-        if !handed_over {
-            tokio::select! {
-                biased;
-                () = &mut stop => is_stopping = true,
-                () = world.clock.sleep(period) => {}
-            }
-        } else if futures::poll!(&mut stop).is_ready() {
-            is_stopping = true;
+        let pause = if is_dry { wait } else { Duration::ZERO };
+        tokio::select! {
+            biased;
+            () = &mut stop, if !is_stopping => is_stopping = true,
+            () = world.clock.sleep(pause) => {}
         }
     }
 }
 
-async fn poll_period(driver: &dyn Driver) -> Result<Duration> {
+async fn poll_period(driver: &dyn Driver) -> Result<Option<Duration>> {
     match driver.probe().await?.capabilities.log {
-        LogSupply::Stream => Ok(Duration::ZERO),
-        LogSupply::Poll { period } => Ok(period),
+        LogSupply::Stream => Ok(None),
+        LogSupply::Poll { period } => Ok(Some(period)),
         // The driver knows why, and which statement would change it.
         LogSupply::Never => Err(match driver.open_log(None).await {
             Err(error) => error,
@@ -208,6 +204,20 @@ impl<'a> Running<'a> {
         let is_anchored = self.repository.is_anchored(self.database, &position).await?;
         let (stream, gap) = (self.report.stream.clone(), self.gap.clone());
         Ok(CaptureEvent::Started { stream, position, gap, is_anchored })
+    }
+
+    /// Takes everything that the engine has now, and stores it in pieces of a bounded size.
+    ///
+    /// `false` when there is more: what was taken is stored after `flush`, or when it is much.
+    async fn drain(&mut self, flush: Duration, tell: &mut impl FnMut(CaptureEvent)) -> Result<bool> {
+        let mut is_dry = false;
+        while !is_dry && !self.is_due(flush) {
+            is_dry = !self.poll().await?;
+        }
+        if let Some(event) = self.flush().await? {
+            tell(event);
+        }
+        Ok(is_dry)
     }
 
     /// Asks the engine once; `true` when it handed something over.

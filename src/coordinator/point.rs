@@ -72,8 +72,13 @@ fn alone(backup: &Committed) -> Chosen {
     Chosen { backup: backup.clone(), until: RecoveryTarget::Consistent, replays_log: false }
 }
 
+/// The backup that can be brought furthest; the newest of those.
 fn choose_latest(timeline: &Timeline) -> Chosen {
-    let newest = timeline.backups.last().expect("checked by the caller");
+    let reach = |backup: &&Committed| {
+        let own = backup.commit.consistent_time;
+        (coverage_of(timeline, backup).map_or(own, |c| c.end.at.max(own)), backup.seq)
+    };
+    let newest = timeline.backups.iter().max_by_key(reach).expect("checked by the caller");
     let replays_log = coverage_of(timeline, newest).is_some();
     let until = if replays_log { RecoveryTarget::Latest } else { RecoveryTarget::Consistent };
     Chosen { backup: newest.clone(), until, replays_log }

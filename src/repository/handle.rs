@@ -145,9 +145,14 @@ impl Repository {
                 if slots.is_empty() {
                     return Err(incomplete(&*store, "it has no key slots (keys/)"));
                 }
-                let epoch = slots[0].epoch();
-                let job = move |_: &mut _| unwrap(&slots, id, &secret);
-                let (master, _) = world.cpu.run(job).await??;
+                let job = move |_: &mut _| {
+                    let (master, own) = unwrap(&slots, id, &secret)?;
+                    // Only the slot that the secret opens is known to say the truth.
+                    let slot = slots.iter().find(|slot| slot.id() == own);
+                    let epoch = slot.map_or(Domain::EPOCH_FIRST, KeySlot::epoch);
+                    Ok::<_, Error>((master, epoch))
+                };
+                let (master, epoch) = world.cpu.run(job).await??;
                 (Some(Domain::encrypted(id, epoch, &master)), Some(master))
             }
         };
@@ -393,6 +398,7 @@ pub(super) async fn read_slots(store: &dyn Store) -> Result<Vec<KeySlot>> {
     Ok(slots)
 }
 
+<<<<<<< HEAD
 /// Makes sure that the log is checked against the repository's own key. Whoever can write to the
 /// store could put a descriptor there that names another one, and a log that it signs.
 fn check_signing_key(descriptor: &Descriptor, domain: Option<&Domain>) -> Result<()> {
@@ -412,6 +418,10 @@ fn check_signing_key(descriptor: &Descriptor, domain: Option<&Domain>) -> Result
 }
 
 async fn refuse_occupied(store: &dyn Store) -> Result<()> {
+=======
+/// Refuses a place where anything is that is not ours to overwrite. Writes nothing.
+pub async fn refuse_occupied(store: &dyn Store) -> Result<()> {
+>>>>>>> main
     let there: Vec<Key> = store.list("").await?.into_iter().map(|object| object.key).collect();
     let ours = |key: &&Key| !key.as_str().starts_with("tmp/");
     match there.iter().find(ours) {

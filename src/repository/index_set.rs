@@ -143,12 +143,15 @@ impl IndexSet {
     pub(super) fn find(&self, id: &ChunkId) -> Result<Vec<Located>> {
         let mut found = Vec::new();
         let usable = self.usable.read().unwrap_or_else(PoisonError::into_inner);
+        // A pack of another size than it was written with is damaged, and as good as gone.
+        let is_usable =
+            |place: &Located| usable.get(&place.pack) == Some(&u64::from(place.pack_bytes));
         if let Some(fresh) = lock(&self.fresh).blobs.get(id) {
-            found.extend(fresh.iter().filter(|place| usable.contains_key(&place.pack)).copied());
+            found.extend(fresh.iter().filter(|place| is_usable(place)).copied());
         }
         for run in &*self.runs.read().unwrap_or_else(PoisonError::into_inner) {
             let places = run.find(id)?;
-            found.extend(places.into_iter().filter(|place| usable.contains_key(&place.pack)));
+            found.extend(places.into_iter().filter(is_usable));
         }
         Ok(found)
     }

@@ -42,7 +42,7 @@ pub use chunk_writer::WriteOptions;
 pub use collect::{CollectOptions, CollectReport};
 pub use draft::{Draft, Intent};
 pub use files_only::Completeness;
-pub use handle::{InitOptions, Repository};
+pub use handle::{InitOptions, Repository, refuse_occupied};
 pub use reader::BackupReader;
 pub use replay::RepositoryLog;
 pub use segment::StoredHead;

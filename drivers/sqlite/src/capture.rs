@@ -8,7 +8,8 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use stillpoint_contract::{
-    Error, ErrorKind, LogMark, LogPosition, LogRange, LogSegment, Result, SegmentHead, code,
+    Error, ErrorKind, LogEvent, LogMark, LogPosition, LogRange, LogSegment, Result, SegmentHead,
+    code,
 };
 
 use crate::{
@@ -49,6 +50,17 @@ const CATCH_UP_BYTES_MAX: u64 = 32 << 20;
 /// By how much a file's time stamp may lag behind the clock: one tick of the kernel.
 const TICK: Duration = Duration::from_millis(10);
 
+/// Sightings that wait for their frames to be read: a minute of them and more.
+const SIGHTINGS_MAX: usize = 1024;
+
+/// How far the log had come at some time.
+#[derive(Clone, Copy, Debug)]
+struct Sighting {
+    generation: Generation,
+    frame: u32,
+    at: DateTime<Utc>,
+}
+
 /// A running capture.
 #[derive(Debug)]
 pub(crate) struct Capture {
@@ -62,6 +74,8 @@ pub(crate) struct Capture {
     ready: VecDeque<LogSegment>,
     /// The time of the last commit; times never step backwards within a capture.
     last_at: DateTime<Utc>,
+    /// When frames that are not read yet were first seen, oldest first.
+    sightings: VecDeque<Sighting>,
     /// Holds the write lock until the given time of the clock.
     pause: Option<(Connection, Duration)>,
     checkpoint_after: Duration,
@@ -90,6 +104,7 @@ impl Capture {
             is_confirmed: true,
             ready: VecDeque::new(),
             last_at: DateTime::<Utc>::MIN_UTC,
+            sightings: VecDeque::new(),
             pause: None,
             checkpoint_after: Duration::ZERO,
             pause_after: Duration::ZERO,
@@ -139,6 +154,7 @@ impl Capture {
     /// along so that others can copy back and restart the log.
     pub(crate) fn tend(&mut self) -> Result<()> {
         let state = self.observer.observe()?;
+        self.sight(&state);
         if self.patience().is_some_and(|left| left.is_zero()) {
             // A log of this length fills disks. Its last frames are in our hands, but should we
             // be killed before they are durable, the next start finds a gap.
@@ -233,19 +249,49 @@ impl Capture {
         let Some(stretch) = frames::read(&self.observer.wal, &tail, end)? else {
             return Err(self.lost());
         };
-        self.last_at = self.time_of_commit();
         let Stretch { body, index, tail, commits } = stretch;
+        let events = self.date(&commits, tail.generation);
         let end = start.at(u128::from(tail.frame));
         let range = LogRange::new(start, end.clone());
         let head = SegmentHead {
             range: range.ok_or_else(|| Error::bug("order the log's frames"))?,
             succeeds,
-            events: frames::events(&commits, self.last_at),
+            events,
             cursor: tail.cursor().encode(),
             index,
         };
         self.place = Place { position: end, tail: Some(tail) };
         Ok(LogSegment { head, body })
+    }
+
+    /// Notes how far the log has come by now.
+    fn sight(&mut self, state: &LogState) {
+        let Some((generation, frame)) = state.live else { return };
+        let is_news = self.sightings.back().is_none_or(|last| {
+            last.generation != generation || last.frame != frame
+        });
+        if is_news {
+            if self.sightings.len() == SIGHTINGS_MAX {
+                self.sightings.pop_front();
+            }
+            let at = self.time_of_commit();
+            self.sightings.push_back(Sighting { generation, frame, at });
+        }
+    }
+
+    /// Dates commits that were just read: by the first time that they were seen in the log, or else
+    /// by now.
+    fn date(&mut self, commits: &[u32], generation: Generation) -> Vec<LogEvent> {
+        let (now, mut last_at) = (self.time_of_commit(), self.last_at);
+        let events = frames::events(commits, |frame| {
+            let covers = |seen: &&Sighting| seen.generation == generation && frame <= seen.frame;
+            last_at = self.sightings.iter().find(covers).map_or(now, |seen| seen.at).max(last_at);
+            last_at
+        });
+        self.last_at = last_at;
+        let done = commits.last().copied().unwrap_or(0);
+        self.sightings.retain(|seen| seen.generation == generation && done < seen.frame);
+        events
     }
 
     /// When the frames that were just read were committed at the latest: before now, and before

@@ -1,7 +1,7 @@
 //! Which pages changed since an earlier backup, learnt from the log alone.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, btree_map::Entry},
     ops::Range,
 };
 
@@ -49,6 +49,18 @@ impl Changes {
     /// The database was this long once: what lies beyond was written anew.
     fn shrink(&mut self, pages: u32) {
         self.pages_kept = self.pages_kept.min(pages);
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.shrink(other.pages_kept);
+        for (block, theirs) in other.blocks {
+            match self.blocks.entry(block) {
+                Entry::Vacant(vacant) => drop(vacant.insert(theirs)),
+                Entry::Occupied(mut ours) => {
+                    ours.get_mut().iter_mut().zip(&theirs).for_each(|(our, their)| *our |= their);
+                }
+            }
+        }
     }
 
     fn absorb(&mut self, index: &Index) {
@@ -196,45 +208,38 @@ impl Walk {
             return Ok(false);
         };
         let (wal, state) = (wal.clone(), *state);
-        let pages = blocking(move || live_pages(&wal, &state, &cursor)).await?;
+        let pages = blocking(move || live_changes(&wal, &state, &cursor)).await?;
         let Some(pages) = pages else { return Ok(false) };
-        for (page, db_pages) in pages {
-            self.changes.insert(page);
-            if db_pages != 0 {
-                self.changes.shrink(db_pages);
-            }
-        }
+        self.changes.merge(pages);
         self.at = position.clone();
         Ok(true)
     }
 }
 
-/// The pages of the frames after `cursor`, with the database's length where one is a commit.
-/// `None` when the log file no longer holds them.
-fn live_pages(
-    wal: &WalFile,
-    state: &LogState,
-    cursor: &Cursor,
-) -> Result<Option<HashSet<(u32, u32)>>> {
+/// What the frames after `cursor` change; `None` when the log file no longer holds them.
+fn live_changes(wal: &WalFile, state: &LogState, cursor: &Cursor) -> Result<Option<Changes>> {
     let Some((live, frames)) = state.live else { return Ok(None) };
     let is_there = live.salts == cursor.salts
         && wal.checksum_after(&live, cursor.frame)? == Some(cursor.checksum);
     if !is_there {
         return Ok(None);
     }
-    let mut pages = HashSet::new();
+    let mut changes = Changes::none(u32::MAX);
     for number in cursor.frame + 1..=frames {
         let header: Option<[u8; FRAME_HEADER_BYTES]> = wal.frame_header(&live, number)?;
         let Some(header) = header.filter(|h| Salts::of_frame(h) == live.salts) else {
             return Ok(None);
         };
-        let page = be32(&header, 0);
+        let (page, db_pages) = (be32(&header, 0), be32(&header, 4));
         if page == 0 {
             return Ok(None);
         }
-        pages.insert((page, be32(&header, 4)));
+        changes.insert(page);
+        if db_pages != 0 {
+            changes.shrink(db_pages);
+        }
     }
-    Ok(Some(pages))
+    Ok(Some(changes))
 }
 
 #[cfg(test)]

@@ -8,9 +8,18 @@ use stillpoint_contract::{Code, Error, ErrorKind, code};
 /// Turns what SQLite said about the database at `path` into an error of the contract.
 pub(crate) fn sqlite(error: rusqlite::Error, step: &'static str, path: &Path) -> Error {
     let code = error.sqlite_error_code();
-    let (kind, number) = code.map_or((ErrorKind::Bug, code::BUG), classify);
+    let (kind, number) = match code {
+        Some(ErrorCode::CannotOpen) if path.exists() => {
+            (ErrorKind::Denied, code::UNSUITABLE_DATABASE)
+        }
+        Some(code) => classify(code),
+        None => (ErrorKind::Bug, code::BUG),
+    };
     let error = Error::new(kind, number, step).with("file", path.display()).caused_by(error);
     match code {
+        Some(ErrorCode::CannotOpen) if path.exists() => error
+            .why("SQLite cannot open the file, or cannot make `-wal` and `-shm` beside it")
+            .next(format!("grant write permission on {} and its directory", path.display())),
         Some(ErrorCode::NotADatabase) => error
             .why("the file is not a SQLite database, or it is encrypted; neither can be read")
             .next(format!("sqlite3 {} 'PRAGMA integrity_check'", quoted(path))),

@@ -53,10 +53,16 @@ pub(crate) fn read(wal: &WalFile, tail: &Tail, end: u32) -> Result<Option<Stretc
     Ok(Some(Stretch { body: body.into(), index, tail: cut, commits: scan.commits }))
 }
 
-/// The commits as events, all seen at the same time.
-pub(crate) fn events(commits: &[u32], at: DateTime<Utc>) -> Vec<LogEvent> {
-    let event =
-        |frame: &u32| LogEvent { offset: u128::from(*frame), at, what: LogEventKind::Commit };
+/// The commits as events, each with the time that `seen_at` says of its frame.
+pub(crate) fn events(
+    commits: &[u32],
+    mut seen_at: impl FnMut(u32) -> DateTime<Utc>,
+) -> Vec<LogEvent> {
+    let event = |frame: &u32| LogEvent {
+        offset: u128::from(*frame),
+        at: seen_at(*frame),
+        what: LogEventKind::Commit,
+    };
     commits.iter().map(event).collect()
 }
 

@@ -71,7 +71,6 @@ impl Hold {
     ///
     /// The caller either has every frame of the log, or [`is_behind`](Self::is_behind) holds.
     pub(crate) fn advance(&mut self, observer: &Observer) -> Result<()> {
-        let before = observer.observe()?;
         let newer = 1 - self.current;
         let begun = begin_read(&observer.database, &self.readers[newer]);
         let after = begun.and_then(|()| observer.observe());
@@ -79,10 +78,9 @@ impl Hold {
         end_read(&observer.database, &self.readers[1 - keep])?;
         let after = after?;
         self.current = keep;
-        // In doubt a mark is assumed, at or above the real one: then the log is moved along only
-        // when it has grown beyond, or when everything is captured.
-        let is_certain = before == after;
-        self.kept = if is_certain { Kept::since(after) } else { Kept::Generation(after.frames()) };
+        // The older read kept the log, so when all of it is copied back now, the newer one began
+        // at this very state; otherwise it has a mark, at or below the frames there are now.
+        self.kept = Kept::since(after);
         Ok(())
     }
 

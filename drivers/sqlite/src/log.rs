@@ -21,9 +21,9 @@ pub(crate) const POLL_PERIOD: Duration = Duration::from_millis(100);
 /// How many requests wait for the thread. More than two means that callers drop them unanswered.
 const REQUESTS_MAX: usize = 16;
 
-/// How often the hold is moved along although nobody asks for log, so that checkpoints of others
-/// get through.
-const TEND_PERIOD: Duration = Duration::from_millis(100);
+/// How often we look at the log although nobody asks: to date commits, and to move the hold along
+/// so that checkpoints of others get through.
+const TEND_PERIOD: Duration = Duration::from_millis(50);
 
 enum Request {
     Next(oneshot::Sender<Result<Option<LogSegment>>>),
@@ -71,7 +71,8 @@ pub(crate) async fn open(database: &Database, since: Option<&LogMark>) -> Result
 /// Answers until nobody is left to ask.
 fn serve(mut capture: Capture, inbox: &Receiver<Request>) {
     loop {
-        match inbox.recv_timeout(capture.patience().unwrap_or(TEND_PERIOD)) {
+        let patience = capture.patience().unwrap_or(TEND_PERIOD).min(TEND_PERIOD);
+        match inbox.recv_timeout(patience) {
             Ok(Request::Next(answer)) => drop(answer.send(capture.next())),
             Ok(Request::Confirm(position, answer)) => {
                 drop(answer.send(capture.confirm(&position)));

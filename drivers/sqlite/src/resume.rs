@@ -119,11 +119,19 @@ fn from_frame(
 
 /// Whether an older generation ended at `tail`, as what it left in the file proves: the marked
 /// frame is still there, and none of the same generation follows it. A younger generation that
-/// has grown over the marked frame leaves no proof.
+/// has grown over the marked frame leaves no proof, nor does a file that was cut inside the next
+/// frame, as `PRAGMA journal_size_limit` does.
 fn ended_here(observer: &Observer, tail: &Tail) -> Result<bool> {
+    if tail.frame == 0 {
+        return Ok(false);
+    }
+    let next = tail.frame + 1;
+    if observer.wal.ends_before(&tail.generation, next)? {
+        return Ok(true);
+    }
     let mut frame = vec![0; tail.generation.frame_bytes()];
-    let has_more = observer.wal.frames(&tail.generation, tail.frame + 1, &mut frame)?;
-    Ok(tail.frame != 0 && !(has_more && tail.generation.check(&frame, tail.chain).is_some()))
+    let is_whole = observer.wal.frames(&tail.generation, next, &mut frame)?;
+    Ok(is_whole && tail.generation.check(&frame, tail.chain).is_none())
 }
 
 fn why(observer: &Observer, state: &LogState, mark: &LogMark) -> Result<String> {

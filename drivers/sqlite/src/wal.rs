@@ -222,6 +222,12 @@ impl WalFile {
         self.read(into, of.offset(first))
     }
 
+    /// Whether the file ends exactly where frame `number` would begin.
+    pub(crate) fn ends_before(&self, of: &Generation, number: u32) -> Result<bool> {
+        let metadata = self.file.metadata().map_err(|e| self.failed(e))?;
+        Ok(metadata.len() == of.offset(number))
+    }
+
     /// Reads the header of one frame, `None` past the end of the file.
     pub(crate) fn frame_header(
         &self,

@@ -183,7 +183,7 @@ impl<'a> Stage<'a> {
         for (name, child) in &mut self.running {
             if let Ok(Some(status)) = child.try_wait() {
                 return Err(Error::bug("keep the demo's processes running")
-                    .with("process", &name)
+                    .with("process", name)
                     .with("ended", status));
             }
         }

@@ -127,7 +127,14 @@ impl Bench {
         Streaming { child: command.spawn().unwrap() }
     }
 
-    /// Waits until the captured log of `app.db` is as new as `commits` commits of it.
+    /// Waits until a capture of `app.db` gives signs of life.
+    pub(super) fn wait_until_capturing(&self) {
+        self.wait_until("a capture", || {
+            self.run(&["logs", "status", "-o", "json"]).out.contains("\"capture\":\"running\"")
+        });
+    }
+
+    /// Asks again and again, for half a minute at most.
     pub(super) fn wait_until(&self, what: &str, holds: impl Fn() -> bool) {
         for _ in 0..600 {
             if holds() {

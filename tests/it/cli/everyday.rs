@@ -20,9 +20,7 @@ fn the_documented_commands_protect_a_database_and_bring_back_a_moment() {
     run(&["init", "--repo", "repo"]);
     run(&["backup", "sqlite:app.db", "--repo", "repo"]);
     let stream = bench.stream();
-    bench.wait_until("capture", || {
-        bench.run(&["logs", "status", "app.db", "-o", "json"]).out.contains("restorable_to")
-    });
+    bench.wait_until_capturing();
 
     application.execute("INSERT INTO t DEFAULT VALUES", []).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(1_500));
@@ -96,6 +94,72 @@ fn an_existing_file_is_replaced_only_when_forced() {
 }
 
 #[test]
+fn a_partial_copy_tells_which_backups_it_holds_whole() {
+    let bench = Bench::with_database();
+    bench.create("other.db");
+    let whole = bench.json(&["backup", "sqlite:app.db"])["backup"]["id"].clone();
+    let packs = files_below(&bench.path("repo/packs"));
+    let broken = bench.json(&["backup", "sqlite:other.db"])["backup"]["id"].clone();
+    bench.ok(&["check", "--files-only", "repo"]);
+    bench.ok(&["check", "--max-age", "1h"]);
+    assert_eq!(bench.run(&["check", "--max-age", "0s"]).status, 7);
+
+    let second = files_below(&bench.path("repo/packs")).into_iter().find(|p| !packs.contains(p));
+    std::fs::remove_file(second.unwrap()).unwrap();
+    let mut command = bench.command(&["check", "--files-only", "repo", "-o", "json"]);
+    command.env_remove("STILLPOINT_PASSPHRASE_FILE");
+    let ran = Ran::of(command);
+    assert_eq!(ran.status, 8, "{}{}", ran.out, ran.err);
+    let answer: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    let backups = answer["backups"].as_array().unwrap();
+    let complete = |id: &serde_json::Value| {
+        let found = backups.iter().find(|found| found["backup"]["id"] == *id).unwrap();
+        found["complete"].as_bool().unwrap()
+    };
+    assert!(complete(&whole) && !complete(&broken), "{}", ran.out);
+    bench.ok(&["restore", "app.db", "--to", "back.db"]);
+}
+
+#[test]
+fn damage_is_found_and_named() {
+    let bench = Bench::with_database();
+    let id = bench.json(&["backup", "sqlite:app.db"])["backup"]["id"].clone();
+    bench.ok(&["verify"]);
+    for path in files_below(&bench.path("repo/packs")) {
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    }
+    for words in [&["verify"][..], &["verify", "--keyless"]] {
+        let ran = bench.run(words);
+        assert_eq!(ran.status, 9, "{}{}", ran.out, ran.err);
+        assert!(
+            ran.out.contains("damaged") && ran.out.contains(id.as_str().unwrap()),
+            "{}",
+            ran.out
+        );
+    }
+    assert_eq!(bench.run(&["restore", "app.db", "--to", "back.db"]).status, 9);
+    assert!(!bench.path("back.db").exists());
+}
+
+fn files_below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    let mut pending = vec![folder.to_owned()];
+    while let Some(path) = pending.pop() {
+        if path.is_dir() {
+            pending.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
 fn keys_are_added_and_removed_and_a_recovery_key_opens() {
     let bench = Bench::with_database();
     bench.ok(&["backup", "sqlite:app.db"]);
@@ -161,14 +225,5 @@ fn a_repository_that_was_set_back_is_noticed() {
 }
 
 fn newest_log_entry(bench: &Bench) -> std::path::PathBuf {
-    let mut found = Vec::new();
-    let mut pending = vec![bench.path("repo/log")];
-    while let Some(path) = pending.pop() {
-        if path.is_dir() {
-            pending.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
-        } else {
-            found.push(path);
-        }
-    }
-    found.into_iter().max().unwrap()
+    files_below(&bench.path("repo/log")).pop().unwrap()
 }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod bench;
+mod demo;
 mod everyday;
 mod golden;
 mod refusals;

@@ -12,9 +12,7 @@ fn a_capture_that_is_told_to_stop_keeps_what_it_has_and_says_by_which_signal() {
         let bench = Bench::with_database();
         bench.ok(&["backup", "sqlite:app.db"]);
         let stream = bench.stream();
-        bench.wait_until("capture", || {
-            bench.run(&["logs", "status", "app.db", "-o", "json"]).out.contains("restorable_to")
-        });
+        bench.wait_until_capturing();
         let application = rusqlite::Connection::open(bench.path("app.db")).unwrap();
         application.execute("INSERT INTO t DEFAULT VALUES", []).unwrap();
         kill_process(Pid::from_raw(stream.pid()).unwrap(), signal).unwrap();

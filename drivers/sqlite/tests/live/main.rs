@@ -9,5 +9,6 @@ mod doubles;
 mod kills;
 mod large;
 mod restore;
+mod resume;
 mod snapshot;
 mod writers;

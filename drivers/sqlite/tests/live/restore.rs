@@ -101,6 +101,25 @@ async fn an_existing_target_is_replaced_only_on_demand_and_never_while_in_use() 
 }
 
 #[tokio::test]
+async fn a_schema_that_only_its_application_understands_is_restored() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("app.db");
+    let db = application(&path);
+    db.execute_batch(
+        "CREATE TABLE t(a TEXT COLLATE NOCASE PRIMARY KEY); INSERT INTO t VALUES ('x');
+         PRAGMA writable_schema=ON;
+         UPDATE sqlite_schema SET sql = replace(sql, 'NOCASE', 'KLINGON');
+         INSERT INTO sqlite_schema VALUES
+             ('table', 'v', 'v', 0, 'CREATE VIRTUAL TABLE v USING warp(a)');",
+    )
+    .unwrap();
+    drop(db);
+    let copy = back_up(connect(&path).await.as_ref(), None).await.unwrap();
+    let log = Log::default();
+    restore(&copy, &log, RecoveryTarget::Consistent, directory.path()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_log_left_by_another_database_is_never_applied() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("app.db");
