@@ -196,7 +196,8 @@ impl<'a> Running<'a> {
             opened.gap = gap.or(opened.gap);
         }
         let OpenedLog { capture, start, gap } = opened;
-        let writer = repository.begin_stream(job.database, &identity.id, continues, gap.clone())?;
+        let writer = repository.begin_stream(job.database, &identity.id, continues, gap.clone());
+        let writer = writer.await?;
         let now = world.clock.elapsed();
         let report = CaptureReport {
             stream: writer.id().to_owned(),
