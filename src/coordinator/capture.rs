@@ -9,7 +9,7 @@ use stillpoint_contract::{
 };
 
 use crate::{
-    repository::{Repository, StreamWriter},
+    repository::{Repository, StoredHead, StreamWriter},
     world::World,
 };
 
@@ -141,6 +141,18 @@ async fn refuse_rival(repository: &Repository, database: &str) -> Result<()> {
         .next("if that one is dead, wait half a minute, or add --take-over"))
 }
 
+/// Until when the capture that stored `last` certainly saw everything.
+async fn seen_until(
+    repository: &Repository,
+    database: &str,
+    last: &StoredHead,
+) -> Result<DateTime<Utc>> {
+    let stored = last.head.events.last().map_or(DateTime::UNIX_EPOCH, |event| event.at);
+    let beat = repository.newest_beat(database).await?;
+    let beat = beat.filter(|beat| beat.position == *last.head.range.end());
+    Ok(beat.map_or(stored, |beat| stored.max(beat.at)))
+}
+
 struct Running<'a> {
     world: &'a World,
     repository: &'a Repository,
@@ -151,6 +163,10 @@ struct Running<'a> {
     /// Handed over by the engine, not stored yet.
     pending: Vec<LogSegment>,
     pending_since: Duration,
+    /// Until when a capture before this one had seen everything that this one continues.
+    seen_until: DateTime<Utc>,
+    /// When the engine was asked last.
+    asked_at: DateTime<Utc>,
     beat_at: Option<Duration>,
     fence_at: Duration,
     report: CaptureReport,
@@ -177,6 +193,10 @@ impl<'a> Running<'a> {
         };
         let continues = ours.filter(|_| gap.is_none()).map(|last| (last.stream.clone(), last.seq));
         let writer = repository.begin_stream(job.database, &identity.id, continues, gap.clone())?;
+        let seen_until = match ours.filter(|_| gap.is_none()) {
+            Some(last) => seen_until(repository, job.database, last).await?,
+            None => DateTime::UNIX_EPOCH,
+        };
         let now = world.clock.elapsed();
         let report = CaptureReport {
             stream: writer.id().to_owned(),
@@ -196,6 +216,8 @@ impl<'a> Running<'a> {
             gap,
             pending,
             pending_since: now,
+            seen_until,
+            asked_at: world.clock.now(),
             beat_at,
             fence_at: now,
             report,
@@ -211,7 +233,9 @@ impl<'a> Running<'a> {
 
     /// Asks the engine once; `true` when it handed something over.
     async fn poll(&mut self) -> Result<bool> {
-        let Some(segment) = self.capture.next().await? else { return Ok(false) };
+        self.asked_at = self.world.clock.now();
+        let Some(mut segment) = self.capture.next().await? else { return Ok(false) };
+        segment.head.not_before = segment.head.not_before.map(|at| at.max(self.seen_until));
         if segment.head.range.start() != self.position()
             && segment.head.succeeds.as_ref() != Some(self.position())
         {
@@ -262,7 +286,7 @@ impl<'a> Running<'a> {
         let now = self.world.clock.elapsed();
         let is_quiet = self.pending.is_empty();
         if is_quiet && self.beat_at.is_none_or(|at| now.saturating_sub(at) >= BEAT_PERIOD) {
-            self.writer.beat(&self.report.position, false).await?;
+            self.writer.beat(&self.report.position, self.asked_at, false).await?;
             self.beat_at = Some(now);
         }
         if now.saturating_sub(self.fence_at) >= FENCE_PERIOD {
@@ -273,7 +297,7 @@ impl<'a> Running<'a> {
     }
 
     async fn end(mut self) -> Result<CaptureReport> {
-        self.writer.beat(&self.report.position, true).await?;
+        self.writer.beat(&self.report.position, self.asked_at, true).await?;
         Ok(self.report)
     }
 }

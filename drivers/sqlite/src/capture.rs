@@ -62,6 +62,8 @@ pub(crate) struct Capture {
     ready: VecDeque<LogSegment>,
     /// The time of the last commit; times never step backwards within a capture.
     last_at: DateTime<Utc>,
+    /// When the end of the log was last seen, and everything before it read.
+    seen_until: DateTime<Utc>,
     /// Holds the write lock until the given time of the clock.
     pause: Option<(Connection, Duration)>,
     checkpoint_after: Duration,
@@ -90,6 +92,7 @@ impl Capture {
             is_confirmed: true,
             ready: VecDeque::new(),
             last_at: DateTime::<Utc>::MIN_UTC,
+            seen_until: DateTime::UNIX_EPOCH,
             pause: None,
             checkpoint_after: Duration::ZERO,
             pause_after: Duration::ZERO,
@@ -107,8 +110,12 @@ impl Capture {
         if !self.observer.wal.is_current() {
             return Err(error::gap("the log file was removed or replaced by hand"));
         }
+        let looked_at = self.database().clock.now();
         let state = self.pause_if_long()?;
         let segment = self.read_next(&state)?;
+        if segment.is_none() || self.has_all(&state) {
+            self.seen_until = looked_at;
+        }
         if self.hold.is_behind(&state) {
             self.hold.advance(&self.observer)?;
         }
@@ -216,6 +223,7 @@ impl Capture {
             range: range.ok_or_else(|| Error::bug("name a resting file"))?,
             succeeds: Some(left.position),
             events: Vec::new(),
+            not_before: None,
             cursor: Bytes::new(),
             index: Bytes::new(),
         };
@@ -241,6 +249,7 @@ impl Capture {
             range: range.ok_or_else(|| Error::bug("order the log's frames"))?,
             succeeds,
             events: frames::events(&commits, self.last_at),
+            not_before: Some(self.seen_until),
             cursor: tail.cursor().encode(),
             index,
         };
@@ -283,10 +292,12 @@ impl Capture {
         if write_lock(self.database(), &writer, PAUSE_WAIT).is_err() {
             return Ok(());
         }
+        let looked_at = self.database().clock.now();
         let state = self.observer.observe()?;
         while let Some(segment) = self.read_next(&state)? {
             self.ready.push_back(segment);
         }
+        self.seen_until = looked_at;
         self.is_confirmed = self.ready.is_empty();
         drop(writer);
         Ok(())
