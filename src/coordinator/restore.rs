@@ -78,7 +78,7 @@ pub async fn plan(
     let timeline = repository.timeline(job.database).await?;
     let chosen = choose(repository, &timeline, &job.wanted).await?;
     let manifest = repository.manifest(&chosen.backup).await?;
-    let engine = crate::registry::engine(job.engines, &manifest.engine)?;
+    let engine = engine_named(job.engines, &manifest.engine)?;
     let evidence = manifest.evidence()?;
     let request = RestoreRequest {
         evidence: &evidence,
@@ -91,6 +91,14 @@ pub async fn plan(
     };
     let plan = engine.plan_restore(&request).await?;
     Ok(ResolvedRestore { chosen, manifest, plan, engine })
+}
+
+fn engine_named(engines: &[Arc<dyn Engine>], name: &str) -> Result<Arc<dyn Engine>> {
+    engines.iter().find(|engine| engine.name() == name).cloned().ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, code::UNKNOWN_SCHEME, "find the engine of the backup")
+            .with("engine", name)
+            .next("install a version of stillpoint that knows it")
+    })
 }
 
 /// A new directory beside the target for a restore to work in.

@@ -24,6 +24,9 @@ const HEAD_GUESS_BYTES: u64 = 16 << 10;
 /// How far from its time a backup's position is searched, in segments to either side.
 const ANCHOR_STEPS_MAX: usize = 2048;
 
+/// Damaged segments that a timeline names.
+const PROBLEMS_MAX: usize = 100;
+
 /// Heads kept in memory.
 const HEADS_MAX: usize = 4096;
 
@@ -69,7 +72,7 @@ pub struct Timeline {
     pub database: String,
     /// Backups that exist, in the order of their commits.
     pub backups: Vec<Committed>,
-    /// Captured log, oldest first.
+    /// Captured log, in the order in which its captures began, whatever their clocks said.
     pub coverage: Vec<Coverage>,
     /// The newest sign of life of a capture.
     pub beat: Option<Beat>,
@@ -83,11 +86,30 @@ pub(super) struct Heads<'a> {
     repository: &'a Repository,
     database: String,
     known: Mutex<HashMap<SegmentId, Arc<StoredHead>>>,
+    /// Damage that a search went round.
+    damaged: Mutex<Vec<String>>,
 }
 
 impl<'a> Heads<'a> {
     pub(super) fn new(repository: &'a Repository, database: &str) -> Self {
-        Self { repository, database: database.to_owned(), known: Mutex::default() }
+        let (known, damaged) = (Mutex::default(), Mutex::default());
+        Self { repository, database: database.to_owned(), known, damaged }
+    }
+
+    /// The head of a segment, or `None` also when it is damaged: one bad segment must not hide the
+    /// others from a search.
+    async fn read_sound(&self, id: &SegmentId) -> Result<Option<Arc<StoredHead>>> {
+        match self.read(id).await {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let problem = format!("{error}: {}", key_of(self, id)?);
+                let mut damaged = self.damaged.lock().await;
+                if !damaged.contains(&problem) && damaged.len() < PROBLEMS_MAX {
+                    damaged.push(problem);
+                }
+                Ok(None)
+            }
+            read => read,
+        }
     }
 
     /// The head of a segment, or `None` when there is none.
@@ -137,7 +159,7 @@ impl<'a> Heads<'a> {
         let firsts = listed.iter().filter_map(|object| names::segment_of(&object.key));
         for (stream, _) in firsts.filter(|(stream, seq)| *seq == 1 && *stream > last.stream) {
             let id = SegmentId { stream, seq: 1 };
-            if let Some(head) = self.read(&id).await?
+            if let Some(head) = self.read_sound(&id).await?
                 && head.continues.as_ref() == Some(&(last.stream.clone(), last.seq))
             {
                 return Ok(Some(head));
@@ -160,7 +182,7 @@ impl<'a> Heads<'a> {
         });
         let mut found: Option<usize> = None;
         for index in outward.filter(|index| *index < segments.len()) {
-            if let Some(head) = self.read(&segments[index]).await?
+            if let Some(head) = self.read_sound(&segments[index]).await?
                 && touches(&head, position)
             {
                 found = Some(index);
@@ -169,7 +191,7 @@ impl<'a> Heads<'a> {
         }
         // Neighbours can touch the same position; recovery starts at the first of them.
         while let Some(index) = found.filter(|index| *index > 0) {
-            match self.read(&segments[index - 1]).await? {
+            match self.read_sound(&segments[index - 1]).await? {
                 Some(head) if touches(&head, position) => found = Some(index - 1),
                 _ => break,
             }
@@ -182,7 +204,7 @@ impl<'a> Heads<'a> {
         let (mut low, mut high) = (0, segments.len());
         while low < high {
             let middle = low + (high - low) / 2;
-            match self.read(&segments[middle]).await? {
+            match self.read_sound(&segments[middle]).await? {
                 Some(head) if head.captured_at < time => low = middle + 1,
                 _ => high = middle,
             }
@@ -243,8 +265,12 @@ impl Repository {
                 timeline.coverage.push(coverage);
             }
         }
-        timeline.coverage.sort_by_key(|coverage| coverage.start.at);
         self.anchor_backups(&heads, &mut timeline).await?;
+        let damaged = heads.damaged.lock().await;
+        let unknown = damaged.iter().filter(|problem| !timeline.problems.contains(problem));
+        let unknown: Vec<String> = unknown.cloned().collect();
+        timeline.problems.extend(unknown);
+        drop(damaged);
         extend_to_backups(&mut timeline);
         extend_to_beat(&mut timeline);
         Ok(timeline)
