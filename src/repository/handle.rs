@@ -417,11 +417,8 @@ fn check_signing_key(descriptor: &Descriptor, domain: Option<&Domain>) -> Result
         .next("copy the object from another copy of the repository: it never changes"))
 }
 
-async fn refuse_occupied(store: &dyn Store) -> Result<()> {
-=======
 /// Refuses a place where anything is that is not ours to overwrite. Writes nothing.
 pub async fn refuse_occupied(store: &dyn Store) -> Result<()> {
->>>>>>> main
     let there: Vec<Key> = store.list("").await?.into_iter().map(|object| object.key).collect();
     let ours = |key: &&Key| !key.as_str().starts_with("tmp/");
     match there.iter().find(ours) {
