@@ -398,7 +398,6 @@ pub(super) async fn read_slots(store: &dyn Store) -> Result<Vec<KeySlot>> {
     Ok(slots)
 }
 
-<<<<<<< HEAD
 /// Makes sure that the log is checked against the repository's own key. Whoever can write to the
 /// store could put a descriptor there that names another one, and a log that it signs.
 fn check_signing_key(descriptor: &Descriptor, domain: Option<&Domain>) -> Result<()> {
