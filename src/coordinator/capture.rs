@@ -209,7 +209,11 @@ impl<'a> Running<'a> {
     /// Takes everything that the engine has now, and stores it in pieces of a bounded size.
     ///
     /// `false` when there is more: what was taken is stored after `flush`, or when it is much.
-    async fn drain(&mut self, flush: Duration, tell: &mut impl FnMut(CaptureEvent)) -> Result<bool> {
+    async fn drain(
+        &mut self,
+        flush: Duration,
+        tell: &mut impl FnMut(CaptureEvent),
+    ) -> Result<bool> {
         let mut is_dry = false;
         while !is_dry && !self.is_due(flush) {
             is_dry = !self.poll().await?;

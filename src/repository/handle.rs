@@ -316,8 +316,7 @@ impl Repository {
             let index = Arc::clone(&index);
             let added = match read {
                 Ok(Some(bytes)) => {
-                    let job =
-                        move |_: &mut _| {
+                    let job = move |_: &mut _| {
                         if blake3::hash(&bytes).as_bytes() == run.as_bytes() {
                             index.add_run(bytes)
                         } else {
@@ -398,7 +397,6 @@ pub(super) async fn read_slots(store: &dyn Store) -> Result<Vec<KeySlot>> {
     Ok(slots)
 }
 
-<<<<<<< HEAD
 /// Makes sure that the log is checked against the repository's own key. Whoever can write to the
 /// store could put a descriptor there that names another one, and a log that it signs.
 fn check_signing_key(descriptor: &Descriptor, domain: Option<&Domain>) -> Result<()> {
@@ -417,11 +415,8 @@ fn check_signing_key(descriptor: &Descriptor, domain: Option<&Domain>) -> Result
         .next("copy the object from another copy of the repository: it never changes"))
 }
 
-async fn refuse_occupied(store: &dyn Store) -> Result<()> {
-=======
 /// Refuses a place where anything is that is not ours to overwrite. Writes nothing.
 pub async fn refuse_occupied(store: &dyn Store) -> Result<()> {
->>>>>>> main
     let there: Vec<Key> = store.list("").await?.into_iter().map(|object| object.key).collect();
     let ours = |key: &&Key| !key.as_str().starts_with("tmp/");
     match there.iter().find(ours) {

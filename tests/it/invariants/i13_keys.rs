@@ -44,7 +44,10 @@ async fn repository(seed: u64, data: &Content) -> (Arc<MemoryStore>, Repository,
     (memory, repository, shop)
 }
 
-async fn open(memory: &Arc<MemoryStore>, secret: Secret) -> stillpoint_contract::Result<Repository> {
+async fn open(
+    memory: &Arc<MemoryStore>,
+    secret: Secret,
+) -> stillpoint_contract::Result<Repository> {
     let store = Arc::clone(memory) as Arc<dyn Store>;
     Repository::open(world(9), store, Some(secret), None).await
 }
@@ -80,7 +83,8 @@ fn i13_a_wrong_key_opens_nothing_and_no_key_reads_nothing() {
         let backup = locked.history().await.unwrap().live()[0].clone();
         let error = restore(&locked, &backup).await.unwrap_err();
         assert_eq!((error.kind(), error.code()), (ErrorKind::Denied, code::NO_KEY));
-        let error = locked.forget(std::slice::from_ref(&backup.commit.backup), "").await.unwrap_err();
+        let error =
+            locked.forget(std::slice::from_ref(&backup.commit.backup), "").await.unwrap_err();
         assert_eq!((error.kind(), error.code()), (ErrorKind::Denied, code::NO_KEY));
         // What needs no key still works.
         assert_eq!(locked.verify_names(&Arc::default()).await.unwrap().problems, []);

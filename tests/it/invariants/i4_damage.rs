@@ -255,10 +255,8 @@ fn i4_no_swapped_objects_go_unnoticed_or_spread() {
         let objects = subject.objects().await;
         for (index, (one, first)) in objects.iter().enumerate() {
             for (other, second) in &objects[index + 1..] {
-                let damage = vec![
-                    (one.clone(), Some(second.clone())),
-                    (other.clone(), Some(first.clone())),
-                ];
+                let damage =
+                    vec![(one.clone(), Some(second.clone())), (other.clone(), Some(first.clone()))];
                 subject.expect("a swap", damage).await;
             }
         }

@@ -147,8 +147,7 @@ fn i7_a_whole_log_forged_under_another_key_is_refused_by_the_holder_of_the_key()
         let known = repository.descriptor().clone();
         let signer = foreign_signer();
         let other_key = Some(signer.public_key().to_string());
-        for (forger, signing_key) in
-            [(Forger::OwnKey(signer), other_key), (Forger::Unsigned, None)]
+        for (forger, signing_key) in [(Forger::OwnKey(signer), other_key), (Forger::Unsigned, None)]
         {
             let forged = Arc::new(memory.fork());
             let descriptor = Descriptor { signing_key, ..known.clone() }.encode().unwrap();

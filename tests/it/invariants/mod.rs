@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "all of it is tests")]
 
 mod i10_faults;
+mod i12_fixtures;
 mod i13_keys;
 mod i1_crashes;
 mod i3_interleavings;
@@ -10,3 +11,4 @@ mod i4_damage;
 mod i5_independence;
 mod i6_deduplication;
 mod i7_history;
+mod i9_memory;
