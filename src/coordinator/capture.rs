@@ -137,6 +137,22 @@ async fn refuse_rival(repository: &Repository, database: &str) -> Result<()> {
         .next("if that one is dead, wait half a minute, or add --take-over"))
 }
 
+/// Where the newest backup of an incarnation leaves off.
+async fn backup_mark(
+    repository: &Repository,
+    database: &str,
+    incarnation: &str,
+) -> Result<Option<LogMark>> {
+    let history = repository.history().await?;
+    let live = history.live();
+    let newest = live.iter().rfind(|c| c.commit.database == database);
+    let Some(newest) = newest.filter(|c| c.commit.incarnation == incarnation) else {
+        return Ok(None);
+    };
+    let evidence = repository.manifest(newest).await?.evidence()?;
+    Ok(evidence.consistent_at.map(|position| LogMark { position, cursor: evidence.cursor }))
+}
+
 struct Running<'a> {
     world: &'a World,
     repository: &'a Repository,
@@ -166,12 +182,20 @@ impl<'a> Running<'a> {
             position: last.head.range.end().clone(),
             cursor: last.head.cursor.clone(),
         });
-        let OpenedLog { capture, start, gap } = driver.open_log(mark.as_ref()).await?;
-        let gap = match (&last, ours) {
-            (Some(_), None) => Some("the database was replaced".to_owned()),
-            _ => gap,
-        };
-        let continues = ours.filter(|_| gap.is_none()).map(|last| (last.stream.clone(), last.seq));
+        let mut opened = driver.open_log(mark.as_ref()).await?;
+        let mut continues = ours.map(|last| (last.stream.clone(), last.seq));
+        if continues.is_none() || opened.gap.is_some() {
+            // Log that joins the newest backup is as good as log that joins the last capture.
+            continues = None;
+            let replaced = || "the database was replaced".to_owned();
+            let gap = last.as_ref().map(|_| opened.gap.take().unwrap_or_else(replaced));
+            if let Some(mark) = backup_mark(repository, job.database, &identity.id).await? {
+                drop(opened);
+                opened = driver.open_log(Some(&mark)).await?;
+            }
+            opened.gap = gap.or(opened.gap);
+        }
+        let OpenedLog { capture, start, gap } = opened;
         let writer = repository.begin_stream(job.database, &identity.id, continues, gap.clone());
         let writer = writer.await?;
         let now = world.clock.elapsed();
@@ -209,11 +233,7 @@ impl<'a> Running<'a> {
     /// Takes everything that the engine has now, and stores it in pieces of a bounded size.
     ///
     /// `false` when there is more: what was taken is stored after `flush`, or when it is much.
-    async fn drain(
-        &mut self,
-        flush: Duration,
-        tell: &mut impl FnMut(CaptureEvent),
-    ) -> Result<bool> {
+    async fn drain(&mut self, flush: Duration, tell: &mut impl FnMut(CaptureEvent)) -> Result<bool> {
         let mut is_dry = false;
         while !is_dry && !self.is_due(flush) {
             is_dry = !self.poll().await?;

@@ -149,10 +149,13 @@ async fn choose_position(
             }
         }
     }
-    let mut error =
-        Error::new(ErrorKind::Missing, code::UNREACHABLE_POINT, "reach the chosen position")
-            .with("asked", position)
-            .with("database", &timeline.database);
+    let mut error = Error::new(
+        ErrorKind::Missing,
+        code::UNREACHABLE_POINT,
+        "reach the chosen position",
+    )
+    .with("asked", position)
+    .with("database", &timeline.database);
     if let Some(newest) = timeline.coverage.last() {
         error = error.with("newest", &newest.end.position);
     }
@@ -177,9 +180,12 @@ async fn unreachable_time(
     }
     let before = points.iter().filter(|point| **point <= at).max();
     let after = points.iter().filter(|point| **point > at).min();
-    let mut error =
-        Error::new(ErrorKind::Missing, code::UNREACHABLE_POINT, "reach the chosen time")
-            .with("asked", exact(at));
+    let mut error = Error::new(
+        ErrorKind::Missing,
+        code::UNREACHABLE_POINT,
+        "reach the chosen time",
+    )
+    .with("asked", exact(at));
     error = match (before, after) {
         (None, _) => error.why("it is before the first backup"),
         (Some(_), None) => error.why("it is after the newest transaction that was captured"),
@@ -193,8 +199,7 @@ async fn unreachable_time(
     }
     if let Some(point) = before.or(after) {
         let database = &timeline.database;
-        error =
-            error.next(format!("stillpoint restore {database} --at {} --to PATH", exact(*point)));
+        error = error.next(format!("stillpoint restore {database} --at {} --to PATH", exact(*point)));
     }
     Ok(error)
 }

@@ -267,9 +267,10 @@ impl Capture {
     /// Notes how far the log has come by now.
     fn sight(&mut self, state: &LogState) {
         let Some((generation, frame)) = state.live else { return };
-        let is_news = self.sightings.back().is_none_or(|last| {
-            last.generation != generation || last.frame != frame
-        });
+        let is_news = self
+            .sightings
+            .back()
+            .is_none_or(|last| last.generation != generation || last.frame != frame);
         if is_news {
             if self.sightings.len() == SIGHTINGS_MAX {
                 self.sightings.pop_front();
@@ -388,8 +389,9 @@ impl Capture {
         }
         self.pause_after = now + PAUSE_INTERVAL;
         // Most of the work is done before anybody has to wait.
-        let (frames, backfilled) = self.observer.checkpoint("PASSIVE")?;
-        if PAUSE_TAIL_FRAMES_MAX < frames.saturating_sub(backfilled) {
+        self.observer.checkpoint("PASSIVE")?;
+        let state = self.observer.observe()?;
+        if PAUSE_TAIL_FRAMES_MAX < state.frames().saturating_sub(state.backfilled) {
             // Somebody else reads an older state: waiting for writers would not help.
             return Ok(state);
         }

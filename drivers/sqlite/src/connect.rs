@@ -86,7 +86,7 @@ impl Database {
     /// last to leave deletes the empty `-wal` and the `-shm`.
     #[expect(clippy::needless_pass_by_value, reason = "the connection ends here")]
     pub(crate) fn close(connection: Connection) {
-        let is_empty = checkpoint(&connection, "NOOP").is_ok_and(|(frames, _)| frames == 0);
+        let is_empty = matches!(checkpoint(&connection, "NOOP"), Ok(Some((0, _))));
         if is_empty {
             let option = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
             // On failure the empty log stays behind, as after a crash of its owner.
@@ -189,11 +189,17 @@ pub(crate) fn schema_version(connection: &Connection) -> rusqlite::Result<i64> {
 /// Runs a checkpoint of the given mode and returns how many frames the log has and how many of
 /// them are copied into the database. `NOOP` only asks.
 ///
+/// `None` when SQLite cannot tell: the database has no log, another checkpoint runs, or a writer
+/// was just publishing its frames.
+///
 /// Source: <https://www.sqlite.org/pragma.html#pragma_wal_checkpoint>.
-pub(crate) fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<(u32, u32)> {
+pub(crate) fn checkpoint(
+    connection: &Connection,
+    mode: &str,
+) -> rusqlite::Result<Option<(u32, u32)>> {
     connection.query_row(&format!("PRAGMA main.wal_checkpoint({mode})"), [], |row| {
         let (log, copied): (i64, i64) = (row.get(1)?, row.get(2)?);
-        Ok((u32::try_from(log).unwrap_or(0), u32::try_from(copied).unwrap_or(0)))
+        Ok(u32::try_from(log).ok().zip(u32::try_from(copied).ok()))
     })
 }
 

@@ -19,6 +19,9 @@ use crate::{
 /// How often an observation is repeated while writers get in between.
 const ATTEMPTS_MAX: u32 = 64;
 
+/// How long to wait for a writer that is just publishing its frames.
+const PUBLISHING: Duration = Duration::from_micros(200);
+
 /// How long the write lock is waited for when that does not help.
 const WRITE_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -72,7 +75,10 @@ impl Observer {
     pub(crate) fn observe(&self) -> Result<LogState> {
         for _ in 0..ATTEMPTS_MAX {
             let before = self.wal.generation()?;
-            let (frames, backfilled) = self.checkpoint("NOOP")?;
+            let Some((frames, backfilled)) = self.checkpoint("NOOP")? else {
+                std::thread::sleep(PUBLISHING);
+                continue;
+            };
             if frames == 0 {
                 return Ok(LogState { live: None, backfilled: 0 });
             }
@@ -85,7 +91,7 @@ impl Observer {
     }
 
     /// Runs a checkpoint of the given mode.
-    pub(crate) fn checkpoint(&self, mode: &str) -> Result<(u32, u32)> {
+    pub(crate) fn checkpoint(&self, mode: &str) -> Result<Option<(u32, u32)>> {
         self.database.sql(checkpoint(&self.connection, mode), "ask for the log's length")
     }
 
