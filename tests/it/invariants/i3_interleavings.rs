@@ -115,7 +115,7 @@ fn judge(played: &Played, must_succeed: bool) -> Result<(), String> {
 }
 
 #[test]
-fn i3_random_schedules_of_writers_and_collectors_lose_nothing() {
+fn i2_i3_random_schedules_of_writers_and_collectors_lose_nothing() {
     let (seed, runs) = (seed_or(1), runs_or(10_000));
     let runtime = runtime();
     let scene = runtime.block_on(scene());
@@ -150,7 +150,7 @@ fn i3_random_schedules_of_writers_and_collectors_lose_nothing() {
 }
 
 #[test]
-fn i3_a_writer_that_sleeps_anywhere_through_doom_and_sweep_ends_cleanly() {
+fn i2_i3_a_writer_that_sleeps_anywhere_through_doom_and_sweep_ends_cleanly() {
     let runtime = runtime();
     let scene = runtime.block_on(scene());
     for (options, must_succeed) in [(PATIENT, true), (RUTHLESS, false)] {
@@ -183,7 +183,7 @@ fn i3_a_writer_that_sleeps_anywhere_through_doom_and_sweep_ends_cleanly() {
 }
 
 #[test]
-fn i3_every_schedule_with_two_changes_of_turn_loses_nothing() {
+fn i2_i3_every_schedule_with_two_changes_of_turn_loses_nothing() {
     let runtime = runtime();
     let scene = runtime.block_on(scene());
     let cast = [scene.rival(), Actor::new("collector", Part::Collect(RUTHLESS))];

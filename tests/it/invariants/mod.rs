@@ -6,6 +6,7 @@ mod i10_faults;
 mod i12_fixtures;
 mod i13_keys;
 mod i1_crashes;
+mod i3_appends;
 mod i3_interleavings;
 mod i4_damage;
 mod i5_independence;
