@@ -7,9 +7,9 @@ use stillpoint::repository::{
     Repository,
     keys::Secret,
     pack::{PackName, inspect},
-    store::{Key, MemoryStore, Store},
+    store::{Dice, Key, MemoryStore, Store},
 };
-use stillpoint_contract::{ErrorKind, code};
+use stillpoint_contract::{Entropy as _, ErrorKind, code};
 
 use crate::support::{
     data::{Content, content},
@@ -21,9 +21,6 @@ use crate::support::{
 const OBJECT_BYTES_MAX: u64 = 1 << 30;
 
 fn incompressible() -> Content {
-    use stillpoint::repository::store::Dice;
-    use stillpoint_contract::Entropy as _;
-
     let dice = Dice::new(5);
     let part = |length: usize| {
         let mut bytes = vec![0; length];
