@@ -19,7 +19,7 @@ use crate::{
     generation::{LogState, Observer, write_lock},
     hold::Hold,
     position,
-    resume::{self, Place, Start, Tail},
+    resume::{self, Place, Tail},
     wal::{Generation, Salts},
 };
 
@@ -99,7 +99,8 @@ impl Capture {
         let observer = Observer::open(database)?;
         drop(connection);
         let (hold, state) = Hold::take(&observer)?;
-        let Start { place, position: start, gap } = resume::start(&observer, &state, since)?;
+        let (place, gap) = resume::start(&observer, &state, since)?;
+        let start = place.position.clone();
         let mut capture = Self {
             observer,
             hold,
@@ -360,14 +361,23 @@ impl Capture {
         if !self.has_all(&state) {
             return self.end_pause(false);
         }
-        if !state.is_backfilled() && CHECKPOINT_FRAMES <= state.frames() {
+        let is_long = CHECKPOINT_FRAMES <= state.frames();
+        if is_long && !state.is_backfilled() {
             self.checkpoint()?;
             state = self.observer.observe()?;
         }
-        if state.is_backfilled() && self.has_all(&state) {
+        // A short log is kept: whoever begins a capture again finds everything in it.
+        let is_wanted = state.is_backfilled() && self.has_all(&state);
+        if is_wanted && (is_long || self.somebody_waits()?) {
             self.hold.advance(&self.observer)?;
         }
         self.end_pause(false)
+    }
+
+    /// Whether a checkpoint of another connection is running, which can only be waiting for
+    /// readers now that everything is copied back.
+    fn somebody_waits(&self) -> Result<bool> {
+        Ok(self.observer.checkpoint("PASSIVE")?.is_none())
     }
 
     fn has_all(&self, state: &LogState) -> bool {
