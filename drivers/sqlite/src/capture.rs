@@ -129,9 +129,6 @@ impl Capture {
         }
         let state = self.pause_if_long()?;
         let segment = self.read_next(&state)?;
-        if self.hold.is_behind(&state) {
-            self.hold.advance(&self.observer)?;
-        }
         if segment.is_none() {
             self.relax()?;
         } else {
@@ -167,11 +164,6 @@ impl Capture {
         }
         if self.pause.is_some() {
             return Ok(());
-        }
-        // A generation that `next` has not seen must find the hold as it was.
-        let is_known = state.live.map(|(live, _)| live) == self.place.tail.map(|t| t.generation);
-        if is_known && self.hold.is_behind(&state) {
-            self.hold.advance(&self.observer)?;
         }
         self.relax()
     }
@@ -348,17 +340,22 @@ impl Capture {
         Ok(())
     }
 
-    /// Lets others have the log when everything in it is durable, and helps them when our hold
-    /// has kept them from copying it back.
+    /// Moves the hold up to what is durable, lets others have the log when everything in it is, and
+    /// helps them when our hold has kept them from copying it back.
+    ///
+    /// Frames that are not durable are best not copied back: while some are waiting, whoever begins
+    /// a capture after we were killed can hold the log (see `hold.rs`).
     fn relax(&mut self) -> Result<()> {
         if !self.is_confirmed {
             return Ok(());
         }
-        if self.hold.let_go_at().is_some() {
-            return self.end_pause(false);
-        }
         let mut state = self.observer.observe()?;
-        if !self.has_all(&state) {
+        let is_known = state.live.map(|(live, _)| live) == self.place.tail.map(|t| t.generation);
+        let lag = self.hold.lag(&state);
+        if is_known && lag > 0 && (self.has_all(&state) || CHECKPOINT_FRAMES <= lag) {
+            self.hold.advance(&self.observer)?;
+        }
+        if !self.has_all(&state) || self.hold.let_go_at().is_some() {
             return self.end_pause(false);
         }
         let is_long = CHECKPOINT_FRAMES <= state.frames();
@@ -413,7 +410,7 @@ impl Capture {
         for _ in 0..PAUSE_ROUNDS {
             self.observer.checkpoint("PASSIVE")?;
             let state = self.observer.observe()?;
-            if self.hold.is_behind(&state) {
+            if self.hold.lag(&state) > 0 {
                 self.hold.advance(&self.observer)?;
             }
         }
