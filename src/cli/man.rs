@@ -4,9 +4,16 @@ use std::{fmt::Write as _, io};
 
 use clap::{Args, CommandFactory};
 use clap_mangen::Man;
+use serde::Serialize;
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
-use super::{answer, args, args::Typed, exit};
+use super::{
+    answer::Answer,
+    args::{self, Typed},
+    exit,
+    page::Page,
+    session::Session,
+};
 
 /// What `man` is told.
 #[derive(Debug, Args)]
@@ -15,9 +22,22 @@ pub(crate) struct Options {
     command: Vec<String>,
 }
 
+#[derive(Debug, Serialize)]
+struct ManAnswer {
+    page: String,
+}
+
+impl Answer for ManAnswer {
+    const SCHEMA: &'static str = "man/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        page.line(self.page.trim_end());
+    }
+}
+
 /// Prints the page.
-pub(crate) fn run(options: &Options) -> Result<()> {
-    answer::print(&page(&options.command)?)
+pub(crate) fn run(session: &Session, options: &Options) -> Result<()> {
+    session.answer(&ManAnswer { page: page(&options.command)? })
 }
 
 fn page(path: &[String]) -> Result<String> {

@@ -1,6 +1,11 @@
 //! `stillpoint restore`: brings a database back as it was at any captured moment.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::Args;
 use serde::Serialize;
@@ -154,6 +159,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     if options.plan {
         return session.answer(&planned(session, &options, &resolved));
     }
+    tell_of_leftovers(session, &options.to);
     let meter = Arc::new(Meter::default());
     let work = coordinator::run(&session.world, &repository, &resolved, &meter);
     let report = session.watch(&options.database, &meter, work).await?;
@@ -211,6 +217,23 @@ fn restored(options: &Options, resolved: &ResolvedRestore, report: RestoreReport
         copy_ms: milliseconds(report.copy_took),
         replay_ms: milliseconds(report.replay_took),
         elapsed_ms: milliseconds(report.took),
+    }
+}
+
+/// Tells of folders that an earlier restore to the same place left behind, as one does that is
+/// killed. They are not removed: it may still be at work.
+fn tell_of_leftovers(session: &Session, target: &Path) {
+    let Some(name) = target.file_name().and_then(|name| name.to_str()) else { return };
+    let folder = target.parent().filter(|folder| *folder != Path::new(""));
+    let Ok(entries) = std::fs::read_dir(folder.unwrap_or(Path::new("."))) else { return };
+    let prefix = format!(".{name}.restoring-");
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            session.note(&format!(
+                "An earlier restore left its work behind. Unless it is still running: rm -r '{}'",
+                printable(&entry.path().display().to_string())
+            ));
+        }
     }
 }
 

@@ -152,8 +152,8 @@ async fn dispatch(session: &Session, command: Command) -> Result<u8> {
         Command::Forget(options) => forget::run(session, options).await?,
         Command::Demo(options) => demo::run(session, options).await?,
         Command::DemoCustomer(options) => demo::serve_customer(session, options).await?,
-        Command::Completion(options) => completion::run(&options)?,
-        Command::Man(options) => man::run(&options)?,
+        Command::Completion(options) => completion::run(session, &options)?,
+        Command::Man(options) => man::run(session, &options)?,
     }
     Ok(exit::OK)
 }

@@ -62,10 +62,11 @@ impl Answer for TimelineAnswer {
             page.line(format!("No moment of {} can be restored yet.", self.database));
             return;
         };
-        let (left, right) = (page.time(from), page.time(to));
+        let left = page.time(from);
+        let right = if from == to { String::new() } else { page.time(to) };
         let columns = page.width().saturating_sub(2).min(100);
         let space = columns.saturating_sub(left.len() + right.len()).max(2);
-        page.line(format!("  {left}{}{right}", " ".repeat(space)));
+        page.line(format!("  {left}{}{right}", " ".repeat(space)).trim_end());
         let stretches: Vec<_> = self.stretches.iter().map(|s| (s.from.at.0, s.to.at.0)).collect();
         let ticks: Vec<_> = self
             .backups

@@ -9,7 +9,7 @@ use stillpoint_contract::{
 };
 
 use crate::{
-    repository::{Repository, StreamWriter},
+    repository::{Repository, StoredHead, StreamWriter},
     world::World,
 };
 
@@ -137,6 +137,34 @@ async fn refuse_rival(repository: &Repository, database: &str) -> Result<()> {
         .next("if that one is dead, wait half a minute, or add --take-over"))
 }
 
+/// Where the newest backup of an incarnation leaves off.
+async fn backup_mark(
+    repository: &Repository,
+    database: &str,
+    incarnation: &str,
+) -> Result<Option<LogMark>> {
+    let history = repository.history().await?;
+    let live = history.live();
+    let newest = live.iter().rfind(|c| c.commit.database == database);
+    let Some(newest) = newest.filter(|c| c.commit.incarnation == incarnation) else {
+        return Ok(None);
+    };
+    let evidence = repository.manifest(newest).await?.evidence()?;
+    Ok(evidence.consistent_at.map(|position| LogMark { position, cursor: evidence.cursor }))
+}
+
+/// Until when the capture that stored `last` certainly saw everything.
+async fn last_seen(
+    repository: &Repository,
+    database: &str,
+    last: &StoredHead,
+) -> Result<DateTime<Utc>> {
+    let stored = last.head.events.last().map_or(DateTime::UNIX_EPOCH, |event| event.at);
+    let beat = repository.newest_beat(database).await?;
+    let beat = beat.filter(|beat| beat.position == *last.head.range.end());
+    Ok(beat.map_or(stored, |beat| stored.max(beat.at)))
+}
+
 struct Running<'a> {
     world: &'a World,
     repository: &'a Repository,
@@ -147,6 +175,10 @@ struct Running<'a> {
     /// Handed over by the engine, not stored yet.
     pending: Vec<LogSegment>,
     pending_since: Duration,
+    /// Until when a capture before this one had seen everything that this one continues.
+    seen_until: DateTime<Utc>,
+    /// When the engine was asked last.
+    asked_at: DateTime<Utc>,
     beat_at: Option<Duration>,
     fence_at: Duration,
     report: CaptureReport,
@@ -166,13 +198,27 @@ impl<'a> Running<'a> {
             position: last.head.range.end().clone(),
             cursor: last.head.cursor.clone(),
         });
-        let OpenedLog { capture, start, gap } = driver.open_log(mark.as_ref()).await?;
-        let gap = match (&last, ours) {
-            (Some(_), None) => Some("the database was replaced".to_owned()),
-            _ => gap,
+        let mut opened = driver.open_log(mark.as_ref()).await?;
+        let mut seen_until = match ours {
+            Some(last) => last_seen(repository, job.database, last).await?,
+            None => DateTime::UNIX_EPOCH,
         };
-        let continues = ours.filter(|_| gap.is_none()).map(|last| (last.stream.clone(), last.seq));
-        let writer = repository.begin_stream(job.database, &identity.id, continues, gap.clone())?;
+        let mut continues = ours.map(|last| (last.stream.clone(), last.seq));
+        if continues.is_none() || opened.gap.is_some() {
+            // Log that joins the newest backup is as good as log that joins the last capture.
+            continues = None;
+            seen_until = DateTime::UNIX_EPOCH;
+            let replaced = || "the database was replaced".to_owned();
+            let gap = last.as_ref().map(|_| opened.gap.take().unwrap_or_else(replaced));
+            if let Some(mark) = backup_mark(repository, job.database, &identity.id).await? {
+                drop(opened);
+                opened = driver.open_log(Some(&mark)).await?;
+            }
+            opened.gap = gap.or(opened.gap);
+        }
+        let OpenedLog { capture, start, gap } = opened;
+        let writer = repository.begin_stream(job.database, &identity.id, continues, gap.clone());
+        let writer = writer.await?;
         let now = world.clock.elapsed();
         let report = CaptureReport {
             stream: writer.id().to_owned(),
@@ -192,6 +238,8 @@ impl<'a> Running<'a> {
             gap,
             pending,
             pending_since: now,
+            seen_until,
+            asked_at: world.clock.now(),
             beat_at,
             fence_at: now,
             report,
@@ -208,7 +256,11 @@ impl<'a> Running<'a> {
     /// Takes everything that the engine has now, and stores it in pieces of a bounded size.
     ///
     /// `false` when there is more: what was taken is stored after `flush`, or when it is much.
-    async fn drain(&mut self, flush: Duration, tell: &mut impl FnMut(CaptureEvent)) -> Result<bool> {
+    async fn drain(
+        &mut self,
+        flush: Duration,
+        tell: &mut impl FnMut(CaptureEvent),
+    ) -> Result<bool> {
         let mut is_dry = false;
         while !is_dry && !self.is_due(flush) {
             is_dry = !self.poll().await?;
@@ -221,7 +273,9 @@ impl<'a> Running<'a> {
 
     /// Asks the engine once; `true` when it handed something over.
     async fn poll(&mut self) -> Result<bool> {
-        let Some(segment) = self.capture.next().await? else { return Ok(false) };
+        self.asked_at = self.world.clock.now();
+        let Some(mut segment) = self.capture.next().await? else { return Ok(false) };
+        segment.head.not_before = segment.head.not_before.map(|at| at.max(self.seen_until));
         if segment.head.range.start() != self.position()
             && segment.head.succeeds.as_ref() != Some(self.position())
         {
@@ -272,7 +326,7 @@ impl<'a> Running<'a> {
         let now = self.world.clock.elapsed();
         let is_quiet = self.pending.is_empty();
         if is_quiet && self.beat_at.is_none_or(|at| now.saturating_sub(at) >= BEAT_PERIOD) {
-            self.writer.beat(&self.report.position, false).await?;
+            self.writer.beat(&self.report.position, self.asked_at, false).await?;
             self.beat_at = Some(now);
         }
         if now.saturating_sub(self.fence_at) >= FENCE_PERIOD {
@@ -283,7 +337,7 @@ impl<'a> Running<'a> {
     }
 
     async fn end(mut self) -> Result<CaptureReport> {
-        self.writer.beat(&self.report.position, true).await?;
+        self.writer.beat(&self.report.position, self.asked_at, true).await?;
         Ok(self.report)
     }
 }

@@ -38,7 +38,7 @@ use crate::{
 pub(super) const INDEX_RUN_BYTES_MAX: u64 = 64 << 20;
 
 /// The longest key slot, in bytes.
-const KEY_SLOT_BYTES_MAX: u64 = 64 << 10;
+pub(super) const KEY_SLOT_BYTES_MAX: u64 = 64 << 10;
 
 /// Index runs that are read at once.
 const INDEX_READS_MAX: usize = 4;
@@ -97,9 +97,10 @@ impl Repository {
         let bytes = descriptor.encode()?;
         let repository = Self::assemble(world, store, descriptor, Some(domain), master)?;
         // The key slot first: a repository that nobody can open must never look finished.
-        if let Some((secret, label)) = &options.secret {
-            repository.put_slot(secret, label, options.cost).await?;
-        }
+        let slot = match &options.secret {
+            Some((secret, label)) => Some(repository.put_slot(secret, label, options.cost).await?),
+            None => None,
+        };
         let key = names::descriptor();
         match persist(&*repository.store, &*repository.world.clock, &key, bytes.clone()).await? {
             Put::Created => {}
@@ -112,6 +113,9 @@ impl Repository {
             Appended::Lost => return Err(occupied(&*repository.store, &[names::log_entry(1)])),
         }
         drop(history);
+        if let Some((slot, bytes)) = slot {
+            repository.log_slot(&slot, &bytes).await?;
+        }
         Ok(repository)
     }
 
@@ -141,12 +145,18 @@ impl Repository {
                 if slots.is_empty() {
                     return Err(incomplete(&*store, "it has no key slots (keys/)"));
                 }
-                let epoch = slots[0].epoch();
-                let job = move |_: &mut _| unwrap(&slots, id, &secret);
-                let (master, _) = world.cpu.run(job).await??;
+                let job = move |_: &mut _| {
+                    let (master, own) = unwrap(&slots, id, &secret)?;
+                    // Only the slot that the secret opens is known to say the truth.
+                    let slot = slots.iter().find(|slot| slot.id() == own);
+                    let epoch = slot.map_or(Domain::EPOCH_FIRST, KeySlot::epoch);
+                    Ok::<_, Error>((master, epoch))
+                };
+                let (master, epoch) = world.cpu.run(job).await??;
                 (Some(Domain::encrypted(id, epoch, &master)), Some(master))
             }
         };
+        check_signing_key(&descriptor, domain.as_ref())?;
         let repository = Self::assemble(world, store, descriptor, domain, master)?;
         repository.follow_all(&bytes, witness).await?;
         Ok(repository)
@@ -306,8 +316,7 @@ impl Repository {
             let index = Arc::clone(&index);
             let added = match read {
                 Ok(Some(bytes)) => {
-                    let job =
-                        move |_: &mut _| {
+                    let job = move |_: &mut _| {
                         if blake3::hash(&bytes).as_bytes() == run.as_bytes() {
                             index.add_run(bytes)
                         } else {
@@ -386,6 +395,24 @@ pub(super) async fn read_slots(store: &dyn Store) -> Result<Vec<KeySlot>> {
         }
     }
     Ok(slots)
+}
+
+/// Makes sure that the log is checked against the repository's own key. Whoever can write to the
+/// store could put a descriptor there that names another one, and a log that it signs.
+fn check_signing_key(descriptor: &Descriptor, domain: Option<&Domain>) -> Result<()> {
+    let named = descriptor.signing_key.as_deref();
+    let own = domain.and_then(Domain::signer).map(|signer| signer.public_key().to_string());
+    let is_own = match domain {
+        Some(_) => named == own.as_deref(),
+        None => named.is_some(),
+    };
+    if is_own {
+        return Ok(());
+    }
+    let step = "compare the descriptor with the key";
+    Err(Error::new(ErrorKind::Corrupt, code::CORRUPT_OBJECT, step)
+        .why("stillpoint-repo.json names another signing key: it was replaced")
+        .next("copy the object from another copy of the repository: it never changes"))
 }
 
 /// Refuses a place where anything is that is not ours to overwrite. Writes nothing.

@@ -23,10 +23,15 @@ impl Repository {
         cost: PassphraseCost,
     ) -> Result<KeySlot> {
         let (slot, bytes) = self.put_slot(secret, label, cost).await?;
-        let (id, hash) = (slot.id().to_string(), hash_of(&bytes));
-        self.append(async |_| Ok(Some(Action::KeyAdded { slot: id.clone(), hash: hash.clone() })))
-            .await?;
+        self.log_slot(&slot, &bytes).await?;
         Ok(slot)
+    }
+
+    /// Says in the log what a slot holds, so that everybody can verify it without its secret.
+    pub(super) async fn log_slot(&self, slot: &KeySlot, bytes: &[u8]) -> Result<()> {
+        let (id, hash) = (slot.id().to_string(), hash_of(bytes));
+        let added = Action::KeyAdded { slot: id, hash };
+        self.append(async |_| Ok(Some(added.clone()))).await.map(drop)
     }
 
     /// Takes a key slot away, by its id or a unique beginning of it. What the secret has opened

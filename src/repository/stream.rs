@@ -53,7 +53,10 @@ pub struct StreamWriter<'a> {
 
 impl Repository {
     /// Begins a stream that continues another one, or says why it continues none.
-    pub fn begin_stream(
+    ///
+    /// Its id is later than that of every stream of the database that left a trace, whatever the
+    /// clock says: the order of ids is the order in which captures began.
+    pub async fn begin_stream(
         &self,
         database: &str,
         incarnation: &str,
@@ -62,10 +65,12 @@ impl Repository {
     ) -> Result<StreamWriter<'_>> {
         names::check_database(database)?;
         self.domain()?;
+        let newest = self.newest_capture(database).await?;
+        let stream = later_id(self.new_id(), newest.as_deref());
         Ok(StreamWriter {
             repository: self,
             database: database.to_owned(),
-            stream: self.new_id(),
+            stream,
             incarnation: incarnation.to_owned(),
             seq: 0,
             previous: "0".repeat(64),
@@ -114,9 +119,13 @@ impl StreamWriter<'_> {
         Ok(stored_bytes)
     }
 
-    /// Says that nothing is missing up to `position`.
-    pub async fn beat(&mut self, position: &LogPosition, is_last: bool) -> Result<()> {
-        let at = self.repository.world.clock.now();
+    /// Says that nothing is missing up to `position`, as the capture saw when it looked at `at`.
+    pub async fn beat(
+        &mut self,
+        position: &LogPosition,
+        at: DateTime<Utc>,
+        is_last: bool,
+    ) -> Result<()> {
         let beat = Beat { stream: self.stream.clone(), at, position: position.clone(), is_last };
         let plain =
             serde_json::to_vec(&beat).map_err(|e| Error::bug("write a beat").caused_by(e))?;
@@ -194,7 +203,21 @@ impl Repository {
     pub async fn running_capture(&self, database: &str) -> Result<Option<Beat>> {
         let now = self.world.clock.now();
         let beat = self.newest_beat(database).await?;
-        Ok(beat.filter(|beat| !beat.is_last && (now - beat.at).num_seconds() < BEAT_SECONDS_MAX))
+        // A beat from the future says that a clock is wrong, not that anybody lives.
+        let is_recent = |beat: &Beat| (now - beat.at).num_seconds().abs() < BEAT_SECONDS_MAX;
+        Ok(beat.filter(|beat| !beat.is_last && is_recent(beat)))
+    }
+}
+
+/// `id`, or if that sorts before `newest`, an id of the same randomness right after it.
+fn later_id(id: String, newest: Option<&str>) -> String {
+    let parse = |id: &str| ulid::Ulid::from_string(id).ok();
+    match (parse(&id), newest.and_then(parse)) {
+        (Some(own), Some(newest)) if own <= newest => {
+            let millis = newest.timestamp_ms().saturating_add(1);
+            ulid::Ulid::from_parts(millis, own.random()).to_string()
+        }
+        _ => id,
     }
 }
 

@@ -24,6 +24,9 @@ const HEAD_GUESS_BYTES: u64 = 16 << 10;
 /// How far from its time a backup's position is searched, in segments to either side.
 const ANCHOR_STEPS_MAX: usize = 2048;
 
+/// Damaged segments that a timeline names.
+const PROBLEMS_MAX: usize = 100;
+
 /// Heads kept in memory.
 const HEADS_MAX: usize = 4096;
 
@@ -45,6 +48,19 @@ pub struct Point {
     pub position: LogPosition,
 }
 
+/// How much later than a commit its time may be, in seconds, before it counts as unknown.
+pub const TIME_ERROR_SECONDS_MAX: i64 = 1;
+
+/// Times between which nobody looked at the log. What was committed then was captured later, and
+/// can be told apart by position, not by time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unwatched {
+    /// When the end of the log was last seen. This instant itself is known.
+    pub from: DateTime<Utc>,
+    /// When it was seen again. This instant itself is known.
+    pub to: DateTime<Utc>,
+}
+
 /// Captured log without a hole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coverage {
@@ -54,6 +70,8 @@ pub struct Coverage {
     pub end: Point,
     /// Until when the capture saw that nothing else was committed; at least `end.at`.
     pub until: DateTime<Utc>,
+    /// When no capture was running, although no commit is missing; in order.
+    pub unwatched: Vec<Unwatched>,
     /// Why it does not continue the coverage before it.
     pub gap: Option<String>,
     /// Backups from which it can be replayed, by id, in order.
@@ -69,7 +87,7 @@ pub struct Timeline {
     pub database: String,
     /// Backups that exist, in the order of their commits.
     pub backups: Vec<Committed>,
-    /// Captured log, oldest first.
+    /// Captured log, in the order in which its captures began, whatever their clocks said.
     pub coverage: Vec<Coverage>,
     /// The newest sign of life of a capture.
     pub beat: Option<Beat>,
@@ -83,11 +101,30 @@ pub(super) struct Heads<'a> {
     repository: &'a Repository,
     database: String,
     known: Mutex<HashMap<SegmentId, Arc<StoredHead>>>,
+    /// Damage that a search went round.
+    damaged: Mutex<Vec<String>>,
 }
 
 impl<'a> Heads<'a> {
     pub(super) fn new(repository: &'a Repository, database: &str) -> Self {
-        Self { repository, database: database.to_owned(), known: Mutex::default() }
+        let (known, damaged) = (Mutex::default(), Mutex::default());
+        Self { repository, database: database.to_owned(), known, damaged }
+    }
+
+    /// The head of a segment, or `None` also when it is damaged: one bad segment must not hide the
+    /// others from a search.
+    async fn read_sound(&self, id: &SegmentId) -> Result<Option<Arc<StoredHead>>> {
+        match self.read(id).await {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let problem = format!("{error}: {}", key_of(self, id)?);
+                let mut damaged = self.damaged.lock().await;
+                if !damaged.contains(&problem) && damaged.len() < PROBLEMS_MAX {
+                    damaged.push(problem);
+                }
+                Ok(None)
+            }
+            read => read,
+        }
     }
 
     /// The head of a segment, or `None` when there is none.
@@ -137,7 +174,7 @@ impl<'a> Heads<'a> {
         let firsts = listed.iter().filter_map(|object| names::segment_of(&object.key));
         for (stream, _) in firsts.filter(|(stream, seq)| *seq == 1 && *stream > last.stream) {
             let id = SegmentId { stream, seq: 1 };
-            if let Some(head) = self.read(&id).await?
+            if let Some(head) = self.read_sound(&id).await?
                 && head.continues.as_ref() == Some(&(last.stream.clone(), last.seq))
             {
                 return Ok(Some(head));
@@ -160,7 +197,7 @@ impl<'a> Heads<'a> {
         });
         let mut found: Option<usize> = None;
         for index in outward.filter(|index| *index < segments.len()) {
-            if let Some(head) = self.read(&segments[index]).await?
+            if let Some(head) = self.read_sound(&segments[index]).await?
                 && touches(&head, position)
             {
                 found = Some(index);
@@ -169,7 +206,7 @@ impl<'a> Heads<'a> {
         }
         // Neighbours can touch the same position; recovery starts at the first of them.
         while let Some(index) = found.filter(|index| *index > 0) {
-            match self.read(&segments[index - 1]).await? {
+            match self.read_sound(&segments[index - 1]).await? {
                 Some(head) if touches(&head, position) => found = Some(index - 1),
                 _ => break,
             }
@@ -182,12 +219,22 @@ impl<'a> Heads<'a> {
         let (mut low, mut high) = (0, segments.len());
         while low < high {
             let middle = low + (high - low) / 2;
-            match self.read(&segments[middle]).await? {
+            match self.read_sound(&segments[middle]).await? {
                 Some(head) if head.captured_at < time => low = middle + 1,
                 _ => high = middle,
             }
         }
         Ok(low.min(segments.len().saturating_sub(1)))
+    }
+}
+
+impl StoredHead {
+    /// The time before its commits in which nobody looked at the log, if that was long.
+    fn unwatched(&self) -> Option<Unwatched> {
+        // What follows the first was seen one by one.
+        let to = self.head.events.first()?.at;
+        let from = self.head.not_before?;
+        ((to - from).num_seconds() >= TIME_ERROR_SECONDS_MAX).then_some(Unwatched { from, to })
     }
 }
 
@@ -243,8 +290,12 @@ impl Repository {
                 timeline.coverage.push(coverage);
             }
         }
-        timeline.coverage.sort_by_key(|coverage| coverage.start.at);
         self.anchor_backups(&heads, &mut timeline).await?;
+        let damaged = heads.damaged.lock().await;
+        let unknown = damaged.iter().filter(|problem| !timeline.problems.contains(problem));
+        let unknown: Vec<String> = unknown.cloned().collect();
+        timeline.problems.extend(unknown);
+        drop(damaged);
         extend_to_backups(&mut timeline);
         extend_to_beat(&mut timeline);
         Ok(timeline)
@@ -328,6 +379,25 @@ impl Repository {
         let joined = timeline.coverage.last().filter(|c| c.end.position == *position);
         Ok(joined.is_some_and(|c| !c.backups.is_empty())
             || timeline.backups.last().is_some_and(at_position))
+    }
+
+    /// Whether nobody looked at the log at `time`: then it is not known which of the commits that
+    /// were seen later had been made.
+    pub async fn unwatched_at(
+        &self,
+        database: &str,
+        coverage: &Coverage,
+        time: DateTime<Utc>,
+    ) -> Result<Option<Unwatched>> {
+        let heads = Heads::new(self, database);
+        let start = heads.at_time(&coverage.segments, time).await?;
+        for id in &coverage.segments[start..] {
+            let Some(head) = heads.read(id).await? else { continue };
+            if head.head.events.last().is_some_and(|event| time < event.at) {
+                return Ok(head.unwatched().filter(|unwatched| unwatched.from < time));
+            }
+        }
+        Ok(None)
     }
 
     /// The number of the first segment of a coverage that some of `backups` needs.
@@ -429,14 +499,44 @@ async fn cover(
     let (Some(first), Some(last)) = (ends.first(), ends.last()) else { return Ok(None) };
     let started = first.head.events.first().map_or(first.captured_at, |event| event.at);
     let ended = last.head.events.last().map_or(last.captured_at, |event| event.at);
+    let unwatched = unwatched(heads, &segments).await;
     Ok(Some(Coverage {
         start: Point { at: started, position: first.head.range.start().clone() },
         end: Point { at: ended, position: last.head.range.end().clone() },
         until: ended,
+        unwatched,
         gap: first.gap.clone(),
         backups: Vec::new(),
         segments,
     }))
+}
+
+/// The stretches before each capture began, as the first segments of each stream tell.
+async fn unwatched(heads: &Heads<'_>, segments: &[SegmentId]) -> Vec<Unwatched> {
+    let mut found: Vec<Unwatched> = Vec::new();
+    let mut is_open = false;
+    for id in segments {
+        if id.seq != 1 && !is_open {
+            continue;
+        }
+        // What is damaged is told elsewhere.
+        let Ok(Some(head)) = heads.read(id).await else { continue };
+        let Some(next) = head.unwatched() else {
+            is_open &= head.head.events.is_empty();
+            continue;
+        };
+        match found.last_mut().filter(|last| is_open && last.from == next.from) {
+            // What had waited did not fit into one segment.
+            Some(last) => last.to = next.to,
+            None if id.seq == 1 => found.push(next),
+            None => {
+                is_open = false;
+                continue;
+            }
+        }
+        is_open = true;
+    }
+    found
 }
 
 /// A backup that found the database where the log ends proves that nothing is missing until then.

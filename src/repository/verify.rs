@@ -8,7 +8,7 @@ use stillpoint_contract::{Error, ErrorKind, Result};
 use super::{
     blobs::FETCH_CHUNKS_MAX,
     entry::hash_of,
-    handle::{INDEX_RUN_BYTES_MAX, Repository},
+    handle::{INDEX_RUN_BYTES_MAX, KEY_SLOT_BYTES_MAX, Repository},
     history::{Committed, History, PackList},
     index_run::RunName,
     names,
@@ -102,7 +102,25 @@ impl Repository {
         self.verify_packs(users, meter, &mut report).await?;
         self.verify_index(&history, &mut report).await?;
         self.verify_segments(&history, &mut report).await?;
+        self.verify_slots(&history, &mut report).await?;
         Ok(report)
+    }
+
+    /// Compares key slots with what the log says of them.
+    async fn verify_slots(&self, history: &History, report: &mut VerifyReport) -> Result<()> {
+        for object in self.store.list(names::KEYS).await? {
+            let slot = object.key.as_str().strip_prefix(names::KEYS);
+            let slot = slot.and_then(|name| name.strip_suffix(".json"));
+            let Some(hash) = slot.and_then(|slot| history.key_slots().get(slot)) else { continue };
+            report.objects += 1;
+            report.bytes += object.size_bytes;
+            match self.hashed(object.key.as_str(), hash, KEY_SLOT_BYTES_MAX).await {
+                Ok(_) => {}
+                Err(error) if is_finding(&error) => report.add(&object.key, &error, Vec::new()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Checks manifest and pack list of one backup against the log.

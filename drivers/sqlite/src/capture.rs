@@ -80,6 +80,8 @@ pub(crate) struct Capture {
     last_at: DateTime<Utc>,
     /// When frames that are not read yet were first seen, oldest first.
     sightings: VecDeque<Sighting>,
+    /// When the end of the log was last seen, and everything before it read.
+    seen_until: DateTime<Utc>,
     /// Holds the write lock until the given time of the clock.
     pause: Option<(Connection, Duration)>,
     checkpoint_after: Duration,
@@ -110,6 +112,7 @@ impl Capture {
             ready: VecDeque::new(),
             last_at: DateTime::<Utc>::MIN_UTC,
             sightings: VecDeque::new(),
+            seen_until: DateTime::UNIX_EPOCH,
             pause: None,
             checkpoint_after: Duration::ZERO,
             pause_after: Duration::ZERO,
@@ -127,8 +130,12 @@ impl Capture {
         if !self.observer.wal.is_current() {
             return Err(error::gap("the log file was removed or replaced by hand"));
         }
+        let looked_at = self.database().clock.now();
         let state = self.pause_if_long()?;
         let segment = self.read_next(&state)?;
+        if segment.is_none() || self.has_all(&state) {
+            self.seen_until = looked_at;
+        }
         if segment.is_none() {
             self.relax()?;
         } else {
@@ -155,8 +162,12 @@ impl Capture {
     /// Does what needs no request: ends a pause that nobody confirmed in time, and moves the hold
     /// along so that others can copy back and restart the log.
     pub(crate) fn tend(&mut self) -> Result<()> {
+        let looked_at = self.database().clock.now();
         let state = self.observer.observe()?;
         self.sight(&state);
+        if self.has_all(&state) && self.ready.is_empty() {
+            self.seen_until = looked_at;
+        }
         if self.patience().is_some_and(|left| left.is_zero()) {
             // A log of this length fills disks. Its last frames are in our hands, but should we
             // be killed before they are durable, the next start finds a gap.
@@ -233,6 +244,7 @@ impl Capture {
             range: range.ok_or_else(|| Error::bug("name a resting file"))?,
             succeeds: Some(left.position),
             events: Vec::new(),
+            not_before: None,
             cursor: Bytes::new(),
             index: Bytes::new(),
         };
@@ -258,6 +270,7 @@ impl Capture {
             range: range.ok_or_else(|| Error::bug("order the log's frames"))?,
             succeeds,
             events,
+            not_before: Some(self.seen_until),
             cursor: tail.cursor().encode(),
             index,
         };
@@ -331,10 +344,12 @@ impl Capture {
         if write_lock(self.database(), &writer, PAUSE_WAIT).is_err() {
             return Ok(());
         }
+        let looked_at = self.database().clock.now();
         let state = self.observer.observe()?;
         while let Some(segment) = self.read_next(&state)? {
             self.ready.push_back(segment);
         }
+        self.seen_until = looked_at;
         self.is_confirmed = self.ready.is_empty();
         drop(writer);
         Ok(())

@@ -1,5 +1,7 @@
 //! Answers in JSON: their form is a promise.
 
+use serde_json::Value;
+
 use super::{bench::Bench, golden::assert_shape};
 
 #[test]
@@ -26,7 +28,22 @@ fn every_answer_has_the_form_that_was_promised() {
     assert_shape("repo-check", &bench.json(&["repo", "check"]));
     assert_shape("repo-gc", &bench.json(&["repo", "gc"]));
     assert_shape("repo-key-list", &bench.json(&["repo", "key", "list"]));
+    assert_shape("repo-key-export", &bench.json(&["repo", "key", "export", "--recovery"]));
     bench.ok(&["backup", "sqlite:app.db"]);
+    assert_shape("timeline-gap", &bench.json(&["timeline", "app.db"]));
     assert_shape("forget-dry-run", &bench.json(&["forget", id, "--dry-run"]));
     assert_shape("forget", &bench.json(&["forget", id]));
+}
+
+#[test]
+fn a_capture_answers_with_one_line_for_each_event() {
+    let bench = Bench::with_database();
+    let words = ["logs", "stream", "sqlite:app.db", "--stop-at-eof", "--output", "json"];
+    let events: Vec<Value> =
+        bench.ok(&words).out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for event in &events {
+        assert_shape(&format!("logs-stream-{}", event["event"].as_str().unwrap()), event);
+    }
+    assert_eq!(events.first().unwrap()["event"], "started");
+    assert_eq!(events.last().unwrap()["event"], "stopped");
 }

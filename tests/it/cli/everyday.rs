@@ -96,7 +96,10 @@ fn an_existing_file_is_replaced_only_when_forced() {
 #[test]
 fn a_partial_copy_tells_which_backups_it_holds_whole() {
     let bench = Bench::with_database();
-    bench.create("other.db");
+    let other = bench.create("other.db");
+    other
+        .execute_batch("CREATE TABLE other (n); INSERT INTO other VALUES (randomblob(9999));")
+        .unwrap();
     let whole = bench.json(&["backup", "sqlite:app.db"])["backup"]["id"].clone();
     let packs = files_below(&bench.path("repo/packs"));
     let broken = bench.json(&["backup", "sqlite:other.db"])["backup"]["id"].clone();

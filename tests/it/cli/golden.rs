@@ -40,7 +40,17 @@ fn stable(field: &str, text: &str) -> String {
         lineage.split('-').all(|part| part == "rest" || hex(part))
             && offset.bytes().all(|b| b.is_ascii_digit())
     });
-    if field != "schema" && is_time {
+    if field == "recovery_key" {
+        "<secret>".to_owned()
+    } else if field == "engine_version" {
+        "<version>".to_owned()
+    } else if field == "command" {
+        // The command names the backup by its id.
+        let words = text.split(' ').map(|word| if word.len() == 26 { "<id>" } else { word });
+        words.collect::<Vec<_>>().join(" ")
+    } else if text.contains(env!("CARGO_PKG_VERSION")) {
+        text.replace(env!("CARGO_PKG_VERSION"), "<version>")
+    } else if field != "schema" && is_time {
         "<time>".to_owned()
     } else if is_ulid {
         "<id>".to_owned()

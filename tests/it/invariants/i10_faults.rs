@@ -79,17 +79,18 @@ fn i10_any_error_of_a_disk_at_any_operation_is_survived() {
         (Errno::IO, ErrorKind::Transient),
         (Errno::INTR, ErrorKind::Transient),
     ];
-    // Each operation fails once, each with another error in turn; a full disk stays full.
-    let mut operation = 0;
+    // Every operation fails with every error; some fail once, some from then on.
+    let mut round: u64 = 0;
     loop {
-        let (errno, kind) = kinds[operation as usize % kinds.len()];
-        let lasts = operation % 8 < 2;
+        let operation = round / kinds.len() as u64;
+        let (errno, kind) = kinds[(round % kinds.len() as u64) as usize];
+        let lasts = operation % 4 == 0;
         let fault = match operation % 3 {
             0 => FsFault::FailAfter(errno),
             _ => FsFault::Fail(errno),
         };
         let (survived, is_over) = runtime.block_on(async {
-            let (disk, promises) = (SimFs::new(operation), Promises::default());
+            let (disk, promises) = (SimFs::new(round), Promises::default());
             let world = world(1);
             prepare(&world, local(&disk, 1).await, &promises.ledger).await.unwrap();
             let store = local(&disk, 2).await;
@@ -113,9 +114,9 @@ fn i10_any_error_of_a_disk_at_any_operation_is_survived() {
         if is_over {
             break;
         }
-        operation += 3;
+        round += 1;
     }
-    println!("{operation} operations");
+    println!("{round} faults");
 }
 
 async fn local(disk: &SimFs, seed: u64) -> Arc<dyn Store> {

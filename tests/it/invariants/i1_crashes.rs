@@ -52,7 +52,7 @@ pub(super) async fn day(world: &World, store: Arc<dyn Store>, promises: &Promise
     let shop = Driver::new(world, "shop", ledger);
     let mut data = content(2, &[("main", 150_000), ("small", 3000)]);
     let first = shop.back_up_at(&repository, &data, Method::Whole, 0).await?;
-    let mut stream = repository.begin_stream("shop", "shop-1", None, None)?;
+    let mut stream = repository.begin_stream("shop", "shop-1", None, None).await?;
     capture(&shop, &mut stream, 0..2).await?;
     promises.captured.store(2, Ordering::Relaxed);
     change(&mut data, 3, 3);

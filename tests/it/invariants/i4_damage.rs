@@ -58,7 +58,7 @@ async fn subject() -> Subject {
     shop.back_up_at(&repository, &data, Method::Whole, 0).await.unwrap();
     let letters = content(2, &[("letters", 3000)]);
     mail.back_up(&repository, &letters, Method::Whole).await.unwrap();
-    let mut stream = repository.begin_stream("shop", "shop-1", None, None).unwrap();
+    let mut stream = repository.begin_stream("shop", "shop-1", None, None).await.unwrap();
     capture(&shop, &mut stream, 0..SEGMENTS).await.unwrap();
     change(&mut data, 3, 1);
     shop.back_up_at(&repository, &data, Method::Incremental, 1).await.unwrap();
@@ -255,10 +255,8 @@ fn i4_no_swapped_objects_go_unnoticed_or_spread() {
         let objects = subject.objects().await;
         for (index, (one, first)) in objects.iter().enumerate() {
             for (other, second) in &objects[index + 1..] {
-                let damage = vec![
-                    (one.clone(), Some(second.clone())),
-                    (other.clone(), Some(first.clone())),
-                ];
+                let damage =
+                    vec![(one.clone(), Some(second.clone())), (other.clone(), Some(first.clone()))];
                 subject.expect("a swap", damage).await;
             }
         }

@@ -11,11 +11,11 @@ use stillpoint::{
     },
     repository::{
         Repository,
-        descriptor::{Descriptor, Encryption},
+        descriptor::Descriptor,
         entry::{Action, Entry, Notary, hash_of},
         keys::Secret,
         names,
-        store::{FaultyStore, Key, MemoryStore, Store},
+        store::{FaultyStore, MemoryStore, Store},
     },
 };
 use stillpoint_contract::{ErrorKind, code};
@@ -96,6 +96,7 @@ fn foreign_signer() -> Signer {
 
 /// Writes entry `seq` anew, with `change`, and puts it where it belongs.
 async fn forge(memory: &MemoryStore, seq: u64, forger: &Forger, change: impl FnOnce(&mut Entry)) {
+    // There is no entry 0: what does not exist reads as zeros.
     let (before, own) = (names::log_entry(seq - 1), names::log_entry(seq));
     let before = memory.read(&before, ENTRY_BYTES_MAX).await.unwrap();
     let mut entry = match memory.read(&own, ENTRY_BYTES_MAX).await.unwrap() {
@@ -146,8 +147,7 @@ fn i7_a_whole_log_forged_under_another_key_is_refused_by_the_holder_of_the_key()
         let known = repository.descriptor().clone();
         let signer = foreign_signer();
         let other_key = Some(signer.public_key().to_string());
-        for (forger, signing_key) in
-            [(Forger::OwnKey(signer), other_key), (Forger::Unsigned, None)]
+        for (forger, signing_key) in [(Forger::OwnKey(signer), other_key), (Forger::Unsigned, None)]
         {
             let forged = Arc::new(memory.fork());
             let descriptor = Descriptor { signing_key, ..known.clone() }.encode().unwrap();
@@ -160,7 +160,6 @@ fn i7_a_whole_log_forged_under_another_key_is_refused_by_the_holder_of_the_key()
                         entry.action = Action::Init { descriptor: hash };
                     }
                 };
-                // There is no entry 0: its absence reads as zeros.
                 forge(&forged, seq, &forger, entry).await;
             }
             let store = Arc::clone(&forged) as Arc<dyn Store>;
@@ -168,21 +167,6 @@ fn i7_a_whole_log_forged_under_another_key_is_refused_by_the_holder_of_the_key()
             let error = Repository::open(world(2), store, secret, None).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", tell(&error));
         }
-    });
-}
-
-#[test]
-fn i7_a_repository_passed_off_as_unencrypted_is_refused_by_whoever_has_a_key() {
-    runtime().block_on(async {
-        let memory = Arc::new(MemoryStore::default());
-        let (repository, _) = repository(&memory, 1).await;
-        let known = repository.descriptor().clone();
-        let descriptor =
-            Descriptor { signing_key: None, encryption: Encryption::None, ..known }.encode();
-        memory.overwrite(&names::descriptor(), descriptor.unwrap());
-        let store = Arc::clone(&memory) as Arc<dyn Store>;
-        let secret = Some(passphrase("correct horse"));
-        assert!(Repository::open(world(2), store, secret, None).await.is_err());
     });
 }
 
@@ -294,7 +278,5 @@ fn i7_no_time_that_a_client_supplies_evicts_a_backup() {
                 assert_eq!(Some(found), ledger.content(&backup.commit.backup));
             }
         }
-        assert!(memory.list("tmp/").await.unwrap().is_empty());
-        let _: Key = names::descriptor();
     });
 }
