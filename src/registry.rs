@@ -9,15 +9,6 @@ pub fn engines(clock: &Arc<dyn Clock>) -> Vec<Arc<dyn Engine>> {
     vec![Arc::new(stillpoint_sqlite::SqliteEngine::new(Arc::clone(clock)))]
 }
 
-/// Finds the engine that a backup names.
-pub fn engine(engines: &[Arc<dyn Engine>], name: &str) -> Result<Arc<dyn Engine>> {
-    engines.iter().find(|engine| engine.name() == name).cloned().ok_or_else(|| {
-        Error::new(ErrorKind::Unsupported, code::UNKNOWN_SCHEME, "find the engine of the backup")
-            .with("engine", name)
-            .next("install a version of stillpoint that knows it")
-    })
-}
-
 /// Reads the URL of a database: a scheme, a colon, and what its engine makes of the rest.
 pub fn endpoint(engines: &[Arc<dyn Engine>], url: &str) -> Result<(Arc<dyn Engine>, Endpoint)> {
     let known = || {

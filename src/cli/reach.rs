@@ -27,7 +27,7 @@ impl Reach {
         for coverage in &timeline.coverage {
             let Some(first) = first_backup(timeline, coverage) else { continue };
             anchored.extend(coverage.backups.iter().map(String::as_str));
-            found.push((stretch(first, coverage), coverage.gap.clone()));
+            found.extend(stretches(first, coverage));
         }
         for backup in &timeline.backups {
             let commit = &backup.commit;
@@ -67,13 +67,27 @@ fn first_backup<'a>(timeline: &'a Timeline, coverage: &Coverage) -> Option<&'a C
     commits.filter(in_coverage).min_by_key(|commit| commit.consistent_time)
 }
 
-fn stretch(first: &Commit, coverage: &Coverage) -> Stretch {
-    let from = point(first);
+/// Why a moment between two captures cannot be had although no commit is missing.
+const UNWATCHED: &str =
+    "nobody looked at the log; commits of that time can be restored by position, not by time";
+
+/// What can be restored of one coverage, each with why it does not continue the one before.
+fn stretches(first: &Commit, coverage: &Coverage) -> Vec<(Stretch, Option<String>)> {
+    let mut from = point(first);
     if coverage.until < first.consistent_time {
-        return Stretch { to: from.clone(), from };
+        return vec![(Stretch { to: from.clone(), from }, coverage.gap.clone())];
+    }
+    let (mut found, mut why) = (Vec::new(), coverage.gap.clone());
+    let instant = |at| Point { at: Stamp(at), position: None };
+    for unwatched in coverage.unwatched.iter().filter(|u| first.consistent_time < u.to) {
+        let to = instant(unwatched.from.max(from.at.0));
+        let stretch = Stretch { from, to };
+        found.push((stretch, why.replace(UNWATCHED.to_owned())));
+        from = instant(unwatched.to);
     }
     let position = Some(coverage.end.position.to_string());
-    Stretch { from, to: Point { at: Stamp(coverage.until), position } }
+    found.push((Stretch { from, to: Point { at: Stamp(coverage.until), position } }, why));
+    found
 }
 
 fn point(commit: &Commit) -> Point {
@@ -89,7 +103,7 @@ mod tests {
     use stillpoint_contract::LogPosition;
 
     use super::*;
-    use crate::repository::{Point as LogPoint, history::Committed};
+    use crate::repository::{Point as LogPoint, Unwatched, history::Committed};
 
     fn at(second: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(second, 0).unwrap()
@@ -126,6 +140,7 @@ mod tests {
             start: point(start),
             end: point(end),
             until: at(end.0),
+            unwatched: Vec::new(),
             gap: None,
             backups: backups.iter().map(|id| (*id).to_owned()).collect(),
             segments: Vec::new(),
@@ -151,6 +166,15 @@ mod tests {
         let log = coverage((0, "a:1"), (90, "a:9"), &["x", "y"]);
         let backups = vec![backup("x", 10, Some("a:2")), backup("y", 50, Some("a:5"))];
         assert_eq!(reach(backups, vec![log]), [(10, 90)]);
+    }
+
+    #[test]
+    fn time_in_which_nobody_looked_is_a_gap() {
+        let mut log = coverage((0, "a:1"), (90, "a:9"), &["x"]);
+        let unwatched = |from, to| Unwatched { from: at(from), to: at(to) };
+        log.unwatched = vec![unwatched(0, 5), unwatched(8, 20), unwatched(60, 70)];
+        let backups = vec![backup("x", 10, Some("a:2"))];
+        assert_eq!(reach(backups, vec![log]), [(10, 10), (20, 60), (70, 90)]);
     }
 
     #[test]

@@ -84,8 +84,7 @@ pub async fn back_up(
         let request = BackupRequest { base: None, streams_max: job.streams_max };
         driver.backup(request, &draft).await?
     };
-    // The copy holds a state that existed at some instant before now.
-    let consistent_time = world.clock.now();
+    let consistent_time = evidence.consistent_time.unwrap_or_else(|| world.clock.now());
     let now = driver.probe().await?.identity;
     if now.id != probe.identity.id {
         return Err(replaced(&probe.identity, &now));

@@ -9,7 +9,7 @@ use stillpoint_contract::{
 };
 
 use crate::{
-    repository::{Repository, StreamWriter},
+    repository::{Repository, StoredHead, StreamWriter},
     world::World,
 };
 
@@ -153,6 +153,18 @@ async fn backup_mark(
     Ok(evidence.consistent_at.map(|position| LogMark { position, cursor: evidence.cursor }))
 }
 
+/// Until when the capture that stored `last` certainly saw everything.
+async fn last_seen(
+    repository: &Repository,
+    database: &str,
+    last: &StoredHead,
+) -> Result<DateTime<Utc>> {
+    let stored = last.head.events.last().map_or(DateTime::UNIX_EPOCH, |event| event.at);
+    let beat = repository.newest_beat(database).await?;
+    let beat = beat.filter(|beat| beat.position == *last.head.range.end());
+    Ok(beat.map_or(stored, |beat| stored.max(beat.at)))
+}
+
 struct Running<'a> {
     world: &'a World,
     repository: &'a Repository,
@@ -163,6 +175,10 @@ struct Running<'a> {
     /// Handed over by the engine, not stored yet.
     pending: Vec<LogSegment>,
     pending_since: Duration,
+    /// Until when a capture before this one had seen everything that this one continues.
+    seen_until: DateTime<Utc>,
+    /// When the engine was asked last.
+    asked_at: DateTime<Utc>,
     beat_at: Option<Duration>,
     fence_at: Duration,
     report: CaptureReport,
@@ -183,10 +199,15 @@ impl<'a> Running<'a> {
             cursor: last.head.cursor.clone(),
         });
         let mut opened = driver.open_log(mark.as_ref()).await?;
+        let mut seen_until = match ours {
+            Some(last) => last_seen(repository, job.database, last).await?,
+            None => DateTime::UNIX_EPOCH,
+        };
         let mut continues = ours.map(|last| (last.stream.clone(), last.seq));
         if continues.is_none() || opened.gap.is_some() {
             // Log that joins the newest backup is as good as log that joins the last capture.
             continues = None;
+            seen_until = DateTime::UNIX_EPOCH;
             let replaced = || "the database was replaced".to_owned();
             let gap = last.as_ref().map(|_| opened.gap.take().unwrap_or_else(replaced));
             if let Some(mark) = backup_mark(repository, job.database, &identity.id).await? {
@@ -217,6 +238,8 @@ impl<'a> Running<'a> {
             gap,
             pending,
             pending_since: now,
+            seen_until,
+            asked_at: world.clock.now(),
             beat_at,
             fence_at: now,
             report,
@@ -233,7 +256,11 @@ impl<'a> Running<'a> {
     /// Takes everything that the engine has now, and stores it in pieces of a bounded size.
     ///
     /// `false` when there is more: what was taken is stored after `flush`, or when it is much.
-    async fn drain(&mut self, flush: Duration, tell: &mut impl FnMut(CaptureEvent)) -> Result<bool> {
+    async fn drain(
+        &mut self,
+        flush: Duration,
+        tell: &mut impl FnMut(CaptureEvent),
+    ) -> Result<bool> {
         let mut is_dry = false;
         while !is_dry && !self.is_due(flush) {
             is_dry = !self.poll().await?;
@@ -246,7 +273,9 @@ impl<'a> Running<'a> {
 
     /// Asks the engine once; `true` when it handed something over.
     async fn poll(&mut self) -> Result<bool> {
-        let Some(segment) = self.capture.next().await? else { return Ok(false) };
+        self.asked_at = self.world.clock.now();
+        let Some(mut segment) = self.capture.next().await? else { return Ok(false) };
+        segment.head.not_before = segment.head.not_before.map(|at| at.max(self.seen_until));
         if segment.head.range.start() != self.position()
             && segment.head.succeeds.as_ref() != Some(self.position())
         {
@@ -297,7 +326,7 @@ impl<'a> Running<'a> {
         let now = self.world.clock.elapsed();
         let is_quiet = self.pending.is_empty();
         if is_quiet && self.beat_at.is_none_or(|at| now.saturating_sub(at) >= BEAT_PERIOD) {
-            self.writer.beat(&self.report.position, false).await?;
+            self.writer.beat(&self.report.position, self.asked_at, false).await?;
             self.beat_at = Some(now);
         }
         if now.saturating_sub(self.fence_at) >= FENCE_PERIOD {
@@ -308,7 +337,7 @@ impl<'a> Running<'a> {
     }
 
     async fn end(mut self) -> Result<CaptureReport> {
-        self.writer.beat(&self.report.position, true).await?;
+        self.writer.beat(&self.report.position, self.asked_at, true).await?;
         Ok(self.report)
     }
 }

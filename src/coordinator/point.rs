@@ -5,7 +5,9 @@ use stillpoint_contract::{
     Error, ErrorKind, LogPosition, LogSource as _, RecoveryTarget, Result, code,
 };
 
-use crate::repository::{Coverage, Repository, Timeline, history::Committed};
+use crate::repository::{
+    Coverage, Repository, TIME_ERROR_SECONDS_MAX, Timeline, Unwatched, history::Committed,
+};
 
 /// What a person asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +101,17 @@ async fn choose_time(
         }
         let Some(coverage) = coverage_of(timeline, backup) else { continue };
         let begins = begin_of(repository, backup).await?;
+        // Between the copy and the capture's next look lies less than the error of any time.
+        let own = backup.commit.consistent_time;
+        if own <= at && at < begins && (begins - own).num_seconds() < TIME_ERROR_SECONDS_MAX {
+            return Ok(alone(backup));
+        }
         if begins <= at && at <= coverage.until {
+            if let Some(unwatched) =
+                repository.unwatched_at(&timeline.database, coverage, at).await?
+            {
+                return Err(unwatched_time(timeline, backup, begins, unwatched, at));
+            }
             let until = RecoveryTarget::Time(at);
             return Ok(Chosen { backup: backup.clone(), until, replays_log: true });
         }
@@ -149,13 +161,10 @@ async fn choose_position(
             }
         }
     }
-    let mut error = Error::new(
-        ErrorKind::Missing,
-        code::UNREACHABLE_POINT,
-        "reach the chosen position",
-    )
-    .with("asked", position)
-    .with("database", &timeline.database);
+    let mut error =
+        Error::new(ErrorKind::Missing, code::UNREACHABLE_POINT, "reach the chosen position")
+            .with("asked", position)
+            .with("database", &timeline.database);
     if let Some(newest) = timeline.coverage.last() {
         error = error.with("newest", &newest.end.position);
     }
@@ -180,12 +189,9 @@ async fn unreachable_time(
     }
     let before = points.iter().filter(|point| **point <= at).max();
     let after = points.iter().filter(|point| **point > at).min();
-    let mut error = Error::new(
-        ErrorKind::Missing,
-        code::UNREACHABLE_POINT,
-        "reach the chosen time",
-    )
-    .with("asked", exact(at));
+    let mut error =
+        Error::new(ErrorKind::Missing, code::UNREACHABLE_POINT, "reach the chosen time")
+            .with("asked", exact(at));
     error = match (before, after) {
         (None, _) => error.why("it is before the first backup"),
         (Some(_), None) => error.why("it is after the newest transaction that was captured"),
@@ -199,9 +205,39 @@ async fn unreachable_time(
     }
     if let Some(point) = before.or(after) {
         let database = &timeline.database;
-        error = error.next(format!("stillpoint restore {database} --at {} --to PATH", exact(*point)));
+        error =
+            error.next(format!("stillpoint restore {database} --at {} --to PATH", exact(*point)));
     }
     Ok(error)
+}
+
+/// Says that the commits around an instant are there, but not when each was made.
+fn unwatched_time(
+    timeline: &Timeline,
+    backup: &Committed,
+    begins: DateTime<Utc>,
+    unwatched: Unwatched,
+    at: DateTime<Utc>,
+) -> Error {
+    // Before its own last transaction the backup knows one instant only, its own.
+    let before =
+        if unwatched.from < begins { backup.commit.consistent_time } else { unwatched.from };
+    let after = unwatched.to;
+    let database = &timeline.database;
+    let mut error =
+        Error::new(ErrorKind::Missing, code::UNREACHABLE_POINT, "reach the chosen time")
+            .with("asked", exact(at))
+            .why(
+                "nobody looked at the log then: its commits were captured later, all at once, and \
+                 can be told apart by position only",
+            );
+    if before <= at {
+        error = error.with("nearest before", exact(before));
+    }
+    error
+        .with("nearest after", exact(after))
+        .next(format!("stillpoint restore {database} --at {} --to PATH", exact(before.min(after))))
+        .next(format!("stillpoint timeline {database} shows the positions"))
 }
 
 fn gap_reason(timeline: &Timeline, at: DateTime<Utc>) -> String {

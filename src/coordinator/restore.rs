@@ -1,11 +1,15 @@
 //! One restore: choose, plan, lay out, recover, check, publish. Nothing is visible before the end.
 
 use std::{
+    ffi::OsStr,
+    fs::File,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use rustix::{fs::FlockOperation, io::Errno};
 use stillpoint_contract::{
     Engine, Error, ErrorKind, Overwrite, Reached, Recovery, RestorePlan, RestoreRequest, Result,
     code,
@@ -78,7 +82,7 @@ pub async fn plan(
     let timeline = repository.timeline(job.database).await?;
     let chosen = choose(repository, &timeline, &job.wanted).await?;
     let manifest = repository.manifest(&chosen.backup).await?;
-    let engine = crate::registry::engine(job.engines, &manifest.engine)?;
+    let engine = engine_named(job.engines, &manifest.engine)?;
     let evidence = manifest.evidence()?;
     let request = RestoreRequest {
         evidence: &evidence,
@@ -93,6 +97,18 @@ pub async fn plan(
     Ok(ResolvedRestore { chosen, manifest, plan, engine })
 }
 
+fn engine_named(engines: &[Arc<dyn Engine>], name: &str) -> Result<Arc<dyn Engine>> {
+    engines.iter().find(|engine| engine.name() == name).cloned().ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, code::UNKNOWN_SCHEME, "find the engine of the backup")
+            .with("engine", name)
+            .next("install a version of stillpoint that knows it")
+    })
+}
+
+/// What the name of a staging directory has between the target's name and random digits.
+const STAGING_MARK: &str = ".restoring-";
+const STAGING_RANDOM_BYTES: usize = 6;
+
 /// A new directory beside the target for a restore to work in.
 pub fn staging_beside(world: &World, target: &Path) -> Result<PathBuf> {
     let name = target.file_name().ok_or_else(|| {
@@ -100,12 +116,12 @@ pub fn staging_beside(world: &World, target: &Path) -> Result<PathBuf> {
             .with("target", target.display())
             .next("name a file: --to restored.db")
     })?;
-    let mut random = [0; 6];
+    let mut random = [0; STAGING_RANDOM_BYTES];
     world.entropy.fill(&mut random);
     let suffix = data_encoding::HEXLOWER.encode(&random);
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
-    hidden.push(format!(".restoring-{suffix}"));
+    hidden.push(format!("{STAGING_MARK}{suffix}"));
     Ok(target.with_file_name(hidden))
 }
 
@@ -164,7 +180,7 @@ fn write_files(plan: &RestorePlan) -> Result<()> {
 
     for file in &plan.files {
         let write = || {
-            let mut options = std::fs::File::options();
+            let mut options = File::options();
             let mut open = options.write(true).create_new(true).mode(file.mode).open(&file.path)?;
             open.write_all(&file.bytes)?;
             open.sync_all()
@@ -175,17 +191,37 @@ fn write_files(plan: &RestorePlan) -> Result<()> {
 }
 
 /// A directory that is removed with everything in it, also when the restore fails or is dropped.
+/// Its lock says that its restore is alive, and goes with the process.
 #[derive(Debug)]
-struct Staging(Option<PathBuf>);
+struct Staging {
+    path: Option<PathBuf>,
+    _lock: File,
+}
+
+/// How often a directory is made that another restore takes for an abandoned one. It can do so
+/// only in the instant before the lock is ours.
+const STAGING_ATTEMPTS_MAX: u32 = 8;
 
 impl Staging {
     fn create(path: &Path) -> Result<Self> {
-        std::fs::create_dir(path).map_err(|cause| failed(path, cause))?;
-        Ok(Self(Some(path.to_owned())))
+        remove_abandoned(path);
+        for _ in 0..STAGING_ATTEMPTS_MAX {
+            std::fs::create_dir(path).map_err(|cause| failed(path, cause))?;
+            let Ok(directory) = File::open(path) else { continue };
+            match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) => drop(std::fs::remove_dir(path)),
+                // Where there are no locks, nobody removes what he cannot lock.
+                _ if path.is_dir() => {
+                    return Ok(Self { path: Some(path.to_owned()), _lock: directory });
+                }
+                _ => {}
+            }
+        }
+        Err(failed(path, std::io::ErrorKind::ResourceBusy.into()))
     }
 
     fn remove(mut self) -> Result<()> {
-        match self.0.take() {
+        match self.path.take() {
             Some(path) => std::fs::remove_dir_all(&path).map_err(|cause| failed(&path, cause)),
             None => Ok(()),
         }
@@ -194,10 +230,37 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if let Some(path) = self.0.take()
+        if let Some(path) = self.path.take()
             && let Err(cause) = std::fs::remove_dir_all(&path)
         {
             tracing::warn!(path = %path.display(), "a staging directory stays behind: {cause}");
+        }
+    }
+}
+
+/// Removes what killed restores of the same target left behind, as far as that is possible.
+fn remove_abandoned(staging: &Path) {
+    let prefix = |name: &OsStr| {
+        let (prefix, suffix) =
+            name.as_bytes().split_at_checked(name.len().checked_sub(STAGING_RANDOM_BYTES * 2)?)?;
+        let is_ours =
+            prefix.ends_with(STAGING_MARK.as_bytes()) && suffix.iter().all(u8::is_ascii_hexdigit);
+        is_ours.then(|| prefix.to_vec())
+    };
+    let Some(ours) = staging.file_name().and_then(prefix) else { return };
+    let Some(parent) = staging.parent() else { return };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if !is_directory || prefix(&entry.file_name()).as_ref() != Some(&ours) {
+            continue;
+        }
+        let Ok(directory) = File::open(entry.path()) else { continue };
+        if rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok()
+            && let Err(cause) = std::fs::remove_dir_all(entry.path())
+        {
+            let path = entry.path();
+            tracing::warn!(path = %path.display(), "an abandoned restore stays behind: {cause}");
         }
     }
 }

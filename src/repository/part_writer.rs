@@ -122,7 +122,7 @@ impl DraftPart {
                 leaves.set_leaf(leaf, id)?;
             } else {
                 let ids = base.ids(self.shared.writer.blobs(), at..stop).await?;
-                    leaves.set(at, &ids, &self.shared).await?;
+                leaves.set(at, &ids, &self.shared).await?;
             }
             at = stop;
         }

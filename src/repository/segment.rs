@@ -77,6 +77,9 @@ struct Wire {
     succeeds: Option<LogPosition>,
     /// Offsets of commits as text, and their times in microseconds since 1970.
     commits: Vec<(String, i64)>,
+    /// Microseconds since 1970; absent where times are the engine's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    not_before: Option<i64>,
     /// Other events, by offset.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     events: BTreeMap<String, Vec<LogEvent>>,
@@ -169,6 +172,7 @@ impl StoredHead {
             range: self.head.range.clone(),
             succeeds: self.head.succeeds.clone(),
             commits,
+            not_before: self.head.not_before.map(|at| at.timestamp_micros()),
             events,
             cursor: data_encoding::HEXLOWER.encode(&self.head.cursor),
             index: data_encoding::BASE64.encode(&self.head.index),
@@ -183,6 +187,10 @@ impl StoredHead {
         }
         events.extend(wire.events.into_values().flatten());
         events.sort_by_key(|event| event.offset);
+        let not_before = match wire.not_before {
+            Some(micros) => Some(DateTime::from_timestamp_micros(micros)?),
+            None => None,
+        };
         let cursor = data_encoding::HEXLOWER.decode(wire.cursor.as_bytes()).ok()?;
         let index = data_encoding::BASE64.decode(wire.index.as_bytes()).ok()?;
         let within = cursor.len() <= CURSOR_BYTES_MAX
@@ -201,6 +209,7 @@ impl StoredHead {
                 range: wire.range,
                 succeeds: wire.succeeds,
                 events,
+                not_before,
                 cursor: cursor.into(),
                 index: index.into(),
             },

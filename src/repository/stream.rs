@@ -119,9 +119,13 @@ impl StreamWriter<'_> {
         Ok(stored_bytes)
     }
 
-    /// Says that nothing is missing up to `position`.
-    pub async fn beat(&mut self, position: &LogPosition, is_last: bool) -> Result<()> {
-        let at = self.repository.world.clock.now();
+    /// Says that nothing is missing up to `position`, as the capture saw when it looked at `at`.
+    pub async fn beat(
+        &mut self,
+        position: &LogPosition,
+        at: DateTime<Utc>,
+        is_last: bool,
+    ) -> Result<()> {
         let beat = Beat { stream: self.stream.clone(), at, position: position.clone(), is_last };
         let plain =
             serde_json::to_vec(&beat).map_err(|e| Error::bug("write a beat").caused_by(e))?;

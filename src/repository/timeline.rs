@@ -48,6 +48,19 @@ pub struct Point {
     pub position: LogPosition,
 }
 
+/// How much later than a commit its time may be, in seconds, before it counts as unknown.
+pub const TIME_ERROR_SECONDS_MAX: i64 = 1;
+
+/// Times between which nobody looked at the log. What was committed then was captured later, and
+/// can be told apart by position, not by time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unwatched {
+    /// When the end of the log was last seen. This instant itself is known.
+    pub from: DateTime<Utc>,
+    /// When it was seen again. This instant itself is known.
+    pub to: DateTime<Utc>,
+}
+
 /// Captured log without a hole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coverage {
@@ -57,6 +70,8 @@ pub struct Coverage {
     pub end: Point,
     /// Until when the capture saw that nothing else was committed; at least `end.at`.
     pub until: DateTime<Utc>,
+    /// When no capture was running, although no commit is missing; in order.
+    pub unwatched: Vec<Unwatched>,
     /// Why it does not continue the coverage before it.
     pub gap: Option<String>,
     /// Backups from which it can be replayed, by id, in order.
@@ -213,6 +228,16 @@ impl<'a> Heads<'a> {
     }
 }
 
+impl StoredHead {
+    /// The time before its commits in which nobody looked at the log, if that was long.
+    fn unwatched(&self) -> Option<Unwatched> {
+        // What follows the first was seen one by one.
+        let to = self.head.events.first()?.at;
+        let from = self.head.not_before?;
+        ((to - from).num_seconds() >= TIME_ERROR_SECONDS_MAX).then_some(Unwatched { from, to })
+    }
+}
+
 fn touches(head: &StoredHead, position: &LogPosition) -> bool {
     head.head.range.touches(position) || head.head.succeeds.as_ref() == Some(position)
 }
@@ -356,6 +381,25 @@ impl Repository {
             || timeline.backups.last().is_some_and(at_position))
     }
 
+    /// Whether nobody looked at the log at `time`: then it is not known which of the commits that
+    /// were seen later had been made.
+    pub async fn unwatched_at(
+        &self,
+        database: &str,
+        coverage: &Coverage,
+        time: DateTime<Utc>,
+    ) -> Result<Option<Unwatched>> {
+        let heads = Heads::new(self, database);
+        let start = heads.at_time(&coverage.segments, time).await?;
+        for id in &coverage.segments[start..] {
+            let Some(head) = heads.read(id).await? else { continue };
+            if head.head.events.last().is_some_and(|event| time < event.at) {
+                return Ok(head.unwatched().filter(|unwatched| unwatched.from < time));
+            }
+        }
+        Ok(None)
+    }
+
     /// The number of the first segment of a coverage that some of `backups` needs.
     pub(super) async fn oldest_anchor(
         &self,
@@ -455,14 +499,44 @@ async fn cover(
     let (Some(first), Some(last)) = (ends.first(), ends.last()) else { return Ok(None) };
     let started = first.head.events.first().map_or(first.captured_at, |event| event.at);
     let ended = last.head.events.last().map_or(last.captured_at, |event| event.at);
+    let unwatched = unwatched(heads, &segments).await;
     Ok(Some(Coverage {
         start: Point { at: started, position: first.head.range.start().clone() },
         end: Point { at: ended, position: last.head.range.end().clone() },
         until: ended,
+        unwatched,
         gap: first.gap.clone(),
         backups: Vec::new(),
         segments,
     }))
+}
+
+/// The stretches before each capture began, as the first segments of each stream tell.
+async fn unwatched(heads: &Heads<'_>, segments: &[SegmentId]) -> Vec<Unwatched> {
+    let mut found: Vec<Unwatched> = Vec::new();
+    let mut is_open = false;
+    for id in segments {
+        if id.seq != 1 && !is_open {
+            continue;
+        }
+        // What is damaged is told elsewhere.
+        let Ok(Some(head)) = heads.read(id).await else { continue };
+        let Some(next) = head.unwatched() else {
+            is_open &= head.head.events.is_empty();
+            continue;
+        };
+        match found.last_mut().filter(|last| is_open && last.from == next.from) {
+            // What had waited did not fit into one segment.
+            Some(last) => last.to = next.to,
+            None if id.seq == 1 => found.push(next),
+            None => {
+                is_open = false;
+                continue;
+            }
+        }
+        is_open = true;
+    }
+    found
 }
 
 /// A backup that found the database where the log ends proves that nothing is missing until then.

@@ -1,7 +1,13 @@
 //! What needs more than one module.
 
+mod bank;
 mod cli;
+mod company;
+mod disk_full;
+mod full_store;
 mod invariants;
+mod kills;
 mod round_trip;
+mod site;
 mod stores;
 mod support;

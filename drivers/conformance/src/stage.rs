@@ -24,6 +24,7 @@ use crate::{
     Bank, Fixture, Server, Transfer, WRITERS,
     harness::{Claim, Ledger},
     memory::{MemoryBackup, MemoryLog, MemorySink, RealClock, SeededEntropy},
+    watch::WatchedSink,
 };
 
 /// What became of one sentence.
@@ -112,6 +113,12 @@ pub(crate) struct Stage {
     restores: AtomicU64,
 }
 
+/// How long a client of the workload waits between two transactions.
+const THINK_TIME: Duration = Duration::from_millis(1);
+
+/// How often a backup is repeated that ends in a way that asks for it.
+const ATTEMPTS_MAX: u32 = 20;
+
 /// How many parts a backup may write at once, unless a sentence is about that.
 const STREAMS: std::num::NonZeroUsize = std::num::NonZeroUsize::new(3).expect("three is not zero");
 
@@ -177,7 +184,8 @@ impl Stage {
     async fn write_until(&self, writer: u32, done: &AtomicBool) -> Result<()> {
         while !done.load(Ordering::Relaxed) {
             self.transfer(writer).await?;
-            tokio::task::yield_now().await;
+            // Clients think now and then; without that, some engines let no reader in at all.
+            self.server.clock().sleep(THINK_TIME).await;
         }
         Ok(())
     }
@@ -198,6 +206,22 @@ impl Stage {
         let sink = MemorySink::new();
         let evidence = self.back_up_into(&sink).await?;
         Ok(Copy { evidence, parts: sink.seal()? })
+    }
+
+    /// Takes a full backup into a sink that yields, and repeats it while it ends as transient: a
+    /// busy server may ask for that.
+    pub(crate) async fn back_up_patiently(&self) -> Result<Copy> {
+        let mut attempts = 1;
+        loop {
+            let sink = WatchedSink::yielding();
+            match self.back_up_into(&sink).await {
+                Ok(evidence) => return Ok(Copy { evidence, parts: sink.inner.seal()? }),
+                Err(error) if error.kind().is_transient() && attempts < ATTEMPTS_MAX => {
+                    attempts += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Takes a backup that may build on `base`.

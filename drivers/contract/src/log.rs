@@ -54,6 +54,10 @@ pub struct SegmentHead {
     /// Commits and other events that end inside the segment, in order. A large transaction may
     /// span segments that hold no event.
     pub events: Vec<LogEvent>,
+    /// Where the engine keeps no times and events have those at which the capture saw them: when
+    /// it last saw the end of the log, before which nothing in this segment was committed. 1970
+    /// when this capture had not looked before. `None` where the engine's own times are exact.
+    pub not_before: Option<DateTime<Utc>>,
     /// From where capture goes on after this segment.
     pub cursor: Bytes,
     /// The driver's summary of what the segment changes (such as page numbers), so that an

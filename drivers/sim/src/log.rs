@@ -56,7 +56,11 @@ impl SimCapture {
         // After a gap the log may begin where a lineage does, and then it succeeds nothing.
         let succeeds = succeeds.filter(|_| self.at != *range.start());
         let cursor = Bytes::from(self.session.identity.clone());
-        LogSegment { head: SegmentHead { range, succeeds, events, cursor, index }, body }
+        let not_before = None;
+        LogSegment {
+            head: SegmentHead { range, succeeds, events, not_before, cursor, index },
+            body,
+        }
     }
 }
 

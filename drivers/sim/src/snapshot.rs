@@ -55,6 +55,7 @@ pub(crate) async fn back_up(
     copy.session.step().await?;
     Ok(Evidence {
         consistent_at: Some(replay.as_ref().map_or(start, |range| range.end().clone())),
+        consistent_time: None,
         cursor: Bytes::from(copy.session.identity.clone()),
         replay,
         incremental,

@@ -19,8 +19,8 @@ use crate::{
     generation::{LogState, Observer, write_lock},
     hold::Hold,
     position,
-    resume::{self, Place, Tail},
-    wal::Generation,
+    resume::{self, Place, Start, Tail},
+    wal::{Generation, Salts},
 };
 
 /// From this many frames on we copy the log back ourselves, because our hold keeps others from
@@ -30,8 +30,10 @@ const CHECKPOINT_FRAMES: u32 = 1000;
 /// From this many frames on a writer that never pauses is made to pause.
 const PAUSE_FRAMES: u32 = 16 * CHECKPOINT_FRAMES;
 
-/// How many frames may be left to copy back while writers wait.
-const PAUSE_TAIL_FRAMES_MAX: u32 = 4 * CHECKPOINT_FRAMES;
+/// How many frames may be left to read and to copy back while writers wait, and how often we try
+/// to get there before.
+const PAUSE_TAIL_FRAMES_MAX: u32 = 3 * CHECKPOINT_FRAMES;
+const PAUSE_ROUNDS: u32 = 2;
 
 /// From this many frames on the log is let go although its last frames are not yet durable.
 const LET_GO_FRAMES: u32 = 64 * CHECKPOINT_FRAMES;
@@ -68,6 +70,8 @@ pub(crate) struct Capture {
     hold: Hold,
     /// The end of what was handed out or lies in `ready`.
     place: Place,
+    /// The generation that was left last.
+    left: Option<Salts>,
     /// Whether all of that is durable.
     is_confirmed: bool,
     /// Segments read ahead; at most [`CATCH_UP_BYTES_MAX`] of bodies.
@@ -76,6 +80,8 @@ pub(crate) struct Capture {
     last_at: DateTime<Utc>,
     /// When frames that are not read yet were first seen, oldest first.
     sightings: VecDeque<Sighting>,
+    /// When the end of the log was last seen, and everything before it read.
+    seen_until: DateTime<Utc>,
     /// Holds the write lock until the given time of the clock.
     pause: Option<(Connection, Duration)>,
     checkpoint_after: Duration,
@@ -95,16 +101,17 @@ impl Capture {
         let observer = Observer::open(database)?;
         drop(connection);
         let (hold, state) = Hold::take(&observer)?;
-        let (place, gap) = resume::start(&observer, &state, since)?;
-        let start = place.position.clone();
+        let Start { place, position: start, gap } = resume::start(&observer, &state, since)?;
         let mut capture = Self {
             observer,
             hold,
             place,
+            left: None,
             is_confirmed: true,
             ready: VecDeque::new(),
             last_at: DateTime::<Utc>::MIN_UTC,
             sightings: VecDeque::new(),
+            seen_until: DateTime::UNIX_EPOCH,
             pause: None,
             checkpoint_after: Duration::ZERO,
             pause_after: Duration::ZERO,
@@ -122,8 +129,12 @@ impl Capture {
         if !self.observer.wal.is_current() {
             return Err(error::gap("the log file was removed or replaced by hand"));
         }
+        let looked_at = self.database().clock.now();
         let state = self.pause_if_long()?;
         let segment = self.read_next(&state)?;
+        if segment.is_none() || self.has_all(&state) {
+            self.seen_until = looked_at;
+        }
         if self.hold.is_behind(&state) {
             self.hold.advance(&self.observer)?;
         }
@@ -153,8 +164,12 @@ impl Capture {
     /// Does what needs no request: ends a pause that nobody confirmed in time, and moves the hold
     /// along so that others can copy back and restart the log.
     pub(crate) fn tend(&mut self) -> Result<()> {
+        let looked_at = self.database().clock.now();
         let state = self.observer.observe()?;
         self.sight(&state);
+        if self.has_all(&state) && self.ready.is_empty() {
+            self.seen_until = looked_at;
+        }
         if self.patience().is_some_and(|left| left.is_zero()) {
             // A log of this length fills disks. Its last frames are in our hands, but should we
             // be killed before they are durable, the next start finds a gap.
@@ -210,6 +225,9 @@ impl Capture {
         if !is_rest && self.place.tail.is_some() {
             return self.come_to_rest();
         }
+        if self.left == Some(live.salts) {
+            return Err(error::gap("a part of the log that was over came back"));
+        }
         let start = position::at_frame(&self.database().identity.id, live.salts, 0)?;
         let succeeds = self.place.position.clone();
         let tail = Tail { generation: live, frame: 0, chain: live.checksum };
@@ -228,10 +246,12 @@ impl Capture {
         let range = LogRange::new(rest.clone(), rest.clone());
         let place = Place { position: rest, tail: None };
         let left = std::mem::replace(&mut self.place, place);
+        self.left = left.tail.map(|tail| tail.generation.salts);
         let head = SegmentHead {
             range: range.ok_or_else(|| Error::bug("name a resting file"))?,
             succeeds: Some(left.position),
             events: Vec::new(),
+            not_before: None,
             cursor: Bytes::new(),
             index: Bytes::new(),
         };
@@ -257,6 +277,7 @@ impl Capture {
             range: range.ok_or_else(|| Error::bug("order the log's frames"))?,
             succeeds,
             events,
+            not_before: Some(self.seen_until),
             cursor: tail.cursor().encode(),
             index,
         };
@@ -330,10 +351,12 @@ impl Capture {
         if write_lock(self.database(), &writer, PAUSE_WAIT).is_err() {
             return Ok(());
         }
+        let looked_at = self.database().clock.now();
         let state = self.observer.observe()?;
         while let Some(segment) = self.read_next(&state)? {
             self.ready.push_back(segment);
         }
+        self.seen_until = looked_at;
         self.is_confirmed = self.ready.is_empty();
         drop(writer);
         Ok(())
@@ -342,7 +365,10 @@ impl Capture {
     /// Lets others have the log when everything in it is durable, and helps them when our hold
     /// has kept them from copying it back.
     fn relax(&mut self) -> Result<()> {
-        if !self.is_confirmed || self.hold.let_go_at().is_some() {
+        if !self.is_confirmed {
+            return Ok(());
+        }
+        if self.hold.let_go_at().is_some() {
             return self.end_pause(false);
         }
         let mut state = self.observer.observe()?;
@@ -389,10 +415,17 @@ impl Capture {
         }
         self.pause_after = now + PAUSE_INTERVAL;
         // Most of the work is done before anybody has to wait.
-        self.observer.checkpoint("PASSIVE")?;
+        for _ in 0..PAUSE_ROUNDS {
+            self.observer.checkpoint("PASSIVE")?;
+            let state = self.observer.observe()?;
+            if self.hold.is_behind(&state) {
+                self.hold.advance(&self.observer)?;
+            }
+        }
         let state = self.observer.observe()?;
-        if PAUSE_TAIL_FRAMES_MAX < state.frames().saturating_sub(state.backfilled) {
-            // Somebody else reads an older state: waiting for writers would not help.
+        let done = self.place.tail.map_or(0, |tail| tail.frame).min(state.backfilled);
+        if PAUSE_TAIL_FRAMES_MAX < state.frames().saturating_sub(done) {
+            // Too much is left to read, or somebody else reads an older state.
             return Ok(state);
         }
         let writer = self.database().open_writable()?;

@@ -41,6 +41,7 @@ pub(crate) async fn backup(
 ) -> Result<Evidence> {
     let owned = database.clone();
     let (scratch, extent) = blocking(move || copy(&owned, &source)).await?;
+    let copied_at = database.clock.now();
     let part = create(sink, extent).await?;
     let mut offset = 0;
     while offset < extent.length_bytes() {
@@ -56,6 +57,7 @@ pub(crate) async fn backup(
     PartWriter::finish(part, extent.length_bytes()).await?;
     Ok(Evidence {
         consistent_at: None,
+        consistent_time: Some(copied_at),
         cursor: Bytes::new(),
         replay: None,
         incremental: false,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use stillpoint_contract::{
     BackupRequest, Base, Error, Evidence, LogPosition, PartName, PartSpec, PartWriter, Result,
@@ -53,6 +54,7 @@ struct Snapshot {
     reader: Connection,
     observer: Observer,
     state: LogState,
+    taken_at: DateTime<Utc>,
     position: LogPosition,
     cursor: bytes::Bytes,
     extent: Extent,
@@ -62,12 +64,13 @@ impl Snapshot {
     fn take(database: &Database, reader: Connection) -> Result<Self> {
         let observer = Observer::open(database)?;
         let state = observer.pin(&reader)?;
+        let taken_at = database.clock.now();
         let (position, cursor) = observer.mark(&state)?;
         let extent = Extent {
             page_bytes: database.page_bytes(&reader)?,
             page_count: database.page_count(&reader)?,
         };
-        Ok(Self { reader, observer, state, position, cursor, extent })
+        Ok(Self { reader, observer, state, taken_at, position, cursor, extent })
     }
 }
 
@@ -81,7 +84,7 @@ async fn backup_log_mode(
         let database = database.clone();
         blocking(move || Snapshot::take(&database, reader)).await?
     };
-    let Snapshot { reader, observer, state, position, cursor, extent } = snapshot;
+    let Snapshot { reader, observer, state, taken_at, position, cursor, extent } = snapshot;
     let wal = observer.wal.clone();
     let verdict = match base {
         None => Verdict::Unknown("first backup"),
@@ -101,8 +104,14 @@ async fn backup_log_mode(
     let part = create(sink, extent).await?;
     let reader = pages::write(database, reader, runs, extent, part.as_ref()).await?;
     let database = database.clone();
-    let evidence =
-        Evidence { consistent_at: Some(position), cursor, replay: None, incremental, method };
+    let evidence = Evidence {
+        consistent_at: Some(position),
+        consistent_time: Some(taken_at),
+        cursor,
+        replay: None,
+        incremental,
+        method,
+    };
     let evidence = blocking(move || finish(&database, reader, observer, &state, evidence)).await?;
     part.finish(extent.length_bytes()).await?;
     Ok(evidence)

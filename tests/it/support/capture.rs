@@ -23,6 +23,7 @@ pub(crate) fn segment(driver: &Driver, offset: u128) -> LogSegment {
         range: LogRange::new(start, end).unwrap(),
         succeeds: None,
         events: vec![LogEvent { offset: offset + 1, at, what: LogEventKind::Commit }],
+        not_before: None,
         cursor: Bytes::new(),
         index: Bytes::new(),
     };
@@ -38,7 +39,7 @@ pub(crate) async fn capture(
     for offset in offsets.clone() {
         stream.append(segment(driver, offset), driver.world.clock.now()).await?;
     }
-    stream.beat(&position(&driver.database, offsets.end), false).await
+    stream.beat(&position(&driver.database, offsets.end), driver.world.clock.now(), false).await
 }
 
 /// Replays all log from a backup on, and answers the offset that was reached. Fails when a body is

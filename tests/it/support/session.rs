@@ -137,6 +137,7 @@ impl Driver {
         self.ledger.attempt(draft.id(), content);
         let evidence = Evidence {
             consistent_at: Some(position(&self.database, offset)),
+            consistent_time: None,
             cursor: Bytes::new(),
             replay: None,
             incremental: method == Method::Incremental,

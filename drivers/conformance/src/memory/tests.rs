@@ -91,6 +91,7 @@ fn segment(range: (&str, &str), succeeds: Option<&str>, events: &[u128]) -> LogS
         range: LogRange::new(at(range.0), at(range.1)).unwrap(),
         succeeds: succeeds.map(at),
         events: events.iter().map(commit).collect(),
+        not_before: None,
         cursor: Bytes::new(),
         index: Bytes::new(),
     };

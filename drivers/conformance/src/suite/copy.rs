@@ -24,10 +24,8 @@ pub(crate) async fn a_copy_is_the_database(stage: &Stage) -> Verdict {
 
 pub(crate) async fn a_copy_never_holds_part_of_a_transaction(stage: &Stage) -> Verdict {
     for _ in 0..5 {
-        let sink = WatchedSink::yielding();
         let before = stage.truth();
-        let evidence = stage.while_busy(stage.back_up_into(&sink)).await??;
-        let copy = Copy { evidence, parts: sink.inner.seal()? };
+        let copy = stage.while_busy(stage.back_up_patiently()).await??;
         let bank = stage.restore_alone(&copy).await?;
         let now = stage.truth();
         let grown = |a: &[u64], b: &[u64]| a.iter().zip(b).all(|(a, b)| a <= b);
@@ -143,7 +141,6 @@ pub(crate) async fn a_database_is_restored_without_its_neighbours(stage: &Stage)
 pub(crate) async fn any_method_runs_while_any_other_runs(stage: &Stage) -> Verdict {
     let log = MemoryLog::new();
     let logged = stage.fixture.capabilities().log != LogSupply::Never;
-    let (left, right) = (WatchedSink::yielding(), WatchedSink::yielding());
     let capture = async {
         if logged {
             let mut opened = stage.capture(&log, None).await?;
@@ -154,12 +151,10 @@ pub(crate) async fn any_method_runs_while_any_other_runs(stage: &Stage) -> Verdi
         }
         stage.driver.probe().await
     };
-    let all =
-        async { tokio::join!(stage.back_up_into(&left), capture, stage.back_up_into(&right)) };
+    let all = async { tokio::join!(stage.back_up_patiently(), capture, stage.back_up_patiently()) };
     let (first, probed, second) = stage.while_busy(all).await?;
     probed?;
-    for (evidence, sink) in [(first?, left), (second?, right)] {
-        let copy = Copy { evidence, parts: sink.inner.seal()? };
+    for copy in [first?, second?] {
         stage.restore(&copy, &mut crate::stage::Absent, RecoveryTarget::Consistent).await?;
     }
     stage.settled().await?;

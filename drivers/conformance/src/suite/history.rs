@@ -1,6 +1,6 @@
 //! Capturing log while things happen to the server, and to us.
 
-use stillpoint_contract::{ErrorKind, LogCapture, LogMark, RecoveryTarget};
+use stillpoint_contract::{ErrorKind, LogCapture, LogMark, LogPosition, RecoveryTarget};
 
 use crate::{
     Scene,
@@ -79,34 +79,52 @@ enum Step {
 
 pub(crate) async fn unconfirmed_log_is_not_forgotten(stage: &Stage) -> Verdict {
     use Step::{Confirm, Store, Take};
-    let copy = stage.back_up().await?;
+    let mut copy = stage.back_up().await?;
     let log = MemoryLog::new();
     let mut mark = copy.mark()?;
     let mut opened = stage.capture(&log, Some(&mark)).await?;
     for step in [Confirm, Take, Confirm, Store, Take, Take, Confirm, Store, Confirm, Take] {
         stage.work(3).await?;
         stage.server.play(Scene::Discard).await?;
-        while let Some(segment) = opened.capture.next().await? {
-            let end = segment.head.range.end().clone();
-            if step >= Store {
-                log.append(segment)?;
-            }
-            if step == Confirm {
-                opened.capture.confirm(&end).await?;
-            }
-        }
+        let taken = take_all(&log, opened.capture.as_mut(), step).await?;
         stage.server.play(Scene::Discard).await?;
-        if step < Confirm {
-            // Whoever dies without having confirmed finds everything again.
-            drop(opened);
-            mark = log.mark().unwrap_or(mark);
-            opened = stage.capture(&log, Some(&mark)).await?;
-            ensure!(opened.gap.is_none(), "unconfirmed log is a gap: {:?}", opened.gap);
+        if step == Confirm {
+            continue;
+        }
+        // Whoever dies without having confirmed finds everything again. Only where the history
+        // went on in another lineage may nobody be able to tell that nothing lies between.
+        drop(opened);
+        mark = log.mark().unwrap_or(mark);
+        let unbroken = taken.iter().all(|end| end.lineage == mark.position.lineage);
+        opened = stage.capture(&log, Some(&mark)).await?;
+        if let Some(gap) = &opened.gap {
+            ensure!(!unbroken, "unconfirmed log is a gap: {gap}");
+            copy = stage.back_up().await?;
         }
     }
     log.drain(opened.capture.as_mut()).await?;
     leads_to_now(stage, &copy, &log).await?;
     Ok(Outcome::Proven)
+}
+
+/// Goes as far as `step` with everything there is; returns where the segments end.
+async fn take_all(
+    log: &MemoryLog,
+    capture: &mut dyn LogCapture,
+    step: Step,
+) -> Result<Vec<LogPosition>, Failure> {
+    let mut ends = Vec::new();
+    while let Some(segment) = capture.next().await? {
+        let end = segment.head.range.end().clone();
+        if step >= Step::Store {
+            log.append(segment)?;
+        }
+        if step == Step::Confirm {
+            capture.confirm(&end).await?;
+        }
+        ends.push(end);
+    }
+    Ok(ends)
 }
 
 pub(crate) async fn a_gap_is_reported_as_a_value(stage: &Stage) -> Verdict {

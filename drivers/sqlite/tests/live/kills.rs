@@ -108,6 +108,7 @@ fn load(directory: &Path) -> Vec<(Log, String)> {
             range: serde_json::from_value(text["range"].clone()).unwrap(),
             succeeds: serde_json::from_value(text["succeeds"].clone()).unwrap(),
             events: serde_json::from_value(text["events"].clone()).unwrap(),
+            not_before: None,
             cursor: bytes("cursor").into(),
             index: bytes("index").into(),
         };

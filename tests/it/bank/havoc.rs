@@ -1,0 +1,159 @@
+//! Backups, captures and tellers at work, each killed again and again.
+
+use std::{
+    fs,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use stillpoint::repository::store::Dice;
+
+use super::teller::hire;
+use crate::site::{Running, Site};
+
+/// Tellers at work at once.
+const TELLERS: usize = 3;
+
+/// A supervisor that knows no mercy.
+pub(super) struct Havoc<'a> {
+    site: &'a Site,
+    dice: Dice,
+    seed: u64,
+    tellers: Vec<Running>,
+    hired: u64,
+    capture: Option<Running>,
+    /// Until when nobody starts another capture.
+    capture_after: Instant,
+    backup: Option<Running>,
+    /// What happened, for the one who reads it.
+    pub(super) tally: Tally,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) backups_done: u32,
+    pub(super) backups_killed: u32,
+    pub(super) captures_killed: u32,
+    captures_ended: u32,
+    tellers_killed: u32,
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test measures real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+impl<'a> Havoc<'a> {
+    pub(super) fn new(site: &'a Site, seed: u64) -> Self {
+        let mut havoc = Self {
+            site,
+            dice: Dice::new(seed),
+            seed,
+            tellers: Vec::new(),
+            hired: 0,
+            capture: None,
+            capture_after: now(),
+            backup: None,
+            tally: Tally::default(),
+        };
+        for _ in 0..TELLERS {
+            let teller = havoc.hire();
+            havoc.tellers.push(teller);
+        }
+        havoc
+    }
+
+    /// Lets everything run, and kills, for so long.
+    pub(super) fn run(&mut self, length: Duration) {
+        let end = now() + length;
+        while now() < end {
+            self.supervise();
+            sleep(Duration::from_millis(20 + self.dice.below(300) as u64));
+            match self.dice.below(12) {
+                0 | 1 => self.kill_capture(),
+                2 | 3 => self.kill_backup(),
+                4 => self.kill_teller(),
+                _ => {}
+            }
+        }
+    }
+
+    /// Closes the bank, lets what still runs come to its end, and captures the rest.
+    pub(super) fn end(mut self) -> Tally {
+        fs::write(self.site.path("closed"), "").unwrap();
+        for teller in std::mem::take(&mut self.tellers) {
+            assert_eq!(teller.end(), 0, "a teller failed");
+        }
+        if let Some(backup) = self.backup.take() {
+            self.count(backup.end());
+        }
+        self.capture_after = now();
+        self.supervise();
+        sleep(Duration::from_secs(2));
+        let capture = self.capture.take().unwrap();
+        let status = capture.end();
+        assert!([0, 6].contains(&status), "a capture ended with {status}: {}", self.log("capture"));
+        self.tally
+    }
+
+    /// Starts again what has ended.
+    fn supervise(&mut self) {
+        if let Some(status) = self.capture.as_mut().and_then(Running::ended) {
+            // A database whose log was emptied under a capture has a gap; the next one begins anew.
+            assert_eq!(status, 6, "a capture ended: {}", self.log("capture"));
+            self.capture = None;
+            self.tally.captures_ended += 1;
+        }
+        if self.capture.is_none() && self.capture_after <= now() {
+            let words = ["logs", "stream", "sqlite:bank.db", "--take-over", "--stop-at-eof"];
+            let words = [&words[..], &["--flush", "200ms", "-v"]].concat();
+            self.capture = Some(self.site.spawn(&words, "capture"));
+        }
+        if let Some(status) = self.backup.as_mut().and_then(Running::ended) {
+            self.backup = None;
+            self.count(status);
+        }
+        if self.backup.is_none() && self.dice.below(4) == 0 {
+            let full: &[&str] = if self.dice.below(4) == 0 { &["--full"] } else { &[] };
+            let words = [&["backup", "sqlite:bank.db"], full].concat();
+            self.backup = Some(self.site.spawn(&words, "backup"));
+        }
+    }
+
+    fn count(&mut self, status: i32) {
+        assert_eq!(status, 0, "a backup failed: {}", self.log("backup"));
+        self.tally.backups_done += 1;
+    }
+
+    fn kill_capture(&mut self) {
+        if let Some(capture) = self.capture.take() {
+            capture.kill();
+            self.tally.captures_killed += 1;
+            let pause_ms = if self.dice.below(2) == 0 { self.dice.below(2_500) } else { 0 };
+            self.capture_after = now() + Duration::from_millis(pause_ms as u64);
+        }
+    }
+
+    fn kill_backup(&mut self) {
+        if let Some(backup) = self.backup.take() {
+            backup.kill();
+            self.tally.backups_killed += 1;
+        }
+    }
+
+    fn kill_teller(&mut self) {
+        let teller = self.hire();
+        let index = self.dice.below(self.tellers.len());
+        std::mem::replace(&mut self.tellers[index], teller).kill();
+        self.tally.tellers_killed += 1;
+    }
+
+    fn hire(&mut self) -> Running {
+        self.hired += 1;
+        hire(self.site, self.seed.wrapping_mul(1_000) + self.hired)
+    }
+
+    fn log(&self, name: &str) -> String {
+        fs::read_to_string(self.site.path(&format!("{name}.log"))).unwrap_or_default()
+    }
+}
