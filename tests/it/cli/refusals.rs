@@ -130,6 +130,7 @@ fn moments_in_a_gap_name_the_nearest_on_both_sides() {
 #[test]
 fn a_second_capture_of_the_same_database() {
     let bench = Bench::with_database();
+    bench.ok(&["backup", "sqlite:app.db"]);
     let stream = bench.stream();
     bench.wait_until_capturing();
     let again = ["logs", "stream", "sqlite:app.db", "--stop-at-eof"];
