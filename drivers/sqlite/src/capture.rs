@@ -387,8 +387,14 @@ impl Capture {
     }
 
     /// Whether a checkpoint of another connection is running, which can only be waiting for
-    /// readers now that everything is copied back.
-    fn somebody_waits(&self) -> Result<bool> {
+    /// readers now that everything is copied back. Asked now and then only: a checkpoint that
+    /// begins in the instant of the question fails.
+    fn somebody_waits(&mut self) -> Result<bool> {
+        let now = self.database().clock.elapsed();
+        if now < self.checkpoint_after {
+            return Ok(false);
+        }
+        self.checkpoint_after = now + CHECKPOINT_INTERVAL;
         Ok(self.observer.checkpoint("PASSIVE")?.is_none())
     }
 
