@@ -24,7 +24,8 @@ use crate::{
 };
 
 /// From this many frames on we copy the log back ourselves, because our hold keeps others from
-/// doing it: SQLite's own default. Source: <https://www.sqlite.org/pragma.html#pragma_wal_autocheckpoint>.
+/// doing it: SQLite's own default.
+/// Source: <https://www.sqlite.org/pragma.html#pragma_wal_autocheckpoint>.
 const CHECKPOINT_FRAMES: u32 = 1000;
 
 /// From this many frames on a writer that never pauses is made to pause.
