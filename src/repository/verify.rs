@@ -69,7 +69,11 @@ fn describe(error: &Error) -> String {
 
 /// Whether a check may go on to the next object after this error.
 fn is_finding(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Missing | ErrorKind::Refused)
+    // A damaged version number looks like a newer one.
+    matches!(
+        error.kind(),
+        ErrorKind::Corrupt | ErrorKind::Missing | ErrorKind::Refused | ErrorKind::Unsupported
+    )
 }
 
 impl Repository {

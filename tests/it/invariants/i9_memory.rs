@@ -68,6 +68,7 @@ fn i9_the_measured_process() {
         }
         let evidence = Evidence {
             consistent_at: None,
+            consistent_time: None,
             cursor: Bytes::new(),
             replay: None,
             incremental: false,
