@@ -238,9 +238,11 @@ impl StoredHead {
     }
 }
 
-/// Whether the error is about one object only. A damaged version number looks like a newer one.
-fn is_unreadable(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::Refused)
+/// Whether the error is about one object only. A damaged version number looks like a newer one, and
+/// a damaged key epoch like another key.
+pub(super) fn is_unreadable(error: &Error) -> bool {
+    let kinds = [ErrorKind::Corrupt, ErrorKind::Unsupported, ErrorKind::Refused];
+    kinds.contains(&error.kind()) || error.code() == code::WRONG_KEY
 }
 
 fn touches(head: &StoredHead, position: &LogPosition) -> bool {
