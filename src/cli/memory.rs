@@ -61,7 +61,7 @@ impl Memory {
             return;
         }
         if let Err(error) = write(path, head) {
-            tracing::warn!(file = %path.display(), %error, "cannot remember the repository's state");
+            tracing::warn!(file = %path.display(), %error, "cannot remember the log's end");
         }
     }
 

@@ -415,7 +415,8 @@ mod tests {
         assert_eq!(
             facts(&error),
             "given: 2026-03-29 02:30\n\
-             because: clocks in Europe/Berlin went from 2026-03-29 02:00 straight to 2026-03-29 03:00\n\
+             because: clocks in Europe/Berlin went from 2026-03-29 02:00 straight to \
+             2026-03-29 03:00\n\
              give a time outside of that, or one in UTC"
         );
     }

@@ -182,7 +182,8 @@ mod tests {
         let shown = row("app.db", reading(3 * GIB, 4 * GIB), Some(412.0 * 1_048_576.0), 100);
         assert_eq!(
             shown,
-            "app.db  copy      ##################------   75 %  3.0 GiB of 4.0 GiB  412 MiB/s  ETA 3 s"
+            "app.db  copy      ##################------   75 %  3.0 GiB of 4.0 GiB  412 MiB/s  \
+             ETA 3 s"
         );
         for columns in 0..120 {
             let shown = row("app.db", reading(3 * GIB, 4 * GIB), Some(1e6), columns);

@@ -121,7 +121,8 @@ mod tests {
         let error = sample();
         assert_eq!(
             render(&error, exit::status(error.kind()), Format::Text, &look),
-            "error[SP0704]: could not restore shop.db: reach the chosen time: segment 7 is missing\n  \
+            "error[SP0704]: could not restore shop.db: reach the chosen time: \
+             segment 7 is missing\n  \
              asked  2025-11-19 04:00:00 Europe/London\n  \
              gap    03:12:44 - 05:40:10\n  \
              why it matters: what was committed in the gap was never captured.\n  \

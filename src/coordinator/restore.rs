@@ -72,8 +72,8 @@ pub struct RestoreReport {
 ///
 /// # Errors
 ///
-/// [`Missing`](ErrorKind::Missing) with the nearest points, [`Refused`](ErrorKind::Refused) when the
-/// target exists.
+/// [`Missing`](ErrorKind::Missing) with the nearest points, [`Refused`](ErrorKind::Refused) when
+/// the target exists.
 pub async fn plan(
     repository: &Repository,
     job: &RestoreJob<'_>,

@@ -19,7 +19,7 @@ use crate::{
     generation::{LogState, Observer, write_lock},
     hold::Hold,
     position,
-    resume::{self, Place, Start, Tail},
+    resume::{self, Place, Tail},
     wal::{Generation, Salts},
 };
 
@@ -101,7 +101,8 @@ impl Capture {
         let observer = Observer::open(database)?;
         drop(connection);
         let (hold, state) = Hold::take(&observer)?;
-        let Start { place, position: start, gap } = resume::start(&observer, &state, since)?;
+        let (place, gap) = resume::start(&observer, &state, since)?;
+        let start = place.position.clone();
         let mut capture = Self {
             observer,
             hold,
@@ -134,9 +135,6 @@ impl Capture {
         let segment = self.read_next(&state)?;
         if segment.is_none() || self.has_all(&state) {
             self.seen_until = looked_at;
-        }
-        if self.hold.is_behind(&state) {
-            self.hold.advance(&self.observer)?;
         }
         if segment.is_none() {
             self.relax()?;
@@ -177,11 +175,6 @@ impl Capture {
         }
         if self.pause.is_some() {
             return Ok(());
-        }
-        // A generation that `next` has not seen must find the hold as it was.
-        let is_known = state.live.map(|(live, _)| live) == self.place.tail.map(|t| t.generation);
-        if is_known && self.hold.is_behind(&state) {
-            self.hold.advance(&self.observer)?;
         }
         self.relax()
     }
@@ -362,27 +355,41 @@ impl Capture {
         Ok(())
     }
 
-    /// Lets others have the log when everything in it is durable, and helps them when our hold
-    /// has kept them from copying it back.
+    /// Moves the hold up to what is durable, lets others have the log when everything in it is, and
+    /// helps them when our hold has kept them from copying it back.
+    ///
+    /// Frames that are not durable are best not copied back: while some are waiting, whoever begins
+    /// a capture after we were killed can hold the log (see `hold.rs`).
     fn relax(&mut self) -> Result<()> {
         if !self.is_confirmed {
             return Ok(());
         }
-        if self.hold.let_go_at().is_some() {
-            return self.end_pause(false);
-        }
         let mut state = self.observer.observe()?;
-        if !self.has_all(&state) {
+        let is_known = state.live.map(|(live, _)| live) == self.place.tail.map(|t| t.generation);
+        let lag = self.hold.lag(&state);
+        if is_known && lag > 0 && (self.has_all(&state) || CHECKPOINT_FRAMES <= lag) {
+            self.hold.advance(&self.observer)?;
+        }
+        if !self.has_all(&state) || self.hold.let_go_at().is_some() {
             return self.end_pause(false);
         }
-        if !state.is_backfilled() && CHECKPOINT_FRAMES <= state.frames() {
+        let is_long = CHECKPOINT_FRAMES <= state.frames();
+        if is_long && !state.is_backfilled() {
             self.checkpoint()?;
             state = self.observer.observe()?;
         }
-        if state.is_backfilled() && self.has_all(&state) {
+        // A short log is kept: whoever begins a capture again finds everything in it.
+        let is_wanted = state.is_backfilled() && self.has_all(&state);
+        if is_wanted && (is_long || self.somebody_waits()?) {
             self.hold.advance(&self.observer)?;
         }
         self.end_pause(false)
+    }
+
+    /// Whether a checkpoint of another connection is running, which can only be waiting for
+    /// readers now that everything is copied back.
+    fn somebody_waits(&self) -> Result<bool> {
+        Ok(self.observer.checkpoint("PASSIVE")?.is_none())
     }
 
     fn has_all(&self, state: &LogState) -> bool {
@@ -418,7 +425,7 @@ impl Capture {
         for _ in 0..PAUSE_ROUNDS {
             self.observer.checkpoint("PASSIVE")?;
             let state = self.observer.observe()?;
-            if self.hold.is_behind(&state) {
+            if self.hold.lag(&state) > 0 {
                 self.hold.advance(&self.observer)?;
             }
         }

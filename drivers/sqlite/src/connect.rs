@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::UNIX_EPOCH,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
@@ -69,8 +69,14 @@ impl Database {
         // The path is absolute, so SQLite does not mistake it for a URI.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let open = || -> rusqlite::Result<Connection> {
-            let connection = Connection::open_with_flags(&self.path, flags)?;
-            connection.busy_timeout(self.config.busy_timeout)?;
+            let mut connection = Connection::open_with_flags(&self.path, flags)?;
+            // SQLite's own handler looks every 100 ms at last, and starves where writers of a
+            // rollback-journal database leave a millisecond between two commits.
+            let tries = self.config.busy_timeout.as_millis();
+            connection.busy_handler(Some(move |tried: i32| {
+                std::thread::sleep(LOCK_POLL);
+                u128::from(tried.unsigned_abs()) < tries
+            }))?;
             // Closing the last connection would copy the log back and delete it: log that nobody
             // has captured. Source: https://www.sqlite.org/c3ref/c_dbconfig_defensive.html
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -166,6 +172,9 @@ impl Database {
         })
     }
 }
+
+/// How often a lock that others hold is tried again.
+const LOCK_POLL: Duration = Duration::from_millis(1);
 
 /// Settings in the file's header that are worth recording with a backup.
 const SETTINGS: [&str; 6] =

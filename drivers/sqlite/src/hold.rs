@@ -58,18 +58,20 @@ impl Hold {
         }
     }
 
-    /// Whether moving forward is safe even though not every frame is captured: frames past our
-    /// mark cannot have been copied back, so the new reader gets a mark as well.
-    pub(crate) fn is_behind(&self, state: &LogState) -> bool {
+    /// How many frames the hold is known to keep from being copied back.
+    ///
+    /// Above zero, moving forward is safe even when not every frame is captured: frames past our
+    /// mark cannot have been copied back, so the newer read gets a mark as well.
+    pub(crate) fn lag(&self, state: &LogState) -> u32 {
         match self.kept {
-            Kept::Generation(mark) => mark < state.frames(),
-            Kept::After(_) => !state.is_backfilled(),
+            Kept::Generation(mark) => state.frames().saturating_sub(mark),
+            Kept::After(_) => state.frames().saturating_sub(state.backfilled),
         }
     }
 
     /// Begins a newer read, then ends the older one.
     ///
-    /// The caller either has every frame of the log, or [`is_behind`](Self::is_behind) holds.
+    /// The caller either has every frame of the log, or [`lag`](Self::lag) is above zero.
     pub(crate) fn advance(&mut self, observer: &Observer) -> Result<()> {
         let newer = 1 - self.current;
         let begun = begin_read(&observer.database, &self.readers[newer]);

@@ -16,7 +16,12 @@ use stillpoint_contract::{
     code,
 };
 
-use crate::{PART, config::Config, connect::schema_version, error};
+use crate::{
+    PART,
+    config::Config,
+    connect::{checkpoint, schema_version},
+    error,
+};
 
 /// Files that SQLite keeps beside a database and would apply to another one of the same name.
 const COMPANIONS: [&str; 3] = ["-wal", "-journal", "-shm"];
@@ -130,7 +135,8 @@ fn lock_out(target: &Path) -> Result<Option<Connection>> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
         schema_version(&connection)?;
-        connection.execute_batch("BEGIN EXCLUSIVE")?;
+        // In this mode the lock stays when the transaction ends.
+        connection.execute_batch("BEGIN EXCLUSIVE; ROLLBACK")?;
         Ok(connection)
     };
     match lock() {
@@ -238,10 +244,11 @@ fn immutable_uri(path: &Path) -> String {
     format!("file:{path}?immutable=1")
 }
 
-/// Puts the staged database at the target.
+/// Puts the staged database at the target, in one step: the name leads to the old database or to
+/// the new one at every moment.
 ///
 /// What stood there is kept under another name, complete with its log, until the new database is
-/// in place; at no moment does a file of one lie beside a file of the other.
+/// in place; no log of one ever lies beside the file of the other.
 pub(crate) fn publish(plan: &RestorePlan) -> Result<()> {
     let staged = staged(&plan.staging);
     let target = plan.target.as_path();
@@ -265,10 +272,17 @@ pub(crate) fn publish(plan: &RestorePlan) -> Result<()> {
             if let Ok(metadata) = fs::metadata(target) {
                 inherit(&staged, &metadata).map_err(failed)?;
             }
+            if let Some(lock) = &lock {
+                // From here on the old file is whole without its log. Should that fail, the copy
+                // that is set aside has the log.
+                if let Err(error) = checkpoint(lock, "TRUNCATE") {
+                    tracing::debug!(%error, "could not copy the old log back");
+                }
+            }
             let aside = set_aside(target)?;
-            drop(lock);
             fs::rename(&staged, target).map_err(failed)?;
             sync_parent(target)?;
+            drop(lock);
             aside.iter().try_for_each(|path| remove(path)).map_err(failed)?;
             sync_parent(target)
         }
@@ -290,34 +304,33 @@ fn inherit(staged: &Path, old: &fs::Metadata) -> io::Result<()> {
     }
 }
 
-/// Moves the target and its companions to new names in the same directory.
-///
-/// All get their new names before any loses its old one, and the database loses its name first:
-/// whatever happens, the old database opens under one of them, with all of its log.
+/// Gives the target and its companions second names in the same directory, and takes the first
+/// names from the companions: whatever happens from here on, the old database opens under its
+/// second name with all of its log, and no companion of it meets the new one.
 fn set_aside(target: &Path) -> Result<Vec<PathBuf>> {
     let failed = |e| error::file(e, "set the old database aside", target);
     let base = (1..u32::MAX)
         .map(|number| Config::beside(target, &format!(".replaced-{number}")))
         .find(|base| fs::symlink_metadata(base).is_err() && companions(base).is_empty())
         .ok_or_else(|| Error::bug("find a name for the old database"))?;
-    let mut moved = Vec::new();
+    let mut aside = Vec::new();
     for suffix in [""].iter().chain(&COMPANIONS) {
         let (from, to) = (Config::beside(target, suffix), Config::beside(&base, suffix));
         match fs::hard_link(&from, &to) {
-            Ok(()) => moved.push((from, to)),
+            Ok(()) => aside.push(to),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => {
                 rename_where_no_links(e, &from, &to).map_err(failed)?;
-                moved.push((from, to));
+                aside.push(to);
             }
         }
     }
     sync_parent(target)?;
-    for (from, _) in &moved {
-        remove(from).map_err(failed)?;
+    for suffix in COMPANIONS {
+        remove(&Config::beside(target, suffix)).map_err(failed)?;
     }
     sync_parent(target)?;
-    Ok(moved.into_iter().map(|(_, to)| to).collect())
+    Ok(aside)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -1,7 +1,5 @@
 //! Where a capture begins: at its mark, when it can be proven that nothing is missing since.
 
-use std::fs;
-
 use stillpoint_contract::{LogMark, LogPosition, Result};
 
 use crate::{
@@ -35,32 +33,14 @@ pub(crate) struct Place {
     pub(crate) tail: Option<Tail>,
 }
 
-/// Where a capture begins.
-#[derive(Debug)]
-pub(crate) struct Start {
-    pub(crate) place: Place,
-    /// Where the first segment starts.
-    pub(crate) position: LogPosition,
-    /// Why that is not at the mark.
-    pub(crate) gap: Option<String>,
-}
-
-impl Start {
-    fn at(place: Place, gap: Option<String>) -> Self {
-        Self { position: place.position.clone(), place, gap }
-    }
-}
-
 /// Chooses where to begin while a hold pins `state`, and says why if not at `since`.
 pub(crate) fn start(
     observer: &Observer,
     state: &LogState,
     since: Option<&LogMark>,
-) -> Result<Start> {
+) -> Result<(Place, Option<String>)> {
     let Some(mark) = since else {
-        let origin = Start::at(origin(observer, state)?, None);
-        let rest = rest_before(observer, state)?;
-        return Ok(Start { place: rest.unwrap_or(origin.place), ..origin });
+        return Ok((origin(observer, state)?, None));
     };
     let resumed = if position::is_rest(&mark.position.lineage) {
         from_rest(observer, state, mark)?
@@ -73,23 +53,9 @@ pub(crate) fn start(
         }
     };
     match resumed {
-        Some(place) => Ok(Start::at(place, None)),
-        None => Ok(Start::at(origin(observer, state)?, Some(why(observer, state, mark)?))),
+        Some(place) => Ok((place, None)),
+        None => Ok((origin(observer, state)?, Some(why(observer, state, mark)?))),
     }
-}
-
-/// The file at rest before the generation began, as long as nothing of it was copied back: a copy
-/// that was taken then is joined by the generation's log.
-fn rest_before(observer: &Observer, state: &LogState) -> Result<Option<Place>> {
-    if state.live.is_none() || state.backfilled != 0 {
-        return Ok(None);
-    }
-    let database = &observer.database;
-    let written = fs::metadata(&database.path).and_then(|metadata| metadata.modified()).ok();
-    let is_older = written.is_some_and(|at| observer.wal.modified().is_some_and(|log| at < log));
-    let id = &database.identity.id;
-    let rest = position::at_rest(id, &database.path, database.clock.as_ref())?;
-    Ok(is_older.then_some(Place { position: rest, tail: None }))
 }
 
 /// The first state that the log still has: frame 0 of the generation, or the file at rest.

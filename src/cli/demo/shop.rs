@@ -16,7 +16,8 @@ const ORDERS_BEFORE_OPENING: u32 = 150_000;
 const SCHEMA: &str = "
     PRAGMA journal_mode = WAL;
     CREATE TABLE customers (id INTEGER PRIMARY KEY, name TEXT NOT NULL, city TEXT NOT NULL);
-    CREATE TABLE products (id INTEGER PRIMARY KEY, name TEXT NOT NULL, price_cents INTEGER NOT NULL);
+    CREATE TABLE products (
+        id INTEGER PRIMARY KEY, name TEXT NOT NULL, price_cents INTEGER NOT NULL);
     CREATE TABLE orders (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         customer_id INTEGER NOT NULL REFERENCES customers,

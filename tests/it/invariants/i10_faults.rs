@@ -1,5 +1,5 @@
-//! I10: whatever a store or a disk says at whichever call, nothing committed is lost, the error says
-//! what it was, and the next backup succeeds without repair.
+//! I10: whatever a store or a disk says at whichever call, nothing committed is lost, the error
+//! says what it was, and the next backup succeeds without repair.
 
 use std::{path::Path, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! I1: a crash at any operation loses nothing that was committed, and nobody has to repair anything.
+//! I1: a crash at any operation loses nothing that was committed, and nobody has to repair it.
 
 use std::{
     path::Path,

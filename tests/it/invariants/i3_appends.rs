@@ -44,7 +44,20 @@ fn mark(who: &str) -> Action {
 /// Appends one entry, as often as it takes.
 async fn append(store: Arc<dyn Store>, mut history: History, who: &'static str, seed: u64) {
     let log = log(store, seed);
-    while log.try_append(&mut history, mark(who)).await.unwrap() == Appended::Lost {}
+    loop {
+        match log.try_append(&mut history, mark(who)).await {
+            Ok(Appended::Won) => return,
+            Ok(Appended::Lost) => {}
+            // The answer to a read was lost. Whether the entry is there, the log says.
+            Err(error) => {
+                assert!(error.kind().is_transient(), "{error:?}");
+                log.follow(&mut history, None).await.unwrap();
+                if history.key_slots().contains_key(who) {
+                    return;
+                }
+            }
+        }
+    }
 }
 
 /// Lets `rivals` append at once in every order of their calls, the first of them with a fault at

@@ -42,7 +42,7 @@ fn i9_many_parts_chunks_and_writers_stay_within_memory() {
 }
 
 #[test]
-#[ignore = "its memory is measured, so it runs in a process of its own, which the test above starts"]
+#[ignore = "its memory is measured, so the test above starts it in a process of its own"]
 fn i9_the_measured_process() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -68,6 +68,7 @@ fn i9_the_measured_process() {
         }
         let evidence = Evidence {
             consistent_at: None,
+            consistent_time: None,
             cursor: Bytes::new(),
             replay: None,
             incremental: false,

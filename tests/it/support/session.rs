@@ -10,6 +10,7 @@ use stillpoint::{
         descriptor::Writers,
         history::Committed,
         keys::{PassphraseCost, Secret},
+        names,
         store::Store,
     },
     world::World,
@@ -76,7 +77,7 @@ pub(crate) fn intent(world: &World, database: &str) -> Intent {
 
 /// Where a database's log is.
 pub(crate) fn position(database: &str, offset: u128) -> LogPosition {
-    LogPosition { lineage: Lineage::new(format!("{database}-1")).unwrap(), offset }
+    LogPosition { lineage: Lineage::new(format!("{}-1", names::encode(database))).unwrap(), offset }
 }
 
 /// One database, as one process protects it.

@@ -157,8 +157,8 @@ async fn writers_that_never_pause_are_not_held_up_and_the_log_stays_bounded() {
     let commits: u64 = measured.iter().map(|(_, commits)| commits).sum();
     let generations = log.0.iter().filter(|s| s.head.succeeds.is_some()).count();
     println!(
-        "longest commit {longest:?} (alone {alone:?}), {commits} commits, {polls} polls, log at most {} MiB, {} \
-         segments, {generations} changes of generation",
+        "longest commit {longest:?} (alone {alone:?}), {commits} commits, {polls} polls, \
+         log at most {} MiB, {} segments, {generations} changes of generation",
         wal_bytes >> 20,
         log.0.len()
     );
