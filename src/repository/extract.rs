@@ -111,6 +111,7 @@ async fn blocking<T: Send + 'static>(
             }
             _ => (ErrorKind::Transient, code::FILE),
         };
-        Error::new(kind, code, format!("write {}", path.display())).caused_by(cause)
+        let error = Error::new(kind, code, format!("write {}", path.display())).caused_by(cause);
+        if full { error.next("choose a target where there is more room") } else { error }
     })
 }

@@ -104,7 +104,7 @@ fn a_full_target_disk_leaves_no_target_and_nothing_else() {
     site.ok(&["backup", "sqlite:app.db"]);
     let words = ["restore", "app.db", "--to", "small/app.db"];
     let path = site.path("small");
-    site.fails(&words, 8, &["SP0304", path.to_str().unwrap()]);
+    site.fails(&words, 8, &["SP0304", "small/", "next: "]);
     assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
     // What stood there stays.
     fs::write(path.join("app.db"), "precious").unwrap();
@@ -126,9 +126,8 @@ fn a_place_that_cannot_be_written_is_named() {
     drop(site.create("app.db", 100));
     site.ok(&["backup", "sqlite:app.db"]);
     target.remount("ro");
-    let path = site.path("target");
     let words = ["restore", "app.db", "--to", "target/app.db"];
-    site.fails(&words, 4, &["SP0303", path.to_str().unwrap(), "next: "]);
+    site.fails(&words, 4, &["SP0303", "target/", "Read-only", "next: "]);
     site.fails(&["restore", "app.db", "--to", "none/app.db"], 2, &["none/app.db", "mkdir -p"]);
 
     repo.remount("ro");

@@ -260,7 +260,10 @@ pub(crate) fn publish(plan: &RestorePlan) -> Result<()> {
             // Unlike a rename, a link fails when somebody else was quicker.
             fs::hard_link(&staged, target)
                 .or_else(|e| rename_where_no_links(e, &staged, target))
-                .map_err(failed)?;
+                .map_err(|e| match e.kind() {
+                io::ErrorKind::AlreadyExists => exists_already(target, "it was made just now"),
+                _ => failed(e),
+            })?;
             sync_parent(target)?;
             remove(&staged).map_err(failed)
         }

@@ -69,30 +69,32 @@ impl<'a> Havoc<'a> {
         while now() < end {
             self.supervise();
             sleep(Duration::from_millis(20 + self.dice.below(300) as u64));
-            match self.dice.below(12) {
+            match self.dice.below(24) {
                 0 | 1 => self.kill_capture(),
-                2 | 3 => self.kill_backup(),
-                4 => self.kill_teller(),
+                2..6 => self.kill_backup(),
+                6 => self.kill_teller(),
                 _ => {}
             }
         }
     }
 
-    /// Closes the bank, lets what still runs come to its end, and captures the rest.
+    /// Lets one capture and one backup live, closes the bank, and captures the rest.
     pub(super) fn end(mut self) -> Tally {
+        self.capture_after = now();
+        self.supervise();
+        sleep(Duration::from_secs(1));
+        if let Some(backup) = self.backup.take() {
+            self.count(backup.end());
+        }
+        self.count(self.site.spawn(&["backup", "sqlite:bank.db"], "backup").end());
+        sleep(Duration::from_secs(2));
         fs::write(self.site.path("closed"), "").unwrap();
         for teller in std::mem::take(&mut self.tellers) {
             assert_eq!(teller.end(), 0, "a teller failed");
         }
-        if let Some(backup) = self.backup.take() {
-            self.count(backup.end());
-        }
-        self.capture_after = now();
-        self.supervise();
         sleep(Duration::from_secs(2));
-        let capture = self.capture.take().unwrap();
-        let status = capture.end();
-        assert!([0, 6].contains(&status), "a capture ended with {status}: {}", self.log("capture"));
+        let status = self.capture.take().unwrap().end();
+        assert_eq!(status, 0, "a capture ended: {}", self.log("capture"));
         self.tally
     }
 
@@ -106,7 +108,8 @@ impl<'a> Havoc<'a> {
         }
         if self.capture.is_none() && self.capture_after <= now() {
             let words = ["logs", "stream", "sqlite:bank.db", "--take-over", "--stop-at-eof"];
-            let words = [&words[..], &["--flush", "200ms", "-v"]].concat();
+            let flush = ["0s", "1s"][self.dice.below(2)];
+            let words = [&words[..], &["--flush", flush, "-v"]].concat();
             self.capture = Some(self.site.spawn(&words, "capture"));
         }
         if let Some(status) = self.backup.as_mut().and_then(Running::ended) {

@@ -179,12 +179,13 @@ impl Proof<'_> {
     async fn times(&self, dice: &Dice, wanted: usize) -> usize {
         let stretches = self.stretches();
         println!("stretches: {stretches:?}");
-        let (from, to) = (stretches[0].0, stretches.last().unwrap().1);
-        let from = from - TimeDelta::seconds(1);
-        let span_us = (to + TimeDelta::seconds(1) - from).num_microseconds().unwrap();
+        let all = Stretches(stretches.clone());
+        let second = TimeDelta::seconds(1);
+        let around = Stretches(vec![(all.0[0].0 - second, all.0[all.0.len() - 1].1 + second)]);
         let (mut restored, mut refused) = (0, 0);
         while restored < wanted {
-            let draw = |_| from + TimeDelta::microseconds(dice.below(span_us as usize) as i64);
+            // Half of them anywhere, half where they can be had.
+            let draw = |number| if number % 2 == 0 { around.draw(dice) } else { all.draw(dice) };
             let drawn: Vec<DateTime<Utc>> = (0..2 * RESTORES_AT_ONCE).map(draw).collect();
             let done = stream::iter(drawn).map(|time| self.time(time, &stretches));
             let done: Vec<bool> = done.buffer_unordered(RESTORES_AT_ONCE).collect().await;
@@ -229,6 +230,26 @@ impl Proof<'_> {
         let time = |point: &Value| point["at"].as_str().unwrap().parse().unwrap();
         let stretches = timeline["stretches"].as_array().unwrap();
         stretches.iter().map(|s| (time(&s["from"]), time(&s["to"]))).collect()
+    }
+}
+
+/// Stretches of time.
+struct Stretches(Vec<(DateTime<Utc>, DateTime<Utc>)>);
+
+impl Stretches {
+    /// An instant in one of them.
+    fn draw(&self, dice: &Dice) -> DateTime<Utc> {
+        let length_us = |(from, to): &(DateTime<Utc>, DateTime<Utc>)| {
+            (*to - *from).num_microseconds().unwrap() as usize
+        };
+        let mut left_us = dice.below(self.0.iter().map(length_us).sum());
+        for stretch in &self.0 {
+            if left_us < length_us(stretch) {
+                return stretch.0 + TimeDelta::microseconds(left_us as i64);
+            }
+            left_us -= length_us(stretch);
+        }
+        panic!("no stretch has a length: {:?}", self.0)
     }
 }
 

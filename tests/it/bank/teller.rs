@@ -70,7 +70,7 @@ fn work(number: u64, folder: &Path) {
         let done = now();
         let line = format!("{id} {} {}\n", began.timestamp_micros(), done.timestamp_micros());
         acknowledged.write_all(line.as_bytes()).unwrap();
-        match dice.below(60) {
+        match dice.below(150) {
             0 => checkpoint(&bank, &dice),
             1 => bank = connect(&path),
             2 => {
