@@ -52,7 +52,7 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
-    fn add(&mut self, object: impl ToString, error: &Error, backups: Vec<String>) {
+    fn add(&mut self, object: &impl ToString, error: &Error, backups: Vec<String>) {
         let what = describe(error);
         self.problems.push(Problem { object: object.to_string(), what, backups });
     }
@@ -160,7 +160,7 @@ impl Repository {
             report.bytes += size_bytes;
             match checked {
                 Ok(()) => {}
-                Err(error) if is_finding(&error) => report.add(pack.key(), &error, backups),
+                Err(error) if is_finding(&error) => report.add(&pack.key(), &error, backups),
                 Err(error) => return Err(error),
             }
         }
@@ -254,7 +254,7 @@ impl Repository {
             let parts = match reader.page(page).await {
                 Ok(parts) => parts,
                 Err(error) if is_finding(&error) => {
-                    report.add(format!("part table, page {page}"), &error, backup.clone());
+                    report.add(&format!("part table, page {page}"), &error, backup.clone());
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -272,7 +272,7 @@ impl Repository {
                         }
                         Err(error) if is_finding(&error) => {
                             let object = format!("part {}, chunks {at}..{stop}", entry.name);
-                            report.add(object, &error, backup.clone());
+                            report.add(&object, &error, backup.clone());
                         }
                         Err(error) => return Err(error),
                     }
@@ -310,7 +310,7 @@ impl Repository {
                     }
                     Ok(None) => break,
                     Err(error) if is_finding(&error) => {
-                        report.add(format!("captured log of {database}"), &error, Vec::new());
+                        report.add(&format!("captured log of {database}"), &error, Vec::new());
                         break;
                     }
                     Err(error) => return Err(error),

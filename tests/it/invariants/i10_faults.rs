@@ -84,7 +84,7 @@ fn i10_any_error_of_a_disk_at_any_operation_is_survived() {
     loop {
         let operation = round / kinds.len() as u64;
         let (errno, kind) = kinds[(round % kinds.len() as u64) as usize];
-        let lasts = operation % 4 == 0;
+        let lasts = operation.is_multiple_of(4);
         let fault = match operation % 3 {
             0 => FsFault::FailAfter(errno),
             _ => FsFault::Fail(errno),

@@ -12,6 +12,7 @@ use stillpoint::{
         history::{Committed, Head},
         keys::Secret,
         manifest::decode_pack_list,
+        pack::PackName,
         store::{Dice, Key, MemoryStore, Store},
     },
     world::World,
@@ -69,7 +70,7 @@ async fn subject() -> Subject {
         let key = Key::new(backup.commit.packs.as_str()).unwrap();
         let list = store.read(&key, 1 << 20).await.unwrap().unwrap();
         let list = decode_pack_list(&list).unwrap();
-        packs.insert(backup.commit.backup.clone(), list.keys().map(|pack| pack.key()).collect());
+        packs.insert(backup.commit.backup.clone(), list.keys().map(PackName::key).collect());
     }
     let (memory, head) = (memory.fork(), history.head().clone());
     Subject { world, memory, ledger, secrets, head, backups, packs }
@@ -106,7 +107,7 @@ impl Subject {
             Repository::open(self.world.clone(), store, Some(secret.clone()), Some(&self.head));
         let repository = match opened.await {
             Ok(repository) => repository,
-            Err(error) => return self.is_fair_refusal(&touched, &error),
+            Err(error) => return is_fair_refusal(&touched, &error),
         };
         let mut is_reported = self.is_reported(&repository).await.map_err(|e| tell(&e))?;
         for backup in &self.backups {
@@ -146,21 +147,6 @@ impl Subject {
         Err(format!("wrong bytes were restored of {}", backup.commit.backup))
     }
 
-    /// The whole repository may be refused only for damage to its log or descriptor.
-    fn is_fair_refusal(
-        &self,
-        touched: &[&Key],
-        error: &stillpoint_contract::Error,
-    ) -> std::result::Result<(), String> {
-        let spine =
-            |key: &&Key| key.as_str().starts_with("log/") || key.as_str().ends_with("-repo.json");
-        let is_told = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Refused);
-        if touched.iter().any(spine) && is_told {
-            return Ok(());
-        }
-        Err(format!("the repository does not open: {}", tell(error)))
-    }
-
     /// A backup may be lost only with an object that it needs.
     fn is_fair_failure(
         &self,
@@ -187,6 +173,20 @@ impl Subject {
             panic!("{wrong}\nafter {what} of {}", names.join(" and "));
         }
     }
+}
+
+/// The whole repository may be refused only for damage to its log or descriptor.
+fn is_fair_refusal(
+    touched: &[&Key],
+    error: &stillpoint_contract::Error,
+) -> std::result::Result<(), String> {
+    let spine =
+        |key: &&Key| key.as_str().starts_with("log/") || key.as_str().ends_with("-repo.json");
+    let is_told = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Refused);
+    if touched.iter().any(spine) && is_told {
+        return Ok(());
+    }
+    Err(format!("the repository does not open: {}", tell(error)))
 }
 
 /// Every byte of the small objects, and of packs their header, table and every seventh byte from

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use stillpoint::repository::store::{Dice, MemoryStore, Store};
+use stillpoint::repository::{
+    pack::{PackKind, PackName},
+    store::{Dice, MemoryStore, Store},
+};
 use stillpoint_contract::Entropy as _;
 
 use crate::support::{
@@ -14,7 +17,8 @@ use crate::support::{
 
 async fn data_packs(store: &dyn Store) -> usize {
     let packs = store.list("packs/").await.unwrap();
-    packs.iter().filter(|object| object.key.as_str().ends_with(".pack")).count()
+    let names = packs.iter().filter_map(|object| PackName::from_key(&object.key));
+    names.filter(|name| name.kind == PackKind::Data).count()
 }
 
 #[test]

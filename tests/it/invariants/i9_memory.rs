@@ -93,7 +93,7 @@ async fn write(draft: &Draft<'_>, writer: usize) -> Result<()> {
     // A MiB of its own, and then the same again and again, as free pages are.
     let mut bytes = vec![0; 1 << 20];
     dice.fill(&mut bytes);
-    let times = LARGE_BYTES * factor >> 20;
+    let times = (LARGE_BYTES * factor) >> 20;
     write_part(draft, format!("{writer}/large"), bytes.into(), times).await
 }
 

@@ -1,6 +1,6 @@
 //! The invariants of a repository, by number. Each test bears the number of the sentence it proves.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "all of it is tests")]
+#![expect(clippy::unwrap_used, reason = "all of it is tests")]
 
 mod i10_faults;
 mod i12_fixtures;

@@ -88,7 +88,7 @@ impl Ledger {
         let repository = opened.map_err(|error| format!("it does not open: {}", tell(&error)))?;
         let history = repository.history().await.map_err(|error| tell(&error))?;
         for backup in self.owed() {
-            if !history.commit(&backup).is_some_and(|committed| !committed.forgotten) {
+            if history.commit(&backup).is_none_or(|committed| committed.forgotten) {
                 return Err(format!("backup {backup} was committed and is gone"));
             }
         }
