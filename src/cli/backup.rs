@@ -89,7 +89,7 @@ impl Answer for BackupAnswer {
                 (
                     "stored",
                     format!(
-                        "{} for {} that were new",
+                        "{} for {} in new chunks",
                         units::bytes(backup.stored_bytes),
                         units::bytes(self.new_bytes)
                     ),

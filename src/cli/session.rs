@@ -112,7 +112,7 @@ impl Session {
 
     /// Tells what the user should look at. Answers in JSON carry warnings themselves.
     pub(crate) fn warn(&self, text: &str) {
-        if self.global.output == Format::Text {
+        if !self.global.quiet && self.global.output == Format::Text {
             let label = self.err.paint(Tone::Warning, "warning:");
             complain(&format!("{label} {}\n", super::page::printable(text)));
         }

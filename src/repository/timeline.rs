@@ -115,7 +115,7 @@ impl<'a> Heads<'a> {
     /// others from a search.
     async fn read_sound(&self, id: &SegmentId) -> Result<Option<Arc<StoredHead>>> {
         match self.read(id).await {
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
+            Err(error) if is_unreadable(&error) => {
                 let problem = format!("{error}: {}", key_of(self, id)?);
                 let mut damaged = self.damaged.lock().await;
                 if !damaged.contains(&problem) && damaged.len() < PROBLEMS_MAX {
@@ -236,6 +236,13 @@ impl StoredHead {
         let from = self.head.not_before?;
         ((to - from).num_seconds() >= TIME_ERROR_SECONDS_MAX).then_some(Unwatched { from, to })
     }
+}
+
+/// Whether the error is about one object only. A damaged version number looks like a newer one, and
+/// a damaged key epoch like another key.
+pub(super) fn is_unreadable(error: &Error) -> bool {
+    let kinds = [ErrorKind::Corrupt, ErrorKind::Unsupported, ErrorKind::Refused];
+    kinds.contains(&error.kind()) || error.code() == code::WRONG_KEY
 }
 
 fn touches(head: &StoredHead, position: &LogPosition) -> bool {
@@ -457,7 +464,7 @@ async fn chain(
         let Some(first) = run.first() else { continue };
         let continues = match heads.read(first).await {
             Ok(head) => head.and_then(|head| head.continues.clone()),
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
+            Err(error) if is_unreadable(&error) => {
                 problems.push(format!("{error}: {}", key_of(heads, first)?));
                 None
             }
@@ -490,7 +497,7 @@ async fn cover(
         match heads.read(id).await {
             Ok(Some(head)) => ends.push(head),
             Ok(None) => {}
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
+            Err(error) if is_unreadable(&error) => {
                 problems.push(format!("{error}: {}", key_of(heads, id)?));
             }
             Err(error) => return Err(error),

@@ -16,6 +16,7 @@ use super::{
     reader::BasePart,
     segment::{Prefix, SEGMENT_BYTES_MAX},
     store::Key,
+    timeline::is_unreadable,
 };
 use crate::pipeline::Meter;
 
@@ -69,7 +70,7 @@ fn describe(error: &Error) -> String {
 
 /// Whether a check may go on to the next object after this error.
 fn is_finding(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Missing | ErrorKind::Refused)
+    error.kind() == ErrorKind::Missing || is_unreadable(error)
 }
 
 impl Repository {

@@ -24,7 +24,8 @@ use crate::{
 };
 
 /// From this many frames on we copy the log back ourselves, because our hold keeps others from
-/// doing it: SQLite's own default. Source: <https://www.sqlite.org/pragma.html#pragma_wal_autocheckpoint>.
+/// doing it: SQLite's own default.
+/// Source: <https://www.sqlite.org/pragma.html#pragma_wal_autocheckpoint>.
 const CHECKPOINT_FRAMES: u32 = 1000;
 
 /// From this many frames on a writer that never pauses is made to pause.
@@ -387,8 +388,14 @@ impl Capture {
     }
 
     /// Whether a checkpoint of another connection is running, which can only be waiting for
-    /// readers now that everything is copied back.
-    fn somebody_waits(&self) -> Result<bool> {
+    /// readers now that everything is copied back. Asked now and then only: a checkpoint that
+    /// begins in the instant of the question fails.
+    fn somebody_waits(&mut self) -> Result<bool> {
+        let now = self.database().clock.elapsed();
+        if now < self.checkpoint_after {
+            return Ok(false);
+        }
+        self.checkpoint_after = now + CHECKPOINT_INTERVAL;
         Ok(self.observer.checkpoint("PASSIVE")?.is_none())
     }
 

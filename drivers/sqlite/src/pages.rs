@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use rusqlite::{Connection, Statement};
+use rusqlite::{Connection, Rows, Statement};
 use stillpoint_contract::{EXTENT_BYTES, Error, PartWriter, Result};
 use tokio::{sync::mpsc, task};
 
@@ -70,17 +70,26 @@ fn read(
     extent: Extent,
     sender: &mpsc::Sender<(u64, Bytes)>,
 ) -> Result<()> {
-    let per_extent = (EXTENT_BYTES / u64::from(extent.page_bytes)) as u32;
-    // Outside its argument the function reads the main database, at the transaction's state.
+    // Outside its argument the function reads the main database, at the transaction's state. A
+    // scan yields pages in ascending order, at twice the rate of asking for each of them.
     // Source: https://www.sqlite.org/dbpage.html
-    let page = reader.prepare("SELECT data FROM sqlite_dbpage WHERE pgno = ?1");
-    let mut page = database.sql(page, "read the database's pages")?;
+    let is_whole =
+        matches!(runs, [run] if run.start == 1 && run.len() == extent.page_count as usize);
+    let filter = if is_whole { "" } else { " WHERE pgno = ?1" };
+    let prepared = reader.prepare(&format!("SELECT data FROM sqlite_dbpage{filter}"));
+    let mut statement = database.sql(prepared, READ)?;
+    let mut pages = if is_whole {
+        Pages::Scan(database.sql(statement.query([]), READ)?)
+    } else {
+        Pages::Lookup(&mut statement)
+    };
+    let per_extent = (EXTENT_BYTES / u64::from(extent.page_bytes)) as u32;
     for run in runs {
         let mut first = run.start;
         while first < run.end {
             let extent_end = ((first - 1) / per_extent + 1).saturating_mul(per_extent);
             let end = run.end.min(extent_end.saturating_add(1));
-            let bytes = read_run(database, &mut page, first..end, extent.page_bytes)?;
+            let bytes = read_run(database, &mut pages, first..end, extent.page_bytes)?;
             let offset = u64::from(first - 1) * u64::from(extent.page_bytes);
             if sender.blocking_send((offset, bytes)).is_err() {
                 return Ok(());
@@ -91,19 +100,43 @@ fn read(
     Ok(())
 }
 
+/// The step that errors of reading name.
+const READ: &str = "read the database's pages";
+
+/// How pages are asked for.
+enum Pages<'a, 'connection> {
+    /// One after the other, from the first.
+    Scan(Rows<'a>),
+    /// Each by its number.
+    Lookup(&'a mut Statement<'connection>),
+}
+
+impl Pages<'_, '_> {
+    /// Appends page `number`; in a scan it is the next one.
+    fn append(&mut self, number: u32, to: &mut Vec<u8>) -> rusqlite::Result<()> {
+        match self {
+            Self::Scan(rows) => {
+                let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+                to.extend_from_slice(row.get_ref(0)?.as_blob()?);
+                Ok(())
+            }
+            Self::Lookup(statement) => statement.query_row([number], |row| {
+                to.extend_from_slice(row.get_ref(0)?.as_blob()?);
+                Ok(())
+            }),
+        }
+    }
+}
+
 fn read_run(
     database: &Database,
-    page: &mut Statement<'_>,
+    pages: &mut Pages<'_, '_>,
     run: Range<u32>,
     page_bytes: u32,
 ) -> Result<Bytes> {
     let mut bytes = Vec::with_capacity(run.len() * page_bytes as usize);
     for number in run {
-        let read = page.query_row([number], |row| {
-            bytes.extend_from_slice(row.get_ref(0)?.as_blob()?);
-            Ok(())
-        });
-        database.sql(read, "read a page")?;
+        database.sql(pages.append(number, &mut bytes), READ)?;
         if bytes.len() % page_bytes as usize != 0 {
             return Err(Error::bug("read a whole page").with("page", number));
         }

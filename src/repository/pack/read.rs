@@ -119,12 +119,13 @@ pub fn scan(pack: &[u8]) -> Scan {
 /// [`Corrupt`](stillpoint_contract::ErrorKind::Corrupt) when anything disagrees.
 pub fn inspect(name: &PackName, pack: &[u8]) -> Result<(PackHeader, Vec<PackEntry>)> {
     let damaged = |problem| corrupt(format!("check pack {name}"), problem);
+    // The hash first: a damaged version number is damage, and not a newer program's work.
+    if PackName::of(name.kind, pack) != *name {
+        return Err(damaged("its content does not have its name"));
+    }
     let header = PackHeader::decode(pack)?;
     if header.kind != name.kind {
         return Err(damaged("it is of another kind than its name says"));
-    }
-    if PackName::of(header.kind, pack) != *name {
-        return Err(damaged("its content does not have its name"));
     }
     let Trailer::Whole(entries) = read_trailer(pack, pack.len() as u64)? else {
         return Err(damaged("its table of contents is longer than the pack"));

@@ -111,6 +111,35 @@ fn moments_that_cannot_be_reached_name_the_nearest_that_can() {
 }
 
 #[test]
+fn moments_in_a_gap_name_the_nearest_on_both_sides() {
+    let bench = Bench::with_database();
+    let time = |answer: serde_json::Value| -> chrono::DateTime<chrono::Utc> {
+        answer["backup"]["at"].as_str().unwrap().parse().unwrap()
+    };
+    let before = time(bench.json(&["backup", "sqlite:app.db"]));
+    let application = rusqlite::Connection::open(bench.path("app.db")).unwrap();
+    application.execute("INSERT INTO t DEFAULT VALUES", []).unwrap();
+    let after = time(bench.json(&["backup", "sqlite:app.db"]));
+    let between = (before + (after - before) / 2).to_rfc3339();
+    let words = ["restore", "app.db", "--at", &between, "--to", "x.db"];
+    let ran = bench.refused(&words, "SP0704", 6);
+    assert!(ran.err.contains("nearest before") && ran.err.contains("nearest after"), "{}", ran.err);
+    assert!(bench.ok(&["timeline", "app.db"]).out.contains("gap of "));
+}
+
+#[test]
+fn a_second_capture_of_the_same_database() {
+    let bench = Bench::with_database();
+    let stream = bench.stream();
+    bench.wait_until_capturing();
+    let again = ["logs", "stream", "sqlite:app.db", "--stop-at-eof"];
+    let ran = bench.refused(&again, "SP0601", 11);
+    assert!(ran.err.contains("--take-over"), "{}", ran.err);
+    assert_eq!(stream.stop(), 0);
+    bench.ok(&again);
+}
+
+#[test]
 fn moments_that_mean_nothing_are_refused_before_anything_is_opened() {
     let bench = Bench::new();
     for at in ["2026-03-29 02:30", "2026-10-25 02:30", "someday", "2026-11-21", "25:00"] {

@@ -12,10 +12,14 @@ use std::{
     sync::Arc,
 };
 
-use stillpoint::repository::{
-    Repository,
-    keys::Secret,
-    store::{LocalStore, RealFs, Store, Writers},
+use stillpoint::{
+    pipeline::compress::Encoding,
+    repository::{
+        Repository,
+        keys::Secret,
+        pack::{PackName, inspect},
+        store::{LocalStore, RealFs, Store, Writers},
+    },
 };
 use stillpoint_contract::{LogSource as _, Result};
 
@@ -90,6 +94,7 @@ async fn write_fixture(root: &Path) {
     let mut stream = repository.begin_stream("shop", "shop-1", None, None).await.unwrap();
     capture(&shop, &mut stream, 0..2).await.unwrap();
     change(&mut data, 2, 3);
+    data.get_mut("main").unwrap()[70_000..70_050].fill(7);
     shop.back_up_at(&repository, &data, Method::Incremental, 2).await.unwrap();
     let continues = Some((stream.id().to_owned(), 2));
     let mut stream = repository.begin_stream("shop", "shop-1", continues, None).await.unwrap();
@@ -130,6 +135,7 @@ fn i12_a_repository_of_format_1_is_restored_bit_for_bit() {
             write_fixture(&root).await;
         }
         let expected = fs::read_to_string(fixture("format-1.expected")).unwrap();
+        assert!(has_delta(&root).await);
         assert_eq!(expected.lines().filter(|line| line.starts_with("log ")).count(), 4);
         for secret in secrets() {
             let repository = open(&root, secret).await.unwrap();
@@ -168,6 +174,18 @@ fn i12_a_repository_of_format_1_goes_on() {
         assert_eq!(after.remove(&next.commit.backup), Some(data));
         assert_eq!(after, before);
     });
+}
+
+async fn has_delta(root: &Path) -> bool {
+    let store = local(root).await;
+    for object in store.list("packs/").await.unwrap() {
+        let pack = store.read(&object.key, object.size_bytes).await.unwrap().unwrap();
+        let (_, entries) = inspect(&PackName::from_key(&object.key).unwrap(), &pack).unwrap();
+        if entries.iter().any(|entry| entry.label.encoding == Encoding::Delta) {
+            return true;
+        }
+    }
+    false
 }
 
 async fn contents(repository: &Repository) -> BTreeMap<String, Content> {

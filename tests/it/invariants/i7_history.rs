@@ -236,18 +236,20 @@ fn i7_the_capture_that_began_last_wins_whatever_the_clocks_say() {
 fn i7_a_sign_of_life_from_the_future_keeps_nobody_waiting() {
     runtime().block_on(async {
         let memory = Arc::new(MemoryStore::default());
-        let (_, shop) = repository(&memory, 1).await;
-        let open = |days: i64, seed| {
-            let world = world_at(TestClock::skewed(days), seed);
+        drop(repository(&memory, 1).await);
+        let clock = TestClock::skewed(3650);
+        let open = |clock, seed| {
             let store = Arc::clone(&memory) as Arc<dyn Store>;
+            let world = world_at(clock, seed);
             Repository::open(world, store, Some(passphrase("correct horse")), None)
         };
-        let ahead = open(3650, 11).await.unwrap();
+        let ahead = open(Arc::clone(&clock), 11).await.unwrap();
+        let shop = Driver::new(&world_at(clock, 11), "shop", &Ledger::default());
         let mut stream = ahead.begin_stream("shop", "shop-1", None, None).await.unwrap();
         capture(&shop, &mut stream, 0..1).await.unwrap();
         let running = ahead.running_capture("shop").await.unwrap();
         assert!(running.is_some(), "its own clock agrees with it");
-        let straight = open(0, 12).await.unwrap();
+        let straight = open(TestClock::new(), 12).await.unwrap();
         assert_eq!(straight.running_capture("shop").await.unwrap(), None);
     });
 }
