@@ -7,13 +7,15 @@ test:
 	@if [ -e testcontainers/install.sh ]; then sh testcontainers/install.sh; fi
 	cargo test --workspace
 
-# The tests with random schedules, ROUNDS times, each time with another seed. A failure prints it.
+# The tests with random schedules, longer, ROUNDS times, each time with another seed. A failure
+# prints it.
 ROUNDS ?= 20
 soak:
 	@if [ -e testcontainers/install.sh ]; then sh testcontainers/install.sh; fi
 	@for round in $$(seq 1 $(ROUNDS)); do \
 		echo "round $$round of $(ROUNDS): STILLPOINT_SEED=$$round"; \
-		STILLPOINT_SEED=$$round cargo test --workspace --release --quiet || exit 1; \
+		STILLPOINT_SEED=$$round STILLPOINT_BANK_SECONDS=60 STILLPOINT_BANK_POINTS=500 \
+			STILLPOINT_KILLS=100 cargo test --workspace --release --quiet || exit 1; \
 	done
 
 # Searches each decoder for SECONDS. Needs a nightly compiler and cargo-fuzz; `make test` runs the

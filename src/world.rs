@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use stillpoint_contract::{Clock, Entropy, Result};
 
 use crate::pipeline::cpu::CpuPool;
@@ -57,7 +57,9 @@ impl Default for SystemClock {
 impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "this is where time enters the program")]
     fn now(&self) -> DateTime<Utc> {
-        SystemTime::now().into()
+        // To the microsecond, as times are stored and shown: one that was read off an answer and
+        // typed back must be the very same instant.
+        DateTime::from(SystemTime::now()).trunc_subsecs(6)
     }
 
     fn elapsed(&self) -> Duration {

@@ -104,7 +104,8 @@ async fn every_commit_can_be_restored() {
     let captured = capture(&world, &repository, capturing, stop_signal, tell);
     let (captured, second) = tokio::join!(captured, writing);
     let captured = captured.unwrap();
-    assert_eq!(captured.transactions, 100 + 1 + 100, "{captured:?}");
+    // What the first backup holds is not captured once more.
+    assert_eq!(captured.transactions, 100, "{captured:?}");
 
     let restore = async |wanted: Wanted, name: &str| {
         let target = directory.path().join(name);

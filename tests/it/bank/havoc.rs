@@ -117,10 +117,13 @@ impl<'a> Havoc<'a> {
             self.count(status);
         }
         if self.backup.is_none() && self.dice.below(4) == 0 {
-            let full: &[&str] = if self.dice.below(4) == 0 { &["--full"] } else { &[] };
-            let words = [&["backup", "sqlite:bank.db"], full].concat();
-            self.backup = Some(self.site.spawn(&words, "backup"));
+            self.backup = Some(self.start_backup());
         }
+    }
+
+    fn start_backup(&self) -> Running {
+        let full: &[&str] = if self.dice.below(4) == 0 { &["--full"] } else { &[] };
+        self.site.spawn(&[&["backup", "sqlite:bank.db"], full].concat(), "backup")
     }
 
     fn count(&mut self, status: i32) {
@@ -138,10 +141,13 @@ impl<'a> Havoc<'a> {
     }
 
     fn kill_backup(&mut self) {
-        if let Some(backup) = self.backup.take() {
-            backup.kill();
-            self.tally.backups_killed += 1;
+        let mut backup = self.backup.take().unwrap_or_else(|| self.start_backup());
+        sleep(Duration::from_millis(self.dice.below(60) as u64));
+        if let Some(status) = backup.ended() {
+            return self.count(status);
         }
+        backup.kill();
+        self.tally.backups_killed += 1;
     }
 
     fn kill_teller(&mut self) {

@@ -12,9 +12,17 @@ const PAUSE: Duration = Duration::from_millis(1_500);
 
 fn capture(site: &Site) -> Running {
     let words = ["logs", "stream", "sqlite:app.db", "--stop-at-eof", "--take-over", "-v"];
-    let capture = site.spawn(&words, "capture");
-    // Two flushes: what was committed by now is stored.
-    sleep(PAUSE);
+    let begun = || {
+        let log = std::fs::read_to_string(site.path("capture.log")).unwrap_or_default();
+        log.matches("Capturing the log").count()
+    };
+    let before = begun();
+    let mut capture = site.spawn(&words, "capture");
+    while begun() == before {
+        assert_eq!(capture.ended(), None, "the capture did not begin");
+        sleep(PAUSE / 10);
+    }
+    // Longer than a flush: what was committed by now is stored.
     sleep(PAUSE);
     capture
 }
