@@ -19,7 +19,9 @@ fn backups_of_many_databases_and_of_the_same_one_all_succeed_at_once() {
         assert_eq!(statuses, [0; DATABASES.len()], "{said}");
         let listed = site.json(&["list"])["backups"].as_array().unwrap().len();
         assert_eq!(listed, round * DATABASES.len());
-        open.iter().for_each(|connection| add(connection, 100));
+        for connection in &open {
+            add(connection, 100);
+        }
     }
     site.ok(&["verify"]);
     for (count, name) in (200..).zip(&DATABASES[..4]) {

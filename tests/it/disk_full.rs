@@ -1,4 +1,9 @@
 //! Disks that are really full, and places that really cannot be written.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that panics has failed, and says what it tried"
+)]
 
 use std::{env, fs, path::PathBuf, process::Command};
 

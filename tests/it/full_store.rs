@@ -1,4 +1,9 @@
 //! Every single operation of a backup and of a capture fails once: as on a full disk, or for ever.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that panics has failed, and says what it tried"
+)]
 
 use std::{
     num::NonZeroUsize,

@@ -1,4 +1,5 @@
 //! Restores and backups that are killed at any moment, and what is there afterwards.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::{
     fs,
@@ -34,15 +35,12 @@ fn measure(work: impl FnOnce()) -> Duration {
 fn kill_within(site: &Site, words: &[&str], takes: Duration, dice: &Dice) -> bool {
     let mut running = site.spawn(words, "killed");
     sleep(Duration::from_micros(dice.below(takes.as_micros() as usize) as u64));
-    match running.ended() {
-        Some(status) => {
-            assert_eq!(status, 0, "{}", fs::read_to_string(site.path("killed.log")).unwrap());
-            true
-        }
-        None => {
-            running.kill();
-            false
-        }
+    if let Some(status) = running.ended() {
+        assert_eq!(status, 0, "{}", fs::read_to_string(site.path("killed.log")).unwrap());
+        true
+    } else {
+        running.kill();
+        false
     }
 }
 
@@ -107,7 +105,9 @@ fn a_killed_replacement_leaves_the_old_database_or_the_new_one() {
             (false, Some(old)) => assert_eq!(rows(&site.path("back").join(old)), 17),
             (false, None) => panic!("both are gone: {aside:?}"),
         }
-        aside.iter().for_each(|name| remove(&site.path("back").join(name)));
+        for name in &aside {
+            remove(&site.path("back").join(name));
+        }
     }
     site.ok(&words);
     assert_eq!(rows(&target), ROWS);

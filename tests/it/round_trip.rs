@@ -1,4 +1,5 @@
 //! A database that is written to, backed up, captured, lost, and brought back to any commit.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
@@ -8,7 +9,7 @@ use stillpoint::{
         BackupJob, CaptureEvent, CaptureJob, RestoreJob, Wanted, back_up, capture, plan, run,
         staging_beside,
     },
-    pipeline::Meter,
+    pipeline::{Meter, id::ChunkSize},
     registry,
     repository::{
         InitOptions, Repository, WriteOptions,
@@ -23,7 +24,7 @@ use stillpoint_contract::{Overwrite, RecoveryTarget};
 async fn repository(world: &World) -> Repository {
     let cost = PassphraseCost { memory_kib: 64, passes: 1, lanes: 1 };
     let secret = Some((Secret::passphrase("secret").unwrap(), "test".to_owned()));
-    let chunk_size = Default::default();
+    let chunk_size = ChunkSize::DEFAULT;
     let options = InitOptions { secret, cost, chunk_size, writers: Writers::Many };
     Repository::init(world.clone(), Arc::new(MemoryStore::default()), options).await.unwrap()
 }
@@ -83,14 +84,14 @@ async fn every_commit_can_be_restored() {
     let writing = async {
         for n in 100..160 {
             insert(n);
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            world.clock.sleep(Duration::from_millis(10)).await;
         }
         let second = back_up(&world, &repository, job(), &meter).await.unwrap();
         assert!(second.committed.commit.incremental, "{}", second.method);
         for n in 160..200 {
             insert(n);
         }
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        world.clock.sleep(Duration::from_millis(300)).await;
         stop.send(()).unwrap();
         second
     };

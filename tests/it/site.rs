@@ -1,4 +1,9 @@
 //! A folder with a repository that a key file opens, and the program to run in it.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that panics has failed, and says what it tried"
+)]
 
 use std::{
     env,

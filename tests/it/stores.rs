@@ -1,4 +1,5 @@
 //! Every kind of store, on real servers where it needs one.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test that panics has failed")]
 
 use std::{
     io::{Read, Write},

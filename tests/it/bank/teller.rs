@@ -51,7 +51,7 @@ pub(super) fn now() -> DateTime<Utc> {
 /// A connection as an application has it.
 pub(super) fn connect(path: &Path) -> Connection {
     let connection = Connection::open(path).unwrap();
-    connection.busy_timeout(Duration::from_secs(60)).unwrap();
+    connection.busy_timeout(Duration::from_mins(1)).unwrap();
     connection.pragma_update(None, "synchronous", "NORMAL").unwrap();
     connection
 }
@@ -127,5 +127,5 @@ fn checkpoint(bank: &Connection, dice: &Dice) {
         let locked = Some(rusqlite::ErrorCode::DatabaseLocked);
         assert!([busy, locked].contains(&error.sqlite_error_code()), "{error}");
     }
-    bank.busy_timeout(Duration::from_secs(60)).unwrap();
+    bank.busy_timeout(Duration::from_mins(1)).unwrap();
 }
