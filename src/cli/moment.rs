@@ -282,7 +282,12 @@ mod tests {
     }
 
     fn facts(error: &Error) -> String {
-        let facts = error.facts().iter().map(|(k, v)| format!("{k}: {v}\n")).collect::<String>();
+        let facts = error
+            .facts()
+            .iter()
+            .map(|(k, v)| [k, ": ", v, "\n"].concat())
+            .collect::<Vec<_>>()
+            .concat();
         format!("{facts}{}", error.advice().join("\n"))
     }
 

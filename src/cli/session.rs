@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_length_of_time_has_units() {
-        assert_eq!(length("1h30m").unwrap(), Duration::from_secs(5_400));
+        assert_eq!(length("1h30m").unwrap(), Duration::from_mins(90));
         for text in ["", "90", "-5m", "m", "1.5h"] {
             assert!(length(text).is_err(), "{text}");
         }
