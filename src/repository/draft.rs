@@ -377,7 +377,7 @@ impl Sink for Draft<'_> {
     }
 }
 
-/// What this session stored or relied on is gone: only garbage collection takes anything away.
+/// What this writer stored or relied on is gone: only garbage collection takes anything away.
 fn overtaken(error: Error) -> Error {
     if error.kind() != ErrorKind::Missing {
         return error;

@@ -1,4 +1,4 @@
-//! Where blobs are: the index runs of a repository, and what this session added.
+//! Where blobs are: the index runs of a repository, and what this writer added.
 //!
 //! Runs are hints. One that cannot be read costs deduplication, never a restore: the tables of
 //! contents in the packs say the same, and [`IndexSet::add_pack`] takes them.
@@ -100,7 +100,7 @@ impl IndexSet {
         }
     }
 
-    /// Adds what a pack holds: one that this session stored, or one whose table was read.
+    /// Adds what a pack holds: one that this writer stored, or one whose table was read.
     pub(super) fn add_pack(
         &self,
         pack: PackName,
@@ -120,7 +120,7 @@ impl IndexSet {
         Ok(())
     }
 
-    /// Whether a run or this session says what `pack` holds.
+    /// Whether a run or this writer says what `pack` holds.
     pub(super) fn covers(&self, pack: &PackName) -> bool {
         lock(&self.covered).contains(pack)
     }
