@@ -280,7 +280,7 @@ impl Repository {
             beat: None,
             problems: Vec::new(),
         };
-        let runs = self.runs(database, &history).await?;
+        let (runs, missing) = self.runs(database, &history).await?;
         if timeline.backups.is_empty() && runs.is_empty() {
             return Err(self.no_database(database).await?);
         }
@@ -291,6 +291,7 @@ impl Repository {
             timeline.problems.push(e.to_string());
             None
         });
+        timeline.problems.extend(missing.iter().map(|key| format!("{key} is missing")));
         let heads = Heads::new(self, database);
         for segments in chain(&heads, runs, &mut timeline.problems).await? {
             if let Some(coverage) = cover(&heads, segments, &mut timeline.problems).await? {
@@ -304,16 +305,18 @@ impl Repository {
         timeline.problems.extend(unknown);
         drop(damaged);
         extend_to_backups(&mut timeline);
+        miss_tail(&mut timeline);
         extend_to_beat(&mut timeline);
         Ok(timeline)
     }
 
-    /// The segments of each stream, cut where one is missing.
-    async fn runs(
+    /// The segments of each stream, cut where one is missing; and those that are, the last of each
+    /// hole. What garbage collection took away is not missing.
+    pub(super) async fn runs(
         &self,
         database: &str,
         history: &super::history::History,
-    ) -> Result<Vec<Vec<SegmentId>>> {
+    ) -> Result<(Vec<Vec<SegmentId>>, Vec<Key>)> {
         let mut streams: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for object in self.store.list(&names::streams(database)).await? {
             if history.is_doomed_object(object.key.as_str()) {
@@ -323,20 +326,26 @@ impl Repository {
                 streams.entry(stream).or_default().push(seq);
             }
         }
-        let mut runs: Vec<Vec<SegmentId>> = Vec::new();
+        let (mut runs, mut missing): (Vec<Vec<SegmentId>>, _) = (Vec::new(), Vec::new());
         for (stream, mut seqs) in streams {
             seqs.sort_unstable();
-            let mut last = None;
+            let mut next = 1;
+            runs.push(Vec::new());
             for seq in seqs {
-                if last.is_none_or(|last| last + 1 != seq) {
+                if next != seq {
                     runs.push(Vec::new());
+                    let before = names::segment(database, &stream, seq - 1)?;
+                    if !history.is_doomed_object(before.as_str()) {
+                        missing.push(before);
+                    }
                 }
-                last = Some(seq);
+                next = seq + 1;
                 let id = SegmentId { stream: stream.clone(), seq };
-                runs.last_mut().expect("pushed with the first number").push(id);
+                runs.last_mut().expect("pushed before the first number").push(id);
             }
         }
-        Ok(runs)
+        runs.retain(|run| !run.is_empty());
+        Ok((runs, missing))
     }
 
     async fn anchor_backups(&self, heads: &Heads<'_>, timeline: &mut Timeline) -> Result<()> {
@@ -368,7 +377,7 @@ impl Repository {
     /// The newest segment of a database's captured log.
     pub async fn last_segment(&self, database: &str) -> Result<Option<Arc<StoredHead>>> {
         let history = self.history().await?;
-        let runs = self.runs(database, &history).await?;
+        let (runs, _) = self.runs(database, &history).await?;
         let Some(last) = runs.last().and_then(|run| run.last()) else { return Ok(None) };
         Heads::new(self, database).read(last).await
     }
@@ -555,6 +564,18 @@ fn extend_to_backups(timeline: &mut Timeline) {
         if let Some(coverage) = timeline.coverage.iter_mut().find(ends_here) {
             coverage.until = coverage.until.max(commit.consistent_time);
         }
+    }
+}
+
+/// The last sign of life says how far the log was durable: what lies before that must be there.
+fn miss_tail(timeline: &mut Timeline) {
+    let (Some(beat), Some(newest)) = (&timeline.beat, timeline.coverage.last()) else { return };
+    let is_same = newest.segments.last().is_some_and(|last| last.stream == beat.stream);
+    if is_same && newest.end.position < beat.position {
+        timeline.problems.push(format!(
+            "the captured log ends at {}, and was stored up to {}: its last segments are missing",
+            newest.end.position, beat.position
+        ));
     }
 }
 
