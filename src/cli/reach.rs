@@ -17,6 +17,8 @@ pub(crate) struct Reach {
     pub stretches: Vec<Stretch>,
     /// One between each two stretches.
     pub gaps: Vec<Gap>,
+    /// Why log that was captured after the newest moment does not count; the next backup closes it.
+    pub open_gap: Option<String>,
 }
 
 impl Reach {
@@ -47,7 +49,13 @@ impl Reach {
             why: pair[1].1.clone(),
         });
         let gaps = gaps.collect();
-        Self { stretches: found.into_iter().map(|(stretch, _)| stretch).collect(), gaps }
+        let open_gap = timeline
+            .coverage
+            .last()
+            .filter(|last| last.backups.is_empty() && !timeline.backups.is_empty())
+            .map(|last| last.gap.clone().unwrap_or_else(|| "no backup joins it".to_owned()));
+        let stretches = found.into_iter().map(|(stretch, _)| stretch).collect();
+        Self { stretches, gaps, open_gap }
     }
 
     /// The oldest restorable moment.
