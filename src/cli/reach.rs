@@ -49,13 +49,17 @@ impl Reach {
             why: pair[1].1.clone(),
         });
         let gaps = gaps.collect();
-        let open_gap = timeline
-            .coverage
-            .last()
-            .filter(|last| last.backups.is_empty() && !timeline.backups.is_empty())
-            .map(|last| last.gap.clone().unwrap_or_else(|| "no backup joins it".to_owned()));
+        let open_gap = timeline.open_gap().map(str::to_owned);
         let stretches = found.into_iter().map(|(stretch, _)| stretch).collect();
         Self { stretches, gaps, open_gap }
+    }
+
+    /// What a person should know of a gap that is open.
+    pub(crate) fn warning(&self, database: &str) -> Option<String> {
+        let why = self.open_gap.as_ref()?;
+        Some(format!(
+            "{database}: what was captured last cannot be restored yet: {why}; back up now"
+        ))
     }
 
     /// The oldest restorable moment.

@@ -146,10 +146,8 @@ async fn joined<T>(path: &Path, job: JoinHandle<io::Result<T>>) -> Result<T> {
     let done = job.await;
     let done = done.map_err(|e| Error::bug("write a file").caused_by(e))?;
     done.map_err(|cause| {
-        let full = matches!(
-            cause.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        );
+        let full =
+            matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         let (kind, code) = match cause.kind() {
             _ if full => (ErrorKind::Exhausted, code::FILE_FULL),
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {

@@ -9,6 +9,7 @@ use super::{
     blobs::FETCH_CHUNKS_MAX,
     entry::hash_of,
     handle::{INDEX_RUN_BYTES_MAX, KEY_SLOT_BYTES_MAX, Repository},
+    heads::is_unreadable,
     history::{Committed, History, PackList},
     index_run::RunName,
     names,
@@ -16,7 +17,6 @@ use super::{
     reader::BasePart,
     segment::{Prefix, SEGMENT_BYTES_MAX},
     store::Key,
-    timeline::is_unreadable,
 };
 use crate::pipeline::Meter;
 
@@ -194,7 +194,7 @@ impl Repository {
     /// Checks that each segment names the hash of the one before.
     async fn verify_segments(&self, history: &History, report: &mut VerifyReport) -> Result<()> {
         for database in self.databases().await? {
-            for key in self.runs(&database, history).await?.1 {
+            for key in self.stored(&database, history).await?.missing {
                 let what = "it is missing: what was captured after it cannot be replayed past it";
                 let (object, what) = (key.to_string(), what.to_owned());
                 report.problems.push(Problem { object, what, backups: Vec::new() });
