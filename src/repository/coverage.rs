@@ -259,7 +259,8 @@ mod tests {
             continues.push(before.map(|b| (b[..1].to_owned(), b[1..].parse().unwrap())));
         }
         let told = |branch: Vec<SegmentId>| {
-            branch.iter().map(|id| format!("{}{}", id.stream, id.seq)).collect::<String>()
+            let ids: Vec<_> = branch.iter().map(|id| format!("{}{}", id.stream, id.seq)).collect();
+            ids.concat()
         };
         join(&runs, &continues).into_iter().map(told).collect()
     }
