@@ -1,11 +1,6 @@
 //! `stillpoint restore`: brings a database back as it was at any captured moment.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use serde::Serialize;
@@ -16,9 +11,10 @@ use stillpoint_contract::{
 use super::{
     answer::{Answer, Stamp},
     demo::command_line,
+    exit,
     moment::Moment,
     open::{self, Need, Opened},
-    page::{Page, printable},
+    page::{Page, Tone, printable},
     session::Session,
     units,
     wire::{Backup, milliseconds},
@@ -53,6 +49,10 @@ pub(crate) struct Options {
     /// Replace what is there, unless somebody is using it.
     #[arg(long)]
     force: bool,
+    /// Put the database in its place even when the engine's check finds damage in it, as one that
+    /// was damaged before it was backed up; says what was found and ends with status 9.
+    #[arg(long)]
+    accept_damage: bool,
     /// Only tell how it would be done; change nothing.
     #[arg(long)]
     plan: bool,
@@ -105,6 +105,7 @@ struct RestoreAnswer {
     last_commit_at: Option<Stamp>,
     transactions_replayed: u64,
     check: String,
+    damage: Vec<String>,
     restored_bytes: u64,
     log_bytes: u64,
     copy_ms: u64,
@@ -136,11 +137,19 @@ impl Answer for RestoreAnswer {
         }
         facts.push(("check", self.check.clone()));
         page.facts(2, &facts);
+        for found in &self.damage {
+            page.line(format!("{}: {}", page.paint(Tone::Bad, "damaged"), printable(found)));
+        }
+        if !self.damage.is_empty() {
+            page.line(
+                "The restored database is damaged. Save what can be read of it; do not use it.",
+            );
+        }
     }
 }
 
-/// Restores, or plans to.
-pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
+/// Restores, or plans to. The exit status says whether the restored database is sound.
+pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let moment = session.moment(&options.at)?;
     let repository = open::repository(session, Need::Content).await?;
     let wanted = match &options.backup {
@@ -155,18 +164,21 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         overwrite: if options.force { Overwrite::Replace } else { Overwrite::Never },
     };
     let staging = coordinator::staging_beside(&session.world, &options.to)?;
-    let resolved = coordinator::plan(&repository, &job, &staging).await?;
+    let mut resolved = coordinator::plan(&repository, &job, &staging).await?;
+    resolved.accept_damage = options.accept_damage;
     if options.plan {
-        return session.answer(&planned(session, &options, &resolved));
+        session.answer(&planned(session, &options, &resolved))?;
+        return Ok(exit::OK);
     }
     if let Some(why) = &resolved.chosen.open_gap {
         session.warn(&format!("log that was captured later cannot be restored: {why}"));
     }
-    tell_of_leftovers(session, &options.to);
     let meter = Arc::new(Meter::default());
     let work = coordinator::run(&session.world, &repository, &resolved, &meter);
     let report = session.watch(&options.database, &meter, work).await?;
-    session.answer(&restored(&options, &resolved, report))
+    let is_sound = report.damage.is_empty();
+    session.answer(&restored(&options, &resolved, report))?;
+    Ok(if is_sound { exit::OK } else { exit::status(ErrorKind::Corrupt) })
 }
 
 fn planned(session: &Session, options: &Options, resolved: &ResolvedRestore) -> PlanAnswer {
@@ -187,6 +199,7 @@ fn planned(session: &Session, options: &Options, resolved: &ResolvedRestore) -> 
     }
     words.extend(["--to", &to]);
     words.extend(options.force.then_some("--force"));
+    words.extend(options.accept_damage.then_some("--accept-damage"));
     PlanAnswer {
         database: options.database.clone(),
         backup: Backup::from(&resolved.chosen.backup.commit),
@@ -215,28 +228,12 @@ fn restored(options: &Options, resolved: &ResolvedRestore, report: RestoreReport
         last_commit_at: report.reached.committed_at.map(Stamp),
         transactions_replayed: report.reached.transactions,
         check: report.check,
+        damage: report.damage,
         restored_bytes: report.restored_bytes,
         log_bytes: report.log_bytes,
         copy_ms: milliseconds(report.copy_took),
         replay_ms: milliseconds(report.replay_took),
         elapsed_ms: milliseconds(report.took),
-    }
-}
-
-/// Tells of folders that an earlier restore to the same place left behind, as one does that is
-/// killed. They are not removed: it may still be at work.
-fn tell_of_leftovers(session: &Session, target: &Path) {
-    let Some(name) = target.file_name().and_then(|name| name.to_str()) else { return };
-    let folder = target.parent().filter(|folder| *folder != Path::new(""));
-    let Ok(entries) = std::fs::read_dir(folder.unwrap_or(Path::new("."))) else { return };
-    let prefix = format!(".{name}.restoring-");
-    for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&prefix) {
-            session.note(&format!(
-                "An earlier restore left its work behind. Unless it is still running: rm -r '{}'",
-                printable(&entry.path().display().to_string())
-            ));
-        }
     }
 }
 

@@ -145,7 +145,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<u8> {
         Command::Show(options) => show::run(session, options).await?,
         Command::Timeline(options) => timeline::run(session, options).await?,
         Command::Logs(command) => logs::run(session, command).await?,
-        Command::Restore(options) => restore::run(session, options).await?,
+        Command::Restore(options) => return restore::run(session, options).await,
         Command::Verify(options) => return verify::run(session, options).await,
         Command::Check(options) => return check::run(session, options).await,
         Command::Repo(command) => return repo::run(session, command).await,

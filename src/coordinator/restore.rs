@@ -3,22 +3,24 @@
 use std::{
     ffi::OsStr,
     fs::File,
-    os::unix::ffi::OsStrExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use rustix::{fs::FlockOperation, io::Errno};
 use stillpoint_contract::{
-    Engine, Error, ErrorKind, Overwrite, Reached, Recovery, RestorePlan, RestoreRequest, Result,
-    code,
+    Engine, Error, ErrorKind, LogEventKind, LogPosition, LogSource, Overwrite, Reached, Recovery,
+    RecoveryTarget, RestorePlan, RestoreRequest, Result, SegmentHead, code,
 };
 
 use super::point::{Chosen, Wanted, choose};
 use crate::{
     pipeline::Meter,
-    repository::{Repository, manifest::Manifest},
+    repository::{Repository, RepositoryLog, Timeline, manifest::Manifest},
     world::World,
 };
 
@@ -46,6 +48,10 @@ pub struct ResolvedRestore {
     pub manifest: Manifest,
     /// How it becomes a database.
     pub plan: RestorePlan,
+    /// Stored bytes of the log that will be replayed, as far as is known before.
+    pub log_bytes: u64,
+    /// Whether a database is put in its place in which the engine finds damage.
+    pub accept_damage: bool,
     engine: Arc<dyn Engine>,
 }
 
@@ -56,6 +62,8 @@ pub struct RestoreReport {
     pub reached: Reached,
     /// What the engine's own check said.
     pub check: String,
+    /// The damage that the check found, where it was accepted.
+    pub damage: Vec<String>,
     /// Bytes of the backup that were laid out.
     pub restored_bytes: u64,
     /// Bytes of log that were read.
@@ -73,7 +81,8 @@ pub struct RestoreReport {
 /// # Errors
 ///
 /// [`Missing`](ErrorKind::Missing) with the nearest points, [`Refused`](ErrorKind::Refused) when
-/// the target exists.
+/// the target exists. A point at which no transaction ends is found here where the captured log
+/// lists its commits, and by [`run`] where only the engine can tell.
 pub async fn plan(
     repository: &Repository,
     job: &RestoreJob<'_>,
@@ -81,6 +90,7 @@ pub async fn plan(
 ) -> Result<ResolvedRestore> {
     let timeline = repository.timeline(job.database).await?;
     let chosen = choose(repository, &timeline, &job.wanted).await?;
+    check_commit(repository, &timeline, &chosen).await?;
     let manifest = repository.manifest(&chosen.backup).await?;
     let engine = engine_named(job.engines, &manifest.engine)?;
     let evidence = manifest.evidence()?;
@@ -94,7 +104,62 @@ pub async fn plan(
         overwrite: job.overwrite,
     };
     let plan = engine.plan_restore(&request).await?;
-    Ok(ResolvedRestore { chosen, manifest, plan, engine })
+    let log_bytes = if plan.replays_log {
+        repository.log_bytes(&timeline, &chosen.backup, &chosen.until).await?
+    } else {
+        0
+    };
+    Ok(ResolvedRestore { chosen, manifest, plan, log_bytes, accept_damage: false, engine })
+}
+
+/// Refuses a position at which no transaction ends, before anything is copied.
+async fn check_commit(repository: &Repository, timeline: &Timeline, chosen: &Chosen) -> Result<()> {
+    let RecoveryTarget::Position(target) = &chosen.until else { return Ok(()) };
+    let Some(own) = chosen.backup.commit.consistent_at.clone() else { return Ok(()) };
+    let mut log = repository.log_in(timeline, &chosen.backup).await?;
+    let (mut before, mut is_passed, mut lists_commits) = (own.clone(), false, false);
+    while let Some(head) = log.next().await? {
+        let start = head.range.start();
+        if head.succeeds.is_some() && own.lineage != start.lineage {
+            if start == target {
+                return Ok(());
+            }
+            before = if is_passed { before } else { start.clone() };
+        }
+        is_passed |= head.range.touches(target);
+        let commits = head.events.iter().filter(|event| event.what == LogEventKind::Commit);
+        for position in commits.map(|event| start.at(event.offset)) {
+            lists_commits = true;
+            if position == *target {
+                return Ok(());
+            }
+            if *target < position || (is_passed && position.lineage != target.lineage) {
+                return Err(no_commit(timeline, target, &before, Some(&position)));
+            }
+            if before < position || before.lineage != position.lineage {
+                before = position;
+            }
+        }
+    }
+    if lists_commits { Err(no_commit(timeline, target, &before, None)) } else { Ok(()) }
+}
+
+fn no_commit(
+    timeline: &Timeline,
+    target: &LogPosition,
+    before: &LogPosition,
+    after: Option<&LogPosition>,
+) -> Error {
+    let database = &timeline.database;
+    let mut error =
+        Error::new(ErrorKind::Missing, code::UNREACHABLE_POINT, "reach the chosen position")
+            .with("asked", target)
+            .why("no transaction ends at this position: it lies inside one")
+            .with("nearest before", before);
+    if let Some(after) = after {
+        error = error.with("nearest after", after);
+    }
+    error.next(format!("stillpoint restore {database} --at {before} --to PATH"))
 }
 
 fn engine_named(engines: &[Arc<dyn Engine>], name: &str) -> Result<Arc<dyn Engine>> {
@@ -109,8 +174,25 @@ fn engine_named(engines: &[Arc<dyn Engine>], name: &str) -> Result<Arc<dyn Engin
 const STAGING_MARK: &str = ".restoring-";
 const STAGING_RANDOM_BYTES: usize = 6;
 
-/// A new directory beside the target for a restore to work in.
+/// How many symbolic links in a row are followed, as the system does.
+const LINKS_MAX: usize = 40;
+
+/// What the target leads to, even when nothing is there yet.
+fn behind_links(target: &Path) -> PathBuf {
+    let mut target = target.to_owned();
+    for _ in 0..LINKS_MAX {
+        match std::fs::read_link(&target) {
+            Ok(link) => target = target.parent().unwrap_or(Path::new("")).join(link),
+            Err(_) => break,
+        }
+    }
+    target
+}
+
+/// A new directory for a restore to work in: beside the target, or beside what a link at the target
+/// leads to, so that the database can be renamed into its place.
 pub fn staging_beside(world: &World, target: &Path) -> Result<PathBuf> {
+    let target = behind_links(target);
     let name = target.file_name().ok_or_else(|| {
         Error::new(ErrorKind::Invalid, code::USAGE, "find a name for the restored database")
             .with("target", target.display())
@@ -145,7 +227,7 @@ async fn carry_out(
     resolved: &ResolvedRestore,
     meter: &Arc<Meter>,
 ) -> Result<RestoreReport> {
-    let ResolvedRestore { chosen, manifest, plan, engine } = resolved;
+    let ResolvedRestore { chosen, manifest, plan, engine, .. } = resolved;
     let start = world.clock.elapsed();
     meter.begin("copy", manifest.size_bytes);
     let reader = repository.reader(&chosen.backup).await?;
@@ -153,26 +235,74 @@ async fn carry_out(
     write_files(plan)?;
     let copied = world.clock.elapsed();
 
-    meter.begin("replay", 0);
+    meter.begin("replay", resolved.log_bytes);
     let evidence = manifest.evidence()?;
-    let mut log = repository.log_from(&chosen.backup).await?;
+    let log = repository.log_from(&chosen.backup).await?;
+    let mut log = MeteredLog { log, meter };
     let reached = engine
         .recover(Recovery { plan, evidence: &evidence, parts: &reader, log: &mut log })
         .await?;
     let replayed = world.clock.elapsed();
 
     meter.begin("check", 0);
-    let check = engine.check(plan).await?;
+    let (check, damage) = match engine.check(plan).await {
+        Ok(check) => (check, Vec::new()),
+        Err(error) => accepted(error, resolved.accept_damage)?,
+    };
     engine.publish(plan).await?;
     Ok(RestoreReport {
         reached,
         check,
+        damage,
         restored_bytes,
-        log_bytes: log.bytes_read(),
+        log_bytes: log.log.bytes_read(),
         copy_took: copied.saturating_sub(start),
         replay_took: replayed.saturating_sub(copied),
         took: world.clock.elapsed().saturating_sub(start),
     })
+}
+
+/// What the engine found, when that is accepted. Its bytes are those that were backed up: each was
+/// verified when it was read.
+fn accepted(error: Error, accept_damage: bool) -> Result<(String, Vec<String>)> {
+    if error.code() != code::RESTORE_CHECK_FAILED {
+        return Err(error);
+    }
+    if !accept_damage {
+        return Err(error.next(
+            "the same command with --accept-damage restores what was backed up, damage and all",
+        ));
+    }
+    let mut damage: Vec<String> = error.facts().iter().map(|(_, found)| (*found).into()).collect();
+    if damage.is_empty() {
+        damage.push(error.to_string());
+    }
+    Ok(("failed: the engine found damage, which was accepted".to_owned(), damage))
+}
+
+/// Log whose bytes count as progress.
+#[derive(Debug)]
+struct MeteredLog<'a> {
+    log: RepositoryLog<'a>,
+    meter: &'a Meter,
+}
+
+#[async_trait]
+impl LogSource for MeteredLog<'_> {
+    async fn next(&mut self) -> Result<Option<SegmentHead>> {
+        self.log.next().await
+    }
+
+    async fn body(&mut self) -> Result<Bytes> {
+        let before = self.log.bytes_read();
+        let body = self.log.body().await?;
+        self.meter.advance(self.log.bytes_read() - before);
+        Ok(body)
+    }
+
+    async fn reaches(&mut self, position: &LogPosition) -> Result<bool> {
+        self.log.reaches(position).await
+    }
 }
 
 fn write_files(plan: &RestorePlan) -> Result<()> {
@@ -206,7 +336,9 @@ impl Staging {
     fn create(path: &Path) -> Result<Self> {
         remove_abandoned(path);
         for _ in 0..STAGING_ATTEMPTS_MAX {
-            std::fs::create_dir(path).map_err(|cause| failed(path, cause))?;
+            // Nobody else may look at a database before its own permissions are known.
+            let made = std::fs::DirBuilder::new().mode(0o700).create(path);
+            made.map_err(|cause| failed(path, cause))?;
             let Ok(directory) = File::open(path) else { continue };
             match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::WOULDBLOCK) => drop(std::fs::remove_dir(path)),

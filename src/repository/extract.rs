@@ -1,20 +1,26 @@
 //! Laying a backup out as files: in the order of the repository, in parallel, verified.
 
 use std::{
-    fs::File,
+    collections::HashMap,
+    fs::{DirBuilder, File},
     io,
-    os::unix::fs::FileExt as _,
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use stillpoint_contract::{Error, ErrorKind, PartName, Result, code};
+use stillpoint_contract::{Error, ErrorKind, PartName, RecoveryTarget, Result, code};
 use tokio::task::JoinHandle;
 
 use super::{
+    Repository,
     blobs::FETCH_CHUNKS_MAX,
+    heads::Heads,
+    history::Committed,
+    names,
     reader::{BackupReader, BasePart},
+    timeline::Timeline,
 };
 use crate::pipeline::Meter;
 
@@ -25,9 +31,42 @@ const FETCH_BYTES_MAX: u64 = 8 << 20;
 /// After so many bytes the disk is told to begin, so that it does not wait for the last chunk.
 const WRITE_BACK_BYTES: u64 = 32 << 20;
 
+impl Repository {
+    /// Stored bytes of the captured log that lies between a backup and a target, for progress:
+    /// where the target's segment is not found at once, all that follows counts.
+    pub async fn log_bytes(
+        &self,
+        timeline: &Timeline,
+        backup: &Committed,
+        until: &RecoveryTarget,
+    ) -> Result<u64> {
+        let coverage = timeline.coverage_of(backup);
+        let Some((coverage, own)) = coverage.zip(backup.commit.consistent_at.as_ref()) else {
+            return Ok(0);
+        };
+        let (heads, all) = (Heads::new(self, &timeline.database), &coverage.segments);
+        let first = heads.anchor(all, own, backup.commit.consistent_time).await?.unwrap_or(0);
+        let last = match until {
+            RecoveryTarget::Consistent => return Ok(0),
+            RecoveryTarget::Latest => None,
+            RecoveryTarget::Time(at) => Some(heads.at_time(all, *at).await?),
+            RecoveryTarget::Position(at) => heads.anchor(all, at, coverage.end.at).await?,
+        };
+        let last = last.unwrap_or(all.len().saturating_sub(1));
+        let listed = self.store.list(&names::streams(&timeline.database)).await?;
+        let sizes: HashMap<_, _> = listed
+            .iter()
+            .filter_map(|object| Some((names::segment_of(&object.key)?, object.size_bytes)))
+            .collect();
+        let needed = all.iter().take(last + 1).skip(first);
+        Ok(needed.filter_map(|id| sizes.get(&(id.stream.clone(), id.seq))).sum())
+    }
+}
+
 impl BackupReader {
     /// Writes every part to the file that `place` names, durably; parts without a place are left
-    /// out. Holes stay holes.
+    /// out. Holes stay holes. Files and directories are open to their owner only: who else may read
+    /// them, the engine knows.
     ///
     /// # Errors
     ///
@@ -128,9 +167,9 @@ async fn create(path: &Path, length_bytes: u64) -> Result<File> {
     let target = path.to_owned();
     blocking(path, move || {
         if let Some(parent) = target.parent() {
-            std::fs::create_dir_all(parent)?;
+            DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
         }
-        let file = File::options().write(true).create_new(true).open(&target)?;
+        let file = File::options().write(true).create_new(true).mode(0o600).open(&target)?;
         file.set_len(length_bytes)?;
         Ok(file)
     })

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::Path,
     thread::sleep,
     time::{Duration, Instant},
@@ -71,7 +72,11 @@ fn a_killed_restore_leaves_the_target_absent_or_complete_and_the_next_one_cleans
     let mut struck = 0;
     for _ in 0..kills() {
         let lived = kill_within(&site, &words, takes, &dice);
-        struck += u32::from(!names(&site.path("back"), "restoring").is_empty());
+        for name in names(&site.path("back"), "restoring") {
+            struck += 1;
+            let mode = fs::metadata(site.path("back").join(name)).unwrap().mode();
+            assert_eq!(mode & 0o777, 0o700, "others can look into an unfinished restore");
+        }
         assert!(!lived || target.exists());
         if target.exists() {
             assert_eq!(rows(&target), ROWS);

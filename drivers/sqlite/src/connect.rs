@@ -54,6 +54,7 @@ impl Database {
     pub(crate) fn locate(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
         let path = fs::canonicalize(&config.path).map_err(|e| no_database(e, &config.path))?;
         let identity = identify(&path)?;
+        refuse_second_name(&path)?;
         Ok(Self { path, config, identity, clock })
     }
 
@@ -232,6 +233,44 @@ fn identify(path: &Path) -> Result<Identity> {
     };
     let id = hash.finalize().to_hex().as_str()[..32].to_owned();
     Ok(Identity { id, location: path.display().to_string() })
+}
+
+/// SQLite looks for the log beside the name by which a file was opened. Under another name the same
+/// file has no log or another one, so that a copy lacks commits and a writer can do damage.
+///
+/// Source: <https://www.sqlite.org/howtocorrupt.html#_multiple_links_to_the_same_file>.
+fn refuse_second_name(path: &Path) -> Result<()> {
+    let metadata = fs::metadata(path).map_err(|e| no_database(e, path))?;
+    if metadata.nlink() <= 1 {
+        return Ok(());
+    }
+    let refused = Error::new(ErrorKind::Refused, code::UNSUITABLE_DATABASE, "find the log")
+        .with("file", path.display())
+        .with("names of the file", metadata.nlink())
+        .why(
+            "the file has several names (hard links), its log lies beside the one that the \
+             application uses, and which one that is cannot be told",
+        );
+    let others = other_names(path, &metadata);
+    let refused = others.iter().fold(refused, |error, other| error.with("also", other.display()));
+    Err(refused
+        .next(format!("find DIRECTORY -samefile {} lists the names", error::quoted(path)))
+        .next("remove all names but one; rm removes only the name")
+        .next("where only one name has a `-wal` beside it, that one is complete: keep it"))
+}
+
+/// How many other names are told.
+const NAMES_MAX: usize = 4;
+
+/// Names of the same file in the same directory.
+fn other_names(path: &Path, of: &fs::Metadata) -> Vec<PathBuf> {
+    let entries = path.parent().and_then(|parent| fs::read_dir(parent).ok());
+    let is_other = |entry: &PathBuf| {
+        let metadata = fs::symlink_metadata(entry);
+        entry != path && metadata.is_ok_and(|m| (m.dev(), m.ino()) == (of.dev(), of.ino()))
+    };
+    let entries = entries.into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(is_other).take(NAMES_MAX).collect()
 }
 
 fn no_database(error: std::io::Error, path: &Path) -> Error {

@@ -5,7 +5,7 @@
 //! writers wait as they would for any long reader.
 //! Source: <https://www.sqlite.org/backup.html>.
 
-use std::{fs::File, os::unix::fs::FileExt, path::Path, time::Duration};
+use std::{fs::File, io, os::unix::fs::FileExt, path::Path, time::Duration};
 
 use bytes::Bytes;
 use rusqlite::{
@@ -15,7 +15,7 @@ use rusqlite::{
 use stillpoint_contract::{
     EXTENT_BYTES, Error, ErrorKind, Evidence, PartWriter, Result, Sink, code,
 };
-use tempfile::TempDir;
+use tempfile::NamedTempFile;
 
 use crate::{
     connect::Database,
@@ -31,7 +31,11 @@ const STEP_BYTES: i32 = 4 << 20;
 const PAUSE: Duration = Duration::from_millis(3);
 
 /// How often other processes may make us start again.
-const RESTARTS_MAX: u32 = 4;
+const RESTARTS_MAX: u32 = 6;
+
+/// How long writers are left alone after the first restart; twice as long after each further one,
+/// four seconds in all.
+const RESTART_PAUSE: Duration = Duration::from_millis(32);
 
 /// Copies the database into a scratch file and that into `sink`.
 pub(crate) async fn backup(
@@ -40,15 +44,15 @@ pub(crate) async fn backup(
     sink: &dyn Sink,
 ) -> Result<Evidence> {
     let owned = database.clone();
-    let (scratch, extent) = blocking(move || copy(&owned, &source)).await?;
+    let (scratch, extent, restarts) = blocking(move || copy(&owned, &source)).await?;
     let copied_at = database.clock.now();
-    let part = create(sink, extent).await?;
+    let part = create(database, sink, extent).await?;
     let mut offset = 0;
     while offset < extent.length_bytes() {
         let length = EXTENT_BYTES.min(extent.length_bytes() - offset);
-        let file = scratch.file.try_clone();
-        let file = file.map_err(|e| error::file(e, "read the copy", scratch.directory.path()))?;
-        let bytes = blocking(move || read(&file, offset, length)).await?;
+        let file = scratch.try_clone().map_err(|e| unreadable(database, e))?;
+        let bytes = blocking(move || Ok(read(&file, offset, length))).await?;
+        let bytes = bytes.map_err(|e| unreadable(database, e))?;
         part.write(offset, bytes).await?;
         offset += length;
     }
@@ -61,38 +65,44 @@ pub(crate) async fn backup(
         cursor: Bytes::new(),
         replay: None,
         incremental: false,
-        method: "online backup API".to_owned(),
+        method: match restarts {
+            0 => "online backup API".to_owned(),
+            RESTARTS_MAX => {
+                format!("online backup API, in one step after {restarts} restarts by writers")
+            }
+            _ => format!("online backup API, {restarts} restarts by writers"),
+        },
     })
 }
 
-/// A copy that disappears when it is dropped.
-struct Scratch {
-    directory: TempDir,
-    file: File,
-}
-
-fn copy(database: &Database, source: &Connection) -> Result<(Scratch, Extent)> {
-    let directory = match &database.config.scratch {
-        Some(directory) => TempDir::with_prefix_in("stillpoint-", directory),
-        None => TempDir::with_prefix("stillpoint-"),
-    };
-    let directory = directory.map_err(|e| {
-        let scratch = database.config.scratch.as_deref().unwrap_or(Path::new("TMPDIR"));
-        error::file(e, "make a scratch directory", scratch)
+/// Copies into a file without a name, which is gone with the process, however that ends.
+fn copy(database: &Database, source: &Connection) -> Result<(File, Extent, u32)> {
+    let directory = database.config.scratch.clone().unwrap_or_else(std::env::temp_dir);
+    let failed = |e| {
+        error::file(e, "make a scratch file", &directory)
             .next("setting `scratch` names a directory with room for a copy of the database")
-    })?;
-    let path = directory.path().join("copy.db");
+    };
+    // Its mode is 0600.
+    let (file, path) =
+        NamedTempFile::with_prefix_in("stillpoint-", &directory).map_err(failed)?.into_parts();
     let mut target = Connection::open(&path).map_err(|e| error::sqlite(e, STEP, &path))?;
-    let prepared = target.execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;");
+    // Without a journal SQLite needs no name; the file is still empty.
+    let prepared = target.execute_batch(
+        "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA locking_mode=EXCLUSIVE;",
+    );
     prepared.map_err(|e| error::sqlite(e, STEP, &path))?;
-    run(database, source, &mut target, &path)?;
+    path.close().map_err(failed)?;
+    let restarts = run(database, source, &mut target, &directory)?;
     let extent = Extent {
         page_bytes: database.page_bytes(&target)?,
         page_count: database.page_count(&target)?,
     };
-    drop(target);
-    let file = File::open(&path).map_err(|e| error::file(e, "read the copy", &path))?;
-    Ok((Scratch { directory, file }, extent))
+    Ok((file, extent, restarts))
+}
+
+fn unreadable(database: &Database, error: io::Error) -> Error {
+    let directory = database.config.scratch.clone().unwrap_or_else(std::env::temp_dir);
+    error::file(error, "read the copy", &directory)
 }
 
 /// The step that errors of the copy name.
@@ -103,7 +113,7 @@ fn run(
     source: &Connection,
     target: &mut Connection,
     path: &Path,
-) -> Result<()> {
+) -> Result<u32> {
     let page_bytes = database.page_bytes(source)?.cast_signed();
     let failed = |e| error::sqlite(e, STEP, path);
     let backup = Backup::new(source, target).map_err(failed)?;
@@ -112,7 +122,7 @@ fn run(
     let (mut restarts, mut copied) = (0, 0);
     loop {
         match database.sql(backup.step(step), STEP)? {
-            StepResult::Done => return Ok(()),
+            StepResult::Done => return Ok(restarts),
             StepResult::Busy | StepResult::Locked => {
                 if busy_until < database.clock.elapsed() {
                     return Err(busy(database));
@@ -122,11 +132,16 @@ fn run(
                 busy_until = deadline(database);
                 let progress = backup.progress();
                 let now = progress.pagecount - progress.remaining;
-                restarts += u32::from(now <= copied);
-                copied = now;
-                if RESTARTS_MAX <= restarts {
-                    step = -1;
+                if now <= copied {
+                    restarts += 1;
+                    if restarts == RESTARTS_MAX {
+                        step = -1;
+                    }
+                    // Writers often come in bursts: the longer this one lasts, the longer we wait
+                    // for its end.
+                    std::thread::sleep(RESTART_PAUSE * (1 << restarts));
                 }
+                copied = now;
             }
         }
         std::thread::sleep(PAUSE);
@@ -144,9 +159,8 @@ fn busy(database: &Database) -> Error {
         ))
 }
 
-fn read(file: &File, offset: u64, length: u64) -> Result<Bytes> {
+fn read(file: &File, offset: u64, length: u64) -> io::Result<Bytes> {
     let mut bytes = vec![0; length as usize];
-    file.read_exact_at(&mut bytes, offset)
-        .map_err(|e| error::file(e, "read the copy", Path::new("copy.db")))?;
+    file.read_exact_at(&mut bytes, offset)?;
     Ok(bytes.into())
 }

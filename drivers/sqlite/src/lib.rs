@@ -12,6 +12,7 @@ mod generation;
 mod hold;
 mod log;
 mod pages;
+mod permissions;
 mod position;
 mod recover;
 mod restore;

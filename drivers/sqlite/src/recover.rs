@@ -16,6 +16,7 @@ use stillpoint_contract::{
 
 use crate::{
     error,
+    permissions::Permissions,
     restore::staged,
     segment::Body,
     snapshot::blocking,
@@ -25,8 +26,20 @@ use crate::{
 /// How many commits around an unreachable position are named.
 const NEIGHBOURS_MAX: usize = 2;
 
-/// Replays `recovery.log` onto the staged file.
+/// Replays `recovery.log` onto the staged file, and makes it readable to those who could read the
+/// source. Until then it is ours alone.
 pub(crate) async fn recover(recovery: Recovery<'_>) -> Result<Reached> {
+    let path = staged(&recovery.plan.staging);
+    let permissions = Permissions::recorded(recovery.parts).await?;
+    let reached = replay(recovery).await?;
+    blocking(move || {
+        permissions.apply(&path).map_err(|e| error::file(e, "set the file's permissions", &path))
+    })
+    .await?;
+    Ok(reached)
+}
+
+async fn replay(recovery: Recovery<'_>) -> Result<Reached> {
     let Recovery { plan, evidence, log, .. } = recovery;
     let Some(start) = evidence.consistent_at.clone().filter(|_| plan.replays_log) else {
         return Ok(Reached {
@@ -187,7 +200,7 @@ impl Aim {
 }
 
 fn unreachable_position(target: &LogPosition, nearest: &[LogPosition]) -> Error {
-    let error = Error::new(ErrorKind::Invalid, code::UNREACHABLE_POINT, "replay the log")
+    let error = Error::new(ErrorKind::Missing, code::UNREACHABLE_POINT, "replay the log")
         .with("asked", target)
         .next("stillpoint timeline lists the positions that can be reached");
     nearest.iter().take(NEIGHBOURS_MAX).fold(error, |error, near| error.with("nearest", near))

@@ -2,15 +2,16 @@
 
 use std::{
     fs, io,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{MetadataExt, PermissionsExt, chown},
-    },
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
+use rustix::{
+    fs::{CWD, RenameFlags},
+    io::Errno,
+};
 use stillpoint_contract::{
     Error, ErrorKind, Overwrite, Placement, RecoveryTarget, RestorePlan, RestoreRequest, Result,
     code,
@@ -20,7 +21,7 @@ use crate::{
     PART,
     config::Config,
     connect::{checkpoint, schema_version},
-    error,
+    error, permissions,
 };
 
 /// Files that SQLite keeps beside a database and would apply to another one of the same name.
@@ -67,26 +68,44 @@ pub(crate) fn staged(staging: &Path) -> PathBuf {
     staging.join("database")
 }
 
-/// The target with its directory resolved, so that its companions are found beside it.
+/// How many symbolic links in a row are followed, as the system does.
+const LINKS_MAX: usize = 40;
+
+/// The file that the target names, its directory resolved, so that its companions are found beside
+/// it. A link names what it leads to, even when nothing is there yet.
 fn absolute(target: &Path) -> Result<PathBuf> {
-    // A link to a database names that database; its companions lie beside the real file.
-    if let Ok(real) = fs::canonicalize(target) {
-        return Ok(real);
+    let mut target = target.to_owned();
+    for _ in 0..LINKS_MAX {
+        let directory = directory_of(&target)?;
+        match fs::read_link(&target) {
+            Ok(link) => target = directory.join(link),
+            Err(_) => {
+                let name = target.file_name().unwrap_or_default();
+                return Ok(directory.join(name));
+            }
+        }
     }
+    Err(Error::new(ErrorKind::Invalid, code::FILE, "follow the target's links")
+        .with("target", target.display())
+        .why("the links lead in a circle"))
+}
+
+fn directory_of(target: &Path) -> Result<PathBuf> {
     let invalid = |why: &'static str| {
         Error::new(ErrorKind::Invalid, code::FILE, "find the target's directory")
             .with("target", target.display())
             .why(why)
     };
-    let name = target.file_name().ok_or_else(|| invalid("it names no file"))?;
+    if target.file_name().is_none() {
+        return Err(invalid("it names no file"));
+    }
     let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = parent.unwrap_or(Path::new("."));
-    let parent = fs::canonicalize(parent).map_err(|e| {
+    fs::canonicalize(parent).map_err(|e| {
         invalid("the directory does not exist or cannot be entered")
             .next(format!("mkdir -p {}", error::quoted(parent)))
             .caused_by(e)
-    })?;
-    Ok(parent.join(name))
+    })
 }
 
 fn check_target(target: &Path, overwrite: Overwrite) -> Result<()> {
@@ -163,17 +182,63 @@ pub(crate) fn check(plan: &RestorePlan) -> Result<String> {
     let path = staged(&plan.staging);
     let (integrity, references) = std::thread::scope(|scope| {
         let references = scope.spawn(|| check_references(&path));
-        let integrity = open_to_check(&path).and_then(|connection| check_integrity(&connection));
-        (integrity, references.join())
+        (check_file(&path), references.join())
     });
     let references = references.map_err(|_| Error::bug("check references"))?;
-    match integrity.map_err(|e| error::sqlite(e, "check the restored database", &path))? {
-        Integrity::Sound => Ok(format!("integrity_check: ok; {references}")),
-        Integrity::Unknown(why) => Ok(format!(
-            "integrity_check of each table that can be checked: ok ({why}); {references}"
+    match integrity {
+        Ok((Integrity::Sound, rows)) => Ok(format!("integrity_check: ok{rows}; {references}")),
+        Ok((Integrity::Unknown(why), rows)) => Ok(format!(
+            "integrity_check of each table that can be checked: ok ({why}){rows}; {references}"
         )),
-        Integrity::Damaged(findings) => Err(damaged(&findings)),
+        Ok((Integrity::Damaged(findings), _)) => Err(damaged(&findings)),
+        Err(e) if is_damage(&e) => Err(damaged(&[e.to_string()])),
+        Err(e) => Err(error::sqlite(e, "check the restored database", &path)),
     }
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+}
+
+/// How SQLite begins a finding about a row that is sound but breaks a rule of its schema.
+const BROKEN_RULE: &str = "CHECK constraint failed in ";
+
+/// Checks the file's structure, and tells of rows that break CHECK constraints.
+///
+/// SQLite forgets the constraints of a file that it opened for reading only, so the check is tried
+/// with a connection that may write. A constraint may be broken since its row was written, or need
+/// functions of the application; that is told and refuses nothing.
+fn check_file(path: &Path) -> rusqlite::Result<(Integrity, String)> {
+    let findings = open_with_rules(path).and_then(|c| integrity_check(&c, "100"));
+    let is_rule = |finding: &String| finding.starts_with(BROKEN_RULE);
+    let rows = match findings {
+        Ok(findings) if is_sound(&findings) => return Ok((Integrity::Sound, String::new())),
+        Ok(mut findings) if findings.iter().all(is_rule) => {
+            findings.dedup();
+            findings.truncate(FINDINGS_MAX);
+            format!("; {}, as when the rows were written", findings.join(", "))
+        }
+        Ok(findings) => return Ok((Integrity::Damaged(findings), String::new())),
+        Err(e) => format!("; CHECK constraints were not checked: {e}"),
+    };
+    let integrity = open_to_check(path).and_then(|connection| check_integrity(&connection))?;
+    Ok((integrity, rows))
+}
+
+fn is_sound(findings: &[String]) -> bool {
+    findings == ["ok"]
+}
+
+/// Opens the file as one that could be written, alone, hence without shared memory beside it.
+/// Source: <https://www.sqlite.org/wal.html#use_of_wal_without_shared_memory>.
+fn open_with_rules(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    connection.pragma_update(None, "query_only", true)?;
+    connection.pragma_update(None, "cache_size", -CHECK_CACHE_KIB)?;
+    Ok(connection)
 }
 
 fn open_to_check(path: &Path) -> rusqlite::Result<Connection> {
@@ -215,7 +280,6 @@ enum Integrity {
 /// Runs `PRAGMA integrity_check`. It cannot run on a schema that uses collations or modules which
 /// only the application has; then each table is checked alone, where that is possible.
 fn check_integrity(connection: &Connection) -> rusqlite::Result<Integrity> {
-    let is_sound = |findings: &[String]| findings == ["ok"];
     let error = match integrity_check(connection, "100") {
         Ok(findings) if is_sound(&findings) => return Ok(Integrity::Sound),
         Ok(findings) => return Ok(Integrity::Damaged(findings)),
@@ -265,45 +329,70 @@ fn immutable_uri(path: &Path) -> String {
 /// the new one at every moment.
 ///
 /// What stood there is kept under another name, complete with its log, until the new database is
-/// in place; no log of one ever lies beside the file of the other.
+/// in place; no log of one ever lies beside the file of the other. When the new database cannot be
+/// put in place, the old one has its names back.
 pub(crate) fn publish(plan: &RestorePlan) -> Result<()> {
     let staged = staged(&plan.staging);
     let target = plan.target.as_path();
-    let failed = |e| error::file(e, "put the database in its place", target);
     check_target(target, plan.overwrite)?;
     sync(&staged)?;
     match plan.overwrite {
         Overwrite::Never => {
-            // Unlike a rename, a link fails when somebody else was quicker.
-            fs::hard_link(&staged, target)
-                .or_else(|e| rename_where_no_links(e, &staged, target))
-                .map_err(|e| match e.kind() {
+            put(&staged, target).map_err(|e| match e.kind() {
                 io::ErrorKind::AlreadyExists => exists_already(target, "it was made just now"),
-                _ => failed(e),
+                _ => not_placed(e, target),
             })?;
-            sync_parent(target)?;
-            remove(&staged).map_err(failed)
-        }
-        Overwrite::Replace => {
-            let lock = lock_out(target)?;
-            if let Ok(metadata) = fs::metadata(target) {
-                inherit(&staged, &metadata).map_err(failed)?;
-            }
-            if let Some(lock) = &lock {
-                // From here on the old file is whole without its log. Should that fail, the copy
-                // that is set aside has the log.
-                if let Err(error) = checkpoint(lock, "TRUNCATE") {
-                    tracing::debug!(%error, "could not copy the old log back");
-                }
-            }
-            let aside = set_aside(target)?;
-            fs::rename(&staged, target).map_err(failed)?;
-            sync_parent(target)?;
-            drop(lock);
-            aside.iter().try_for_each(|path| remove(path)).map_err(failed)?;
             sync_parent(target)
         }
+        Overwrite::Replace => replace(&staged, target),
     }
+}
+
+fn not_placed(error: io::Error, target: &Path) -> Error {
+    error::file(error, "put the database in its place", target)
+}
+
+/// Moves the file to a name that nothing has. A file with two names is one that no backup takes,
+/// so it gets its second name first only where there is no better way.
+fn put(staged: &Path, target: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, staged, CWD, target, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+        result => return Ok(result?),
+    }
+    // Unlike a rename, a link fails when somebody else was quicker.
+    match fs::hard_link(staged, target) {
+        Ok(()) => remove(staged),
+        Err(e) => rename_where_no_links(e, staged, target),
+    }
+}
+
+fn replace(staged: &Path, target: &Path) -> Result<()> {
+    let failed = |e| not_placed(e, target);
+    let lock = lock_out(target)?;
+    if let Ok(metadata) = fs::metadata(target) {
+        permissions::inherit(staged, &metadata).map_err(failed)?;
+    }
+    if let Some(lock) = &lock {
+        // From here on the old file is whole without its log. Should that fail, the copy that is
+        // set aside has the log.
+        if let Err(error) = checkpoint(lock, "TRUNCATE") {
+            tracing::debug!(%error, "could not copy the old log back");
+        }
+    }
+    let mut aside = Aside::default();
+    let placed = aside.take(target).and_then(|()| fs::rename(staged, target).map_err(failed));
+    if let Err(error) = placed {
+        return Err(match aside.put_back() {
+            Ok(()) => error,
+            Err(e) => error
+                .with("not put back", e)
+                .next("what stood there is complete under the name that ends with .replaced-N"),
+        });
+    }
+    sync_parent(target)?;
+    drop(lock);
+    aside.names.iter().try_for_each(|(_, second)| remove(second)).map_err(failed)?;
+    sync_parent(target)
 }
 
 fn rename_where_no_links(error: io::Error, from: &Path, to: &Path) -> io::Result<()> {
@@ -312,42 +401,50 @@ fn rename_where_no_links(error: io::Error, from: &Path, to: &Path) -> io::Result
     if has_no_links && !to.try_exists()? { fs::rename(from, to) } else { Err(error) }
 }
 
-/// Gives the new file the old one's mode and, where allowed, its owner.
-fn inherit(staged: &Path, old: &fs::Metadata) -> io::Result<()> {
-    fs::set_permissions(staged, fs::Permissions::from_mode(old.mode() & 0o7777))?;
-    match chown(staged, Some(old.uid()), Some(old.gid())) {
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        result => result,
-    }
+/// The old database under second names in the same directory: first and second name of each file.
+#[derive(Debug, Default)]
+struct Aside {
+    names: Vec<(PathBuf, PathBuf)>,
 }
 
-/// Gives the target and its companions second names in the same directory, and takes the first
-/// names from the companions: whatever happens from here on, the old database opens under its
-/// second name with all of its log, and no companion of it meets the new one.
-fn set_aside(target: &Path) -> Result<Vec<PathBuf>> {
-    let failed = |e| error::file(e, "set the old database aside", target);
-    let base = (1..u32::MAX)
-        .map(|number| Config::beside(target, &format!(".replaced-{number}")))
-        .find(|base| fs::symlink_metadata(base).is_err() && companions(base).is_empty())
-        .ok_or_else(|| Error::bug("find a name for the old database"))?;
-    let mut aside = Vec::new();
-    for suffix in [""].iter().chain(&COMPANIONS) {
-        let (from, to) = (Config::beside(target, suffix), Config::beside(&base, suffix));
-        match fs::hard_link(&from, &to) {
-            Ok(()) => aside.push(to),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => {
-                rename_where_no_links(e, &from, &to).map_err(failed)?;
-                aside.push(to);
+impl Aside {
+    /// Gives the target and its companions second names, and takes the first names from the
+    /// companions: whatever happens from here on, the old database opens under its second name
+    /// with all of its log, and no companion of it meets the new one.
+    fn take(&mut self, target: &Path) -> Result<()> {
+        let failed = |e| error::file(e, "set the old database aside", target);
+        let base = (1..u32::MAX)
+            .map(|number| Config::beside(target, &format!(".replaced-{number}")))
+            .find(|base| fs::symlink_metadata(base).is_err() && companions(base).is_empty())
+            .ok_or_else(|| Error::bug("find a name for the old database"))?;
+        for suffix in [""].iter().chain(&COMPANIONS) {
+            let (from, to) = (Config::beside(target, suffix), Config::beside(&base, suffix));
+            match fs::hard_link(&from, &to) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => rename_where_no_links(e, &from, &to).map_err(failed)?,
+            }
+            self.names.push((from, to));
+        }
+        sync_parent(target)?;
+        for suffix in COMPANIONS {
+            remove(&Config::beside(target, suffix)).map_err(failed)?;
+        }
+        sync_parent(target)
+    }
+
+    /// Gives every file its first name back. Companions come first: the database never stands
+    /// there without its log.
+    fn put_back(&self) -> io::Result<()> {
+        for (first, second) in self.names.iter().rev() {
+            if first.try_exists()? {
+                remove(second)?;
+            } else {
+                fs::rename(second, first)?;
             }
         }
+        Ok(())
     }
-    sync_parent(target)?;
-    for suffix in COMPANIONS {
-        remove(&Config::beside(target, suffix)).map_err(failed)?;
-    }
-    sync_parent(target)?;
-    Ok(aside)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -1,7 +1,5 @@
 //! The base copy: every page of one committed state, or only those that changed.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use stillpoint_contract::{
@@ -17,6 +15,7 @@ use crate::{
     copy,
     generation::{LogState, Observer},
     pages::{self, Extent},
+    permissions,
     position::{self, Cursor},
 };
 
@@ -101,7 +100,7 @@ async fn backup_log_mode(
             (vec![all], false, format!("all pages of a read transaction ({why})"))
         }
     };
-    let part = create(sink, extent).await?;
+    let part = create(database, sink, extent).await?;
     let reader = pages::write(database, reader, runs, extent, part.as_ref()).await?;
     let database = database.clone();
     let evidence = Evidence {
@@ -142,11 +141,15 @@ fn finish(
 }
 
 /// Opens the part that holds the database.
-pub(crate) async fn create(sink: &dyn Sink, extent: Extent) -> Result<Box<dyn PartWriter>> {
+pub(crate) async fn create(
+    database: &Database,
+    sink: &dyn Sink,
+    extent: Extent,
+) -> Result<Box<dyn PartWriter>> {
     let spec = PartSpec {
         name: PartName::new(PART)?,
         shape: Shape::Paged { page_bytes: extent.page_bytes },
-        attributes: BTreeMap::new(),
+        attributes: permissions::attributes(&database.path)?,
     };
     sink.create(spec).await
 }

@@ -8,4 +8,5 @@ mod demo;
 mod everyday;
 mod golden;
 mod refusals;
+mod restores;
 mod stopping;

@@ -176,3 +176,79 @@ async fn a_database_that_is_replaced_is_not_backed_up_under_its_old_name() {
     let error = back_up(driver.as_ref(), None).await.unwrap_err();
     assert_eq!((error.kind(), error.code()), (ErrorKind::Departed, code::SOURCE_VANISHED));
 }
+
+#[tokio::test]
+async fn a_file_with_two_names_is_refused_by_both_and_left_alone() {
+    let directory = TempDir::new().unwrap();
+    let (path, second) = (directory.path().join("app.db"), directory.path().join("hard.db"));
+    let link = directory.path().join("link.db");
+    let db = application(&path);
+    db.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    assert_eq!(round_trip(&link, directory.path()).await, dump(&db), "a symbolic link is followed");
+    fs::hard_link(&path, &second).unwrap();
+    for (name, other) in [(&second, &path), (&path, &second), (&link, &second)] {
+        let error = engine().connect(&endpoint(name)).await.unwrap_err();
+        let number = code::UNSUITABLE_DATABASE;
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, number), "{error:?}");
+        let other = fs::canonicalize(other).unwrap().display().to_string();
+        assert!(error.facts().iter().any(|(_, fact)| *fact == other), "{error:?}");
+    }
+    assert!(!directory.path().join("hard.db-wal").exists());
+    fs::remove_file(&second).unwrap();
+    assert_eq!(round_trip(&path, directory.path()).await, dump(&db));
+}
+
+/// A rollback-journal database of about `mebibytes`.
+fn old_kind(path: &Path, mebibytes: u32) -> Connection {
+    let db = Connection::open(path).unwrap();
+    db.execute_batch(&format!(
+        "CREATE TABLE t(a);
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < {mebibytes})
+         INSERT INTO t SELECT zeroblob(1 << 20) FROM n;"
+    ))
+    .unwrap();
+    db
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_copy_of_a_rollback_journal_database_has_no_name_that_could_stay_behind() {
+    let directory = TempDir::new().unwrap();
+    let scratch = TempDir::new().unwrap();
+    let path = directory.path().join("old.db");
+    drop(old_kind(&path, 64));
+    let mut endpoint = endpoint(&path);
+    endpoint.settings.insert("scratch".into(), scratch.path().to_str().unwrap().into());
+    let driver = engine().connect(&endpoint).await.unwrap();
+    let backup = tokio::spawn(async move { back_up(driver.as_ref(), None).await });
+    while !backup.is_finished() {
+        for entry in fs::read_dir(scratch.path()).unwrap().flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            assert!(metadata.is_file() && metadata.len() == 0, "{entry:?}: {metadata:?}");
+        }
+    }
+    let copy = backup.await.unwrap().unwrap();
+    assert_eq!(copy.written_bytes, fs::metadata(&path).unwrap().len());
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_writes_does_not_make_a_backup_hold_up_the_writers() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("old.db");
+    let db = old_kind(&path, 32);
+    db.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+    // The burst is short whatever the disk does.
+    db.execute_batch("PRAGMA synchronous=OFF").unwrap();
+    let driver = connect(&path).await;
+    let backup = tokio::spawn(async move { back_up(driver.as_ref(), None).await });
+    let writer = tokio::task::spawn_blocking(move || {
+        for i in 0..150 {
+            db.execute("INSERT INTO t VALUES (?1)", [i]).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    });
+    writer.await.unwrap();
+    let method = backup.await.unwrap().unwrap().evidence.method;
+    assert!(!method.contains("in one step"), "{method}");
+}
