@@ -1,0 +1,1 @@
+//! Page headers and page checksums.

@@ -1,0 +1,1 @@
+//! The settings of one cluster: where it is and how to log in.

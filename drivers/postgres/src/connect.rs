@@ -1,0 +1,1 @@
+//! Connections: sockets, TLS, SQL sessions, replication sessions.

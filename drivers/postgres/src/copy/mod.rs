@@ -1,0 +1,1 @@
+//! The three ways in which the files of a cluster become parts.

@@ -1,0 +1,1 @@
+//! What PostgreSQL reports, as what to do about it: one table.

@@ -1,0 +1,1 @@
+//! Log capture: WAL streamed through a physical slot.

@@ -1,0 +1,1 @@
+//! Recovery: steering a server that replays WAL.

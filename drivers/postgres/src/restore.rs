@@ -1,0 +1,1 @@
+//! How a backup becomes a cluster again: plan, check, publish.
