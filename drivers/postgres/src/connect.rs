@@ -45,11 +45,17 @@ pub(crate) struct Cluster {
     tls: Arc<tls::Settings>,
 }
 
-/// What kind of replication session is wanted.
+/// What kind of session is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Replication {
-    /// Of the cluster: no SQL.
-    Physical,
+enum Kind {
+    Sql,
+    Replication,
+}
+
+/// A session of either kind.
+enum Opened {
+    Sql(Sql),
+    Replication(Session),
 }
 
 impl Cluster {
@@ -60,23 +66,35 @@ impl Cluster {
     }
 
     /// Opens a replication session on the first host that will do.
-    pub(crate) async fn replication(&self, _: Replication) -> Result<Session> {
-        self.first(async |host, mode| {
-            let socket = self.socket(host, mode).await?;
-            let session = Session::start(socket, &self.login(host, "replication")?).await?;
-            Ok(session)
-        })
-        .await
+    pub(crate) async fn replication(&self) -> Result<Session> {
+        match self.first_of(&self.config.hosts, Kind::Replication).await? {
+            Opened::Replication(session) => Ok(session),
+            Opened::Sql(_) => Err(Error::bug(CONNECT)),
+        }
+    }
+
+    /// Opens a replication session on a host that another session found.
+    pub(crate) async fn replication_on(&self, host: &Host) -> Result<Session> {
+        match self.first_of(std::slice::from_ref(host), Kind::Replication).await? {
+            Opened::Replication(session) => Ok(session),
+            Opened::Sql(_) => Err(Error::bug(CONNECT)),
+        }
     }
 
     /// Opens a SQL session on the first host that will do.
     pub(crate) async fn sql(&self) -> Result<Sql> {
-        self.first(async |host, mode| {
-            let sql = self.sql_at(host, mode).await?;
-            self.check_target(&sql).await?;
-            Ok(sql)
-        })
-        .await
+        match self.first_of(&self.config.hosts, Kind::Sql).await? {
+            Opened::Sql(sql) => Ok(sql),
+            Opened::Replication(_) => Err(Error::bug(CONNECT)),
+        }
+    }
+
+    /// Opens another SQL session on a host that did before.
+    pub(crate) async fn sql_on(&self, host: &Host) -> Result<Sql> {
+        match self.first_of(std::slice::from_ref(host), Kind::Sql).await? {
+            Opened::Sql(sql) => Ok(sql),
+            Opened::Replication(_) => Err(Error::bug(CONNECT)),
+        }
     }
 
     fn login(&self, host: &Host, database: &str) -> Result<Login> {
@@ -88,12 +106,12 @@ impl Cluster {
         })
     }
 
-    async fn first<T>(&self, attempt: impl AsyncFn(&Host, SslMode) -> Result<T>) -> Result<T> {
+    async fn first_of(&self, hosts: &[Host], kind: Kind) -> Result<Opened> {
         let mut last = None;
-        for host in &self.config.hosts {
+        for host in hosts {
             for mode in modes(self.config.protection(host)) {
                 let limit = self.config.connect_timeout;
-                let outcome = match timeout(limit, attempt(host, *mode)).await {
+                let outcome = match timeout(limit, self.open(host, *mode, kind)).await {
                     Ok(outcome) => outcome,
                     Err(_) => Err(Error::new(ErrorKind::Transient, code::NO_DATABASE, CONNECT)
                         .why("it did not answer in time")
@@ -101,11 +119,32 @@ impl Cluster {
                 };
                 match outcome {
                     Ok(session) => return Ok(session),
-                    Err(error) => last = Some(error.during(CONNECT).with("host", host)),
+                    Err(error) => {
+                        let is_foreign = error.kind() == ErrorKind::Unsupported;
+                        last = Some(error.during(CONNECT).with("host", host));
+                        if is_foreign {
+                            break;
+                        }
+                    }
                 }
             }
         }
         Err(last.unwrap_or_else(|| Error::bug("connect to no host")))
+    }
+
+    async fn open(&self, host: &Host, mode: SslMode, kind: Kind) -> Result<Opened> {
+        match kind {
+            Kind::Sql => {
+                let sql = self.sql_at(host, mode).await?;
+                self.check_target(&sql).await?;
+                Ok(Opened::Sql(sql))
+            }
+            Kind::Replication => {
+                let socket = self.socket(host, mode).await?;
+                let session = Session::start(socket, &self.login(host, "replication")?).await?;
+                Ok(Opened::Replication(session))
+            }
+        }
     }
 
     async fn socket(&self, host: &Host, mode: SslMode) -> Result<Socket> {
