@@ -5,6 +5,7 @@ use std::sync::Arc;
 use stillpoint_contract::{Clock, Error, Reached, Recovery, Result};
 
 /// Replays.
+#[expect(clippy::unused_async, reason = "what replaces it waits")]
 pub(crate) async fn recover(_recovery: Recovery<'_>, _clock: &Arc<dyn Clock>) -> Result<Reached> {
     Err(Error::bug("recover"))
 }

@@ -8,11 +8,13 @@ pub(crate) fn plan(_request: &RestoreRequest<'_>) -> Result<RestorePlan> {
 }
 
 /// Checks what was restored.
+#[expect(clippy::unused_async, reason = "what replaces it waits")]
 pub(crate) async fn check(_plan: &RestorePlan) -> Result<String> {
     Err(Error::bug("check a restore"))
 }
 
 /// Puts it in its place.
+#[expect(clippy::unused_async, reason = "what replaces it waits")]
 pub(crate) async fn publish(_plan: &RestorePlan) -> Result<()> {
     Err(Error::bug("publish a restore"))
 }
