@@ -38,6 +38,7 @@ assert db.execute("PRAGMA foreign_key_check").fetchone() is None
 def run(command, env=None):
     """Runs a command; returns wall seconds, CPU seconds, peak memory in MiB and what it said."""
     log = tempfile.TemporaryFile()
+    os.sync()  # what was written before is not this command's to wait for
     start = time.monotonic()
     child = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                              env={**os.environ, **(env or {})})

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     coordinator::{BackupJob, BackupReport, back_up},
-    pipeline::Meter,
+    pipeline::{Meter, compress::Level},
     repository::WriteOptions,
 };
 
@@ -42,6 +42,16 @@ pub(crate) struct Options {
     /// Connections to the database, and parts copied at once.
     #[arg(long, value_name = "NUMBER", default_value_t = STREAMS_DEFAULT)]
     streams: NonZeroUsize,
+    /// The zstd level of new data, from -5 (fastest) to 9 (smallest) [default: 1 at first, then
+    /// whatever keeps processor and repository equally busy].
+    #[arg(long, value_name = "LEVEL", allow_negative_numbers = true, value_parser = level)]
+    level: Option<Level>,
+}
+
+fn level(text: &str) -> std::result::Result<Level, String> {
+    let allowed = Level::FASTEST.number()..=Level::ARCHIVE.number();
+    let number = text.parse().ok().filter(|number| *number != 0 && allowed.contains(number));
+    number.map(Level::clamped).ok_or_else(|| "a level is one of -5 to -1 and 1 to 9".to_owned())
 }
 
 #[derive(Debug, Serialize)]
@@ -118,7 +128,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         full: options.full,
         new_incarnation: options.new_incarnation,
         streams_max: options.streams,
-        options: WriteOptions::default(),
+        options: WriteOptions { level: options.level, ..WriteOptions::default() },
     };
     let meter = Arc::new(Meter::default());
     let work = back_up(&session.world, &repository, job, &meter);

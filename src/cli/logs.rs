@@ -48,6 +48,7 @@ struct Status {
     captured_to: Option<String>,
     restorable_to: Option<Stamp>,
     gaps: Vec<Gap>,
+    open_gap: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -81,16 +82,17 @@ impl Status {
         let capture = match &timeline.beat {
             None if newest.is_none() => Capture::Never,
             Some(beat) if beat.is_last => Capture::Stopped,
-            Some(beat) if (now.0 - beat.at).num_seconds() < BEAT_SECONDS_MAX => Capture::Running,
+            Some(beat) if beat.age(now.0).num_seconds() < BEAT_SECONDS_MAX => Capture::Running,
             Some(_) | None => Capture::Silent,
         };
         Self {
             name: timeline.database.clone(),
             capture,
-            last_seen: timeline.beat.as_ref().map(|beat| Stamp(beat.at)),
+            last_seen: timeline.beat.as_ref().map(|b| Stamp(b.alive_at.unwrap_or(b.at))),
             captured_to: newest.map(|coverage| coverage.end.position.to_string()),
             restorable_to: reach.to(),
             gaps: reach.gaps,
+            open_gap: reach.open_gap,
         }
     }
 }
@@ -113,10 +115,9 @@ impl Answer for StatusAnswer {
                 status.last_seen.map_or_else(dash, age),
                 status.captured_to.clone().unwrap_or_else(dash),
                 status.restorable_to.map_or_else(dash, |to| page.time(to.0)),
-                if status.gaps.is_empty() {
-                    "none".to_owned()
-                } else {
-                    status.gaps.len().to_string()
+                match status.gaps.len() + usize::from(status.open_gap.is_some()) {
+                    0 => "none".to_owned(),
+                    gaps => gaps.to_string(),
                 },
             ]);
         }
@@ -142,6 +143,7 @@ async fn status(session: &Session, options: StatusOptions) -> Result<()> {
     let mut answer = StatusAnswer { now, databases: Vec::new(), warnings: Vec::new() };
     for name in names {
         let timeline = repository.timeline(&name).await?;
+        answer.warnings.extend(Reach::of(&timeline).warning(&name));
         answer.databases.push(Status::of(&timeline, now));
         answer.warnings.extend(timeline.problems);
     }

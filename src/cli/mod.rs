@@ -22,6 +22,7 @@ mod memory;
 mod moment;
 mod open;
 mod page;
+mod process;
 mod progress;
 mod reach;
 mod repo;

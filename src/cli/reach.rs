@@ -17,6 +17,8 @@ pub(crate) struct Reach {
     pub stretches: Vec<Stretch>,
     /// One between each two stretches.
     pub gaps: Vec<Gap>,
+    /// Why log that was captured after the newest moment does not count; the next backup closes it.
+    pub open_gap: Option<String>,
 }
 
 impl Reach {
@@ -47,7 +49,17 @@ impl Reach {
             why: pair[1].1.clone(),
         });
         let gaps = gaps.collect();
-        Self { stretches: found.into_iter().map(|(stretch, _)| stretch).collect(), gaps }
+        let open_gap = timeline.open_gap().map(str::to_owned);
+        let stretches = found.into_iter().map(|(stretch, _)| stretch).collect();
+        Self { stretches, gaps, open_gap }
+    }
+
+    /// What a person should know of a gap that is open.
+    pub(crate) fn warning(&self, database: &str) -> Option<String> {
+        let why = self.open_gap.as_ref()?;
+        Some(format!(
+            "{database}: what was captured last cannot be restored yet: {why}; back up now"
+        ))
     }
 
     /// The oldest restorable moment.

@@ -159,6 +159,9 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     if options.plan {
         return session.answer(&planned(session, &options, &resolved));
     }
+    if let Some(why) = &resolved.chosen.open_gap {
+        session.warn(&format!("log that was captured later cannot be restored: {why}"));
+    }
     tell_of_leftovers(session, &options.to);
     let meter = Arc::new(Meter::default());
     let work = coordinator::run(&session.world, &repository, &resolved, &meter);

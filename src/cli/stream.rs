@@ -15,10 +15,11 @@ use super::{
     answer::{Answer, Format, Stamp},
     open::{self, Need},
     page::{Page, printable},
+    process,
     session::{Session, length},
     units,
 };
-use crate::coordinator::{CaptureEvent, CaptureJob, CaptureReport, capture};
+use crate::coordinator::{CaptureEvent, CaptureJob, CaptureReport, Process, capture};
 
 /// How often a text answer tells how far the capture is, where nobody asked for more.
 const NEWS_PERIOD: Duration = Duration::from_mins(1);
@@ -114,12 +115,14 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         None => engine.default_name(&endpoint)?,
     };
     let repository = open::repository(session, Need::Content).await?;
+    let process = process::own();
     let job = CaptureJob {
         engine: &*engine,
         endpoint: &endpoint,
         database: &name,
         flush,
         take_over: options.take_over,
+        process: Process { name: process.as_deref(), is_gone: &process::is_gone },
     };
     let news = Arc::new(Mutex::new(News::default()));
     let tell = |event| {

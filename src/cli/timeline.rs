@@ -34,6 +34,7 @@ struct TimelineAnswer {
     now: Stamp,
     stretches: Vec<Stretch>,
     gaps: Vec<Gap>,
+    open_gap: Option<String>,
     backups: Vec<Backup>,
     warnings: Vec<String>,
 }
@@ -129,6 +130,13 @@ impl TimelineAnswer {
                 page.line(format!("    after {after}, before {before}"));
             }
         }
+        if let (Some(why), Some((_, to))) = (&self.open_gap, self.limits()) {
+            page.line(format!(
+                "{} since {}: {why}; the next backup closes it",
+                page.paint(Tone::Bad, "gap"),
+                page.time(to),
+            ));
+        }
     }
 }
 
@@ -140,12 +148,13 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         since.and_then(|length| now.checked_sub_signed(chrono::TimeDelta::from_std(length).ok()?));
     let repository = open::repository(session, Need::Content).await?;
     let timeline = repository.timeline(&options.database).await?;
-    let Reach { stretches, gaps } = Reach::of(&timeline);
+    let Reach { stretches, gaps, open_gap } = Reach::of(&timeline);
     let answer = TimelineAnswer {
         database: options.database,
         now: Stamp(now),
         stretches,
         gaps,
+        open_gap,
         backups: timeline.backups.iter().map(|backup| Backup::from(&backup.commit)).collect(),
         warnings: timeline.problems,
     };
@@ -205,6 +214,7 @@ mod tests {
                 },
             ],
             gaps: vec![gap],
+            open_gap: None,
             backups: vec![
                 backup("01A", "2026-11-21T10:00:00Z", false),
                 backup("01B", "2026-11-21T13:00:00Z", true),

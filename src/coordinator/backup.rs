@@ -6,6 +6,7 @@ use stillpoint_contract::{
     BackupRequest, Base, Endpoint, Engine, Error, ErrorKind, Identity, Probe, Result, code,
 };
 
+use super::owner::Owner;
 use crate::{
     pipeline::Meter,
     repository::{Intent, Repository, WriteOptions, history::Committed},
@@ -63,9 +64,9 @@ pub async fn back_up(
     let start = world.clock.elapsed();
     let driver = job.engine.connect(job.endpoint).await?;
     let probe = driver.probe().await?;
-    let last = newest(repository, job.database).await?;
-    let is_new_incarnation = match &last {
-        Some(last) => check_identity(&job, &probe.identity, last)?,
+    let owner = Owner::of(repository, job.database).await?;
+    let is_new_incarnation = match &owner {
+        Some(owner) => owner.admit(job.engine.name(), &probe.identity, job.new_incarnation)?,
         None => false,
     };
     meter.begin("copy", probe.size_bytes);
@@ -111,45 +112,6 @@ fn intent(job: &BackupJob<'_>, probe: &Probe, world: &World) -> Intent {
         settings: probe.settings.clone(),
         started_at: world.clock.now(),
     }
-}
-
-async fn newest(repository: &Repository, database: &str) -> Result<Option<Committed>> {
-    let history = repository.history().await?;
-    let live = history.live();
-    Ok(live.into_iter().rev().find(|c| c.commit.database == database).cloned())
-}
-
-/// A database that was restored or re-created in its old place begins a new incarnation; another
-/// database under the same name is refused.
-fn check_identity(job: &BackupJob<'_>, found: &Identity, last: &Committed) -> Result<bool> {
-    let commit = &last.commit;
-    if commit.engine != job.engine.name() {
-        return Err(foreign(job, found, last));
-    }
-    if commit.incarnation == found.id {
-        return Ok(false);
-    }
-    if commit.location == found.location || job.new_incarnation {
-        return Ok(true);
-    }
-    Err(foreign(job, found, last))
-}
-
-fn foreign(job: &BackupJob<'_>, found: &Identity, last: &Committed) -> Error {
-    let database = job.database;
-    Error::new(
-        ErrorKind::Refused,
-        code::FOREIGN_DATABASE,
-        format!("recognise the database that owned the name {database} until now"),
-    )
-    .with("found", format!("{} {} at {}", job.engine.name(), found.id, found.location))
-    .with(
-        "expected",
-        format!("{} {} at {}", last.commit.engine, last.commit.incarnation, last.commit.location),
-    )
-    .why("mixing two databases under one name would make both hard to restore; nothing was written")
-    .next("another database? give it a name of its own: --name NAME")
-    .next("the same one, moved or re-created? --new-incarnation")
 }
 
 fn replaced(before: &Identity, after: &Identity) -> Error {

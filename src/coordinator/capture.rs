@@ -1,6 +1,6 @@
 //! One capture of a database's log: what the engine hands over becomes durable, then is confirmed.
 
-use std::{future::Future, pin::pin, time::Duration};
+use std::{fmt, future::Future, pin::pin, time::Duration};
 
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
@@ -8,6 +8,7 @@ use stillpoint_contract::{
     LogSupply, OpenedLog, Result, SEGMENT_BODY_BYTES_MAX, code,
 };
 
+use super::owner::Owner;
 use crate::{
     repository::{Repository, StoredHead, StreamWriter},
     world::World,
@@ -32,6 +33,28 @@ pub struct CaptureJob<'a> {
     pub flush: Duration,
     /// Take over from a capture that seems to be running.
     pub take_over: bool,
+    /// Who captures.
+    pub process: Process<'a>,
+}
+
+/// How a capture that was killed is told from one that lives.
+#[derive(Clone, Copy)]
+pub struct Process<'a> {
+    /// A name of this process, where it can have one.
+    pub name: Option<&'a str>,
+    /// Whether the process of that name has certainly ended.
+    pub is_gone: &'a dyn Fn(&str) -> bool,
+}
+
+impl Process<'_> {
+    /// One of which nothing is known.
+    pub const UNKNOWN: Process<'static> = Process { name: None, is_gone: &|_| false };
+}
+
+impl fmt::Debug for Process<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// What a capture tells on its way.
@@ -94,24 +117,42 @@ pub async fn capture(
     let period = poll_period(&*driver).await?;
     let wait = period.map_or(Duration::ZERO, |period| period.max(job.flush));
     if !job.take_over {
-        refuse_rival(repository, job.database).await?;
+        refuse_rival(repository, &job).await?;
     }
     let mut running = Running::begin(world, repository, &job, &*driver).await?;
-    tell(running.started().await?);
-    let mut stop = pin!(stop);
-    let mut is_stopping = false;
-    loop {
-        let is_dry = running.drain(job.flush, &mut tell).await?;
-        running.look_around().await?;
-        // A stream of a busy server never runs dry; what it has not sent yet stays on the server.
-        if is_stopping && (is_dry || period.is_none()) {
-            return running.end().await;
+    let work = async {
+        running.beat(false).await?;
+        tell(running.started().await?);
+        let mut stop = pin!(stop);
+        let mut is_stopping = false;
+        loop {
+            let is_dry = running.drain(job.flush, &mut tell).await?;
+            running.look_around().await?;
+            // A stream of a busy server never runs dry; what it has not sent yet stays there.
+            if is_stopping && (is_dry || period.is_none()) {
+                return Ok::<_, Error>(());
+            }
+            let pause = if is_dry { wait } else { Duration::ZERO };
+            tokio::select! {
+                biased;
+                () = &mut stop, if !is_stopping => is_stopping = true,
+                () = world.clock.sleep(pause) => {}
+            }
         }
-        let pause = if is_dry { wait } else { Duration::ZERO };
-        tokio::select! {
-            biased;
-            () = &mut stop, if !is_stopping => is_stopping = true,
-            () = world.clock.sleep(pause) => {}
+    };
+    match work.await {
+        Ok(()) => {
+            running.beat(true).await?;
+            Ok(running.report)
+        }
+        Err(error) => {
+            // Whoever begins next need not wait until this one looks dead.
+            if error.kind() != ErrorKind::Fenced
+                && let Err(silent) = running.beat(true).await
+            {
+                tracing::debug!("no goodbye: {silent}");
+            }
+            Err(error)
         }
     }
 }
@@ -128,29 +169,32 @@ async fn poll_period(driver: &dyn Driver) -> Result<Option<Duration>> {
     }
 }
 
-async fn refuse_rival(repository: &Repository, database: &str) -> Result<()> {
+async fn refuse_rival(repository: &Repository, job: &CaptureJob<'_>) -> Result<()> {
+    let database = job.database;
     let Some(beat) = repository.running_capture(database).await? else { return Ok(()) };
+    if beat.process.as_deref().is_some_and(job.process.is_gone) {
+        return Ok(());
+    }
     Err(Error::new(ErrorKind::Busy, code::FENCED, format!("capture the log of {database}"))
         .with("running since", &beat.stream)
-        .with("last sign of life", beat.at.to_rfc3339())
+        .with("last sign of life", beat.alive_at.unwrap_or(beat.at).to_rfc3339())
         .why("one capture of a database is enough")
         .next("if that one is dead, wait half a minute, or add --take-over"))
 }
 
-/// Where the newest backup of an incarnation leaves off.
+/// Where the newest backup of an incarnation leaves off, and when that was.
 async fn backup_mark(
     repository: &Repository,
-    database: &str,
+    owner: Option<&Owner>,
     incarnation: &str,
-) -> Result<Option<LogMark>> {
-    let history = repository.history().await?;
-    let live = history.live();
-    let newest = live.iter().rfind(|c| c.commit.database == database);
+) -> Result<Option<(LogMark, DateTime<Utc>)>> {
+    let newest = owner.map(Owner::backup);
     let Some(newest) = newest.filter(|c| c.commit.incarnation == incarnation) else {
         return Ok(None);
     };
     let evidence = repository.manifest(newest).await?.evidence()?;
-    Ok(evidence.consistent_at.map(|position| LogMark { position, cursor: evidence.cursor }))
+    let mark = evidence.consistent_at.map(|position| LogMark { position, cursor: evidence.cursor });
+    Ok(mark.map(|mark| (mark, newest.commit.consistent_time)))
 }
 
 /// Until when the capture that stored `last` certainly saw everything.
@@ -160,7 +204,11 @@ async fn last_seen(
     last: &StoredHead,
 ) -> Result<DateTime<Utc>> {
     let stored = last.head.events.last().map_or(DateTime::UNIX_EPOCH, |event| event.at);
-    let beat = repository.newest_beat(database).await?;
+    // A sign that cannot be read says nothing.
+    let beat = repository.newest_beat(database).await.unwrap_or_else(|error| {
+        tracing::warn!("the last sign of life of the capture before: {error}");
+        None
+    });
     let beat = beat.filter(|beat| beat.position == *last.head.range.end());
     Ok(beat.map_or(stored, |beat| stored.max(beat.at)))
 }
@@ -177,8 +225,8 @@ struct Running<'a> {
     pending_since: Duration,
     /// Until when a capture before this one had seen everything that this one continues.
     seen_until: DateTime<Utc>,
-    /// When the engine was asked last.
-    asked_at: DateTime<Utc>,
+    /// When the end of the log was seen last.
+    dry_at: DateTime<Utc>,
     beat_at: Option<Duration>,
     fence_at: Duration,
     report: CaptureReport,
@@ -192,6 +240,10 @@ impl<'a> Running<'a> {
         driver: &dyn Driver,
     ) -> Result<Self> {
         let identity = driver.probe().await?.identity;
+        let owner = Owner::of(repository, job.database).await?;
+        if let Some(owner) = &owner {
+            owner.admit(job.engine.name(), &identity, false)?;
+        }
         let last = repository.last_segment(job.database).await?;
         let ours = last.as_ref().filter(|last| last.incarnation == identity.id);
         let mark = ours.map(|last| LogMark {
@@ -210,15 +262,19 @@ impl<'a> Running<'a> {
             seen_until = DateTime::UNIX_EPOCH;
             let replaced = || "the database was replaced".to_owned();
             let gap = last.as_ref().map(|_| opened.gap.take().unwrap_or_else(replaced));
-            if let Some(mark) = backup_mark(repository, job.database, &identity.id).await? {
+            let mark = backup_mark(repository, owner.as_ref(), &identity.id).await?;
+            if let Some((mark, at)) = mark {
                 drop(opened);
                 opened = driver.open_log(Some(&mark)).await?;
+                if opened.gap.is_none() {
+                    seen_until = at;
+                }
             }
             opened.gap = gap.or(opened.gap);
         }
         let OpenedLog { capture, start, gap } = opened;
         let writer = repository.begin_stream(job.database, &identity.id, continues, gap.clone());
-        let writer = writer.await?;
+        let writer = writer.await?.held_by(job.process.name.map(str::to_owned));
         let now = world.clock.elapsed();
         let report = CaptureReport {
             stream: writer.id().to_owned(),
@@ -239,7 +295,7 @@ impl<'a> Running<'a> {
             pending,
             pending_since: now,
             seen_until,
-            asked_at: world.clock.now(),
+            dry_at: seen_until,
             beat_at,
             fence_at: now,
             report,
@@ -273,8 +329,11 @@ impl<'a> Running<'a> {
 
     /// Asks the engine once; `true` when it handed something over.
     async fn poll(&mut self) -> Result<bool> {
-        self.asked_at = self.world.clock.now();
-        let Some(mut segment) = self.capture.next().await? else { return Ok(false) };
+        let asked_at = self.world.clock.now();
+        let Some(mut segment) = self.capture.next().await? else {
+            self.dry_at = asked_at;
+            return Ok(false);
+        };
         segment.head.not_before = segment.head.not_before.map(|at| at.max(self.seen_until));
         if segment.head.range.start() != self.position()
             && segment.head.succeeds.as_ref() != Some(self.position())
@@ -326,8 +385,7 @@ impl<'a> Running<'a> {
         let now = self.world.clock.elapsed();
         let is_quiet = self.pending.is_empty();
         if is_quiet && self.beat_at.is_none_or(|at| now.saturating_sub(at) >= BEAT_PERIOD) {
-            self.writer.beat(&self.report.position, self.asked_at, false).await?;
-            self.beat_at = Some(now);
+            self.beat(false).await?;
         }
         if now.saturating_sub(self.fence_at) >= FENCE_PERIOD {
             self.writer.check_fence().await?;
@@ -336,8 +394,9 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
-    async fn end(mut self) -> Result<CaptureReport> {
-        self.writer.beat(&self.report.position, self.asked_at, true).await?;
-        Ok(self.report)
+    async fn beat(&mut self, is_last: bool) -> Result<()> {
+        self.writer.beat(&self.report.position, self.dry_at, is_last).await?;
+        self.beat_at = Some(self.world.clock.elapsed());
+        Ok(())
     }
 }

@@ -4,10 +4,11 @@
 
 mod backup;
 mod capture;
+mod owner;
 mod point;
 mod restore;
 
 pub use backup::{BackupJob, BackupReport, back_up};
-pub use capture::{CaptureEvent, CaptureJob, CaptureReport, capture};
+pub use capture::{CaptureEvent, CaptureJob, CaptureReport, Process, capture};
 pub use point::{Chosen, Wanted, choose};
 pub use restore::{ResolvedRestore, RestoreJob, RestoreReport, plan, run, staging_beside};

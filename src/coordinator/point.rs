@@ -6,7 +6,7 @@ use stillpoint_contract::{
 };
 
 use crate::repository::{
-    Coverage, Repository, TIME_ERROR_SECONDS_MAX, Timeline, Unwatched, history::Committed,
+    Repository, TIME_ERROR_SECONDS_MAX, Timeline, Unwatched, history::Committed,
 };
 
 /// What a person asks for.
@@ -31,6 +31,8 @@ pub struct Chosen {
     pub until: RecoveryTarget,
     /// Whether captured log is replayed on top of the backup.
     pub replays_log: bool,
+    /// Why log that was captured later does not count, where the newest state was asked for.
+    pub open_gap: Option<String>,
 }
 
 /// Chooses the newest backup from which the point can be reached.
@@ -71,23 +73,25 @@ fn choose_backup(timeline: &Timeline, id: &str) -> Result<Chosen> {
 }
 
 fn alone(backup: &Committed) -> Chosen {
-    Chosen { backup: backup.clone(), until: RecoveryTarget::Consistent, replays_log: false }
+    let until = RecoveryTarget::Consistent;
+    Chosen { backup: backup.clone(), until, replays_log: false, open_gap: None }
+}
+
+fn replayed(backup: &Committed, until: RecoveryTarget) -> Chosen {
+    Chosen { backup: backup.clone(), until, replays_log: true, open_gap: None }
 }
 
 /// The backup that can be brought furthest; the newest of those.
 fn choose_latest(timeline: &Timeline) -> Chosen {
     let reach = |backup: &&Committed| {
         let own = backup.commit.consistent_time;
-        (coverage_of(timeline, backup).map_or(own, |c| c.end.at.max(own)), backup.seq)
+        (timeline.coverage_of(backup).map_or(own, |c| c.end.at.max(own)), backup.seq)
     };
     let newest = timeline.backups.iter().max_by_key(reach).expect("checked by the caller");
-    let replays_log = coverage_of(timeline, newest).is_some();
+    let replays_log = timeline.coverage_of(newest).is_some();
     let until = if replays_log { RecoveryTarget::Latest } else { RecoveryTarget::Consistent };
-    Chosen { backup: newest.clone(), until, replays_log }
-}
-
-fn coverage_of<'t>(timeline: &'t Timeline, backup: &Committed) -> Option<&'t Coverage> {
-    timeline.coverage.iter().find(|c| c.backups.contains(&backup.commit.backup))
+    let open_gap = timeline.open_gap().map(str::to_owned);
+    Chosen { backup: newest.clone(), until, replays_log, open_gap }
 }
 
 async fn choose_time(
@@ -99,8 +103,8 @@ async fn choose_time(
         if backup.commit.consistent_time == at {
             return Ok(alone(backup));
         }
-        let Some(coverage) = coverage_of(timeline, backup) else { continue };
-        let begins = begin_of(repository, backup).await?;
+        let Some(coverage) = timeline.coverage_of(backup) else { continue };
+        let begins = begin_of(repository, timeline, backup).await?;
         // Between the copy and the capture's next look lies less than the error of any time.
         let own = backup.commit.consistent_time;
         if own <= at && at < begins && (begins - own).num_seconds() < TIME_ERROR_SECONDS_MAX {
@@ -113,7 +117,7 @@ async fn choose_time(
                 return Err(unwatched_time(timeline, backup, begins, unwatched, at));
             }
             let until = RecoveryTarget::Time(at);
-            return Ok(Chosen { backup: backup.clone(), until, replays_log: true });
+            return Ok(replayed(backup, until));
         }
     }
     Err(unreachable_time(repository, timeline, at).await?)
@@ -123,11 +127,15 @@ async fn choose_time(
 ///
 /// A backup may hold transactions that the capture saw only after the copy was done; going back to
 /// before that would need an older backup.
-async fn begin_of(repository: &Repository, backup: &Committed) -> Result<DateTime<Utc>> {
+async fn begin_of(
+    repository: &Repository,
+    timeline: &Timeline,
+    backup: &Committed,
+) -> Result<DateTime<Utc>> {
     let Some(position) = &backup.commit.consistent_at else {
         return Ok(backup.commit.consistent_time);
     };
-    let mut log = repository.log_from(backup).await?;
+    let mut log = repository.log_in(timeline, backup).await?;
     while let Some(head) = log.next().await? {
         if !head.range.touches(position) {
             break;
@@ -150,14 +158,14 @@ async fn choose_position(
         if own == position {
             return Ok(alone(backup));
         }
-        if coverage_of(timeline, backup).is_none() || position < own {
+        if timeline.coverage_of(backup).is_none() || position < own {
             continue;
         }
-        let mut log = repository.log_from(backup).await?;
+        let mut log = repository.log_in(timeline, backup).await?;
         while let Some(head) = log.next().await? {
             if head.range.touches(position) {
                 let until = RecoveryTarget::Position(position.clone());
-                return Ok(Chosen { backup: backup.clone(), until, replays_log: true });
+                return Ok(replayed(backup, until));
             }
         }
     }
@@ -183,7 +191,7 @@ async fn unreachable_time(
         let Some(first) = coverage.backups.first() else { continue };
         let backup = timeline.backups.iter().find(|b| b.commit.backup == *first);
         if let Some(backup) = backup {
-            points.push(begin_of(repository, backup).await?);
+            points.push(begin_of(repository, timeline, backup).await?);
             points.push(coverage.until.max(coverage.end.at));
         }
     }
@@ -194,7 +202,10 @@ async fn unreachable_time(
             .with("asked", exact(at));
     error = match (before, after) {
         (None, _) => error.why("it is before the first backup"),
-        (Some(_), None) => error.why("it is after the newest transaction that was captured"),
+        (Some(_), None) => error.why(match timeline.open_gap() {
+            Some(why) => format!("it lies in or after a gap that no backup has closed yet: {why}"),
+            None => "it is after the newest transaction that was captured".to_owned(),
+        }),
         (Some(_), Some(_)) => error.why(gap_reason(timeline, at)),
     };
     let near = [(before, "nearest before"), (after, "nearest after")];

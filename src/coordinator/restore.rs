@@ -271,7 +271,10 @@ fn failed(path: &Path, cause: std::io::Error) -> Error {
             (ErrorKind::Exhausted, code::FILE_FULL)
         }
         std::io::ErrorKind::NotFound => (ErrorKind::Missing, code::FILE),
-        _ => (ErrorKind::Denied, code::FILE),
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+            (ErrorKind::Denied, code::FILE)
+        }
+        _ => (ErrorKind::Transient, code::FILE),
     };
     Error::new(kind, code, format!("write {}", path.display()))
         .caused_by(cause)

@@ -1,7 +1,7 @@
 //! One chunk's way into the repository: hash, look up, encode against its base, seal, pack.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -19,7 +19,8 @@ use super::{
 use crate::{
     pipeline::{
         Meter,
-        compress::{Base, Effort},
+        adaptive::{AdaptiveLevel, Sample},
+        compress::{Base, Effort, Level},
         id::ChunkId,
         keys::Domain,
         seal::{BlobKind, Sealer},
@@ -42,21 +43,24 @@ pub(super) struct ChunkWriter {
     packer: Packer,
     sealer: Arc<Sealer>,
     options: WriteOptions,
+    level: Mutex<AdaptiveLevel>,
     new_bytes: AtomicU64,
 }
 
 /// How chunks are stored.
 #[derive(Clone, Copy, Debug)]
 pub struct WriteOptions {
-    /// Level, and whether every blob is decoded again before it is trusted.
-    pub effort: Effort,
+    /// The zstd level; `None` begins at the default and adapts to what holds the backup up.
+    pub level: Option<Level>,
+    /// Whether every blob is decoded again before it is trusted.
+    pub verify: bool,
     /// Whether changed chunks are stored as deltas against the full copy of their slot.
     pub deltas: bool,
 }
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        Self { effort: Effort::default(), deltas: true }
+        Self { level: None, verify: true, deltas: true }
     }
 }
 
@@ -87,7 +91,8 @@ impl ChunkWriter {
         );
         let sealer = Arc::new(domain.sealer(&*world.entropy));
         let new_bytes = AtomicU64::new(0);
-        Self { store, domain, world, index, blobs, packer, sealer, options, new_bytes }
+        let level = Mutex::new(AdaptiveLevel::new());
+        Self { store, domain, world, index, blobs, packer, sealer, options, level, new_bytes }
     }
 
     /// Reads chunks that are in the repository already.
@@ -164,7 +169,7 @@ impl ChunkWriter {
         self.new_bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
         let base = self.base(slot, &id).await;
         let (sealer, domain) = (Arc::clone(&self.sealer), Arc::clone(&self.domain));
-        let effort = self.options.effort;
+        let effort = self.effort();
         let encode = self.world.cpu.run(move |scratch| {
             let base = base.and_then(|(base, blob)| {
                 let opened = blob.open(&base, None, &domain, scratch);
@@ -185,6 +190,26 @@ impl ChunkWriter {
             self.store_index().await?;
         }
         Ok(())
+    }
+
+    /// How hard to try on the next chunk. Taking the sample is all that adapts the level.
+    fn effort(&self) -> Effort {
+        let level = self.options.level.unwrap_or_else(|| {
+            let cpu = &self.world.cpu;
+            let sample = Sample {
+                output_fill: self.packer.output_fill(),
+                work_fill: cpu.queue_fill(),
+                idle: cpu.idle(),
+            };
+            let mut level = self.level.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = level.level();
+            let now = level.observe(self.world.clock.elapsed(), sample);
+            if now != before {
+                tracing::debug!(level = now.number(), "compression adapts");
+            }
+            now
+        });
+        Effort { level, verify: self.options.verify }
     }
 
     /// The full blob that the chunk's slot is based on, if a delta against it is wanted.

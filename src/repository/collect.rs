@@ -14,7 +14,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use stillpoint_contract::{Error, Result};
 
 use super::{
-    entry::{Action, Doom},
+    entry::{Action, Commit, Doom},
     handle::Repository,
     history::{Committed, History, PackList},
     index_run::RunName,
@@ -151,7 +151,15 @@ impl Repository {
         let mut needed = BTreeSet::new();
         for committed in history.live() {
             // A pack list that cannot be read stops everything: what it names must not go.
-            needed.extend(history.resolve(self.pack_list(committed).await?).into_keys());
+            let listed = self.pack_list(committed).await.map_err(|error| {
+                let Commit { backup, database, .. } = &committed.commit;
+                error
+                    .during(format!("find out what backup {backup} of {database} needs"))
+                    .why("nothing was deleted: as long as the backup exists, it keeps everything")
+                    .next("copy the object back from another copy of the repository")
+                    .next(format!("or give the backup up: stillpoint forget {backup}"))
+            })?;
+            needed.extend(history.resolve(listed).into_keys());
         }
         let mut forgotten = BTreeSet::new();
         let mut objects = Vec::new();

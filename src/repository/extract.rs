@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -9,6 +10,7 @@ use std::{
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use stillpoint_contract::{Error, ErrorKind, PartName, Result, code};
+use tokio::task::JoinHandle;
 
 use super::{
     blobs::FETCH_CHUNKS_MAX,
@@ -18,6 +20,9 @@ use crate::pipeline::Meter;
 
 /// Fetches under way at once. Each holds [`FETCH_CHUNKS_MAX`] chunks.
 const FETCHES_MAX: usize = 3;
+
+/// After so many bytes the disk is told to begin, so that it does not wait for the last chunk.
+const WRITE_BACK_BYTES: u64 = 32 << 20;
 
 impl BackupReader {
     /// Writes every part to the file that `place` names, durably; parts without a place are left
@@ -52,7 +57,7 @@ impl BackupReader {
         let file = Arc::new(create(path, part.length_bytes()).await?);
         let chunk_bytes = u64::from(self.manifest().chunk_bytes);
         let firsts: Vec<u64> = (0..part.chunks()).step_by(FETCH_CHUNKS_MAX).collect();
-        stream::iter(firsts)
+        let mut fetches = stream::iter(firsts)
             .map(|first| {
                 let (file, path) = (Arc::clone(&file), path.to_owned());
                 async move {
@@ -70,13 +75,50 @@ impl BackupReader {
                     };
                     blocking(&path, job).await?;
                     meter.advance(bytes);
-                    Ok::<_, Error>(())
+                    Ok::<_, Error>(bytes)
                 }
             })
-            .buffer_unordered(FETCHES_MAX)
-            .try_collect::<()>()
-            .await?;
-        blocking(path, move || file.sync_all()).await
+            .buffer_unordered(FETCHES_MAX);
+        let mut write_back = WriteBack { file: Arc::clone(&file), dirty_bytes: 0, running: None };
+        while let Some(bytes) = fetches.try_next().await? {
+            write_back.add(bytes, path).await?;
+        }
+        write_back.finish(path).await
+    }
+}
+
+/// Makes a file durable while it is being written, one stretch at a time.
+struct WriteBack {
+    file: Arc<File>,
+    dirty_bytes: u64,
+    running: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl WriteBack {
+    async fn add(&mut self, bytes: u64, path: &Path) -> Result<()> {
+        self.dirty_bytes += bytes;
+        let is_free = self.running.as_ref().is_none_or(JoinHandle::is_finished);
+        if self.dirty_bytes < WRITE_BACK_BYTES || !is_free {
+            return Ok(());
+        }
+        self.settle(path).await?;
+        let file = Arc::clone(&self.file);
+        self.running = Some(tokio::task::spawn_blocking(move || file.sync_data()));
+        self.dirty_bytes = 0;
+        Ok(())
+    }
+
+    async fn finish(mut self, path: &Path) -> Result<()> {
+        self.settle(path).await?;
+        blocking(path, move || self.file.sync_all()).await
+    }
+
+    /// The system tells of a failed write only once, so every answer counts.
+    async fn settle(&mut self, path: &Path) -> Result<()> {
+        match self.running.take() {
+            Some(running) => joined(path, running).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -95,18 +137,20 @@ async fn create(path: &Path, length_bytes: u64) -> Result<File> {
 
 async fn blocking<T: Send + 'static>(
     path: &Path,
-    job: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    job: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T> {
-    let done = tokio::task::spawn_blocking(job).await;
+    joined(path, tokio::task::spawn_blocking(job)).await
+}
+
+async fn joined<T>(path: &Path, job: JoinHandle<io::Result<T>>) -> Result<T> {
+    let done = job.await;
     let done = done.map_err(|e| Error::bug("write a file").caused_by(e))?;
     done.map_err(|cause| {
-        let full = matches!(
-            cause.kind(),
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
-        );
+        let full =
+            matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         let (kind, code) = match cause.kind() {
             _ if full => (ErrorKind::Exhausted, code::FILE_FULL),
-            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                 (ErrorKind::Denied, code::FILE)
             }
             _ => (ErrorKind::Transient, code::FILE),

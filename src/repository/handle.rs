@@ -1,4 +1,4 @@
-//! Creating and opening a repository, and what everything else needs of it.
+//! Opening a repository, and what everything else needs of it.
 
 use std::sync::{Arc, atomic::AtomicU64};
 
@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 
 use super::{
     blobs::Blobs,
-    descriptor::{DESCRIPTOR_BYTES_MAX, Descriptor, Encryption, REPOSITORY_FORMAT, Writers},
+    descriptor::{DESCRIPTOR_BYTES_MAX, Descriptor, Encryption},
     entry::{Action, hash_of},
     envelope::{self, ObjectKind},
     history::{Committed, Head, History, PackList},
@@ -23,11 +23,11 @@ use super::{
     pack::PackName,
     packer::persist,
     reader::BackupReader,
-    store::{Key, Put, Store},
+    store::{Key, Store},
 };
 use crate::{
     pipeline::{
-        id::{ChunkSize, RepositoryId},
+        id::RepositoryId,
         keys::{Domain, RepositoryKey},
         sign::PublicKey,
     },
@@ -43,19 +43,6 @@ pub(super) const KEY_SLOT_BYTES_MAX: u64 = 64 << 10;
 /// Index runs that are read at once.
 const INDEX_READS_MAX: usize = 4;
 
-/// How a new repository is made.
-#[derive(Debug)]
-pub struct InitOptions {
-    /// The first key and its label; `None` for no encryption at all.
-    pub secret: Option<(Secret, String)>,
-    /// What a guess at a passphrase costs.
-    pub cost: PassphraseCost,
-    /// Length of chunks.
-    pub chunk_size: ChunkSize,
-    /// What the probe of the store found.
-    pub writers: Writers,
-}
-
 /// An open repository.
 #[derive(Debug)]
 pub struct Repository {
@@ -69,56 +56,6 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Makes a new repository.
-    ///
-    /// # Errors
-    ///
-    /// [`Refused`](ErrorKind::Refused) when anything is there already.
-    pub async fn init(world: World, store: Arc<dyn Store>, options: InitOptions) -> Result<Self> {
-        refuse_occupied(&*store).await?;
-        let mut id = [0; 16];
-        world.entropy.fill(&mut id);
-        let id = RepositoryId::new(id);
-        let master = options.secret.is_some().then(|| RepositoryKey::generate(&*world.entropy));
-        let domain = match &master {
-            Some(master) => Domain::encrypted(id, Domain::EPOCH_FIRST, master),
-            None => Domain::plain(id),
-        };
-        let descriptor = Descriptor {
-            format: REPOSITORY_FORMAT,
-            repository: id.to_string(),
-            created_at: world.clock.now(),
-            program: concat!("stillpoint ", env!("CARGO_PKG_VERSION")).to_owned(),
-            encryption: if master.is_some() { Encryption::Aes256Gcm } else { Encryption::None },
-            chunk_bytes: options.chunk_size.into(),
-            signing_key: domain.signer().map(|signer| signer.public_key().to_string()),
-            writers: options.writers,
-        };
-        let bytes = descriptor.encode()?;
-        let repository = Self::assemble(world, store, descriptor, Some(domain), master)?;
-        // The key slot first: a repository that nobody can open must never look finished.
-        let slot = match &options.secret {
-            Some((secret, label)) => Some(repository.put_slot(secret, label, options.cost).await?),
-            None => None,
-        };
-        let key = names::descriptor();
-        match persist(&*repository.store, &*repository.world.clock, &key, bytes.clone()).await? {
-            Put::Created => {}
-            Put::Existed => return Err(occupied(&*repository.store, &[key])),
-        }
-        let init = Action::Init { descriptor: hash_of(&bytes) };
-        let mut history = repository.history.lock().await;
-        match repository.log.try_append(&mut history, init).await? {
-            Appended::Won => {}
-            Appended::Lost => return Err(occupied(&*repository.store, &[names::log_entry(1)])),
-        }
-        drop(history);
-        if let Some((slot, bytes)) = slot {
-            repository.log_slot(&slot, &bytes).await?;
-        }
-        Ok(repository)
-    }
-
     /// Opens a repository. Without a secret an encrypted one can be listed and checked by names,
     /// but neither read nor written.
     ///
@@ -136,33 +73,14 @@ impl Repository {
             return Err(no_repository(&*store).await?);
         };
         let descriptor = Descriptor::decode(&bytes)?;
-        let id = RepositoryId::new(descriptor.id()?);
-        let (domain, master) = match (descriptor.encryption, secret) {
-            (Encryption::None, _) => (Some(Domain::plain(id)), None),
-            (Encryption::Aes256Gcm, None) => (None, None),
-            (Encryption::Aes256Gcm, Some(secret)) => {
-                let slots = read_slots(&*store).await?;
-                if slots.is_empty() {
-                    return Err(incomplete(&*store, "it has no key slots (keys/)"));
-                }
-                let job = move |_: &mut _| {
-                    let (master, own) = unwrap(&slots, id, &secret)?;
-                    // Only the slot that the secret opens is known to say the truth.
-                    let slot = slots.iter().find(|slot| slot.id() == own);
-                    let epoch = slot.map_or(Domain::EPOCH_FIRST, KeySlot::epoch);
-                    Ok::<_, Error>((master, epoch))
-                };
-                let (master, epoch) = world.cpu.run(job).await??;
-                (Some(Domain::encrypted(id, epoch, &master)), Some(master))
-            }
-        };
+        let (domain, master) = unlock(&world, &*store, &descriptor, secret).await?;
         check_signing_key(&descriptor, domain.as_ref())?;
         let repository = Self::assemble(world, store, descriptor, domain, master)?;
         repository.follow_all(&bytes, witness).await?;
         Ok(repository)
     }
 
-    fn assemble(
+    pub(super) fn assemble(
         world: World,
         store: Arc<dyn Store>,
         descriptor: Descriptor,
@@ -180,6 +98,11 @@ impl Repository {
         };
         let domain = domain.map(Arc::new);
         Ok(Self { store, world, log, descriptor, domain, master, history: Mutex::default() })
+    }
+
+    /// Appends an entry, unless somebody else appends one first.
+    pub(super) async fn try_append(&self, action: Action) -> Result<Appended> {
+        self.log.try_append(&mut *self.history.lock().await, action).await
     }
 
     /// Reads the whole log, and makes sure that it has no hole and fits the descriptor.
@@ -383,13 +306,58 @@ impl Repository {
     }
 }
 
-/// Reads every key slot.
-pub(super) async fn read_slots(store: &dyn Store) -> Result<Vec<KeySlot>> {
+/// Finds the keys of a repository by one of its secrets. Without a secret there are none where it
+/// is encrypted.
+pub(super) async fn unlock(
+    world: &World,
+    store: &dyn Store,
+    descriptor: &Descriptor,
+    secret: Option<Secret>,
+) -> Result<(Option<Domain>, Option<RepositoryKey>)> {
+    let id = RepositoryId::new(descriptor.id()?);
+    let secret = match (descriptor.encryption, secret) {
+        (Encryption::None, None) => return Ok((Some(Domain::plain(id)), None)),
+        (Encryption::None, Some(secret)) => return Err(not_encrypted(store, &secret)),
+        (Encryption::Aes256Gcm, None) => return Ok((None, None)),
+        (Encryption::Aes256Gcm, Some(secret)) => secret,
+    };
+    let slots = read_slots(store, id).await?;
+    let slots: Vec<_> = slots.into_iter().map(|(slot, _)| slot).collect();
+    if slots.is_empty() {
+        return Err(incomplete(store, "it has no key slots (keys/)"));
+    }
+    let job = move |_: &mut _| {
+        let (master, own) = unwrap(&slots, id, &secret)?;
+        // Only the slot that the secret opens is known to say the truth.
+        let slot = slots.iter().find(|slot| slot.id() == own);
+        let epoch = slot.map_or(Domain::EPOCH_FIRST, KeySlot::epoch);
+        Ok::<_, Error>((master, epoch))
+    };
+    let (master, epoch) = world.cpu.run(job).await??;
+    Ok((Some(Domain::encrypted(id, epoch, &master)), Some(master)))
+}
+
+/// Whoever can write to the store could put an unencrypted repository in the place of ours, and
+/// would be sent the next backup in the clear.
+fn not_encrypted(store: &dyn Store, secret: &Secret) -> Error {
+    let step = format!("open the repository with this {}", secret.kind());
+    Error::new(ErrorKind::Refused, code::WRONG_KEY, step)
+        .with("place", store.location())
+        .why("it is not encrypted; if it should be, somebody replaced it")
+        .next("if it never was, give no passphrase and no key, also not in the environment")
+}
+
+/// Reads every key slot of a repository, with its bytes.
+pub(super) async fn read_slots(
+    store: &dyn Store,
+    repository: RepositoryId,
+) -> Result<Vec<(KeySlot, Bytes)>> {
     let mut slots = Vec::new();
     for object in store.list(names::KEYS).await? {
         let Some(bytes) = store.read(&object.key, KEY_SLOT_BYTES_MAX).await? else { continue };
         match KeySlot::decode(&bytes) {
-            Ok(slot) => slots.push(slot),
+            Ok(slot) if slot.repository() == repository => slots.push((slot, bytes)),
+            Ok(_) => tracing::debug!(slot = %object.key, "a key slot of another repository"),
             // One damaged slot must not lock out the holders of the others.
             Err(error) => tracing::warn!(slot = %object.key, "unreadable key slot: {error}"),
         }
@@ -399,7 +367,7 @@ pub(super) async fn read_slots(store: &dyn Store) -> Result<Vec<KeySlot>> {
 
 /// Makes sure that the log is checked against the repository's own key. Whoever can write to the
 /// store could put a descriptor there that names another one, and a log that it signs.
-fn check_signing_key(descriptor: &Descriptor, domain: Option<&Domain>) -> Result<()> {
+pub(super) fn check_signing_key(descriptor: &Descriptor, domain: Option<&Domain>) -> Result<()> {
     let named = descriptor.signing_key.as_deref();
     let own = domain.and_then(Domain::signer).map(|signer| signer.public_key().to_string());
     let is_own = match domain {
@@ -413,30 +381,6 @@ fn check_signing_key(descriptor: &Descriptor, domain: Option<&Domain>) -> Result
     Err(Error::new(ErrorKind::Corrupt, code::CORRUPT_OBJECT, step)
         .why("stillpoint-repo.json names another signing key: it was replaced")
         .next("copy the object from another copy of the repository: it never changes"))
-}
-
-/// Refuses a place where anything is that is not ours to overwrite. Writes nothing.
-pub async fn refuse_occupied(store: &dyn Store) -> Result<()> {
-    let there: Vec<Key> = store.list("").await?.into_iter().map(|object| object.key).collect();
-    let ours = |key: &&Key| !key.as_str().starts_with("tmp/");
-    match there.iter().find(ours) {
-        None => Ok(()),
-        Some(_) => Err(occupied(store, &there)),
-    }
-}
-
-fn occupied(store: &dyn Store, there: &[Key]) -> Error {
-    let has = |name: &str| there.iter().any(|key| key.as_str() == name);
-    let error = Error::new(ErrorKind::Refused, code::REPOSITORY_EXISTS, "create a repository")
-        .with("place", store.location())
-        .with("found", there.iter().take(3).map(Key::as_str).collect::<Vec<_>>().join(", "));
-    if has(names::DESCRIPTOR) {
-        error.why("there is a repository already").next("use it, or choose another place")
-    } else {
-        error
-            .why("something else is there, and a repository needs a place of its own")
-            .next("choose an empty directory or prefix")
-    }
 }
 
 async fn no_repository(store: &dyn Store) -> Result<Error> {

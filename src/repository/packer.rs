@@ -84,6 +84,11 @@ impl Packer {
             .push(blob)
     }
 
+    /// How much of what may be on its way to the store is, from 0 to 1.
+    pub(super) fn output_fill(&self) -> f32 {
+        1.0 - self.works.uploads.available_permits() as f32 / UPLOADS_MAX as f32
+    }
+
     /// Stores what is left, waits until every pack is durable, and returns the bytes stored.
     pub(super) async fn flush(&self) -> Result<u64> {
         let mut filling = self.filling.lock().await;

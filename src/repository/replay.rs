@@ -8,9 +8,10 @@ use stillpoint_contract::{Error, ErrorKind, LogPosition, LogSource, Result, Segm
 
 use super::{
     entry::hash_of,
+    heads::{Heads, key_of},
     names,
     segment::{SEGMENT_BYTES_MAX, StoredHead, broken},
-    timeline::{Heads, SegmentId},
+    timeline::SegmentId,
 };
 
 /// How long a reader waits for a running capture to store what it has seen.
@@ -21,29 +22,24 @@ const WAIT_STEP: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct RepositoryLog<'a> {
     heads: Heads<'a>,
-    /// Where to go on; `None` at the end, or when there is no log at all.
-    cursor: Option<Cursor>,
+    /// The branch that was chosen, as far as it is known.
+    segments: Vec<SegmentId>,
+    /// Which of them comes next.
+    next: usize,
     current: Option<Arc<StoredHead>>,
     /// The hash of the segment whose body was read last.
     hash: Option<(SegmentId, String)>,
     bytes_read: u64,
 }
 
-#[derive(Clone, Debug)]
-enum Cursor {
-    At(SegmentId),
-    After(Arc<StoredHead>),
-}
-
 impl<'a> RepositoryLog<'a> {
-    pub(super) fn new(heads: Heads<'a>, start: Option<SegmentId>) -> Self {
-        let cursor = start.map(Cursor::At);
-        Self { heads, cursor, current: None, hash: None, bytes_read: 0 }
+    pub(super) fn new(heads: Heads<'a>, segments: Vec<SegmentId>) -> Self {
+        Self { heads, segments, next: 0, current: None, hash: None, bytes_read: 0 }
     }
 
     /// Whether there is any log to read.
     pub fn is_empty(&self) -> bool {
-        self.cursor.is_none()
+        self.segments.is_empty()
     }
 
     /// Bytes of log read so far, as they are stored.
@@ -53,29 +49,23 @@ impl<'a> RepositoryLog<'a> {
 
     /// The head of the next segment, with its place.
     pub async fn next_stored(&mut self) -> Result<Option<Arc<StoredHead>>> {
-        let Some(next) = self.step(self.cursor.clone()).await? else { return Ok(None) };
+        if self.next == self.segments.len() {
+            return Ok(None);
+        }
+        let next = self.head(self.next).await?;
+        if let Some(current) = &self.current {
+            follows(current, &next)?;
+        }
         self.check_link(&next)?;
-        self.cursor = Some(Cursor::After(Arc::clone(&next)));
+        self.next += 1;
         self.current = Some(Arc::clone(&next));
         Ok(Some(next))
     }
 
-    async fn step(&self, cursor: Option<Cursor>) -> Result<Option<Arc<StoredHead>>> {
-        match cursor {
-            None => Ok(None),
-            Some(Cursor::At(id)) => self.heads.read(&id).await,
-            Some(Cursor::After(head)) => {
-                let next = SegmentId { stream: head.stream.clone(), seq: head.seq + 1 };
-                let found = match self.heads.read(&next).await? {
-                    Some(found) => Some(found),
-                    None => self.heads.successor(&head).await?,
-                };
-                if let Some(found) = &found {
-                    follows(&head, found)?;
-                }
-                Ok(found)
-            }
-        }
+    async fn head(&self, index: usize) -> Result<Arc<StoredHead>> {
+        let id = &self.segments[index];
+        let head = self.heads.read(id).await?;
+        head.map_or_else(|| Err(broken(&key_of(&self.heads, id)?)), Ok)
     }
 
     /// The stored hash of the segment before must be the one that was read.
@@ -131,22 +121,27 @@ impl LogSource for RepositoryLog<'_> {
         let repository = self.heads.repository();
         let clock = Arc::clone(&repository.world.clock);
         let start = clock.elapsed();
-        let mut cursor = self.cursor.clone();
         if self.current.as_ref().is_some_and(|c| c.head.range.touches(position)) {
             return Ok(true);
         }
+        let mut index = self.next;
         loop {
-            while let Some(head) = self.step(cursor.clone()).await? {
-                if head.head.range.touches(position) {
+            while index < self.segments.len() {
+                if self.head(index).await?.head.range.touches(position) {
                     return Ok(true);
                 }
-                cursor = Some(Cursor::After(head));
+                index += 1;
             }
-            let is_over = cursor.is_none() || clock.elapsed().saturating_sub(start) > WAIT_MAX;
+            let is_over = clock.elapsed().saturating_sub(start) > WAIT_MAX;
             if is_over || repository.running_capture(self.heads.database()).await?.is_none() {
                 return Ok(false);
             }
-            clock.sleep(WAIT_STEP).await;
+            let Some(last) = self.segments.last() else { return Ok(false) };
+            let more = repository.segments_after(&self.heads, last).await?;
+            if more.is_empty() {
+                clock.sleep(WAIT_STEP).await;
+            }
+            self.segments.extend(more);
         }
     }
 }

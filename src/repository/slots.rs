@@ -8,11 +8,14 @@ use super::{
     keys::{KeySlot, PassphraseCost, Secret},
     store::Deleted,
 };
+use crate::pipeline::id::RepositoryId;
 
 impl Repository {
     /// Every key slot that can be read.
     pub async fn key_slots(&self) -> Result<Vec<KeySlot>> {
-        read_slots(&*self.store).await
+        let id = RepositoryId::new(self.descriptor().id()?);
+        let slots = read_slots(&*self.store, id).await?;
+        Ok(slots.into_iter().map(|(slot, _)| slot).collect())
     }
 
     /// Lets another secret open the repository.
@@ -57,12 +60,14 @@ impl Repository {
                 .why("nobody could open the repository any more")
                 .next("add another key first: stillpoint repo key add"));
         }
-        if self.store.delete(&slot.id().key()).await? == Deleted::Retained {
-            return Err(Error::new(ErrorKind::Refused, code::KEY_SLOT, "remove a key")
-                .why("the store keeps the object under a lock until it expires"));
-        }
+        // First said, then done: a slot that the log expects must not be missing after a crash.
         let name = slot.id().to_string();
         self.append(async |_| Ok(Some(Action::KeyRemoved { slot: name.clone() }))).await?;
+        if self.store.delete(&slot.id().key()).await? == Deleted::Retained {
+            return Err(Error::new(ErrorKind::Refused, code::KEY_SLOT, "remove a key")
+                .why("the store keeps the object under a lock until it expires")
+                .next("repeat the command then: until then the key still opens the repository"));
+        }
         Ok((*slot).clone())
     }
 }

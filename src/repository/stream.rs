@@ -1,9 +1,9 @@
 //! Captured log on its way in: one stream for each capture, segments in a chain, beats between.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Error, ErrorKind, LogPosition, LogSegment, Result, code};
 
@@ -11,6 +11,7 @@ use super::{
     entry::hash_of,
     envelope::{self, ObjectKind},
     handle::Repository,
+    heads::is_unreadable,
     names,
     packer::persist,
     segment::{StoredHead, body_hash},
@@ -28,8 +29,14 @@ pub const BEAT_SECONDS_MAX: i64 = 30;
 pub struct Beat {
     /// The capture.
     pub stream: String,
-    /// When it looked.
+    /// When it last saw the end of the log.
     pub at: DateTime<Utc>,
+    /// When it gave this sign; absent where that was when it looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alive_at: Option<DateTime<Utc>>,
+    /// Which process it is, where others on the same machine can find out whether it lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
     /// Everything before this is durable, and nothing was committed after it until `at`.
     pub position: LogPosition,
     /// Whether the capture said goodbye.
@@ -48,7 +55,16 @@ pub struct StreamWriter<'a> {
     previous: String,
     continues: Option<(String, u64)>,
     gap: Option<String>,
+    process: Option<String>,
     beat: u64,
+}
+
+impl Beat {
+    /// How long ago it was given. One from the future says that a clock is wrong, not that anybody
+    /// lives: it counts as old as it is ahead.
+    pub fn age(&self, now: DateTime<Utc>) -> TimeDelta {
+        (now - self.alive_at.unwrap_or(self.at)).abs()
+    }
 }
 
 impl Repository {
@@ -76,12 +92,18 @@ impl Repository {
             previous: "0".repeat(64),
             continues,
             gap,
+            process: None,
             beat: 0,
         })
     }
 }
 
 impl StreamWriter<'_> {
+    /// Says in each sign of life which process gives it.
+    pub fn held_by(self, process: Option<String>) -> Self {
+        Self { process, ..self }
+    }
+
     /// The stream's id.
     pub fn id(&self) -> &str {
         &self.stream
@@ -119,14 +141,18 @@ impl StreamWriter<'_> {
         Ok(stored_bytes)
     }
 
-    /// Says that nothing is missing up to `position`, as the capture saw when it looked at `at`.
+    /// Says that nothing is missing up to `position`, and that nothing was committed after it until
+    /// `at`, when the capture last saw the end of the log.
     pub async fn beat(
         &mut self,
         position: &LogPosition,
         at: DateTime<Utc>,
         is_last: bool,
     ) -> Result<()> {
-        let beat = Beat { stream: self.stream.clone(), at, position: position.clone(), is_last };
+        let (stream, position) = (self.stream.clone(), position.clone());
+        let alive_at = Some(self.repository.world.clock.now()).filter(|now| *now != at);
+        let process = self.process.clone();
+        let beat = Beat { stream, at, alive_at, process, position, is_last };
         let plain =
             serde_json::to_vec(&beat).map_err(|e| Error::bug("write a beat").caused_by(e))?;
         let key = names::beat(&self.database, &self.stream, self.beat + 1)?;
@@ -148,7 +174,9 @@ impl StreamWriter<'_> {
 
     /// Makes sure that no other capture of the database began after this one.
     pub async fn check_fence(&self) -> Result<()> {
-        let newest = self.repository.newest_capture(&self.database).await?;
+        // Whoever begins gives a sign of life before anything else.
+        let beats = self.repository.newest_beats(&self.database).await?;
+        let newest = beats.last_key_value().map(|(stream, _)| stream.clone());
         match newest.filter(|newest| *newest > self.stream) {
             None => Ok(()),
             Some(rival) => Err(fenced(&self.database, &rival)),
@@ -173,38 +201,55 @@ impl Repository {
     /// The id of the newest capture of a database that left any trace.
     async fn newest_capture(&self, database: &str) -> Result<Option<String>> {
         let segments = self.store.list(&names::streams(database)).await?;
-        let beats = self.store.list(&names::all_beats(database)).await?;
         let streams = segments.iter().filter_map(|o| names::segment_of(&o.key).map(|(s, _)| s));
-        let beating = beats.iter().filter_map(|o| names::beat_of(&o.key).map(|(s, _)| s));
+        let beating = self.newest_beats(database).await?.into_keys();
         Ok(streams.chain(beating).max())
+    }
+
+    /// The newest sign of life of each capture of a database, by stream.
+    pub(super) async fn newest_beats(&self, database: &str) -> Result<BTreeMap<String, Key>> {
+        let listed = self.store.list(&names::all_beats(database)).await?;
+        let mut beats: Vec<_> = listed
+            .into_iter()
+            .filter_map(|object| Some((names::beat_of(&object.key)?, object.key)))
+            .collect();
+        beats.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        Ok(beats.into_iter().map(|((stream, _), key)| (stream, key)).collect())
     }
 
     /// The newest sign of life of any capture of a database.
     pub async fn newest_beat(&self, database: &str) -> Result<Option<Beat>> {
-        let listed = self.store.list(&names::all_beats(database)).await?;
-        let newest = listed.into_iter().max_by_key(|object| names::beat_of(&object.key));
-        let Some(object) = newest else { return Ok(None) };
-        let Some(bytes) = self.store.read(&object.key, BEAT_BYTES_MAX).await? else {
+        match self.newest_beats(database).await?.last_key_value() {
+            Some((_, key)) => self.read_beat(key).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Reads a sign of life; `None` when a newer one has replaced it meanwhile.
+    pub(super) async fn read_beat(&self, key: &Key) -> Result<Option<Beat>> {
+        let Some(bytes) = self.store.read(key, BEAT_BYTES_MAX).await? else {
             return Ok(None);
         };
-        let (domain, name) = (self.domain()?, object.key.to_string());
+        let (domain, name) = (self.domain()?, key.to_string());
         let open = self.world.cpu.run(move |scratch| {
             let limit = BEAT_BYTES_MAX as usize;
             envelope::open(&domain, ObjectKind::Checkpoint, &name, &bytes, limit, scratch)
         });
         let plain = open.await??;
         serde_json::from_slice(&plain).map(Some).map_err(|e| {
-            Error::new(ErrorKind::Corrupt, code::CORRUPT_OBJECT, format!("read {}", object.key))
-                .caused_by(e)
+            Error::new(ErrorKind::Corrupt, code::CORRUPT_OBJECT, format!("read {key}")).caused_by(e)
         })
     }
 
     /// A capture of the database that is running now, as far as its signs of life tell.
     pub async fn running_capture(&self, database: &str) -> Result<Option<Beat>> {
+        let beat = match self.newest_beat(database).await {
+            // Nobody is kept waiting by a sign that says nothing.
+            Err(error) if is_unreadable(&error) => None,
+            read => read?,
+        };
         let now = self.world.clock.now();
-        let beat = self.newest_beat(database).await?;
-        // A beat from the future says that a clock is wrong, not that anybody lives.
-        let is_recent = |beat: &Beat| (now - beat.at).num_seconds().abs() < BEAT_SECONDS_MAX;
+        let is_recent = |beat: &Beat| beat.age(now).num_seconds() < BEAT_SECONDS_MAX;
         Ok(beat.filter(|beat| !beat.is_last && is_recent(beat)))
     }
 }

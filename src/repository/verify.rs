@@ -9,6 +9,7 @@ use super::{
     blobs::FETCH_CHUNKS_MAX,
     entry::hash_of,
     handle::{INDEX_RUN_BYTES_MAX, KEY_SLOT_BYTES_MAX, Repository},
+    heads::is_unreadable,
     history::{Committed, History, PackList},
     index_run::RunName,
     names,
@@ -16,7 +17,6 @@ use super::{
     reader::BasePart,
     segment::{Prefix, SEGMENT_BYTES_MAX},
     store::Key,
-    timeline::is_unreadable,
 };
 use crate::pipeline::Meter;
 
@@ -109,15 +109,12 @@ impl Repository {
 
     /// Compares key slots with what the log says of them.
     async fn verify_slots(&self, history: &History, report: &mut VerifyReport) -> Result<()> {
-        for object in self.store.list(names::KEYS).await? {
-            let slot = object.key.as_str().strip_prefix(names::KEYS);
-            let slot = slot.and_then(|name| name.strip_suffix(".json"));
-            let Some(hash) = slot.and_then(|slot| history.key_slots().get(slot)) else { continue };
+        for (slot, hash) in history.key_slots() {
+            let key = format!("{}{slot}.json", names::KEYS);
             report.objects += 1;
-            report.bytes += object.size_bytes;
-            match self.hashed(object.key.as_str(), hash, KEY_SLOT_BYTES_MAX).await {
-                Ok(_) => {}
-                Err(error) if is_finding(&error) => report.add(&object.key, &error, Vec::new()),
+            match self.hashed(&key, hash, KEY_SLOT_BYTES_MAX).await {
+                Ok(bytes) => report.bytes += bytes.len() as u64,
+                Err(error) if is_finding(&error) => report.add(&key, &error, Vec::new()),
                 Err(error) => return Err(error),
             }
         }
@@ -196,6 +193,13 @@ impl Repository {
 
     /// Checks that each segment names the hash of the one before.
     async fn verify_segments(&self, history: &History, report: &mut VerifyReport) -> Result<()> {
+        for database in self.databases().await? {
+            for key in self.stored(&database, history).await?.missing {
+                let what = "it is missing: what was captured after it cannot be replayed past it";
+                let (object, what) = (key.to_string(), what.to_owned());
+                report.problems.push(Problem { object, what, backups: Vec::new() });
+            }
+        }
         let mut before: Option<(String, u64, String)> = None;
         for object in self.store.list(names::STREAMS).await? {
             let Some((stream, seq)) = names::segment_of(&object.key) else { continue };

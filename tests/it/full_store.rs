@@ -18,7 +18,8 @@ use rusqlite::Connection;
 use rustix::io::Errno;
 use stillpoint::{
     coordinator::{
-        BackupJob, CaptureJob, RestoreJob, Wanted, back_up, capture, plan, run, staging_beside,
+        BackupJob, CaptureJob, Process, RestoreJob, Wanted, back_up, capture, plan, run,
+        staging_beside,
     },
     pipeline::{Meter, id::ChunkSize},
     registry,
@@ -146,6 +147,7 @@ impl Bench {
             database: "app",
             flush: Duration::ZERO,
             take_over: true,
+            process: Process::UNKNOWN,
         };
         let repository = self.open().await?;
         capture(&self.world, &repository, job, std::future::ready(()), |_| {}).await.map(drop)

@@ -6,8 +6,8 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 use rusqlite::Connection;
 use stillpoint::{
     coordinator::{
-        BackupJob, CaptureEvent, CaptureJob, RestoreJob, Wanted, back_up, capture, plan, run,
-        staging_beside,
+        BackupJob, CaptureEvent, CaptureJob, Process, RestoreJob, Wanted, back_up, capture, plan,
+        run, staging_beside,
     },
     pipeline::{Meter, id::ChunkSize},
     registry,
@@ -76,6 +76,7 @@ async fn every_commit_can_be_restored() {
         database: "app",
         flush: Duration::from_millis(50),
         take_over: false,
+        process: Process::UNKNOWN,
     };
     let mut positions = Vec::new();
     let stop_signal = async {

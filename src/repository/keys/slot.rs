@@ -232,6 +232,11 @@ impl KeySlot {
         self.id
     }
 
+    /// The repository that it belongs to, as it says itself.
+    pub fn repository(&self) -> RepositoryId {
+        self.repository
+    }
+
     /// What its owner calls it.
     pub fn label(&self) -> &str {
         &self.label

@@ -120,7 +120,11 @@ impl Bench {
 
     /// Captures the log of `app.db` in the background, from now until it is told to stop.
     pub(super) fn stream(&self) -> Streaming {
-        let words = ["logs", "stream", "sqlite:app.db", "--stop-at-eof"];
+        self.stream_with(&[])
+    }
+
+    pub(super) fn stream_with(&self, words: &[&str]) -> Streaming {
+        let words = [&["logs", "stream", "sqlite:app.db", "--stop-at-eof"], words].concat();
         let log = std::fs::File::create(self.path("stream.log")).unwrap();
         let mut command = self.command(&words);
         command.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
@@ -201,4 +205,19 @@ pub(super) fn contents(folder: &Path) -> Vec<u8> {
         }
     }
     all
+}
+
+/// Every file below a folder.
+pub(super) fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut pending = vec![folder.to_owned()];
+    while let Some(path) = pending.pop() {
+        if path.is_dir() {
+            pending.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
 }

@@ -3,7 +3,7 @@
 use stillpoint::world::SystemClock;
 use stillpoint_contract::Clock as _;
 
-use super::bench::{Bench, PASSPHRASE, Ran, contents};
+use super::bench::{Bench, PASSPHRASE, Ran, contents, files_below};
 
 /// The commands that the documentation shows, word by word.
 #[test]
@@ -146,20 +146,6 @@ fn damage_is_found_and_named() {
     }
     assert_eq!(bench.run(&["restore", "app.db", "--to", "back.db"]).status, 9);
     assert!(!bench.path("back.db").exists());
-}
-
-fn files_below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    let mut pending = vec![folder.to_owned()];
-    while let Some(path) = pending.pop() {
-        if path.is_dir() {
-            pending.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
-        } else {
-            found.push(path);
-        }
-    }
-    found.sort();
-    found
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod answers;
 mod bench;
+mod captures;
 mod demo;
 mod everyday;
 mod golden;

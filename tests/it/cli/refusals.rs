@@ -128,6 +128,93 @@ fn moments_in_a_gap_name_the_nearest_on_both_sides() {
 }
 
 #[test]
+fn log_that_somebody_threw_away_while_no_capture_ran_is_a_gap_that_the_next_backup_closes() {
+    let bench = Bench::new();
+    bench.ok(&["init"]);
+    let application = bench.create("app.db");
+    let insert = || application.execute("INSERT INTO t DEFAULT VALUES", []).unwrap();
+    bench.ok(&["backup", "sqlite:app.db"]);
+    let capture = ["logs", "stream", "sqlite:app.db", "--stop-at-eof"];
+    insert();
+    bench.ok(&capture);
+    assert!(!bench.ok(&["timeline", "app.db"]).out.contains("gap since"));
+    insert();
+    application.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    insert();
+    let ran = bench.ok(&capture);
+    assert!(format!("{}{}", ran.out, ran.err).contains("gap"), "{}{}", ran.out, ran.err);
+    let text = bench.ok(&["timeline", "app.db"]).out;
+    assert!(text.contains("gap since") && text.contains("restarted"), "{text}");
+    bench.ok(&["restore", "app.db", "--at", "latest", "--to", "before.db"]);
+    assert_eq!(bench.rows("before.db"), 11, "what is past the gap needs another backup");
+    bench.ok(&["backup", "sqlite:app.db"]);
+    assert!(!bench.ok(&["timeline", "app.db"]).out.contains("gap since"));
+    insert();
+    bench.ok(&capture);
+    bench.ok(&["restore", "app.db", "--at", "latest", "--to", "after.db"]);
+    assert_eq!(bench.rows("after.db"), 14);
+}
+
+#[test]
+fn a_database_that_goes_away_or_is_replaced_during_its_backup() {
+    let bench = Bench::new();
+    bench.ok(&["init"]);
+    let application = bench.create("app.db");
+    application
+        .execute_batch(
+            "CREATE TABLE bulk (bytes BLOB);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 256)
+             INSERT INTO bulk SELECT randomblob(1 << 20) FROM n;",
+        )
+        .unwrap();
+    drop(application);
+    let files = || walk(&bench.path("repo/packs"));
+    let mut ends = Vec::new();
+    for replacement in [None, Some("other.db")] {
+        let before = files();
+        let mut command = bench.command(&["backup", "sqlite:app.db"]);
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let child = command.spawn().unwrap();
+        bench.wait_until("a pack", || files() > before);
+        std::fs::rename(bench.path("app.db"), bench.path("gone.db")).unwrap();
+        if let Some(other) = replacement {
+            drop(bench.create(other));
+            std::fs::rename(bench.path(other), bench.path("app.db")).unwrap();
+        }
+        let output = child.wait_with_output().unwrap();
+        ends.push((output.status.code(), String::from_utf8(output.stderr).unwrap()));
+        std::fs::rename(bench.path("gone.db"), bench.path("app.db")).unwrap();
+    }
+    for (status, told) in ends {
+        assert_eq!(status, Some(8), "{told}");
+        assert!(told.contains("error[SP0504]"), "{told}");
+    }
+    assert_eq!(bench.json(&["list"])["databases"].as_array().map(Vec::len), Some(0));
+    bench.ok(&["backup", "sqlite:app.db"]);
+}
+
+/// How many files there are below a folder.
+fn walk(folder: &std::path::Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    entries
+        .map(|entry| entry.unwrap().path())
+        .map(|path| if path.is_dir() { walk(&path) } else { 1 })
+        .sum()
+}
+
+#[test]
+fn a_passphrase_for_a_repository_that_is_not_encrypted() {
+    let bench = Bench::new();
+    let mut init = bench.command(&["init", "--no-encryption"]);
+    init.env_remove("STILLPOINT_PASSPHRASE_FILE");
+    assert_eq!(Ran::of(init).status, 0);
+    bench.refused(&["list"], "SP0210", 5);
+    let mut list = bench.command(&["list"]);
+    list.env_remove("STILLPOINT_PASSPHRASE_FILE");
+    assert_eq!(Ran::of(list).status, 0);
+}
+
+#[test]
 fn a_second_capture_of_the_same_database() {
     let bench = Bench::with_database();
     bench.ok(&["backup", "sqlite:app.db"]);

@@ -89,6 +89,17 @@ fn i13_a_wrong_key_opens_nothing_and_no_key_reads_nothing() {
 }
 
 #[test]
+fn i13_an_unencrypted_repository_in_the_place_of_an_encrypted_one_is_refused() {
+    runtime().block_on(async {
+        let memory = Arc::new(MemoryStore::default());
+        let store = Arc::clone(&memory) as Arc<dyn Store>;
+        init_with(world(1), store, None).await.unwrap();
+        let error = open(&memory, passphrase("correct horse")).await.unwrap_err();
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::WRONG_KEY));
+    });
+}
+
+#[test]
 fn i13_a_removed_key_opens_nothing_and_the_last_one_stays() {
     runtime().block_on(async {
         let data = content(1, &[("a", 5000)]);

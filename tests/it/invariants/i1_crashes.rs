@@ -12,20 +12,21 @@ use futures::FutureExt as _;
 use stillpoint::{
     repository::{
         Repository,
+        keys::Secret,
         store::{
             Fault, FaultyStore, FsFault, LocalStore, MemoryStore, SimFs, Store, Unsynced, Writers,
         },
     },
     world::World,
 };
-use stillpoint_contract::Result;
+use stillpoint_contract::{Result, code};
 
 use super::i3_interleavings::RUTHLESS;
 use crate::support::{
     capture::{capture, replay},
     data::{change, content},
     ledger::{Ledger, forget, tell},
-    session::{Driver, Method, init},
+    session::{Driver, Method, init, init_with},
     world::{TestClock, runtime, world, world_at},
 };
 
@@ -126,6 +127,61 @@ fn i1_a_crash_at_any_store_operation_loses_nothing() {
     }
     println!("{call} calls");
     assert!(call > 100, "the day had {call} calls");
+}
+
+/// What a user does after the machine died during `init`: the same again.
+async fn makes_it(store: &Arc<dyn Store>, secret: Option<&Secret>) -> Result<(), String> {
+    let world = world(8);
+    match init_with(world.clone(), Arc::clone(store), secret.cloned()).await {
+        Ok(_) => {}
+        Err(error) if error.code() == code::REPOSITORY_EXISTS => {}
+        Err(error) => return Err(format!("it cannot be made: {}", tell(&error))),
+    }
+    let opened = Repository::open(world.clone(), Arc::clone(store), secret.cloned(), None).await;
+    let repository = opened.map_err(|error| tell(&error))?;
+    let ledger = Ledger::default();
+    let shop = Driver::new(&world, "shop", &ledger);
+    let work = async {
+        shop.back_up(&repository, &content(1, &[("a", 9000)]), Method::Whole).await?;
+        repository.verify_names(&Arc::default()).await
+    };
+    let report = work.await.map_err(|error| tell(&error))?;
+    if !report.problems.is_empty() {
+        return Err(format!("{:?}", report.problems));
+    }
+    ledger.audit(&world, store, secret.cloned()).await.map(drop)
+}
+
+#[test]
+fn i1_a_crash_while_a_repository_is_made_leaves_a_place_where_it_can_be_made() {
+    let (runtime, mut calls) = (runtime(), 0);
+    for secret in [None, Some(Secret::new_key_file(&*world(3).entropy))] {
+        for call in 0.. {
+            let mut was_reached = false;
+            for fault in [Fault::Stop, Fault::StopAfter] {
+                let memory = Arc::new(MemoryStore::default());
+                let faulty = Arc::new(FaultyStore::new(Arc::clone(&memory), 1));
+                faulty.fault_at(call, fault);
+                was_reached |= runtime.block_on(async {
+                    let store = Arc::clone(&faulty) as Arc<dyn Store>;
+                    let making = init_with(world(7), store, secret.clone());
+                    futures::select! {
+                        done = Box::pin(making).fuse() => { done.unwrap(); false }
+                        () = Box::pin(faulty.stopped()).fuse() => true,
+                    }
+                });
+                let store = memory as Arc<dyn Store>;
+                if let Err(wrong) = runtime.block_on(makes_it(&store, secret.as_ref())) {
+                    panic!("{wrong}\nafter {fault:?} at call {call}: {:?}", faulty.trace().last());
+                }
+            }
+            if !was_reached {
+                break;
+            }
+            calls += 1;
+        }
+    }
+    assert!(calls > 6, "{calls} calls");
 }
 
 async fn local(disk: &SimFs, seed: u64) -> Arc<dyn Store> {

@@ -25,7 +25,7 @@ use super::{
     i3_interleavings::RUTHLESS,
 };
 use crate::support::{
-    capture::capture,
+    capture::{capture, replay},
     data::content,
     ledger::{Ledger, tell},
     session::{Driver, Method, init_with, passphrase, position, restore},
@@ -219,7 +219,10 @@ fn i7_the_capture_that_began_last_wins_whatever_the_clocks_say() {
             let two = open(second_days, 12).await.unwrap();
             let continues = Some((old.id().to_owned(), 2));
             let mut new = two.begin_stream("shop", "shop-1", continues, None).await.unwrap();
+            // The old one has not noticed yet; what it goes on to store is stored by both.
+            capture(&shop, &mut old, 2..3).await.unwrap();
             capture(&shop, &mut new, 2..4).await.unwrap();
+            capture(&shop, &mut old, 3..4).await.unwrap();
 
             new.check_fence().await.unwrap();
             assert_eq!(old.check_fence().await.unwrap_err().kind(), ErrorKind::Fenced);
@@ -228,6 +231,11 @@ fn i7_the_capture_that_began_last_wins_whatever_the_clocks_say() {
             let timeline = two.timeline("shop").await.unwrap();
             assert_eq!(timeline.problems, Vec::<String>::new());
             assert_eq!(timeline.coverage.len(), 1, "{:?}", timeline.coverage);
+            let backup = timeline.backups[0].clone();
+            assert_eq!(timeline.coverage_of(&backup), timeline.coverage.first());
+            assert_eq!(replay(&two, &backup).await.unwrap(), 4);
+            capture(&shop, &mut new, 4..6).await.unwrap();
+            assert_eq!(replay(&two, &backup).await.unwrap(), 6);
         }
     });
 }

@@ -1,0 +1,62 @@
+//! Whose name it is: a name in the repository belongs to one database at a time.
+
+use stillpoint_contract::{Error, ErrorKind, Identity, Result, code};
+
+use crate::repository::{Repository, history::Committed};
+
+/// The database that owns a name: that of the newest backup under it.
+#[derive(Debug)]
+pub(super) struct Owner(Committed);
+
+impl Owner {
+    /// Finds it; a name without a backup has no owner.
+    pub(super) async fn of(repository: &Repository, database: &str) -> Result<Option<Self>> {
+        let history = repository.history().await?;
+        let live = history.live();
+        let newest = live.into_iter().rev().find(|c| c.commit.database == database);
+        Ok(newest.cloned().map(Self))
+    }
+
+    /// The newest backup under the name.
+    pub(super) fn backup(&self) -> &Committed {
+        &self.0
+    }
+
+    /// Answers whether `found` is a new incarnation of the owner. A database that was restored or
+    /// re-created in its old place begins one.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](ErrorKind::Refused) when it is another database.
+    pub(super) fn admit(
+        &self,
+        engine: &str,
+        found: &Identity,
+        new_incarnation: bool,
+    ) -> Result<bool> {
+        let commit = &self.0.commit;
+        if commit.engine == engine && commit.incarnation == found.id {
+            return Ok(false);
+        }
+        if commit.engine == engine && (commit.location == found.location || new_incarnation) {
+            return Ok(true);
+        }
+        let database = &commit.database;
+        Err(Error::new(
+            ErrorKind::Refused,
+            code::FOREIGN_DATABASE,
+            format!("recognise the database that owned the name {database} until now"),
+        )
+        .with("found", format!("{engine} {} at {}", found.id, found.location))
+        .with(
+            "expected",
+            format!("{} {} at {}", commit.engine, commit.incarnation, commit.location),
+        )
+        .why(
+            "mixing two databases under one name would make both hard to restore; nothing was \
+             written",
+        )
+        .next("another database? give it a name of its own: --name NAME")
+        .next("the same one, moved or re-created? stillpoint backup … --new-incarnation"))
+    }
+}
