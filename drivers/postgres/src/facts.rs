@@ -34,6 +34,7 @@ const SETTINGS: &[&str] = &[
     "max_locks_per_transaction",
     "max_prepared_transactions",
     "max_replication_slots",
+    "max_slot_wal_keep_size",
     "max_wal_senders",
     "max_worker_processes",
     "archive_mode",
@@ -68,7 +69,7 @@ const RECORDED: &[&str] = &[
 ];
 
 /// Functions that read files, with their argument types.
-const READ_FUNCTIONS: [&str; 3] = [
+pub(crate) const READ_FUNCTIONS: [&str; 3] = [
     "pg_read_binary_file(text, bigint, bigint, boolean)",
     "pg_stat_file(text, boolean)",
     "pg_ls_dir(text, boolean, boolean)",

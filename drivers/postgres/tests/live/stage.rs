@@ -239,11 +239,25 @@ pub(crate) struct Restored {
 
 impl Restored {
     pub(crate) fn start(major: u32, copy: &Copy) -> io::Result<Self> {
+        Self::start_with(major, copy, |_| Ok(()))
+    }
+
+    fn start_with(
+        major: u32,
+        copy: &Copy,
+        prepare: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> io::Result<Self> {
         let directory = TempDir::with_prefix("stillpoint-restored-")?;
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
         lay_out(copy, directory.path())?;
+        prepare(&directory.path().join("data"))?;
         let server = Postgres::start_on(major, &directory.path().join("data"))?;
         Ok(Self { server, directory })
+    }
+
+    /// Like [`start`](Self::start), for the copy of a standby: without what made it one.
+    pub(crate) fn start_alone(major: u32, copy: &Copy) -> io::Result<Self> {
+        Self::start_with(major, copy, |data| fs::remove_file(data.join("standby.signal")))
     }
 
     pub(crate) async fn client(&self) -> Client {
