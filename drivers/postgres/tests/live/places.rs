@@ -23,12 +23,13 @@ async fn a_role_made_by_grants_takes_backups_and_lacks_nothing() {
             bustle.end().await;
             Restored::start(major, &copy).unwrap().check().await;
         }
-        let clock = Arc::new(RealClock::new());
-        let findings = examine(&stage.endpoint("user=keeper"), clock.clone()).await.unwrap();
+        let findings =
+            examine(&stage.endpoint("user=keeper"), Arc::new(RealClock::new())).await.unwrap();
         let lacking: Vec<_> = findings.iter().filter(|f| f.weight == Weight::Lacking).collect();
         assert!(lacking.is_empty(), "{lacking:?}");
         stage.run("CREATE ROLE weak LOGIN").await;
-        let findings = examine(&stage.endpoint("user=weak"), clock).await.unwrap();
+        let findings =
+            examine(&stage.endpoint("user=weak"), Arc::new(RealClock::new())).await.unwrap();
         // What it says to run, helps.
         for finding in findings.iter().filter(|f| f.subject.starts_with("may ")) {
             stage.run(finding.statement.as_ref().unwrap()).await;

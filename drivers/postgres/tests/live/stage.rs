@@ -234,7 +234,7 @@ impl Bustle {
 #[derive(Debug)]
 pub(crate) struct Restored {
     pub(crate) server: Postgres,
-    pub(crate) directory: TempDir,
+    _directory: TempDir,
 }
 
 impl Restored {
@@ -252,7 +252,7 @@ impl Restored {
         lay_out(copy, directory.path())?;
         prepare(&directory.path().join("data"))?;
         let server = Postgres::start_on(major, &directory.path().join("data"))?;
-        Ok(Self { server, directory })
+        Ok(Self { server, _directory: directory })
     }
 
     /// Like [`start`](Self::start), for the copy of a standby: without what made it one.
