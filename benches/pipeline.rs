@@ -120,6 +120,12 @@ fn taking_in(criterion: &mut Criterion<ProcessorTime>) {
         let mut chunks = pages.chunks(size).cycle();
         let mut next = || chunks.next().expect("the cycle has no end").0;
         let mut group = group(criterion, &format!("taking in {size}"), size);
+        // What the machine can do at all: figures of machines compare by their ratio to it.
+        let mut zstd = zstd::bulk::Compressor::new(1).expect("level 1 exists");
+        let mut out = vec![0; zstd::zstd_safe::compress_bound(size)];
+        group.bench_function("zstd -1 alone", |b| {
+            b.iter(|| zstd.compress_to_buffer(next(), &mut out[..]).expect("there is room"));
+        });
         group.bench_function("unchanged", |b| b.iter(|| black_box(domain.chunk_id(next()))));
         for (name, verify) in [("new, verified", true), ("new, trusted", false)] {
             let effort = Effort { level: Level::DEFAULT, verify };

@@ -28,8 +28,10 @@ pub fn endpoint(engines: &[Arc<dyn Engine>], url: &str) -> Result<(Arc<dyn Engin
     let engine = engines.iter().find(|engine| engine.schemes().contains(&scheme));
     let engine = engine.ok_or_else(|| {
         Error::new(ErrorKind::Invalid, code::UNKNOWN_SCHEME, "read the database's URL")
-            .with("scheme", scheme)
+            .with("scheme", format!("{scheme}:"))
             .with("known", known())
+            .next("write the database's URL with a scheme that is known: sqlite:PATH")
+            .next("if it is the name of a SQLite file: sqlite:./NAME")
     })?;
     let settings = std::collections::BTreeMap::new();
     let (scheme, address) = (scheme.to_owned(), address.to_owned());

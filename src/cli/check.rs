@@ -16,7 +16,7 @@ use super::{
     units,
     wire::Backup,
 };
-use crate::repository::Completeness;
+use crate::repository::{Completeness, LogCompleteness};
 
 /// What `check` is told.
 #[derive(Debug, Args)]
@@ -46,6 +46,7 @@ struct CheckAnswer {
     complete: bool,
     recent: bool,
     backups: Vec<Completion>,
+    logs: Vec<CapturedLog>,
     databases: Vec<Database>,
 }
 
@@ -55,6 +56,15 @@ struct Completion {
     backup: Backup,
     complete: bool,
     objects: usize,
+    missing: Vec<String>,
+}
+
+/// How much of the captured log of a database is there, by the numbers of its segments.
+#[derive(Debug, Serialize)]
+struct CapturedLog {
+    database: String,
+    complete: bool,
+    segments: usize,
     missing: Vec<String>,
 }
 
@@ -79,6 +89,13 @@ impl From<Completeness> for Completion {
     }
 }
 
+impl From<LogCompleteness> for CapturedLog {
+    fn from(found: LogCompleteness) -> Self {
+        let LogCompleteness { database, segments, missing } = found;
+        Self { database, complete: missing.is_empty(), segments, missing }
+    }
+}
+
 impl Answer for CheckAnswer {
     const SCHEMA: &'static str = "check/1";
 
@@ -99,25 +116,54 @@ impl Answer for CheckAnswer {
         }
         page.table(&table);
         for found in self.backups.iter().filter(|found| !found.complete) {
-            page.blank();
-            page.line(format!("{} lacks", found.backup.id));
-            found.missing.iter().take(5).for_each(|name| page.line(format!("  {name}")));
-            if found.missing.len() > 5 {
-                page.line(format!("  and {} more (see --output json)", found.missing.len() - 5));
-            }
+            write_missing(page, &found.backup.id, &found.missing);
         }
+        self.write_logs(page);
         self.write_databases(page);
         page.blank();
-        let verdict = match (self.complete, self.recent) {
-            (true, true) => page.paint(Tone::Good, "ok"),
-            (false, _) => page.paint(Tone::Bad, "incomplete"),
-            (true, false) => page.paint(Tone::Bad, "not recent enough"),
+        let verdict = match (self.complete, self.has_whole_logs(), self.recent) {
+            (true, true, true) => page.paint(Tone::Good, "ok"),
+            (false, ..) => page.paint(Tone::Bad, "incomplete"),
+            (true, false, _) => page.paint(Tone::Bad, "captured log is incomplete"),
+            (true, true, false) => page.paint(Tone::Bad, "not recent enough"),
         };
         page.line(verdict);
     }
 }
 
+fn write_missing(page: &mut Page<'_>, whose: &str, missing: &[String]) {
+    page.blank();
+    page.line(format!("{whose} lacks, or has only a part of"));
+    missing.iter().take(5).for_each(|name| page.line(format!("  {name}")));
+    if missing.len() > 5 {
+        page.line(format!("  and {} more (see --output json)", missing.len() - 5));
+    }
+}
+
 impl CheckAnswer {
+    fn has_whole_logs(&self) -> bool {
+        self.logs.iter().all(|log| log.complete)
+    }
+
+    fn write_logs(&self, page: &mut Page<'_>) {
+        if self.logs.is_empty() {
+            return;
+        }
+        page.blank();
+        let mut table = Table::new(&["CAPTURED LOG OF", ">SEGMENTS", "COMPLETE"]);
+        for log in &self.logs {
+            table.row(vec![
+                log.database.clone(),
+                units::grouped(log.segments as u64),
+                if log.complete { "yes".to_owned() } else { "NO".to_owned() },
+            ]);
+        }
+        page.table(&table);
+        for log in self.logs.iter().filter(|log| !log.complete) {
+            write_missing(page, &format!("the captured log of {}", log.database), &log.missing);
+        }
+    }
+
     fn write_databases(&self, page: &mut Page<'_>) {
         if self.databases.is_empty() {
             return;
@@ -149,6 +195,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let repository = open::repository(session, need).await?;
     let found = repository.files_only().await?;
     let backups: Vec<_> = found.into_iter().map(Completion::from).collect();
+    let logs = repository.logs_by_name().await?.into_iter().map(CapturedLog::from).collect();
     let databases = if options.files_only {
         Vec::new()
     } else {
@@ -159,15 +206,16 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
         complete: backups.iter().all(|found| found.complete),
         recent: databases.iter().all(|database| database.recent),
         backups,
+        logs,
         databases,
     };
     session.answer(&answer)?;
     let is_sound = answer.databases.iter().all(|database| database.problems.is_empty());
-    Ok(match (answer.complete, is_sound, answer.recent) {
-        (false, _, _) => exit::status(ErrorKind::TimedOut),
-        (true, false, _) => exit::status(ErrorKind::Corrupt),
-        (true, true, false) => exit::CHECK_FAILED,
-        (true, true, true) => exit::OK,
+    Ok(match (answer.complete, is_sound, answer.has_whole_logs(), answer.recent) {
+        (true, true, true, true) => exit::OK,
+        (true, true, true, false) => exit::CHECK_FAILED,
+        (true, false, ..) => exit::status(ErrorKind::Corrupt),
+        (false, ..) | (true, true, false, _) => exit::status(ErrorKind::TimedOut),
     })
 }
 
@@ -182,8 +230,13 @@ async fn protection(
     max_age: Option<Duration>,
 ) -> Result<Vec<Database>> {
     let now = session.world.clock.now();
+    let history = repository.history().await?;
     let mut databases = Vec::new();
     for name in repository.databases().await? {
+        // Nobody wants to restore a database whose every backup was forgotten.
+        if history.has_given_up(&name) && repository.running_capture(&name).await?.is_none() {
+            continue;
+        }
         let timeline = repository.timeline(&name).await?;
         let restorable_to = Reach::of(&timeline).to();
         let age = restorable_to.map(|to| (now - to.0).to_std().unwrap_or_default());

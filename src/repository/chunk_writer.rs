@@ -241,3 +241,66 @@ impl ChunkWriter {
         Ok(stored_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use chrono::{DateTime, Utc};
+    use stillpoint_contract::Clock;
+
+    use super::*;
+    use crate::{
+        pipeline::{cpu::CpuPool, id::RepositoryId, testing::Seeded},
+        repository::{history::PackList, store::MemoryStore},
+    };
+
+    /// Half a second passes between two looks.
+    #[derive(Debug, Default)]
+    struct Ticking(AtomicU64);
+
+    #[async_trait]
+    impl Clock for Ticking {
+        fn now(&self) -> DateTime<Utc> {
+            DateTime::UNIX_EPOCH
+        }
+
+        fn elapsed(&self) -> Duration {
+            Duration::from_millis(500 * self.0.fetch_add(1, Ordering::Relaxed))
+        }
+
+        async fn sleep(&self, _: Duration) {}
+    }
+
+    fn writer(level: Option<Level>) -> ChunkWriter {
+        let world = World {
+            clock: Arc::new(Ticking::default()),
+            entropy: Arc::new(Seeded::new(1)),
+            cpu: CpuPool::inline(),
+        };
+        let id = RepositoryId::new([1; 16]);
+        let blobs = Blobs {
+            store: Arc::new(MemoryStore::default()),
+            domain: Arc::new(Domain::plain(id)),
+            cpu: world.cpu.clone(),
+            index: Arc::new(IndexSet::new(id, PackList::new())),
+            opened: Arc::default(),
+        };
+        let options = WriteOptions { level, ..WriteOptions::default() };
+        ChunkWriter::new(blobs, world, Arc::default(), options)
+    }
+
+    #[test]
+    fn a_repository_that_cannot_keep_up_gets_smaller_packs_unless_a_level_was_asked_for() {
+        for (asked, last) in [(None, 6), (Some(Level::clamped(3)), 3)] {
+            let writer = writer(asked);
+            let first = asked.unwrap_or(Level::DEFAULT).number();
+            assert_eq!(writer.effort().level.number(), first);
+            let uploads = writer.packer.occupy();
+            let levels: Vec<i32> = (0..200).map(|_| writer.effort().level.number()).collect();
+            assert_eq!(levels.last(), Some(&last), "{levels:?}");
+            drop(uploads);
+        }
+    }
+}

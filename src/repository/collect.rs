@@ -93,8 +93,11 @@ impl Repository {
         let mut report = CollectReport::default();
         meter.begin("mark", 0);
         self.doom(options, meter, &mut report).await?;
-        meter.begin("sweep", 0);
-        self.sweep(options, &mut report).await?;
+        self.sweep(options, meter, &mut report).await?;
+        if !options.dry_run {
+            let young = self.world.clock.now() - age(options.orphan_age);
+            self.sweep_beats(young, &mut report).await?;
+        }
         Ok(report)
     }
 
@@ -173,8 +176,8 @@ impl Repository {
             }
             objects.extend([commit.manifest.clone(), commit.packs.clone()]);
         }
-        objects.extend(self.stale_segments(history).await?);
         let young = self.world.clock.now() - age(options.orphan_age);
+        objects.extend(self.stale_segments(history, young).await?);
         let garbage = listed
             .iter()
             .filter(|object| {
@@ -190,10 +193,14 @@ impl Repository {
     }
 
     /// Captured log that no backup can use: before the oldest backup in it, or without any backup
-    /// and not the newest.
-    async fn stale_segments(&self, history: &History) -> Result<Vec<String>> {
+    /// and not the newest; and all log of a database that nobody protects any more.
+    async fn stale_segments(&self, history: &History, young: DateTime<Utc>) -> Result<Vec<String>> {
         let mut stale = Vec::new();
         for database in self.databases().await? {
+            if !history.protects(&database) {
+                stale.extend(self.abandoned_segments(history, &database, young).await?);
+                continue;
+            }
             let timeline = self.timeline(&database).await?;
             if !timeline.problems.is_empty() {
                 continue;
@@ -218,6 +225,62 @@ impl Repository {
             }
         }
         Ok(stale)
+    }
+
+    /// All log of a database without backups, once none of it is young: its first backup may be
+    /// on its way. Damage in it does not matter any more.
+    async fn abandoned_segments(
+        &self,
+        history: &History,
+        database: &str,
+        young: DateTime<Utc>,
+    ) -> Result<Vec<String>> {
+        let listed = self.store.list(&names::streams(database)).await?;
+        let is_young = listed.iter().any(|object| object.modified >= young);
+        if is_young || self.running_capture(database).await?.is_some() {
+            return Ok(Vec::new());
+        }
+        let names = listed.into_iter().map(|object| object.key.to_string());
+        Ok(names.filter(|name| !history.is_doomed_object(name)).collect())
+    }
+
+    /// Deletes signs of life that say nothing: older ones of a stream, and those of streams that
+    /// are gone, except the newest of its database while anything else is left of that or is young.
+    async fn sweep_beats(&self, young: DateTime<Utc>, report: &mut CollectReport) -> Result<()> {
+        let history = self.history().await?;
+        let mut streams: BTreeMap<(String, String), Vec<(u64, Listed)>> = BTreeMap::new();
+        for object in self.store.list(names::ALL_BEATS).await? {
+            let database = names::beat_database(&object.key);
+            if let (Some(database), Some((stream, beat))) = (database, names::beat_of(&object.key))
+            {
+                streams.entry((database, stream)).or_default().push((beat, object));
+            }
+        }
+        let mut before: Option<String> = None;
+        // Backwards: the newest stream of each database comes first.
+        for ((database, stream), mut beats) in streams.into_iter().rev() {
+            beats.sort_unstable_by_key(|(beat, _)| *beat);
+            let is_newest_stream = before.replace(database.clone()).as_ref() != Some(&database);
+            let prefix = if is_newest_stream {
+                names::streams(&database)
+            } else {
+                format!("{}{stream}/", names::streams(&database))
+            };
+            let newest = beats.last().map(|(_, object)| object.modified);
+            let is_used = is_newest_stream
+                && (history.protects(&database) || newest.is_some_and(|newest| newest >= young))
+                || !self.store.list(&prefix).await?.is_empty();
+            if is_used {
+                beats.pop();
+            }
+            for (_, object) in beats {
+                if self.store.delete(&object.key).await? == Deleted::Gone {
+                    report.swept.0 += 1;
+                    report.swept.1 += object.size_bytes;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Takes back what commits after entry `seen` refer to, and what others doomed meanwhile.
@@ -253,14 +316,25 @@ impl Repository {
         Ok(doom)
     }
 
-    async fn sweep(&self, options: CollectOptions, report: &mut CollectReport) -> Result<()> {
+    async fn sweep(
+        &self,
+        options: CollectOptions,
+        meter: &Arc<Meter>,
+        report: &mut CollectReport,
+    ) -> Result<()> {
         let history = self.history().await?;
         let sizes: BTreeMap<Key, u64> =
             self.store.list("").await?.into_iter().map(|o| (o.key, o.size_bytes)).collect();
-        let ripe = self.world.clock.now() - age(options.grace);
+        let (ripe, now) = (self.world.clock.now() - age(options.grace), self.world.clock.now());
+        let sized = |key: &Key| sizes.get(key).copied().unwrap_or(0);
+        let mut to_go = 0;
+        for doomed in history.dooms().values().filter(|d| !d.swept && is_ripe(d.at, ripe, now)) {
+            to_go += keys_of(&doomed.doom)?.iter().map(sized).sum::<u64>();
+        }
+        meter.begin("sweep", to_go);
         for (seq, doomed) in history.dooms().iter().filter(|(_, doomed)| !doomed.swept) {
             let keys = keys_of(&doomed.doom)?;
-            if !is_ripe(doomed.at, ripe, self.world.clock.now()) || options.dry_run {
+            if !is_ripe(doomed.at, ripe, now) || options.dry_run {
                 report.waiting.0 += doomed.doom.packs.len() as u64;
                 report.waiting.1 +=
                     doomed.doom.packs.iter().filter_map(|p| sizes.get(&p.key())).sum::<u64>();
@@ -269,10 +343,11 @@ impl Repository {
             self.assert_unneeded(&history, &doomed.doom).await?;
             let mut is_swept = true;
             for key in keys {
+                meter.advance(sized(&key));
                 match self.store.delete(&key).await? {
                     Deleted::Gone => {
                         report.swept.0 += 1;
-                        report.swept.1 += sizes.get(&key).copied().unwrap_or(0);
+                        report.swept.1 += sized(&key);
                     }
                     Deleted::Retained => {
                         report.retained += 1;

@@ -32,6 +32,8 @@ pub(super) struct Stored {
     pub(super) runs: Vec<Run>,
     /// Of each hole, the last segment. What garbage collection took away is not missing.
     pub(super) missing: Vec<Key>,
+    /// Whether there are others that are doomed.
+    has_doomed: bool,
 }
 
 impl Run {
@@ -45,8 +47,9 @@ impl Run {
 }
 
 impl Stored {
+    /// Whether nothing was ever captured, as far as there are traces.
     pub(super) fn is_empty(&self) -> bool {
-        self.runs.is_empty()
+        self.runs.is_empty() && !self.has_doomed
     }
 
     /// From the newest segment to the oldest.
@@ -59,15 +62,16 @@ impl Repository {
     /// Every segment of a database that is not doomed.
     pub(super) async fn stored(&self, database: &str, history: &History) -> Result<Stored> {
         let mut streams: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        let mut stored = Stored::default();
         for object in self.store.list(&names::streams(database)).await? {
             if history.is_doomed_object(object.key.as_str()) {
+                stored.has_doomed = true;
                 continue;
             }
             if let Some((stream, seq)) = names::segment_of(&object.key) {
                 streams.entry(stream).or_default().push(seq);
             }
         }
-        let mut stored = Stored::default();
         for (stream, mut seqs) in streams {
             seqs.sort_unstable();
             let mut next = 1;
@@ -259,7 +263,8 @@ mod tests {
             continues.push(before.map(|b| (b[..1].to_owned(), b[1..].parse().unwrap())));
         }
         let told = |branch: Vec<SegmentId>| {
-            branch.iter().map(|id| format!("{}{}", id.stream, id.seq)).collect::<String>()
+            let ids: Vec<_> = branch.iter().map(|id| format!("{}{}", id.stream, id.seq)).collect();
+            ids.concat()
         };
         join(&runs, &continues).into_iter().map(told).collect()
     }

@@ -82,12 +82,13 @@ impl Descriptor {
         let text = std::str::from_utf8(bytes).map_err(|_| damaged())?;
         let (line, hash) =
             text.strip_suffix('\n').and_then(|t| t.split_once('\n')).ok_or_else(damaged)?;
-        if hash_of(line.as_bytes()) != hash {
-            return Err(damaged());
-        }
+        // The version first: a newer one may seal its bytes in another way.
         let version: Version = serde_json::from_str(line).map_err(|_| damaged())?;
         if version.format > REPOSITORY_FORMAT {
             return Err(newer("the repository", version.format));
+        }
+        if hash_of(line.as_bytes()) != hash {
+            return Err(damaged());
         }
         let descriptor: Self = serde_json::from_str(line).map_err(|e| damaged().caused_by(e))?;
         let chunk_bytes = descriptor.chunk_bytes;

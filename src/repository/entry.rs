@@ -170,6 +170,11 @@ impl Entry {
     /// [`Unsupported`](ErrorKind::Unsupported) when a newer version wrote it.
     pub fn decode(bytes: &[u8], seq: u64, notary: &dyn Notary) -> Result<Self> {
         let (line, seal) = split(bytes).ok_or_else(|| damaged(seq))?;
+        // The version first: a newer one may seal its entries in another way.
+        let version: Version = serde_json::from_slice(line).map_err(|_| damaged(seq))?;
+        if version.format > ENTRY_FORMAT {
+            return Err(super::descriptor::newer("the repository log", version.format));
+        }
         let seal = serde_json::from_slice(seal).map_err(|e| damaged(seq).caused_by(e))?;
         let sealed = match seal {
             Seal::Signature(text) => data_encoding::HEXLOWER
@@ -180,10 +185,6 @@ impl Entry {
         };
         if sealed != Some(true) {
             return Err(damaged(seq));
-        }
-        let version: Version = serde_json::from_slice(line).map_err(|_| damaged(seq))?;
-        if version.format > ENTRY_FORMAT {
-            return Err(super::descriptor::newer("the repository log", version.format));
         }
         let entry: Self = serde_json::from_slice(line).map_err(|e| damaged(seq).caused_by(e))?;
         if entry.seq == seq { Ok(entry) } else { Err(damaged(seq)) }
@@ -213,6 +214,7 @@ fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
 
 fn damaged(seq: u64) -> Error {
     Error::new(ErrorKind::Corrupt, code::BROKEN_LOG, format!("read log entry {seq}"))
+        .with("object", super::names::log_entry(seq))
         .why("the log says which backups exist; a damaged entry hides everything after it")
         .next("restore the entry from another copy of the repository")
 }

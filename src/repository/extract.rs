@@ -18,8 +18,9 @@ use super::{
 };
 use crate::pipeline::Meter;
 
-/// Fetches under way at once. Each holds [`FETCH_CHUNKS_MAX`] chunks.
+/// Fetches under way at once, and what each may hold of plaintext, in bytes.
 const FETCHES_MAX: usize = 3;
+const FETCH_BYTES_MAX: u64 = 8 << 20;
 
 /// After so many bytes the disk is told to begin, so that it does not wait for the last chunk.
 const WRITE_BACK_BYTES: u64 = 32 << 20;
@@ -56,12 +57,13 @@ impl BackupReader {
     async fn extract_part(&self, part: &BasePart, path: &Path, meter: &Meter) -> Result<()> {
         let file = Arc::new(create(path, part.length_bytes()).await?);
         let chunk_bytes = u64::from(self.manifest().chunk_bytes);
-        let firsts: Vec<u64> = (0..part.chunks()).step_by(FETCH_CHUNKS_MAX).collect();
+        let step = (FETCH_BYTES_MAX / chunk_bytes).clamp(1, FETCH_CHUNKS_MAX as u64);
+        let firsts: Vec<u64> = (0..part.chunks()).step_by(step as usize).collect();
         let mut fetches = stream::iter(firsts)
             .map(|first| {
                 let (file, path) = (Arc::clone(&file), path.to_owned());
                 async move {
-                    let last = (first + FETCH_CHUNKS_MAX as u64).min(part.chunks());
+                    let last = (first + step).min(part.chunks());
                     let ids = part.ids(self.blobs(), first..last).await?;
                     let chunks = part.fetch(self.blobs(), first..last).await?;
                     let bytes: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();

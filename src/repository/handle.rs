@@ -108,20 +108,29 @@ impl Repository {
     /// Reads the whole log, and makes sure that it has no hole and fits the descriptor.
     async fn follow_all(&self, descriptor: &Bytes, witness: Option<&Head>) -> Result<()> {
         let mut history = self.history.lock().await;
-        self.log.follow(&mut history, witness).await?;
+        let followed = self.log.follow(&mut history, witness).await;
+        // A hole explains why what was seen before is not found; nothing explains another error.
+        if followed.as_ref().is_err_and(|error| error.code() != code::ROLLED_BACK) {
+            return followed;
+        }
         let listed = self.store.list(names::LOG).await?;
         let newest = listed.iter().filter_map(|object| names::log_seq(&object.key)).max();
         if newest.is_some_and(|newest| newest > history.head().seq) {
             // Others may have appended between reading and listing; a hole stays one.
-            self.log.follow(&mut history, witness).await?;
+            let seen = history.head().seq;
+            self.log.follow(&mut history, None).await?;
+            let missing = names::log_entry(history.head().seq + 1);
             if newest.is_some_and(|newest| newest > history.head().seq) {
-                let missing = history.head().seq + 1;
-                return Err(incomplete(&*self.store, "its log has a hole")
-                    .with("missing", names::log_entry(missing)));
+                return Err(incomplete(&*self.store, "its log has a hole", missing.as_str()));
             }
+            debug_assert!(history.head().seq >= seen, "a log never shrinks");
         }
+        followed?;
         match history.descriptor() {
-            None => Err(incomplete(&*self.store, "it has no log (log/)")),
+            None => {
+                let first = names::log_entry(1);
+                Err(incomplete(&*self.store, "it has no log (log/)", first.as_str()))
+            }
             Some(known) if known != hash_of(descriptor) => Err(Error::new(
                 ErrorKind::Corrupt,
                 code::CORRUPT_OBJECT,
@@ -324,7 +333,7 @@ pub(super) async fn unlock(
     let slots = read_slots(store, id).await?;
     let slots: Vec<_> = slots.into_iter().map(|(slot, _)| slot).collect();
     if slots.is_empty() {
-        return Err(incomplete(store, "it has no key slots (keys/)"));
+        return Err(incomplete(store, "it has no key slots (keys/)", names::KEYS));
     }
     let job = move |_: &mut _| {
         let (master, own) = unwrap(&slots, id, &secret)?;
@@ -388,13 +397,16 @@ async fn no_repository(store: &dyn Store) -> Result<Error> {
     let location = store.location();
     let step = "open the repository";
     if there.iter().any(|object| object.key.as_str().starts_with(names::LOG)) {
-        return Ok(incomplete(store, "it has no stillpoint-repo.json"));
+        return Ok(incomplete(store, "it has no stillpoint-repo.json", names::DESCRIPTOR));
     }
-    let foreign = there.iter().find(|object| !object.key.as_str().starts_with("tmp/"));
-    Ok(match foreign {
-        Some(object) => Error::new(ErrorKind::Refused, code::FOREIGN_REPOSITORY, step)
+    let foreign = there.iter().map(|object| object.key.as_str());
+    let foreign = foreign.filter(|name| !name.starts_with("tmp/") && !name.starts_with('.'));
+    let top = store.top().await?;
+    let foreign = foreign.chain(top.iter().map(String::as_str).filter(|n| names::is_foreign(n)));
+    Ok(match foreign.min() {
+        Some(name) => Error::new(ErrorKind::Refused, code::FOREIGN_REPOSITORY, step)
             .with("place", location)
-            .with("found", &object.key)
+            .with("found", name)
             .why("what is there is not a Stillpoint repository")
             .next("check the path; other programs' repositories cannot be used"),
         None => Error::new(ErrorKind::Missing, code::NO_REPOSITORY, step)
@@ -404,12 +416,13 @@ async fn no_repository(store: &dyn Store) -> Result<Error> {
     })
 }
 
-fn incomplete(store: &dyn Store, what: &'static str) -> Error {
+fn incomplete(store: &dyn Store, what: &'static str, missing: &str) -> Error {
     Error::new(ErrorKind::Refused, code::INCOMPLETE_REPOSITORY, "open the repository")
         .with("place", store.location())
         .with("problem", what)
-        .why("it was copied only in part, or objects were removed")
-        .next("finish the copy; `stillpoint check --files-only DIR` says which backups are whole")
+        .with("missing", missing)
+        .why("it was copied only in part, or objects were removed: nobody can tell what is whole")
+        .next(format!("finish the copy: {missing} must come from where the others came from"))
 }
 
 fn damaged(name: &str, what: &'static str) -> Error {

@@ -67,6 +67,7 @@ pub struct History {
     moved: HashMap<PackName, Vec<(PackName, u64)>>,
     descriptor: Option<String>,
     key_slots: BTreeMap<String, String>,
+    removed_slots: HashSet<String>,
 }
 
 impl History {
@@ -90,6 +91,17 @@ impl History {
         let mut live: Vec<_> = self.commits.values().filter(|c| !c.forgotten).collect();
         live.sort_by_key(|committed| committed.seq);
         live
+    }
+
+    /// Whether a database has a backup that exists.
+    pub fn protects(&self, database: &str) -> bool {
+        self.commits.values().any(|c| !c.forgotten && c.commit.database == database)
+    }
+
+    /// Whether a database had backups, and all of them are forgotten.
+    pub fn has_given_up(&self, database: &str) -> bool {
+        let mut own = self.commits.values().filter(|c| c.commit.database == database).peekable();
+        own.peek().is_some() && own.all(|c| c.forgotten)
     }
 
     /// One backup by id, also a forgotten one.
@@ -120,6 +132,11 @@ impl History {
     /// The key slots that the log knows, with the hash of their bytes.
     pub fn key_slots(&self) -> &BTreeMap<String, String> {
         &self.key_slots
+    }
+
+    /// Whether a key slot was taken away.
+    pub fn is_removed_slot(&self, slot: &str) -> bool {
+        self.removed_slots.contains(slot)
     }
 
     /// The packs that hold today what `packs` held when a backup was committed.
@@ -174,9 +191,11 @@ impl History {
             }
             Action::KeyAdded { slot, hash } => {
                 self.key_slots.insert(slot.clone(), hash.clone());
+                self.removed_slots.remove(slot);
             }
             Action::KeyRemoved { slot } => {
                 self.key_slots.remove(slot);
+                self.removed_slots.insert(slot.clone());
             }
         }
         self.head = Head { seq: entry.seq, hash };

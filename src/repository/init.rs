@@ -122,25 +122,37 @@ async fn resume(
 
 /// Refuses a place where anything is that is not ours to use. Writes nothing.
 pub async fn refuse_occupied(store: &dyn Store) -> Result<()> {
+    if let Some(name) = store.top().await?.iter().find(|name| names::is_foreign(name)) {
+        return Err(inhabited(store, name));
+    }
     let there: Vec<Key> = store.list("").await?.into_iter().map(|object| object.key).collect();
     // A crashed attempt leaves a key slot, which opens nothing else, and perhaps the descriptor.
     let is_usable = |key: &Key| {
         let key = key.as_str();
-        key == names::DESCRIPTOR || key.starts_with(names::KEYS) || key.starts_with("tmp/")
+        key == names::DESCRIPTOR
+            || key.starts_with(names::KEYS)
+            || key.starts_with("tmp/")
+            || key.starts_with('.')
     };
     if there.iter().all(is_usable) { Ok(()) } else { Err(occupied(store, &there)) }
 }
 
+fn inhabited(store: &dyn Store, name: &str) -> Error {
+    Error::new(ErrorKind::Refused, code::REPOSITORY_EXISTS, "create a repository")
+        .with("place", store.location())
+        .with("found", name)
+        .why("something else is there, and a repository needs a place of its own")
+        .next("choose an empty directory or prefix")
+}
+
 fn occupied(store: &dyn Store, there: &[Key]) -> Error {
     let has = |name: &str| there.iter().any(|key| key.as_str().starts_with(name));
-    let error = Error::new(ErrorKind::Refused, code::REPOSITORY_EXISTS, "create a repository")
-        .with("place", store.location())
-        .with("found", there.iter().take(3).map(Key::as_str).collect::<Vec<_>>().join(", "));
-    if has(names::DESCRIPTOR) || has(names::LOG) {
-        error.why("there is a repository already").next("use it, or choose another place")
-    } else {
-        error
-            .why("something else is there, and a repository needs a place of its own")
-            .next("choose an empty directory or prefix")
+    if !has(names::DESCRIPTOR) && !has(names::LOG) {
+        return inhabited(store, there.first().map_or("", Key::as_str));
     }
+    Error::new(ErrorKind::Refused, code::REPOSITORY_EXISTS, "create a repository")
+        .with("place", store.location())
+        .with("found", there.iter().take(3).map(Key::as_str).collect::<Vec<_>>().join(", "))
+        .why("there is a repository already")
+        .next("use it, or choose another place")
 }

@@ -166,7 +166,7 @@ fn rolled_back(history: &History, seen: &Head) -> Error {
             "the repository is older than, or differs from, what this machine saw before: \
               backups may have been removed behind your back",
         )
-        .next("compare it with another copy; if the rollback was meant, add --accept-rollback")
+        .next("compare it with another copy of the repository")
 }
 
 fn short(hash: &str) -> &str {

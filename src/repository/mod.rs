@@ -44,7 +44,7 @@ mod wire;
 pub use chunk_writer::WriteOptions;
 pub use collect::{CollectOptions, CollectReport};
 pub use draft::{Draft, Intent};
-pub use files_only::Completeness;
+pub use files_only::{Completeness, LogCompleteness};
 pub use handle::Repository;
 pub use init::{InitOptions, refuse_occupied};
 pub use reader::BackupReader;

@@ -22,6 +22,16 @@ pub const STREAMS: &str = "streams/";
 /// Prefix of short-lived objects; never under object lock, never part of a copy.
 pub const CONTROL: &str = "control/";
 
+/// What people and machines keep beside a repository without harm.
+const TOLERATED: &str = "lost+found";
+
+/// Whether a name right below the place of a repository is somebody else's.
+pub fn is_foreign(name: &str) -> bool {
+    let prefixes = [LOG, KEYS, SNAPSHOTS, INDEX, PACKS, STREAMS, CONTROL, "tmp/"];
+    let is_ours = name == DESCRIPTOR || prefixes.iter().any(|p| p.strip_suffix('/') == Some(name));
+    !is_ours && !name.starts_with('.') && name != TOLERATED
+}
+
 /// Longest name of a database, in bytes.
 pub const DATABASE_NAME_BYTES_MAX: usize = 200;
 
@@ -89,6 +99,14 @@ pub fn segment_of(key: &Key) -> Option<(String, u64)> {
 /// The prefix of the beats of every capture of a database.
 pub fn all_beats(database: &str) -> String {
     format!("{CONTROL}streams/{}/", encode(database))
+}
+
+/// The prefix of the beats of every capture.
+pub const ALL_BEATS: &str = "control/streams/";
+
+/// The database of a beat, read from its name.
+pub fn beat_database(key: &Key) -> Option<String> {
+    decode(key.as_str().strip_prefix(ALL_BEATS)?.split('/').next()?)
 }
 
 /// One beat of a stream's capture.

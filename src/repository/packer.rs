@@ -89,6 +89,13 @@ impl Packer {
         1.0 - self.works.uploads.available_permits() as f32 / UPLOADS_MAX as f32
     }
 
+    /// Keeps every place for an upload taken, as a store that does not answer does.
+    #[cfg(test)]
+    pub(super) fn occupy(&self) -> Vec<tokio::sync::OwnedSemaphorePermit> {
+        let take = || Arc::clone(&self.works.uploads).try_acquire_owned().ok();
+        std::iter::from_fn(take).collect()
+    }
+
     /// Stores what is left, waits until every pack is durable, and returns the bytes stored.
     pub(super) async fn flush(&self) -> Result<u64> {
         let mut filling = self.filling.lock().await;

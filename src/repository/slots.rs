@@ -5,6 +5,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::{
     entry::{Action, hash_of},
     handle::{Repository, read_slots},
+    history::History,
     keys::{KeySlot, PassphraseCost, Secret},
     store::Deleted,
 };
@@ -55,14 +56,18 @@ impl Repository {
                 .with("matching", matching.len())
                 .next("stillpoint repo key list"));
         };
-        if slots.len() == 1 {
-            return Err(Error::new(ErrorKind::Refused, code::KEY_SLOT, "remove the last key")
-                .why("nobody could open the repository any more")
-                .next("add another key first: stillpoint repo key add"));
-        }
         // First said, then done: a slot that the log expects must not be missing after a crash.
         let name = slot.id().to_string();
-        self.append(async |_| Ok(Some(Action::KeyRemoved { slot: name.clone() }))).await?;
+        self.append(async |history| {
+            if history.is_removed_slot(&name) {
+                return Ok(None);
+            }
+            match self.is_last_slot(history, &name).await? {
+                true => Err(last_key()),
+                false => Ok(Some(Action::KeyRemoved { slot: name.clone() })),
+            }
+        })
+        .await?;
         if self.store.delete(&slot.id().key()).await? == Deleted::Retained {
             return Err(Error::new(ErrorKind::Refused, code::KEY_SLOT, "remove a key")
                 .why("the store keeps the object under a lock until it expires")
@@ -70,4 +75,24 @@ impl Repository {
         }
         Ok((*slot).clone())
     }
+
+    /// Whether no other slot opens the repository. Somebody may have removed another one in the log
+    /// and not yet from the store; and the log may not know the first one, if `init` was cut short.
+    async fn is_last_slot(&self, history: &History, name: &str) -> Result<bool> {
+        let id = RepositoryId::new(self.descriptor().id()?);
+        let stored = read_slots(&*self.store, id).await?;
+        Ok(!stored.iter().any(|(slot, bytes)| {
+            let other = slot.id().to_string();
+            let known = history.key_slots().get(&other);
+            other != name
+                && !history.is_removed_slot(&other)
+                && known.is_none_or(|hash| *hash == hash_of(bytes))
+        }))
+    }
+}
+
+fn last_key() -> Error {
+    Error::new(ErrorKind::Refused, code::KEY_SLOT, "remove the last key")
+        .why("nobody could open the repository any more")
+        .next("add another key first: stillpoint repo key add")
 }

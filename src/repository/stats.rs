@@ -4,7 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use stillpoint_contract::Result;
 
-use super::{handle::Repository, names, pack::PackName};
+use super::{
+    handle::Repository,
+    history::History,
+    index_run::RunName,
+    names,
+    pack::PackName,
+    store::{Key, Listed},
+    stream::BEAT_SECONDS_MAX,
+};
 
 /// What a repository holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,9 +25,10 @@ pub struct Stats {
     pub protected_bytes: u64,
     /// Objects and bytes by the first part of their names, such as `packs`.
     pub stored: BTreeMap<String, (u64, u64)>,
-    /// Packs that no backup needs, and their bytes: what garbage collection could free.
+    /// Packs that no backup needs and log of databases without backups, and their bytes: what
+    /// garbage collection could free.
     pub unneeded: (u64, u64),
-    /// Packs that are doomed and wait to be swept, and their bytes.
+    /// Objects that are doomed and wait to be swept, and their bytes.
     pub doomed: (u64, u64),
     /// Entries of the log.
     pub log_entries: u64,
@@ -43,23 +52,46 @@ impl Repository {
             let packs = history.resolve(self.pack_list(committed).await?);
             needed.extend(packs.into_keys());
         }
+        let mut abandoned = Vec::new();
+        for database in self.databases().await? {
+            if !history.protects(&database) && !self.beats_lately(&database).await? {
+                abandoned.push(names::streams(&database));
+            }
+        }
         for object in self.store.list("").await? {
             let kind = object.key.as_str().split('/').next().unwrap_or_default();
             let entry = stats.stored.entry(kind.to_owned()).or_default();
             entry.0 += 1;
             entry.1 += object.size_bytes;
-            if !object.key.as_str().starts_with(names::PACKS) {
+            let place = if is_doomed(&history, &object.key) {
+                &mut stats.doomed
+            } else if is_unneeded(&object.key, &needed, &abandoned) {
+                &mut stats.unneeded
+            } else {
                 continue;
-            }
-            let Some(pack) = PackName::from_key(&object.key) else { continue };
-            let place = match pack {
-                _ if history.is_doomed_pack(&pack) => &mut stats.doomed,
-                _ if !needed.contains(&pack) => &mut stats.unneeded,
-                _ => continue,
             };
             place.0 += 1;
             place.1 += object.size_bytes;
         }
         Ok(stats)
     }
+
+    /// Whether a capture gave a sign of life just now. Needs no key.
+    async fn beats_lately(&self, database: &str) -> Result<bool> {
+        let now = self.world.clock.now();
+        let is_recent =
+            |beat: &Listed| (now - beat.modified).abs().num_seconds() < BEAT_SECONDS_MAX;
+        Ok(self.store.list(&names::all_beats(database)).await?.iter().any(is_recent))
+    }
+}
+
+fn is_doomed(history: &History, key: &Key) -> bool {
+    PackName::from_key(key).is_some_and(|pack| history.is_doomed_pack(&pack))
+        || RunName::from_key(key).is_some_and(|run| history.is_doomed_index(&run))
+        || history.is_doomed_object(key.as_str())
+}
+
+fn is_unneeded(key: &Key, needed: &BTreeSet<PackName>, abandoned: &[String]) -> bool {
+    PackName::from_key(key).is_some_and(|pack| !needed.contains(&pack))
+        || abandoned.iter().any(|prefix| key.as_str().starts_with(prefix))
 }

@@ -13,7 +13,7 @@ use super::{
     history::{Committed, History, PackList},
     index_run::RunName,
     names,
-    pack::{PackName, inspect},
+    pack::{PACK_BYTES_MAX, PackName, inspect},
     reader::BasePart,
     segment::{Prefix, SEGMENT_BYTES_MAX},
     store::Key,
@@ -22,9 +22,6 @@ use crate::pipeline::Meter;
 
 /// Packs that are read at once. Each is held in memory whole.
 const READS_MAX: usize = 2;
-
-/// The longest pack, in bytes.
-const PACK_BYTES_MAX: u64 = 512 << 20;
 
 /// Something that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +66,7 @@ fn describe(error: &Error) -> String {
 }
 
 /// Whether a check may go on to the next object after this error.
-fn is_finding(error: &Error) -> bool {
+pub(super) fn is_finding(error: &Error) -> bool {
     error.kind() == ErrorKind::Missing || is_unreadable(error)
 }
 
@@ -99,7 +96,7 @@ impl Repository {
                 Err(error) => return Err(error),
             }
         }
-        meter.begin("verify", users.values().map(|(size_bytes, _)| size_bytes).sum());
+        meter.begin("hash", users.values().map(|(size_bytes, _)| size_bytes).sum());
         self.verify_packs(users, meter, &mut report).await?;
         self.verify_index(&history, &mut report).await?;
         self.verify_segments(&history, &mut report).await?;
@@ -166,7 +163,8 @@ impl Repository {
 
     async fn verify_pack(&self, pack: PackName) -> Result<()> {
         let key = pack.key();
-        let bytes = self.store.read(&key, PACK_BYTES_MAX).await?.ok_or_else(|| missing(&key))?;
+        let read = self.store.read(&key, PACK_BYTES_MAX as u64).await?;
+        let bytes = read.ok_or_else(|| missing(&key))?;
         self.world.cpu.run(move |_| inspect(&pack, &bytes).map(|_| ())).await?
     }
 
@@ -237,7 +235,7 @@ impl Repository {
         Ok(())
     }
 
-    /// Decodes every chunk of one backup, as a restore would.
+    /// Decodes every chunk of one backup, as a restore would. The phase of `meter` is the caller's.
     pub async fn verify_backup(
         &self,
         committed: &Committed,
@@ -245,7 +243,6 @@ impl Repository {
     ) -> Result<VerifyReport> {
         let mut report = VerifyReport { backups: 1, ..VerifyReport::default() };
         let backup = vec![committed.commit.backup.clone()];
-        meter.begin("verify", committed.commit.size_bytes);
         let reader = match self.reader(committed).await {
             Ok(reader) => reader,
             Err(error) if is_finding(&error) => {

@@ -27,7 +27,7 @@ use crate::{
 const COMPANIONS: [&str; 3] = ["-wal", "-journal", "-shm"];
 
 /// What each of the two checks may keep in memory, in KiB.
-const CHECK_CACHE_KIB: i64 = 48 << 10;
+const CHECK_CACHE_KIB: i64 = 24 << 10;
 
 /// How many lines of a failed check are reported.
 const FINDINGS_MAX: usize = 8;

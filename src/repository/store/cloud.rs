@@ -217,6 +217,10 @@ impl Store for CloudStore {
         Ok(listing.sorted())
     }
 
+    async fn top(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     async fn delete(&self, key: &Key) -> Result<Deleted> {
         use object_store::Error as Service;
 

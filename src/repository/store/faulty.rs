@@ -280,6 +280,10 @@ impl<S: Store> Store for FaultyStore<S> {
         Ok(listed)
     }
 
+    async fn top(&self) -> Result<Vec<String>> {
+        self.inner.top().await
+    }
+
     async fn delete(&self, key: &Key) -> Result<Deleted> {
         let fault = self.begin("delete", key.as_str()).await;
         self.deliver(fault, || self.inner.delete(key)).await

@@ -208,6 +208,10 @@ impl<S: Store> Store for GatedStore<S> {
         self.inner.list(prefix).await
     }
 
+    async fn top(&self) -> Result<Vec<String>> {
+        self.inner.top().await
+    }
+
     async fn delete(&self, key: &Key) -> Result<Deleted> {
         let _turn = self.gate.pass(&self.actor, format!("delete {key}")).await;
         self.inner.delete(key).await

@@ -145,6 +145,10 @@ impl<F: Fs> Store for LocalStore<F> {
         self.run(move |files| files.list(&prefix)).await
     }
 
+    async fn top(&self) -> Result<Vec<String>> {
+        self.run(Files::top).await
+    }
+
     async fn delete(&self, key: &Key) -> Result<Deleted> {
         let key = key.clone();
         self.run(move |files| files.delete(&key)).await
@@ -321,6 +325,20 @@ impl<F: Fs> Files<F> {
         Ok(listing.sorted())
     }
 
+    fn top(&self) -> Result<Vec<String>> {
+        match self.fs.entries(&self.root) {
+            Ok(entries) => {
+                let names = entries.iter().map(|entry| entry.name.to_string_lossy().into_owned());
+                Ok(names.collect())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(cause) => {
+                let step = "look at the directory of a store".to_owned();
+                Err(failure(cause, step, &self.root, &self.root))
+            }
+        }
+    }
+
     fn delete(&self, key: &Key) -> Result<Deleted> {
         let path = self.path(key);
         let removed = self.fs.unlink(&path).and_then(|()| self.fs.sync_directory(directory(&path)));
@@ -402,7 +420,8 @@ fn failure(cause: io::Error, step: String, path: &Path, root: &Path) -> Error {
         Io::Unsupported => Error::new(ErrorKind::Unsupported, code::SINGLE_WRITER, step)
             .why("the file system has neither hard links nor a rename that keeps what exists"),
         Io::NotADirectory => Error::new(ErrorKind::Invalid, code::FILE, step)
-            .why("a file stands where a directory is needed"),
+            .why("a file stands where a directory is needed")
+            .next("name the directory of a repository, or one that is empty or not there yet"),
         Io::FileTooLarge => Error::new(ErrorKind::Exhausted, code::STORE_FULL, step)
             .why("the file system or a limit does not allow a file that large"),
         Io::InvalidFilename => Error::new(ErrorKind::Invalid, code::BAD_NAME, step)

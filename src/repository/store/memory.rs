@@ -109,6 +109,10 @@ impl Store for MemoryStore {
         })
     }
 
+    async fn top(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     async fn delete(&self, key: &Key) -> Result<Deleted> {
         self.with(|objects| objects.remove(key));
         Ok(Deleted::Gone)

@@ -132,6 +132,15 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Lists the objects whose names begin with `prefix`, in ascending order of name.
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>>;
 
+    /// The names right below the place that no listing shows because no [`Key`] can be made of
+    /// them, and directories, even empty ones: whether somebody else lives there. Empty where
+    /// listings show everything.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](ErrorKind::Invalid) when the place itself is a file.
+    async fn top(&self) -> Result<Vec<String>>;
+
     /// Removes an object; removing one that is already gone succeeds.
     async fn delete(&self, key: &Key) -> Result<Deleted>;
 }
@@ -157,6 +166,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
         (**self).list(prefix).await
+    }
+
+    async fn top(&self) -> Result<Vec<String>> {
+        (**self).top().await
     }
 
     async fn delete(&self, key: &Key) -> Result<Deleted> {

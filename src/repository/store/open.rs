@@ -63,10 +63,11 @@ pub async fn open(
             Ok(guarded(store, options.writers))
         }
         Some(scheme) => {
-            Err(Error::new(ErrorKind::Invalid, code::UNKNOWN_SCHEME, format!("open {url}"))
+            // The rest may hold a password.
+            Err(Error::new(ErrorKind::Invalid, code::UNKNOWN_SCHEME, "open the repository")
                 .with("scheme", format!("{scheme}:"))
                 .with("known", SCHEMES)
-                .next(format!("write ./{url} if this is the path of a directory")))
+                .next("write ./ before it if this is the path of a directory"))
         }
     }
 }
@@ -76,10 +77,12 @@ fn split(url: &str) -> (Option<&str>, &str) {
     let Some((scheme, rest)) = url.split_once(':') else { return (None, url) };
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
         && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-    let is_ours = matches!(scheme, "file" | "memory" | "s3" | "az" | "azure" | "gs");
+    // `sftp:host` would else make a directory of that name. One letter alone is no scheme.
+    let looks_so = scheme.len() > 1
+        && scheme.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '+');
     match rest.strip_prefix("//") {
         Some(rest) if is_scheme => (Some(scheme), rest),
-        None if is_ours => (Some(scheme), rest),
+        None if is_scheme && looks_so => (Some(scheme), rest),
         _ => (None, url),
     }
 }
@@ -148,6 +151,9 @@ mod tests {
             ("s3://bucket/x", Some("s3")),
             ("s3:bucket", Some("s3")),
             ("file:/x", Some("file")),
+            ("sftp:host", Some("sftp")),
+            ("./sftp:host", None),
+            ("Backup:2026", None),
             ("memory:x", Some("memory")),
         ] {
             assert_eq!(split(url).0, scheme, "{url}");

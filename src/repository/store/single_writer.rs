@@ -77,6 +77,10 @@ impl<S: Store> Store for SingleWriter<S> {
         self.inner.list(prefix).await
     }
 
+    async fn top(&self) -> Result<Vec<String>> {
+        self.inner.top().await
+    }
+
     async fn delete(&self, key: &Key) -> Result<Deleted> {
         self.inner.delete(key).await
     }

@@ -320,6 +320,10 @@ impl Store for Forgetful {
         self.0.list(prefix).await
     }
 
+    async fn top(&self) -> Result<Vec<String>> {
+        self.0.top().await
+    }
+
     async fn delete(&self, key: &Key) -> Result<Deleted> {
         self.0.delete(key).await
     }
