@@ -529,7 +529,8 @@ mod tests {
     fn both_notations_say_the_same() {
         let url = read("postgres://al%20ice:s%40crt@db1:6000,[::1]/shop?sslmode=require").unwrap();
         let pairs = read(
-            r"postgresql:host=db1,::1 port='6000,' user='al ice' password=s@crt dbname=shop sslmode=require",
+            "postgresql:host=db1,::1 port='6000,' user='al ice' password=s@crt \
+             dbname=shop sslmode=require",
         );
         assert_eq!(url, pairs.unwrap());
         assert_eq!(url.hosts[0].to_string(), "db1:6000");

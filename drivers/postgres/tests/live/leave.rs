@@ -25,7 +25,12 @@ async fn a_dropped_backup_leaves_nothing_in_the_server() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_connection_or_a_killed_server_is_a_departure() {
     let Some(mut stage) = Stage::open(17, &[]).await else { return };
-    stage.run("CREATE TABLE big AS SELECT repeat(md5(n::text), 50) FROM generate_series(1, 40000) AS n").await;
+    stage
+        .run(
+            "CREATE TABLE big AS \
+         SELECT repeat(md5(n::text), 50) FROM generate_series(1, 40000) AS n",
+        )
+        .await;
     for way in ["sql", "local", "base_backup"] {
         let driver = stage.driver(&format!("method={way}")).await;
         let cut = async {
