@@ -2,7 +2,8 @@
 //!
 //! | what | 13, 14 | 15, 16 | 17, 18 |
 //! |---|---|---|---|
-//! | begin and end of a backup | `pg_start_backup`, `pg_stop_backup` | `pg_backup_start`, `…_stop` | same |
+//! | begin of a backup | `pg_start_backup` | `pg_backup_start` | same |
+//! | end of a backup | `pg_stop_backup` | `pg_backup_stop` | same |
 //! | grammar of `BASE_BACKUP` | positional | in parentheses | same |
 //! | copies in `BASE_BACKUP` | one per archive | one, typed | same |
 //! | WAL summaries, `INCREMENTAL` | no | no | yes |
