@@ -1,12 +1,8 @@
 //! Backups that build on earlier ones.
 
-use super::stage::{Bustle, Copy, Restored, Stage};
+use super::stage::{Bustle, Restored, Stage};
 
 const SUMMARIES: &[&str] = &["summarize_wal = on"];
-
-fn written(copy: &Copy) -> u64 {
-    copy.parts.written_bytes()
-}
 
 async fn increments(major: u32, way: &str) {
     let Some(stage) = Stage::open(major, SUMMARIES).await else { return };
@@ -35,7 +31,7 @@ async fn increments(major: u32, way: &str) {
     // Nothing happened since: next to nothing is read.
     stage.run("CHECKPOINT").await;
     let quiet = stage.try_back_up(&method, Some(&base)).await.unwrap();
-    assert!(written(&quiet) < written(&base), "{way}");
+    assert!(quiet.parts.kept_bytes() > 15 << 20, "{way}");
     Restored::start(major, &quiet).unwrap().check().await;
 }
 
