@@ -20,6 +20,9 @@ const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
 const PORT: u16 = 5432;
 
+/// The replication slot that holds WAL for us, unless the user names one.
+const SLOT: &str = "stillpoint";
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The most hosts that one address may name.
@@ -58,6 +61,8 @@ pub(crate) struct Config {
     pub(crate) method: Option<Method>,
     /// Setting `pg_bindir`: where the server's programs are, for restores.
     pub(crate) program_directory: Option<PathBuf>,
+    /// Setting `slot`: the replication slot that holds WAL for us.
+    pub(crate) slot: String,
 }
 
 /// One server.
@@ -194,6 +199,7 @@ const KEYWORDS: &[&str] = &[
     "gssencmode",
     "method",
     "pg_bindir",
+    "slot",
 ];
 
 /// Variables of the environment that libpq knows, and the settings that they stand for.
@@ -285,6 +291,7 @@ impl Config {
             options: get("options").map(str::to_owned),
             method: word(get("method"), "method", &Method::NAMES)?,
             program_directory: path("pg_bindir"),
+            slot: get("slot").unwrap_or(SLOT).to_owned(),
             user,
         })
     }

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod archive;
+mod capture;
 mod checksum;
 mod config;
 mod connect;
@@ -9,6 +10,7 @@ mod driver;
 mod earlier;
 mod error;
 mod facts;
+mod index;
 mod layout;
 mod log;
 mod passfile;

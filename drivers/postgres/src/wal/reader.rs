@@ -279,6 +279,7 @@ impl Reader {
             xid: header.xid,
             info: header.info,
             manager: header.manager,
+            checksum: header.checksum,
             blocks,
             data,
         });

@@ -51,6 +51,8 @@ pub struct Record {
     pub info: u8,
     /// Which resource manager wrote it.
     pub manager: u8,
+    /// Its checksum.
+    pub checksum: u32,
     /// The blocks that it changes.
     pub blocks: Vec<BlockRef>,
     /// What is neither header, reference nor page.

@@ -134,6 +134,7 @@ fn the_end_of_a_transaction_tells_when_and_what_went() {
         xid: 42,
         info: 0x80,
         manager: 1,
+        checksum: 0,
         blocks: Vec::new(),
         data,
     };
@@ -197,7 +198,7 @@ proptest! {
         let _ = record::body(&bytes, MAGIC);
         let record = Record {
             start: 0, end: 0, xid: 1, info: bytes.first().copied().unwrap_or(0),
-            manager: bytes.get(1).copied().unwrap_or(0) % 5, blocks: Vec::new(), data: bytes,
+            manager: bytes.get(1).copied().unwrap_or(0) % 5, checksum: 0, blocks: Vec::new(), data: bytes,
         };
         let _ = meaning(&record, 15);
     }

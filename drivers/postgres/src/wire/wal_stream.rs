@@ -103,6 +103,25 @@ impl WalStream {
         flushed: u64,
         now: DateTime<Utc>,
     ) -> Result<()> {
+        self.send((written, flushed), now, false).await
+    }
+
+    /// The same, and asks for a [`KeepAlive`](WalEvent::KeepAlive) at once.
+    pub(crate) async fn ask(
+        &mut self,
+        written: u64,
+        flushed: u64,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
+        self.send((written, flushed), now, true).await
+    }
+
+    async fn send(
+        &mut self,
+        (written, flushed): (u64, u64),
+        now: DateTime<Utc>,
+        reply_now: bool,
+    ) -> Result<()> {
         if !matches!(self.state, State::Copying) {
             return Ok(());
         }
@@ -112,7 +131,7 @@ impl WalStream {
         status.put_u64(flushed);
         status.put_u64(0);
         status.put_i64(now.timestamp_micros().saturating_sub(EPOCH_US));
-        status.put_u8(0);
+        status.put_u8(u8::from(reply_now));
         let message =
             frontend::CopyData::new(status.freeze()).map_err(|e| error::broken(e, STEP))?;
         message.write(self.session.output());
@@ -121,14 +140,19 @@ impl WalStream {
 
     /// Ends the stream. The session takes commands again; a timeline that ended names the next.
     pub(crate) async fn finish(mut self) -> Result<(Session, Option<NextTimeline>)> {
+        let next = self.read_next().await?;
+        Ok((self.session, next))
+    }
+
+    /// Ends the stream; a timeline that ended names the next.
+    pub(crate) async fn read_next(&mut self) -> Result<Option<NextTimeline>> {
         let was = std::mem::replace(&mut self.state, State::HalfClosed);
         if let State::Ended(next) = was {
-            return Ok((self.session, next));
+            return Ok(next);
         }
         frontend::copy_done(self.session.output());
         self.session.flush(STEP).await?;
-        let next = self.read_end(None).await?;
-        Ok((self.session, next))
+        self.read_end(None).await
     }
 
     /// Reads everything up to the end of the command.
