@@ -169,7 +169,9 @@ impl Live {
         }
         if checksum.is_some() && checksum != ended_with {
             let at = lsn_text(self.start.lsn);
-            return Ok(Err(format!("the server's log is not the one that was captured up to {at}")));
+            return Ok(Err(format!(
+                "the server's log is not the one that was captured up to {at}"
+            )));
         }
         Ok(Ok(()))
     }

@@ -71,9 +71,9 @@ impl Changes {
         for event in events {
             match &event.kind {
                 EventKind::Ended { dropped, .. } => {
-                    let forks = dropped.iter().flat_map(|relation| {
-                        FORKS.map(|fork| RelationFork { fork, ..*relation })
-                    });
+                    let forks = dropped
+                        .iter()
+                        .flat_map(|relation| FORKS.map(|fork| RelationFork { fork, ..*relation }));
                     forks.for_each(|relation| self.cut(relation, 0));
                 }
                 EventKind::Created(relation) => self.cut(*relation, 0),

@@ -9,12 +9,12 @@
 
 mod bytes;
 pub mod changes;
+#[cfg(test)]
+pub(crate) mod forge;
 pub mod meaning;
 pub mod name;
 pub mod reader;
 pub mod record;
-#[cfg(test)]
-pub(crate) mod forge;
 #[cfg(test)]
 mod tests;
 

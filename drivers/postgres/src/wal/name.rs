@@ -40,7 +40,8 @@ mod tests {
         for lsn in [0, 0x300_0000, 0xA_FF00_0000] {
             assert_eq!(parse(&segment(3, lsn, mib_16), mib_16), Some((3, lsn)));
         }
-        for bad in ["", "00000001.history", "00000001000000000000000g", "000000010000000000000100"] {
+        for bad in ["", "00000001.history", "00000001000000000000000g", "000000010000000000000100"]
+        {
             assert_eq!(parse(bad, mib_16), None, "{bad}");
         }
     }

@@ -97,11 +97,7 @@ impl Reader {
     }
 
     /// Reads what follows, and calls `found` for every record that ends in it.
-    pub fn push(
-        &mut self,
-        bytes: &[u8],
-        mut found: impl FnMut(Record),
-    ) -> Result<(), BadWal> {
+    pub fn push(&mut self, bytes: &[u8], mut found: impl FnMut(Record)) -> Result<(), BadWal> {
         if let Some(failed) = &self.failed {
             return Err(failed.clone());
         }
@@ -110,11 +106,7 @@ impl Reader {
         outcome
     }
 
-    fn read(
-        &mut self,
-        mut bytes: &[u8],
-        found: &mut impl FnMut(Record),
-    ) -> Result<(), BadWal> {
+    fn read(&mut self, mut bytes: &[u8], found: &mut impl FnMut(Record)) -> Result<(), BadWal> {
         while !bytes.is_empty() {
             let in_page = self.next % PAGE_BYTES;
             let used = if self.next < self.resumes_at {
@@ -204,11 +196,7 @@ impl Reader {
     }
 
     /// Reads from within a page; returns how much was used.
-    fn payload(
-        &mut self,
-        bytes: &[u8],
-        found: &mut impl FnMut(Record),
-    ) -> Result<u64, BadWal> {
+    fn payload(&mut self, bytes: &[u8], found: &mut impl FnMut(Record)) -> Result<u64, BadWal> {
         let available = bytes.len() as u64;
         if self.passing > 0 {
             let used = self.passing.min(available);
@@ -250,11 +238,7 @@ impl Reader {
     }
 
     /// Hands over the record if it ends `used` bytes further on.
-    fn finish_if_whole(
-        &mut self,
-        used: u64,
-        found: &mut impl FnMut(Record),
-    ) -> Result<(), BadWal> {
+    fn finish_if_whole(&mut self, used: u64, found: &mut impl FnMut(Record)) -> Result<(), BadWal> {
         let Some(header) = Header::read(&self.record) else { return Ok(()) };
         if self.record.len() < header.total_bytes {
             return Ok(());

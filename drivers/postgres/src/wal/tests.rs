@@ -163,9 +163,12 @@ fn changes_survive_their_bytes_and_their_sum_is_that_of_the_parts() {
         halves[number % 2].add(record, &meaning(record, 15));
     }
     assert_eq!(all.files().count(), 3);
-    assert!(all.file(&relation(16_385)).unwrap().blocks().eq((1..120)
-        .filter(|n| n % 3 == 1 && (n % 4 == 1 || n % 4 == 2))
-        .map(|n| n * 7)));
+    assert!(
+        all.file(&relation(16_385))
+            .unwrap()
+            .blocks()
+            .eq((1..120).filter(|n| n % 3 == 1 && (n % 4 == 1 || n % 4 == 2)).map(|n| n * 7))
+    );
     let [mut sum, other] = halves;
     sum.merge(other);
     assert_eq!(sum, all);

@@ -103,25 +103,6 @@ impl WalStream {
         flushed: u64,
         now: DateTime<Utc>,
     ) -> Result<()> {
-        self.send((written, flushed), now, false).await
-    }
-
-    /// The same, and asks for a [`KeepAlive`](WalEvent::KeepAlive) at once.
-    pub(crate) async fn ask(
-        &mut self,
-        written: u64,
-        flushed: u64,
-        now: DateTime<Utc>,
-    ) -> Result<()> {
-        self.send((written, flushed), now, true).await
-    }
-
-    async fn send(
-        &mut self,
-        (written, flushed): (u64, u64),
-        now: DateTime<Utc>,
-        reply_now: bool,
-    ) -> Result<()> {
         if !matches!(self.state, State::Copying) {
             return Ok(());
         }
@@ -131,7 +112,7 @@ impl WalStream {
         status.put_u64(flushed);
         status.put_u64(0);
         status.put_i64(now.timestamp_micros().saturating_sub(EPOCH_US));
-        status.put_u8(u8::from(reply_now));
+        status.put_u8(0);
         let message =
             frontend::CopyData::new(status.freeze()).map_err(|e| error::broken(e, STEP))?;
         message.write(self.session.output());

@@ -1,5 +1,6 @@
 //! The driver against real servers of several versions.
 
+mod capture;
 mod incremental;
 mod leave;
 mod login;
