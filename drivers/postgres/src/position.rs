@@ -49,7 +49,7 @@ pub(crate) struct Ancestry(Vec<(u32, u64)>);
 impl Ancestry {
     /// Reads a history file; `None` if it is malformed.
     ///
-    /// Source: <https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES>.
+    /// Source: <https://www.postgresql.org/docs/current/continuous-archiving.html>, timelines.
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let text = text.get(..HISTORY_BYTES_MAX).unwrap_or(text);
         let mut entries: Vec<(u32, u64)> = Vec::new();

@@ -201,7 +201,8 @@ proptest! {
         let _ = record::body(&bytes, MAGIC);
         let record = Record {
             start: 0, end: 0, xid: 1, info: bytes.first().copied().unwrap_or(0),
-            manager: bytes.get(1).copied().unwrap_or(0) % 5, checksum: 0, blocks: Vec::new(), data: bytes,
+            manager: bytes.get(1).copied().unwrap_or(0) % 5, checksum: 0,
+            blocks: Vec::new(), data: bytes,
         };
         let _ = meaning(&record, 15);
     }
