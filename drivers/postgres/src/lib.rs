@@ -1,0 +1,26 @@
+#![doc = include_str!("../README.md")]
+
+mod archive;
+mod checksum;
+mod config;
+mod connect;
+mod copy;
+mod driver;
+mod earlier;
+mod error;
+mod facts;
+mod layout;
+mod log;
+mod passfile;
+mod position;
+mod recover;
+mod restore;
+mod snapshot;
+mod summaries;
+mod tls;
+mod version;
+pub mod wal;
+mod wire;
+
+pub use config::settings_from;
+pub use driver::PostgresEngine;

@@ -1,0 +1,1 @@
+//! Positions: log sequence numbers, timelines, and names of WAL files.

@@ -1,0 +1,3 @@
+//! The contract, asked of a real PostgreSQL.
+
+fn main() {}

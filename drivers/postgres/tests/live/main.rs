@@ -1,0 +1,7 @@
+//! The driver against real servers of several versions.
+
+mod incremental;
+mod leave;
+mod login;
+mod stage;
+mod ways;
