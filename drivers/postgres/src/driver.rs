@@ -1,6 +1,6 @@
 //! The engine and its connected driver: the contract's methods, each handed to its module.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use stillpoint_contract::{
@@ -16,12 +16,18 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct PostgresEngine {
     clock: Arc<dyn Clock>,
+    programs: Vec<PathBuf>,
 }
 
 impl PostgresEngine {
     /// An engine whose waits and times come from `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock }
+        Self { clock, programs: Vec::new() }
+    }
+
+    /// Looks for server programs in these directories first; a restore replays WAL with one.
+    pub fn with_programs(self, programs: Vec<PathBuf>) -> Self {
+        Self { programs, ..self }
     }
 }
 
@@ -50,7 +56,7 @@ impl Engine for PostgresEngine {
     }
 
     async fn recover(&self, recovery: Recovery<'_>) -> Result<Reached> {
-        recover::recover(recovery, &self.clock).await
+        Box::pin(recover::recover(recovery, &self.programs)).await
     }
 
     async fn check(&self, plan: &RestorePlan) -> Result<String> {

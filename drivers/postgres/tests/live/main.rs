@@ -3,5 +3,6 @@
 mod incremental;
 mod leave;
 mod login;
+mod restore;
 mod stage;
 mod ways;
