@@ -198,6 +198,8 @@ impl Postgres {
             let output = File::options().create(true).append(true).open(self.log_path())?;
             let errors = output.try_clone()?;
             let (program, arguments) = unprivileged(&programs.join("postgres"));
+            // A killed server leaves its lock file behind.
+            let stale = self.lock();
             let mut process = Process::start(&program, |command| {
                 command
                     .args(arguments)
@@ -211,7 +213,7 @@ impl Postgres {
                     .stdout(output)
                     .stderr(errors);
             })?;
-            match self.wait(&mut process) {
+            match self.wait(&mut process, &stale) {
                 Ok(()) => {
                     self.process = Some(process);
                     return Ok(());
@@ -236,14 +238,19 @@ impl Postgres {
         Err(last.unwrap_or_else(|| io::ErrorKind::TimedOut.into()))
     }
 
-    fn wait(&self, process: &mut Process) -> io::Result<()> {
+    fn lock(&self) -> String {
+        fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default()
+    }
+
+    fn wait(&self, process: &mut Process, stale: &str) -> io::Result<()> {
         for _ in 0..PAUSES_MAX {
             if let Some(status) = process.ended()? {
                 return Err(io::Error::other(format!("it ended: {status}")));
             }
             // The eighth line of the lock file is the server's own word.
-            let lock = fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
-            let is_ours = lock.lines().nth(3) == Some(self.port.to_string().as_str());
+            let lock = self.lock();
+            let is_ours = lock.lines().next() != stale.lines().next()
+                && lock.lines().nth(3) == Some(self.port.to_string().as_str());
             let status = lock.lines().nth(7).unwrap_or_default().trim();
             if is_ours && (status == "ready" || status == "standby") {
                 return Ok(());
@@ -270,7 +277,7 @@ impl Postgres {
 
     fn end(&mut self, signal: Signal) -> io::Result<()> {
         let Some(mut process) = self.process.take() else { return Ok(()) };
-        let lock = fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
+        let lock = self.lock();
         let id = lock.lines().next().and_then(|id| id.parse().ok()).and_then(Pid::from_raw);
         if let Some(id) = id {
             kill_process(id, signal)?;

@@ -65,14 +65,6 @@ impl Cluster {
         Ok(Self { config: Arc::new(config), clock, tls })
     }
 
-    /// Opens a replication session on the first host that will do.
-    pub(crate) async fn replication(&self) -> Result<Session> {
-        match self.first_of(&self.config.hosts, Kind::Replication).await? {
-            Opened::Replication(session) => Ok(session),
-            Opened::Sql(_) => Err(Error::bug(CONNECT)),
-        }
-    }
-
     /// Opens a replication session on a host that another session found.
     pub(crate) async fn replication_on(&self, host: &Host) -> Result<Session> {
         match self.first_of(std::slice::from_ref(host), Kind::Replication).await? {
@@ -338,10 +330,6 @@ impl Socket {
     /// Whether others on the network cannot read what is sent.
     pub(crate) fn is_private(&self) -> bool {
         !matches!(self.stream, Stream::Tcp(_))
-    }
-
-    pub(crate) fn is_tls(&self) -> bool {
-        matches!(self.stream, Stream::Tls(_))
     }
 }
 

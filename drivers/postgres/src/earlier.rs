@@ -62,7 +62,7 @@ impl Earlier {
             if records.is_empty() {
                 break;
             }
-            pages.extend(records.into_iter().filter_map(|record| length(record, facts)));
+            pages.extend(records.iter().filter_map(|record| length(record, facts)));
         }
         Ok(Ok(Self { timeline, start, stop, pages, corrupt }))
     }
@@ -104,14 +104,18 @@ impl Earlier {
                 return Some(piece.into());
             }
             let sum = hash.take()?.finish();
-            let digits: String = sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+            let digits = hex(sum.as_ref());
             Some(format!("\"Manifest-Checksum\": \"{digits}\"}}\n").into())
         })
     }
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
 /// The name and the length in pages of a relation's file.
-fn length(record: PartRecord, facts: &Facts) -> Option<(String, u32)> {
+fn length(record: &PartRecord, facts: &Facts) -> Option<(String, u32)> {
     let page_bytes = facts.page_bytes();
     if record.spec.shape != (Shape::Paged { page_bytes }) {
         return None;
@@ -138,7 +142,7 @@ mod tests {
         assert_eq!(json["WAL-Ranges"][0]["End-LSN"], "0/2000138");
         let (before, _) = text.split_at(text.find("\"Manifest-Checksum\"").unwrap());
         let sum = aws_lc_rs::digest::digest(&SHA256, before.as_bytes());
-        let digits: String = sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digits = hex(sum.as_ref());
         assert_eq!(json["Manifest-Checksum"], digits);
     }
 }

@@ -34,6 +34,7 @@ const SETTINGS: &[&str] = &[
     "max_locks_per_transaction",
     "max_prepared_transactions",
     "max_replication_slots",
+    "max_slot_wal_keep_size",
     "max_wal_senders",
     "max_worker_processes",
     "archive_mode",
@@ -68,7 +69,7 @@ const RECORDED: &[&str] = &[
 ];
 
 /// Functions that read files, with their argument types.
-const READ_FUNCTIONS: [&str; 3] = [
+pub(crate) const READ_FUNCTIONS: [&str; 3] = [
     "pg_read_binary_file(text, bigint, bigint, boolean)",
     "pg_stat_file(text, boolean)",
     "pg_ls_dir(text, boolean, boolean)",
@@ -83,8 +84,6 @@ pub(crate) struct Facts {
     /// As the server says it.
     pub(crate) version_text: String,
     pub(crate) system_identifier: String,
-    pub(crate) timeline: u32,
-    pub(crate) in_recovery: bool,
     pub(crate) may_replicate: bool,
     pub(crate) may_begin_backup: bool,
     pub(crate) may_read_files: bool,
@@ -114,8 +113,6 @@ impl Facts {
         let query = format!(
             "SELECT current_setting('server_version'),
                 (SELECT system_identifier::text FROM pg_control_system()),
-                (SELECT timeline_id FROM pg_control_checkpoint()),
-                pg_is_in_recovery(),
                 (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user),
                 {}, {},
                 (SELECT coalesce(sum(pg_database_size(oid)), 0)::int8 FROM pg_database
@@ -125,21 +122,18 @@ impl Facts {
             may(&READ_FUNCTIONS),
         );
         let row = sql.client.query_one(&query, &[]).await.map_err(failed)?;
-        let timeline: i32 = row.try_get(2).map_err(failed)?;
-        let size: i64 = row.try_get(7).map_err(failed)?;
+        let size: i64 = row.try_get(5).map_err(failed)?;
         let settings = settings(sql).await?;
         let directory = settings.get("data_directory").map_or("", String::as_str);
         Ok(Self {
             version,
             version_text: row.try_get(0).map_err(failed)?,
             system_identifier: row.try_get(1).map_err(failed)?,
-            timeline: u32::try_from(timeline).unwrap_or(0),
-            in_recovery: row.try_get(3).map_err(failed)?,
-            may_replicate: row.try_get::<_, Option<bool>>(4).map_err(failed)?.unwrap_or(false),
-            may_begin_backup: row.try_get(5).map_err(failed)?,
-            may_read_files: row.try_get(6).map_err(failed)?,
+            may_replicate: row.try_get::<_, Option<bool>>(2).map_err(failed)?.unwrap_or(false),
+            may_begin_backup: row.try_get(3).map_err(failed)?,
+            may_read_files: row.try_get(4).map_err(failed)?,
             size_bytes: u64::try_from(size).unwrap_or(0),
-            started_at_s: row.try_get(8).map_err(failed)?,
+            started_at_s: row.try_get(6).map_err(failed)?,
             location: location(&sql.host, Path::new(directory)).trim_end().to_owned(),
             tablespaces: tablespaces(sql).await?,
             settings,

@@ -9,6 +9,7 @@ mod driver;
 mod earlier;
 mod error;
 mod facts;
+mod grants;
 mod layout;
 mod log;
 mod passfile;
@@ -24,3 +25,4 @@ mod wire;
 
 pub use config::settings_from;
 pub use driver::PostgresEngine;
+pub use grants::{Finding, Weight, examine, grants};

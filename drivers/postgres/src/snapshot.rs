@@ -11,7 +11,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::future::{Either, try_join};
 use stillpoint_contract::{
-    BackupRequest, Error, ErrorKind, Evidence, LogRange, PartName, Result, Sink, code,
+    BackupRequest, Error, ErrorKind, Evidence, LogRange, Result, Sink, code,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -30,7 +30,7 @@ use crate::{
     earlier::Earlier,
     error,
     facts::{Facts, quieten},
-    layout::{FileOutside, Layout, OUTSIDE_PREFIX, write_part},
+    layout::{FileOutside, Layout, OUTSIDE_PREFIX, Tablespace, write_part},
     summaries,
     wire::{BackupOptions, Session, lsn_from, lsn_text},
 };
@@ -100,6 +100,7 @@ struct Contents {
     start: u64,
     stop: Stop,
     directories: Vec<String>,
+    tablespaces: Vec<Tablespace>,
     copied: Copied,
 }
 
@@ -116,7 +117,7 @@ impl Run<'_> {
             Some(directory) => Files::Local(LocalFiles::new(directory)),
             None => Files::Sql(self.readers(workers).await?),
         };
-        let wal = self.wal_session().await;
+        let wal = self.wal_session().await?;
         let start = self.begin().await?;
         if let Files::Local(_) = &files {
             self.check_local(&files, start).await?;
@@ -127,18 +128,14 @@ impl Run<'_> {
         let wal_parts = WalParts::new(self.sink, (timeline, start), wal_bytes, file_mode);
         let (stopped, stop) = watch::channel(None);
         let copy = self.copy_files(&files, workers, base.as_ref(), &stopped);
-        let keep = match wal {
-            Some(session) => {
-                Either::Left(capture_stream(session, wal_parts, stop, &self.cluster.clock))
-            }
-            None => {
-                let clock = &self.cluster.clock;
-                let asking = self.asking().await?;
-                Either::Right(async move {
-                    collect_files((&self.wal_files(local).await?, &asking), wal_parts, stop, clock)
-                        .await
-                })
-            }
+        let clock = &self.cluster.clock;
+        let keep = if let Some(session) = wal {
+            Either::Left(capture_stream(session, wal_parts, stop, clock))
+        } else {
+            let (asking, files) = (self.asking().await?, self.wal_files(local).await?);
+            Either::Right(
+                async move { collect_files((&files, &asking), wal_parts, stop, clock).await },
+            )
         };
         let (directories, copied, stop) = if self.streams > 1 {
             try_join(copy, keep).await?.0
@@ -148,7 +145,8 @@ impl Run<'_> {
             keep.await?;
             done
         };
-        let contents = Contents { timeline, start, stop, directories, copied };
+        let tablespaces = self.facts.tablespaces.clone();
+        let contents = Contents { timeline, start, stop, directories, tablespaces, copied };
         let way = match method {
             Method::Local => "files beside the server".to_owned(),
             _ => format!("files read over SQL by {workers} sessions"),
@@ -197,7 +195,7 @@ impl Run<'_> {
     /// Receives what the server's own base backup sends.
     async fn streamed(&self, earlier: Option<Result<Earlier, &'static str>>) -> Result<Evidence> {
         let cluster = self.cluster;
-        let wal = self.wal_session().await.ok_or_else(|| {
+        let wal = self.wal_session().await?.ok_or_else(|| {
             Error::new(ErrorKind::Unsupported, code::UNSUITABLE_DATABASE, "stream WAL as well")
                 .why("a base backup needs two replication connections")
                 .next("raise max_wal_senders")
@@ -220,6 +218,11 @@ impl Run<'_> {
         };
         let is_incremental = !pages.is_empty();
         let start = backup.start;
+        let tablespaces = backup.tablespaces.iter().map(|(oid, place)| Tablespace {
+            oid: *oid,
+            location: Some(place.clone()).filter(|place| place.starts_with('/')),
+        });
+        let tablespaces = tablespaces.collect();
         let (file_mode, wal_bytes) = (self.facts.modes().1, self.facts.wal_segment_bytes()?);
         let wal_parts = WalParts::new(self.sink, (start.timeline, start.lsn), wal_bytes, file_mode);
         let (stopped, stop) = watch::channel(None);
@@ -243,6 +246,7 @@ impl Run<'_> {
             start: start.lsn,
             stop,
             directories: received.directories,
+            tablespaces,
             copied: Copied::default(),
         };
         self.finish(contents, is_incremental, format!("BASE_BACKUP stream; {how}")).await
@@ -383,21 +387,31 @@ impl Run<'_> {
 
     /// A replication session whose temporary slot keeps WAL from before the backup on, where the
     /// role may have one.
-    async fn wal_session(&self) -> Option<Session> {
+    async fn wal_session(&self) -> Result<Option<(Session, Option<String>)>> {
         if !self.facts.may_replicate {
-            return None;
+            return Ok(None);
         }
-        let session = self.cluster.replication_on(&self.sql.host).await;
-        let mut session = session
-            .inspect_err(|error| tracing::info!(%error, "WAL is read from files instead"))
-            .ok()?;
+        let mut session = match self.cluster.replication_on(&self.sql.host).await {
+            Ok(session) => session,
+            Err(error) => {
+                tracing::info!(%error, "WAL is read from files instead");
+                return Ok(None);
+            }
+        };
+        let found = session.identify_system().await?.system_identifier.to_string();
+        if found != self.facts.system_identifier {
+            return Err(Error::new(ErrorKind::Departed, code::SOURCE_VANISHED, "stream WAL")
+                .with("expected", &self.facts.system_identifier)
+                .with("found", found)
+                .why("another cluster answers at the same address"));
+        }
         let number = SLOTS.fetch_add(1, Ordering::Relaxed);
         let name = format!("stillpoint_backup_{}_{number}", process::id());
         match session.create_slot(&name, true).await {
-            Ok(()) => Some(session),
+            Ok(()) => Ok(Some((session, Some(name)))),
             Err(error) => {
                 tracing::info!(%error, "WAL is streamed without a slot");
-                self.cluster.replication_on(&self.sql.host).await.ok()
+                Ok(Some((session, None)))
             }
         }
     }
@@ -409,7 +423,7 @@ impl Run<'_> {
         incremental: bool,
         mut method: String,
     ) -> Result<Evidence> {
-        let Contents { timeline, start, stop, mut directories, copied } = contents;
+        let Contents { timeline, start, stop, mut directories, tablespaces, copied } = contents;
         let facts = self.facts;
         directories.sort();
         directories.dedup();
@@ -433,7 +447,7 @@ impl Run<'_> {
             directory_mode,
             file_mode,
             directories,
-            tablespaces: facts.tablespaces.clone(),
+            tablespaces,
             corrupt_pages: copied.corrupt,
             corrupt_pages_count: copied.corrupt_count,
             files_outside: self.files_outside(file_mode).await?,
@@ -470,7 +484,6 @@ impl Run<'_> {
             let mut part = None;
             if let Some(bytes) = bytes {
                 let name = format!("{OUTSIDE_PREFIX}{setting}");
-                PartName::new(name.as_str())?;
                 write_part(self.sink, &name, attributes(file_mode), bytes.into()).await?;
                 part = Some(name);
             }

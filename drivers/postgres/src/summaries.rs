@@ -153,10 +153,10 @@ mod tests {
     fn a_range_is_covered_without_a_hole_or_not() {
         let range = 10..30;
         assert_eq!(covers(&[5..15, 15..30], &range), Cover::Whole);
-        assert_eq!(covers(&[5..40], &range), Cover::Whole);
+        assert_eq!(covers(&[5..40, 6..7], &range), Cover::Whole);
         assert_eq!(covers(&[5..15, 16..30], &range), Cover::Hole);
-        assert_eq!(covers(&[12..30], &range), Cover::Hole);
-        assert_eq!(covers(&[5..15], &range), Cover::Behind);
+        assert_eq!(covers(&[12..30, 30..40], &range), Cover::Hole);
+        assert_eq!(covers(&[5..15, 6..20], &range), Cover::Behind);
         assert_eq!(covers(&[], &range), Cover::Behind);
     }
 }

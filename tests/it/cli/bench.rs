@@ -208,7 +208,7 @@ pub(super) fn contents(folder: &Path) -> Vec<u8> {
 }
 
 /// Every file below a folder.
-pub(super) fn files_below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+pub(super) fn files_below(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut pending = vec![folder.to_owned()];
     while let Some(path) = pending.pop() {

@@ -42,19 +42,21 @@ fn a_capture_that_sleeps_through_a_take_over_costs_nothing_when_it_wakes() {
         }
         let new = bench.stream_with(&["--take-over"]);
         for number in 0..13 {
-            insert(&application);
             sleep(Duration::from_secs(1));
+            insert(&application);
             if wakes && number == 2 {
                 signal(&old, Signal::CONT);
             }
         }
+        sleep(Duration::from_millis(1500));
         assert_eq!(old.wait(), 11, "the one that began last goes on");
         assert_eq!(new.stop(), 0);
         let source: i64 =
             application.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
         assert_eq!(restored_rows(&bench), source, "wakes: {wakes}");
         bench.ok(&["verify"]);
-        assert!(!bench.ok(&["timeline", "app.db"]).out.contains("gap of"));
+        // What was committed while the only capture slept has no exact time.
+        assert_eq!(bench.ok(&["timeline", "app.db"]).out.contains("gap of"), wakes);
     }
 }
 

@@ -251,8 +251,8 @@ impl Crew<'_> {
         let mut at = 0;
         while at < entry.length_bytes {
             let range = at..(at + 2 * EXTENT_BYTES).min(entry.length_bytes);
-            let read = self.files.read(number, &entry.path, vec![range.clone()]).await?;
-            let bytes = read.and_then(|mut pieces| pieces.pop()).unwrap_or_default();
+            let read = self.files.read_range(number, &entry.path, range.clone()).await?;
+            let bytes = read.unwrap_or_default();
             if part.is_none() && bytes.is_empty() {
                 return Ok(());
             }
@@ -379,8 +379,8 @@ impl Crew<'_> {
         let mut changed = false;
         for _ in 0..LOOKS_MAX {
             self.clock.sleep(LOOK_PAUSE).await;
-            let read = self.files.read(number, path, vec![range.clone()]).await?;
-            let bytes = read.and_then(|mut pieces| pieces.pop()).unwrap_or_default();
+            let read = self.files.read_range(number, path, range.clone()).await?;
+            let bytes = read.unwrap_or_default();
             if bytes.len() != slot.len() {
                 // The file was cut off here, which is in the log.
                 return Ok(true);

@@ -27,6 +27,18 @@ impl Files {
         }
     }
 
+    /// Reads one range.
+    pub(crate) async fn read_range(
+        &self,
+        session: usize,
+        path: &str,
+        range: Range<u64>,
+    ) -> Result<Option<Vec<u8>>> {
+        let ranges = std::iter::once(range).collect();
+        let read = self.read(session, path, ranges).await?;
+        Ok(read.and_then(|mut pieces| pieces.pop()))
+    }
+
     /// Reads the beginnings of several files, up to a length each.
     pub(crate) async fn read_small(
         &self,

@@ -6,7 +6,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use stillpoint_contract::{EXTENT_BYTES, Error, ErrorKind, PartWriter, Result, Shape, Sink, code};
 
 use super::{
-    crew::create,
+    crew::{create, write_file},
     names::relation,
     tar::{Archive, Member, MemberKind, Piece},
 };
@@ -17,6 +17,10 @@ const INCREMENT_MAGIC: u32 = 0xd3ae_1f0d;
 
 /// Its name is prefixed so.
 const INCREMENT_PREFIX: &str = "INCREMENTAL.";
+
+/// The file that says where replay begins.
+const LABEL: &str = "backup_label";
+const LABEL_BYTES_MAX: usize = 64 << 10;
 
 /// The most blocks of one file: 1 GiB in pages of the smallest size.
 const BLOCKS_MAX: u32 = 1 << 20;
@@ -90,6 +94,12 @@ enum Writing {
         at: u64,
         buffer: BytesMut,
     },
+    /// The file that says where replay begins.
+    Label {
+        path: String,
+        mode: u32,
+        text: BytesMut,
+    },
     /// The head of a file of changed blocks, which says which they are.
     Head {
         path: String,
@@ -146,6 +156,11 @@ impl Receiver<'_> {
                     self.writing = Writing::Head { path, mode: member.mode, head };
                     return Ok(());
                 }
+                if path == LABEL && !self.base.is_empty() {
+                    let (mode, text) = (member.mode, BytesMut::new());
+                    self.writing = Writing::Label { path, mode, text };
+                    return Ok(());
+                }
                 let pages = u64::from(self.page_bytes);
                 let is_paged = relation(&path).is_some()
                     && member.length_bytes > 0
@@ -172,6 +187,10 @@ impl Receiver<'_> {
                     *at += EXTENT_BYTES;
                 }
                 Ok(())
+            }
+            Writing::Label { text, .. } => {
+                text.extend_from_slice(&bytes);
+                if text.len() > LABEL_BYTES_MAX { Err(bad("a long label")) } else { Ok(()) }
             }
             Writing::Head { path, mode, head } => {
                 head.extend_from_slice(&bytes);
@@ -212,6 +231,9 @@ impl Receiver<'_> {
                     part.write(at, buffer.freeze()).await?;
                 }
                 part.finish(length).await
+            }
+            Writing::Label { path, mode, text } => {
+                write_file(self.sink, &path, whole_label(&text).into(), mode).await
             }
             Writing::Head { .. } => Err(bad("a head that breaks off")),
             Writing::Blocks(mut patch) => {
@@ -293,6 +315,13 @@ impl Increment {
         }
         Ok(Some(Self { blocks, truncation, head_bytes }))
     }
+}
+
+/// A label without the lines by which a server refuses to start on an increment: with what was
+/// kept, this is none.
+fn whole_label(text: &[u8]) -> Vec<u8> {
+    let lines = text.split_inclusive(|byte| *byte == b'\n');
+    lines.filter(|line| !line.starts_with(b"INCREMENTAL FROM ")).flatten().copied().collect()
 }
 
 fn bad(what: &'static str) -> Error {

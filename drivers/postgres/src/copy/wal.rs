@@ -24,6 +24,9 @@ const POLL_PERIOD: Duration = Duration::from_millis(200);
 /// How long WAL up to the stop may take to arrive once it is known.
 const LAST_WAIT: Duration = Duration::from_mins(5);
 
+/// The longest history file of a timeline.
+const HISTORY_BYTES_MAX: u64 = 1 << 20;
+
 /// Length of a page of WAL.
 const WAL_PAGE_BYTES: usize = 8192;
 
@@ -87,6 +90,11 @@ impl<'a> WalParts<'a> {
         }
     }
 
+    /// Adds the file that says where the timeline comes from.
+    async fn history(&self, name: &str, text: Bytes) -> Result<()> {
+        crew::write_file(self.sink, &format!("pg_wal/{name}"), text, self.file_mode).await
+    }
+
     /// Fills the last segment up with zeros.
     async fn finish(&mut self) -> Result<()> {
         while self.part.is_some() {
@@ -107,17 +115,27 @@ impl<'a> WalParts<'a> {
 
 /// Streams WAL into parts until `stop` names the end and everything before it has arrived.
 pub(crate) async fn capture_stream(
-    session: Session,
+    (mut session, slot): (Session, Option<String>),
     mut parts: WalParts<'_>,
     mut stop: watch::Receiver<Option<u64>>,
     clock: &Arc<dyn Clock>,
 ) -> Result<()> {
+    if parts.timeline > 1 {
+        let (name, text) = session.timeline_history(parts.timeline).await?;
+        parts.history(&name, text).await?;
+    }
     let mut stream = session.start_physical(None, parts.next, parts.timeline).await?;
     let mut status_at = clock.elapsed() + STATUS_PERIOD;
     loop {
         let end = *stop.borrow_and_update();
         if end.is_some_and(|end| parts.next >= end) {
-            return parts.finish().await;
+            parts.finish().await?;
+            let (mut session, _) = stream.finish().await?;
+            if let Some(slot) = slot {
+                session.drop_slot(&slot).await?;
+            }
+            session.close().await;
+            return Ok(());
         }
         let pause = status_at.saturating_sub(clock.elapsed());
         let event = tokio::select! {
@@ -180,6 +198,11 @@ pub(crate) async fn collect_files(
                  ELSE pg_current_wal_lsn() END)::text";
     let step = "ask how far the WAL reaches";
     let mut stopped_at = None;
+    if parts.timeline > 1 {
+        let name = format!("{:08X}.history", parts.timeline);
+        let text = files.read_one(&format!("pg_wal/{name}"), HISTORY_BYTES_MAX).await?;
+        parts.history(&name, text.unwrap_or_default().into()).await?;
+    }
     loop {
         let end = *stop.borrow_and_update();
         let row = sql.client.query_one(query, &[]).await.map_err(|e| error::sql(e, step))?;
@@ -223,8 +246,8 @@ async fn copy_segment(files: &Files, parts: &mut WalParts<'_>, until: u64) -> Re
         let at = parts.next % parts.segment_bytes;
         let length = EXTENT_BYTES.min(parts.segment_bytes - at);
         // The session of the first worker is shared; its questions are answered in turn.
-        let read = files.read(0, &path, vec![at..at + length]).await?;
-        let mut bytes = read.and_then(|mut pieces| pieces.pop()).ok_or_else(|| recycled(&path))?;
+        let read = files.read_range(0, &path, at..at + length).await?;
+        let mut bytes = read.ok_or_else(|| recycled(&path))?;
         bytes.truncate(usize::try_from(until - parts.next).unwrap_or(usize::MAX));
         let pages = bytes.chunks(WAL_PAGE_BYTES).zip((parts.next..).step_by(WAL_PAGE_BYTES));
         for (page, address) in pages {

@@ -129,16 +129,11 @@ impl BaseBackup<'_> {
                 self.state = State::Typed { manifest: false };
                 Ok(None)
             }
-            (State::Between, b'H') => match self.archives.pop() {
-                Some(archive) => {
-                    self.state = State::Plain;
-                    Ok(Some(BackupEvent::Archive(archive)))
-                }
-                None => {
-                    self.state = State::PlainManifest;
-                    Ok(None)
-                }
-            },
+            (State::Between, b'H') => {
+                let archive = self.archives.pop();
+                self.state = if archive.is_some() { State::Plain } else { State::PlainManifest };
+                Ok(archive.map(BackupEvent::Archive))
+            }
             (State::Typed { manifest }, b'd') => self.typed(manifest, body),
             (State::Plain, b'd') => Ok(Some(BackupEvent::Bytes(body))),
             (State::PlainManifest, b'd') => Ok(None),

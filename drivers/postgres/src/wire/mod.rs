@@ -16,6 +16,8 @@ mod tests;
 mod wal_stream;
 
 pub(crate) use base_backup::{BackupEvent, BackupOptions, BaseBackup, Boundary};
-pub(crate) use rows::{ResultSet, lsn_from, lsn_text};
-pub(crate) use session::{Session, Slot, SystemIdentity};
-pub(crate) use wal_stream::{NextTimeline, WalEvent, WalStream};
+pub(crate) use rows::{lsn_from, lsn_text};
+pub(crate) use session::Session;
+#[cfg(test)]
+pub(crate) use wal_stream::NextTimeline;
+pub(crate) use wal_stream::{WalEvent, WalStream};

@@ -32,15 +32,6 @@ pub(crate) struct SystemIdentity {
     pub(crate) flush_lsn: u64,
 }
 
-/// A physical replication slot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Slot {
-    /// From where WAL is kept.
-    pub(crate) restart_lsn: Option<u64>,
-    /// The timeline of that.
-    pub(crate) timeline: Option<u32>,
-}
-
 /// The most notices that one command may send.
 const NOTICES_MAX: usize = 100_000;
 
@@ -178,14 +169,6 @@ impl Session {
         parsed().ok_or_else(|| error::unexpected("a bad identity", step))
     }
 
-    /// The value of a server setting.
-    pub(crate) async fn show(&mut self, setting: &str) -> Result<String> {
-        let step = "read a setting";
-        let answer = self.one(&format!("SHOW {setting}"), step).await?;
-        let value = answer.text(0, 0).map(str::to_owned);
-        value.ok_or_else(|| error::unexpected("no value", step).with("setting", setting))
-    }
-
     /// The name and the text of a timeline's history file. Timeline 1 has none.
     pub(crate) async fn timeline_history(&mut self, timeline: u32) -> Result<(String, Bytes)> {
         let step = "read the history of a timeline";
@@ -217,18 +200,6 @@ impl Session {
     pub(crate) async fn drop_slot(&mut self, name: &str) -> Result<()> {
         let command = format!("DROP_REPLICATION_SLOT {}", slot_name(name)?);
         self.simple_query(&command, "drop a replication slot").await.map(drop)
-    }
-
-    /// What a slot keeps, or `None` when there is none. From PostgreSQL 15 on.
-    pub(crate) async fn read_slot(&mut self, name: &str) -> Result<Option<Slot>> {
-        let step = "read a replication slot";
-        let answer = self.one(&format!("READ_REPLICATION_SLOT {}", slot_name(name)?), step).await?;
-        if answer.text(0, 0).is_none() {
-            return Ok(None);
-        }
-        let restart_lsn = answer.text(0, 1).and_then(rows::lsn_from);
-        let timeline = answer.text(0, 2).and_then(|text| text.parse().ok());
-        Ok(Some(Slot { restart_lsn, timeline }))
     }
 
     /// Uploads the manifest of an earlier backup, for an incremental one in this session.

@@ -37,7 +37,9 @@ fn row(fields: &[Option<&str>]) -> Vec<u8> {
 
 fn answer(rows: &[&[Option<&str>]]) -> Vec<u8> {
     let mut bytes = message(b'T', &[0, 0]);
-    rows.iter().for_each(|fields| bytes.extend(row(fields)));
+    for fields in rows {
+        bytes.extend(row(fields));
+    }
     bytes.extend(message(b'C', b"SELECT\0"));
     bytes
 }
@@ -173,7 +175,7 @@ async fn a_failed_command_leaves_a_session_that_can_go_on() {
     let identity = answer(&[&[Some("7388120011467391044"), Some("3"), Some("1/A0"), None]]);
     let script = [failure("42601"), ready(), identity, ready()].concat();
     let (mut session, _server) = session("15.18", script).await;
-    assert_eq!(session.show("x").await.unwrap_err().kind(), ErrorKind::Bug);
+    assert_eq!(session.drop_slot("x").await.unwrap_err().kind(), ErrorKind::Bug);
     let identity = session.identify_system().await.unwrap();
     assert_eq!((identity.timeline, identity.flush_lsn), (3, 0x1_0000_00a0));
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use stillpoint_contract::ErrorKind;
+use stillpoint_conformance::memory::RealClock;
+use stillpoint_contract::{Clock as _, ErrorKind};
 
 use super::stage::{Stage, back_up};
 
@@ -28,7 +29,7 @@ async fn a_cut_connection_or_a_killed_server_is_a_departure() {
     for way in ["sql", "local", "base_backup"] {
         let driver = stage.driver(&format!("method={way}")).await;
         let cut = async {
-            tokio::time::sleep(Duration::from_millis(60)).await;
+            RealClock::new().sleep(Duration::from_millis(60)).await;
             stage
                 .run(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
@@ -45,7 +46,7 @@ async fn a_cut_connection_or_a_killed_server_is_a_departure() {
     for way in ["sql", "base_backup"] {
         let driver = stage.driver(&format!("method={way}")).await;
         let task = tokio::spawn(async move { back_up(driver.as_ref(), None, 3).await.map(drop) });
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        RealClock::new().sleep(Duration::from_millis(100)).await;
         stage.server.kill();
         if let Err(error) = task.await.unwrap() {
             let expected = [ErrorKind::Departed, ErrorKind::Transient];

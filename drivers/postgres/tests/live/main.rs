@@ -1,8 +1,11 @@
 //! The driver against real servers of several versions.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod incremental;
 mod leave;
 mod login;
+mod places;
 mod restore;
 mod stage;
 mod ways;

@@ -80,8 +80,15 @@ impl Stage {
         connect(&self.server.conninfo()).await
     }
 
+    /// Runs statements one by one: some must not share a transaction.
     pub(crate) async fn run(&self, sql: &str) {
-        self.client().await.batch_execute(sql).await.unwrap();
+        let client = self.client().await;
+        if sql.contains("$$") {
+            return client.batch_execute(sql).await.unwrap();
+        }
+        for statement in sql.split(';').filter(|statement| !statement.trim().is_empty()) {
+            client.batch_execute(statement).await.unwrap();
+        }
     }
 
     pub(crate) fn endpoint(&self, more: &str) -> Endpoint {
@@ -165,7 +172,7 @@ impl Bustle {
             tasks.spawn(async move {
                 let mut turn = seed;
                 while !stop.load(Ordering::Relaxed) {
-                    turn = (turn * 6_364_136_223 + 1_442_695_041).rem_euclid(1 << 40);
+                    turn = (turn * 1_103_515_245 + 12_345).rem_euclid(1 << 31);
                     let (from, to) = (turn % ACCOUNTS + 1, turn / ACCOUNTS % ACCOUNTS + 1);
                     let moved = format!(
                         "BEGIN; UPDATE accounts SET balance = balance - 1 WHERE id = {from}; \
@@ -227,16 +234,30 @@ impl Bustle {
 #[derive(Debug)]
 pub(crate) struct Restored {
     pub(crate) server: Postgres,
-    pub(crate) directory: TempDir,
+    _directory: TempDir,
 }
 
 impl Restored {
     pub(crate) fn start(major: u32, copy: &Copy) -> io::Result<Self> {
+        Self::start_with(major, copy, |_| Ok(()))
+    }
+
+    fn start_with(
+        major: u32,
+        copy: &Copy,
+        prepare: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> io::Result<Self> {
         let directory = TempDir::with_prefix("stillpoint-restored-")?;
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
         lay_out(copy, directory.path())?;
+        prepare(&directory.path().join("data"))?;
         let server = Postgres::start_on(major, &directory.path().join("data"))?;
-        Ok(Self { server, directory })
+        Ok(Self { server, _directory: directory })
+    }
+
+    /// Like [`start`](Self::start), for the copy of a standby: without what made it one.
+    pub(crate) fn start_alone(major: u32, copy: &Copy) -> io::Result<Self> {
+        Self::start_with(major, copy, |data| fs::remove_file(data.join("standby.signal")))
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -260,7 +281,8 @@ impl Restored {
         assert_eq!(self.ask(indexed).await, ACCOUNTS);
         // Reads every page of every table, whose checksums the server verifies.
         let all = "DO $$ DECLARE t regclass; n bigint; BEGIN \
-                   FOR t IN SELECT oid FROM pg_class WHERE relkind IN ('r', 'm', 't') LOOP \
+                   FOR t IN SELECT oid FROM pg_class WHERE relkind IN ('r', 'm', 't') \
+                   AND relpersistence <> 't' LOOP \
                    EXECUTE format('SELECT count(*) FROM %s', t) INTO n; END LOOP; END $$";
         self.client().await.batch_execute(all).await.unwrap();
         self.ask("SELECT number FROM ledger").await
