@@ -85,10 +85,9 @@ enum Found {
 fn look(target: &Path) -> Found {
     match fs::read_dir(target).map(|mut entries| entries.next().is_none()) {
         Err(_) if fs::symlink_metadata(target).is_err() => Found::Nothing,
-        Err(_) => Found::Other,
         Ok(true) => Found::Empty,
         Ok(false) if target.join("PG_VERSION").is_file() => Found::Cluster,
-        Ok(false) => Found::Other,
+        Ok(false) | Err(_) => Found::Other,
     }
 }
 
@@ -100,7 +99,6 @@ fn check_target(target: &Path, overwrite: Overwrite) -> Result<Found> {
             .why(why)
     };
     match (found, overwrite) {
-        (Found::Nothing | Found::Empty, _) => Ok(found),
         (Found::Other, _) => {
             Err(refuse(code::TARGET_EXISTS, "something else than a cluster is there"))
         }
@@ -112,7 +110,7 @@ fn check_target(target: &Path, overwrite: Overwrite) -> Result<Found> {
             Err(refuse(code::TARGET_IN_USE, "a server is running on it")
                 .next(format!("pg_ctl stop -D {}", target.display())))
         }
-        (Found::Cluster, Overwrite::Replace) => Ok(found),
+        (Found::Nothing | Found::Empty, _) | (Found::Cluster, Overwrite::Replace) => Ok(found),
     }
 }
 

@@ -115,13 +115,12 @@ async fn finish(
 /// Where no server of the version is installed, whoever starts one replays the same WAL.
 fn wait_for_a_server(data: &Path, timeline: u32) -> io::Result<()> {
     let path = data.join("postgresql.auto.conf");
-    let mut text = match fs::read_to_string(&path) {
+    let text = match fs::read_to_string(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         read => read?,
     };
-    text.push_str("\nrestore_command = 'false'\n");
-    text.push_str(&format!("recovery_target_timeline = '{timeline}'\n"));
-    fs::write(path, text)
+    let settings = "restore_command = 'false'\nrecovery_target_timeline";
+    fs::write(path, format!("{text}\n{settings} = '{timeline}'\n"))
 }
 
 /// The timeline and LSN of a position.

@@ -42,7 +42,7 @@ fn move_tablespaces(data: &Path, layout: &Layout) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir_all(&to)?,
             moved => moved?,
         }
-        map.push_str(&format!("{oid} ../{SPACES}/{oid}\n"));
+        map = format!("{map}{oid} ../{SPACES}/{oid}\n");
     }
     if map.is_empty() { Ok(()) } else { fs::write(data.join("tablespace_map"), map) }
 }

@@ -66,13 +66,13 @@ impl WalFiles {
         if history.exists() {
             return Ok(());
         }
-        let mut text = match fs::read_to_string(self.directory.join(history_name(old))) {
+        let text = match fs::read_to_string(self.directory.join(history_name(old))) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(error),
         };
-        text.push_str(&format!("{old}\t{}\tno recovery target specified\n", lsn_text(lsn)));
-        fs::write(history, text)
+        let left = lsn_text(lsn);
+        fs::write(history, format!("{text}{old}\t{left}\tno recovery target specified\n"))
     }
 
     /// Ends the WAL of a timeline at `lsn`: a server that replays it cannot go further.

@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use stillpoint_conformance::memory::MemoryLog;
+use stillpoint_conformance::memory::{MemoryLog, RealClock};
 use stillpoint_contract::{
-    Engine as _, ErrorKind, LogEvent, LogEventKind, LogMark, LogPosition, LogRange, LogSegment,
-    LogSource, Overwrite, Reached, Recovery, RecoveryTarget, RestorePlan, RestoreRequest, Result,
-    SegmentHead,
+    Clock as _, Engine as _, ErrorKind, LogEvent, LogEventKind, LogMark, LogPosition, LogRange,
+    LogSegment, LogSource, Overwrite, Reached, Recovery, RecoveryTarget, RestorePlan,
+    RestoreRequest, Result, SegmentHead,
 };
 use stillpoint_postgres::PostgresEngine;
 use stillpoint_testcontainers::{Postgres, PostgresOptions};
@@ -58,7 +58,7 @@ impl Story {
         let copy = stage.back_up("").await;
         let start = copy.evidence.consistent_at.clone().unwrap();
         let log = MemoryLog::at(start.clone());
-        let client = stage.client().await;
+        let (client, clock) = (stage.client().await, RealClock::new());
         let (mut commits, mut before) = (Vec::new(), start);
         for number in 1..=8 {
             // Some of them fill more than one file.
@@ -76,7 +76,7 @@ impl Story {
             assert_eq!(row.get::<_, i64>(0), rows);
             let row = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await;
             let end = before.at(u128::from(lsn(row.unwrap().get(0))));
-            let at = Utc::now();
+            let at = clock.now();
             let (from, to) = (before.offset as u64, end.offset as u64);
             let event = LogEvent { offset: end.offset, at, what: LogEventKind::Commit };
             let head = SegmentHead {
@@ -91,7 +91,7 @@ impl Story {
             commits.push((end.clone(), at));
             before = end;
             // A running server writes such things at any time; no segment needs to end there.
-            tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+            clock.sleep(std::time::Duration::from_millis(3)).await;
         }
         Some(Self { stage, copy, log, commits })
     }
