@@ -62,10 +62,10 @@ impl Repository {
             if history.is_removed_slot(&name) {
                 return Ok(None);
             }
-            match self.is_last_slot(history, &name).await? {
-                true => Err(last_key()),
-                false => Ok(Some(Action::KeyRemoved { slot: name.clone() })),
+            if self.is_last_slot(history, &name).await? {
+                return Err(last_key());
             }
+            Ok(Some(Action::KeyRemoved { slot: name.clone() }))
         })
         .await?;
         if self.store.delete(&slot.id().key()).await? == Deleted::Retained {

@@ -77,13 +77,10 @@ fn absolute(target: &Path) -> Result<PathBuf> {
     let mut target = target.to_owned();
     for _ in 0..LINKS_MAX {
         let directory = directory_of(&target)?;
-        match fs::read_link(&target) {
-            Ok(link) => target = directory.join(link),
-            Err(_) => {
-                let name = target.file_name().unwrap_or_default();
-                return Ok(directory.join(name));
-            }
-        }
+        let Ok(link) = fs::read_link(&target) else {
+            return Ok(directory.join(target.file_name().unwrap_or_default()));
+        };
+        target = directory.join(link);
     }
     Err(Error::new(ErrorKind::Invalid, code::FILE, "follow the target's links")
         .with("target", target.display())
