@@ -267,9 +267,11 @@ impl Repository {
                 format!("{}{stream}/", names::streams(&database))
             };
             let newest = beats.last().map(|(_, object)| object.modified);
-            let is_used = is_newest_stream
-                && (history.protects(&database) || newest.is_some_and(|newest| newest >= young))
-                || !self.store.list(&prefix).await?.is_empty();
+            let is_kept = history.protects(&database)
+                || newest.is_some_and(|newest| newest >= young)
+                || self.running_capture(&database).await?.is_some();
+            let is_used =
+                is_newest_stream && is_kept || !self.store.list(&prefix).await?.is_empty();
             if is_used {
                 beats.pop();
             }

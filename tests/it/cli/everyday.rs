@@ -124,6 +124,54 @@ fn a_partial_copy_tells_which_backups_it_holds_whole() {
 }
 
 #[test]
+fn a_half_copied_manifest_or_pack_list_costs_its_own_backup_only() {
+    let bench = Bench::with_database();
+    let whole = bench.json(&["backup", "sqlite:app.db"])["backup"]["id"].clone();
+    rusqlite::Connection::open(bench.path("app.db"))
+        .unwrap()
+        .execute("INSERT INTO t DEFAULT VALUES", [])
+        .unwrap();
+    let broken = bench.json(&["backup", "sqlite:app.db"])["backup"]["id"].clone();
+    let lists: Vec<_> = files_below(&bench.path("repo/snap"))
+        .into_iter()
+        .filter(|path| path.to_string_lossy().contains(broken.as_str().unwrap()))
+        .collect();
+    assert_eq!(lists.len(), 2, "{lists:?}");
+    for path in lists {
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        let ran = bench.run(&["check", "--files-only", "repo", "-o", "json"]);
+        assert_eq!(ran.status, 8, "{}{}", ran.out, ran.err);
+        let answer: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+        for found in answer["backups"].as_array().unwrap() {
+            let id = &found["backup"]["id"];
+            assert_eq!(found["complete"], *id == whole, "{} {}", path.display(), ran.out);
+        }
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    }
+    bench.ok(&["check", "--files-only", "repo"]);
+}
+
+#[test]
+fn the_log_of_a_database_that_was_given_up_goes() {
+    let bench = Bench::with_database();
+    let id = bench.json(&["backup", "sqlite:app.db"])["backup"]["id"].clone();
+    let application = rusqlite::Connection::open(bench.path("app.db")).unwrap();
+    application.execute("INSERT INTO t DEFAULT VALUES", []).unwrap();
+    bench.ok(&["logs", "stream", "sqlite:app.db", "--stop-at-eof"]);
+    let segments = || files_below(&bench.path("repo/streams")).len();
+    let collect = ["repo", "gc", "--grace", "0s", "--orphan-age", "0s"];
+    bench.ok(&collect);
+    assert!(segments() > 0, "what a backup leads into stays");
+    bench.ok(&["forget", id.as_str().unwrap(), "--force"]);
+    bench.ok(&collect);
+    assert_eq!(segments(), 0);
+    bench.ok(&["check"]);
+}
+
+#[test]
 fn damage_is_found_and_named() {
     let bench = Bench::with_database();
     let id = bench.json(&["backup", "sqlite:app.db"])["backup"]["id"].clone();

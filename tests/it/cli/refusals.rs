@@ -33,10 +33,14 @@ fn a_second_repository_in_the_same_place() {
 fn a_place_where_something_else_is() {
     let bench = Bench::new();
     std::fs::create_dir(bench.path("repo")).unwrap();
-    std::fs::write(bench.path("repo/letter.txt"), "dear").unwrap();
-    bench.refused(&["list"], "SP0203", 5);
-    bench.refused(&["init"], "SP0201", 5);
-    assert_eq!(std::fs::read_dir(bench.path("repo")).unwrap().count(), 1);
+    for name in ["letter.txt", "My notes (1).txt"] {
+        let path = bench.path("repo").join(name);
+        std::fs::write(&path, "dear").unwrap();
+        bench.refused(&["list"], "SP0203", 5);
+        bench.refused(&["init"], "SP0201", 5);
+        assert_eq!(std::fs::read_dir(bench.path("repo")).unwrap().count(), 1);
+        std::fs::remove_file(path).unwrap();
+    }
 }
 
 #[test]
