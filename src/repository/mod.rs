@@ -15,6 +15,7 @@ mod extract;
 mod files_only;
 mod forget;
 pub mod fuzz;
+mod fuzz_documents;
 mod handle;
 mod heads;
 pub mod history;

@@ -97,8 +97,7 @@ impl StoredHead {
         world: &World,
         scratch: &mut Scratch,
     ) -> Result<Bytes> {
-        let wire = serde_json::to_vec(&self.wire())
-            .map_err(|e| Error::bug("write a segment's head").caused_by(e))?;
+        let wire = self.encode()?;
         if wire.len() > HEAD_BYTES_MAX || body.len() > SEGMENT_BODY_BYTES_MAX {
             return Err(Error::bug("write a segment longer than readers accept"));
         }
@@ -129,10 +128,19 @@ impl StoredHead {
         let name = format!("{key}#head");
         let plain =
             envelope::open(domain, ObjectKind::LogSegment, &name, sealed, HEAD_BYTES_MAX, scratch)?;
-        let wire: Wire = serde_json::from_slice(&plain).map_err(|e| broken(key).caused_by(e))?;
-        if wire.previous != prefix.previous {
-            return Err(broken(key));
-        }
+        let head = Self::decode(&plain, key)?;
+        if head.previous == prefix.previous { Ok(head) } else { Err(broken(key)) }
+    }
+
+    /// Writes the plaintext of the head.
+    pub(super) fn encode(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(&self.wire())
+            .map_err(|e| Error::bug("write a segment's head").caused_by(e))
+    }
+
+    /// Reads the plaintext of the head.
+    pub(super) fn decode(plain: &[u8], key: &Key) -> Result<Self> {
+        let wire: Wire = serde_json::from_slice(plain).map_err(|e| broken(key).caused_by(e))?;
         Self::from_wire(wire).ok_or_else(|| broken(key))
     }
 

@@ -1,0 +1,4 @@
+//! Fuzzes `stillpoint::repository::fuzz::fuzz_log_segment`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| stillpoint::repository::fuzz::fuzz_log_segment(bytes));
