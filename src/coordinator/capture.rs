@@ -20,6 +20,9 @@ const BEAT_PERIOD: Duration = Duration::from_secs(5);
 /// Rivals are looked for so often.
 const FENCE_PERIOD: Duration = Duration::from_secs(10);
 
+/// How long a capture that failed tries to say goodbye: its store may be what failed.
+const GOODBYE_MAX: Duration = Duration::from_secs(5);
+
 /// What to capture, and how.
 #[derive(Debug)]
 pub struct CaptureJob<'a> {
@@ -147,10 +150,14 @@ pub async fn capture(
         }
         Err(error) => {
             // Whoever begins next need not wait until this one looks dead.
-            if error.kind() != ErrorKind::Fenced
-                && let Err(silent) = running.beat(true).await
-            {
-                tracing::debug!("no goodbye: {silent}");
+            if error.kind() != ErrorKind::Fenced {
+                tokio::select! {
+                    biased;
+                    said = running.beat(true) => {
+                        said.unwrap_or_else(|silent| tracing::debug!("no goodbye: {silent}"));
+                    }
+                    () = world.clock.sleep(GOODBYE_MAX) => {}
+                }
             }
             Err(error)
         }

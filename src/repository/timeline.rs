@@ -153,7 +153,7 @@ impl Repository {
         timeline.problems.extend(unknown);
         drop(damaged);
         extend_to_backups(&mut timeline);
-        self.extend_to_beats(&mut timeline).await?;
+        self.extend_to_beats(&heads, &mut timeline).await?;
         Ok(timeline)
     }
 
@@ -173,12 +173,13 @@ impl Repository {
 
     /// A capture that saw nothing new still proves that nothing is missing until it looked; and
     /// what it said to be durable must be there.
-    async fn extend_to_beats(&self, timeline: &mut Timeline) -> Result<()> {
+    async fn extend_to_beats(&self, heads: &Heads<'_>, timeline: &mut Timeline) -> Result<()> {
         let newest = self.newest_beats(&timeline.database).await?;
         let newest_stream = newest.last_key_value().map(|(stream, _)| stream.clone());
-        let ends = timeline.coverage.iter().map(|c| c.segments.last().map(|id| id.stream.clone()));
-        let ends: Vec<Option<String>> = ends.collect();
-        let wanted: BTreeSet<&String> = ends.iter().flatten().chain(&newest_stream).collect();
+        let ends: Vec<SegmentId> =
+            timeline.coverage.iter().filter_map(|c| c.segments.last().cloned()).collect();
+        let streams = ends.iter().map(|end| &end.stream);
+        let wanted: BTreeSet<&String> = streams.chain(&newest_stream).collect();
         let mut beats = BTreeMap::new();
         for stream in wanted {
             let Some(key) = newest.get(stream) else { continue };
@@ -192,10 +193,15 @@ impl Repository {
             }
         }
         for (coverage, end) in timeline.coverage.iter_mut().zip(&ends) {
-            let Some(beat) = end.as_ref().and_then(|stream| beats.get(stream)) else { continue };
+            let Some(beat) = beats.get(&end.stream) else { continue };
             if coverage.end.position == beat.position {
                 coverage.until = coverage.until.max(beat.at);
             } else if coverage.end.position < beat.position {
+                let next = SegmentId { stream: end.stream.clone(), seq: end.seq + 1 };
+                if heads.read_sound(&next).await?.is_some() {
+                    // A running capture stored it after we looked.
+                    continue;
+                }
                 timeline.problems.push(format!(
                     "the captured log ends at {}, and was stored up to {}: segments are missing",
                     coverage.end.position, beat.position

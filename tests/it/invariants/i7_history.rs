@@ -15,10 +15,11 @@ use stillpoint::{
         entry::{Action, Entry, Notary, hash_of},
         keys::Secret,
         names,
-        store::{FaultyStore, MemoryStore, Store},
+        store::{FaultyStore, Gate, MemoryStore, Store},
     },
 };
 use stillpoint_contract::{ErrorKind, code};
+use tokio::task::LocalSet;
 
 use super::{
     i1_crashes::{Promises, day, prepare, survives},
@@ -237,6 +238,40 @@ fn i7_the_capture_that_began_last_wins_whatever_the_clocks_say() {
             capture(&shop, &mut new, 4..6).await.unwrap();
             assert_eq!(replay(&two, &backup).await.unwrap(), 6);
         }
+    });
+}
+
+#[test]
+fn i7_a_capture_that_goes_on_while_somebody_looks_is_not_taken_for_a_loss() {
+    runtime().block_on(async {
+        let memory = Arc::new(MemoryStore::default());
+        let (writer, shop) = repository(&memory, 1).await;
+        let mut stream = writer.begin_stream("shop", "shop-1", None, None).await.unwrap();
+        capture(&shop, &mut stream, 0..2).await.unwrap();
+        let gate = Gate::new();
+        let store = Arc::new(gate.store("reader", Arc::clone(&memory))) as Arc<dyn Store>;
+        let local = LocalSet::new();
+        let looking = local.spawn_local(async move {
+            let secret = Some(passphrase("correct horse"));
+            Repository::open(world(9), store, secret, None).await?.timeline("shop").await
+        });
+        let mut has_gone_on = false;
+        local
+            .run_until(async {
+                while let Some(call) = gate.quiet().await.first() {
+                    // The segments are listed by now, the signs of life are not.
+                    if call.operation.starts_with("list control/") && !has_gone_on {
+                        capture(&shop, &mut stream, 2..4).await.unwrap();
+                        has_gone_on = true;
+                    }
+                    gate.admit(call);
+                }
+            })
+            .await;
+        assert!(has_gone_on);
+        let timeline = local.run_until(looking).await.unwrap().unwrap();
+        assert_eq!(timeline.problems, Vec::<String>::new());
+        assert_eq!(timeline.coverage[0].end.position, position("shop", 2));
     });
 }
 
