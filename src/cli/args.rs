@@ -46,7 +46,7 @@ fn after_long_help() -> String {
     format!("{AFTER_HELP}\n\nExit status:\n{statuses}\n\nEnvironment:\n{ENVIRONMENT}")
 }
 
-pub(crate) const ENVIRONMENT: &str = "\
+pub(crate) const ENVIRONMENT: &str = "  \
   STILLPOINT_REPO             the repository, where --repo is not given
   STILLPOINT_PASSPHRASE_FILE  a file with its passphrase, where --passphrase-file is not given
   STILLPOINT_KEY_FILE         its key file, where --key-file is not given

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use clap::Args;
 use serde::Serialize;
 use stillpoint_contract::{ErrorKind, Result};
@@ -17,6 +18,9 @@ use super::{
     wire::Backup,
 };
 use crate::repository::{Completeness, LogCompleteness};
+
+/// How far a clock that dated a moment may be ahead of ours.
+const CLOCK_AHEAD_MAX: TimeDelta = TimeDelta::minutes(5);
 
 /// What `check` is told.
 #[derive(Debug, Args)]
@@ -171,11 +175,18 @@ impl CheckAnswer {
         page.blank();
         let mut table = Table::new(&["DATABASE", "RESTORABLE TO", ">AGE", "RECENT"]);
         for database in &self.databases {
-            let age = database.age_ms.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs()));
+            let age = database.age_ms.map(|ms| {
+                let length = |ms: i64| units::duration(Duration::from_millis(ms.unsigned_abs()));
+                if ms < -CLOCK_AHEAD_MAX.num_milliseconds() {
+                    format!("{} in the future", length(ms))
+                } else {
+                    length(ms.max(0))
+                }
+            });
             table.row(vec![
                 database.name.clone(),
                 database.restorable_to.map_or_else(|| "never".to_owned(), |to| page.time(to.0)),
-                age.map_or_else(|| "-".to_owned(), units::duration),
+                age.unwrap_or_else(|| "-".to_owned()),
                 if database.recent { "yes".to_owned() } else { "NO".to_owned() },
             ]);
         }
@@ -239,12 +250,18 @@ async fn protection(
         }
         let timeline = repository.timeline(&name).await?;
         let restorable_to = Reach::of(&timeline).to();
-        let age = restorable_to.map(|to| (now - to.0).to_std().unwrap_or_default());
+        let age = restorable_to.map(|to| now - to.0);
+        // What lies in the future was dated by a wrong clock, and may be of any age.
+        let is_recent = |age: TimeDelta| {
+            max_age.is_none_or(|max_age| {
+                age >= -CLOCK_AHEAD_MAX && age.to_std().unwrap_or_default() <= max_age
+            })
+        };
         databases.push(Database {
             name,
             restorable_to,
-            age_ms: restorable_to.map(|to| (now - to.0).num_milliseconds()),
-            recent: age.is_some_and(|age| max_age.is_none_or(|max_age| age <= max_age)),
+            age_ms: age.map(|age| age.num_milliseconds()),
+            recent: age.is_some_and(is_recent),
             problems: timeline.problems,
         });
     }

@@ -4,6 +4,8 @@ use stillpoint_contract::ErrorKind;
 
 /// The work was done.
 pub(crate) const OK: u8 = 0;
+/// The terminal was closed.
+pub(crate) const HUNG_UP: u8 = 129;
 /// A signal interrupted from the keyboard.
 pub(crate) const INTERRUPTED: u8 = 130;
 /// A signal asked to terminate.
@@ -24,6 +26,7 @@ pub(crate) const MEANINGS: &[(u8, &str)] = &[
     (10, "a plan has changes"),
     (11, "busy: another process does, or now owns, this work"),
     (12, "a drill failed"),
+    (HUNG_UP, "the terminal was closed (SIGHUP)"),
     (INTERRUPTED, "interrupted (SIGINT)"),
     (TERMINATED, "terminated (SIGTERM)"),
 ];

@@ -56,6 +56,9 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let store = open::store(session, Writers::Many).await?;
     // Before the probe, which writes, and before anybody types a passphrase.
     refuse_occupied(&*store).await?;
+    if options.no_encryption {
+        refuse_unused_keys(session)?;
+    }
     let secret = if options.no_encryption { None } else { Some(new_secret(session).await?) };
     let opened_by = secret.as_ref().map(Secret::kind);
     let writers = match store::probe(&*store, &*session.world.entropy).await? {
@@ -92,6 +95,24 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Every later command would refuse the key that the environment names: it would look as if
+/// somebody had replaced the repository.
+fn refuse_unused_keys(session: &Session) -> Result<()> {
+    let keys = ["STILLPOINT_PASSPHRASE_FILE", "STILLPOINT_KEY_FILE"];
+    match keys.into_iter().find(|name| session.environment.get(name).is_some()) {
+        None => Ok(()),
+        Some(name) => Err(Error::new(
+            ErrorKind::Invalid,
+            code::USAGE,
+            "create a repository without encryption and with a key",
+        )
+        .with("environment", name)
+        .why("a repository without encryption has no key, and later commands would refuse this one")
+        .next(format!("unset {name}"))
+        .next("or encrypt the repository: leave --no-encryption out")),
+    }
 }
 
 fn warnings(writers: Writers) -> Vec<String> {

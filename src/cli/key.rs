@@ -120,6 +120,7 @@ struct ChangeAnswer {
     /// Only of `export --new-key-file`.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
+    warnings: Vec<String>,
 }
 
 impl Answer for ChangeAnswer {
@@ -214,5 +215,14 @@ async fn finish(
     file: Option<String>,
 ) -> Result<()> {
     repository.remember().await?;
-    session.answer(&ChangeAnswer { change, key: Key::from(slot), recovery_key, file })
+    let slots = repository.key_slots().await?;
+    let opens = |slot: &KeySlot| matches!(slot.method(), Method::Passphrase { .. });
+    let mut warnings = Vec::new();
+    if change == "removed" && !slots.iter().any(opens) {
+        let only = "no passphrase opens the repository any more: keep its key files and recovery \
+                    keys where a disaster does not reach them";
+        warnings.push(only.to_owned());
+    }
+    warnings.iter().for_each(|warning| session.warn(warning));
+    session.answer(&ChangeAnswer { change, key: Key::from(slot), recovery_key, file, warnings })
 }

@@ -117,6 +117,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     for name in names {
         let timeline = repository.timeline(&name).await?;
         answer.warnings.extend(Reach::of(&timeline).warning(&name));
+        answer.warnings.extend(timeline.clock_doubt());
         answer.databases.push(Database::of(&timeline));
         answer.backups.extend(timeline.backups.iter().map(|b| Backup::from(&b.commit)));
         answer.warnings.extend(timeline.problems);

@@ -144,6 +144,7 @@ async fn status(session: &Session, options: StatusOptions) -> Result<()> {
     for name in names {
         let timeline = repository.timeline(&name).await?;
         answer.warnings.extend(Reach::of(&timeline).warning(&name));
+        answer.warnings.extend(timeline.clock_doubt());
         answer.databases.push(Status::of(&timeline, now));
         answer.warnings.extend(timeline.problems);
     }

@@ -17,6 +17,16 @@ pub(crate) fn is_gone(name: &str) -> bool {
     place().is_some_and(|here| here == there) && started_at(number).as_deref() != Some(started)
 }
 
+/// Whether whoever started this process wants it to outlive its terminal, as nohup(1) does.
+///
+/// Source: proc_pid_status(5): `SigIgn` is a mask in hexadecimal, whose lowest bit is signal 1.
+pub(crate) fn ignores_hangup() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
+}
+
 /// Where process numbers mean the same.
 fn place() -> Option<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;

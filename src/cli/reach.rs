@@ -39,7 +39,13 @@ impl Reach {
             };
             let is_alone = !anchored.contains(commit.backup.as_str());
             if is_alone && !found.iter().any(|(stretch, _)| inside(stretch)) {
-                found.push((Stretch { from: point(commit), to: point(commit) }, None));
+                let still = timeline.backups.iter().map(|backup| &backup.commit).filter(|later| {
+                    commit.consistent_at.is_some()
+                        && later.consistent_at == commit.consistent_at
+                        && later.consistent_time >= commit.consistent_time
+                });
+                let last = still.max_by_key(|later| later.consistent_time).unwrap_or(commit);
+                found.push((Stretch { from: point(commit), to: point(last) }, None));
             }
         }
         found.sort_by_key(|(stretch, _)| stretch.from.at);
@@ -91,7 +97,8 @@ fn stretches(first: &Commit, coverage: &Coverage) -> Vec<(Stretch, Option<String
     }
     let (mut found, mut why) = (Vec::new(), coverage.gap.clone());
     let instant = |at| Point { at: Stamp(at), position: None };
-    for unwatched in coverage.unwatched.iter().filter(|u| first.consistent_time < u.to) {
+    let later = coverage.unwatched.iter().filter(|u| first.consistent_time < u.to);
+    for unwatched in later.map(|u| u.since(first.consistent_time)).filter(|u| !u.is_short()) {
         let to = instant(unwatched.from.max(from.at.0));
         let stretch = Stretch { from, to };
         found.push((stretch, why.replace(UNWATCHED.to_owned())));
@@ -154,6 +161,7 @@ mod tests {
             until: at(end.0),
             unwatched: Vec::new(),
             gap: None,
+            lost: None,
             backups: backups.iter().map(|id| (*id).to_owned()).collect(),
             segments: Vec::new(),
         }
@@ -187,6 +195,25 @@ mod tests {
         log.unwatched = vec![unwatched(0, 5), unwatched(8, 20), unwatched(60, 70)];
         let backups = vec![backup("x", 10, Some("a:2"))];
         assert_eq!(reach(backups, vec![log]), [(10, 10), (20, 60), (70, 90)]);
+    }
+
+    #[test]
+    fn what_lies_between_two_backups_of_one_position_is_known() {
+        let backups = vec![
+            backup("x", 10, Some("a:2")),
+            backup("y", 30, Some("a:2")),
+            backup("z", 50, Some("a:3")),
+        ];
+        assert_eq!(reach(backups, vec![]), [(10, 30), (50, 50)]);
+    }
+
+    #[test]
+    fn a_blink_is_no_gap() {
+        let mut log = coverage((10, "a:2"), (90, "a:9"), &["x"]);
+        log.unwatched = vec![Unwatched { from: at(0), to: at(10) }];
+        let mut first = backup("x", 10, Some("a:2"));
+        first.commit.consistent_time -= chrono::Duration::milliseconds(300);
+        assert_eq!(reach(vec![first], vec![log]), [(9, 90)]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::error::Error as _;
 
 use serde::Serialize;
-use stillpoint_contract::Error;
+use stillpoint_contract::{Entropy, Error};
 
 use super::{
     advice::with_options,
@@ -21,6 +21,7 @@ const CAUSES_MAX: usize = 16;
 struct Wire<'a> {
     schema: &'static str,
     code: String,
+    trace: &'a str,
     kind: &'static str,
     exit: u8,
     step: String,
@@ -36,23 +37,35 @@ struct Fact<'a> {
     value: &'a str,
 }
 
-/// A failure in the form that was asked for, ending in a line feed. `options` go into the commands
-/// that it suggests.
-pub(crate) fn render(
-    error: &Error,
-    status: u8,
-    format: Format,
-    look: &Look,
-    options: &str,
-) -> String {
-    let next = error.advice().into_iter().map(|next| with_options(next, options)).collect();
-    match format {
-        Format::Text => text(error, status, look, next),
-        Format::Json => json(error, status, next),
+/// Which run of the program failed.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    /// The name of this run, which everything that it logs as JSON carries as well.
+    pub trace: String,
+    /// The options that go into the commands that are suggested.
+    pub options: String,
+}
+
+impl Run {
+    /// A run with a name of its own.
+    pub(crate) fn new(entropy: &dyn Entropy, options: String) -> Self {
+        let mut random = [0; 8];
+        entropy.fill(&mut random);
+        Self { trace: data_encoding::HEXLOWER.encode(&random), options }
     }
 }
 
-fn text(error: &Error, status: u8, look: &Look, advice: Vec<String>) -> String {
+/// A failure in the form that was asked for, ending in a line feed.
+pub(crate) fn render(error: &Error, status: u8, format: Format, look: &Look, run: &Run) -> String {
+    let advice = error.advice().into_iter();
+    let next = advice.map(|next| with_options(next, &run.options)).collect();
+    match format {
+        Format::Text => text(error, status, look, &run.trace, next),
+        Format::Json => json(error, status, &run.trace, next),
+    }
+}
+
+fn text(error: &Error, status: u8, look: &Look, trace: &str, advice: Vec<String>) -> String {
     let mut page = Page::new(look);
     let chain = [vec![error.to_string()], causes(error)].concat();
     let label = look.paint(Tone::Bad, &format!("error[{}]", error.code()));
@@ -65,15 +78,16 @@ fn text(error: &Error, status: u8, look: &Look, advice: Vec<String>) -> String {
         let label = if index == 0 { "next:" } else { "     " };
         page.line(format!("  {label} {}", look.paint(Tone::Strong, &printable(next))));
     }
-    page.line(look.paint(Tone::Faint, &format!("  (exit {status})")));
+    page.line(look.paint(Tone::Faint, &format!("  trace {trace}  (exit {status})")));
     page.into_text()
 }
 
-fn json(error: &Error, status: u8, next: Vec<String>) -> String {
+fn json(error: &Error, status: u8, trace: &str, next: Vec<String>) -> String {
     let facts = error.facts();
     let wire = Wire {
         schema: "stillpoint.error/1",
         code: error.code().to_string(),
+        trace,
         kind: exit::word(error.kind()),
         exit: status,
         step: error.to_string(),
@@ -112,6 +126,10 @@ mod tests {
     use super::*;
     use crate::cli::zone::Zone;
 
+    fn named() -> Run {
+        Run { trace: "00c0ffee".to_owned(), options: String::new() }
+    }
+
     fn sample() -> Error {
         Error::new(ErrorKind::Gap, code::UNREACHABLE_POINT, "reach the chosen time")
             .with("asked", "2025-11-19 04:00:00 Europe/London")
@@ -128,7 +146,7 @@ mod tests {
         let look = Look { colour: false, width: 80, zone: Zone::UTC };
         let error = sample();
         assert_eq!(
-            render(&error, exit::status(error.kind()), Format::Text, &look, ""),
+            render(&error, exit::status(error.kind()), Format::Text, &look, &named()),
             "error[SP0704]: could not restore shop.db: reach the chosen time: \
              segment 7 is missing\n  \
              asked  2025-11-19 04:00:00 Europe/London\n  \
@@ -136,17 +154,18 @@ mod tests {
              why it matters: what was committed in the gap was never captured.\n  \
              next: stillpoint restore shop.db --at 2025-11-19T03:12:44Z\n        \
              stillpoint timeline shop.db\n  \
-             (exit 6)\n"
+             trace 00c0ffee  (exit 6)\n"
         );
     }
 
     #[test]
     fn a_failure_is_one_line_for_programs() {
         let look = Look { colour: true, width: 80, zone: Zone::UTC };
-        let text = render(&sample(), 6, Format::Json, &look, "");
+        let text = render(&sample(), 6, Format::Json, &look, &named());
         assert_eq!(
             text,
-            "{\"schema\":\"stillpoint.error/1\",\"code\":\"SP0704\",\"kind\":\"gap\",\"exit\":6,\
+            "{\"schema\":\"stillpoint.error/1\",\"code\":\"SP0704\",\"trace\":\"00c0ffee\",\
+             \"kind\":\"gap\",\"exit\":6,\
              \"step\":\"restore shop.db\",\
              \"causes\":[\"reach the chosen time\",\"segment 7 is missing\"],\
              \"facts\":[{\"label\":\"asked\",\"value\":\"2025-11-19 04:00:00 Europe/London\"},\

@@ -69,6 +69,7 @@ struct PlanAnswer {
     target: String,
     replaces: bool,
     proof: String,
+    warnings: Vec<String>,
     command: String,
 }
 
@@ -106,6 +107,7 @@ struct RestoreAnswer {
     transactions_replayed: u64,
     check: String,
     damage: Vec<String>,
+    warnings: Vec<String>,
     restored_bytes: u64,
     log_bytes: u64,
     copy_ms: u64,
@@ -166,12 +168,10 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let staging = coordinator::staging_beside(&session.world, &options.to)?;
     let mut resolved = coordinator::plan(&repository, &job, &staging).await?;
     resolved.accept_damage = options.accept_damage;
+    resolved.chosen.warnings.iter().for_each(|warning| session.warn(warning));
     if options.plan {
         session.answer(&planned(session, &options, &resolved))?;
         return Ok(exit::OK);
-    }
-    if let Some(why) = &resolved.chosen.open_gap {
-        session.warn(&format!("log that was captured later cannot be restored: {why}"));
     }
     let meter = Arc::new(Meter::default());
     let work = coordinator::run(&session.world, &repository, &resolved, &meter);
@@ -214,6 +214,7 @@ fn planned(session: &Session, options: &Options, resolved: &ResolvedRestore) -> 
         restored_bytes: resolved.manifest.size_bytes,
         replaces: options.force,
         proof: resolved.plan.proof.clone(),
+        warnings: resolved.chosen.warnings.clone(),
         command: with_options(&command_line(&words), &repeated_options(&session.global)),
         target: to,
     }
@@ -229,6 +230,7 @@ fn restored(options: &Options, resolved: &ResolvedRestore, report: RestoreReport
         transactions_replayed: report.reached.transactions,
         check: report.check,
         damage: report.damage,
+        warnings: resolved.chosen.warnings.clone(),
         restored_bytes: report.restored_bytes,
         log_bytes: report.log_bytes,
         copy_ms: milliseconds(report.copy_took),

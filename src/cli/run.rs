@@ -8,6 +8,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
+use tracing::Instrument as _;
 use tracing_subscriber::EnvFilter;
 
 use super::{
@@ -18,7 +19,9 @@ use super::{
     environment::Environment,
     exit, forget, init, list, logs, man,
     page::Look,
-    repo, report, restore,
+    process, repo,
+    report::{self, Run},
+    restore,
     session::{Session, Signal},
     show, timeline, verify,
     zone::Zone,
@@ -31,7 +34,10 @@ pub fn main(world: Result<World>) -> ExitCode {
     let arguments: Vec<OsString> = env::args_os().collect();
     let typed = match Typed::try_parse_from(&arguments) {
         Ok(typed) => typed,
-        Err(misuse) => return ExitCode::from(explain(&misuse, &arguments, &environment)),
+        Err(misuse) => {
+            let run = named(&world, String::new());
+            return ExitCode::from(explain(&misuse, &arguments, &environment, &run));
+        }
     };
     trace(&typed.global, &environment);
     ExitCode::from(start(world, environment, typed))
@@ -42,23 +48,38 @@ fn start(world: Result<World>, environment: Environment, mut typed: Typed) -> u8
         typed.global.repo = Some(place.to_owned());
     }
     let plain = plain_look(&environment);
-    let (format, options) = (typed.global.output, advice::repeated_options(&typed.global));
+    let format = typed.global.output;
+    let run = named(&world, advice::repeated_options(&typed.global));
+    let own = run.clone();
     let (tell, stop) = watch::channel(None);
     let session = world
-        .and_then(|world| Session::resolve(world, environment, typed.global, stop))
+        .and_then(|world| Session::resolve(world, environment, typed.global, own, stop))
         .and_then(|session| Ok((session, runtime()?)));
     match session {
         Ok((session, runtime)) => {
-            let status = runtime.block_on(supervise(&session, typed.command, &tell));
+            let span = match format {
+                Format::Json => tracing::error_span!("run", trace = run.trace),
+                Format::Text => tracing::Span::none(),
+            };
+            let work = supervise(&session, typed.command, &tell).instrument(span);
+            let status = runtime.block_on(work);
             // A thread that waits for a file or a terminal must not keep the process alive.
             runtime.shutdown_background();
             status
         }
         Err(error) => {
             let status = exit::status(error.kind());
-            complain(&report::render(&error, status, format, &plain, &options));
+            complain(&report::render(&error, status, format, &plain, &run));
             status
         }
+    }
+}
+
+/// A run with a name; without randomness, as good as that goes.
+fn named(world: &Result<World>, options: String) -> Run {
+    match world {
+        Ok(world) => Run::new(&*world.entropy, options),
+        Err(_) => Run { trace: "0".repeat(16), options },
     }
 }
 
@@ -132,9 +153,18 @@ async fn next_signal() -> Signal {
     else {
         return std::future::pending().await;
     };
+    let mut hangup =
+        if process::ignores_hangup() { None } else { signal(SignalKind::hangup()).ok() };
+    let hung_up = async {
+        match &mut hangup {
+            Some(hangup) => drop(hangup.recv().await),
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         _ = interrupt.recv() => Signal::Interrupt,
         _ = terminate.recv() => Signal::Terminate,
+        () = hung_up => Signal::HangUp,
     }
 }
 
@@ -160,7 +190,12 @@ async fn dispatch(session: &Session, command: Command) -> Result<u8> {
 }
 
 /// Tells what is wrong with the command line, or prints the help or version it asks for.
-fn explain(misuse: &clap::Error, arguments: &[OsString], environment: &Environment) -> u8 {
+fn explain(
+    misuse: &clap::Error,
+    arguments: &[OsString],
+    environment: &Environment,
+    run: &Run,
+) -> u8 {
     let text = misuse.render();
     match misuse.kind() {
         Misuse::DisplayHelp | Misuse::DisplayVersion => {
@@ -178,7 +213,7 @@ fn explain(misuse: &clap::Error, arguments: &[OsString], environment: &Environme
     let error = misused(&text.to_string());
     let status = exit::status(error.kind());
     let (format, look) = (asked_format(arguments), plain_look(environment));
-    complain(&report::render(&error, status, format, &look, ""));
+    complain(&report::render(&error, status, format, &look, run));
     status
 }
 
@@ -247,7 +282,8 @@ mod tests {
         let misuse = Typed::try_parse_from(["stillpoint", "restore", "app.db", "--too", "x"]);
         let error = misused(&misuse.unwrap_err().render().to_string());
         let look = Look { colour: false, width: 80, zone: Zone::UTC };
-        let text = report::render(&error, 2, Format::Text, &look, "");
+        let run = Run { trace: "00c0ffee".to_owned(), options: String::new() };
+        let text = report::render(&error, 2, Format::Text, &look, &run);
         assert!(
             text.starts_with(
                 "error[SP0100]: could not understand the command line: \

@@ -6,7 +6,6 @@ use stillpoint_contract::{Endpoint, Engine, Error, ErrorKind, Result, code};
 use tokio::sync::watch;
 
 use super::{
-    advice,
     answer::{self, Answer, Format, complain},
     args::Global,
     environment::Environment,
@@ -14,7 +13,8 @@ use super::{
     moment::{self, Moment},
     page::{Look, Tone},
     progress::{self, Display},
-    report, terminal,
+    report::{self, Run},
+    terminal,
     zone::Zone,
 };
 use crate::{pipeline::Meter, registry, world::World};
@@ -26,6 +26,8 @@ pub(crate) enum Signal {
     Interrupt,
     /// SIGTERM: the system shuts down, or a supervisor stops us.
     Terminate,
+    /// SIGHUP: the terminal was closed.
+    HangUp,
 }
 
 impl Signal {
@@ -34,6 +36,7 @@ impl Signal {
         match self {
             Self::Interrupt => exit::INTERRUPTED,
             Self::Terminate => exit::TERMINATED,
+            Self::HangUp => exit::HUNG_UP,
         }
     }
 
@@ -42,6 +45,7 @@ impl Signal {
         match self {
             Self::Interrupt => "SIGINT",
             Self::Terminate => "SIGTERM",
+            Self::HangUp => "SIGHUP",
         }
     }
 }
@@ -67,6 +71,8 @@ pub(crate) struct Session {
     pub display: Display,
     /// When to give up.
     pub timeout: Option<Duration>,
+    /// Which run of the program this is.
+    pub run: Run,
     /// Becomes `Some` when a signal asks us to stop.
     pub stop: watch::Receiver<Option<Signal>>,
 }
@@ -77,6 +83,7 @@ impl Session {
         world: World,
         environment: Environment,
         global: Global,
+        run: Run,
         stop: watch::Receiver<Option<Signal>>,
     ) -> Result<Self> {
         let zone = match &global.timezone {
@@ -95,6 +102,7 @@ impl Session {
             out,
             err,
             timeout,
+            run,
             stop,
         })
     }
@@ -121,8 +129,7 @@ impl Session {
 
     /// Tells of a failure; returns the exit status.
     pub(crate) fn report(&self, error: &Error, status: u8) -> u8 {
-        let options = advice::repeated_options(&self.global);
-        complain(&report::render(error, status, self.global.output, &self.err, &options));
+        complain(&report::render(error, status, self.global.output, &self.err, &self.run));
         status
     }
 

@@ -156,7 +156,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         gaps,
         open_gap,
         backups: timeline.backups.iter().map(|backup| Backup::from(&backup.commit)).collect(),
-        warnings: timeline.problems,
+        warnings: timeline.clock_doubt().into_iter().chain(timeline.problems).collect(),
     };
     answer.warnings.iter().for_each(|warning| session.warn(warning));
     session.answer(&answer.since(since))

@@ -5,9 +5,7 @@ use stillpoint_contract::{
     Error, ErrorKind, LogPosition, LogSource as _, RecoveryTarget, Result, code, quoted,
 };
 
-use crate::repository::{
-    Repository, TIME_ERROR_SECONDS_MAX, Timeline, Unwatched, history::Committed,
-};
+use crate::repository::{Coverage, Repository, Timeline, Unwatched, history::Committed};
 
 /// What a person asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +29,8 @@ pub struct Chosen {
     pub until: RecoveryTarget,
     /// Whether captured log is replayed on top of the backup.
     pub replays_log: bool,
-    /// Why log that was captured later does not count, where the newest state was asked for.
-    pub open_gap: Option<String>,
+    /// What a person should know of the point that was chosen.
+    pub warnings: Vec<String>,
 }
 
 /// Chooses the newest backup from which the point can be reached.
@@ -52,12 +50,14 @@ pub async fn choose(
             .why("captured log alone cannot be restored: it needs a backup to begin with")
             .next(format!("take one: stillpoint backup … --name {}", quoted(&timeline.database))));
     }
-    match wanted {
-        Wanted::Backup(id) => choose_backup(timeline, id),
-        Wanted::Latest => Ok(choose_latest(timeline)),
-        Wanted::Time(at) => choose_time(repository, timeline, *at).await,
-        Wanted::Position(position) => choose_position(repository, timeline, position).await,
-    }
+    let mut chosen = match wanted {
+        Wanted::Backup(id) => return choose_backup(timeline, id),
+        Wanted::Position(at) => return choose_position(repository, timeline, at).await,
+        Wanted::Latest => choose_latest(timeline)?,
+        Wanted::Time(at) => choose_time(repository, timeline, *at).await?,
+    };
+    chosen.warnings.extend(timeline.clock_doubt());
+    Ok(chosen)
 }
 
 fn choose_backup(timeline: &Timeline, id: &str) -> Result<Chosen> {
@@ -74,24 +74,47 @@ fn choose_backup(timeline: &Timeline, id: &str) -> Result<Chosen> {
 
 fn alone(backup: &Committed) -> Chosen {
     let until = RecoveryTarget::Consistent;
-    Chosen { backup: backup.clone(), until, replays_log: false, open_gap: None }
+    Chosen { backup: backup.clone(), until, replays_log: false, warnings: Vec::new() }
 }
 
 fn replayed(backup: &Committed, until: RecoveryTarget) -> Chosen {
-    Chosen { backup: backup.clone(), until, replays_log: true, open_gap: None }
+    Chosen { backup: backup.clone(), until, replays_log: true, warnings: Vec::new() }
 }
 
-/// The backup that can be brought furthest; the newest of those.
-fn choose_latest(timeline: &Timeline) -> Chosen {
-    let reach = |backup: &&Committed| {
-        let own = backup.commit.consistent_time;
-        (timeline.coverage_of(backup).map_or(own, |c| c.end.at.max(own)), backup.seq)
+/// The backup that can be brought furthest; the newest of those. Positions and the order of commits
+/// say which that is: clocks may have been wrong.
+fn choose_latest(timeline: &Timeline) -> Result<Chosen> {
+    let reach = |backup: &Committed| match timeline.coverage_of(backup) {
+        Some(coverage) => Some(coverage.end.position.clone()),
+        None => backup.commit.consistent_at.clone(),
     };
-    let newest = timeline.backups.iter().max_by_key(reach).expect("checked by the caller");
-    let replays_log = timeline.coverage_of(newest).is_some();
+    let further = |best: &'_ Committed, next: &'_ Committed| {
+        reach(best).partial_cmp(&reach(next)) == Some(std::cmp::Ordering::Greater)
+    };
+    let newest = timeline.backups.iter().reduce(|b, next| if further(b, next) { b } else { next });
+    let newest = newest.expect("checked by the caller");
+    let coverage = timeline.coverage_of(newest);
+    if let Some((coverage, lost)) = coverage.and_then(|c| Some((c, c.lost.as_deref()?))) {
+        return Err(lost_end(timeline, coverage, lost));
+    }
+    let replays_log = coverage.is_some();
     let until = if replays_log { RecoveryTarget::Latest } else { RecoveryTarget::Consistent };
-    let open_gap = timeline.open_gap().map(str::to_owned);
-    Chosen { backup: newest.clone(), until, replays_log, open_gap }
+    let gap = timeline.open_gap();
+    let gap = gap.map(|why| format!("log that was captured later cannot be restored: {why}"));
+    Ok(Chosen { backup: newest.clone(), until, replays_log, warnings: gap.into_iter().collect() })
+}
+
+/// The newest state is known to have existed here and cannot be had: an older one only on demand.
+fn lost_end(timeline: &Timeline, coverage: &Coverage, lost: &str) -> Error {
+    let nearest = exact(coverage.until.max(coverage.end.at));
+    let database = quoted(&timeline.database);
+    Error::new(ErrorKind::Missing, code::MISSING_OBJECT, "reach the newest captured commit")
+        .with("database", &timeline.database)
+        .with("found", lost)
+        .with("nearest before", &nearest)
+        .why("what was committed later was captured, and this copy of the repository lost it")
+        .next("restore from another copy of the repository, or complete this one from it")
+        .next(format!("stillpoint restore {database} --at {nearest} --to PATH"))
 }
 
 async fn choose_time(
@@ -100,19 +123,20 @@ async fn choose_time(
     at: DateTime<Utc>,
 ) -> Result<Chosen> {
     for backup in timeline.backups.iter().rev() {
-        if backup.commit.consistent_time == at {
+        if backup.commit.consistent_time == at || timeline.stood_still(backup, at) {
             return Ok(alone(backup));
         }
         let Some(coverage) = timeline.coverage_of(backup) else { continue };
         let begins = begin_of(repository, timeline, backup).await?;
         // Between the copy and the capture's next look lies less than the error of any time.
         let own = backup.commit.consistent_time;
-        if own <= at && at < begins && (begins - own).num_seconds() < TIME_ERROR_SECONDS_MAX {
+        if own <= at && at < begins && (Unwatched { from: own, to: begins }).is_short() {
             return Ok(alone(backup));
         }
         if begins <= at && at <= coverage.until {
             if let Some(unwatched) =
                 repository.unwatched_at(&timeline.database, coverage, at).await?
+                && !unwatched.since(own).is_short()
             {
                 return Err(unwatched_time(timeline, backup, begins, unwatched, at));
             }
@@ -262,4 +286,55 @@ fn gap_reason(timeline: &Timeline, at: DateTime<Utc>) -> String {
 /// An instant that reads back as itself.
 fn exact(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::entry::Commit;
+
+    fn backup(seq: u64, second: i64, position: Option<&str>) -> Committed {
+        let at = DateTime::from_timestamp(second, 0).unwrap();
+        let commit = Commit {
+            backup: format!("backup-{seq}"),
+            database: "db".to_owned(),
+            engine: "sim".to_owned(),
+            incarnation: "i".to_owned(),
+            location: "/db".to_owned(),
+            started_at: at,
+            finished_at: at,
+            consistent_time: at,
+            consistent_at: position.map(|text| text.parse().unwrap()),
+            incremental: false,
+            size_bytes: 1,
+            stored_bytes: 1,
+            manifest: String::new(),
+            manifest_hash: String::new(),
+            packs: String::new(),
+            packs_hash: String::new(),
+        };
+        Committed { seq, commit, forgotten: false }
+    }
+
+    fn latest(backups: Vec<Committed>) -> (u64, bool) {
+        let timeline = Timeline {
+            database: "db".to_owned(),
+            backups,
+            coverage: Vec::new(),
+            beat: None,
+            problems: Vec::new(),
+        };
+        let chosen = choose_latest(&timeline).unwrap();
+        (chosen.backup.seq, timeline.clock_doubt().is_some())
+    }
+
+    #[test]
+    fn the_newest_backup_is_the_one_that_was_made_last_whatever_the_clocks_said() {
+        assert_eq!(latest(vec![backup(2, 10, None), backup(3, 20, None)]), (3, false));
+        assert_eq!(latest(vec![backup(2, 3610, None), backup(3, 20, None)]), (3, true));
+        let at = |seq, second, position| backup(seq, second, Some(position));
+        assert_eq!(latest(vec![at(2, 3610, "a:5"), at(3, 20, "b:1")]), (3, true));
+        // Of one history, the further state counts: an older one was restored to this repository.
+        assert_eq!(latest(vec![at(2, 10, "a:5"), at(3, 20, "a:4")]), (2, false));
+    }
 }

@@ -103,7 +103,7 @@ impl Blobs {
     /// Reads the full blob of a chunk as it is stored, for a delta against it.
     pub(super) async fn sealed(&self, place: Located) -> Result<SealedBlob> {
         let range = place.entry.range();
-        let bytes = self.read_range(place.pack, range).await?;
+        let bytes = read_range(&*self.store, place.pack, range).await?;
         SealedBlob::decode(&bytes)
     }
 
@@ -133,26 +133,11 @@ impl Blobs {
     pub(super) async fn cover(&self, packs: &PackList) -> Result<()> {
         for (pack, size_bytes) in packs {
             if !self.index.covers(pack) {
-                let entries = self.table(*pack, *size_bytes).await?;
+                let entries = read_table(&*self.store, *pack, *size_bytes).await?;
                 self.index.add_pack(*pack, *size_bytes, entries)?;
             }
         }
         Ok(())
-    }
-
-    /// Reads the table of contents of a pack.
-    pub(super) async fn table(&self, pack: PackName, size_bytes: u64) -> Result<Vec<PackEntry>> {
-        let mut tail_bytes = TABLE_GUESS_BYTES.min(size_bytes);
-        loop {
-            let tail = self.read_range(pack, size_bytes - tail_bytes..size_bytes).await?;
-            match read_trailer(&tail, size_bytes)? {
-                Trailer::Whole(entries) => return Ok(entries),
-                Trailer::Needs { tail_bytes: needed } if needed <= TABLE_BYTES_MAX => {
-                    tail_bytes = (needed as u64).min(size_bytes);
-                }
-                Trailer::Needs { .. } => return Err(damaged(&pack, "its table is too long")),
-            }
-        }
     }
 
     async fn open(
@@ -188,7 +173,7 @@ impl Blobs {
     async fn read(&self, stretches: Vec<Stretch>) -> Result<Reads> {
         let bytes: Vec<_> = stream::iter(stretches)
             .map(|(pack, range)| async move {
-                let bytes = self.read_range(pack, range.clone()).await?;
+                let bytes = read_range(&*self.store, pack, range.clone()).await?;
                 Ok::<_, Error>(((pack, range.start), bytes))
             })
             .buffered(READS_MAX)
@@ -196,21 +181,43 @@ impl Blobs {
             .await?;
         Ok(Reads(bytes.into_iter().collect()))
     }
+}
 
-    async fn read_range(&self, pack: PackName, range: Range<u64>) -> Result<Bytes> {
-        let length = range.end - range.start;
-        let bytes = self.store.read_range(&pack.key(), range).await?;
-        match bytes {
-            Some(bytes) if bytes.len() as u64 == length => Ok(bytes),
-            Some(_) => Err(damaged(&pack, "it is shorter than it was written")),
-            None => Err(Error::new(
-                ErrorKind::Missing,
-                code::MISSING_OBJECT,
-                format!("read pack {pack}"),
-            )
-            .with("repository", self.store.location())
-            .why("chunks of at least one backup were in it")
-            .next("restore the object from another copy of the repository: packs never change")),
+/// Reads the table of contents of a pack.
+pub(super) async fn read_table(
+    store: &dyn Store,
+    pack: PackName,
+    size_bytes: u64,
+) -> Result<Vec<PackEntry>> {
+    let mut tail_bytes = TABLE_GUESS_BYTES.min(size_bytes);
+    loop {
+        let tail = read_range(store, pack, size_bytes - tail_bytes..size_bytes).await?;
+        match read_trailer(&tail, size_bytes)? {
+            Trailer::Whole(entries) => return Ok(entries),
+            Trailer::Needs { tail_bytes: needed } if needed <= TABLE_BYTES_MAX => {
+                tail_bytes = (needed as u64).min(size_bytes);
+            }
+            Trailer::Needs { .. } => return Err(damaged(&pack, "its table is too long")),
+        }
+    }
+}
+
+/// Reads a stretch of a pack.
+pub(super) async fn read_range(
+    store: &dyn Store,
+    pack: PackName,
+    range: Range<u64>,
+) -> Result<Bytes> {
+    let length = range.end - range.start;
+    let bytes = store.read_range(&pack.key(), range).await?;
+    match bytes {
+        Some(bytes) if bytes.len() as u64 == length => Ok(bytes),
+        Some(_) => Err(damaged(&pack, "it is shorter than it was written")),
+        None => {
+            Err(Error::new(ErrorKind::Missing, code::MISSING_OBJECT, format!("read pack {pack}"))
+                .with("repository", store.location())
+                .why("chunks of at least one backup were in it")
+                .next("restore the object from another copy of the repository: packs never change"))
         }
     }
 }

@@ -180,13 +180,15 @@ pub(super) async fn cover(
             None => drop(segments.remove(0)),
         }
     };
+    let mut damaged_from = None;
     let last = loop {
         let Some(id) = segments.last() else { return Ok(None) };
         match sound(heads, id, problems).await? {
             Some(head) => break head,
-            None => drop(segments.pop()),
+            None => damaged_from = segments.pop(),
         }
     };
+    let damaged = |id: SegmentId| format!("the segment {}/{} is damaged", id.stream, id.seq);
     let started = first.head.events.first().map_or(first.captured_at, |event| event.at);
     let ended = last.head.events.last().map_or(last.captured_at, |event| event.at);
     let unwatched = unwatched(heads, &segments).await;
@@ -197,6 +199,7 @@ pub(super) async fn cover(
         until: ended,
         unwatched,
         gap: first.gap.clone().or_else(|| (first.seq > 1).then(lost)),
+        lost: damaged_from.map(damaged),
         backups: Vec::new(),
         segments,
     }))

@@ -361,17 +361,23 @@ pub(super) async fn read_slots(
     store: &dyn Store,
     repository: RepositoryId,
 ) -> Result<Vec<(KeySlot, Bytes)>> {
-    let mut slots = Vec::new();
+    let (mut slots, mut newer) = (Vec::new(), None);
     for object in store.list(names::KEYS).await? {
         let Some(bytes) = store.read(&object.key, KEY_SLOT_BYTES_MAX).await? else { continue };
         match KeySlot::decode(&bytes) {
             Ok(slot) if slot.repository() == repository => slots.push((slot, bytes)),
             Ok(_) => tracing::debug!(slot = %object.key, "a key slot of another repository"),
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                newer = Some(error.with("slot", &object.key));
+            }
             // One damaged slot must not lock out the holders of the others.
             Err(error) => tracing::warn!(slot = %object.key, "unreadable key slot: {error}"),
         }
     }
-    Ok(slots)
+    match newer {
+        Some(error) if slots.is_empty() => Err(error),
+        _ => Ok(slots),
+    }
 }
 
 /// Makes sure that the log is checked against the repository's own key. Whoever can write to the

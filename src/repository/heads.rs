@@ -11,7 +11,7 @@ use super::{
     names,
     segment::{HEAD_BYTES_MAX, PREFIX_BYTES, Prefix, StoredHead, broken},
     store::Key,
-    timeline::{SegmentId, TIME_ERROR_SECONDS_MAX, Unwatched},
+    timeline::{SegmentId, Unwatched},
 };
 
 /// Bytes read first of a segment; most heads fit.
@@ -154,7 +154,7 @@ impl StoredHead {
         // What follows the first was seen one by one.
         let to = self.head.events.first()?.at;
         let from = self.head.not_before?;
-        ((to - from).num_seconds() >= TIME_ERROR_SECONDS_MAX).then_some(Unwatched { from, to })
+        Some(Unwatched { from, to }).filter(|unwatched| !unwatched.is_short())
     }
 }
 

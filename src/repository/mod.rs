@@ -53,5 +53,5 @@ pub use replay::RepositoryLog;
 pub use segment::StoredHead;
 pub use stats::Stats;
 pub use stream::{BEAT_SECONDS_MAX, Beat, StreamWriter};
-pub use timeline::{Coverage, Point, SegmentId, TIME_ERROR_SECONDS_MAX, Timeline, Unwatched};
+pub use timeline::{Coverage, Point, SegmentId, Timeline, Unwatched};
 pub use verify::{Problem, VerifyReport};

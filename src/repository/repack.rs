@@ -8,7 +8,7 @@ use std::{
 use stillpoint_contract::{Error, ErrorKind, Result};
 
 use super::{
-    blobs::Blobs,
+    blobs::{Blobs, read_table},
     closure::places,
     handle::{INDEX_RUN_BYTES_MAX, Repository},
     history::{History, PackList},
@@ -193,7 +193,7 @@ async fn still_needed(
     spots: &HashSet<Spot>,
 ) -> Result<Vec<(Located, SealedBlob)>> {
     let mut needed = Vec::new();
-    let table = blobs.table(pack, size_bytes).await?;
+    let table = read_table(&*blobs.store, pack, size_bytes).await?;
     for entry in table.into_iter().filter(|e| spots.contains(&(e.offset, e.stored_bytes))) {
         let place = Located { pack, pack_bytes: 0, entry };
         needed.push((place, blobs.intact(place).await?));

@@ -41,7 +41,7 @@ pub struct Point {
 }
 
 /// How much later than a commit its time may be, in seconds, before it counts as unknown.
-pub const TIME_ERROR_SECONDS_MAX: i64 = 1;
+const TIME_ERROR_SECONDS_MAX: i64 = 1;
 
 /// Times between which nobody looked at the log. What was committed then was captured later, and
 /// can be told apart by position, not by time.
@@ -51,6 +51,19 @@ pub struct Unwatched {
     pub from: DateTime<Utc>,
     /// When it was seen again. This instant itself is known.
     pub to: DateTime<Utc>,
+}
+
+impl Unwatched {
+    /// What remains of it after an instant whose state is known.
+    #[must_use]
+    pub fn since(self, known: DateTime<Utc>) -> Self {
+        Self { from: self.from.max(known), ..self }
+    }
+
+    /// Whether it is too short to put any commit's time in doubt.
+    pub fn is_short(self) -> bool {
+        (self.to - self.from).num_seconds() < TIME_ERROR_SECONDS_MAX
+    }
 }
 
 /// Captured log without a hole.
@@ -66,6 +79,8 @@ pub struct Coverage {
     pub unwatched: Vec<Unwatched>,
     /// Why it does not continue the coverage before it.
     pub gap: Option<String>,
+    /// Set when log that was stored after its end is missing or damaged: why that is known.
+    pub lost: Option<String>,
     /// Backups from which it can be replayed, by id, in order.
     pub backups: Vec<String>,
     /// Its segments, in order.
@@ -93,6 +108,31 @@ impl Timeline {
         self.coverage.iter().find(|c| c.backups.contains(&backup.commit.backup))
     }
 
+    /// Whether the database was at an instant as a backup had found it: a later backup found it at
+    /// the same position.
+    pub fn stood_still(&self, backup: &Committed, at: DateTime<Utc>) -> bool {
+        let own = &backup.commit;
+        own.consistent_at.is_some()
+            && own.consistent_time <= at
+            && self.backups.iter().any(|later| {
+                later.seq > backup.seq
+                    && later.commit.consistent_at == own.consistent_at
+                    && at <= later.commit.consistent_time
+            })
+    }
+
+    /// Says which backups' times contradict the order in which they were made, if any do.
+    pub fn clock_doubt(&self) -> Option<String> {
+        let times = self.backups.windows(2).map(|pair| (&pair[0].commit, &pair[1].commit));
+        let (ahead, behind) =
+            times.filter(|(one, next)| next.consistent_time < one.consistent_time).last()?;
+        Some(format!(
+            "backup {} was made before {}, and has a later time: the clock was set back, or one \
+             machine's clock is wrong; restore by position or by backup where times are in doubt",
+            ahead.backup, behind.backup
+        ))
+    }
+
     /// Why the newest captured log does not count: no backup leads into it.
     pub fn open_gap(&self) -> Option<&str> {
         let newest = self.coverage.last()?;
@@ -110,6 +150,10 @@ impl Repository {
         for object in self.store.list(names::STREAMS).await? {
             let source = object.key.as_str().split('/').nth(1).and_then(names::decode);
             known.extend(source);
+        }
+        // A capture that stored nothing yet is known by its signs of life.
+        for object in self.store.list(names::ALL_BEATS).await? {
+            known.extend(names::beat_database(&object.key));
         }
         known.sort();
         known.dedup();
@@ -133,7 +177,10 @@ impl Repository {
             problems: Vec::new(),
         };
         let stored = self.stored(database, &history).await?;
-        if timeline.backups.is_empty() && stored.is_empty() {
+        if timeline.backups.is_empty()
+            && stored.is_empty()
+            && self.newest_beats(database).await?.is_empty()
+        {
             return Err(self.no_database(database).await?);
         }
         if !self.is_unlocked() {
@@ -146,6 +193,7 @@ impl Repository {
                 timeline.coverage.push(coverage);
             }
         }
+        mark_holes(&mut timeline.coverage);
         self.anchor_backups(&heads, &mut timeline).await?;
         let damaged = heads.damaged.lock().await;
         let unknown = damaged.iter().filter(|problem| !timeline.problems.contains(problem));
@@ -202,10 +250,12 @@ impl Repository {
                     // A running capture stored it after we looked.
                     continue;
                 }
-                timeline.problems.push(format!(
+                let lost = format!(
                     "the captured log ends at {}, and was stored up to {}: segments are missing",
                     coverage.end.position, beat.position
-                ));
+                );
+                timeline.problems.push(lost.clone());
+                coverage.lost = Some(lost);
             }
         }
         timeline.beat = newest_stream.and_then(|stream| beats.remove(&stream));
@@ -319,6 +369,24 @@ impl Repository {
             }
         }
         Ok(RepositoryLog::new(heads, segments))
+    }
+}
+
+/// Marks what ends because the segment after it is missing: a later one of its stream is there.
+fn mark_holes(coverage: &mut [Coverage]) {
+    for later in 1..coverage.len() {
+        let (before, after) = coverage.split_at_mut(later);
+        let Some((first, gap)) = after.first().and_then(|c| c.segments.first().zip(c.gap.clone()))
+        else {
+            continue;
+        };
+        let precedes = |coverage: &&mut Coverage| {
+            let last = coverage.segments.last();
+            last.is_some_and(|last| last.stream == first.stream && last.seq < first.seq)
+        };
+        if let Some(holed) = before.iter_mut().rev().find(precedes) {
+            holed.lost.get_or_insert(gap);
+        }
     }
 }
 

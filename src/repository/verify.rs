@@ -6,22 +6,25 @@ use futures::{StreamExt as _, stream};
 use stillpoint_contract::{Error, ErrorKind, Result};
 
 use super::{
-    blobs::FETCH_CHUNKS_MAX,
+    blobs::{read_range, read_table},
     entry::hash_of,
     handle::{INDEX_RUN_BYTES_MAX, KEY_SLOT_BYTES_MAX, Repository},
     heads::is_unreadable,
     history::{Committed, History, PackList},
     index_run::RunName,
     names,
-    pack::{PACK_BYTES_MAX, PackName, inspect},
+    pack::{Inspection, PackName},
     reader::BasePart,
     segment::{Prefix, SEGMENT_BYTES_MAX},
-    store::Key,
+    wire::corrupt,
 };
 use crate::pipeline::Meter;
 
-/// Packs that are read at once. Each is held in memory whole.
+/// Packs that are read at once.
 const READS_MAX: usize = 2;
+
+/// Chunks that are decoded together. Bounds the memory of a verification.
+const DECODED_CHUNKS_MAX: u64 = 16;
 
 /// Something that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,7 +147,7 @@ impl Repository {
     ) -> Result<()> {
         let mut checks = stream::iter(users)
             .map(|(pack, (size_bytes, backups))| async move {
-                let checked = self.verify_pack(pack).await;
+                let checked = self.verify_pack(pack, size_bytes).await;
                 meter.advance(size_bytes);
                 (pack, size_bytes, backups, checked)
             })
@@ -161,11 +164,25 @@ impl Repository {
         Ok(())
     }
 
-    async fn verify_pack(&self, pack: PackName) -> Result<()> {
-        let key = pack.key();
-        let read = self.store.read(&key, PACK_BYTES_MAX as u64).await?;
-        let bytes = read.ok_or_else(|| missing(&key))?;
-        self.world.cpu.run(move |_| inspect(&pack, &bytes).map(|_| ())).await?
+    async fn verify_pack(&self, pack: PackName, size_bytes: u64) -> Result<()> {
+        let table = match read_table(&*self.store, pack, size_bytes).await {
+            Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
+            table => table,
+        };
+        let mut inspection = Inspection::new(pack, size_bytes, table);
+        while let Some(stretch) = inspection.next() {
+            let bytes = read_range(&*self.store, pack, stretch).await?;
+            let look = move |_: &mut _| {
+                inspection.take(&bytes);
+                inspection
+            };
+            inspection = self.world.cpu.run(look).await?;
+        }
+        let more = self.store.read_range(&pack.key(), size_bytes..size_bytes + 1).await?;
+        if more.is_some_and(|more| !more.is_empty()) {
+            return Err(corrupt(format!("check pack {pack}"), "it is longer than it was written"));
+        }
+        inspection.end()
     }
 
     async fn verify_index(&self, history: &History, report: &mut VerifyReport) -> Result<()> {
@@ -264,7 +281,7 @@ impl Repository {
                 let part = BasePart::new(entry.clone(), reader.manifest().chunk_bytes);
                 let mut at = 0;
                 while at < part.chunks() {
-                    let stop = (at + FETCH_CHUNKS_MAX as u64).min(part.chunks());
+                    let stop = (at + DECODED_CHUNKS_MAX).min(part.chunks());
                     match part.fetch(reader.blobs(), at..stop).await {
                         Ok(chunks) => {
                             let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
@@ -326,9 +343,4 @@ impl Repository {
             .await
             .map(|_| ())
     }
-}
-
-fn missing(key: &Key) -> Error {
-    Error::new(ErrorKind::Missing, stillpoint_contract::code::MISSING_OBJECT, format!("read {key}"))
-        .with("problem", "it is gone")
 }

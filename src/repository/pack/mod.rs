@@ -4,6 +4,7 @@ mod blob;
 mod build;
 mod entry;
 mod header;
+mod inspect;
 mod name;
 mod read;
 #[cfg(test)]
@@ -13,5 +14,6 @@ pub use blob::SealedBlob;
 pub use build::{FinishedPack, PackBuilder};
 pub use entry::PackEntry;
 pub use header::{PACK_BYTES_MAX, PackHeader};
+pub use inspect::{Inspection, inspect};
 pub use name::{PackKind, PackName};
-pub use read::{Scan, Trailer, inspect, read_trailer, scan};
+pub use read::{Scan, Trailer, read_trailer, scan};

@@ -2,7 +2,7 @@
 
 use stillpoint_contract::Result;
 
-use super::{PackEntry, PackHeader, PackName, SealedBlob, blob::Header, header::PACK_BYTES_MAX};
+use super::{PackEntry, PackHeader, SealedBlob, blob::Header, header::PACK_BYTES_MAX};
 use crate::repository::wire::corrupt;
 
 /// Length of what follows the table: its length and the checksum of both, in bytes.
@@ -108,33 +108,5 @@ pub fn scan(pack: &[u8]) -> Scan {
     }
     Scan { entries, end }
 }
-
-/// Checks a whole pack as far as that is possible without a key: its name, its header, and that
-/// its table of contents is what its blobs say of themselves.
-///
-/// Hashes all of it: work for a CPU thread.
-///
-/// # Errors
-///
-/// [`Corrupt`](stillpoint_contract::ErrorKind::Corrupt) when anything disagrees.
-pub fn inspect(name: &PackName, pack: &[u8]) -> Result<(PackHeader, Vec<PackEntry>)> {
-    let damaged = |problem| corrupt(format!("check pack {name}"), problem);
-    // The hash first: a damaged version number is damage, and not a newer program's work.
-    if PackName::of(name.kind, pack) != *name {
-        return Err(damaged("its content does not have its name"));
-    }
-    let header = PackHeader::decode(pack)?;
-    if header.kind != name.kind {
-        return Err(damaged("it is of another kind than its name says"));
-    }
-    let Trailer::Whole(entries) = read_trailer(pack, pack.len() as u64)? else {
-        return Err(damaged("its table of contents is longer than the pack"));
-    };
-    let table_bytes = entries.len() * PackEntry::LENGTH_BYTES + FOOTER_BYTES;
-    let scan = scan(&pack[..pack.len() - table_bytes]);
-    if scan.entries == entries { Ok((header, entries)) } else { Err(damaged(DISAGREEMENT)) }
-}
-
-const DISAGREEMENT: &str = "its table of contents disagrees with its blobs";
 
 const _: () = assert!(SealedBlob::HEADER_BYTES + PackHeader::LENGTH_BYTES < PACK_BYTES_MAX);

@@ -8,7 +8,7 @@ use super::{bench::Bench, golden::assert_shape};
 fn every_answer_has_the_form_that_was_promised() {
     let bench = Bench::new();
     assert_shape("init", &bench.json(&["init"]));
-    bench.create("app.db");
+    let application = bench.create("app.db");
     assert_shape("list-empty", &bench.json(&["list"]));
     let backup = bench.json(&["backup", "sqlite:app.db"]);
     assert_shape("backup", &backup);
@@ -35,6 +35,7 @@ fn every_answer_has_the_form_that_was_promised() {
     assert_shape("repo-key-add", &added);
     let slot = added["key"]["slot"].as_str().unwrap();
     assert_shape("repo-key-remove", &bench.json(&["repo", "key", "remove", slot]));
+    application.execute("INSERT INTO t DEFAULT VALUES", []).unwrap();
     bench.ok(&["backup", "sqlite:app.db"]);
     assert_shape("timeline-gap", &bench.json(&["timeline", "app.db"]));
     assert_shape("forget-dry-run", &bench.json(&["forget", id, "--dry-run"]));

@@ -1,6 +1,6 @@
 //! What cannot be done, and how it is told.
 
-use super::bench::{Bench, Ran};
+use super::bench::{Bench, Ran, files_below};
 
 #[test]
 fn a_place_without_a_repository() {
@@ -94,6 +94,19 @@ fn a_repository_of_a_newer_version() {
     for words in [&["list"][..], &["backup", "sqlite:app.db"]] {
         bench.refused(words, "SP0202", 5);
     }
+}
+
+#[test]
+fn a_key_of_a_newer_version() {
+    let bench = Bench::with_database();
+    for path in files_below(&bench.path("repo/keys")) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let newer = text.replacen("\"format\": 1", "\"format\": 2", 1);
+        assert_ne!(newer, text);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, newer).unwrap();
+    }
+    bench.refused(&["list"], "SP0202", 5);
 }
 
 #[test]
@@ -231,6 +244,9 @@ fn walk(folder: &std::path::Path) -> usize {
 #[test]
 fn a_passphrase_for_a_repository_that_is_not_encrypted() {
     let bench = Bench::new();
+    let ran = bench.refused(&["init", "--no-encryption"], "SP0100", 2);
+    assert!(ran.err.contains("unset STILLPOINT_PASSPHRASE_FILE"), "{}", ran.err);
+    assert!(!bench.path("repo/stillpoint-repo.json").exists());
     let mut init = bench.command(&["init", "--no-encryption"]);
     init.env_remove("STILLPOINT_PASSPHRASE_FILE");
     assert_eq!(Ran::of(init).status, 0);

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::bench::Bench;
+use super::bench::{Bench, files_below};
 
 /// Takes one row out of an index of `app.db`, which has an index for this then.
 fn damage(bench: &Bench) {
@@ -152,4 +152,43 @@ fn a_position_inside_a_transaction_is_refused_before_anything_is_copied() {
         bench.ok(&["restore", "app.db", "--at", nearest, "--to", "nearest.db", "--force"]);
     }
     bench.ok(&["restore", "app.db", "--at", end, "--to", "back.db"]);
+}
+
+#[test]
+fn a_newest_commit_that_was_captured_and_lost_is_not_replaced_by_an_older_one() {
+    let bench = Bench::with_database();
+    bench.ok(&["backup", "sqlite:app.db"]);
+    let application = Connection::open(bench.path("app.db")).unwrap();
+    let stream = bench.stream();
+    bench.wait_until_capturing();
+    let segments = || {
+        let mut files = files_below(&bench.path("repo/streams"));
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "seg"));
+        files
+    };
+    for rows in 11..14 {
+        let before = segments().len();
+        application.execute("INSERT INTO t DEFAULT VALUES", []).unwrap();
+        bench.wait_until("a segment", || segments().len() > before);
+        assert_eq!(bench.rows("app.db"), rows);
+    }
+    assert_eq!(stream.stop(), 0);
+    bench.ok(&["restore", "app.db", "--to", "whole.db"]);
+    assert_eq!(bench.rows("whole.db"), 13);
+
+    // The last one, then one in the middle.
+    for lost in [segments().len() - 1, 1] {
+        let path = segments()[lost].clone();
+        let kept = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let words = ["restore", "app.db", "--to", "older.db"];
+        let ran = bench.refused(&words, "SP0401", 6);
+        assert!(!bench.path("older.db").exists());
+        let nearest = ran.err.lines().find_map(|line| line.split(" --at ").nth(1)).unwrap();
+        let nearest = nearest.split(' ').next().unwrap();
+        bench.ok(&[&words[..], &["--at", nearest]].concat());
+        assert_eq!(bench.rows("older.db"), 10 + i64::try_from(lost).unwrap());
+        std::fs::remove_file(bench.path("older.db")).unwrap();
+        std::fs::write(&path, kept).unwrap();
+    }
 }
