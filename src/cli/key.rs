@@ -223,6 +223,8 @@ async fn finish(
                     keys where a disaster does not reach them";
         warnings.push(only.to_owned());
     }
-    warnings.iter().for_each(|warning| session.warn(warning));
+    for warning in &warnings {
+        session.warn(warning);
+    }
     session.answer(&ChangeAnswer { change, key: Key::from(slot), recovery_key, file, warnings })
 }

@@ -58,14 +58,14 @@ impl Run {
 /// A failure in the form that was asked for, ending in a line feed.
 pub(crate) fn render(error: &Error, status: u8, format: Format, look: &Look, run: &Run) -> String {
     let advice = error.advice().into_iter();
-    let next = advice.map(|next| with_options(next, &run.options)).collect();
+    let next: Vec<_> = advice.map(|next| with_options(next, &run.options)).collect();
     match format {
-        Format::Text => text(error, status, look, &run.trace, next),
+        Format::Text => text(error, status, look, &run.trace, &next),
         Format::Json => json(error, status, &run.trace, next),
     }
 }
 
-fn text(error: &Error, status: u8, look: &Look, trace: &str, advice: Vec<String>) -> String {
+fn text(error: &Error, status: u8, look: &Look, trace: &str, advice: &[String]) -> String {
     let mut page = Page::new(look);
     let chain = [vec![error.to_string()], causes(error)].concat();
     let label = look.paint(Tone::Bad, &format!("error[{}]", error.code()));

@@ -123,9 +123,9 @@ impl Timeline {
 
     /// Says which backups' times contradict the order in which they were made, if any do.
     pub fn clock_doubt(&self) -> Option<String> {
-        let times = self.backups.windows(2).map(|pair| (&pair[0].commit, &pair[1].commit));
+        let mut pairs = self.backups.windows(2).map(|pair| (&pair[0].commit, &pair[1].commit));
         let (ahead, behind) =
-            times.filter(|(one, next)| next.consistent_time < one.consistent_time).last()?;
+            pairs.rfind(|(one, next)| next.consistent_time < one.consistent_time)?;
         Some(format!(
             "backup {} was made before {}, and has a later time: the clock was set back, or one \
              machine's clock is wrong; restore by position or by backup where times are in doubt",

@@ -37,9 +37,9 @@ impl Inspection {
     /// What to look at next; `None` at the end.
     pub fn next(&self) -> Option<Range<u64>> {
         let rest = &self.entries[self.looked_at..];
-        let ends = rest.iter().map(|entry| entry.range().end);
+        let mut ends = rest.iter().map(|entry| entry.range().end);
         let far = |end: &u64| *end >= self.at + STRETCH_BYTES;
-        let end = ends.clone().find(far).or_else(|| ends.last());
+        let end = ends.clone().find(far).or_else(|| ends.next_back());
         let end = end.unwrap_or_else(|| self.pack_bytes.min(self.at + STRETCH_BYTES));
         (self.at < self.pack_bytes).then_some(self.at..end)
     }
