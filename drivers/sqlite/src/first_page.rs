@@ -13,11 +13,17 @@ use rusqlite::{Connection, OpenFlags};
 const VERSIONS: std::ops::Range<usize> = 18..20;
 const LOG_VERSION: u8 = 2;
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 /// Reads the page. The connection takes no lock and makes no file.
 /// Source: <https://www.sqlite.org/uri.html#uriimmutable>.
 pub(crate) fn on_disk(path: &Path) -> rusqlite::Result<Vec<u8>> {
-    let path: String = path.as_os_str().as_bytes().iter().map(|b| format!("%{b:02x}")).collect();
-    let uri = format!("file:{path}?immutable=1");
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_bytes() {
+        uri.push('%');
+        uri.extend([byte >> 4, byte & 0xF].map(|half| char::from(HEX[usize::from(half)])));
+    }
+    uri.push_str("?immutable=1");
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_URI
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -120,7 +120,7 @@ async fn a_change_that_leaves_length_and_time_of_a_resting_file_is_a_gap() {
     let (path, db) = bystander(&directory);
     work(&db, 3);
     drop(db);
-    let at = std::time::UNIX_EPOCH + Duration::from_secs(1_767_225_600);
+    let at = std::time::UNIX_EPOCH + Duration::from_hours(490_896);
     set_modified(&path, at);
     let mark = mark_of(&back_up(connect(&path).await.as_ref(), None).await.unwrap());
     application(&path).execute_batch("UPDATE t SET a = zeroblob(9000)").unwrap();

@@ -132,7 +132,7 @@ async fn a_change_that_leaves_length_and_time_of_a_resting_file_is_backed_up() {
     application(&path)
         .execute_batch("CREATE TABLE t(v); INSERT INTO t VALUES ('before'), ('before')")
         .unwrap();
-    let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_767_225_600);
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_hours(490_896);
     set_modified(&path, at);
     let first = back_up(connect(&path).await.as_ref(), None).await.unwrap();
     let length = fs::metadata(&path).unwrap().len();
