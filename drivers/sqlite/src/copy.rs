@@ -162,7 +162,7 @@ fn run(
     path: &Path,
 ) -> Result<u32> {
     let page_bytes = database.page_bytes(source)?;
-    let free = rustix::fs::statvfs(&scratch_directory(database));
+    let free = rustix::fs::statvfs(scratch_directory(database));
     let room = Room {
         wanted_bytes: u64::from(page_bytes) * u64::from(database.page_count(source)?),
         free_bytes: free.map(|free| free.f_bavail * free.f_frsize).ok(),
