@@ -7,6 +7,7 @@
 
 use std::{env, fs, path::PathBuf, process::Command};
 
+use rusqlite::Connection;
 use rustix::process::geteuid;
 
 use crate::site::{Site, add, rows};
@@ -144,4 +145,35 @@ fn a_place_that_cannot_be_written_is_named() {
     assert_eq!(rows(&site.path("back.db")), 100);
     repo.remount("rw");
     site.ok(&["backup", "sqlite:app.db"]);
+}
+
+#[test]
+fn a_scratch_directory_without_room_is_named_with_what_was_needed_and_another_one_serves() {
+    let site = Site::new();
+    let name =
+        "a_scratch_directory_without_room_is_named_with_what_was_needed_and_another_one_serves";
+    let Some(disk) = Disk::mount(site.path("small"), 2 << 10, name) else { return };
+    let application = Connection::open(site.path("old.db")).unwrap();
+    application.execute_batch("CREATE TABLE t (n INTEGER PRIMARY KEY, v BLOB)").unwrap();
+    add(&application, 6_000);
+    let missing = site.path("missing");
+    for (scratch, status, said) in [
+        (&disk.0, 8, ["SP0304", "needed there 6 MiB", "free there 2 MiB", "old.db"]),
+        (&missing, 6, ["SP0303", "make a scratch file", "missing", "No such file"]),
+    ] {
+        let output = site.command(&["backup", "sqlite:old.db"]).env("TMPDIR", scratch).output();
+        let output = output.unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{told}");
+        let file = format!("file {}", scratch.display());
+        let next = "next: TMPDIR=DIRECTORY stillpoint --key-file key backup sqlite:";
+        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+        for word in said.into_iter().chain([file.as_str(), next]) {
+            assert!(told.contains(word), "{word}\n{told}");
+        }
+        assert_eq!(backups(&site), 0);
+    }
+    let room = site.command(&["backup", "sqlite:old.db"]).env("TMPDIR", site.path("")).output();
+    assert!(room.unwrap().status.success());
+    assert_eq!(backups(&site), 1);
 }

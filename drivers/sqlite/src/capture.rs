@@ -28,27 +28,44 @@ use crate::{
 /// Source: <https://www.sqlite.org/pragma.html#pragma_wal_autocheckpoint>.
 const CHECKPOINT_FRAMES: u32 = 1000;
 
-/// From this many frames on a writer that never pauses is made to pause.
-const PAUSE_FRAMES: u32 = 16 * CHECKPOINT_FRAMES;
+/// From this length of the log on, writers that never pause are made to.
+const PAUSE_BYTES: u64 = 64 << 20;
 
-/// How many frames may be left to read and to copy back while writers wait, and how often we try
-/// to get there before.
+/// How many frames may be left to copy back while writers wait, and how often we try to get there
+/// before.
 const PAUSE_TAIL_FRAMES_MAX: u32 = 3 * CHECKPOINT_FRAMES;
 const PAUSE_ROUNDS: u32 = 2;
 
-/// From this many frames on the log is let go although its last frames are not yet durable.
-const LET_GO_FRAMES: u32 = 64 * CHECKPOINT_FRAMES;
+/// From this length on the log is let go although its last frames, which are in our hands, are not
+/// yet durable.
+const LET_GO_BYTES: u64 = 2 * PAUSE_BYTES;
+
+/// Longer than this our hold makes no log: then it is let go, whatever that costs. A full disk of
+/// the application is worse than a gap, and four times what writers are made to pause for is more
+/// than they can write while a segment is stored.
+const LOG_BYTES_MAX: u64 = 4 * PAUSE_BYTES;
 
 /// How long we wait for the write lock, and how long we keep it at most.
 const PAUSE_WAIT: Duration = Duration::from_millis(30);
 const PAUSE_MAX: Duration = Duration::from_millis(150);
 
-/// Least time between two checkpoints, or two pauses, of ours.
+/// When nothing was copied back for so long although our hold would have let it, another reader
+/// keeps it: a checkpoint that runs makes progress.
+const OTHERS_HOLD: Duration = Duration::from_secs(1);
+
+/// Least time between two checkpoints of ours.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(250);
-const PAUSE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long writers have for themselves between two pauses: as long as SQLite's own busy handler
+/// sleeps at most, so that each of them gets its turn.
+/// Source: SQLite 3.54 main.c, `sqliteDefaultBusyCallback`.
+const PAUSE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How much log is read ahead under the write lock when a capture begins.
 const CATCH_UP_BYTES_MAX: u64 = 32 << 20;
+
+/// From this much of log that is read ahead on, no further segment is.
+const READY_BYTES_MAX: u64 = 24 << 20;
 
 /// By how much a file's time stamp may lag behind the clock: one tick of the kernel.
 const TICK: Duration = Duration::from_millis(10);
@@ -75,7 +92,8 @@ pub(crate) struct Capture {
     left: Option<Salts>,
     /// Whether all of that is durable.
     is_confirmed: bool,
-    /// Segments read ahead; at most [`CATCH_UP_BYTES_MAX`] of bodies.
+    /// Segments read ahead; at most [`READY_BYTES_MAX`] of bodies and one more, or
+    /// [`CATCH_UP_BYTES_MAX`] when the capture begins.
     ready: VecDeque<LogSegment>,
     /// The time of the last commit; times never step backwards within a capture.
     last_at: DateTime<Utc>,
@@ -87,6 +105,15 @@ pub(crate) struct Capture {
     pause: Option<(Connection, Duration)>,
     checkpoint_after: Duration,
     pause_after: Duration,
+    /// How long the log may become, and in which generation: one that was long before we came may
+    /// grow as much as any other.
+    ceiling: (Option<Generation>, u64),
+    /// How much of the log was copied back, and since when no more than that.
+    copied: (u32, Duration),
+    /// Since when the log has been longer than it may be.
+    over_since: Option<Duration>,
+    /// Set when the log was let go unread.
+    given_up: Option<String>,
 }
 
 impl Capture {
@@ -117,6 +144,10 @@ impl Capture {
             pause: None,
             checkpoint_after: Duration::ZERO,
             pause_after: Duration::ZERO,
+            ceiling: (state.live.map(|(live, _)| live), LOG_BYTES_MAX + state.bytes()),
+            copied: (0, Duration::ZERO),
+            over_since: None,
+            given_up: None,
         };
         capture.catch_up(&state)?;
         Ok((capture, start, gap))
@@ -124,15 +155,12 @@ impl Capture {
 
     /// Returns the next stretch of log.
     pub(crate) fn next(&mut self) -> Result<Option<LogSegment>> {
+        let looked = self.look();
         if let Some(segment) = self.ready.pop_front() {
+            self.is_confirmed = false;
             return Ok(Some(segment));
         }
-        self.database().check_identity()?;
-        if !self.observer.wal.is_current() {
-            return Err(error::gap("the log file was removed or replaced by hand"));
-        }
-        let looked_at = self.database().clock.now();
-        let state = self.pause_if_long()?;
+        let (looked_at, state) = looked?;
         let segment = self.read_next(&state)?;
         if segment.is_none() || self.has_all(&state) {
             self.seen_until = looked_at;
@@ -143,6 +171,18 @@ impl Capture {
             self.is_confirmed = false;
         }
         Ok(segment)
+    }
+
+    /// Looks at the log, and makes it end where it has become long.
+    fn look(&mut self) -> Result<(DateTime<Utc>, LogState)> {
+        self.database().check_identity()?;
+        if !self.observer.wal.is_current() {
+            return Err(error::gap("the log file was removed or replaced by hand"));
+        }
+        let looked_at = self.database().clock.now();
+        let state = self.observer.observe()?;
+        self.keep_below_ceiling(&state)?;
+        Ok((looked_at, self.pause_if_long(state)?))
     }
 
     /// Everything before `position` is durable.
@@ -169,15 +209,57 @@ impl Capture {
         if self.has_all(&state) && self.ready.is_empty() {
             self.seen_until = looked_at;
         }
+        self.keep_below_ceiling(&state)?;
         if self.patience().is_some_and(|left| left.is_zero()) {
-            // A log of this length fills disks. Its last frames are in our hands, but should we
-            // be killed before they are durable, the next start finds a gap.
-            self.end_pause(LET_GO_FRAMES <= state.frames())?;
+            self.end_pause(LET_GO_BYTES <= state.bytes())?;
         }
-        if self.pause.is_some() {
+        if self.pause.is_none() {
+            self.pause_if_long(state)?;
+        }
+        if self.pause.is_none() { self.relax() } else { Ok(()) }
+    }
+
+    /// Lets the log go, read or not, before it fills the application's disk.
+    fn keep_below_ceiling(&mut self, state: &LogState) -> Result<()> {
+        if let Some(why) = &self.given_up {
+            return Err(error::gap(why.clone()));
+        }
+        let live = state.live.map(|(live, _)| live);
+        if live != self.ceiling.0 {
+            self.ceiling = (live, LOG_BYTES_MAX);
+        }
+        if state.backfilled != self.copied.0 || self.hold.keeps(state.backfilled) {
+            self.copied = (state.backfilled, self.database().clock.elapsed());
+        }
+        let is_let_go = self.hold.let_go_at().is_some_and(|at| at.same_commit(state));
+        if state.bytes() < self.ceiling.1 || is_let_go {
+            self.over_since = None;
             return Ok(());
         }
-        self.relax()
+        let now = self.database().clock.elapsed();
+        let over_since = *self.over_since.get_or_insert(now);
+        if self.copied.1 <= over_since {
+            // Unless something was copied back since, another reader may be what keeps the log.
+            return Ok(());
+        }
+        let mebibytes = state.bytes() >> 20;
+        let why = format!(
+            "the log had grown to {mebibytes} MiB faster than it could be stored, and was let go \
+             before it filled the application's disk"
+        );
+        tracing::warn!(file = %self.database().path.display(), "{why}");
+        self.pause = None;
+        self.given_up = Some(why.clone());
+        self.hold.end(&self.observer)?;
+        Err(error::gap(why))
+    }
+
+    /// Whether another reader keeps the log from being copied back: then neither a pause nor letting
+    /// go makes it shorter.
+    fn is_held_by_others(&self, state: &LogState) -> bool {
+        let (copied, since) = self.copied;
+        let stood = self.database().clock.elapsed().saturating_sub(since);
+        copied == state.backfilled && OTHERS_HOLD <= stood
     }
 
     /// Releases everything.
@@ -341,8 +423,8 @@ impl Capture {
         if unread == 0 || CATCH_UP_BYTES_MAX < bytes {
             return Ok(());
         }
-        let writer = self.database().open_writable()?;
-        if write_lock(self.database(), &writer, PAUSE_WAIT).is_err() {
+        let mut writer = self.database().open_writable()?;
+        if write_lock(self.database(), &mut writer, PAUSE_WAIT).is_err() {
             return Ok(());
         }
         let looked_at = self.database().clock.now();
@@ -371,11 +453,19 @@ impl Capture {
         if is_known && lag > 0 && (self.has_all(&state) || CHECKPOINT_FRAMES <= lag) {
             self.hold.advance(&self.observer)?;
         }
-        if !self.has_all(&state) || self.hold.let_go_at().is_some() {
+        if self.hold.let_go_at().is_some() {
             return self.end_pause(false);
+        }
+        if !self.has_all(&state) {
+            // A pause goes on while there is more to read, as long as it may.
+            return Ok(());
         }
         let is_long = CHECKPOINT_FRAMES <= state.frames();
         if is_long && !state.is_backfilled() {
+            let left = state.frames() - state.backfilled;
+            if self.pause.is_some() && PAUSE_TAIL_FRAMES_MAX < left {
+                return self.end_pause(false);
+            }
             self.checkpoint()?;
             state = self.observer.observe()?;
         }
@@ -414,52 +504,95 @@ impl Capture {
         Ok(())
     }
 
-    /// Keeps writers out when the log has become long because they never pause, so that the
-    /// frames that are read next are the last. Gives up quietly when the lock is not free.
-    fn pause_if_long(&mut self) -> Result<LogState> {
-        let state = self.observer.observe()?;
-        let now = self.database().clock.elapsed();
-        let is_due = PAUSE_FRAMES <= state.frames()
-            && self.pause_after <= now
-            && self.is_confirmed
+    /// Keeps writers out when the log has become long because they never pause, so that what is
+    /// left to read comes to an end. They get their turn between two pauses; with each of them less
+    /// is left, until one suffices. Gives up quietly when the lock is not free.
+    fn pause_if_long(&mut self, state: LogState) -> Result<LogState> {
+        let is_due = PAUSE_BYTES <= state.bytes()
+            && self.pause_after <= self.database().clock.elapsed()
             && self.pause.is_none()
-            && self.hold.let_go_at().is_none();
+            && self.hold.let_go_at().is_none_or(|at| !at.same_commit(&state));
         if !is_due {
             return Ok(state);
         }
-        self.pause_after = now + PAUSE_INTERVAL;
-        // Most of the work is done before anybody has to wait.
+        let live = state.live.map(|(live, _)| live);
+        if self.place.tail.is_some_and(|tail| Some(tail.generation) != live) {
+            // That the generation before was read to its end is known from where the hold is now.
+            let Some(segment) = self.read_next(&state)? else { return Ok(state) };
+            self.ready.push_back(segment);
+            self.is_confirmed = false;
+        }
+        // Most of the work is done before anybody has to wait. What is copied back need not be
+        // durable: the end, which nobody can copy while more is written, keeps the log.
+        let mut state = state;
         for _ in 0..PAUSE_ROUNDS {
-            self.observer.checkpoint("PASSIVE")?;
-            let state = self.observer.observe()?;
             if self.hold.lag(&state) > 0 {
                 self.hold.advance(&self.observer)?;
             }
+            self.observer.checkpoint("PASSIVE")?;
+            state = self.observer.observe()?;
         }
-        let state = self.observer.observe()?;
-        let done = self.place.tail.map_or(0, |tail| tail.frame).min(state.backfilled);
-        if PAUSE_TAIL_FRAMES_MAX < state.frames().saturating_sub(done) {
-            // Too much is left to read, or somebody else reads an older state.
+        if self.is_held_by_others(&state) {
+            // Then no pause makes the log shorter.
+            self.pause_after = self.database().clock.elapsed() + PAUSE_INTERVAL;
             return Ok(state);
         }
-        let writer = self.database().open_writable()?;
-        if write_lock(self.database(), &writer, PAUSE_WAIT).is_err() {
+        let is_too_long = LET_GO_BYTES <= state.bytes();
+        if is_too_long {
+            self.read_ahead(&state)?;
+        }
+        let mut writer = self.database().open_writable()?;
+        if write_lock(self.database(), &mut writer, PAUSE_WAIT).is_err() {
             return Ok(state);
         }
         self.pause = Some((writer, self.database().clock.elapsed() + PAUSE_MAX));
+        if is_too_long && self.let_go()? {
+            self.end_pause(false)?;
+        }
         self.observer.observe()
     }
 
     /// Releases the write lock. With `let_go` the log is copied back and let go first.
     fn end_pause(&mut self, let_go: bool) -> Result<()> {
-        if let_go && self.pause.is_some() {
-            let state = self.observer.observe()?;
-            if self.has_all(&state) {
-                self.observer.checkpoint("PASSIVE")?;
-                self.hold.advance(&self.observer)?;
-            }
+        if self.pause.is_none() {
+            return Ok(());
         }
+        let let_go = if let_go { self.let_go().map(drop) } else { Ok(()) };
         self.pause = None;
+        self.pause_after = self.database().clock.elapsed() + PAUSE_INTERVAL;
+        let_go
+    }
+
+    /// Lets the log go while writers are kept out, if all of it can be had in our hands and be
+    /// copied back at once. Should we be killed before it is durable, the next start finds a gap.
+    fn let_go(&mut self) -> Result<bool> {
+        let state = self.observer.observe()?;
+        self.read_ahead(&state)?;
+        let left = state.frames() - state.backfilled;
+        if !self.has_all(&state) || PAUSE_TAIL_FRAMES_MAX < left {
+            return Ok(false);
+        }
+        if self.hold.lag(&state) > 0 {
+            self.hold.advance(&self.observer)?;
+        }
+        self.observer.checkpoint("PASSIVE")?;
+        let is_over = self.observer.observe()?.is_backfilled();
+        if is_over {
+            self.hold.advance(&self.observer)?;
+        }
+        Ok(is_over)
+    }
+
+    /// Reads towards the end of the log, as far as there is room for what is read.
+    fn read_ahead(&mut self, state: &LogState) -> Result<()> {
+        let bytes = |ready: &VecDeque<LogSegment>| -> u64 {
+            ready.iter().map(|segment| segment.body.len() as u64).sum()
+        };
+        while !self.has_all(state) && bytes(&self.ready) < READY_BYTES_MAX {
+            let Some(segment) = self.read_next(state)? else { break };
+            self.ready.push_back(segment);
+            self.is_confirmed = false;
+        }
         Ok(())
     }
 }

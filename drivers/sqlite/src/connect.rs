@@ -11,6 +11,10 @@ use std::{
 };
 
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
+use rustix::{
+    fs::Access,
+    process::{getegid, geteuid},
+};
 use stillpoint_contract::{
     Capabilities, Clock, Consistency, Error, ErrorKind, Identity, Incremental, LogSupply, Probe,
     Result, code,
@@ -18,7 +22,7 @@ use stillpoint_contract::{
 
 use crate::{
     config::Config,
-    error,
+    error, first_page,
     log::POLL_PERIOD,
     wal::{WalFile, is_page_size},
 };
@@ -67,6 +71,7 @@ impl Database {
 
     /// Opens a connection that can take the write lock. Nobody writes with it.
     pub(crate) fn open_writable(&self) -> Result<Connection> {
+        refuse_to_leave_ours(&self.path)?;
         // The path is absolute, so SQLite does not mistake it for a URI.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let open = || -> rusqlite::Result<Connection> {
@@ -258,6 +263,70 @@ fn refuse_second_name(path: &Path) -> Result<()> {
         .next("remove all names but one; rm removes only the name")
         .next("where only one name has a `-wal` beside it, that one is complete: keep it"))
 }
+
+/// A database in WAL mode cannot be opened without `-wal` and `-shm`. Where we have to make them,
+/// they are ours, with the permissions of the database; only root can give them to its owner, and
+/// SQLite then does. An application that cannot write them fails with "attempt to write a readonly
+/// database", while we have the file open and, if we are killed, from then on. A file that we may
+/// not write at all cannot even be tidied up after.
+///
+/// Source: SQLite 3.54 os_unix.c, `findCreateFileMode` and `robustFchown`.
+fn refuse_to_leave_ours(path: &Path) -> Result<()> {
+    let is_there = |suffix| Config::beside(path, suffix).exists();
+    let is_writable = rustix::fs::access(path, Access::WRITE_OK).is_ok();
+    if is_writable && is_there("-wal") && is_there("-shm") {
+        return Ok(());
+    }
+    let metadata = fs::metadata(path).map_err(|e| no_database(e, path))?;
+    if is_writable && is_ours_to_share(path, &metadata) {
+        return Ok(());
+    }
+    // What cannot be read is refused with its own reason.
+    let needs_log = first_page::on_disk(path).is_ok_and(|page| first_page::needs_log(&page));
+    if !needs_log {
+        return Ok(());
+    }
+    let refused = Error::new(ErrorKind::Denied, code::UNSUITABLE_DATABASE, "open the database")
+        .with("file", path.display())
+        .with("its owner", metadata.uid())
+        .with("our user", geteuid().as_raw());
+    Err(if is_writable {
+        refused
+            .why(
+                "`-wal` and `-shm` do not exist, and if we made them beside it, its owner could \
+                 not write them: the application would fail; nothing was opened",
+            )
+            .next("run the same command as the user who owns the file, or while it is in use")
+    } else {
+        refused
+            .why(
+                "SQLite needs to write `-wal` and `-shm` beside a database to read it \
+                 consistently, and those would stay behind as ours; nothing was opened",
+            )
+            .next(format!("grant write permission on {} and its directory", error::quoted(path)))
+            .next("or run the same command as the user who owns the file")
+    })
+}
+
+/// Whether the owner of a database could write what we make beside it.
+fn is_ours_to_share(path: &Path, database: &fs::Metadata) -> bool {
+    let user = geteuid();
+    if user.is_root() || user.as_raw() == database.uid() {
+        return true;
+    }
+    let lets = |bits| database.mode() & bits == bits;
+    let directory = path.parent().and_then(|parent| fs::metadata(parent).ok());
+    let handed_down = directory.filter(|d| d.mode() & SET_GROUP != 0).map(|d| d.gid());
+    let group = handed_down.unwrap_or_else(|| getegid().as_raw());
+    lets(OTHERS_WRITE) || lets(GROUP_WRITES) && group == database.gid()
+}
+
+/// Permissions to read and to write, for others and for the group.
+const OTHERS_WRITE: u32 = 0o006;
+const GROUP_WRITES: u32 = 0o060;
+
+/// What is made in such a directory gets its group.
+const SET_GROUP: u32 = 0o2000;
 
 /// How many other names are told.
 const NAMES_MAX: usize = 4;

@@ -5,12 +5,19 @@
 //! writers wait as they would for any long reader.
 //! Source: <https://www.sqlite.org/backup.html>.
 
-use std::{fs::File, io, os::unix::fs::FileExt, path::Path, time::Duration};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use rusqlite::{
-    Connection,
+    Connection, ErrorCode,
     backup::{Backup, StepResult},
+    ffi::{SQLITE_IOERR_FSYNC, SQLITE_IOERR_TRUNCATE, SQLITE_IOERR_WRITE},
 };
 use stillpoint_contract::{
     EXTENT_BYTES, Error, ErrorKind, Evidence, PartWriter, Result, Sink, code,
@@ -77,11 +84,8 @@ pub(crate) async fn backup(
 
 /// Copies into a file without a name, which is gone with the process, however that ends.
 fn copy(database: &Database, source: &Connection) -> Result<(File, Extent, u32)> {
-    let directory = database.config.scratch.clone().unwrap_or_else(std::env::temp_dir);
-    let failed = |e| {
-        error::file(e, "make a scratch file", &directory)
-            .next("setting `scratch` names a directory with room for a copy of the database")
-    };
+    let directory = scratch_directory(database);
+    let failed = |e| elsewhere(database, error::file(e, "make a scratch file", &directory));
     // Its mode is 0600.
     let (file, path) =
         NamedTempFile::with_prefix_in("stillpoint-", &directory).map_err(failed)?.into_parts();
@@ -101,8 +105,51 @@ fn copy(database: &Database, source: &Connection) -> Result<(File, Extent, u32)>
 }
 
 fn unreadable(database: &Database, error: io::Error) -> Error {
-    let directory = database.config.scratch.clone().unwrap_or_else(std::env::temp_dir);
-    error::file(error, "read the copy", &directory)
+    error::file(error, "read the copy", &scratch_directory(database))
+}
+
+fn scratch_directory(database: &Database) -> PathBuf {
+    database.config.scratch.clone().unwrap_or_else(std::env::temp_dir)
+}
+
+/// Says how the copy is made in another directory.
+fn elsewhere(database: &Database, error: Error) -> Error {
+    error.next(if database.config.scratch.is_some() {
+        "give setting `scratch` a directory with room for a copy of the database".to_owned()
+    } else {
+        let url = format!("sqlite:{}", database.path.display());
+        format!("TMPDIR=DIRECTORY stillpoint backup {}", stillpoint_contract::quoted(&url))
+    })
+}
+
+/// Whether a step failed because the scratch file cannot be written: the source is only read.
+fn is_about_scratch(error: &rusqlite::Error) -> bool {
+    let written = [SQLITE_IOERR_WRITE, SQLITE_IOERR_FSYNC, SQLITE_IOERR_TRUNCATE];
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+        || error.sqlite_error().is_some_and(|e| written.contains(&e.extended_code))
+}
+
+/// How much a copy needs, and how much there was when it began.
+#[derive(Clone, Copy)]
+struct Room {
+    wanted_bytes: u64,
+    free_bytes: Option<u64>,
+}
+
+/// The scratch file cannot be written; says where that is, and how much was wanted there.
+fn no_room(database: &Database, error: rusqlite::Error, room: Room) -> Error {
+    let step = "copy the database into a scratch file";
+    let failed = error::sqlite(error, step, &scratch_directory(database))
+        .with("database", database.path.display())
+        .with("needed there", format!("{} MiB", room.wanted_bytes.div_ceil(1 << 20)));
+    let failed = match room.free_bytes {
+        Some(free) => failed.with("free there", format!("{} MiB", free >> 20)),
+        None => failed,
+    };
+    elsewhere(
+        database,
+        failed.why("a database with a rollback journal is copied as a whole before it is stored"),
+    )
 }
 
 /// The step that errors of the copy name.
@@ -114,14 +161,23 @@ fn run(
     target: &mut Connection,
     path: &Path,
 ) -> Result<u32> {
-    let page_bytes = database.page_bytes(source)?.cast_signed();
+    let page_bytes = database.page_bytes(source)?;
+    let free = rustix::fs::statvfs(scratch_directory(database));
+    let room = Room {
+        wanted_bytes: u64::from(page_bytes) * u64::from(database.page_count(source)?),
+        free_bytes: free.map(|free| free.f_bavail * free.f_frsize).ok(),
+    };
     let failed = |e| error::sqlite(e, STEP, path);
     let backup = Backup::new(source, target).map_err(failed)?;
     let deadline = |database: &Database| database.clock.elapsed() + database.config.busy_timeout;
-    let (mut step, mut busy_until) = (STEP_BYTES / page_bytes, deadline(database));
+    let (mut step, mut busy_until) = (STEP_BYTES / page_bytes.cast_signed(), deadline(database));
     let (mut restarts, mut copied) = (0, 0);
     loop {
-        match database.sql(backup.step(step), STEP)? {
+        let stepped = match backup.step(step) {
+            Err(e) if is_about_scratch(&e) => return Err(no_room(database, e, room)),
+            stepped => database.sql(stepped, STEP)?,
+        };
+        match stepped {
             StepResult::Done => return Ok(restarts),
             StepResult::Busy | StepResult::Locked => {
                 if busy_until < database.clock.elapsed() {

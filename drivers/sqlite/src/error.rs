@@ -1,6 +1,6 @@
 //! What SQLite reports, as what to do about it: one table.
 
-use std::{io, path::Path};
+use std::{borrow::Cow, io, path::Path};
 
 use rusqlite::ErrorCode;
 use stillpoint_contract::{Code, Error, ErrorKind, code};
@@ -88,7 +88,7 @@ pub(crate) fn broken_segment(what: &'static str) -> Error {
 }
 
 /// The engine discarded log that was not captured.
-pub(crate) fn gap(why: &'static str) -> Error {
+pub(crate) fn gap(why: impl Into<Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Gap, code::UNREACHABLE_POINT, "continue the write-ahead log").why(why)
 }
 

@@ -25,6 +25,9 @@ const PUBLISHING: Duration = Duration::from_micros(200);
 /// How long the write lock is waited for when that does not help.
 const WRITE_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How often the write lock is tried.
+const LOCK_POLL: Duration = Duration::from_micros(100);
+
 /// The log at one instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LogState {
@@ -43,6 +46,12 @@ impl LogState {
     /// Whether both are the same committed state.
     pub(crate) fn same_commit(&self, other: &Self) -> bool {
         self.live == other.live
+    }
+
+    /// How much of the log's file is in use.
+    pub(crate) fn bytes(&self) -> u64 {
+        let of = |(live, frames): (Generation, u32)| u64::from(frames) * live.frame_bytes() as u64;
+        self.live.map_or(0, of)
     }
 
     /// Number of frames.
@@ -104,8 +113,8 @@ impl Observer {
             self.database.sql(reader.execute_batch("ROLLBACK"), "end a read")?;
         }
         // Writers are too busy: keep them out for the microseconds that one attempt takes.
-        let writer = self.database.open_writable()?;
-        let pinned = write_lock(&self.database, &writer, WRITE_LOCK_TIMEOUT)
+        let mut writer = self.database.open_writable()?;
+        let pinned = write_lock(&self.database, &mut writer, WRITE_LOCK_TIMEOUT)
             .and_then(|()| self.try_pin(reader));
         drop(writer);
         pinned?.ok_or_else(|| unsettled(&self.database))
@@ -146,11 +155,16 @@ pub(crate) fn begin_read(database: &Database, reader: &Connection) -> Result<()>
 /// nothing is written.
 pub(crate) fn write_lock(
     database: &Database,
-    writer: &Connection,
+    writer: &mut Connection,
     timeout: Duration,
 ) -> Result<()> {
-    let take = || -> rusqlite::Result<()> {
-        writer.busy_timeout(timeout)?;
+    // SQLite's own handler sleeps longer each time, and starves where writers hardly pause.
+    let tries = timeout.as_micros() / LOCK_POLL.as_micros();
+    let mut take = || -> rusqlite::Result<()> {
+        writer.busy_handler(Some(move |tried: i32| {
+            std::thread::sleep(LOCK_POLL);
+            u128::from(tried.unsigned_abs()) < tries
+        }))?;
         writer.execute_batch("BEGIN IMMEDIATE")
     };
     database.sql(take(), "take the write lock")

@@ -18,6 +18,10 @@ use crate::{
     generation::{LogState, Observer, begin_read},
 };
 
+/// By how much a mark may lie below what we know of it, and what was copied back below that:
+/// writers go on between the beginning of a read and our look at the log.
+const MARK_LAG_FRAMES_MAX: u32 = 1000;
+
 /// The read that keeps log from being lost.
 #[derive(Debug)]
 pub(crate) struct Hold {
@@ -67,6 +71,20 @@ impl Hold {
             Kept::Generation(mark) => state.frames().saturating_sub(mark),
             Kept::After(_) => state.frames().saturating_sub(state.backfilled),
         }
+    }
+
+    /// Whether this hold keeps what follows `copied` frames from being copied back, but for what a
+    /// writer may have been at when it began.
+    pub(crate) fn keeps(&self, copied: u32) -> bool {
+        match self.kept {
+            Kept::Generation(mark) => mark.saturating_sub(copied) <= MARK_LAG_FRAMES_MAX,
+            Kept::After(_) => true,
+        }
+    }
+
+    /// Ends the read: from now on nothing is kept.
+    pub(crate) fn end(&self, observer: &Observer) -> Result<()> {
+        self.readers.iter().try_for_each(|reader| end_read(&observer.database, reader))
     }
 
     /// Begins a newer read, then ends the older one.

@@ -7,6 +7,7 @@ mod connect;
 mod copy;
 mod driver;
 mod error;
+mod first_page;
 mod frames;
 mod generation;
 mod hold;

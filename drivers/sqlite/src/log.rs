@@ -72,18 +72,20 @@ pub(crate) async fn open(database: &Database, since: Option<&LogMark>) -> Result
 fn serve(mut capture: Capture, inbox: &Receiver<Request>) {
     loop {
         let patience = capture.patience().unwrap_or(TEND_PERIOD).min(TEND_PERIOD);
-        match inbox.recv_timeout(patience) {
-            Ok(Request::Next(answer)) => drop(answer.send(capture.next())),
+        let is_idle = match inbox.recv_timeout(patience) {
+            Ok(Request::Next(answer)) => answer.send(capture.next()).is_err(),
             Ok(Request::Confirm(position, answer)) => {
-                drop(answer.send(capture.confirm(&position)));
+                answer.send(capture.confirm(&position)).is_err()
             }
-            Err(RecvTimeoutError::Timeout) => {
-                // What is wrong is found again by the next request, and reported there.
-                if let Err(error) = capture.tend() {
-                    tracing::debug!(%error, "could not move the hold on the log along");
-                }
-            }
+            Err(RecvTimeoutError::Timeout) => true,
             Err(RecvTimeoutError::Disconnected) => return capture.release(),
+        };
+        // However busy we are kept, writers get their lock back in time.
+        if is_idle || capture.patience().is_some_and(|left| left.is_zero()) {
+            // What is wrong is found again by the next request, and reported there.
+            if let Err(error) = capture.tend() {
+                tracing::debug!(%error, "could not move the hold on the log along");
+            }
         }
     }
 }

@@ -3,11 +3,20 @@
 //! One generation of the write-ahead log is one lineage, and a frame number, counted from one, is
 //! the offset of the state that includes the frame: zero is the state before the first. While
 //! nobody has a log open, the file *rests*; that state has a lineage of its own, with the single
-//! offset zero, named by when the file was last written and how long it is.
+//! offset zero, named by when the file was last written and changed, and how long it is. Names that
+//! were given before the time of change was part of them match no file: whatever follows them is
+//! read in full.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use stillpoint_contract::{Clock, Lineage, LogPosition, Result};
 
 use crate::{
@@ -18,6 +27,12 @@ use crate::{
 /// How old a file's time stamp must be before another write is sure to give it another one: file
 /// systems take it from the kernel's tick, at most 10 ms.
 const TICK: Duration = Duration::from_millis(20);
+
+/// The same for file systems that keep coarse stamps: FAT, the coarsest, rounds to two seconds.
+const COARSE_TICK: Duration = Duration::from_millis(2020);
+
+/// A stamp that is a multiple of this may come from such a file system.
+const COARSE_NANOSECONDS: i64 = 10_000_000;
 
 /// The lineage of one generation.
 pub(crate) fn generation(id: &str, salts: Salts) -> Result<Lineage> {
@@ -38,23 +53,72 @@ pub(crate) fn is_rest(lineage: &Lineage) -> bool {
 ///
 /// The caller holds a read transaction that began when no frame was waiting, so that nothing can
 /// be written into the file meanwhile; two processes that look at an untouched file agree.
+///
+/// Programs can set the time of modification as they like, but not that of change, so the name has
+/// both. Where another write might leave even that one as it is, the name is given once and never
+/// again: whatever is compared with it has changed.
 pub(crate) fn at_rest(id: &str, path: &Path, clock: &dyn Clock) -> Result<LogPosition> {
-    let metadata = fs::metadata(path).map_err(|_| error::vanished(path))?;
-    let modified = metadata.modified().map(chrono::DateTime::<chrono::Utc>::from);
-    let is_old = modified
-        .ok()
-        .and_then(|at| (clock.now() - at).to_std().ok())
-        .is_some_and(|age| TICK <= age);
-    if !is_old {
+    let stamps = || fs::metadata(path).map(|m| Stamps::of(&m)).map_err(|_| error::vanished(path));
+    let mut found = stamps()?;
+    if !found.is_final(clock.now()) && found.is_fine() {
         std::thread::sleep(TICK);
+        found = stamps()?;
     }
-    let mut hash = blake3::Hasher::new();
-    hash.update(&metadata.mtime().to_le_bytes());
-    hash.update(&metadata.mtime_nsec().to_le_bytes());
-    hash.update(&metadata.size().to_le_bytes());
+    let mut hash = found.hash();
+    if !found.is_final(clock.now()) {
+        static NAMES: AtomicU64 = AtomicU64::new(0);
+        let number = NAMES.fetch_add(1, Ordering::Relaxed);
+        hash.update(&number.to_le_bytes());
+        hash.update(&std::process::id().to_le_bytes());
+        hash.update(&clock.now().timestamp_micros().to_le_bytes());
+        hash.update(&clock.elapsed().as_nanos().to_le_bytes());
+    }
     let hash = hash.finalize().to_hex();
     let lineage = Lineage::new(format!("{}-rest-{}", short(id), &hash.as_str()[..16]))?;
     Ok(LogPosition { lineage, offset: 0 })
+}
+
+/// By what a resting file is recognised, beside its identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamps {
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
+    changed: (i64, i64),
+    length_bytes: u64,
+}
+
+impl Stamps {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self {
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            length_bytes: metadata.size(),
+        }
+    }
+
+    fn hash(&self) -> blake3::Hasher {
+        let mut hash = blake3::Hasher::new();
+        hash.update(b"rest 2");
+        for number in [self.modified.0, self.modified.1, self.changed.0, self.changed.1] {
+            hash.update(&number.to_le_bytes());
+        }
+        hash.update(&self.length_bytes.to_le_bytes());
+        hash
+    }
+
+    /// Whether the file system keeps stamps as fine as the kernel's tick.
+    fn is_fine(&self) -> bool {
+        self.changed.1 % COARSE_NANOSECONDS != 0
+    }
+
+    /// Whether a write from `now` on leaves another stamp. A stamp that was never kept, or lies in
+    /// the future because a clock was set back, says nothing.
+    fn is_final(&self, now: DateTime<Utc>) -> bool {
+        let (seconds, nanoseconds) = self.changed;
+        let at = u32::try_from(nanoseconds).ok().and_then(|n| DateTime::from_timestamp(seconds, n));
+        let age = at.filter(|_| 0 < seconds).and_then(|at| (now - at).to_std().ok());
+        age.is_some_and(|age| if self.is_fine() { TICK <= age } else { COARSE_TICK <= age })
+    }
 }
 
 /// The part of an identity that lineages bear.
@@ -111,6 +175,25 @@ impl Cursor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stamp_that_another_write_could_leave_as_it_is_names_nothing() {
+        let at = |changed| Stamps { modified: (7, 7), changed, length_bytes: 4096 };
+        let later = |seconds, millis: i64| {
+            DateTime::from_timestamp(seconds, 0).unwrap() + chrono::Duration::milliseconds(millis)
+        };
+        let (fine, coarse) = (at((1_000, 123_456_789)), at((1_000, 0)));
+        assert!(!fine.is_final(later(1_000, 130)));
+        assert!(fine.is_final(later(1_000, 150)));
+        assert!(!coarse.is_final(later(1_001, 999)));
+        assert!(!at((1_000, 990_000_000)).is_final(later(1_002, 999)));
+        assert!(coarse.is_final(later(1_002, 20)));
+        assert!(!fine.is_final(later(999, 0)), "the clock was set back");
+        assert!(!at((0, 0)).is_final(later(1_000, 0)), "the file system keeps no such time");
+        for other in [at((1_001, 123_456_789)), Stamps { modified: (7, 8), ..fine }] {
+            assert_ne!(fine.hash().finalize(), other.hash().finalize());
+        }
+    }
 
     #[test]
     fn a_cursor_survives_its_bytes_and_nothing_else_is_one() {

@@ -11,4 +11,5 @@ mod large;
 mod restore;
 mod resume;
 mod snapshot;
+mod users;
 mod writers;

@@ -7,6 +7,8 @@ use rusqlite::Connection;
 use stillpoint_contract::{ErrorKind, LogMark, RecoveryTarget};
 use tempfile::TempDir;
 
+use crate::snapshot::set_modified;
+
 use crate::doubles::{
     Copy, Log, application, back_up, commits, connect, drain, dump, dump_file, mark, restore,
 };
@@ -110,6 +112,24 @@ async fn a_copy_of_a_resting_file_is_joined_by_the_log_that_begins_later() {
     drain(&mut opened, &mut log).await;
     assert_eq!(commits(&log).len(), 3);
     leads_to(&copy, &log, &db, directory.path()).await;
+}
+
+#[tokio::test]
+async fn a_change_that_leaves_length_and_time_of_a_resting_file_is_a_gap() {
+    let directory = TempDir::new().unwrap();
+    let (path, db) = bystander(&directory);
+    work(&db, 3);
+    drop(db);
+    let at = std::time::UNIX_EPOCH + Duration::from_hours(490_896);
+    set_modified(&path, at);
+    let mark = mark_of(&back_up(connect(&path).await.as_ref(), None).await.unwrap());
+    application(&path).execute_batch("UPDATE t SET a = zeroblob(9000)").unwrap();
+    set_modified(&path, at);
+    let opened = connect(&path).await.open_log(Some(&mark)).await.unwrap();
+    assert!(opened.gap.is_some());
+    drop(opened);
+    let mark = mark_of(&back_up(connect(&path).await.as_ref(), None).await.unwrap());
+    assert_eq!(connect(&path).await.open_log(Some(&mark)).await.unwrap().gap, None);
 }
 
 #[tokio::test]

@@ -1,13 +1,16 @@
 //! Backups: what they hold, what they keep, what they refuse.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use rusqlite::Connection;
 use stillpoint_contract::{Capabilities, Engine, ErrorKind, LogSupply, RecoveryTarget, code};
 use tempfile::TempDir;
 
-use crate::doubles::{
-    Log, application, back_up, connect, drain, dump, dump_file, endpoint, engine, restore,
+use crate::{
+    doubles::{
+        Log, application, back_up, connect, drain, dump, dump_file, endpoint, engine, restore,
+    },
+    writers::FLOODS,
 };
 
 async fn round_trip(path: &Path, directory: &Path) -> String {
@@ -118,6 +121,54 @@ async fn a_backup_leaves_nothing_beside_a_database_that_nobody_uses() {
     assert_eq!(again.evidence.consistent_at, first.evidence.consistent_at);
     assert!(again.evidence.incremental);
     assert_eq!(again.written_bytes, 0);
+}
+
+/// Sets when a file was modified, as `touch -d`, `rsync -t` and `cp -p` do.
+pub(crate) fn set_modified(path: &Path, at: std::time::SystemTime) {
+    fs::OpenOptions::new().write(true).open(path).unwrap().set_modified(at).unwrap();
+}
+
+#[tokio::test]
+async fn a_change_that_leaves_length_and_time_of_a_resting_file_is_backed_up() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("idle.db");
+    application(&path)
+        .execute_batch("CREATE TABLE t(v); INSERT INTO t VALUES ('before'), ('before')")
+        .unwrap();
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_hours(490_896);
+    set_modified(&path, at);
+    let first = back_up(connect(&path).await.as_ref(), None).await.unwrap();
+    let length = fs::metadata(&path).unwrap().len();
+    application(&path).execute_batch("UPDATE t SET v = 'after!'").unwrap();
+    set_modified(&path, at);
+    assert_eq!(fs::metadata(&path).unwrap().len(), length);
+    let log = Log::default();
+    let next = back_up(connect(&path).await.as_ref(), Some((&first, &log))).await.unwrap();
+    assert!(!next.evidence.incremental, "{}", next.evidence.method);
+    let (restored, _) =
+        restore(&next, &log, RecoveryTarget::Consistent, directory.path()).await.unwrap();
+    assert_eq!(dump_file(&restored), dump_file(&path));
+}
+
+#[tokio::test]
+async fn a_resting_file_under_a_name_of_the_old_form_is_read_in_full() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("idle.db");
+    application(&path).execute_batch("CREATE TABLE t(a)").unwrap();
+    let driver = connect(&path).await;
+    let mut first = back_up(driver.as_ref(), None).await.unwrap();
+    let named = first.evidence.consistent_at.clone().unwrap();
+    let (identity, _) = named.lineage.as_str().split_once("-rest-").unwrap();
+    let metadata = fs::metadata(&path).unwrap();
+    let mut old = blake3::Hasher::new();
+    old.update(&metadata.mtime().to_le_bytes());
+    old.update(&metadata.mtime_nsec().to_le_bytes());
+    old.update(&metadata.size().to_le_bytes());
+    let old = format!("{identity}-rest-{}:0", &old.finalize().to_hex()[..16]);
+    first.evidence.consistent_at = Some(old.parse().unwrap());
+    let next = back_up(driver.as_ref(), Some((&first, &Log::default()))).await.unwrap();
+    assert!(!next.evidence.incremental, "{}", next.evidence.method);
+    assert_eq!(next.evidence.consistent_at, Some(named));
 }
 
 #[tokio::test]
@@ -234,6 +285,7 @@ async fn the_copy_of_a_rollback_journal_database_has_no_name_that_could_stay_beh
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_of_writes_does_not_make_a_backup_hold_up_the_writers() {
+    let _alone = FLOODS.lock().await;
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("old.db");
     let db = old_kind(&path, 32);
