@@ -133,7 +133,12 @@ impl Capture {
         let observer = Observer::open(database)?;
         drop(connection);
         let (hold, state) = Hold::take(&observer)?;
-        let (place, gap) = resume::start(&observer, &state, since)?;
+        let (mut place, gap) = resume::start(&observer, &state, since)?;
+        let is_new = since.is_none() || gap.is_some();
+        if is_new && hold.let_go_at().is_some() && CATCH_UP_BYTES_MAX < state.bytes() {
+            // The next writer may restart the log before so much is read, and nobody needs it.
+            place = resume::end(&observer, &state)?;
+        }
         let start = place.position.clone();
         let in_log = place.tail.map(|tail| (tail.generation, tail.frame));
         let pages = first_page::at(database, &observer.wal, in_log)?;

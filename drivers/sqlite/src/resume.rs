@@ -93,7 +93,7 @@ fn over(observer: &Observer, state: &LogState) -> Result<Place> {
 }
 
 /// The state that was pinned: for whoever needs nothing that was before.
-fn end(observer: &Observer, state: &LogState) -> Result<Place> {
+pub(crate) fn end(observer: &Observer, state: &LogState) -> Result<Place> {
     let origin = origin(observer, state)?;
     let Some((generation, frame)) = state.live else { return Ok(origin) };
     let Some(chain) = observer.wal.checksum_after(&generation, frame)? else { return Ok(origin) };
