@@ -2,7 +2,7 @@
 //!
 //! Blocking; `log.rs` runs it on a thread of its own.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, fs, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -15,11 +15,12 @@ use stillpoint_contract::{
 use crate::{
     connect::{Database, Journal},
     error,
+    first_page::{self, FirstPages},
     frames::{self, Stretch},
     generation::{LogState, Observer, write_lock},
     hold::Hold,
-    position,
-    resume::{self, Place, Tail},
+    position::{self, Stamps},
+    resume::{self, OVERWRITTEN, Place, Tail},
     wal::{Generation, Salts},
 };
 
@@ -105,6 +106,9 @@ pub(crate) struct Capture {
     pause: Option<(Connection, Duration)>,
     checkpoint_after: Duration,
     pause_after: Duration,
+    /// The first pages as they are known, and the file for which they are.
+    pages: FirstPages,
+    file_known: Option<Stamps>,
     /// How long the log may become, and in which generation: one that was long before we came may
     /// grow as much as any other.
     ceiling: (Option<Generation>, u64),
@@ -129,8 +133,15 @@ impl Capture {
         let observer = Observer::open(database)?;
         drop(connection);
         let (hold, state) = Hold::take(&observer)?;
-        let (place, gap) = resume::start(&observer, &state, since)?;
+        let (mut place, gap) = resume::start(&observer, &state, since)?;
+        let is_new = since.is_none() || gap.is_some();
+        if is_new && hold.let_go_at().is_some() && CATCH_UP_BYTES_MAX < state.bytes() {
+            // The next writer may restart the log before so much is read, and nobody needs it.
+            place = resume::end(&observer, &state)?;
+        }
         let start = place.position.clone();
+        let in_log = place.tail.map(|tail| (tail.generation, tail.frame));
+        let pages = first_page::at(database, &observer.wal, in_log)?;
         let mut capture = Self {
             observer,
             hold,
@@ -144,6 +155,8 @@ impl Capture {
             pause: None,
             checkpoint_after: Duration::ZERO,
             pause_after: Duration::ZERO,
+            pages,
+            file_known: None,
             ceiling: (state.live.map(|(live, _)| live), LOG_BYTES_MAX + state.bytes()),
             copied: (0, Duration::ZERO),
             over_since: None,
@@ -182,6 +195,7 @@ impl Capture {
         let looked_at = self.database().clock.now();
         let state = self.observer.observe()?;
         self.keep_below_ceiling(&state)?;
+        self.check_file(&state)?;
         Ok((looked_at, self.pause_if_long(state)?))
     }
 
@@ -217,6 +231,35 @@ impl Capture {
             self.pause_if_long(state)?;
         }
         if self.pause.is_none() { self.relax() } else { Ok(()) }
+    }
+
+    /// Fails when a program wrote over the database file in place: what the log holds then belongs
+    /// to a file that is gone.
+    fn check_file(&mut self, state: &LogState) -> Result<()> {
+        let database = self.database();
+        let (path, now) = (&database.path, database.clock.now());
+        let stamps = fs::metadata(path).map_err(|_| error::vanished(path))?;
+        let stamps = Stamps::of(&stamps);
+        if self.file_known == Some(stamps) {
+            return Ok(());
+        }
+        let known = [self.pages.in_file, self.pages.seen];
+        match first_page::belongs(&self.observer, &known)? {
+            // It is half written.
+            Some(first_page::UNKNOWN) => {}
+            Some(in_file) => {
+                self.pages.in_file = in_file;
+                self.file_known = Some(stamps).filter(|stamps| stamps.is_final(now));
+            }
+            None => {
+                // What ended unread is found, and told, when the next generation is read.
+                let live = state.live.map(|(live, _)| live);
+                if self.place.tail.is_none_or(|tail| Some(tail.generation) == live) {
+                    return Err(error::gap(OVERWRITTEN));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Lets the log go, read or not, before it fills the application's disk.
@@ -322,6 +365,8 @@ impl Capture {
         let range = LogRange::new(rest.clone(), rest.clone());
         let place = Place { position: rest, tail: None };
         let left = std::mem::replace(&mut self.place, place);
+        // Everything was copied back.
+        self.pages.in_file = self.pages.seen;
         self.left = left.tail.map(|tail| tail.generation.salts);
         let head = SegmentHead {
             range: range.ok_or_else(|| Error::bug("name a resting file"))?,
@@ -345,7 +390,8 @@ impl Capture {
         let Some(stretch) = frames::read(&self.observer.wal, &tail, end)? else {
             return Err(self.lost());
         };
-        let Stretch { body, index, tail, commits } = stretch;
+        let Stretch { body, index, tail, commits, first_page } = stretch;
+        self.pages.seen = first_page.unwrap_or(self.pages.seen);
         let events = self.date(&commits, tail.generation);
         let end = start.at(u128::from(tail.frame));
         let range = LogRange::new(start, end.clone());
@@ -354,7 +400,7 @@ impl Capture {
             succeeds,
             events,
             not_before: Some(self.seen_until),
-            cursor: tail.cursor().encode(),
+            cursor: tail.cursor(self.pages).encode(),
             index,
         };
         self.place = Place { position: end, tail: Some(tail) };

@@ -10,10 +10,10 @@ use stillpoint_contract::{Base, LogPosition, PartRecord, Result, SegmentHead, Sh
 use crate::{
     PART,
     generation::LogState,
-    position::Cursor,
+    position::{self, Cursor},
     segment::Index,
     snapshot::blocking,
-    wal::{FRAME_HEADER_BYTES, Salts, WalFile, be32},
+    wal::{FRAME_HEADER_BYTES, Generation, Salts, WalFile, be32},
 };
 
 /// Pages in one block of the set; a block takes 4 KiB.
@@ -98,16 +98,18 @@ impl Changes {
 
 /// What changed, or why nobody knows.
 pub(crate) enum Verdict {
-    Known(Changes),
+    /// These pages, if the file is still the one of which the mark was made that was met last.
+    Known(Changes, Option<Cursor>),
     Unknown(&'static str),
 }
 
-/// Finds what changed between the base and the pinned `state` at `position`.
+/// Finds what changed between the base and the pinned `state` at `position`, and names that as the
+/// captured log does when it goes on after the file was written over.
 pub(crate) async fn since(
     base: &mut Base<'_>,
     wal: &WalFile,
     state: &LogState,
-    position: &LogPosition,
+    position: &mut LogPosition,
     page_bytes: u32,
 ) -> Result<Verdict> {
     let Some(start) = base.evidence.consistent_at.clone() else {
@@ -119,7 +121,7 @@ pub(crate) async fn since(
     let mut walk = Walk { changes: Changes::none(pages), at: start, cursor: None, page_bytes };
     walk.cursor = Cursor::decode(&base.evidence.cursor);
     if walk.arrive(wal, state, position).await? {
-        return Ok(Verdict::Known(walk.changes));
+        return Ok(Verdict::Known(walk.changes, walk.cursor));
     }
     for is_last_try in [false, true] {
         for _ in 0..SEGMENTS_MAX {
@@ -128,7 +130,7 @@ pub(crate) async fn since(
                 return Ok(Verdict::Unknown("the captured log does not join the earlier backup"));
             }
             if walk.arrive(wal, state, position).await? {
-                return Ok(Verdict::Known(walk.changes));
+                return Ok(Verdict::Known(walk.changes, walk.cursor));
             }
         }
         if is_last_try || !base.log.reaches(position).await? {
@@ -195,8 +197,16 @@ impl Walk {
         &mut self,
         wal: &WalFile,
         state: &LogState,
-        position: &LogPosition,
+        position: &mut LogPosition,
     ) -> Result<bool> {
+        let is_same = |(live, _): (Generation, u32)| {
+            self.cursor.is_some_and(|cursor| {
+                cursor.salts == live.salts && u128::from(cursor.frame) == self.at.offset
+            }) && position::is_over(&self.at.lineage)
+        };
+        if state.live.is_some_and(is_same) {
+            position.lineage = self.at.lineage.clone();
+        }
         if self.at.lineage != position.lineage {
             return Ok(false);
         }

@@ -7,9 +7,10 @@ use chrono::{DateTime, Utc};
 use stillpoint_contract::{Error, LogEvent, LogEventKind, Result};
 
 use crate::{
+    first_page::{PageHash, hash},
     resume::Tail,
     segment::{BODY_HEADER_BYTES, Index, frames_max, write_body_header},
-    wal::WalFile,
+    wal::{FRAME_HEADER_BYTES, WalFile},
 };
 
 /// Frames that were read and checked.
@@ -21,6 +22,8 @@ pub(crate) struct Stretch {
     pub(crate) tail: Tail,
     /// The frames that end a transaction.
     pub(crate) commits: Vec<u32>,
+    /// The database's first page after it, if it was written.
+    pub(crate) first_page: Option<PageHash>,
 }
 
 /// Reads from after `tail` to frame `end`, or as far as one segment goes; cut at a commit where
@@ -50,7 +53,12 @@ pub(crate) fn read(wal: &WalFile, tail: &Tail, end: u32) -> Result<Option<Stretc
         pages: pages.into_iter().collect(),
     };
     let index = index.encode();
-    Ok(Some(Stretch { body: body.into(), index, tail: cut, commits: scan.commits }))
+    let first_page = scan.pages[..kept].iter().rposition(|page| *page == 1).map(|at| {
+        let frames = body[BODY_HEADER_BYTES..].chunks_exact(generation.frame_bytes());
+        frames.skip(at).map(|frame| hash(&frame[FRAME_HEADER_BYTES..])).next()
+    });
+    let (tail, commits, first_page) = (cut, scan.commits, first_page.flatten());
+    Ok(Some(Stretch { body: body.into(), index, tail, commits, first_page }))
 }
 
 /// The commits as events, each with the time that `seen_at` says of its frame.

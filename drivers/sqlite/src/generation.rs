@@ -12,6 +12,7 @@ use stillpoint_contract::{Error, ErrorKind, LogPosition, Result, code};
 
 use crate::{
     connect::{Database, checkpoint, schema_version},
+    first_page,
     position::{self, Cursor},
     wal::{Generation, WalFile},
 };
@@ -137,7 +138,8 @@ impl Observer {
             return Ok((rest, bytes::Bytes::new()));
         };
         let checksum = self.wal.checksum_after(&generation, frames)?;
-        let cursor = checksum.map(|sum| Cursor::new(&generation, frames, sum).encode());
+        let pages = first_page::at(&self.database, &self.wal, state.live)?;
+        let cursor = checksum.map(|sum| Cursor::new(&generation, frames, sum, pages).encode());
         let position = position::at_frame(id, generation.salts, frames)?;
         // The log may have been restarted over frames that were all copied back: the position is
         // still right, only nobody will find it in the log again.

@@ -21,6 +21,7 @@ use stillpoint_contract::{Clock, Lineage, LogPosition, Result};
 
 use crate::{
     error,
+    first_page::{FirstPages, PageHash},
     wal::{Checksum, Generation, Salts, be32, is_page_size},
 };
 
@@ -37,6 +38,24 @@ const COARSE_NANOSECONDS: i64 = 10_000_000;
 /// The lineage of one generation.
 pub(crate) fn generation(id: &str, salts: Salts) -> Result<Lineage> {
     Lineage::new(format!("{}-{salts}", short(id)))
+}
+
+/// The lineage of what is left of a generation after another program wrote over the file: its frames
+/// belong to another file than those before.
+pub(crate) fn over(id: &str, salts: Salts, in_file: PageHash) -> Result<Lineage> {
+    let page = u64::from_be_bytes(in_file);
+    Lineage::new(format!("{}-over-{page:016x}-{salts}", short(id)))
+}
+
+/// Whether a lineage is one of those.
+pub(crate) fn is_over(lineage: &Lineage) -> bool {
+    lineage.as_str().contains("-over-")
+}
+
+/// Whether a lineage is of the generation with these salts, over whichever file.
+pub(crate) fn is_of(lineage: &Lineage, id: &str, salts: Salts) -> bool {
+    let rest = lineage.as_str().strip_prefix(short(id));
+    rest.is_some_and(|rest| rest.ends_with(&format!("-{salts}")))
 }
 
 /// The position after `frame` frames of a generation.
@@ -78,9 +97,9 @@ pub(crate) fn at_rest(id: &str, path: &Path, clock: &dyn Clock) -> Result<LogPos
     Ok(LogPosition { lineage, offset: 0 })
 }
 
-/// By what a resting file is recognised, beside its identity.
+/// By what an untouched file is recognised, beside its identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamps {
+pub(crate) struct Stamps {
     /// Seconds and nanoseconds.
     modified: (i64, i64),
     changed: (i64, i64),
@@ -88,7 +107,7 @@ struct Stamps {
 }
 
 impl Stamps {
-    fn of(metadata: &fs::Metadata) -> Self {
+    pub(crate) fn of(metadata: &fs::Metadata) -> Self {
         Self {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
@@ -113,7 +132,7 @@ impl Stamps {
 
     /// Whether a write from `now` on leaves another stamp. A stamp that was never kept, or lies in
     /// the future because a clock was set back, says nothing.
-    fn is_final(&self, now: DateTime<Utc>) -> bool {
+    pub(crate) fn is_final(&self, now: DateTime<Utc>) -> bool {
         let (seconds, nanoseconds) = self.changed;
         let at = u32::try_from(nanoseconds).ok().and_then(|n| DateTime::from_timestamp(seconds, n));
         let age = at.filter(|_| 0 < seconds).and_then(|at| (now - at).to_std().ok());
@@ -129,44 +148,58 @@ fn short(id: &str) -> &str {
 /// What capture needs to find a frame again in the log: its generation and the checksum over
 /// everything up to it.
 ///
-/// Bytes, big-endian: version (1), salts (8), frame (4), page length (4), checksum (4 + 4).
+/// Bytes, big-endian: version (1), salts (8), frame (4), page length (4), checksum (4 + 4), and from
+/// version 2 on the first page in the file (8) and as it is seen (8). Version 1 is still read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cursor {
     pub(crate) salts: Salts,
     pub(crate) frame: u32,
     pub(crate) page_bytes: u32,
     pub(crate) checksum: Checksum,
+    pub(crate) pages: Option<FirstPages>,
 }
 
 impl Cursor {
-    const VERSION: u8 = 1;
-    const BYTES: usize = 25;
+    /// Lengths by version, from one.
+    const BYTES: [usize; 2] = [25, 41];
 
     /// The cursor after frame `frame`, whose running checksum is `checksum`.
-    pub(crate) fn new(generation: &Generation, frame: u32, checksum: Checksum) -> Self {
-        Self { salts: generation.salts, frame, page_bytes: generation.page_bytes, checksum }
+    pub(crate) fn new(
+        generation: &Generation,
+        frame: u32,
+        checksum: Checksum,
+        pages: FirstPages,
+    ) -> Self {
+        let (salts, page_bytes) = (generation.salts, generation.page_bytes);
+        Self { salts, frame, page_bytes, checksum, pages: Some(pages) }
     }
 
     pub(crate) fn encode(&self) -> Bytes {
-        let mut bytes = Vec::with_capacity(Self::BYTES);
-        bytes.push(Self::VERSION);
+        let mut bytes = Vec::with_capacity(Self::BYTES[1]);
+        bytes.push(if self.pages.is_some() { 2 } else { 1 });
         bytes.extend_from_slice(&self.salts.0);
         for word in [self.frame, self.page_bytes, self.checksum.0, self.checksum.1] {
             bytes.extend_from_slice(&word.to_be_bytes());
+        }
+        if let Some(FirstPages { in_file, seen }) = self.pages {
+            bytes.extend([in_file, seen].concat());
         }
         bytes.into()
     }
 
     /// Reads a cursor; `None` for anything that [`encode`](Self::encode) did not write.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() != Self::BYTES || bytes[0] != Self::VERSION {
+        let version = usize::from(*bytes.first()?);
+        if Self::BYTES.get(version.checked_sub(1)?) != Some(&bytes.len()) {
             return None;
         }
+        let page = |at: usize| bytes.get(at..at + 8).and_then(|page| page.try_into().ok());
         let cursor = Self {
             salts: Salts(bytes[1..9].try_into().ok()?),
             frame: be32(bytes, 9),
             page_bytes: be32(bytes, 13),
             checksum: Checksum(be32(bytes, 17), be32(bytes, 21)),
+            pages: page(25).zip(page(33)).map(|(in_file, seen)| FirstPages { in_file, seen }),
         };
         is_page_size(cursor.page_bytes).then_some(cursor)
     }
@@ -202,8 +235,13 @@ mod tests {
             frame: 7,
             page_bytes: 4096,
             checksum: Checksum(1, u32::MAX),
+            pages: None,
         };
-        assert_eq!(Cursor::decode(&cursor.encode()), Some(cursor));
+        let pages = Some(FirstPages { in_file: *b"in file.", seen: *b"is seen." });
+        for cursor in [cursor, Cursor { pages, ..cursor }] {
+            assert_eq!(Cursor::decode(&cursor.encode()), Some(cursor));
+        }
+        assert_eq!(cursor.encode().len(), 25, "what the first version wrote");
         assert_eq!(Cursor::decode(&cursor.encode()[..24]), None);
         assert_eq!(Cursor::decode(&[2; 25]), None);
         assert_eq!(Cursor::decode(&[]), None);

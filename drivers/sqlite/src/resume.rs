@@ -3,6 +3,7 @@
 use stillpoint_contract::{LogMark, LogPosition, Result};
 
 use crate::{
+    first_page::{self, FirstPages},
     generation::{LogState, Observer},
     position::{self, Cursor},
     wal::{Checksum, Generation},
@@ -19,8 +20,8 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    pub(crate) fn cursor(&self) -> Cursor {
-        Cursor::new(&self.generation, self.frame, self.chain)
+    pub(crate) fn cursor(&self, pages: FirstPages) -> Cursor {
+        Cursor::new(&self.generation, self.frame, self.chain, pages)
     }
 }
 
@@ -47,7 +48,12 @@ pub(crate) fn start(
     } else {
         match Cursor::decode(&mark.cursor) {
             Some(cursor) if u128::from(cursor.frame) == mark.position.offset => {
-                from_frame(observer, state, mark, &cursor)?
+                let resumed = from_frame(observer, state, mark, &cursor)?;
+                let belongs = first_page::belongs_to(observer, state, &cursor)?;
+                if resumed.is_some() && belongs == Some(false) {
+                    return Ok((over(observer, state)?, Some(OVERWRITTEN.to_owned())));
+                }
+                resumed
             }
             _ => from_start(observer, state, mark)?,
         }
@@ -68,6 +74,31 @@ fn origin(observer: &Observer, state: &LogState) -> Result<Place> {
     };
     let tail = Tail { generation, frame: 0, chain: generation.checksum };
     Ok(Place { position: position::at_frame(id, generation.salts, 0)?, tail: Some(tail) })
+}
+
+/// Why a capture cannot go on after a program wrote over the database file in place.
+pub(crate) const OVERWRITTEN: &str =
+    "another program wrote over the database file in place, past SQLite and its log";
+
+/// What the log holds by now belongs to a file that is gone; what follows is told apart from it.
+fn over(observer: &Observer, state: &LogState) -> Result<Place> {
+    let mut place = end(observer, state)?;
+    if let Some(tail) = place.tail {
+        let database = &observer.database;
+        let in_file = first_page::in_file(&database.path).unwrap_or(first_page::UNKNOWN);
+        let salts = tail.generation.salts;
+        place.position.lineage = position::over(&database.identity.id, salts, in_file)?;
+    }
+    Ok(place)
+}
+
+/// The state that was pinned: for whoever needs nothing that was before.
+pub(crate) fn end(observer: &Observer, state: &LogState) -> Result<Place> {
+    let origin = origin(observer, state)?;
+    let Some((generation, frame)) = state.live else { return Ok(origin) };
+    let Some(chain) = observer.wal.checksum_after(&generation, frame)? else { return Ok(origin) };
+    let position = origin.position.at(u128::from(frame));
+    Ok(Place { position, tail: Some(Tail { generation, frame, chain }) })
 }
 
 /// The file rests as it did, or a generation began from exactly that state: as long as nothing of
@@ -93,7 +124,7 @@ fn from_frame(
     cursor: &Cursor,
 ) -> Result<Option<Place>> {
     let id = &observer.database.identity.id;
-    if position::generation(id, cursor.salts)? != mark.position.lineage {
+    if !position::is_of(&mark.position.lineage, id, cursor.salts) {
         return Ok(None);
     }
     let Some(in_file) = observer.wal.generation()? else { return Ok(None) };

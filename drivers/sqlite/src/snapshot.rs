@@ -12,11 +12,12 @@ use crate::{
     PART,
     changes::{self, Verdict},
     connect::{Database, Journal},
-    copy,
+    copy, first_page,
     generation::{LogState, Observer},
     pages::{self, Extent},
     permissions,
     position::{self, Cursor},
+    resume::OVERWRITTEN,
 };
 
 /// Runs blocking work on a thread for such work.
@@ -83,16 +84,35 @@ async fn backup_log_mode(
         let database = database.clone();
         blocking(move || Snapshot::take(&database, reader)).await?
     };
-    let Snapshot { reader, observer, state, taken_at, position, cursor, extent } = snapshot;
+    let Snapshot { reader, observer, state, taken_at, mut position, cursor, extent } = snapshot;
     let wal = observer.wal.clone();
-    let verdict = match base {
+    let mut verdict = match base {
         None => Verdict::Unknown("first backup"),
         Some(mut base) => {
-            changes::since(&mut base, &wal, &state, &position, extent.page_bytes).await?
+            changes::since(&mut base, &wal, &state, &mut position, extent.page_bytes).await?
         }
     };
+    let observer = if let Verdict::Known(changes, Some(mark)) = verdict {
+        let looked = blocking(move || {
+            let belongs = first_page::belongs_to(&observer, &state, &mark)?;
+            let in_file = first_page::in_file(&observer.database.path);
+            Ok((observer, belongs, in_file.unwrap_or(first_page::UNKNOWN)))
+        });
+        let (observer, belongs, in_file) = looked.await?;
+        verdict = match belongs {
+            Some(true) => Verdict::Known(changes, None),
+            Some(false) => {
+                position.lineage = position::over(&database.identity.id, mark.salts, in_file)?;
+                Verdict::Unknown(OVERWRITTEN)
+            }
+            None => Verdict::Unknown("the log was restarted before its file could be looked at"),
+        };
+        observer
+    } else {
+        observer
+    };
     let (runs, incremental, method) = match verdict {
-        Verdict::Known(changes) => {
+        Verdict::Known(changes, _) => {
             (changes.runs(extent.page_count), true, "changed pages of a read transaction".into())
         }
         Verdict::Unknown(why) => {
@@ -132,7 +152,8 @@ fn finish(
         // and the new generation from exactly this state (see `hold.rs`). A capture that begins
         // later knows that one only.
         evidence.consistent_at = Some(position::at_frame(&database.identity.id, begun.salts, 0)?);
-        evidence.cursor = Cursor::new(&begun, 0, begun.checksum).encode();
+        let pages = first_page::at(database, &observer.wal, Some((begun, 0)))?;
+        evidence.cursor = Cursor::new(&begun, 0, begun.checksum, pages).encode();
     }
     database.sql(reader.execute_batch("ROLLBACK"), "end a read")?;
     Database::close(reader);

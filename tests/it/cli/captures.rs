@@ -1,6 +1,6 @@
 //! Captures that are killed, doubled, misdirected, or find damage.
 
-use std::{fs, path::PathBuf, thread::sleep, time::Duration};
+use std::{fs, path::PathBuf, process::Command, thread::sleep, time::Duration};
 
 use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
@@ -87,6 +87,48 @@ fn another_database_under_the_name_is_refused() {
     let ran = bench.refused(&words, "SP0520", 5);
     assert!(ran.err.contains("--name"), "{}", ran.err);
     assert_eq!(newest(&bench, "repo/streams", ".seg"), None);
+}
+
+/// A database that is not the one of [`bench`], and that nobody uses.
+fn other(bench: &Bench) -> PathBuf {
+    let other = bench.create("other.db");
+    other.execute_batch("CREATE TABLE other(a); INSERT INTO other VALUES (1)").unwrap();
+    bench.path("other.db")
+}
+
+#[test]
+fn a_database_that_is_written_over_in_place_is_a_gap_and_is_read_in_full() {
+    let (bench, application) = bench();
+    let stream = bench.stream();
+    bench.wait_until_capturing();
+    insert(&application);
+    sleep(Duration::from_millis(1500));
+    let copied = Command::new("cp").arg(other(&bench)).arg(bench.path("app.db")).status();
+    assert!(copied.unwrap().success());
+    assert_eq!(stream.wait(), 6);
+    let again = bench.ok(&["logs", "stream", "sqlite:app.db", "--stop-at-eof"]);
+    assert!(again.err.contains("wrote over the database file in place"), "{}", again.err);
+    let backup = bench.ok(&["backup", "sqlite:app.db"]);
+    assert!(backup.out.contains("wrote over the database file in place"), "{}", backup.out);
+    let capture = ["logs", "stream", "sqlite:app.db", "--stop-at-eof"];
+    assert!(!bench.ok(&capture).err.contains("no backup joins"));
+    let timeline = bench.ok(&["timeline", "app.db"]);
+    for said in ["only this moment", "gap of ", "-over-"] {
+        assert!(timeline.out.contains(said), "{said}\n{}", timeline.out);
+    }
+    drop(application);
+}
+
+#[test]
+fn a_database_that_is_put_in_the_place_of_another_is_its_new_incarnation() {
+    let (bench, application) = bench();
+    drop(application);
+    fs::rename(other(&bench), bench.path("app.db")).unwrap();
+    let backup = bench.ok(&["backup", "sqlite:app.db"]);
+    assert!(backup.out.contains("re-created since its last backup"), "{}", backup.out);
+    assert!(backup.out.contains("full"), "{}", backup.out);
+    // One is the heading's.
+    assert_eq!(bench.ok(&["list"]).out.matches("app.db").count(), 3);
 }
 
 fn newest(bench: &Bench, folder: &str, ending: &str) -> Option<PathBuf> {

@@ -126,3 +126,29 @@ async fn every_commit_of_random_histories_can_be_restored() {
         a_random_history_can_be_replayed(seed).await;
     }
 }
+
+#[tokio::test]
+async fn a_new_capture_of_a_log_too_long_to_be_read_ahead_begins_where_that_ends() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("app.db");
+    let db = application(&path);
+    db.execute_batch(
+        "PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL; CREATE TABLE t(a);
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 50)
+         INSERT INTO t SELECT randomblob(1000000) FROM n;",
+    )
+    .unwrap();
+    checkpoint(&db, "PASSIVE");
+    let driver = connect(&path).await;
+    let mut opened = driver.open_log(None).await.unwrap();
+    let first = back_up(driver.as_ref(), None).await.unwrap();
+    // The log is restarted over everything that it held.
+    for _ in 0..3 {
+        db.execute("INSERT INTO t VALUES (1)", []).unwrap();
+    }
+    let mut log = Log::default();
+    drain(&mut opened, &mut log).await;
+    assert_eq!(commits(&log).len(), 3);
+    let (file, _) = restore(&first, &log, RecoveryTarget::Latest, directory.path()).await.unwrap();
+    assert_eq!(dump_file(&file), dump(&db));
+}

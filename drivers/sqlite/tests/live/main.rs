@@ -8,6 +8,7 @@ mod dice;
 mod doubles;
 mod kills;
 mod large;
+mod overwritten;
 mod restore;
 mod resume;
 mod snapshot;
