@@ -1,0 +1,72 @@
+//! WAL captured from servers that go on working.
+
+use stillpoint_conformance::memory::MemoryLog;
+use stillpoint_contract::{LogEventKind, LogMark};
+
+use crate::stage::Stage;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_commit_is_captured_also_after_a_crash() {
+    for major in [15, 18] {
+        let Some(mut stage) = Stage::open(major, &["autovacuum = off"]).await else { continue };
+        let copy = stage.back_up("").await;
+        let position = copy.evidence.consistent_at.clone().unwrap();
+        let mut mark = LogMark { position: position.clone(), cursor: copy.evidence.cursor };
+        let log = MemoryLog::new();
+        let mut made = 0;
+        for round in 0..6 {
+            let driver = stage.driver("").await;
+            let mut opened = driver.open_log(Some(&mark)).await.unwrap();
+            assert_eq!(opened.gap, None, "{major}, round {round}");
+            assert_eq!(opened.start, mark.position);
+            log.open(Some(&mark), &opened);
+            for _ in 0..3 {
+                stage.run("UPDATE ledger SET number = number + 1").await;
+                made += 1;
+                log.drain(opened.capture.as_mut()).await.unwrap();
+                assert_eq!(log.commits(&position).len(), made, "{major}, round {round}");
+            }
+            // What is taken and not stored is found again.
+            stage.run("UPDATE ledger SET number = number + 1").await;
+            made += 1;
+            assert!(opened.capture.next().await.unwrap().is_some());
+            mark = log.mark().unwrap();
+            drop(opened);
+            if round % 2 == 1 {
+                stage.server.kill();
+                stage.server.restart().unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restore_points_and_drops_are_events() {
+    let Some(stage) = Stage::open(15, &["autovacuum = off"]).await else { return };
+    let driver = stage.driver("").await;
+    let mut opened = driver.open_log(None).await.unwrap();
+    let log = MemoryLog::new();
+    log.open(None, &opened);
+    stage.run("SELECT pg_create_restore_point('before the flood')").await;
+    stage.run("DROP TABLE still").await;
+    log.drain(opened.capture.as_mut()).await.unwrap();
+    let events: Vec<_> = log.heads().pop().unwrap().into_iter().flat_map(|h| h.events).collect();
+    let named = LogEventKind::RestorePoint("before the flood".to_owned());
+    let named = events.iter().position(|event| event.what == named).unwrap();
+    let dropped = |what: &LogEventKind| matches!(what, LogEventKind::Dropped(_));
+    assert!(events[named..].iter().any(|event| dropped(&event.what)), "{events:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_that_the_server_gave_up_is_a_gap() {
+    let Some(stage) = Stage::open(15, &["autovacuum = off"]).await else { return };
+    let copy = stage.back_up("").await;
+    let position = copy.evidence.consistent_at.clone().unwrap();
+    let mark = LogMark { position, cursor: copy.evidence.cursor };
+    for _ in 0..4 {
+        stage.run("CREATE TABLE more AS SELECT 1; DROP TABLE more; SELECT pg_switch_wal()").await;
+        stage.run("CHECKPOINT").await;
+    }
+    let opened = stage.driver("").await.open_log(Some(&mark)).await.unwrap();
+    assert!(opened.gap.is_some(), "a gap went unnoticed");
+}
