@@ -228,6 +228,11 @@ impl Live {
         lsn_from(text).ok_or_else(|| error::unexpected(text, STEP))
     }
 
+    /// Whether some record has arrived and was not handed over.
+    fn has_records(&self) -> bool {
+        self.found.last.is_some_and(|(end, _)| end > self.start.lsn)
+    }
+
     fn is_full(&self) -> bool {
         self.body.len() + PIECE_BYTES_MAX > SEGMENT_BODY_BYTES_MAX
             || self.found.events.len() >= EVENTS_MAX
@@ -301,9 +306,14 @@ impl Capture {
         let until = clock.elapsed() + SILENCE_MAX;
         loop {
             match self.join().await {
-                Err(error) if error.kind().is_transient() && clock.elapsed() < until => {
+                // The socket of a server that restarts is missing for a moment.
+                Err(error) if is_away(&error) && clock.elapsed() < until => {
                     clock.sleep(RECONNECT_PAUSE).await;
                 }
+                Err(error) if is_away(&error) && self.origin.cluster.is_gone() => {
+                    return Err(departed(error));
+                }
+                Err(error) if error.kind() == ErrorKind::Missing => return Err(restarting(error)),
                 outcome => return outcome,
             }
         }
@@ -372,8 +382,14 @@ impl Capture {
                         until = clock.elapsed() + SILENCE_MAX;
                     }
                 }
-                Some(WalEvent::KeepAlive { reply_now, .. }) => {
+                Some(WalEvent::KeepAlive { end, reply_now, .. }) => {
                     live.report(confirmed, reply_now, &clock).await?;
+                    // A server that shuts down waits until everything that it sent is durable,
+                    // its last checkpoint as well, and asks for that. A busy one asks only whom
+                    // it has not heard of for long.
+                    if reply_now && live.received() >= end && live.has_records() {
+                        return self.cut(None).map(Some);
+                    }
                 }
                 Some(WalEvent::End) => {
                     if let Some(segment) = self.end_timeline().await? {
@@ -384,6 +400,23 @@ impl Capture {
             }
         }
     }
+}
+
+/// Whether a server may come back.
+fn is_away(error: &Error) -> bool {
+    error.kind().is_transient() || error.kind() == ErrorKind::Missing
+}
+
+fn departed(cause: Error) -> Error {
+    Error::new(ErrorKind::Departed, code::SOURCE_VANISHED, STEP)
+        .why("the server is gone, and the directory of its socket as well")
+        .caused_by(cause)
+}
+
+fn restarting(cause: Error) -> Error {
+    Error::new(ErrorKind::Transient, code::SOURCE_VANISHED, STEP)
+        .why("nothing answers where the server was; its slot keeps the log for us")
+        .caused_by(cause)
 }
 
 fn silent(received: u64) -> Error {

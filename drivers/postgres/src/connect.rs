@@ -89,6 +89,16 @@ impl Cluster {
         }
     }
 
+    /// Whether it is certain that none of its servers comes back: the directories of their sockets
+    /// are gone. A network does not tell a server that is gone from one that restarts.
+    pub(crate) fn is_gone(&self) -> bool {
+        let is_gone = |host: &Host| match &host.place {
+            Place::Unix(directory) => matches!(directory.try_exists(), Ok(false)),
+            Place::Tcp { .. } => false,
+        };
+        self.config.hosts.iter().all(is_gone)
+    }
+
     fn login(&self, host: &Host, database: &str) -> Result<Login> {
         Ok(Login {
             user: self.config.user.clone(),

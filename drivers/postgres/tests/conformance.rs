@@ -58,8 +58,9 @@ impl Setup {
     }
 
     fn options(self) -> PostgresOptions {
-        // Without autovacuum, every commit is the workload's.
-        let mut settings = vec!["autovacuum = off".to_owned()];
+        // Without autovacuum, every commit is the workload's. A server that stops waits for a
+        // capture that nobody polls, but not for a minute.
+        let mut settings = ["autovacuum = off", "wal_sender_timeout = 3s"].map(str::to_owned).to_vec();
         if self.has_summaries() {
             settings.push("summarize_wal = on".to_owned());
         }

@@ -33,6 +33,9 @@ const SIZES: [&str; 4] = [
 /// `nobody`, where there is no user `postgres`.
 const UNPRIVILEGED: (u32, u32) = (65534, 65534);
 
+/// Where a process finds what its standard output is.
+const OUTPUT: &str = "/proc/self/fd/1";
+
 const STEP: &str = "replay WAL with a server";
 
 /// A server's program, and who runs it.
@@ -72,7 +75,13 @@ impl Server {
         fs::write(&settings, sizes(layout)).map_err(failed)?;
         let log = File::create(&log_path).map_err(|cause| error::file(cause, STEP, &log_path))?;
         let mut command = self.command(data, timeline);
-        command.current_dir(data).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let out = match self.owner {
+            // That user may enter the directory, but perhaps not the way there: it gets there
+            // through a file that is open already. Nothing is ever read from its output.
+            Some(_) => File::open(data).map_err(|cause| error::file(cause, STEP, data))?.into(),
+            None => Stdio::null(),
+        };
+        command.current_dir("/").stdin(Stdio::null()).stdout(out).stderr(log);
         command.env("LC_ALL", "C").kill_on_drop(true);
         let status = command.status().await.map_err(|cause| {
             Error::new(ErrorKind::Config, code::FILE, STEP)
@@ -94,11 +103,7 @@ impl Server {
             }
             None => Command::new(&self.program),
         };
-        // That user may enter the directory, but perhaps not the way there.
-        let here = match self.owner {
-            Some(_) => Path::new("/proc/self/cwd"),
-            None => data,
-        };
+        let here = if self.owner.is_some() { Path::new(OUTPUT) } else { data };
         let settings = here.join(SETTINGS_FILE);
         command.args(["--single", "-F", "-D"]).arg(here);
         command.arg("-c").arg(format!("config_file={}", settings.display()));

@@ -1,7 +1,9 @@
 //! WAL captured from servers that go on working.
 
-use stillpoint_conformance::memory::MemoryLog;
-use stillpoint_contract::{LogEventKind, LogMark};
+use std::time::Duration;
+
+use stillpoint_conformance::memory::{MemoryLog, RealClock};
+use stillpoint_contract::{Clock as _, ErrorKind, LogEventKind, LogMark};
 
 use crate::stage::Stage;
 
@@ -69,4 +71,38 @@ async fn log_that_the_server_gave_up_is_a_gap() {
     }
     let opened = stage.driver("").await.open_log(Some(&mark)).await.unwrap();
     assert!(opened.gap.is_some(), "a gap went unnoticed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stops_is_not_held_up_by_a_capture() {
+    for major in [13, 15, 18] {
+        let Some(stage) = Stage::open(major, &["autovacuum = off"]).await else { continue };
+        let mut opened = stage.driver("").await.open_log(None).await.unwrap();
+        let log = MemoryLog::new();
+        log.open(None, &opened);
+        stage.run("UPDATE ledger SET number = number + 1").await;
+        log.drain(opened.capture.as_mut()).await.unwrap();
+        let mut server = stage.server;
+        let stopped = tokio::task::spawn_blocking(move || {
+            let clock = RealClock::new();
+            server.stop().unwrap();
+            (server, clock.elapsed())
+        });
+        // Until the server is gone.
+        let error = loop {
+            match log.take(opened.capture.as_mut()).await {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
+        let (mut server, took) = stopped.await.unwrap();
+        assert!(took < Duration::from_secs(20), "PostgreSQL {major} stopped after {took:?}");
+        // Nothing is lost, and the capture goes on.
+        server.restart().unwrap();
+        let stage = Stage { server };
+        stage.run("UPDATE ledger SET number = number + 1").await;
+        log.drain(opened.capture.as_mut()).await.unwrap();
+        assert_eq!(log.commits(&opened.start).len(), 2);
+    }
 }

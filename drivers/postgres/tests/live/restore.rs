@@ -183,6 +183,25 @@ async fn every_point_can_be_restored_on_18() {
     every_point_on(18).await;
 }
 
+/// A restore works in a directory that is its own user's alone, and the server has another user.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_replays_where_its_user_may_not_go() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    for major in [13, 15, 18] {
+        let Some(story) = Story::tell(major).await else { continue };
+        let directory = open_directory();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let (target, staging) = (directory.path().join("restored"), directory.path().join("s"));
+        fs::create_dir(&staging).unwrap();
+        let until = RecoveryTarget::Latest;
+        let plan = story.plan(&until, (&target, &staging), Overwrite::Never).await.unwrap();
+        let start = story.copy.evidence.consistent_at.as_ref().unwrap();
+        let reached = story.recover(&plan, &mut story.log.from(start)).await.unwrap();
+        assert_eq!(reached.transactions, 8);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_reached_is_refused() {
     let Some(story) = Story::tell(15).await else { return };
