@@ -155,7 +155,7 @@ impl Live {
     ) -> Result<Result<(), Broken>> {
         let mut ended_with = None;
         while self.received() < self.start.lsn {
-            let event = self.wait(clock, Duration::from_secs(60)).await?;
+            let event = self.wait(clock, Duration::from_mins(1)).await?;
             let Some(WalEvent::Bytes { start, bytes }) = event else {
                 if matches!(event, Some(WalEvent::KeepAlive { .. })) {
                     continue;

@@ -4,12 +4,13 @@ use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use stillpoint_contract::{
-    BackupRequest, Clock, Driver, Endpoint, Engine, Evidence, LogMark, LogPosition, OpenedLog,
-    Probe, Reached, Recovery, RestorePlan, RestoreRequest, Result, Sink,
+    BackupRequest, Clock, Driver, Endpoint, Engine, Evidence, Finding, LogMark, LogPosition,
+    OpenedLog, Probe, Reached, Recovery, RestorePlan, RestoreRequest, Result, Sink,
 };
 
 use crate::{
-    config::Config, connect::Cluster, facts::Facts, log, recover, restore, snapshot, wire::lsn_text,
+    config::Config, connect::Cluster, facts::Facts, grants, log, recover, restore, snapshot,
+    version::MAJORS, wire::lsn_text,
 };
 
 /// PostgreSQL clusters.
@@ -67,6 +68,11 @@ impl Engine for PostgresEngine {
         restore::publish(plan).await
     }
 
+    fn grants(&self, role: &str, major: Option<u32>) -> Result<Option<String>> {
+        let major = major.unwrap_or(*MAJORS.end());
+        grants::grants(role, major.saturating_mul(10_000)).map(Some)
+    }
+
     fn render(&self, position: &LogPosition) -> String {
         u64::try_from(position.offset).map_or_else(|_| position.to_string(), lsn_text)
     }
@@ -82,6 +88,10 @@ struct PostgresDriver {
 impl Driver for PostgresDriver {
     async fn probe(&self) -> Result<Probe> {
         Ok(Facts::ask(&self.cluster.sql().await?).await?.probe())
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        grants::examine(&self.cluster).await
     }
 
     async fn backup(&self, request: BackupRequest<'_>, sink: &dyn Sink) -> Result<Evidence> {

@@ -2,10 +2,9 @@
 
 use std::fmt::Write as _;
 
-use stillpoint_contract::{Endpoint, Result};
+use stillpoint_contract::{Finding, Result, Weight};
 
 use crate::{
-    config::Config,
     connect::{Cluster, Sql},
     error,
     facts::{Facts, READ_FUNCTIONS},
@@ -20,7 +19,7 @@ use crate::{
 /// # Errors
 ///
 /// For a version that is not supported.
-pub fn grants(role: &str, server_version_num: u32) -> Result<String> {
+pub(crate) fn grants(role: &str, server_version_num: u32) -> Result<String> {
     let version = Version::new(server_version_num)?;
     let role = format!("\"{}\"", role.replace('"', "\"\""));
     let mut sql = format!("CREATE ROLE {role} LOGIN REPLICATION;\n");
@@ -34,40 +33,12 @@ pub fn grants(role: &str, server_version_num: u32) -> Result<String> {
     Ok(sql)
 }
 
-/// How a finding weighs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Weight {
-    /// All is well.
-    Fine,
-    /// It works, but not as well as it could.
-    Advice,
-    /// It does not work.
-    Lacking,
-}
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// What, such as `wal_level`.
-    pub subject: &'static str,
-    /// How it is.
-    pub found: String,
-    /// How that weighs.
-    pub weight: Weight,
-    /// What to run, where something is to be changed.
-    pub statement: Option<String>,
-}
-
 /// Looks at everything that backups and capture need from a server.
 ///
 /// # Errors
 ///
 /// When the server cannot be reached or asked.
-pub async fn examine(
-    endpoint: &Endpoint,
-    clock: std::sync::Arc<dyn stillpoint_contract::Clock>,
-) -> Result<Vec<Finding>> {
-    let cluster = Cluster::new(Config::new(endpoint)?, clock)?;
+pub(crate) async fn examine(cluster: &Cluster) -> Result<Vec<Finding>> {
     let sql = cluster.sql().await?;
     let facts = Facts::ask(&sql).await?;
     let user = &cluster.config.user;
@@ -75,7 +46,7 @@ pub async fn examine(
     findings.extend(rights(&facts, user));
     findings.extend(settings(&facts));
     findings.extend(slots(&sql, &facts).await?);
-    findings.push(match facts.choose(&cluster, &sql) {
+    findings.push(match facts.choose(cluster, &sql) {
         Ok((method, _)) => finding("way of backups", method.name(), Weight::Fine, None),
         Err(_) => finding("way of backups", "none", Weight::Lacking, None),
     });

@@ -27,4 +27,3 @@ mod wire;
 
 pub use config::settings_from;
 pub use driver::PostgresEngine;
-pub use grants::{Finding, Weight, examine, grants};

@@ -91,11 +91,13 @@ pub(crate) fn encode_cursor(checksum: Option<u32>) -> bytes::Bytes {
     out.into()
 }
 
-fn decode_cursor(bytes: &[u8]) -> Option<Option<u32>> {
-    match bytes.split_first()? {
-        (1, []) => Some(None),
-        (1, rest) => Some(Some(u32::from_le_bytes(rest.try_into().ok()?))),
-        _ => None,
+fn decode_cursor(bytes: &[u8]) -> Result<Option<u32>, Broken> {
+    let bad = || "where the last capture ended cannot be read".to_owned();
+    match bytes {
+        // A backup has no more than a position.
+        [] | [1] => Ok(None),
+        [1, rest @ ..] => Ok(Some(u32::from_le_bytes(rest.try_into().map_err(|_| bad())?))),
+        _ => Err(bad()),
     }
 }
 
@@ -134,13 +136,10 @@ impl Origin {
         else {
             return Ok(Err("what was captured before is the log of another cluster".to_owned()));
         };
-        let checksum = match decode_cursor(&mark.cursor) {
-            Some(checksum) => checksum,
-            // A backup has no more than a position.
-            None if mark.cursor.is_empty() => None,
-            None => return Ok(Err("where the last capture ended cannot be read".to_owned())),
-        };
-        self.join(place, checksum).await
+        match decode_cursor(&mark.cursor) {
+            Ok(checksum) => self.join(place, checksum).await,
+            Err(broken) => Ok(Err(broken)),
+        }
     }
 
     /// Streams from `place`, where a record with this checksum ended.
@@ -185,12 +184,7 @@ impl Origin {
     }
 
     /// Begins to stream the segment of `place` through our slot.
-    async fn stream(
-        &self,
-        mut session: Session,
-        host: &Host,
-        place: Place,
-    ) -> Result<WalStream> {
+    async fn stream(&self, mut session: Session, host: &Host, place: Place) -> Result<WalStream> {
         self.make_slot(&mut session).await?;
         let start = self.segment_start(place.lsn);
         let clock = &self.cluster.clock;
@@ -247,11 +241,12 @@ mod tests {
     #[test]
     fn a_cursor_survives_its_bytes() {
         for checksum in [None, Some(7)] {
-            assert_eq!(decode_cursor(&encode_cursor(checksum)), Some(checksum));
+            assert_eq!(decode_cursor(&encode_cursor(checksum)), Ok(checksum));
         }
-        assert_eq!(decode_cursor(&[]), None);
-        assert_eq!(decode_cursor(&[1, 2]), None);
-        assert_eq!(decode_cursor(&[2]), None);
+        assert_eq!(decode_cursor(&[]), Ok(None));
+        for bad in [&[1, 2][..], &[2]] {
+            assert!(decode_cursor(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::{
     process::{Command, ExitCode},
     sync::{Arc, Mutex as Lock, PoisonError},
     thread,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -60,7 +61,8 @@ impl Setup {
     fn options(self) -> PostgresOptions {
         // Without autovacuum, every commit is the workload's. A server that stops waits for a
         // capture that nobody polls, but not for a minute.
-        let mut settings = ["autovacuum = off", "wal_sender_timeout = 3s"].map(str::to_owned).to_vec();
+        let settings = ["autovacuum = off", "wal_sender_timeout = 3s"].map(str::to_owned);
+        let mut settings = settings.to_vec();
         if self.has_summaries() {
             settings.push("summarize_wal = on".to_owned());
         }
@@ -203,6 +205,16 @@ impl Application {
             "CHECKPOINT",
         ] {
             client.batch_execute(statement).await.map_err(failed)?;
+        }
+        // A server that summarises its log keeps it until that is done.
+        while self.setup.has_summaries() {
+            let query = "SELECT summarized_lsn >= redo_lsn
+                         FROM pg_get_wal_summarizer_state(), pg_control_checkpoint()";
+            let row = client.query_one(query, &[]).await.map_err(failed)?;
+            if row.get(0) {
+                return client.batch_execute("CHECKPOINT").await.map_err(failed);
+            }
+            self.clock.sleep(Duration::from_millis(50)).await;
         }
         Ok(())
     }
@@ -351,8 +363,8 @@ impl Server for Application {
                 let file = file.map_err(failed)?;
                 let length = file.metadata().map_err(failed)?.len();
                 let is_larger = largest.as_ref().is_none_or(|(most, _)| *most < length);
-                let is_table = file.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit());
-                if is_larger && is_table {
+                let name = file.file_name();
+                if is_larger && name.to_string_lossy().bytes().all(|b| b.is_ascii_digit()) {
                     largest = Some((length, file.path()));
                 }
             }

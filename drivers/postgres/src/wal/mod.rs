@@ -20,8 +20,5 @@ mod tests;
 
 pub use changes::Changes;
 pub use meaning::{Event, EventKind, meaning};
-pub use reader::{BadWal, Reader};
+pub use reader::{BadWal, PAGE_BYTES, Reader};
 pub use record::{BlockRef, Record, RelationFork};
-
-/// The length of a WAL page. A server may be built with another one; such servers are refused.
-pub const PAGE_BYTES: u64 = 8192;

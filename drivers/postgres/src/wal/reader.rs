@@ -3,10 +3,12 @@
 use std::fmt;
 
 use super::{
-    PAGE_BYTES,
     bytes::Cursor,
     record::{self, HEADER_BYTES, Header, Record},
 };
+
+/// The length of a WAL page. A server may be built with another one; such servers are refused.
+pub const PAGE_BYTES: u64 = 8192;
 
 /// Flags of a page: it begins with the rest of a record, …
 const CONTINUES: u16 = 1;
@@ -134,7 +136,7 @@ impl Reader {
 
     fn header_bytes(&self) -> usize {
         let page = self.next - self.next % PAGE_BYTES;
-        if page % self.segment_bytes == 0 { LONG_HEADER_BYTES } else { SHORT_HEADER_BYTES }
+        if page.is_multiple_of(self.segment_bytes) { LONG_HEADER_BYTES } else { SHORT_HEADER_BYTES }
     }
 
     /// Checks a whole page header.
@@ -155,7 +157,7 @@ impl Reader {
         if !MAGICS.contains(&magic) || self.magic.is_some_and(|known| known != magic) {
             return Err(bad("no WAL page of this version"));
         }
-        let is_first = page % self.segment_bytes == 0;
+        let is_first = page.is_multiple_of(self.segment_bytes);
         if address != page || flags & !KNOWN_FLAGS != 0 || long.is_some() != is_first {
             return Err(bad("a page from elsewhere"));
         }
@@ -204,7 +206,7 @@ impl Reader {
             return Ok(used);
         }
         if self.record.is_empty() {
-            if self.next % 8 != 0 {
+            if !self.next.is_multiple_of(8) {
                 return Ok((8 - self.next % 8).min(available));
             }
             self.record_start = self.next;

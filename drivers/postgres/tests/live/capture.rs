@@ -82,6 +82,7 @@ async fn a_server_that_stops_is_not_held_up_by_a_capture() {
         log.open(None, &opened);
         stage.run("UPDATE ledger SET number = number + 1").await;
         log.drain(opened.capture.as_mut()).await.unwrap();
+        let before = log.commits(&opened.start).len();
         let mut server = stage.server;
         let stopped = tokio::task::spawn_blocking(move || {
             let clock = RealClock::new();
@@ -103,6 +104,6 @@ async fn a_server_that_stops_is_not_held_up_by_a_capture() {
         let stage = Stage { server };
         stage.run("UPDATE ledger SET number = number + 1").await;
         log.drain(opened.capture.as_mut()).await.unwrap();
-        assert_eq!(log.commits(&opened.start).len(), 2);
+        assert_eq!(log.commits(&opened.start).len(), before + 1);
     }
 }

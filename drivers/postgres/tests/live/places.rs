@@ -1,35 +1,29 @@
 //! Roles with few rights, standbys, and later timelines.
 
-use std::sync::Arc;
+use stillpoint_contract::{Engine as _, PartName, Weight};
 
-use stillpoint_conformance::memory::RealClock;
-use stillpoint_contract::PartName;
-use stillpoint_postgres::{Weight, examine, grants};
-
-use super::stage::{Bustle, Restored, Stage};
+use super::stage::{Bustle, Restored, Stage, engine};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_made_by_grants_takes_backups_and_lacks_nothing() {
-    for (major, number) in [(13, 130_000), (18, 180_000)] {
+    for major in [13, 18] {
         let Some(stage) =
             Stage::open(major, &["summarize_wal = on"][..usize::from(major > 16)]).await
         else {
             return;
         };
-        stage.run(&grants("keeper", number).unwrap()).await;
+        stage.run(&engine().grants("keeper", Some(major)).unwrap().unwrap()).await;
         for way in ["sql", "local", "base_backup"] {
             let bustle = Bustle::start(&stage).await;
             let copy = stage.back_up(&format!("user=keeper method={way}")).await;
             bustle.end().await;
             Restored::start(major, &copy).unwrap().check().await;
         }
-        let findings =
-            examine(&stage.endpoint("user=keeper"), Arc::new(RealClock::new())).await.unwrap();
+        let findings = stage.driver("user=keeper").await.examine().await.unwrap();
         let lacking: Vec<_> = findings.iter().filter(|f| f.weight == Weight::Lacking).collect();
         assert!(lacking.is_empty(), "{lacking:?}");
         stage.run("CREATE ROLE weak LOGIN").await;
-        let findings =
-            examine(&stage.endpoint("user=weak"), Arc::new(RealClock::new())).await.unwrap();
+        let findings = stage.driver("user=weak").await.examine().await.unwrap();
         // What it says to run, helps.
         for finding in findings.iter().filter(|f| f.subject.starts_with("may ")) {
             stage.run(finding.statement.as_ref().unwrap()).await;
