@@ -6,6 +6,7 @@ use std::{env, fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
+use stillpoint::world::World;
 use stillpoint_testcontainers::{POSTGRES_USER, Postgres, PostgresOptions};
 use tokio_postgres::{Client, NoTls};
 
@@ -13,6 +14,7 @@ use crate::site::Site;
 
 /// A server, a repository, and when each row was surely there.
 struct Story {
+    world: World,
     server: Postgres,
     site: Site,
     url: String,
@@ -32,10 +34,6 @@ async fn rows(server: &Postgres) -> Vec<i32> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-async fn pause(milliseconds: u64) {
-    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
-}
-
 impl Story {
     async fn begin(major: u32, method: &str) -> Option<Self> {
         let settings = ["autovacuum = off", "wal_sender_timeout = 5s"].map(str::to_owned);
@@ -53,7 +51,12 @@ impl Story {
         let url = format!("postgres://{POSTGRES_USER}@127.0.0.1:{port}/postgres?method={method}");
         let sql = "CREATE TABLE entry (n int PRIMARY KEY, text text)";
         connect(&server).await.batch_execute(sql).await.unwrap();
-        Some(Self { server, site, url, instants: Vec::new() })
+        let world = World::real(1).unwrap();
+        Some(Self { world, server, site, url, instants: Vec::new() })
+    }
+
+    async fn pause(&self, milliseconds: u64) {
+        self.world.clock.sleep(Duration::from_millis(milliseconds)).await;
     }
 
     async fn write(&mut self, count: usize) {
@@ -62,9 +65,9 @@ impl Story {
             let n = i32::try_from(self.instants.len()).unwrap() + 1;
             let insert = "INSERT INTO entry VALUES ($1, repeat('x', 1000))";
             client.execute(insert, &[&n]).await.unwrap();
-            pause(20).await;
-            self.instants.push(Utc::now());
-            pause(20).await;
+            self.pause(20).await;
+            self.instants.push(self.world.clock.now());
+            self.pause(20).await;
         }
     }
 
@@ -111,19 +114,23 @@ fn exact(at: DateTime<Utc>) -> String {
 
 async fn any_instant_can_be_restored(major: u32, method: &str) {
     let Some(mut story) = Story::begin(major, method).await else { return };
+    let server = story.ok(&["check", &story.url]);
+    assert_eq!((&server["engine"], &server["sound"]), (&"postgres".into(), &true.into()));
+    let grants = story.ok(&["grants", "postgres", "--server-version", &major.to_string()]);
+    assert!(grants["statements"].as_str().unwrap().contains("CREATE ROLE \"stillpoint\""));
     story.write(3).await;
     let first = story.back_up();
     assert_eq!(first["backup"]["incremental"], false, "{first}");
     let words = ["logs", "stream", &story.url, "--name", "shop", "--flush", "1s", "--stop-at-eof"];
     let capture = story.site.spawn(&words, "capture");
     while !fs::read_to_string(story.site.path("capture.log")).unwrap().contains("Capturing") {
-        pause(20).await;
+        story.pause(20).await;
     }
     story.write(5).await;
     let second = story.back_up();
     assert_eq!(second["backup"]["incremental"], major >= 17, "{second}");
     story.write(5).await;
-    pause(2500).await;
+    story.pause(2500).await;
     let said = || fs::read_to_string(story.site.path("capture.log")).unwrap();
     assert_eq!(capture.end(), 0, "{}", said());
 
@@ -140,7 +147,7 @@ async fn any_instant_can_be_restored(major: u32, method: &str) {
     assert_eq!(story.start(&story.site.path("alone")).await, [1, 2, 3]);
 
     // What cannot be reached is refused before a byte is written.
-    let later = exact(Utc::now() + chrono::TimeDelta::hours(1));
+    let later = exact(story.world.clock.now() + chrono::TimeDelta::hours(1));
     let (status, _, said) = story.run(&["restore", "shop", "--at", &later, "--to", "never"]);
     assert_eq!(status, 6, "{said}");
     assert!(said.contains("SP0704") && !story.site.path("never").exists(), "{said}");

@@ -26,7 +26,7 @@ impl Forge {
 
     fn page(&mut self, rest: usize) {
         let at = self.end();
-        let is_first = at % self.segment_bytes == 0;
+        let is_first = at.is_multiple_of(self.segment_bytes);
         let flags = u16::from(rest > 0) | if is_first { 2 } else { 0 };
         self.bytes.extend(self.magic.to_le_bytes());
         self.bytes.extend(flags.to_le_bytes());
@@ -74,14 +74,14 @@ impl Forge {
         let sum = crc32c::crc32c_append(crc32c::crc32c(&body), &record);
         record.extend(sum.to_le_bytes());
         record.extend(body);
-        if self.end() % PAGE_BYTES == 0 {
+        if self.end().is_multiple_of(PAGE_BYTES) {
             self.page(0);
         }
         let start = self.end();
         self.previous = start;
         let mut rest = record.as_slice();
         while !rest.is_empty() {
-            if self.end() % PAGE_BYTES == 0 {
+            if self.end().is_multiple_of(PAGE_BYTES) {
                 self.page(rest.len());
             }
             let left = (PAGE_BYTES - self.end() % PAGE_BYTES) as usize;
@@ -89,11 +89,11 @@ impl Forge {
             self.bytes.extend(piece);
             rest = after;
         }
-        while self.bytes.len() % 8 != 0 {
+        while !self.bytes.len().is_multiple_of(8) {
             self.bytes.push(0);
         }
         if (manager, info) == (0, 0x40) {
-            while self.end() % self.segment_bytes != 0 {
+            while !self.end().is_multiple_of(self.segment_bytes) {
                 self.bytes.push(0);
             }
         }
