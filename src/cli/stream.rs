@@ -27,10 +27,10 @@ const NEWS_PERIOD: Duration = Duration::from_mins(1);
 /// What `logs stream` is told.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The database, as an engine and an address, such as sqlite:app.db.
+    /// The database, as an engine and an address: sqlite:app.db, or postgres://user@host.
     #[arg(value_name = "URL")]
     database: String,
-    /// The name of the database in the repository [default: its file name].
+    /// The name of the database in the repository [default: that of its file or host].
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// How long a commit may wait, for company, before it is stored; at most that much is lost
