@@ -3,6 +3,7 @@
 //! Two stages: [`args`] is what was typed, [`session`] is what it means here. One file per command.
 //! Nothing else in the program reads the environment or prints.
 
+mod advice;
 mod answer;
 mod args;
 mod backup;

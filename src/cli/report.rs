@@ -6,6 +6,7 @@ use serde::Serialize;
 use stillpoint_contract::Error;
 
 use super::{
+    advice::with_options,
     answer::Format,
     exit,
     page::{Look, Page, Tone, printable},
@@ -26,7 +27,7 @@ struct Wire<'a> {
     causes: Vec<String>,
     facts: Vec<Fact<'a>>,
     why: Option<&'a str>,
-    next: Vec<&'a str>,
+    next: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -35,15 +36,23 @@ struct Fact<'a> {
     value: &'a str,
 }
 
-/// A failure in the form that was asked for, ending in a line feed.
-pub(crate) fn render(error: &Error, status: u8, format: Format, look: &Look) -> String {
+/// A failure in the form that was asked for, ending in a line feed. `options` go into the commands
+/// that it suggests.
+pub(crate) fn render(
+    error: &Error,
+    status: u8,
+    format: Format,
+    look: &Look,
+    options: &str,
+) -> String {
+    let next = error.advice().into_iter().map(|next| with_options(next, options)).collect();
     match format {
-        Format::Text => text(error, status, look),
-        Format::Json => json(error, status),
+        Format::Text => text(error, status, look, next),
+        Format::Json => json(error, status, next),
     }
 }
 
-fn text(error: &Error, status: u8, look: &Look) -> String {
+fn text(error: &Error, status: u8, look: &Look, advice: Vec<String>) -> String {
     let mut page = Page::new(look);
     let chain = [vec![error.to_string()], causes(error)].concat();
     let label = look.paint(Tone::Bad, &format!("error[{}]", error.code()));
@@ -52,7 +61,6 @@ fn text(error: &Error, status: u8, look: &Look) -> String {
     if let Some(why) = error.reason() {
         page.line(format!("  why it matters: {}", printable(why)));
     }
-    let advice = error.advice();
     for (index, next) in advice.iter().enumerate() {
         let label = if index == 0 { "next:" } else { "     " };
         page.line(format!("  {label} {}", look.paint(Tone::Strong, &printable(next))));
@@ -61,7 +69,7 @@ fn text(error: &Error, status: u8, look: &Look) -> String {
     page.into_text()
 }
 
-fn json(error: &Error, status: u8) -> String {
+fn json(error: &Error, status: u8, next: Vec<String>) -> String {
     let facts = error.facts();
     let wire = Wire {
         schema: "stillpoint.error/1",
@@ -72,7 +80,7 @@ fn json(error: &Error, status: u8) -> String {
         causes: causes(error),
         facts: facts.iter().map(|(label, value)| Fact { label, value }).collect(),
         why: error.reason(),
-        next: error.advice(),
+        next,
     };
     serde_json::to_string(&wire).expect("strings and numbers can be written as JSON") + "\n"
 }
@@ -120,7 +128,7 @@ mod tests {
         let look = Look { colour: false, width: 80, zone: Zone::UTC };
         let error = sample();
         assert_eq!(
-            render(&error, exit::status(error.kind()), Format::Text, &look),
+            render(&error, exit::status(error.kind()), Format::Text, &look, ""),
             "error[SP0704]: could not restore shop.db: reach the chosen time: \
              segment 7 is missing\n  \
              asked  2025-11-19 04:00:00 Europe/London\n  \
@@ -135,7 +143,7 @@ mod tests {
     #[test]
     fn a_failure_is_one_line_for_programs() {
         let look = Look { colour: true, width: 80, zone: Zone::UTC };
-        let text = render(&sample(), 6, Format::Json, &look);
+        let text = render(&sample(), 6, Format::Json, &look, "");
         assert_eq!(
             text,
             "{\"schema\":\"stillpoint.error/1\",\"code\":\"SP0704\",\"kind\":\"gap\",\"exit\":6,\

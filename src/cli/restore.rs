@@ -9,8 +9,8 @@ use stillpoint_contract::{
 };
 
 use super::{
+    advice::{command_line, repeated_options, with_options},
     answer::{Answer, Stamp},
-    demo::command_line,
     exit,
     moment::Moment,
     open::{self, Need, Opened},
@@ -214,7 +214,7 @@ fn planned(session: &Session, options: &Options, resolved: &ResolvedRestore) -> 
         restored_bytes: resolved.manifest.size_bytes,
         replaces: options.force,
         proof: resolved.plan.proof.clone(),
-        command: command_line(&words),
+        command: with_options(&command_line(&words), &repeated_options(&session.global)),
         target: to,
     }
 }

@@ -11,6 +11,7 @@ use tokio::{
 use tracing_subscriber::EnvFilter;
 
 use super::{
+    advice,
     answer::{self, Format, complain},
     args::{Command, Global, Typed},
     backup, check, completion, demo,
@@ -41,7 +42,7 @@ fn start(world: Result<World>, environment: Environment, mut typed: Typed) -> u8
         typed.global.repo = Some(place.to_owned());
     }
     let plain = plain_look(&environment);
-    let format = typed.global.output;
+    let (format, options) = (typed.global.output, advice::repeated_options(&typed.global));
     let (tell, stop) = watch::channel(None);
     let session = world
         .and_then(|world| Session::resolve(world, environment, typed.global, stop))
@@ -55,7 +56,7 @@ fn start(world: Result<World>, environment: Environment, mut typed: Typed) -> u8
         }
         Err(error) => {
             let status = exit::status(error.kind());
-            complain(&report::render(&error, status, format, &plain));
+            complain(&report::render(&error, status, format, &plain, &options));
             status
         }
     }
@@ -177,7 +178,8 @@ fn explain(misuse: &clap::Error, arguments: &[OsString], environment: &Environme
     }
     let error = misused(&text.to_string());
     let status = exit::status(error.kind());
-    complain(&report::render(&error, status, asked_format(arguments), &plain_look(environment)));
+    let (format, look) = (asked_format(arguments), plain_look(environment));
+    complain(&report::render(&error, status, format, &look, ""));
     status
 }
 
@@ -246,7 +248,7 @@ mod tests {
         let misuse = Typed::try_parse_from(["stillpoint", "restore", "app.db", "--too", "x"]);
         let error = misused(&misuse.unwrap_err().render().to_string());
         let look = Look { colour: false, width: 80, zone: Zone::UTC };
-        let text = report::render(&error, 2, Format::Text, &look);
+        let text = report::render(&error, 2, Format::Text, &look, "");
         assert!(
             text.starts_with(
                 "error[SP0100]: could not understand the command line: \

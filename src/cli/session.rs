@@ -6,6 +6,7 @@ use stillpoint_contract::{Endpoint, Engine, Error, ErrorKind, Result, code};
 use tokio::sync::watch;
 
 use super::{
+    advice,
     answer::{self, Answer, Format, complain},
     args::Global,
     environment::Environment,
@@ -120,7 +121,8 @@ impl Session {
 
     /// Tells of a failure; returns the exit status.
     pub(crate) fn report(&self, error: &Error, status: u8) -> u8 {
-        complain(&report::render(error, status, self.global.output, &self.err));
+        let options = advice::repeated_options(&self.global);
+        complain(&report::render(error, status, self.global.output, &self.err, &options));
         status
     }
 

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use stillpoint_contract::{
-    Error, ErrorKind, LogPosition, LogSource as _, RecoveryTarget, Result, code,
+    Error, ErrorKind, LogPosition, LogSource as _, RecoveryTarget, Result, code, quoted,
 };
 
 use crate::repository::{
@@ -50,7 +50,7 @@ pub async fn choose(
         return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_BACKUP, "find a backup")
             .with("database", &timeline.database)
             .why("captured log alone cannot be restored: it needs a backup to begin with")
-            .next(format!("take one: stillpoint backup … --name {}", timeline.database)));
+            .next(format!("take one: stillpoint backup … --name {}", quoted(&timeline.database))));
     }
     match wanted {
         Wanted::Backup(id) => choose_backup(timeline, id),
@@ -68,7 +68,7 @@ fn choose_backup(timeline: &Timeline, id: &str) -> Result<Chosen> {
         found => Err(Error::new(ErrorKind::Missing, code::NO_SUCH_BACKUP, "find the backup")
             .with("asked", id)
             .with("matching", found.len())
-            .next(format!("stillpoint list {}", timeline.database))),
+            .next(format!("stillpoint list {}", quoted(&timeline.database)))),
     }
 }
 
@@ -176,7 +176,7 @@ async fn choose_position(
     if let Some(newest) = timeline.coverage.last() {
         error = error.with("newest", &newest.end.position);
     }
-    Err(error.next(format!("stillpoint timeline {}", timeline.database)))
+    Err(error.next(format!("stillpoint timeline {}", quoted(&timeline.database))))
 }
 
 /// Says why an instant cannot be had, and which ones can.
@@ -215,7 +215,7 @@ async fn unreachable_time(
         }
     }
     if let Some(point) = before.or(after) {
-        let database = &timeline.database;
+        let database = quoted(&timeline.database);
         error =
             error.next(format!("stillpoint restore {database} --at {} --to PATH", exact(*point)));
     }
@@ -234,7 +234,7 @@ fn unwatched_time(
     let before =
         if unwatched.from < begins { backup.commit.consistent_time } else { unwatched.from };
     let after = unwatched.to;
-    let database = &timeline.database;
+    let database = quoted(&timeline.database);
     let mut error =
         Error::new(ErrorKind::Missing, code::UNREACHABLE_POINT, "reach the chosen time")
             .with("asked", exact(at))

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use rustix::{fs::FlockOperation, io::Errno};
 use stillpoint_contract::{
     Engine, Error, ErrorKind, LogEventKind, LogPosition, LogSource, Overwrite, Reached, Recovery,
-    RecoveryTarget, RestorePlan, RestoreRequest, Result, SegmentHead, code,
+    RecoveryTarget, RestorePlan, RestoreRequest, Result, SegmentHead, code, quoted,
 };
 
 use super::point::{Chosen, Wanted, choose};
@@ -150,7 +150,7 @@ fn no_commit(
     before: &LogPosition,
     after: Option<&LogPosition>,
 ) -> Error {
-    let database = &timeline.database;
+    let database = quoted(&timeline.database);
     let mut error =
         Error::new(ErrorKind::Missing, code::UNREACHABLE_POINT, "reach the chosen position")
             .with("asked", target)

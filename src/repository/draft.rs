@@ -72,11 +72,36 @@ pub(super) struct Table {
     pages: Vec<ChunkId>,
     page: Vec<PartEntry>,
     page_bytes: usize,
-    names: HashSet<u128>,
+    names: Names,
     open: usize,
     parts: u64,
     size_bytes: u64,
     pub(super) written_bytes: u64,
+}
+
+/// Hashes of the names of parts: 16 bytes for each, and an eighth more for those that came last.
+#[derive(Debug, Default)]
+struct Names {
+    sorted: Vec<u128>,
+    recent: HashSet<u128>,
+}
+
+impl Names {
+    /// How many are recent at least before they are sorted in.
+    const RECENT_MIN: usize = 4096;
+
+    /// Whether the name was new.
+    fn insert(&mut self, name: u128) -> bool {
+        if self.sorted.binary_search(&name).is_ok() || !self.recent.insert(name) {
+            return false;
+        }
+        if self.recent.len() >= Self::RECENT_MIN.max(self.sorted.len() / 8) {
+            self.sorted.reserve_exact(self.recent.len());
+            self.sorted.extend(self.recent.drain());
+            self.sorted.sort_unstable();
+        }
+        true
+    }
 }
 
 impl Table {

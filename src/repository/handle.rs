@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::AtomicU64};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
-use stillpoint_contract::{Error, ErrorKind, Result, code};
+use stillpoint_contract::{Error, ErrorKind, Result, code, quoted};
 use tokio::sync::Mutex;
 
 use super::{
@@ -412,7 +412,7 @@ async fn no_repository(store: &dyn Store) -> Result<Error> {
         None => Error::new(ErrorKind::Missing, code::NO_REPOSITORY, step)
             .with("place", &location)
             .why("there is nothing")
-            .next(format!("stillpoint init --repo {location}")),
+            .next(format!("stillpoint init --repo {}", quoted(&location))),
     })
 }
 

@@ -47,11 +47,49 @@ enum Run {
     Spooled(IndexRun<SpooledFile>),
 }
 
+/// What is in no run yet.
 #[derive(Debug, Default)]
 struct Fresh {
-    blobs: HashMap<ChunkId, Vec<Located>>,
-    entries: Vec<Located>,
+    gathering: Arc<Places>,
+    /// What is being made into runs.
+    cutting: Vec<Arc<Places>>,
     claimed: HashSet<ChunkId>,
+}
+
+impl Fresh {
+    fn of(&self, id: &ChunkId) -> impl Iterator<Item = Located> {
+        let all = self.cutting.iter().chain([&self.gathering]);
+        all.flat_map(|places| places.of(id))
+    }
+}
+
+/// Places of chunks: each once, in the order in which they came.
+#[derive(Clone, Debug, Default)]
+struct Places {
+    ordered: Vec<Place>,
+    newest: HashMap<ChunkId, u32>,
+}
+
+#[derive(Clone, Debug)]
+struct Place {
+    located: Located,
+    /// An earlier place of the same chunk.
+    earlier: Option<u32>,
+}
+
+impl Places {
+    fn push(&mut self, located: Located) {
+        let number = self.ordered.len() as u32;
+        let earlier = self.newest.insert(located.entry.label.id, number);
+        self.ordered.push(Place { located, earlier });
+    }
+
+    fn of(&self, id: &ChunkId) -> impl Iterator<Item = Located> {
+        let place = |number: u32| self.ordered.get(number as usize);
+        let newest = self.newest.get(id).copied().and_then(place);
+        std::iter::successors(newest, move |this| this.earlier.and_then(place))
+            .map(|place| place.located)
+    }
 }
 
 impl IndexSet {
@@ -89,14 +127,19 @@ impl IndexSet {
 
     /// The same runs for somebody who may look into `usable` packs only.
     pub(super) fn narrowed(&self, usable: PackList) -> Self {
-        let blobs = lock(&self.fresh).blobs.clone();
+        let fresh = {
+            let Fresh { gathering, cutting, .. } = &*lock(&self.fresh);
+            // Nothing is written here, so no run is ever due.
+            let cutting = cutting.iter().chain([gathering]).cloned().collect();
+            Fresh { cutting, ..Fresh::default() }
+        };
         Self {
             usable: RwLock::new(usable),
             repository: self.repository,
             runs: RwLock::new(self.runs.read().unwrap_or_else(PoisonError::into_inner).clone()),
             covered: Mutex::new(lock(&self.covered).clone()),
             resident_bytes: Mutex::new(*lock(&self.resident_bytes)),
-            fresh: Mutex::new(Fresh { blobs, ..Fresh::default() }),
+            fresh: Mutex::new(fresh),
         }
     }
 
@@ -110,12 +153,11 @@ impl IndexSet {
         self.usable.write().unwrap_or_else(PoisonError::into_inner).insert(pack, size_bytes);
         lock(&self.covered).insert(pack);
         let pack_bytes = u32::try_from(size_bytes).map_err(|_| Error::bug("index a pack"))?;
-        let mut fresh = lock(&self.fresh);
+        let fresh = &mut *lock(&self.fresh);
+        let gathering = Arc::make_mut(&mut fresh.gathering);
         for entry in entries {
-            let located = Located { pack, pack_bytes, entry };
-            fresh.blobs.entry(entry.label.id).or_default().push(located);
+            gathering.push(Located { pack, pack_bytes, entry });
             fresh.claimed.remove(&entry.label.id);
-            fresh.entries.push(located);
         }
         Ok(())
     }
@@ -146,9 +188,7 @@ impl IndexSet {
         // A pack of another size than it was written with is damaged, and as good as gone.
         let is_usable =
             |place: &Located| usable.get(&place.pack) == Some(&u64::from(place.pack_bytes));
-        if let Some(fresh) = lock(&self.fresh).blobs.get(id) {
-            found.extend(fresh.iter().filter(|place| is_usable(place)).copied());
-        }
+        found.extend(lock(&self.fresh).of(id).filter(is_usable));
         for run in &*self.runs.read().unwrap_or_else(PoisonError::into_inner) {
             let places = run.find(id)?;
             found.extend(places.into_iter().filter(is_usable));
@@ -182,28 +222,29 @@ impl IndexSet {
 
     /// Whether enough was added to be worth a run.
     pub(super) fn is_run_due(&self) -> bool {
-        lock(&self.fresh).entries.len() >= FRESH_ENTRIES_MAX
+        lock(&self.fresh).gathering.ordered.len() >= FRESH_ENTRIES_MAX
     }
 
     /// Makes a run of what was added since the last one, adds it to the set, and returns it; `None`
     /// when nothing was added.
     pub(super) fn cut_run(&self, entropy: &dyn Entropy) -> Result<Option<FinishedRun>> {
-        let taken = std::mem::take(&mut lock(&self.fresh).entries);
-        if taken.is_empty() {
-            return Ok(None);
-        }
+        let taken = {
+            let fresh = &mut *lock(&self.fresh);
+            let taken = std::mem::take(&mut fresh.gathering);
+            if taken.ordered.is_empty() {
+                return Ok(None);
+            }
+            fresh.cutting.push(Arc::clone(&taken));
+            taken
+        };
         let mut builder = IndexRunBuilder::new(self.repository);
-        for located in &taken {
-            builder.add(located)?;
+        for place in &taken.ordered {
+            builder.add(&place.located)?;
         }
         let run = builder.finish(entropy);
         self.add_run(run.bytes.clone())?;
         // What the run now finds need not be remembered beside it.
-        let cut: HashSet<PackName> = taken.iter().map(|located| located.pack).collect();
-        lock(&self.fresh).blobs.retain(|_, places| {
-            places.retain(|place| !cut.contains(&place.pack));
-            !places.is_empty()
-        });
+        lock(&self.fresh).cutting.retain(|places| !Arc::ptr_eq(places, &taken));
         Ok(Some(run))
     }
 }

@@ -266,6 +266,18 @@ impl error::Error for Error {
     }
 }
 
+/// A word as it is typed into a POSIX shell.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./:=@+,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else if word.contains(['"', '$', '`', '\\', '!']) {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    } else {
+        format!("\"{word}\"")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -283,5 +295,18 @@ mod tests {
         assert_eq!(error.facts(), [("database", "app.db"), ("free", "0 B")]);
         assert_eq!(error.advice(), ["free some space"]);
         assert_eq!(error::Error::source(&error).map(ToString::to_string).unwrap(), "write pack 9f");
+    }
+
+    #[test]
+    fn a_shell_reads_what_was_meant() {
+        for (word, typed) in [
+            ("app.db", "app.db"),
+            ("", "\"\""),
+            ("it's mine", "\"it's mine\""),
+            ("a$b", "'a$b'"),
+            ("'\"`", r#"''\''"`'"#),
+        ] {
+            assert_eq!(quoted(word), typed);
+        }
     }
 }

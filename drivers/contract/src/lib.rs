@@ -22,7 +22,7 @@ pub use driver::{
     BackupRequest, Base, Driver, Endpoint, Engine, Evidence, GeneratedFile, Identity, Overwrite,
     Placement, Probe, Reached, Recovery, RecoveryTarget, RestorePlan, RestoreRequest,
 };
-pub use error::{Code, Error, ErrorKind, Result, code};
+pub use error::{Code, Error, ErrorKind, Result, code, quoted};
 pub use exchange::{
     EXTENT_BYTES, EXTENTS_OPEN_MAX, PartName, PartRecord, PartSpec, PartWriter, Shape, Sink, Source,
 };

@@ -19,7 +19,7 @@ pub(crate) fn sqlite(error: rusqlite::Error, step: &'static str, path: &Path) ->
     match code {
         Some(ErrorCode::CannotOpen) if path.exists() => error
             .why("SQLite cannot open the file, or cannot make `-wal` and `-shm` beside it")
-            .next(format!("grant write permission on {} and its directory", path.display())),
+            .next(format!("grant write permission on {} and its directory", quoted(path))),
         Some(ErrorCode::NotADatabase) => error
             .why("the file is not a SQLite database, or it is encrypted; neither can be read")
             .next(format!("sqlite3 {} 'PRAGMA integrity_check'", quoted(path))),
@@ -29,7 +29,7 @@ pub(crate) fn sqlite(error: rusqlite::Error, step: &'static str, path: &Path) ->
             .next("run the same command again"),
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => error
             .why("SQLite needs to write the `-shm` file beside a database to read it consistently")
-            .next(format!("grant write permission on {} and its directory", path.display())),
+            .next(format!("grant write permission on {} and its directory", quoted(path))),
         _ => error,
     }
 }
@@ -94,5 +94,5 @@ pub(crate) fn gap(why: &'static str) -> Error {
 
 /// A path as a shell takes it.
 pub(crate) fn quoted(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+    stillpoint_contract::quoted(&path.display().to_string())
 }

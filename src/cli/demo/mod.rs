@@ -13,4 +13,3 @@ mod stage;
 pub(crate) use customer::serve as serve_customer;
 pub(crate) use options::{CustomerOptions, Options};
 pub(crate) use script::run;
-pub(crate) use stage::command_line;

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use crate::cli::{
+    advice::command_line,
     answer::{self, Format},
     page::{Look, Tone},
     session::Session,
@@ -253,21 +254,6 @@ fn spawn_failed(words: &[&str], error: std::io::Error) -> Error {
         .caused_by(error)
 }
 
-/// The words as they would be typed into a shell.
-pub(crate) fn command_line(words: &[&str]) -> String {
-    let quote = |word: &&str| {
-        let plain = |c: char| c.is_alphanumeric() || "-_./:=@+,".contains(c);
-        if !word.is_empty() && word.chars().all(plain) {
-            (*word).to_owned()
-        } else {
-            format!("\"{word}\"")
-        }
-    };
-    let words: Vec<_> =
-        std::iter::once("stillpoint".to_owned()).chain(words.iter().map(quote)).collect();
-    words.join(" ")
-}
-
 /// Bytes in the files below a folder.
 pub(super) fn size_bytes(path: &Path) -> u64 {
     let mut pending = vec![OsString::from(path)];
@@ -296,13 +282,5 @@ mod tests {
         let second = new_folder(dir.path()).unwrap();
         assert!(first.ends_with("demo-1") && second.ends_with("demo-2"));
         assert_eq!(size_bytes(dir.path()), 4);
-    }
-
-    #[test]
-    fn commands_are_shown_as_they_are_typed() {
-        assert_eq!(
-            command_line(&["restore", "shop.db", "--at", "2026-11-21 13:20:05"]),
-            "stillpoint restore shop.db --at \"2026-11-21 13:20:05\""
-        );
     }
 }

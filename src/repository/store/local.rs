@@ -433,5 +433,5 @@ fn failure(cause: io::Error, step: String, path: &Path, root: &Path) -> Error {
 
 /// A path as a shell reads it back.
 fn quoted(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+    stillpoint_contract::quoted(&path.display().to_string())
 }

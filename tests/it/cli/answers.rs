@@ -29,6 +29,12 @@ fn every_answer_has_the_form_that_was_promised() {
     assert_shape("repo-gc", &bench.json(&["repo", "gc"]));
     assert_shape("repo-key-list", &bench.json(&["repo", "key", "list"]));
     assert_shape("repo-key-export", &bench.json(&["repo", "key", "export", "--recovery"]));
+    std::fs::write(bench.path("new.txt"), "another long passphrase\n").unwrap();
+    let words = ["repo", "key", "add", "--new-passphrase-file", "new.txt"];
+    let added = bench.json(&words);
+    assert_shape("repo-key-add", &added);
+    let slot = added["key"]["slot"].as_str().unwrap();
+    assert_shape("repo-key-remove", &bench.json(&["repo", "key", "remove", slot]));
     bench.ok(&["backup", "sqlite:app.db"]);
     assert_shape("timeline-gap", &bench.json(&["timeline", "app.db"]));
     assert_shape("forget-dry-run", &bench.json(&["forget", id, "--dry-run"]));
@@ -38,12 +44,29 @@ fn every_answer_has_the_form_that_was_promised() {
 #[test]
 fn a_capture_answers_with_one_line_for_each_event() {
     let bench = Bench::with_database();
-    let words = ["logs", "stream", "sqlite:app.db", "--stop-at-eof", "--output", "json"];
+    let streaming = bench.stream_with(&["--output", "json"]);
+    bench.wait_until_capturing();
+    let connection = rusqlite::Connection::open(bench.path("app.db")).unwrap();
+    connection.execute("INSERT INTO t DEFAULT VALUES", []).unwrap();
+    let said = || std::fs::read_to_string(bench.path("stream.log")).unwrap();
+    bench.wait_until("a stored commit", || said().contains("\"event\":\"stored\""));
+    assert_eq!(streaming.stop(), 0);
     let events: Vec<Value> =
-        bench.ok(&words).out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        said().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for event in &events {
         assert_shape(&format!("logs-stream-{}", event["event"].as_str().unwrap()), event);
     }
     assert_eq!(events.first().unwrap()["event"], "started");
+    assert!(events.iter().any(|event| event["event"] == "stored"));
     assert_eq!(events.last().unwrap()["event"], "stopped");
+}
+
+#[test]
+fn a_failure_has_the_form_that_was_promised() {
+    let bench = Bench::with_database();
+    bench.ok(&["backup", "sqlite:app.db"]);
+    let words = ["restore", "app.db", "--at", "2001-02-03 04:05:06", "--to", "x.db"];
+    let ran = bench.run(&[&words[..], &["--output", "json"]].concat());
+    assert_eq!((ran.status, ran.out.as_str()), (6, ""));
+    assert_shape("error", &serde_json::from_str(&ran.err).unwrap());
 }

@@ -24,6 +24,28 @@ fn no_place_at_all() {
 }
 
 #[test]
+fn a_suggested_command_names_the_repository_and_the_key_that_were_typed() {
+    let bench = Bench::with_database();
+    bench.ok(&["backup", "sqlite:app.db", "--name", "my app"]);
+    let options = ["--repo", "repo", "--passphrase-file", "pass.txt"];
+    let words = ["restore", "my app", "--at", "2001-02-03 04:05:06", "--to", "x.db"];
+    let mut command = bench.command(&[&words[..], &options].concat());
+    command.env_remove("STILLPOINT_REPO").env_remove("STILLPOINT_PASSPHRASE_FILE");
+    let ran = Ran::of(command);
+    let suggested = "stillpoint --repo repo --passphrase-file pass.txt restore \"my app\" --at ";
+    let next = ran.err.lines().find(|line| line.contains(suggested));
+    let next = next.unwrap_or_else(|| panic!("{}", ran.err)).trim().trim_start_matches("next: ");
+    // A shell finds the program as everybody does.
+    let next = next.replace("--to PATH", "--to x.db");
+    let bin = std::path::Path::new(env!("CARGO_BIN_EXE_stillpoint")).parent().unwrap();
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell.args(["-c", &next]).current_dir(bench.path("")).env_clear().env("PATH", bin);
+    let ran = Ran::of(shell);
+    assert_eq!(ran.status, 0, "{next}\n{}", ran.err);
+    assert_eq!(bench.rows("x.db"), 10);
+}
+
+#[test]
 fn a_second_repository_in_the_same_place() {
     let bench = Bench::with_database();
     bench.refused(&["init"], "SP0201", 5);

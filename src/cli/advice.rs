@@ -1,0 +1,88 @@
+//! Commands that we suggest: written as they would be typed, and with the options that say which
+//! repository is meant, so that they can be copied as they are.
+
+use stillpoint_contract::quoted;
+
+use super::args::Global;
+
+/// What names a repository and its key on the command line that was typed, ready to be typed
+/// again; empty where the environment says it.
+pub(crate) fn repeated_options(global: &Global) -> String {
+    let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|p| p.display().to_string());
+    let options = [
+        ("--repo", global.repo.clone()),
+        ("--passphrase-file", path(&global.passphrase_file)),
+        ("--key-file", path(&global.key_file)),
+        ("--recovery-key-file", path(&global.recovery_key_file)),
+    ];
+    let typed = options.into_iter().filter_map(|(option, value)| Some((option, value?)));
+    let words: Vec<String> =
+        typed.map(|(option, value)| format!("{option} {}", quoted(&value))).collect();
+    words.join(" ")
+}
+
+/// The words as they would be typed into a shell.
+pub(crate) fn command_line(words: &[&str]) -> String {
+    let words = words.iter().map(|word| quoted(word));
+    std::iter::once("stillpoint".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// Puts `options` into the commands of an advice that need a repository and do not name one.
+pub(crate) fn with_options(advice: &str, options: &str) -> String {
+    const PROGRAM: &str = "stillpoint ";
+    const COMMANDS: [&str; 10] = [
+        "backup", "list", "show", "timeline", "logs", "restore", "verify", "check", "repo",
+        "forget",
+    ];
+    if options.is_empty() || advice.contains("--repo") {
+        return advice.to_owned();
+    }
+    let mut pieces = advice.split(PROGRAM);
+    let mut text = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let word: String = piece.chars().take_while(char::is_ascii_lowercase).collect();
+        text.push_str(PROGRAM);
+        if COMMANDS.contains(&word.as_str()) {
+            text.push_str(options);
+            text.push(' ');
+        }
+        text.push_str(piece);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_typed_is_typed_again() {
+        let global = Global {
+            repo: Some("/my backups".to_owned()),
+            key_file: Some("/etc/k".into()),
+            ..Global::default()
+        };
+        let options = repeated_options(&global);
+        assert_eq!(options, "--repo \"/my backups\" --key-file /etc/k");
+        let advice = |text| with_options(text, "--repo r");
+        assert_eq!(advice("stillpoint list a.db"), "stillpoint --repo r list a.db");
+        assert_eq!(
+            advice("run `stillpoint verify`, then stillpoint repo gc"),
+            "run `stillpoint --repo r verify`, then stillpoint --repo r repo gc"
+        );
+        for whole in
+            ["stillpoint --help", "another stillpoint wrote it", "stillpoint init --repo x"]
+        {
+            assert_eq!(advice(whole), whole);
+        }
+        assert_eq!(with_options("stillpoint list", ""), "stillpoint list");
+    }
+
+    #[test]
+    fn commands_are_shown_as_they_are_typed() {
+        assert_eq!(
+            command_line(&["restore", "shop.db", "--at", "2026-11-21 13:20:05"]),
+            "stillpoint restore shop.db --at \"2026-11-21 13:20:05\""
+        );
+    }
+}
