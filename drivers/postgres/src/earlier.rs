@@ -6,7 +6,12 @@ use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
 use stillpoint_contract::{Evidence, PartRecord, Result, Shape, Source};
 
-use crate::{copy::names::relation, facts::Facts, layout::Layout, wire::lsn_text};
+use crate::{
+    copy::names::{Fork, relation},
+    facts::Facts,
+    layout::Layout,
+    wire::lsn_text,
+};
 
 /// How much of a manifest is sent at once.
 const PIECE_BYTES: usize = 64 << 10;
@@ -49,6 +54,9 @@ impl Earlier {
         {
             return Ok(Err("the base is of another version"));
         }
+        if layout.data_checksums != facts.is_on("data_checksums") {
+            return Ok(Err("checksums were switched on or off, which changes every page"));
+        }
         if layout.corrupt_pages_count > layout.corrupt_pages.len() as u64 {
             return Ok(Err("the base has too many corrupt pages"));
         }
@@ -68,14 +76,16 @@ impl Earlier {
     }
 
     /// A manifest that says to the server which files exist and since when blocks count as
-    /// changed. The server looks at nothing else in it.
+    /// changed. The server looks at nothing else in it, and sends files as a whole that are not
+    /// there: visibility maps, of which WAL does not say all changes.
     pub(crate) fn manifest(&self, system_identifier: &str) -> impl Iterator<Item = Bytes> {
         let head = format!(
             "{{ \"PostgreSQL-Backup-Manifest-Version\": 2,\n\
              \"System-Identifier\": {system_identifier},\n\"Files\": [\n"
         );
         let mut separator = "";
-        let files = self.pages.keys().map(move |path| {
+        let known = |path: &&String| relation(path).is_some_and(|r| r.fork != Fork::Visibility);
+        let files = self.pages.keys().filter(known).map(move |path| {
             let line = format!(
                 "{separator}{{ \"Path\": {}, \"Size\": 0, \
                  \"Last-Modified\": \"2000-01-01 00:00:00 GMT\" }}",

@@ -2,6 +2,7 @@
 
 mod archive;
 mod capture;
+mod captured;
 mod checksum;
 mod config;
 mod connect;

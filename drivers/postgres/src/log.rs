@@ -91,7 +91,7 @@ pub(crate) fn encode_cursor(checksum: Option<u32>) -> bytes::Bytes {
     out.into()
 }
 
-fn decode_cursor(bytes: &[u8]) -> Result<Option<u32>, Broken> {
+pub(crate) fn decode_cursor(bytes: &[u8]) -> Result<Option<u32>, Broken> {
     let bad = || "where the last capture ended cannot be read".to_owned();
     match bytes {
         // A backup has no more than a position.

@@ -11,11 +11,12 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::future::{Either, try_join};
 use stillpoint_contract::{
-    BackupRequest, Error, ErrorKind, Evidence, LogRange, Result, Sink, code,
+    BackupRequest, Base, Error, ErrorKind, Evidence, LogRange, Result, Sink, code,
 };
 use tokio::sync::{mpsc, watch};
 
 use crate::{
+    captured::Search,
     config::Method,
     connect::{Cluster, Sql},
     copy::{
@@ -65,7 +66,7 @@ async fn run(cluster: &Cluster, request: BackupRequest<'_>, sink: &dyn Sink) -> 
     let sql = cluster.sql().await?;
     let facts = Facts::ask(&sql).await?;
     let (method, local) = facts.choose(cluster, &sql)?;
-    let earlier = match request.base {
+    let earlier = match &request.base {
         Some(base) => Some(Earlier::read(base.evidence, base.parts, &facts).await?),
         None => None,
     };
@@ -73,7 +74,10 @@ async fn run(cluster: &Cluster, request: BackupRequest<'_>, sink: &dyn Sink) -> 
     let run = Run { cluster, facts: &facts, sink, sql: &sql, streams };
     match method {
         Method::BaseBackup => run.streamed(earlier).await,
-        Method::Sql | Method::Local => run.file_by_file(method, local.as_deref(), earlier).await,
+        Method::Sql | Method::Local => {
+            let earlier = request.base.zip(earlier);
+            run.file_by_file(method, local.as_deref(), earlier).await
+        }
     }
 }
 
@@ -110,7 +114,7 @@ impl Run<'_> {
         &self,
         method: Method,
         local: Option<&Path>,
-        earlier: Option<Result<Earlier, &'static str>>,
+        earlier: Option<(Base<'_>, Result<Earlier, &'static str>)>,
     ) -> Result<Evidence> {
         let workers = self.streams.saturating_sub(1).max(1);
         let files = match local.filter(|_| method == Method::Local) {
@@ -123,7 +127,7 @@ impl Run<'_> {
             self.check_local(&files, start).await?;
         }
         let timeline = self.timeline().await?;
-        let (base, how) = self.base_files(earlier, start, timeline).await?;
+        let (base, how) = self.base_files(earlier, &files, start, timeline).await?;
         let (file_mode, wal_bytes) = (self.facts.modes().1, self.facts.wal_segment_bytes()?);
         let wal_parts = WalParts::new(self.sink, (timeline, start), wal_bytes, file_mode);
         let (stopped, stop) = watch::channel(None);
@@ -276,30 +280,40 @@ impl Run<'_> {
     /// What need not be read again, and why or why not.
     async fn base_files(
         &self,
-        earlier: Option<Result<Earlier, &'static str>>,
+        earlier: Option<(Base<'_>, Result<Earlier, &'static str>)>,
+        files: &Files,
         start: u64,
         timeline: u32,
     ) -> Result<(Option<BaseFiles>, String)> {
         let whole = |why: &str| Ok((None, format!("every block ({why})")));
-        let earlier = match earlier {
+        let (base, earlier) = match earlier {
             None => return whole("first backup"),
-            Some(Err(why)) => return whole(why),
-            Some(Ok(earlier)) => earlier,
+            Some((_, Err(why))) => return whole(why),
+            Some((base, Ok(earlier))) => (base, earlier),
         };
         if earlier.timeline != timeline {
             return whole("the base is of another timeline");
         }
-        let Earlier { pages, corrupt, start: since, .. } = earlier;
-        if let Some(why) = summaries::missing(self.facts) {
-            return whole(why);
-        }
-        let clock = &self.cluster.clock;
-        match summaries::changes(self.sql, timeline, since..start, clock).await? {
+        let Earlier { pages, corrupt, start: since, stop, .. } = earlier;
+        let (clock, facts) = (&self.cluster.clock, self.facts);
+        let summarised = match summaries::missing(facts) {
+            Some(why) => Err(why),
+            None => summaries::changes(self.sql, timeline, since..start, clock).await?,
+        };
+        let why = match summarised {
             Ok(changes) => {
                 let how = "blocks that changed by WAL summaries".to_owned();
+                return Ok((Some(BaseFiles { pages, changes, corrupt }), how));
+            }
+            Err(why) => why,
+        };
+        let search = Search { facts, files, timeline, base: since..stop, until: start };
+        match search.changes(base).await? {
+            Ok(changes) => {
+                let how = "blocks that changed by captured WAL".to_owned();
                 Ok((Some(BaseFiles { pages, changes, corrupt }), how))
             }
-            Err(why) => whole(why),
+            Err(unknown) => whole(&format!("{why}; {unknown}")),
         }
     }
 

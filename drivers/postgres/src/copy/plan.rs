@@ -55,8 +55,9 @@ impl Changes {
         base_pages: u32,
         segment_pages: u32,
     ) -> Option<Vec<u32>> {
-        // The free space map is not logged as a whole.
-        if relation.fork == Fork::FreeSpace
+        // Neither map is logged as a whole: records that clear a bit of the visibility map name
+        // the block of the table only.
+        if matches!(relation.fork, Fork::FreeSpace | Fork::Visibility)
             || self.recreated.contains(&(relation.tablespace, relation.database))
         {
             return None;
@@ -151,6 +152,8 @@ mod tests {
         assert_eq!(changes.pages(RELATION, 10, 8, 100), None);
         let free = Relation { fork: Fork::FreeSpace, ..RELATION };
         assert_eq!(changes.pages(free, 10, 10, 100), None);
+        let visible = Relation { fork: Fork::Visibility, ..RELATION };
+        assert_eq!(changes.pages(visible, 10, 10, 100), None);
         let other = Relation { number: 8, ..RELATION };
         assert_eq!(changes.pages(other, 10, 10, 100), Some(vec![]));
         changes.recreate(1663, 5);

@@ -19,6 +19,8 @@ const VERSION: u8 = 1;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     files: BTreeMap<RelationFork, FileChanges>,
+    /// Whether the server wrote less than it did.
+    is_partial: bool,
 }
 
 /// The blocks of one file that changed.
@@ -46,7 +48,12 @@ impl FileChanges {
 impl Changes {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
+        self.files.is_empty() && !self.is_partial
+    }
+
+    /// Whether more may have changed than WAL says, since the server wrote the least it could.
+    pub fn is_partial(&self) -> bool {
+        self.is_partial
     }
 
     /// The files that changed. A file number of 0 stands for all files of a database in a
@@ -83,6 +90,7 @@ impl Changes {
                     let all = RelationFork { tablespace, database, file: 0, fork: 0 };
                     self.cut(all, 0);
                 }
+                EventKind::Minimal => self.is_partial = true,
                 EventKind::RestorePoint(_) => {}
             }
         }
@@ -96,6 +104,7 @@ impl Changes {
 
     /// Adds what changed elsewhere.
     pub fn merge(&mut self, other: Self) {
+        self.is_partial |= other.is_partial;
         for (relation, changes) in other.files {
             let file = self.files.entry(relation).or_default();
             if let Some(limit) = changes.limit {
@@ -107,8 +116,11 @@ impl Changes {
         }
     }
 
-    /// Writes them, unless they take more than `bytes_max`.
+    /// Writes them, unless they take more than `bytes_max` or are not all.
     pub fn encode(&self, bytes_max: usize) -> Option<Vec<u8>> {
+        if self.is_partial {
+            return None;
+        }
         let mut out = vec![VERSION];
         put_varint(&mut out, self.files.len() as u64);
         for (relation, changes) in &self.files {

@@ -37,6 +37,8 @@ pub enum EventKind {
         /// The files of relations that go with it (without forks).
         dropped: Vec<RelationFork>,
     },
+    /// From about here on, the server writes no more WAL than a crash needs.
+    Minimal,
     /// Somebody named this point.
     RestorePoint(String),
     /// A file was made.
@@ -63,6 +65,7 @@ pub enum EventKind {
 pub fn meaning(record: &Record, major: u32) -> Vec<Event> {
     let cursor = Cursor(&record.data);
     let events = match (record.manager, record.info & 0xF0) {
+        (XLOG, 0x60) => parameters(cursor).map(|event| vec![event]),
         (XLOG, 0x70) => restore_point(cursor).map(|event| vec![event]),
         (XACT, _) => ended(record, cursor).map(|event| vec![event]),
         (SMGR, 0x10) => created(cursor).map(|event| vec![event]),
@@ -76,6 +79,14 @@ pub fn meaning(record: &Record, major: u32) -> Vec<Event> {
 /// The time of a record.
 fn time(cursor: &mut Cursor<'_>) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_micros(cursor.i64()?.checked_add(EPOCH_US)?)
+}
+
+/// The server was started with other settings. Source: `xl_parameter_change`, in which `wal_level`
+/// is the sixth number, and 0 is `minimal`.
+fn parameters(mut cursor: Cursor<'_>) -> Option<Event> {
+    cursor.take(20)?;
+    let is_minimal = cursor.u32()? == 0;
+    is_minimal.then_some(Event { at: None, kind: EventKind::Minimal })
 }
 
 fn restore_point(mut cursor: Cursor<'_>) -> Option<Event> {

@@ -92,3 +92,31 @@ async fn a_base_whose_summaries_are_gone_is_read_as_a_whole() {
         Restored::start(17, &copy).unwrap().check().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_alone_does_not_see_rows_deleted_since_the_base() {
+    // Records that clear a bit of the visibility map do not name its block.
+    let settings = ["summarize_wal = on", "autovacuum = off"];
+    let Some(stage) = Stage::open(17, &settings).await else { return };
+    stage
+        .run("CREATE TABLE seen (n int PRIMARY KEY); INSERT INTO seen SELECT generate_series(1, 999)")
+        .await;
+    for (round, way) in ["sql", "base_backup"].into_iter().enumerate() {
+        stage.run("VACUUM seen; CHECKPOINT").await;
+        let method = format!("method={way}");
+        let base = stage.back_up(&method).await;
+        stage.run(&format!("DELETE FROM seen WHERE n % 100 = {round}")).await;
+        let copy = stage.try_back_up(&method, Some(&base)).await.unwrap();
+        assert!(copy.evidence.incremental, "{}", copy.evidence.method);
+        let client = Restored::start(17, &copy).unwrap();
+        let client = client.client().await;
+        client
+            .batch_execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+            .await
+            .unwrap();
+        let query = "SELECT count(*) FROM seen WHERE n < 500";
+        let by_index: i64 = client.query_one(query, &[]).await.unwrap().get(0);
+        let expected: i64 = stage.client().await.query_one(query, &[]).await.unwrap().get(0);
+        assert_eq!(by_index, expected, "{way}");
+    }
+}

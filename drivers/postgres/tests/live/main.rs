@@ -6,6 +6,7 @@ mod capture;
 mod incremental;
 mod leave;
 mod login;
+mod own_index;
 mod places;
 mod restore;
 mod stage;

@@ -154,6 +154,21 @@ pub(crate) async fn back_up(
     Ok(Copy { evidence, parts: sink.seal()? })
 }
 
+/// A backup that builds on another one and the log captured since.
+pub(crate) async fn back_up_after(stage: &Stage, more: &str, base: &Copy, log: &MemoryLog) -> Copy {
+    back_up_on(stage.driver(more).await.as_ref(), base, log).await
+}
+
+/// The same, of whatever `driver` reaches.
+pub(crate) async fn back_up_on(driver: &dyn Driver, base: &Copy, log: &MemoryLog) -> Copy {
+    let sink = MemorySink::on(&base.parts);
+    let mut log = log.from(base.evidence.consistent_at.as_ref().unwrap());
+    let base = Some(Base { evidence: &base.evidence, parts: &base.parts, log: &mut log });
+    let streams_max = NonZeroUsize::new(4).unwrap();
+    let evidence = driver.backup(BackupRequest { base, streams_max }, &sink).await.unwrap();
+    Copy { evidence, parts: sink.seal().unwrap() }
+}
+
 /// Clients that move money, and others that make and drop things.
 #[derive(Debug)]
 pub(crate) struct Bustle {
