@@ -147,6 +147,16 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) when the server keeps no log, with the
     /// statement that would change it.
     async fn open_log(&self, since: Option<&LogMark>) -> Result<OpenedLog>;
+
+    /// Lets the server forget, for good, what it keeps for captures, such as a replication slot.
+    /// Returns what it was; `None` when there was nothing, as in engines that keep nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`](crate::ErrorKind::Busy) while a capture uses it.
+    async fn retire_log(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
 }
 
 /// Who a server is, as it says itself.
