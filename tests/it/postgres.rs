@@ -172,3 +172,44 @@ async fn any_instant_of_15_can_be_restored_by_sql() {
 async fn any_instant_of_18_can_be_restored_by_local_files() {
     any_instant_can_be_restored(18, "local").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_outlives_restarts_and_a_crash_of_the_server() {
+    let Some(mut story) = Story::begin(15, "sql").await else { return };
+    story.write(1).await;
+    story.back_up();
+    let words = ["logs", "stream", &story.url, "--name", "shop", "--stop-at-eof"];
+    let capture = story.site.spawn(&words, "capture");
+    let said = |story: &Story| fs::read_to_string(story.site.path("capture.log")).unwrap();
+    while !said(&story).contains("Capturing") {
+        story.pause(20).await;
+    }
+    for round in 0..3 {
+        story.write(2).await;
+        if round == 1 {
+            story.server.kill()
+        } else {
+            story.server.stop().unwrap()
+        }
+        story.pause(3000).await;
+        story.server.restart().unwrap();
+        story.write(2).await;
+        // It comes back by itself.
+        let times = |text: &str| text.matches("Capturing").count();
+        for _ in 0..400 {
+            if times(&said(&story)) >= round + 2 {
+                break;
+            }
+            story.pause(50).await;
+        }
+        // Long enough for it to count as well again.
+        story.pause(2500).await;
+        assert_eq!(said(&story).matches("Interrupted").count(), round + 1, "{}", said(&story));
+    }
+    story.pause(2500).await;
+    assert_eq!(capture.end(), 0, "{}", said(&story));
+    assert!(!said(&story).contains("gap"), "{}", said(&story));
+    assert_eq!(story.restore("latest", "latest").await.len(), 13);
+    let retired = story.ok(&["logs", "retire", &story.url, "--name", "shop"]);
+    assert_eq!(retired["dropped"], "replication slot stillpoint", "{retired}");
+}

@@ -102,4 +102,8 @@ impl Driver for PostgresDriver {
     async fn open_log(&self, since: Option<&LogMark>) -> Result<OpenedLog> {
         log::open(&self.cluster, since).await
     }
+
+    async fn retire_log(&self) -> Result<Option<String>> {
+        log::retire(&self.cluster).await
+    }
 }

@@ -37,6 +37,7 @@ const SETTINGS: &[&str] = &[
     "max_slot_wal_keep_size",
     "max_wal_senders",
     "max_worker_processes",
+    "archive_command",
     "archive_mode",
     "port",
     "segment_size",

@@ -46,6 +46,7 @@ pub(crate) async fn examine(cluster: &Cluster) -> Result<Vec<Finding>> {
     findings.extend(rights(&facts, user));
     findings.extend(settings(&facts));
     findings.extend(slots(&sql, &facts).await?);
+    findings.extend(archive(&sql, &facts).await?);
     findings.push(match facts.choose(cluster, &sql) {
         Ok((method, _)) => finding("way of backups", method.name(), Weight::Fine, None),
         Err(_) => finding("way of backups", "none", Weight::Lacking, None),
@@ -137,13 +138,19 @@ async fn slots(sql: &Sql, facts: &Facts) -> Result<Vec<Finding>> {
         let (status, kept): (String, i64) =
             (row.try_get(2).map_err(failed)?, row.try_get(3).map_err(failed)?);
         let used = if active { "in use" } else { "not in use" };
-        let is_lost = status == "lost";
+        // Lost, or about to be.
+        let is_lost = status == "lost" || status == "unreserved";
         let drop = format!("SELECT pg_drop_replication_slot('{}')", name.replace('\'', "''"));
+        let keep = "ALTER SYSTEM RESET max_slot_wal_keep_size; SELECT pg_reload_conf()".to_owned();
         findings.push(finding(
             "replication slot",
             format!("{name}: {used}, {status}, keeps {kept} B of WAL"),
             if is_lost || !active { Weight::Advice } else { Weight::Fine },
-            (is_lost || !active).then_some(drop),
+            match (active, status.as_str()) {
+                (true, "unreserved") => Some(keep),
+                (true, _) if !is_lost => None,
+                _ => Some(drop),
+            },
         ));
     }
     let is_bounded =
@@ -157,6 +164,41 @@ async fn slots(sql: &Sql, facts: &Facts) -> Result<Vec<Finding>> {
         ));
     }
     Ok(findings)
+}
+
+/// Whether the server's own archiving works, where it is on: WAL that it cannot archive fills the
+/// disk as well.
+async fn archive(sql: &Sql, facts: &Facts) -> Result<Vec<Finding>> {
+    let mode = facts.settings.get("archive_mode").cloned().unwrap_or_default();
+    if mode == "off" || mode.is_empty() {
+        return Ok(Vec::new());
+    }
+    let failed = |e| error::sql(e, "ask for the archiver");
+    let query = "SELECT failed_count, coalesce(last_failed_wal, ''),
+            coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false)
+        FROM pg_stat_archiver";
+    let row = sql.client.query_one(query, &[]).await.map_err(failed)?;
+    let (count, file): (i64, String) =
+        (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+    let is_failing: bool = row.try_get(2).map_err(failed)?;
+    let command = facts.settings.get("archive_command").map_or("", String::as_str);
+    let is_missing = command.is_empty() || command == "(disabled)";
+    let found = if is_failing {
+        format!("{mode}, fails at {file} ({count} times so far)")
+    } else if is_missing && !facts.settings.contains_key("archive_library") {
+        format!("{mode}, without an archive_command: WAL piles up")
+    } else {
+        mode
+    };
+    let is_fine = !is_failing && !found.contains("without");
+    let statement = "ALTER SYSTEM SET archive_command = 'stillpoint wal-push %p'; \
+                     SELECT pg_reload_conf()";
+    Ok(vec![finding(
+        "archive_mode",
+        found,
+        if is_fine { Weight::Fine } else { Weight::Advice },
+        (!is_fine).then(|| statement.to_owned()),
+    )])
 }
 
 #[cfg(test)]

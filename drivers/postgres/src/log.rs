@@ -8,7 +8,7 @@ use stillpoint_contract::{Error, ErrorKind, LogMark, OpenedLog, Result, code};
 use crate::{
     capture::{Capture, Live},
     config::Host,
-    connect::Cluster,
+    connect::{Cluster, Sql},
     error,
     facts::Facts,
     position::{Ancestry, Place},
@@ -59,6 +59,27 @@ pub(crate) async fn open(cluster: &Cluster, since: Option<&LogMark>) -> Result<O
             .with("reason", why)
     })?;
     opened(origin, live, gap)
+}
+
+/// Drops our slot, if it is there. What it held may be gone at once.
+pub(crate) async fn retire(cluster: &Cluster) -> Result<Option<String>> {
+    let sql = cluster.sql().await?;
+    let slot = cluster.config.slot.as_str();
+    if slot_status(&sql, slot).await?.is_none() {
+        return Ok(None);
+    }
+    let mut session = cluster.replication_on(&sql.host).await?;
+    session.drop_slot(slot).await?;
+    session.close().await;
+    Ok(Some(format!("replication slot {slot}")))
+}
+
+/// How much of its WAL a slot still has, in the server's words; `None` when there is no slot.
+async fn slot_status(sql: &Sql, slot: &str) -> Result<Option<String>> {
+    let failed = |e| error::sql(e, "ask for the replication slot");
+    let query = "SELECT coalesce(wal_status, '') FROM pg_replication_slots WHERE slot_name = $1";
+    let row = sql.client.query_opt(query, &[&slot]).await.map_err(failed)?;
+    row.map(|row| row.try_get(0).map_err(failed)).transpose()
 }
 
 fn opened(origin: Origin, live: Live, gap: Option<String>) -> Result<OpenedLog> {
@@ -172,13 +193,15 @@ impl Origin {
                 lsn_text(place.lsn),
             )));
         }
+        let status = slot_status(&sql, self.slot()).await?;
+        let forgotten = || forgotten(place, self.slot(), status.as_deref());
         let stream = match self.stream(session, &sql.host, place).await {
-            Err(error) if error.kind() == ErrorKind::Gap => return Ok(Err(forgotten(place))),
+            Err(error) if error.kind() == ErrorKind::Gap => return Ok(Err(forgotten())),
             outcome => outcome?,
         };
         let mut live = Live::new(self, place, stream, sql);
         match live.catch_up(checksum, &self.cluster.clock).await {
-            Err(error) if error.kind() == ErrorKind::Gap => Ok(Err(forgotten(place))),
+            Err(error) if error.kind() == ErrorKind::Gap => Ok(Err(forgotten())),
             outcome => Ok(outcome?.map(|()| live)),
         }
     }
@@ -230,8 +253,18 @@ fn why_not_an_ancestor(ancestry: &Ancestry, place: Place, timeline: u32) -> Opti
     }
 }
 
-fn forgotten(place: Place) -> String {
-    format!("the server no longer has the WAL at {}", lsn_text(place.lsn))
+/// `status` is what the server said of the slot before we asked it for WAL.
+fn forgotten(place: Place, slot: &str, status: Option<&str>) -> String {
+    let at = lsn_text(place.lsn);
+    let gone = format!("the server no longer has the WAL at {at}");
+    match status {
+        Some("lost") => format!(
+            "{gone}: it gave up what replication slot {slot} held (max_slot_wal_keep_size, or \
+             idle_replication_slot_timeout)"
+        ),
+        Some(_) => gone,
+        None => format!("{gone}, since replication slot {slot} was not there"),
+    }
 }
 
 #[cfg(test)]

@@ -107,3 +107,39 @@ async fn a_server_that_stops_is_not_held_up_by_a_capture() {
         assert_eq!(log.commits(&opened.start).len(), before + 1);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_the_server_gave_up_is_a_gap_that_says_so_and_can_be_retired() {
+    let settings = ["autovacuum = off", "max_slot_wal_keep_size = 16MB", "max_wal_size = 32MB"];
+    for major in [13, 18] {
+        let Some(stage) = Stage::open(major, &settings).await else { continue };
+        let driver = stage.driver("").await;
+        let mut opened = driver.open_log(None).await.unwrap();
+        let log = MemoryLog::new();
+        log.open(None, &opened);
+        stage.run("UPDATE ledger SET number = number + 1").await;
+        log.drain(opened.capture.as_mut()).await.unwrap();
+        assert_eq!(driver.retire_log().await.unwrap_err().kind(), ErrorKind::Busy);
+        drop(opened);
+        for _ in 0..5 {
+            stage
+                .run("UPDATE still SET t = t WHERE n < 50; SELECT pg_switch_wal(); CHECKPOINT")
+                .await;
+        }
+        let findings = driver.examine().await.unwrap();
+        let lost = findings.iter().find(|f| f.subject == "replication slot").unwrap();
+        let drop_it = Some("SELECT pg_drop_replication_slot('stillpoint')".to_owned());
+        assert_eq!(lost.statement, drop_it, "{lost:?}");
+        let opened = driver.open_log(log.mark().as_ref()).await.unwrap();
+        let gap = opened.gap.unwrap();
+        assert!(gap.contains("it gave up what replication slot stillpoint held"), "{gap}");
+        drop(opened.capture);
+        let mut dropped = driver.retire_log().await;
+        while dropped.as_ref().is_err_and(|error| error.kind() == ErrorKind::Busy) {
+            dropped = driver.retire_log().await;
+        }
+        assert_eq!(dropped.unwrap().as_deref(), Some("replication slot stillpoint"));
+        assert_eq!(driver.retire_log().await.unwrap(), None);
+        stage.settled().await;
+    }
+}
