@@ -1,12 +1,31 @@
 //! The one place that names engines.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use stillpoint_contract::{Clock, Endpoint, Engine, Error, ErrorKind, Result, code};
 
 /// Every engine compiled into this program.
 pub fn engines(clock: &Arc<dyn Clock>) -> Vec<Arc<dyn Engine>> {
-    vec![Arc::new(stillpoint_sqlite::SqliteEngine::new(Arc::clone(clock)))]
+    Vec::from([
+        Arc::new(stillpoint_sqlite::SqliteEngine::new(Arc::clone(clock))) as Arc<dyn Engine>,
+        #[cfg(feature = "postgres")]
+        Arc::new(stillpoint_postgres::PostgresEngine::new(Arc::clone(clock))),
+    ])
+}
+
+/// What the environment says to an engine about its connections, as its own tools understand it.
+pub fn settings(
+    engine: &dyn Engine,
+    variable: impl Fn(&str) -> Option<String>,
+) -> BTreeMap<String, String> {
+    match engine.name() {
+        #[cfg(feature = "postgres")]
+        "postgres" => stillpoint_postgres::settings_from(variable),
+        _ => {
+            drop(variable);
+            BTreeMap::new()
+        }
+    }
 }
 
 /// Reads the URL of a database: a scheme, a colon, and what its engine makes of the rest.
@@ -33,7 +52,7 @@ pub fn endpoint(engines: &[Arc<dyn Engine>], url: &str) -> Result<(Arc<dyn Engin
             .next("write the database's URL with a scheme that is known: sqlite:PATH")
             .next("if it is the name of a SQLite file: sqlite:./NAME")
     })?;
-    let settings = std::collections::BTreeMap::new();
+    let settings = BTreeMap::new();
     let (scheme, address) = (scheme.to_owned(), address.to_owned());
     Ok((Arc::clone(engine), Endpoint { scheme, address, settings }))
 }

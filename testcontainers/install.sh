@@ -68,3 +68,5 @@ if ! has python "$python"; then
     "$tools/python/bin/pip" install --quiet --disable-pip-version-check "$python"
     echo "$python" >"$tools/python/stamp"
 fi
+
+sh "$root/testcontainers/postgres.sh"

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::{
-    answer::Format, backup, check, completion, demo, exit, forget, init, list, logs, man, repo,
-    restore, show, timeline, verify,
+    answer::Format, backup, check, completion, demo, exit, forget, grants, init, list, logs, man,
+    repo, restore, show, timeline, verify,
 };
 
 /// Back up live databases online, capture their logs, and restore any moment in between.
@@ -53,6 +53,7 @@ pub(crate) const ENVIRONMENT: &str = "  \
   TZ                          the zone of times that name none
   NO_COLOR, COLUMNS           no colour; the width of lines
   XDG_STATE_HOME              where the newest state seen of each repository is remembered
+  PG*                         connections to PostgreSQL, as its own programs understand them
   AWS_*, AZURE_*, GOOGLE_*    credentials and endpoints of object stores";
 
 /// Options that go for every command.
@@ -128,8 +129,11 @@ pub(crate) enum Command {
     Restore(restore::Options),
     /// Read backups back and prove that they are intact.
     Verify(verify::Options),
-    /// Check that every backup is complete and every database recent enough.
+    /// Check that every backup is complete and every database recent enough; or, with the URL of
+    /// a database, what its server lacks for being protected.
     Check(check::Options),
+    /// Print the statements that make a role with the least privileges.
+    Grants(grants::Options),
     /// Look after the repository itself.
     #[command(subcommand)]
     Repo(repo::Command),

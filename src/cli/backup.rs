@@ -26,10 +26,10 @@ const STREAMS_DEFAULT: NonZeroUsize = NonZeroUsize::new(4).expect("four is not z
 /// What `backup` is told.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The database, as an engine and an address, such as sqlite:app.db.
+    /// The database, as an engine and an address: sqlite:app.db, or postgres://user@host.
     #[arg(value_name = "URL")]
     database: String,
-    /// The name of the database in the repository [default: its file name].
+    /// The name of the database in the repository [default: that of its file or host].
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// Read everything, also what is known not to have changed.

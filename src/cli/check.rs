@@ -9,7 +9,7 @@ use stillpoint_contract::{ErrorKind, Result};
 
 use super::{
     answer::{Answer, Stamp},
-    exit,
+    examine, exit,
     open::{self, Need, Opened},
     page::{Page, Table, Tone},
     reach::Reach,
@@ -25,7 +25,8 @@ const CLOCK_AHEAD_MAX: TimeDelta = TimeDelta::minutes(5);
 /// What `check` is told.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The repository, or a copy of it that may be incomplete [default: --repo].
+    /// The repository, or a copy of it that may be incomplete [default: --repo]; or a database,
+    /// such as postgres://host, to see what its server lacks.
     #[arg(value_name = "DIR|URL", value_hint = clap::ValueHint::DirPath)]
     pub place: Option<String>,
     /// Only look whether every object is there, by name and size. Needs no key.
@@ -201,6 +202,9 @@ impl CheckAnswer {
 
 /// Checks. The exit status says what was found.
 pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
+    if let Some(place) = options.place.as_deref().filter(|p| examine::is_database(session, p)) {
+        return examine::run(session, place).await;
+    }
     let max_age = options.max_age.as_deref().map(length).transpose()?;
     let need = if options.files_only { Need::Names } else { Need::Content };
     let repository = open::repository(session, need).await?;

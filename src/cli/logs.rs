@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Stream(stream::Options),
     /// Show how far each database's log is captured.
     Status(StatusOptions),
+    /// Let a server forget what it keeps for captures, such as a replication slot, for good.
+    Retire(stream::RetireOptions),
 }
 
 /// What `logs status` is told.
@@ -130,6 +132,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<()> {
     match command {
         Command::Stream(options) => stream::run(session, options).await,
         Command::Status(options) => status(session, options).await,
+        Command::Retire(options) => stream::retire(session, options).await,
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) struct Options {
     /// Restore the state of this backup alone, without log; its id, or how it begins.
     #[arg(long, value_name = "BACKUP")]
     backup: Option<String>,
-    /// Where the restored database shall be.
+    /// Where the restored database shall be: a file, or a directory for a server.
     #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
     to: PathBuf,
     /// Replace what is there, unless somebody is using it.

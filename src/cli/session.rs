@@ -152,7 +152,10 @@ impl Session {
     /// Reads the URL of a database.
     pub(crate) fn endpoint(&self, url: &str) -> Result<(Arc<dyn Engine>, Endpoint)> {
         refuse_secrets(url)?;
-        registry::endpoint(&self.engines, url)
+        let (engine, mut endpoint) = registry::endpoint(&self.engines, url)?;
+        let variable = |name: &str| self.environment.get(name).map(str::to_owned);
+        endpoint.settings = registry::settings(&*engine, variable);
+        Ok((engine, endpoint))
     }
 
     /// Where the repository is, as the command line or the environment says.

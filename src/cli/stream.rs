@@ -19,7 +19,7 @@ use super::{
     session::{Session, length},
     units,
 };
-use crate::coordinator::{CaptureEvent, CaptureJob, CaptureReport, Process, capture};
+use crate::coordinator::{self, CaptureEvent, CaptureJob, CaptureReport, Process, capture};
 
 /// How often a text answer tells how far the capture is, where nobody asked for more.
 const NEWS_PERIOD: Duration = Duration::from_mins(1);
@@ -27,16 +27,20 @@ const NEWS_PERIOD: Duration = Duration::from_mins(1);
 /// What `logs stream` is told.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The database, as an engine and an address, such as sqlite:app.db.
+    /// The database, as an engine and an address: sqlite:app.db, or postgres://user@host.
     #[arg(value_name = "URL")]
     database: String,
-    /// The name of the database in the repository [default: its file name].
+    /// The name of the database in the repository [default: that of its file or host].
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// How long a commit may wait, for company, before it is stored; at most that much is lost
     /// when this machine is.
     #[arg(long, value_name = "LENGTH", default_value = "1s")]
     flush: String,
+    /// How long to wait out what may pass by itself once the capture runs, such as a restart of
+    /// the server, before giving up.
+    #[arg(long, value_name = "LENGTH", default_value = "1h")]
+    retry_for: String,
     /// Take over from a capture that seems to be running.
     #[arg(long)]
     take_over: bool,
@@ -55,6 +59,9 @@ enum StreamAnswer {
         position: String,
         gap: Option<String>,
         joins_backup: bool,
+    },
+    Interrupted {
+        reason: String,
     },
     Stored {
         position: String,
@@ -78,6 +85,9 @@ impl Answer for StreamAnswer {
         match self {
             Self::Started { database, position, .. } => {
                 page.line(format!("Capturing the log of {} from {position}", printable(database)));
+            }
+            Self::Interrupted { reason } => {
+                page.line(format!("Interrupted, trying again: {}", printable(reason)));
             }
             Self::Stored { position, at, transactions, stored_bytes } => {
                 let at = at.map_or_else(String::new, |at| format!(" of {}", page.time(at.0)));
@@ -121,6 +131,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         endpoint: &endpoint,
         database: &name,
         flush,
+        retry_for: length(&options.retry_for)?,
         take_over: options.take_over,
         process: Process { name: process.as_deref(), is_gone: &process::is_gone },
     };
@@ -132,6 +143,57 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let stop = stopped(session, options.stop_at_eof);
     let report = capture(&session.world, &repository, job, stop, tell).await?;
     session.answer(&StreamAnswer::from(report))
+}
+
+/// What `logs retire` is told.
+#[derive(Debug, Args)]
+pub(crate) struct RetireOptions {
+    /// The database, as an engine and an address.
+    #[arg(value_name = "URL")]
+    database: String,
+    /// The name of the database in the repository [default: that of its file or host].
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct RetireAnswer {
+    database: String,
+    dropped: Option<String>,
+}
+
+impl Answer for RetireAnswer {
+    const SCHEMA: &'static str = "logs.retire/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        let database = printable(&self.database);
+        match &self.dropped {
+            Some(dropped) => page.line(format!("Dropped {dropped} of {database}")),
+            None => page.line(format!("The server keeps nothing for captures of {database}")),
+        }
+    }
+}
+
+/// Lets a server forget what it keeps for captures.
+pub(crate) async fn retire(session: &Session, options: RetireOptions) -> Result<()> {
+    let (engine, endpoint) = session.endpoint(&options.database)?;
+    let name = match options.name {
+        Some(name) => name,
+        None => engine.default_name(&endpoint)?,
+    };
+    let repository = open::repository(session, Need::Content).await?;
+    let process = process::own();
+    let job = CaptureJob {
+        engine: &*engine,
+        endpoint: &endpoint,
+        database: &name,
+        flush: Duration::ZERO,
+        retry_for: Duration::ZERO,
+        take_over: false,
+        process: Process { name: process.as_deref(), is_gone: &process::is_gone },
+    };
+    let dropped = coordinator::retire(&repository, job).await?;
+    session.answer(&RetireAnswer { database: name, dropped })
 }
 
 /// What was stored since it was last told.
@@ -156,6 +218,7 @@ impl News {
                     joins_backup: is_anchored,
                 }
             }
+            CaptureEvent::Interrupted { reason } => StreamAnswer::Interrupted { reason },
             CaptureEvent::Stored { position, at, transactions, stored_bytes } => {
                 self.transactions += transactions;
                 self.stored_bytes += stored_bytes;

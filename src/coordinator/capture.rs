@@ -1,6 +1,11 @@
 //! One capture of a database's log: what the engine hands over becomes durable, then is confirmed.
 
-use std::{fmt, future::Future, pin::pin, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
@@ -23,6 +28,10 @@ const FENCE_PERIOD: Duration = Duration::from_secs(10);
 /// How long a capture that failed tries to say goodbye: its store may be what failed.
 const GOODBYE_MAX: Duration = Duration::from_secs(5);
 
+/// The first pause after something that may pass, and the longest.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+
 /// What to capture, and how.
 #[derive(Debug)]
 pub struct CaptureJob<'a> {
@@ -34,6 +43,8 @@ pub struct CaptureJob<'a> {
     pub database: &'a str,
     /// How long committed transactions may wait before they are stored.
     pub flush: Duration,
+    /// How long what may pass by itself, such as a restart of the server, is waited out.
+    pub retry_for: Duration,
     /// Take over from a capture that seems to be running.
     pub take_over: bool,
     /// Who captures.
@@ -74,6 +85,11 @@ pub enum CaptureEvent {
         /// Whether some backup can be brought forward with this log.
         is_anchored: bool,
     },
+    /// Nothing can be captured; it is tried again, and begins anew when it works.
+    Interrupted {
+        /// Why.
+        reason: String,
+    },
     /// Log became durable.
     Stored {
         /// Up to here.
@@ -104,6 +120,9 @@ pub struct CaptureReport {
 
 /// Captures until `stop` is done, then stores what was handed over and says goodbye.
 ///
+/// What passes by itself, such as a restart of the server, is waited out once the capture has
+/// begun: it goes on from what is stored, in a stream of its own. A gap is recorded in the same way.
+///
 /// # Errors
 ///
 /// [`Busy`](ErrorKind::Busy) when another capture runs, [`Fenced`](ErrorKind::Fenced) when one took
@@ -115,53 +134,122 @@ pub async fn capture(
     stop: impl Future<Output = ()>,
     mut tell: impl FnMut(CaptureEvent),
 ) -> Result<CaptureReport> {
-    let driver = job.engine.connect(job.endpoint).await?;
-    // A polled engine is asked once per flush; one that streams waits in `next` itself.
-    let period = poll_period(&*driver).await?;
-    let wait = period.map_or(Duration::ZERO, |period| period.max(job.flush));
-    if !job.take_over {
-        refuse_rival(repository, &job).await?;
-    }
-    let mut running = Running::begin(world, repository, &job, &*driver).await?;
-    let work = async {
-        running.beat(false).await?;
-        tell(running.started().await?);
-        let mut stop = pin!(stop);
-        let mut is_stopping = false;
-        loop {
-            let is_dry = running.drain(job.flush, &mut tell).await?;
-            running.look_around().await?;
-            // A stream of a busy server never runs dry; what it has not sent yet stays there.
-            if is_stopping && (is_dry || period.is_none()) {
-                return Ok::<_, Error>(());
+    let mut stop = Stop { future: pin!(stop), is_due: false };
+    let mut outage: Option<Outage> = None;
+    let mut done: Option<CaptureReport> = None;
+    loop {
+        let began_at = world.clock.elapsed();
+        let attempt = async {
+            match &done {
+                None if !job.take_over => refuse_rival(repository, &job).await?,
+                None => {}
+                Some(done) => repository.check_fence(job.database, &done.stream).await?,
             }
-            let pause = if is_dry { wait } else { Duration::ZERO };
-            tokio::select! {
+            let driver = job.engine.connect(job.endpoint).await?;
+            // A polled engine is asked once per flush; one that streams waits in `next` itself.
+            let period = poll_period(&*driver).await?;
+            Ok::<_, Error>((Running::begin(world, repository, &job, &*driver).await?, period))
+        };
+        let begun = match &done {
+            None => attempt.await,
+            Some(done) => tokio::select! {
                 biased;
-                () = &mut stop, if !is_stopping => is_stopping = true,
-                () = world.clock.sleep(pause) => {}
-            }
-        }
-    };
-    match work.await {
-        Ok(()) => {
-            running.beat(true).await?;
-            Ok(running.report)
-        }
-        Err(error) => {
-            // Whoever begins next need not wait until this one looks dead.
-            if error.kind() != ErrorKind::Fenced {
-                tokio::select! {
-                    biased;
-                    said = running.beat(true) => {
-                        said.unwrap_or_else(|silent| tracing::debug!("no goodbye: {silent}"));
+                () = stop.due() => return Ok(done.clone()),
+                begun = attempt => begun,
+            },
+        };
+        let (error, mut running) = match begun {
+            Err(error) => (error, None),
+            Ok((mut running, period)) => {
+                let outcome = running.work(&job, period, &mut stop, &mut tell).await;
+                let lasted = world.clock.elapsed().saturating_sub(began_at);
+                if running.report.segments > 0 || lasted > RETRY_PAUSE_MAX {
+                    outage = None;
+                }
+                let report = running.report.clone();
+                done = Some(done.map_or(report.clone(), |done| done.and(report)));
+                match outcome {
+                    Ok(()) => {
+                        running.beat(true).await?;
+                        return done.ok_or_else(|| Error::bug("report a capture"));
                     }
-                    () = world.clock.sleep(GOODBYE_MAX) => {}
+                    Err(error) => (error, Some(running)),
                 }
             }
-            Err(error)
+        };
+        let now = world.clock.elapsed();
+        let is_new = outage.is_none();
+        let since = outage.get_or_insert(Outage { since: now, pause: RETRY_PAUSE });
+        let is_patient = done.is_some() && now.saturating_sub(since.since) < job.retry_for;
+        let Some(done) = done.as_ref().filter(|_| is_patient && may_pass(&error, !is_new)) else {
+            // Whoever begins next need not wait until this one looks dead.
+            if let Some(running) = running.as_mut().filter(|_| error.kind() != ErrorKind::Fenced) {
+                running.say_goodbye().await;
+            }
+            return Err(error);
+        };
+        drop(running);
+        if is_new {
+            tell(CaptureEvent::Interrupted { reason: error.to_string() });
+        }
+        tracing::debug!("the capture is interrupted: {error}");
+        tokio::select! {
+            biased;
+            () = stop.due() => return Ok(done.clone()),
+            () = world.clock.sleep(since.pause) => {}
+        }
+        since.pause = (since.pause * 2).min(RETRY_PAUSE_MAX);
+    }
+}
+
+/// When the capture shall stop, which is asked more than once.
+struct Stop<'a, F> {
+    future: Pin<&'a mut F>,
+    is_due: bool,
+}
+
+impl<F: Future<Output = ()>> Stop<'_, F> {
+    async fn due(&mut self) {
+        if !self.is_due {
+            self.future.as_mut().await;
+            self.is_due = true;
         }
     }
+}
+
+/// A time in which nothing can be captured.
+struct Outage {
+    since: Duration,
+    pause: Duration,
+}
+
+/// Whether it may be worth trying again. A server that restarts is missing for a while.
+fn may_pass(error: &Error, is_away: bool) -> bool {
+    let kind = error.kind();
+    kind.is_transient() || kind == ErrorKind::Gap || is_away && kind == ErrorKind::Missing
+}
+
+impl CaptureReport {
+    /// This one and the one that went on from it.
+    fn and(self, later: Self) -> Self {
+        Self {
+            segments: self.segments + later.segments,
+            transactions: self.transactions + later.transactions,
+            stored_bytes: self.stored_bytes + later.stored_bytes,
+            ..later
+        }
+    }
+}
+
+/// Lets a server forget, for good, what it keeps for captures of a database that shall not be
+/// captured any more. Returns what was given up, if there was anything.
+///
+/// # Errors
+///
+/// [`Busy`](ErrorKind::Busy) when a capture runs.
+pub async fn retire(repository: &Repository, job: CaptureJob<'_>) -> Result<Option<String>> {
+    refuse_rival(repository, &job).await?;
+    job.engine.connect(job.endpoint).await?.retire_log().await
 }
 
 async fn poll_period(driver: &dyn Driver) -> Result<Option<Duration>> {
@@ -307,6 +395,46 @@ impl<'a> Running<'a> {
             fence_at: now,
             report,
         })
+    }
+
+    /// Captures until it is to stop.
+    async fn work(
+        &mut self,
+        job: &CaptureJob<'_>,
+        period: Option<Duration>,
+        stop: &mut Stop<'_, impl Future<Output = ()>>,
+        tell: &mut impl FnMut(CaptureEvent),
+    ) -> Result<()> {
+        let wait = period.map_or(Duration::ZERO, |period| period.max(job.flush));
+        self.beat(false).await?;
+        tell(self.started().await?);
+        loop {
+            let is_dry = self.drain(job.flush, tell).await?;
+            self.look_around().await?;
+            // A stream of a busy server never runs dry; what it has not sent yet stays there.
+            if stop.is_due && (is_dry || period.is_none()) {
+                return Ok(());
+            }
+            let pause = if is_dry { wait } else { Duration::ZERO };
+            let may_stop = !stop.is_due;
+            tokio::select! {
+                biased;
+                () = stop.due(), if may_stop => {}
+                () = self.world.clock.sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Tries to say that this was all.
+    async fn say_goodbye(&mut self) {
+        let world = self.world;
+        tokio::select! {
+            biased;
+            said = self.beat(true) => {
+                said.unwrap_or_else(|silent| tracing::debug!("no goodbye: {silent}"));
+            }
+            () = world.clock.sleep(GOODBYE_MAX) => {}
+        }
     }
 
     async fn started(&mut self) -> Result<CaptureEvent> {

@@ -9,6 +9,6 @@ mod point;
 mod restore;
 
 pub use backup::{BackupJob, BackupReport, back_up};
-pub use capture::{CaptureEvent, CaptureJob, CaptureReport, Process, capture};
+pub use capture::{CaptureEvent, CaptureJob, CaptureReport, Process, capture, retire};
 pub use point::{Chosen, Wanted, choose};
 pub use restore::{ResolvedRestore, RestoreJob, RestoreReport, plan, run, staging_beside};

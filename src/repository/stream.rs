@@ -174,13 +174,7 @@ impl StreamWriter<'_> {
 
     /// Makes sure that no other capture of the database began after this one.
     pub async fn check_fence(&self) -> Result<()> {
-        // Whoever begins gives a sign of life before anything else.
-        let beats = self.repository.newest_beats(&self.database).await?;
-        let newest = beats.last_key_value().map(|(stream, _)| stream.clone());
-        match newest.filter(|newest| *newest > self.stream) {
-            None => Ok(()),
-            Some(rival) => Err(fenced(&self.database, &rival)),
-        }
+        self.repository.check_fence(&self.database, &self.stream).await
     }
 
     async fn put(&self, key: &Key, bytes: Bytes) -> Result<()> {
@@ -198,6 +192,17 @@ impl StreamWriter<'_> {
 }
 
 impl Repository {
+    /// Makes sure that no capture of a database began after that of `stream`.
+    pub async fn check_fence(&self, database: &str, stream: &str) -> Result<()> {
+        // Whoever begins gives a sign of life before anything else.
+        let beats = self.newest_beats(database).await?;
+        let newest = beats.last_key_value().map(|(stream, _)| stream.clone());
+        match newest.filter(|newest| newest.as_str() > stream) {
+            None => Ok(()),
+            Some(rival) => Err(fenced(database, &rival)),
+        }
+    }
+
     /// The id of the newest capture of a database that left any trace.
     async fn newest_capture(&self, database: &str) -> Result<Option<String>> {
         let segments = self.store.list(&names::streams(database)).await?;

@@ -12,9 +12,11 @@
 //! ```
 
 mod http;
+mod postgres;
 mod process;
 mod server;
 mod service;
 
+pub use postgres::{POSTGRES_USER, POSTGRES_VERSIONS, Postgres, PostgresMissing, PostgresOptions};
 pub use server::{Server, StartError};
 pub use service::{Missing, Service, required};

@@ -146,6 +146,7 @@ impl Bench {
             endpoint: &self.endpoint,
             database: "app",
             flush: Duration::ZERO,
+            retry_for: Duration::ZERO,
             take_over: true,
             process: Process::UNKNOWN,
         };

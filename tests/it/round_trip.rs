@@ -75,6 +75,7 @@ async fn every_commit_can_be_restored() {
         endpoint: &endpoint,
         database: "app",
         flush: Duration::from_millis(50),
+        retry_for: Duration::ZERO,
         take_over: false,
         process: Process::UNKNOWN,
     };

@@ -13,8 +13,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Capabilities, LogMark, LogPosition, LogRange, LogSource, OpenedLog, PartName, Result, Sink,
-    Source,
+    Capabilities, Finding, LogMark, LogPosition, LogRange, LogSource, OpenedLog, PartName, Result,
+    Sink, Source,
 };
 
 /// One kind of database server: how to reach one, and how to build one from a backup.
@@ -69,6 +69,17 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// Nothing that stood there is lost before the new database is in place.
     async fn publish(&self, plan: &RestorePlan) -> Result<()>;
 
+    /// The statements that make a role with the least privileges for backups and log capture, for
+    /// servers of a major version; the newest one's, unless it is said. `None` for an engine
+    /// without roles.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for a version that is not known.
+    fn grants(&self, _role: &str, _major: Option<u32>) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Writes a position as the engine's own tools print it, such as `0/16B3748`.
     fn render(&self, position: &LogPosition) -> String {
         position.to_string()
@@ -113,6 +124,12 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// Asks the server who it is and what it allows today.
     async fn probe(&self) -> Result<Probe>;
 
+    /// Looks at everything that backups and log capture need from the server, without changing
+    /// anything there.
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        Ok(Vec::new())
+    }
+
     /// Copies the server into `sink`.
     ///
     /// With a base, pages that did not change since it may be kept instead of written; without
@@ -130,6 +147,16 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) when the server keeps no log, with the
     /// statement that would change it.
     async fn open_log(&self, since: Option<&LogMark>) -> Result<OpenedLog>;
+
+    /// Lets the server forget, for good, what it keeps for captures, such as a replication slot.
+    /// Returns what it was; `None` when there was nothing, as in engines that keep nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`](crate::ErrorKind::Busy) while a capture uses it.
+    async fn retire_log(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
 }
 
 /// Who a server is, as it says itself.

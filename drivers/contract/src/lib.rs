@@ -12,6 +12,7 @@ mod capability;
 mod driver;
 mod error;
 mod exchange;
+mod finding;
 mod log;
 mod position;
 mod world;
@@ -25,6 +26,7 @@ pub use error::{Code, Error, ErrorKind, Result, code, quoted};
 pub use exchange::{
     EXTENT_BYTES, EXTENTS_OPEN_MAX, PartName, PartRecord, PartSpec, PartWriter, Shape, Sink, Source,
 };
+pub use finding::{Finding, Weight};
 pub use log::{
     LogCapture, LogEvent, LogEventKind, LogMark, LogSegment, LogSource, OpenedLog,
     SEGMENT_BODY_BYTES_MAX, SEGMENT_INDEX_BYTES_MAX, SegmentHead,

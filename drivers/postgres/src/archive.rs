@@ -1,0 +1,1 @@
+//! WAL files as `archive_command` and `restore_command` name them.

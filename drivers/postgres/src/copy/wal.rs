@@ -1,0 +1,272 @@
+//! The WAL from the start of a backup to its stop, as parts, so that it is restorable on its own.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use stillpoint_contract::{
+    Clock, EXTENT_BYTES, Error, ErrorKind, PartWriter, Result, Shape, Sink, code,
+};
+use tokio::sync::watch;
+
+use super::{crew, reader::Files};
+use crate::{
+    connect::Sql,
+    error,
+    wire::{Session, WalEvent, lsn_from, lsn_text},
+};
+
+/// How often we tell the server that we are alive.
+const STATUS_PERIOD: Duration = Duration::from_secs(10);
+
+/// How often the server is asked how far its WAL reaches.
+const POLL_PERIOD: Duration = Duration::from_millis(200);
+
+/// How long WAL up to the stop may take to arrive once it is known.
+const LAST_WAIT: Duration = Duration::from_mins(5);
+
+/// The longest history file of a timeline.
+const HISTORY_BYTES_MAX: u64 = 1 << 20;
+
+/// Length of a page of WAL.
+const WAL_PAGE_BYTES: usize = 8192;
+
+/// Segments that arrive in order and become parts.
+#[derive(Debug)]
+pub(crate) struct WalParts<'a> {
+    sink: &'a dyn Sink,
+    file_mode: u32,
+    timeline: u32,
+    segment_bytes: u64,
+    /// The position of the next byte.
+    next: u64,
+    part: Option<Box<dyn PartWriter>>,
+    buffer: BytesMut,
+}
+
+impl<'a> WalParts<'a> {
+    /// Parts from the segment that holds `start`.
+    pub(crate) fn new(
+        sink: &'a dyn Sink,
+        (timeline, start): (u32, u64),
+        segment_bytes: u32,
+        file_mode: u32,
+    ) -> Self {
+        let segment_bytes = u64::from(segment_bytes);
+        let next = start / segment_bytes * segment_bytes;
+        let (part, buffer) = (None, BytesMut::new());
+        Self { sink, file_mode, timeline, segment_bytes, next, part, buffer }
+    }
+
+    /// Adds what follows.
+    async fn append(&mut self, mut bytes: Bytes) -> Result<()> {
+        while !bytes.is_empty() {
+            if self.part.is_none() {
+                let path = format!("pg_wal/{}", self.name(self.next));
+                self.part =
+                    Some(crew::create(self.sink, &path, Shape::Stream, self.file_mode).await?);
+            }
+            let left = self.segment_bytes - self.next % self.segment_bytes;
+            let piece =
+                bytes.split_to(bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
+            self.next += piece.len() as u64;
+            self.buffer.extend_from_slice(&piece);
+            let is_end = piece.len() as u64 == left;
+            if is_end || self.buffer.len() as u64 >= EXTENT_BYTES {
+                self.pass_on().await?;
+            }
+            if is_end && let Some(part) = self.part.take() {
+                part.finish(self.segment_bytes).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn pass_on(&mut self) -> Result<()> {
+        let bytes = self.buffer.split().freeze();
+        let at = (self.next - bytes.len() as u64) % self.segment_bytes;
+        match &self.part {
+            Some(part) if !bytes.is_empty() => part.write(at, bytes).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds the file that says where the timeline comes from.
+    async fn history(&self, name: &str, text: Bytes) -> Result<()> {
+        crew::write_file(self.sink, &format!("pg_wal/{name}"), text, self.file_mode).await
+    }
+
+    /// Fills the last segment up with zeros.
+    async fn finish(&mut self) -> Result<()> {
+        while self.part.is_some() {
+            let left = self.segment_bytes - self.next % self.segment_bytes;
+            let zeros = vec![0; left.min(EXTENT_BYTES) as usize];
+            self.append(zeros.into()).await?;
+        }
+        Ok(())
+    }
+
+    /// The name of the segment that holds a position.
+    fn name(&self, lsn: u64) -> String {
+        let segment = lsn / self.segment_bytes;
+        let per_log = (1 << 32) / self.segment_bytes;
+        format!("{:08X}{:08X}{:08X}", self.timeline, segment / per_log, segment % per_log)
+    }
+}
+
+/// Streams WAL into parts until `stop` names the end and everything before it has arrived.
+pub(crate) async fn capture_stream(
+    (mut session, slot): (Session, Option<String>),
+    mut parts: WalParts<'_>,
+    mut stop: watch::Receiver<Option<u64>>,
+    clock: &Arc<dyn Clock>,
+) -> Result<()> {
+    if parts.timeline > 1 {
+        let (name, text) = session.timeline_history(parts.timeline).await?;
+        parts.history(&name, text).await?;
+    }
+    let mut stream = session.start_physical(None, parts.next, parts.timeline).await?;
+    let mut status_at = clock.elapsed() + STATUS_PERIOD;
+    loop {
+        let end = *stop.borrow_and_update();
+        if end.is_some_and(|end| parts.next >= end) {
+            parts.finish().await?;
+            let (mut session, _) = stream.finish().await?;
+            if let Some(slot) = slot {
+                session.drop_slot(&slot).await?;
+            }
+            session.close().await;
+            return Ok(());
+        }
+        let pause = status_at.saturating_sub(clock.elapsed());
+        let event = tokio::select! {
+            event = stream.receive() => Some(event?),
+            changed = stop.changed(), if end.is_none() => {
+                changed.map_err(|_| Error::bug("wait for the end of a copy that is gone"))?;
+                continue;
+            }
+            () = clock.sleep(pause) => None,
+        };
+        let mut is_due = clock.elapsed() >= status_at;
+        match event {
+            Some(WalEvent::Bytes { start, bytes }) => {
+                if start != parts.next {
+                    return Err(error::unexpected(lsn_text(start), "stream WAL without a hole"));
+                }
+                let (at, append) = (parts.next, parts.append(bytes));
+                alive_while(append, &mut stream, at, clock).await?;
+            }
+            Some(WalEvent::KeepAlive { reply_now, .. }) => is_due |= reply_now,
+            Some(WalEvent::End) => return Err(ended()),
+            None => {}
+        }
+        if is_due {
+            stream.send_status(parts.next, parts.next, clock.now()).await?;
+            status_at = clock.elapsed() + STATUS_PERIOD;
+        }
+    }
+}
+
+/// Waits for `work`, telling the server all the while that we are alive.
+async fn alive_while(
+    work: impl Future<Output = Result<()>>,
+    stream: &mut crate::wire::WalStream,
+    at: u64,
+    clock: &Arc<dyn Clock>,
+) -> Result<()> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = clock.sleep(STATUS_PERIOD) => stream.send_status(at, at, clock.now()).await?,
+        }
+    }
+}
+
+fn ended() -> Error {
+    Error::new(ErrorKind::Transient, code::SOURCE_VANISHED, "stream WAL during a backup")
+        .why("the server ended the stream: it is shutting down, or was promoted")
+}
+
+/// Copies finished segments while they are there, and the last one once `stop` names the end.
+pub(crate) async fn collect_files(
+    (files, sql): (&Files, &Sql),
+    mut parts: WalParts<'_>,
+    mut stop: watch::Receiver<Option<u64>>,
+    clock: &Arc<dyn Clock>,
+) -> Result<()> {
+    let query = "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
+                 ELSE pg_current_wal_lsn() END)::text";
+    let step = "ask how far the WAL reaches";
+    let mut stopped_at = None;
+    if parts.timeline > 1 {
+        let name = format!("{:08X}.history", parts.timeline);
+        let text = files.read_one(&format!("pg_wal/{name}"), HISTORY_BYTES_MAX).await?;
+        parts.history(&name, text.unwrap_or_default().into()).await?;
+    }
+    loop {
+        let end = *stop.borrow_and_update();
+        let row = sql.client.query_one(query, &[]).await.map_err(|e| error::sql(e, step))?;
+        let text: &str = row.try_get(0).map_err(|e| error::sql(e, step))?;
+        let reached = lsn_from(text).ok_or_else(|| error::unexpected(text, step))?;
+        while reached >= parts.next + parts.segment_bytes && end.is_none_or(|end| parts.next < end)
+        {
+            let until = end.unwrap_or(u64::MAX).min(parts.next + parts.segment_bytes);
+            copy_segment(files, &mut parts, until).await?;
+        }
+        match end {
+            Some(end) if parts.next >= end => return parts.finish().await,
+            Some(end) if reached >= end => {
+                copy_segment(files, &mut parts, end).await?;
+                return parts.finish().await;
+            }
+            Some(end) => {
+                let since = *stopped_at.get_or_insert_with(|| clock.elapsed());
+                if clock.elapsed().saturating_sub(since) > LAST_WAIT {
+                    return Err(Error::new(ErrorKind::TimedOut, code::SOURCE_VANISHED, step)
+                        .with("end of the backup", lsn_text(end))
+                        .with("reached", lsn_text(reached)));
+                }
+                clock.sleep(POLL_PERIOD).await;
+            }
+            None => tokio::select! {
+                changed = stop.changed() => {
+                    changed.map_err(|_| Error::bug("wait for a copy that is gone"))?;
+                }
+                () = clock.sleep(POLL_PERIOD) => {}
+            },
+        }
+    }
+}
+
+/// Copies the segment at `parts.next` up to `until`.
+async fn copy_segment(files: &Files, parts: &mut WalParts<'_>, until: u64) -> Result<()> {
+    let path = format!("pg_wal/{}", parts.name(parts.next));
+    let until = until.min(parts.next + parts.segment_bytes);
+    while parts.next < until {
+        let at = parts.next % parts.segment_bytes;
+        let length = EXTENT_BYTES.min(parts.segment_bytes - at);
+        // The session of the first worker is shared; its questions are answered in turn.
+        let read = files.read_range(0, &path, at..at + length).await?;
+        let mut bytes = read.ok_or_else(|| recycled(&path))?;
+        bytes.truncate(usize::try_from(until - parts.next).unwrap_or(usize::MAX));
+        let pages = bytes.chunks(WAL_PAGE_BYTES).zip((parts.next..).step_by(WAL_PAGE_BYTES));
+        for (page, address) in pages {
+            if page.get(8..16) != Some(&address.to_le_bytes()[..]) {
+                return Err(recycled(&path));
+            }
+        }
+        if bytes.is_empty() {
+            return Err(recycled(&path));
+        }
+        parts.append(bytes.into()).await?;
+    }
+    Ok(())
+}
+
+fn recycled(path: &str) -> Error {
+    Error::new(ErrorKind::Gap, code::UNREACHABLE_POINT, "copy WAL during a backup")
+        .with("file", path)
+        .why("the server removed it before it was copied")
+        .next("let the role replicate (ALTER ROLE … REPLICATION): then WAL is streamed")
+        .next("or keep more of it: wal_keep_size")
+}

@@ -1,0 +1,109 @@
+//! The engine and its connected driver: the contract's methods, each handed to its module.
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use stillpoint_contract::{
+    BackupRequest, Clock, Driver, Endpoint, Engine, Evidence, Finding, LogMark, LogPosition,
+    OpenedLog, Probe, Reached, Recovery, RestorePlan, RestoreRequest, Result, Sink,
+};
+
+use crate::{
+    config::Config, connect::Cluster, facts::Facts, grants, log, recover, restore, snapshot,
+    version::MAJORS, wire::lsn_text,
+};
+
+/// PostgreSQL clusters.
+#[derive(Clone, Debug)]
+pub struct PostgresEngine {
+    clock: Arc<dyn Clock>,
+    programs: Vec<PathBuf>,
+}
+
+impl PostgresEngine {
+    /// An engine whose waits and times come from `clock`.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, programs: Vec::new() }
+    }
+
+    /// Looks for server programs in these directories first; a restore replays WAL with one.
+    pub fn with_programs(self, programs: Vec<PathBuf>) -> Self {
+        Self { programs, ..self }
+    }
+}
+
+#[async_trait]
+impl Engine for PostgresEngine {
+    fn name(&self) -> &'static str {
+        "postgres"
+    }
+
+    fn schemes(&self) -> &'static [&'static str] {
+        &["postgres", "postgresql"]
+    }
+
+    fn default_name(&self, endpoint: &Endpoint) -> Result<String> {
+        Ok(Config::new(endpoint)?.default_name())
+    }
+
+    async fn connect(&self, endpoint: &Endpoint) -> Result<Box<dyn Driver>> {
+        let cluster = Cluster::new(Config::new(endpoint)?, Arc::clone(&self.clock))?;
+        Facts::ask(&cluster.sql().await?).await?;
+        Ok(Box::new(PostgresDriver { cluster }))
+    }
+
+    async fn plan_restore(&self, request: &RestoreRequest<'_>) -> Result<RestorePlan> {
+        restore::plan(request)
+    }
+
+    async fn recover(&self, recovery: Recovery<'_>) -> Result<Reached> {
+        Box::pin(recover::recover(recovery, &self.programs)).await
+    }
+
+    async fn check(&self, plan: &RestorePlan) -> Result<String> {
+        restore::check(plan).await
+    }
+
+    async fn publish(&self, plan: &RestorePlan) -> Result<()> {
+        restore::publish(plan).await
+    }
+
+    fn grants(&self, role: &str, major: Option<u32>) -> Result<Option<String>> {
+        let major = major.unwrap_or(*MAJORS.end());
+        grants::grants(role, major.saturating_mul(10_000)).map(Some)
+    }
+
+    fn render(&self, position: &LogPosition) -> String {
+        u64::try_from(position.offset).map_or_else(|_| position.to_string(), lsn_text)
+    }
+}
+
+/// One cluster. Holds no session between calls.
+#[derive(Debug)]
+struct PostgresDriver {
+    cluster: Cluster,
+}
+
+#[async_trait]
+impl Driver for PostgresDriver {
+    async fn probe(&self) -> Result<Probe> {
+        Ok(Facts::ask(&self.cluster.sql().await?).await?.probe())
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        grants::examine(&self.cluster).await
+    }
+
+    async fn backup(&self, request: BackupRequest<'_>, sink: &dyn Sink) -> Result<Evidence> {
+        // Boxed, since it holds the state of everything that a backup does.
+        Box::pin(snapshot::backup(&self.cluster, request, sink)).await
+    }
+
+    async fn open_log(&self, since: Option<&LogMark>) -> Result<OpenedLog> {
+        log::open(&self.cluster, since).await
+    }
+
+    async fn retire_log(&self) -> Result<Option<String>> {
+        log::retire(&self.cluster).await
+    }
+}

@@ -1,0 +1,30 @@
+#![doc = include_str!("../README.md")]
+
+mod archive;
+mod capture;
+mod captured;
+mod checksum;
+mod config;
+mod connect;
+mod copy;
+mod driver;
+mod earlier;
+mod error;
+mod facts;
+mod grants;
+mod index;
+mod layout;
+mod log;
+mod passfile;
+mod position;
+mod recover;
+mod restore;
+mod snapshot;
+mod summaries;
+mod tls;
+mod version;
+pub mod wal;
+mod wire;
+
+pub use config::settings_from;
+pub use driver::PostgresEngine;

@@ -1,0 +1,139 @@
+//! What recovery does, in order: lay out, follow the log, cut it, replay, make sure.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use stillpoint_contract::{
+    Error, ErrorKind, Lineage, LogPosition, Reached, Recovery, Result, code,
+};
+
+use super::{
+    aim::{Aim, Use},
+    server::Server,
+    tree,
+    wal_files::{WalFiles, left_at, newest_history},
+};
+use crate::{error, layout::Layout, restore::staged, wire::lsn_text};
+
+/// What a restore leaves beside the data when no server replayed it.
+pub(crate) const PENDING_FILE: &str = "recovery.signal";
+
+const STEP: &str = "bring the cluster to the point";
+
+/// Lays out WAL and replays it. `places` are directories of server programs.
+pub(crate) async fn recover(recovery: Recovery<'_>, places: &[PathBuf]) -> Result<Reached> {
+    let Recovery { plan, evidence, parts, log } = recovery;
+    let layout = Layout::read(parts).await?;
+    let data = staged(&plan.staging);
+    let start = evidence.consistent_at.clone().ok_or_else(|| Error::bug("place a backup"))?;
+    let mut aim = Aim::new(plan.until.clone(), start.clone())?;
+    let (path, owned) = (data.clone(), layout.clone());
+    blocking(&data, move || tree::prepare(&path, &owned)).await?;
+
+    let mut files = WalFiles::new(data.join("pg_wal"), layout.wal_segment_bytes);
+    while !aim.is_reached {
+        let Some(head) = log.next().await? else { break };
+        let wanted = aim.follow(&head)?;
+        if wanted == Use::Skip {
+            continue;
+        }
+        let body = log.body().await?;
+        let (position, length) = (head.range.start().clone(), body.len() as u128);
+        if head.range.end().offset - position.offset != length {
+            return Err(broken_body(&position));
+        }
+        files = blocking(&data, move || {
+            write(&mut files, &wanted, &position, &body)?;
+            Ok(files)
+        })
+        .await?;
+    }
+    aim.check_reached()?;
+    finish(&data, &layout, files, &aim, places).await?;
+    Ok(Reached {
+        position: Some(aim.reached),
+        committed_at: aim.committed_at,
+        transactions: aim.transactions,
+    })
+}
+
+fn write(files: &mut WalFiles, wanted: &Use, at: &LogPosition, body: &Bytes) -> io::Result<()> {
+    let (timeline, lsn) = place(at).ok_or(io::ErrorKind::InvalidData)?;
+    if let Use::Switch(left) = wanted {
+        let (old, left) = place(left).ok_or(io::ErrorKind::InvalidData)?;
+        files.switch(old, timeline, left)?;
+    }
+    files.write(timeline, lsn, body)
+}
+
+/// Cuts the WAL, replays it, and makes sure that the server got where it should.
+async fn finish(
+    data: &Path,
+    layout: &Layout,
+    mut files: WalFiles,
+    aim: &Aim,
+    places: &[PathBuf],
+) -> Result<()> {
+    let (timeline, lsn) = place(&aim.reached).ok_or_else(|| broken_body(&aim.reached))?;
+    let major = layout.server_version_num / 10_000;
+    let server = Server::find(places, major).await;
+    let (path, owner) = (data.to_owned(), server.as_ref().and_then(|server| server.owner));
+    let has_server = server.is_some();
+    blocking(data, move || {
+        files.cut(timeline, lsn)?;
+        fs::write(path.join(PENDING_FILE), "")?;
+        if !has_server {
+            wait_for_a_server(&path, timeline)?;
+        }
+        owner.map_or(Ok(()), |owner| tree::give_to(&path, owner))
+    })
+    .await?;
+    let Some(server) = server else { return Ok(()) };
+    server.replay(data, timeline, layout).await?;
+    let path = data.join("pg_wal");
+    let history = blocking(data, move || newest_history(&path, timeline)).await?;
+    match history.and_then(|(_, text)| left_at(&text)) {
+        Some(left) if left == (timeline, lsn) => Ok(()),
+        left => Err(Error::new(ErrorKind::Corrupt, code::RESTORE_CHECK_FAILED, STEP)
+            .with("asked", lsn_text(lsn))
+            .with("replayed to", left.map_or("nothing".to_owned(), |(_, lsn)| lsn_text(lsn)))
+            .why("the server stopped elsewhere: WAL between the two does not decode")),
+    }
+}
+
+/// Where no server of the version is installed, whoever starts one replays the same WAL.
+fn wait_for_a_server(data: &Path, timeline: u32) -> io::Result<()> {
+    let path = data.join("postgresql.auto.conf");
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        read => read?,
+    };
+    let settings = "restore_command = 'false'\nrecovery_target_timeline";
+    fs::write(path, format!("{text}\n{settings} = '{timeline}'\n"))
+}
+
+/// The timeline and LSN of a position.
+fn place(position: &LogPosition) -> Option<(u32, u64)> {
+    Some((timeline_of(&position.lineage)?, u64::try_from(position.offset).ok()?))
+}
+
+fn timeline_of(lineage: &Lineage) -> Option<u32> {
+    lineage.as_str().rsplit_once('/')?.1.parse().ok()
+}
+
+fn broken_body(at: &LogPosition) -> Error {
+    Error::new(ErrorKind::Corrupt, code::BROKEN_SEGMENT, "decode captured WAL").with("at", at)
+}
+
+/// Runs work on files away from the runtime's threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.map_err(|cause| Error::bug("work on files").caused_by(cause))?;
+    done.map_err(|cause| error::file(cause, STEP, path))
+}

@@ -1,0 +1,316 @@
+//! Laying a cluster out, checking it and putting it in its place.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    process::{Pid, test_kill_process},
+};
+use stillpoint_contract::{
+    Error, ErrorKind, Overwrite, Placement, RecoveryTarget, RestorePlan, RestoreRequest, Result,
+    code,
+};
+
+use crate::{
+    checksum::bad_pages,
+    error,
+    layout::Layout,
+    recover::{PENDING_FILE, SPACES, blocking},
+};
+
+/// The length of a file of a relation, after which another one begins.
+const RELATION_FILE_BYTES: u64 = 1 << 30;
+
+/// Pages that are read at once.
+const PAGES_AT_ONCE: usize = 128;
+
+/// How many damaged pages are named.
+const FINDINGS_MAX: usize = 8;
+
+/// Decides what goes where. Changes nothing.
+pub(crate) fn plan(request: &RestoreRequest<'_>) -> Result<RestorePlan> {
+    let target = absolute(request.target)?;
+    check_target(&target, request.overwrite)?;
+    let rule = |prefix: &str, path| Placement { prefix: prefix.to_owned(), path };
+    Ok(RestorePlan {
+        placements: vec![
+            rule("stillpoint/", request.staging.join("stillpoint")),
+            rule("", staged(request.staging)),
+        ],
+        target,
+        staging: request.staging.to_owned(),
+        files: Vec::new(),
+        replays_log: !matches!(request.until, RecoveryTarget::Consistent),
+        until: request.until.clone(),
+        overwrite: request.overwrite,
+        proof: "replay by a server ends exactly there; then every page's checksum".to_owned(),
+    })
+}
+
+/// Where the data directory is built.
+pub(crate) fn staged(staging: &Path) -> PathBuf {
+    staging.join("data")
+}
+
+fn absolute(target: &Path) -> Result<PathBuf> {
+    if let Ok(real) = fs::canonicalize(target) {
+        return Ok(real);
+    }
+    let invalid = |why: &'static str| {
+        Error::new(ErrorKind::Invalid, code::FILE, "find the target's directory")
+            .with("target", target.display())
+            .why(why)
+    };
+    let name = target.file_name().ok_or_else(|| invalid("it names no directory"))?;
+    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = fs::canonicalize(parent.unwrap_or(Path::new("."))).map_err(|cause| {
+        invalid("the directory around it does not exist or cannot be entered").caused_by(cause)
+    })?;
+    Ok(parent.join(name))
+}
+
+/// What stands at a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    Empty,
+    Cluster,
+    Other,
+}
+
+fn look(target: &Path) -> Found {
+    match fs::read_dir(target).map(|mut entries| entries.next().is_none()) {
+        Err(_) if fs::symlink_metadata(target).is_err() => Found::Nothing,
+        Ok(true) => Found::Empty,
+        Ok(false) if target.join("PG_VERSION").is_file() => Found::Cluster,
+        Ok(false) | Err(_) => Found::Other,
+    }
+}
+
+fn check_target(target: &Path, overwrite: Overwrite) -> Result<Found> {
+    let found = look(target);
+    let refuse = |code, why: &'static str| {
+        Error::new(ErrorKind::Refused, code, "restore beside existing files")
+            .with("target", target.display())
+            .why(why)
+    };
+    match (found, overwrite) {
+        (Found::Other, _) => {
+            Err(refuse(code::TARGET_EXISTS, "something else than a cluster is there"))
+        }
+        (Found::Cluster, Overwrite::Never) => {
+            Err(refuse(code::TARGET_EXISTS, "a cluster is there already")
+                .next("the same command with --force replaces it"))
+        }
+        (Found::Cluster, Overwrite::Replace) if is_in_use(target) => {
+            Err(refuse(code::TARGET_IN_USE, "a server is running on it")
+                .next(format!("pg_ctl stop -D {}", target.display())))
+        }
+        (Found::Nothing | Found::Empty, _) | (Found::Cluster, Overwrite::Replace) => Ok(found),
+    }
+}
+
+/// Whether the server that last locked a cluster still lives.
+fn is_in_use(target: &Path) -> bool {
+    let lock = fs::read_to_string(target.join("postmaster.pid")).unwrap_or_default();
+    // In single-user mode the number is negative.
+    let number = lock.lines().next().and_then(|line| line.trim().parse::<i32>().ok());
+    let process = number.and_then(|number| Pid::from_raw(number.checked_abs()?));
+    process.is_some_and(|process| match test_kill_process(process) {
+        Ok(()) => true,
+        Err(errno) => errno == rustix::io::Errno::PERM,
+    })
+}
+
+/// Verifies the checksum of every page.
+pub(crate) async fn check(plan: &RestorePlan) -> Result<String> {
+    let data = staged(&plan.staging);
+    if data.join(PENDING_FILE).exists() {
+        return Ok("no server of this version is installed here: its files and WAL are in place, \
+                   and it replays them when it is started"
+            .to_owned());
+    }
+    let layout = plan.staging.join("stillpoint/layout.json");
+    let path = data.clone();
+    let checked = blocking(&data, move || {
+        let layout: Layout = serde_json::from_slice(&fs::read(layout)?)?;
+        if !layout.data_checksums {
+            return Ok(None);
+        }
+        let mut check = Check { layout: &layout, root: &path, pages: 0, bad: Vec::new() };
+        check.directory(&path.join("global"))?;
+        check.below(&path.join("base"))?;
+        check.below(&path.join(SPACES))?;
+        check.below(&path.join("pg_tblspc"))?;
+        Ok(Some((check.pages, check.bad)))
+    });
+    match checked.await? {
+        None => Ok("replayed by a server; this cluster has no page checksums".to_owned()),
+        Some((pages, bad)) if bad.is_empty() => {
+            Ok(format!("replayed by a server; checksums of {pages} pages: ok"))
+        }
+        Some((_, bad)) => {
+            let step = "check the restored cluster";
+            let error = Error::new(ErrorKind::Corrupt, code::RESTORE_CHECK_FAILED, step)
+                .with("damaged pages", bad.len())
+                .why("pages differ from their checksums");
+            Err(bad.iter().take(FINDINGS_MAX).fold(error, |error, page| error.with("page", page)))
+        }
+    }
+}
+
+/// A walk over all pages.
+struct Check<'a> {
+    layout: &'a Layout,
+    root: &'a Path,
+    pages: u64,
+    bad: Vec<String>,
+}
+
+impl Check<'_> {
+    fn below(&mut self, path: &Path) -> io::Result<()> {
+        let entries = match fs::read_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                self.below(&entry.path())?;
+            }
+        }
+        self.directory(path)
+    }
+
+    fn directory(&mut self, path: &Path) -> io::Result<()> {
+        for entry in fs::read_dir(path)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if let Some(segment) = relation_segment(name)
+                && path.is_file()
+            {
+                self.file(&path, segment)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: &Path, segment: u32) -> io::Result<()> {
+        let page_bytes = self.layout.page_bytes.max(512);
+        let per_file = u32::try_from(RELATION_FILE_BYTES / u64::from(page_bytes)).unwrap_or(1);
+        let first = segment.wrapping_mul(per_file);
+        let part = path.strip_prefix(self.root).unwrap_or(path).display().to_string();
+        let known = self.layout.corrupt_pages.iter().filter(|page| page.part == part);
+        let known: Vec<u32> = known.map(|page| page.page).collect();
+        let mut file = File::open(path)?;
+        let mut buffer = vec![0; PAGES_AT_ONCE * page_bytes as usize];
+        let mut at = 0_u32;
+        loop {
+            let length = fill(&mut file, &mut buffer)?;
+            let bytes = &buffer[..length];
+            let pages = bytes.chunks_exact(page_bytes as usize).len();
+            let bad = bad_pages(bytes, page_bytes as usize, first.wrapping_add(at));
+            for page in bad.into_iter().map(|page| at + page) {
+                // What was damaged when it was backed up is told with the backup.
+                if !known.contains(&page) {
+                    self.bad.push(format!("{part} {page}"));
+                }
+            }
+            self.pages += pages as u64;
+            at = at.wrapping_add(pages as u32);
+            if length < buffer.len() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest)? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    Ok(length)
+}
+
+/// The number of a relation's file, such as 2 for `16384.2` or `16384_vm.2`; `None` for others.
+fn relation_segment(name: &str) -> Option<u32> {
+    let (relation, segment) = match name.split_once('.') {
+        Some((relation, segment)) => (relation, segment.parse().ok()?),
+        None => (name, 0),
+    };
+    let digits = relation.trim_end_matches("_fsm").trim_end_matches("_vm");
+    let digits = digits.trim_end_matches("_init");
+    (!digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())).then_some(segment)
+}
+
+/// Puts the cluster at the target in one step: the name leads to the old directory or to the new
+/// one at every moment. What stood there lies in the staging directory afterwards.
+pub(crate) async fn publish(plan: &RestorePlan) -> Result<()> {
+    let (from, target, overwrite) = (staged(&plan.staging), plan.target.clone(), plan.overwrite);
+    let found = check_target(&target, overwrite)?;
+    let path = target.clone();
+    let published = tokio::task::spawn_blocking(move || {
+        let directory = File::open(&from)?;
+        // The server did not wait for the disk.
+        rustix::fs::syncfs(&directory)?;
+        match found {
+            Found::Cluster => exchange(&from, &path)?,
+            // Replaces an empty directory, and nothing else.
+            Found::Empty => fs::rename(&from, &path)?,
+            _ => rename_to_new(&from, &path)?,
+        }
+        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    });
+    let published = published.await.map_err(|cause| Error::bug("publish").caused_by(cause))?;
+    published.map_err(|cause| match cause.kind() {
+        io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => {
+            Error::new(ErrorKind::Refused, code::TARGET_EXISTS, "restore beside existing files")
+                .with("target", target.display())
+                .why("it was made just now")
+        }
+        _ => error::file(cause, "put the cluster in its place", &target),
+    })
+}
+
+fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => fs::rename(from, to),
+        renamed => Ok(renamed?),
+    }
+}
+
+fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    match renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
+        // A file system without it: the old cluster is set aside first.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            fs::rename(other, one.with_file_name("replaced"))?;
+            fs::rename(one, other)
+        }
+        exchanged => Ok(exchanged?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_relations_are_told_from_others() {
+        for (name, segment) in
+            [("16384", 0), ("16384.2", 2), ("1259_fsm", 0), ("16384_vm.1", 1), ("16384_init", 0)]
+        {
+            assert_eq!(relation_segment(name), Some(segment), "{name}");
+        }
+        for name in ["pg_control", "PG_VERSION", "pg_filenode.map", "", "_vm", "t3_16384", "1.a"] {
+            assert_eq!(relation_segment(name), None, "{name}");
+        }
+    }
+}

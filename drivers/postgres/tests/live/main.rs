@@ -1,0 +1,13 @@
+//! The driver against real servers of several versions.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod capture;
+mod incremental;
+mod leave;
+mod login;
+mod own_index;
+mod places;
+mod restore;
+mod stage;
+mod ways;
