@@ -13,8 +13,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Capabilities, Finding, LogMark, LogPosition, LogRange, LogSource, OpenedLog, PartName, Result,
-    Sink, Source,
+    Capabilities, Finding, LogMark, LogPosition, LogRange, LogSource, NativePoint, OpenedLog,
+    PartName, Result, SegmentHead, Sink, Source,
 };
 
 /// One kind of database server: how to reach one, and how to build one from a backup.
@@ -78,6 +78,26 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for a version that is not known.
     fn grants(&self, _role: &str, _major: Option<u32>) -> Result<Option<String>> {
         Ok(None)
+    }
+
+    /// How points look that [`read_point`](Self::read_point) reads, for help texts; empty where
+    /// the engine has none of its own.
+    fn point_forms(&self) -> &'static str {
+        ""
+    }
+
+    /// Reads a point in the engine's own notation; `None` when the text is nothing of the kind.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](crate::ErrorKind::Invalid) when it is, and cannot be meant.
+    fn read_point(&self, _text: &str) -> Result<Option<NativePoint>> {
+        Ok(None)
+    }
+
+    /// Where in a segment a transaction committed: the offset of the state that includes it.
+    fn commit_of(&self, _transaction: &str, _head: &SegmentHead) -> Option<u128> {
+        None
     }
 
     /// Writes a position as the engine's own tools print it, such as `0/16B3748`.

@@ -14,6 +14,7 @@ mod error;
 mod exchange;
 mod finding;
 mod log;
+mod point;
 mod position;
 mod world;
 
@@ -31,5 +32,6 @@ pub use log::{
     LogCapture, LogEvent, LogEventKind, LogMark, LogSegment, LogSource, OpenedLog,
     SEGMENT_BODY_BYTES_MAX, SEGMENT_INDEX_BYTES_MAX, SegmentHead,
 };
+pub use point::NativePoint;
 pub use position::{Lineage, LogPosition, LogRange};
 pub use world::{Clock, Entropy};
