@@ -12,7 +12,7 @@ use super::{
     advice::{command_line, repeated_options, with_options},
     answer::{Answer, Stamp},
     exit,
-    moment::Moment,
+    moment::{FORMS, Moment},
     open::{self, Need, Opened},
     page::{Page, Tone, printable},
     session::Session,
@@ -31,7 +31,8 @@ pub(crate) struct Options {
     database: String,
     /// The moment: latest; 2026-11-21T13:20:05Z; "2026-11-21 13:20:05" in your zone, or with one,
     /// such as Europe/Berlin or +02:00, behind it; "today 13:20"; "yesterday 13:20:05"; 13:20;
-    /// -10m, -1h30m, -2d; or LINEAGE:OFFSET, a position that `timeline` prints.
+    /// -10m, -1h30m, -2d; a position that `timeline` prints; or another form that the database's
+    /// engine has for points, which are listed when one cannot be understood.
     #[arg(
         long,
         value_name = "POINT",
@@ -102,6 +103,7 @@ struct RestoreAnswer {
     target: String,
     backup: Backup,
     reached_position: Option<String>,
+    reached_engine_position: Option<String>,
     last_commit_at: Option<Stamp>,
     transactions_replayed: u64,
     check: String,
@@ -128,7 +130,7 @@ impl Answer for RestoreAnswer {
             None => format!("of the backup, {}", page.time(self.backup.at.0)),
         };
         let mut facts = vec![("state", state)];
-        facts.extend(self.reached_position.clone().map(|position| ("position", position)));
+        facts.extend(self.reached_engine_position.clone().map(|position| ("position", position)));
         let backup = format!("{}, {}", self.backup.id, units::bytes(self.restored_bytes));
         facts.push(("backup", backup));
         if self.log_bytes > 0 {
@@ -154,7 +156,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let repository = open::repository(session, Need::Content).await?;
     let wanted = match &options.backup {
         Some(backup) => Wanted::Backup(repository.find_backup(backup).await?.commit.backup),
-        None => wanted(&repository, &options.database, moment).await?,
+        None => wanted(session, &repository, &options.database, moment).await?,
     };
     let job = RestoreJob {
         engines: &session.engines,
@@ -177,7 +179,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let work = coordinator::run(&session.world, &repository, &resolved, &meter);
     let report = session.watch(&options.database, &meter, work).await?;
     let is_sound = report.damage.is_empty();
-    session.answer(&restored(&options, &resolved, report))?;
+    session.answer(&restored(session, &options, &resolved, report))?;
     Ok(if is_sound { exit::OK } else { exit::status(ErrorKind::Corrupt) })
 }
 
@@ -202,12 +204,15 @@ fn planned(session: &Session, options: &Options, resolved: &ResolvedRestore) -> 
     words.extend(options.accept_damage.then_some("--accept-damage"));
     PlanAnswer {
         database: options.database.clone(),
-        backup: Backup::from(&resolved.chosen.backup.commit),
+        backup: Backup::of(&resolved.chosen.backup.commit, session.native()),
         engine_version: resolved.manifest.version.clone(),
         until: match (until, &at) {
             (RecoveryTarget::Time(_), Some(at)) => format!("the last commit at or before {at}"),
             (RecoveryTarget::Latest, _) => "the end of the captured log".to_owned(),
             (RecoveryTarget::Consistent, _) => "the state of the backup".to_owned(),
+            (RecoveryTarget::Position(position), _) => {
+                session.native().render(&resolved.manifest.engine, position)
+            }
             (_, at) => at.clone().unwrap_or_default(),
         },
         replays_log: resolved.chosen.replays_log,
@@ -219,12 +224,20 @@ fn planned(session: &Session, options: &Options, resolved: &ResolvedRestore) -> 
     }
 }
 
-fn restored(options: &Options, resolved: &ResolvedRestore, report: RestoreReport) -> RestoreAnswer {
+fn restored(
+    session: &Session,
+    options: &Options,
+    resolved: &ResolvedRestore,
+    report: RestoreReport,
+) -> RestoreAnswer {
+    let engine = resolved.manifest.engine.as_str();
+    let reached = report.reached.position.as_ref();
     RestoreAnswer {
         database: options.database.clone(),
         target: options.to.display().to_string(),
-        backup: Backup::from(&resolved.chosen.backup.commit),
-        reached_position: report.reached.position.map(|position| position.to_string()),
+        backup: Backup::of(&resolved.chosen.backup.commit, session.native()),
+        reached_position: reached.map(ToString::to_string),
+        reached_engine_position: reached.map(|p| session.native().render(engine, p)),
         last_commit_at: report.reached.committed_at.map(Stamp),
         transactions_replayed: report.reached.transactions,
         check: report.check,
@@ -237,15 +250,35 @@ fn restored(options: &Options, resolved: &ResolvedRestore, report: RestoreReport
     }
 }
 
-async fn wanted(repository: &Opened, database: &str, moment: Moment) -> Result<Wanted> {
+async fn wanted(
+    session: &Session,
+    repository: &Opened,
+    database: &str,
+    moment: Moment,
+) -> Result<Wanted> {
     match moment {
         Moment::Latest => Ok(Wanted::Latest),
         Moment::Time(at) => Ok(Wanted::Time(at)),
+        Moment::Native(text) => {
+            let timeline = repository.timeline(database).await?;
+            let engine = coordinator::engine_of(&session.engines, &timeline)?;
+            let point = engine.read_point(&text)?.ok_or_else(|| foreign(&text, engine.name()))?;
+            Ok(Wanted::Native(point))
+        }
         Moment::Position { lineage, offset } => {
             let lineage = lineage_of(repository, database, &lineage).await?;
             Ok(Wanted::Position(LogPosition { lineage, offset }))
         }
     }
+}
+
+/// Another engine's notation.
+fn foreign(text: &str, engine: &'static str) -> Error {
+    Error::new(ErrorKind::Invalid, code::BAD_POINT, "understand the point in time")
+        .with("given", text)
+        .with("engine", engine)
+        .with("forms", FORMS)
+        .why("the database's engine does not name points in this way")
 }
 
 /// The lineage that begins with `prefix`, if there is only one in the database's history.

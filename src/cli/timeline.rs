@@ -92,7 +92,7 @@ impl TimelineAnswer {
     fn write_stretches(&self, page: &mut Page<'_>) {
         let mut table = Table::new(&["RESTORABLE FROM", "TO", "POSITIONS"]);
         for stretch in &self.stretches {
-            let position = |point: &Point| point.position.clone().unwrap_or_else(|| "-".to_owned());
+            let position = |point: &Point| point.shown().cloned().unwrap_or_else(|| "-".to_owned());
             let positions = if stretch.from == stretch.to {
                 position(&stretch.from)
             } else {
@@ -126,7 +126,7 @@ impl TimelineAnswer {
                 page.time(gap.before.at.0),
                 gap.why.as_deref().unwrap_or("no log was captured"),
             ));
-            if let (Some(after), Some(before)) = (&gap.after.position, &gap.before.position) {
+            if let (Some(after), Some(before)) = (gap.after.shown(), gap.before.shown()) {
                 page.line(format!("    after {after}, before {before}"));
             }
         }
@@ -148,14 +148,18 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         since.and_then(|length| now.checked_sub_signed(chrono::TimeDelta::from_std(length).ok()?));
     let repository = open::repository(session, Need::Content).await?;
     let timeline = repository.timeline(&options.database).await?;
-    let Reach { stretches, gaps, open_gap } = Reach::of(&timeline);
+    let Reach { stretches, gaps, open_gap } = Reach::of(&timeline, session.native());
     let answer = TimelineAnswer {
         database: options.database,
         now: Stamp(now),
         stretches,
         gaps,
         open_gap,
-        backups: timeline.backups.iter().map(|backup| Backup::from(&backup.commit)).collect(),
+        backups: timeline
+            .backups
+            .iter()
+            .map(|backup| Backup::of(&backup.commit, session.native()))
+            .collect(),
         warnings: timeline.problems,
     };
     answer.warnings.iter().for_each(|warning| session.warn(warning));
@@ -176,7 +180,7 @@ mod tests {
     }
 
     fn point(at: &str, position: &str) -> Point {
-        Point { at: stamp(at), position: Some(position.to_owned()) }
+        Point { at: stamp(at), position: Some(position.to_owned()), engine_position: None }
     }
 
     fn backup(id: &str, at: &str, incremental: bool) -> Backup {
@@ -186,6 +190,7 @@ mod tests {
             engine: "sqlite".to_owned(),
             at: stamp(at),
             position: None,
+            engine_position: None,
             incremental,
             size_bytes: 20 << 20,
             stored_bytes: 3 << 20,

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{
     answer::Stamp,
+    native::Native,
     page::{Page, Table},
     units,
 };
@@ -24,6 +25,8 @@ pub(crate) struct Backup {
     pub at: Stamp,
     /// The position of that state.
     pub position: Option<String>,
+    /// The same, as the engine's own tools print it.
+    pub engine_position: Option<String>,
     /// Whether unchanged pages were kept without reading them.
     pub incremental: bool,
     /// The database's size, in bytes.
@@ -36,14 +39,17 @@ pub(crate) struct Backup {
     pub finished_at: Stamp,
 }
 
-impl From<&Commit> for Backup {
-    fn from(commit: &Commit) -> Self {
+impl Backup {
+    /// What the log of the repository says of it.
+    pub(crate) fn of(commit: &Commit, native: Native<'_>) -> Self {
+        let render = |position| native.render(&commit.engine, position);
         Self {
             id: commit.backup.clone(),
             database: commit.database.clone(),
             engine: commit.engine.clone(),
             at: Stamp(commit.consistent_time),
             position: commit.consistent_at.as_ref().map(ToString::to_string),
+            engine_position: commit.consistent_at.as_ref().map(render),
             incremental: commit.incremental,
             size_bytes: commit.size_bytes,
             stored_bytes: commit.stored_bytes,
@@ -51,9 +57,7 @@ impl From<&Commit> for Backup {
             finished_at: Stamp(commit.finished_at),
         }
     }
-}
 
-impl Backup {
     /// How it was made, in a word.
     pub(crate) fn kind(&self) -> &'static str {
         if self.incremental { "incremental" } else { "full" }
@@ -89,6 +93,15 @@ pub(crate) struct Point {
     pub at: Stamp,
     /// Where in the log, where the engine has positions.
     pub position: Option<String>,
+    /// The same, as the engine's own tools print it.
+    pub engine_position: Option<String>,
+}
+
+impl Point {
+    /// The position as people read it.
+    pub(crate) fn shown(&self) -> Option<&String> {
+        self.engine_position.as_ref().or(self.position.as_ref())
+    }
 }
 
 /// Moments that can be restored, end to end.

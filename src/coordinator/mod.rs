@@ -4,6 +4,7 @@
 
 mod backup;
 mod capture;
+mod native;
 mod owner;
 mod point;
 mod restore;
@@ -11,4 +12,6 @@ mod restore;
 pub use backup::{BackupJob, BackupReport, back_up};
 pub use capture::{CaptureEvent, CaptureJob, CaptureReport, Process, capture};
 pub use point::{Chosen, Wanted, choose};
-pub use restore::{ResolvedRestore, RestoreJob, RestoreReport, plan, run, staging_beside};
+pub use restore::{
+    ResolvedRestore, RestoreJob, RestoreReport, engine_of, plan, run, staging_beside,
+};

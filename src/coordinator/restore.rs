@@ -17,7 +17,7 @@ use stillpoint_contract::{
     RecoveryTarget, RestorePlan, RestoreRequest, Result, SegmentHead, code, quoted,
 };
 
-use super::point::{Chosen, Wanted, choose};
+use super::point::{Chosen, Wanted, choose, no_backup};
 use crate::{
     pipeline::Meter,
     repository::{Repository, RepositoryLog, Timeline, manifest::Manifest},
@@ -89,8 +89,9 @@ pub async fn plan(
     staging: &Path,
 ) -> Result<ResolvedRestore> {
     let timeline = repository.timeline(job.database).await?;
-    let chosen = choose(repository, &timeline, &job.wanted).await?;
-    check_commit(repository, &timeline, &chosen).await?;
+    let engine = engine_of(job.engines, &timeline)?;
+    let chosen = choose(repository, &timeline, &*engine, &job.wanted).await?;
+    check_commit(repository, &timeline, &*engine, &chosen).await?;
     let manifest = repository.manifest(&chosen.backup).await?;
     let engine = engine_named(job.engines, &manifest.engine)?;
     let evidence = manifest.evidence()?;
@@ -113,7 +114,12 @@ pub async fn plan(
 }
 
 /// Refuses a position at which no transaction ends, before anything is copied.
-async fn check_commit(repository: &Repository, timeline: &Timeline, chosen: &Chosen) -> Result<()> {
+async fn check_commit(
+    repository: &Repository,
+    timeline: &Timeline,
+    engine: &dyn Engine,
+    chosen: &Chosen,
+) -> Result<()> {
     let RecoveryTarget::Position(target) = &chosen.until else { return Ok(()) };
     let Some(own) = chosen.backup.commit.consistent_at.clone() else { return Ok(()) };
     let mut log = repository.log_in(timeline, &chosen.backup).await?;
@@ -127,25 +133,29 @@ async fn check_commit(repository: &Repository, timeline: &Timeline, chosen: &Cho
             before = if is_passed { before } else { start.clone() };
         }
         is_passed |= head.range.touches(target);
-        let commits = head.events.iter().filter(|event| event.what == LogEventKind::Commit);
-        for position in commits.map(|event| start.at(event.offset)) {
-            lists_commits = true;
+        for event in &head.events {
+            let position = start.at(event.offset);
+            lists_commits |= event.what == LogEventKind::Commit;
             if position == *target {
                 return Ok(());
             }
             if *target < position || (is_passed && position.lineage != target.lineage) {
-                return Err(no_commit(timeline, target, &before, Some(&position)));
+                return Err(no_commit(timeline, engine, target, &before, Some(&position)));
             }
             if before < position || before.lineage != position.lineage {
                 before = position;
             }
         }
     }
-    if lists_commits { Err(no_commit(timeline, target, &before, None)) } else { Ok(()) }
+    if !lists_commits {
+        return Ok(());
+    }
+    Err(no_commit(timeline, engine, target, &before, None))
 }
 
 fn no_commit(
     timeline: &Timeline,
+    engine: &dyn Engine,
     target: &LogPosition,
     before: &LogPosition,
     after: Option<&LogPosition>,
@@ -153,13 +163,21 @@ fn no_commit(
     let database = quoted(&timeline.database);
     let mut error =
         Error::new(ErrorKind::Missing, code::UNREACHABLE_POINT, "reach the chosen position")
-            .with("asked", target)
+            .with("asked", engine.render(target))
             .why("no transaction ends at this position: it lies inside one")
-            .with("nearest before", before);
+            .with("nearest before", engine.render(before));
     if let Some(after) = after {
-        error = error.with("nearest after", after);
+        error = error.with("nearest after", engine.render(after));
     }
     error.next(format!("stillpoint restore {database} --at {before} --to PATH"))
+}
+
+/// The engine of a database: that of its newest backup.
+pub fn engine_of(engines: &[Arc<dyn Engine>], timeline: &Timeline) -> Result<Arc<dyn Engine>> {
+    match timeline.backups.last() {
+        Some(newest) => engine_named(engines, &newest.commit.engine),
+        None => Err(no_backup(&timeline.database)),
+    }
 }
 
 fn engine_named(engines: &[Arc<dyn Engine>], name: &str) -> Result<Arc<dyn Engine>> {

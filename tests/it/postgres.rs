@@ -112,6 +112,40 @@ fn exact(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
+/// A capture of the story's server, once it is at work.
+struct Capturing(crate::site::Running);
+
+impl Story {
+    async fn capture(&self) -> Capturing {
+        let words =
+            ["logs", "stream", &self.url, "--name", "shop", "--flush", "1s", "--stop-at-eof"];
+        let running = self.site.spawn(&words, "capture");
+        while !fs::read_to_string(self.site.path("capture.log")).unwrap().contains("Capturing") {
+            self.pause(20).await;
+        }
+        Capturing(running)
+    }
+
+    async fn end(&self, capture: Capturing) {
+        self.pause(2500).await;
+        let said = fs::read_to_string(self.site.path("capture.log")).unwrap();
+        assert_eq!(capture.0.end(), 0, "{said}");
+    }
+
+    /// One text that the server answers.
+    async fn ask(&self, query: &str) -> String {
+        connect(&self.server).await.query_one(query, &[]).await.unwrap().get(0)
+    }
+
+    /// What a command prints for people.
+    fn page(&self, words: &[&str]) -> String {
+        let output = self.site.command(words).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "stillpoint {}\n{said}", words.join(" "));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
 async fn any_instant_can_be_restored(major: u32, method: &str) {
     let Some(mut story) = Story::begin(major, method).await else { return };
     let server = story.ok(&["check", &story.url]);
@@ -167,4 +201,64 @@ async fn any_instant_of_15_can_be_restored_by_sql() {
 #[tokio::test(flavor = "multi_thread")]
 async fn any_instant_of_18_can_be_restored_by_local_files() {
     any_instant_can_be_restored(18, "local").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn points_are_named_as_postgresql_names_them() {
+    let Some(mut story) = Story::begin(15, "sql").await else { return };
+    story.write(2).await;
+    story.back_up();
+    let capture = story.capture().await;
+    story.write(1).await;
+    let lsn = story.ask("SELECT pg_current_wal_lsn()::text").await;
+    let third = "WITH new AS (INSERT INTO entry VALUES (4) RETURNING 1) \
+                 SELECT txid_current()::text FROM new";
+    let xid = story.ask(third).await;
+    let point = story.ask("SELECT pg_create_restore_point('before upgrade')::text").await;
+    story.instants.push(story.world.clock.now());
+    story.write(2).await;
+    story.ask("SELECT pg_create_restore_point('after upgrade')::text").await;
+    story.end(capture).await;
+
+    for (number, (at, rows)) in [
+        (lsn.as_str(), 3),
+        (&format!("xid:{xid}"), 4),
+        ("name:before upgrade", 4),
+        ("name:after upgrade", 6),
+        (&point, 4),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let found = story.restore(at, &format!("restored-{number}")).await;
+        assert_eq!(found, (1..=rows).collect::<Vec<_>>(), "{at}");
+    }
+
+    // What cannot be reached is refused before a byte is written, and says what can.
+    for (at, says) in [
+        ("F/0", "nearest before"),
+        ("0/10", "nearest after"),
+        ("xid:4000000000", "newest"),
+        ("name:never", "after upgrade"),
+    ] {
+        let (status, _, said) = story.run(&["restore", "shop", "--at", at, "--to", "never"]);
+        assert_eq!(status, 6, "{at}: {said}");
+        assert!(said.contains("SP0704") && said.contains(says), "{at}: {said}");
+        assert!(!story.site.path("never").exists());
+    }
+    let (status, _, said) = story.run(&["restore", "shop", "--at", "xid:one", "--to", "never"]);
+    assert!(status == 2 && said.contains("SP0102"), "{said}");
+    let (_, _, said) = story.run(&["restore", "shop", "--at", "soon", "--to", "never"]);
+    assert!(said.contains("xid:731") && said.contains("yesterday"), "{said}");
+
+    // Positions look as the server prints them; scripts have the whole.
+    let stable = story.ok(&["timeline", "shop"]);
+    let newest = &stable["stretches"][0]["to"];
+    let shown = newest["engine_position"].as_str().unwrap();
+    assert!(shown.starts_with("0/"), "{stable}");
+    assert!(newest["position"].as_str().unwrap().contains("/1:"), "{stable}");
+    assert!(story.page(&["timeline", "shop"]).contains(shown));
+    assert!(story.page(&["logs", "status", "shop"]).contains("0/"));
+    let plan = story.page(&["restore", "shop", "--at", &point, "--to", "never", "--plan"]);
+    assert!(plan.contains(&point), "{plan}");
 }

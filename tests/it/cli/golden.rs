@@ -44,9 +44,13 @@ fn stable(field: &str, text: &str) -> String {
         "<secret>".to_owned()
     } else if field == "engine_version" {
         "<version>".to_owned()
-    } else if field == "command" {
-        // The command names the backup by its id.
-        let words = text.split(' ').map(|word| if word.len() == 26 { "<id>" } else { word });
+    } else if field == "command" || field == "next" {
+        // Commands name backups by their ids, and points by their times.
+        let words = text.split(' ').map(|word| match word.len() {
+            26 => "<id>",
+            27 if word.ends_with('Z') => "<time>",
+            _ => word,
+        });
         words.collect::<Vec<_>>().join(" ")
     } else if text.contains(env!("CARGO_PKG_VERSION")) {
         text.replace(env!("CARGO_PKG_VERSION"), "<version>")
