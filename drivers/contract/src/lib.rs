@@ -21,7 +21,8 @@ mod world;
 pub use capability::{Capabilities, Consistency, Incremental, LogSupply};
 pub use driver::{
     BackupRequest, Base, Driver, Endpoint, Engine, Evidence, GeneratedFile, Identity, Overwrite,
-    Placement, Probe, Reached, Recovery, RecoveryTarget, RestorePlan, RestoreRequest,
+    Placement, Probe, Reached, Recovery, RecoveryTarget, Relocation, RestoreExtras, RestorePlan,
+    RestoreRequest, Rewrite,
 };
 pub use error::{Code, Error, ErrorKind, Result, code, quoted};
 pub use exchange::{
