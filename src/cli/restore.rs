@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use clap::Args;
 use serde::Serialize;
 use stillpoint_contract::{
-    Error, ErrorKind, Lineage, LogPosition, LogSource as _, Overwrite, RecoveryTarget, Result, code,
+    Error, ErrorKind, Lineage, LogPosition, LogSource as _, Overwrite, RecoveryTarget, Relocation,
+    RestoreExtras, Result, code,
 };
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
     page::{Page, Tone, printable},
     session::Session,
     units,
-    wire::{Backup, milliseconds},
+    wire::{Backup, Event, Point, milliseconds},
 };
 use crate::{
     coordinator::{self, ResolvedRestore, RestoreJob, RestoreReport, Wanted},
@@ -38,15 +39,24 @@ pub(crate) struct Options {
         value_name = "POINT",
         default_value = "latest",
         allow_hyphen_values = true,
-        conflicts_with = "backup"
+        conflicts_with_all = ["backup", "before_drop"]
     )]
     at: String,
     /// Restore the state of this backup alone, without log; its id, or how it begins.
     #[arg(long, value_name = "BACKUP")]
     backup: Option<String>,
+    /// Just before this table or database was dropped the last time, or else lost its contents:
+    /// its name, as `timeline` shows it, or the end of it. Without --to only the point is told.
+    #[arg(long, value_name = "NAME", conflicts_with = "backup")]
+    before_drop: Option<String>,
     /// Where the restored database shall be: a file, or a directory for a server.
-    #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
-    to: PathBuf,
+    #[arg(
+        long,
+        value_name = "PATH",
+        value_hint = clap::ValueHint::AnyPath,
+        required_unless_present = "before_drop"
+    )]
+    to: Option<PathBuf>,
     /// Replace what is there, unless somebody is using it.
     #[arg(long)]
     force: bool,
@@ -54,6 +64,19 @@ pub(crate) struct Options {
     /// was damaged before it was backed up; says what was found and ends with status 9.
     #[arg(long)]
     accept_damage: bool,
+    /// Put what lived outside of the database's directory into this one, which is empty or not
+    /// there yet: WHAT is its name, its number, or its old place. May be given several times;
+    /// otherwise it comes to lie inside.
+    #[arg(long, value_name = "WHAT=DIR")]
+    tablespace: Vec<String>,
+    /// Turn the stopped server's directory that is there into the restored one: only blocks that
+    /// differ are fetched and written, and files that do not belong to it are removed. When it is
+    /// interrupted, the same command goes on.
+    #[arg(long, conflicts_with = "force")]
+    delta: bool,
+    /// Start a server on the restored directory, and wait until it accepts connections.
+    #[arg(long)]
+    start: bool,
     /// Only tell how it would be done; change nothing.
     #[arg(long)]
     plan: bool,
@@ -70,7 +93,48 @@ struct PlanAnswer {
     target: String,
     replaces: bool,
     proof: String,
+    notes: Vec<String>,
     command: String,
+}
+
+#[derive(Debug, Serialize)]
+struct BeforeDropAnswer {
+    database: String,
+    loss: Event,
+    command: String,
+}
+
+impl BeforeDropAnswer {
+    fn sentence(&self, session: &Session) -> String {
+        let time = |at: Stamp| session.zone.exact(at.0);
+        let (loss, before) = (&self.loss, &self.loss.before);
+        let position = before.shown().cloned().unwrap_or_default();
+        format!(
+            "{} at {}; the newest state before that is {position}, of {}",
+            loss.words(),
+            time(loss.point.at),
+            time(before.at),
+        )
+    }
+}
+
+impl Answer for BeforeDropAnswer {
+    const SCHEMA: &'static str = "restore.before-drop/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        let shown = |point: &Point| {
+            let position = point.shown().cloned().unwrap_or_default();
+            format!("{position}, {}", page.time(point.at.0))
+        };
+        let facts = [
+            ("Event", self.loss.words()),
+            ("At", shown(&self.loss.point)),
+            ("Before", shown(&self.loss.before)),
+        ];
+        page.facts(0, &facts);
+        page.line("Nothing was changed. Restore the newest state before it:");
+        page.line(format!("  {}", printable(&self.command)));
+    }
 }
 
 impl Answer for PlanAnswer {
@@ -92,8 +156,15 @@ impl Answer for PlanAnswer {
                 ("Proof", self.proof.clone()),
             ],
         );
+        write_notes(page, &self.notes);
         page.line("Nothing was changed. Run it:");
         page.line(format!("  {}", printable(&self.command)));
+    }
+}
+
+fn write_notes(page: &mut Page<'_>, notes: &[String]) {
+    for note in notes {
+        page.line(format!("note: {}", printable(note)));
     }
 }
 
@@ -108,7 +179,10 @@ struct RestoreAnswer {
     transactions_replayed: u64,
     check: String,
     damage: Vec<String>,
+    notes: Vec<String>,
+    started: Option<String>,
     restored_bytes: u64,
+    kept_bytes: u64,
     log_bytes: u64,
     copy_ms: u64,
     replay_ms: u64,
@@ -137,8 +211,13 @@ impl Answer for RestoreAnswer {
             let commits = units::count(self.transactions_replayed, "commit", "commits");
             facts.push(("log", format!("{commits} in {}", units::bytes(self.log_bytes))));
         }
+        if self.kept_bytes > 0 {
+            facts.push(("kept", format!("{} that did not differ", units::bytes(self.kept_bytes))));
+        }
         facts.push(("check", self.check.clone()));
+        facts.extend(self.started.clone().map(|started| ("server", started)));
         page.facts(2, &facts);
+        write_notes(page, &self.notes);
         for found in &self.damage {
             page.line(format!("{}: {}", page.paint(Tone::Bad, "damaged"), printable(found)));
         }
@@ -154,18 +233,38 @@ impl Answer for RestoreAnswer {
 pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let moment = session.moment(&options.at)?;
     let repository = open::repository(session, Need::Content).await?;
-    let wanted = match &options.backup {
-        Some(backup) => Wanted::Backup(repository.find_backup(backup).await?.commit.backup),
-        None => wanted(session, &repository, &options.database, moment).await?,
+    let proposal = match &options.before_drop {
+        Some(name) => Some(propose(session, &repository, &options, name).await?),
+        None => None,
+    };
+    let Some(to) = options.to.clone() else {
+        let Some((_, proposal)) = proposal else {
+            return Err(Error::bug("restore without a target"));
+        };
+        session.answer(&proposal)?;
+        return Ok(exit::OK);
+    };
+    if let Some((_, proposal)) = &proposal {
+        session.note(&proposal.sentence(session));
+    }
+    let wanted = match (&options.backup, proposal) {
+        (_, Some((wanted, _))) => wanted,
+        (Some(backup), None) => Wanted::Backup(repository.find_backup(backup).await?.commit.backup),
+        (None, None) => wanted(session, &repository, &options.database, moment).await?,
     };
     let job = RestoreJob {
         engines: &session.engines,
         database: &options.database,
         wanted,
-        target: &options.to,
+        target: &to,
         overwrite: if options.force { Overwrite::Replace } else { Overwrite::Never },
+        extras: extras(&options)?,
     };
-    let staging = coordinator::staging_beside(&session.world, &options.to)?;
+    let staging = if options.delta {
+        coordinator::rewriting_beside(&to)?
+    } else {
+        coordinator::staging_beside(&session.world, &to)?
+    };
     let mut resolved = coordinator::plan(&repository, &job, &staging).await?;
     resolved.accept_damage = options.accept_damage;
     if options.plan {
@@ -183,6 +282,52 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     Ok(if is_sound { exit::OK } else { exit::status(ErrorKind::Corrupt) })
 }
 
+fn extras(options: &Options) -> Result<RestoreExtras> {
+    let mut extras = RestoreExtras {
+        starts: options.start,
+        rewrites: options.delta,
+        ..RestoreExtras::default()
+    };
+    for text in &options.tablespace {
+        // A place may hold an equals sign; the new directory is written last.
+        let (from, to) = text
+            .rsplit_once('=')
+            .filter(|(f, t)| !f.is_empty() && !t.is_empty())
+            .ok_or_else(|| {
+                Error::new(ErrorKind::Invalid, code::USAGE, "understand where a tablespace goes")
+                    .with("given", text)
+                    .next("--tablespace NAME=/DIR")
+            })?;
+        extras.relocations.push(Relocation { from: from.to_owned(), to: PathBuf::from(to) });
+    }
+    Ok(extras)
+}
+
+fn target_of(options: &Options) -> String {
+    options.to.as_ref().map(|to| to.display().to_string()).unwrap_or_default()
+}
+
+/// The newest point before the last drop of `name`.
+async fn propose(
+    session: &Session,
+    repository: &Opened,
+    options: &Options,
+    name: &str,
+) -> Result<(Wanted, BeforeDropAnswer)> {
+    let timeline = repository.timeline(&options.database).await?;
+    let loss = coordinator::last_loss(repository, &timeline, name).await?;
+    let position = loss.before.position.clone();
+    let at = position.to_string();
+    let words = ["restore", &options.database, "--at", &at, "--to", "PATH"];
+    let render = |position: &LogPosition| session.native().render_of(&timeline, position);
+    let answer = BeforeDropAnswer {
+        database: options.database.clone(),
+        loss: Event::of(loss, &render),
+        command: with_options(&command_line(&words), &repeated_options(&session.global)),
+    };
+    Ok((Wanted::Position(position), answer))
+}
+
 fn planned(session: &Session, options: &Options, resolved: &ResolvedRestore) -> PlanAnswer {
     let until = &resolved.chosen.until;
     let at = match until {
@@ -190,7 +335,7 @@ fn planned(session: &Session, options: &Options, resolved: &ResolvedRestore) -> 
         RecoveryTarget::Position(position) => Some(position.to_string()),
         RecoveryTarget::Consistent | RecoveryTarget::Latest => None,
     };
-    let to = options.to.display().to_string();
+    let to = target_of(options);
     let mut words = vec!["restore", &options.database];
     match (&at, until) {
         (Some(at), _) => words.extend(["--at", at]),
@@ -202,6 +347,11 @@ fn planned(session: &Session, options: &Options, resolved: &ResolvedRestore) -> 
     words.extend(["--to", &to]);
     words.extend(options.force.then_some("--force"));
     words.extend(options.accept_damage.then_some("--accept-damage"));
+    words.extend(options.delta.then_some("--delta"));
+    words.extend(options.start.then_some("--start"));
+    for space in &options.tablespace {
+        words.extend(["--tablespace", space]);
+    }
     PlanAnswer {
         database: options.database.clone(),
         backup: Backup::of(&resolved.chosen.backup.commit, session.native()),
@@ -217,7 +367,8 @@ fn planned(session: &Session, options: &Options, resolved: &ResolvedRestore) -> 
         },
         replays_log: resolved.chosen.replays_log,
         restored_bytes: resolved.manifest.size_bytes,
-        replaces: options.force,
+        replaces: options.force || options.delta,
+        notes: resolved.plan.notes.clone(),
         proof: resolved.plan.proof.clone(),
         command: with_options(&command_line(&words), &repeated_options(&session.global)),
         target: to,
@@ -234,7 +385,7 @@ fn restored(
     let reached = report.reached.position.as_ref();
     RestoreAnswer {
         database: options.database.clone(),
-        target: options.to.display().to_string(),
+        target: target_of(options),
         backup: Backup::of(&resolved.chosen.backup.commit, session.native()),
         reached_position: reached.map(ToString::to_string),
         reached_engine_position: reached.map(|p| session.native().render(engine, p)),
@@ -242,6 +393,9 @@ fn restored(
         transactions_replayed: report.reached.transactions,
         check: report.check,
         damage: report.damage,
+        notes: resolved.plan.notes.clone(),
+        started: report.started,
+        kept_bytes: report.kept_bytes,
         restored_bytes: report.restored_bytes,
         log_bytes: report.log_bytes,
         copy_ms: milliseconds(report.copy_took),

@@ -15,8 +15,12 @@ use super::{
     reach::Reach,
     session::{Session, length},
     units,
-    wire::{Backup, Gap, Point, Stretch},
+    wire::{Backup, Event, Gap, Point, Stretch},
 };
+use crate::coordinator;
+
+/// How many events are shown, the newest ones.
+const EVENTS_MAX: usize = 50;
 
 /// What `timeline` is told.
 #[derive(Debug, Args)]
@@ -36,6 +40,8 @@ struct TimelineAnswer {
     gaps: Vec<Gap>,
     open_gap: Option<String>,
     backups: Vec<Backup>,
+    events: Vec<Event>,
+    events_left_out: usize,
     warnings: Vec<String>,
 }
 
@@ -46,6 +52,7 @@ impl TimelineAnswer {
             self.stretches.retain(|stretch| stretch.to.at.0 >= since);
             self.gaps.retain(|gap| gap.before.at.0 >= since);
             self.backups.retain(|backup| backup.at.0 >= since);
+            self.events.retain(|event| event.point.at.0 >= since);
         }
         self
     }
@@ -85,6 +92,7 @@ impl Answer for TimelineAnswer {
         self.write_gaps(page);
         page.blank();
         Backup::table(page, &self.backups);
+        self.write_events(page);
     }
 }
 
@@ -112,6 +120,22 @@ impl TimelineAnswer {
         if let Some((_, to)) = self.limits() {
             let behind = (self.now.0 - to).to_std().unwrap_or(Duration::ZERO);
             page.line(format!("The newest moment is {} old.", units::duration(behind)));
+        }
+    }
+
+    fn write_events(&self, page: &mut Page<'_>) {
+        if self.events.is_empty() {
+            return;
+        }
+        page.blank();
+        let mut table = Table::new(&["EVENT AT", "POSITION", "WHAT"]);
+        for event in &self.events {
+            let position = event.point.shown().cloned().unwrap_or_else(|| "-".to_owned());
+            table.row(vec![page.time(event.point.at.0), position, event.words()]);
+        }
+        page.table(&table);
+        if self.events_left_out > 0 {
+            page.line(format!("{} older ones are not shown.", self.events_left_out));
         }
     }
 
@@ -146,9 +170,13 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let since = options.last.as_deref().map(length).transpose()?;
     let since =
         since.and_then(|length| now.checked_sub_signed(chrono::TimeDelta::from_std(length).ok()?));
+    let is_since = |at: DateTime<Utc>| since.is_none_or(|since| at >= since);
     let repository = open::repository(session, Need::Content).await?;
     let timeline = repository.timeline(&options.database).await?;
     let Reach { stretches, gaps, open_gap } = Reach::of(&timeline, session.native());
+    let events =
+        coordinator::events(&repository, &timeline, EVENTS_MAX, |event| is_since(event.at)).await?;
+    let render = |position: &_| session.native().render_of(&timeline, position);
     let answer = TimelineAnswer {
         database: options.database,
         now: Stamp(now),
@@ -160,7 +188,9 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
             .iter()
             .map(|backup| Backup::of(&backup.commit, session.native()))
             .collect(),
-        warnings: timeline.problems,
+        events: events.newest.into_iter().map(|event| Event::of(event, &render)).collect(),
+        events_left_out: events.left_out,
+        warnings: timeline.problems.clone(),
     };
     answer.warnings.iter().for_each(|warning| session.warn(warning));
     session.answer(&answer.since(since))
@@ -224,6 +254,13 @@ mod tests {
                 backup("01A", "2026-11-21T10:00:00Z", false),
                 backup("01B", "2026-11-21T13:00:00Z", true),
             ],
+            events: vec![Event {
+                kind: "dropped",
+                name: "shop.public.orders".to_owned(),
+                point: point("2026-11-21T15:00:00Z", "ab12-02:800"),
+                before: point("2026-11-21T14:59:00Z", "ab12-02:790"),
+            }],
+            events_left_out: 3,
             warnings: Vec::new(),
         }
     }
@@ -246,6 +283,10 @@ gap of 1h00m between 2026-11-21 13:00:00+01:00 and 2026-11-21 14:00:00+01:00: th
 BACKUP  DATABASE  STATE AT                   READ             SIZE   STORED
 01A     shop.db   2026-11-21 11:00:00+01:00  full         20.0 MiB  3.0 MiB
 01B     shop.db   2026-11-21 14:00:00+01:00  incremental  20.0 MiB  3.0 MiB
+
+EVENT AT                   POSITION     WHAT
+2026-11-21 16:00:00+01:00  ab12-02:800  dropped: shop.public.orders
+3 older ones are not shown.
 ";
         let text = render(&sample(), Format::Text, &look).unwrap();
         assert_eq!(text, expected);

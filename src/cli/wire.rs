@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use stillpoint_contract::{LogEventKind, LogPosition};
 
 use super::{
     answer::Stamp,
     native::Native,
-    page::{Page, Table},
+    page::{Page, Table, printable},
     units,
 };
-use crate::repository::entry::Commit;
+use crate::{coordinator::Happened, repository::entry::Commit};
 
 /// A backup.
 #[derive(Clone, Debug, Serialize)]
@@ -101,6 +102,51 @@ impl Point {
     /// The position as people read it.
     pub(crate) fn shown(&self) -> Option<&String> {
         self.engine_position.as_ref().or(self.position.as_ref())
+    }
+}
+
+/// Something in the log that a person may want to go back to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Event {
+    /// What: `restore_point`, `dropped` or `emptied`.
+    pub kind: &'static str,
+    /// The name of the restore point, or of what was lost.
+    pub name: String,
+    /// The state that includes it.
+    pub point: Point,
+    /// The newest state without it.
+    pub before: Point,
+}
+
+impl Event {
+    /// What was found in the log of a database of `engine`.
+    pub(crate) fn of(happened: Happened, render: &dyn Fn(&LogPosition) -> String) -> Self {
+        let point = |point: &crate::repository::Point| Point {
+            at: Stamp(point.at),
+            position: Some(point.position.to_string()),
+            engine_position: Some(render(&point.position)),
+        };
+        let (point, before) = (point(&happened.point), point(&happened.before));
+        let is_emptied = happened.what.is_emptied();
+        let (kind, name) = match happened.what {
+            LogEventKind::Commit => ("commit", String::new()),
+            LogEventKind::RestorePoint(name) => ("restore_point", name),
+            LogEventKind::Dropped(name) if is_emptied => {
+                ("emptied", name.trim_start_matches(LogEventKind::CONTENTS_OF).to_owned())
+            }
+            LogEventKind::Dropped(name) => ("dropped", name),
+        };
+        Self { kind, name, point, before }
+    }
+
+    /// What happened, for people.
+    pub(crate) fn words(&self) -> String {
+        let verb = match self.kind {
+            "restore_point" => "named",
+            "emptied" => "emptied or rewritten",
+            kind => kind,
+        };
+        format!("{verb}: {}", printable(&self.name))
     }
 }
 

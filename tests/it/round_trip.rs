@@ -19,7 +19,7 @@ use stillpoint::{
     },
     world::World,
 };
-use stillpoint_contract::{Overwrite, RecoveryTarget};
+use stillpoint_contract::{Overwrite, RecoveryTarget, RestoreExtras};
 
 async fn repository(world: &World) -> Repository {
     let cost = PassphraseCost { memory_kib: 64, passes: 1, lanes: 1 };
@@ -113,8 +113,14 @@ async fn every_commit_can_be_restored() {
         let target = directory.path().join(name);
         let staging = staging_beside(&world, &target).unwrap();
         let overwrite = Overwrite::Never;
-        let job =
-            RestoreJob { engines: &engines, database: "app", wanted, target: &target, overwrite };
+        let job = RestoreJob {
+            engines: &engines,
+            database: "app",
+            wanted,
+            target: &target,
+            overwrite,
+            extras: RestoreExtras::default(),
+        };
         let resolved = plan(&repository, &job, &staging).await?;
         run(&world, &repository, &resolved, &meter).await.map(|r| (r, count(&target), resolved))
     };

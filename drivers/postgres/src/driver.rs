@@ -54,7 +54,7 @@ impl Engine for PostgresEngine {
     }
 
     async fn plan_restore(&self, request: &RestoreRequest<'_>) -> Result<RestorePlan> {
-        restore::plan(request)
+        restore::plan(request, &self.programs).await
     }
 
     async fn recover(&self, recovery: Recovery<'_>) -> Result<Reached> {
@@ -67,6 +67,10 @@ impl Engine for PostgresEngine {
 
     async fn publish(&self, plan: &RestorePlan) -> Result<()> {
         restore::publish(plan).await
+    }
+
+    async fn start(&self, plan: &RestorePlan) -> Result<String> {
+        recover::start(plan, &self.programs).await
     }
 
     fn grants(&self, role: &str, major: Option<u32>) -> Result<Option<String>> {
