@@ -45,14 +45,15 @@ pub(crate) fn render(
     look: &Look,
     options: &str,
 ) -> String {
-    let next = error.advice().into_iter().map(|next| with_options(next, options)).collect();
+    let next: Vec<String> =
+        error.advice().into_iter().map(|next| with_options(next, options)).collect();
     match format {
-        Format::Text => text(error, status, look, next),
+        Format::Text => text(error, status, look, &next),
         Format::Json => json(error, status, next),
     }
 }
 
-fn text(error: &Error, status: u8, look: &Look, advice: Vec<String>) -> String {
+fn text(error: &Error, status: u8, look: &Look, advice: &[String]) -> String {
     let mut page = Page::new(look);
     let chain = [vec![error.to_string()], causes(error)].concat();
     let label = look.paint(Tone::Bad, &format!("error[{}]", error.code()));

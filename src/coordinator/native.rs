@@ -37,8 +37,8 @@ pub(super) async fn locate(
         names.extend(search.names);
     }
     // Backups that no log leads to or from are points of their own.
-    let alone = timeline.backups.iter().rev().filter_map(|b| b.commit.consistent_at.as_ref());
-    let at = alone.filter(|own| *point == NativePoint::Offset(own.offset)).next();
+    let mut alone = timeline.backups.iter().rev().filter_map(|b| b.commit.consistent_at.as_ref());
+    let at = alone.find(|own| *point == NativePoint::Offset(own.offset));
     at.cloned().map_or_else(|| Err(unreachable(timeline, engine, point, &names)), Ok)
 }
 

@@ -110,10 +110,12 @@ impl BackupReader {
                         let differs = |(at, id, length): &(u64, ChunkId, usize)| {
                             let mut local = vec![0; *length];
                             there.read_exact_at(&mut local, *at)?;
-                            Ok::<_, io::Error>(match id.is_zero() {
-                                true => !is_all_zero(&local),
-                                false => domain.chunk_id(&local) != *id,
-                            })
+                            let is_same = if id.is_zero() {
+                                is_all_zero(&local)
+                            } else {
+                                domain.chunk_id(&local) == *id
+                            };
+                            Ok::<_, io::Error>(!is_same)
                         };
                         let mut different = Vec::new();
                         for chunk in wanted {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use stillpoint_contract::{Clock, Result};
+use stillpoint_contract::{Clock, LogEventKind, Result};
 use tokio_postgres::Row;
 
 use crate::{
@@ -28,7 +28,7 @@ const RELATIONS_MAX: usize = 100_000;
 const FILES_MAX: usize = 1000;
 
 /// How long all of it may take, at the beginning and later on.
-const LOAD_MAX: Duration = Duration::from_secs(10);
+const LOAD_MAX: Duration = Duration::from_secs(4);
 const LEARN_MAX: Duration = Duration::from_secs(1);
 
 const STEP: &str = "ask for the names of tables";
@@ -168,10 +168,8 @@ impl Names {
             return Some(format!("file {number} of {database}"));
         };
         let is_rewritten = self.newest.get(&(file.0, relation.oid)) != Some(&file.1);
-        relation.is_table.then(|| match is_rewritten {
-            true => format!("contents of {}", relation.name),
-            false => relation.name.clone(),
-        })
+        let prefix = if is_rewritten { LogEventKind::CONTENTS_OF } else { "" };
+        relation.is_table.then(|| format!("{prefix}{}", relation.name))
     }
 
     /// The name of a database.

@@ -54,6 +54,13 @@ pub(crate) async fn plan(
         return Err(no_server(&layout, programs).await);
     }
     let staged = staged(request.staging);
+    if extras.rewrites && is_in_use(&staged) {
+        let step = "go on with a restore that was interrupted";
+        return Err(Error::new(ErrorKind::Refused, code::TARGET_IN_USE, step)
+            .with("directory", staged.display())
+            .why("the server that replayed for it is still at work there")
+            .next("wait until it has ended, then run the same command again"));
+    }
     let rule = |prefix: &str, path| Placement { prefix: prefix.to_owned(), path };
     let moved = spaces::place(&layout, &extras.relocations, &target)?;
     let mut placements = vec![rule("stillpoint/", request.staging.join("stillpoint"))];
