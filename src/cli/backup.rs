@@ -8,6 +8,7 @@ use stillpoint_contract::Result;
 
 use super::{
     answer::Answer,
+    native::Native,
     open::{self, Need},
     page::{Page, printable},
     session::Session,
@@ -64,10 +65,10 @@ struct BackupAnswer {
     new_incarnation: bool,
 }
 
-impl From<BackupReport> for BackupAnswer {
-    fn from(report: BackupReport) -> Self {
+impl BackupAnswer {
+    fn of(report: BackupReport, native: Native<'_>) -> Self {
         Self {
-            backup: Backup::from(&report.committed.commit),
+            backup: Backup::of(&report.committed.commit, native),
             method: report.method,
             read_bytes: report.written_bytes,
             new_bytes: report.new_bytes,
@@ -134,5 +135,5 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let work = back_up(&session.world, &repository, job, &meter);
     let report = session.watch(&name, &meter, Box::pin(work)).await?;
     repository.remember().await?;
-    session.answer(&BackupAnswer::from(report))
+    session.answer(&BackupAnswer::of(report, session.native()))
 }

@@ -10,6 +10,7 @@ use stillpoint_contract::{ErrorKind, Result};
 use super::{
     answer::{Answer, Stamp},
     examine, exit,
+    native::Native,
     open::{self, Need, Opened},
     page::{Page, Table, Tone},
     reach::Reach,
@@ -83,10 +84,10 @@ struct Database {
     problems: Vec<String>,
 }
 
-impl From<Completeness> for Completion {
-    fn from(found: Completeness) -> Self {
+impl Completion {
+    fn of(found: Completeness, native: Native<'_>) -> Self {
         Self {
-            backup: Backup::from(&found.backup.commit),
+            backup: Backup::of(&found.backup.commit, native),
             complete: found.missing.is_empty(),
             objects: found.needed,
             missing: found.missing,
@@ -209,7 +210,8 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let need = if options.files_only { Need::Names } else { Need::Content };
     let repository = open::repository(session, need).await?;
     let found = repository.files_only().await?;
-    let backups: Vec<_> = found.into_iter().map(Completion::from).collect();
+    let backups: Vec<_> =
+        found.into_iter().map(|found| Completion::of(found, session.native())).collect();
     let logs = repository.logs_by_name().await?.into_iter().map(CapturedLog::from).collect();
     let databases = if options.files_only {
         Vec::new()
@@ -253,7 +255,7 @@ async fn protection(
             continue;
         }
         let timeline = repository.timeline(&name).await?;
-        let restorable_to = Reach::of(&timeline).to();
+        let restorable_to = Reach::of(&timeline, session.native()).to();
         let age = restorable_to.map(|to| now - to.0);
         // What lies in the future was dated by a wrong clock, and may be of any age.
         let is_recent = |age: TimeDelta| {

@@ -6,6 +6,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
     answer::{Answer, Stamp},
+    native::Native,
     open::{self, Need, Opened},
     page::{Page, Tone, printable},
     reach::Reach,
@@ -82,7 +83,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     }
     chosen.sort_by_key(|committed| committed.seq);
     chosen.dedup();
-    let databases = changes(&repository, &chosen).await?;
+    let databases = changes(&repository, &chosen, session.native()).await?;
     if !options.force
         && let Some(bare) = databases.iter().find(|d| d.backups_left == 0)
     {
@@ -95,25 +96,29 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     }
     session.answer(&ForgetAnswer {
         dry_run: options.dry_run,
-        forgotten: chosen.iter().map(|c| Backup::from(&c.commit)).collect(),
+        forgotten: chosen.iter().map(|c| Backup::of(&c.commit, session.native())).collect(),
         databases,
     })
 }
 
-async fn changes(repository: &Opened, chosen: &[Committed]) -> Result<Vec<Change>> {
+async fn changes(
+    repository: &Opened,
+    chosen: &[Committed],
+    native: Native<'_>,
+) -> Result<Vec<Change>> {
     let mut names: Vec<&str> = chosen.iter().map(|c| c.commit.database.as_str()).collect();
     names.sort_unstable();
     names.dedup();
     let mut changes = Vec::new();
     for name in names {
         let mut timeline = repository.timeline(name).await?;
-        let before = Reach::of(&timeline).from();
+        let before = Reach::of(&timeline, native).from();
         without(&mut timeline, chosen);
         changes.push(Change {
             name: name.to_owned(),
             backups_left: timeline.backups.len(),
             restorable_from_before: before,
-            restorable_from_after: Reach::of(&timeline).from(),
+            restorable_from_after: Reach::of(&timeline, native).from(),
         });
     }
     Ok(changes)

@@ -8,6 +8,7 @@ use stillpoint_contract::Result;
 
 use super::{
     answer::{Answer, Stamp},
+    native::Native,
     open::{self, Need},
     page::{Page, Table, Tone},
     reach::Reach,
@@ -47,8 +48,8 @@ struct Database {
 }
 
 impl Database {
-    fn of(timeline: &Timeline) -> Self {
-        let reach = Reach::of(timeline);
+    fn of(timeline: &Timeline, native: Native<'_>) -> Self {
+        let reach = Reach::of(timeline, native);
         let newest = timeline.backups.last().map(|backup| &backup.commit);
         Self {
             name: timeline.database.clone(),
@@ -114,12 +115,13 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         backups: Vec::new(),
         warnings: Vec::new(),
     };
+    let native = session.native();
     for name in names {
         let timeline = repository.timeline(&name).await?;
-        answer.warnings.extend(Reach::of(&timeline).warning(&name));
+        answer.warnings.extend(Reach::of(&timeline, native).warning(&name));
         answer.warnings.extend(timeline.clock_doubt());
-        answer.databases.push(Database::of(&timeline));
-        answer.backups.extend(timeline.backups.iter().map(|b| Backup::from(&b.commit)));
+        answer.databases.push(Database::of(&timeline, native));
+        answer.backups.extend(timeline.backups.iter().map(|b| Backup::of(&b.commit, native)));
         answer.warnings.extend(timeline.problems);
     }
     if !repository.is_unlocked() {

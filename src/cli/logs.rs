@@ -8,6 +8,7 @@ use stillpoint_contract::Result;
 
 use super::{
     answer::{Answer, Stamp},
+    native::Native,
     open::{self, Need},
     page::{Page, Table},
     reach::Reach,
@@ -48,6 +49,7 @@ struct Status {
     capture: Capture,
     last_seen: Option<Stamp>,
     captured_to: Option<String>,
+    captured_to_engine_position: Option<String>,
     restorable_to: Option<Stamp>,
     gaps: Vec<Gap>,
     open_gap: Option<String>,
@@ -78,8 +80,8 @@ impl Capture {
 }
 
 impl Status {
-    fn of(timeline: &Timeline, now: Stamp) -> Self {
-        let reach = Reach::of(timeline);
+    fn of(timeline: &Timeline, now: Stamp, native: Native<'_>) -> Self {
+        let reach = Reach::of(timeline, native);
         let newest = timeline.coverage.last();
         let capture = match &timeline.beat {
             None if newest.is_none() => Capture::Never,
@@ -92,6 +94,8 @@ impl Status {
             capture,
             last_seen: timeline.beat.as_ref().map(|b| Stamp(b.alive_at.unwrap_or(b.at))),
             captured_to: newest.map(|coverage| coverage.end.position.to_string()),
+            captured_to_engine_position: newest
+                .map(|coverage| native.render_of(timeline, &coverage.end.position)),
             restorable_to: reach.to(),
             gaps: reach.gaps,
             open_gap: reach.open_gap,
@@ -115,7 +119,7 @@ impl Answer for StatusAnswer {
                 status.name.clone(),
                 status.capture.word().to_owned(),
                 status.last_seen.map_or_else(dash, age),
-                status.captured_to.clone().unwrap_or_else(dash),
+                status.captured_to_engine_position.clone().unwrap_or_else(dash),
                 status.restorable_to.map_or_else(dash, |to| page.time(to.0)),
                 match status.gaps.len() + usize::from(status.open_gap.is_some()) {
                     0 => "none".to_owned(),
@@ -144,11 +148,12 @@ async fn status(session: &Session, options: StatusOptions) -> Result<()> {
     };
     let now = Stamp(session.world.clock.now());
     let mut answer = StatusAnswer { now, databases: Vec::new(), warnings: Vec::new() };
+    let native = session.native();
     for name in names {
         let timeline = repository.timeline(&name).await?;
-        answer.warnings.extend(Reach::of(&timeline).warning(&name));
+        answer.warnings.extend(Reach::of(&timeline, native).warning(&name));
         answer.warnings.extend(timeline.clock_doubt());
-        answer.databases.push(Status::of(&timeline, now));
+        answer.databases.push(Status::of(&timeline, now, native));
         answer.warnings.extend(timeline.problems);
     }
     answer.warnings.iter().for_each(|warning| session.warn(warning));

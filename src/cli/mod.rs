@@ -23,6 +23,7 @@ mod logs;
 mod man;
 mod memory;
 mod moment;
+mod native;
 mod open;
 mod page;
 mod process;

@@ -15,6 +15,8 @@ pub(crate) enum Moment {
     Latest,
     /// The state at an instant: everything committed at or before it.
     Time(DateTime<Utc>),
+    /// A point in the notation of an engine, which alone can read it.
+    Native(String),
     /// A position, whose lineage may be shortened to where it is still unique.
     Position {
         /// The lineage's name, or how it begins.

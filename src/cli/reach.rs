@@ -2,9 +2,12 @@
 
 use std::collections::HashSet;
 
+use stillpoint_contract::LogPosition;
+
 use crate::{
     cli::{
         answer::Stamp,
+        native::Native,
         wire::{Gap, Point, Stretch},
     },
     repository::{Coverage, Timeline, entry::Commit},
@@ -23,13 +26,14 @@ pub(crate) struct Reach {
 
 impl Reach {
     /// Works it out. Captured log without a backup before it restores nothing and is left out.
-    pub(crate) fn of(timeline: &Timeline) -> Self {
+    pub(crate) fn of(timeline: &Timeline, native: Native<'_>) -> Self {
+        let render = |position: &LogPosition| native.render_of(timeline, position);
         let mut found: Vec<(Stretch, Option<String>)> = Vec::new();
         let mut anchored = HashSet::new();
         for coverage in &timeline.coverage {
             let Some(first) = first_backup(timeline, coverage) else { continue };
             anchored.extend(coverage.backups.iter().map(String::as_str));
-            found.extend(stretches(first, coverage));
+            found.extend(stretches(first, coverage, &render));
         }
         for backup in &timeline.backups {
             let commit = &backup.commit;
@@ -45,7 +49,10 @@ impl Reach {
                         && later.consistent_time >= commit.consistent_time
                 });
                 let last = still.max_by_key(|later| later.consistent_time).unwrap_or(commit);
-                found.push((Stretch { from: point(commit), to: point(last) }, None));
+                found.push((
+                    Stretch { from: point(commit, &render), to: point(last, &render) },
+                    None,
+                ));
             }
         }
         found.sort_by_key(|(stretch, _)| stretch.from.at);
@@ -90,13 +97,17 @@ const UNWATCHED: &str =
     "nobody looked at the log; commits of that time can be restored by position, not by time";
 
 /// What can be restored of one coverage, each with why it does not continue the one before.
-fn stretches(first: &Commit, coverage: &Coverage) -> Vec<(Stretch, Option<String>)> {
-    let mut from = point(first);
+fn stretches(
+    first: &Commit,
+    coverage: &Coverage,
+    render: &dyn Fn(&LogPosition) -> String,
+) -> Vec<(Stretch, Option<String>)> {
+    let mut from = point(first, render);
     if coverage.until < first.consistent_time {
         return vec![(Stretch { to: from.clone(), from }, coverage.gap.clone())];
     }
     let (mut found, mut why) = (Vec::new(), coverage.gap.clone());
-    let instant = |at| Point { at: Stamp(at), position: None };
+    let instant = |at| Point { at: Stamp(at), position: None, engine_position: None };
     let later = coverage.unwatched.iter().filter(|u| first.consistent_time < u.to);
     for unwatched in later.map(|u| u.since(first.consistent_time)).filter(|u| !u.is_short()) {
         let to = instant(unwatched.from.max(from.at.0));
@@ -105,21 +116,23 @@ fn stretches(first: &Commit, coverage: &Coverage) -> Vec<(Stretch, Option<String
         from = instant(unwatched.to);
     }
     let position = Some(coverage.end.position.to_string());
-    found.push((Stretch { from, to: Point { at: Stamp(coverage.until), position } }, why));
+    let engine_position = Some(render(&coverage.end.position));
+    let to = Point { at: Stamp(coverage.until), position, engine_position };
+    found.push((Stretch { from, to }, why));
     found
 }
 
-fn point(commit: &Commit) -> Point {
+fn point(commit: &Commit, render: &dyn Fn(&LogPosition) -> String) -> Point {
     Point {
         at: Stamp(commit.consistent_time),
         position: commit.consistent_at.as_ref().map(ToString::to_string),
+        engine_position: commit.consistent_at.as_ref().map(render),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use chrono::{DateTime, Utc};
-    use stillpoint_contract::LogPosition;
 
     use super::*;
     use crate::repository::{Point as LogPoint, Unwatched, history::Committed};
@@ -175,7 +188,7 @@ mod tests {
             beat: None,
             problems: Vec::new(),
         };
-        let reach = Reach::of(&timeline);
+        let reach = Reach::of(&timeline, Native(&[]));
         assert_eq!(reach.gaps.len(), reach.stretches.len().saturating_sub(1));
         let seconds = |stamp: Stamp| stamp.0.timestamp();
         reach.stretches.iter().map(|s| (seconds(s.from.at), seconds(s.to.at))).collect()

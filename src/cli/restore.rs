@@ -5,19 +5,20 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use clap::Args;
 use serde::Serialize;
 use stillpoint_contract::{
-    Error, ErrorKind, Lineage, LogPosition, LogSource as _, Overwrite, RecoveryTarget, Result, code,
+    Error, ErrorKind, Lineage, LogPosition, LogSource as _, Overwrite, RecoveryTarget, Relocation,
+    RestoreExtras, Result, code,
 };
 
 use super::{
     advice::{command_line, repeated_options, with_options},
     answer::{Answer, Stamp},
     exit,
-    moment::Moment,
+    moment::{FORMS, Moment},
     open::{self, Need, Opened},
     page::{Page, Tone, printable},
     session::Session,
     units,
-    wire::{Backup, milliseconds},
+    wire::{Backup, Event, Point, milliseconds},
 };
 use crate::{
     coordinator::{self, ResolvedRestore, RestoreJob, RestoreReport, Wanted},
@@ -31,21 +32,31 @@ pub(crate) struct Options {
     database: String,
     /// The moment: latest; 2026-11-21T13:20:05Z; "2026-11-21 13:20:05" in your zone, or with one,
     /// such as Europe/Berlin or +02:00, behind it; "today 13:20"; "yesterday 13:20:05"; 13:20;
-    /// -10m, -1h30m, -2d; or LINEAGE:OFFSET, a position that `timeline` prints.
+    /// -10m, -1h30m, -2d; a position that `timeline` prints; or another form that the database's
+    /// engine has for points, which are listed when one cannot be understood.
     #[arg(
         long,
         value_name = "POINT",
         default_value = "latest",
         allow_hyphen_values = true,
-        conflicts_with = "backup"
+        conflicts_with_all = ["backup", "before_drop"]
     )]
     at: String,
     /// Restore the state of this backup alone, without log; its id, or how it begins.
     #[arg(long, value_name = "BACKUP")]
     backup: Option<String>,
+    /// Just before this table or database was dropped the last time, or else lost its contents:
+    /// its name, as `timeline` shows it, or the end of it. Without --to only the point is told.
+    #[arg(long, value_name = "NAME", conflicts_with = "backup")]
+    before_drop: Option<String>,
     /// Where the restored database shall be: a file, or a directory for a server.
-    #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
-    to: PathBuf,
+    #[arg(
+        long,
+        value_name = "PATH",
+        value_hint = clap::ValueHint::AnyPath,
+        required_unless_present = "before_drop"
+    )]
+    to: Option<PathBuf>,
     /// Replace what is there, unless somebody is using it.
     #[arg(long)]
     force: bool,
@@ -53,6 +64,19 @@ pub(crate) struct Options {
     /// was damaged before it was backed up; says what was found and ends with status 9.
     #[arg(long)]
     accept_damage: bool,
+    /// Put what lived outside of the database's directory into this one, which is empty or not
+    /// there yet: WHAT is its name, its number, or its old place. May be given several times;
+    /// otherwise it comes to lie inside.
+    #[arg(long, value_name = "WHAT=DIR")]
+    tablespace: Vec<String>,
+    /// Turn the stopped server's directory that is there into the restored one: only blocks that
+    /// differ are fetched and written, and files that do not belong to it are removed. When it is
+    /// interrupted, the same command goes on.
+    #[arg(long, conflicts_with = "force")]
+    delta: bool,
+    /// Start a server on the restored directory, and wait until it accepts connections.
+    #[arg(long)]
+    start: bool,
     /// Only tell how it would be done; change nothing.
     #[arg(long)]
     plan: bool,
@@ -70,7 +94,48 @@ struct PlanAnswer {
     replaces: bool,
     proof: String,
     warnings: Vec<String>,
+    notes: Vec<String>,
     command: String,
+}
+
+#[derive(Debug, Serialize)]
+struct BeforeDropAnswer {
+    database: String,
+    loss: Event,
+    command: String,
+}
+
+impl BeforeDropAnswer {
+    fn sentence(&self, session: &Session) -> String {
+        let time = |at: Stamp| session.zone.exact(at.0);
+        let (loss, before) = (&self.loss, &self.loss.before);
+        let position = before.shown().cloned().unwrap_or_default();
+        format!(
+            "{} at {}; the newest state before that is {position}, of {}",
+            loss.words(),
+            time(loss.point.at),
+            time(before.at),
+        )
+    }
+}
+
+impl Answer for BeforeDropAnswer {
+    const SCHEMA: &'static str = "restore.before-drop/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        let shown = |point: &Point| {
+            let position = point.shown().cloned().unwrap_or_default();
+            format!("{position}, {}", page.time(point.at.0))
+        };
+        let facts = [
+            ("Event", self.loss.words()),
+            ("At", shown(&self.loss.point)),
+            ("Before", shown(&self.loss.before)),
+        ];
+        page.facts(0, &facts);
+        page.line("Nothing was changed. Restore the newest state before it:");
+        page.line(format!("  {}", printable(&self.command)));
+    }
 }
 
 impl Answer for PlanAnswer {
@@ -92,8 +157,15 @@ impl Answer for PlanAnswer {
                 ("Proof", self.proof.clone()),
             ],
         );
+        write_notes(page, &self.notes);
         page.line("Nothing was changed. Run it:");
         page.line(format!("  {}", printable(&self.command)));
+    }
+}
+
+fn write_notes(page: &mut Page<'_>, notes: &[String]) {
+    for note in notes {
+        page.line(format!("note: {}", printable(note)));
     }
 }
 
@@ -103,12 +175,16 @@ struct RestoreAnswer {
     target: String,
     backup: Backup,
     reached_position: Option<String>,
+    reached_engine_position: Option<String>,
     last_commit_at: Option<Stamp>,
     transactions_replayed: u64,
     check: String,
     damage: Vec<String>,
     warnings: Vec<String>,
+    notes: Vec<String>,
+    started: Option<String>,
     restored_bytes: u64,
+    kept_bytes: u64,
     log_bytes: u64,
     copy_ms: u64,
     replay_ms: u64,
@@ -130,15 +206,20 @@ impl Answer for RestoreAnswer {
             None => format!("of the backup, {}", page.time(self.backup.at.0)),
         };
         let mut facts = vec![("state", state)];
-        facts.extend(self.reached_position.clone().map(|position| ("position", position)));
+        facts.extend(self.reached_engine_position.clone().map(|position| ("position", position)));
         let backup = format!("{}, {}", self.backup.id, units::bytes(self.restored_bytes));
         facts.push(("backup", backup));
         if self.log_bytes > 0 {
             let commits = units::count(self.transactions_replayed, "commit", "commits");
             facts.push(("log", format!("{commits} in {}", units::bytes(self.log_bytes))));
         }
+        if self.kept_bytes > 0 {
+            facts.push(("kept", format!("{} that did not differ", units::bytes(self.kept_bytes))));
+        }
         facts.push(("check", self.check.clone()));
+        facts.extend(self.started.clone().map(|started| ("server", started)));
         page.facts(2, &facts);
+        write_notes(page, &self.notes);
         for found in &self.damage {
             page.line(format!("{}: {}", page.paint(Tone::Bad, "damaged"), printable(found)));
         }
@@ -154,18 +235,38 @@ impl Answer for RestoreAnswer {
 pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let moment = session.moment(&options.at)?;
     let repository = open::repository(session, Need::Content).await?;
-    let wanted = match &options.backup {
-        Some(backup) => Wanted::Backup(repository.find_backup(backup).await?.commit.backup),
-        None => wanted(&repository, &options.database, moment).await?,
+    let proposal = match &options.before_drop {
+        Some(name) => Some(propose(session, &repository, &options, name).await?),
+        None => None,
+    };
+    let Some(to) = options.to.clone() else {
+        let Some((_, proposal)) = proposal else {
+            return Err(Error::bug("restore without a target"));
+        };
+        session.answer(&proposal)?;
+        return Ok(exit::OK);
+    };
+    if let Some((_, proposal)) = &proposal {
+        session.note(&proposal.sentence(session));
+    }
+    let wanted = match (&options.backup, proposal) {
+        (_, Some((wanted, _))) => wanted,
+        (Some(backup), None) => Wanted::Backup(repository.find_backup(backup).await?.commit.backup),
+        (None, None) => wanted(session, &repository, &options.database, moment).await?,
     };
     let job = RestoreJob {
         engines: &session.engines,
         database: &options.database,
         wanted,
-        target: &options.to,
+        target: &to,
         overwrite: if options.force { Overwrite::Replace } else { Overwrite::Never },
+        extras: extras(&options)?,
     };
-    let staging = coordinator::staging_beside(&session.world, &options.to)?;
+    let staging = if options.delta {
+        coordinator::rewriting_beside(&to)?
+    } else {
+        coordinator::staging_beside(&session.world, &to)?
+    };
     let mut resolved = coordinator::plan(&repository, &job, &staging).await?;
     resolved.accept_damage = options.accept_damage;
     resolved.chosen.warnings.iter().for_each(|warning| session.warn(warning));
@@ -177,8 +278,54 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let work = coordinator::run(&session.world, &repository, &resolved, &meter);
     let report = session.watch(&options.database, &meter, work).await?;
     let is_sound = report.damage.is_empty();
-    session.answer(&restored(&options, &resolved, report))?;
+    session.answer(&restored(session, &options, &resolved, report))?;
     Ok(if is_sound { exit::OK } else { exit::status(ErrorKind::Corrupt) })
+}
+
+fn extras(options: &Options) -> Result<RestoreExtras> {
+    let mut extras = RestoreExtras {
+        starts: options.start,
+        rewrites: options.delta,
+        ..RestoreExtras::default()
+    };
+    for text in &options.tablespace {
+        // A place may hold an equals sign; the new directory is written last.
+        let (from, to) = text
+            .rsplit_once('=')
+            .filter(|(f, t)| !f.is_empty() && !t.is_empty())
+            .ok_or_else(|| {
+                Error::new(ErrorKind::Invalid, code::USAGE, "understand where a tablespace goes")
+                    .with("given", text)
+                    .next("--tablespace NAME=/DIR")
+            })?;
+        extras.relocations.push(Relocation { from: from.to_owned(), to: PathBuf::from(to) });
+    }
+    Ok(extras)
+}
+
+fn target_of(options: &Options) -> String {
+    options.to.as_ref().map(|to| to.display().to_string()).unwrap_or_default()
+}
+
+/// The newest point before the last drop of `name`.
+async fn propose(
+    session: &Session,
+    repository: &Opened,
+    options: &Options,
+    name: &str,
+) -> Result<(Wanted, BeforeDropAnswer)> {
+    let timeline = repository.timeline(&options.database).await?;
+    let loss = coordinator::last_loss(repository, &timeline, name).await?;
+    let position = loss.before.position.clone();
+    let at = position.to_string();
+    let words = ["restore", &options.database, "--at", &at, "--to", "PATH"];
+    let render = |position: &LogPosition| session.native().render_of(&timeline, position);
+    let answer = BeforeDropAnswer {
+        database: options.database.clone(),
+        loss: Event::of(loss, &render),
+        command: with_options(&command_line(&words), &repeated_options(&session.global)),
+    };
+    Ok((Wanted::Position(position), answer))
 }
 
 fn planned(session: &Session, options: &Options, resolved: &ResolvedRestore) -> PlanAnswer {
@@ -188,7 +335,7 @@ fn planned(session: &Session, options: &Options, resolved: &ResolvedRestore) -> 
         RecoveryTarget::Position(position) => Some(position.to_string()),
         RecoveryTarget::Consistent | RecoveryTarget::Latest => None,
     };
-    let to = options.to.display().to_string();
+    let to = target_of(options);
     let mut words = vec!["restore", &options.database];
     match (&at, until) {
         (Some(at), _) => words.extend(["--at", at]),
@@ -200,19 +347,28 @@ fn planned(session: &Session, options: &Options, resolved: &ResolvedRestore) -> 
     words.extend(["--to", &to]);
     words.extend(options.force.then_some("--force"));
     words.extend(options.accept_damage.then_some("--accept-damage"));
+    words.extend(options.delta.then_some("--delta"));
+    words.extend(options.start.then_some("--start"));
+    for space in &options.tablespace {
+        words.extend(["--tablespace", space]);
+    }
     PlanAnswer {
         database: options.database.clone(),
-        backup: Backup::from(&resolved.chosen.backup.commit),
+        backup: Backup::of(&resolved.chosen.backup.commit, session.native()),
         engine_version: resolved.manifest.version.clone(),
         until: match (until, &at) {
             (RecoveryTarget::Time(_), Some(at)) => format!("the last commit at or before {at}"),
             (RecoveryTarget::Latest, _) => "the end of the captured log".to_owned(),
             (RecoveryTarget::Consistent, _) => "the state of the backup".to_owned(),
+            (RecoveryTarget::Position(position), _) => {
+                session.native().render(&resolved.manifest.engine, position)
+            }
             (_, at) => at.clone().unwrap_or_default(),
         },
         replays_log: resolved.chosen.replays_log,
         restored_bytes: resolved.manifest.size_bytes,
-        replaces: options.force,
+        replaces: options.force || options.delta,
+        notes: resolved.plan.notes.clone(),
         proof: resolved.plan.proof.clone(),
         warnings: resolved.chosen.warnings.clone(),
         command: with_options(&command_line(&words), &repeated_options(&session.global)),
@@ -220,17 +376,28 @@ fn planned(session: &Session, options: &Options, resolved: &ResolvedRestore) -> 
     }
 }
 
-fn restored(options: &Options, resolved: &ResolvedRestore, report: RestoreReport) -> RestoreAnswer {
+fn restored(
+    session: &Session,
+    options: &Options,
+    resolved: &ResolvedRestore,
+    report: RestoreReport,
+) -> RestoreAnswer {
+    let engine = resolved.manifest.engine.as_str();
+    let reached = report.reached.position.as_ref();
     RestoreAnswer {
         database: options.database.clone(),
-        target: options.to.display().to_string(),
-        backup: Backup::from(&resolved.chosen.backup.commit),
-        reached_position: report.reached.position.map(|position| position.to_string()),
+        target: target_of(options),
+        backup: Backup::of(&resolved.chosen.backup.commit, session.native()),
+        reached_position: reached.map(ToString::to_string),
+        reached_engine_position: reached.map(|p| session.native().render(engine, p)),
         last_commit_at: report.reached.committed_at.map(Stamp),
         transactions_replayed: report.reached.transactions,
         check: report.check,
         damage: report.damage,
         warnings: resolved.chosen.warnings.clone(),
+        notes: resolved.plan.notes.clone(),
+        started: report.started,
+        kept_bytes: report.kept_bytes,
         restored_bytes: report.restored_bytes,
         log_bytes: report.log_bytes,
         copy_ms: milliseconds(report.copy_took),
@@ -239,15 +406,35 @@ fn restored(options: &Options, resolved: &ResolvedRestore, report: RestoreReport
     }
 }
 
-async fn wanted(repository: &Opened, database: &str, moment: Moment) -> Result<Wanted> {
+async fn wanted(
+    session: &Session,
+    repository: &Opened,
+    database: &str,
+    moment: Moment,
+) -> Result<Wanted> {
     match moment {
         Moment::Latest => Ok(Wanted::Latest),
         Moment::Time(at) => Ok(Wanted::Time(at)),
+        Moment::Native(text) => {
+            let timeline = repository.timeline(database).await?;
+            let engine = coordinator::engine_of(&session.engines, &timeline)?;
+            let point = engine.read_point(&text)?.ok_or_else(|| foreign(&text, engine.name()))?;
+            Ok(Wanted::Native(point))
+        }
         Moment::Position { lineage, offset } => {
             let lineage = lineage_of(repository, database, &lineage).await?;
             Ok(Wanted::Position(LogPosition { lineage, offset }))
         }
     }
+}
+
+/// Another engine's notation.
+fn foreign(text: &str, engine: &'static str) -> Error {
+    Error::new(ErrorKind::Invalid, code::BAD_POINT, "understand the point in time")
+        .with("given", text)
+        .with("engine", engine)
+        .with("forms", FORMS)
+        .why("the database's engine does not name points in this way")
 }
 
 /// The lineage that begins with `prefix`, if there is only one in the database's history.

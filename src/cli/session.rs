@@ -11,6 +11,7 @@ use super::{
     environment::Environment,
     exit,
     moment::{self, Moment},
+    native::Native,
     page::{Look, Tone},
     progress::{self, Display},
     report::{self, Run},
@@ -144,9 +145,23 @@ impl Session {
         progress::watch(self.display, &*self.world.clock, subject, read, work).await
     }
 
-    /// Reads a point in time.
+    /// Reads a point in time, or one in the notation of any engine.
     pub(crate) fn moment(&self, text: &str) -> Result<Moment> {
-        moment::parse(text, self.world.clock.now(), &self.zone)
+        for engine in &self.engines {
+            if engine.read_point(text)?.is_some() {
+                return Ok(Moment::Native(text.to_owned()));
+            }
+        }
+        let read = moment::parse(text, self.world.clock.now(), &self.zone);
+        read.map_err(|error| {
+            let forms = self.engines.iter().filter(|engine| !engine.point_forms().is_empty());
+            forms.fold(error, |error, engine| error.with(engine.name(), engine.point_forms()))
+        })
+    }
+
+    /// How engines print positions.
+    pub(crate) fn native(&self) -> Native<'_> {
+        Native(&self.engines)
     }
 
     /// Reads the URL of a database.

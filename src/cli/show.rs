@@ -6,6 +6,7 @@ use stillpoint_contract::Result;
 
 use super::{
     answer::Answer,
+    native::Native,
     open::{self, Need},
     page::Page,
     session::Session,
@@ -37,9 +38,9 @@ struct ShowAnswer {
 }
 
 impl ShowAnswer {
-    fn of(committed: &Committed, manifest: Manifest) -> Self {
+    fn of(committed: &Committed, manifest: Manifest, native: Native<'_>) -> Self {
         Self {
-            backup: Backup::from(&committed.commit),
+            backup: Backup::of(&committed.commit, native),
             engine_version: manifest.version,
             incarnation: manifest.identity.id,
             location: manifest.identity.location,
@@ -65,7 +66,7 @@ impl Answer for ShowAnswer {
             2,
             &[
                 ("state at", page.time(backup.at.0)),
-                ("position", backup.position.clone().unwrap_or_else(|| "-".to_owned())),
+                ("position", backup.engine_position.clone().unwrap_or_else(|| "-".to_owned())),
                 ("engine", format!("{} {}", backup.engine, self.engine_version)),
                 ("incarnation", format!("{} at {}", self.incarnation, self.location)),
                 ("method", format!("{}, {}", backup.kind(), self.method)),
@@ -103,5 +104,5 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let repository = open::repository(session, Need::Content).await?;
     let committed = repository.find_backup(&options.backup).await?;
     let manifest = repository.manifest(&committed).await?;
-    session.answer(&ShowAnswer::of(&committed, manifest))
+    session.answer(&ShowAnswer::of(&committed, manifest, session.native()))
 }

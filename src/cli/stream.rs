@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 use serde::Serialize;
-use stillpoint_contract::Result;
+use stillpoint_contract::{Engine, Result};
 
 use super::{
     answer::{Answer, Format, Stamp},
@@ -57,6 +57,7 @@ enum StreamAnswer {
         database: String,
         stream: String,
         position: String,
+        engine_position: String,
         gap: Option<String>,
         joins_backup: bool,
     },
@@ -65,6 +66,7 @@ enum StreamAnswer {
     },
     Stored {
         position: String,
+        engine_position: String,
         at: Option<Stamp>,
         transactions: u64,
         stored_bytes: u64,
@@ -72,6 +74,7 @@ enum StreamAnswer {
     Stopped {
         stream: String,
         position: String,
+        engine_position: String,
         segments: u64,
         transactions: u64,
         stored_bytes: u64,
@@ -83,19 +86,19 @@ impl Answer for StreamAnswer {
 
     fn write(&self, page: &mut Page<'_>) {
         match self {
-            Self::Started { database, position, .. } => {
+            Self::Started { database, engine_position: position, .. } => {
                 page.line(format!("Capturing the log of {} from {position}", printable(database)));
             }
             Self::Interrupted { reason } => {
                 page.line(format!("Interrupted, trying again: {}", printable(reason)));
             }
-            Self::Stored { position, at, transactions, stored_bytes } => {
+            Self::Stored { engine_position: position, at, transactions, stored_bytes, .. } => {
                 let at = at.map_or_else(String::new, |at| format!(" of {}", page.time(at.0)));
                 let commits = units::count(*transactions, "commit", "commits");
                 let size = units::bytes(*stored_bytes);
                 page.line(format!("Stored {commits}{at} in {size}, up to {position}"));
             }
-            Self::Stopped { position, transactions, stored_bytes, .. } => {
+            Self::Stopped { engine_position: position, transactions, stored_bytes, .. } => {
                 let commits = units::count(*transactions, "commit", "commits");
                 let size = units::bytes(*stored_bytes);
                 page.line(format!("Stopped at {position}: {commits} captured, {size} stored"));
@@ -104,9 +107,10 @@ impl Answer for StreamAnswer {
     }
 }
 
-impl From<CaptureReport> for StreamAnswer {
-    fn from(report: CaptureReport) -> Self {
+impl StreamAnswer {
+    fn of(report: CaptureReport, engine: &dyn Engine) -> Self {
         Self::Stopped {
+            engine_position: engine.render(&report.position),
             stream: report.stream,
             position: report.position.to_string(),
             segments: report.segments,
@@ -138,11 +142,11 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let news = Arc::new(Mutex::new(News::default()));
     let tell = |event| {
         let mut news = news.lock().unwrap_or_else(PoisonError::into_inner);
-        news.hear(session, &name, &options.database, event);
+        news.hear(session, &*engine, (&name, &options.database), event);
     };
     let stop = stopped(session, options.stop_at_eof);
     let report = capture(&session.world, &repository, job, stop, tell).await?;
-    session.answer(&StreamAnswer::from(report))
+    session.answer(&StreamAnswer::of(report, &*engine))
 }
 
 /// What `logs retire` is told.
@@ -205,7 +209,13 @@ struct News {
 }
 
 impl News {
-    fn hear(&mut self, session: &Session, database: &str, url: &str, event: CaptureEvent) {
+    fn hear(
+        &mut self,
+        session: &Session,
+        engine: &dyn Engine,
+        (database, url): (&str, &str),
+        event: CaptureEvent,
+    ) {
         let answer = match event {
             CaptureEvent::Started { stream, position, gap, is_anchored } => {
                 warn_at_start(session, url, gap.as_deref(), is_anchored);
@@ -213,6 +223,7 @@ impl News {
                 StreamAnswer::Started {
                     database: database.to_owned(),
                     stream,
+                    engine_position: engine.render(&position),
                     position: position.to_string(),
                     gap,
                     joins_backup: is_anchored,
@@ -225,11 +236,12 @@ impl News {
                 if !self.is_due(session) {
                     return;
                 }
-                let (at, position) = (at.map(Stamp), position.to_string());
+                let (at, engine_position) = (at.map(Stamp), engine.render(&position));
+                let position = position.to_string();
                 let (transactions, stored_bytes) = (self.transactions, self.stored_bytes);
                 (self.transactions, self.stored_bytes) = (0, 0);
                 self.told_at = session.world.clock.elapsed();
-                StreamAnswer::Stored { position, at, transactions, stored_bytes }
+                StreamAnswer::Stored { position, engine_position, at, transactions, stored_bytes }
             }
         };
         // Capture goes on when nobody listens: standard output may be closed or full.

@@ -15,8 +15,12 @@ use super::{
     reach::Reach,
     session::{Session, length},
     units,
-    wire::{Backup, Gap, Point, Stretch},
+    wire::{Backup, Event, Gap, Point, Stretch},
 };
+use crate::coordinator;
+
+/// How many events are shown, the newest ones.
+const EVENTS_MAX: usize = 50;
 
 /// What `timeline` is told.
 #[derive(Debug, Args)]
@@ -36,6 +40,8 @@ struct TimelineAnswer {
     gaps: Vec<Gap>,
     open_gap: Option<String>,
     backups: Vec<Backup>,
+    events: Vec<Event>,
+    events_left_out: usize,
     warnings: Vec<String>,
 }
 
@@ -46,6 +52,7 @@ impl TimelineAnswer {
             self.stretches.retain(|stretch| stretch.to.at.0 >= since);
             self.gaps.retain(|gap| gap.before.at.0 >= since);
             self.backups.retain(|backup| backup.at.0 >= since);
+            self.events.retain(|event| event.point.at.0 >= since);
         }
         self
     }
@@ -85,6 +92,7 @@ impl Answer for TimelineAnswer {
         self.write_gaps(page);
         page.blank();
         Backup::table(page, &self.backups);
+        self.write_events(page);
     }
 }
 
@@ -92,7 +100,7 @@ impl TimelineAnswer {
     fn write_stretches(&self, page: &mut Page<'_>) {
         let mut table = Table::new(&["RESTORABLE FROM", "TO", "POSITIONS"]);
         for stretch in &self.stretches {
-            let position = |point: &Point| point.position.clone().unwrap_or_else(|| "-".to_owned());
+            let position = |point: &Point| point.shown().cloned().unwrap_or_else(|| "-".to_owned());
             let positions = if stretch.from == stretch.to {
                 position(&stretch.from)
             } else {
@@ -115,6 +123,22 @@ impl TimelineAnswer {
         }
     }
 
+    fn write_events(&self, page: &mut Page<'_>) {
+        if self.events.is_empty() {
+            return;
+        }
+        page.blank();
+        let mut table = Table::new(&["EVENT AT", "POSITION", "WHAT"]);
+        for event in &self.events {
+            let position = event.point.shown().cloned().unwrap_or_else(|| "-".to_owned());
+            table.row(vec![page.time(event.point.at.0), position, event.words()]);
+        }
+        page.table(&table);
+        if self.events_left_out > 0 {
+            page.line(format!("{} older ones are not shown.", self.events_left_out));
+        }
+    }
+
     fn write_gaps(&self, page: &mut Page<'_>) {
         for gap in &self.gaps {
             let length = (gap.before.at.0 - gap.after.at.0).to_std().unwrap_or(Duration::ZERO);
@@ -126,7 +150,7 @@ impl TimelineAnswer {
                 page.time(gap.before.at.0),
                 gap.why.as_deref().unwrap_or("no log was captured"),
             ));
-            if let (Some(after), Some(before)) = (&gap.after.position, &gap.before.position) {
+            if let (Some(after), Some(before)) = (gap.after.shown(), gap.before.shown()) {
                 page.line(format!("    after {after}, before {before}"));
             }
         }
@@ -146,17 +170,27 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let since = options.last.as_deref().map(length).transpose()?;
     let since =
         since.and_then(|length| now.checked_sub_signed(chrono::TimeDelta::from_std(length).ok()?));
+    let is_since = |at: DateTime<Utc>| since.is_none_or(|since| at >= since);
     let repository = open::repository(session, Need::Content).await?;
     let timeline = repository.timeline(&options.database).await?;
-    let Reach { stretches, gaps, open_gap } = Reach::of(&timeline);
+    let Reach { stretches, gaps, open_gap } = Reach::of(&timeline, session.native());
+    let events =
+        coordinator::events(&repository, &timeline, EVENTS_MAX, |event| is_since(event.at)).await?;
+    let render = |position: &_| session.native().render_of(&timeline, position);
     let answer = TimelineAnswer {
         database: options.database,
         now: Stamp(now),
         stretches,
         gaps,
         open_gap,
-        backups: timeline.backups.iter().map(|backup| Backup::from(&backup.commit)).collect(),
-        warnings: timeline.clock_doubt().into_iter().chain(timeline.problems).collect(),
+        backups: timeline
+            .backups
+            .iter()
+            .map(|backup| Backup::of(&backup.commit, session.native()))
+            .collect(),
+        events: events.newest.into_iter().map(|event| Event::of(event, &render)).collect(),
+        events_left_out: events.left_out,
+        warnings: timeline.clock_doubt().into_iter().chain(timeline.problems.clone()).collect(),
     };
     answer.warnings.iter().for_each(|warning| session.warn(warning));
     session.answer(&answer.since(since))
@@ -176,7 +210,7 @@ mod tests {
     }
 
     fn point(at: &str, position: &str) -> Point {
-        Point { at: stamp(at), position: Some(position.to_owned()) }
+        Point { at: stamp(at), position: Some(position.to_owned()), engine_position: None }
     }
 
     fn backup(id: &str, at: &str, incremental: bool) -> Backup {
@@ -186,6 +220,7 @@ mod tests {
             engine: "sqlite".to_owned(),
             at: stamp(at),
             position: None,
+            engine_position: None,
             incremental,
             size_bytes: 20 << 20,
             stored_bytes: 3 << 20,
@@ -219,6 +254,13 @@ mod tests {
                 backup("01A", "2026-11-21T10:00:00Z", false),
                 backup("01B", "2026-11-21T13:00:00Z", true),
             ],
+            events: vec![Event {
+                kind: "dropped",
+                name: "shop.public.orders".to_owned(),
+                point: point("2026-11-21T15:00:00Z", "ab12-02:800"),
+                before: point("2026-11-21T14:59:00Z", "ab12-02:790"),
+            }],
+            events_left_out: 3,
             warnings: Vec::new(),
         }
     }
@@ -241,6 +283,10 @@ gap of 1h00m between 2026-11-21 13:00:00+01:00 and 2026-11-21 14:00:00+01:00: th
 BACKUP  DATABASE  STATE AT                   READ             SIZE   STORED
 01A     shop.db   2026-11-21 11:00:00+01:00  full         20.0 MiB  3.0 MiB
 01B     shop.db   2026-11-21 14:00:00+01:00  incremental  20.0 MiB  3.0 MiB
+
+EVENT AT                   POSITION     WHAT
+2026-11-21 16:00:00+01:00  ab12-02:800  dropped: shop.public.orders
+3 older ones are not shown.
 ";
         let text = render(&sample(), Format::Text, &look).unwrap();
         assert_eq!(text, expected);

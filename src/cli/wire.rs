@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use stillpoint_contract::{LogEventKind, LogPosition};
 
 use super::{
     answer::Stamp,
-    page::{Page, Table},
+    native::Native,
+    page::{Page, Table, printable},
     units,
 };
-use crate::repository::entry::Commit;
+use crate::{coordinator::Happened, repository::entry::Commit};
 
 /// A backup.
 #[derive(Clone, Debug, Serialize)]
@@ -24,6 +26,8 @@ pub(crate) struct Backup {
     pub at: Stamp,
     /// The position of that state.
     pub position: Option<String>,
+    /// The same, as the engine's own tools print it.
+    pub engine_position: Option<String>,
     /// Whether unchanged pages were kept without reading them.
     pub incremental: bool,
     /// The database's size, in bytes.
@@ -36,14 +40,17 @@ pub(crate) struct Backup {
     pub finished_at: Stamp,
 }
 
-impl From<&Commit> for Backup {
-    fn from(commit: &Commit) -> Self {
+impl Backup {
+    /// What the log of the repository says of it.
+    pub(crate) fn of(commit: &Commit, native: Native<'_>) -> Self {
+        let render = |position| native.render(&commit.engine, position);
         Self {
             id: commit.backup.clone(),
             database: commit.database.clone(),
             engine: commit.engine.clone(),
             at: Stamp(commit.consistent_time),
             position: commit.consistent_at.as_ref().map(ToString::to_string),
+            engine_position: commit.consistent_at.as_ref().map(render),
             incremental: commit.incremental,
             size_bytes: commit.size_bytes,
             stored_bytes: commit.stored_bytes,
@@ -51,9 +58,7 @@ impl From<&Commit> for Backup {
             finished_at: Stamp(commit.finished_at),
         }
     }
-}
 
-impl Backup {
     /// How it was made, in a word.
     pub(crate) fn kind(&self) -> &'static str {
         if self.incremental { "incremental" } else { "full" }
@@ -89,6 +94,60 @@ pub(crate) struct Point {
     pub at: Stamp,
     /// Where in the log, where the engine has positions.
     pub position: Option<String>,
+    /// The same, as the engine's own tools print it.
+    pub engine_position: Option<String>,
+}
+
+impl Point {
+    /// The position as people read it.
+    pub(crate) fn shown(&self) -> Option<&String> {
+        self.engine_position.as_ref().or(self.position.as_ref())
+    }
+}
+
+/// Something in the log that a person may want to go back to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Event {
+    /// What: `restore_point`, `dropped` or `emptied`.
+    pub kind: &'static str,
+    /// The name of the restore point, or of what was lost.
+    pub name: String,
+    /// The state that includes it.
+    pub point: Point,
+    /// The newest state without it.
+    pub before: Point,
+}
+
+impl Event {
+    /// What was found in the log of a database of `engine`.
+    pub(crate) fn of(happened: Happened, render: &dyn Fn(&LogPosition) -> String) -> Self {
+        let point = |point: &crate::repository::Point| Point {
+            at: Stamp(point.at),
+            position: Some(point.position.to_string()),
+            engine_position: Some(render(&point.position)),
+        };
+        let (point, before) = (point(&happened.point), point(&happened.before));
+        let is_emptied = happened.what.is_emptied();
+        let (kind, name) = match happened.what {
+            LogEventKind::Commit => ("commit", String::new()),
+            LogEventKind::RestorePoint(name) => ("restore_point", name),
+            LogEventKind::Dropped(name) if is_emptied => {
+                ("emptied", name.trim_start_matches(LogEventKind::CONTENTS_OF).to_owned())
+            }
+            LogEventKind::Dropped(name) => ("dropped", name),
+        };
+        Self { kind, name, point, before }
+    }
+
+    /// What happened, for people.
+    pub(crate) fn words(&self) -> String {
+        let verb = match self.kind {
+            "restore_point" => "named",
+            "emptied" => "emptied or rewritten",
+            kind => kind,
+        };
+        format!("{verb}: {}", printable(&self.name))
+    }
 }
 
 /// Moments that can be restored, end to end.

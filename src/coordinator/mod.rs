@@ -4,11 +4,18 @@
 
 mod backup;
 mod capture;
+mod events;
+mod native;
 mod owner;
 mod point;
 mod restore;
+mod site;
 
 pub use backup::{BackupJob, BackupReport, back_up};
 pub use capture::{CaptureEvent, CaptureJob, CaptureReport, Process, capture, retire};
+pub use events::{Events, Happened, events, last_loss};
 pub use point::{Chosen, Wanted, choose};
-pub use restore::{ResolvedRestore, RestoreJob, RestoreReport, plan, run, staging_beside};
+pub use restore::{
+    ResolvedRestore, RestoreJob, RestoreReport, engine_of, plan, rewriting_beside, run,
+    staging_beside,
+};

@@ -2,9 +2,11 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use stillpoint_contract::{
-    Error, ErrorKind, LogPosition, LogSource as _, RecoveryTarget, Result, code, quoted,
+    Engine, Error, ErrorKind, LogPosition, LogSource as _, NativePoint, RecoveryTarget, Result,
+    code, quoted,
 };
 
+use super::native;
 use crate::repository::{Coverage, Repository, Timeline, Unwatched, history::Committed};
 
 /// What a person asks for.
@@ -16,6 +18,8 @@ pub enum Wanted {
     Time(DateTime<Utc>),
     /// The state at a position.
     Position(LogPosition),
+    /// A state that is named in the engine's own way.
+    Native(NativePoint),
     /// The state of one backup, by id or a unique beginning of it.
     Backup(String),
 }
@@ -42,22 +46,32 @@ pub struct Chosen {
 pub async fn choose(
     repository: &Repository,
     timeline: &Timeline,
+    engine: &dyn Engine,
     wanted: &Wanted,
 ) -> Result<Chosen> {
     if timeline.backups.is_empty() {
-        return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_BACKUP, "find a backup")
-            .with("database", &timeline.database)
-            .why("captured log alone cannot be restored: it needs a backup to begin with")
-            .next(format!("take one: stillpoint backup … --name {}", quoted(&timeline.database))));
+        return Err(no_backup(&timeline.database));
     }
     let mut chosen = match wanted {
         Wanted::Backup(id) => return choose_backup(timeline, id),
-        Wanted::Position(at) => return choose_position(repository, timeline, at).await,
+        Wanted::Position(at) => return choose_position(repository, timeline, engine, at).await,
+        Wanted::Native(point) => {
+            let at = native::locate(repository, timeline, engine, point).await?;
+            return choose_position(repository, timeline, engine, &at).await;
+        }
         Wanted::Latest => choose_latest(timeline)?,
         Wanted::Time(at) => choose_time(repository, timeline, *at).await?,
     };
     chosen.warnings.extend(timeline.clock_doubt());
     Ok(chosen)
+}
+
+/// Captured log, if anything, is all there is.
+pub(super) fn no_backup(database: &str) -> Error {
+    Error::new(ErrorKind::Missing, code::NO_SUCH_BACKUP, "find a backup")
+        .with("database", database)
+        .why("captured log alone cannot be restored: it needs a backup to begin with")
+        .next(format!("take one: stillpoint backup … --name {}", quoted(database)))
 }
 
 fn choose_backup(timeline: &Timeline, id: &str) -> Result<Chosen> {
@@ -175,6 +189,7 @@ async fn begin_of(
 async fn choose_position(
     repository: &Repository,
     timeline: &Timeline,
+    engine: &dyn Engine,
     position: &LogPosition,
 ) -> Result<Chosen> {
     for backup in timeline.backups.iter().rev() {
@@ -195,10 +210,14 @@ async fn choose_position(
     }
     let mut error =
         Error::new(ErrorKind::Missing, code::UNREACHABLE_POINT, "reach the chosen position")
-            .with("asked", position)
+            .with("asked", engine.render(position))
             .with("database", &timeline.database);
+    let oldest = timeline.backups.first().and_then(|backup| backup.commit.consistent_at.as_ref());
+    if let Some(oldest) = oldest {
+        error = error.with("oldest", engine.render(oldest));
+    }
     if let Some(newest) = timeline.coverage.last() {
-        error = error.with("newest", &newest.end.position);
+        error = error.with("newest", engine.render(&newest.end.position));
     }
     Err(error.next(format!("stillpoint timeline {}", quoted(&timeline.database))))
 }

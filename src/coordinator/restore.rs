@@ -13,11 +13,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::{fs::FlockOperation, io::Errno};
 use stillpoint_contract::{
-    Engine, Error, ErrorKind, LogEventKind, LogPosition, LogSource, Overwrite, Reached, Recovery,
-    RecoveryTarget, RestorePlan, RestoreRequest, Result, SegmentHead, code, quoted,
+    Engine, Error, ErrorKind, LogEventKind, LogPosition, LogSource, Overwrite, PartName, Reached,
+    Recovery, RecoveryTarget, RestoreExtras, RestorePlan, RestoreRequest, Result, Rewrite,
+    SegmentHead, code, quoted,
 };
 
-use super::point::{Chosen, Wanted, choose};
+use super::{
+    point::{Chosen, Wanted, choose, no_backup},
+    site::{Outside, Rewriting},
+};
 use crate::{
     pipeline::Meter,
     repository::{Repository, RepositoryLog, Timeline, manifest::Manifest},
@@ -37,6 +41,8 @@ pub struct RestoreJob<'a> {
     pub target: &'a Path,
     /// Whether an existing target may be replaced.
     pub overwrite: Overwrite,
+    /// What is wanted beside the usual.
+    pub extras: RestoreExtras,
 }
 
 /// A restore that can be done.
@@ -52,6 +58,8 @@ pub struct ResolvedRestore {
     pub log_bytes: u64,
     /// Whether a database is put in its place in which the engine finds damage.
     pub accept_damage: bool,
+    /// Whether a server is started afterwards.
+    pub starts: bool,
     engine: Arc<dyn Engine>,
 }
 
@@ -66,6 +74,10 @@ pub struct RestoreReport {
     pub damage: Vec<String>,
     /// Bytes of the backup that were laid out.
     pub restored_bytes: u64,
+    /// Of those, what was there already and did not have to be written.
+    pub kept_bytes: u64,
+    /// Where the server accepts connections that was started.
+    pub started: Option<String>,
     /// Bytes of log that were read.
     pub log_bytes: u64,
     /// How long copying took.
@@ -89,15 +101,19 @@ pub async fn plan(
     staging: &Path,
 ) -> Result<ResolvedRestore> {
     let timeline = repository.timeline(job.database).await?;
-    let chosen = choose(repository, &timeline, &job.wanted).await?;
-    check_commit(repository, &timeline, &chosen).await?;
+    let engine = engine_of(job.engines, &timeline)?;
+    let chosen = choose(repository, &timeline, &*engine, &job.wanted).await?;
+    check_commit(repository, &timeline, &*engine, &chosen).await?;
     let manifest = repository.manifest(&chosen.backup).await?;
     let engine = engine_named(job.engines, &manifest.engine)?;
     let evidence = manifest.evidence()?;
+    let reader = repository.reader(&chosen.backup).await?;
     let request = RestoreRequest {
         evidence: &evidence,
         version: &manifest.version,
         settings: &manifest.settings,
+        parts: &reader,
+        extras: &job.extras,
         target: job.target,
         staging,
         until: &chosen.until,
@@ -109,11 +125,17 @@ pub async fn plan(
     } else {
         0
     };
-    Ok(ResolvedRestore { chosen, manifest, plan, log_bytes, accept_damage: false, engine })
+    let starts = job.extras.starts;
+    Ok(ResolvedRestore { chosen, manifest, plan, log_bytes, accept_damage: false, starts, engine })
 }
 
 /// Refuses a position at which no transaction ends, before anything is copied.
-async fn check_commit(repository: &Repository, timeline: &Timeline, chosen: &Chosen) -> Result<()> {
+async fn check_commit(
+    repository: &Repository,
+    timeline: &Timeline,
+    engine: &dyn Engine,
+    chosen: &Chosen,
+) -> Result<()> {
     let RecoveryTarget::Position(target) = &chosen.until else { return Ok(()) };
     let Some(own) = chosen.backup.commit.consistent_at.clone() else { return Ok(()) };
     let mut log = repository.log_in(timeline, &chosen.backup).await?;
@@ -127,25 +149,29 @@ async fn check_commit(repository: &Repository, timeline: &Timeline, chosen: &Cho
             before = if is_passed { before } else { start.clone() };
         }
         is_passed |= head.range.touches(target);
-        let commits = head.events.iter().filter(|event| event.what == LogEventKind::Commit);
-        for position in commits.map(|event| start.at(event.offset)) {
-            lists_commits = true;
+        for event in &head.events {
+            let position = start.at(event.offset);
+            lists_commits |= event.what == LogEventKind::Commit;
             if position == *target {
                 return Ok(());
             }
             if *target < position || (is_passed && position.lineage != target.lineage) {
-                return Err(no_commit(timeline, target, &before, Some(&position)));
+                return Err(no_commit(timeline, engine, target, &before, Some(&position)));
             }
             if before < position || before.lineage != position.lineage {
                 before = position;
             }
         }
     }
-    if lists_commits { Err(no_commit(timeline, target, &before, None)) } else { Ok(()) }
+    if !lists_commits {
+        return Ok(());
+    }
+    Err(no_commit(timeline, engine, target, &before, None))
 }
 
 fn no_commit(
     timeline: &Timeline,
+    engine: &dyn Engine,
     target: &LogPosition,
     before: &LogPosition,
     after: Option<&LogPosition>,
@@ -153,13 +179,21 @@ fn no_commit(
     let database = quoted(&timeline.database);
     let mut error =
         Error::new(ErrorKind::Missing, code::UNREACHABLE_POINT, "reach the chosen position")
-            .with("asked", target)
+            .with("asked", engine.render(target))
             .why("no transaction ends at this position: it lies inside one")
-            .with("nearest before", before);
+            .with("nearest before", engine.render(before));
     if let Some(after) = after {
-        error = error.with("nearest after", after);
+        error = error.with("nearest after", engine.render(after));
     }
     error.next(format!("stillpoint restore {database} --at {before} --to PATH"))
+}
+
+/// The engine of a database: that of its newest backup.
+pub fn engine_of(engines: &[Arc<dyn Engine>], timeline: &Timeline) -> Result<Arc<dyn Engine>> {
+    match timeline.backups.last() {
+        Some(newest) => engine_named(engines, &newest.commit.engine),
+        None => Err(no_backup(&timeline.database)),
+    }
 }
 
 fn engine_named(engines: &[Arc<dyn Engine>], name: &str) -> Result<Arc<dyn Engine>> {
@@ -173,6 +207,9 @@ fn engine_named(engines: &[Arc<dyn Engine>], name: &str) -> Result<Arc<dyn Engin
 /// What the name of a staging directory has between the target's name and random digits.
 const STAGING_MARK: &str = ".restoring-";
 const STAGING_RANDOM_BYTES: usize = 6;
+
+/// How the name of a directory ends in which a target is rewritten.
+const REWRITING_MARK: &str = ".stillpoint-rewriting";
 
 /// How many symbolic links in a row are followed, as the system does.
 const LINKS_MAX: usize = 40;
@@ -189,15 +226,28 @@ fn behind_links(target: &Path) -> PathBuf {
     target
 }
 
+/// The one directory in which what stands at a target is rewritten, so that a restore that goes on
+/// finds it.
+pub fn rewriting_beside(target: &Path) -> Result<PathBuf> {
+    let target = behind_links(target);
+    let name = target.file_name().ok_or_else(|| no_name(&target))?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(REWRITING_MARK);
+    Ok(target.with_file_name(hidden))
+}
+
+fn no_name(target: &Path) -> Error {
+    Error::new(ErrorKind::Invalid, code::USAGE, "find a name for the restored database")
+        .with("target", target.display())
+        .next("name a file: --to restored.db")
+}
+
 /// A new directory for a restore to work in: beside the target, or beside what a link at the target
 /// leads to, so that the database can be renamed into its place.
 pub fn staging_beside(world: &World, target: &Path) -> Result<PathBuf> {
     let target = behind_links(target);
-    let name = target.file_name().ok_or_else(|| {
-        Error::new(ErrorKind::Invalid, code::USAGE, "find a name for the restored database")
-            .with("target", target.display())
-            .next("name a file: --to restored.db")
-    })?;
+    let name = target.file_name().ok_or_else(|| no_name(&target))?;
     let mut random = [0; STAGING_RANDOM_BYTES];
     world.entropy.fill(&mut random);
     let suffix = data_encoding::HEXLOWER.encode(&random);
@@ -215,9 +265,34 @@ pub async fn run(
     resolved: &ResolvedRestore,
     meter: &Arc<Meter>,
 ) -> Result<RestoreReport> {
-    let staging = Staging::create(&resolved.plan.staging)?;
-    let report = carry_out(world, repository, resolved, meter).await?;
-    staging.remove()?;
+    let plan = &resolved.plan;
+    let mut report = match &plan.rewrite {
+        None => {
+            let staging = Staging::create(&plan.staging)?;
+            let outside = Outside::create(plan)?;
+            let report = carry_out(world, repository, resolved, meter).await?;
+            outside.keep();
+            staging.remove()?;
+            report
+        }
+        Some(rewrite) => {
+            let owner = &resolved.manifest.identity.id;
+            let rewriting = Rewriting::begin(plan, &rewrite.directory, owner)?;
+            let report = async {
+                let outside = Outside::create(plan)?;
+                let report = carry_out(world, repository, resolved, meter).await?;
+                outside.keep();
+                Ok(report)
+            };
+            let report = report.await.map_err(|error| rewriting.explain(error))?;
+            rewriting.end()?;
+            report
+        }
+    };
+    if resolved.starts {
+        meter.begin("start", 0);
+        report.started = Some(resolved.engine.start(plan).await?);
+    }
     Ok(report)
 }
 
@@ -231,7 +306,14 @@ async fn carry_out(
     let start = world.clock.elapsed();
     meter.begin("copy", manifest.size_bytes);
     let reader = repository.reader(&chosen.backup).await?;
-    let restored_bytes = reader.extract(|part| plan.place(part), meter).await?;
+    let place = |part: &PartName| plan.place(part);
+    let (restored_bytes, kept_bytes) = match &plan.rewrite {
+        None => (reader.extract(place, meter).await?, 0),
+        Some(Rewrite { directory, last }) => {
+            let done = reader.extract_over(directory, last, place, meter).await?;
+            (done.length_bytes, done.length_bytes - done.written_bytes)
+        }
+    };
     write_files(plan)?;
     let copied = world.clock.elapsed();
 
@@ -255,6 +337,8 @@ async fn carry_out(
         check,
         damage,
         restored_bytes,
+        kept_bytes,
+        started: None,
         log_bytes: log.log.bytes_read(),
         copy_took: copied.saturating_sub(start),
         replay_took: replayed.saturating_sub(copied),
@@ -397,7 +481,7 @@ fn remove_abandoned(staging: &Path) {
     }
 }
 
-fn failed(path: &Path, cause: std::io::Error) -> Error {
+pub(super) fn failed(path: &Path, cause: std::io::Error) -> Error {
     let (kind, code) = match cause.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
             (ErrorKind::Exhausted, code::FILE_FULL)

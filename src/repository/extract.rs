@@ -176,7 +176,7 @@ async fn create(path: &Path, length_bytes: u64) -> Result<File> {
     .await
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     path: &Path,
     job: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T> {

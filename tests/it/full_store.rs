@@ -31,7 +31,7 @@ use stillpoint::{
     },
     world::{SystemClock, World},
 };
-use stillpoint_contract::{Clock, Endpoint, Engine, ErrorKind, Overwrite, Result};
+use stillpoint_contract::{Clock, Endpoint, Engine, ErrorKind, Overwrite, RestoreExtras, Result};
 use tempfile::TempDir;
 
 use crate::site::{rows, seed, setting};
@@ -165,6 +165,7 @@ impl Bench {
             wanted: Wanted::Latest,
             target: &target,
             overwrite: Overwrite::Never,
+            extras: RestoreExtras::default(),
         };
         let resolved = plan(&repository, &job, &staging).await.unwrap();
         run(&self.world, &repository, &resolved, &Arc::new(Meter::default())).await.unwrap();

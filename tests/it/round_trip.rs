@@ -19,7 +19,7 @@ use stillpoint::{
     },
     world::World,
 };
-use stillpoint_contract::{Overwrite, RecoveryTarget};
+use stillpoint_contract::{Overwrite, RecoveryTarget, RestoreExtras};
 
 async fn repository(world: &World) -> Repository {
     let cost = PassphraseCost { memory_kib: 64, passes: 1, lanes: 1 };
@@ -113,11 +113,11 @@ async fn every_commit_can_be_restored() {
     let restore = async |wanted: Wanted, name: &str| {
         let target = directory.path().join(name);
         let staging = staging_beside(&world, &target).unwrap();
-        let overwrite = Overwrite::Never;
-        let job =
-            RestoreJob { engines: &engines, database: "app", wanted, target: &target, overwrite };
+        let (overwrite, extras) = (Overwrite::Never, RestoreExtras::default());
+        let (engines, target) = (&engines, target.as_path());
+        let job = RestoreJob { engines, database: "app", wanted, target, overwrite, extras };
         let resolved = plan(&repository, &job, &staging).await?;
-        run(&world, &repository, &resolved, &meter).await.map(|r| (r, count(&target), resolved))
+        run(&world, &repository, &resolved, &meter).await.map(|r| (r, count(target), resolved))
     };
     let (report, rows, resolved) = restore(Wanted::Latest, "latest.db").await.unwrap();
     assert_eq!((rows, &report.reached.position), (200, &Some(captured.position.clone())));

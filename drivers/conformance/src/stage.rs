@@ -16,7 +16,8 @@ use std::{
 
 use stillpoint_contract::{
     BackupRequest, Base, Clock, Driver, Error, ErrorKind, Evidence, LogMark, LogSource, Overwrite,
-    Probe, Reached, Recovery, RecoveryTarget, RestorePlan, RestoreRequest, Result, Sink,
+    Probe, Reached, Recovery, RecoveryTarget, RestoreExtras, RestorePlan, RestoreRequest, Result,
+    Sink,
 };
 use tempfile::TempDir;
 
@@ -264,6 +265,8 @@ impl Stage {
             evidence: &copy.evidence,
             version: &version,
             settings: &settings,
+            parts: &copy.parts,
+            extras: &RestoreExtras::default(),
             target,
             staging,
             until,

@@ -13,8 +13,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Capabilities, Finding, LogMark, LogPosition, LogRange, LogSource, OpenedLog, PartName, Result,
-    Sink, Source,
+    Capabilities, Error, ErrorKind, Finding, LogMark, LogPosition, LogRange, LogSource,
+    NativePoint, OpenedLog, PartName, Result, SegmentHead, Sink, Source, code,
 };
 
 /// One kind of database server: how to reach one, and how to build one from a backup.
@@ -69,6 +69,16 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// Nothing that stood there is lost before the new database is in place.
     async fn publish(&self, plan: &RestorePlan) -> Result<()>;
 
+    /// Starts a server on a database that was published, waits until it accepts connections, and
+    /// says where. The server outlives us.
+    ///
+    /// # Errors
+    ///
+    /// What the server said; the database stays where it is.
+    async fn start(&self, _plan: &RestorePlan) -> Result<String> {
+        Err(Error::new(ErrorKind::Unsupported, code::USAGE, "start a server"))
+    }
+
     /// The statements that make a role with the least privileges for backups and log capture, for
     /// servers of a major version; the newest one's, unless it is said. `None` for an engine
     /// without roles.
@@ -78,6 +88,26 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for a version that is not known.
     fn grants(&self, _role: &str, _major: Option<u32>) -> Result<Option<String>> {
         Ok(None)
+    }
+
+    /// How points look that [`read_point`](Self::read_point) reads, for help texts; empty where
+    /// the engine has none of its own.
+    fn point_forms(&self) -> &'static str {
+        ""
+    }
+
+    /// Reads a point in the engine's own notation; `None` when the text is nothing of the kind.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](crate::ErrorKind::Invalid) when it is, and cannot be meant.
+    fn read_point(&self, _text: &str) -> Result<Option<NativePoint>> {
+        Ok(None)
+    }
+
+    /// Where in a segment a transaction committed: the offset of the state that includes it.
+    fn commit_of(&self, _transaction: &str, _head: &SegmentHead) -> Option<u128> {
+        None
     }
 
     /// Writes a position as the engine's own tools print it, such as `0/16B3748`.
@@ -235,6 +265,8 @@ pub struct RestoreRequest<'a> {
     pub version: &'a str,
     /// The settings recorded with the backup.
     pub settings: &'a BTreeMap<String, String>,
+    /// The backup's parts.
+    pub parts: &'a dyn Source,
     /// Where the database shall be: a file or a directory, as the engine has it.
     pub target: &'a Path,
     /// A directory on the target's file system that is new, empty and ours.
@@ -243,6 +275,51 @@ pub struct RestoreRequest<'a> {
     pub until: &'a RecoveryTarget,
     /// Whether an existing target may be replaced.
     pub overwrite: Overwrite,
+    /// What is wanted beside the usual.
+    pub extras: &'a RestoreExtras,
+}
+
+/// What a restore can be told to do beside the usual.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RestoreExtras {
+    /// Where what lived outside of the database's own place goes, such as a tablespace.
+    pub relocations: Vec<Relocation>,
+    /// Whether a server is started on the database afterwards.
+    pub starts: bool,
+    /// Whether what stands at the target is turned into the database, block by block.
+    pub rewrites: bool,
+}
+
+impl RestoreExtras {
+    /// Refuses all of them, for an engine that has none.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) when any is wanted.
+    pub fn refuse(&self) -> Result<()> {
+        let wanted = [
+            (self.starts, "--start", "this engine has no server to start"),
+            (self.rewrites, "--delta", "databases of this engine are always written anew"),
+            (!self.relocations.is_empty(), "--tablespace", "this engine has no tablespaces"),
+        ];
+        match wanted.iter().find(|(is_wanted, ..)| *is_wanted) {
+            None => Ok(()),
+            Some((_, option, why)) => {
+                let step = "restore in this way";
+                let error = Error::new(ErrorKind::Unsupported, code::USAGE, step);
+                Err(error.with("option", option).why(*why))
+            }
+        }
+    }
+}
+
+/// Where something goes that lived outside of the database's own place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relocation {
+    /// What, as the engine's users name it.
+    pub from: String,
+    /// A directory that is empty, or not there yet.
+    pub to: PathBuf,
 }
 
 /// What to do when the target of a restore exists.
@@ -287,6 +364,23 @@ pub struct RestorePlan {
     pub overwrite: Overwrite,
     /// What will prove that the point was reached, in a few words.
     pub proof: String,
+    /// Directories outside of the staging directory that are filled, empty or not there yet.
+    pub relocated: Vec<PathBuf>,
+    /// Set when what stands at the target is turned into the database.
+    pub rewrite: Option<Rewrite>,
+    /// What a person should know before, such as how this machine differs.
+    pub notes: Vec<String>,
+}
+
+/// How what stands at a target is turned into the database: it is moved to where it is built, and
+/// only there rewritten.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewrite {
+    /// Where the target's directory is moved to, below the staging directory. Files in it that no
+    /// part belongs to are removed.
+    pub directory: PathBuf,
+    /// The part that is removed first and written last: without it the engine does not start.
+    pub last: String,
 }
 
 /// Where the parts below a prefix go.
@@ -367,6 +461,9 @@ mod tests {
             until: RecoveryTarget::Latest,
             overwrite: Overwrite::Never,
             proof: String::new(),
+            relocated: Vec::new(),
+            rewrite: None,
+            notes: Vec::new(),
         };
         let place = |name: &str| plan.place(&PartName::new(name).unwrap());
         assert_eq!(place("main"), Some("/s/db".into()));

@@ -14,13 +14,15 @@ mod error;
 mod exchange;
 mod finding;
 mod log;
+mod point;
 mod position;
 mod world;
 
 pub use capability::{Capabilities, Consistency, Incremental, LogSupply};
 pub use driver::{
     BackupRequest, Base, Driver, Endpoint, Engine, Evidence, GeneratedFile, Identity, Overwrite,
-    Placement, Probe, Reached, Recovery, RecoveryTarget, RestorePlan, RestoreRequest,
+    Placement, Probe, Reached, Recovery, RecoveryTarget, Relocation, RestoreExtras, RestorePlan,
+    RestoreRequest, Rewrite,
 };
 pub use error::{Code, Error, ErrorKind, Result, code, quoted};
 pub use exchange::{
@@ -31,5 +33,6 @@ pub use log::{
     LogCapture, LogEvent, LogEventKind, LogMark, LogSegment, LogSource, OpenedLog,
     SEGMENT_BODY_BYTES_MAX, SEGMENT_INDEX_BYTES_MAX, SegmentHead,
 };
+pub use point::NativePoint;
 pub use position::{Lineage, LogPosition, LogRange};
 pub use world::{Clock, Entropy};

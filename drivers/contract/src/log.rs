@@ -38,8 +38,29 @@ pub enum LogEventKind {
     Commit,
     /// Somebody named this point.
     RestorePoint(String),
-    /// A table or database was dropped or truncated.
+    /// A table or database was dropped or emptied. The text is its name from the outermost level
+    /// on, such as `shop.public.orders`; behind [`CONTENTS_OF`](Self::CONTENTS_OF) when only what
+    /// it held is gone; or what else is known of it, such as `file 16385 of shop`.
     Dropped(String),
+}
+
+impl LogEventKind {
+    /// Stands before the name of what was emptied, not dropped.
+    pub const CONTENTS_OF: &str = "contents of ";
+
+    /// Whether this is the loss of what a person calls `name`: all of its name, or the end of it.
+    /// Names are compared as they are written.
+    pub fn is_loss_of(&self, name: &str) -> bool {
+        let Self::Dropped(what) = self else { return false };
+        let what = what.strip_prefix(Self::CONTENTS_OF).unwrap_or(what);
+        let before = what.strip_suffix(name);
+        !name.is_empty() && before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+    }
+
+    /// Whether something lost its contents and stayed.
+    pub fn is_emptied(&self) -> bool {
+        matches!(self, Self::Dropped(what) if what.starts_with(Self::CONTENTS_OF))
+    }
 }
 
 /// What is known of a segment without its body.
@@ -134,4 +155,23 @@ pub trait LogSource: fmt::Debug + Send {
     /// Whether the captured log reaches `position` without a gap. May wait a few seconds for a
     /// capture that is running elsewhere; does not move the cursor.
     async fn reaches(&mut self, position: &LogPosition) -> Result<bool>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_found_by_the_end_of_its_name() {
+        let dropped = |what: &str| LogEventKind::Dropped(what.to_owned());
+        for name in ["shop.public.orders", "public.orders", "orders"] {
+            assert!(dropped("shop.public.orders").is_loss_of(name), "{name}");
+            assert!(dropped("contents of shop.public.orders").is_loss_of(name), "{name}");
+        }
+        for name in ["", "rders", ".orders", "shop", "Orders"] {
+            assert!(!dropped("shop.public.orders").is_loss_of(name), "{name}");
+        }
+        assert!(!LogEventKind::Commit.is_loss_of("orders"));
+        assert!(dropped("contents of a").is_emptied() && !dropped("a").is_emptied());
+    }
 }

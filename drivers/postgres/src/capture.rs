@@ -1,6 +1,6 @@
 //! A running capture: WAL as it arrives, cut into segments behind commits.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -15,6 +15,7 @@ use crate::{
     error,
     index::Index,
     log::{Broken, Origin, encode_cursor},
+    names::{File, Names},
     position::{Place, place},
     wal::{BadWal, Changes, Event, EventKind, Reader, Record, meaning},
     wire::{NextTimeline, WalEvent, WalStream, lsn_from, lsn_text},
@@ -42,6 +43,9 @@ const EVENTS_MAX: usize = 20_000;
 /// Files with smaller numbers belong to system catalogues.
 const USER_FILES_FROM: u32 = 16_384;
 
+/// How many new files of a segment are remembered, to ask for their names.
+const MADE_MAX: usize = 1000;
+
 /// A capture.
 #[derive(Debug)]
 pub(crate) struct Capture {
@@ -58,6 +62,8 @@ pub(crate) struct Capture {
     next: Option<NextTimeline>,
     /// What the next segment succeeds, and the history file that says so.
     succeeds: Option<(LogPosition, Bytes)>,
+    /// Names of tables, for what is dropped.
+    names: Names,
 }
 
 /// WAL that arrives.
@@ -73,17 +79,32 @@ pub(crate) struct Live {
     found: Found,
     major: u32,
     status_at: Duration,
+    /// Whether the names of new files were asked for since the last cut.
+    is_named: bool,
 }
 
 /// What was found in a body.
 #[derive(Debug, Default)]
 struct Found {
     events: Vec<LogEvent>,
+    /// The transactions of the commits among them.
+    commits: Vec<u32>,
     changes: Changes,
     /// Databases whose removal was written and not committed yet.
     dropping: Vec<u32>,
+    /// Files of relations that were made, as far as they may be asked for.
+    made: BTreeSet<File>,
+    /// What was lost, by the number of the event that tells it.
+    lost: Vec<(usize, Lost)>,
     /// Where the last record ends, and its checksum.
     last: Option<(u64, u32)>,
+}
+
+/// What a commit took away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lost {
+    File(File),
+    Database(u32),
 }
 
 impl Found {
@@ -97,20 +118,26 @@ impl Found {
     }
 
     fn note_event(&mut self, end: u64, at: Option<DateTime<Utc>>, kind: EventKind) {
-        let mut push = |at, what| self.events.push(LogEvent { offset: end.into(), at, what });
+        let event = |at, what| LogEvent { offset: end.into(), at, what };
         match (kind, at) {
-            (EventKind::Ended { is_commit: true, dropped, .. }, Some(at)) => {
-                for relation in dropped.iter().filter(|r| r.file >= USER_FILES_FROM) {
-                    let (database, file) = (relation.database, relation.file);
-                    push(at, LogEventKind::Dropped(format!("file {database}/{file}")));
+            (EventKind::Ended { is_commit: true, dropped, xid }, Some(at)) => {
+                let files = dropped.iter().filter(|r| r.file >= USER_FILES_FROM);
+                let files = files.map(|r| Lost::File((r.database, r.file)));
+                let databases: Vec<_> = self.dropping.drain(..).map(Lost::Database).collect();
+                for lost in files.chain(databases) {
+                    self.lost.push((self.events.len(), lost));
+                    self.events.push(event(at, LogEventKind::Dropped(String::new())));
                 }
-                for database in self.dropping.drain(..) {
-                    push(at, LogEventKind::Dropped(format!("database {database}")));
-                }
-                push(at, LogEventKind::Commit);
+                self.events.push(event(at, LogEventKind::Commit));
+                self.commits.push(xid);
             }
             (EventKind::RestorePoint(name), Some(at)) => {
-                push(at, LogEventKind::RestorePoint(name));
+                self.events.push(event(at, LogEventKind::RestorePoint(name)));
+            }
+            (EventKind::Created(file), _)
+                if file.fork == 0 && file.file >= USER_FILES_FROM && self.made.len() < MADE_MAX =>
+            {
+                self.made.insert((file.database, file.file));
             }
             (EventKind::Database { database, is_dropped: true, .. }, _)
                 if !self.dropping.contains(&database) =>
@@ -119,6 +146,33 @@ impl Found {
             }
             _ => {}
         }
+    }
+}
+
+impl Found {
+    /// Says what was lost, by name where one is known.
+    fn name_losses(&mut self, names: &mut Names) {
+        let lost = std::mem::take(&mut self.lost);
+        let mut untold = BTreeSet::new();
+        for (index, lost) in &lost {
+            let told = match lost {
+                Lost::File(file) => names.tell(*file),
+                Lost::Database(number) => Some(names.database(*number)),
+            };
+            match (told, self.events.get_mut(*index)) {
+                (Some(told), Some(event)) => event.what = LogEventKind::Dropped(told),
+                _ => drop(untold.insert(*index)),
+            }
+        }
+        let mut index = 0;
+        self.events.retain(|_| {
+            index += 1;
+            !untold.contains(&(index - 1))
+        });
+        names.forget(lost.iter().filter_map(|(_, lost)| match lost {
+            Lost::File(file) => Some(*file),
+            Lost::Database(_) => None,
+        }));
     }
 }
 
@@ -134,6 +188,7 @@ impl Live {
             found: Found::default(),
             major: origin.major,
             status_at: origin.cluster.clock.elapsed() + STATUS_PERIOD,
+            is_named: false,
         }
     }
 
@@ -239,8 +294,10 @@ impl Live {
     }
 
     /// Cuts off everything up to the end of the last record, or up to `until`.
-    fn cut(&mut self, until: Option<u64>) -> Result<(LogSegment, Option<u32>)> {
-        let found = std::mem::take(&mut self.found);
+    fn cut(&mut self, until: Option<u64>, names: &mut Names) -> Result<(LogSegment, Option<u32>)> {
+        let mut found = std::mem::take(&mut self.found);
+        found.name_losses(names);
+        self.is_named = false;
         let last = found.last.filter(|(end, _)| *end <= self.received());
         let end = until.or(last.map(|(end, _)| end)).unwrap_or_else(|| self.received());
         let checksum = last.filter(|(last, _)| *last == end).map(|(_, checksum)| checksum);
@@ -258,16 +315,23 @@ impl Live {
             events: found.events,
             not_before: None,
             cursor: encode_cursor(checksum),
-            index: Index { history: Bytes::new(), changes: Some(found.changes) }.encode(),
+            index: Index {
+                history: Bytes::new(),
+                commits: found.commits,
+                changes: Some(found.changes),
+            }
+            .encode(),
         };
         Ok((LogSegment { head, body }, checksum))
     }
 }
 
 impl Capture {
-    pub(crate) fn new(origin: Origin, live: Live) -> Self {
+    pub(crate) async fn new(origin: Origin, live: Live) -> Self {
+        let mut names = Names::default();
+        names.load(&origin.cluster, &live.sql, origin.major).await;
         let (at, live) = (live.start(), Some(live));
-        Self { origin, at, checksum: None, confirmed: 0, live, next: None, succeeds: None }
+        Self { origin, at, checksum: None, confirmed: 0, live, next: None, succeeds: None, names }
     }
 
     fn clock(&self) -> Arc<dyn Clock> {
@@ -322,11 +386,11 @@ impl Capture {
     /// Takes the next segment off what arrived.
     fn cut(&mut self, until: Option<u64>) -> Result<LogSegment> {
         let live = self.live.as_mut().ok_or_else(|| Error::bug(STEP))?;
-        let (mut segment, checksum) = live.cut(until)?;
+        let (mut segment, checksum) = live.cut(until, &mut self.names)?;
         (self.at, self.checksum) = (live.start(), checksum);
         if let Some((left, history)) = self.succeeds.take() {
-            let changes = Index::decode(&segment.head.index).and_then(|index| index.changes);
-            segment.head.index = Index { history, changes }.encode();
+            let index = Index::decode(&segment.head.index).unwrap_or_default();
+            segment.head.index = Index { history, ..index }.encode();
             segment.head.succeeds = Some(left);
         }
         Ok(segment)
@@ -368,6 +432,12 @@ impl Capture {
             let now = clock.elapsed();
             let has_all = live.received() >= goal;
             if live.is_full() || !live.found.events.is_empty() && (has_all || now >= until) {
+                // A cut cannot be taken back, so nothing may be waited for after it.
+                if !live.is_named {
+                    live.is_named = true;
+                    let (cluster, made) = (&self.origin.cluster, &live.found.made);
+                    self.names.learn(cluster, &live.sql, live.major, made).await;
+                }
                 return self.cut(None).map(Some);
             }
             if now >= until {

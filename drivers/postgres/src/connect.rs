@@ -89,6 +89,12 @@ impl Cluster {
         }
     }
 
+    /// The same cluster, with sessions in another database.
+    pub(crate) fn in_database(&self, database: &str) -> Self {
+        let config = Config { database: database.to_owned(), ..(*self.config).clone() };
+        Self { config: Arc::new(config), ..self.clone() }
+    }
+
     /// Whether it is certain that none of its servers comes back: the directories of their sockets
     /// are gone. A network does not tell a server that is gone from one that restarts.
     pub(crate) fn is_gone(&self) -> bool {

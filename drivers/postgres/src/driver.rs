@@ -5,12 +5,13 @@ use std::{path::PathBuf, sync::Arc};
 use async_trait::async_trait;
 use stillpoint_contract::{
     BackupRequest, Clock, Driver, Endpoint, Engine, Evidence, Finding, LogMark, LogPosition,
-    OpenedLog, Probe, Reached, Recovery, RestorePlan, RestoreRequest, Result, Sink,
+    NativePoint, OpenedLog, Probe, Reached, Recovery, RestorePlan, RestoreRequest, Result,
+    SegmentHead, Sink,
 };
 
 use crate::{
-    config::Config, connect::Cluster, facts::Facts, grants, log, recover, restore, snapshot,
-    version::MAJORS, wire::lsn_text,
+    config::Config, connect::Cluster, facts::Facts, grants, log, points, recover, restore,
+    snapshot, version::MAJORS, wire::lsn_text,
 };
 
 /// PostgreSQL clusters.
@@ -53,7 +54,7 @@ impl Engine for PostgresEngine {
     }
 
     async fn plan_restore(&self, request: &RestoreRequest<'_>) -> Result<RestorePlan> {
-        restore::plan(request)
+        restore::plan(request, &self.programs).await
     }
 
     async fn recover(&self, recovery: Recovery<'_>) -> Result<Reached> {
@@ -68,9 +69,25 @@ impl Engine for PostgresEngine {
         restore::publish(plan).await
     }
 
+    async fn start(&self, plan: &RestorePlan) -> Result<String> {
+        recover::start(plan, &self.programs).await
+    }
+
     fn grants(&self, role: &str, major: Option<u32>) -> Result<Option<String>> {
         let major = major.unwrap_or(*MAJORS.end());
         grants::grants(role, major.saturating_mul(10_000)).map(Some)
+    }
+
+    fn point_forms(&self) -> &'static str {
+        points::FORMS
+    }
+
+    fn read_point(&self, text: &str) -> Result<Option<NativePoint>> {
+        points::read(text)
+    }
+
+    fn commit_of(&self, transaction: &str, head: &SegmentHead) -> Option<u128> {
+        points::commit_of(transaction, head)
     }
 
     fn render(&self, position: &LogPosition) -> String {

@@ -295,14 +295,15 @@ async fn settings(sql: &Sql) -> Result<BTreeMap<String, String>> {
 
 async fn tablespaces(sql: &Sql) -> Result<Vec<Tablespace>> {
     let failed = |e| error::sql(e, STEP);
-    let query = "SELECT oid::int8, pg_tablespace_location(oid) FROM pg_tablespace \
+    let query = "SELECT oid::int8, pg_tablespace_location(oid), spcname::text FROM pg_tablespace \
                  WHERE spcname !~ '^pg_' ORDER BY oid";
     let rows = sql.client.query(query, &[]).await.map_err(failed)?;
     let space = |row: &tokio_postgres::Row| {
         let oid: i64 = row.try_get(0).map_err(failed)?;
         let location: String = row.try_get(1).map_err(failed)?;
         let location = Some(location).filter(|location| location.starts_with('/'));
-        Ok(Tablespace { oid: u32::try_from(oid).unwrap_or(0), location })
+        let name = Some(row.try_get(2).map_err(failed)?);
+        Ok(Tablespace { oid: u32::try_from(oid).unwrap_or(0), name, location })
     };
     rows.iter().map(space).collect()
 }

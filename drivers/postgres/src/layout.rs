@@ -64,6 +64,9 @@ pub(crate) struct Layout {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Tablespace {
     pub(crate) oid: u32,
+    /// `None` in backups that were made before names were recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
     /// Where it was; `None` for one inside of `pg_tblspc`.
     pub(crate) location: Option<String>,
 }

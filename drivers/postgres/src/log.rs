@@ -48,7 +48,7 @@ pub(crate) async fn open(cluster: &Cluster, since: Option<&LogMark>) -> Result<O
     let gap = match since {
         None => None,
         Some(mark) => match origin.resume(mark).await? {
-            Ok(live) => return opened(origin, live, None),
+            Ok(live) => return opened(origin, live, None).await,
             Err(why) => Some(why),
         },
     };
@@ -58,7 +58,7 @@ pub(crate) async fn open(cluster: &Cluster, since: Option<&LogMark>) -> Result<O
             .with("position", lsn_text(place.lsn))
             .with("reason", why)
     })?;
-    opened(origin, live, gap)
+    opened(origin, live, gap).await
 }
 
 /// Drops our slot, if it is there. What it held may be gone at once.
@@ -82,9 +82,9 @@ async fn slot_status(sql: &Sql, slot: &str) -> Result<Option<String>> {
     row.map(|row| row.try_get(0).map_err(failed)).transpose()
 }
 
-fn opened(origin: Origin, live: Live, gap: Option<String>) -> Result<OpenedLog> {
+async fn opened(origin: Origin, live: Live, gap: Option<String>) -> Result<OpenedLog> {
     let start = live.start().position()?;
-    Ok(OpenedLog { capture: Box::new(Capture::new(origin, live)), start, gap })
+    Ok(OpenedLog { capture: Box::new(Capture::new(origin, live).await), start, gap })
 }
 
 /// Refuses servers that keep no log for us, with the statement that would change it.

@@ -12,14 +12,18 @@ use rustix::{
 };
 use stillpoint_contract::{
     Error, ErrorKind, Overwrite, Placement, RecoveryTarget, RestorePlan, RestoreRequest, Result,
-    code,
+    Rewrite, code,
 };
 
 use crate::{
     checksum::bad_pages,
+    copy::control::{self, CONTROL_FILE},
     error,
     layout::Layout,
-    recover::{PENDING_FILE, SPACES, blocking},
+    notes,
+    recover::{PENDING_FILE, SPACES, Server, blocking},
+    spaces,
+    version::MAJORS,
 };
 
 /// The length of a file of a relation, after which another one begins.
@@ -32,23 +36,91 @@ const PAGES_AT_ONCE: usize = 128;
 const FINDINGS_MAX: usize = 8;
 
 /// Decides what goes where. Changes nothing.
-pub(crate) fn plan(request: &RestoreRequest<'_>) -> Result<RestorePlan> {
+pub(crate) async fn plan(
+    request: &RestoreRequest<'_>,
+    programs: &[PathBuf],
+) -> Result<RestorePlan> {
+    let layout = Layout::read(request.parts).await?;
     let target = absolute(request.target)?;
-    check_target(&target, request.overwrite)?;
+    let extras = request.extras;
+    let overwrite = if extras.rewrites { Overwrite::Replace } else { request.overwrite };
+    let found = check_target(&target, overwrite)?;
+    if extras.rewrites && found == Found::Cluster {
+        check_same(&target, &layout)?;
+    }
+    let major = layout.server_version_num / 10_000;
+    let server = Server::find(programs, major).await;
+    if extras.starts && server.is_none() {
+        return Err(no_server(&layout, programs).await);
+    }
+    let staged = staged(request.staging);
+    if extras.rewrites && is_in_use(&staged) {
+        let step = "go on with a restore that was interrupted";
+        return Err(Error::new(ErrorKind::Refused, code::TARGET_IN_USE, step)
+            .with("directory", staged.display())
+            .why("the server that replayed for it is still at work there")
+            .next("wait until it has ended, then run the same command again"));
+    }
     let rule = |prefix: &str, path| Placement { prefix: prefix.to_owned(), path };
+    let moved = spaces::place(&layout, &extras.relocations, &target)?;
+    let mut placements = vec![rule("stillpoint/", request.staging.join("stillpoint"))];
+    placements.extend(moved.iter().map(|(oid, path)| rule(&spaces::prefix(*oid), path.clone())));
+    placements.push(rule("", staged.clone()));
+    let rewrite = Rewrite { directory: staged, last: CONTROL_FILE.to_owned() };
     Ok(RestorePlan {
-        placements: vec![
-            rule("stillpoint/", request.staging.join("stillpoint")),
-            rule("", staged(request.staging)),
-        ],
+        placements,
+        relocated: moved.into_iter().map(|(_, path)| path).collect(),
+        rewrite: extras.rewrites.then_some(rewrite),
+        notes: notes::differences(&layout, server.as_ref()),
         target,
         staging: request.staging.to_owned(),
         files: Vec::new(),
         replays_log: !matches!(request.until, RecoveryTarget::Consistent),
         until: request.until.clone(),
-        overwrite: request.overwrite,
+        overwrite,
         proof: "replay by a server ends exactly there; then every page's checksum".to_owned(),
     })
+}
+
+async fn no_server(layout: &Layout, programs: &[PathBuf]) -> Error {
+    let major = layout.server_version_num / 10_000;
+    let mut found = Vec::new();
+    for other in MAJORS.filter(|other| *other != major) {
+        found.extend(Server::find(programs, other).await.map(|_| other.to_string()));
+    }
+    let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
+    Error::new(ErrorKind::Unsupported, code::UNSUITABLE_DATABASE, "start a server afterwards")
+        .with("version of the backup", &layout.server_version)
+        .with("versions installed here", found)
+        .why("only a server of the same major version can use the restored files")
+        .next(format!("install PostgreSQL {major}, and run the same command again"))
+        .next("without --start, files and WAL are laid out for a server to be started elsewhere")
+}
+
+/// Only a directory of the same cluster is worth comparing, and only it may be rewritten.
+fn check_same(target: &Path, layout: &Layout) -> Result<()> {
+    let refuse = |what, there: String, wanted: String| {
+        let step = "rewrite the directory that is there";
+        Err(Error::new(ErrorKind::Refused, code::FOREIGN_DATABASE, step)
+            .with("target", target.display())
+            .with("there", format!("{what} {there}"))
+            .with("in the backup", format!("{what} {wanted}"))
+            .why("it is the directory of another cluster")
+            .next("the same command with --force, and without --delta, replaces it"))
+    };
+    let major = (layout.server_version_num / 10_000).to_string();
+    let version = fs::read_to_string(target.join("PG_VERSION")).unwrap_or_default();
+    if version.trim() != major {
+        return refuse("version", version.trim().to_owned(), major);
+    }
+    let control = fs::read(target.join(CONTROL_FILE)).ok();
+    let control = control.as_deref().and_then(control::decode);
+    let system =
+        control.map_or_else(|| "unreadable".to_owned(), |c| c.system_identifier.to_string());
+    if system != layout.system_identifier {
+        return refuse("system identifier", system, layout.system_identifier.clone());
+    }
+    Ok(())
 }
 
 /// Where the data directory is built.
@@ -135,7 +207,7 @@ pub(crate) async fn check(plan: &RestorePlan) -> Result<String> {
             .to_owned());
     }
     let layout = plan.staging.join("stillpoint/layout.json");
-    let path = data.clone();
+    let (path, relocated) = (data.clone(), plan.relocated.clone());
     let checked = blocking(&data, move || {
         let layout: Layout = serde_json::from_slice(&fs::read(layout)?)?;
         if !layout.data_checksums {
@@ -146,6 +218,9 @@ pub(crate) async fn check(plan: &RestorePlan) -> Result<String> {
         check.below(&path.join("base"))?;
         check.below(&path.join(SPACES))?;
         check.below(&path.join("pg_tblspc"))?;
+        for space in &relocated {
+            check.below(space)?;
+        }
         Ok(Some((check.pages, check.bad)))
     });
     match checked.await? {
@@ -256,11 +331,14 @@ fn relation_segment(name: &str) -> Option<u32> {
 pub(crate) async fn publish(plan: &RestorePlan) -> Result<()> {
     let (from, target, overwrite) = (staged(&plan.staging), plan.target.clone(), plan.overwrite);
     let found = check_target(&target, overwrite)?;
-    let path = target.clone();
+    let (path, relocated) = (target.clone(), plan.relocated.clone());
     let published = tokio::task::spawn_blocking(move || {
         let directory = File::open(&from)?;
         // The server did not wait for the disk.
         rustix::fs::syncfs(&directory)?;
+        for space in &relocated {
+            rustix::fs::syncfs(File::open(space)?)?;
+        }
         match found {
             Found::Cluster => exchange(&from, &path)?,
             // Replaces an empty directory, and nothing else.

@@ -222,8 +222,10 @@ impl Run<'_> {
         };
         let is_incremental = !pages.is_empty();
         let start = backup.start;
+        let named = |oid: &u32| self.facts.tablespaces.iter().find(|space| space.oid == *oid);
         let tablespaces = backup.tablespaces.iter().map(|(oid, place)| Tablespace {
             oid: *oid,
+            name: named(oid).and_then(|space| space.name.clone()),
             location: Some(place.clone()).filter(|place| place.starts_with('/')),
         });
         let tablespaces = tablespaces.collect();

@@ -21,6 +21,7 @@ const READ_BYTES: u64 = (WRITE_BYTES as u64) << 20;
 
 /// Decides where things go; see [`Engine`](stillpoint_contract::Engine).
 pub(crate) fn plan(request: &RestoreRequest<'_>) -> Result<RestorePlan> {
+    request.extras.refuse()?;
     let target = request.target;
     if target.exists() && request.overwrite == Overwrite::Never {
         let step = "restore to a place where something is";
@@ -37,6 +38,9 @@ pub(crate) fn plan(request: &RestoreRequest<'_>) -> Result<RestorePlan> {
         until: request.until.clone(),
         overwrite: request.overwrite,
         proof: "the position of the last transaction that was replayed".to_owned(),
+        relocated: Vec::new(),
+        rewrite: None,
+        notes: Vec::new(),
     })
 }
 

@@ -35,6 +35,7 @@ const FINDINGS_MAX: usize = 8;
 
 /// Decides where everything goes. Changes nothing.
 pub(crate) fn plan(request: &RestoreRequest<'_>) -> Result<RestorePlan> {
+    request.extras.refuse()?;
     let target = absolute(request.target)?;
     check_target(&target, request.overwrite)?;
     let replays_log = !matches!(request.until, RecoveryTarget::Consistent);
@@ -56,6 +57,9 @@ pub(crate) fn plan(request: &RestoreRequest<'_>) -> Result<RestorePlan> {
         until: request.until.clone(),
         overwrite: request.overwrite,
         proof: "every frame's checksum, then PRAGMA integrity_check".to_owned(),
+        relocated: Vec::new(),
+        rewrite: None,
+        notes: Vec::new(),
     })
 }
 

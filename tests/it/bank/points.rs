@@ -20,7 +20,9 @@ use stillpoint::{
     repository::{Repository, Timeline, store::Dice},
     world::World,
 };
-use stillpoint_contract::{Engine, LogPosition, LogSource as _, Overwrite, Result, code};
+use stillpoint_contract::{
+    Engine, LogPosition, LogSource as _, Overwrite, RestoreExtras, Result, code,
+};
 
 use super::{
     havoc::Havoc,
@@ -101,6 +103,7 @@ impl Proof<'_> {
             wanted,
             target: &target,
             overwrite: Overwrite::Never,
+            extras: RestoreExtras::default(),
         };
         let meter = Arc::new(Meter::default());
         let restored = match plan(&self.repository, &job, &staging).await {

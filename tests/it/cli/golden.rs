@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 /// Compares the shape of an answer with `tests/golden/<name>.json`. What differs from run to run
 /// is replaced by its type. With `STILLPOINT_BLESS=1` in the environment the file is written.
-pub(super) fn assert_shape(name: &str, answer: &Value) {
+pub(crate) fn assert_shape(name: &str, answer: &Value) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.json"));
     let shape = serde_json::to_string_pretty(&shape_of("", answer)).unwrap() + "\n";
     if std::env::var_os("STILLPOINT_BLESS").is_some() {
@@ -36,19 +36,24 @@ fn stable(field: &str, text: &str) -> String {
     let hex = |text: &str| text.len() >= 12 && text.bytes().all(|b| b.is_ascii_hexdigit());
     let is_time = text.len() == 27 && text.ends_with('Z') && text.as_bytes()[10] == b'T';
     let is_ulid = text.len() == 26 && text.bytes().all(|b| b.is_ascii_alphanumeric());
-    let is_position = text.rsplit_once(':').is_some_and(|(lineage, offset)| {
-        lineage.split('-').all(|part| part == "rest" || hex(part))
-            && offset.bytes().all(|b| b.is_ascii_digit())
-    });
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let is_position = |text: &str| {
+        text.rsplit_once(':').is_some_and(|(lineage, offset)| {
+            let is_sqlite = lineage.split('-').all(|part| part == "rest" || hex(part));
+            let is_postgres = lineage.split_once('/').is_some_and(|(s, t)| digits(s) && digits(t));
+            (is_sqlite || is_postgres) && digits(offset)
+        })
+    };
     if field == "recovery_key" {
         "<secret>".to_owned()
     } else if field == "engine_version" {
         "<version>".to_owned()
     } else if field == "command" || field == "next" {
-        // Commands name backups by their ids, and moments.
+        // Commands name backups by their ids, and points by their times.
         let words = text.split(' ').map(|word| match word.len() {
             26 => "<id>",
             27 if word.ends_with('Z') => "<time>",
+            _ if is_position(word) => "<position>",
             _ => word,
         });
         words.collect::<Vec<_>>().join(" ")
@@ -58,7 +63,7 @@ fn stable(field: &str, text: &str) -> String {
         "<time>".to_owned()
     } else if is_ulid {
         "<id>".to_owned()
-    } else if is_position {
+    } else if field == "engine_position" || is_position(text) {
         "<position>".to_owned()
     } else if hex(text) {
         "<hex>".to_owned()

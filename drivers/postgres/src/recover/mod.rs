@@ -6,10 +6,14 @@
 //! certain commit.
 
 mod aim;
+mod config_files;
 mod server;
+mod start;
 mod steps;
 mod tree;
 mod wal_files;
 
+pub(crate) use server::Server;
+pub(crate) use start::start;
 pub(crate) use steps::{PENDING_FILE, blocking, recover};
 pub(crate) use tree::SPACES;

@@ -1,6 +1,7 @@
 //! A server of the right version that replays WAL and stops, without ever listening.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
@@ -40,15 +41,17 @@ const STEP: &str = "replay WAL with a server";
 
 /// A server's program, and who runs it.
 #[derive(Clone, Debug)]
-pub(super) struct Server {
+pub(crate) struct Server {
     program: PathBuf,
+    /// Such as `15.18`.
+    version: String,
     /// The user and group to run as: the server refuses to run as root.
     pub(super) owner: Option<(u32, u32)>,
 }
 
 impl Server {
     /// Finds the program of a major version; `None` when it is not installed.
-    pub(super) async fn find(places: &[PathBuf], major: u32) -> Option<Self> {
+    pub(crate) async fn find(places: &[PathBuf], major: u32) -> Option<Self> {
         let usual = [
             format!("/usr/lib/postgresql/{major}/bin"),
             format!("/usr/pgsql-{major}/bin"),
@@ -59,12 +62,48 @@ impl Server {
         let named = places.map(|place| place.join("postgres")).filter(|path| path.is_file());
         // Without a directory it is looked for as a shell does.
         for program in named.chain([PathBuf::from("postgres")]) {
-            if version_of(&program).await == Some(major) {
+            let Some(version) = version_of(&program).await else { continue };
+            if version.split('.').next() == Some(major.to_string().as_str()) {
                 let owner = geteuid().is_root().then(unprivileged);
-                return Some(Self { program, owner });
+                return Some(Self { program, version, owner });
             }
         }
         None
+    }
+
+    /// Its version, such as `15.18`.
+    pub(crate) fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The extensions that are installed with it; `None` where they cannot be found.
+    pub(crate) fn extensions(&self) -> Option<BTreeSet<String>> {
+        let major = self.version.split('.').next()?;
+        let root = self.program.canonicalize().ok()?.parent()?.parent()?.to_owned();
+        let places = [
+            root.join("share/extension"),
+            root.join("share/postgresql/extension"),
+            PathBuf::from(format!("/usr/share/postgresql/{major}/extension")),
+        ];
+        let entries = places.iter().find_map(|place| fs::read_dir(place).ok())?;
+        let control = |entry: fs::DirEntry| {
+            Some(entry.file_name().to_str()?.strip_suffix(".control")?.to_owned())
+        };
+        Some(entries.flatten().filter_map(control).collect())
+    }
+
+    /// A program that is installed beside it, to be run as the owner of a cluster.
+    pub(super) fn beside(&self, name: &str, owner: Option<(u32, u32)>) -> Command {
+        let program = self.program.with_file_name(name);
+        match owner {
+            Some((user, group)) => {
+                let mut command = Command::new("setpriv");
+                command.arg(format!("--reuid={user}")).arg(format!("--regid={group}"));
+                command.args(["--clear-groups", "--"]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        }
     }
 
     /// Replays what is in `pg_wal` on `timeline`, and stops. Dropping the future kills the server.
@@ -133,13 +172,14 @@ impl Server {
     }
 }
 
-async fn version_of(program: &Path) -> Option<u32> {
+async fn version_of(program: &Path) -> Option<String> {
     let mut command = Command::new(program);
     let output = command.arg("--version").kill_on_drop(true).output().await.ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     let number =
         text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
-    number?.split('.').next()?.trim_matches(|c: char| !c.is_ascii_digit()).parse().ok()
+    let is_part = |c: char| c.is_ascii_digit() || c == '.';
+    Some(number?.chars().take_while(|c| is_part(*c)).collect())
 }
 
 /// The user `postgres`, else `nobody`.
@@ -161,7 +201,7 @@ fn sizes(layout: &Layout) -> String {
 }
 
 /// The last lines of what the server said.
-fn tail(path: &Path) -> Vec<String> {
+pub(super) fn tail(path: &Path) -> Vec<String> {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();

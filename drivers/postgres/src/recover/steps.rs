@@ -30,8 +30,8 @@ pub(crate) async fn recover(recovery: Recovery<'_>, places: &[PathBuf]) -> Resul
     let data = staged(&plan.staging);
     let start = evidence.consistent_at.clone().ok_or_else(|| Error::bug("place a backup"))?;
     let mut aim = Aim::new(plan.until.clone(), start.clone())?;
-    let (path, owned) = (data.clone(), layout.clone());
-    blocking(&data, move || tree::prepare(&path, &owned)).await?;
+    let (path, owned, planned) = (data.clone(), layout.clone(), plan.clone());
+    blocking(&data, move || tree::prepare(&path, &planned, &owned)).await?;
 
     let mut files = WalFiles::new(data.join("pg_wal"), layout.wal_segment_bytes);
     while !aim.is_reached {
@@ -52,7 +52,7 @@ pub(crate) async fn recover(recovery: Recovery<'_>, places: &[PathBuf]) -> Resul
         .await?;
     }
     aim.check_reached()?;
-    finish(&data, &layout, files, &aim, places).await?;
+    finish((&data, &plan.relocated), &layout, files, &aim, places).await?;
     Ok(Reached {
         position: Some(aim.reached),
         committed_at: aim.committed_at,
@@ -71,7 +71,7 @@ fn write(files: &mut WalFiles, wanted: &Use, at: &LogPosition, body: &Bytes) -> 
 
 /// Cuts the WAL, replays it, and makes sure that the server got where it should.
 async fn finish(
-    data: &Path,
+    (data, relocated): (&Path, &[PathBuf]),
     layout: &Layout,
     mut files: WalFiles,
     aim: &Aim,
@@ -80,7 +80,8 @@ async fn finish(
     let (timeline, lsn) = place(&aim.reached).ok_or_else(|| broken_body(&aim.reached))?;
     let major = layout.server_version_num / 10_000;
     let server = Server::find(places, major).await;
-    let (path, owner) = (data.to_owned(), server.as_ref().and_then(|server| server.owner));
+    let (path, relocated) = (data.to_owned(), relocated.to_vec());
+    let owner = server.as_ref().and_then(|server| server.owner);
     let has_server = server.is_some();
     blocking(data, move || {
         files.cut(timeline, lsn)?;
@@ -88,7 +89,9 @@ async fn finish(
         if !has_server {
             wait_for_a_server(&path, timeline)?;
         }
-        owner.map_or(Ok(()), |owner| tree::give_to(&path, owner))
+        let Some(owner) = owner else { return Ok(()) };
+        relocated.iter().try_for_each(|space| tree::give_to(space, owner))?;
+        tree::give_to(&path, owner)
     })
     .await?;
     let Some(server) = server else { return Ok(()) };

@@ -7,14 +7,17 @@ use std::{
     path::Path,
 };
 
-use crate::layout::Layout;
+use stillpoint_contract::RestorePlan;
+
+use super::config_files;
+use crate::{layout::Layout, spaces};
 
 /// Where tablespaces go that nobody mapped: inside the data directory, so that a restore never
 /// writes where the running cluster has them.
 pub(crate) const SPACES: &str = "stillpoint_tablespaces";
 
 /// Makes directories, moves tablespaces, sets permissions.
-pub(super) fn prepare(data: &Path, layout: &Layout) -> io::Result<()> {
+pub(super) fn prepare(data: &Path, plan: &RestorePlan, layout: &Layout) -> io::Result<()> {
     let mode = layout.directory_mode;
     let make = |path: &Path| DirBuilder::new().recursive(true).mode(mode).create(path);
     for directory in ["pg_wal/archive_status", "pg_tblspc"] {
@@ -23,7 +26,9 @@ pub(super) fn prepare(data: &Path, layout: &Layout) -> io::Result<()> {
     for directory in layout.directories.iter().filter(|path| is_inside(path)) {
         make(&data.join(directory))?;
     }
-    move_tablespaces(data, layout)?;
+    move_tablespaces(data, plan, layout)?;
+    config_files::bring(data, &plan.staging, layout)?;
+    plan.relocated.iter().try_for_each(|space| protect(space, layout))?;
     protect(data, layout)
 }
 
@@ -32,10 +37,20 @@ fn is_inside(path: &str) -> bool {
     !path.split('/').any(|segment| matches!(segment, "" | "." | ".."))
 }
 
-fn move_tablespaces(data: &Path, layout: &Layout) -> io::Result<()> {
+fn move_tablespaces(data: &Path, plan: &RestorePlan, layout: &Layout) -> io::Result<()> {
     let mut map = String::new();
     for space in layout.tablespaces.iter().filter(|space| space.location.is_some()) {
         let oid = space.oid.to_string();
+        let own = spaces::prefix(space.oid);
+        if let Some(rule) = plan.placements.iter().find(|rule| rule.prefix == own) {
+            let escaped = rule.path.display().to_string().replace('\\', "\\\\");
+            map = format!("{map}{oid} {}\n", escaped.replace('\n', "\\\n"));
+            // The layout names its directories below the link that the server makes.
+            match fs::remove_dir_all(data.join("pg_tblspc").join(&oid)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => continue,
+            }
+        }
         let (from, to) = (data.join("pg_tblspc").join(&oid), data.join(SPACES).join(&oid));
         fs::create_dir_all(data.join(SPACES))?;
         match fs::rename(&from, &to) {

@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use stillpoint_conformance::memory::{MemoryLog, RealClock};
 use stillpoint_contract::{
     Clock as _, Engine as _, ErrorKind, LogEvent, LogEventKind, LogMark, LogPosition, LogRange,
-    LogSegment, LogSource, Overwrite, Reached, Recovery, RecoveryTarget, RestorePlan,
-    RestoreRequest, Result, SegmentHead,
+    LogSegment, LogSource, Overwrite, Reached, Recovery, RecoveryTarget, RestoreExtras,
+    RestorePlan, RestoreRequest, Result, SegmentHead,
 };
 use stillpoint_postgres::PostgresEngine;
 use stillpoint_testcontainers::{Postgres, PostgresOptions};
@@ -106,6 +106,8 @@ impl Story {
             evidence: &self.copy.evidence,
             version: "",
             settings: &BTreeMap::new(),
+            parts: &self.copy.parts,
+            extras: &RestoreExtras::default(),
             target,
             staging,
             until,

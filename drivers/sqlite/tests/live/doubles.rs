@@ -15,8 +15,8 @@ use rusqlite::Connection;
 use stillpoint_contract::{
     BackupRequest, Base, Clock, Driver, Endpoint, Engine, Error, ErrorKind, Evidence, LogMark,
     LogPosition, LogSegment, LogSource, OpenedLog, Overwrite, PartName, PartRecord, PartSpec,
-    PartWriter, Reached, Recovery, RecoveryTarget, RestorePlan, RestoreRequest, Result,
-    SegmentHead, Sink, Source, code,
+    PartWriter, Reached, Recovery, RecoveryTarget, RestoreExtras, RestorePlan, RestoreRequest,
+    Result, SegmentHead, Sink, Source, code,
 };
 use stillpoint_sqlite::SqliteEngine;
 use tempfile::TempDir;
@@ -275,6 +275,8 @@ pub(crate) async fn plan(
         evidence: &copy.evidence,
         version: "3",
         settings: &BTreeMap::new(),
+        parts: copy,
+        extras: &RestoreExtras::default(),
         target,
         staging,
         until,

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use rusqlite::Connection;
 use stillpoint_contract::{
     BackupRequest, Engine, Overwrite, PartSpec, PartWriter, Recovery, RecoveryTarget,
-    RestoreRequest, Result, Sink,
+    RestoreExtras, RestoreRequest, Result, Sink,
 };
 use tempfile::TempDir;
 
@@ -92,6 +92,8 @@ async fn a_database_beyond_one_gibibyte_survives() {
         evidence: &copy.evidence,
         version: "3",
         settings: &std::collections::BTreeMap::new(),
+        parts: &copy,
+        extras: &RestoreExtras::default(),
         target: &target,
         staging: &staging,
         until: &RecoveryTarget::Latest,

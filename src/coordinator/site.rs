@@ -1,0 +1,137 @@
+//! Where a restore works: directories that vanish with it, and one that stays until it is done.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::FlockOperation;
+use stillpoint_contract::{Error, ErrorKind, RestorePlan, Result, code};
+
+use super::restore::failed;
+
+/// Directories outside of the staging directory that a restore fills. They are emptied again when
+/// it fails or is dropped.
+#[derive(Debug)]
+pub(super) struct Outside {
+    paths: Vec<PathBuf>,
+}
+
+impl Outside {
+    pub(super) fn create(plan: &RestorePlan) -> Result<Self> {
+        let mut outside = Self { paths: Vec::new() };
+        for path in &plan.relocated {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+            made.map_err(|cause| failed(path, cause))?;
+            let is_empty = fs::read_dir(path).map(|mut entries| entries.next().is_none());
+            if !is_empty.map_err(|cause| failed(path, cause))? {
+                return Err(Error::new(
+                    ErrorKind::Refused,
+                    code::TARGET_EXISTS,
+                    "fill a directory",
+                )
+                .with("directory", path.display())
+                .why("something was put there just now"));
+            }
+            outside.paths.push(path.clone());
+        }
+        Ok(outside)
+    }
+
+    /// Keeps what is there.
+    pub(super) fn keep(mut self) {
+        self.paths.clear();
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        for path in &self.paths {
+            if let Err(cause) = fs::remove_dir_all(path) {
+                tracing::warn!(path = %path.display(), "a directory stays behind: {cause}");
+            }
+        }
+    }
+}
+
+/// Says in a directory under rewriting of which database it is.
+const OWNER_FILE: &str = "stillpoint-rewrites";
+
+/// A directory in which what stood at a target is rewritten. It stays when the work is interrupted,
+/// so that the same restore can go on.
+#[derive(Debug)]
+pub(super) struct Rewriting {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Rewriting {
+    /// Moves what stands at the plan's target to where it is rewritten, or finds it there.
+    pub(super) fn begin(plan: &RestorePlan, directory: &Path, owner: &str) -> Result<Self> {
+        let path = plan.staging.clone();
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        let open = made.and_then(|()| File::open(&path));
+        let lock = open.map_err(|cause| failed(&path, cause))?;
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(Error::new(ErrorKind::Busy, code::TARGET_IN_USE, "rewrite the target")
+                .with("target", plan.target.display())
+                .why("another restore is rewriting it"));
+        }
+        let rewriting = Self { path, _lock: lock };
+        rewriting.own(owner)?;
+        let moved = || -> io::Result<()> {
+            if !directory.exists() && plan.target.exists() {
+                fs::rename(&plan.target, directory)?;
+            }
+            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            File::open(plan.target.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+            File::open(&rewriting.path)?.sync_all()
+        };
+        moved().map_err(|cause| failed(&plan.target, cause))?;
+        Ok(rewriting)
+    }
+
+    /// What is left there must be of the same database.
+    fn own(&self, owner: &str) -> Result<()> {
+        let file = self.path.join(OWNER_FILE);
+        match fs::read_to_string(&file) {
+            Ok(found) if found == owner => return Ok(()),
+            Ok(found) if !found.is_empty() => {
+                let step = "go on with a restore that was interrupted";
+                return Err(Error::new(ErrorKind::Refused, code::FOREIGN_DATABASE, step)
+                    .with("directory", self.path.display())
+                    .with("there", found)
+                    .with("wanted", owner)
+                    .why("it holds what was left of another database")
+                    .next("move it away, then run the same command again"));
+            }
+            _ => {}
+        }
+        let write = || -> io::Result<()> {
+            let mut options = File::options();
+            let mut open =
+                options.write(true).create(true).truncate(true).mode(0o600).open(&file)?;
+            open.write_all(owner.as_bytes())?;
+            open.sync_all()?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(|cause| failed(&file, cause))
+    }
+
+    /// Removes what is left of the work.
+    pub(super) fn end(self) -> Result<()> {
+        fs::remove_dir_all(&self.path).map_err(|cause| failed(&self.path, cause))
+    }
+
+    /// Says where everything lies, to whoever has to go on.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        let step = "rewrite the directory that is there";
+        error
+            .during(step)
+            .with("what was there lies in", self.path.display())
+            .why("it is half rewritten, and no server can be started on it")
+            .next("run the same command again: it goes on where it was interrupted")
+    }
+}
