@@ -225,9 +225,9 @@ async fn a_capture_outlives_restarts_and_a_crash_of_the_server() {
     for round in 0..3 {
         story.write(2).await;
         if round == 1 {
-            story.server.kill()
+            story.server.kill();
         } else {
-            story.server.stop().unwrap()
+            story.server.stop().unwrap();
         }
         story.pause(3000).await;
         story.server.restart().unwrap();
