@@ -29,7 +29,7 @@ const FILES_MAX: usize = 1000;
 
 /// How long all of it may take, at the beginning and later on.
 const LOAD_MAX: Duration = Duration::from_secs(4);
-const LEARN_MAX: Duration = Duration::from_secs(1);
+const LEARN_MAX: Duration = Duration::from_secs(2);
 
 const STEP: &str = "ask for the names of tables";
 

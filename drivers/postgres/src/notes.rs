@@ -25,8 +25,8 @@ pub(crate) fn differences(layout: &Layout, server: Option<&Server>) -> Vec<Strin
     }
     let Some(server) = server else {
         notes.push(format!(
-            "no server of PostgreSQL {major} is installed here: files and WAL are laid out, and the \
-             server that you start on them replays the WAL by itself, up to the chosen point"
+            "no server of PostgreSQL {major} is installed here: files and WAL are laid out, and \
+             the server that you start on them replays the WAL by itself, up to the chosen point"
         ));
         return notes;
     };

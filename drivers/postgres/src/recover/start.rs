@@ -55,6 +55,7 @@ pub(crate) async fn start(plan: &RestorePlan, places: &[PathBuf]) -> Result<Stri
     let (process, port, socket) = (line(0), line(3), line(4));
     let version = server.version();
     Ok(format!(
-        "PostgreSQL {version} accepts connections on port {port}, socket {socket}, process {process}"
+        "PostgreSQL {version} accepts connections on port {port}, socket {socket}, \
+         process {process}"
     ))
 }
