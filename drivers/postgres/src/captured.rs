@@ -14,7 +14,7 @@ use crate::{
     facts::Facts,
     index::Index,
     log::decode_cursor,
-    wal::{BadWal, Changes, PAGE_BYTES, Reader, Record, meaning, name},
+    wal::{Changes, PAGE_BYTES, Reader, Record, meaning, name},
     wire::lsn_text,
 };
 
@@ -103,7 +103,14 @@ impl Search<'_> {
         let is_proven = if end > self.until {
             self.is_same(log.body().await, start).await?
         } else {
-            self.tail(end, &cursor, &mut changes).await?
+            match decode_cursor(&cursor) {
+                Ok(Some(checksum)) => self.tail(end, Some(checksum), &mut changes).await?,
+                // It was cut off where no record ends, as behind the last one of a segment.
+                _ => match self.ends_alike(log.body().await, end).await? {
+                    Ok(()) => self.tail(end, None, &mut changes).await?,
+                    Err(why) => Err(why),
+                },
+            }
         };
         if let Err(why) = is_proven {
             return Ok(Err(why));
@@ -185,22 +192,43 @@ impl Search<'_> {
         Ok(if is_same { Ok(()) } else { Err(other_log(self.until)) })
     }
 
-    /// What the WAL changes that the server has behind `reached`, where a record with the checksum
-    /// in `cursor` ended.
+    /// Whether the server's WAL before `end` is the end of what was captured.
+    async fn ends_alike(&self, body: Result<Bytes>, end: u64) -> Result<Result<(), Unknown>> {
+        let body = match body {
+            Err(error) if is_absence(&error) => {
+                return Ok(Err(format!("the captured log cannot be read: {error}")));
+            }
+            body => body?,
+        };
+        // Files before this one may be gone. What follows a switch of files is zeros.
+        let (_, file) = self.reader(end.saturating_sub(1))?;
+        let known = end.saturating_sub(body.len() as u64).max(file);
+        let mut compared = 0;
+        for (path, range) in self.pieces(known..end)? {
+            let read = self.files.read_range(0, &path, range).await?.unwrap_or_default();
+            let from = body.len().saturating_sub(usize::try_from(end - known).unwrap_or(0));
+            let captured = body.get(from + compared..).unwrap_or_default();
+            if read.is_empty() || !captured.starts_with(&read) {
+                return Ok(Err(other_log(end)));
+            }
+            compared += read.len();
+        }
+        // Zeros are alike everywhere.
+        let is_telling = body.iter().rev().take(compared).any(|byte| *byte != 0);
+        Ok(if is_telling { Ok(()) } else { Err(other_log(end)) })
+    }
+
+    /// What the WAL changes that the server has behind `reached`, where a record with this checksum
+    /// ended, if one did.
     async fn tail(
         &self,
         reached: u64,
-        cursor: &[u8],
+        checksum: Option<u32>,
         changes: &mut Changes,
     ) -> Result<Result<(), Unknown>> {
         if self.until - reached > TAIL_BYTES_MAX {
             return Ok(Err(format!("the capture is behind: it ends at {}", lsn_text(reached))));
         }
-        let checksum = match decode_cursor(cursor) {
-            Ok(Some(checksum)) => checksum,
-            Ok(None) => return Ok(Err("the captured log does not end with a record".to_owned())),
-            Err(why) => return Ok(Err(why)),
-        };
         let (mut reader, start) = self.reader(reached)?;
         let (major, mut ended_with) = (self.facts.version.major(), None);
         let mut seen = Seen::default();
@@ -214,7 +242,6 @@ impl Search<'_> {
                 }
             });
             match read {
-                Err(BadWal { .. }) if ended_with.is_none() => return Ok(Err(other_log(reached))),
                 Err(bad) => return Ok(Err(format!("the server's WAL cannot be read: {bad}"))),
                 Ok(()) if (bytes.len() as u64) < wanted => {
                     return Ok(Err(format!("the server no longer has {path}")));
@@ -222,9 +249,7 @@ impl Search<'_> {
                 Ok(()) => {}
             }
         }
-        // A segment that begins at `reached` has no record that ends there.
-        let is_linked = ended_with == Some(checksum);
-        if !is_linked {
+        if checksum.is_some() && ended_with != checksum {
             return Ok(Err(other_log(reached)));
         }
         changes.merge(seen.changes);
