@@ -121,7 +121,8 @@ pub struct CaptureReport {
 /// Captures until `stop` is done, then stores what was handed over and says goodbye.
 ///
 /// What passes by itself, such as a restart of the server, is waited out once the capture has
-/// begun: it goes on from what is stored, in a stream of its own. A gap is recorded in the same way.
+/// begun: it goes on from what is stored, in a stream of its own. A gap is recorded in the same
+/// way.
 ///
 /// # Errors
 ///

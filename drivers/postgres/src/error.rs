@@ -50,7 +50,11 @@ fn classify(state: &str) -> (ErrorKind, Code) {
 
 /// What a server said, as an error of the contract.
 pub(crate) fn server(report: Report, step: &'static str) -> Error {
-    let (kind, number) = classify(&report.state);
+    let (kind, number) = match report.state.as_str() {
+        // A server that noticed it while it was sending says no better code.
+        "XX000" if report.message.ends_with("has already been removed") => classify("58P01"),
+        state => classify(state),
+    };
     let mut error = Error::new(kind, number, step).with("server", &report.message);
     if let Some(hint) = report.hint.clone() {
         error = error.next(hint);

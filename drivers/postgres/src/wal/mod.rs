@@ -11,6 +11,7 @@ mod bytes;
 pub mod changes;
 #[cfg(test)]
 pub(crate) mod forge;
+mod fuzz;
 pub mod meaning;
 pub mod name;
 pub mod reader;
@@ -19,6 +20,7 @@ pub mod record;
 mod tests;
 
 pub use changes::Changes;
+pub use fuzz::fuzz_wal;
 pub use meaning::{Event, EventKind, meaning};
 pub use reader::{BadWal, PAGE_BYTES, Reader};
 pub use record::{BlockRef, Record, RelationFork};

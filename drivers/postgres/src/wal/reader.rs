@@ -46,6 +46,36 @@ impl fmt::Display for BadWal {
 
 impl std::error::Error for BadWal {}
 
+/// What the first page of a WAL file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileHeader {
+    /// The major version of the server.
+    pub major: u32,
+    /// The timeline on which the page was written.
+    pub timeline: u32,
+    /// The position of the file.
+    pub address: u64,
+    /// The identifier of the cluster.
+    pub system: u64,
+    /// The length of the file.
+    pub segment_bytes: u32,
+}
+
+/// Reads the first page of a WAL file; `None` when it is none.
+pub fn header(bytes: &[u8]) -> Option<FileHeader> {
+    let mut cursor = Cursor(bytes);
+    let (magic, flags, timeline) = (cursor.u16()?, cursor.u16()?, cursor.u32()?);
+    let (address, _rest, _padding) = (cursor.u64()?, cursor.u32()?, cursor.u32()?);
+    let (system, segment_bytes, page_bytes) = (cursor.u64()?, cursor.u32()?, cursor.u32()?);
+    let newer = MAGICS.iter().position(|known| *known == magic)?;
+    let major = u32::try_from(newer).ok()?.checked_add(13)?;
+    let is_one = flags & LONG != 0
+        && u64::from(page_bytes) == PAGE_BYTES
+        && segment_bytes.is_power_of_two()
+        && (1 << 20..=1 << 30).contains(&segment_bytes);
+    is_one.then_some(FileHeader { major, timeline, address, system, segment_bytes })
+}
+
 /// Reads WAL that begins at the start of a page and arrives in pieces.
 ///
 /// A record that began before the first page is passed over. After an error it reads no more.
@@ -63,6 +93,8 @@ pub struct Reader {
     record_start: u64,
     /// How much of a record that began earlier is still to pass over.
     passing: u64,
+    /// Where it ended.
+    passed: u64,
     /// Whether nothing was read yet.
     is_fresh: bool,
     /// Where the rest of a segment that ended early is over.
@@ -85,6 +117,7 @@ impl Reader {
             record: Vec::new(),
             record_start: 0,
             passing: 0,
+            passed: 0,
             is_fresh: true,
             resumes_at: 0,
             previous: None,
@@ -96,6 +129,11 @@ impl Reader {
     /// Where the next byte lies.
     pub fn next(&self) -> u64 {
         self.next
+    }
+
+    /// Where the record ends that began before what was read, if that is known by now.
+    pub fn passed_until(&self) -> u64 {
+        if self.passing > 0 { u64::MAX } else { self.passed }
     }
 
     /// Reads what follows, and calls `found` for every record that ends in it.
@@ -203,6 +241,7 @@ impl Reader {
         if self.passing > 0 {
             let used = self.passing.min(available);
             self.passing -= used;
+            self.passed = self.next + used;
             return Ok(used);
         }
         if self.record.is_empty() {

@@ -100,8 +100,8 @@ async fn an_index_alone_does_not_see_rows_deleted_since_the_base() {
     let Some(stage) = Stage::open(17, &settings).await else { return };
     stage
         .run(
-            "CREATE TABLE seen (n int PRIMARY KEY); \
-              INSERT INTO seen SELECT generate_series(1, 999)",
+            "CREATE TABLE seen (n int PRIMARY KEY);
+             INSERT INTO seen SELECT generate_series(1, 999)",
         )
         .await;
     for (round, way) in ["sql", "base_backup"].into_iter().enumerate() {

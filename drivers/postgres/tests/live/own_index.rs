@@ -176,6 +176,7 @@ async fn captured_log_tells_17_without_summaries_what_changed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn increments_of_a_busy_server_hold_no_part_of_a_transaction() {
     let Some(stage) = Stage::open(15, settings(15)).await else { return };
+    drop(stage.driver("").await.open_log(None).await.unwrap());
     let mut base = stage.back_up("method=sql").await;
     let log = MemoryLog::new();
     let mut from = mark(&base);
