@@ -160,7 +160,11 @@ async fn slots(sql: &Sql, facts: &Facts) -> Result<Vec<Finding>> {
             "max_slot_wal_keep_size",
             "without bound",
             Weight::Advice,
-            Some("ALTER SYSTEM SET max_slot_wal_keep_size = '…GB'; SELECT pg_reload_conf()".into()),
+            Some(
+                "ALTER SYSTEM SET max_slot_wal_keep_size = '…GB'; SELECT \
+            pg_reload_conf()"
+                    .into(),
+            ),
         ));
     }
     Ok(findings)
