@@ -39,8 +39,8 @@ pub struct Rewritten {
 
 impl BackupReader {
     /// Makes the files that `place` names what the backup has, durably, and removes every file
-    /// below `directory` that it does not have, and directories that are empty then. The part `last` is removed first and written when
-    /// everything else is done.
+    /// below `directory` that it does not have, and directories that are empty then. The part
+    /// `last` is removed first and written when everything else is done.
     ///
     /// Repeating it after it was interrupted finishes the work.
     ///

@@ -451,7 +451,8 @@ async fn a_cluster_with_all_its_surroundings_is_restored_and_started() {
         let (client, connection) = tokio_postgres::connect(&conninfo, NoTls).await.unwrap();
         tokio::spawn(connection);
         let query = "SELECT count(*)::text, current_setting('hba_file'), \
-                     (SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'fast'), \
+                     (SELECT pg_tablespace_location(oid) FROM pg_tablespace \
+                     WHERE spcname = 'fast'), \
                      current_setting('data_directory') FROM quick";
         let row = client.query_one(query, &[]).await.unwrap();
         let text = |column: usize| row.get::<_, String>(column);

@@ -297,8 +297,8 @@ impl Capture {
         Err(error::gap(why))
     }
 
-    /// Whether another reader keeps the log from being copied back: then neither a pause nor letting
-    /// go makes it shorter.
+    /// Whether another reader keeps the log from being copied back: then neither a pause nor
+    /// letting go makes it shorter.
     fn is_held_by_others(&self, state: &LogState) -> bool {
         let (copied, since) = self.copied;
         let stood = self.database().clock.elapsed().saturating_sub(since);

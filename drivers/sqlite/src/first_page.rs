@@ -2,8 +2,8 @@
 //!
 //! While the log is in use, nothing but what the log holds is written into the file: its first page
 //! is the one with which the log's generation began, or one that the log holds. Any other was put
-//! there past SQLite, by a program that wrote over the file in place, and log and file are no longer
-//! one history.
+//! there past SQLite, by a program that wrote over the file in place, and log and file are no
+//! longer one history.
 //!
 //! Read through SQLite as well: closing a descriptor of our own would drop every lock that this
 //! process has on the file.

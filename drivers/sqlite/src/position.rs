@@ -40,8 +40,8 @@ pub(crate) fn generation(id: &str, salts: Salts) -> Result<Lineage> {
     Lineage::new(format!("{}-{salts}", short(id)))
 }
 
-/// The lineage of what is left of a generation after another program wrote over the file: its frames
-/// belong to another file than those before.
+/// The lineage of what is left of a generation after another program wrote over the file: its
+/// frames belong to another file than those before.
 pub(crate) fn over(id: &str, salts: Salts, in_file: PageHash) -> Result<Lineage> {
     let page = u64::from_be_bytes(in_file);
     Lineage::new(format!("{}-over-{page:016x}-{salts}", short(id)))
@@ -148,8 +148,8 @@ fn short(id: &str) -> &str {
 /// What capture needs to find a frame again in the log: its generation and the checksum over
 /// everything up to it.
 ///
-/// Bytes, big-endian: version (1), salts (8), frame (4), page length (4), checksum (4 + 4), and from
-/// version 2 on the first page in the file (8) and as it is seen (8). Version 1 is still read.
+/// Bytes, big-endian: version (1), salts (8), frame (4), page length (4), checksum (4 + 4), and
+/// from version 2 on the first page in the file (8) and as it is seen (8). Version 1 is still read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cursor {
     pub(crate) salts: Salts,
