@@ -13,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 use super::{
     advice,
     answer::{self, Format, complain},
+    archive,
     args::{Command, Global, Typed},
     backup, check, completion, demo,
     environment::Environment,
@@ -31,7 +32,12 @@ pub fn main(world: Result<World>) -> ExitCode {
     let arguments: Vec<OsString> = env::args_os().collect();
     let typed = match Typed::try_parse_from(&arguments) {
         Ok(typed) => typed,
-        Err(misuse) => return ExitCode::from(explain(&misuse, &arguments, &environment)),
+        Err(misuse) => {
+            let status = explain(&misuse, &arguments, &environment);
+            let is_fetch = arguments.iter().any(|word| word == "wal-get" || word == "get");
+            let is_failure = status != exit::OK && is_fetch;
+            return ExitCode::from(if is_failure { archive::GIVE_UP } else { status });
+        }
     };
     trace(&typed.global, &environment);
     ExitCode::from(start(world, environment, typed))
@@ -44,6 +50,7 @@ fn start(world: Result<World>, environment: Environment, mut typed: Typed) -> u8
     let plain = plain_look(&environment);
     let (format, options) = (typed.global.output, advice::repeated_options(&typed.global));
     let (tell, stop) = watch::channel(None);
+    let is_fetch = typed.command.is_fetch();
     let session = world
         .and_then(|world| Session::resolve(world, environment, typed.global, stop))
         .and_then(|session| Ok((session, runtime()?)));
@@ -55,11 +62,16 @@ fn start(world: Result<World>, environment: Environment, mut typed: Typed) -> u8
             status
         }
         Err(error) => {
-            let status = exit::status(error.kind());
+            let status = failure(error.kind(), is_fetch);
             complain(&report::render(&error, status, format, &plain, &options));
             status
         }
     }
+}
+
+/// The exit status of a failure. A server that replays must not take it for the end of the log.
+fn failure(kind: ErrorKind, is_fetch: bool) -> u8 {
+    if is_fetch { archive::GIVE_UP } else { exit::status(kind) }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
@@ -76,7 +88,7 @@ async fn supervise(
     command: Command,
     tell: &watch::Sender<Option<Signal>>,
 ) -> u8 {
-    let stops_itself = command.stops_itself();
+    let (stops_itself, is_fetch) = (command.stops_itself(), command.is_fetch());
     let mut work = Box::pin(dispatch(session, command));
     let mut signals = pin!(next_signal());
     let mut deadline = pin!(async {
@@ -95,7 +107,7 @@ async fn supervise(
                 (Err(error), Some(signal)) if error.kind() == ErrorKind::Interrupted => {
                     session.report(&error, signal.status())
                 }
-                (Err(error), _) => session.report(&error, exit::status(error.kind())),
+                (Err(error), _) => session.report(&error, failure(error.kind(), is_fetch)),
             },
             signal = &mut signals => {
                 if !stops_itself || told.is_some() {
@@ -107,7 +119,7 @@ async fn supervise(
             }
             () = &mut deadline => {
                 let error = out_of_time();
-                return session.report(&error, exit::status(error.kind()));
+                return session.report(&error, failure(error.kind(), is_fetch));
             }
         }
     }
@@ -145,7 +157,9 @@ async fn dispatch(session: &Session, command: Command) -> Result<u8> {
         Command::List(options) => list::run(session, options).await?,
         Command::Show(options) => show::run(session, options).await?,
         Command::Timeline(options) => timeline::run(session, options).await?,
-        Command::Logs(command) => logs::run(session, command).await?,
+        Command::Logs(command) => return Box::pin(logs::run(session, command)).await,
+        Command::WalPush(options) => Box::pin(archive::run_push(session, options)).await?,
+        Command::WalGet(options) => return Box::pin(archive::run_get(session, options)).await,
         Command::Restore(options) => return restore::run(session, options).await,
         Command::Verify(options) => return verify::run(session, options).await,
         Command::Check(options) => return check::run(session, options).await,

@@ -2,12 +2,14 @@
 //!
 //! Nothing here knows a particular engine, prints, or reads the environment.
 
+mod archive;
 mod backup;
 mod capture;
 mod owner;
 mod point;
 mod restore;
 
+pub use archive::{Fetched, Fetcher, Pushed, push};
 pub use backup::{BackupJob, BackupReport, back_up};
 pub use capture::{CaptureEvent, CaptureJob, CaptureReport, Process, capture, retire};
 pub use point::{Chosen, Wanted, choose};

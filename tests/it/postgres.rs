@@ -10,7 +10,7 @@ use stillpoint::world::World;
 use stillpoint_testcontainers::{POSTGRES_USER, Postgres, PostgresOptions};
 use tokio_postgres::{Client, NoTls};
 
-use crate::site::Site;
+use crate::{cli::golden::assert_shape, site::Site};
 
 /// A server, a repository, and when each row was surely there.
 struct Story {
@@ -212,4 +212,20 @@ async fn a_capture_outlives_restarts_and_a_crash_of_the_server() {
     assert_eq!(story.restore("latest", "latest").await.len(), 13);
     let retired = story.ok(&["logs", "retire", &story.url, "--name", "shop"]);
     assert_eq!(retired["dropped"], "replication slot stillpoint", "{retired}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_about_servers_and_roles_have_the_form_that_scripts_rely_on() {
+    let Some(story) = Story::begin(15, "sql").await else { return };
+    assert_shape("grants", &story.ok(&["grants", "postgres", "--server-version", "15"]));
+    let mut found = story.ok(&["check", &story.url]);
+    // Each of them is looked at, whatever it says.
+    let subjects: Vec<_> =
+        found["findings"].as_array().unwrap().iter().map(|f| &f["subject"]).collect();
+    for subject in ["wal_level", "max_wal_senders", "max_slot_wal_keep_size", "way of backups"] {
+        assert!(subjects.contains(&&Value::from(subject)), "{subject}: {subjects:?}");
+    }
+    found["version"] = "<version>".into();
+    found["findings"][0]["found"] = "<version>".into();
+    assert_shape("check-server", &found);
 }

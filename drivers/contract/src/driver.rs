@@ -13,8 +13,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Capabilities, Finding, LogMark, LogPosition, LogRange, LogSource, OpenedLog, PartName, Result,
-    Sink, Source,
+    Capabilities, Finding, LogArchive, LogMark, LogPosition, LogRange, LogSource, OpenedLog,
+    PartName, Result, Sink, Source,
 };
 
 /// One kind of database server: how to reach one, and how to build one from a backup.
@@ -78,6 +78,12 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for a version that is not known.
     fn grants(&self, _role: &str, _major: Option<u32>) -> Result<Option<String>> {
         Ok(None)
+    }
+
+    /// What the engine knows of the files that its servers' archiver names; `None` where servers
+    /// hand over no files.
+    fn archive(&self) -> Option<&dyn LogArchive> {
+        None
     }
 
     /// Writes a position as the engine's own tools print it, such as `0/16B3748`.

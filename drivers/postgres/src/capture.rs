@@ -77,17 +77,17 @@ pub(crate) struct Live {
 
 /// What was found in a body.
 #[derive(Debug, Default)]
-struct Found {
-    events: Vec<LogEvent>,
-    changes: Changes,
+pub(crate) struct Found {
+    pub(crate) events: Vec<LogEvent>,
+    pub(crate) changes: Changes,
     /// Databases whose removal was written and not committed yet.
     dropping: Vec<u32>,
     /// Where the last record ends, and its checksum.
-    last: Option<(u64, u32)>,
+    pub(crate) last: Option<(u64, u32)>,
 }
 
 impl Found {
-    fn note(&mut self, record: &Record, major: u32) {
+    pub(crate) fn note(&mut self, record: &Record, major: u32) {
         let events = meaning(record, major);
         self.changes.add(record, &events);
         for Event { at, kind } in events {

@@ -4,13 +4,13 @@ use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use stillpoint_contract::{
-    BackupRequest, Clock, Driver, Endpoint, Engine, Evidence, Finding, LogMark, LogPosition,
-    OpenedLog, Probe, Reached, Recovery, RestorePlan, RestoreRequest, Result, Sink,
+    BackupRequest, Clock, Driver, Endpoint, Engine, Evidence, Finding, LogArchive, LogMark,
+    LogPosition, OpenedLog, Probe, Reached, Recovery, RestorePlan, RestoreRequest, Result, Sink,
 };
 
 use crate::{
-    config::Config, connect::Cluster, facts::Facts, grants, log, recover, restore, snapshot,
-    version::MAJORS, wire::lsn_text,
+    archive::Archive, config::Config, connect::Cluster, facts::Facts, grants, log, recover,
+    restore, snapshot, version::MAJORS, wire::lsn_text,
 };
 
 /// PostgreSQL clusters.
@@ -71,6 +71,10 @@ impl Engine for PostgresEngine {
     fn grants(&self, role: &str, major: Option<u32>) -> Result<Option<String>> {
         let major = major.unwrap_or(*MAJORS.end());
         grants::grants(role, major.saturating_mul(10_000)).map(Some)
+    }
+
+    fn archive(&self) -> Option<&dyn LogArchive> {
+        Some(&Archive)
     }
 
     fn render(&self, position: &LogPosition) -> String {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 /// Compares the shape of an answer with `tests/golden/<name>.json`. What differs from run to run
 /// is replaced by its type. With `STILLPOINT_BLESS=1` in the environment the file is written.
-pub(super) fn assert_shape(name: &str, answer: &Value) {
+pub(crate) fn assert_shape(name: &str, answer: &Value) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.json"));
     let shape = serde_json::to_string_pretty(&shape_of("", answer)).unwrap() + "\n";
     if std::env::var_os("STILLPOINT_BLESS").is_some() {
