@@ -202,7 +202,7 @@ impl Session {
         self.simple_query(&command, "drop a replication slot").await.map(drop)
     }
 
-    /// Uploads the manifest of an earlier backup, for an incremental one in this session.
+    /// Uploads the manifest of an earlier backup, for an incremental one on this connection.
     pub(crate) async fn upload_manifest(
         &mut self,
         pieces: impl Iterator<Item = Bytes>,
