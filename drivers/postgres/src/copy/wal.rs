@@ -21,6 +21,9 @@ const STATUS_PERIOD: Duration = Duration::from_secs(10);
 /// How often the server is asked how far its WAL reaches.
 const POLL_PERIOD: Duration = Duration::from_millis(200);
 
+/// How often a segment is looked at again before it counts as gone.
+const LOOKS_MAX: u32 = 5;
+
 /// How long WAL up to the stop may take to arrive once it is known.
 const LAST_WAIT: Duration = Duration::from_mins(5);
 
@@ -211,12 +214,12 @@ pub(crate) async fn collect_files(
         while reached >= parts.next + parts.segment_bytes && end.is_none_or(|end| parts.next < end)
         {
             let until = end.unwrap_or(u64::MAX).min(parts.next + parts.segment_bytes);
-            copy_segment(files, &mut parts, until).await?;
+            copy_patiently(files, &mut parts, until, clock).await?;
         }
         match end {
             Some(end) if parts.next >= end => return parts.finish().await,
             Some(end) if reached >= end => {
-                copy_segment(files, &mut parts, end).await?;
+                copy_patiently(files, &mut parts, end, clock).await?;
                 return parts.finish().await;
             }
             Some(end) => {
@@ -235,6 +238,24 @@ pub(crate) async fn collect_files(
                 () = clock.sleep(POLL_PERIOD) => {}
             },
         }
+    }
+}
+
+/// Copies a segment, and looks again a few times before it counts as gone: the server says how far
+/// its WAL reaches before every page of it can be read as a file.
+async fn copy_patiently(
+    files: &Files,
+    parts: &mut WalParts<'_>,
+    until: u64,
+    clock: &Arc<dyn Clock>,
+) -> Result<()> {
+    let mut looks = 0;
+    loop {
+        match copy_segment(files, parts, until).await {
+            Err(error) if error.kind() == ErrorKind::Gap && looks < LOOKS_MAX => looks += 1,
+            outcome => return outcome,
+        }
+        clock.sleep(POLL_PERIOD).await;
     }
 }
 
