@@ -50,6 +50,12 @@ const LOG_BYTES_MAX: u64 = 4 * PAUSE_BYTES;
 const PAUSE_WAIT: Duration = Duration::from_millis(30);
 const PAUSE_MAX: Duration = Duration::from_millis(150);
 
+/// The same from [`LET_GO_BYTES`] on, and how many frames may be left to copy back then: as long as
+/// another ordinary client holds the lock for a large transaction. Short pauses are outrun by a
+/// writer that writes as fast as its memory takes it.
+const LONG_PAUSE_MAX: Duration = Duration::from_millis(400);
+const LONG_PAUSE_TAIL_FRAMES_MAX: u32 = 16 * CHECKPOINT_FRAMES;
+
 /// When nothing was copied back for so long although our hold would have let it, another reader
 /// keeps it: a checkpoint that runs makes progress.
 const OTHERS_HOLD: Duration = Duration::from_secs(1);
@@ -591,7 +597,8 @@ impl Capture {
         if write_lock(self.database(), &mut writer, PAUSE_WAIT).is_err() {
             return Ok(state);
         }
-        self.pause = Some((writer, self.database().clock.elapsed() + PAUSE_MAX));
+        let pause_max = if is_too_long { LONG_PAUSE_MAX } else { PAUSE_MAX };
+        self.pause = Some((writer, self.database().clock.elapsed() + pause_max));
         if is_too_long && self.let_go()? {
             self.end_pause(false)?;
         }
@@ -615,7 +622,7 @@ impl Capture {
         let state = self.observer.observe()?;
         self.read_ahead(&state)?;
         let left = state.frames() - state.backfilled;
-        if !self.has_all(&state) || PAUSE_TAIL_FRAMES_MAX < left {
+        if !self.has_all(&state) || LONG_PAUSE_TAIL_FRAMES_MAX < left {
             return Ok(false);
         }
         if self.hold.lag(&state) > 0 {
