@@ -20,7 +20,7 @@ use stillpoint_contract::{
 
 use super::{
     point::{Chosen, Wanted, choose, no_backup},
-    site::{Outside, Rewriting},
+    site::{Disks, Outside, Rewriting},
 };
 use crate::{
     pipeline::Meter,
@@ -304,13 +304,15 @@ async fn carry_out(
 ) -> Result<RestoreReport> {
     let ResolvedRestore { chosen, manifest, plan, engine, .. } = resolved;
     let start = world.clock.elapsed();
+    let disks = Disks::open(plan)?;
     meter.begin("copy", manifest.size_bytes);
     let reader = repository.reader(&chosen.backup).await?;
     let place = |part: &PartName| plan.place(part);
     let (restored_bytes, kept_bytes) = match &plan.rewrite {
         None => (reader.extract(place, meter).await?, 0),
         Some(Rewrite { directory, last }) => {
-            let done = reader.extract_over(directory, last, place, meter).await?;
+            let settle = async || disks.settle().await;
+            let done = reader.extract_over(directory, last, place, settle, meter).await?;
             (done.length_bytes, done.length_bytes - done.written_bytes)
         }
     };
@@ -331,6 +333,7 @@ async fn carry_out(
         Ok(check) => (check, Vec::new()),
         Err(error) => accepted(error, resolved.accept_damage)?,
     };
+    disks.settle().await?;
     engine.publish(plan).await?;
     Ok(RestoreReport {
         reached,

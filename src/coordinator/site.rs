@@ -5,12 +5,43 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::fs::FlockOperation;
 use stillpoint_contract::{Error, ErrorKind, RestorePlan, Result, code};
 
 use super::restore::failed;
+
+/// The file systems that a restore writes to. They are opened before it does: only then do they
+/// tell of every write that failed.
+/// Source: `syncfs(2)`, since Linux 5.8.
+#[derive(Clone, Debug)]
+pub(super) struct Disks(Arc<Vec<(PathBuf, File)>>);
+
+impl Disks {
+    /// Opens those of the plan's directories, which exist.
+    pub(super) fn open(plan: &RestorePlan) -> Result<Self> {
+        let directories = std::iter::once(&plan.staging).chain(&plan.relocated);
+        let open = |path: &PathBuf| match File::open(path) {
+            Ok(directory) => Ok((path.clone(), directory)),
+            Err(cause) => Err(failed(path, cause)),
+        };
+        directories.map(open).collect::<Result<_>>().map(|disks| Self(Arc::new(disks)))
+    }
+
+    /// Makes everything durable that was written.
+    pub(super) async fn settle(&self) -> Result<()> {
+        let disks = Arc::clone(&self.0);
+        let settle = move || {
+            disks.iter().try_for_each(|(path, directory)| {
+                rustix::fs::syncfs(directory).map_err(|cause| failed(path, cause.into()))
+            })
+        };
+        let settled = tokio::task::spawn_blocking(settle).await;
+        settled.map_err(|cause| Error::bug("wait for disks").caused_by(cause))?
+    }
+}
 
 /// Directories outside of the staging directory that a restore fills. They are emptied again when
 /// it fails or is dropped.

@@ -5,13 +5,15 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use bytes::Bytes;
-use stillpoint_contract::{EXTENT_BYTES, EXTENTS_OPEN_MAX, Error, ErrorKind, Result, code};
+use stillpoint_contract::{
+    Buffer, BufferPool, EXTENT_BYTES, EXTENTS_OPEN_MAX, Error, ErrorKind, Result, code,
+};
 
 /// The longest part, in bytes: 64 TiB.
 pub(super) const PART_BYTES_MAX: u64 = 1 << 46;
 
 /// What became complete.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Piece {
     /// Neighbouring chunks that were written whole; only the last of a part may be short.
     Run {
@@ -26,8 +28,8 @@ pub(super) enum Piece {
     Patched {
         /// Its number.
         chunk: u64,
-        /// Its bytes; zero where they are kept.
-        bytes: Vec<u8>,
+        /// Its bytes; anything where they are kept.
+        bytes: Buffer,
         /// What is kept, within the chunk.
         kept: Vec<Range<usize>>,
     },
@@ -40,20 +42,22 @@ pub(super) struct Assembly {
     base_bytes: Option<u64>,
     done: Ranges,
     open: BTreeMap<u64, Open>,
+    pool: BufferPool,
 }
 
 #[derive(Debug, Default)]
 struct Open {
-    bytes: Vec<u8>,
+    /// Of the chunk's length from the second write on.
+    bytes: Option<Buffer>,
     written: Ranges,
     kept: Ranges,
 }
 
 impl Assembly {
     /// Begins a part. `base_bytes` is the length of the same part in the base backup.
-    pub(super) fn new(chunk_bytes: u32, base_bytes: Option<u64>) -> Self {
+    pub(super) fn new(chunk_bytes: u32, base_bytes: Option<u64>, pool: BufferPool) -> Self {
         let chunk_bytes = u64::from(chunk_bytes);
-        Self { chunk_bytes, base_bytes, done: Ranges::default(), open: BTreeMap::new() }
+        Self { chunk_bytes, base_bytes, done: Ranges::default(), open: BTreeMap::new(), pool }
     }
 
     /// Takes bytes in, and returns what they completed.
@@ -142,11 +146,7 @@ impl Assembly {
             Fill::Bytes(bytes) => {
                 open.claim(within..within + bytes.len() as u64)?;
                 open.written.insert(within..within + bytes.len() as u64);
-                let end = within as usize + bytes.len();
-                if open.bytes.len() < end {
-                    open.bytes.resize(if open.bytes.is_empty() { end } else { length as usize }, 0);
-                }
-                open.bytes[within as usize..end].copy_from_slice(bytes);
+                open.place(within as usize, bytes, length as usize, &self.pool);
             }
             Fill::Keep(bytes) => {
                 open.claim(within..within + bytes)?;
@@ -167,12 +167,13 @@ impl Assembly {
         if open.written.is_empty() && base_length == length {
             return Piece::Kept(chunk..chunk + 1);
         }
-        open.bytes.resize(length as usize, 0);
+        let mut bytes = open.whole(length as usize, &self.pool);
+        bytes.truncate(length as usize);
         if open.kept.is_empty() {
-            return Piece::Run { first: chunk, bytes: open.bytes.into() };
+            return Piece::Run { first: chunk, bytes: bytes.into() };
         }
         let kept = open.kept.0.iter().map(|(from, to)| *from as usize..*to as usize).collect();
-        Piece::Patched { chunk, bytes: open.bytes, kept }
+        Piece::Patched { chunk, bytes, kept }
     }
 
     fn close(&mut self, chunks: Range<u64>) -> Result<()> {
@@ -192,6 +193,31 @@ enum Fill<'a> {
 }
 
 impl Open {
+    /// Puts bytes where they belong. The first write of a small part may be all there is.
+    fn place(&mut self, at: usize, bytes: &[u8], length: usize, pool: &BufferPool) {
+        if self.bytes.is_none() && at == 0 {
+            self.bytes = Some(bytes.to_vec().into());
+            return;
+        }
+        let mut whole = self.whole(length, pool);
+        whole[at..at + bytes.len()].copy_from_slice(bytes);
+        self.bytes = Some(whole);
+    }
+
+    /// Takes the bytes, in a buffer that is long enough.
+    fn whole(&mut self, length: usize, pool: &BufferPool) -> Buffer {
+        match self.bytes.take() {
+            Some(bytes) if length <= bytes.len() => bytes,
+            shorter => {
+                let mut whole = pool.take(length);
+                if let Some(bytes) = shorter {
+                    whole[..bytes.len()].copy_from_slice(&bytes);
+                }
+                whole
+            }
+        }
+    }
+
     fn claim(&self, range: Range<u64>) -> Result<()> {
         if self.written.touches(&range) || self.kept.touches(&range) {
             return Err(misuse("wrote a byte twice"));
@@ -265,6 +291,14 @@ mod tests {
 
     const CHUNK: u32 = 65_536;
 
+    /// A pool whose buffers are full of something else.
+    fn pool() -> BufferPool {
+        let pool = BufferPool::default();
+        let mut buffers: Vec<Buffer> = (0..4).map(|_| pool.take(CHUNK as usize)).collect();
+        buffers.iter_mut().for_each(|buffer| buffer.fill(0xEE));
+        pool
+    }
+
     /// Lays pieces out again, taking kept bytes from `base`.
     fn lay_out(pieces: Vec<Piece>, base: &[u8], length: usize) -> Vec<u8> {
         let chunk = CHUNK as usize;
@@ -318,7 +352,7 @@ mod tests {
             steps.rotate_left(middle);
 
             let mut expected = fresh.clone();
-            let mut assembly = Assembly::new(CHUNK, Some(base_length));
+            let mut assembly = Assembly::new(CHUNK, Some(base_length), pool());
             let mut pieces = Vec::new();
             for (range, keep) in steps {
                 let span = range.start as usize..range.end as usize;
@@ -338,19 +372,19 @@ mod tests {
     #[test]
     fn a_driver_is_held_to_its_word() {
         let page = Bytes::from(vec![1; 4096]);
-        let mut twice = Assembly::new(CHUNK, None);
+        let mut twice = Assembly::new(CHUNK, None, pool());
         twice.write(0, &page).unwrap();
         assert!(twice.write(0, &page).is_err());
         assert!(twice.finish(8192).is_err(), "a hole at the end");
 
-        let mut hole = Assembly::new(CHUNK, None);
+        let mut hole = Assembly::new(CHUNK, None, pool());
         hole.write(4096, &page).unwrap();
         assert!(hole.finish(8192).is_err(), "a hole at the start");
 
-        let mut baseless = Assembly::new(CHUNK, None);
+        let mut baseless = Assembly::new(CHUNK, None, pool());
         assert!(baseless.keep(0..1).is_err());
 
-        let mut scattered = Assembly::new(CHUNK, None);
+        let mut scattered = Assembly::new(CHUNK, None, pool());
         let refused = (0..2000).find_map(|i| scattered.write(i * 65_536, &page).err());
         assert!(refused.is_some(), "memory is bounded");
     }

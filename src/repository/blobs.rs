@@ -53,6 +53,23 @@ pub(super) struct Blobs {
     pub(super) opened: Arc<AtomicU64>,
 }
 
+/// A chunk that is stored in full, opened: deltas may be made against it.
+#[derive(Clone, Debug)]
+pub(super) struct OpenBase {
+    pub(super) id: ChunkId,
+    pub(super) plain: Bytes,
+    /// The bytes that its blob occupies.
+    pub(super) stored_bytes: usize,
+}
+
+impl OpenBase {
+    fn new(place: &Located, plain: Bytes) -> Self {
+        let range = place.entry.range();
+        let stored_bytes = (range.end - range.start) as usize;
+        Self { id: place.entry.label.id, plain, stored_bytes }
+    }
+}
+
 /// A stretch of a pack, read in one request.
 type Stretch = (PackName, Range<u64>);
 
@@ -61,6 +78,32 @@ impl Blobs {
     pub(super) async fn chunk(&self, id: ChunkId, plain_bytes: usize) -> Result<Bytes> {
         let mut chunks = self.fetch(&[(id, plain_bytes)]).await?;
         chunks.pop().ok_or_else(|| Error::bug("fetch a chunk"))
+    }
+
+    /// Reads one chunk, and with it the full chunk that it is, or that it is a delta against.
+    pub(super) async fn chunk_with_base(
+        &self,
+        id: ChunkId,
+        plain_bytes: usize,
+    ) -> Result<(Bytes, Option<OpenBase>)> {
+        if id.is_zero() {
+            return Ok((Bytes::from(vec![0; plain_bytes]), None));
+        }
+        let index = Arc::clone(&self.index);
+        let (own, base) = self.cpu.run(move |_| index.locate(&id)).await??;
+        let read = Arc::new(self.read(plan_reads([Some(own), base].into_iter().flatten())).await?);
+        let full = match base {
+            None => None,
+            Some(base) => {
+                let (id, length) = (base.entry.label.id, base.entry.label.plain_bytes as usize);
+                let plain = self.open(id, length, Some((base, None)), None, Arc::clone(&read));
+                Some(OpenBase::new(&base, plain.await?))
+            }
+        };
+        let known = full.as_ref().map(|full| full.plain.clone());
+        let plain = self.open(id, plain_bytes, Some((own, base)), known, read).await?;
+        let full = full.unwrap_or_else(|| OpenBase::new(&own, plain.clone()));
+        Ok((plain, Some(full)))
     }
 
     /// Reads one chunk whose length its own label says, such as a leaf.
@@ -94,7 +137,9 @@ impl Blobs {
         let read = Arc::new(read);
         let jobs: Vec<_> = wanted.iter().copied().zip(places).collect();
         stream::iter(jobs)
-            .map(|((id, plain_bytes), place)| self.open(id, plain_bytes, place, Arc::clone(&read)))
+            .map(|((id, plain_bytes), place)| {
+                self.open(id, plain_bytes, place, None, Arc::clone(&read))
+            })
             .buffered(self.cpu.size().max(1) * 2)
             .try_collect()
             .await
@@ -120,7 +165,7 @@ impl Blobs {
         };
         let read = self.read(plan_reads([Some(place), base].into_iter().flatten())).await?;
         let (read, plain_bytes) = (Arc::new(read), label.plain_bytes as usize);
-        self.open(label.id, plain_bytes, Some((place, base)), Arc::clone(&read)).await?;
+        self.open(label.id, plain_bytes, Some((place, base)), None, Arc::clone(&read)).await?;
         SealedBlob::decode(&read.slice(&place)?)
     }
 
@@ -140,25 +185,27 @@ impl Blobs {
         Ok(())
     }
 
+    /// Opens what was read. `known` is the plaintext of the base, if that is at hand.
     async fn open(
         &self,
         id: ChunkId,
         plain_bytes: usize,
         place: Option<(Located, Option<Located>)>,
+        known: Option<Bytes>,
         read: Arc<Reads>,
     ) -> Result<Bytes> {
         let Some((own, base)) = place else { return Ok(Bytes::from(vec![0; plain_bytes])) };
-        self.opened.fetch_add(1 + u64::from(base.is_some()), Ordering::Relaxed);
+        let opens_base = base.is_some() && known.is_none();
+        self.opened.fetch_add(1 + u64::from(opens_base), Ordering::Relaxed);
         let domain = Arc::clone(&self.domain);
         let opened = self.cpu.run(move |scratch| {
-            let base = match base {
-                None => None,
-                Some(base) => Some(SealedBlob::decode(&read.slice(&base)?)?.open(
-                    &base.entry.label.id,
-                    None,
-                    &domain,
-                    scratch,
-                )?),
+            let base = match (base, known) {
+                (None, _) => None,
+                (Some(_), Some(known)) => Some(known),
+                (Some(base), None) => {
+                    let blob = SealedBlob::decode(&read.slice(&base)?)?;
+                    Some(blob.open(&base.entry.label.id, None, &domain, scratch)?.into())
+                }
             };
             let blob = SealedBlob::decode(&read.slice(&own)?)?;
             blob.open(&id, base.as_deref(), &domain, scratch)

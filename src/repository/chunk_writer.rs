@@ -9,7 +9,7 @@ use bytes::Bytes;
 use stillpoint_contract::Result;
 
 use super::{
-    blobs::Blobs,
+    blobs::{Blobs, OpenBase},
     index_run::Located,
     index_set::IndexSet,
     pack::SealedBlob,
@@ -20,7 +20,7 @@ use crate::{
     pipeline::{
         Meter,
         adaptive::{AdaptiveLevel, Sample},
-        compress::{Base, Effort, Level},
+        compress::{Base, Effort, Level, Scratch},
         id::ChunkId,
         keys::Domain,
         seal::{BlobKind, Sealer},
@@ -65,12 +65,32 @@ impl Default for WriteOptions {
 }
 
 /// What is known of the place that a chunk takes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Slot {
     /// The chunk that the base backup has there.
     pub(super) previous: Option<ChunkId>,
     /// A number that spreads slots evenly, so that they are not all stored in full at once.
     pub(super) turn: u64,
+    /// The full chunk that `previous` is, or is a delta against, if that is at hand.
+    pub(super) full: Option<OpenBase>,
+}
+
+impl Slot {
+    /// The chunk against whose full copy `id` may be stored as a delta.
+    fn previous_of(&self, id: &ChunkId) -> Option<ChunkId> {
+        let previous = self.previous.filter(|previous| !previous.is_zero() && previous != id)?;
+        (!self.turn.is_multiple_of(BASE_BACKUPS_MAX)).then_some(previous)
+    }
+}
+
+/// A chunk on its way, after the first look at it.
+enum Looked {
+    /// It is in the repository already, or is all zero.
+    Known,
+    /// It was encoded at once.
+    Encoded(SealedBlob),
+    /// The base of its slot must be read first.
+    NeedsBase(Bytes, ChunkId),
 }
 
 impl ChunkWriter {
@@ -111,31 +131,54 @@ impl ChunkWriter {
         &self,
         bytes: Bytes,
         chunk_bytes: usize,
-        slots: &[Slot],
+        slots: Vec<Slot>,
     ) -> Result<Vec<ChunkId>> {
         let chunks: Vec<Bytes> = (0..bytes.len())
             .step_by(chunk_bytes)
             .map(|at| bytes.slice(at..(at + chunk_bytes).min(bytes.len())))
             .collect();
         let (domain, index) = (Arc::clone(&self.domain), Arc::clone(&self.index));
-        let looked_up: Vec<(ChunkId, bool)> = {
-            let (chunks, slots) = (chunks.clone(), slots.to_vec());
-            let job = move || -> Result<_> {
-                let mut looked_up = Vec::with_capacity(chunks.len());
-                for (chunk, slot) in chunks.iter().zip(slots) {
-                    let id = domain.chunk_id(chunk);
-                    let is_new = !id.is_zero() && slot.previous != Some(id) && index.claim(&id)?;
-                    looked_up.push((id, is_new));
+        let (sealer, effort) = (Arc::clone(&self.sealer), self.effort());
+        let deltas = self.options.deltas;
+        let job = move |scratch: &mut Scratch| -> Result<_> {
+            let mut looked = Vec::with_capacity(chunks.len());
+            for (plain, slot) in chunks.into_iter().zip(slots) {
+                let id = domain.chunk_id(&plain);
+                if id.is_zero() || slot.previous == Some(id) || !index.claim(&id)? {
+                    looked.push((id, Looked::Known));
+                    continue;
                 }
-                Ok(looked_up)
-            };
-            self.world.cpu.run(move |_| job()).await??
+                let previous = slot.previous_of(&id).filter(|_| deltas);
+                let full = slot.full.filter(|full| previous.is_some() && full.id != id);
+                let work = match (previous, full) {
+                    (Some(previous), None) => Looked::NeedsBase(plain, previous),
+                    (_, full) => {
+                        let base = full.as_ref().map(|full| {
+                            let (plain, stored_bytes) = (full.plain.as_ref(), full.stored_bytes);
+                            (full.id, Base { plain, stored_bytes })
+                        });
+                        let chunk = (BlobKind::Data, id, plain.as_ref());
+                        Looked::Encoded(SealedBlob::make(chunk, base, effort, &sealer, scratch)?)
+                    }
+                };
+                looked.push((id, work));
+            }
+            Ok(looked)
         };
-        let fresh = looked_up.iter().zip(chunks).zip(slots).filter(|((seen, _), _)| seen.1);
-        for (((id, _), chunk), slot) in fresh {
-            self.store_new(BlobKind::Data, *id, chunk, *slot).await?;
+        let looked = self.world.cpu.run(job).await??;
+        let mut ids = Vec::with_capacity(looked.len());
+        for (id, work) in looked {
+            ids.push(id);
+            match work {
+                Looked::Known => {}
+                Looked::Encoded(blob) => self.add(&blob).await?,
+                Looked::NeedsBase(plain, previous) => {
+                    let base = self.base(previous, &id).await;
+                    self.store_new(BlobKind::Data, id, plain, base).await?;
+                }
+            }
         }
-        Ok(looked_up.into_iter().map(|(id, _)| id).collect())
+        Ok(ids)
     }
 
     /// Stores a leaf or a page of the part table, and returns its id.
@@ -148,7 +191,7 @@ impl ChunkWriter {
         });
         let (id, is_new) = looked_up.await??;
         if is_new {
-            self.store_new(BlobKind::Leaf, id, bytes, Slot::default()).await?;
+            self.store_new(BlobKind::Leaf, id, bytes, None).await?;
         }
         Ok(id)
     }
@@ -165,9 +208,13 @@ impl ChunkWriter {
         Ok(stored_bytes + self.store_index().await?)
     }
 
-    async fn store_new(&self, kind: BlobKind, id: ChunkId, plain: Bytes, slot: Slot) -> Result<()> {
-        self.new_bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
-        let base = self.base(slot, &id).await;
+    async fn store_new(
+        &self,
+        kind: BlobKind,
+        id: ChunkId,
+        plain: Bytes,
+        base: Option<(ChunkId, SealedBlob)>,
+    ) -> Result<()> {
         let (sealer, domain) = (Arc::clone(&self.sealer), Arc::clone(&self.domain));
         let effort = self.effort();
         let encode = self.world.cpu.run(move |scratch| {
@@ -184,8 +231,13 @@ impl ChunkWriter {
             });
             SealedBlob::make((kind, id, &plain), base, effort, &sealer, scratch)
         });
-        let blob = encode.await??;
-        self.packer.add(&blob).await?;
+        self.add(&encode.await??).await
+    }
+
+    /// Packs a new blob.
+    async fn add(&self, blob: &SealedBlob) -> Result<()> {
+        self.new_bytes.fetch_add(u64::from(blob.label().plain_bytes), Ordering::Relaxed);
+        self.packer.add(blob).await?;
         if self.index.is_run_due() {
             self.store_index().await?;
         }
@@ -212,12 +264,8 @@ impl ChunkWriter {
         Effort { level, verify: self.options.verify }
     }
 
-    /// The full blob that the chunk's slot is based on, if a delta against it is wanted.
-    async fn base(&self, slot: Slot, id: &ChunkId) -> Option<(ChunkId, SealedBlob)> {
-        let previous = slot.previous.filter(|previous| !previous.is_zero() && previous != id)?;
-        if !self.options.deltas || slot.turn.is_multiple_of(BASE_BACKUPS_MAX) {
-            return None;
-        }
+    /// The full blob that the previous chunk of a slot is, or is a delta against.
+    async fn base(&self, previous: ChunkId, id: &ChunkId) -> Option<(ChunkId, SealedBlob)> {
         let index = Arc::clone(&self.index);
         let located = self.world.cpu.run(move |_| index.locate(&previous)).await.ok()?.ok()?;
         let full = located.1.unwrap_or(located.0);

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
-    Error, ErrorKind, Evidence, Identity, PartSpec, PartWriter, Result, Sink, code,
+    BufferPool, Error, ErrorKind, Evidence, Identity, PartSpec, PartWriter, Result, Sink, code,
 };
 use tokio::sync::{Mutex, Semaphore};
 
@@ -152,6 +152,7 @@ impl Repository {
         let shared = Shared {
             writer,
             chunk_bytes: self.descriptor().chunk_bytes,
+            pool: BufferPool::default(),
             runs: Arc::new(Semaphore::new(RUNS_MAX)),
             table: Mutex::default(),
             meter,

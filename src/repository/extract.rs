@@ -1,15 +1,16 @@
 //! Laying a backup out as files: in the order of the repository, in parallel, verified.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fs::{DirBuilder, File},
     io,
+    ops::Range,
     os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use stillpoint_contract::{Error, ErrorKind, PartName, RecoveryTarget, Result, code};
 use tokio::task::JoinHandle;
 
@@ -18,15 +19,17 @@ use super::{
     blobs::FETCH_CHUNKS_MAX,
     heads::Heads,
     history::Committed,
+    manifest::PartEntry,
     names,
     reader::{BackupReader, BasePart},
     timeline::Timeline,
 };
 use crate::pipeline::Meter;
 
-/// Fetches under way at once, and what each may hold of plaintext, in bytes.
-const FETCHES_MAX: usize = 3;
-const FETCH_BYTES_MAX: u64 = 8 << 20;
+/// Stretches under way at once, what each may hold of plaintext in bytes, and of how many files.
+pub(super) const STRETCHES_MAX: usize = 3;
+const STRETCH_BYTES_MAX: u64 = 8 << 20;
+const STRETCH_FILES_MAX: usize = 64;
 
 /// After so many bytes the disk is told to begin, so that it does not wait for the last chunk.
 const WRITE_BACK_BYTES: u64 = 32 << 20;
@@ -63,10 +66,100 @@ impl Repository {
     }
 }
 
+/// What is laid out in one go: neighbouring chunks, of one large part or of many small ones.
+pub(super) struct Stretch(pub(super) Vec<Piece>);
+
+/// Chunks of one part.
+pub(super) struct Piece {
+    pub(super) target: Arc<Target>,
+    pub(super) chunks: Range<u64>,
+}
+
+/// A part and the file that it becomes.
+pub(super) struct Target {
+    pub(super) part: BasePart,
+    pub(super) path: PathBuf,
+    file: Mutex<Option<Arc<File>>>,
+    /// Held while it is written: the kernel lets one write at a time, and the others would spin.
+    turn: Mutex<()>,
+}
+
+impl Target {
+    pub(super) fn new(part: BasePart, path: PathBuf) -> Arc<Self> {
+        Arc::new(Self { part, path, file: Mutex::default(), turn: Mutex::default() })
+    }
+
+    /// The file, opened by whoever comes first.
+    pub(super) fn file(
+        &self,
+        open: impl FnOnce(&Path, u64) -> io::Result<File>,
+    ) -> Result<Arc<File>> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = &*file {
+            return Ok(Arc::clone(file));
+        }
+        let opened = open(&self.path, self.part.length_bytes());
+        let opened = Arc::new(opened.map_err(|cause| failed(&self.path, cause))?);
+        *file = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    /// Waits until nobody else writes to the file.
+    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Cuts targets into stretches of up to `chunks_max` chunks.
+pub(super) fn stretches(targets: Vec<Arc<Target>>, chunks_max: u64) -> VecDeque<Stretch> {
+    let (mut stretches, mut pieces, mut chunks) = (VecDeque::new(), Vec::new(), 0);
+    for target in targets {
+        let end = target.part.chunks();
+        let mut at = 0;
+        loop {
+            let stop = end.min(at + chunks_max - chunks);
+            chunks += stop - at;
+            pieces.push(Piece { target: Arc::clone(&target), chunks: at..stop });
+            at = stop;
+            if chunks == chunks_max || pieces.len() == STRETCH_FILES_MAX {
+                stretches.push_back(Stretch(std::mem::take(&mut pieces)));
+                chunks = 0;
+            }
+            if at == end {
+                break;
+            }
+        }
+    }
+    if !pieces.is_empty() {
+        stretches.push_back(Stretch(pieces));
+    }
+    stretches
+}
+
 impl BackupReader {
-    /// Writes every part to the file that `place` names, durably; parts without a place are left
-    /// out. Holes stay holes. Files and directories are open to their owner only: who else may read
-    /// them, the engine knows.
+    /// How many chunks a stretch has at most.
+    pub(super) fn stretch_chunks(&self) -> u64 {
+        let chunks = STRETCH_BYTES_MAX / u64::from(self.manifest().chunk_bytes);
+        chunks.clamp(1, FETCH_CHUNKS_MAX as u64)
+    }
+
+    /// Every part in the order of the repository, in stretches; `plan` says which have a target.
+    pub(super) fn laid_out<'a>(
+        &'a self,
+        mut plan: impl FnMut(&PartEntry) -> Option<Arc<Target>> + 'a,
+    ) -> impl Stream<Item = Result<Stretch>> + 'a {
+        let pages = stream::iter(0..).then(|page| self.page(page));
+        let pages = pages.try_take_while(|parts| futures::future::ok(!parts.is_empty()));
+        let stretches = pages.map_ok(move |parts| {
+            let targets = parts.iter().filter_map(&mut plan).collect();
+            stream::iter(stretches(targets, self.stretch_chunks()).into_iter().map(Ok))
+        });
+        stretches.try_flatten()
+    }
+
+    /// Writes every part to the file that `place` names; parts without a place are left out. Holes
+    /// stay holes. Files and directories are open to their owner only: who else may read them, the
+    /// engine knows. Whoever uses the files makes them durable first.
     ///
     /// # Errors
     ///
@@ -77,126 +170,140 @@ impl BackupReader {
         place: impl Fn(&PartName) -> Option<PathBuf>,
         meter: &Meter,
     ) -> Result<u64> {
-        let mut written = 0;
-        for page in 0.. {
-            let parts = self.page(page).await?;
-            if parts.is_empty() {
-                break;
-            }
-            for entry in parts.iter() {
-                let Some(path) = place(&entry.name) else { continue };
-                let part = BasePart::new(entry.clone(), self.manifest().chunk_bytes);
-                self.extract_part(&part, &path, meter).await?;
-                written += entry.length_bytes;
+        let chunk_bytes = self.manifest().chunk_bytes;
+        let target = |entry: &PartEntry| {
+            let path = place(&entry.name)?;
+            Some(Target::new(BasePart::new(entry.clone(), chunk_bytes), path))
+        };
+        let written = self.laid_out(target).map(|stretch| async {
+            let stretch = stretch?;
+            let written = self.lay_out(stretch).await?;
+            meter.advance(written.iter().map(|(_, bytes)| bytes).sum());
+            Ok::<_, Error>(written)
+        });
+        let mut written = std::pin::pin!(written.buffer_unordered(STRETCHES_MAX));
+        let (mut written_bytes, mut write_back) = (0, WriteBack::default());
+        while let Some(files) = written.try_next().await? {
+            for (target, bytes) in files {
+                written_bytes += bytes;
+                write_back.add(target, bytes).await?;
             }
         }
-        Ok(written)
+        write_back.settle().await?;
+        Ok(written_bytes)
     }
 
-    async fn extract_part(&self, part: &BasePart, path: &Path, meter: &Meter) -> Result<()> {
-        let file = Arc::new(create(path, part.length_bytes()).await?);
-        let chunk_bytes = u64::from(self.manifest().chunk_bytes);
-        let step = (FETCH_BYTES_MAX / chunk_bytes).clamp(1, FETCH_CHUNKS_MAX as u64);
-        let firsts: Vec<u64> = (0..part.chunks()).step_by(step as usize).collect();
-        let mut fetches = stream::iter(firsts)
-            .map(|first| {
-                let (file, path) = (Arc::clone(&file), path.to_owned());
-                async move {
-                    let last = (first + step).min(part.chunks());
-                    let ids = part.ids(self.blobs(), first..last).await?;
-                    let chunks = part.fetch(self.blobs(), first..last).await?;
-                    let bytes: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-                    let job = move || {
-                        for ((chunk, plain), id) in (first..).zip(&chunks).zip(ids) {
-                            if !id.is_zero() {
-                                file.write_all_at(plain, chunk * chunk_bytes)?;
-                            }
-                        }
-                        Ok(())
-                    };
-                    blocking(&path, job).await?;
-                    meter.advance(bytes);
-                    Ok::<_, Error>(bytes)
-                }
-            })
-            .buffer_unordered(FETCHES_MAX);
-        let mut write_back = WriteBack { file: Arc::clone(&file), dirty_bytes: 0, running: None };
-        while let Some(bytes) = fetches.try_next().await? {
-            write_back.add(bytes, path).await?;
+    /// Fetches a stretch and writes it. Returns how much of which file that was.
+    async fn lay_out(&self, Stretch(pieces): Stretch) -> Result<Vec<(Arc<Target>, u64)>> {
+        let mut wanted = Vec::new();
+        for Piece { target, chunks } in &pieces {
+            let ids = target.part.ids(self.blobs(), chunks.clone()).await?;
+            let chunks = chunks.clone().zip(ids);
+            wanted.extend(chunks.map(|(chunk, id)| (id, target.part.chunk_length(chunk))));
         }
-        write_back.finish(path).await
+        let plain = self.blobs().fetch(&wanted).await?;
+        let chunk_bytes = u64::from(self.manifest().chunk_bytes);
+        let write = move || {
+            let mut plain = wanted.into_iter().zip(plain);
+            let mut written = Vec::with_capacity(pieces.len());
+            for Piece { target, chunks } in pieces {
+                let (file, mut bytes) = (target.file(create)?, 0);
+                let turn = target.turn();
+                for (chunk, ((id, _), plain)) in chunks.zip(plain.by_ref()) {
+                    bytes += plain.len() as u64;
+                    if !id.is_zero() {
+                        let at = chunk * chunk_bytes;
+                        let done = file.write_all_at(&plain, at);
+                        done.map_err(|cause| failed(&target.path, cause))?;
+                    }
+                }
+                drop(turn);
+                written.push((target, bytes));
+            }
+            Ok(written)
+        };
+        blocking(write).await
     }
 }
 
-/// Makes a file durable while it is being written, one stretch at a time.
+/// Has the disk begin with what was written, one stretch at a time.
+#[derive(Default)]
 struct WriteBack {
-    file: Arc<File>,
+    dirty: Vec<Arc<Target>>,
     dirty_bytes: u64,
-    running: Option<JoinHandle<io::Result<()>>>,
+    running: Option<JoinHandle<Result<()>>>,
 }
 
 impl WriteBack {
-    async fn add(&mut self, bytes: u64, path: &Path) -> Result<()> {
+    async fn add(&mut self, target: Arc<Target>, bytes: u64) -> Result<()> {
         self.dirty_bytes += bytes;
+        // Of small files there may be many; the system gets to them by itself.
+        if bytes >= STRETCH_BYTES_MAX / 8
+            && self.dirty.last().is_none_or(|last| !Arc::ptr_eq(last, &target))
+        {
+            self.dirty.push(target);
+        }
         let is_free = self.running.as_ref().is_none_or(JoinHandle::is_finished);
         if self.dirty_bytes < WRITE_BACK_BYTES || !is_free {
             return Ok(());
         }
-        self.settle(path).await?;
-        let file = Arc::clone(&self.file);
-        self.running = Some(tokio::task::spawn_blocking(move || file.sync_data()));
+        self.settle().await?;
+        let dirty = std::mem::take(&mut self.dirty);
         self.dirty_bytes = 0;
+        self.running = Some(tokio::task::spawn_blocking(move || {
+            dirty.iter().try_for_each(|target| {
+                let synced = target.file(create)?.sync_data();
+                synced.map_err(|cause| failed(&target.path, cause))
+            })
+        }));
         Ok(())
     }
 
-    async fn finish(mut self, path: &Path) -> Result<()> {
-        self.settle(path).await?;
-        blocking(path, move || self.file.sync_all()).await
-    }
-
     /// The system tells of a failed write only once, so every answer counts.
-    async fn settle(&mut self, path: &Path) -> Result<()> {
+    async fn settle(&mut self) -> Result<()> {
         match self.running.take() {
-            Some(running) => joined(path, running).await,
+            Some(running) => joined(running).await,
             None => Ok(()),
         }
     }
 }
 
-async fn create(path: &Path, length_bytes: u64) -> Result<File> {
-    let target = path.to_owned();
-    blocking(path, move || {
-        if let Some(parent) = target.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
-        }
-        let file = File::options().write(true).create_new(true).mode(0o600).open(&target)?;
-        file.set_len(length_bytes)?;
-        Ok(file)
-    })
-    .await
-}
-
-pub(super) async fn blocking<T: Send + 'static>(
-    path: &Path,
-    job: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T> {
-    joined(path, tokio::task::spawn_blocking(job)).await
-}
-
-async fn joined<T>(path: &Path, job: JoinHandle<io::Result<T>>) -> Result<T> {
-    let done = job.await;
-    let done = done.map_err(|e| Error::bug("write a file").caused_by(e))?;
-    done.map_err(|cause| {
-        let full =
-            matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-        let (kind, code) = match cause.kind() {
-            _ if full => (ErrorKind::Exhausted, code::FILE_FULL),
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                (ErrorKind::Denied, code::FILE)
+fn create(path: &Path, length_bytes: u64) -> io::Result<File> {
+    let mut options = File::options();
+    let options = options.write(true).create_new(true).mode(0o600);
+    let file = match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if let Some(parent) = path.parent() {
+                DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
             }
-            _ => (ErrorKind::Transient, code::FILE),
-        };
-        let error = Error::new(kind, code, format!("write {}", path.display())).caused_by(cause);
-        if full { error.next("choose a target where there is more room") } else { error }
-    })
+            options.open(path)?
+        }
+        opened => opened?,
+    };
+    file.set_len(length_bytes)?;
+    Ok(file)
+}
+
+/// Runs work on files away from the runtime's threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    joined(tokio::task::spawn_blocking(job)).await
+}
+
+async fn joined<T>(job: JoinHandle<Result<T>>) -> Result<T> {
+    job.await.map_err(|e| Error::bug("write a file").caused_by(e))?
+}
+
+pub(super) fn failed(path: &Path, cause: io::Error) -> Error {
+    let full = matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    let (kind, code) = match cause.kind() {
+        _ if full => (ErrorKind::Exhausted, code::FILE_FULL),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            (ErrorKind::Denied, code::FILE)
+        }
+        _ => (ErrorKind::Transient, code::FILE),
+    };
+    let error = Error::new(kind, code, format!("write {}", path.display())).caused_by(cause);
+    if full { error.next("choose a target where there is more room") } else { error }
 }

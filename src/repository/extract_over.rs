@@ -11,22 +11,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _, stream};
-use stillpoint_contract::{Error, PartName, Result};
+use futures::{StreamExt as _, TryStreamExt as _};
+use stillpoint_contract::{PartName, Result};
 
 use super::{
-    blobs::FETCH_CHUNKS_MAX,
-    extract::blocking,
+    extract::{Piece, STRETCHES_MAX, Stretch, Target, blocking, failed, stretches},
+    manifest::PartEntry,
     reader::{BackupReader, BasePart},
 };
 use crate::pipeline::{
     Meter,
     id::{ChunkId, is_all_zero},
 };
-
-/// Stretches that are compared at once, and what each may hold of plaintext, in bytes.
-const STRETCHES_MAX: usize = 3;
-const STRETCH_BYTES_MAX: u64 = 8 << 20;
 
 /// What was done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,11 +34,12 @@ pub struct Rewritten {
 }
 
 impl BackupReader {
-    /// Makes the files that `place` names what the backup has, durably, and removes every file
-    /// below `directory` that it does not have, and directories that are empty then. The part
-    /// `last` is removed first and written when everything else is done.
+    /// Makes the files that `place` names what the backup has, and removes every file below
+    /// `directory` that it does not have, and directories that are empty then. The part `last` is
+    /// removed first, and written when everything else is done and `settle` has made it durable.
     ///
-    /// Repeating it after it was interrupted finishes the work.
+    /// Repeating it after it was interrupted finishes the work. Whoever uses the files makes them
+    /// durable first.
     ///
     /// # Errors
     ///
@@ -52,104 +49,115 @@ impl BackupReader {
         directory: &Path,
         last: &str,
         place: impl Fn(&PartName) -> Option<PathBuf>,
+        settle: impl AsyncFnOnce() -> Result<()>,
         meter: &Meter,
     ) -> Result<Rewritten> {
-        let (mut known, mut done, mut held_back) = (HashSet::new(), Rewritten::default(), None);
         let final_path = PartName::new(last).ok().and_then(|name| place(&name));
-        if let Some(path) = final_path {
-            blocking(&path.clone(), move || remove_durably(&path)).await?;
-        }
         let root = directory.to_owned();
-        blocking(directory, move || remove_where(&root, &|_, is_link| is_link)).await?;
-        for page in 0.. {
-            let parts = self.page(page).await?;
-            if parts.is_empty() {
-                break;
+        let prepare = move || {
+            if let Some(path) = final_path {
+                remove_durably(&path).map_err(|cause| failed(&path, cause))?;
             }
-            for entry in parts.iter() {
-                let Some(path) = place(&entry.name) else { continue };
-                known.insert(hash_of(&path));
-                let part = BasePart::new(entry.clone(), self.manifest().chunk_bytes);
-                done.length_bytes += entry.length_bytes;
-                if entry.name.as_str() == last {
-                    held_back = Some((part, path));
-                } else {
-                    done.written_bytes += self.rewrite(&part, &path, meter).await?;
-                }
+            remove_where(&root, &|_, is_link| is_link).map_err(|cause| failed(&root, cause))
+        };
+        blocking(prepare).await?;
+
+        let (mut known, mut held_back) = (HashSet::new(), None);
+        let mut done = Rewritten::default();
+        let target = |entry: &PartEntry| {
+            let path = place(&entry.name)?;
+            known.insert(hash_of(&path));
+            done.length_bytes += entry.length_bytes;
+            let part = BasePart::new(entry.clone(), self.manifest().chunk_bytes);
+            let target = Target::new(part, path);
+            if entry.name.as_str() == last {
+                held_back = Some(target);
+                return None;
             }
-        }
+            Some(target)
+        };
+        let written =
+            self.laid_out(target).map(|stretch| async { self.rewrite(stretch?, meter).await });
+        let written = written.buffer_unordered(STRETCHES_MAX);
+        let written = written.try_fold(0, |sum, bytes| futures::future::ok(sum + bytes)).await?;
+        done.written_bytes += written;
+
         let root = directory.to_owned();
-        let is_stray = move |path: &Path, _| !known.contains(&hash_of(path));
-        blocking(directory, move || remove_where(&root, &is_stray)).await?;
-        if let Some((part, path)) = held_back {
-            done.written_bytes += self.rewrite(&part, &path, meter).await?;
+        let remove_strays = move || {
+            let is_stray = |path: &Path, _| !known.contains(&hash_of(path));
+            remove_where(&root, &is_stray).map_err(|cause| failed(&root, cause))
+        };
+        blocking(remove_strays).await?;
+        if let Some(target) = held_back {
+            settle().await?;
+            for stretch in stretches(vec![target], self.stretch_chunks()) {
+                done.written_bytes += self.rewrite(stretch, meter).await?;
+            }
         }
         Ok(done)
     }
 
-    /// Makes one file what the part is. Returns how many bytes were written.
-    async fn rewrite(&self, part: &BasePart, path: &Path, meter: &Meter) -> Result<u64> {
-        let (target, length) = (path.to_owned(), part.length_bytes());
-        let file = Arc::new(blocking(path, move || open(&target, length)).await?);
+    /// Makes a stretch of files what the parts are. Returns how many bytes were written.
+    async fn rewrite(&self, Stretch(pieces): Stretch, meter: &Meter) -> Result<u64> {
         let chunk_bytes = u64::from(self.manifest().chunk_bytes);
-        let step = (STRETCH_BYTES_MAX / chunk_bytes).clamp(1, FETCH_CHUNKS_MAX as u64);
-        let firsts: Vec<u64> = (0..part.chunks()).step_by(step as usize).collect();
-        let mut stretches = stream::iter(firsts)
-            .map(|first| {
-                let file = Arc::clone(&file);
-                async move {
-                    let chunks = first..(first + step).min(part.chunks());
-                    let ids = part.ids(self.blobs(), chunks.clone()).await?;
-                    let wanted: Vec<(u64, ChunkId, usize)> = chunks
-                        .zip(ids)
-                        .map(|(chunk, id)| (chunk * chunk_bytes, id, part.chunk_length(chunk)))
-                        .collect();
-                    let bytes: u64 = wanted.iter().map(|(_, _, length)| *length as u64).sum();
-                    let (domain, there) = (Arc::clone(&self.blobs().domain), Arc::clone(&file));
-                    let compare = move || {
-                        let differs = |(at, id, length): &(u64, ChunkId, usize)| {
-                            let mut local = vec![0; *length];
-                            there.read_exact_at(&mut local, *at)?;
-                            let is_same = if id.is_zero() {
-                                is_all_zero(&local)
-                            } else {
-                                domain.chunk_id(&local) == *id
-                            };
-                            Ok::<_, io::Error>(!is_same)
-                        };
-                        let mut different = Vec::new();
-                        for chunk in wanted {
-                            if differs(&chunk)? {
-                                different.push(chunk);
-                            }
-                        }
-                        Ok(different)
-                    };
-                    let different = blocking(path, compare).await?;
-                    let asked: Vec<_> = different.iter().map(|(_, id, n)| (*id, *n)).collect();
-                    let chunks: Vec<Bytes> = self.blobs().fetch(&asked).await?;
-                    let write = move || {
-                        let mut written = 0;
-                        for ((at, ..), plain) in different.iter().zip(&chunks) {
-                            file.write_all_at(plain, *at)?;
-                            written += plain.len() as u64;
-                        }
-                        Ok(written)
-                    };
-                    let written = blocking(path, write).await?;
-                    meter.advance(bytes);
-                    Ok::<u64, Error>(written)
-                }
-            })
-            .buffer_unordered(STRETCHES_MAX);
-        let mut written = 0;
-        while let Some(bytes) = stretches.try_next().await? {
-            written += bytes;
+        let mut wanted = Vec::new();
+        for Piece { target, chunks } in &pieces {
+            let ids = target.part.ids(self.blobs(), chunks.clone()).await?;
+            let chunks = chunks.clone().zip(ids);
+            wanted.extend(chunks.map(|(chunk, id)| Wanted {
+                target: Arc::clone(target),
+                at: chunk * chunk_bytes,
+                id,
+                length: target.part.chunk_length(chunk),
+            }));
         }
-        drop(stretches);
-        blocking(path, move || file.sync_all()).await?;
+        let bytes: usize = wanted.iter().map(|chunk| chunk.length).sum();
+        let domain = Arc::clone(&self.blobs().domain);
+        let compare = move || {
+            // Empty files and those that are too long have no chunk that differs.
+            for piece in &pieces {
+                piece.target.file(open)?;
+            }
+            let (mut local, mut different) = (Vec::new(), Vec::new());
+            for chunk in wanted {
+                local.resize(chunk.length, 0);
+                let read = chunk.target.file(open)?.read_exact_at(&mut local, chunk.at);
+                read.map_err(|cause| failed(&chunk.target.path, cause))?;
+                let is_same = if chunk.id.is_zero() {
+                    is_all_zero(&local)
+                } else {
+                    domain.chunk_id(&local) == chunk.id
+                };
+                if !is_same {
+                    different.push(chunk);
+                }
+            }
+            Ok(different)
+        };
+        let different = blocking(compare).await?;
+        let asked: Vec<_> = different.iter().map(|chunk| (chunk.id, chunk.length)).collect();
+        let chunks: Vec<Bytes> = self.blobs().fetch(&asked).await?;
+        let write = move || {
+            let mut written = 0;
+            for (chunk, plain) in different.iter().zip(&chunks) {
+                let done = chunk.target.file(open)?.write_all_at(plain, chunk.at);
+                done.map_err(|cause| failed(&chunk.target.path, cause))?;
+                written += plain.len() as u64;
+            }
+            Ok(written)
+        };
+        let written = if asked.is_empty() { 0 } else { blocking(write).await? };
+        meter.advance(bytes as u64);
         Ok(written)
     }
+}
+
+/// What a file shall have at one place.
+struct Wanted {
+    target: Arc<Target>,
+    at: u64,
+    id: ChunkId,
+    length: usize,
 }
 
 /// A file of this length to compare with; whatever else stands there is removed.

@@ -8,7 +8,9 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use stillpoint_contract::{Error, ErrorKind, PartSpec, PartWriter, Result, code};
+use stillpoint_contract::{
+    Buffer, BufferPool, Error, ErrorKind, PartSpec, PartWriter, Result, code,
+};
 use tokio::{
     sync::{Mutex as AsyncMutex, Semaphore},
     task::JoinSet,
@@ -16,6 +18,7 @@ use tokio::{
 
 use super::{
     assembly::{Assembly, Piece},
+    blobs::OpenBase,
     chunk_writer::{ChunkWriter, Slot},
     draft::Table,
     manifest::{Content, INLINE_CHUNKS_MAX, LEAF_CHUNKS, PartEntry, encode_leaf},
@@ -32,12 +35,22 @@ const RUN_CHUNKS_MAX: usize = 4;
 pub(super) struct Shared {
     pub(super) writer: ChunkWriter,
     pub(super) chunk_bytes: u32,
+    /// Buffers for chunks that arrive in pieces.
+    pub(super) pool: BufferPool,
     /// Runs that may be in the pipeline at once, over all parts. Bounds memory.
     pub(super) runs: Arc<Semaphore>,
     pub(super) table: AsyncMutex<Table>,
     pub(super) meter: Arc<Meter>,
     /// How many backups came before: the turn in which slots are stored in full again.
     pub(super) ordinal: u64,
+}
+
+/// What one task takes through the pipeline.
+enum Incoming {
+    /// Neighbouring chunks.
+    Run(Bytes),
+    /// One chunk, of which some ranges stay as they are in the base.
+    Patch { bytes: Buffer, kept: Vec<Range<usize>> },
 }
 
 /// A part being written.
@@ -59,7 +72,8 @@ impl fmt::Debug for DraftPart {
 impl DraftPart {
     pub(super) fn new(shared: Arc<Shared>, spec: PartSpec, base: Option<Arc<BasePart>>) -> Self {
         let base_bytes = base.as_ref().map(|base| base.length_bytes());
-        let assembly = Mutex::new(Assembly::new(shared.chunk_bytes, base_bytes));
+        let assembly =
+            Mutex::new(Assembly::new(shared.chunk_bytes, base_bytes, shared.pool.clone()));
         let leaves = Arc::default();
         Self { shared, spec, base, assembly, leaves, tasks: AsyncMutex::default() }
     }
@@ -75,8 +89,7 @@ impl DraftPart {
                 Piece::Run { first, bytes } => self.dispatch_run(first, &bytes).await?,
                 Piece::Kept(chunks) => self.keep_chunks(chunks).await?,
                 Piece::Patched { chunk, bytes, kept } => {
-                    let bytes = self.patch(chunk, bytes, kept).await?;
-                    self.dispatch_run(chunk, &bytes).await?;
+                    self.spawn(chunk, Incoming::Patch { bytes, kept }).await?;
                 }
             }
         }
@@ -88,12 +101,13 @@ impl DraftPart {
         for (index, at) in (0..bytes.len()).step_by(chunk_bytes * RUN_CHUNKS_MAX).enumerate() {
             let end = (at + chunk_bytes * RUN_CHUNKS_MAX).min(bytes.len());
             let run = bytes.slice(at..end);
-            self.spawn(first + (index * RUN_CHUNKS_MAX) as u64, run).await?;
+            let first = first + (index * RUN_CHUNKS_MAX) as u64;
+            self.spawn(first, Incoming::Run(run)).await?;
         }
         Ok(())
     }
 
-    async fn spawn(&self, first: u64, run: Bytes) -> Result<()> {
+    async fn spawn(&self, first: u64, incoming: Incoming) -> Result<()> {
         let mut tasks = self.tasks.lock().await;
         while let Some(done) = tasks.try_join_next() {
             settle(done)?;
@@ -103,7 +117,13 @@ impl DraftPart {
         let (shared, leaves) = (Arc::clone(&self.shared), Arc::clone(&self.leaves));
         let base = self.base.clone();
         tasks.spawn(async move {
-            let ids = shared.store_run(first, run, base.as_deref()).await?;
+            let base = base.as_deref();
+            let ids = match incoming {
+                Incoming::Run(run) => shared.store_run(first, run, base, None).await?,
+                Incoming::Patch { bytes, kept } => {
+                    shared.store_patched(first, bytes, kept, base).await?
+                }
+            };
             drop(permit);
             leaves.lock().await.set(first, &ids, &shared).await
         });
@@ -129,25 +149,8 @@ impl DraftPart {
         Ok(())
     }
 
-    /// Fills what is kept of a chunk from the base.
-    async fn patch(
-        &self,
-        chunk: u64,
-        mut bytes: Vec<u8>,
-        kept: Vec<Range<usize>>,
-    ) -> Result<Bytes> {
-        let old = self.base()?.chunk(self.shared.writer.blobs(), chunk).await?;
-        for range in kept {
-            let from = old.get(range.clone()).ok_or_else(|| Error::bug("patch a chunk"))?;
-            bytes[range].copy_from_slice(from);
-        }
-        Ok(bytes.into())
-    }
-
     fn base(&self) -> Result<&BasePart> {
-        self.base.as_deref().ok_or_else(|| {
-            Error::new(ErrorKind::Invalid, code::BUG, "keep a range without a base backup")
-        })
+        self.base.as_deref().ok_or_else(baseless)
     }
 }
 
@@ -157,6 +160,7 @@ impl Shared {
         first: u64,
         run: Bytes,
         base: Option<&BasePart>,
+        full: Option<OpenBase>,
     ) -> Result<Vec<ChunkId>> {
         let chunk_bytes = self.chunk_bytes as usize;
         let chunks = first..first + run.len().div_ceil(chunk_bytes) as u64;
@@ -169,10 +173,28 @@ impl Shared {
             .map(|(index, chunk)| Slot {
                 previous: previous.get(index).copied(),
                 turn: self.ordinal.wrapping_add(chunk.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32),
+                full: full.clone(),
             })
             .collect();
         self.meter.advance(run.len() as u64);
-        self.writer.store_run(run, chunk_bytes, &slots).await
+        self.writer.store_run(run, chunk_bytes, slots).await
+    }
+
+    /// Fills what is kept of a chunk from the base, and stores it.
+    async fn store_patched(
+        &self,
+        chunk: u64,
+        mut bytes: Buffer,
+        kept: Vec<Range<usize>>,
+        base: Option<&BasePart>,
+    ) -> Result<Vec<ChunkId>> {
+        let base = base.ok_or_else(baseless)?;
+        let (old, full) = base.chunk_with_base(self.writer.blobs(), chunk).await?;
+        for range in kept {
+            let from = old.get(range.clone()).ok_or_else(|| Error::bug("patch a chunk"))?;
+            bytes[range].copy_from_slice(from);
+        }
+        self.store_run(chunk, bytes.into(), Some(base), full).await
     }
 }
 
@@ -288,6 +310,10 @@ impl Leaves {
         }
         Ok(Content::Leaves(stored))
     }
+}
+
+fn baseless() -> Error {
+    Error::new(ErrorKind::Invalid, code::BUG, "keep a range without a base backup")
 }
 
 fn twice() -> Error {

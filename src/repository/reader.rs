@@ -12,7 +12,7 @@ use stillpoint_contract::{Error, ErrorKind, PartName, PartRecord, Result, Source
 use tokio::sync::Mutex;
 
 use super::{
-    blobs::{Blobs, FETCH_CHUNKS_MAX},
+    blobs::{Blobs, FETCH_CHUNKS_MAX, OpenBase},
     manifest::{Content, LEAF_CHUNKS, Manifest, PartEntry, decode_leaf, decode_page},
 };
 use crate::pipeline::id::ChunkId;
@@ -207,10 +207,14 @@ impl BasePart {
         Ok(ids)
     }
 
-    /// One chunk.
-    pub(super) async fn chunk(&self, blobs: &Blobs, chunk: u64) -> Result<Bytes> {
+    /// One chunk, and the full chunk that it is, or that it is a delta against.
+    pub(super) async fn chunk_with_base(
+        &self,
+        blobs: &Blobs,
+        chunk: u64,
+    ) -> Result<(Bytes, Option<OpenBase>)> {
         let id = self.ids(blobs, chunk..chunk + 1).await?.pop().ok_or_else(|| self.damaged())?;
-        blobs.chunk(id, self.chunk_length(chunk)).await
+        blobs.chunk_with_base(id, self.chunk_length(chunk)).await
     }
 
     /// A range of bytes, shorter where the part ends earlier.

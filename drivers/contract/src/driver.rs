@@ -64,7 +64,8 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) with what the engine said.
     async fn check(&self, plan: &RestorePlan) -> Result<String>;
 
-    /// Puts the recovered database in its place, durably and in one step.
+    /// Puts the recovered database in its place, durably and in one step. What was written into
+    /// the plan's directories before is durable already.
     ///
     /// Nothing that stood there is lost before the new database is in place.
     async fn publish(&self, plan: &RestorePlan) -> Result<()>;

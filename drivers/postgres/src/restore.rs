@@ -331,14 +331,8 @@ fn relation_segment(name: &str) -> Option<u32> {
 pub(crate) async fn publish(plan: &RestorePlan) -> Result<()> {
     let (from, target, overwrite) = (staged(&plan.staging), plan.target.clone(), plan.overwrite);
     let found = check_target(&target, overwrite)?;
-    let (path, relocated) = (target.clone(), plan.relocated.clone());
+    let path = target.clone();
     let published = tokio::task::spawn_blocking(move || {
-        let directory = File::open(&from)?;
-        // The server did not wait for the disk.
-        rustix::fs::syncfs(&directory)?;
-        for space in &relocated {
-            rustix::fs::syncfs(File::open(space)?)?;
-        }
         match found {
             Found::Cluster => exchange(&from, &path)?,
             // Replaces an empty directory, and nothing else.

@@ -16,13 +16,12 @@ use stillpoint_contract::{
     Clock, EXTENT_BYTES, Error, ErrorKind, PartName, PartSpec, PartWriter, Result, Shape, Sink,
     code,
 };
-use tokio::{
-    sync::{Mutex as AsyncMutex, OnceCell, mpsc},
-    task,
-};
+use tokio::sync::{Mutex as AsyncMutex, OnceCell, mpsc};
 
 use super::{
+    local::blocking,
     names::{Relation, relation},
+    pages::{Check, Pages},
     plan::{Changes, Extent},
     reader::Files,
 };
@@ -227,19 +226,22 @@ impl Crew<'_> {
         let contents = self.files.read_small(number, wanted).await?;
         for (entry, bytes) in entries.iter().zip(contents) {
             // It may be gone since it was listed; then the log says so too.
-            let Some(mut bytes) = bytes else { continue };
+            let Some(bytes) = bytes else { continue };
             let mut shape = Shape::Stream;
-            if let Some(relation) = self.paged(entry) {
-                bytes.resize(entry.length_bytes as usize, 0);
+            let bytes: Bytes = if let Some(relation) = self.paged(entry) {
                 shape = Shape::Paged { page_bytes: self.page_bytes };
-                let pieces = vec![(0, bytes)];
-                let mut pieces = self.verified(number, entry, relation, pieces, tally).await?;
-                bytes = pieces.pop().map(|(_, bytes)| bytes).unwrap_or_default();
-            }
+                let (check, length) = (self.check(relation), entry.length_bytes);
+                let check = move || Ok(Pages::padded(0..length, bytes, check));
+                let mut pages = blocking(check).await?;
+                self.settle(number, entry, relation, &mut pages, tally).await?;
+                pages.bytes.into()
+            } else {
+                bytes.into()
+            };
             let part = self.create(&entry.path, shape).await?;
             let length = bytes.len() as u64;
             if length > 0 {
-                part.write(0, bytes.into()).await?;
+                part.write(0, bytes).await?;
             }
             part.finish(length).await?;
         }
@@ -284,25 +286,24 @@ impl Crew<'_> {
         let Extent { range, reads } = extent;
         let mut pieces = Vec::new();
         if !reads.is_empty() {
-            let read = self.files.read(number, &open.entry.path, reads.clone()).await?;
-            let Some(read) = read else {
+            let (path, check) = (&open.entry.path, self.check(open.relation));
+            let Some(read) = self.files.read_pages(number, path, reads, check).await? else {
                 open.missing.lock().unwrap_or_else(PoisonError::into_inner).push(range);
                 return Ok(());
             };
-            for (wanted, mut bytes) in reads.into_iter().zip(read) {
-                // It may be shorter since it was listed; then the log says so too.
-                bytes.resize((wanted.end - wanted.start) as usize, 0);
-                pieces.push((wanted.start, bytes));
+            pieces = read;
+            for pages in &mut pieces {
+                self.settle(number, &open.entry, open.relation, pages, tally).await?;
             }
-            pieces = self.verified(number, &open.entry, open.relation, pieces, tally).await?;
         }
         let shape = Shape::Paged { page_bytes: self.page_bytes };
         let part = open.part.get_or_try_init(|| self.create(&open.entry.path, shape)).await?;
         let mut at = range.start;
-        for (start, bytes) in pieces {
+        for Pages { start, bytes, .. } in pieces {
+            let bytes = Bytes::from(bytes);
             keep(part.as_ref(), at..start).await?;
             at = start + bytes.len() as u64;
-            part.write(start, bytes.into()).await?;
+            part.write(start, bytes).await?;
         }
         keep(part.as_ref(), at..range.end).await
     }
@@ -321,38 +322,28 @@ impl Crew<'_> {
         part.finish(open.entry.length_bytes).await
     }
 
-    /// Checks the pages of `pieces`, looks again at those that do not fit, and notes those that
-    /// never do.
-    async fn verified(
+    /// How the pages of a file are checked, if they are.
+    fn check(&self, relation: Relation) -> Option<Check> {
+        let first_block = relation.segment.wrapping_mul(self.segment_pages);
+        self.verifies.then_some(Check { page_bytes: self.page_bytes, first_block })
+    }
+
+    /// Looks again at pages that do not fit, and notes those that never do.
+    async fn settle(
         &self,
         number: usize,
         entry: &Entry,
         relation: Relation,
-        pieces: Vec<(u64, Vec<u8>)>,
+        pages: &mut Pages,
         tally: &Tally,
-    ) -> Result<Vec<(u64, Vec<u8>)>> {
-        if !self.verifies {
-            return Ok(pieces);
-        }
+    ) -> Result<()> {
         let page_bytes = u64::from(self.page_bytes);
         let first = relation.segment.wrapping_mul(self.segment_pages);
-        let check = move || {
-            let mut bad = Vec::new();
-            for (index, (start, bytes)) in pieces.iter().enumerate() {
-                let block = (start / page_bytes) as u32;
-                let found =
-                    checksum::bad_pages(bytes, page_bytes as usize, first.wrapping_add(block));
-                bad.extend(found.into_iter().map(|page| (index, page)));
-            }
-            (pieces, bad)
-        };
-        let checked = task::spawn_blocking(check).await;
-        let (mut pieces, bad) = checked.map_err(|e| Error::bug("check pages").caused_by(e))?;
-        for (index, page) in bad {
-            let Some((start, bytes)) = pieces.get_mut(index) else { continue };
+        for page in std::mem::take(&mut pages.bad) {
             let from = page as usize * page_bytes as usize;
-            let Some(slot) = bytes.get_mut(from..from + page_bytes as usize) else { continue };
-            let at = *start / page_bytes + u64::from(page);
+            let slot = pages.bytes.get_mut(from..from + page_bytes as usize);
+            let Some(slot) = slot else { continue };
+            let at = pages.start / page_bytes + u64::from(page);
             if !self.settles(number, &entry.path, at, first, slot).await? {
                 tally.count.fetch_add(1, Ordering::Relaxed);
                 let mut corrupt = tally.corrupt.lock().unwrap_or_else(PoisonError::into_inner);
@@ -361,7 +352,7 @@ impl Crew<'_> {
                 }
             }
         }
-        Ok(pieces)
+        Ok(())
     }
 
     /// Looks again at a page whose checksum does not fit: it may be in the middle of being

@@ -9,12 +9,13 @@ use std::{
     sync::Arc,
 };
 
-use stillpoint_contract::{Error, ErrorKind, Result, code};
+use stillpoint_contract::{BufferPool, Error, ErrorKind, Result, code};
 use tokio::{sync::mpsc, task};
 
 use super::{
     crew::Entry,
     names::{Skip, skip, stem},
+    pages::{self, Check, Pages},
     sql::is_left_out,
 };
 use crate::error;
@@ -26,11 +27,32 @@ const DEPTH_MAX: usize = 32;
 #[derive(Clone, Debug)]
 pub(crate) struct LocalFiles {
     root: Arc<PathBuf>,
+    pool: BufferPool,
 }
 
 impl LocalFiles {
     pub(crate) fn new(root: &Path) -> Self {
-        Self { root: Arc::new(root.to_owned()) }
+        Self { root: Arc::new(root.to_owned()), pool: BufferPool::default() }
+    }
+
+    pub(crate) async fn read_pages(
+        &self,
+        path: &str,
+        ranges: Vec<Range<u64>>,
+        check: Option<Check>,
+    ) -> Result<Option<Vec<Pages>>> {
+        let (path, pool) = (self.root.join(path), self.pool.clone());
+        blocking(move || {
+            let Some(file) = open(&path)? else { return Ok(None) };
+            let mut pieces = Vec::with_capacity(ranges.len());
+            for range in ranges {
+                let start = range.start;
+                let bytes = pages::read(&pool, &file, range).map_err(|e| failed(e, &path))?;
+                pieces.push(Pages::checked(start, bytes, check));
+            }
+            Ok(Some(pieces))
+        })
+        .await
     }
 
     pub(crate) async fn read(
@@ -83,7 +105,7 @@ impl LocalFiles {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     task::spawn_blocking(work).await.map_err(|e| Error::bug("read files").caused_by(e))?

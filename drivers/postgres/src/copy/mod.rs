@@ -4,6 +4,7 @@ pub(crate) mod control;
 pub(crate) mod crew;
 pub(crate) mod local;
 pub(crate) mod names;
+pub(crate) mod pages;
 pub(crate) mod plan;
 pub(crate) mod reader;
 pub(crate) mod sql;

@@ -4,7 +4,11 @@ use std::ops::Range;
 
 use stillpoint_contract::Result;
 
-use super::{local::LocalFiles, sql::SqlFiles};
+use super::{
+    local::{LocalFiles, blocking},
+    pages::{Check, Pages},
+    sql::SqlFiles,
+};
 
 /// The files of a cluster.
 #[derive(Debug)]
@@ -14,6 +18,32 @@ pub(crate) enum Files {
 }
 
 impl Files {
+    /// Reads ranges of pages of a file, with zeros where it ends, and checks them; `None` when
+    /// there is no file.
+    pub(crate) async fn read_pages(
+        &self,
+        session: usize,
+        path: &str,
+        ranges: Vec<Range<u64>>,
+        check: Option<Check>,
+    ) -> Result<Option<Vec<Pages>>> {
+        let files = match self {
+            Self::Local(files) => return files.read_pages(path, ranges, check).await,
+            Self::Sql(files) => files,
+        };
+        let Some(read) = files.read(session, path, ranges.clone()).await? else {
+            return Ok(None);
+        };
+        let checked = move || {
+            let pages = ranges
+                .into_iter()
+                .zip(read)
+                .map(|(range, bytes)| Pages::padded(range, bytes, check));
+            Ok(Some(pages.collect()))
+        };
+        blocking(checked).await
+    }
+
     /// Reads ranges of a file, each shorter where the file ends; `None` when there is no file.
     pub(crate) async fn read(
         &self,
