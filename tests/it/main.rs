@@ -7,6 +7,7 @@ mod disk_full;
 mod full_store;
 mod invariants;
 mod kills;
+mod pg_bank;
 mod postgres;
 mod round_trip;
 mod site;
