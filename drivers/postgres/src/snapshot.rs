@@ -409,10 +409,12 @@ impl Run<'_> {
         }
         let mut session = match self.cluster.replication_on(&self.sql.host).await {
             Ok(session) => session,
-            Err(error) => {
+            // The server says that it has no place for us, or none for this role.
+            Err(error) if is_unwelcome(&error) => {
                 tracing::info!(%error, "WAL is read from files instead");
                 return Ok(None);
             }
+            Err(error) => return Err(error),
         };
         let found = session.identify_system().await?.system_identifier.to_string();
         if found != self.facts.system_identifier {
@@ -521,4 +523,8 @@ impl Run<'_> {
 /// What the server calls the backup.
 fn label() -> String {
     "stillpoint".to_owned()
+}
+
+fn is_unwelcome(error: &Error) -> bool {
+    error.kind() == ErrorKind::Denied || error.code() == code::DATABASE_BUSY
 }
