@@ -8,6 +8,7 @@ mod full_store;
 mod invariants;
 mod kills;
 mod pg_bank;
+mod pg_lineages;
 mod postgres;
 mod round_trip;
 mod site;

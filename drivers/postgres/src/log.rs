@@ -82,6 +82,12 @@ async fn slot_status(sql: &Sql, slot: &str) -> Result<Option<String>> {
     row.map(|row| row.try_get(0).map_err(failed)).transpose()
 }
 
+async fn in_recovery(sql: &Sql) -> Result<bool> {
+    let failed = |e| error::sql(e, "ask whether the server is a standby");
+    let row = sql.client.query_one("SELECT pg_is_in_recovery()", &[]).await.map_err(failed)?;
+    row.try_get(0).map_err(failed)
+}
+
 async fn opened(origin: Origin, live: Live, gap: Option<String>) -> Result<OpenedLog> {
     let start = live.start().position()?;
     Ok(OpenedLog { capture: Box::new(Capture::new(origin, live).await), start, gap })
@@ -174,10 +180,13 @@ impl Origin {
         let identity = session.identify_system().await?;
         self.check_identity(identity.system_identifier)?;
         if identity.timeline < place.timeline {
-            return Ok(Err(format!(
-                "the server is on timeline {}, which ended before what was captured, on {}",
-                identity.timeline, place.timeline,
-            )));
+            if in_recovery(&sql).await? {
+                return Err(Error::new(ErrorKind::Transient, code::SOURCE_VANISHED, STEP)
+                    .with("timeline of the server", identity.timeline)
+                    .with("timeline that was captured", place.timeline)
+                    .why("the standby has not followed to the timeline that was captured"));
+            }
+            return Err(error::left_behind(identity.timeline, place.timeline));
         }
         if identity.timeline != place.timeline {
             let history = session.timeline_history(identity.timeline).await?.1;

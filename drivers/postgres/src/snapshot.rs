@@ -72,6 +72,9 @@ async fn run(cluster: &Cluster, request: BackupRequest<'_>, sink: &dyn Sink) -> 
     };
     let streams = request.streams_max.get();
     let run = Run { cluster, facts: &facts, sink, sql: &sql, streams };
+    if let Some(Ok(earlier)) = &earlier {
+        run.refuse_what_was_left(earlier.timeline).await?;
+    }
     match method {
         Method::BaseBackup => run.streamed(earlier).await,
         Method::Sql | Method::Local => {
@@ -346,6 +349,22 @@ impl Run<'_> {
             write_file(self.sink, "tablespace_map", map.into(), file_mode).await?;
         }
         Ok(Stop { lsn, at })
+    }
+
+    /// A primary that was replaced has a lower timeline than what took its place.
+    async fn refuse_what_was_left(&self, known: u32) -> Result<()> {
+        let step = "ask for the timeline";
+        let query = "SELECT CASE WHEN pg_is_in_recovery() THEN NULL \
+                     ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END";
+        let row = self.sql.client.query_one(query, &[]).await.map_err(|e| error::sql(e, step))?;
+        let name: Option<&str> = row.try_get(0).map_err(|e| error::sql(e, step))?;
+        // A standby follows, sooner or later.
+        let Some(name) = name else { return Ok(()) };
+        match u32::from_str_radix(name, 16) {
+            Ok(timeline) if timeline < known => Err(error::left_behind(timeline, known)),
+            Ok(_) => Ok(()),
+            Err(_) => Err(error::unexpected(name, step)),
+        }
     }
 
     async fn timeline(&self) -> Result<u32> {
