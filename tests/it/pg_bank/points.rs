@@ -4,7 +4,7 @@
 //! left, which is quicker and proves `--delta` on the way: the states differ by anything that can
 //! happen to a cluster.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::Value;
@@ -154,8 +154,23 @@ impl Proof {
             assert_eq!(self.truth.check(&client, &server.conninfo()).await, n + 1);
         }
         drop(client);
+        let port = server.port().to_string();
+        let everything = ["--all", "--heapallindexed", "-h", "127.0.0.1", "-U", "postgres", "-p"];
+        Self::ask_the_servers(major, "pg_amcheck", &[&everything[..], &[&port]].concat());
         block_in_place(|| server.stop()).unwrap();
+        Self::ask_the_servers(major, "pg_checksums", &["--check", "-D", path.to_str().unwrap()]);
         n
+    }
+
+    /// Runs a program of the server's, of the versions for which all are installed.
+    fn ask_the_servers(major: u32, program: &str, words: &[&str]) {
+        if ![15, 17].contains(&major) {
+            return;
+        }
+        let program = Postgres::program(major, program).unwrap();
+        let output = block_in_place(|| Command::new(&program).args(words).output()).unwrap();
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        assert!(output.status.success(), "{} {words:?}: {}", program.display(), said.concat());
     }
 
     /// Lets the server compare every index with its table, and look at every row.
