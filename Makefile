@@ -15,7 +15,8 @@ soak:
 	@for round in $$(seq 1 $(ROUNDS)); do \
 		echo "round $$round of $(ROUNDS): STILLPOINT_SEED=$$round"; \
 		STILLPOINT_SEED=$$round STILLPOINT_BANK_SECONDS=60 STILLPOINT_BANK_POINTS=500 \
-			STILLPOINT_KILLS=100 cargo test --workspace --release --quiet || exit 1; \
+			STILLPOINT_BANK_WAYS=every STILLPOINT_BANK_TARGETS=40 STILLPOINT_KILLS=100 \
+			cargo test --workspace --release --quiet || exit 1; \
 	done
 
 # Searches each decoder for SECONDS. Needs a nightly compiler and cargo-fuzz; `make test` runs the

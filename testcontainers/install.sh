@@ -26,6 +26,7 @@ find_missing() {
     need 'python3 -c "import ensurepip, venv"' python3 python3-venv
     need 'command -v node' nodejs
     need 'command -v npm' npm
+    need 'command -v patchelf' patchelf
 }
 
 find_missing

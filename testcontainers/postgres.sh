@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the PostgreSQL servers that the tests start: 15 from Debian's packages, 13, 17 and 18
-# (the server alone) below .tools. Idempotent; called by install.sh.
+# Installs the PostgreSQL servers that the tests start: 15 from Debian's packages, the others (the
+# server alone) below .tools. Idempotent; called by install.sh.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -28,7 +28,8 @@ if [ ! -x /usr/lib/postgresql/15/bin/postgres ]; then
         postgresql-15 >/dev/null
 fi
 
-for release in 13:13.23.0-beta.16 17:17.10.0-beta.17 18:18.4.0-beta.17; do
+for release in 13:13.23.0-beta.16 14:14.23.0-beta.17 16:16.14.0-beta.17 17:17.10.0-beta.17 \
+    18:18.4.0-beta.17; do
     major=${release%%:*}
     version=${release#*:}
     # Written last, so that a broken installation is done again.
@@ -44,3 +45,5 @@ for release in 13:13.23.0-beta.16 17:17.10.0-beta.17 18:18.4.0-beta.17; do
     chmod -R go+rX "$tools/$major"
     echo "$version" >"$stamp"
 done
+
+sh "$root/testcontainers/postgres_tools.sh"

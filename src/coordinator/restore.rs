@@ -108,12 +108,14 @@ pub async fn plan(
     let engine = engine_named(job.engines, &manifest.engine)?;
     let evidence = manifest.evidence()?;
     let reader = repository.reader(&chosen.backup).await?;
+    let lineages = timeline.lineages().into_iter().collect();
+    let extras = RestoreExtras { lineages, ..job.extras.clone() };
     let request = RestoreRequest {
         evidence: &evidence,
         version: &manifest.version,
         settings: &manifest.settings,
         parts: &reader,
-        extras: &job.extras,
+        extras: &extras,
         target: job.target,
         staging,
         until: &chosen.until,
@@ -397,8 +399,10 @@ fn write_files(plan: &RestorePlan) -> Result<()> {
 
     for file in &plan.files {
         let write = || {
+            // One that was interrupted may have left it.
             let mut options = File::options();
-            let mut open = options.write(true).create_new(true).mode(file.mode).open(&file.path)?;
+            let options = options.write(true).create(true).truncate(true).mode(file.mode);
+            let mut open = options.open(&file.path)?;
             open.write_all(&file.bytes)?;
             open.sync_all()
         };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use stillpoint_contract::{Error, ErrorKind, LogPosition, Result, code};
+use stillpoint_contract::{Error, ErrorKind, Lineage, LogPosition, Result, code};
 
 use super::{
     coverage::{branches, cover},
@@ -103,6 +103,13 @@ pub struct Timeline {
 }
 
 impl Timeline {
+    /// The lineages of backups, and those in which captured log begins and ends.
+    pub fn lineages(&self) -> BTreeSet<Lineage> {
+        let backups = self.backups.iter().filter_map(|b| b.commit.consistent_at.as_ref());
+        let log = self.coverage.iter().flat_map(|c| [&c.start.position, &c.end.position]);
+        backups.chain(log).map(|position| position.lineage.clone()).collect()
+    }
+
     /// The captured log that a backup joins.
     pub fn coverage_of(&self, backup: &Committed) -> Option<&Coverage> {
         self.coverage.iter().find(|c| c.backups.contains(&backup.commit.backup))

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::{process::Process, service::tail};
 
 /// The major versions that can be started.
-pub const POSTGRES_VERSIONS: [u32; 4] = [13, 15, 17, 18];
+pub const POSTGRES_VERSIONS: [u32; 6] = [13, 14, 15, 16, 17, 18];
 
 /// The superuser of every server; there is no password.
 pub const POSTGRES_USER: &str = "postgres";
@@ -85,6 +85,22 @@ impl Postgres {
         ];
         let found = places.into_iter().find(|place| place.join("postgres").is_file());
         found.ok_or(PostgresMissing(major))
+    }
+
+    /// A program that comes with a major version beside the server, such as `pg_verifybackup`:
+    /// there are all of them for 15 and 17.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed.
+    pub fn program(major: u32, name: &str) -> Result<PathBuf, PostgresMissing> {
+        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(".tools/postgres");
+        let places = [
+            tools.join(format!("{major}-tools/usr/lib/postgresql/{major}/bin")),
+            PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")),
+        ];
+        let mut programs = places.into_iter().map(|place| place.join(name));
+        programs.find(|program| program.is_file()).ok_or(PostgresMissing(major))
     }
 
     /// Starts a server for a test, or `None` when it is not installed, which is said on standard
@@ -293,17 +309,27 @@ impl Postgres {
         self.end(Signal::INT)
     }
 
-    /// Kills the server, as a crash does.
+    /// Kills the server with all its processes, as a crash of the machine does.
     pub fn kill(&mut self) {
-        // Children notice that their parent is gone and end by themselves.
+        let parent = self.process_id();
+        // It must not make another one meanwhile. One that waits for a lock would not notice for
+        // seconds that its parent is gone.
+        let _ = parent.map(|parent| kill_process(parent, Signal::STOP));
+        let children = parent.map(children).unwrap_or_default();
         self.process = None;
+        for child in children {
+            let _ = kill_process(child, Signal::KILL);
+        }
+    }
+
+    /// The server's first process.
+    fn process_id(&self) -> Option<Pid> {
+        self.lock().lines().next()?.parse().ok().and_then(Pid::from_raw)
     }
 
     fn end(&mut self, signal: Signal) -> io::Result<()> {
         let Some(mut process) = self.process.take() else { return Ok(()) };
-        let lock = self.lock();
-        let id = lock.lines().next().and_then(|id| id.parse().ok()).and_then(Pid::from_raw);
-        if let Some(id) = id {
+        if let Some(id) = self.process_id() {
             kill_process(id, signal)?;
         }
         for _ in 0..PAUSES_MAX {
@@ -367,6 +393,14 @@ impl Drop for Postgres {
         // At once, and with its children; if that does not work it is killed.
         let _ = self.end(Signal::QUIT);
     }
+}
+
+/// The processes that a process made.
+fn children(parent: Pid) -> Vec<Pid> {
+    let id = parent.as_raw_nonzero();
+    let path = format!("/proc/{id}/task/{id}/children");
+    let listed = fs::read_to_string(path).unwrap_or_default();
+    listed.split_whitespace().filter_map(|child| Pid::from_raw(child.parse().ok()?)).collect()
 }
 
 fn private_directory() -> io::Result<TempDir> {

@@ -7,6 +7,8 @@ mod disk_full;
 mod full_store;
 mod invariants;
 mod kills;
+mod pg_bank;
+mod pg_lineages;
 mod postgres;
 mod round_trip;
 mod site;

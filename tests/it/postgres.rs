@@ -13,29 +13,29 @@ use tokio_postgres::{Client, NoTls};
 use crate::site::Site;
 
 /// A server, a repository, and when each row was surely there.
-struct Story {
-    world: World,
-    server: Postgres,
-    site: Site,
-    url: String,
+pub(crate) struct Story {
+    pub(crate) world: World,
+    pub(crate) server: Postgres,
+    pub(crate) site: Site,
+    pub(crate) url: String,
     /// An instant after the commit of each row, and before that of the next.
-    instants: Vec<DateTime<Utc>>,
+    pub(crate) instants: Vec<DateTime<Utc>>,
 }
 
-async fn connect(server: &Postgres) -> Client {
+pub(crate) async fn connect(server: &Postgres) -> Client {
     let (client, connection) = tokio_postgres::connect(&server.conninfo(), NoTls).await.unwrap();
     tokio::spawn(connection);
     client
 }
 
-async fn rows(server: &Postgres) -> Vec<i32> {
+pub(crate) async fn rows(server: &Postgres) -> Vec<i32> {
     let query = "SELECT n FROM entry ORDER BY n";
     let rows = connect(server).await.query(query, &[]).await.unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
 
 impl Story {
-    async fn begin(major: u32, method: &str) -> Option<Self> {
+    pub(crate) async fn begin(major: u32, method: &str) -> Option<Self> {
         Self::begin_with(major, method, &[]).await
     }
 
@@ -59,11 +59,11 @@ impl Story {
         Some(Self { world, server, site, url, instants: Vec::new() })
     }
 
-    async fn pause(&self, milliseconds: u64) {
+    pub(crate) async fn pause(&self, milliseconds: u64) {
         self.world.clock.sleep(Duration::from_millis(milliseconds)).await;
     }
 
-    async fn write(&mut self, count: usize) {
+    pub(crate) async fn write(&mut self, count: usize) {
         let client = connect(&self.server).await;
         for _ in 0..count {
             let n = i32::try_from(self.instants.len()).unwrap() + 1;
@@ -76,7 +76,7 @@ impl Story {
     }
 
     /// Runs the program where it finds the server's own programs.
-    fn run(&self, words: &[&str]) -> (i32, Value, String) {
+    pub(crate) fn run(&self, words: &[&str]) -> (i32, Value, String) {
         let programs = Postgres::programs(self.server.major()).unwrap();
         let mut places = vec![programs];
         places.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
@@ -88,39 +88,39 @@ impl Story {
         (output.status.code().unwrap_or(-1), answer, said)
     }
 
-    fn ok(&self, words: &[&str]) -> Value {
+    pub(crate) fn ok(&self, words: &[&str]) -> Value {
         let (status, answer, said) = self.run(words);
         assert_eq!(status, 0, "stillpoint {}\n{said}", words.join(" "));
         answer
     }
 
-    fn back_up(&self) -> Value {
+    pub(crate) fn back_up(&self) -> Value {
         self.ok(&["backup", &self.url, "--name", "shop"])
     }
 
     /// Restores to `at` and returns the rows that a server then has.
-    async fn restore(&self, at: &str, name: &str) -> Vec<i32> {
+    pub(crate) async fn restore(&self, at: &str, name: &str) -> Vec<i32> {
         let answer = self.ok(&["restore", "shop", "--at", at, "--to", name]);
         let check = answer["check"].as_str().unwrap();
         assert!(check.contains("checksums of"), "{check}");
         self.start(&self.site.path(name)).await
     }
 
-    async fn start(&self, data: &Path) -> Vec<i32> {
+    pub(crate) async fn start(&self, data: &Path) -> Vec<i32> {
         let server = Postgres::start_on(self.server.major(), data).unwrap();
         rows(&server).await
     }
 }
 
-fn exact(at: DateTime<Utc>) -> String {
+pub(crate) fn exact(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
 /// A capture of the story's server, once it is at work.
-struct Capturing(crate::site::Running);
+pub(crate) struct Capturing(crate::site::Running);
 
 impl Story {
-    async fn capture(&self) -> Capturing {
+    pub(crate) async fn capture(&self) -> Capturing {
         let words =
             ["logs", "stream", &self.url, "--name", "shop", "--flush", "1s", "--stop-at-eof"];
         let running = self.site.spawn(&words, "capture");
@@ -130,14 +130,14 @@ impl Story {
         Capturing(running)
     }
 
-    async fn end(&self, capture: Capturing) {
+    pub(crate) async fn end(&self, capture: Capturing) {
         self.pause(2500).await;
         let said = fs::read_to_string(self.site.path("capture.log")).unwrap();
         assert_eq!(capture.0.end(), 0, "{said}");
     }
 
     /// One text that the server answers.
-    async fn ask(&self, query: &str) -> String {
+    pub(crate) async fn ask(&self, query: &str) -> String {
         connect(&self.server).await.query_one(query, &[]).await.unwrap().get(0)
     }
 

@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Capabilities, Error, ErrorKind, Finding, LogMark, LogPosition, LogRange, LogSource,
+    Capabilities, Error, ErrorKind, Finding, Lineage, LogMark, LogPosition, LogRange, LogSource,
     NativePoint, OpenedLog, PartName, Result, SegmentHead, Sink, Source, code,
 };
 
@@ -289,6 +289,8 @@ pub struct RestoreExtras {
     pub starts: bool,
     /// Whether what stands at the target is turned into the database, block by block.
     pub rewrites: bool,
+    /// Lineages of the database that are kept: what is restored must begin none of them again.
+    pub lineages: Vec<Lineage>,
 }
 
 impl RestoreExtras {

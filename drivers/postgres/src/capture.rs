@@ -83,6 +83,15 @@ pub(crate) struct Live {
     is_named: bool,
 }
 
+/// Whether a server's log is the one that was captured up to the mark.
+#[derive(Debug)]
+pub(crate) enum CaughtUp {
+    Proven,
+    /// The record that ends at the mark begins before what was read.
+    Unproven,
+    Disproven(Broken),
+}
+
 /// What was found in a body.
 #[derive(Debug, Default)]
 struct Found {
@@ -177,12 +186,17 @@ impl Found {
 }
 
 impl Live {
-    pub(crate) fn new(origin: &Origin, start: Place, stream: WalStream, sql: Sql) -> Self {
-        let segment = start.lsn - start.lsn % u64::from(origin.segment_bytes);
+    /// Reads `stream`, which begins at the start of a segment, to hand over what follows `start`.
+    pub(crate) fn new(
+        origin: &Origin,
+        start: Place,
+        (stream, from): (WalStream, u64),
+        sql: Sql,
+    ) -> Self {
         Self {
             stream,
             sql,
-            reader: Reader::new(segment, origin.segment_bytes, Some(origin.system)),
+            reader: Reader::new(from, origin.segment_bytes, Some(origin.system)),
             body: BytesMut::new(),
             start,
             found: Found::default(),
@@ -202,13 +216,18 @@ impl Live {
         self.reader.next()
     }
 
-    /// Reads from the start of a segment to the mark inside it, and looks whether it fits.
+    /// The session beside the stream, which ends.
+    pub(crate) fn into_sql(self) -> Sql {
+        self.sql
+    }
+
+    /// Reads to the mark, and looks whether what ends there fits.
     pub(crate) async fn catch_up(
         &mut self,
         checksum: Option<u32>,
         clock: &Arc<dyn Clock>,
-    ) -> Result<Result<(), Broken>> {
-        let mut ended_with = None;
+    ) -> Result<CaughtUp> {
+        let mut last = None;
         while self.received() < self.start.lsn {
             let event = self.wait(clock, Duration::from_mins(1)).await?;
             let Some(WalEvent::Bytes { start, bytes }) = event else {
@@ -218,36 +237,44 @@ impl Live {
                 return Err(silent(self.received()));
             };
             match self.take(start, &bytes) {
-                Ok(sum) => ended_with = sum.or(ended_with),
-                Err(bad) => return Ok(Err(format!("the server's log is another one: {bad}"))),
+                Ok(record) => last = record.or(last),
+                Err(bad) => {
+                    let why = format!("the server's log is another one: {bad}");
+                    return Ok(CaughtUp::Disproven(why));
+                }
             }
         }
-        if checksum.is_some() && checksum != ended_with {
-            let at = lsn_text(self.start.lsn);
-            return Ok(Err(format!(
-                "the server's log is not the one that was captured up to {at}"
-            )));
-        }
-        Ok(Ok(()))
+        Ok(match (checksum, last) {
+            (None, _) => CaughtUp::Proven,
+            (Some(expected), Some((end, found))) if end == self.start.lsn && found == expected => {
+                CaughtUp::Proven
+            }
+            (Some(_), None) => CaughtUp::Unproven,
+            (Some(_), Some(_)) => CaughtUp::Disproven(format!(
+                "the server's log is not the one that was captured up to {}",
+                lsn_text(self.start.lsn)
+            )),
+        })
     }
 
-    /// Takes what arrived. Returns the checksum of the record that ends where we began.
-    fn take(&mut self, start: u64, bytes: &[u8]) -> Result<Option<u32>, BadWal> {
+    /// Takes what arrived. Returns the last record in it that ends at or before the mark: its end
+    /// and its checksum.
+    fn take(&mut self, start: u64, bytes: &[u8]) -> Result<Option<(u64, u32)>, BadWal> {
         if start != self.received() {
             return Err(BadWal { at: start, what: "a hole" });
         }
         let (after, major, found) = (self.start.lsn, self.major, &mut self.found);
-        let mut ended_with = None;
+        let mut last = None;
         self.reader.push(bytes, |record| {
             if record.end > after {
                 found.note(&record, major);
-            } else if record.end == after {
-                ended_with = Some(record.checksum);
+            } else {
+                last = Some((record.end, record.checksum));
             }
         })?;
         let old = usize::try_from(after.saturating_sub(start)).unwrap_or(usize::MAX);
         self.body.extend_from_slice(bytes.get(old..).unwrap_or_default());
-        Ok(ended_with)
+        Ok(last)
     }
 
     /// Waits for something to arrive, answering what must be answered; `None` when nothing does.

@@ -96,6 +96,19 @@ pub(crate) fn unexpected(what: impl fmt::Display, step: &'static str) -> Error {
     Error::new(ErrorKind::Unsupported, code::NOT_A_DATABASE, step).with("received", what)
 }
 
+/// A primary answers that others have left behind.
+pub(crate) fn left_behind(timeline: u32, known: u32) -> Error {
+    Error::new(ErrorKind::Refused, code::FOREIGN_DATABASE, "go on with the history that is kept")
+        .with("timeline of the server", timeline)
+        .with("timeline that is kept", known)
+        .why(
+            "another server was promoted in its place: what is committed here is on a branch \
+             that was left",
+        )
+        .next("connect to the server that was promoted, or name both: postgres://old,new/…")
+        .next("is this one the right one after all? give it a name of its own: --name NAME")
+}
+
 /// A file of the server's cannot be read.
 pub(crate) fn file(cause: io::Error, step: &'static str, path: &std::path::Path) -> Error {
     let (kind, number) = match cause.kind() {

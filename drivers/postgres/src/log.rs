@@ -6,7 +6,7 @@ use std::time::Duration;
 use stillpoint_contract::{Error, ErrorKind, LogMark, OpenedLog, Result, code};
 
 use crate::{
-    capture::{Capture, Live},
+    capture::{Capture, CaughtUp, Live},
     config::Host,
     connect::{Cluster, Sql},
     error,
@@ -80,6 +80,12 @@ async fn slot_status(sql: &Sql, slot: &str) -> Result<Option<String>> {
     let query = "SELECT coalesce(wal_status, '') FROM pg_replication_slots WHERE slot_name = $1";
     let row = sql.client.query_opt(query, &[&slot]).await.map_err(failed)?;
     row.map(|row| row.try_get(0).map_err(failed)).transpose()
+}
+
+async fn in_recovery(sql: &Sql) -> Result<bool> {
+    let failed = |e| error::sql(e, "ask whether the server is a standby");
+    let row = sql.client.query_one("SELECT pg_is_in_recovery()", &[]).await.map_err(failed)?;
+    row.try_get(0).map_err(failed)
 }
 
 async fn opened(origin: Origin, live: Live, gap: Option<String>) -> Result<OpenedLog> {
@@ -174,10 +180,13 @@ impl Origin {
         let identity = session.identify_system().await?;
         self.check_identity(identity.system_identifier)?;
         if identity.timeline < place.timeline {
-            return Ok(Err(format!(
-                "the server is on timeline {}, which ended before what was captured, on {}",
-                identity.timeline, place.timeline,
-            )));
+            if in_recovery(&sql).await? {
+                return Err(Error::new(ErrorKind::Transient, code::SOURCE_VANISHED, STEP)
+                    .with("timeline of the server", identity.timeline)
+                    .with("timeline that was captured", place.timeline)
+                    .why("the standby has not followed to the timeline that was captured"));
+            }
+            return Err(error::left_behind(identity.timeline, place.timeline));
         }
         if identity.timeline != place.timeline {
             let history = session.timeline_history(identity.timeline).await?.1;
@@ -194,27 +203,51 @@ impl Origin {
             )));
         }
         let status = slot_status(&sql, self.slot()).await?;
-        let forgotten = || forgotten(place, self.slot(), status.as_deref());
-        let stream = match self.stream(session, &sql.host, place).await {
-            Err(error) if error.kind() == ErrorKind::Gap => return Ok(Err(forgotten())),
-            outcome => outcome?,
-        };
-        let mut live = Live::new(self, place, stream, sql);
-        match live.catch_up(checksum, &self.cluster.clock).await {
-            Err(error) if error.kind() == ErrorKind::Gap => Ok(Err(forgotten())),
-            outcome => Ok(outcome?.map(|()| live)),
+        let newest = self.segment_start(place.lsn);
+        let (mut from, mut checksum, mut sql) = (newest, checksum, sql);
+        loop {
+            let live = match self.stream(session, &sql.host, (from, place.timeline)).await {
+                Ok(stream) => {
+                    let mut live = Live::new(self, place, (stream, from), sql);
+                    let caught = live.catch_up(checksum, &self.cluster.clock).await;
+                    caught.map(|caught| (live, caught))
+                }
+                Err(error) => Err(error),
+            };
+            match live {
+                Ok((live, CaughtUp::Proven)) => return Ok(Ok(live)),
+                Ok((_, CaughtUp::Disproven(why))) => return Ok(Err(why)),
+                Ok((live, CaughtUp::Unproven)) => {
+                    from = from.saturating_sub(u64::from(self.segment_bytes));
+                    sql = live.into_sql();
+                }
+                // What would prove it is gone, but not what follows it.
+                Err(error) if error.kind() == ErrorKind::Gap && from < newest => {
+                    (from, checksum) = (newest, None);
+                    sql = self.cluster.sql().await?;
+                }
+                Err(error) if error.kind() == ErrorKind::Gap => {
+                    return Ok(Err(forgotten(place, self.slot(), status.as_deref())));
+                }
+                Err(error) => return Err(error),
+            }
+            session = self.cluster.replication_on(&sql.host).await?;
         }
     }
 
-    /// Begins to stream the segment of `place` through our slot.
-    async fn stream(&self, mut session: Session, host: &Host, place: Place) -> Result<WalStream> {
+    /// Begins to stream a timeline from the start of a segment, through our slot.
+    async fn stream(
+        &self,
+        mut session: Session,
+        host: &Host,
+        (start, timeline): (u64, u32),
+    ) -> Result<WalStream> {
         self.make_slot(&mut session).await?;
-        let start = self.segment_start(place.lsn);
         let clock = &self.cluster.clock;
         let until = clock.elapsed() + SLOT_WAIT;
         let mut was_made_again = false;
         loop {
-            match session.start_physical(Some(self.slot()), start, place.timeline).await {
+            match session.start_physical(Some(self.slot()), start, timeline).await {
                 Err(error) if error.kind() == ErrorKind::Busy && clock.elapsed() < until => {
                     clock.sleep(SLOT_PAUSE).await;
                 }

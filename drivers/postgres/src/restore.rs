@@ -11,8 +11,8 @@ use rustix::{
     process::{Pid, test_kill_process},
 };
 use stillpoint_contract::{
-    Error, ErrorKind, Overwrite, Placement, RecoveryTarget, RestorePlan, RestoreRequest, Result,
-    Rewrite, code,
+    Error, ErrorKind, GeneratedFile, Lineage, Overwrite, Placement, RecoveryTarget, RestorePlan,
+    RestoreRequest, Result, Rewrite, code,
 };
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     error,
     layout::Layout,
     notes,
-    recover::{PENDING_FILE, SPACES, Server, blocking},
+    recover::{PENDING_FILE, SPACES, Server, TAKEN_FILE, blocking},
     spaces,
     version::MAJORS,
 };
@@ -74,12 +74,28 @@ pub(crate) async fn plan(
         notes: notes::differences(&layout, server.as_ref()),
         target,
         staging: request.staging.to_owned(),
-        files: Vec::new(),
+        files: taken(request, &layout),
         replays_log: !matches!(request.until, RecoveryTarget::Consistent),
         until: request.until.clone(),
         overwrite,
         proof: "replay by a server ends exactly there; then every page's checksum".to_owned(),
     })
+}
+
+/// Timelines are numbers, and a server takes the next one that it does not know: it must know of
+/// all that are kept, or two histories would have one name.
+fn taken(request: &RestoreRequest<'_>, layout: &Layout) -> Vec<GeneratedFile> {
+    let number = |lineage: &Lineage| {
+        let (system, timeline) = lineage.as_str().split_once('/')?;
+        timeline.parse::<u32>().ok().filter(|_| system == layout.system_identifier)
+    };
+    let newest = request.extras.lineages.iter().filter_map(number).max();
+    let file = |timeline: u32| GeneratedFile {
+        path: request.staging.join(TAKEN_FILE),
+        bytes: timeline.to_string().into(),
+        mode: 0o600,
+    };
+    newest.map(file).into_iter().collect()
 }
 
 async fn no_server(layout: &Layout, programs: &[PathBuf]) -> Error {

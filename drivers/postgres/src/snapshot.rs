@@ -72,6 +72,9 @@ async fn run(cluster: &Cluster, request: BackupRequest<'_>, sink: &dyn Sink) -> 
     };
     let streams = request.streams_max.get();
     let run = Run { cluster, facts: &facts, sink, sql: &sql, streams };
+    if let Some(Ok(earlier)) = &earlier {
+        run.refuse_what_was_left(earlier.timeline).await?;
+    }
     match method {
         Method::BaseBackup => run.streamed(earlier).await,
         Method::Sql | Method::Local => {
@@ -348,6 +351,22 @@ impl Run<'_> {
         Ok(Stop { lsn, at })
     }
 
+    /// A primary that was replaced has a lower timeline than what took its place.
+    async fn refuse_what_was_left(&self, known: u32) -> Result<()> {
+        let step = "ask for the timeline";
+        let query = "SELECT CASE WHEN pg_is_in_recovery() THEN NULL \
+                     ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END";
+        let row = self.sql.client.query_one(query, &[]).await.map_err(|e| error::sql(e, step))?;
+        let name: Option<&str> = row.try_get(0).map_err(|e| error::sql(e, step))?;
+        // A standby follows, sooner or later.
+        let Some(name) = name else { return Ok(()) };
+        match u32::from_str_radix(name, 16) {
+            Ok(timeline) if timeline < known => Err(error::left_behind(timeline, known)),
+            Ok(_) => Ok(()),
+            Err(_) => Err(error::unexpected(name, step)),
+        }
+    }
+
     async fn timeline(&self) -> Result<u32> {
         let step = "ask for the timeline";
         let query = "SELECT timeline_id FROM pg_control_checkpoint()";
@@ -409,10 +428,12 @@ impl Run<'_> {
         }
         let mut session = match self.cluster.replication_on(&self.sql.host).await {
             Ok(session) => session,
-            Err(error) => {
+            // The server says that it has no place for us, or none for this role.
+            Err(error) if is_unwelcome(&error) => {
                 tracing::info!(%error, "WAL is read from files instead");
                 return Ok(None);
             }
+            Err(error) => return Err(error),
         };
         let found = session.identify_system().await?.system_identifier.to_string();
         if found != self.facts.system_identifier {
@@ -521,4 +542,8 @@ impl Run<'_> {
 /// What the server calls the backup.
 fn label() -> String {
     "stillpoint".to_owned()
+}
+
+fn is_unwelcome(error: &Error) -> bool {
+    error.kind() == ErrorKind::Denied || error.code() == code::DATABASE_BUSY
 }

@@ -15,5 +15,5 @@ mod wal_files;
 
 pub(crate) use server::Server;
 pub(crate) use start::start;
-pub(crate) use steps::{PENDING_FILE, blocking, recover};
+pub(crate) use steps::{PENDING_FILE, TAKEN_FILE, blocking, recover};
 pub(crate) use tree::SPACES;

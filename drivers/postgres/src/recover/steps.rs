@@ -21,6 +21,9 @@ use crate::{error, layout::Layout, restore::staged, wire::lsn_text};
 /// What a restore leaves beside the data when no server replayed it.
 pub(crate) const PENDING_FILE: &str = "recovery.signal";
 
+/// The newest timeline that is kept, beside the data.
+pub(crate) const TAKEN_FILE: &str = "stillpoint/timelines";
+
 const STEP: &str = "bring the cluster to the point";
 
 /// Lays out WAL and replays it. `places` are directories of server programs.
@@ -52,7 +55,9 @@ pub(crate) async fn recover(recovery: Recovery<'_>, places: &[PathBuf]) -> Resul
         .await?;
     }
     aim.check_reached()?;
-    finish((&data, &plan.relocated), &layout, files, &aim, places).await?;
+    let taken = fs::read_to_string(plan.staging.join(TAKEN_FILE)).unwrap_or_default();
+    let taken = taken.parse().unwrap_or(0);
+    finish((&data, &plan.relocated), &layout, (files, taken), &aim, places).await?;
     Ok(Reached {
         position: Some(aim.reached),
         committed_at: aim.committed_at,
@@ -73,7 +78,7 @@ fn write(files: &mut WalFiles, wanted: &Use, at: &LogPosition, body: &Bytes) -> 
 async fn finish(
     (data, relocated): (&Path, &[PathBuf]),
     layout: &Layout,
-    mut files: WalFiles,
+    (mut files, taken): (WalFiles, u32),
     aim: &Aim,
     places: &[PathBuf],
 ) -> Result<()> {
@@ -83,21 +88,28 @@ async fn finish(
     let (path, relocated) = (data.to_owned(), relocated.to_vec());
     let owner = server.as_ref().and_then(|server| server.owner);
     let has_server = server.is_some();
-    blocking(data, move || {
+    let reserved = blocking(data, move || {
         files.cut(timeline, lsn)?;
+        let reserved = files.reserve((timeline, lsn), taken)?;
         fs::write(path.join(PENDING_FILE), "")?;
         if !has_server {
             wait_for_a_server(&path, timeline)?;
         }
-        let Some(owner) = owner else { return Ok(()) };
-        relocated.iter().try_for_each(|space| tree::give_to(space, owner))?;
-        tree::give_to(&path, owner)
+        if let Some(owner) = owner {
+            relocated.iter().try_for_each(|space| tree::give_to(space, owner))?;
+            tree::give_to(&path, owner)?;
+        }
+        Ok(reserved)
     })
     .await?;
     let Some(server) = server else { return Ok(()) };
     server.replay(data, timeline, layout).await?;
     let path = data.join("pg_wal");
-    let history = blocking(data, move || newest_history(&path, timeline)).await?;
+    let history = blocking(data, move || {
+        reserved.iter().try_for_each(fs::remove_file)?;
+        newest_history(&path, timeline)
+    });
+    let history = history.await?;
     match history.and_then(|(_, text)| left_at(&text)) {
         Some(left) if left == (timeline, lsn) => Ok(()),
         left => Err(Error::new(ErrorKind::Corrupt, code::RESTORE_CHECK_FAILED, STEP)

@@ -94,6 +94,22 @@ impl WalFiles {
         Ok(())
     }
 
+    /// Takes the numbers of timelines from the one after `at` up to `newest`, with histories that
+    /// nobody follows: a server that ends recovery looks for the first number without one. Returns
+    /// what was made.
+    pub(super) fn reserve(&self, at: (u32, u64), newest: u32) -> io::Result<Vec<PathBuf>> {
+        let (timeline, lsn) = (at.0, lsn_text(at.1));
+        let mut made = Vec::new();
+        for number in timeline.saturating_add(1)..=newest {
+            let path = self.directory.join(history_name(number));
+            if !path.exists() {
+                fs::write(&path, format!("{timeline}\t{lsn}\tthe number is taken\n"))?;
+                made.push(path);
+            }
+        }
+        Ok(made)
+    }
+
     fn per_log(&self) -> u64 {
         (1 << 32) / self.segment_bytes
     }
@@ -187,5 +203,20 @@ mod tests {
         assert_eq!(left_at("# nothing\n\n"), None);
         assert_eq!(newest_history(directory.path(), 1).unwrap().unwrap().0, 2);
         assert_eq!(newest_history(directory.path(), 2).unwrap(), None);
+    }
+
+    #[test]
+    fn numbers_of_timelines_are_taken_but_no_history_is_replaced() {
+        let directory = TempDir::new().unwrap();
+        let files = WalFiles::new(directory.path().to_owned(), MIB);
+        fs::write(directory.path().join("00000003.history"), "1\t0/10\tx\n").unwrap();
+        let made = files.reserve((1, 0x20), 4).unwrap();
+        assert_eq!(
+            made,
+            ["00000002.history", "00000004.history"].map(|n| directory.path().join(n))
+        );
+        assert_eq!(left_at(&fs::read_to_string(&made[0]).unwrap()), Some((1, 0x20)));
+        assert_eq!(newest_history(directory.path(), 2).unwrap().unwrap().0, 4);
+        assert!(files.reserve((4, 0x20), 4).unwrap().is_empty());
     }
 }

@@ -67,7 +67,7 @@ pub fn meaning(record: &Record, major: u32) -> Vec<Event> {
     let events = match (record.manager, record.info & 0xF0) {
         (XLOG, 0x60) => parameters(cursor).map(|event| vec![event]),
         (XLOG, 0x70) => restore_point(cursor).map(|event| vec![event]),
-        (XACT, _) => ended(record, cursor).map(|event| vec![event]),
+        (XACT, _) => ended(record, cursor, major).map(|event| vec![event]),
         (SMGR, 0x10) => created(cursor).map(|event| vec![event]),
         (SMGR, 0x20) => truncated(cursor),
         (DBASE, kind) => database(kind, cursor, major),
@@ -97,7 +97,7 @@ fn restore_point(mut cursor: Cursor<'_>) -> Option<Event> {
 }
 
 /// The end of a transaction. Source: `xact.h`, `xl_xact_parsed_commit`.
-fn ended(record: &Record, mut cursor: Cursor<'_>) -> Option<Event> {
+fn ended(record: &Record, mut cursor: Cursor<'_>, major: u32) -> Option<Event> {
     let (is_commit, is_prepared) = match record.info & 0x70 {
         0x00 => (true, false),
         0x20 => (false, false),
@@ -130,15 +130,8 @@ fn ended(record: &Record, mut cursor: Cursor<'_>) -> Option<Event> {
         }
         if has & 1 << 8 != 0 {
             let count = usize::try_from(cursor.u32()?).ok()?;
-            // An item is three numbers of four bytes up to 17, and four from 18 on; only prepared
-            // transactions have anything of interest after them.
-            let after = cursor;
-            if !is_prepared {
-                return Some((record.xid, dropped));
-            }
-            cursor = after;
-            let is_wide = cursor.0.len() >= count.checked_mul(16)?;
-            cursor.take(count.checked_mul(if is_wide { 16 } else { 12 })?)?;
+            // Statistics that go with it: three numbers of four bytes each, from 18 on four.
+            cursor.take(count.checked_mul(if major >= 18 { 16 } else { 12 })?)?;
         }
         if has & 8 != 0 {
             let count = usize::try_from(cursor.u32()?).ok()?;

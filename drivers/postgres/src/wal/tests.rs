@@ -152,6 +152,35 @@ fn the_end_of_a_transaction_tells_when_and_what_went() {
     assert_eq!(meaning(&record, 15), [Event { at, kind }]);
 }
 
+/// The number of a prepared transaction comes last, behind parts whose lengths are the version's.
+#[test]
+fn a_prepared_transaction_is_known_whatever_goes_with_it() {
+    for (major, item_bytes) in [(15, 12), (17, 12), (18, 16)] {
+        for (items, messages) in [(1, 0), (1, 3), (3, 1), (5, 40)] {
+            let mut data = 1_000_000_i64.to_le_bytes().to_vec();
+            data.extend((1_u32 << 8 | 8 | 16).to_le_bytes());
+            data.extend(u32::to_le_bytes(items));
+            data.extend(vec![1; items as usize * item_bytes]);
+            data.extend(u32::to_le_bytes(messages));
+            data.extend(vec![2; messages as usize * 16]);
+            data.extend(4711_u32.to_le_bytes());
+            let record = Record {
+                start: 0,
+                end: 8,
+                xid: 0,
+                info: 0xB0,
+                manager: 1,
+                checksum: 0,
+                blocks: Vec::new(),
+                data,
+            };
+            let events = meaning(&record, major);
+            let kind = EventKind::Ended { xid: 4711, is_commit: true, dropped: Vec::new() };
+            assert_eq!(events[0].kind, kind, "{major}: {items} items, {messages} messages");
+        }
+    }
+}
+
 #[test]
 fn changes_survive_their_bytes_and_their_sum_is_that_of_the_parts() {
     let (forge, _) = sample(120);

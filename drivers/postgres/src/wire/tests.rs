@@ -231,6 +231,16 @@ async fn the_end_of_an_old_timeline_is_told_without_a_copy() {
     assert_eq!(next, Some(NextTimeline { timeline: 2, begins_at: 0x300_0060 }));
 }
 
+/// It says that the command is done in the middle of it, and is gone.
+#[tokio::test]
+async fn a_server_that_shuts_down_ends_the_stream() {
+    let script = [message(b'W', &[0, 0, 0]), message(b'C', b"COPY 0\0")].concat();
+    let (session, _server) = session("15.18", script).await;
+    let mut stream = session.start_physical(Some("s"), 0x300_0000, 1).await.unwrap();
+    assert_eq!(stream.receive().await.unwrap(), WalEvent::End);
+    assert_eq!(stream.read_next().await.unwrap(), None);
+}
+
 #[tokio::test]
 async fn messages_of_any_damage_end_in_errors() {
     for script in [

@@ -91,6 +91,11 @@ impl WalStream {
                 self.state = State::HalfClosed;
                 Ok(WalEvent::End)
             }
+            // A server that shuts down says no more than that it is done, and is gone.
+            b'C' => {
+                self.state = State::Ended(None);
+                Ok(WalEvent::End)
+            }
             other => Err(error::unexpected(other.escape_ascii(), STEP)),
         }
     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use stillpoint_conformance::memory::{MemoryLog, RealClock};
 use stillpoint_contract::{Clock as _, ErrorKind, LogEventKind, LogMark};
 
+use stillpoint_testcontainers::PostgresOptions;
+
 use crate::stage::Stage;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,5 +143,62 @@ async fn a_slot_that_the_server_gave_up_is_a_gap_that_says_so_and_can_be_retired
         assert_eq!(dropped.unwrap().as_deref(), Some("replication slot stillpoint"));
         assert_eq!(driver.retire_log().await.unwrap(), None);
         stage.settled().await;
+    }
+}
+
+const SEGMENT_BYTES: u128 = 1 << 20;
+
+/// Whatever ends at the mark begins in a file before the one that goes on behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_at_the_edge_of_a_wal_file_is_no_gap() {
+    for major in [13, 17] {
+        let settings = ["autovacuum = off", "min_wal_size = 2MB"].map(str::to_owned).into();
+        let options =
+            PostgresOptions { wal_segment_mib: 1, settings, ..PostgresOptions::default() };
+        let Some(stage) = Stage::open_with(major, &options).await else { continue };
+        let log = MemoryLog::new();
+        let mut mark = None;
+        // A switch to the next file, and a point that lies in two files.
+        // What is left of the file, without the headers of its pages.
+        let fill = "SELECT pg_logical_emit_message(false, '', \
+                    repeat('x', (r - r / 8192 * 24 - 80)::int)) \
+                    FROM (SELECT 1048576 - (pg_current_wal_insert_lsn() - '0/0'::pg_lsn) \
+                    % 1048576 AS r) AS rest";
+        for edge in ["SELECT pg_switch_wal()", fill] {
+            let is_switch = edge != fill;
+            let mut is_at_edge = false;
+            for _ in 0..20 {
+                let opened = stage.driver("").await.open_log(mark.as_ref()).await.unwrap();
+                assert_eq!(opened.gap, None, "{major}");
+                log.open(mark.as_ref(), &opened);
+                let mut capture = opened.capture;
+                if is_switch {
+                    stage.run("UPDATE ledger SET number = number + 1").await;
+                    stage.run(edge).await;
+                } else {
+                    stage.run("SELECT pg_switch_wal(); UPDATE ledger SET number = 1").await;
+                    log.drain(capture.as_mut()).await.unwrap();
+                    stage.run(edge).await;
+                    stage.run("SELECT pg_create_restore_point('edge')").await;
+                }
+                log.drain(capture.as_mut()).await.unwrap();
+                mark = log.mark();
+                let at = mark.as_ref().unwrap().position.offset % SEGMENT_BYTES;
+                is_at_edge = if is_switch { at == 0 } else { (41..150).contains(&at) };
+                if is_at_edge {
+                    break;
+                }
+            }
+            assert!(is_at_edge, "{major}: {mark:?}");
+            // While the file before it is there, and when it is not.
+            for is_gone in [false, true] {
+                if is_gone {
+                    stage.run("CHECKPOINT; CHECKPOINT").await;
+                }
+                let opened = stage.driver("").await.open_log(mark.as_ref()).await.unwrap();
+                assert_eq!(opened.gap, None, "{major}, {is_gone}");
+                assert_eq!(opened.start, mark.as_ref().unwrap().position);
+            }
+        }
     }
 }

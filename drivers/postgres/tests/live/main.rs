@@ -6,6 +6,7 @@ mod capture;
 mod incremental;
 mod leave;
 mod login;
+mod oracles;
 mod own_index;
 mod places;
 mod restore;

@@ -305,7 +305,7 @@ impl Restored {
 }
 
 /// Puts parts where they belong; tablespaces go beside the data directory.
-fn lay_out(copy: &Copy, directory: &Path) -> io::Result<()> {
+pub(crate) fn lay_out(copy: &Copy, directory: &Path) -> io::Result<()> {
     let data = directory.join("data");
     let make = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     make(&data)?;
