@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::{
-    answer::Format, backup, check, completion, demo, exit, forget, grants, init, list, logs, man,
-    repo, restore, show, timeline, verify,
+    answer::Format, archive, backup, check, completion, demo, exit, forget, grants, init, list,
+    logs, man, repo, restore, show, timeline, verify,
 };
 
 /// Back up live databases online, capture their logs, and restore any moment in between.
@@ -145,6 +145,10 @@ pub(crate) enum Command {
     Completion(completion::Options),
     /// Print a manual page.
     Man(man::Options),
+    /// Archive a file of log: `logs push`, as archive_command calls it.
+    WalPush(archive::PushOptions),
+    /// Fetch a file of log: `logs get`, as restore_command calls it.
+    WalGet(archive::GetOptions),
     /// Part of `demo`: buys things in its shop until standard input ends.
     #[command(hide = true)]
     DemoCustomer(demo::CustomerOptions),
@@ -160,6 +164,11 @@ impl Command {
             }
             _ => None,
         }
+    }
+
+    /// Whether a server that replays waits for it, to which exit statuses mean something else.
+    pub(crate) fn is_fetch(&self) -> bool {
+        matches!(self, Self::WalGet(_) | Self::Logs(logs::Command::Get(_)))
     }
 
     /// Whether a signal is left to the command, which then stops by itself and cleanly.

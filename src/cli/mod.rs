@@ -5,6 +5,7 @@
 
 mod advice;
 mod answer;
+mod archive;
 mod args;
 mod backup;
 mod bar;

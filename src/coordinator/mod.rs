@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows a particular engine, prints, or reads the environment.
 
+mod archive;
 mod backup;
 mod capture;
 mod events;
@@ -11,6 +12,7 @@ mod point;
 mod restore;
 mod site;
 
+pub use archive::{Fetched, Fetcher, Pushed, push};
 pub use backup::{BackupJob, BackupReport, back_up};
 pub use capture::{CaptureEvent, CaptureJob, CaptureReport, Process, capture, retire};
 pub use events::{Events, Happened, events, last_loss};

@@ -25,6 +25,7 @@ mod index_set;
 mod init;
 pub mod keys;
 pub mod log;
+mod log_range;
 pub mod manifest;
 pub mod names;
 mod notary;

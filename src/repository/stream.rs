@@ -14,7 +14,7 @@ use super::{
     heads::is_unreadable,
     names,
     packer::persist,
-    segment::{StoredHead, body_hash},
+    segment::{SEGMENT_BYTES_MAX, StoredHead, body_hash, broken},
     store::{Key, Put},
 };
 
@@ -92,6 +92,30 @@ impl Repository {
             previous: "0".repeat(64),
             continues,
             gap,
+            process: None,
+            beat: 0,
+        })
+    }
+}
+
+impl Repository {
+    /// Goes on with a stream behind its last segment. It must be nobody else's.
+    pub(super) async fn resume_stream(
+        &self,
+        database: &str,
+        last: &StoredHead,
+    ) -> Result<StreamWriter<'_>> {
+        let key = names::segment(database, &last.stream, last.seq)?;
+        let bytes = self.store.read(&key, SEGMENT_BYTES_MAX).await?.ok_or_else(|| broken(&key))?;
+        Ok(StreamWriter {
+            repository: self,
+            database: database.to_owned(),
+            stream: last.stream.clone(),
+            incarnation: last.incarnation.clone(),
+            seq: last.seq,
+            previous: hash_of(&bytes),
+            continues: None,
+            gap: None,
             process: None,
             beat: 0,
         })

@@ -8,6 +8,7 @@
 //! backup names every byte of the database, whether its pages were written or kept from an earlier
 //! one, so a restore never walks a chain of backups.
 
+mod archive;
 mod capability;
 mod driver;
 mod error;
@@ -18,6 +19,7 @@ mod point;
 mod position;
 mod world;
 
+pub use archive::{ArchivedFile, LogArchive, LogFile, WantedFile};
 pub use capability::{Capabilities, Consistency, Incremental, LogSupply};
 pub use driver::{
     BackupRequest, Base, Driver, Endpoint, Engine, Evidence, GeneratedFile, Identity, Overwrite,
