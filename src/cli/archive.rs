@@ -1,39 +1,38 @@
-//! `stillpoint wal-push` and `wal-get`: log as a server's own archiver hands it over, and as a
-//! server that replays asks for it.
+//! `stillpoint wal-push`: log as a server's own archiver hands it over.
+//!
+//! Where more than one file waits, a process of its own stores them all, and each call returns
+//! once the file that it was asked for is durable.
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use clap::Args;
 use serde::Serialize;
-use stillpoint_contract::{Engine, Error, ErrorKind, Result, code};
+use stillpoint_contract::{Clock, Engine, Error, ErrorKind, Result, code};
 
 use super::{
     answer::Answer,
     open::{self, Need},
     page::{Page, printable},
     session::Session,
+    spool::{FileState, Spool, start_ahead},
     units,
 };
-use crate::coordinator::{Fetcher, Pushed, push};
+use crate::coordinator::{Files, Pushed, push};
 
 /// The longest file of log that is read.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 
-/// How many files are fetched ahead of a server that replays, and how many bytes of them.
-const AHEAD_FILES_MAX: usize = 8;
-const AHEAD_BYTES_MAX: usize = 256 << 20;
-
-/// The exit status that says to a server: there is no such file.
-const NO_SUCH_FILE: u8 = 1;
-
-/// The exit status that makes a server stop replaying, instead of taking the log for ended.
-pub(crate) const GIVE_UP: u8 = 126;
+/// How often a call looks whether another process has stored its file.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// What `wal-push` is told.
 #[derive(Debug, Args)]
@@ -44,23 +43,12 @@ pub(crate) struct PushOptions {
     /// The name of the database in the repository [default: that of the backups of its cluster].
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-}
-
-/// What `wal-get` is told.
-#[derive(Debug, Args)]
-pub(crate) struct GetOptions {
-    /// The name of the file, %f in restore_command.
-    #[arg(value_name = "FILE")]
-    file: String,
-    /// Where to put it, %p in restore_command.
-    #[arg(value_name = "TARGET", value_hint = clap::ValueHint::FilePath)]
-    target: PathBuf,
-    /// The name of the database in the repository [default: the only one with such log].
-    #[arg(long, value_name = "NAME")]
-    name: Option<String>,
-    /// Where files wait that will be asked for next [default: stillpoint.spool beside TARGET].
+    /// Where calls leave notes for the ones after them [default: stillpoint.spool beside FILE].
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     spool: Option<PathBuf>,
+    /// Store this file and all that wait behind it, for other calls.
+    #[arg(long, hide = true)]
+    ahead: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -83,18 +71,17 @@ impl Answer for PushAnswer {
     }
 }
 
-fn failed(step: &'static str, path: &Path, cause: io::Error) -> Error {
-    Error::new(ErrorKind::Missing, code::FILE, step).with("file", path.display()).caused_by(cause)
-}
-
-fn read(path: &Path) -> io::Result<Bytes> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(bytes.into())
+pub(super) fn failed(step: &'static str, path: &Path, cause: io::Error) -> Error {
+    let kind = match cause.kind() {
+        io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Exhausted,
+        _ => ErrorKind::Missing,
+    };
+    Error::new(kind, code::FILE, step).with("file", path.display()).caused_by(cause)
 }
 
 /// The engine whose servers hand over files of log.
-fn engine(session: &Session) -> Result<Arc<dyn Engine>> {
+pub(super) fn engine(session: &Session) -> Result<Arc<dyn Engine>> {
     let found = session.engines.iter().find(|engine| engine.archive().is_some());
     found.cloned().ok_or_else(|| {
         Error::new(ErrorKind::Unsupported, code::USAGE, "archive log file by file")
@@ -102,154 +89,175 @@ fn engine(session: &Session) -> Result<Arc<dyn Engine>> {
     })
 }
 
+/// The files beside the one that was asked for.
+struct Beside {
+    folder: PathBuf,
+    spool: Spool,
+    clock: Arc<dyn Clock>,
+    states: Mutex<HashMap<String, FileState>>,
+    /// Whether other files are looked for.
+    is_ahead: bool,
+}
+
+impl Beside {
+    fn state(&self, name: &str) -> Option<FileState> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
+    }
+}
+
+/// A file's bytes, and its state if that was the same before and after.
+fn read(path: &Path) -> io::Result<(Bytes, Option<FileState>)> {
+    let mut file = File::open(path)?;
+    let before = file.metadata()?;
+    let mut bytes = Vec::with_capacity(usize::try_from(before.len()).unwrap_or(0));
+    (&mut file).take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+    let (before, after) = (FileState::of(&before), FileState::of(&file.metadata()?));
+    Ok((bytes.into(), (before == after).then_some(after)))
+}
+
+#[async_trait]
+impl Files for Beside {
+    async fn read(&self, name: &str) -> Result<Option<Bytes>> {
+        let path = self.folder.join(name);
+        let reading = path.clone();
+        let outcome = tokio::task::spawn_blocking(move || read(&reading)).await;
+        match outcome.map_err(|cause| Error::bug("read a log file").caused_by(cause))? {
+            Ok((bytes, state)) => {
+                let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+                state.and_then(|state| states.insert(name.to_owned(), state));
+                Ok(Some(bytes))
+            }
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(failed("read a log file", &path, cause)),
+        }
+    }
+
+    fn exists(&self, name: &str) -> bool {
+        self.is_ahead && self.folder.join(name).exists()
+    }
+
+    fn stored(&self, name: &str) {
+        if let Some(state) = self.state(name) {
+            // Whoever finds no receipt asks the repository.
+            let _ = self.spool.write_receipt(name, state, self.clock.now());
+        }
+    }
+}
+
 /// Archives one file.
 pub(crate) async fn run_push(session: &Session, options: PushOptions) -> Result<()> {
     let path = &options.file;
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-    let bytes = read(path).map_err(|cause| failed("read a log file", path, cause))?;
-    let beside = |name: &str| match read(&path.with_file_name(name)) {
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
-        read => read.map(Some).map_err(|cause| failed("read a log file", path, cause)),
+    let folder = path.with_file_name("");
+    let spool = options.spool.clone().unwrap_or_else(|| folder.join("stillpoint.spool"));
+    let purpose = [session.place()?, options.name.as_deref().unwrap_or_default()];
+    let spool = Spool::new(&spool, &purpose);
+    if options.ahead {
+        return push_ahead(session, &options, (&name, folder), spool).await;
+    }
+    let answer = |outcome, stored_bytes, why| {
+        session.answer(&PushAnswer { file: name.clone(), outcome, stored_bytes, why })
+    };
+    if wait_for_receipt(session, (path, &name), &spool).await? {
+        return answer("stored", 0, Some("it was stored together with others"));
+    }
+    // Without a spool, as on a disk that is full, each call works for itself.
+    let lock = loop {
+        match spool.lock() {
+            Ok(None) => session.world.clock.sleep(PAUSE).await,
+            lock => break lock,
+        }
+    };
+    let pushed = store(session, &options, (&name, folder), spool).await;
+    drop(lock);
+    match pushed? {
+        Pushed::Stored(bytes) => answer("stored", bytes, None),
+        Pushed::Known => answer("known", 0, Some("it is stored already, and the same")),
+        Pushed::Beside(why) => answer("beside", 0, Some(why)),
+    }
+}
+
+/// Stores a file and those that wait behind it, while holding the spool's lock.
+async fn store(
+    session: &Session,
+    options: &PushOptions,
+    (name, folder): (&str, PathBuf),
+    spool: Spool,
+) -> Result<Pushed> {
+    let clock = Arc::clone(&session.world.clock);
+    let files = Beside {
+        folder,
+        spool: spool.clone(),
+        clock,
+        states: Mutex::default(),
+        is_ahead: options.ahead,
     };
     let engine = engine(session)?;
     let repository = open::repository(session, Need::Content).await?;
     let database = options.name.as_deref();
-    let pushed = push(&session.world, &repository, &*engine, database, (&name, bytes), beside);
-    let (outcome, stored_bytes, why) = match pushed.await? {
-        Pushed::Stored(bytes) => ("stored", bytes, None),
-        Pushed::Known => ("known", 0, Some("it is stored already, and the same")),
-        Pushed::Beside(why) => ("beside", 0, Some(why)),
-    };
-    session.answer(&PushAnswer { file: name, outcome, stored_bytes, why })
+    let pushed = push(&session.world, &repository, &*engine, database, name, &files).await?;
+    let own = pushed.into_iter().find(|(pushed, _)| pushed == name);
+    let (_, own) = own.ok_or_else(|| Error::bug("store a file that was asked for"))?;
+    if !options.ahead {
+        // It is answered at once and needs none.
+        if let Some(state) = files.state(name) {
+            spool.take_receipt(name, state, session.world.clock.now());
+        }
+    }
+    Ok(own)
 }
 
-/// Fetches one file, and those that will be asked for next. Returns the exit status.
-pub(crate) async fn run_get(session: &Session, options: GetOptions) -> Result<u8> {
-    let GetOptions { file, target, name, spool } = options;
-    let is_name = !file.is_empty() && !file.contains(['/', '\0']);
-    if !is_name {
-        return Err(Error::new(ErrorKind::Invalid, code::USAGE, "read the name of a log file")
-            .with("given", file));
+/// Works for the calls that wait. What goes wrong is found again, and told, by who asks for it.
+async fn push_ahead(
+    session: &Session,
+    options: &PushOptions,
+    (name, folder): (&str, PathBuf),
+    spool: Spool,
+) -> Result<()> {
+    let Ok(Some(lock)) = spool.lock() else { return Ok(()) };
+    if let Err(error) = store(session, options, (name, folder), spool).await {
+        tracing::debug!(%error, "nothing was stored ahead");
     }
-    let spool = Spool(spool.unwrap_or_else(|| target.with_file_name("stillpoint.spool")));
-    let put = |bytes: &[u8]| {
-        place(&target, bytes).map_err(|cause| failed("write a log file", &target, cause))
-    };
-    if let Some(bytes) = spool.take(&file) {
-        put(&bytes)?;
-        return Ok(0);
+    drop(lock);
+    Ok(())
+}
+
+/// Whether another process has stored the file, or does so while we wait. Starts one when more
+/// files wait.
+async fn wait_for_receipt(
+    session: &Session,
+    (path, name): (&Path, &str),
+    spool: &Spool,
+) -> Result<bool> {
+    let metadata = fs::metadata(path).map_err(|cause| failed("read a log file", path, cause))?;
+    let clock = &session.world.clock;
+    let state = FileState::of(&metadata);
+    let is_stored = || spool.take_receipt(name, state, clock.now());
+    if is_stored() {
+        return Ok(true);
     }
-    spool.clean();
     let engine = engine(session)?;
-    let repository = open::repository(session, Need::Content).await?;
-    let database = match name {
-        Some(name) => name,
-        None => only_database(&repository, &*engine).await?,
+    let archive = engine.archive();
+    let next = archive.and_then(|a| a.waiting_name(&a.name_after(name, metadata.len())?));
+    let more_wait = next.is_some_and(|marker| path.with_file_name(marker).exists());
+    let mut child = match spool.lock() {
+        Ok(Some(lock)) if more_wait => {
+            drop(lock);
+            start_ahead().ok()
+        }
+        _ => None,
     };
-    let fetcher = Fetcher::new(&repository, &*engine, &database).await?;
-    let Some(fetched) = fetcher.fetch(&file).await? else { return Ok(NO_SUCH_FILE) };
-    put(&fetched.bytes)?;
-    let (mut next, mut ahead_bytes) = (fetcher.name_after(&file), 0);
-    for _ in 0..AHEAD_FILES_MAX {
-        let Some(name) = next.filter(|_| fetched.is_whole) else { break };
-        // What fails ahead of time is told when it is asked for.
-        let Ok(Some(ahead)) = fetcher.fetch(&name).await else { break };
-        ahead_bytes += ahead.bytes.len();
-        let is_kept = ahead.is_whole && ahead_bytes <= AHEAD_BYTES_MAX;
-        if !is_kept || spool.put(&name, &ahead.bytes).is_err() {
-            break;
+    loop {
+        if is_stored() {
+            return Ok(true);
         }
-        next = fetcher.name_after(&name);
-    }
-    Ok(0)
-}
-
-async fn only_database(
-    repository: &crate::repository::Repository,
-    engine: &dyn Engine,
-) -> Result<String> {
-    let history = repository.history().await?;
-    let ours = history.live().into_iter().filter(|c| c.commit.engine == engine.name());
-    let mut names: Vec<String> = ours.map(|c| c.commit.database.clone()).collect();
-    names.sort();
-    names.dedup();
-    match names.as_slice() {
-        [name] => Ok(name.clone()),
-        _ => Err(Error::new(ErrorKind::Invalid, code::USAGE, "tell whose log is meant")
-            .with("known", names.join(", "))
-            .next("give --name NAME")),
-    }
-}
-
-/// Puts a file in its place, whole or not at all.
-fn place(target: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut name = target.file_name().unwrap_or_default().to_owned();
-    name.push(".stillpoint");
-    let new = target.with_file_name(name);
-    let mut file = File::create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, target)?;
-    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
-}
-
-/// Files that will be asked for next. Each bears the hash of its bytes in its name.
-struct Spool(PathBuf);
-
-impl Spool {
-    fn path(&self, name: &str, bytes: &[u8]) -> PathBuf {
-        self.0.join(format!("{name}.{}", blake3::hash(bytes).to_hex()))
-    }
-
-    fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        fs::create_dir_all(&self.0)?;
-        place(&self.path(name, bytes), bytes)
-    }
-
-    /// The file of that name, if it is there and as it was written; it is gone then.
-    fn take(&self, name: &str) -> Option<Bytes> {
-        for entry in fs::read_dir(&self.0).ok()?.flatten() {
-            let path = entry.path();
-            let is_it = path.file_stem().is_some_and(|stem| stem == name);
-            if !is_it {
-                continue;
-            }
-            let bytes = read(&path).ok();
-            // What is lost here is fetched again.
-            let _ = fs::remove_file(&path);
-            if let Some(bytes) = bytes.filter(|bytes| self.path(name, bytes) == path) {
-                return Some(bytes);
-            }
+        let is_alive = match &mut child {
+            Some(child) => matches!(child.try_wait(), Ok(None)),
+            None => matches!(spool.lock(), Ok(None)),
+        };
+        if !is_alive {
+            return Ok(is_stored());
         }
-        None
-    }
-
-    /// Removes what was fetched for a server that went another way, and halves of files.
-    fn clean(&self) {
-        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_spool_hands_over_what_it_was_given_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let spool = Spool(folder.path().join("spool"));
-        assert_eq!(spool.take("1"), None);
-        spool.put("1", b"one").unwrap();
-        spool.put("2", b"two").unwrap();
-        assert_eq!(spool.take("1").as_deref(), Some(&b"one"[..]));
-        assert_eq!(spool.take("1"), None);
-        fs::write(spool.path("2", b"two"), b"tw0").unwrap();
-        assert_eq!(spool.take("2"), None);
-        spool.put("3", b"three").unwrap();
-        spool.clean();
-        assert_eq!(fs::read_dir(&spool.0).unwrap().count(), 0);
+        clock.sleep(PAUSE).await;
     }
 }

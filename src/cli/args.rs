@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::{
-    answer::Format, archive, backup, check, completion, demo, exit, forget, grants, init, list,
-    logs, man, repo, restore, show, timeline, verify,
+    answer::Format, archive, backup, check, completion, demo, exit, fetch, forget, grants, init,
+    list, logs, man, repo, restore, show, timeline, verify,
 };
 
 /// Back up live databases online, capture their logs, and restore any moment in between.
@@ -146,9 +146,15 @@ pub(crate) enum Command {
     /// Print a manual page.
     Man(man::Options),
     /// Archive a file of log: `logs push`, as archive_command calls it.
+    ///
+    /// Ends with 0 once the file is durable in the repository. Files that wait behind it are stored
+    /// along with it, so that the calls for them return at once.
     WalPush(archive::PushOptions),
     /// Fetch a file of log: `logs get`, as restore_command calls it.
-    WalGet(archive::GetOptions),
+    ///
+    /// Ends with 1 when there is no such file, and with 126 after any failure, so that a server
+    /// stops replaying instead of taking the log for ended. Files that follow are fetched ahead.
+    WalGet(fetch::GetOptions),
     /// Part of `demo`: buys things in its shop until standard input ends.
     #[command(hide = true)]
     DemoCustomer(demo::CustomerOptions),

@@ -8,7 +8,7 @@ use stillpoint_contract::Result;
 
 use super::{
     answer::{Answer, Stamp},
-    archive, exit,
+    archive, exit, fetch,
     native::Native,
     open::{self, Need},
     page::{Page, Table},
@@ -29,7 +29,7 @@ pub(crate) enum Command {
     /// Archive a file of log that a server hands over; what archive_command calls.
     Push(archive::PushOptions),
     /// Fetch a file of log for a server that replays; what restore_command calls.
-    Get(archive::GetOptions),
+    Get(fetch::GetOptions),
     /// Let a server forget what it keeps for captures, such as a replication slot, for good.
     Retire(stream::RetireOptions),
 }
@@ -142,7 +142,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
         Command::Stream(options) => stream::run(session, options).await?,
         Command::Status(options) => status(session, options).await?,
         Command::Push(options) => archive::run_push(session, options).await?,
-        Command::Get(options) => return archive::run_get(session, options).await,
+        Command::Get(options) => return fetch::run_get(session, options).await,
         Command::Retire(options) => stream::retire(session, options).await?,
     }
     Ok(exit::OK)

@@ -1,6 +1,13 @@
 //! From the command line to the exit status.
 
-use std::{env, ffi::OsString, io::IsTerminal, pin::pin, process::ExitCode};
+use std::{
+    env,
+    ffi::OsString,
+    io::IsTerminal,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    pin::pin,
+    process::ExitCode,
+};
 
 use clap::{Parser, error::ErrorKind as Misuse};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
@@ -18,7 +25,7 @@ use super::{
     args::{Command, Global, Typed},
     backup, check, completion, demo,
     environment::Environment,
-    exit, forget, grants, init, list, logs, man,
+    exit, fetch, forget, grants, init, list, logs, man,
     page::Look,
     process, repo,
     report::{self, Run},
@@ -40,7 +47,7 @@ pub fn main(world: Result<World>) -> ExitCode {
             let status = explain(&misuse, &arguments, &environment, &run);
             let is_fetch = arguments.iter().any(|word| word == "wal-get" || word == "get");
             let is_failure = status != exit::OK && is_fetch;
-            return ExitCode::from(if is_failure { archive::GIVE_UP } else { status });
+            return ExitCode::from(if is_failure { fetch::GIVE_UP } else { status });
         }
     };
     trace(&typed.global, &environment);
@@ -67,7 +74,10 @@ fn start(world: Result<World>, environment: Environment, mut typed: Typed) -> u8
                 Format::Text => tracing::Span::none(),
             };
             let work = supervise(&session, typed.command, &tell).instrument(span);
-            let status = runtime.block_on(work);
+            let status = catch_unwind(AssertUnwindSafe(|| runtime.block_on(work)));
+            // The status of a panic is one that a server takes for the end of the log.
+            let status = status
+                .unwrap_or_else(|why| if is_fetch { fetch::GIVE_UP } else { resume_unwind(why) });
             // A thread that waits for a file or a terminal must not keep the process alive.
             runtime.shutdown_background();
             status
@@ -90,7 +100,7 @@ fn named(world: &Result<World>, options: String) -> Run {
 
 /// The exit status of a failure. A server that replays must not take it for the end of the log.
 fn failure(kind: ErrorKind, is_fetch: bool) -> u8 {
-    if is_fetch { archive::GIVE_UP } else { exit::status(kind) }
+    if is_fetch { fetch::GIVE_UP } else { exit::status(kind) }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
@@ -187,7 +197,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<u8> {
         Command::Timeline(options) => timeline::run(session, options).await?,
         Command::Logs(command) => return Box::pin(logs::run(session, command)).await,
         Command::WalPush(options) => Box::pin(archive::run_push(session, options)).await?,
-        Command::WalGet(options) => return Box::pin(archive::run_get(session, options)).await,
+        Command::WalGet(options) => return Box::pin(fetch::run_get(session, options)).await,
         Command::Restore(options) => return restore::run(session, options).await,
         Command::Verify(options) => return verify::run(session, options).await,
         Command::Check(options) => return check::run(session, options).await,

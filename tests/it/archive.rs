@@ -13,7 +13,7 @@ use stillpoint::world::World;
 use stillpoint_testcontainers::{POSTGRES_USER, Postgres, PostgresOptions};
 use tokio_postgres::{Client, NoTls};
 
-use crate::site::Site;
+use crate::{cli::golden::assert_shape, site::Site};
 
 async fn connect(server: &Postgres) -> Client {
     let (client, connection) = tokio_postgres::connect(&server.conninfo(), NoTls).await.unwrap();
@@ -43,6 +43,17 @@ fn called(site: &Site, words: &str) -> String {
         env!("CARGO_BIN_EXE_stillpoint"),
         at("key"),
     )
+}
+
+/// Leaves a stopped standby nothing but `wal-get`.
+fn feed(standby: &Postgres, site: &Site) {
+    let conf = standby.data().join("postgresql.conf");
+    let get = called(site, "wal-get %f %p");
+    let lines =
+        ["primary_conninfo = ''", "archive_mode = off", &format!("restore_command = '{get}'")];
+    let text = fs::read_to_string(&conf).unwrap();
+    fs::write(&conf, format!("{text}\n{}\n", lines.join("\n"))).unwrap();
+    give_away(site);
 }
 
 async fn wait(world: &World, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
@@ -124,6 +135,7 @@ async fn what_the_archiver_pushes_is_restored_and_fetched_by_a_standby_byte_for_
     let path = segments[3].display().to_string();
     let known: Value = site.json(&["wal-push", &path, "--name", "shop"]);
     assert_eq!(known["outcome"], "known", "{known}");
+    assert_shape("logs-push", &known);
     let mut other = fs::read(&segments[3]).unwrap();
     other[100_000] ^= 1;
     let changed = site.path(name(&segments[3]));
@@ -139,7 +151,6 @@ async fn what_the_archiver_pushes_is_restored_and_fetched_by_a_standby_byte_for_
     for path in wanted {
         site.ok(&["wal-get", name(path), "fetched"]);
         assert!(fs::read(path).unwrap() == fs::read(site.path("fetched")).unwrap(), "{path:?}");
-        assert!(files(&site.path("stillpoint.spool")).len() <= 8);
     }
     site.fails(&["wal-get", "0000000100000000000000F0", "fetched"], 1, &[]);
     site.fails(&["logs", "get", "00000007.history", "fetched"], 1, &[]);
@@ -150,12 +161,7 @@ async fn what_the_archiver_pushes_is_restored_and_fetched_by_a_standby_byte_for_
     assert_eq!(misused.code(), Some(126));
 
     // A standby that knows nothing but `wal-get` catches up.
-    let conf = standby.data().join("postgresql.conf");
-    let mut text = fs::read_to_string(&conf).unwrap();
-    text.push_str("\nprimary_conninfo = ''\narchive_mode = off\n");
-    text.push_str(&format!("restore_command = '{}'\n", called(&site, "wal-get %f %p")));
-    fs::write(&conf, text).unwrap();
-    give_away(&site);
+    feed(&standby, &site);
     standby.restart().unwrap();
     wait(&world, "the standby has everything", async || count(&standby).await == 12_000).await;
 
@@ -181,4 +187,184 @@ async fn what_the_archiver_pushes_is_restored_and_fetched_by_a_standby_byte_for_
     assert!(fs::read(&newest).unwrap() == fs::read(site.path("fetched")).unwrap());
     drop(standby);
     server.stop().unwrap();
+}
+
+/// A server whose archiver waits, with a backup, and its WAL files that wait, in a folder of ours.
+async fn with_waiting_files(site: &Site, count: usize) -> Option<(Postgres, Vec<String>)> {
+    let settings = ["autovacuum = off", "archive_mode = on", "archive_command = ''"];
+    let settings = settings.map(str::to_owned).to_vec();
+    let options = PostgresOptions { settings, wal_segment_mib: 1, ..PostgresOptions::default() };
+    let server = Postgres::required_with(17, &options)?;
+    let client = connect(&server).await;
+    client.batch_execute("CREATE TABLE entry (n int, t text)").await.unwrap();
+    let url = format!("postgres://{POSTGRES_USER}@127.0.0.1:{}/postgres", server.port());
+    site.ok(&["backup", &url, "--name", "shop"]);
+    for n in 0..count {
+        let insert = format!(
+            "INSERT INTO entry SELECT {n} * 500 + g, md5(g::text) FROM generate_series(1, 500) g; \
+             SELECT pg_switch_wal()"
+        );
+        client.batch_execute(&insert).await.unwrap();
+    }
+    let (own, copy) = (server.data().join("pg_wal"), site.path("wal"));
+    let copied = Command::new("cp").arg("-a").args([own, copy]).status().unwrap();
+    assert!(copied.success());
+    let waiting = files(&site.path("wal/archive_status"));
+    let waiting = waiting.iter().filter_map(|f| name(f).strip_suffix(".ready"));
+    let waiting: Vec<_> = waiting.filter(|f| f.len() == 24).map(str::to_owned).collect();
+    assert!(waiting.len() >= count, "{waiting:?}");
+    Some((server, waiting))
+}
+
+fn receipts(site: &Site) -> Vec<String> {
+    let folders = fs::read_dir(site.path("wal/stillpoint.spool")).into_iter().flatten().flatten();
+    let found = folders.flat_map(|folder| files(&folder.path()));
+    found.filter_map(|f| Some(name(&f).strip_suffix(".stored")?.to_owned())).collect()
+}
+
+/// What the repository has of a file must be the file.
+fn assert_stored(site: &Site, file: &str) {
+    site.ok(&["wal-get", file, "fetched", "--name", "shop"]);
+    let own = fs::read(site.path("wal").join(file)).unwrap();
+    assert!(own == fs::read(site.path("fetched")).unwrap(), "{file}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_that_are_killed_lose_nothing_and_leave_no_false_receipt() {
+    let (site, world) = (Site::new(), World::real(1).unwrap());
+    let Some((_server, waiting)) = with_waiting_files(&site, 60).await else { return };
+    let at = |file: &str| format!("wal/{file}");
+    let mut left = waiting.iter();
+    for millis in [3, 10, 25, 40, 60, 90, 140, 200] {
+        // Until this one, everything is stored; then some more are under way.
+        let mut asked = || left.next().map(String::as_str).unwrap();
+        let (first, next) = (asked(), asked());
+        site.ok(&["wal-push", &at(first), "--name", "shop"]);
+        let ahead = site.spawn(&["wal-push", &at(next), "--name", "shop", "--ahead"], "ahead");
+        world.clock.sleep(Duration::from_millis(millis)).await;
+        ahead.kill();
+        for file in receipts(&site) {
+            assert_stored(&site, &file);
+        }
+        while left.as_slice().first().is_some_and(|file| receipts(&site).contains(file)) {
+            left.next();
+        }
+        if left.len() < 4 {
+            break;
+        }
+    }
+    // The server asks for all that it did not hear of, some for the second time.
+    for file in &waiting {
+        site.ok(&["wal-push", &at(file), "--name", "shop"]);
+    }
+    for file in &waiting {
+        assert_stored(&site, file);
+    }
+    let timeline = site.json(&["timeline", "shop"]);
+    assert_eq!(timeline["stretches"].as_array().unwrap().len(), 1, "{timeline}");
+    site.ok(&["verify"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_is_stale_or_damaged_is_not_believed() {
+    let (site, world) = (Site::new(), World::real(1).unwrap());
+    let Some((_server, waiting)) = with_waiting_files(&site, 12).await else { return };
+    let at = |index: usize| format!("wal/{}", waiting[index]);
+    // One call stores all that wait, and the next ones need not ask the repository.
+    site.ok(&["wal-push", &at(0), "--name", "shop"]);
+    wait(&world, "all are stored", async || receipts(&site).len() == waiting.len() - 1).await;
+    let push = |index| site.json(&["wal-push", &at(index), "--name", "shop"]);
+    let outcome = |index| push(index)["outcome"].clone();
+    assert_eq!(outcome(1), "stored");
+    assert_eq!(outcome(1), "known", "a receipt counts once");
+
+    let sound = fs::read(site.path(&at(2))).unwrap();
+    let mut other = sound.clone();
+    other[9000] ^= 1;
+    fs::write(site.path(&at(2)), &other).unwrap();
+    site.fails(&["wal-push", &at(2), "--name", "shop"], 5, &["other log of this name"]);
+    fs::write(site.path(&at(2)), &sound).unwrap();
+    assert_eq!(outcome(2), "known");
+    let mut elsewhere = site.command(&["wal-push", &at(3), "--name", "shop"]);
+    let elsewhere = elsewhere.env("STILLPOINT_REPO", "nowhere").output().unwrap();
+    assert_eq!(elsewhere.status.code(), Some(6), "{elsewhere:?}");
+    let receipt = receipts(&site).into_iter().find(|file| *file == waiting[3]);
+    assert!(receipt.is_some(), "the receipt of another repository");
+    assert_eq!(outcome(3), "stored");
+
+    // What was fetched ahead and is not what was written is fetched again.
+    site.ok(&["wal-get", &waiting[0], "fetched", "--name", "shop"]);
+    let kept = || {
+        let folders = files(&site.path("stillpoint.spool"));
+        let found = folders.iter().flat_map(|folder| files(folder));
+        found.filter(|f| name(f).starts_with(&waiting[1])).find(|f| name(f).len() == 89)
+    };
+    wait(&world, "the next one is fetched", async || kept().is_some()).await;
+    let path = kept().unwrap();
+    let mut damaged = fs::read(&path).unwrap();
+    damaged[100_000] ^= 1;
+    fs::write(&path, damaged).unwrap();
+    for file in &waiting {
+        assert_stored(&site, file);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recovery_follows_a_promotion_by_what_both_servers_archived() {
+    let settings = ["autovacuum = off", "archive_mode = on", "archive_command = ''"];
+    let settings = settings.map(str::to_owned).to_vec();
+    let options = PostgresOptions { settings, wal_segment_mib: 1, ..PostgresOptions::default() };
+    let Some(mut server) = Postgres::required_with(17, &options) else { return };
+    let (site, world) = (Site::new(), World::real(1).unwrap());
+    let client = connect(&server).await;
+    client.batch_execute("CREATE TABLE entry (n int PRIMARY KEY, t text)").await.unwrap();
+    let url = format!("postgres://{POSTGRES_USER}@127.0.0.1:{}/postgres", server.port());
+    site.ok(&["backup", &url, "--name", "shop"]);
+    give_away(&site);
+    let push = called(&site, "wal-push %p");
+    client.batch_execute(&format!("ALTER SYSTEM SET archive_command = '{push}'")).await.unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let mut replica = server.standby().unwrap();
+    replica.stop().unwrap();
+    let successor = server.standby().unwrap();
+    let insert = |from: i32| {
+        format!(
+            "INSERT INTO entry SELECT g, md5(g::text) FROM generate_series({from}, {}) g",
+            from + 99
+        )
+    };
+    let client = connect(&server).await;
+    for from in [0, 100, 200] {
+        client.batch_execute(&insert(from)).await.unwrap();
+        client.batch_execute("SELECT pg_switch_wal()").await.unwrap();
+    }
+    client.batch_execute(&insert(300)).await.unwrap();
+    wait(&world, "the standby has everything", async || count(&successor).await == 400).await;
+    server.kill();
+    let client = connect(&successor).await;
+    client.batch_execute("SELECT pg_promote()").await.unwrap();
+    for from in [400, 500] {
+        client.batch_execute(&insert(from)).await.unwrap();
+        client.batch_execute("SELECT pg_switch_wal()").await.unwrap();
+    }
+    let query = "SELECT coalesce(last_archived_wal, '') >= \
+                 pg_walfile_name(pg_current_wal_lsn() - 1) FROM pg_stat_archiver";
+    wait(&world, "the new timeline is archived", async || {
+        client.query_one(query, &[]).await.unwrap().get(0)
+    })
+    .await;
+    let own = |file: &str| successor.data().join("pg_wal").join(file);
+    let second = files(&successor.data().join("pg_wal"));
+    let first = second.iter().find(|f| name(f).len() == 24 && name(f).starts_with("00000002"));
+    for file in ["00000002.history", name(first.unwrap())] {
+        site.ok(&["wal-get", file, "fetched", "--name", "shop"]);
+        assert!(fs::read(own(file)).unwrap() == fs::read(site.path("fetched")).unwrap(), "{file}");
+    }
+    site.fails(&["wal-get", "00000003.history", "fetched", "--name", "shop"], 1, &[]);
+    let timeline = site.json(&["timeline", "shop"]);
+    assert_eq!(timeline["stretches"].as_array().unwrap().len(), 1, "{timeline}");
+
+    feed(&replica, &site);
+    replica.restart().unwrap();
+    wait(&world, "the replica followed", async || count(&replica).await == 600).await;
 }

@@ -17,17 +17,16 @@ pub trait LogArchive: fmt::Debug + Send + Sync {
     /// [`Refused`](crate::ErrorKind::Refused) when it is not what its name says.
     fn recognise(&self, name: &str, bytes: &Bytes) -> Result<ArchivedFile>;
 
-    /// Cuts what lies behind `since` into segments that follow it; all of the file without it.
-    ///
-    /// # Errors
-    ///
-    /// [`Gap`](crate::ErrorKind::Gap) when it does not follow,
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) when it does not decode.
-    fn cut(&self, file: LogFile<'_>, since: Option<&LogPosition>) -> Result<Vec<LogSegment>>;
+    /// Begins to cut files into segments that follow `since`, or with the first file without it.
+    fn cutter(&self, since: Option<&LogPosition>) -> Result<Box<dyn LogCutter>>;
 
     /// The file that must be beside another one of this name, because it says where its lineage
     /// comes from.
     fn origin_name(&self, name: &str) -> Option<String>;
+
+    /// The file that exists, relative to the folder of the one of this name, while that one is
+    /// whole and waits to be handed over; `None` for what cannot be told so.
+    fn waiting_name(&self, name: &str) -> Option<String>;
 
     /// What a server asks for by a name, in a database of this incarnation with these settings;
     /// `None` for what never is in an archive.
@@ -38,11 +37,26 @@ pub trait LogArchive: fmt::Debug + Send + Sync {
         settings: &BTreeMap<String, String>,
     ) -> Option<WantedFile>;
 
-    /// The name of the file that a server asks for after this one.
-    fn name_after(&self, name: &str, settings: &BTreeMap<String, String>) -> Option<String>;
+    /// The name of the file of the same lineage that follows one of this name and length.
+    fn name_after(&self, name: &str, length_bytes: u64) -> Option<String>;
 
     /// The file that says where a segment's lineage comes from, by the segment's index.
     fn origin(&self, index: &Bytes) -> Option<Bytes>;
+}
+
+/// Cuts files into segments, one after the other. Work for a CPU thread.
+pub trait LogCutter: fmt::Debug + Send {
+    /// Whether the file before is needed to read one that begins there.
+    fn needs_before(&self, start: &LogPosition) -> bool;
+
+    /// Cuts what lies behind the segments that were cut so far.
+    ///
+    /// # Errors
+    ///
+    /// [`Gap`](crate::ErrorKind::Gap) when it does not follow,
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) when it does not decode. Afterwards the cutter is of
+    /// no more use.
+    fn cut(&mut self, file: LogFile<'_>) -> Result<Vec<LogSegment>>;
 }
 
 /// A file that a server hands over, recognised.

@@ -19,7 +19,7 @@ mod point;
 mod position;
 mod world;
 
-pub use archive::{ArchivedFile, LogArchive, LogFile, WantedFile};
+pub use archive::{ArchivedFile, LogArchive, LogCutter, LogFile, WantedFile};
 pub use capability::{Capabilities, Consistency, Incremental, LogSupply};
 pub use driver::{
     BackupRequest, Base, Driver, Endpoint, Engine, Evidence, GeneratedFile, Identity, Overwrite,

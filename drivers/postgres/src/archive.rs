@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use stillpoint_contract::{
-    ArchivedFile, Error, ErrorKind, LogArchive, LogFile, LogPosition, LogRange, LogSegment, Result,
-    SEGMENT_BODY_BYTES_MAX, SegmentHead, WantedFile, code,
+    ArchivedFile, Error, ErrorKind, LogArchive, LogCutter, LogFile, LogPosition, LogRange,
+    LogSegment, Result, SEGMENT_BODY_BYTES_MAX, SegmentHead, WantedFile, code,
 };
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     log::encode_cursor,
     names::Names,
     position::{Ancestry, Place, place},
-    wal::{BadWal, Reader, name, reader::header},
+    wal::{BadWal, Reader, Record, name, reader::header},
     wire::lsn_text,
 };
 
@@ -92,15 +92,75 @@ impl LogArchive for Archive {
         Ok(ArchivedFile::Log { incarnation: place.system.to_string(), range })
     }
 
-    fn cut(&self, file: LogFile<'_>, since: Option<&LogPosition>) -> Result<Vec<LogSegment>> {
+    fn cutter(&self, since: Option<&LogPosition>) -> Result<Box<dyn LogCutter>> {
+        let since = since.map(place).transpose()?;
+        Ok(Box::new(Cutter { since, reader: None, last: None }))
+    }
+
+    fn origin_name(&self, name: &str) -> Option<String> {
+        let timeline = u32::from_str_radix(name.get(..8)?, 16).ok()?;
+        (name.len() == 24 && timeline > 1).then(|| name::history(timeline))
+    }
+
+    /// Source: <https://www.postgresql.org/docs/current/continuous-archiving.html>; the names are
+    /// those of xlogarchive.c, `XLogArchiveNotify`.
+    fn waiting_name(&self, name: &str) -> Option<String> {
+        let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.');
+        is_plain.then(|| format!("archive_status/{name}.ready"))
+    }
+
+    fn wanted(
+        &self,
+        name: &str,
+        incarnation: &str,
+        settings: &BTreeMap<String, String>,
+    ) -> Option<WantedFile> {
+        let system = incarnation.parse().ok()?;
+        if let Some(timeline) = name.strip_suffix(".history") {
+            let timeline =
+                u32::from_str_radix(timeline, 16).ok().filter(|_| timeline.len() == 8)?;
+            let place = Place { system, timeline, lsn: 0 };
+            return place.position().ok().map(WantedFile::Origin);
+        }
+        let length = segment_bytes(settings);
+        let (timeline, lsn) = name::parse(name, length)?;
+        let until = lsn.checked_add(u64::from(length))?;
+        range(Place { system, timeline, lsn }, until).ok().map(WantedFile::Log)
+    }
+
+    fn name_after(&self, name: &str, length_bytes: u64) -> Option<String> {
+        let length = u32::try_from(length_bytes).ok().filter(|bytes| bytes.is_power_of_two())?;
+        let (timeline, lsn) = name::parse(name, length)?;
+        Some(name::segment(timeline, lsn.checked_add(u64::from(length))?, length))
+    }
+
+    fn origin(&self, index: &Bytes) -> Option<Bytes> {
+        Index::decode(index).map(|index| index.history).filter(|history| !history.is_empty())
+    }
+}
+
+/// Goes from file to file, with the record that runs on from one into the next.
+#[derive(Debug)]
+struct Cutter {
+    since: Option<Place>,
+    reader: Option<Reader>,
+    /// Where the last record ended, and its checksum.
+    last: Option<(u64, u32)>,
+}
+
+impl LogCutter for Cutter {
+    fn needs_before(&self, start: &LogPosition) -> bool {
+        self.reader.as_ref().is_none_or(|reader| u128::from(reader.next()) != start.offset)
+    }
+
+    fn cut(&mut self, file: LogFile<'_>) -> Result<Vec<LogSegment>> {
         let (start, major) = recognise(file.name, &file.bytes)?;
         let until = start.lsn + file.bytes.len() as u64;
-        let since = since.map(place).transpose()?;
         let origin = file.origin.as_ref().map(|text| {
             Ancestry::parse(text)
                 .ok_or_else(|| foreign(file.name, "the history beside it cannot be read"))
         });
-        let stretches = stretches(start, until, since, origin.transpose()?.as_ref())?;
+        let stretches = stretches(start, until, self.since, origin.transpose()?.as_ref())?;
         let bad = |bad: BadWal| {
             Error::new(ErrorKind::Corrupt, code::BROKEN_SEGMENT, "decode a WAL file")
                 .with("file", file.name)
@@ -108,15 +168,19 @@ impl LogArchive for Archive {
                 .why("the server could not replay it either")
         };
         let length = u32::try_from(file.bytes.len()).map_err(|e| Error::bug(STEP).caused_by(e))?;
-        let before = file.before.as_ref().filter(|before| before.len() == file.bytes.len());
-        let first = before.map_or(start.lsn, |before| start.lsn - before.len() as u64);
-        let mut reader = Reader::new(first, length, Some(start.system));
-        let mut last = None;
-        if let Some(before) = before {
+        let mut last = self.last;
+        let known = self.reader.take().filter(|reader| reader.next() == start.lsn);
+        let mut reader = if let Some(reader) = known {
             reader
-                .push(before, |record| last = Some((record.end, record.checksum)))
-                .map_err(bad)?;
-        }
+        } else {
+            let before = file.before.as_ref().filter(|b| b.len() == file.bytes.len());
+            let first = before.map_or(start.lsn, |before| start.lsn - before.len() as u64);
+            let mut reader = Reader::new(first, length, Some(start.system));
+            let before = before.map(Bytes::as_ref).unwrap_or_default();
+            let note = |record: Record| last = Some((record.end, record.checksum));
+            reader.push(before, note).map_err(bad)?;
+            reader
+        };
         let mut segments = Vec::new();
         for Stretch { mut from, until, succeeds } in stretches {
             let mut succeeds = succeeds.map(Place::position).transpose()?;
@@ -157,41 +221,8 @@ impl LogArchive for Archive {
                 from = from.at(end);
             }
         }
+        (self.since, self.reader, self.last) = (Some(start.at(until)), Some(reader), last);
         Ok(segments)
-    }
-
-    fn origin_name(&self, name: &str) -> Option<String> {
-        let timeline = u32::from_str_radix(name.get(..8)?, 16).ok()?;
-        (name.len() == 24 && timeline > 1).then(|| name::history(timeline))
-    }
-
-    fn wanted(
-        &self,
-        name: &str,
-        incarnation: &str,
-        settings: &BTreeMap<String, String>,
-    ) -> Option<WantedFile> {
-        let system = incarnation.parse().ok()?;
-        if let Some(timeline) = name.strip_suffix(".history") {
-            let timeline =
-                u32::from_str_radix(timeline, 16).ok().filter(|_| timeline.len() == 8)?;
-            let place = Place { system, timeline, lsn: 0 };
-            return place.position().ok().map(WantedFile::Origin);
-        }
-        let length = segment_bytes(settings);
-        let (timeline, lsn) = name::parse(name, length)?;
-        let until = lsn.checked_add(u64::from(length))?;
-        range(Place { system, timeline, lsn }, until).ok().map(WantedFile::Log)
-    }
-
-    fn name_after(&self, name: &str, settings: &BTreeMap<String, String>) -> Option<String> {
-        let length = segment_bytes(settings);
-        let (timeline, lsn) = name::parse(name, length)?;
-        Some(name::segment(timeline, lsn.checked_add(u64::from(length))?, length))
-    }
-
-    fn origin(&self, index: &Bytes) -> Option<Bytes> {
-        Index::decode(index).map(|index| index.history).filter(|history| !history.is_empty())
     }
 }
 
@@ -249,6 +280,10 @@ mod tests {
         LogFile { name, bytes, before: None, origin: None }
     }
 
+    fn cut(file: LogFile<'_>, since: Option<&LogPosition>) -> Result<Vec<LogSegment>> {
+        Archive.cutter(since).unwrap().cut(file)
+    }
+
     fn at(timeline: u32, lsn: u64) -> LogPosition {
         Place { system: SYSTEM, timeline, lsn }.position().unwrap()
     }
@@ -265,16 +300,16 @@ mod tests {
         let wanted = Archive.wanted(&name, &SYSTEM.to_string(), &settings);
         assert_eq!(wanted, Some(WantedFile::Log(whole.clone())));
 
-        let all = Archive.cut(file(&name, bytes.clone()), None).unwrap();
+        let all = cut(file(&name, bytes.clone()), None).unwrap();
         assert_eq!((all.len(), &all[0].head.range, all[0].head.events.len()), (1, &whole, 3));
         assert_eq!(all[0].body, bytes);
         assert!(Index::decode(&all[0].head.index).unwrap().changes.is_some());
-        let rest = Archive.cut(file(&name, bytes.clone()), Some(&at(1, second))).unwrap();
+        let rest = cut(file(&name, bytes.clone()), Some(&at(1, second))).unwrap();
         assert_eq!(*rest[0].head.range.start(), at(1, second));
         assert_eq!(rest[0].head.events.len(), 1);
         assert_eq!(rest[0].body, bytes.slice((second - START) as usize..));
         for elsewhere in [at(1, START - 8), at(1, START + u64::from(MIB)), at(2, second)] {
-            let cut = Archive.cut(file(&name, bytes.clone()), Some(&elsewhere));
+            let cut = cut(file(&name, bytes.clone()), Some(&elsewhere));
             assert_eq!(cut.unwrap_err().kind(), ErrorKind::Gap, "{elsewhere}");
         }
     }
@@ -286,14 +321,14 @@ mod tests {
         assert_eq!(Archive.origin_name(&name).as_deref(), Some("00000002.history"));
         let history = Bytes::from(format!("1\t{}\tno reason\n", lsn_text(second)));
         let file = LogFile { origin: Some(history.clone()), ..file(&name, bytes) };
-        let cut = Archive.cut(file.clone(), Some(&at(1, START))).unwrap();
-        assert_eq!(cut.len(), 2);
-        assert_eq!((cut[0].head.range.end(), cut[0].head.events.len()), (&at(1, second), 2));
-        assert_eq!((cut[1].head.range.start(), cut[1].head.events.len()), (&at(2, second), 1));
-        assert_eq!(cut[1].head.succeeds, Some(at(1, second)));
-        assert_eq!(Archive.origin(&cut[1].head.index), Some(history));
-        assert_eq!(Archive.origin(&cut[0].head.index), None);
-        let behind = Archive.cut(file, Some(&at(1, second + 8)));
+        let both = cut(file.clone(), Some(&at(1, START))).unwrap();
+        assert_eq!(both.len(), 2);
+        assert_eq!((both[0].head.range.end(), both[0].head.events.len()), (&at(1, second), 2));
+        assert_eq!((both[1].head.range.start(), both[1].head.events.len()), (&at(2, second), 1));
+        assert_eq!(both[1].head.succeeds, Some(at(1, second)));
+        assert_eq!(Archive.origin(&both[1].head.index), Some(history));
+        assert_eq!(Archive.origin(&both[0].head.index), None);
+        let behind = cut(file, Some(&at(1, second + 8)));
         assert_eq!(behind.unwrap_err().kind(), ErrorKind::Gap);
     }
 
@@ -306,7 +341,7 @@ mod tests {
             (other.as_str(), bytes.clone()),
             (name.as_str(), bytes.slice(..1000)),
             (name.as_str(), Bytes::from(vec![0; MIB as usize])),
-            ("elsewhere", bytes.clone()),
+            ("elsewhere", bytes),
             ("00000002.history", Bytes::from_static(b"x y\n")),
         ] {
             let refused = Archive.recognise(name, &bytes).unwrap_err();
