@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::{
-    answer::Format, backup, check, completion, demo, exit, forget, grants, init, list, logs, man,
-    repo, restore, show, timeline, verify,
+    answer::Format, archive, backup, check, completion, demo, exit, fetch, forget, grants, init,
+    list, logs, man, repo, restore, show, timeline, verify,
 };
 
 /// Back up live databases online, capture their logs, and restore any moment in between.
@@ -145,6 +145,16 @@ pub(crate) enum Command {
     Completion(completion::Options),
     /// Print a manual page.
     Man(man::Options),
+    /// Archive a file of log: `logs push`, as archive_command calls it.
+    ///
+    /// Ends with 0 once the file is durable in the repository. Files that wait behind it are stored
+    /// along with it, so that the calls for them return at once.
+    WalPush(archive::PushOptions),
+    /// Fetch a file of log: `logs get`, as restore_command calls it.
+    ///
+    /// Ends with 1 when there is no such file, and with 126 after any failure, so that a server
+    /// stops replaying instead of taking the log for ended. Files that follow are fetched ahead.
+    WalGet(fetch::GetOptions),
     /// Part of `demo`: buys things in its shop until standard input ends.
     #[command(hide = true)]
     DemoCustomer(demo::CustomerOptions),
@@ -160,6 +170,11 @@ impl Command {
             }
             _ => None,
         }
+    }
+
+    /// Whether a server that replays waits for it, to which exit statuses mean something else.
+    pub(crate) fn is_fetch(&self) -> bool {
+        matches!(self, Self::WalGet(_) | Self::Logs(logs::Command::Get(_)))
     }
 
     /// Whether a signal is left to the command, which then stops by itself and cleanly.

@@ -8,6 +8,7 @@ use stillpoint_contract::Result;
 
 use super::{
     answer::{Answer, Stamp},
+    archive, exit, fetch,
     native::Native,
     open::{self, Need},
     page::{Page, Table},
@@ -25,6 +26,10 @@ pub(crate) enum Command {
     Stream(stream::Options),
     /// Show how far each database's log is captured.
     Status(StatusOptions),
+    /// Archive a file of log that a server hands over; what archive_command calls.
+    Push(archive::PushOptions),
+    /// Fetch a file of log for a server that replays; what restore_command calls.
+    Get(fetch::GetOptions),
     /// Let a server forget what it keeps for captures, such as a replication slot, for good.
     Retire(stream::RetireOptions),
 }
@@ -132,12 +137,15 @@ impl Answer for StatusAnswer {
 }
 
 /// Does it.
-pub(crate) async fn run(session: &Session, command: Command) -> Result<()> {
+pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     match command {
-        Command::Stream(options) => stream::run(session, options).await,
-        Command::Status(options) => status(session, options).await,
-        Command::Retire(options) => stream::retire(session, options).await,
+        Command::Stream(options) => stream::run(session, options).await?,
+        Command::Status(options) => status(session, options).await?,
+        Command::Push(options) => archive::run_push(session, options).await?,
+        Command::Get(options) => return fetch::run_get(session, options).await,
+        Command::Retire(options) => stream::retire(session, options).await?,
     }
+    Ok(exit::OK)
 }
 
 async fn status(session: &Session, options: StatusOptions) -> Result<()> {

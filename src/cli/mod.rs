@@ -5,6 +5,7 @@
 
 mod advice;
 mod answer;
+mod archive;
 mod args;
 mod backup;
 mod bar;
@@ -14,6 +15,7 @@ mod demo;
 mod environment;
 mod examine;
 mod exit;
+mod fetch;
 mod forget;
 mod grants;
 mod init;
@@ -36,6 +38,7 @@ mod run;
 mod secret;
 mod session;
 mod show;
+mod spool;
 mod stream;
 mod terminal;
 mod timeline;

@@ -1,6 +1,13 @@
 //! From the command line to the exit status.
 
-use std::{env, ffi::OsString, io::IsTerminal, pin::pin, process::ExitCode};
+use std::{
+    env,
+    ffi::OsString,
+    io::IsTerminal,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    pin::pin,
+    process::ExitCode,
+};
 
 use clap::{Parser, error::ErrorKind as Misuse};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
@@ -14,10 +21,11 @@ use tracing_subscriber::EnvFilter;
 use super::{
     advice,
     answer::{self, Format, complain},
+    archive,
     args::{Command, Global, Typed},
     backup, check, completion, demo,
     environment::Environment,
-    exit, forget, grants, init, list, logs, man,
+    exit, fetch, forget, grants, init, list, logs, man,
     page::Look,
     process, repo,
     report::{self, Run},
@@ -36,7 +44,10 @@ pub fn main(world: Result<World>) -> ExitCode {
         Ok(typed) => typed,
         Err(misuse) => {
             let run = named(&world, String::new());
-            return ExitCode::from(explain(&misuse, &arguments, &environment, &run));
+            let status = explain(&misuse, &arguments, &environment, &run);
+            let is_fetch = arguments.iter().any(|word| word == "wal-get" || word == "get");
+            let is_failure = status != exit::OK && is_fetch;
+            return ExitCode::from(if is_failure { fetch::GIVE_UP } else { status });
         }
     };
     trace(&typed.global, &environment);
@@ -52,6 +63,7 @@ fn start(world: Result<World>, environment: Environment, mut typed: Typed) -> u8
     let run = named(&world, advice::repeated_options(&typed.global));
     let own = run.clone();
     let (tell, stop) = watch::channel(None);
+    let is_fetch = typed.command.is_fetch();
     let session = world
         .and_then(|world| Session::resolve(world, environment, typed.global, own, stop))
         .and_then(|session| Ok((session, runtime()?)));
@@ -62,13 +74,16 @@ fn start(world: Result<World>, environment: Environment, mut typed: Typed) -> u8
                 Format::Text => tracing::Span::none(),
             };
             let work = supervise(&session, typed.command, &tell).instrument(span);
-            let status = runtime.block_on(work);
+            let status = catch_unwind(AssertUnwindSafe(|| runtime.block_on(work)));
+            // The status of a panic is one that a server takes for the end of the log.
+            let status = status
+                .unwrap_or_else(|why| if is_fetch { fetch::GIVE_UP } else { resume_unwind(why) });
             // A thread that waits for a file or a terminal must not keep the process alive.
             runtime.shutdown_background();
             status
         }
         Err(error) => {
-            let status = exit::status(error.kind());
+            let status = failure(error.kind(), is_fetch);
             complain(&report::render(&error, status, format, &plain, &run));
             status
         }
@@ -81,6 +96,11 @@ fn named(world: &Result<World>, options: String) -> Run {
         Ok(world) => Run::new(&*world.entropy, options),
         Err(_) => Run { trace: "0".repeat(16), options },
     }
+}
+
+/// The exit status of a failure. A server that replays must not take it for the end of the log.
+fn failure(kind: ErrorKind, is_fetch: bool) -> u8 {
+    if is_fetch { fetch::GIVE_UP } else { exit::status(kind) }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
@@ -97,7 +117,7 @@ async fn supervise(
     command: Command,
     tell: &watch::Sender<Option<Signal>>,
 ) -> u8 {
-    let stops_itself = command.stops_itself();
+    let (stops_itself, is_fetch) = (command.stops_itself(), command.is_fetch());
     let mut work = Box::pin(dispatch(session, command));
     let mut signals = pin!(next_signal());
     let mut deadline = pin!(async {
@@ -116,7 +136,7 @@ async fn supervise(
                 (Err(error), Some(signal)) if error.kind() == ErrorKind::Interrupted => {
                     session.report(&error, signal.status())
                 }
-                (Err(error), _) => session.report(&error, exit::status(error.kind())),
+                (Err(error), _) => session.report(&error, failure(error.kind(), is_fetch)),
             },
             signal = &mut signals => {
                 if !stops_itself || told.is_some() {
@@ -128,7 +148,7 @@ async fn supervise(
             }
             () = &mut deadline => {
                 let error = out_of_time();
-                return session.report(&error, exit::status(error.kind()));
+                return session.report(&error, failure(error.kind(), is_fetch));
             }
         }
     }
@@ -175,7 +195,9 @@ async fn dispatch(session: &Session, command: Command) -> Result<u8> {
         Command::List(options) => list::run(session, options).await?,
         Command::Show(options) => show::run(session, options).await?,
         Command::Timeline(options) => timeline::run(session, options).await?,
-        Command::Logs(command) => logs::run(session, command).await?,
+        Command::Logs(command) => return Box::pin(logs::run(session, command)).await,
+        Command::WalPush(options) => Box::pin(archive::run_push(session, options)).await?,
+        Command::WalGet(options) => return Box::pin(fetch::run_get(session, options)).await,
         Command::Restore(options) => return restore::run(session, options).await,
         Command::Verify(options) => return verify::run(session, options).await,
         Command::Check(options) => return check::run(session, options).await,

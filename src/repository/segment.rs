@@ -88,31 +88,29 @@ struct Wire {
 }
 
 impl StoredHead {
-    /// Writes the stored form of a segment.
+    /// Writes the stored form of a segment whose body was sealed for the same key.
     pub(super) fn seal(
         &self,
-        body: &[u8],
+        sealed_body: &[u8],
         key: &Key,
         domain: &Domain,
         world: &World,
         scratch: &mut Scratch,
     ) -> Result<Bytes> {
         let wire = self.encode()?;
-        if wire.len() > HEAD_BYTES_MAX || body.len() > SEGMENT_BODY_BYTES_MAX {
-            return Err(Error::bug("write a segment longer than readers accept"));
+        if wire.len() > HEAD_BYTES_MAX {
+            return Err(too_long());
         }
-        let kind = ObjectKind::LogSegment;
-        let entropy = &*world.entropy;
-        let head = envelope::seal(domain, kind, &format!("{key}#head"), &wire, scratch, entropy)?;
-        let body = envelope::seal(domain, kind, &format!("{key}#body"), body, scratch, entropy)?;
-        let mut bytes = Vec::with_capacity(PREFIX_BYTES + head.len() + body.len());
+        let (kind, name) = (ObjectKind::LogSegment, format!("{key}#head"));
+        let head = envelope::seal(domain, kind, &name, &wire, scratch, &*world.entropy)?;
+        let mut bytes = Vec::with_capacity(PREFIX_BYTES + head.len() + sealed_body.len());
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&SEGMENT_FORMAT.to_le_bytes());
         bytes.extend_from_slice(&(head.len() as u32).to_le_bytes());
         let previous = data_encoding::HEXLOWER.decode(self.previous.as_bytes());
         bytes.extend_from_slice(&previous.map_err(|_| Error::bug("chain a segment"))?);
         bytes.extend_from_slice(&head);
-        bytes.extend_from_slice(&body);
+        bytes.extend_from_slice(sealed_body);
         Ok(bytes.into())
     }
 
@@ -252,9 +250,39 @@ impl Prefix {
     }
 }
 
-/// A segment without a place yet: what [`super::StreamWriter`] makes a [`StoredHead`] of.
-pub(super) fn body_hash(segment: &LogSegment) -> String {
-    blake3::hash(&segment.body).to_hex().to_string()
+/// A segment whose body is compressed and sealed, without its place in the chain yet.
+#[derive(Debug)]
+pub struct SealedSegment {
+    pub(super) head: SegmentHead,
+    /// Its number in the stream, which the seal of the body includes.
+    pub(super) seq: u64,
+    pub(super) body_hash: String,
+    pub(super) body: Bytes,
+}
+
+impl SealedSegment {
+    /// Seals the body of the segment that will have this key. Most of the work of storing it, and
+    /// independent of the segments before.
+    pub(super) fn new(
+        segment: LogSegment,
+        (key, seq): (&Key, u64),
+        domain: &Domain,
+        world: &World,
+        scratch: &mut Scratch,
+    ) -> Result<Self> {
+        let LogSegment { head, body } = segment;
+        if body.len() > SEGMENT_BODY_BYTES_MAX {
+            return Err(too_long());
+        }
+        let body_hash = blake3::hash(&body).to_hex().to_string();
+        let (kind, name) = (ObjectKind::LogSegment, format!("{key}#body"));
+        let body = envelope::seal(domain, kind, &name, &body, scratch, &*world.entropy)?;
+        Ok(Self { head, seq, body_hash, body })
+    }
+}
+
+fn too_long() -> Error {
+    Error::bug("write a segment longer than readers accept")
 }
 
 pub(super) fn broken(key: &Key) -> Error {

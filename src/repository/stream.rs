@@ -14,9 +14,10 @@ use super::{
     heads::is_unreadable,
     names,
     packer::persist,
-    segment::{StoredHead, body_hash},
+    segment::{SEGMENT_BYTES_MAX, SealedSegment, StoredHead, broken},
     store::{Key, Put},
 };
+use crate::{pipeline::keys::Domain, world::World};
 
 /// The longest beat, in bytes.
 const BEAT_BYTES_MAX: u64 = 64 << 10;
@@ -98,6 +99,59 @@ impl Repository {
     }
 }
 
+impl Repository {
+    /// Goes on with a stream behind its last segment. It must be nobody else's.
+    pub(super) async fn resume_stream(
+        &self,
+        database: &str,
+        last: &StoredHead,
+    ) -> Result<StreamWriter<'_>> {
+        let key = names::segment(database, &last.stream, last.seq)?;
+        let bytes = self.store.read(&key, SEGMENT_BYTES_MAX).await?.ok_or_else(|| broken(&key))?;
+        Ok(StreamWriter {
+            repository: self,
+            database: database.to_owned(),
+            stream: last.stream.clone(),
+            incarnation: last.incarnation.clone(),
+            seq: last.seq,
+            previous: hash_of(&bytes),
+            continues: None,
+            gap: None,
+            process: None,
+            beat: 0,
+        })
+    }
+}
+
+/// Compresses and seals the segments of one stream, of which several may be under way at once.
+#[derive(Debug)]
+pub struct SegmentSealer {
+    world: World,
+    domain: Arc<Domain>,
+    database: String,
+    stream: String,
+    seq: u64,
+}
+
+impl SegmentSealer {
+    /// Seals the segment that follows those that were given before.
+    pub fn seal(
+        &mut self,
+        segment: LogSegment,
+    ) -> impl Future<Output = Result<SealedSegment>> + Send + 'static {
+        self.seq += 1;
+        let (seq, key) = (self.seq, names::segment(&self.database, &self.stream, self.seq));
+        let (domain, world) = (Arc::clone(&self.domain), self.world.clone());
+        async move {
+            let (key, inner) = (key?, world.clone());
+            let seal = world.cpu.run(move |scratch| {
+                SealedSegment::new(segment, (&key, seq), &domain, &inner, scratch)
+            });
+            seal.await?
+        }
+    }
+}
+
 impl StreamWriter<'_> {
     /// Says in each sign of life which process gives it.
     pub fn held_by(self, process: Option<String>) -> Self {
@@ -115,7 +169,36 @@ impl StreamWriter<'_> {
     ///
     /// [`Fenced`](ErrorKind::Fenced) when another capture of the database took over.
     pub async fn append(&mut self, segment: LogSegment, captured_at: DateTime<Utc>) -> Result<u64> {
+        let sealed = self.sealer()?.seal(segment).await?;
+        self.append_sealed(sealed, captured_at).await
+    }
+
+    /// What seals the segments that will follow, ahead of their turn.
+    pub fn sealer(&self) -> Result<SegmentSealer> {
+        Ok(SegmentSealer {
+            world: self.repository.world.clone(),
+            domain: self.repository.domain()?,
+            database: self.database.clone(),
+            stream: self.stream.clone(),
+            seq: self.seq,
+        })
+    }
+
+    /// Stores a segment that a sealer of this stream sealed as the next one. When this returns, it
+    /// is durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append).
+    pub async fn append_sealed(
+        &mut self,
+        sealed: SealedSegment,
+        captured_at: DateTime<Utc>,
+    ) -> Result<u64> {
         let seq = self.seq + 1;
+        if sealed.seq != seq {
+            return Err(Error::bug("store segments in another order than they were sealed"));
+        }
         let head = StoredHead {
             stream: self.stream.clone(),
             seq,
@@ -124,12 +207,12 @@ impl StreamWriter<'_> {
             incarnation: self.incarnation.clone(),
             continues: self.continues.clone().filter(|_| seq == 1),
             gap: self.gap.clone().filter(|_| seq == 1),
-            body_hash: body_hash(&segment),
-            head: segment.head,
+            body_hash: sealed.body_hash,
+            head: sealed.head,
         };
         let key = names::segment(&self.database, &self.stream, seq)?;
         let (domain, world) = (self.repository.domain()?, self.repository.world.clone());
-        let (body, name) = (segment.body, key.clone());
+        let (body, name) = (sealed.body, key.clone());
         let seal = self.repository.world.cpu.run(move |scratch| {
             let bytes = head.seal(&body, &name, &domain, &world, scratch)?;
             Ok::<_, Error>((hash_of(&bytes), bytes))

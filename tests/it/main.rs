@@ -1,5 +1,6 @@
 //! What needs more than one module.
 
+mod archive;
 mod bank;
 mod cli;
 mod company;

@@ -10,7 +10,7 @@ use stillpoint::world::World;
 use stillpoint_testcontainers::{POSTGRES_USER, Postgres, PostgresOptions};
 use tokio_postgres::{Client, NoTls};
 
-use crate::site::Site;
+use crate::{cli::golden::assert_shape, site::Site};
 
 /// A server, a repository, and when each row was surely there.
 pub(crate) struct Story {
@@ -357,7 +357,7 @@ async fn the_state_before_a_drop_is_proposed_and_restored() {
         assert!(page.contains("dropped: postgres.public.orders"), "{page}");
 
         let proposed = story.ok(&["restore", "shop", "--before-drop", "orders"]);
-        crate::cli::golden::assert_shape("restore-before-drop", &proposed);
+        assert_shape("restore-before-drop", &proposed);
         let point = &proposed["loss"]["before"];
         assert_eq!(point["engine_position"], events[1]["point"]["engine_position"]);
         story.ok(&["restore", "shop", "--before-drop", "orders", "--to", "before"]);
@@ -528,4 +528,20 @@ async fn a_stopped_directory_is_rewritten_where_it_differs_also_after_kills() {
         assert!(status == 5 && said.contains("system identifier"), "{said}");
         other.restart().unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_about_servers_and_roles_have_the_form_that_scripts_rely_on() {
+    let Some(story) = Story::begin(15, "sql").await else { return };
+    assert_shape("grants", &story.ok(&["grants", "postgres", "--server-version", "15"]));
+    let mut found = story.ok(&["check", &story.url]);
+    // Each of them is looked at, whatever it says.
+    let subjects: Vec<_> =
+        found["findings"].as_array().unwrap().iter().map(|f| &f["subject"]).collect();
+    for subject in ["wal_level", "max_wal_senders", "max_slot_wal_keep_size", "way of backups"] {
+        assert!(subjects.contains(&&Value::from(subject)), "{subject}: {subjects:?}");
+    }
+    found["version"] = "<version>".into();
+    found["findings"][0]["found"] = "<version>".into();
+    assert_shape("check-server", &found);
 }

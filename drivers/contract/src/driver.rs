@@ -13,8 +13,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Capabilities, Error, ErrorKind, Finding, Lineage, LogMark, LogPosition, LogRange, LogSource,
-    NativePoint, OpenedLog, PartName, Result, SegmentHead, Sink, Source, code,
+    Capabilities, Error, ErrorKind, Finding, Lineage, LogArchive, LogMark, LogPosition, LogRange,
+    LogSource, NativePoint, OpenedLog, PartName, Result, SegmentHead, Sink, Source, code,
 };
 
 /// One kind of database server: how to reach one, and how to build one from a backup.
@@ -108,6 +108,12 @@ pub trait Engine: fmt::Debug + Send + Sync {
 
     /// Where in a segment a transaction committed: the offset of the state that includes it.
     fn commit_of(&self, _transaction: &str, _head: &SegmentHead) -> Option<u128> {
+        None
+    }
+
+    /// What the engine knows of the files that its servers' archiver names; `None` where servers
+    /// hand over no files.
+    fn archive(&self) -> Option<&dyn LogArchive> {
         None
     }
 

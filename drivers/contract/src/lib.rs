@@ -8,6 +8,7 @@
 //! backup names every byte of the database, whether its pages were written or kept from an earlier
 //! one, so a restore never walks a chain of backups.
 
+mod archive;
 mod buffer;
 mod capability;
 mod driver;
@@ -19,6 +20,7 @@ mod point;
 mod position;
 mod world;
 
+pub use archive::{ArchivedFile, LogArchive, LogCutter, LogFile, WantedFile};
 pub use buffer::{Buffer, BufferPool};
 pub use capability::{Capabilities, Consistency, Incremental, LogSupply};
 pub use driver::{

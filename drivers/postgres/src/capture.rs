@@ -94,11 +94,11 @@ pub(crate) enum CaughtUp {
 
 /// What was found in a body.
 #[derive(Debug, Default)]
-struct Found {
-    events: Vec<LogEvent>,
+pub(crate) struct Found {
+    pub(crate) events: Vec<LogEvent>,
     /// The transactions of the commits among them.
-    commits: Vec<u32>,
-    changes: Changes,
+    pub(crate) commits: Vec<u32>,
+    pub(crate) changes: Changes,
     /// Databases whose removal was written and not committed yet.
     dropping: Vec<u32>,
     /// Files of relations that were made, as far as they may be asked for.
@@ -106,7 +106,7 @@ struct Found {
     /// What was lost, by the number of the event that tells it.
     lost: Vec<(usize, Lost)>,
     /// Where the last record ends, and its checksum.
-    last: Option<(u64, u32)>,
+    pub(crate) last: Option<(u64, u32)>,
 }
 
 /// What a commit took away.
@@ -117,7 +117,7 @@ enum Lost {
 }
 
 impl Found {
-    fn note(&mut self, record: &Record, major: u32) {
+    pub(crate) fn note(&mut self, record: &Record, major: u32) {
         let events = meaning(record, major);
         self.changes.add(record, &events);
         for Event { at, kind } in events {
@@ -160,7 +160,7 @@ impl Found {
 
 impl Found {
     /// Says what was lost, by name where one is known.
-    fn name_losses(&mut self, names: &mut Names) {
+    pub(crate) fn name_losses(&mut self, names: &mut Names) {
         let lost = std::mem::take(&mut self.lost);
         let mut untold = BTreeSet::new();
         for (index, lost) in &lost {

@@ -249,7 +249,7 @@ impl Search<'_> {
                 Ok(()) => {}
             }
         }
-        if checksum.is_some() && ended_with != checksum {
+        if start < reached && checksum.is_some() && ended_with != checksum {
             return Ok(Err(other_log(reached)));
         }
         changes.merge(seen.changes);

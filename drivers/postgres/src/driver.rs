@@ -4,14 +4,14 @@ use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use stillpoint_contract::{
-    BackupRequest, Clock, Driver, Endpoint, Engine, Evidence, Finding, LogMark, LogPosition,
-    NativePoint, OpenedLog, Probe, Reached, Recovery, RestorePlan, RestoreRequest, Result,
-    SegmentHead, Sink,
+    BackupRequest, Clock, Driver, Endpoint, Engine, Evidence, Finding, LogArchive, LogMark,
+    LogPosition, NativePoint, OpenedLog, Probe, Reached, Recovery, RestorePlan, RestoreRequest,
+    Result, SegmentHead, Sink,
 };
 
 use crate::{
-    config::Config, connect::Cluster, facts::Facts, grants, log, points, recover, restore,
-    snapshot, version::MAJORS, wire::lsn_text,
+    archive::Archive, config::Config, connect::Cluster, facts::Facts, grants, log, points, recover,
+    restore, snapshot, version::MAJORS, wire::lsn_text,
 };
 
 /// PostgreSQL clusters.
@@ -88,6 +88,10 @@ impl Engine for PostgresEngine {
 
     fn commit_of(&self, transaction: &str, head: &SegmentHead) -> Option<u128> {
         points::commit_of(transaction, head)
+    }
+
+    fn archive(&self) -> Option<&dyn LogArchive> {
+        Some(&Archive)
     }
 
     fn render(&self, position: &LogPosition) -> String {

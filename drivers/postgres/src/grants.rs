@@ -195,7 +195,8 @@ async fn archive(sql: &Sql, facts: &Facts) -> Result<Vec<Finding>> {
         mode
     };
     let is_fine = !is_failing && !found.contains("without");
-    let statement = "SHOW archive_command; -- and see in the server's log why it fails";
+    let statement = "ALTER SYSTEM SET archive_command = 'stillpoint wal-push %p'; \
+                     SELECT pg_reload_conf()";
     Ok(vec![finding(
         "archive_mode",
         found,

@@ -6,7 +6,7 @@ mod bench;
 mod captures;
 mod demo;
 mod everyday;
-pub(super) mod golden;
+pub(crate) mod golden;
 mod refusals;
 mod restores;
 mod stopping;
