@@ -2,7 +2,8 @@
 """Stillpoint beside pgBackRest, pg_basebackup and Barman, on the same PostgreSQL cluster in one run.
 
     benches/side_by_side/postgres.py [--data pgbench,mixed] [--scale 100] [--mixed-mib 750]
-                                     [--rounds 3] [--tools all] [--dir DIR] [--json FILE]
+                                     [--rounds 3] [--tools all] [--what backups,log]
+                                     [--dir DIR] [--json FILE]
 
 Two clusters of PostgreSQL 18 with page checksums: one of pgbench (1.5 GiB at scale 100), and one of
 columns that compress and columns that do not, with indexes. Of each, every tool in turn takes a full
@@ -34,6 +35,7 @@ BIN = os.path.join(TREE, "usr/lib/postgresql/18/bin")
 PAGE = 8192
 TICK = os.sysconf("SC_CLK_TCK")
 PORT = "54318"
+LOG_FILES = 96
 
 
 def stat(pid):
@@ -253,6 +255,13 @@ class Stillpoint:
         answer = json.loads(said[0].splitlines()[-1])
         return {"wall_s": answer["copy_ms"] / 1000, "peak_mib": whole["peak_mib"]}, whole
 
+    def push(self):
+        settings = " ".join(f'{name}="{value}"' for name, value in self.env.items() if name != "PATH")
+        return f"{settings} {self.binary} wal-push %p --name main"
+
+    def get(self, name, target):
+        return [self.binary, "wal-get", name, target, "--name", "main"]
+
     def version(self):
         return must([self.binary, "--version"]).strip()
 
@@ -315,6 +324,9 @@ pg1-user=postgres
     def restore(self, target, delta=False):
         command = [*self.base, f"--pg1-path={target}", "restore", "--type=immediate"]
         return replayed(target, measured([command + (["--delta"] if delta else [])]))
+
+    def get(self, name, target):
+        return [*self.base, "archive-get", name, target]
 
     def version(self):
         return must([self.program, "version"]).strip()
@@ -507,6 +519,49 @@ def rounds(figures, kind, data, tools, count, work):
             shutil.rmtree(tool.repository, ignore_errors=True)
 
 
+def log(figures, kind, data, tools, work):
+    """Has each tool archive the same number of WAL files that wait, and fetch them one by one."""
+    server = data.server
+    for tool in tools:
+        if not hasattr(tool, "get"):
+            continue
+        tool.init()
+        tool.full()
+        server.archive("")
+        first = server.sql("SELECT pg_walfile_name(pg_switch_wal())")
+        for seed in range(40):
+            data.update(seed + 20)
+            server.sql("SELECT pg_switch_wal()")
+            if len(waiting(server)) >= LOG_FILES:
+                break
+        names = waiting(server)
+        start = time.monotonic()
+        server.archive(tool.push())
+        server.sql("SELECT pg_switch_wal()")
+        while waiting(server):
+            time.sleep(0.02)
+        took = time.monotonic() - start
+        figures.note(f"{kind}: archiving WAL", tool, {"files_per_s": len(names) / took})
+        server.archive("/bin/true")
+        place = emptied(os.path.join(work, "fetched"))
+        names = [name for name in names if first < name and "." not in name]
+        target = os.path.join(place, "RECOVERYXLOG")
+        start = time.monotonic()
+        for name in names:
+            must(tool.get(name, target), getattr(tool, "env", None))
+            os.remove(target)
+        took = time.monotonic() - start
+        figures.note(f"{kind}: fetching WAL", tool, {"files_per_s": len(names) / took})
+        shutil.rmtree(place)
+        shutil.rmtree(tool.repository, ignore_errors=True)
+
+
+def waiting(server):
+    """Names of WAL files that wait for the archiver."""
+    status = os.listdir(os.path.join(server.data, "pg_wal", "archive_status"))
+    return sorted(name.removesuffix(".ready") for name in status if name.endswith(".ready"))
+
+
 def restored(figures, what, tool, outcome):
     in_place, replay = outcome
     figures.note(f"{what}, files in place", tool, in_place)
@@ -554,6 +609,7 @@ def main():
     parser.add_argument("--mixed-mib", type=int, default=750)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tools", default="all")
+    parser.add_argument("--what", default="backups,log")
     parser.add_argument("--dir", default=None)
     parser.add_argument("--json", default=None)
     parser.add_argument("--work", default=None, help=argparse.SUPPRESS)
@@ -578,7 +634,11 @@ def main():
             if not figures.values:
                 print("versions:", "; ".join(tool.version() for tool in tools))
             print(f"{kind}: {server.size_mib():.0f} MiB")
-            rounds(figures, kind, data, tools, options.rounds, work)
+            if "backups" in options.what:
+                rounds(figures, kind, data, tools, options.rounds, work)
+            if "log" in options.what:
+                for _ in range(options.rounds):
+                    log(figures, kind, data, tools, work)
         finally:
             server.stop()
             shutil.rmtree(work, ignore_errors=True)

@@ -11,7 +11,7 @@ use std::{
 };
 
 use clap::Args;
-use futures::future::join_all;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use stillpoint_contract::{Engine, Error, ErrorKind, Result, code};
 
 use super::{
@@ -27,8 +27,9 @@ use crate::coordinator::Fetcher;
 const AHEAD_FILES_MAX: usize = 16;
 const AHEAD_BYTES_MAX: usize = 256 << 20;
 
-/// Files that are fetched at once.
+/// Files that are fetched at once, and before it is looked again for what the server wants.
 const AT_ONCE_MAX: usize = 2;
+const ROUND_FILES_MAX: usize = 8;
 
 /// How often the process that works ahead looks whether files were taken.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -167,21 +168,35 @@ async fn follow(session: &Session, name: Option<&str>, spool: &Spool) -> Result<
         }
         // Who finds no announcement fetches for itself.
         let _ = spool.announce(&wanted);
-        let files = join_all(wanted.iter().map(|name| fetcher.fetch(name))).await;
-        for (name, file) in wanted.into_iter().zip(files) {
-            let Some(file) = file?.filter(|file| file.is_whole) else {
-                ahead.next = None;
+        let kept = stream::iter(wanted).map(|name| keep(fetcher, spool, name));
+        let mut kept = kept.buffered(AT_ONCE_MAX);
+        while let Some((name, length, next)) = kept.try_next().await? {
+            ahead.next = next;
+            if length == 0 {
                 break;
-            };
-            ahead.next = fetcher.name_after(&name, &file);
-            let (spool, kept) = (spool.clone(), (name.clone(), file.bytes.len()));
-            let put = tokio::task::spawn_blocking(move || spool.put(&name, &file.bytes)).await;
-            put.map_err(|cause| Error::bug("fill the spool").caused_by(cause))?
-                .map_err(|cause| failed("fill the spool", Path::new(&kept.0), cause))?;
-            ahead.kept.push_back(kept);
+            }
+            ahead.kept.push_back((name, length));
         }
     }
     Ok(())
+}
+
+/// Fetches a file into the spool. Returns its name and length, 0 if all of it is not there yet, and
+/// which follows.
+async fn keep(
+    fetcher: &Fetcher<'_>,
+    spool: &Spool,
+    name: String,
+) -> Result<(String, usize, Option<String>)> {
+    let Some(file) = fetcher.fetch(&name).await?.filter(|file| file.is_whole) else {
+        return Ok((name, 0, None));
+    };
+    let (length, next) = (file.bytes.len(), fetcher.name_after(&name, &file));
+    let (spool, kept) = (spool.clone(), name.clone());
+    let put = tokio::task::spawn_blocking(move || spool.put(&kept, &file.bytes)).await;
+    put.map_err(|cause| Error::bug("fill the spool").caused_by(cause))?
+        .map_err(|cause| failed("fill the spool", Path::new(&name), cause))?;
+    Ok((name, length, next))
 }
 
 /// How far the files in the spool reach.
@@ -220,7 +235,7 @@ impl Ahead {
         let kept_bytes: usize = self.kept.iter().map(|(_, length)| length).sum();
         let length = usize::try_from(self.length_bytes).unwrap_or(usize::MAX).max(1);
         let room = AHEAD_BYTES_MAX.saturating_sub(kept_bytes) / length;
-        let room = room.min(AHEAD_FILES_MAX.saturating_sub(self.kept.len())).min(AT_ONCE_MAX);
+        let room = room.min(AHEAD_FILES_MAX.saturating_sub(self.kept.len())).min(ROUND_FILES_MAX);
         let names = successors(self.next.clone(), |name| self.after(engine, name));
         names.take(room).collect()
     }

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use stillpoint_contract::{Error, ErrorKind, Result, code};
+use stillpoint_contract::{Buffer, BufferPool, Error, ErrorKind, Result, code};
 use zstd::zstd_safe::{CCtx, CParameter, DCtx};
 
 /// How the stored bytes of a chunk become its plaintext.
@@ -145,6 +145,7 @@ pub struct Scratch {
     decompressor: DCtx<'static>,
     output: Vec<u8>,
     proof: Vec<u8>,
+    buffers: BufferPool,
     /// Deciphered bytes between two stages of reading.
     pub(super) opened: Vec<u8>,
 }
@@ -159,6 +160,7 @@ impl Scratch {
             decompressor: DCtx::create(),
             output: Vec::new(),
             proof: Vec::new(),
+            buffers: BufferPool::default(),
             opened: Vec::new(),
         }
     }
@@ -206,20 +208,20 @@ impl Scratch {
         stored: &[u8],
         base: Option<&[u8]>,
         plain_bytes: usize,
-    ) -> Result<Vec<u8>> {
+    ) -> Result<Buffer> {
         if plain_bytes > PLAIN_BYTES_MAX {
             return Err(undecodable("it claims to be larger than any chunk"));
         }
         if encoding == Encoding::Raw {
             let whole = stored.len() == plain_bytes && base.is_none();
             return if whole {
-                Ok(stored.to_vec())
+                Ok(stored.to_vec().into())
             } else {
                 Err(undecodable("its length differs"))
             };
         }
-        let mut plain = Vec::with_capacity(plain_bytes);
-        let length = decompress(&mut self.decompressor, &mut plain, encoding, stored, base)?;
+        let mut plain = self.buffers.take(plain_bytes);
+        let length = decompress(&mut self.decompressor, &mut *plain, encoding, stored, base)?;
         if length == plain_bytes { Ok(plain) } else { Err(undecodable("its length differs")) }
     }
 
@@ -229,7 +231,7 @@ impl Scratch {
         encoding: Encoding,
         base: Option<&[u8]>,
         plain_bytes: usize,
-    ) -> Result<Vec<u8>> {
+    ) -> Result<Buffer> {
         let opened = std::mem::take(&mut self.opened);
         let plain = self.decode(encoding, &opened, base, plain_bytes);
         self.opened = opened;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use stillpoint_contract::{Entropy, Error, ErrorKind, Result, code};
+use stillpoint_contract::{Buffer, Entropy, Error, ErrorKind, Result, code};
 use zeroize::Zeroizing;
 
 use super::{
@@ -190,7 +190,7 @@ impl Domain {
         payload: &[u8],
         base: Option<&[u8]>,
         scratch: &mut Scratch,
-    ) -> Result<Vec<u8>> {
+    ) -> Result<Buffer> {
         let damaged = |problem| damaged_blob(&label.id, problem);
         if !label.is_sound() {
             return Err(damaged("its header contradicts itself"));

@@ -295,7 +295,9 @@ mod tests {
     fn pool() -> BufferPool {
         let pool = BufferPool::default();
         let mut buffers: Vec<Buffer> = (0..4).map(|_| pool.take(CHUNK as usize)).collect();
-        buffers.iter_mut().for_each(|buffer| buffer.fill(0xEE));
+        for buffer in &mut buffers {
+            buffer.fill(0xEE);
+        }
         pool
     }
 

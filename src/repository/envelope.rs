@@ -1,7 +1,7 @@
 //! Sealed small objects: manifests, log segments and the like, each in a file of its own.
 
 use bytes::Bytes;
-use stillpoint_contract::{Entropy, Error, ErrorKind, Result, code};
+use stillpoint_contract::{Buffer, Entropy, Error, ErrorKind, Result, code};
 
 use super::wire::{Fields, corrupt, newer};
 use crate::pipeline::{
@@ -85,7 +85,7 @@ pub fn open(
     bytes: &[u8],
     limit_bytes: usize,
     scratch: &mut Scratch,
-) -> Result<Vec<u8>> {
+) -> Result<Buffer> {
     let step = || format!("open {} {name}", kind.name());
     let damaged = |problem| corrupt(step(), problem);
     let (raw_header, sealed) = bytes
@@ -195,7 +195,7 @@ mod tests {
     }
 
     fn opened(domain: &Domain, bytes: &[u8]) -> Result<Vec<u8>> {
-        open(domain, ObjectKind::Manifest, "m/1", bytes, LIMIT, &mut Scratch::new())
+        open(domain, ObjectKind::Manifest, "m/1", bytes, LIMIT, &mut Scratch::new()).map(Vec::from)
     }
 
     #[test]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{
-    Error, ErrorKind, LogEvent, LogEventKind, LogPosition, LogRange, LogSegment, Result,
+    Buffer, Error, ErrorKind, LogEvent, LogEventKind, LogPosition, LogRange, LogSegment, Result,
     SEGMENT_BODY_BYTES_MAX, SEGMENT_INDEX_BYTES_MAX, SegmentHead, code,
 };
 
@@ -149,7 +149,7 @@ impl StoredHead {
         key: &Key,
         domain: &Domain,
         scratch: &mut Scratch,
-    ) -> Result<Vec<u8>> {
+    ) -> Result<Buffer> {
         let prefix = Prefix::read(bytes, key)?;
         let sealed = bytes.get(prefix.head_end..).ok_or_else(|| broken(key))?;
         let (name, limit) = (format!("{key}#body"), SEGMENT_BODY_BYTES_MAX);

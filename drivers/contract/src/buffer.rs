@@ -1,33 +1,55 @@
 //! Buffers that are used again: fresh memory of such a size costs more than what is done with it.
 
 use std::{
-    ops::{Deref, DerefMut},
+    ops::{Deref, DerefMut, RangeInclusive},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
 
-/// Shorter buffers are left to the allocator.
-const POOLED_BYTES_MIN: usize = 32 << 10;
+/// Shorter and longer buffers are left to the allocator.
+const POOLED_BYTES: RangeInclusive<usize> = 32 << 10..=16 << 20;
 
-/// How many buffers wait to be used again.
-const POOLED_MAX: usize = 32;
+/// How much waits to be used again, in bytes.
+const WAITING_BYTES_MAX: usize = 24 << 20;
 
 /// Buffers that wait to be used again. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct BufferPool(Arc<Mutex<Vec<Vec<u8>>>>);
+pub struct BufferPool(Arc<Mutex<Waiting>>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    buffers: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Waiting {
+    fn pop(&mut self) -> Option<Vec<u8>> {
+        let buffer = self.buffers.pop()?;
+        self.bytes -= buffer.len();
+        Some(buffer)
+    }
+
+    fn push(&mut self, buffer: Vec<u8>) {
+        if self.bytes + buffer.len() <= WAITING_BYTES_MAX {
+            self.bytes += buffer.len();
+            self.buffers.push(buffer);
+        }
+    }
+}
 
 impl BufferPool {
     /// A buffer of `length` bytes. What they are is left over from earlier uses: write all of them.
     pub fn take(&self, length: usize) -> Buffer {
         let mut buffer = Buffer { bytes: Vec::new(), length, home: None };
-        if length >= POOLED_BYTES_MIN {
+        if POOLED_BYTES.contains(&length) {
             let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             buffer.bytes = waiting.pop().unwrap_or_default();
             buffer.home = Some(self.clone());
         }
         if buffer.bytes.len() < length {
-            buffer.bytes.resize(length, 0);
+            // Unlike one that grows, a new one need not be cleared.
+            buffer.bytes = vec![0; length];
         }
         buffer
     }
@@ -57,13 +79,20 @@ impl From<Vec<u8>> for Buffer {
 }
 
 impl From<Buffer> for Bytes {
+    fn from(buffer: Buffer) -> Self {
+        if buffer.home.is_some() { Self::from_owner(buffer) } else { Vec::from(buffer).into() }
+    }
+}
+
+/// Copies what belongs to a pool.
+impl From<Buffer> for Vec<u8> {
     fn from(mut buffer: Buffer) -> Self {
         if buffer.home.is_some() {
-            return Self::from_owner(buffer);
+            return buffer.to_vec();
         }
         let mut bytes = std::mem::take(&mut buffer.bytes);
         bytes.truncate(buffer.length);
-        bytes.into()
+        bytes
     }
 }
 
@@ -91,9 +120,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let Some(BufferPool(home)) = self.home.take() else { return };
         let mut waiting = home.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() < POOLED_MAX {
-            waiting.push(std::mem::take(&mut self.bytes));
-        }
+        waiting.push(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -104,7 +131,7 @@ mod tests {
     #[test]
     fn a_buffer_is_used_again_only_when_nobody_needs_its_bytes() {
         let pool = BufferPool::default();
-        let waiting = || pool.0.lock().unwrap().len();
+        let waiting = || pool.0.lock().unwrap().buffers.len();
         let mut first = pool.take(64 << 10);
         first.fill(1);
         first.truncate(50_000);

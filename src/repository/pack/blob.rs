@@ -1,7 +1,7 @@
 //! One sealed chunk as it lies in a pack.
 
 use bytes::Bytes;
-use stillpoint_contract::Result;
+use stillpoint_contract::{Buffer, Result};
 
 use super::entry::is_plausible_length;
 use crate::{
@@ -86,7 +86,7 @@ impl SealedBlob {
         base: Option<&[u8]>,
         domain: &Domain,
         scratch: &mut Scratch,
-    ) -> Result<Vec<u8>> {
+    ) -> Result<Buffer> {
         if self.label.id != *id {
             return Err(corrupt(format!("read chunk {id}"), "another chunk is in its place"));
         }

@@ -68,7 +68,8 @@ fn read(pack: &FinishedPack, entry: &PackEntry, domain: &Domain) -> Option<Vec<u
     let blob = SealedBlob::decode(&pack.bytes.get(range)?.to_vec().into()).ok()?;
     let (_, base) = contents();
     let base = blob.label().base.map(|_| base.as_slice());
-    blob.open(&entry.label.id, base, domain, &mut Scratch::new()).ok()
+    let opened = blob.open(&entry.label.id, base, domain, &mut Scratch::new()).ok();
+    opened.map(Vec::from)
 }
 
 #[test]
