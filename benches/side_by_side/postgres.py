@@ -481,8 +481,7 @@ class Figures:
         for unit, value in (figure or {}).items():
             self.values.setdefault((what, unit), {}).setdefault(tool.name, []).append(value)
 
-    def show(self, tools, against="pgbackrest"):
-        names = [tool.name for tool in tools]
+    def show(self, names, against="pgbackrest"):
         print(f"{'':44}" + "".join(f"{name:>16}" for name in names) + "   ratios to " + against)
         for (what, unit), values in self.values.items():
             medians = {name: statistics.median(values[name]) for name in names if name in values}
@@ -552,7 +551,8 @@ def log(figures, kind, data, tools, work):
             os.remove(target)
         took = time.monotonic() - start
         figures.note(f"{kind}: fetching WAL", tool, {"files_per_s": len(names) / took})
-        shutil.rmtree(place)
+        # A process that fetches ahead may still be at work there.
+        shutil.rmtree(place, ignore_errors=True)
         shutil.rmtree(tool.repository, ignore_errors=True)
 
 
@@ -620,33 +620,41 @@ def main():
         model = next((l.split(":")[1].strip() for l in file if l.startswith("model name")), "?")
     print(f"machine: {model}, {os.cpu_count()} cores, {platform.release()}")
     print("command: benches/side_by_side/postgres.py", " ".join(sys.argv[1:-2]))
-    figures = Figures()
-    for kind in options.data.split(","):
-        work = emptied(os.path.join(options.work, "w"))
-        server = Server(work)
-        try:
-            data = {"pgbench": Pgbench, "mixed": Mixed}[kind](server, options)
-            binary = os.path.join(options.work, "stillpoint")
-            tools = [Stillpoint(work, server, binary, None), Stillpoint(work, server, binary, 3),
-                     PgBackRest(work, server), PgBasebackup(work, server), Barman(work, server)]
-            if options.tools != "all":
-                tools = [tool for tool in tools if tool.name in options.tools.split(",")]
-            if not figures.values:
-                print("versions:", "; ".join(tool.version() for tool in tools))
-            print(f"{kind}: {server.size_mib():.0f} MiB")
-            if "backups" in options.what:
-                rounds(figures, kind, data, tools, options.rounds, work)
-            if "log" in options.what:
-                for _ in range(options.rounds):
-                    log(figures, kind, data, tools, work)
-        finally:
-            server.stop()
-            shutil.rmtree(work, ignore_errors=True)
-    figures.show(tools)
-    if options.json:
-        flat = {f"{what}, {unit}": values for (what, unit), values in figures.values.items()}
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(flat, file, indent=1)
+    figures, names = Figures(), []
+    try:
+        for kind in options.data.split(","):
+            names = compare(figures, names, kind, options)
+    finally:
+        figures.show(names)
+        if options.json:
+            flat = {f"{what}, {unit}": values for (what, unit), values in figures.values.items()}
+            with open(options.json, "w", encoding="utf-8") as file:
+                json.dump(flat, file, indent=1)
+
+
+def compare(figures, names, kind, options):
+    """Lets the tools take turns on one cluster; returns their names."""
+    work = emptied(os.path.join(options.work, "w"))
+    server = Server(work)
+    try:
+        data = {"pgbench": Pgbench, "mixed": Mixed}[kind](server, options)
+        binary = os.path.join(options.work, "stillpoint")
+        tools = [Stillpoint(work, server, binary, None), Stillpoint(work, server, binary, 3),
+                 PgBackRest(work, server), PgBasebackup(work, server), Barman(work, server)]
+        if options.tools != "all":
+            tools = [tool for tool in tools if tool.name in options.tools.split(",")]
+        if not names:
+            print("versions:", "; ".join(tool.version() for tool in tools))
+        print(f"{kind}: {server.size_mib():.0f} MiB")
+        if "backups" in options.what:
+            rounds(figures, kind, data, tools, options.rounds, work)
+        if "log" in options.what:
+            for _ in range(options.rounds):
+                log(figures, kind, data, tools, work)
+        return [tool.name for tool in tools]
+    finally:
+        server.stop()
+        shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":
