@@ -6,6 +6,7 @@
 use std::{
     collections::HashSet,
     env,
+    ffi::OsString,
     fs::{self, File, Metadata},
     io::{self, Read as _, Write as _},
     os::unix::{
@@ -248,9 +249,12 @@ pub(super) fn place(target: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Starts this program once more, with the same words and one more, to work on when this process
 /// has ended. In a process group of its own, so that nobody who stops this one stops that.
 pub(super) fn start_ahead() -> io::Result<Child> {
+    let mut words: Vec<OsString> = env::args_os().skip(1).collect();
+    // Behind two dashes nothing is an option any more.
+    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    words.insert(end, "--ahead".into());
     Command::new(env::current_exe()?)
-        .args(env::args_os().skip(1))
-        .arg("--ahead")
+        .args(words)
         // Files of log are long, and go from thread to thread: memory that each keeps for itself
         // is not used again.
         .env("MALLOC_ARENA_MAX", "2")

@@ -14,8 +14,9 @@ use stillpoint_contract::{Error, ErrorKind, RestorePlan, Result, code};
 use super::restore::failed;
 
 /// The file systems that a restore writes to. They are opened before it does: only then do they
-/// tell of every write that failed.
-/// Source: `syncfs(2)`, since Linux 5.8.
+/// tell of every write that failed. Where they do not tell, or forward nothing, each file is synced
+/// by itself.
+/// Source: syncfs(2): errors are told since Linux 5.8.
 #[derive(Clone, Debug)]
 pub(super) struct Disks(Arc<Vec<(PathBuf, File)>>);
 
@@ -35,12 +36,47 @@ impl Disks {
         let disks = Arc::clone(&self.0);
         let settle = move || {
             disks.iter().try_for_each(|(path, directory)| {
-                rustix::fs::syncfs(directory).map_err(|cause| failed(path, cause.into()))
+                let settled = rustix::fs::syncfs(directory).map_err(io::Error::from);
+                let settled = settled.and_then(|()| {
+                    if tells_of_failures(directory)? { Ok(()) } else { sync_below(path) }
+                });
+                settled.map_err(|cause| failed(path, cause))
             })
         };
         let settled = tokio::task::spawn_blocking(settle).await;
         settled.map_err(|cause| Error::bug("wait for disks").caused_by(cause))?
     }
+}
+
+/// File systems that pass other file systems' bytes on, by their magic numbers: overlayfs and FUSE.
+/// Source: statfs(2).
+const LAYERED: [u64; 2] = [0x794c_7630, 0x6573_5546];
+
+/// The first kernel whose `syncfs` tells of failed writes.
+const TELLING_KERNEL: (u32, u32) = (5, 8);
+
+fn tells_of_failures(directory: &File) -> io::Result<bool> {
+    let name = rustix::system::uname();
+    let release = name.release().to_str().unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse().ok());
+    let kernel = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let kind = rustix::fs::fstatfs(directory)?.f_type;
+    Ok(kernel >= TELLING_KERNEL
+        && !LAYERED.iter().any(|layered| i128::from(*layered) == i128::from(kind)))
+}
+
+/// Syncs everything below a directory. Follows no link.
+fn sync_below(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            sync_below(&entry.path())?;
+        } else if kind.is_file() {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(directory)?.sync_all()
 }
 
 /// Directories outside of the staging directory that a restore fills. They are emptied again when

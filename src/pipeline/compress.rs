@@ -153,6 +153,11 @@ pub struct Scratch {
 impl Scratch {
     /// Allocates the contexts, about 1.5 MiB once used with chunks of 256 KiB.
     pub fn new() -> Self {
+        Self::sharing(BufferPool::default())
+    }
+
+    /// The same, with buffers that several threads take turns to use.
+    pub(super) fn sharing(buffers: BufferPool) -> Self {
         Self {
             compressor: CCtx::create(),
             level: None,
@@ -160,7 +165,7 @@ impl Scratch {
             decompressor: DCtx::create(),
             output: Vec::new(),
             proof: Vec::new(),
-            buffers: BufferPool::default(),
+            buffers,
             opened: Vec::new(),
         }
     }

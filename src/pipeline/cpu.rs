@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use stillpoint_contract::{Error, Result};
+use stillpoint_contract::{BufferPool, Error, Result};
 use tokio::sync::{mpsc, oneshot};
 
 use super::compress::Scratch;
@@ -43,12 +43,13 @@ impl CpuPool {
         let size = size.max(1);
         let (queue, jobs) = mpsc::channel(size * Self::QUEUED_PER_WORKER_MAX);
         let jobs = Arc::new(Mutex::new(jobs));
-        let busy = Arc::new(AtomicUsize::new(0));
+        let (busy, buffers) = (Arc::new(AtomicUsize::new(0)), BufferPool::default());
         for number in 0..size {
             let (jobs, busy) = (Arc::clone(&jobs), Arc::clone(&busy));
+            let scratch = Scratch::sharing(buffers.clone());
             thread::Builder::new()
                 .name(format!("cpu-{number}"))
-                .spawn(move || work(&jobs, &busy))
+                .spawn(move || work(scratch, &jobs, &busy))
                 .map_err(|cause| Error::bug("start a worker thread").caused_by(cause))?;
         }
         Ok(Self(Arc::new(Workers::Threads { queue, size, busy })))
@@ -122,8 +123,7 @@ impl fmt::Debug for CpuPool {
     }
 }
 
-fn work(jobs: &Mutex<mpsc::Receiver<Job>>, busy: &AtomicUsize) {
-    let mut scratch = Scratch::new();
+fn work(mut scratch: Scratch, jobs: &Mutex<mpsc::Receiver<Job>>, busy: &AtomicUsize) {
     loop {
         let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
         let Some(job) = next else { return };

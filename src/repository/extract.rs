@@ -1,13 +1,16 @@
 //! Laying a backup out as files: in the order of the repository, in parallel, verified.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     fs::{DirBuilder, File},
     io,
     ops::Range,
     os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
@@ -33,6 +36,9 @@ const STRETCH_FILES_MAX: usize = 64;
 
 /// After so many bytes the disk is told to begin, so that it does not wait for the last chunk.
 const WRITE_BACK_BYTES: u64 = 32 << 20;
+
+/// How many files stay open until the disk has got to them.
+const DIRTY_FILES_MAX: usize = 64;
 
 impl Repository {
     /// Stored bytes of the captured log that lies between a backup and a target, for progress:
@@ -110,30 +116,26 @@ impl Target {
     }
 }
 
-/// Cuts targets into stretches of up to `chunks_max` chunks.
-pub(super) fn stretches(targets: Vec<Arc<Target>>, chunks_max: u64) -> VecDeque<Stretch> {
-    let (mut stretches, mut pieces, mut chunks) = (VecDeque::new(), Vec::new(), 0);
-    for target in targets {
-        let end = target.part.chunks();
-        let mut at = 0;
-        loop {
+/// Cuts targets into stretches of up to `chunks_max` chunks, one at a time.
+pub(super) fn stretches(
+    targets: Vec<Arc<Target>>,
+    chunks_max: u64,
+) -> impl Iterator<Item = Stretch> {
+    let mut targets = targets.into_iter();
+    let mut current: Option<(Arc<Target>, u64)> = None;
+    std::iter::from_fn(move || {
+        let (mut pieces, mut chunks) = (Vec::new(), 0);
+        while chunks < chunks_max && pieces.len() < STRETCH_FILES_MAX {
+            let next = current.take().or_else(|| targets.next().map(|target| (target, 0)));
+            let Some((target, at)) = next else { break };
+            let end = target.part.chunks();
             let stop = end.min(at + chunks_max - chunks);
             chunks += stop - at;
             pieces.push(Piece { target: Arc::clone(&target), chunks: at..stop });
-            at = stop;
-            if chunks == chunks_max || pieces.len() == STRETCH_FILES_MAX {
-                stretches.push_back(Stretch(std::mem::take(&mut pieces)));
-                chunks = 0;
-            }
-            if at == end {
-                break;
-            }
+            current = (stop < end).then_some((target, stop));
         }
-    }
-    if !pieces.is_empty() {
-        stretches.push_back(Stretch(pieces));
-    }
-    stretches
+        (!pieces.is_empty()).then_some(Stretch(pieces))
+    })
 }
 
 impl BackupReader {
@@ -152,7 +154,7 @@ impl BackupReader {
         let pages = pages.try_take_while(|parts| futures::future::ok(!parts.is_empty()));
         let stretches = pages.map_ok(move |parts| {
             let targets = parts.iter().filter_map(&mut plan).collect();
-            stream::iter(stretches(targets, self.stretch_chunks()).into_iter().map(Ok))
+            stream::iter(stretches(targets, self.stretch_chunks()).map(Ok))
         });
         stretches.try_flatten()
     }
@@ -175,26 +177,44 @@ impl BackupReader {
             let path = place(&entry.name)?;
             Some(Target::new(BasePart::new(entry.clone(), chunk_bytes), path))
         };
-        let written = self.laid_out(target).map(|stretch| async {
-            let stretch = stretch?;
-            let written = self.lay_out(stretch).await?;
+        let going = Going::default();
+        let stretches = self.laid_out(target).take_while(|_| futures::future::ready(going.is_so()));
+        let written = stretches.map(|stretch| async {
+            let written = self.lay_out(stretch?, going.clone()).await?;
             meter.advance(written.iter().map(|(_, bytes)| bytes).sum());
             Ok::<_, Error>(written)
         });
         let mut written = std::pin::pin!(written.buffer_unordered(STRETCHES_MAX));
         let (mut written_bytes, mut write_back) = (0, WriteBack::default());
-        while let Some(files) = written.try_next().await? {
-            for (target, bytes) in files {
-                written_bytes += bytes;
-                write_back.add(target, bytes).await?;
+        let (mut outcome, _end) = (Ok(()), EndsWithMe(going.clone()));
+        while let Some(files) = written.next().await {
+            // After a failure, what is under way comes to its end before anybody tidies up.
+            if outcome.is_err() {
+                continue;
+            }
+            outcome = async {
+                for (target, bytes) in files? {
+                    written_bytes += bytes;
+                    write_back.add(target, bytes).await?;
+                }
+                Ok(())
+            }
+            .await;
+            if outcome.is_err() {
+                going.end();
             }
         }
+        outcome?;
         write_back.settle().await?;
         Ok(written_bytes)
     }
 
     /// Fetches a stretch and writes it. Returns how much of which file that was.
-    async fn lay_out(&self, Stretch(pieces): Stretch) -> Result<Vec<(Arc<Target>, u64)>> {
+    async fn lay_out(
+        &self,
+        Stretch(pieces): Stretch,
+        going: Going,
+    ) -> Result<Vec<(Arc<Target>, u64)>> {
         let mut wanted = Vec::new();
         for Piece { target, chunks } in &pieces {
             let ids = target.part.ids(self.blobs(), chunks.clone()).await?;
@@ -207,6 +227,9 @@ impl BackupReader {
             let mut plain = wanted.into_iter().zip(plain);
             let mut written = Vec::with_capacity(pieces.len());
             for Piece { target, chunks } in pieces {
+                if !going.is_so() {
+                    return Err(Error::bug("write for a restore that has ended"));
+                }
                 let (file, mut bytes) = (target.file(create)?, 0);
                 let turn = target.turn();
                 for (chunk, ((id, _), plain)) in chunks.zip(plain.by_ref()) {
@@ -223,6 +246,35 @@ impl BackupReader {
             Ok(written)
         };
         blocking(write).await
+    }
+}
+
+/// Whether a restore still wants its files: work on other threads outlives a future.
+#[derive(Clone, Debug)]
+struct Going(Arc<AtomicBool>);
+
+impl Default for Going {
+    fn default() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+}
+
+impl Going {
+    fn is_so(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn end(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Ends it when it is dropped.
+struct EndsWithMe(Going);
+
+impl Drop for EndsWithMe {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -244,7 +296,8 @@ impl WriteBack {
             self.dirty.push(target);
         }
         let is_free = self.running.as_ref().is_none_or(JoinHandle::is_finished);
-        if self.dirty_bytes < WRITE_BACK_BYTES || !is_free {
+        let is_due = self.dirty_bytes >= WRITE_BACK_BYTES && is_free;
+        if !is_due && self.dirty.len() < DIRTY_FILES_MAX {
             return Ok(());
         }
         self.settle().await?;
@@ -306,4 +359,51 @@ pub(super) fn failed(path: &Path, cause: io::Error) -> Error {
     };
     let error = Error::new(kind, code, format!("write {}", path.display())).caused_by(cause);
     if full { error.next("choose a target where there is more room") } else { error }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use stillpoint_contract::Shape;
+
+    use super::*;
+    use crate::repository::manifest::Content;
+
+    #[test]
+    fn stretches_hold_every_chunk_once_in_order_and_no_more_than_they_may() {
+        let lengths = [0, 5, 64, 0, 130, 1, 63].into_iter().chain([1; 100]).chain([0; 70]);
+        let targets: Vec<_> = lengths
+            .clone()
+            .enumerate()
+            .map(|(number, chunks)| {
+                let name = PartName::new(format!("{number}")).unwrap();
+                let entry = PartEntry {
+                    name,
+                    shape: Shape::Stream,
+                    attributes: BTreeMap::new(),
+                    length_bytes: chunks * 65_536,
+                    content: Content::Chunks(Vec::new()),
+                };
+                Target::new(BasePart::new(entry, 65_536), number.to_string().into())
+            })
+            .collect();
+        let mut seen: Vec<(String, u64)> = Vec::new();
+        for Stretch(pieces) in stretches(targets, 64) {
+            let chunks: u64 =
+                pieces.iter().map(|piece| piece.chunks.end - piece.chunks.start).sum();
+            assert!(!pieces.is_empty() && chunks <= 64 && pieces.len() <= STRETCH_FILES_MAX);
+            for Piece { target, chunks } in pieces {
+                let path = target.path.display().to_string();
+                let before = seen.last().filter(|(last, _)| *last == path).map(|(_, end)| *end);
+                assert_eq!(before.unwrap_or(0), chunks.start);
+                if before.is_some() {
+                    seen.pop();
+                }
+                seen.push((path, chunks.end));
+            }
+        }
+        let all: Vec<_> = lengths.enumerate().map(|(n, chunks)| (n.to_string(), chunks)).collect();
+        assert_eq!(seen, all);
+    }
 }

@@ -179,10 +179,14 @@ fn open(path: &Path, length: u64) -> io::Result<File> {
 
 fn remove_durably(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // Who removed it may have been killed before that was durable.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         removed => removed?,
     }
-    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    match File::open(path.parent().unwrap_or(Path::new("/"))) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        directory => directory?.sync_all(),
+    }
 }
 
 /// Removes files, by path and by whether they are links. Never follows a link.
