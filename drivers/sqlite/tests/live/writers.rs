@@ -187,7 +187,7 @@ async fn survive(path: &Path, writers: usize, seconds: u64, store: impl Fn(&[u8]
 
 /// How often writers are measured. What we do to them shows every time, what a busy machine does
 /// to them does not.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 5;
 
 #[tokio::test]
 async fn busy_writers_are_not_held_up_and_the_log_stays_bounded() {
