@@ -1,9 +1,8 @@
 #!/bin/sh
 # Installs the newest peers for the PostgreSQL bench below .tools/peers: PostgreSQL 18 with its client
 # tools and pgBackRest from Debian's unstable suite, each with the libraries it wants, and Barman
-# from PyPI, so that the system is not touched but for three
-# small tools. The mirror is the one that this
-# machine's apt already uses. Idempotent.
+# from PyPI, so that the system is not touched but for three small tools. The mirror is the one that
+# this machine's apt already uses. Idempotent.
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -41,8 +40,6 @@ Dir::State::lists "$tree/apt/lists";
 Dir::State::status "$tree/apt/status";
 Dir::Cache "$tree/apt/cache";
 Acquire::Check-Valid-Until "false";
-APT::Get::AllowUnauthenticated "true";
-Acquire::AllowInsecureRepositories "true";
 APT::Sandbox::User "root";
 CONF
 export APT_CONFIG="$tree/apt/apt.conf"

@@ -11,8 +11,7 @@ backup, an incremental after a short pgbench run, and one after 1 % of the rows 
 random, restores, and restores again over a directory of which 1 % of the pages were damaged. Then it
 archives WAL, and fetches it back. A figure is the median of the rounds, with its spread. CPU is that
 of the tool and of the server together. pgBackRest runs with zst level 3, bundles, block incremental
-and two processes, unencrypted; Stillpoint encrypts, once at the same level and once as it is by
-default.
+and two processes; Stillpoint once at the same level and once as it is by default. Nobody encrypts.
 """
 
 import argparse
@@ -229,7 +228,6 @@ class Stillpoint:
         self.binary, self.server = binary, server
         self.level = [] if level is None else ["--level", str(level)]
         self.url = (f"postgres:host={server.sockets} port={PORT} user=postgres dbname=postgres")
-        self.key = os.path.join(work, f"{self.name}.key")
         self.env = {"STILLPOINT_REPO": self.repository, "XDG_STATE_HOME": os.path.join(work, "state"),
                     "PATH": f"{BIN}:{os.environ['PATH']}"}
 

@@ -26,9 +26,8 @@ const RECEIPT_AGE_MAX: TimeDelta = TimeDelta::minutes(5);
 /// The longest receipt or request, in bytes.
 const NOTE_BYTES_MAX: u64 = 4096;
 
-/// A number that each start of the system has for itself.
-/// Source: random(4).
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// How much of a file is read at once.
+const PIECE_BYTES: usize = 256 << 10;
 
 const RECEIPT: &str = "stored";
 const LOCK: &str = "lock";
@@ -167,14 +166,13 @@ impl Spool {
         (blake3::hash(text.as_bytes()).to_hex().as_str() == hash).then(|| text.to_owned())
     }
 
-    /// Keeps a file until it is asked for. Its seal is part of its name.
+    /// Keeps a file until it is asked for. Its hash is part of its name.
     pub(super) fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.make()?;
         let new = self.0.join(format!("{name}.{}.{UNFINISHED}", std::process::id()));
-        let mut file = File::create(&new)?;
-        file.write_all(bytes)?;
-        let seal = seal(name, &file.metadata()?)?;
-        fs::rename(new, self.0.join(format!("{name}.{seal}")))
+        let hash = blake3::hash(bytes).to_hex();
+        File::create(&new)?.write_all(bytes)?;
+        fs::rename(new, self.0.join(format!("{name}.{hash}")))
     }
 
     /// The kept files, with the names that they are kept under.
@@ -206,9 +204,8 @@ impl Spool {
     /// Moves a kept file to where a server wants it, if it is as it was written.
     pub(super) fn take(&self, name: &str, target: &Path) -> bool {
         let Some(path) = self.find(name) else { return false };
-        let own = path.extension().and_then(|seal| seal.to_str());
-        let found = fs::metadata(&path).and_then(|metadata| seal(name, &metadata));
-        let is_sound = found.is_ok_and(|found| Some(found.as_str()) == own);
+        let hash = path.extension().and_then(|hash| hash.to_str());
+        let is_sound = hash_of(&path).is_ok_and(|found| Some(found.to_hex().as_str()) == hash);
         if is_sound && fs::rename(&path, target).is_ok() {
             return true;
         }
@@ -227,13 +224,15 @@ impl Spool {
     }
 }
 
-/// What a file has in common with the one that was put there: it was not written to since, and the
-/// system did not stop, after which a file that nobody synced could be anything.
-fn seal(name: &str, metadata: &Metadata) -> io::Result<String> {
-    let boot = fs::read_to_string(BOOT_ID)?;
-    let FileState([device, inode, length, modified, nanoseconds, ..]) = FileState::of(metadata);
-    let numbers = [device, inode, length, modified, nanoseconds];
-    Ok(blake3::hash(format!("{boot}{name} {numbers:?}").as_bytes()).to_hex().to_string())
+fn hash_of(path: &Path) -> io::Result<blake3::Hash> {
+    let (mut file, mut hasher) = (File::open(path)?, blake3::Hasher::new());
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(hasher.finalize()),
+            length => hasher.update(&piece[..length]),
+        };
+    }
 }
 
 /// Puts a file in its place, whole or not at all. A server that crashes asks for it again, and
@@ -279,7 +278,7 @@ mod tests {
         spool.put("2", b"two").unwrap();
         assert!(spool.take("1", &target) && fs::read(&target).unwrap() == b"one");
         assert!(!spool.take("1", &target));
-        fs::write(spool.find("2").unwrap(), b"written to").unwrap();
+        fs::write(spool.find("2").unwrap(), b"tw0").unwrap();
         assert!(!spool.take("2", &target) && spool.find("2").is_none());
         assert_eq!(fs::read(&target).unwrap(), b"one");
         spool.put("3", b"three").unwrap();

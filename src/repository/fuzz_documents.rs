@@ -97,7 +97,9 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, bytes::Bytes)> {
     use std::sync::Arc;
 
     use serde_json::json;
+    use stillpoint_contract::Entropy as _;
 
+    use super::envelope::{self, ObjectKind};
     use crate::{
         pipeline::{cpu::CpuPool, testing::Seeded},
         world::{SystemClock, World},
@@ -166,7 +168,15 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, bytes::Bytes)> {
         cpu: CpuPool::inline(),
     };
     let domain = Domain::plain(RepositoryId::new([0; 16]));
-    let sealed = head.seal(body, &key(), &domain, &world, &mut Scratch::new()).unwrap();
+    let scratch = &mut Scratch::new();
+    // The first version sealed the head before the body, so the body has the second salt.
+    let entropy = Seeded::new(5);
+    entropy.fill(&mut [0; 16]);
+    let (kind, name) = (ObjectKind::LogSegment, format!("{}#body", key()));
+    let body = envelope::seal(&domain, kind, &name, body, scratch, &entropy).unwrap();
+    let sealed = head.seal(&body, &key(), &domain, &world, scratch).unwrap();
+    let opened = StoredHead::open(&sealed, &key(), &domain, scratch).unwrap();
+    assert_eq!(&*opened.open_body(&sealed, &key(), &domain, scratch).unwrap(), b"frames");
     let beat: Beat = serde_json::from_value(json!({
         "stream": "00000000000000000000000000", "at": time, "alive_at": time, "process": "b/n/1/2",
         "position": position, "is_last": false,

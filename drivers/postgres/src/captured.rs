@@ -104,8 +104,11 @@ impl Search<'_> {
             self.is_same(log.body().await, start).await?
         } else {
             match decode_cursor(&cursor) {
-                Ok(Some(checksum)) => self.tail(end, Some(checksum), &mut changes).await?,
-                // It was cut off where no record ends, as behind the last one of a segment.
+                Ok(Some(checksum)) if self.reader(end)?.1 < end => {
+                    self.tail(end, Some(checksum), &mut changes).await?
+                }
+                // It was cut off where no record ends, as behind the last one of a file, or the
+                // record that ends there is in the file before.
                 _ => match self.ends_alike(log.body().await, end).await? {
                     Ok(()) => self.tail(end, None, &mut changes).await?,
                     Err(why) => Err(why),
@@ -249,7 +252,7 @@ impl Search<'_> {
                 Ok(()) => {}
             }
         }
-        if start < reached && checksum.is_some() && ended_with != checksum {
+        if checksum.is_some() && ended_with != checksum {
             return Ok(Err(other_log(reached)));
         }
         changes.merge(seen.changes);

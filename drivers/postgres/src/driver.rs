@@ -54,7 +54,7 @@ impl Engine for PostgresEngine {
     }
 
     async fn plan_restore(&self, request: &RestoreRequest<'_>) -> Result<RestorePlan> {
-        restore::plan(request, &self.programs).await
+        restore::plan(request, &self.programs, self.clock.as_ref()).await
     }
 
     async fn recover(&self, recovery: Recovery<'_>) -> Result<Reached> {

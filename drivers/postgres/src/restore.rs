@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, Read as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::{
@@ -11,8 +12,8 @@ use rustix::{
     process::{Pid, test_kill_process},
 };
 use stillpoint_contract::{
-    Error, ErrorKind, GeneratedFile, Lineage, Overwrite, Placement, RecoveryTarget, RestorePlan,
-    RestoreRequest, Result, Rewrite, code,
+    Clock, Error, ErrorKind, GeneratedFile, Lineage, Overwrite, Placement, RecoveryTarget,
+    RestorePlan, RestoreRequest, Result, Rewrite, code,
 };
 
 use crate::{
@@ -32,6 +33,10 @@ const RELATION_FILE_BYTES: u64 = 1 << 30;
 /// Pages that are read at once.
 const PAGES_AT_ONCE: usize = 128;
 
+/// How often it is looked whether a server that replayed for us is gone, and after what time.
+const DYING_LOOKS_MAX: u32 = 100;
+const DYING_PAUSE: Duration = Duration::from_millis(50);
+
 /// How many damaged pages are named.
 const FINDINGS_MAX: usize = 8;
 
@@ -39,6 +44,7 @@ const FINDINGS_MAX: usize = 8;
 pub(crate) async fn plan(
     request: &RestoreRequest<'_>,
     programs: &[PathBuf],
+    clock: &dyn Clock,
 ) -> Result<RestorePlan> {
     let layout = Layout::read(request.parts).await?;
     let target = absolute(request.target)?;
@@ -54,6 +60,12 @@ pub(crate) async fn plan(
         return Err(no_server(&layout, programs).await);
     }
     let staged = staged(request.staging);
+    // The server that replayed for a restore that was killed dies with it, but not at once.
+    let mut looks = 0;
+    while extras.rewrites && is_in_use(&staged) && looks < DYING_LOOKS_MAX {
+        clock.sleep(DYING_PAUSE).await;
+        looks += 1;
+    }
     if extras.rewrites && is_in_use(&staged) {
         let step = "go on with a restore that was interrupted";
         return Err(Error::new(ErrorKind::Refused, code::TARGET_IN_USE, step)
