@@ -123,8 +123,11 @@ async fn a_store_that_ignores_conditions_is_found_out() {
     assert_eq!(single.create(&key("log/1"), Bytes::from("b")).await.unwrap(), Put::Existed);
     assert_eq!(single.read(&key("log/1"), 9).await.unwrap().unwrap(), "a");
     for checked in conformance::check(single, "suite").await {
-        // This mock answers `Range: bytes=0-0` with the whole object; nothing of ours asks that.
-        let excused = checked.sentence.contains("in ranges");
+        // This mock answers `Range: bytes=0-0` with the whole object; nothing of ours asks that. It
+        // writes in place and answers before the end (s3rver 3.7.1, lib/stores/filesystem.js,
+        // `putObject`): who reads meanwhile may see a part, which an id or a seal tells from all.
+        let excused = ["in ranges", "dropped create"].map(|it| checked.sentence.contains(it));
+        let excused = excused.contains(&true);
         assert!(excused || checked.broken.is_none(), "{checked}");
     }
 }

@@ -6,7 +6,6 @@ use std::{collections::VecDeque, fs, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use rusqlite::Connection;
 use stillpoint_contract::{
     Error, ErrorKind, LogEvent, LogMark, LogPosition, LogRange, LogSegment, Result, SegmentHead,
     code,
@@ -21,6 +20,7 @@ use crate::{
     hold::Hold,
     position::{self, Stamps},
     resume::{self, OVERWRITTEN, Place, Tail},
+    throttle::{Pauses, Throttle},
     wal::{Generation, Salts},
 };
 
@@ -29,32 +29,21 @@ use crate::{
 /// Source: <https://www.sqlite.org/pragma.html#pragma_wal_autocheckpoint>.
 const CHECKPOINT_FRAMES: u32 = 1000;
 
-/// From this length of the log on, writers that never pause are made to.
-const PAUSE_BYTES: u64 = 64 << 20;
+/// From this length on a log that never pauses is let go although its last frames, which are in our
+/// hands, are not yet durable, and writers that are faster than we are slowed down.
+const LONG_BYTES: u64 = 64 << 20;
 
-/// How many frames may be left to copy back while writers wait, and how often we try to get there
+/// How much may be left to copy back while writers wait, and how often we try to get there
 /// before.
-const PAUSE_TAIL_FRAMES_MAX: u32 = 3 * CHECKPOINT_FRAMES;
-const PAUSE_ROUNDS: u32 = 2;
-
-/// From this length on the log is let go although its last frames, which are in our hands, are not
-/// yet durable.
-const LET_GO_BYTES: u64 = 2 * PAUSE_BYTES;
+const TAIL_BYTES_MAX: u64 = 16 << 20;
+const COPY_ROUNDS: u32 = 2;
 
 /// Longer than this our hold makes no log: then it is let go, whatever that costs. A full disk of
-/// the application is worse than a gap, and four times what writers are made to pause for is more
-/// than they can write while a segment is stored.
-const LOG_BYTES_MAX: u64 = 4 * PAUSE_BYTES;
+/// the application is worse than a gap.
+const LOG_BYTES_MAX: u64 = 4 * LONG_BYTES;
 
-/// How long we wait for the write lock, and how long we keep it at most.
-const PAUSE_WAIT: Duration = Duration::from_millis(30);
-const PAUSE_MAX: Duration = Duration::from_millis(150);
-
-/// The same from [`LET_GO_BYTES`] on, and how many frames may be left to copy back then: as long as
-/// another ordinary client holds the lock for a large transaction. Short pauses are outrun by a
-/// writer that writes as fast as its memory takes it.
-const LONG_PAUSE_MAX: Duration = Duration::from_millis(400);
-const LONG_PAUSE_TAIL_FRAMES_MAX: u32 = 16 * CHECKPOINT_FRAMES;
+/// How long we wait for the write lock.
+const LOCK_WAIT: Duration = Duration::from_millis(30);
 
 /// When nothing was copied back for so long although our hold would have let it, another reader
 /// keeps it: a checkpoint that runs makes progress.
@@ -63,16 +52,17 @@ const OTHERS_HOLD: Duration = Duration::from_secs(1);
 /// Least time between two checkpoints of ours.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How long writers have for themselves between two pauses: as long as SQLite's own busy handler
-/// sleeps at most, so that each of them gets its turn.
-/// Source: SQLite 3.54 main.c, `sqliteDefaultBusyCallback`.
-const PAUSE_INTERVAL: Duration = Duration::from_millis(100);
+/// Least time between two attempts to let a long log go.
+const LET_GO_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How soon the hold is moved along while writers are busy.
+const BUSY_PERIOD: Duration = Duration::from_millis(10);
 
 /// How much log is read ahead under the write lock when a capture begins.
 const CATCH_UP_BYTES_MAX: u64 = 32 << 20;
 
 /// From this much of log that is read ahead on, no further segment is.
-const READY_BYTES_MAX: u64 = 24 << 20;
+const READY_BYTES_MAX: u64 = 32 << 20;
 
 /// By how much a file's time stamp may lag behind the clock: one tick of the kernel.
 const TICK: Duration = Duration::from_millis(10);
@@ -108,10 +98,11 @@ pub(crate) struct Capture {
     sightings: VecDeque<Sighting>,
     /// When the end of the log was last seen, and everything before it read.
     seen_until: DateTime<Utc>,
-    /// Holds the write lock until the given time of the clock.
-    pause: Option<(Connection, Duration)>,
     checkpoint_after: Duration,
-    pause_after: Duration,
+    let_go_after: Duration,
+    throttle: Throttle,
+    /// Whether writers fill the log so fast that the hold must follow them.
+    is_busy: bool,
     /// The first pages as they are known, and the file for which they are.
     pages: FirstPages,
     file_known: Option<Stamps>,
@@ -158,9 +149,10 @@ impl Capture {
             last_at: DateTime::<Utc>::MIN_UTC,
             sightings: VecDeque::new(),
             seen_until: DateTime::UNIX_EPOCH,
-            pause: None,
             checkpoint_after: Duration::ZERO,
-            pause_after: Duration::ZERO,
+            let_go_after: Duration::ZERO,
+            throttle: Throttle::default(),
+            is_busy: false,
             pages,
             file_known: None,
             ceiling: (state.live.map(|(live, _)| live), LOG_BYTES_MAX + state.bytes()),
@@ -175,19 +167,24 @@ impl Capture {
     /// Returns the next stretch of log.
     pub(crate) fn next(&mut self) -> Result<Option<LogSegment>> {
         let looked = self.look();
-        if let Some(segment) = self.ready.pop_front() {
-            self.is_confirmed = false;
-            return Ok(Some(segment));
-        }
-        let (looked_at, state) = looked?;
-        let segment = self.read_next(&state)?;
-        if segment.is_none() || self.has_all(&state) {
-            self.seen_until = looked_at;
-        }
-        if segment.is_none() {
-            self.relax()?;
-        } else {
-            self.is_confirmed = false;
+        let segment = match self.ready.pop_front() {
+            None => {
+                let (looked_at, state) = looked?;
+                let segment = self.read_next(&state)?;
+                if segment.is_none() || self.has_all(&state) {
+                    self.seen_until = looked_at;
+                }
+                segment
+            }
+            ready => ready,
+        };
+        self.is_confirmed &= segment.is_none();
+        match self.relax() {
+            // The segment may be the only copy of what it holds; what is wrong is found again.
+            Err(error) if segment.is_some() => {
+                tracing::debug!(%error, "could not move the hold on the log along");
+            }
+            relaxed => relaxed?,
         }
         Ok(segment)
     }
@@ -202,7 +199,7 @@ impl Capture {
         let state = self.observer.observe()?;
         self.keep_below_ceiling(&state)?;
         self.check_file(&state)?;
-        Ok((looked_at, self.pause_if_long(state)?))
+        Ok((looked_at, self.shorten(state)?))
     }
 
     /// Everything before `position` is durable.
@@ -214,14 +211,13 @@ impl Capture {
         Ok(())
     }
 
-    /// How long the capture may be left alone; `None` for as long as one likes.
+    /// How soon the hold has to be moved along, if at once is not needed.
     pub(crate) fn patience(&self) -> Option<Duration> {
-        let (_, until) = self.pause.as_ref()?;
-        Some(until.saturating_sub(self.database().clock.elapsed()))
+        self.is_busy.then_some(BUSY_PERIOD)
     }
 
-    /// Does what needs no request: ends a pause that nobody confirmed in time, and moves the hold
-    /// along so that others can copy back and restart the log.
+    /// Does what needs no request: moves the hold along so that others can copy back and restart
+    /// the log.
     pub(crate) fn tend(&mut self) -> Result<()> {
         let looked_at = self.database().clock.now();
         let state = self.observer.observe()?;
@@ -230,13 +226,8 @@ impl Capture {
             self.seen_until = looked_at;
         }
         self.keep_below_ceiling(&state)?;
-        if self.patience().is_some_and(|left| left.is_zero()) {
-            self.end_pause(LET_GO_BYTES <= state.bytes())?;
-        }
-        if self.pause.is_none() {
-            self.pause_if_long(state)?;
-        }
-        if self.pause.is_none() { self.relax() } else { Ok(()) }
+        self.shorten(state)?;
+        self.relax()
     }
 
     /// Fails when a program wrote over the database file in place: what the log holds then belongs
@@ -297,7 +288,8 @@ impl Capture {
              before it filled the application's disk"
         );
         tracing::warn!(file = %self.database().path.display(), "{why}");
-        self.pause = None;
+        self.throttle.set(&self.observer.database, None)?;
+        self.is_busy = false;
         self.given_up = Some(why.clone());
         self.hold.end(&self.observer)?;
         Err(error::gap(why))
@@ -312,8 +304,8 @@ impl Capture {
     }
 
     /// Releases everything.
-    pub(crate) fn release(mut self) {
-        self.pause = None;
+    pub(crate) fn release(self) {
+        drop(self.throttle);
         self.hold.release();
         Database::close(self.observer.connection);
     }
@@ -466,17 +458,15 @@ impl Capture {
 
     /// Reads what a restart of the log could destroy before we get to it, with writers kept out.
     fn catch_up(&mut self, state: &LogState) -> Result<()> {
-        let Some((live, frames)) = state.live.filter(|_| self.hold.let_go_at().is_some()) else {
+        if self.hold.let_go_at().is_none() {
             return Ok(());
-        };
-        let known = self.place.tail.filter(|tail| tail.generation == live);
-        let unread = frames.saturating_sub(known.map_or(0, |tail| tail.frame));
-        let bytes = u64::from(unread) * live.frame_bytes() as u64;
-        if unread == 0 || CATCH_UP_BYTES_MAX < bytes {
+        }
+        let bytes = self.unread_bytes(state);
+        if bytes == 0 || CATCH_UP_BYTES_MAX < bytes {
             return Ok(());
         }
         let mut writer = self.database().open_writable()?;
-        if write_lock(self.database(), &mut writer, PAUSE_WAIT).is_err() {
+        if write_lock(self.database(), &mut writer, LOCK_WAIT).is_err() {
             return Ok(());
         }
         let looked_at = self.database().clock.now();
@@ -494,30 +484,29 @@ impl Capture {
     /// helps them when our hold has kept them from copying it back.
     ///
     /// Frames that are not durable are best not copied back: while some are waiting, whoever begins
-    /// a capture after we were killed can hold the log (see `hold.rs`).
+    /// a capture after we were killed can hold the log (see `hold.rs`). Where writers are busy that
+    /// helps nobody: the next commit copies everything back. Then the hold follows them, so that
+    /// each copies its share, as it would without us, and leaves the lock to others meanwhile.
     fn relax(&mut self) -> Result<()> {
-        if !self.is_confirmed {
+        if self.given_up.is_some() {
             return Ok(());
         }
         let mut state = self.observer.observe()?;
-        let is_known = state.live.map(|(live, _)| live) == self.place.tail.map(|t| t.generation);
         let lag = self.hold.lag(&state);
-        if is_known && lag > 0 && (self.has_all(&state) || CHECKPOINT_FRAMES <= lag) {
+        self.is_busy = self.knows_live(&state) && CHECKPOINT_FRAMES <= lag;
+        let has_all_durable = self.is_confirmed && self.has_all(&state);
+        if self.is_busy || (has_all_durable && lag > 0) {
             self.hold.advance(&self.observer)?;
+            state = self.observer.observe()?;
         }
-        if self.hold.let_go_at().is_some() {
-            return self.end_pause(false);
+        if !self.is_confirmed {
+            return Ok(());
         }
-        if !self.has_all(&state) {
-            // A pause goes on while there is more to read, as long as it may.
+        if self.hold.let_go_at().is_some() || !self.has_all(&state) {
             return Ok(());
         }
         let is_long = CHECKPOINT_FRAMES <= state.frames();
         if is_long && !state.is_backfilled() {
-            let left = state.frames() - state.backfilled;
-            if self.pause.is_some() && PAUSE_TAIL_FRAMES_MAX < left {
-                return self.end_pause(false);
-            }
             self.checkpoint()?;
             state = self.observer.observe()?;
         }
@@ -526,7 +515,7 @@ impl Capture {
         if is_wanted && (is_long || self.somebody_waits()?) {
             self.hold.advance(&self.observer)?;
         }
-        self.end_pause(false)
+        Ok(())
     }
 
     /// Whether a checkpoint of another connection is running, which can only be waiting for
@@ -541,34 +530,60 @@ impl Capture {
         Ok(self.observer.checkpoint("PASSIVE")?.is_none())
     }
 
+    /// Whether we are reading the generation that is written now.
+    fn knows_live(&self, state: &LogState) -> bool {
+        state.live.map(|(live, _)| live) == self.place.tail.map(|tail| tail.generation)
+    }
+
     fn has_all(&self, state: &LogState) -> bool {
         let have = self.place.tail.map(|tail| (tail.generation, tail.frame));
         state.live.is_some() && state.live == have
     }
 
+    /// How much of the live log is not read yet.
+    fn unread_bytes(&self, state: &LogState) -> u64 {
+        let Some((live, frames)) = state.live else { return 0 };
+        let known = self.place.tail.filter(|tail| tail.generation == live);
+        let unread = frames.saturating_sub(known.map_or(0, |tail| tail.frame));
+        u64::from(unread) * live.frame_bytes() as u64
+    }
+
     /// Copies the log back as far as readers allow; they and writers go on meanwhile.
     fn checkpoint(&mut self) -> Result<()> {
         let now = self.database().clock.elapsed();
-        if self.checkpoint_after <= now || self.pause.is_some() {
-            self.observer.checkpoint("PASSIVE")?;
+        if self.checkpoint_after <= now {
+            if self.observer.checkpoint("PASSIVE")?.is_none() {
+                // Somebody else's runs.
+                self.copied.1 = now;
+            }
             self.checkpoint_after = now + CHECKPOINT_INTERVAL;
         }
         Ok(())
     }
 
-    /// Keeps writers out when the log has become long because they never pause, so that what is
-    /// left to read comes to an end. They get their turn between two pauses; with each of them less
-    /// is left, until one suffices. Gives up quietly when the lock is not free.
-    fn pause_if_long(&mut self, state: LogState) -> Result<LogState> {
-        let is_due = PAUSE_BYTES <= state.bytes()
-            && self.pause_after <= self.database().clock.elapsed()
-            && self.pause.is_none()
-            && self.hold.let_go_at().is_none_or(|at| !at.same_commit(&state));
-        if !is_due {
+    /// Lets a log go that has become long because writers never pause, or slows them down until
+    /// what is left to read fits into our hands. Gives up quietly when the write lock is not free.
+    fn shorten(&mut self, mut state: LogState) -> Result<LogState> {
+        let is_let_go = self.hold.let_go_at().is_some_and(|at| at.same_commit(&state));
+        if state.bytes() < LONG_BYTES || is_let_go {
+            self.throttle.set(&self.observer.database, None)?;
             return Ok(state);
         }
-        let live = state.live.map(|(live, _)| live);
-        if self.place.tail.is_some_and(|tail| Some(tail.generation) != live) {
+        // Nobody else may copy anything back, and others are told by what we cannot.
+        self.checkpoint()?;
+        state = self.observer.observe()?;
+        let fits = self.ready_bytes() + self.unread_bytes(&state) <= READY_BYTES_MAX;
+        let is_hopeless = self.is_held_by_others(&state);
+        let excess = state.bytes().saturating_sub(LONG_BYTES);
+        let is_needed = !fits || LONG_BYTES <= excess;
+        let pauses = (is_needed && !is_hopeless).then(|| Pauses::of(excess));
+        self.throttle.set(&self.observer.database, pauses)?;
+        let now = self.database().clock.elapsed();
+        if !fits || is_hopeless || now < self.let_go_after {
+            return Ok(state);
+        }
+        self.let_go_after = now + LET_GO_INTERVAL;
+        if !self.knows_live(&state) && self.place.tail.is_some() {
             // That the generation before was read to its end is known from where the hold is now.
             let Some(segment) = self.read_next(&state)? else { return Ok(state) };
             self.ready.push_back(segment);
@@ -576,72 +591,53 @@ impl Capture {
         }
         // Most of the work is done before anybody has to wait. What is copied back need not be
         // durable: the end, which nobody can copy while more is written, keeps the log.
-        let mut state = state;
-        for _ in 0..PAUSE_ROUNDS {
+        for _ in 0..COPY_ROUNDS {
             if self.hold.lag(&state) > 0 {
                 self.hold.advance(&self.observer)?;
             }
             self.observer.checkpoint("PASSIVE")?;
             state = self.observer.observe()?;
         }
-        if self.is_held_by_others(&state) {
-            // Then no pause makes the log shorter.
-            self.pause_after = self.database().clock.elapsed() + PAUSE_INTERVAL;
-            return Ok(state);
-        }
-        let is_too_long = LET_GO_BYTES <= state.bytes();
-        if is_too_long {
-            self.read_ahead(&state)?;
-        }
+        self.read_ahead(&state)?;
+        self.throttle.set(&self.observer.database, None)?;
         let mut writer = self.database().open_writable()?;
-        if write_lock(self.database(), &mut writer, PAUSE_WAIT).is_err() {
-            return Ok(state);
+        if write_lock(self.database(), &mut writer, LOCK_WAIT).is_ok() {
+            self.let_go()?;
         }
-        let pause_max = if is_too_long { LONG_PAUSE_MAX } else { PAUSE_MAX };
-        self.pause = Some((writer, self.database().clock.elapsed() + pause_max));
-        if is_too_long && self.let_go()? {
-            self.end_pause(false)?;
-        }
+        drop(writer);
         self.observer.observe()
-    }
-
-    /// Releases the write lock. With `let_go` the log is copied back and let go first.
-    fn end_pause(&mut self, let_go: bool) -> Result<()> {
-        if self.pause.is_none() {
-            return Ok(());
-        }
-        let let_go = if let_go { self.let_go().map(drop) } else { Ok(()) };
-        self.pause = None;
-        self.pause_after = self.database().clock.elapsed() + PAUSE_INTERVAL;
-        let_go
     }
 
     /// Lets the log go while writers are kept out, if all of it can be had in our hands and be
     /// copied back at once. Should we be killed before it is durable, the next start finds a gap.
-    fn let_go(&mut self) -> Result<bool> {
+    fn let_go(&mut self) -> Result<()> {
         let state = self.observer.observe()?;
         self.read_ahead(&state)?;
-        let left = state.frames() - state.backfilled;
-        if !self.has_all(&state) || LONG_PAUSE_TAIL_FRAMES_MAX < left {
-            return Ok(false);
+        let copied = u64::from(state.backfilled) * state.bytes() / u64::from(state.frames().max(1));
+        if !self.has_all(&state) || TAIL_BYTES_MAX < state.bytes() - copied {
+            return Ok(());
         }
-        if self.hold.lag(&state) > 0 {
+        if !state.is_backfilled() {
             self.hold.advance(&self.observer)?;
         }
-        self.observer.checkpoint("PASSIVE")?;
-        let is_over = self.observer.observe()?.is_backfilled();
-        if is_over {
-            self.hold.advance(&self.observer)?;
+        let ran = self.observer.checkpoint("PASSIVE")?.is_some();
+        if self.observer.observe()?.is_backfilled() {
+            return self.hold.advance(&self.observer);
         }
-        Ok(is_over)
+        if ran {
+            // Another reader keeps it.
+            self.let_go_after = self.database().clock.elapsed() + CHECKPOINT_INTERVAL;
+        }
+        Ok(())
+    }
+
+    fn ready_bytes(&self) -> u64 {
+        self.ready.iter().map(|segment| segment.body.len() as u64).sum()
     }
 
     /// Reads towards the end of the log, as far as there is room for what is read.
     fn read_ahead(&mut self, state: &LogState) -> Result<()> {
-        let bytes = |ready: &VecDeque<LogSegment>| -> u64 {
-            ready.iter().map(|segment| segment.body.len() as u64).sum()
-        };
-        while !self.has_all(state) && bytes(&self.ready) < READY_BYTES_MAX {
+        while !self.has_all(state) && self.ready_bytes() < READY_BYTES_MAX {
             let Some(segment) = self.read_next(state)? else { break };
             self.ready.push_back(segment);
             self.is_confirmed = false;

@@ -69,6 +69,8 @@ impl Hold {
     pub(crate) fn lag(&self, state: &LogState) -> u32 {
         match self.kept {
             Kept::Generation(mark) => state.frames().saturating_sub(mark),
+            // What was copied back stays so: a look that says otherwise met a restart half-way.
+            Kept::After(at) if at.same_commit(state) => 0,
             Kept::After(_) => state.frames().saturating_sub(state.backfilled),
         }
     }

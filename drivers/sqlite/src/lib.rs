@@ -20,6 +20,7 @@ mod restore;
 mod resume;
 mod segment;
 mod snapshot;
+mod throttle;
 mod version;
 mod wal;
 

@@ -80,8 +80,7 @@ fn serve(mut capture: Capture, inbox: &Receiver<Request>) {
             Err(RecvTimeoutError::Timeout) => true,
             Err(RecvTimeoutError::Disconnected) => return capture.release(),
         };
-        // However busy we are kept, writers get their lock back in time.
-        if is_idle || capture.patience().is_some_and(|left| left.is_zero()) {
+        if is_idle {
             // What is wrong is found again by the next request, and reported there.
             if let Err(error) = capture.tend() {
                 tracing::debug!(%error, "could not move the hold on the log along");

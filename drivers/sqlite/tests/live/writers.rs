@@ -33,7 +33,8 @@ fn a_writer_process() {
     let until = now() + Duration::from_secs(seconds.parse().unwrap());
     match kind {
         "bank" => move_money(Path::new(path), until),
-        "flood" => flood(Path::new(path), until),
+        "flood" => flood(Path::new(path), until, true),
+        "hoard" => flood(Path::new(path), until, false),
         _ => panic!("{kind}"),
     }
 }
@@ -105,10 +106,13 @@ pub(crate) fn audit(path: &Path) -> i64 {
 }
 
 /// Commits as fast as it can, without a pause, for ever new rows, as an import does; prints the
-/// longest commit in microseconds.
-fn flood(path: &Path, until: Instant) {
+/// longest commit in microseconds. It copies the log back itself or leaves that to others.
+fn flood(path: &Path, until: Instant, copies_back: bool) {
     let db = application(path);
     db.execute_batch("PRAGMA synchronous=NORMAL").unwrap();
+    if !copies_back {
+        db.execute_batch("PRAGMA wal_autocheckpoint=0").unwrap();
+    }
     let (mut longest, mut commits) = (Duration::ZERO, 0);
     while now() < until {
         let begun = now();
@@ -263,6 +267,66 @@ async fn a_log_that_cannot_be_stored_is_let_go_before_it_fills_the_disk_and_that
     drop(opened);
     let opened = driver.open_log(mark(&log).as_ref()).await.unwrap();
     assert!(opened.gap.is_some());
+}
+
+#[tokio::test]
+async fn a_log_that_the_application_never_copies_back_stays_bounded() {
+    let _alone = FLOODS.lock().await;
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("busy.db");
+    let db = application(&path);
+    db.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, a BLOB)").unwrap();
+    let driver = connect(&path).await;
+    let mut opened = driver.open_log(None).await.unwrap();
+    let (mut log, mut wal_bytes) = (Log::default(), 0);
+    let first = back_up(driver.as_ref(), None).await.unwrap();
+    let mut writer = spawn("hoard", 4, &path);
+    while writer.try_wait().unwrap().is_none() {
+        while take(&mut opened, &mut log).await {
+            wal_bytes = wal_bytes.max(log_bytes(&path));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    println!("log at most {} MiB of {} commits", wal_bytes >> 20, longest_commit(writer).1);
+    assert!(wal_bytes < LOG_BYTES_MAX, "{} MiB", wal_bytes >> 20);
+    drain(&mut opened, &mut log).await;
+    let (file, _) = restore(&first, &log, RecoveryTarget::Latest, directory.path()).await.unwrap();
+    assert_eq!(digest(&Connection::open(file).unwrap()), digest(&db));
+}
+
+#[tokio::test]
+async fn a_capture_that_ends_while_writers_are_slowed_down_leaves_the_lock_free() {
+    let _alone = FLOODS.lock().await;
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("busy.db");
+    let mut db = application(&path);
+    db.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, a BLOB)").unwrap();
+    let opened = connect(&path).await.open_log(None).await.unwrap();
+    // Nobody asks for what is written, which soon is more than fits into memory.
+    let mut writer = spawn("hoard", 30, &path);
+    let begun = now();
+    while log_bytes(&path) < LOG_BYTES_MAX / 8 * 5 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{} MiB", log_bytes(&path) >> 20);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    writer.kill().unwrap();
+    writer.wait().unwrap();
+    db.busy_timeout(Duration::ZERO).unwrap();
+    let mut is_free =
+        || db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).is_ok();
+    let mut held = 0;
+    for _ in 0..200 {
+        held += usize::from(!is_free());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(held > 0, "writers were not slowed down");
+    drop(opened);
+    // What is under way when the capture is dropped takes its time.
+    std::thread::sleep(Duration::from_millis(300));
+    for _ in 0..300 {
+        assert!(is_free(), "the lock is still taken");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[tokio::test]
