@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound as _, Utc};
-use stillpoint_contract::{Clock, Entropy, Result};
+use stillpoint_contract::{Clock, Entropy};
 
 use crate::pipeline::cpu::CpuPool;
 
@@ -24,12 +24,12 @@ pub struct World {
 
 impl World {
     /// The real one, with `threads` workers.
-    pub fn real(threads: usize) -> Result<Self> {
-        Ok(Self {
+    pub fn real(threads: usize) -> Self {
+        Self {
             clock: Arc::new(SystemClock::new()),
             entropy: Arc::new(SystemEntropy),
-            cpu: CpuPool::threads(threads)?,
-        })
+            cpu: CpuPool::threads(threads),
+        }
     }
 }
 

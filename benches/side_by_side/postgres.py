@@ -254,11 +254,14 @@ class Stillpoint:
         return {"wall_s": answer["copy_ms"] / 1000, "peak_mib": whole["peak_mib"]}, whole
 
     def push(self):
-        settings = " ".join(f'{name}="{value}"' for name, value in self.env.items() if name != "PATH")
-        return f"{settings} {self.binary} wal-push %p --name main"
+        return f"{self.settings()} {self.binary} wal-push %p --name main"
 
     def get(self, name, target):
         return [self.binary, "wal-get", name, target, "--name", "main"]
+
+    def settings(self):
+        """The environment, as a shell takes it before a command."""
+        return " ".join(f'{name}="{value}"' for name, value in self.env.items() if name != "PATH")
 
     def version(self):
         return must([self.binary, "--version"]).strip()
@@ -526,12 +529,16 @@ def log(figures, kind, data, tools, work):
         tool.full()
         server.archive("")
         first = server.sql("SELECT pg_walfile_name(pg_switch_wal())")
+        standby = emptied(os.path.join(work, "standby"))
+        must([f"{BIN}/pg_basebackup", "-D", standby, "-c", "fast", "--no-sync", "-h",
+              server.sockets, "-p", PORT, "-U", "postgres"])
         for seed in range(40):
             data.update(seed + 20)
             server.sql("SELECT pg_switch_wal()")
             if len(waiting(server)) >= LOG_FILES:
                 break
         names = waiting(server)
+        server.settle()
         start = time.monotonic()
         server.archive(tool.push())
         server.sql("SELECT pg_switch_wal()")
@@ -551,7 +558,43 @@ def log(figures, kind, data, tools, work):
         figures.note(f"{kind}: fetching WAL", tool, {"files_per_s": len(names) / took})
         # A process that fetches ahead may still be at work there.
         shutil.rmtree(place, ignore_errors=True)
+        os.sync()
+        took_s, waited_s = recovered(tool, standby)
+        figures.note(f"{kind}: recovery that fetches WAL", tool, {"wall_s": took_s})
+        figures.note(f"{kind}: fetching WAL in recovery", tool,
+                     {"files_per_s": len(waited_s) / sum(waited_s)})
+        shutil.rmtree(standby, ignore_errors=True)
         shutil.rmtree(tool.repository, ignore_errors=True)
+
+
+def recovered(tool, standby):
+    """Has a server replay all that was archived: how long that took, and for how long it waited for
+    each file."""
+    times, script = f"{standby}.times", f"{standby}.sh"
+    command = f"{getattr(tool, 'settings', str)()} {' '.join(tool.get('$1', '$PWD/$2'))}"
+    with open(script, "w", encoding="utf-8") as file:
+        file.write(f"begin=$EPOCHREALTIME\n{command} >/dev/null || exit\n"
+                   f"echo $begin $EPOCHREALTIME $1 >> {times}\n")
+    with open(os.path.join(standby, "postgresql.auto.conf"), "a", encoding="utf-8") as file:
+        file.write(f"restore_command = 'bash {script} %f %p'\nrecovery_target_timeline = current\n"
+                   f"hot_standby = off\narchive_mode = off\n")
+    signal = os.path.join(standby, "recovery.signal")
+    with open(signal, "w", encoding="utf-8"):
+        pass
+    options = "-p 54319 -c archive_mode=off -c shared_buffers=512MB"
+    program = [f"{BIN}/pg_ctl", "-D", standby, "-l", f"{standby}.log", "-o", options, "-w", "-s"]
+    start = time.monotonic()
+    subprocess.check_call([*program, "start"], stdin=subprocess.DEVNULL)
+    # The server removes it when it has replayed all that there is.
+    while os.path.exists(signal):
+        time.sleep(0.01)
+    took_s = time.monotonic() - start
+    must([*program, "-m", "immediate", "stop"])
+    with open(times, encoding="utf-8") as file:
+        calls = [line.split() for line in file]
+    for name in (times, script, f"{standby}.log"):
+        os.remove(name)
+    return took_s, [float(end) - float(begin) for begin, end, name in calls if "." not in name]
 
 
 def waiting(server):

@@ -144,22 +144,54 @@ impl Files for Beside {
     }
 }
 
+impl PushOptions {
+    fn file_name(&self) -> &str {
+        self.file.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    }
+
+    /// Where these calls leave notes for each other.
+    fn spool(&self, session: &Session) -> Result<Spool> {
+        let beside = || self.file.with_file_name("stillpoint.spool");
+        let spool = self.spool.clone().unwrap_or_else(beside);
+        let purpose = [session.place()?, self.name.as_deref().unwrap_or_default()];
+        Ok(Spool::new(&spool, &purpose))
+    }
+}
+
+/// Tells what became of a file; of one that another process stored, no more is known.
+fn tell(session: &Session, file: &str, pushed: Option<Pushed>) -> Result<()> {
+    let (outcome, stored_bytes, why) = match pushed {
+        None => ("stored", 0, Some("it was stored together with others")),
+        Some(Pushed::Stored(bytes)) => ("stored", bytes, None),
+        Some(Pushed::Known) => ("known", 0, Some("it is stored already, and the same")),
+        Some(Pushed::Beside(why)) => ("beside", 0, Some(why)),
+    };
+    session.answer(&PushAnswer { file: file.to_owned(), outcome, stored_bytes, why })
+}
+
+/// Whether a note says that the file is stored; tells so.
+pub(crate) fn is_noted(session: &Session, options: &PushOptions) -> bool {
+    let name = options.file_name();
+    let (false, Ok(spool), Ok(metadata)) =
+        (options.ahead, options.spool(session), fs::metadata(&options.file))
+    else {
+        return false;
+    };
+    spool.take_receipt(name, FileState::of(&metadata), session.world.clock.now())
+        && tell(session, name, None).is_ok()
+}
+
 /// Archives one file.
 pub(crate) async fn run_push(session: &Session, options: PushOptions) -> Result<()> {
     let path = &options.file;
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+    let name = options.file_name();
     let folder = path.with_file_name("");
-    let spool = options.spool.clone().unwrap_or_else(|| folder.join("stillpoint.spool"));
-    let purpose = [session.place()?, options.name.as_deref().unwrap_or_default()];
-    let spool = Spool::new(&spool, &purpose);
+    let spool = options.spool(session)?;
     if options.ahead {
-        return push_ahead(session, &options, (&name, folder), spool).await;
+        return push_ahead(session, &options, (name, folder), spool).await;
     }
-    let answer = |outcome, stored_bytes, why| {
-        session.answer(&PushAnswer { file: name.clone(), outcome, stored_bytes, why })
-    };
-    if wait_for_receipt(session, (path, &name), &spool).await? {
-        return answer("stored", 0, Some("it was stored together with others"));
+    if wait_for_receipt(session, (path, name), &spool).await? {
+        return tell(session, name, None);
     }
     // Without a spool, as on a disk that is full, each call works for itself.
     let lock = loop {
@@ -168,13 +200,9 @@ pub(crate) async fn run_push(session: &Session, options: PushOptions) -> Result<
             lock => break lock,
         }
     };
-    let pushed = store(session, &options, (&name, folder), spool).await;
+    let pushed = store(session, &options, (name, folder), spool).await;
     drop(lock);
-    match pushed? {
-        Pushed::Stored(bytes) => answer("stored", bytes, None),
-        Pushed::Known => answer("known", 0, Some("it is stored already, and the same")),
-        Pushed::Beside(why) => answer("beside", 0, Some(why)),
-    }
+    tell(session, name, Some(pushed?))
 }
 
 /// Stores a file and those that wait behind it, while holding the spool's lock.

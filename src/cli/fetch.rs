@@ -31,6 +31,9 @@ const AHEAD_BYTES_MAX: usize = 256 << 20;
 const AT_ONCE_MAX: usize = 2;
 const ROUND_FILES_MAX: usize = 8;
 
+/// How far the process that works ahead gives way to others.
+const NICENESS: i32 = 10;
+
 /// How often the process that works ahead looks whether files were taken.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -66,22 +69,36 @@ pub(crate) struct GetOptions {
     ahead: bool,
 }
 
+impl GetOptions {
+    /// Where files wait for these calls.
+    fn spool(&self, session: &Session) -> Result<Spool> {
+        let beside = || self.target.with_file_name("stillpoint.spool");
+        let spool = self.spool.clone().unwrap_or_else(beside);
+        let purpose = [session.place()?, self.name.as_deref().unwrap_or_default()];
+        Ok(Spool::new(&spool, &purpose))
+    }
+}
+
+/// Takes the file, if it waits already.
+pub(crate) fn take(session: &Session, options: &GetOptions) -> bool {
+    let spool = options.spool(session);
+    !options.ahead && spool.is_ok_and(|spool| spool.take(&options.file, &options.target))
+}
+
 /// Fetches one file, and lets those be fetched that will be asked for next. Returns the exit
 /// status.
 pub(crate) async fn run_get(session: &Session, options: GetOptions) -> Result<u8> {
-    let GetOptions { file, target, name, spool, ahead } = options;
+    let spool = options.spool(session)?;
+    let GetOptions { file, target, name, ahead, .. } = options;
     let is_name = !file.is_empty() && !file.contains(['/', '\0']);
     if !is_name {
         return Err(Error::new(ErrorKind::Invalid, code::USAGE, "read the name of a log file")
             .with("given", file));
     }
-    let spool = spool.unwrap_or_else(|| target.with_file_name("stillpoint.spool"));
-    let purpose = [session.place()?, name.as_deref().unwrap_or_default()];
-    let spool = Spool::new(&spool, &purpose);
     if ahead {
         return Ok(fetch_ahead(session, name.as_deref(), &spool).await);
     }
-    if spool.take(&file, &target) || wait_for_file(session, &spool, &file, &target).await {
+    if wait_for_file(session, &spool, &file, &target).await {
         return Ok(0);
     }
     let engine = engine(session)?;
@@ -131,6 +148,8 @@ async fn fetcher<'a>(
 /// again, and told, by who asks for the file.
 async fn fetch_ahead(session: &Session, name: Option<&str>, spool: &Spool) -> u8 {
     let Ok(Some(lock)) = spool.lock() else { return exit::OK };
+    // The server that replays, and the call that it waits for, come first.
+    let _ = rustix::process::nice(NICENESS);
     spool.clear_files();
     if let Err(error) = follow(session, name, spool).await {
         tracing::debug!(%error, "nothing more is fetched ahead");

@@ -34,9 +34,7 @@ const LOCK: &str = "lock";
 const REQUEST: &str = "asked";
 const ANNOUNCEMENT: &str = "coming";
 const UNFINISHED: &str = "new";
-
-/// BLAKE3 in hex.
-const HASH_DIGITS: usize = 64;
+const KEPT: &str = "kept";
 
 /// Which file it is, and in which state: another one, or the same after a write, differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,46 +164,48 @@ impl Spool {
         (blake3::hash(text.as_bytes()).to_hex().as_str() == hash).then(|| text.to_owned())
     }
 
-    /// Keeps a file until it is asked for. Its hash is part of its name.
+    /// Keeps a file until it is asked for. Its checksum is part of its name: what a crash of the
+    /// system left of it does not fit. Against anything worse there is the server's own, which
+    /// also guards it where it is moved to.
     pub(super) fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.make()?;
         let new = self.0.join(format!("{name}.{}.{UNFINISHED}", std::process::id()));
-        let hash = blake3::hash(bytes).to_hex();
         File::create(&new)?.write_all(bytes)?;
-        fs::rename(new, self.0.join(format!("{name}.{hash}")))
+        let checksum = crc32fast::hash(bytes);
+        fs::rename(new, self.0.join(format!("{name}.{checksum:08x}.{KEPT}")))
     }
 
-    /// The kept files, with the names that they are kept under.
-    fn files(&self) -> impl Iterator<Item = (String, PathBuf)> {
+    /// The kept files: name, checksum, and where it is.
+    fn files(&self) -> impl Iterator<Item = (String, String, PathBuf)> {
         let paths = fs::read_dir(&self.0).into_iter().flatten().flatten().map(|entry| entry.path());
         paths.filter_map(|path| {
-            let is_kept = path.extension().is_some_and(|hash| hash.len() == HASH_DIGITS);
-            let name = path.file_stem()?.to_str()?.to_owned();
-            is_kept.then_some((name, path))
+            let is_kept = path.extension().is_some_and(|end| end == KEPT);
+            let (name, checksum) = path.file_stem()?.to_str()?.rsplit_once('.')?;
+            is_kept.then(|| (name.to_owned(), checksum.to_owned(), path.clone()))
         })
     }
 
-    fn find(&self, name: &str) -> Option<PathBuf> {
-        self.files().find(|(kept, _)| kept == name).map(|(_, path)| path)
+    fn find(&self, name: &str) -> Option<(String, PathBuf)> {
+        let found = self.files().find(|(kept, ..)| kept == name);
+        found.map(|(_, checksum, path)| (checksum, path))
     }
 
     /// The names of all files that are kept.
     pub(super) fn names(&self) -> HashSet<String> {
-        self.files().map(|(name, _)| name).collect()
+        self.files().map(|(name, ..)| name).collect()
     }
 
     /// Forgets a file.
     pub(super) fn remove(&self, name: &str) {
-        if let Some(path) = self.find(name) {
+        if let Some((_, path)) = self.find(name) {
             let _ = fs::remove_file(path);
         }
     }
 
     /// Moves a kept file to where a server wants it, if it is as it was written.
     pub(super) fn take(&self, name: &str, target: &Path) -> bool {
-        let Some(path) = self.find(name) else { return false };
-        let hash = path.extension().and_then(|hash| hash.to_str());
-        let is_sound = hash_of(&path).is_ok_and(|found| Some(found.to_hex().as_str()) == hash);
+        let Some((checksum, path)) = self.find(name) else { return false };
+        let is_sound = checksum_of(&path).is_ok_and(|found| format!("{found:08x}") == checksum);
         if is_sound && fs::rename(&path, target).is_ok() {
             return true;
         }
@@ -215,7 +215,7 @@ impl Spool {
 
     /// Removes every kept file and every half of one.
     pub(super) fn clear_files(&self) {
-        self.files().for_each(|(_, path)| drop(fs::remove_file(path)));
+        self.files().for_each(|(.., path)| drop(fs::remove_file(path)));
         for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
             if entry.path().extension().is_some_and(|end| end == UNFINISHED) {
                 let _ = fs::remove_file(entry.path());
@@ -224,8 +224,8 @@ impl Spool {
     }
 }
 
-fn hash_of(path: &Path) -> io::Result<blake3::Hash> {
-    let (mut file, mut hasher) = (File::open(path)?, blake3::Hasher::new());
+fn checksum_of(path: &Path) -> io::Result<u32> {
+    let (mut file, mut hasher) = (File::open(path)?, crc32fast::Hasher::new());
     let mut piece = vec![0; PIECE_BYTES];
     loop {
         match file.read(&mut piece)? {
@@ -278,7 +278,7 @@ mod tests {
         spool.put("2", b"two").unwrap();
         assert!(spool.take("1", &target) && fs::read(&target).unwrap() == b"one");
         assert!(!spool.take("1", &target));
-        fs::write(spool.find("2").unwrap(), b"tw0").unwrap();
+        fs::write(spool.find("2").unwrap().1, b"tw0").unwrap();
         assert!(!spool.take("2", &target) && spool.find("2").is_none());
         assert_eq!(fs::read(&target).unwrap(), b"one");
         spool.put("3", b"three").unwrap();

@@ -2,10 +2,10 @@
 
 use std::{
     any::Any,
-    fmt,
+    fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -18,14 +18,19 @@ use super::compress::Scratch;
 
 /// A fixed number of worker threads behind a bounded queue, or none at all.
 ///
-/// Clones share the workers. They end, after the jobs already queued, when the last clone is
-/// dropped.
+/// Clones share the workers. They start with the first job, and end, after the jobs already queued,
+/// when the last clone is dropped.
 #[derive(Clone)]
 pub struct CpuPool(Arc<Workers>);
 
 enum Workers {
-    Threads { queue: mpsc::Sender<Job>, size: usize, busy: Arc<AtomicUsize> },
+    Threads { size: usize, started: OnceLock<io::Result<Threads>> },
     Inline(Mutex<Scratch>),
+}
+
+struct Threads {
+    queue: mpsc::Sender<Job>,
+    busy: Arc<AtomicUsize>,
 }
 
 type Job = Box<dyn FnOnce(&mut Scratch) + Send>;
@@ -34,25 +39,9 @@ impl CpuPool {
     /// Jobs that may wait per worker. Each holds at most one chunk or one pack.
     pub const QUEUED_PER_WORKER_MAX: usize = 2;
 
-    /// Starts `size` workers, at least one.
-    ///
-    /// # Errors
-    ///
-    /// [`Bug`](stillpoint_contract::ErrorKind::Bug) when the system refuses a thread.
-    pub fn threads(size: usize) -> Result<Self> {
-        let size = size.max(1);
-        let (queue, jobs) = mpsc::channel(size * Self::QUEUED_PER_WORKER_MAX);
-        let jobs = Arc::new(Mutex::new(jobs));
-        let (busy, buffers) = (Arc::new(AtomicUsize::new(0)), BufferPool::default());
-        for number in 0..size {
-            let (jobs, busy) = (Arc::clone(&jobs), Arc::clone(&busy));
-            let scratch = Scratch::sharing(buffers.clone());
-            thread::Builder::new()
-                .name(format!("cpu-{number}"))
-                .spawn(move || work(scratch, &jobs, &busy))
-                .map_err(|cause| Error::bug("start a worker thread").caused_by(cause))?;
-        }
-        Ok(Self(Arc::new(Workers::Threads { queue, size, busy })))
+    /// Up to `size` jobs at once, at least one.
+    pub fn threads(size: usize) -> Self {
+        Self(Arc::new(Workers::Threads { size: size.max(1), started: OnceLock::new() }))
     }
 
     /// Runs every job at once on whoever awaits it, so that a simulation is deterministic.
@@ -67,13 +56,19 @@ impl CpuPool {
     ///
     /// # Errors
     ///
-    /// [`Bug`](stillpoint_contract::ErrorKind::Bug) when the job panics.
+    /// [`Bug`](stillpoint_contract::ErrorKind::Bug) when the job panics, or the system refuses a
+    /// thread.
     pub async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut Scratch) -> T + Send + 'static,
     ) -> Result<T> {
         match &*self.0 {
-            Workers::Threads { queue, .. } => {
+            Workers::Threads { size, started } => {
+                let threads = started.get_or_init(|| Threads::start(*size)).as_ref();
+                let failed = |cause: &io::Error| {
+                    Error::bug("start a worker thread").caused_by(cause.to_string())
+                };
+                let Threads { queue, .. } = threads.map_err(failed)?;
                 let (answer, result) = oneshot::channel();
                 let job: Job = Box::new(move |scratch| {
                     // Nobody listens any more when the future was dropped.
@@ -98,22 +93,40 @@ impl CpuPool {
 
     /// How full the queue is, from 0 (empty) to 1 (the next job waits).
     pub fn queue_fill(&self) -> f32 {
-        match &*self.0 {
-            Workers::Threads { queue, .. } => {
-                1.0 - queue.capacity() as f32 / queue.max_capacity() as f32
-            }
-            Workers::Inline(_) => 0.0,
-        }
+        self.started().map_or(0.0, |Threads { queue, .. }| {
+            1.0 - queue.capacity() as f32 / queue.max_capacity() as f32
+        })
     }
 
     /// The share of workers that have nothing to do, from 0 to 1.
     pub fn idle(&self) -> f32 {
+        let size = self.size();
+        self.started().map_or(1.0, |Threads { busy, .. }| {
+            1.0 - busy.load(Ordering::Relaxed).min(size) as f32 / size as f32
+        })
+    }
+
+    fn started(&self) -> Option<&Threads> {
         match &*self.0 {
-            Workers::Threads { size, busy, .. } => {
-                1.0 - busy.load(Ordering::Relaxed).min(*size) as f32 / *size as f32
-            }
-            Workers::Inline(_) => 1.0,
+            Workers::Threads { started, .. } => started.get()?.as_ref().ok(),
+            Workers::Inline(_) => None,
         }
+    }
+}
+
+impl Threads {
+    fn start(size: usize) -> io::Result<Self> {
+        let (queue, jobs) = mpsc::channel(size * CpuPool::QUEUED_PER_WORKER_MAX);
+        let jobs = Arc::new(Mutex::new(jobs));
+        let (busy, buffers) = (Arc::new(AtomicUsize::new(0)), BufferPool::default());
+        for number in 0..size {
+            let (jobs, busy) = (Arc::clone(&jobs), Arc::clone(&busy));
+            let scratch = Scratch::sharing(buffers.clone());
+            thread::Builder::new()
+                .name(format!("cpu-{number}"))
+                .spawn(move || work(scratch, &jobs, &busy))?;
+        }
+        Ok(Self { queue, busy })
     }
 }
 
@@ -159,7 +172,7 @@ mod tests {
 
     #[tokio::test]
     async fn jobs_run_on_other_threads_and_answer() {
-        let pool = CpuPool::threads(2).unwrap();
+        let pool = CpuPool::threads(2);
         let here = thread::current().id();
         let there = pool.run(|_| thread::current().id()).await.unwrap();
         assert_ne!(there, here);
@@ -169,7 +182,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_error_and_the_worker_lives_on() {
-        for pool in [CpuPool::threads(1).unwrap(), CpuPool::inline()] {
+        for pool in [CpuPool::threads(1), CpuPool::inline()] {
             let error = pool.run(|_| panic!("bad chunk")).await.map(|(): ()| ()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Bug);
             assert_eq!(error.facts(), [("panic", "bad chunk")]);
@@ -179,7 +192,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_queue_is_bounded_and_a_dropped_future_harms_nobody() {
-        let pool = CpuPool::threads(1).unwrap();
+        let pool = CpuPool::threads(1);
         let (release, gate) = blocking::channel::<()>();
         let blocker = tokio::spawn({
             let pool = pool.clone();

@@ -20,12 +20,15 @@ use super::{
     store::Store,
 };
 use crate::{
-    pipeline::{cpu::CpuPool, id::ChunkId, keys::Domain},
+    pipeline::{compress::Scratch, cpu::CpuPool, id::ChunkId, keys::Domain},
     repository::history::PackList,
 };
 
 /// Chunks that are fetched together. Bounds the memory of one fetch.
 pub(super) const FETCH_CHUNKS_MAX: usize = 64;
+
+/// Chunks that one job opens: going from thread to thread for each costs more than it brings.
+const OPENED_TOGETHER: usize = 4;
 
 /// Bytes between two blobs that are read rather than skipped.
 const GAP_BYTES_MAX: u64 = 256 << 10;
@@ -70,6 +73,9 @@ impl OpenBase {
     }
 }
 
+/// Where a chunk's blob lies, and that of its base if it is a delta.
+type Place = (Located, Option<Located>);
+
 /// A stretch of a pack, read in one request.
 type Stretch = (PackName, Range<u64>);
 
@@ -80,30 +86,30 @@ impl Blobs {
         chunks.pop().ok_or_else(|| Error::bug("fetch a chunk"))
     }
 
-    /// Reads one chunk, and with it the full chunk that it is, or that it is a delta against.
-    pub(super) async fn chunk_with_base(
+    /// Reads chunks, and with each the full chunk that it is, or that it is a delta against. Few of
+    /// them: they are opened in one go.
+    pub(super) async fn fetch_with_bases(
         &self,
-        id: ChunkId,
-        plain_bytes: usize,
-    ) -> Result<(Bytes, Option<OpenBase>)> {
-        if id.is_zero() {
-            return Ok((Bytes::from(vec![0; plain_bytes]), None));
-        }
-        let index = Arc::clone(&self.index);
-        let (own, base) = self.cpu.run(move |_| index.locate(&id)).await??;
-        let read = Arc::new(self.read(plan_reads([Some(own), base].into_iter().flatten())).await?);
-        let full = match base {
-            None => None,
-            Some(base) => {
-                let (id, length) = (base.entry.label.id, base.entry.label.plain_bytes as usize);
-                let plain = self.open(id, length, Some((base, None)), None, Arc::clone(&read));
-                Some(OpenBase::new(&base, plain.await?))
-            }
-        };
-        let known = full.as_ref().map(|full| full.plain.clone());
-        let plain = self.open(id, plain_bytes, Some((own, base)), known, read).await?;
-        let full = full.unwrap_or_else(|| OpenBase::new(&own, plain.clone()));
-        Ok((plain, Some(full)))
+        wanted: Vec<(ChunkId, usize)>,
+    ) -> Result<Vec<(Bytes, Option<OpenBase>)>> {
+        let (places, opener) = self.read_for(&wanted).await?;
+        let open = self.cpu.run(move |scratch| {
+            let open = |(wanted, place)| match place {
+                None => Ok((zeros(wanted), None)),
+                Some(place @ (own, base)) => {
+                    let full = match base {
+                        None => None,
+                        Some(base) => Some(OpenBase::new(&base, opener.full(&base, scratch)?)),
+                    };
+                    let known = full.as_ref().map(|full| &*full.plain);
+                    let plain = opener.chunk(wanted, place, known, scratch)?;
+                    let full = full.unwrap_or_else(|| OpenBase::new(&own, plain.clone()));
+                    Ok((plain, Some(full)))
+                }
+            };
+            wanted.into_iter().zip(places).map(open).collect()
+        });
+        open.await?
     }
 
     /// Reads one chunk whose length its own label says, such as a leaf.
@@ -121,28 +127,46 @@ impl Blobs {
     /// [`Missing`](ErrorKind::Missing) when it is gone. Never wrong bytes.
     pub(super) async fn fetch(&self, wanted: &[(ChunkId, usize)]) -> Result<Vec<Bytes>> {
         debug_assert!(wanted.len() <= FETCH_CHUNKS_MAX);
-        let index = Arc::clone(&self.index);
-        let ids: Vec<_> = wanted.to_vec();
-        let places: Vec<Option<(Located, Option<Located>)>> = self
-            .cpu
-            .run(move |_| {
-                let locate = |(id, _): &(ChunkId, usize)| {
-                    if id.is_zero() { Ok(None) } else { index.locate(id).map(Some) }
+        let (places, opener) = self.read_for(wanted).await?;
+        let jobs: Vec<_> = wanted.iter().copied().zip(places).collect();
+        let jobs: Vec<Vec<_>> = jobs.chunks(OPENED_TOGETHER).map(<[_]>::to_vec).collect();
+        let opened = stream::iter(jobs).map(|jobs| {
+            let opener = opener.clone();
+            self.cpu.run(move |scratch| {
+                let open = |(wanted, place): (_, Option<_>)| match place {
+                    None => Ok(zeros(wanted)),
+                    Some(place) => opener.open(wanted, place, scratch),
                 };
-                ids.iter().map(locate).collect::<Result<Vec<_>>>()
+                jobs.into_iter().map(open).collect::<Result<Vec<_>>>()
             })
-            .await??;
+        });
+        let opened = opened.buffered(self.cpu.size().max(1) * 2);
+        opened
+            .try_fold(Vec::with_capacity(wanted.len()), |mut all, opened| async move {
+                all.extend(opened?);
+                Ok(all)
+            })
+            .await
+    }
+
+    /// Finds chunks and reads their blobs, and those of their bases.
+    async fn read_for(&self, wanted: &[(ChunkId, usize)]) -> Result<(Vec<Option<Place>>, Opener)> {
+        let (index, ids) = (Arc::clone(&self.index), wanted.to_vec());
+        let locate = self.cpu.run(move |_| {
+            let locate = |(id, _): (ChunkId, usize)| {
+                if id.is_zero() { Ok(None) } else { index.locate(&id).map(Some) }
+            };
+            ids.into_iter().map(locate).collect::<Result<Vec<_>>>()
+        });
+        let places = locate.await??;
         let needed = places.iter().flatten().flat_map(|(own, base)| [Some(*own), *base]);
         let read = self.read(plan_reads(needed.flatten())).await?;
-        let read = Arc::new(read);
-        let jobs: Vec<_> = wanted.iter().copied().zip(places).collect();
-        stream::iter(jobs)
-            .map(|((id, plain_bytes), place)| {
-                self.open(id, plain_bytes, place, None, Arc::clone(&read))
-            })
-            .buffered(self.cpu.size().max(1) * 2)
-            .try_collect()
-            .await
+        Ok((places, self.opener(read)))
+    }
+
+    fn opener(&self, read: Reads) -> Opener {
+        let (domain, opened) = (Arc::clone(&self.domain), Arc::clone(&self.opened));
+        Opener { domain, opened, read: Arc::new(read) }
     }
 
     /// Reads the full blob of a chunk as it is stored, for a delta against it.
@@ -164,8 +188,9 @@ impl Blobs {
             }
         };
         let read = self.read(plan_reads([Some(place), base].into_iter().flatten())).await?;
-        let (read, plain_bytes) = (Arc::new(read), label.plain_bytes as usize);
-        self.open(label.id, plain_bytes, Some((place, base)), None, Arc::clone(&read)).await?;
+        let (opener, wanted) = (self.opener(read), (label.id, label.plain_bytes as usize));
+        let read = Arc::clone(&opener.read);
+        self.cpu.run(move |scratch| opener.open(wanted, (place, base), scratch)).await??;
         SealedBlob::decode(&read.slice(&place)?)
     }
 
@@ -185,38 +210,6 @@ impl Blobs {
         Ok(())
     }
 
-    /// Opens what was read. `known` is the plaintext of the base, if that is at hand.
-    async fn open(
-        &self,
-        id: ChunkId,
-        plain_bytes: usize,
-        place: Option<(Located, Option<Located>)>,
-        known: Option<Bytes>,
-        read: Arc<Reads>,
-    ) -> Result<Bytes> {
-        let Some((own, base)) = place else { return Ok(Bytes::from(vec![0; plain_bytes])) };
-        let opens_base = base.is_some() && known.is_none();
-        self.opened.fetch_add(1 + u64::from(opens_base), Ordering::Relaxed);
-        let domain = Arc::clone(&self.domain);
-        let opened = self.cpu.run(move |scratch| {
-            let base = match (base, known) {
-                (None, _) => None,
-                (Some(_), Some(known)) => Some(known),
-                (Some(base), None) => {
-                    let blob = SealedBlob::decode(&read.slice(&base)?)?;
-                    Some(blob.open(&base.entry.label.id, None, &domain, scratch)?.into())
-                }
-            };
-            let blob = SealedBlob::decode(&read.slice(&own)?)?;
-            blob.open(&id, base.as_deref(), &domain, scratch)
-        });
-        let plain = opened.await?.map_err(|e| e.with("pack", own.pack))?;
-        if plain.len() != plain_bytes {
-            return Err(damaged(&own.pack, "a chunk has not the length that the backup says"));
-        }
-        Ok(plain.into())
-    }
-
     async fn read(&self, stretches: Vec<Stretch>) -> Result<Reads> {
         let bytes: Vec<_> = stream::iter(stretches)
             .map(|(pack, range)| async move {
@@ -228,6 +221,61 @@ impl Blobs {
             .await?;
         Ok(Reads(bytes.into_iter().collect()))
     }
+}
+
+/// Opens blobs that were read. Work for a CPU thread.
+#[derive(Clone)]
+struct Opener {
+    domain: Arc<Domain>,
+    read: Arc<Reads>,
+    opened: Arc<AtomicU64>,
+}
+
+impl Opener {
+    /// A chunk, whose base is opened first if it has one.
+    fn open(&self, wanted: (ChunkId, usize), place: Place, scratch: &mut Scratch) -> Result<Bytes> {
+        let base = place.1.map(|base| self.full(&base, scratch)).transpose()?;
+        self.chunk(wanted, place, base.as_deref(), scratch)
+    }
+
+    /// A chunk that is stored in full.
+    fn full(&self, place: &Located, scratch: &mut Scratch) -> Result<Bytes> {
+        self.blob(&place.entry.label.id, place, None, scratch)
+    }
+
+    /// A chunk of known length, and the plaintext of its base.
+    fn chunk(
+        &self,
+        (id, plain_bytes): (ChunkId, usize),
+        (own, _): Place,
+        base: Option<&[u8]>,
+        scratch: &mut Scratch,
+    ) -> Result<Bytes> {
+        let plain = self.blob(&id, &own, base, scratch)?;
+        if plain.len() == plain_bytes {
+            Ok(plain)
+        } else {
+            Err(damaged(&own.pack, "a chunk has not the length that the backup says"))
+        }
+    }
+
+    fn blob(
+        &self,
+        id: &ChunkId,
+        place: &Located,
+        base: Option<&[u8]>,
+        scratch: &mut Scratch,
+    ) -> Result<Bytes> {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        let blob = SealedBlob::decode(&self.read.slice(place)?);
+        let opened = blob.and_then(|blob| blob.open(id, base, &self.domain, scratch));
+        opened.map(Bytes::from).map_err(|error| error.with("pack", place.pack))
+    }
+}
+
+/// A chunk of nothing but zeros is not stored.
+fn zeros((_, plain_bytes): (ChunkId, usize)) -> Bytes {
+    Bytes::from(vec![0; plain_bytes])
 }
 
 /// Reads the table of contents of a pack.

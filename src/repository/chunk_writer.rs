@@ -125,18 +125,12 @@ impl ChunkWriter {
         self.new_bytes.load(Ordering::Relaxed)
     }
 
-    /// Stores neighbouring chunks of a part and returns their ids. All but the last of `bytes` are
-    /// `chunk_bytes` long; there is one slot for each.
+    /// Stores a few chunks and returns their ids. There is one slot for each.
     pub(super) async fn store_run(
         &self,
-        bytes: Bytes,
-        chunk_bytes: usize,
+        chunks: Vec<Bytes>,
         slots: Vec<Slot>,
     ) -> Result<Vec<ChunkId>> {
-        let chunks: Vec<Bytes> = (0..bytes.len())
-            .step_by(chunk_bytes)
-            .map(|at| bytes.slice(at..(at + chunk_bytes).min(bytes.len())))
-            .collect();
         let (domain, index) = (Arc::clone(&self.domain), Arc::clone(&self.index));
         let (sealer, effort) = (Arc::clone(&self.sealer), self.effort());
         let deltas = self.options.deltas;

@@ -1,10 +1,11 @@
-//! Laying a backup out over files of an earlier state: only chunks that differ are fetched and
-//! written.
+//! Laying a backup out over files of an earlier state: only chunks that differ are fetched, and of
+//! them only blocks that differ are written.
 
 use std::{
     collections::HashSet,
     fs::{self, DirBuilder, File},
     io,
+    ops::Range,
     os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -24,12 +25,15 @@ use crate::pipeline::{
     id::{ChunkId, is_all_zero},
 };
 
+/// What is compared and written as one, in bytes: the smallest page of any engine, or several.
+const BLOCK_BYTES: usize = 4096;
+
 /// What was done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rewritten {
     /// Bytes of the backup.
     pub length_bytes: u64,
-    /// Of those, what was fetched and written; the rest was there already.
+    /// Of those, what differed and was written; the rest was there already.
     pub written_bytes: u64,
 }
 
@@ -118,7 +122,8 @@ impl BackupReader {
             for piece in &pieces {
                 piece.target.file(open)?;
             }
-            let (mut local, mut different) = (Vec::new(), Vec::new());
+            let mut different = Vec::new();
+            let mut local = Vec::new();
             for chunk in wanted {
                 local.resize(chunk.length, 0);
                 let read = chunk.target.file(open)?.read_exact_at(&mut local, chunk.at);
@@ -129,20 +134,24 @@ impl BackupReader {
                     domain.chunk_id(&local) == chunk.id
                 };
                 if !is_same {
-                    different.push(chunk);
+                    different.push((chunk, std::mem::take(&mut local)));
                 }
             }
             Ok(different)
         };
         let different = blocking(compare).await?;
-        let asked: Vec<_> = different.iter().map(|chunk| (chunk.id, chunk.length)).collect();
+        let asked: Vec<_> = different.iter().map(|(chunk, _)| (chunk.id, chunk.length)).collect();
         let chunks: Vec<Bytes> = self.blobs().fetch(&asked).await?;
         let write = move || {
             let mut written = 0;
-            for (chunk, plain) in different.iter().zip(&chunks) {
-                let done = chunk.target.file(open)?.write_all_at(plain, chunk.at);
-                done.map_err(|cause| failed(&chunk.target.path, cause))?;
-                written += plain.len() as u64;
+            for ((chunk, local), plain) in different.iter().zip(&chunks) {
+                let file = chunk.target.file(open)?;
+                for blocks in differing(local, plain) {
+                    let at = chunk.at + blocks.start as u64;
+                    let done = file.write_all_at(&plain[blocks.clone()], at);
+                    done.map_err(|cause| failed(&chunk.target.path, cause))?;
+                    written += blocks.len() as u64;
+                }
             }
             Ok(written)
         };
@@ -158,6 +167,21 @@ struct Wanted {
     at: u64,
     id: ChunkId,
     length: usize,
+}
+
+/// Where two chunks of the same length differ, in whole blocks.
+fn differing(local: &[u8], plain: &[u8]) -> Vec<Range<usize>> {
+    let pairs = local.chunks(BLOCK_BYTES).zip(plain.chunks(BLOCK_BYTES));
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    for (number, (local, plain)) in pairs.enumerate().filter(|(_, (local, plain))| local != plain) {
+        let start = number * BLOCK_BYTES;
+        let end = start + plain.len().min(local.len());
+        match ranges.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => ranges.push(start..end),
+        }
+    }
+    ranges
 }
 
 /// A file of this length to compare with; whatever else stands there is removed.
@@ -210,4 +234,33 @@ fn hash_of(path: &Path) -> u128 {
     let hash = blake3::hash(path.as_os_str().as_encoded_bytes());
     let (half, _) = hash.as_bytes().split_at(16);
     half.iter().fold(0, |number, byte| number << 8 | u128::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_blocks_that_differ_are_written_and_all_of_them() {
+        let plain: Vec<u8> = (0..10 * BLOCK_BYTES + 100).map(|i| (i % 251) as u8).collect();
+        assert!(differing(&plain, &plain).is_empty());
+        for (touched, expected) in [
+            (vec![0], vec![0..BLOCK_BYTES]),
+            (vec![BLOCK_BYTES - 1, BLOCK_BYTES], vec![0..2 * BLOCK_BYTES]),
+            (
+                vec![2 * BLOCK_BYTES, 5 * BLOCK_BYTES - 1],
+                vec![2 * BLOCK_BYTES..3 * BLOCK_BYTES, 4 * BLOCK_BYTES..5 * BLOCK_BYTES],
+            ),
+            (vec![10 * BLOCK_BYTES + 99], vec![10 * BLOCK_BYTES..10 * BLOCK_BYTES + 100]),
+        ] {
+            let mut local = plain.clone();
+            touched.iter().for_each(|&at| local[at] ^= 1);
+            let ranges = differing(&local, &plain);
+            assert_eq!(ranges, expected);
+            for range in ranges {
+                local[range.clone()].copy_from_slice(&plain[range]);
+            }
+            assert!(local == plain);
+        }
+    }
 }

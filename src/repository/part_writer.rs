@@ -3,7 +3,7 @@
 use std::{
     fmt,
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
@@ -47,10 +47,16 @@ pub(super) struct Shared {
 
 /// What one task takes through the pipeline.
 enum Incoming {
-    /// Neighbouring chunks.
-    Run(Bytes),
-    /// One chunk, of which some ranges stay as they are in the base.
-    Patch { bytes: Buffer, kept: Vec<Range<usize>> },
+    /// Neighbouring chunks, from one on.
+    Run(u64, Bytes),
+    Patches(Vec<Patch>),
+}
+
+/// A chunk of which some ranges stay as they are in the base.
+struct Patch {
+    chunk: u64,
+    bytes: Buffer,
+    kept: Vec<Range<usize>>,
 }
 
 /// A part being written.
@@ -59,6 +65,8 @@ pub(super) struct DraftPart {
     spec: PartSpec,
     base: Option<Arc<BasePart>>,
     assembly: Mutex<Assembly>,
+    /// Those that do not make a whole run yet.
+    patches: Mutex<Vec<Patch>>,
     leaves: Arc<AsyncMutex<Leaves>>,
     tasks: AsyncMutex<JoinSet<Result<()>>>,
 }
@@ -74,12 +82,16 @@ impl DraftPart {
         let base_bytes = base.as_ref().map(|base| base.length_bytes());
         let assembly =
             Mutex::new(Assembly::new(shared.chunk_bytes, base_bytes, shared.pool.clone()));
-        let leaves = Arc::default();
-        Self { shared, spec, base, assembly, leaves, tasks: AsyncMutex::default() }
+        let (patches, leaves, tasks) = (Mutex::default(), Arc::default(), AsyncMutex::default());
+        Self { shared, spec, base, assembly, patches, leaves, tasks }
     }
 
     fn assemble<T>(&self, act: impl FnOnce(&mut Assembly) -> T) -> T {
         act(&mut self.assembly.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn patches(&self) -> MutexGuard<'_, Vec<Patch>> {
+        self.patches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hands pieces to the pipeline; waits while it is full.
@@ -89,7 +101,14 @@ impl DraftPart {
                 Piece::Run { first, bytes } => self.dispatch_run(first, &bytes).await?,
                 Piece::Kept(chunks) => self.keep_chunks(chunks).await?,
                 Piece::Patched { chunk, bytes, kept } => {
-                    self.spawn(chunk, Incoming::Patch { bytes, kept }).await?;
+                    let whole = {
+                        let mut patches = self.patches();
+                        patches.push(Patch { chunk, bytes, kept });
+                        (patches.len() == RUN_CHUNKS_MAX).then(|| std::mem::take(&mut *patches))
+                    };
+                    if let Some(patches) = whole {
+                        self.spawn(Incoming::Patches(patches)).await?;
+                    }
                 }
             }
         }
@@ -102,12 +121,12 @@ impl DraftPart {
             let end = (at + chunk_bytes * RUN_CHUNKS_MAX).min(bytes.len());
             let run = bytes.slice(at..end);
             let first = first + (index * RUN_CHUNKS_MAX) as u64;
-            self.spawn(first, Incoming::Run(run)).await?;
+            self.spawn(Incoming::Run(first, run)).await?;
         }
         Ok(())
     }
 
-    async fn spawn(&self, first: u64, incoming: Incoming) -> Result<()> {
+    async fn spawn(&self, incoming: Incoming) -> Result<()> {
         let mut tasks = self.tasks.lock().await;
         while let Some(done) = tasks.try_join_next() {
             settle(done)?;
@@ -118,14 +137,12 @@ impl DraftPart {
         let base = self.base.clone();
         tasks.spawn(async move {
             let base = base.as_deref();
-            let ids = match incoming {
-                Incoming::Run(run) => shared.store_run(first, run, base, None).await?,
-                Incoming::Patch { bytes, kept } => {
-                    shared.store_patched(first, bytes, kept, base).await?
-                }
+            let stored = match incoming {
+                Incoming::Run(first, run) => shared.store_run(first, &run, base).await?,
+                Incoming::Patches(patches) => shared.store_patched(patches, base).await?,
             };
             drop(permit);
-            leaves.lock().await.set(first, &ids, &shared).await
+            leaves.lock().await.set(stored, &shared).await
         });
         Ok(())
     }
@@ -142,7 +159,7 @@ impl DraftPart {
                 leaves.set_leaf(leaf, id)?;
             } else {
                 let ids = base.ids(self.shared.writer.blobs(), at..stop).await?;
-                leaves.set(at, &ids, &self.shared).await?;
+                leaves.set((at..).zip(ids), &self.shared).await?;
             }
             at = stop;
         }
@@ -158,43 +175,59 @@ impl Shared {
     async fn store_run(
         &self,
         first: u64,
-        run: Bytes,
+        run: &Bytes,
         base: Option<&BasePart>,
-        full: Option<OpenBase>,
-    ) -> Result<Vec<ChunkId>> {
+    ) -> Result<Vec<(u64, ChunkId)>> {
         let chunk_bytes = self.chunk_bytes as usize;
-        let chunks = first..first + run.len().div_ceil(chunk_bytes) as u64;
-        let previous = match base {
-            Some(base) => base.ids(self.writer.blobs(), chunks.clone()).await?,
-            None => Vec::new(),
-        };
-        let slots: Vec<Slot> = chunks
-            .enumerate()
-            .map(|(index, chunk)| Slot {
-                previous: previous.get(index).copied(),
-                turn: self.ordinal.wrapping_add(chunk.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32),
-                full: full.clone(),
-            })
-            .collect();
-        self.meter.advance(run.len() as u64);
-        self.writer.store_run(run, chunk_bytes, slots).await
+        let pieces = (0..run.len()).step_by(chunk_bytes).map(|at| {
+            let bytes = run.slice(at..run.len().min(at + chunk_bytes));
+            (bytes, None)
+        });
+        self.store((first..).zip(pieces).collect(), base).await
     }
 
-    /// Fills what is kept of a chunk from the base, and stores it.
+    /// Fills what is kept of chunks from the base, and stores them.
     async fn store_patched(
         &self,
-        chunk: u64,
-        mut bytes: Buffer,
-        kept: Vec<Range<usize>>,
+        patches: Vec<Patch>,
         base: Option<&BasePart>,
-    ) -> Result<Vec<ChunkId>> {
+    ) -> Result<Vec<(u64, ChunkId)>> {
         let base = base.ok_or_else(baseless)?;
-        let (old, full) = base.chunk_with_base(self.writer.blobs(), chunk).await?;
-        for range in kept {
-            let from = old.get(range.clone()).ok_or_else(|| Error::bug("patch a chunk"))?;
-            bytes[range].copy_from_slice(from);
+        let chunks = patches.iter().map(|patch| patch.chunk);
+        let old = base.chunks_with_bases(self.writer.blobs(), chunks).await?;
+        let fill = self.writer.blobs().cpu.run(move |_| {
+            let fill = |(Patch { chunk, mut bytes, kept }, (old, full)): (_, (Bytes, _))| {
+                for range in kept {
+                    let from = old.get(range.clone()).ok_or_else(|| Error::bug("patch a chunk"))?;
+                    bytes[range].copy_from_slice(from);
+                }
+                Ok((chunk, (bytes.into(), full)))
+            };
+            patches.into_iter().zip(old).map(fill).collect::<Result<Vec<_>>>()
+        });
+        self.store(fill.await??, Some(base)).await
+    }
+
+    /// Stores chunks, as deltas against full ones that are at hand.
+    async fn store(
+        &self,
+        chunks: Vec<(u64, (Bytes, Option<OpenBase>))>,
+        base: Option<&BasePart>,
+    ) -> Result<Vec<(u64, ChunkId)>> {
+        let (mut plain, mut slots) = (Vec::new(), Vec::new());
+        let numbers: Vec<u64> = chunks.iter().map(|(chunk, _)| *chunk).collect();
+        for (chunk, (bytes, full)) in chunks {
+            let previous = match base {
+                Some(base) => base.ids(self.writer.blobs(), chunk..chunk + 1).await?.pop(),
+                None => None,
+            };
+            let spread = chunk.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+            slots.push(Slot { previous, turn: self.ordinal.wrapping_add(spread), full });
+            self.meter.advance(bytes.len() as u64);
+            plain.push(bytes);
         }
-        self.store_run(chunk, bytes.into(), Some(base), full).await
+        let ids = self.writer.store_run(plain, slots).await?;
+        Ok(numbers.into_iter().zip(ids).collect())
     }
 }
 
@@ -215,6 +248,10 @@ impl PartWriter for DraftPart {
     async fn finish(self: Box<Self>, length_bytes: u64) -> Result<()> {
         let last = self.assemble(|assembly| assembly.finish(length_bytes))?;
         self.dispatch(last).await?;
+        let patches = std::mem::take(&mut *self.patches());
+        if !patches.is_empty() {
+            self.spawn(Incoming::Patches(patches)).await?;
+        }
         let mut tasks = std::mem::take(&mut *self.tasks.lock().await);
         while let Some(done) = tasks.join_next().await {
             settle(done)?;
@@ -246,9 +283,13 @@ impl Default for Leaf {
 }
 
 impl Leaves {
-    /// Sets the ids of neighbouring chunks.
-    async fn set(&mut self, first: u64, ids: &[ChunkId], shared: &Shared) -> Result<()> {
-        for (chunk, id) in (first..).zip(ids) {
+    /// Sets the ids of chunks.
+    async fn set(
+        &mut self,
+        chunks: impl IntoIterator<Item = (u64, ChunkId)>,
+        shared: &Shared,
+    ) -> Result<()> {
+        for (chunk, id) in chunks {
             let (number, place) =
                 (chunk / LEAF_CHUNKS as u64, (chunk % LEAF_CHUNKS as u64) as usize);
             let leaf = self.leaf(number)?;
@@ -256,7 +297,7 @@ impl Leaves {
             if ids.len() <= place {
                 ids.resize(place + 1, None);
             }
-            if ids[place].replace(*id).is_some() {
+            if ids[place].replace(id).is_some() {
                 return Err(twice());
             }
             *missing -= 1;

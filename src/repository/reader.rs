@@ -207,14 +207,19 @@ impl BasePart {
         Ok(ids)
     }
 
-    /// One chunk, and the full chunk that it is, or that it is a delta against.
-    pub(super) async fn chunk_with_base(
+    /// Some chunks, and with each the full chunk that it is, or that it is a delta against.
+    pub(super) async fn chunks_with_bases(
         &self,
         blobs: &Blobs,
-        chunk: u64,
-    ) -> Result<(Bytes, Option<OpenBase>)> {
-        let id = self.ids(blobs, chunk..chunk + 1).await?.pop().ok_or_else(|| self.damaged())?;
-        blobs.chunk_with_base(id, self.chunk_length(chunk)).await
+        chunks: impl Iterator<Item = u64>,
+    ) -> Result<Vec<(Bytes, Option<OpenBase>)>> {
+        let mut wanted = Vec::new();
+        for chunk in chunks {
+            let id =
+                self.ids(blobs, chunk..chunk + 1).await?.pop().ok_or_else(|| self.damaged())?;
+            wanted.push((id, self.chunk_length(chunk)));
+        }
+        blobs.fetch_with_bases(wanted).await
     }
 
     /// A range of bytes, shorter where the part ends earlier.

@@ -208,7 +208,7 @@ const FAULTS: [(Errno, bool, ErrorKind); 3] = [
 ];
 
 fn impatient() -> World {
-    let mut world = World::real(2).unwrap();
+    let mut world = World::real(2);
     world.clock = Arc::new(Impatient(SystemClock::new()));
     world
 }

@@ -55,7 +55,7 @@ impl Story {
         let url = format!("postgres://{POSTGRES_USER}@127.0.0.1:{port}/postgres?method={method}");
         let sql = "CREATE TABLE entry (n int PRIMARY KEY, text text)";
         connect(&server).await.batch_execute(sql).await.unwrap();
-        let world = World::real(1).unwrap();
+        let world = World::real(1);
         Some(Self { world, server, site, url, instants: Vec::new() })
     }
 

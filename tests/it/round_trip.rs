@@ -44,7 +44,7 @@ fn count(path: &Path) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_commit_can_be_restored() {
-    let world = World::real(2).unwrap();
+    let world = World::real(2);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app ü.db");
     let connection = open(&path);

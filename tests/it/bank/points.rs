@@ -76,7 +76,7 @@ struct Proof<'a> {
 }
 
 async fn prove(site: &Site, ledger: &Ledger, dice: &Dice, points: usize) {
-    let world = World::real(2).unwrap();
+    let world = World::real(2);
     let repository = site.open(&world).await;
     let engines = registry::engines(&world.clock);
     let restores = AtomicUsize::new(0);

@@ -54,7 +54,7 @@ fn i9_the_measured_process() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.unwrap().block_on(async {
         let directory = tempfile::tempdir().unwrap();
-        let world = World::real(2).unwrap();
+        let world = World::real(2);
         let (clock, entropy) = (&*world.clock, Arc::clone(&world.entropy));
         let root = directory.path().join("repo");
         let store = LocalStore::open(RealFs, &root, Writers::Several, clock, entropy).await;

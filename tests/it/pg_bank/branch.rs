@@ -58,7 +58,7 @@ impl Branch {
         fs::set_permissions(site.path("."), fs::Permissions::from_mode(0o755)).unwrap();
         let port = server.port();
         let url = format!("postgres://{POSTGRES_USER}@127.0.0.1:{port}/postgres?method={way}");
-        let branch = Self { site, server, world: World::real(1).unwrap(), url };
+        let branch = Self { site, server, world: World::real(1), url };
         branch.found().await;
         Some(branch)
     }
