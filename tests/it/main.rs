@@ -1,6 +1,7 @@
 //! What needs more than one module.
 
 mod archive;
+mod archive_outage;
 mod bank;
 mod cli;
 mod company;
