@@ -9,6 +9,7 @@ mod disk_full;
 mod full_store;
 mod invariants;
 mod kills;
+mod outlived;
 mod pg_bank;
 mod pg_lineages;
 mod postgres;
