@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,14 +21,14 @@ use super::restore::failed;
 pub(super) struct Disks(Arc<Vec<(PathBuf, File)>>);
 
 impl Disks {
-    /// Opens those of the plan's directories, which exist.
+    /// Opens those of the plan's directories, which exist, and of what is mounted below them: in a
+    /// directory that is rewritten, as `pg_wal` on a disk of its own.
     pub(super) fn open(plan: &RestorePlan) -> Result<Self> {
-        let directories = std::iter::once(&plan.staging).chain(&plan.relocated);
-        let open = |path: &PathBuf| match File::open(path) {
-            Ok(directory) => Ok((path.clone(), directory)),
-            Err(cause) => Err(failed(path, cause)),
-        };
-        directories.map(open).collect::<Result<_>>().map(|disks| Self(Arc::new(disks)))
+        let mut disks = Vec::new();
+        for path in std::iter::once(&plan.staging).chain(&plan.relocated) {
+            open_below(path, None, &mut disks).map_err(|cause| failed(path, cause))?;
+        }
+        Ok(Self(Arc::new(disks)))
     }
 
     /// Makes everything durable that was written.
@@ -63,6 +63,26 @@ fn tells_of_failures(directory: &File) -> io::Result<bool> {
     let kind = rustix::fs::fstatfs(directory)?.f_type;
     Ok(kernel >= TELLING_KERNEL
         && !LAYERED.iter().any(|layered| i128::from(*layered) == i128::from(kind)))
+}
+
+/// Opens a directory unless it is of the same file system as the one around it, and so on below it.
+/// Follows no link.
+fn open_below(
+    directory: &Path,
+    around: Option<u64>,
+    disks: &mut Vec<(PathBuf, File)>,
+) -> io::Result<()> {
+    let device = fs::symlink_metadata(directory)?.dev();
+    if around != Some(device) {
+        disks.push((directory.to_owned(), File::open(directory)?));
+    }
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_below(&entry.path(), Some(device), disks)?;
+        }
+    }
+    Ok(())
 }
 
 /// Calls `sync` for everything below a directory, each directory after what is in it. Follows no
@@ -286,6 +306,18 @@ mod tests {
             overwrite: Overwrite::Replace,
             proof: String::new(),
         }
+    }
+
+    /// Below `/dev` there are other file systems on every Linux.
+    #[test]
+    fn what_is_mounted_below_a_directory_is_a_disk_of_its_own() {
+        let disks = Disks::open(&plan(Path::new("/dev"))).unwrap();
+        let opened: Vec<_> = disks.0.iter().map(|(path, _)| path.to_str().unwrap()).collect();
+        assert!(opened.contains(&"/dev") && opened.contains(&"/dev/pts"), "{opened:?}");
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("staging/a/b")).unwrap();
+        let disks = Disks::open(&plan(&folder.path().join("staging"))).unwrap();
+        assert_eq!(disks.0.len(), 1, "{disks:?}");
     }
 
     #[test]
