@@ -241,6 +241,53 @@ async fn captured_log_that_proves_nothing_is_not_trusted() {
     stage.server.stop().unwrap();
 }
 
+/// A standby takes over, and what the old primary wrote before counts as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn captured_log_tells_what_changed_across_a_promotion() {
+    for (major, way) in [(13, "sql"), (15, "local")] {
+        let Some(mut stage) = Stage::open(major, settings(major)).await else { continue };
+        stage.run(TABLES).await;
+        let standby = Stage { server: stage.server.standby().unwrap() };
+        let method = format!("method={way}");
+        drop(stage.driver("").await.open_log(None).await.unwrap());
+        standby.run("SELECT pg_create_physical_replication_slot('stillpoint', true)").await;
+        let base = stage.back_up(&method).await;
+        let log = MemoryLog::new();
+        stage.run(CHANGES).await;
+        capture(&stage, &log, &mark(&base)).await;
+        let written = "SELECT (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::int8";
+        let replayed = "SELECT (pg_last_wal_replay_lsn() - '0/0'::pg_lsn)::int8";
+        let ask = async |stage: &Stage, query: &str| -> i64 {
+            stage.client().await.query_one(query, &[]).await.unwrap().get(0)
+        };
+        let written = ask(&stage, written).await;
+        while ask(&standby, replayed).await < written {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        stage.server.kill();
+        let stage = standby;
+        stage.run("SELECT pg_promote()").await;
+        stage.run("UPDATE big SET t = 'promoted' WHERE n % 5000 = 9; DROP TABLE made").await;
+
+        // Not captured beyond the switch: then nobody knows.
+        let copy = back_up_after(&stage, &method, &base, &log).await;
+        let said = &copy.evidence.method;
+        assert!(!copy.evidence.incremental && said.contains("does not reach timeline 2"), "{said}");
+
+        capture(&stage, &log, &log.mark().unwrap()).await;
+        stage.run("UPDATE big SET t = 'late' WHERE n = 39999").await;
+        let copy = back_up_after(&stage, &method, &base, &log).await;
+        let said = &copy.evidence.method;
+        assert!(copy.evidence.incremental && said.contains("changed by captured WAL"), "{said}");
+        let (read, all) = read_bytes(&base, &copy);
+        assert!(read * 10 < all, "{way}: {read} of {all} B were read");
+        let restored = Restored::start(major, &copy).unwrap();
+        restored.check().await;
+        assert_eq!(rows(&restored.client().await).await, rows(&stage.client().await).await);
+        amcheck(major, &restored.server);
+    }
+}
+
 const FILE_BYTES: u128 = 1 << 20;
 
 /// Where a captured stretch ends with a file, no record ends: its bytes are the proof.
