@@ -12,6 +12,7 @@ mod kills;
 mod outlived;
 mod pg_bank;
 mod pg_lineages;
+mod pg_refusals;
 mod postgres;
 mod round_trip;
 mod site;
