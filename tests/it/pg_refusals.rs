@@ -289,3 +289,33 @@ async fn of_two_servers_with_one_timeline_the_second_is_refused() {
     story.back_up();
     assert_eq!(restored("copied").await, count);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_files_that_nobody_can_name_are_counted_and_listed_when_asked() {
+    let Some(story) = archived(15).await else { return };
+    // Whoever is handed WAL has no server to ask for names.
+    run(&story.server, &["CREATE TABLE gone (t text)", "DROP TABLE gone", "CREATE DATABASE other"])
+        .await;
+    run(&story.server, &["DROP DATABASE other"]).await;
+    let file = fill(&story, &story.server, 1).await.display().to_string();
+    story.ok(&["wal-push", &file, "--name", "shop"]);
+    let kinds = |answer: &serde_json::Value| -> Vec<String> {
+        let events = answer["events"].as_array().unwrap().iter();
+        events.map(|event| event["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let usual = story.ok(&["timeline", "shop"]);
+    let hidden = usual["unnamed_left_out"].as_u64().unwrap();
+    assert!(hidden >= 1, "{usual}");
+    assert!(kinds(&usual).iter().all(|name| name.starts_with("database ")), "{usual}");
+    assert_eq!(kinds(&usual).len(), 1, "{usual}");
+    let all = story.ok(&["timeline", "shop", "--all"]);
+    assert_eq!(kinds(&all).len() as u64, hidden + 1, "{all}");
+    assert_eq!(all["unnamed_left_out"], 0);
+    let page = story.page(&["timeline", "shop"]);
+    assert!(page.contains("without a known name: --all lists"), "{page}");
+    assert!(!page.contains("dropped: file"), "{page}");
+    assert!(story.page(&["timeline", "shop", "--all"]).contains("dropped: file"));
+    // It can be gone back to all the same.
+    let name = kinds(&all).into_iter().find(|name| name.starts_with("file ")).unwrap();
+    story.ok(&["restore", "shop", "--before-drop", &name]);
+}
