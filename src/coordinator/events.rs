@@ -123,7 +123,9 @@ pub async fn last_loss(
     let mut error = Error::new(ErrorKind::Missing, code::UNREACHABLE_POINT, "find the drop")
         .with("asked", name)
         .why("nothing of this name was dropped in the captured log that a backup leads into");
-    let lost = |event: &LogEvent| matches!(event.what, LogEventKind::Dropped(_));
+    let lost = |event: &LogEvent| {
+        matches!(event.what, LogEventKind::Dropped(_)) && !event.what.is_unnamed()
+    };
     let lost = events(repository, timeline, NAMES_MAX, lost).await?;
     for other in lost.newest.iter().rev() {
         if let LogEventKind::Dropped(what) = &other.what {

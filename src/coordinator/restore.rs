@@ -286,9 +286,13 @@ pub async fn run(
                 outside.keep();
                 Ok(report)
             };
-            let report = report.await.map_err(|error| rewriting.explain(error))?;
-            rewriting.end()?;
-            report
+            match report.await {
+                Ok(report) => {
+                    rewriting.end()?;
+                    report
+                }
+                Err(error) => return Err(rewriting.explain(error)),
+            }
         }
     };
     if resolved.starts {

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,14 +21,14 @@ use super::restore::failed;
 pub(super) struct Disks(Arc<Vec<(PathBuf, File)>>);
 
 impl Disks {
-    /// Opens those of the plan's directories, which exist.
+    /// Opens those of the plan's directories, which exist, and of what is mounted below them: in a
+    /// directory that is rewritten, as `pg_wal` on a disk of its own.
     pub(super) fn open(plan: &RestorePlan) -> Result<Self> {
-        let directories = std::iter::once(&plan.staging).chain(&plan.relocated);
-        let open = |path: &PathBuf| match File::open(path) {
-            Ok(directory) => Ok((path.clone(), directory)),
-            Err(cause) => Err(failed(path, cause)),
-        };
-        directories.map(open).collect::<Result<_>>().map(|disks| Self(Arc::new(disks)))
+        let mut disks = Vec::new();
+        for path in std::iter::once(&plan.staging).chain(&plan.relocated) {
+            open_below(path, None, &mut disks).map_err(|cause| failed(path, cause))?;
+        }
+        Ok(Self(Arc::new(disks)))
     }
 
     /// Makes everything durable that was written.
@@ -38,7 +38,7 @@ impl Disks {
             disks.iter().try_for_each(|(path, directory)| {
                 let settled = rustix::fs::syncfs(directory).map_err(io::Error::from);
                 let settled = settled.and_then(|()| {
-                    if tells_of_failures(directory)? { Ok(()) } else { sync_below(path) }
+                    if tells_of_failures(directory)? { Ok(()) } else { sync_below(path, &sync) }
                 });
                 settled.map_err(|cause| failed(path, cause))
             })
@@ -65,18 +65,43 @@ fn tells_of_failures(directory: &File) -> io::Result<bool> {
         && !LAYERED.iter().any(|layered| i128::from(*layered) == i128::from(kind)))
 }
 
-/// Syncs everything below a directory. Follows no link.
-fn sync_below(directory: &Path) -> io::Result<()> {
+/// Opens a directory unless it is of the same file system as the one around it, and so on below it.
+/// Follows no link.
+fn open_below(
+    directory: &Path,
+    around: Option<u64>,
+    disks: &mut Vec<(PathBuf, File)>,
+) -> io::Result<()> {
+    let device = fs::symlink_metadata(directory)?.dev();
+    if around != Some(device) {
+        disks.push((directory.to_owned(), File::open(directory)?));
+    }
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_below(&entry.path(), Some(device), disks)?;
+        }
+    }
+    Ok(())
+}
+
+/// Calls `sync` for everything below a directory, each directory after what is in it. Follows no
+/// link.
+fn sync_below(directory: &Path, sync: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let kind = entry.file_type()?;
         if kind.is_dir() {
-            sync_below(&entry.path())?;
+            sync_below(&entry.path(), sync)?;
         } else if kind.is_file() {
-            File::open(entry.path())?.sync_all()?;
+            sync(&entry.path())?;
         }
     }
-    File::open(directory)?.sync_all()
+    sync(directory)
+}
+
+fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 /// Directories outside of the staging directory that a restore fills. They are emptied again when
@@ -127,11 +152,19 @@ impl Drop for Outside {
 const OWNER_FILE: &str = "stillpoint-rewrites";
 
 /// A directory in which what stood at a target is rewritten. It stays when the work is interrupted,
-/// so that the same restore can go on.
+/// so that the same restore can go on. Its lock stays as well, for as long as the process lives,
+/// when the work was dropped: what an engine does on other threads may outlive it, and must not
+/// meet the restore that goes on.
 #[derive(Debug)]
 pub(super) struct Rewriting {
     path: PathBuf,
-    _lock: File,
+    lock: Option<File>,
+}
+
+impl Drop for Rewriting {
+    fn drop(&mut self) {
+        std::mem::forget(self.lock.take());
+    }
 }
 
 impl Rewriting {
@@ -146,59 +179,160 @@ impl Rewriting {
                 .with("target", plan.target.display())
                 .why("another restore is rewriting it"));
         }
-        let rewriting = Self { path, _lock: lock };
-        rewriting.own(owner)?;
+        own(&path, owner)?;
         let moved = || -> io::Result<()> {
             if !directory.exists() && plan.target.exists() {
                 fs::rename(&plan.target, directory)?;
             }
             DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
             File::open(plan.target.parent().unwrap_or(Path::new("/")))?.sync_all()?;
-            File::open(&rewriting.path)?.sync_all()
+            File::open(&path)?.sync_all()
         };
         moved().map_err(|cause| failed(&plan.target, cause))?;
-        Ok(rewriting)
-    }
-
-    /// What is left there must be of the same database.
-    fn own(&self, owner: &str) -> Result<()> {
-        let file = self.path.join(OWNER_FILE);
-        match fs::read_to_string(&file) {
-            Ok(found) if found == owner => return Ok(()),
-            Ok(found) if !found.is_empty() => {
-                let step = "go on with a restore that was interrupted";
-                return Err(Error::new(ErrorKind::Refused, code::FOREIGN_DATABASE, step)
-                    .with("directory", self.path.display())
-                    .with("there", found)
-                    .with("wanted", owner)
-                    .why("it holds what was left of another database")
-                    .next("move it away, then run the same command again"));
-            }
-            _ => {}
-        }
-        let write = || -> io::Result<()> {
-            let mut options = File::options();
-            let mut open =
-                options.write(true).create(true).truncate(true).mode(0o600).open(&file)?;
-            open.write_all(owner.as_bytes())?;
-            open.sync_all()?;
-            File::open(&self.path)?.sync_all()
-        };
-        write().map_err(|cause| failed(&file, cause))
+        Ok(Self { path, lock: Some(lock) })
     }
 
     /// Removes what is left of the work.
-    pub(super) fn end(self) -> Result<()> {
+    pub(super) fn end(mut self) -> Result<()> {
+        let _lock = self.lock.take();
         fs::remove_dir_all(&self.path).map_err(|cause| failed(&self.path, cause))
     }
 
-    /// Says where everything lies, to whoever has to go on.
-    pub(super) fn explain(&self, error: Error) -> Error {
+    /// Says where everything lies, to whoever has to go on after work that came to its end.
+    pub(super) fn explain(mut self, error: Error) -> Error {
+        drop(self.lock.take());
         let step = "rewrite the directory that is there";
         error
             .during(step)
             .with("what was there lies in", self.path.display())
             .why("it is half rewritten, and no server can be started on it")
             .next("run the same command again: it goes on where it was interrupted")
+    }
+}
+
+/// What is left there must be of the same database.
+fn own(directory: &Path, owner: &str) -> Result<()> {
+    let file = directory.join(OWNER_FILE);
+    match fs::read_to_string(&file) {
+        Ok(found) if found == owner => return Ok(()),
+        Ok(found) if !found.is_empty() => {
+            let step = "go on with a restore that was interrupted";
+            return Err(Error::new(ErrorKind::Refused, code::FOREIGN_DATABASE, step)
+                .with("directory", directory.display())
+                .with("there", found)
+                .with("wanted", owner)
+                .why("it holds what was left of another database")
+                .next("move it away, then run the same command again"));
+        }
+        _ => {}
+    }
+    let write = || -> io::Result<()> {
+        let mut options = File::options();
+        let mut open = options.write(true).create(true).truncate(true).mode(0o600).open(&file)?;
+        open.write_all(owner.as_bytes())?;
+        open.sync_all()?;
+        File::open(directory)?.sync_all()
+    };
+    write().map_err(|cause| failed(&file, cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, os::unix::fs::symlink};
+
+    use stillpoint_contract::{Overwrite, RecoveryTarget};
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_synced_to_the_last_file_and_no_link_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (inside, outside) = (folder.path().join("in"), folder.path().join("out"));
+        for directory in [inside.join("a/b"), inside.join("empty"), outside.clone()] {
+            fs::create_dir_all(directory).unwrap();
+        }
+        for file in [inside.join("1"), inside.join("a/2"), inside.join("a/b/3"), outside.join("4")]
+        {
+            fs::write(file, "x").unwrap();
+        }
+        symlink(&outside, inside.join("a/link")).unwrap();
+        symlink(outside.join("4"), inside.join("link")).unwrap();
+        let synced = RefCell::new(Vec::new());
+        let note = |path: &Path| {
+            let name = path.strip_prefix(&inside).unwrap().to_str().unwrap().to_owned();
+            synced.borrow_mut().push(name);
+            Ok(())
+        };
+        sync_below(&inside, &note).unwrap();
+        let place = |name: &str| synced.borrow().iter().position(|n| n == name).unwrap();
+        for (first, then) in [("a/b/3", "a/b"), ("a/b", "a"), ("a/2", "a"), ("empty", "")] {
+            assert!(place(first) < place(then), "{synced:?}");
+        }
+        assert_eq!(place(""), 6, "{synced:?}");
+        assert_eq!(synced.borrow().len(), 7, "{synced:?}");
+
+        // One that cannot be synced is told: whatever stands before it, and behind it.
+        for bad in ["1", "a/b/3", "a", ""] {
+            let failing = |path: &Path| {
+                let is_bad = path == inside.join(bad);
+                if is_bad { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+            };
+            assert!(sync_below(&inside, &failing).is_err(), "{bad}");
+        }
+    }
+
+    /// Files of procfs can be read and not synced.
+    #[test]
+    fn a_disk_that_refuses_is_heard() {
+        let refusing = Path::new("/proc/self/fdinfo");
+        assert!(fs::read_dir(refusing).unwrap().next().is_some());
+        assert!(sync_below(refusing, &sync).is_err());
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("1"), "x").unwrap();
+        sync_below(folder.path(), &sync).unwrap();
+    }
+
+    fn plan(staging: &Path) -> RestorePlan {
+        RestorePlan {
+            placements: Vec::new(),
+            relocated: Vec::new(),
+            rewrite: None,
+            notes: Vec::new(),
+            target: staging.with_file_name("target"),
+            staging: staging.to_owned(),
+            files: Vec::new(),
+            replays_log: false,
+            until: RecoveryTarget::Consistent,
+            overwrite: Overwrite::Replace,
+            proof: String::new(),
+        }
+    }
+
+    /// Below `/dev` there are other file systems on every Linux.
+    #[test]
+    fn what_is_mounted_below_a_directory_is_a_disk_of_its_own() {
+        let disks = Disks::open(&plan(Path::new("/dev"))).unwrap();
+        let opened: Vec<_> = disks.0.iter().map(|(path, _)| path.to_str().unwrap()).collect();
+        assert!(opened.contains(&"/dev") && opened.contains(&"/dev/pts"), "{opened:?}");
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("staging/a/b")).unwrap();
+        let disks = Disks::open(&plan(&folder.path().join("staging"))).unwrap();
+        assert_eq!(disks.0.len(), 1, "{disks:?}");
+    }
+
+    #[test]
+    fn nobody_goes_on_beside_what_may_still_be_at_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let (staging, data) = (folder.path().join("staging"), folder.path().join("staging/data"));
+        let begin = || Rewriting::begin(&plan(&staging), &data, "shop");
+        // Refused before any work, or failed: the next one goes on.
+        begin().unwrap().explain(Error::bug("fail"));
+        assert_eq!(
+            Rewriting::begin(&plan(&staging), &data, "mail").unwrap_err().code(),
+            code::FOREIGN_DATABASE
+        );
+        drop(begin().unwrap());
+        // Dropped.
+        assert_eq!(begin().unwrap_err().code(), code::TARGET_IN_USE);
     }
 }

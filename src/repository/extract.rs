@@ -7,10 +7,7 @@ use std::{
     ops::Range,
     os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
@@ -178,33 +175,22 @@ impl BackupReader {
             Some(Target::new(BasePart::new(entry.clone(), chunk_bytes), path))
         };
         let going = Going::default();
+        let _end = EndsWithMe(&going);
         let stretches = self.laid_out(target).take_while(|_| futures::future::ready(going.is_so()));
         let written = stretches.map(|stretch| async {
             let written = self.lay_out(stretch?, going.clone()).await?;
             meter.advance(written.iter().map(|(_, bytes)| bytes).sum());
             Ok::<_, Error>(written)
         });
-        let mut written = std::pin::pin!(written.buffer_unordered(STRETCHES_MAX));
         let (mut written_bytes, mut write_back) = (0, WriteBack::default());
-        let (mut outcome, _end) = (Ok(()), EndsWithMe(going.clone()));
-        while let Some(files) = written.next().await {
-            // After a failure, what is under way comes to its end before anybody tidies up.
-            if outcome.is_err() {
-                continue;
+        let keep = async |files: Vec<(Arc<Target>, u64)>| {
+            for (target, bytes) in files {
+                written_bytes += bytes;
+                write_back.add(target, bytes).await?;
             }
-            outcome = async {
-                for (target, bytes) in files? {
-                    written_bytes += bytes;
-                    write_back.add(target, bytes).await?;
-                }
-                Ok(())
-            }
-            .await;
-            if outcome.is_err() {
-                going.end();
-            }
-        }
-        outcome?;
+            Ok(())
+        };
+        going.gather(written.buffer_unordered(STRETCHES_MAX), keep).await?;
         write_back.settle().await?;
         Ok(written_bytes)
     }
@@ -227,9 +213,7 @@ impl BackupReader {
             let mut plain = wanted.into_iter().zip(plain);
             let mut written = Vec::with_capacity(pieces.len());
             for Piece { target, chunks } in pieces {
-                if !going.is_so() {
-                    return Err(Error::bug("write for a restore that has ended"));
-                }
+                let _leave = going.leave()?;
                 let (file, mut bytes) = (target.file(create)?, 0);
                 let turn = target.turn();
                 for (chunk, ((id, _), plain)) in chunks.zip(plain.by_ref()) {
@@ -251,28 +235,55 @@ impl BackupReader {
 
 /// Whether a restore still wants its files: work on other threads outlives a future.
 #[derive(Clone, Debug)]
-struct Going(Arc<AtomicBool>);
+pub(super) struct Going(Arc<RwLock<bool>>);
 
 impl Default for Going {
     fn default() -> Self {
-        Self(Arc::new(AtomicBool::new(true)))
+        Self(Arc::new(RwLock::new(true)))
     }
 }
 
 impl Going {
-    fn is_so(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    pub(super) fn is_so(&self) -> bool {
+        *self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Leave to change files for as long as it is held; none once the restore has ended.
+    pub(super) fn leave(&self) -> Result<RwLockReadGuard<'_, bool>> {
+        let leave = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if *leave { Ok(leave) } else { Err(Error::bug("write for a restore that has ended")) }
+    }
+
+    /// Waits for whoever has leave, which takes as long as one stretch; nobody gets it afterwards.
     fn end(&self) {
-        self.0.store(false, Ordering::Relaxed);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = false;
+    }
+
+    /// Takes what `work` brings. After a failure nothing new begins, and what is under way comes to
+    /// its end before anybody tidies up.
+    pub(super) async fn gather<T>(
+        &self,
+        work: impl Stream<Item = Result<T>>,
+        mut take: impl AsyncFnMut(T) -> Result<()>,
+    ) -> Result<()> {
+        let (mut work, mut outcome) = (std::pin::pin!(work), Ok(()));
+        while let Some(done) = work.next().await {
+            if outcome.is_err() {
+                continue;
+            }
+            outcome = async { take(done?).await }.await;
+            if outcome.is_err() {
+                self.end();
+            }
+        }
+        outcome
     }
 }
 
 /// Ends it when it is dropped.
-struct EndsWithMe(Going);
+pub(super) struct EndsWithMe<'a>(pub(super) &'a Going);
 
-impl Drop for EndsWithMe {
+impl Drop for EndsWithMe<'_> {
     fn drop(&mut self) {
         self.0.end();
     }

@@ -12,11 +12,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::StreamExt as _;
 use stillpoint_contract::{PartName, Result};
 
 use super::{
-    extract::{Piece, STRETCHES_MAX, Stretch, Target, blocking, failed, stretches},
+    extract::{
+        EndsWithMe, Going, Piece, STRETCHES_MAX, Stretch, Target, blocking, failed, stretches,
+    },
     manifest::PartEntry,
     reader::{BackupReader, BasePart},
 };
@@ -57,8 +59,11 @@ impl BackupReader {
         meter: &Meter,
     ) -> Result<Rewritten> {
         let final_path = PartName::new(last).ok().and_then(|name| place(&name));
-        let root = directory.to_owned();
+        let going = Going::default();
+        let _end = EndsWithMe(&going);
+        let (root, its) = (directory.to_owned(), going.clone());
         let prepare = move || {
+            let _leave = its.leave()?;
             if let Some(path) = final_path {
                 remove_durably(&path).map_err(|cause| failed(&path, cause))?;
             }
@@ -80,14 +85,20 @@ impl BackupReader {
             }
             Some(target)
         };
+        let wanted = self.laid_out(target).take_while(|_| futures::future::ready(going.is_so()));
         let written =
-            self.laid_out(target).map(|stretch| async { self.rewrite(stretch?, meter).await });
-        let written = written.buffer_unordered(STRETCHES_MAX);
-        let written = written.try_fold(0, |sum, bytes| futures::future::ok(sum + bytes)).await?;
-        done.written_bytes += written;
+            wanted.map(|stretch| async { self.rewrite(stretch?, going.clone(), meter).await });
+        let mut written_bytes = 0;
+        let count = async |bytes: u64| {
+            written_bytes += bytes;
+            Ok(())
+        };
+        going.gather(written.buffer_unordered(STRETCHES_MAX), count).await?;
+        done.written_bytes += written_bytes;
 
-        let root = directory.to_owned();
+        let (root, its) = (directory.to_owned(), going.clone());
         let remove_strays = move || {
+            let _leave = its.leave()?;
             let is_stray = |path: &Path, _| !known.contains(&hash_of(path));
             remove_where(&root, &is_stray).map_err(|cause| failed(&root, cause))
         };
@@ -95,14 +106,14 @@ impl BackupReader {
         if let Some(target) = held_back {
             settle().await?;
             for stretch in stretches(vec![target], self.stretch_chunks()) {
-                done.written_bytes += self.rewrite(stretch, meter).await?;
+                done.written_bytes += self.rewrite(stretch, going.clone(), meter).await?;
             }
         }
         Ok(done)
     }
 
     /// Makes a stretch of files what the parts are. Returns how many bytes were written.
-    async fn rewrite(&self, Stretch(pieces): Stretch, meter: &Meter) -> Result<u64> {
+    async fn rewrite(&self, Stretch(pieces): Stretch, going: Going, meter: &Meter) -> Result<u64> {
         let chunk_bytes = u64::from(self.manifest().chunk_bytes);
         let mut wanted = Vec::new();
         for Piece { target, chunks } in &pieces {
@@ -117,7 +128,9 @@ impl BackupReader {
         }
         let bytes: usize = wanted.iter().map(|chunk| chunk.length).sum();
         let domain = Arc::clone(&self.blobs().domain);
+        let its = going.clone();
         let compare = move || {
+            let _leave = its.leave()?;
             // Empty files and those that are too long have no chunk that differs.
             for piece in &pieces {
                 piece.target.file(open)?;
@@ -143,6 +156,7 @@ impl BackupReader {
         let asked: Vec<_> = different.iter().map(|(chunk, _)| (chunk.id, chunk.length)).collect();
         let chunks: Vec<Bytes> = self.blobs().fetch(&asked).await?;
         let write = move || {
+            let _leave = going.leave()?;
             let mut written = 0;
             for ((chunk, local), plain) in different.iter().zip(&chunks) {
                 let file = chunk.target.file(open)?;

@@ -88,7 +88,7 @@ impl Postgres {
     }
 
     /// A program that comes with a major version beside the server, such as `pg_verifybackup`:
-    /// there are all of them for 15 and 17.
+    /// there are all of them for 15 and 17, and for 18 all but that one.
     ///
     /// # Errors
     ///

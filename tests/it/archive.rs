@@ -15,26 +15,26 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::{cli::golden::assert_shape, site::Site};
 
-async fn connect(server: &Postgres) -> Client {
+pub(crate) async fn connect(server: &Postgres) -> Client {
     let (client, connection) = tokio_postgres::connect(&server.conninfo(), NoTls).await.unwrap();
     tokio::spawn(connection);
     client
 }
 
-async fn count(server: &Postgres) -> i64 {
+pub(crate) async fn count(server: &Postgres) -> i64 {
     let row = connect(server).await.query_one("SELECT count(*) FROM entry", &[]).await;
     row.map_or(-1, |row| row.get(0))
 }
 
 /// Lets the server's user, who is not ours, use what we wrote.
-fn give_away(site: &Site) {
+pub(crate) fn give_away(site: &Site) {
     let folder = site.path(".");
     let _ = Command::new("chown").args(["-R", "65534:65534"]).arg(&folder).status();
     let _ = Command::new("chmod").args(["a+rx"]).arg(&folder).status();
 }
 
 /// The program as a server's own user calls it.
-fn called(site: &Site, words: &str) -> String {
+pub(crate) fn called(site: &Site, words: &str) -> String {
     let at = |name: &str| site.path(name).display().to_string();
     format!(
         "env STILLPOINT_REPO={} XDG_STATE_HOME={} {} {words} --name shop --key-file {} -q",
@@ -56,7 +56,7 @@ fn feed(standby: &Postgres, site: &Site) {
     give_away(site);
 }
 
-async fn wait(world: &World, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn wait(world: &World, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     for _ in 0..600 {
         if is_so().await {
             return;
@@ -66,14 +66,14 @@ async fn wait(world: &World, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     panic!("never: {what}");
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<_> =
         fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     found.sort();
     found
 }
 
-fn name(path: &Path) -> &str {
+pub(crate) fn name(path: &Path) -> &str {
     path.file_name().unwrap().to_str().unwrap()
 }
 
@@ -190,7 +190,10 @@ async fn what_the_archiver_pushes_is_restored_and_fetched_by_a_standby_byte_for_
 }
 
 /// A server whose archiver waits, with a backup, and its WAL files that wait, in a folder of ours.
-async fn with_waiting_files(site: &Site, count: usize) -> Option<(Postgres, Vec<String>)> {
+pub(crate) async fn with_waiting_files(
+    site: &Site,
+    count: usize,
+) -> Option<(Postgres, Vec<String>)> {
     let settings = ["autovacuum = off", "archive_mode = on", "archive_command = ''"];
     let settings = settings.map(str::to_owned).to_vec();
     let options = PostgresOptions { settings, wal_segment_mib: 1, ..PostgresOptions::default() };

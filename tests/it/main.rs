@@ -1,6 +1,7 @@
 //! What needs more than one module.
 
 mod archive;
+mod archive_outage;
 mod bank;
 mod cli;
 mod company;
@@ -8,8 +9,10 @@ mod disk_full;
 mod full_store;
 mod invariants;
 mod kills;
+mod outlived;
 mod pg_bank;
 mod pg_lineages;
+mod pg_refusals;
 mod postgres;
 mod round_trip;
 mod site;

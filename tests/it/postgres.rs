@@ -39,7 +39,7 @@ impl Story {
         Self::begin_with(major, method, &[]).await
     }
 
-    async fn begin_with(major: u32, method: &str, more: &[String]) -> Option<Self> {
+    pub(crate) async fn begin_with(major: u32, method: &str, more: &[String]) -> Option<Self> {
         let settings = ["autovacuum = off", "wal_sender_timeout = 5s"].map(str::to_owned);
         let mut settings = [&settings[..], more].concat();
         if major >= 17 {
@@ -142,7 +142,7 @@ impl Story {
     }
 
     /// What a command prints for people.
-    fn page(&self, words: &[&str]) -> String {
+    pub(crate) fn page(&self, words: &[&str]) -> String {
         let output = self.site.command(words).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "stillpoint {}\n{said}", words.join(" "));

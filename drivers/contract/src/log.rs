@@ -40,13 +40,17 @@ pub enum LogEventKind {
     RestorePoint(String),
     /// A table or database was dropped or emptied. The text is its name from the outermost level
     /// on, such as `shop.public.orders`; behind [`CONTENTS_OF`](Self::CONTENTS_OF) when only what
-    /// it held is gone; or what else is known of it, such as `file 16385 of shop`.
+    /// it held is gone; or, behind [`FILE`](Self::FILE), what else is known of it, such as
+    /// `file 16385 of shop`.
     Dropped(String),
 }
 
 impl LogEventKind {
     /// Stands before the name of what was emptied, not dropped.
     pub const CONTENTS_OF: &str = "contents of ";
+
+    /// Stands before the number of what was lost where its name is not known.
+    pub const FILE: &str = "file ";
 
     /// Whether this is the loss of what a person calls `name`: all of its name, or the end of it.
     /// Names are compared as they are written.
@@ -60,6 +64,12 @@ impl LogEventKind {
     /// Whether something lost its contents and stayed.
     pub fn is_emptied(&self) -> bool {
         matches!(self, Self::Dropped(what) if what.starts_with(Self::CONTENTS_OF))
+    }
+
+    /// Whether something was lost of which only a number is known. It may be an index as well as a
+    /// table, and a table that was rewritten as well as one that was dropped.
+    pub fn is_unnamed(&self) -> bool {
+        matches!(self, Self::Dropped(what) if what.starts_with(Self::FILE))
     }
 }
 

@@ -30,14 +30,16 @@ const BLOCKS_MAX: usize = 8 << 20;
 /// Why nobody knows what changed.
 type Unknown = String;
 
-/// A question for what changed on one timeline since a base began.
+/// A question for what changed since a base began.
 #[derive(Debug)]
 pub(crate) struct Search<'a> {
     pub(crate) facts: &'a Facts,
     pub(crate) files: &'a Files,
+    /// The timeline of the new backup.
     pub(crate) timeline: u32,
-    /// Where the base began and where it ended.
+    /// Where the base began and where it ended, and the timeline of both.
     pub(crate) base: Range<u64>,
+    pub(crate) base_timeline: u32,
     /// Where the new backup begins.
     pub(crate) until: u64,
 }
@@ -72,9 +74,9 @@ impl Search<'_> {
                 Err(why) => return Ok(Err(why)),
             },
         };
-        let mut reached = self.base.end;
+        let (mut timeline, mut reached) = (self.base_timeline, self.base.end);
         let mut last = None;
-        while reached < self.until {
+        while timeline != self.timeline || reached < self.until {
             let head = match log.next().await {
                 Err(error) if is_absence(&error) => {
                     return Ok(Err(format!("the captured log cannot be read: {error}")));
@@ -82,11 +84,20 @@ impl Search<'_> {
                 outcome => outcome?,
             };
             let Some(head) = head else { break };
-            let (Some(start), Some(end)) =
-                (self.here(head.range.start()), self.here(head.range.end()))
-            else {
-                return Ok(Err("the captured log leads to another timeline".to_owned()));
+            // What the base holds must be before the switch, and so must all that was captured.
+            if let Some(left) = &head.succeeds
+                && self.place(left) == Some((timeline, reached))
+                && let Some((next, _)) = self.place(head.range.start())
+            {
+                timeline = next;
+            }
+            let ends = (self.place(head.range.start()), self.place(head.range.end()));
+            let (Some((first, start)), Some((_, end))) = ends else {
+                return Ok(Err("the captured log is of another cluster".to_owned()));
             };
+            if first != timeline {
+                return Ok(Err(format!("the captured log leads to timeline {first}")));
+            }
             if start > reached {
                 return Ok(Err(format!("the captured log has a hole at {}", lsn_text(reached))));
             }
@@ -100,6 +111,9 @@ impl Search<'_> {
         let Some((start, end, cursor)) = last else {
             return Ok(Err("no captured log leads on from the base".to_owned()));
         };
+        if timeline != self.timeline {
+            return Ok(Err(format!("the captured log does not reach timeline {}", self.timeline)));
+        }
         let is_proven = if end > self.until {
             self.is_same(log.body().await, start).await?
         } else {
@@ -125,13 +139,13 @@ impl Search<'_> {
         Ok(planned.ok_or_else(|| "too many blocks changed".to_owned()))
     }
 
-    /// A position on our timeline.
-    fn here(&self, position: &LogPosition) -> Option<u64> {
-        let lineage = self.facts.lineage(self.timeline).ok()?;
-        if position.lineage != lineage {
+    /// The timeline and LSN of a position in our cluster.
+    fn place(&self, position: &LogPosition) -> Option<(u32, u64)> {
+        let (system, timeline) = position.lineage.as_str().split_once('/')?;
+        if system != self.facts.system_identifier {
             return None;
         }
-        u64::try_from(position.offset).ok()
+        Some((timeline.parse().ok()?, u64::try_from(position.offset).ok()?))
     }
 
     fn reader(&self, start: u64) -> Result<(Reader, u64)> {
@@ -141,10 +155,14 @@ impl Search<'_> {
         Ok((Reader::new(start, segment_bytes, system), start))
     }
 
-    /// The pieces of files that hold a stretch of WAL: name, range within, position.
-    fn pieces(&self, stretch: Range<u64>) -> Result<impl Iterator<Item = (String, Range<u64>)>> {
+    /// The pieces of files that hold a stretch of a timeline's WAL: name and range within.
+    fn pieces(
+        &self,
+        timeline: u32,
+        stretch: Range<u64>,
+    ) -> Result<impl Iterator<Item = (String, Range<u64>)>> {
         let segment_bytes = self.facts.wal_segment_bytes()?;
-        let (timeline, length) = (self.timeline, u64::from(segment_bytes));
+        let length = u64::from(segment_bytes);
         let mut at = stretch.start;
         Ok(std::iter::from_fn(move || {
             if at >= stretch.end {
@@ -163,7 +181,7 @@ impl Search<'_> {
         let (mut reader, start) = self.reader(self.base.start)?;
         let major = self.facts.version.major();
         let mut seen = Seen::default();
-        for (path, range) in self.pieces(start..self.base.end)? {
+        for (path, range) in self.pieces(self.base_timeline, start..self.base.end)? {
             let bytes = parts.read(&PartName::new(path)?, range).await?;
             let read = reader.push(&bytes, |record| seen.note(&record, self.base.start, major));
             if let Err(bad) = read {
@@ -187,7 +205,7 @@ impl Search<'_> {
         let from = usize::try_from(self.until - start).unwrap_or(usize::MAX);
         let captured = body.get(from..).unwrap_or_default();
         let stretch = self.until..self.until + PAGE_BYTES.min(captured.len() as u64);
-        let Some((path, range)) = self.pieces(stretch)?.next() else {
+        let Some((path, range)) = self.pieces(self.timeline, stretch)?.next() else {
             return Ok(Err("the captured log is shorter than it says".to_owned()));
         };
         let read = self.files.read_range(0, &path, range).await?.unwrap_or_default();
@@ -207,7 +225,7 @@ impl Search<'_> {
         let (_, file) = self.reader(end.saturating_sub(1))?;
         let known = end.saturating_sub(body.len() as u64).max(file);
         let mut compared = 0;
-        for (path, range) in self.pieces(known..end)? {
+        for (path, range) in self.pieces(self.timeline, known..end)? {
             let read = self.files.read_range(0, &path, range).await?.unwrap_or_default();
             let from = body.len().saturating_sub(usize::try_from(end - known).unwrap_or(0));
             let captured = body.get(from + compared..).unwrap_or_default();
@@ -235,7 +253,7 @@ impl Search<'_> {
         let (mut reader, start) = self.reader(reached)?;
         let (major, mut ended_with) = (self.facts.version.major(), None);
         let mut seen = Seen::default();
-        for (path, range) in self.pieces(start..self.until)? {
+        for (path, range) in self.pieces(self.timeline, start..self.until)? {
             let wanted = range.end - range.start;
             let bytes = self.files.read_range(0, &path, range).await?.unwrap_or_default();
             let read = reader.push(&bytes, |record| {

@@ -165,7 +165,7 @@ impl Names {
             let (database, number) = file;
             let database = self.databases.get(&database);
             let database = database.cloned().unwrap_or_else(|| format!("database {}", file.0));
-            return Some(format!("file {number} of {database}"));
+            return Some(format!("{}{number} of {database}", LogEventKind::FILE));
         };
         let is_rewritten = self.newest.get(&(file.0, relation.oid)) != Some(&file.1);
         let prefix = if is_rewritten { LogEventKind::CONTENTS_OF } else { "" };

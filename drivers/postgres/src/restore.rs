@@ -359,17 +359,22 @@ fn relation_segment(name: &str) -> Option<u32> {
 pub(crate) async fn publish(plan: &RestorePlan) -> Result<()> {
     let (from, target, overwrite) = (staged(&plan.staging), plan.target.clone(), plan.overwrite);
     let found = check_target(&target, overwrite)?;
+    // Not on another thread, which would outlive a restore that is dropped here, and put in its
+    // place what is being removed.
+    let renamed = match found {
+        Found::Cluster => exchange(&from, &target),
+        // Replaces an empty directory, and nothing else.
+        Found::Empty => fs::rename(&from, &target),
+        _ => rename_to_new(&from, &target),
+    };
     let path = target.clone();
-    let published = tokio::task::spawn_blocking(move || {
-        match found {
-            Found::Cluster => exchange(&from, &path)?,
-            // Replaces an empty directory, and nothing else.
-            Found::Empty => fs::rename(&from, &path)?,
-            _ => rename_to_new(&from, &path)?,
-        }
-        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-    });
-    let published = published.await.map_err(|cause| Error::bug("publish").caused_by(cause))?;
+    let sync = move || File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all();
+    let published = match renamed {
+        Ok(()) => tokio::task::spawn_blocking(sync)
+            .await
+            .map_err(|cause| Error::bug("publish").caused_by(cause))?,
+        Err(cause) => Err(cause),
+    };
     published.map_err(|cause| match cause.kind() {
         io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => {
             Error::new(ErrorKind::Refused, code::TARGET_EXISTS, "restore beside existing files")

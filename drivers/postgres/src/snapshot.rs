@@ -296,13 +296,11 @@ impl Run<'_> {
             Some((_, Err(why))) => return whole(why),
             Some((base, Ok(earlier))) => (base, earlier),
         };
-        if earlier.timeline != timeline {
-            return whole("the base is of another timeline");
-        }
-        let Earlier { pages, corrupt, start: since, stop, .. } = earlier;
+        let Earlier { timeline: base_timeline, pages, corrupt, start: since, stop } = earlier;
         let (clock, facts) = (&self.cluster.clock, self.facts);
         let summarised = match summaries::missing(facts) {
             Some(why) => Err(why),
+            None if base_timeline != timeline => Err("the base is of another timeline"),
             None => summaries::changes(self.sql, timeline, since..start, clock).await?,
         };
         let why = match summarised {
@@ -312,7 +310,9 @@ impl Run<'_> {
             }
             Err(why) => why,
         };
-        let search = Search { facts, files, timeline, base: since..stop, until: start };
+        let base_range = since..stop;
+        let search =
+            Search { facts, files, timeline, base: base_range, base_timeline, until: start };
         match search.changes(base).await? {
             Ok(changes) => {
                 let how = "blocks that changed by captured WAL".to_owned();

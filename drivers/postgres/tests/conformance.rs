@@ -36,7 +36,9 @@ const BULK_ROWS: u32 = 44;
 
 fn main() -> ExitCode {
     let fixtures = [
+        Setup { name: "v14_sql", major: 14, method: "sql", has_socket: true },
         Setup { name: "v15_sql", major: 15, method: "sql", has_socket: false },
+        Setup { name: "v16_local", major: 16, method: "local", has_socket: true },
         Setup { name: "v17_base_backup", major: 17, method: "base_backup", has_socket: true },
         Setup { name: "v18_local", major: 18, method: "local", has_socket: true },
     ];

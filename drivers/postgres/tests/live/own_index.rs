@@ -3,11 +3,13 @@
 use std::process::Command;
 
 use stillpoint_conformance::memory::MemoryLog;
-use stillpoint_contract::{LogMark, Shape};
-use stillpoint_testcontainers::Postgres;
+use stillpoint_contract::{Engine as _, LogMark, Shape};
+use stillpoint_testcontainers::{Postgres, PostgresOptions};
 use tokio_postgres::{Client, NoTls};
 
-use super::stage::{Bustle, Copy, Restored, Stage, back_up_after, connect};
+use super::stage::{
+    Bustle, Copy, Restored, Stage, back_up_after, back_up_on, connect, endpoint, engine,
+};
 
 const QUIET: &[&str] = &["autovacuum = off", "summarize_wal = off"];
 
@@ -232,14 +234,113 @@ async fn captured_log_that_proves_nothing_is_not_trusted() {
     drop(opened);
     let client = connect(&twin.server.conninfo()).await;
     client.batch_execute("UPDATE still SET t = t WHERE n = 3").await.unwrap();
-    let endpoint = stillpoint_contract::Endpoint {
-        scheme: "postgres".to_owned(),
-        address: format!("{} method=sql", twin.server.conninfo()),
-        settings: std::collections::BTreeMap::new(),
-    };
-    let driver = stillpoint_contract::Engine::connect(&super::stage::engine(), &endpoint).await;
-    let copy = super::stage::back_up_on(driver.unwrap().as_ref(), &base, &log).await;
+    let driver = engine().connect(&endpoint(&twin.server, "method=sql")).await.unwrap();
+    let copy = back_up_on(driver.as_ref(), &base, &log).await;
     assert!(!copy.evidence.incremental, "{}", copy.evidence.method);
     assert!(copy.evidence.method.contains(whole), "{}", copy.evidence.method);
     stage.server.stop().unwrap();
+}
+
+/// A standby takes over, and what the old primary wrote before counts as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn captured_log_tells_what_changed_across_a_promotion() {
+    for (major, way) in [(13, "sql"), (15, "local")] {
+        let Some(mut stage) = Stage::open(major, settings(major)).await else { continue };
+        stage.run(TABLES).await;
+        let standby = Stage { server: stage.server.standby().unwrap() };
+        let method = format!("method={way}");
+        drop(stage.driver("").await.open_log(None).await.unwrap());
+        standby.run("SELECT pg_create_physical_replication_slot('stillpoint', true)").await;
+        let base = stage.back_up(&method).await;
+        let log = MemoryLog::new();
+        stage.run(CHANGES).await;
+        capture(&stage, &log, &mark(&base)).await;
+        let written = "SELECT (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::int8";
+        let replayed = "SELECT (pg_last_wal_replay_lsn() - '0/0'::pg_lsn)::int8";
+        let ask = async |stage: &Stage, query: &str| -> i64 {
+            stage.client().await.query_one(query, &[]).await.unwrap().get(0)
+        };
+        let written = ask(&stage, written).await;
+        while ask(&standby, replayed).await < written {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        stage.server.kill();
+        let stage = standby;
+        stage.run("SELECT pg_promote()").await;
+        stage.run("UPDATE big SET t = 'promoted' WHERE n % 5000 = 9; DROP TABLE made").await;
+
+        // Not captured beyond the switch: then nobody knows.
+        let copy = back_up_after(&stage, &method, &base, &log).await;
+        let said = &copy.evidence.method;
+        assert!(!copy.evidence.incremental && said.contains("does not reach timeline 2"), "{said}");
+
+        capture(&stage, &log, &log.mark().unwrap()).await;
+        stage.run("UPDATE big SET t = 'late' WHERE n = 39999").await;
+        let copy = back_up_after(&stage, &method, &base, &log).await;
+        let said = &copy.evidence.method;
+        assert!(copy.evidence.incremental && said.contains("changed by captured WAL"), "{said}");
+        let (read, all) = read_bytes(&base, &copy);
+        assert!(read * 10 < all, "{way}: {read} of {all} B were read");
+        let restored = Restored::start(major, &copy).unwrap();
+        restored.check().await;
+        assert_eq!(rows(&restored.client().await).await, rows(&stage.client().await).await);
+        amcheck(major, &restored.server);
+    }
+}
+
+const FILE_BYTES: u128 = 1 << 20;
+
+/// Where a captured stretch ends with a file, no record ends: its bytes are the proof.
+#[tokio::test(flavor = "multi_thread")]
+async fn captured_log_that_ends_with_a_file_counts_only_for_the_server_that_wrote_it() {
+    for major in [13, 15] {
+        let settings = ["autovacuum = off", "min_wal_size = 32MB"].map(str::to_owned).into();
+        let options =
+            PostgresOptions { wal_segment_mib: 1, settings, ..PostgresOptions::default() };
+        let Some(stage) = Stage::open_with(major, &options).await else { continue };
+        drop(stage.driver("").await.open_log(None).await.unwrap());
+        let base = stage.back_up("method=sql").await;
+        let twin = Restored::start(major, &base).unwrap();
+        let log = MemoryLog::new();
+        let mut opened = stage.driver("").await.open_log(Some(&mark(&base))).await.unwrap();
+        log.open(Some(&mark(&base)), &opened);
+        // Others may write between a switch and its capture.
+        let mut edge = 1;
+        for _ in 0..20 {
+            stage.run("UPDATE still SET t = t WHERE n < 500; SELECT pg_switch_wal()").await;
+            log.drain(opened.capture.as_mut()).await.unwrap();
+            edge = log.mark().unwrap().position.offset;
+            if edge.is_multiple_of(FILE_BYTES) {
+                break;
+            }
+        }
+        assert_eq!(edge % FILE_BYTES, 0, "{major}: no stretch ended with a file");
+        drop(opened);
+        stage.run("UPDATE still SET t = t WHERE n > 19900").await;
+        let copy = back_up_after(&stage, "method=sql", &base, &log).await;
+        let said = &copy.evidence.method;
+        assert!(copy.evidence.incremental && said.contains("changed by captured WAL"), "{said}");
+        Restored::start(major, &copy).unwrap().check().await;
+
+        // A copy of the same cluster passed the same place with other records.
+        let client = connect(&twin.server.conninfo()).await;
+        let query = "SELECT (pg_current_wal_lsn() - '0/0'::pg_lsn)::int8";
+        while client.query_one(query, &[]).await.unwrap().get::<_, i64>(0) <= edge as i64 {
+            client.batch_execute("UPDATE still SET t = t WHERE n = 9000").await.unwrap();
+            client.batch_execute("SELECT pg_switch_wal()").await.unwrap();
+        }
+        let inside = edge - 1;
+        let file = format!(
+            "SELECT pg_walfile_name('{:X}/{:X}')",
+            inside >> 32,
+            inside & u128::from(u32::MAX)
+        );
+        let file: String = client.query_one(&file, &[]).await.unwrap().get(0);
+        assert!(twin.server.data().join("pg_wal").join(file).exists(), "nothing to compare with");
+        let driver = engine().connect(&endpoint(&twin.server, "method=sql")).await.unwrap();
+        let copy = back_up_on(driver.as_ref(), &base, &log).await;
+        let said = &copy.evidence.method;
+        assert!(!copy.evidence.incremental && said.contains("is not what was captured"), "{said}");
+        Restored::start(major, &copy).unwrap().check().await;
+    }
 }

@@ -92,8 +92,7 @@ impl Stage {
     }
 
     pub(crate) fn endpoint(&self, more: &str) -> Endpoint {
-        let address = format!("{} {more}", self.server.conninfo());
-        Endpoint { scheme: "postgres".to_owned(), address, settings: BTreeMap::new() }
+        endpoint(&self.server, more)
     }
 
     pub(crate) async fn driver(&self, more: &str) -> Box<dyn Driver> {
@@ -130,6 +129,11 @@ impl Stage {
         }
         panic!("left behind: {left:?}");
     }
+}
+
+pub(crate) fn endpoint(server: &Postgres, more: &str) -> Endpoint {
+    let address = format!("{} {more}", server.conninfo());
+    Endpoint { scheme: "postgres".to_owned(), address, settings: BTreeMap::new() }
 }
 
 pub(crate) fn engine() -> PostgresEngine {
