@@ -49,7 +49,7 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
-        let (world, ledger) = (World::real(2).unwrap(), Ledger::default());
+        let (world, ledger) = (World::real(2), Ledger::default());
         let store = Arc::new(FaultyStore::new(MemoryStore::default(), 1));
         let repository = init(world.clone(), Arc::clone(&store) as Arc<dyn Store>).await.unwrap();
         let names: Vec<String> = (0..PARTS).map(|n| format!("{}/{n}", n % 7)).collect();
