@@ -63,7 +63,7 @@ impl Setup {
     fn options(self) -> PostgresOptions {
         // Without autovacuum, every commit is the workload's. A server that stops waits for a
         // capture that nobody polls, but not for a minute.
-        let settings = ["autovacuum = off", "wal_sender_timeout = 3s"].map(str::to_owned);
+        let settings = ["autovacuum = off", "wal_sender_timeout = 5s"].map(str::to_owned);
         let mut settings = settings.to_vec();
         if self.has_summaries() {
             settings.push("summarize_wal = on".to_owned());
