@@ -500,6 +500,7 @@ impl Run<'_> {
             replay: LogRange::new(from, to),
             incremental,
             method,
+            tallies: Vec::new(),
         })
     }
 
