@@ -42,11 +42,11 @@ const STEP: &str = "replay WAL with a server";
 /// A server's program, and who runs it.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
-    program: PathBuf,
+    pub(crate) program: PathBuf,
     /// Such as `15.18`.
     version: String,
     /// The user and group to run as: the server refuses to run as root.
-    pub(super) owner: Option<(u32, u32)>,
+    pub(crate) owner: Option<(u32, u32)>,
 }
 
 impl Server {
@@ -93,7 +93,7 @@ impl Server {
     }
 
     /// A program that is installed beside it, to be run as the owner of a cluster.
-    pub(super) fn beside(&self, name: &str, owner: Option<(u32, u32)>) -> Command {
+    pub(crate) fn beside(&self, name: &str, owner: Option<(u32, u32)>) -> Command {
         let program = self.program.with_file_name(name);
         match owner {
             Some((user, group)) => {
@@ -201,7 +201,7 @@ fn sizes(layout: &Layout) -> String {
 }
 
 /// The last lines of what the server said.
-pub(super) fn tail(path: &Path) -> Vec<String> {
+pub(crate) fn tail(path: &Path) -> Vec<String> {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
