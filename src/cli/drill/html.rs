@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use stillpoint_contract::Verdict;
 
 use super::show::word;
@@ -28,7 +28,7 @@ pub(super) fn page(record: &DrillRecord) -> String {
     head(&mut page, record);
     figures(&mut page, record);
     causes(&mut page, record);
-    section(&mut page, "Phases", &(chart(record) + &phases(&record.phases)));
+    section(&mut page, "Phases", &(chart(record) + &rates(&record.phases)));
     section(&mut page, "Engine checks", &checks(&record.checks));
     if let Some(rows) = &record.rows {
         section(&mut page, "Rows", &row_table(rows));
@@ -73,11 +73,14 @@ fn escape(text: &str) -> String {
 }
 
 fn time(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+    at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
 fn length(milliseconds: u64) -> String {
-    units::duration(Duration::from_millis(milliseconds))
+    match milliseconds {
+        0..1000 => format!("{milliseconds} ms"),
+        _ => units::duration(Duration::from_millis(milliseconds)),
+    }
 }
 
 fn section(page: &mut String, title: &str, content: &str) {
@@ -191,15 +194,14 @@ fn chart(record: &DrillRecord) -> String {
     svg + "</svg>\n"
 }
 
-fn phases(phases: &[Phase]) -> String {
+/// Phases for which something was read.
+fn rates(phases: &[Phase]) -> String {
     let row = |phase: &Phase| {
-        let (bytes, rate) = match phase.bytes {
-            Some(bytes) => (units::bytes(bytes), rate(bytes, phase.took_ms)),
-            None => (String::new(), String::new()),
-        };
-        [escape(&phase.name), length(phase.took_ms), bytes, rate]
+        let bytes = phase.bytes?;
+        let (took, rate) = (length(phase.took_ms), rate(bytes, phase.took_ms));
+        Some([escape(&phase.name), took, units::bytes(bytes), rate])
     };
-    table(&["Phase", "#Took", "#Read", "#Rate"], phases.iter().map(row))
+    table(&["Phase", "#Took", "#Read", "#Rate"], phases.iter().filter_map(row))
 }
 
 /// A table; a heading that begins with `#` is of numbers. Cells are HTML.

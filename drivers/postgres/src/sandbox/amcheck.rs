@@ -45,7 +45,8 @@ pub(super) async fn run(sandbox: &ServerSandbox) -> Result<Examined> {
     if has_program { by_program(sandbox).await } else { by_extension(sandbox).await }
 }
 
-fn examined(check: &str, is_sound: bool, mut says: Vec<String>) -> Examined {
+/// What came of a check, with as many lines as are kept.
+pub(super) fn examined(check: &str, is_sound: bool, mut says: Vec<String>) -> Examined {
     let more = says.len().saturating_sub(LINES_MAX);
     says.truncate(LINES_MAX);
     if more > 0 {

@@ -5,6 +5,7 @@ mod amcheck;
 mod cage;
 mod open;
 mod process;
+mod references;
 mod settings;
 
 pub(crate) use open::open;
