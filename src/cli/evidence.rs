@@ -59,7 +59,10 @@ impl Answer for VerifyAnswer {
         ));
         page.facts(2, &[("newest entry", &self.head)]);
         if self.intact {
-            page.line(format!("{}: everything is as it was written", page.paint(Tone::Good, "intact")));
+            page.line(format!(
+                "{}: everything is as it was written",
+                page.paint(Tone::Good, "intact")
+            ));
             return;
         }
         for problem in &self.problems {

@@ -36,7 +36,8 @@ impl Reach {
             why: pair[1].gap.clone(),
         });
         let gaps = gaps.collect();
-        let stretch = |window: &Window| Stretch { from: point(&window.from), to: point(&window.to) };
+        let stretch =
+            |window: &Window| Stretch { from: point(&window.from), to: point(&window.to) };
         let stretches = windows.iter().map(stretch).collect();
         let open_gap = timeline.open_gap().map(str::to_owned);
         Self { stretches, gaps, open_gap }

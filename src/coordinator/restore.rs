@@ -14,8 +14,8 @@ use bytes::Bytes;
 use rustix::{fs::FlockOperation, io::Errno};
 use stillpoint_contract::{
     Engine, Error, ErrorKind, LogEventKind, LogPosition, LogSource, Overwrite, PartName, Reached,
-    Recovery, RecoveryTarget, RestoreExtras, RestorePlan, RestoreRequest, Result, Rewrite,
-    Sandbox, SandboxRequest, SegmentHead, code, quoted,
+    Recovery, RecoveryTarget, RestoreExtras, RestorePlan, RestoreRequest, Result, Rewrite, Sandbox,
+    SandboxRequest, SegmentHead, code, quoted,
 };
 
 use super::{

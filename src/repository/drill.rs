@@ -291,8 +291,7 @@ impl Repository {
 
     /// Reads the record of a drill.
     pub async fn drill_record(&self, drill: &Drill) -> Result<DrillRecord> {
-        let record =
-            DrillRecord::decode(&self.evidence(&drill.record, &drill.record_hash).await?)?;
+        let record = DrillRecord::decode(&self.evidence(&drill.record, &drill.record_hash).await?)?;
         if (&record.drill, record.passed) == (&drill.drill, drill.passed)
             && record.database == drill.database
         {

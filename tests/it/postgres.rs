@@ -39,7 +39,7 @@ impl Story {
         Self::begin_with(major, method, &[]).await
     }
 
-    async fn begin_with(major: u32, method: &str, more: &[String]) -> Option<Self> {
+    pub(crate) async fn begin_with(major: u32, method: &str, more: &[String]) -> Option<Self> {
         let settings = ["autovacuum = off", "wal_sender_timeout = 5s"].map(str::to_owned);
         let mut settings = [&settings[..], more].concat();
         if major >= 17 {

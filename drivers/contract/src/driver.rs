@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Capabilities, Error, ErrorKind, Finding, Lineage, LogArchive, LogMark, LogPosition, LogRange,
-    LogSource, NativePoint, OpenedLog, PartName, Result, Sandbox, SandboxRequest, SegmentHead, Sink,
-    Source, Tally, code,
+    LogSource, NativePoint, OpenedLog, PartName, Result, Sandbox, SandboxRequest, SegmentHead,
+    Sink, Source, Tally, code,
 };
 
 /// One kind of database server: how to reach one, and how to build one from a backup.

@@ -150,11 +150,15 @@ async fn drawn(session: &Session, repository: &Opened, name: &str) -> Result<(Wa
 
 fn expectations(options: &Options) -> Result<Vec<Expectation>> {
     if options.check.len() != options.expect.len() {
-        return Err(Error::new(ErrorKind::Invalid, code::USAGE, "tell what statements must answer")
-            .with("--check", options.check.len())
-            .with("--expect", options.expect.len())
-            .why("each --check needs an --expect of its own")
-            .next("--check \"SELECT count(*) FROM t\" --expect 7"));
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            code::USAGE,
+            "tell what statements must answer",
+        )
+        .with("--check", options.check.len())
+        .with("--expect", options.expect.len())
+        .why("each --check needs an --expect of its own")
+        .next("--check \"SELECT count(*) FROM t\" --expect 7"));
     }
     let pairs = options.check.iter().zip(&options.expect);
     let pair = |(sql, expected): (&String, &String)| Expectation {
@@ -166,10 +170,8 @@ fn expectations(options: &Options) -> Result<Vec<Expectation>> {
 
 fn started_by(environment: &Environment) -> String {
     let user = environment.get("USER").or_else(|| environment.get("LOGNAME"));
-    let user = user.map_or_else(
-        || format!("user {}", rustix::process::geteuid().as_raw()),
-        str::to_owned,
-    );
+    let user =
+        user.map_or_else(|| format!("user {}", rustix::process::geteuid().as_raw()), str::to_owned);
     format!("{user} on {}", rustix::system::uname().nodename().to_string_lossy())
 }
 

@@ -153,7 +153,10 @@ impl Answer for DrillAnswer {
         }
         page.line(format!(
             "  {}",
-            page.paint(Tone::Faint, &format!("stillpoint drill show {} --evidence DIR", record.drill))
+            page.paint(
+                Tone::Faint,
+                &format!("stillpoint drill show {} --evidence DIR", record.drill)
+            )
         ));
     }
 }

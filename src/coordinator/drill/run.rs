@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
-    Clock, Engine, Error, ErrorKind, Overwrite, RestoreExtras, Result, Sandbox, Tally, Verdict, code,
+    Clock, Engine, Error, ErrorKind, Overwrite, RestoreExtras, Result, Sandbox, Tally, Verdict,
+    code,
 };
 
 use super::rows::{Basis, compare};

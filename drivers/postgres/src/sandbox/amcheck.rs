@@ -100,7 +100,10 @@ async fn by_extension(sandbox: &ServerSandbox) -> Result<Examined> {
             tables += 1;
             match sql.client.query(TABLE, &[&table]).await {
                 Ok(rows) => found.extend(rows.iter().filter_map(|row| {
-                    Some(format!("{database}: {table}: block {}", row.try_get::<_, String>(0).ok()?))
+                    Some(format!(
+                        "{database}: {table}: block {}",
+                        row.try_get::<_, String>(0).ok()?
+                    ))
                 })),
                 Err(e) => found.push(format!("{database}: {table}: {}", told(&e))),
             }

@@ -74,8 +74,7 @@ fn refuse_connections() -> io::Result<()> {
     let architecture = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
     let filter =
         SeccompFilter::new(rules.into_iter().collect(), SeccompAction::Allow, refuse, architecture);
-    let program: BpfProgram =
-        filter.and_then(TryInto::try_into).map_err(io::Error::other)?;
+    let program: BpfProgram = filter.and_then(TryInto::try_into).map_err(io::Error::other)?;
     apply_filter(&program).map_err(io::Error::other)
 }
 

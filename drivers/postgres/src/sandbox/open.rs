@@ -78,7 +78,8 @@ pub(crate) async fn open(
     let role = format!("stillpoint_sandbox_{}", request.token);
     let process = Process::start(&server, (&data, &directory), &role).await?;
     let major = major_of(&data);
-    let cluster = Cluster::new(Config::new(&endpoint(&directory, &role, major))?, Arc::clone(clock))?;
+    let cluster =
+        Cluster::new(Config::new(&endpoint(&directory, &role, major))?, Arc::clone(clock))?;
     let description = format!("PostgreSQL {}, alone: {}", server.version(), process.cage);
     let mut sandbox = ServerSandbox {
         server,
@@ -117,11 +118,7 @@ fn endpoint(directory: &Path, role: &str, major: u32) -> Endpoint {
     ]);
     let settings = std::mem::take(&mut settings);
     let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value));
-    Endpoint {
-        scheme: "postgres".to_owned(),
-        address: String::new(),
-        settings: settings.collect(),
-    }
+    Endpoint { scheme: "postgres".to_owned(), address: String::new(), settings: settings.collect() }
 }
 
 impl ServerSandbox {

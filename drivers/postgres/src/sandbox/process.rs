@@ -54,7 +54,9 @@ impl Process {
             let mut command = unprivileged(server);
             command.args(first).arg("-D").arg(data).args(settings::arguments(directory));
             command.args(last).current_dir(directory).env_clear().env("LC_ALL", "C");
-            command.stdout(Stdio::null()).stderr(File::options().create(true).append(true).open(&log)?);
+            command
+                .stdout(Stdio::null())
+                .stderr(File::options().create(true).append(true).open(&log)?);
             Ok(command)
         };
         let start = Start {

@@ -36,10 +36,13 @@ pub(super) async fn run(sandbox: &ServerSandbox) -> Result<Examined> {
             count += 1;
             let table = format!("{}.{}", quoted(schema), quoted(table));
             if let Err(e) = validate(&sql, id, &table, name).await {
-                let said = e.as_db_error().map_or_else(|| e.to_string(), |said| {
-                    let detail = said.detail().map_or_else(String::new, |d| format!(": {d}"));
-                    format!("{}{detail}", said.message())
-                });
+                let said = e.as_db_error().map_or_else(
+                    || e.to_string(),
+                    |said| {
+                        let detail = said.detail().map_or_else(String::new, |d| format!(": {d}"));
+                        format!("{}{detail}", said.message())
+                    },
+                );
                 found.push(format!("{database}: {said}"));
             }
         }
