@@ -26,6 +26,9 @@ use crate::{
     world::World,
 };
 
+/// How many lines of a failed check its cause has; the check itself has all.
+const CAUSE_LINES_MAX: usize = 5;
+
 /// What to prove, and where.
 #[derive(Debug)]
 pub struct DrillJob<'a> {
@@ -255,9 +258,9 @@ fn restored(
         last_commit_at: reached.committed_at,
         transactions: reached.transactions,
     });
-    let mut says = vec![report.check.clone()];
-    says.extend(report.damage.iter().cloned());
     let is_sound = report.damage.is_empty();
+    let damage = report.damage.iter().flat_map(|found| found.lines()).map(str::to_owned);
+    let says = if is_sound { vec![report.check.clone()] } else { damage.collect() };
     record.checks.push(EngineCheck {
         check: "files".to_owned(),
         verdict: if is_sound { Verdict::Passed } else { Verdict::Failed },
@@ -305,7 +308,7 @@ async fn recorded(
 fn causes(record: &DrillRecord) -> Vec<String> {
     let mut causes = Vec::new();
     for check in record.checks.iter().filter(|check| check.verdict == Verdict::Failed) {
-        causes.push(format!("{}: {}", check.check, check.says.join("; ")));
+        causes.push(format!("{}: {}", check.check, brief(&check.says)));
     }
     if let Some(rows) = record.rows.as_ref().filter(|rows| rows.verdict == Verdict::Failed) {
         let wrong = rows.tables.iter().filter(|table| table.verdict == Verdict::Failed);
@@ -333,6 +336,15 @@ fn causes(record: &DrillRecord) -> Vec<String> {
         });
     }
     causes
+}
+
+/// The first lines of what an engine said.
+fn brief(says: &[String]) -> String {
+    let shown = says.iter().take(CAUSE_LINES_MAX).map(String::as_str).collect::<Vec<_>>();
+    match says.len().saturating_sub(CAUSE_LINES_MAX) {
+        0 => shown.join("; "),
+        more => format!("{}; and {more} lines more", shown.join("; ")),
+    }
 }
 
 /// Whether an error proves something about the backup, or about this machine's ability to restore

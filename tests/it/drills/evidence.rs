@@ -36,7 +36,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 fn a_drill_proves_a_backup_and_keeps_what_it_proved() {
     let site = site();
     let words = ["drill", "run", "app.db", "--scratch", "scratch", "--evidence", "out"];
-    let drill = site.json(&[&words[..], &QUESTION, &["-o", "json"]].concat());
+    let drill = site.json(&[&words[..], &QUESTION].concat());
     assert_eq!(drill["passed"], true, "{drill}");
     assert_eq!(drill["rows"]["verdict"], "passed", "{drill}");
     assert_eq!(drill["assertions"][0]["answered"], "10", "{drill}");
@@ -44,12 +44,12 @@ fn a_drill_proves_a_backup_and_keeps_what_it_proved() {
     assert_none(&site);
 
     let id = drill["drill"].as_str().unwrap();
-    let shown = site.json(&["drill", "show", &id[..20], "-o", "json"]);
+    let shown = site.json(&["drill", "show", &id[..20]]);
     assert_eq!(shown, drill);
-    let list = site.json(&["drill", "list", "-o", "json"]);
+    let list = site.json(&["drill", "list"]);
     assert_shape("drill-list", &list);
     assert_eq!(list["drills"][0]["id"], id);
-    let verified = site.json(&["report", "verify", "-o", "json"]);
+    let verified = site.json(&["report", "verify"]);
     assert_shape("report-verify", &verified);
 
     let record = fs::read(site.path("out").join(format!("{id}.json"))).unwrap();
@@ -119,9 +119,9 @@ async fn no_byte_of_the_evidence_changes_unnoticed() {
 fn garbage_collection_leaves_evidence_alone_even_of_backups_that_are_gone() {
     let site = site();
     site.ok(&["drill", "run", "app.db", "--scratch", "scratch"]);
-    let list = site.json(&["list", "-o", "json"]);
+    let list = site.json(&["list"]);
     let backup = list["backups"][0]["id"].as_str().unwrap();
-    site.ok(&["forget", backup]);
+    site.ok(&["forget", "--force", backup]);
     site.ok(&["repo", "gc", "--grace", "0s", "--orphan-age", "0s"]);
     site.ok(&["repo", "gc", "--grace", "0s", "--orphan-age", "0s"]);
     assert!(files(&site.path("repo/packs")).is_empty());

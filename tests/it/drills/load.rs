@@ -55,7 +55,7 @@ fn random_drills_of_sqlite_under_load_match_the_history() {
     let history = History::default();
     let stop = Arc::new(AtomicBool::new(false));
     site.ok(&["backup", "sqlite:app.db"]);
-    let words = ["logs", "stream", "sqlite:app.db", "--flush", "200ms", "--stop-at-eof"];
+    let words = ["logs", "stream", "sqlite:app.db", "--flush", "1s", "--stop-at-eof"];
     let capture = site.spawn(&words, "capture");
     let pause = |milliseconds| std::thread::sleep(Duration::from_millis(milliseconds));
     while !fs::read_to_string(site.path("capture.log")).unwrap().contains("Capturing") {
@@ -78,7 +78,7 @@ fn random_drills_of_sqlite_under_load_match_the_history() {
         if round == 3 {
             site.ok(&["backup", "sqlite:app.db"]);
         }
-        let words = ["drill", "run", "app.db", "--random", "--scratch", "scratch", "-o", "json"];
+        let words = ["drill", "run", "app.db", "--random", "--scratch", "scratch"];
         let drill = site.json(&words);
         let (rows, at, row) = found(&drill, "t");
         // A commit bears the time at which the capture saw it.
@@ -88,7 +88,7 @@ fn random_drills_of_sqlite_under_load_match_the_history() {
         assert_eq!(rows, number(&row["recorded"]) + replayed, "{drill:#}");
         // The same point again is the same state.
         let at = drill["asked"].as_str().unwrap();
-        let again = ["drill", "run", "app.db", "--at", at, "--scratch", "scratch", "-o", "json"];
+        let again = ["drill", "run", "app.db", "--at", at, "--scratch", "scratch"];
         assert_eq!(found(&site.json(&again), "t").0, rows);
     }
     stop.store(true, Ordering::Relaxed);

@@ -36,7 +36,7 @@ fn attempts(story: &Story, archive: &str, process: &str) -> Vec<(String, Option<
         (dblink("127.0.0.1"), None),
         (dblink(&socket), None),
         ("SELECT 1 FROM pg_switch_wal(); CHECKPOINT; SELECT 2".to_owned(), Some("2")),
-        (format!("SELECT {settings}"), Some("off,,,,")),
+        (format!("SELECT {settings}"), Some("off,(disabled),,,")),
         (workers.to_owned(), Some("0")),
         ("SELECT count(*) FROM pg_replication_slots".to_owned(), Some("0")),
         ("SELECT subenabled FROM pg_subscription".to_owned(), Some("t")),

@@ -24,7 +24,7 @@ fn failed(site: &Site, more: &[&str]) -> Value {
     assert_eq!(ran.status, 12, "{}{}", ran.out, ran.err);
     let drill: Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(drill["passed"], false, "{drill}");
-    let shown = site.json(&["drill", "show", drill["drill"].as_str().unwrap(), "-o", "json"]);
+    let shown = site.json(&["drill", "show", drill["drill"].as_str().unwrap()]);
     assert_eq!(shown["causes"], drill["causes"]);
     site.ok(&["report", "verify"]);
     assert_none(site);
@@ -65,7 +65,7 @@ fn an_index_that_lost_its_entries() {
         |site| {
             open(site)
                 .execute_batch(
-                    "CREATE INDEX ti ON t (v); CREATE TABLE e (a); CREATE INDEX ei ON e (a);
+                    "CREATE INDEX ti ON t (length(v)); CREATE TABLE e (a); CREATE INDEX ei ON e (a);
                      PRAGMA writable_schema = 1;
                      UPDATE sqlite_schema SET rootpage =
                          (SELECT rootpage FROM sqlite_schema WHERE name = 'ei') WHERE name = 'ti';",
@@ -82,7 +82,8 @@ fn an_index_that_lost_its_entries() {
 fn a_reference_to_a_row_that_is_missing() {
     let drill = drill_after(
         |site| {
-            let schema = "CREATE TABLE c (t REFERENCES t); INSERT INTO c VALUES (999)";
+            let schema = "PRAGMA foreign_keys = 0; CREATE TABLE c (t REFERENCES t);
+                INSERT INTO c VALUES (999)";
             open(site).execute_batch(schema).unwrap();
             back_up(site);
         },
@@ -114,21 +115,21 @@ fn a_segment_of_the_log_that_is_missing() {
     let app = site.create("app.db", 20);
     fs::create_dir(site.path("scratch")).unwrap();
     back_up(&site);
-    let words = ["logs", "stream", "sqlite:app.db", "--flush", "100ms", "--stop-at-eof"];
+    let words = ["logs", "stream", "sqlite:app.db", "--flush", "1s", "--stop-at-eof"];
     let capture = site.spawn(&words, "capture");
     let said = || fs::read_to_string(site.path("capture.log")).unwrap();
-    let pause = || std::thread::sleep(std::time::Duration::from_millis(300));
+    let pause = || std::thread::sleep(std::time::Duration::from_millis(1200));
     while !said().contains("Capturing") {
         pause();
     }
-    for _ in 0..8 {
+    for _ in 0..4 {
         add(&app, 5);
         pause();
     }
     assert_eq!(capture.end(), 0, "{}", said());
     site.ok(&["drill", "run", "app.db", "--scratch", "scratch"]);
     let segments = segments(&site.path("repo/streams"));
-    assert!(segments.len() > 3, "{segments:?}");
+    assert!(segments.len() > 2, "{segments:?}");
     fs::remove_file(&segments[segments.len() / 2]).unwrap();
     let drill = failed(&site, &[]);
     assert_cause(&drill, "lost it");
@@ -152,8 +153,7 @@ fn rows_that_were_counted_with_the_backup_are_counted_again() {
     back_up(&site);
     app.execute_batch("DELETE FROM t WHERE n > 150; CREATE TABLE u (n)").unwrap();
     back_up(&site);
-    let words = ["drill", "run", "app.db", "--scratch", "scratch", "-o", "json"];
-    let drill = site.json(&words);
+    let drill = site.json(&["drill", "run", "app.db", "--scratch", "scratch"]);
     let table = |name: &str, rows: u32| {
         let tables = drill["rows"]["tables"].as_array().unwrap();
         tables.iter().any(|t| {
@@ -176,7 +176,7 @@ fn what_proves_nothing_is_no_drill() {
     let lonely = ["drill", "run", "app.db", "--check", "1", "--expect", "1", "--expect", "2"];
     site.fails(&lonely, 2, &["each --check needs an --expect"]);
     site.fails(&["drill", "run", "app.db", "--scratch", "nowhere"], 6, &["--scratch DIR"]);
-    let drills = site.json(&["drill", "list", "-o", "json"]);
+    let drills = site.json(&["drill", "list"]);
     assert_eq!(drills["drills"].as_array().unwrap().len(), 0);
     site.fails(&["drill", "show", "01ABC"], 6, &["SP0800"]);
 }

@@ -60,8 +60,7 @@ impl Server {
         ];
         let places = places.iter().cloned().chain(usual.map(PathBuf::from));
         let named = places.map(|place| place.join("postgres")).filter(|path| path.is_file());
-        // Without a directory it is looked for as a shell does.
-        for program in named.chain([PathBuf::from("postgres")]) {
+        for program in named.chain(by_shell("postgres").await) {
             let Some(version) = version_of(&program).await else { continue };
             if version.split('.').next() == Some(major.to_string().as_str()) {
                 let owner = geteuid().is_root().then(unprivileged);
@@ -170,6 +169,15 @@ impl Server {
         command.arg("template1");
         command
     }
+}
+
+/// Where a shell finds a program.
+async fn by_shell(name: &str) -> Option<PathBuf> {
+    let mut command = Command::new("sh");
+    command.args(["-c", "command -v \"$1\"", "sh", name]).stdin(Stdio::null());
+    let output = command.kill_on_drop(true).output().await.ok()?;
+    let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim_end());
+    path.is_absolute().then_some(path)
 }
 
 async fn version_of(program: &Path) -> Option<String> {
