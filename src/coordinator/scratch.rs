@@ -205,7 +205,10 @@ fn note_place(note: &Path, place: &Path) -> io::Result<File> {
 
     let folder = note.parent().ok_or(io::ErrorKind::InvalidInput)?;
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let make = || File::options().read(true).write(true).create(true).mode(0o600).open(note);
+    let make = || {
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).open(note)
+    };
     let mut file = claim(note, make)?;
     file.write_all(place.as_os_str().as_bytes())?;
     file.sync_all()?;

@@ -10,7 +10,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, Verdict, code};
 
 use super::{
     descriptor::newer,
-    entry::{Action, Drill, hash_of},
+    entry::{Action, Drilled, hash_of},
     envelope::{self, ObjectKind},
     handle::Repository,
     history::History,
@@ -182,6 +182,7 @@ fn exact<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::E
     serializer.serialize_str(&at.to_rfc3339_opts(SecondsFormat::Micros, true))
 }
 
+#[expect(clippy::ref_option, reason = "serde asks for this form")]
 fn exact_if_any<S: Serializer>(
     at: &Option<DateTime<Utc>>,
     serializer: S,
@@ -230,12 +231,12 @@ impl Repository {
 
     /// Keeps what a drill found out: record and page first, then the log entry that names both.
     /// **The entry is the commit point.**
-    pub async fn keep_drill(&self, record: &DrillRecord, page: &str) -> Result<Drill> {
+    pub async fn keep_drill(&self, record: &DrillRecord, page: &str) -> Result<Drilled> {
         names::check_database(&record.database)?;
         let (at, database, id) = (record.started_at, &record.database, &record.drill);
         let (record_key, page_key) =
             (names::drill_record(at, database, id)?, names::drill_page(at, database, id)?);
-        let drill = Drill {
+        let drill = Drilled {
             drill: id.clone(),
             database: database.clone(),
             started_at: at,
@@ -267,14 +268,14 @@ impl Repository {
     }
 
     /// The drills of all databases, or of one, in the order in which they began.
-    pub async fn drills(&self, database: Option<&str>) -> Result<Vec<Drill>> {
+    pub async fn drills(&self, database: Option<&str>) -> Result<Vec<Drilled>> {
         let history = self.history().await?;
-        let is_wanted = |drill: &&Drill| database.is_none_or(|name| drill.database == name);
+        let is_wanted = |drill: &&Drilled| database.is_none_or(|name| drill.database == name);
         Ok(history.drills().filter(is_wanted).cloned().collect())
     }
 
     /// The drill whose id begins with `id`.
-    pub async fn find_drill(&self, id: &str) -> Result<Drill> {
+    pub async fn find_drill(&self, id: &str) -> Result<Drilled> {
         let mut found = self.drills(None).await?;
         found.retain(|drill| drill.drill.starts_with(&id.to_ascii_uppercase()));
         match (found.pop(), found.len()) {
@@ -290,7 +291,7 @@ impl Repository {
     }
 
     /// Reads the record of a drill.
-    pub async fn drill_record(&self, drill: &Drill) -> Result<DrillRecord> {
+    pub async fn drill_record(&self, drill: &Drilled) -> Result<DrillRecord> {
         let record = DrillRecord::decode(&self.evidence(&drill.record, &drill.record_hash).await?)?;
         if (&record.drill, record.passed) == (&drill.drill, drill.passed)
             && record.database == drill.database
@@ -302,7 +303,7 @@ impl Repository {
     }
 
     /// Reads the page of a drill.
-    pub async fn drill_page(&self, drill: &Drill) -> Result<Vec<u8>> {
+    pub async fn drill_page(&self, drill: &Drilled) -> Result<Vec<u8>> {
         self.evidence(&drill.page, &drill.page_hash).await
     }
 
@@ -356,7 +357,7 @@ impl Repository {
         Ok(())
     }
 
-    async fn hash_drill(&self, drill: &Drill, report: &mut VerifyReport) -> Result<()> {
+    async fn hash_drill(&self, drill: &Drilled, report: &mut VerifyReport) -> Result<()> {
         for (name, hash) in [(&drill.record, &drill.record_hash), (&drill.page, &drill.page_hash)] {
             report.objects += 1;
             match self.hashed(name, hash, EVIDENCE_BYTES_MAX as u64 + 4096).await {

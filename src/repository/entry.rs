@@ -64,7 +64,7 @@ pub enum Action {
         doom: u64,
     },
     /// A backup was restored for proof, and what came of it is recorded.
-    Drill(Box<Drill>),
+    Drill(Box<Drilled>),
     /// A key slot was added.
     KeyAdded {
         /// Its id.
@@ -118,7 +118,7 @@ pub struct Commit {
 
 /// A drill, as the log knows it. Everything else is in its record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Drill {
+pub struct Drilled {
     /// Its id, a ULID.
     pub drill: String,
     /// The database's name.

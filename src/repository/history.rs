@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
-    entry::{Action, Commit, Doom, Drill, Entry},
+    entry::{Action, Commit, Doom, Drilled, Entry},
     index_run::RunName,
     pack::PackName,
 };
@@ -66,7 +66,7 @@ pub struct History {
     doomed_objects: HashSet<String>,
     moved: HashMap<PackName, Vec<(PackName, u64)>>,
     descriptor: Option<String>,
-    drills: BTreeMap<String, Drill>,
+    drills: BTreeMap<String, Drilled>,
     key_slots: BTreeMap<String, String>,
     removed_slots: HashSet<String>,
 }
@@ -131,7 +131,7 @@ impl History {
     }
 
     /// Every drill, in the order in which they began.
-    pub fn drills(&self) -> impl Iterator<Item = &Drill> {
+    pub fn drills(&self) -> impl Iterator<Item = &Drilled> {
         self.drills.values()
     }
 
@@ -217,7 +217,7 @@ impl History {
         }
     }
 
-    fn fold_drill(&mut self, entry: &Entry, drill: &Drill) -> Result<()> {
+    fn fold_drill(&mut self, entry: &Entry, drill: &Drilled) -> Result<()> {
         match self.drills.insert(drill.drill.clone(), drill.clone()) {
             None => Ok(()),
             Some(_) => Err(broken(entry, "a drill is recorded once")),
@@ -299,7 +299,7 @@ pub(crate) mod tests {
     }
 
     fn drill(id: &str) -> Action {
-        Action::Drill(Box::new(Drill {
+        Action::Drill(Box::new(Drilled {
             drill: id.to_owned(),
             database: "db".to_owned(),
             started_at: DateTime::UNIX_EPOCH,

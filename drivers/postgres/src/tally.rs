@@ -18,14 +18,14 @@ const ESTIMATES: &str = "
     SELECT s.schemaname::text, s.relname::text, s.n_live_tup
     FROM pg_catalog.pg_stat_user_tables s JOIN pg_catalog.pg_class c ON c.oid = s.relid
     WHERE s.n_live_tup > 0 AND c.relpersistence = 'p' AND c.relkind IN ('r', 'm')
-    ORDER BY s.n_live_tup DESC LIMIT $1";
+    ORDER BY s.n_live_tup DESC LIMIT ";
 
 const TABLES: &str = "
     SELECT n.nspname::text, c.relname::text
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'm') AND c.relpersistence = 'p' AND (c.relkind = 'r' OR c.relispopulated)
+    WHERE c.relkind IN ('r', 'm') AND c.relpersistence = 'p' AND c.relispopulated
         AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-    ORDER BY 1, 2 LIMIT $1";
+    ORDER BY 1, 2 LIMIT ";
 
 const DATABASES: &str = "
     SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn ORDER BY datname";
@@ -52,7 +52,7 @@ pub(crate) async fn recorded(cluster: &Cluster, sql: &Sql) -> Vec<Tally> {
             Err(error) => tracing::debug!(database, "its rows are not recorded: {error}"),
         }
     }
-    tallies.sort_by(|one, other| other.rows.cmp(&one.rows));
+    tallies.sort_by_key(|tally| std::cmp::Reverse(tally.rows));
     tallies.truncate(TALLIES_MAX);
     tallies.sort_by(|one, other| one.table.cmp(&other.table));
     tallies
@@ -60,7 +60,8 @@ pub(crate) async fn recorded(cluster: &Cluster, sql: &Sql) -> Vec<Tally> {
 
 async fn estimated(sql: &Sql, database: &str) -> Result<Vec<Tally>> {
     let failed = |e| error::sql(e, STEP);
-    let rows = sql.client.query(ESTIMATES, &[&(TALLIES_MAX as i64)]).await.map_err(failed)?;
+    let query = format!("{ESTIMATES}{TALLIES_MAX}");
+    let rows = sql.client.query(&query, &[]).await.map_err(failed)?;
     let tally = |row: &tokio_postgres::Row| {
         let (schema, table) = (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
         let rows: i64 = row.try_get(2).map_err(failed)?;
@@ -73,7 +74,8 @@ async fn estimated(sql: &Sql, database: &str) -> Result<Vec<Tally>> {
 pub(crate) async fn counted(sql: &Sql, database: &str) -> Result<Vec<Tally>> {
     let failed = |e| error::sql(e, STEP);
     let mut tallies = Vec::new();
-    let tables = sql.client.query(TABLES, &[&(TALLIES_MAX as i64)]).await.map_err(failed)?;
+    let query = format!("{TABLES}{TALLIES_MAX}");
+    let tables = sql.client.query(&query, &[]).await.map_err(failed)?;
     for row in &tables {
         let (schema, table): (&str, &str) =
             (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);

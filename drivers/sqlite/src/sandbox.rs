@@ -1,6 +1,9 @@
 //! A restored file, opened in our own process: it needs no server, and is kept from other files.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use async_trait::async_trait;
 use rusqlite::{
@@ -154,7 +157,13 @@ fn shown(value: ValueRef<'_>) -> String {
         ValueRef::Integer(number) => number.to_string(),
         ValueRef::Real(number) => format!("{number:?}"),
         ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
-        ValueRef::Blob(bytes) => bytes.iter().map(|byte| format!("{byte:02X}")).collect(),
+        ValueRef::Blob(bytes) => {
+            let mut digits = String::with_capacity(bytes.len() * 2);
+            for byte in bytes {
+                write!(digits, "{byte:02X}").expect("a String grows");
+            }
+            digits
+        }
     }
 }
 

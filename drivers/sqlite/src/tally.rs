@@ -14,22 +14,42 @@ const CHANGED_BYTES_MAX: u64 = 64 << 20;
 /// cannot be counted, such as a damaged one, is left out.
 pub(crate) fn recorded(connection: &Connection, length_bytes: u64, is_whole: bool) -> Vec<Tally> {
     let limit = if is_whole { WHOLE_BYTES_MAX } else { CHANGED_BYTES_MAX };
-    let found = if length_bytes <= limit { counted(connection) } else { estimated(connection) };
-    found.unwrap_or_default()
+    if length_bytes > limit {
+        return estimated(connection).unwrap_or_default();
+    }
+    each(connection, |_| Ok(())).unwrap_or_default()
 }
 
-/// Counts the rows of every table that has any of its own.
+/// Counts the rows of every table that has any of its own; a table that only the application can
+/// read is left out.
+///
+/// # Errors
+///
+/// When one is damaged.
 pub(crate) fn counted(connection: &Connection) -> rusqlite::Result<Vec<Tally>> {
-    let names = "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0 \
-                 AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name LIMIT ?1";
-    let mut names = connection.prepare(names)?;
-    let names = names.query_map([TALLIES_MAX as i64], |row| row.get::<_, String>(0))?;
+    each(connection, |error| match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::Unknown) => Ok(()),
+        _ => Err(error),
+    })
+}
+
+fn each(
+    connection: &Connection,
+    failed: impl Fn(rusqlite::Error) -> rusqlite::Result<()>,
+) -> rusqlite::Result<Vec<Tally>> {
+    let names = format!(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0 \
+         AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name LIMIT {TALLIES_MAX}"
+    );
+    let mut names = connection.prepare(&names)?;
+    let names = names.query_map([], |row| row.get::<_, String>(0))?;
     let mut tallies = Vec::new();
     for table in names {
         let table = table?;
         let count = format!("SELECT count(*) FROM main.\"{}\"", table.replace('"', "\"\""));
-        if let Ok(rows) = connection.query_row(&count, [], |row| row.get::<_, i64>(0)) {
-            tallies.push(Tally { table, rows: rows.cast_unsigned(), exact: true });
+        match connection.query_row(&count, [], |row| row.get::<_, i64>(0)) {
+            Ok(rows) => tallies.push(Tally { table, rows: rows.cast_unsigned(), exact: true }),
+            Err(error) => failed(error)?,
         }
     }
     Ok(tallies)
@@ -38,13 +58,15 @@ pub(crate) fn counted(connection: &Connection) -> rusqlite::Result<Vec<Tally>> {
 /// The first number of each row is about how many rows its table had.
 /// Source: <https://www.sqlite.org/fileformat2.html#the_sqlite_stat1_table>.
 fn estimated(connection: &Connection) -> rusqlite::Result<Vec<Tally>> {
-    let rows = "SELECT tbl, max(CAST(stat AS INTEGER)) FROM sqlite_stat1 GROUP BY tbl \
-                ORDER BY tbl LIMIT ?1";
-    let mut rows = connection.prepare(rows)?;
+    let rows = format!(
+        "SELECT tbl, max(CAST(stat AS INTEGER)) FROM sqlite_stat1 GROUP BY tbl \
+         ORDER BY tbl LIMIT {TALLIES_MAX}"
+    );
+    let mut rows = connection.prepare(&rows)?;
     let tally = |row: &rusqlite::Row<'_>| {
         Ok(Tally { table: row.get(0)?, rows: row.get::<_, i64>(1)?.max(0) as u64, exact: false })
     };
-    rows.query_map([TALLIES_MAX as i64], tally)?.collect()
+    rows.query_map([], tally)?.collect()
 }
 
 #[cfg(test)]

@@ -96,7 +96,8 @@ fn head(page: &mut String, record: &DrillRecord) {
         format_args!(
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <title>Drill of {database}: {class}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
+             <title>Drill of {database}: {class}</title>\n\
+             <style>\n{STYLE}</style>\n</head>\n<body>\n\
              <header><h1>{database}</h1><span class=\"verdict {class}\">{verdict}</span></header>\n\
              <p class=\"about\">Restored for proof at <b>{}</b>{drawn}, on {} by {}</p>\n",
             escape(&record.asked),

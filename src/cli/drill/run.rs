@@ -81,7 +81,9 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     let scratch = place(&session.environment, chosen);
     let sweep = scratch.clone();
     let found = tokio::task::spawn_blocking(move || sweep.sweep()).await.unwrap_or_default();
-    found.iter().for_each(|what| session.note(what));
+    for what in &found {
+        session.note(what);
+    }
     match command {
         Command::Run(options) => Box::pin(drill(session, options, &scratch)).await,
         Command::List(options) => show::list(session, options).await,
@@ -127,7 +129,7 @@ async fn drill(session: &Session, options: Options, scratch: &ScratchPlace) -> R
         started_by: &started_by(&session.environment),
     };
     let meter = Arc::new(Meter::default());
-    let work = coordinator::drill(&session.world, &repository, &job, &meter);
+    let work = Box::pin(coordinator::drill(&session.world, &repository, &job, &meter));
     let record = session.watch(&options.database, &meter, work).await?;
     let page = html::page(&record);
     let kept = repository.keep_drill(&record, &page).await?;

@@ -18,7 +18,7 @@ use crate::{
     },
     repository::{
         drill::{Assertion, DrillRecord, RowCheck},
-        entry::Drill,
+        entry::Drilled,
     },
 };
 
@@ -81,7 +81,7 @@ impl Answer for ListAnswer {
 pub(super) async fn list(session: &Session, options: ListOptions) -> Result<u8> {
     let repository = open::repository(session, Need::Names).await?;
     let drills = repository.drills(options.database.as_deref()).await?;
-    let listed = |drill: Drill| ListedDrill {
+    let listed = |drill: Drilled| ListedDrill {
         id: drill.drill,
         database: drill.database,
         started_at: Stamp(drill.started_at),
@@ -123,8 +123,8 @@ struct Evidence {
 }
 
 impl DrillAnswer {
-    pub(super) fn new(kept: Drill, record: DrillRecord) -> Self {
-        let Drill { record: name, record_hash, page, page_hash, .. } = kept;
+    pub(super) fn new(kept: Drilled, record: DrillRecord) -> Self {
+        let Drilled { record: name, record_hash, page, page_hash, .. } = kept;
         Self { record, evidence: Evidence { record: name, record_hash, page, page_hash } }
     }
 }

@@ -81,8 +81,8 @@ fn describe(recorded: &[Tally], basis: Basis) -> String {
              more, at least half must be there"
         ),
         Basis::Before(transactions) => format!(
-            "rows of the backup, {how} then; what {transactions} transactions changed since is told \
-             and not judged"
+            "rows of the backup, {how} then; what {transactions} transactions changed since is \
+             told and not judged"
         ),
     }
 }

@@ -160,7 +160,8 @@ async fn a_server_of_another_version_or_one_that_does_not_work() {
     let usual = "/usr/bin:/bin";
     let drill = run(usual);
     assert_cause(&drill, "only a server of the same major version");
-    let script = "#!/bin/sh\ntest \"$1\" = --version && echo 'postgres (PostgreSQL) 17.99' && exit\n\
+    let script = "#!/bin/sh\n\
+                  test \"$1\" = --version && echo 'postgres (PostgreSQL) 17.99' && exit\n\
                   echo 'FATAL: this is no server' >&2\nexit 1\n";
     fs::write(fake.join("postgres"), script).unwrap();
     fs::set_permissions(fake.join("postgres"), fs::Permissions::from_mode(0o755)).unwrap();

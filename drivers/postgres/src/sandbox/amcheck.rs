@@ -10,6 +10,12 @@ use crate::{connect::Sql, error};
 /// How many lines of a finding are kept.
 const LINES_MAX: usize = 50;
 
+/// Makes the extension's functions known by their names.
+const PATH: &str = "
+    SELECT set_config('search_path', n.nspname || ', pg_catalog', false)
+    FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+    WHERE e.extname = 'amcheck'";
+
 /// Every index that the server checks; `true` also looks for rows that are missing in it.
 const INDEXES: &str = "
     SELECT c.oid::regclass::text
@@ -83,10 +89,7 @@ async fn by_extension(sandbox: &ServerSandbox) -> Result<Examined> {
         let create = "CREATE EXTENSION IF NOT EXISTS amcheck";
         let made = sql.client.batch_execute(create).await;
         made.map_err(|e| error::sql(e, "install the extension amcheck"))?;
-        let path = "SELECT set_config('search_path', n.nspname || ', pg_catalog', false) \
-             FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace \
-             WHERE e.extname = 'amcheck'";
-        names(&sql, path).await?;
+        names(&sql, PATH).await?;
         for index in names(&sql, INDEXES).await? {
             indexes += 1;
             if let Err(e) = sql.client.query(INDEX, &[&index]).await {
