@@ -69,6 +69,8 @@ fn stable(field: &str, text: &str) -> String {
         "<position>".to_owned()
     } else if hex(text) {
         "<hex>".to_owned()
+    } else if text.starts_with("drills/") {
+        "<object>".to_owned()
     } else if text.starts_with('/') {
         "<path>".to_owned()
     } else {
