@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::{
-    answer::Format, archive, backup, check, completion, demo, exit, fetch, forget, grants, init,
-    list, logs, man, repo, restore, show, timeline, verify,
+    answer::Format, archive, backup, check, completion, demo, drill, evidence, exit, fetch, forget,
+    grants, init, list, logs, man, repo, restore, show, timeline, verify,
 };
 
 /// Back up live databases online, capture their logs, and restore any moment in between.
@@ -127,6 +127,12 @@ pub(crate) enum Command {
     Logs(logs::Command),
     /// Restore a database, as it was at any captured moment, into a new file.
     Restore(restore::Options),
+    /// Prove that a database can be restored, in a throw-away server.
+    #[command(subcommand)]
+    Drill(drill::Command),
+    /// Look after what drills proved.
+    #[command(subcommand)]
+    Report(evidence::Command),
     /// Read backups back and prove that they are intact.
     Verify(verify::Options),
     /// Check that every backup is complete and every database recent enough; or, with the URL of

@@ -25,7 +25,7 @@ pub(crate) const MEANINGS: &[(u8, &str)] = &[
     (9, "corruption found"),
     (10, "a plan has changes"),
     (11, "busy: another process does, or now owns, this work"),
-    (12, "a drill failed"),
+    (DRILL_FAILED, "a drill failed"),
     (HUNG_UP, "the terminal was closed (SIGHUP)"),
     (INTERRUPTED, "interrupted (SIGINT)"),
     (TERMINATED, "terminated (SIGTERM)"),
@@ -33,6 +33,9 @@ pub(crate) const MEANINGS: &[(u8, &str)] = &[
 
 /// A check that looked and found something wanting.
 pub(crate) const CHECK_FAILED: u8 = 7;
+
+/// A drill that did not prove what it should.
+pub(crate) const DRILL_FAILED: u8 = 12;
 
 /// The status of a failure.
 pub(crate) const fn status(kind: ErrorKind) -> u8 {

@@ -1,8 +1,4 @@
-//! Which moments of a database can be restored, from its backups and its captured log.
-
-use std::collections::HashSet;
-
-use stillpoint_contract::LogPosition;
+//! Which moments of a database can be restored, as answers tell it.
 
 use crate::{
     cli::{
@@ -10,7 +6,8 @@ use crate::{
         native::Native,
         wire::{Gap, Point, Stretch},
     },
-    repository::{Coverage, Timeline, entry::Commit},
+    coordinator::{self, Restorable, Window},
+    repository::Timeline,
 };
 
 /// Restorable moments, oldest first, and what lies between them.
@@ -27,43 +24,22 @@ pub(crate) struct Reach {
 impl Reach {
     /// Works it out. Captured log without a backup before it restores nothing and is left out.
     pub(crate) fn of(timeline: &Timeline, native: Native<'_>) -> Self {
-        let render = |position: &LogPosition| native.render_of(timeline, position);
-        let mut found: Vec<(Stretch, Option<String>)> = Vec::new();
-        let mut anchored = HashSet::new();
-        for coverage in &timeline.coverage {
-            let Some(first) = first_backup(timeline, coverage) else { continue };
-            anchored.extend(coverage.backups.iter().map(String::as_str));
-            found.extend(stretches(first, coverage, &render));
-        }
-        for backup in &timeline.backups {
-            let commit = &backup.commit;
-            let inside = |stretch: &Stretch| {
-                stretch.from.at <= Stamp(commit.consistent_time)
-                    && Stamp(commit.consistent_time) <= stretch.to.at
-            };
-            let is_alone = !anchored.contains(commit.backup.as_str());
-            if is_alone && !found.iter().any(|(stretch, _)| inside(stretch)) {
-                let still = timeline.backups.iter().map(|backup| &backup.commit).filter(|later| {
-                    commit.consistent_at.is_some()
-                        && later.consistent_at == commit.consistent_at
-                        && later.consistent_time >= commit.consistent_time
-                });
-                let last = still.max_by_key(|later| later.consistent_time).unwrap_or(commit);
-                found.push((
-                    Stretch { from: point(commit, &render), to: point(last, &render) },
-                    None,
-                ));
-            }
-        }
-        found.sort_by_key(|(stretch, _)| stretch.from.at);
-        let gaps = found.windows(2).map(|pair| Gap {
-            after: pair[0].0.to.clone(),
-            before: pair[1].0.from.clone(),
-            why: pair[1].1.clone(),
+        let point = |moment: &Restorable| Point {
+            at: Stamp(moment.at),
+            position: moment.position.as_ref().map(ToString::to_string),
+            engine_position: moment.position.as_ref().map(|p| native.render_of(timeline, p)),
+        };
+        let windows = coordinator::windows(timeline);
+        let gaps = windows.windows(2).map(|pair| Gap {
+            after: point(&pair[0].to),
+            before: point(&pair[1].from),
+            why: pair[1].gap.clone(),
         });
         let gaps = gaps.collect();
+        let stretch =
+            |window: &Window| Stretch { from: point(&window.from), to: point(&window.to) };
+        let stretches = windows.iter().map(stretch).collect();
         let open_gap = timeline.open_gap().map(str::to_owned);
-        let stretches = found.into_iter().map(|(stretch, _)| stretch).collect();
         Self { stretches, gaps, open_gap }
     }
 
@@ -86,56 +62,15 @@ impl Reach {
     }
 }
 
-fn first_backup<'a>(timeline: &'a Timeline, coverage: &Coverage) -> Option<&'a Commit> {
-    let in_coverage = |commit: &&Commit| coverage.backups.contains(&commit.backup);
-    let commits = timeline.backups.iter().map(|backup| &backup.commit);
-    commits.filter(in_coverage).min_by_key(|commit| commit.consistent_time)
-}
-
-/// Why a moment between two captures cannot be had although no commit is missing.
-const UNWATCHED: &str =
-    "nobody looked at the log; commits of that time can be restored by position, not by time";
-
-/// What can be restored of one coverage, each with why it does not continue the one before.
-fn stretches(
-    first: &Commit,
-    coverage: &Coverage,
-    render: &dyn Fn(&LogPosition) -> String,
-) -> Vec<(Stretch, Option<String>)> {
-    let mut from = point(first, render);
-    if coverage.until < first.consistent_time {
-        return vec![(Stretch { to: from.clone(), from }, coverage.gap.clone())];
-    }
-    let (mut found, mut why) = (Vec::new(), coverage.gap.clone());
-    let instant = |at| Point { at: Stamp(at), position: None, engine_position: None };
-    let later = coverage.unwatched.iter().filter(|u| first.consistent_time < u.to);
-    for unwatched in later.map(|u| u.since(first.consistent_time)).filter(|u| !u.is_short()) {
-        let to = instant(unwatched.from.max(from.at.0));
-        let stretch = Stretch { from, to };
-        found.push((stretch, why.replace(UNWATCHED.to_owned())));
-        from = instant(unwatched.to);
-    }
-    let position = Some(coverage.end.position.to_string());
-    let engine_position = Some(render(&coverage.end.position));
-    let to = Point { at: Stamp(coverage.until), position, engine_position };
-    found.push((Stretch { from, to }, why));
-    found
-}
-
-fn point(commit: &Commit, render: &dyn Fn(&LogPosition) -> String) -> Point {
-    Point {
-        at: Stamp(commit.consistent_time),
-        position: commit.consistent_at.as_ref().map(ToString::to_string),
-        engine_position: commit.consistent_at.as_ref().map(render),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use chrono::{DateTime, Utc};
+    use stillpoint_contract::LogPosition;
 
     use super::*;
-    use crate::repository::{Point as LogPoint, Unwatched, history::Committed};
+    use crate::repository::{
+        Coverage, Point as LogPoint, Unwatched, entry::Commit, history::Committed,
+    };
 
     fn at(second: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(second, 0).unwrap()

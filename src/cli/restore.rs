@@ -406,7 +406,8 @@ fn restored(
     }
 }
 
-async fn wanted(
+/// What a moment means for a database.
+pub(crate) async fn wanted(
     session: &Session,
     repository: &Opened,
     database: &str,

@@ -33,6 +33,9 @@ pub struct Chosen {
     pub until: RecoveryTarget,
     /// Whether captured log is replayed on top of the backup.
     pub replays_log: bool,
+    /// Until when the state is known to hold everything that was committed, where it is the
+    /// latest.
+    pub complete_until: DateTime<Utc>,
     /// What a person should know of the point that was chosen.
     pub warnings: Vec<String>,
 }
@@ -87,12 +90,17 @@ fn choose_backup(timeline: &Timeline, id: &str) -> Result<Chosen> {
 }
 
 fn alone(backup: &Committed) -> Chosen {
-    let until = RecoveryTarget::Consistent;
-    Chosen { backup: backup.clone(), until, replays_log: false, warnings: Vec::new() }
+    Chosen {
+        backup: backup.clone(),
+        until: RecoveryTarget::Consistent,
+        replays_log: false,
+        complete_until: backup.commit.consistent_time,
+        warnings: Vec::new(),
+    }
 }
 
 fn replayed(backup: &Committed, until: RecoveryTarget) -> Chosen {
-    Chosen { backup: backup.clone(), until, replays_log: true, warnings: Vec::new() }
+    Chosen { until, replays_log: true, ..alone(backup) }
 }
 
 /// The backup that can be brought furthest; the newest of those. Positions and the order of commits
@@ -113,9 +121,12 @@ fn choose_latest(timeline: &Timeline) -> Result<Chosen> {
     }
     let replays_log = coverage.is_some();
     let until = if replays_log { RecoveryTarget::Latest } else { RecoveryTarget::Consistent };
+    let own = newest.commit.consistent_time;
+    let complete_until = coverage.map_or(own, |coverage| coverage.until.max(own));
     let gap = timeline.open_gap();
     let gap = gap.map(|why| format!("log that was captured later cannot be restored: {why}"));
-    Ok(Chosen { backup: newest.clone(), until, replays_log, warnings: gap.into_iter().collect() })
+    let warnings = gap.into_iter().collect();
+    Ok(Chosen { backup: newest.clone(), until, replays_log, complete_until, warnings })
 }
 
 /// The newest state is known to have existed here and cannot be had: an older one only on demand.

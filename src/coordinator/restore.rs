@@ -14,12 +14,13 @@ use bytes::Bytes;
 use rustix::{fs::FlockOperation, io::Errno};
 use stillpoint_contract::{
     Engine, Error, ErrorKind, LogEventKind, LogPosition, LogSource, Overwrite, PartName, Reached,
-    Recovery, RecoveryTarget, RestoreExtras, RestorePlan, RestoreRequest, Result, Rewrite,
-    SegmentHead, code, quoted,
+    Recovery, RecoveryTarget, RestoreExtras, RestorePlan, RestoreRequest, Result, Rewrite, Sandbox,
+    SandboxRequest, SegmentHead, code, quoted,
 };
 
 use super::{
     point::{Chosen, Wanted, choose, no_backup},
+    scratch::Scratch,
     site::{Disks, Outside, Rewriting},
 };
 use crate::{
@@ -63,6 +64,25 @@ pub struct ResolvedRestore {
     engine: Arc<dyn Engine>,
 }
 
+impl ResolvedRestore {
+    /// Opens a sandbox on what was restored into a scratch directory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::sandbox`].
+    pub async fn open(&self, scratch: &Scratch) -> Result<Box<dyn Sandbox>> {
+        let (database, directory) = (scratch.database(), scratch.directory());
+        let request =
+            SandboxRequest { database: &database, directory: &directory, token: scratch.token() };
+        self.engine.sandbox(request).await
+    }
+
+    /// A position as the engine's own tools print it.
+    pub fn render(&self, position: &LogPosition) -> String {
+        self.engine.render(position)
+    }
+}
+
 /// What a restore did.
 #[derive(Clone, Debug)]
 pub struct RestoreReport {
@@ -84,6 +104,8 @@ pub struct RestoreReport {
     pub copy_took: Duration,
     /// How long replay took.
     pub replay_took: Duration,
+    /// How long the engine's own check took.
+    pub check_took: Duration,
     /// How long everything took.
     pub took: Duration,
 }
@@ -339,6 +361,7 @@ async fn carry_out(
         Ok(check) => (check, Vec::new()),
         Err(error) => accepted(error, resolved.accept_damage)?,
     };
+    let checked = world.clock.elapsed();
     disks.settle().await?;
     engine.publish(plan).await?;
     Ok(RestoreReport {
@@ -351,6 +374,7 @@ async fn carry_out(
         log_bytes: log.log.bytes_read(),
         copy_took: copied.saturating_sub(start),
         replay_took: replayed.saturating_sub(copied),
+        check_took: checked.saturating_sub(replayed),
         took: world.clock.elapsed().saturating_sub(start),
     })
 }

@@ -320,6 +320,7 @@ impl Draft<'_> {
             replay: evidence.replay.clone(),
             incremental: evidence.incremental,
             method: evidence.method.clone(),
+            tallies: evidence.tallies.clone(),
             parent: self.parent.as_ref().map(|parent| parent.commit.backup.clone()),
             ordinal: self.shared.ordinal,
             chunk_bytes: self.shared.chunk_bytes,

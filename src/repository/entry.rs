@@ -63,6 +63,8 @@ pub enum Action {
         /// The doom entry's number.
         doom: u64,
     },
+    /// A backup was restored for proof, and what came of it is recorded.
+    Drill(Box<Drilled>),
     /// A key slot was added.
     KeyAdded {
         /// Its id.
@@ -112,6 +114,29 @@ pub struct Commit {
     pub packs: String,
     /// BLAKE3 of the pack list's bytes, in hex.
     pub packs_hash: String,
+}
+
+/// A drill, as the log knows it. Everything else is in its record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drilled {
+    /// Its id, a ULID.
+    pub drill: String,
+    /// The database's name.
+    pub database: String,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// When its sandbox was gone.
+    pub finished_at: DateTime<Utc>,
+    /// Whether everything was as it should be.
+    pub passed: bool,
+    /// Object name of the record.
+    pub record: String,
+    /// BLAKE3 of the record's bytes, in hex.
+    pub record_hash: String,
+    /// Object name of the page that shows it.
+    pub page: String,
+    /// BLAKE3 of the page's bytes, in hex.
+    pub page_hash: String,
 }
 
 /// What may be deleted.

@@ -27,6 +27,8 @@ pub enum ObjectKind {
     LogEntry = 3,
     /// The folded state of the commit log.
     Checkpoint = 4,
+    /// What a drill found out.
+    Drill = 5,
 }
 
 impl ObjectKind {
@@ -36,6 +38,7 @@ impl ObjectKind {
             Self::LogSegment => "log segment",
             Self::LogEntry => "log entry",
             Self::Checkpoint => "checkpoint",
+            Self::Drill => "evidence of a drill",
         }
     }
 }

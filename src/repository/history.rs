@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
-    entry::{Action, Commit, Doom, Entry},
+    entry::{Action, Commit, Doom, Drilled, Entry},
     index_run::RunName,
     pack::PackName,
 };
@@ -66,6 +66,7 @@ pub struct History {
     doomed_objects: HashSet<String>,
     moved: HashMap<PackName, Vec<(PackName, u64)>>,
     descriptor: Option<String>,
+    drills: BTreeMap<String, Drilled>,
     key_slots: BTreeMap<String, String>,
     removed_slots: HashSet<String>,
 }
@@ -129,6 +130,11 @@ impl History {
         self.doomed_objects.contains(name)
     }
 
+    /// Every drill, in the order in which they began.
+    pub fn drills(&self) -> impl Iterator<Item = &Drilled> {
+        self.drills.values()
+    }
+
     /// The key slots that the log knows, with the hash of their bytes.
     pub fn key_slots(&self) -> &BTreeMap<String, String> {
         &self.key_slots
@@ -189,6 +195,7 @@ impl History {
                 let known = self.dooms.get_mut(doom);
                 known.ok_or_else(|| broken(entry, "it sweeps what was not doomed"))?.swept = true;
             }
+            Action::Drill(drill) => self.fold_drill(entry, drill)?,
             Action::KeyAdded { slot, hash } => {
                 self.key_slots.insert(slot.clone(), hash.clone());
                 self.removed_slots.remove(slot);
@@ -207,6 +214,13 @@ impl History {
         match self.commits.insert(commit.backup.clone(), committed) {
             None => Ok(()),
             Some(_) => Err(broken(entry, "a backup is committed once")),
+        }
+    }
+
+    fn fold_drill(&mut self, entry: &Entry, drill: &Drilled) -> Result<()> {
+        match self.drills.insert(drill.drill.clone(), drill.clone()) {
+            None => Ok(()),
+            Some(_) => Err(broken(entry, "a drill is recorded once")),
         }
     }
 
@@ -284,6 +298,20 @@ pub(crate) mod tests {
         Action::Init { descriptor: "d".to_owned() }
     }
 
+    fn drill(id: &str) -> Action {
+        Action::Drill(Box::new(Drilled {
+            drill: id.to_owned(),
+            database: "db".to_owned(),
+            started_at: DateTime::UNIX_EPOCH,
+            finished_at: DateTime::UNIX_EPOCH,
+            passed: true,
+            record: "r".to_owned(),
+            record_hash: "0".repeat(64),
+            page: "p".to_owned(),
+            page_hash: "0".repeat(64),
+        }))
+    }
+
     fn pack(letter: char) -> PackName {
         PackName { hash: [letter as u8; 32], kind: PackKind::Data }
     }
@@ -318,6 +346,7 @@ pub(crate) mod tests {
             vec![init(), forget],
             vec![init(), Action::Swept { doom: 7 }],
             vec![init(), Action::Commit(commit("a").into()), Action::Commit(commit("a").into())],
+            vec![init(), drill("a"), drill("a")],
         ] {
             let error = fold(actions).unwrap_err();
             assert_eq!((error.kind(), error.code()), (ErrorKind::Corrupt, code::BROKEN_LOG));

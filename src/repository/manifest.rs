@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{
     Error, ErrorKind, Evidence, Identity, LogPosition, LogRange, PartName, PartRecord, PartSpec,
-    Result, Shape, code,
+    Result, Shape, Tally, code,
 };
 
 use super::{descriptor::newer, history::PackList};
@@ -71,6 +71,9 @@ pub struct Manifest {
     pub incremental: bool,
     /// How the copy was taken.
     pub method: String,
+    /// How many rows tables have, as far as the driver knew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tallies: Vec<Tally>,
     /// The backup whose chunks were reused first. Advisory: nothing is read through it.
     pub parent: Option<String>,
     /// How many backups of this incarnation came before, as its writer counted.
@@ -102,6 +105,7 @@ impl Manifest {
             replay: self.replay.clone(),
             incremental: self.incremental,
             method: self.method.clone(),
+            tallies: self.tallies.clone(),
         })
     }
 

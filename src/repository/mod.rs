@@ -9,6 +9,7 @@ mod collect;
 mod coverage;
 pub mod descriptor;
 mod draft;
+pub mod drill;
 pub mod entry;
 pub mod envelope;
 mod extract;

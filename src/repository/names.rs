@@ -19,6 +19,8 @@ pub const INDEX: &str = "index/";
 pub const PACKS: &str = "packs/";
 /// Prefix of log segments.
 pub const STREAMS: &str = "streams/";
+/// Prefix of what drills found out.
+pub const DRILLS: &str = "drills/";
 /// Prefix of short-lived objects; never under object lock, never part of a copy.
 pub const CONTROL: &str = "control/";
 
@@ -27,7 +29,7 @@ const TOLERATED: &str = "lost+found";
 
 /// Whether a name right below the place of a repository is somebody else's.
 pub fn is_foreign(name: &str) -> bool {
-    let prefixes = [LOG, KEYS, SNAPSHOTS, INDEX, PACKS, STREAMS, CONTROL, "tmp/"];
+    let prefixes = [LOG, KEYS, SNAPSHOTS, INDEX, PACKS, STREAMS, DRILLS, CONTROL, "tmp/"];
     let is_ours = name == DESCRIPTOR || prefixes.iter().any(|p| p.strip_suffix('/') == Some(name));
     !is_ours && !name.starts_with('.') && name != TOLERATED
 }
@@ -67,8 +69,22 @@ pub fn pack_list(at: DateTime<Utc>, database: &str, backup: &str, attempt: u32) 
 }
 
 fn snapshot(at: DateTime<Utc>, database: &str, backup: &str, suffix: &str) -> Result<Key> {
+    dated(SNAPSHOTS, at, database, &format!("{backup}.{suffix}"))
+}
+
+/// The record of a drill.
+pub fn drill_record(at: DateTime<Utc>, database: &str, drill: &str) -> Result<Key> {
+    dated(DRILLS, at, database, &format!("{drill}.record"))
+}
+
+/// The page that shows the record of a drill.
+pub fn drill_page(at: DateTime<Utc>, database: &str, drill: &str) -> Result<Key> {
+    dated(DRILLS, at, database, &format!("{drill}.page"))
+}
+
+fn dated(prefix: &str, at: DateTime<Utc>, database: &str, file: &str) -> Result<Key> {
     let (year, month, source) = (at.year(), at.month(), encode(database));
-    Key::new(format!("{SNAPSHOTS}{year:04}/{month:02}/{source}/{backup}.{suffix}"))
+    Key::new(format!("{prefix}{year:04}/{month:02}/{source}/{file}"))
 }
 
 /// The BLAKE3 in the name of a pack or index run.

@@ -52,7 +52,7 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
-    fn add(&mut self, object: &impl ToString, error: &Error, backups: Vec<String>) {
+    pub(super) fn add(&mut self, object: &impl ToString, error: &Error, backups: Vec<String>) {
         let what = describe(error);
         self.problems.push(Problem { object: object.to_string(), what, backups });
     }
@@ -104,6 +104,7 @@ impl Repository {
         self.verify_index(&history, &mut report).await?;
         self.verify_segments(&history, &mut report).await?;
         self.verify_slots(&history, &mut report).await?;
+        self.hash_drills(&history, &mut report).await?;
         Ok(report)
     }
 

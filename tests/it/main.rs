@@ -6,6 +6,7 @@ mod bank;
 mod cli;
 mod company;
 mod disk_full;
+mod drills;
 mod full_store;
 mod invariants;
 mod kills;

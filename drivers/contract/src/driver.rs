@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Capabilities, Error, ErrorKind, Finding, Lineage, LogArchive, LogMark, LogPosition, LogRange,
-    LogSource, NativePoint, OpenedLog, PartName, Result, SegmentHead, Sink, Source, code,
+    LogSource, NativePoint, OpenedLog, PartName, Result, Sandbox, SandboxRequest, SegmentHead,
+    Sink, Source, Tally, code,
 };
 
 /// One kind of database server: how to reach one, and how to build one from a backup.
@@ -78,6 +79,16 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// What the server said; the database stays where it is.
     async fn start(&self, _plan: &RestorePlan) -> Result<String> {
         Err(Error::new(ErrorKind::Unsupported, code::USAGE, "start a server"))
+    }
+
+    /// Opens a throw-away server on a restored copy of a database.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) when that cannot be done on this machine;
+    /// else what the server said.
+    async fn sandbox(&self, _request: SandboxRequest<'_>) -> Result<Box<dyn Sandbox>> {
+        Err(Error::new(ErrorKind::Unsupported, code::USAGE, "open a sandbox"))
     }
 
     /// The statements that make a role with the least privileges for backups and log capture, for
@@ -261,6 +272,11 @@ pub struct Evidence {
     pub incremental: bool,
     /// How the copy was taken, in a few words for the report, such as `online backup API`.
     pub method: String,
+    /// How many rows tables have, as far as that was cheap to know; at most [`TALLIES_MAX`] of
+    /// them.
+    ///
+    /// [`TALLIES_MAX`]: crate::TALLIES_MAX
+    pub tallies: Vec<Tally>,
 }
 
 /// What to build, where, and where to stop.
@@ -293,6 +309,9 @@ pub struct RestoreExtras {
     pub relocations: Vec<Relocation>,
     /// Whether a server is started on the database afterwards.
     pub starts: bool,
+    /// Whether a sandbox is opened on the database afterwards: a machine on which that cannot be
+    /// done is refused.
+    pub opens: bool,
     /// Whether what stands at the target is turned into the database, block by block.
     pub rewrites: bool,
     /// Lineages of the database that are kept: what is restored must begin none of them again.

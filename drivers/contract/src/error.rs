@@ -153,6 +153,13 @@ pub mod code {
     pub const UNREACHABLE_POINT: Code = Code(704);
     /// What was restored did not pass the engine's own check.
     pub const RESTORE_CHECK_FAILED: Code = Code(705);
+
+    /// No such drill in the repository.
+    pub const NO_SUCH_DRILL: Code = Code(800);
+    /// A statement in a sandbox failed, or its answer is too long.
+    pub const SANDBOX_STATEMENT: Code = Code(801);
+    /// The server of a sandbox did not start, or ended.
+    pub const SANDBOX_SERVER: Code = Code(802);
 }
 
 /// A failed step, what to do about it, and what caused it.

@@ -18,6 +18,7 @@ mod finding;
 mod log;
 mod point;
 mod position;
+mod sandbox;
 mod world;
 
 pub use archive::{ArchivedFile, LogArchive, LogCutter, LogFile, WantedFile};
@@ -39,4 +40,7 @@ pub use log::{
 };
 pub use point::NativePoint;
 pub use position::{Lineage, LogPosition, LogRange};
+pub use sandbox::{
+    ANSWER_BYTES_MAX, Examined, Sandbox, SandboxRequest, TALLIES_MAX, Tally, Verdict,
+};
 pub use world::{Clock, Entropy};

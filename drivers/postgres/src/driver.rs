@@ -6,12 +6,12 @@ use async_trait::async_trait;
 use stillpoint_contract::{
     BackupRequest, Clock, Driver, Endpoint, Engine, Evidence, Finding, LogArchive, LogMark,
     LogPosition, NativePoint, OpenedLog, Probe, Reached, Recovery, RestorePlan, RestoreRequest,
-    Result, SegmentHead, Sink,
+    Result, Sandbox, SandboxRequest, SegmentHead, Sink,
 };
 
 use crate::{
     archive::Archive, config::Config, connect::Cluster, facts::Facts, grants, log, points, recover,
-    restore, snapshot, version::MAJORS, wire::lsn_text,
+    restore, sandbox, snapshot, version::MAJORS, wire::lsn_text,
 };
 
 /// PostgreSQL clusters.
@@ -71,6 +71,10 @@ impl Engine for PostgresEngine {
 
     async fn start(&self, plan: &RestorePlan) -> Result<String> {
         recover::start(plan, &self.programs).await
+    }
+
+    async fn sandbox(&self, request: SandboxRequest<'_>) -> Result<Box<dyn Sandbox>> {
+        Box::pin(sandbox::open(request, &self.programs, &self.clock)).await
     }
 
     fn grants(&self, role: &str, major: Option<u32>) -> Result<Option<String>> {

@@ -56,7 +56,7 @@ pub(crate) async fn plan(
     }
     let major = layout.server_version_num / 10_000;
     let server = Server::find(programs, major).await;
-    if extras.starts && server.is_none() {
+    if (extras.starts || extras.opens) && server.is_none() {
         return Err(no_server(&layout, programs).await);
     }
     let staged = staged(request.staging);

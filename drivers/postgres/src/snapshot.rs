@@ -32,7 +32,7 @@ use crate::{
     error,
     facts::{Facts, quieten},
     layout::{FileOutside, Layout, OUTSIDE_PREFIX, Tablespace, write_part},
-    summaries,
+    summaries, tally,
     wire::{BackupOptions, Session, lsn_from, lsn_text},
 };
 
@@ -500,6 +500,7 @@ impl Run<'_> {
             replay: LogRange::new(from, to),
             incremental,
             method,
+            tallies: tally::recorded(self.cluster, self.sql).await,
         })
     }
 

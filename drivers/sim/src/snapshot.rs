@@ -60,6 +60,7 @@ pub(crate) async fn back_up(
         replay,
         incremental,
         method: if incremental { "changed pages" } else { "all pages" }.to_owned(),
+        tallies: Vec::new(),
     })
 }
 

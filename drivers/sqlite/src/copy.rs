@@ -20,7 +20,7 @@ use rusqlite::{
     ffi::{SQLITE_IOERR_FSYNC, SQLITE_IOERR_TRUNCATE, SQLITE_IOERR_WRITE},
 };
 use stillpoint_contract::{
-    EXTENT_BYTES, Error, ErrorKind, Evidence, PartWriter, Result, Sink, code,
+    EXTENT_BYTES, Error, ErrorKind, Evidence, PartWriter, Result, Sink, Tally, code,
 };
 use tempfile::NamedTempFile;
 
@@ -29,6 +29,7 @@ use crate::{
     error,
     pages::Extent,
     snapshot::{blocking, create},
+    tally,
 };
 
 /// How much is copied while writers wait.
@@ -51,7 +52,7 @@ pub(crate) async fn backup(
     sink: &dyn Sink,
 ) -> Result<Evidence> {
     let owned = database.clone();
-    let (scratch, extent, restarts) = blocking(move || copy(&owned, &source)).await?;
+    let (scratch, extent, restarts, tallies) = blocking(move || copy(&owned, &source)).await?;
     let copied_at = database.clock.now();
     let part = create(database, sink, extent).await?;
     let mut offset = 0;
@@ -79,11 +80,12 @@ pub(crate) async fn backup(
             }
             _ => format!("online backup API, {restarts} restarts by writers"),
         },
+        tallies,
     })
 }
 
 /// Copies into a file without a name, which is gone with the process, however that ends.
-fn copy(database: &Database, source: &Connection) -> Result<(File, Extent, u32)> {
+fn copy(database: &Database, source: &Connection) -> Result<(File, Extent, u32, Vec<Tally>)> {
     let directory = scratch_directory(database);
     let failed = |e| elsewhere(database, error::file(e, "make a scratch file", &directory));
     // Its mode is 0600.
@@ -101,7 +103,8 @@ fn copy(database: &Database, source: &Connection) -> Result<(File, Extent, u32)>
         page_bytes: database.page_bytes(&target)?,
         page_count: database.page_count(&target)?,
     };
-    Ok((file, extent, restarts))
+    let tallies = tally::recorded(&target, extent.length_bytes(), true);
+    Ok((file, extent, restarts, tallies))
 }
 
 fn unreadable(database: &Database, error: io::Error) -> Error {

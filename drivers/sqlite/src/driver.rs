@@ -5,13 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use stillpoint_contract::{
     BackupRequest, Clock, Driver, Endpoint, Engine, Evidence, LogMark, OpenedLog, Probe, Reached,
-    Recovery, RestorePlan, RestoreRequest, Result, Sink,
+    Recovery, RestorePlan, RestoreRequest, Result, Sandbox, SandboxRequest, Sink,
 };
 
 use crate::{
     config::Config,
     connect::Database,
-    log, recover, restore,
+    log, recover, restore, sandbox,
     snapshot::{self, blocking},
     version,
 };
@@ -72,6 +72,10 @@ impl Engine for SqliteEngine {
     async fn publish(&self, plan: &RestorePlan) -> Result<()> {
         let plan = plan.clone();
         blocking(move || restore::publish(&plan)).await
+    }
+
+    async fn sandbox(&self, request: SandboxRequest<'_>) -> Result<Box<dyn Sandbox>> {
+        sandbox::open(request)
     }
 }
 

@@ -242,7 +242,7 @@ fn open_with_rules(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn open_to_check(path: &Path) -> rusqlite::Result<Connection> {
+pub(crate) fn open_to_check(path: &Path) -> rusqlite::Result<Connection> {
     // An immutable file is read without locks, log or shared memory.
     // Source: https://www.sqlite.org/uri.html#uriimmutable
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY

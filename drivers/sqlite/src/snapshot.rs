@@ -18,6 +18,7 @@ use crate::{
     permissions,
     position::{self, Cursor},
     resume::OVERWRITTEN,
+    tally,
 };
 
 /// Runs blocking work on a thread for such work.
@@ -130,8 +131,14 @@ async fn backup_log_mode(
         replay: None,
         incremental,
         method,
+        tallies: Vec::new(),
     };
-    let evidence = blocking(move || finish(&database, reader, observer, &state, evidence)).await?;
+    let length_bytes = extent.length_bytes();
+    let finished = blocking(move || {
+        let tallies = tally::recorded(&reader, length_bytes, !incremental);
+        finish(&database, reader, observer, &state, Evidence { tallies, ..evidence })
+    });
+    let evidence = finished.await?;
     part.finish(extent.length_bytes()).await?;
     Ok(evidence)
 }

@@ -46,6 +46,8 @@ fn stable(field: &str, text: &str) -> String {
     };
     if field == "recovery_key" {
         "<secret>".to_owned()
+    } else if matches!(field, "sandbox" | "started_by" | "teardown") {
+        format!("<{field}>")
     } else if field == "engine_version" {
         "<version>".to_owned()
     } else if field == "command" || field == "next" {
@@ -67,6 +69,8 @@ fn stable(field: &str, text: &str) -> String {
         "<position>".to_owned()
     } else if hex(text) {
         "<hex>".to_owned()
+    } else if text.starts_with("drills/") {
+        "<object>".to_owned()
     } else if text.starts_with('/') {
         "<path>".to_owned()
     } else {

@@ -79,6 +79,7 @@ fn i9_the_measured_process() {
             replay: None,
             incremental: false,
             method: "many".to_owned(),
+            tallies: Vec::new(),
         };
         let committed = draft.commit(&evidence, at).await.unwrap();
         let verified = repository.verify_backup(&committed, &Arc::default()).await.unwrap();

@@ -142,6 +142,7 @@ impl Driver {
             replay: None,
             incremental: method == Method::Incremental,
             method: "simulation".to_owned(),
+            tallies: Vec::new(),
         };
         let committed = draft.commit(&evidence, consistent_time).await?;
         self.ledger.acknowledge(&committed.commit.backup);

@@ -42,11 +42,11 @@ const STEP: &str = "replay WAL with a server";
 /// A server's program, and who runs it.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
-    program: PathBuf,
+    pub(crate) program: PathBuf,
     /// Such as `15.18`.
     version: String,
     /// The user and group to run as: the server refuses to run as root.
-    pub(super) owner: Option<(u32, u32)>,
+    pub(crate) owner: Option<(u32, u32)>,
 }
 
 impl Server {
@@ -60,8 +60,7 @@ impl Server {
         ];
         let places = places.iter().cloned().chain(usual.map(PathBuf::from));
         let named = places.map(|place| place.join("postgres")).filter(|path| path.is_file());
-        // Without a directory it is looked for as a shell does.
-        for program in named.chain([PathBuf::from("postgres")]) {
+        for program in named.chain(by_shell("postgres").await) {
             let Some(version) = version_of(&program).await else { continue };
             if version.split('.').next() == Some(major.to_string().as_str()) {
                 let owner = geteuid().is_root().then(unprivileged);
@@ -93,7 +92,7 @@ impl Server {
     }
 
     /// A program that is installed beside it, to be run as the owner of a cluster.
-    pub(super) fn beside(&self, name: &str, owner: Option<(u32, u32)>) -> Command {
+    pub(crate) fn beside(&self, name: &str, owner: Option<(u32, u32)>) -> Command {
         let program = self.program.with_file_name(name);
         match owner {
             Some((user, group)) => {
@@ -172,6 +171,15 @@ impl Server {
     }
 }
 
+/// Where a shell finds a program.
+async fn by_shell(name: &str) -> Option<PathBuf> {
+    let mut command = Command::new("sh");
+    command.args(["-c", "command -v \"$1\"", "sh", name]).stdin(Stdio::null());
+    let output = command.kill_on_drop(true).output().await.ok()?;
+    let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim_end());
+    path.is_absolute().then_some(path)
+}
+
 async fn version_of(program: &Path) -> Option<String> {
     let mut command = Command::new(program);
     let output = command.arg("--version").kill_on_drop(true).output().await.ok()?;
@@ -201,7 +209,7 @@ fn sizes(layout: &Layout) -> String {
 }
 
 /// The last lines of what the server said.
-pub(super) fn tail(path: &Path) -> Vec<String> {
+pub(crate) fn tail(path: &Path) -> Vec<String> {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();

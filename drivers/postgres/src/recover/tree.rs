@@ -79,7 +79,7 @@ fn protect(path: &Path, layout: &Layout) -> io::Result<()> {
 }
 
 /// Makes a user the owner of everything at `path`.
-pub(super) fn give_to(path: &Path, owner: (u32, u32)) -> io::Result<()> {
+pub(crate) fn give_to(path: &Path, owner: (u32, u32)) -> io::Result<()> {
     lchown(path, Some(owner.0), Some(owner.1))?;
     if fs::symlink_metadata(path)?.is_dir() {
         for entry in fs::read_dir(path)? {

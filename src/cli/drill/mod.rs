@@ -1,0 +1,7 @@
+//! `stillpoint drill`: restores for proof, and what they proved.
+
+mod html;
+mod run;
+mod show;
+
+pub(crate) use run::{Command, run};

@@ -1,0 +1,204 @@
+//! `stillpoint drill run`: brings a point back into a sandbox and looks at it in every way.
+
+use std::{
+    fs::{DirBuilder, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use chrono::SecondsFormat;
+use clap::{Args, Subcommand};
+use stillpoint_contract::{Error, ErrorKind, Result, code};
+
+use super::{html, show};
+use crate::{
+    cli::{
+        environment::Environment,
+        exit,
+        open::{self, Need, Opened},
+        restore::wanted,
+        session::Session,
+    },
+    coordinator::{self, DrillJob, Expectation, ScratchPlace, Wanted},
+    pipeline::Meter,
+};
+
+/// What to do with drills.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Restore a point into a throw-away server, check everything, and keep the evidence.
+    ///
+    /// Ends with 12 when the point could not be reached or anything was not as it should be.
+    Run(Options),
+    /// List drills.
+    List(show::ListOptions),
+    /// Show what a drill found out.
+    Show(show::Options),
+}
+
+/// What `drill run` is told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The database, by the name that `list` shows.
+    database: String,
+    /// The moment, as `restore --at` takes it.
+    #[arg(
+        long,
+        value_name = "POINT",
+        default_value = "latest",
+        allow_hyphen_values = true,
+        conflicts_with = "random"
+    )]
+    at: String,
+    /// A moment drawn from all that can be restored; it is printed, so that --at repeats it.
+    #[arg(long)]
+    random: bool,
+    /// A statement to run on what was restored. May be given several times, each with --expect.
+    #[arg(long, value_name = "SQL", requires = "expect")]
+    check: Vec<String>,
+    /// What the statement must answer: columns apart by |, rows by line feeds, nothing for NULL.
+    #[arg(long, value_name = "VALUE", requires = "check", allow_hyphen_values = true)]
+    expect: Vec<String>,
+    /// Which of a server's databases --check runs in [default: the one that is always there].
+    #[arg(long, value_name = "DATABASE", requires = "check")]
+    inside: Option<String>,
+    /// Where the sandbox is made; it needs room for the whole database [default: TMPDIR, or
+    /// /var/tmp].
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    scratch: Option<PathBuf>,
+    /// Also write the evidence into this directory, as DRILL.json and DRILL.html.
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    evidence: Option<PathBuf>,
+}
+
+/// Does what is to be done with drills. First of all, what killed ones left behind is removed.
+pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
+    let chosen = match &command {
+        Command::Run(options) => options.scratch.as_deref(),
+        Command::List(_) | Command::Show(_) => None,
+    };
+    let scratch = place(&session.environment, chosen);
+    let sweep = scratch.clone();
+    let found = tokio::task::spawn_blocking(move || sweep.sweep()).await.unwrap_or_default();
+    for what in &found {
+        session.note(what);
+    }
+    match command {
+        Command::Run(options) => Box::pin(drill(session, options, &scratch)).await,
+        Command::List(options) => show::list(session, options).await,
+        Command::Show(options) => show::show(session, options).await,
+    }
+}
+
+fn place(environment: &Environment, chosen: Option<&Path>) -> ScratchPlace {
+    let usual = || PathBuf::from(environment.get("TMPDIR").unwrap_or("/var/tmp"));
+    ScratchPlace {
+        root: chosen.map_or_else(usual, Path::to_owned),
+        notes: environment.state_folder().map(|folder| folder.join("sandboxes")),
+    }
+}
+
+async fn drill(session: &Session, options: Options, scratch: &ScratchPlace) -> Result<u8> {
+    let expectations = expectations(&options)?;
+    let moment = session.moment(&options.at)?;
+    let repository = open::repository(session, Need::Content).await?;
+    let (wanted, asked) = if options.random {
+        drawn(session, &repository, &options.database).await?
+    } else {
+        let wanted = wanted(session, &repository, &options.database, moment).await?;
+        (wanted, options.at.clone())
+    };
+    let asked = match &wanted {
+        // What a person typed, such as -10m, means another moment tomorrow.
+        Wanted::Time(at) => at.to_rfc3339_opts(SecondsFormat::Micros, true),
+        _ => asked,
+    };
+    if options.random {
+        session.note(&format!("The point was drawn; to repeat it: --at {asked}"));
+    }
+    let job = DrillJob {
+        engines: &session.engines,
+        database: &options.database,
+        wanted,
+        asked: &asked,
+        is_random: options.random,
+        expectations: &expectations,
+        inside: options.inside.as_deref(),
+        scratch,
+        started_by: &started_by(&session.environment),
+    };
+    let meter = Arc::new(Meter::default());
+    let work = Box::pin(coordinator::drill(&session.world, &repository, &job, &meter));
+    let record = session.watch(&options.database, &meter, work).await?;
+    let page = html::page(&record);
+    let kept = repository.keep_drill(&record, &page).await?;
+    repository.remember().await?;
+    if let Some(directory) = &options.evidence {
+        write_evidence(directory, &record.drill, &record.encode()?, page.as_bytes())?;
+    }
+    let passed = record.passed;
+    session.answer(&show::DrillAnswer::new(kept, record))?;
+    Ok(if passed { exit::OK } else { exit::DRILL_FAILED })
+}
+
+async fn drawn(session: &Session, repository: &Opened, name: &str) -> Result<(Wanted, String)> {
+    let timeline = repository.timeline(name).await?;
+    let engine = coordinator::engine_of(&session.engines, &timeline)?;
+    let entropy = &*session.world.entropy;
+    let at = coordinator::draw(repository, &timeline, &*engine, entropy).await?;
+    Ok((Wanted::Time(at), String::new()))
+}
+
+fn expectations(options: &Options) -> Result<Vec<Expectation>> {
+    if options.check.len() != options.expect.len() {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            code::USAGE,
+            "tell what statements must answer",
+        )
+        .with("--check", options.check.len())
+        .with("--expect", options.expect.len())
+        .why("each --check needs an --expect of its own")
+        .next("--check \"SELECT count(*) FROM t\" --expect 7"));
+    }
+    let pairs = options.check.iter().zip(&options.expect);
+    let pair = |(sql, expected): (&String, &String)| Expectation {
+        sql: sql.clone(),
+        expected: expected.clone(),
+    };
+    Ok(pairs.map(pair).collect())
+}
+
+fn started_by(environment: &Environment) -> String {
+    let user = environment.get("USER").or_else(|| environment.get("LOGNAME"));
+    let user =
+        user.map_or_else(|| format!("user {}", rustix::process::geteuid().as_raw()), str::to_owned);
+    format!("{user} on {}", rustix::system::uname().nodename().to_string_lossy())
+}
+
+/// Writes both forms of the evidence, durably, and never over anything.
+pub(super) fn write_evidence(
+    directory: &Path,
+    drill: &str,
+    record: &[u8],
+    page: &[u8],
+) -> Result<()> {
+    let write = |name: String, bytes: &[u8]| {
+        let path = directory.join(name);
+        let written = || -> io::Result<()> {
+            DirBuilder::new().recursive(true).create(directory)?;
+            let mut file = File::create_new(&path)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            File::open(directory)?.sync_all()
+        };
+        written().map_err(|cause| {
+            Error::new(ErrorKind::Config, code::FILE, format!("write {}", path.display()))
+                .caused_by(cause)
+                .next(format!("stillpoint drill show {drill} --evidence DIR"))
+        })
+    };
+    write(format!("{drill}.json"), record)?;
+    write(format!("{drill}.html"), page)
+}

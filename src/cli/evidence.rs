@@ -1,0 +1,97 @@
+//! `stillpoint report verify`: proves that the evidence of drills is as it was written.
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use stillpoint_contract::{ErrorKind, Result};
+
+use super::{
+    answer::Answer,
+    exit,
+    open::{self, Need},
+    page::{Page, Tone, printable},
+    session::Session,
+    units,
+};
+
+/// What to do with reports.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check that the evidence of every drill is as it was written.
+    ///
+    /// Each drill is an entry in the log of the repository, whose entries are chained and signed,
+    /// and names the hashes of its evidence: no byte of it can change unnoticed.
+    Verify(Options),
+}
+
+/// What `report verify` is told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Only that of this database.
+    database: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct VerifyAnswer {
+    intact: bool,
+    drills: usize,
+    objects: u64,
+    bytes: u64,
+    log_entries: u64,
+    head: String,
+    problems: Vec<Problem>,
+}
+
+#[derive(Debug, Serialize)]
+struct Problem {
+    object: String,
+    what: String,
+}
+
+impl Answer for VerifyAnswer {
+    const SCHEMA: &'static str = "report.verify/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        page.line(format!(
+            "Verified the evidence of {} ({}) against {} of the log",
+            units::count(self.drills as u64, "drill", "drills"),
+            units::bytes(self.bytes),
+            units::count(self.log_entries, "entry", "entries"),
+        ));
+        page.facts(2, &[("newest entry", &self.head)]);
+        if self.intact {
+            page.line(format!(
+                "{}: everything is as it was written",
+                page.paint(Tone::Good, "intact")
+            ));
+            return;
+        }
+        for problem in &self.problems {
+            let (object, what) = (printable(&problem.object), printable(&problem.what));
+            page.line(format!("{}: {object}: {what}", page.paint(Tone::Bad, "damaged")));
+        }
+        page.line(
+            "next: restore these objects from another copy of the repository, then verify again",
+        );
+    }
+}
+
+/// Does what is to be done with reports.
+pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
+    let Command::Verify(options) = command;
+    let repository = open::repository(session, Need::Names).await?;
+    let database = options.database.as_deref();
+    let report = repository.verify_drills(database).await?;
+    let history = repository.history().await?;
+    let problems = report.problems.into_iter();
+    let answer = VerifyAnswer {
+        intact: problems.len() == 0,
+        drills: repository.drills(database).await?.len(),
+        objects: report.objects,
+        bytes: report.bytes,
+        log_entries: history.head().seq,
+        head: history.head().hash.clone(),
+        problems: problems.map(|p| Problem { object: p.object, what: p.what }).collect(),
+    };
+    session.answer(&answer)?;
+    Ok(if answer.intact { exit::OK } else { exit::status(ErrorKind::Corrupt) })
+}

@@ -1,0 +1,424 @@
+//! One drill, from the choice of a backup to the removal of its sandbox.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use stillpoint_contract::{
+    Clock, Engine, Error, ErrorKind, Overwrite, RestoreExtras, Result, Sandbox, Tally, Verdict,
+    code,
+};
+
+use super::rows::{Basis, compare};
+use crate::{
+    coordinator::{
+        point::Wanted,
+        restore::{ResolvedRestore, RestoreJob, RestoreReport, plan, run, staging_beside},
+        scratch::{Scratch, ScratchPlace},
+    },
+    pipeline::Meter,
+    repository::{
+        Repository,
+        drill::{
+            Assertion, DrillRecord, EngineCheck, Phase, RECORD_FORMAT, ReachedPoint,
+            RestoredBackup, RowCheck,
+        },
+    },
+    world::World,
+};
+
+/// How many lines of a failed check its cause has; the check itself has all.
+const CAUSE_LINES_MAX: usize = 5;
+
+/// What to prove, and where.
+#[derive(Debug)]
+pub struct DrillJob<'a> {
+    /// Every engine there is; the backup names its own.
+    pub engines: &'a [Arc<dyn Engine>],
+    /// The database's name in the repository.
+    pub database: &'a str,
+    /// Which state.
+    pub wanted: Wanted,
+    /// The same, as a person repeats it.
+    pub asked: &'a str,
+    /// Whether it was drawn.
+    pub is_random: bool,
+    /// What statements should answer.
+    pub expectations: &'a [Expectation],
+    /// In which of a server's databases they run, if not in the usual one.
+    pub inside: Option<&'a str>,
+    /// Where the sandbox is made.
+    pub scratch: &'a ScratchPlace,
+    /// Who started it, and where.
+    pub started_by: &'a str,
+}
+
+/// What a statement should answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expectation {
+    /// The statement.
+    pub sql: String,
+    /// The answer, as [`Sandbox::query`] writes it.
+    pub expected: String,
+}
+
+/// Restores the point into a sandbox, looks at it, removes the sandbox, and tells what was found.
+/// The record is not kept yet.
+///
+/// # Errors
+///
+/// What is no proof of anything: a mistake in what was asked, or a store that cannot be reached.
+/// Whatever else goes wrong is a drill that failed.
+pub async fn drill(
+    world: &World,
+    repository: &Repository,
+    job: &DrillJob<'_>,
+    meter: &Arc<Meter>,
+) -> Result<DrillRecord> {
+    let mut phases = Phases::begin(Arc::clone(&world.clock), Arc::clone(meter));
+    let mut record = blank(world, repository, job);
+    let scratch = job.scratch.create(world)?;
+    let attempted = attempt((world, repository), job, &scratch, &mut phases, &mut record).await;
+    if let Err(error) = attempted {
+        if !is_finding(&error) {
+            return Err(error);
+        }
+        phases.end_broken();
+        record.causes.push(tell(&error));
+    }
+    meter.begin("remove", 0);
+    let removed = tokio::task::spawn_blocking(move || scratch.remove()).await;
+    match removed.unwrap_or_else(|cause| Err(Error::bug("remove a sandbox").caused_by(cause))) {
+        Ok(proof) => record.teardown = proof,
+        Err(error) => {
+            record.teardown = tell(&error);
+            record.causes.push(format!("the sandbox stays behind: {}", tell(&error)));
+        }
+    }
+    phases.end("remove", None);
+    record.phases = phases.done;
+    record.causes.extend(causes(&record));
+    record.passed = record.causes.is_empty();
+    record.finished_at = world.clock.now();
+    Ok(record)
+}
+
+fn blank(world: &World, repository: &Repository, job: &DrillJob<'_>) -> DrillRecord {
+    let now = world.clock.now();
+    let assertion = |expectation: &Expectation| Assertion {
+        sql: expectation.sql.clone(),
+        expected: expectation.expected.clone(),
+        answered: None,
+        error: None,
+        verdict: Verdict::Skipped,
+    };
+    DrillRecord {
+        format: RECORD_FORMAT,
+        program: concat!("stillpoint ", env!("CARGO_PKG_VERSION")).to_owned(),
+        repository: repository.id().to_owned(),
+        drill: repository.new_drill(),
+        started_by: job.started_by.to_owned(),
+        database: job.database.to_owned(),
+        started_at: now,
+        finished_at: now,
+        asked: job.asked.to_owned(),
+        is_random: job.is_random,
+        backup: None,
+        reached: None,
+        rpo_ms: None,
+        rto_ms: None,
+        phases: Vec::new(),
+        restored_bytes: 0,
+        log_bytes: 0,
+        sandbox: None,
+        checks: Vec::new(),
+        rows: None,
+        assertions: job.expectations.iter().map(assertion).collect(),
+        teardown: String::new(),
+        notes: Vec::new(),
+        causes: Vec::new(),
+        passed: false,
+    }
+}
+
+/// Goes as far as it can, and writes everything down on the way.
+async fn attempt(
+    (world, repository): (&World, &Repository),
+    job: &DrillJob<'_>,
+    scratch: &Scratch,
+    phases: &mut Phases,
+    record: &mut DrillRecord,
+) -> Result<()> {
+    phases.meter.begin("choose", 0);
+    let target = scratch.database();
+    let restore = RestoreJob {
+        engines: job.engines,
+        database: job.database,
+        wanted: job.wanted.clone(),
+        target: &target,
+        overwrite: Overwrite::Never,
+        extras: RestoreExtras { opens: true, ..RestoreExtras::default() },
+    };
+    let staging = staging_beside(world, &target)?;
+    let mut resolved = plan(repository, &restore, &staging).await?;
+    // A drill goes on, to find more.
+    resolved.accept_damage = true;
+    phases.end("choose", None);
+    describe(record, &resolved);
+
+    let report = run(world, repository, &resolved, &phases.meter).await?;
+    restored(record, &resolved, &report, phases);
+    record.rpo_ms = Some(rpo_ms(&job.wanted, &resolved, record.started_at));
+
+    phases.meter.begin("open", 0);
+    let sandbox = resolved.open(scratch).await?;
+    phases.end("open", None);
+    record.rto_ms = Some(phases.total_ms());
+    record.sandbox = Some(sandbox.description().to_owned());
+
+    let looked = look(repository, job, &resolved, &*sandbox, phases, record).await;
+    let stopped = sandbox.stop().await;
+    looked.and(stopped)
+}
+
+async fn look(
+    repository: &Repository,
+    job: &DrillJob<'_>,
+    resolved: &ResolvedRestore,
+    sandbox: &dyn Sandbox,
+    phases: &mut Phases,
+    record: &mut DrillRecord,
+) -> Result<()> {
+    phases.meter.begin("check", 0);
+    let checks = sandbox.check().await?.into_iter().map(|found| EngineCheck {
+        check: found.check,
+        verdict: found.verdict,
+        says: found.says,
+    });
+    record.checks.extend(checks);
+    phases.end("check", None);
+
+    phases.meter.begin("count", 0);
+    let (recorded, basis) = recorded(repository, resolved, record).await?;
+    record.rows = Some(match sandbox.tally().await {
+        Ok(counted) => compare(recorded, counted, basis),
+        Err(error) => {
+            RowCheck { basis: tell(&error), verdict: Verdict::Failed, tables: Vec::new() }
+        }
+    });
+    phases.end("count", None);
+
+    phases.meter.begin("ask", 0);
+    for assertion in &mut record.assertions {
+        match sandbox.query(job.inside, &assertion.sql).await {
+            Ok(answer) => {
+                let is_right = answer == assertion.expected;
+                assertion.verdict = if is_right { Verdict::Passed } else { Verdict::Failed };
+                assertion.answered = Some(answer);
+            }
+            Err(error) => {
+                assertion.verdict = Verdict::Failed;
+                assertion.error = Some(tell(&error));
+            }
+        }
+    }
+    if !record.assertions.is_empty() {
+        phases.end("ask", None);
+    }
+    Ok(())
+}
+
+fn describe(record: &mut DrillRecord, resolved: &ResolvedRestore) {
+    let ResolvedRestore { chosen, manifest, plan, .. } = resolved;
+    record.backup = Some(RestoredBackup {
+        id: manifest.backup.clone(),
+        at: manifest.consistent_time,
+        engine: manifest.engine.clone(),
+        engine_version: manifest.version.clone(),
+    });
+    record.notes.extend(chosen.warnings.iter().chain(&plan.notes).cloned());
+}
+
+fn restored(
+    record: &mut DrillRecord,
+    resolved: &ResolvedRestore,
+    report: &RestoreReport,
+    phases: &mut Phases,
+) {
+    let log_bytes = Some(report.log_bytes).filter(|bytes| *bytes > 0);
+    phases.add("fetch", report.copy_took, Some(report.restored_bytes));
+    phases.add("replay", report.replay_took, log_bytes);
+    phases.add("check files", report.check_took, None);
+    phases.end("make durable", None);
+    record.restored_bytes = report.restored_bytes;
+    record.log_bytes = report.log_bytes;
+    let reached = &report.reached;
+    record.reached = Some(ReachedPoint {
+        position: reached.position.as_ref().map(ToString::to_string),
+        engine_position: reached.position.as_ref().map(|p| resolved.render(p)),
+        last_commit_at: reached.committed_at,
+        transactions: reached.transactions,
+    });
+    let is_sound = report.damage.is_empty();
+    let damage = report.damage.iter().flat_map(|found| found.lines()).map(str::to_owned);
+    let says = if is_sound { vec![report.check.clone()] } else { damage.collect() };
+    record.checks.push(EngineCheck {
+        check: "files".to_owned(),
+        verdict: if is_sound { Verdict::Passed } else { Verdict::Failed },
+        says,
+    });
+}
+
+/// How much of what was committed before the point is missing. A point in the past is reached or
+/// refused; of the latest state, what was committed since the log was last seen to its end.
+fn rpo_ms(wanted: &Wanted, resolved: &ResolvedRestore, now: DateTime<Utc>) -> u64 {
+    match wanted {
+        Wanted::Latest => {
+            let missing = now - resolved.chosen.complete_until;
+            missing.num_milliseconds().max(0).unsigned_abs()
+        }
+        _ => 0,
+    }
+}
+
+/// The rows that were recorded of the state that was reached, or else of the backup.
+async fn recorded(
+    repository: &Repository,
+    resolved: &ResolvedRestore,
+    record: &DrillRecord,
+) -> Result<(Vec<Tally>, Basis)> {
+    let own = &resolved.manifest;
+    let Some(reached) = &record.reached else { return Ok((Vec::new(), Basis::Same)) };
+    if reached.transactions == 0 {
+        return Ok((own.tallies.clone(), Basis::Same));
+    }
+    let timeline = repository.timeline(&record.database).await?;
+    for backup in timeline.backups.iter().rev() {
+        let position = backup.commit.consistent_at.as_ref().map(ToString::to_string);
+        if position.is_some() && position == reached.position {
+            let tallies = repository.manifest(backup).await?.tallies;
+            if !tallies.is_empty() {
+                return Ok((tallies, Basis::Same));
+            }
+        }
+    }
+    Ok((own.tallies.clone(), Basis::Before(reached.transactions)))
+}
+
+/// Why a drill failed that came to its end.
+fn causes(record: &DrillRecord) -> Vec<String> {
+    let mut causes = Vec::new();
+    for check in record.checks.iter().filter(|check| check.verdict == Verdict::Failed) {
+        causes.push(format!("{}: {}", check.check, brief(&check.says)));
+    }
+    if let Some(rows) = record.rows.as_ref().filter(|rows| rows.verdict == Verdict::Failed) {
+        let wrong = rows.tables.iter().filter(|table| table.verdict == Verdict::Failed);
+        let number = |rows: Option<u64>| rows.map_or("no".to_owned(), |rows| rows.to_string());
+        let mut told = wrong.map(|table| {
+            let about = if table.exact { "" } else { "about " };
+            let (recorded, counted) = (number(table.recorded), number(table.counted));
+            format!("{} has {counted} rows, and had {about}{recorded}", table.table)
+        });
+        causes.push(match told.next() {
+            None => format!("rows: {}", rows.basis),
+            Some(first) => match told.count() {
+                0 => format!("rows: {first}"),
+                more => format!("rows: {first}; and {more} tables more"),
+            },
+        });
+    }
+    for assertion in record.assertions.iter().filter(|a| a.verdict == Verdict::Failed) {
+        causes.push(match (&assertion.answered, &assertion.error) {
+            (Some(answered), _) => format!(
+                "{} answered {answered:?}, and {:?} was expected",
+                assertion.sql, assertion.expected
+            ),
+            (None, error) => error.clone().unwrap_or_default(),
+        });
+    }
+    causes
+}
+
+/// The first lines of what an engine said.
+fn brief(says: &[String]) -> String {
+    let shown = says.iter().take(CAUSE_LINES_MAX).map(String::as_str).collect::<Vec<_>>();
+    match says.len().saturating_sub(CAUSE_LINES_MAX) {
+        0 => shown.join("; "),
+        more => format!("{}; and {more} lines more", shown.join("; ")),
+    }
+}
+
+/// Whether an error proves something about the backup, or about this machine's ability to restore
+/// it.
+fn is_finding(error: &Error) -> bool {
+    let elsewhere = [
+        code::NO_SUCH_DATABASE,
+        code::NO_SUCH_BACKUP,
+        code::BAD_POINT,
+        code::NO_KEY,
+        code::WRONG_KEY,
+        code::STORE_UNREACHABLE,
+        code::STORE_DENIED,
+        code::INTERRUPTED,
+    ];
+    !elsewhere.contains(&error.code()) && error.kind() != ErrorKind::Interrupted
+}
+
+/// An error and everything that it says, in one line.
+fn tell(error: &Error) -> String {
+    let mut text = format!("could not {error}");
+    let mut cause = std::error::Error::source(error);
+    while let Some(deeper) = cause {
+        text = format!("{text}: {deeper}");
+        cause = deeper.source();
+    }
+    for (label, value) in error.facts() {
+        text = format!("{text}; {label}: {value}");
+    }
+    match error.reason() {
+        Some(why) => format!("{text}; {why}"),
+        None => text,
+    }
+}
+
+/// What was done, and how long it took.
+struct Phases {
+    clock: Arc<dyn Clock>,
+    meter: Arc<Meter>,
+    start: Duration,
+    last: Duration,
+    done: Vec<Phase>,
+}
+
+impl Phases {
+    fn begin(clock: Arc<dyn Clock>, meter: Arc<Meter>) -> Self {
+        let start = clock.elapsed();
+        Self { clock, meter, start, last: start, done: Vec::new() }
+    }
+
+    /// Ends what has been done since the last phase ended.
+    fn end(&mut self, name: &str, bytes: Option<u64>) {
+        let took = self.clock.elapsed().saturating_sub(self.last);
+        self.add(name, took, bytes);
+    }
+
+    /// Ends what was being done when it went wrong.
+    fn end_broken(&mut self) {
+        let phase = self.meter.read().phase;
+        self.end(phase, None);
+    }
+
+    /// Adds a phase that took so long.
+    fn add(&mut self, name: &str, took: Duration, bytes: Option<u64>) {
+        let from = self.last.saturating_sub(self.start);
+        self.last += took;
+        let milliseconds = |length: Duration| u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+        // From its ends, so that phases add up to the whole.
+        let (from_ms, to_ms) = (milliseconds(from), milliseconds(from + took));
+        let took_ms = to_ms - from_ms;
+        self.done.push(Phase { name: name.to_owned(), from_ms, took_ms, bytes });
+    }
+
+    fn total_ms(&self) -> u64 {
+        self.done.last().map_or(0, |phase| phase.from_ms + phase.took_ms)
+    }
+}

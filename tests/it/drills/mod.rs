@@ -1,0 +1,9 @@
+//! Drills: what they find, what they keep, and what they leave behind.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod evidence;
+mod load;
+mod postgres;
+mod reach;
+mod remains;
+mod sqlite;

@@ -1,0 +1,170 @@
+//! Drills of PostgreSQL: on every version, and faults that they must find, each seeded into a
+//! cluster of its own.
+
+use std::{
+    env, fs,
+    os::unix::fs::{FileExt as _, PermissionsExt as _},
+    path::PathBuf,
+};
+
+use serde_json::Value;
+use stillpoint_testcontainers::POSTGRES_VERSIONS;
+
+use super::remains::assert_none;
+use crate::postgres::{Story, connect};
+
+const DRILL: [&str; 5] = ["drill", "run", "shop", "--scratch", "scratch"];
+
+async fn begin(major: u32) -> Option<Story> {
+    let mut story = Story::begin(major, "local").await?;
+    fs::create_dir(story.site.path("scratch")).unwrap();
+    story.write(3).await;
+    Some(story)
+}
+
+/// A drill that must fail, with its evidence kept and nothing left behind.
+fn failed(story: &Story, more: &[&str]) -> Value {
+    let (status, drill, said) = story.run(&[&DRILL[..], more].concat());
+    assert_eq!(status, 12, "{drill:#}{said}");
+    story.ok(&["report", "verify"]);
+    assert_none(&story.site);
+    drill
+}
+
+fn assert_cause(drill: &Value, words: &str) {
+    let causes = drill["causes"].to_string();
+    assert!(causes.contains(words), "{words}: {drill:#}");
+}
+
+/// The file of a relation, while its server is stopped.
+async fn stopped_file(story: &mut Story, relation: &str) -> PathBuf {
+    let path = story.ask(&format!("SELECT pg_relation_filepath('{relation}')")).await;
+    story.server.stop().unwrap();
+    story.server.data().join(path)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_version_is_drilled_with_its_own_checks() {
+    for major in POSTGRES_VERSIONS {
+        let Some(story) = begin(major).await else { continue };
+        story.back_up();
+        let question = ["--check", "SELECT count(*) FROM entry", "--expect", "3"];
+        let drill = story.ok(&[&DRILL[..], &question].concat());
+        let verdict = |check: &str| {
+            let checks = drill["checks"].as_array().unwrap();
+            checks
+                .iter()
+                .any(|c| c["check"].as_str().unwrap().ends_with(check) && c["verdict"] == "passed")
+        };
+        assert!(["files", "amcheck", "foreign keys"].into_iter().all(verdict), "{major} {drill:#}");
+        assert!(drill["rto_ms"].as_u64() > Some(0), "{drill:#}");
+        assert_none(&story.site);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_was_flipped_before_its_backup() {
+    for major in [15, 13] {
+        let Some(mut story) = begin(major).await else { continue };
+        let path = stopped_file(&mut story, "entry").await;
+        fs::File::options().write(true).open(path).unwrap().write_all_at(b"!", 5000).unwrap();
+        story.server.restart().unwrap();
+        story.back_up();
+        assert_cause(&failed(&story, &[]), "invalid page in block 0");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_was_truncated() {
+    for major in [15, 17] {
+        let Some(mut story) = begin(major).await else { continue };
+        let path = stopped_file(&mut story, "entry_pkey").await;
+        fs::File::options().write(true).open(path).unwrap().set_len(8192).unwrap();
+        story.server.restart().unwrap();
+        story.back_up();
+        assert_cause(&failed(&story, &[]), "entry_pkey");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reference_to_a_row_that_is_missing() {
+    let Some(story) = begin(15).await else { return };
+    let broken = "CREATE TABLE child (n int REFERENCES entry); INSERT INTO child VALUES (1), (2);
+        CREATE TABLE parts (n int REFERENCES entry) PARTITION BY LIST (n);
+        CREATE TABLE part PARTITION OF parts FOR VALUES IN (3); INSERT INTO parts VALUES (3);
+        CREATE TABLE \"Base\" (n int PRIMARY KEY) PARTITION BY LIST (n);
+        CREATE TABLE base1 PARTITION OF \"Base\" FOR VALUES IN (1);
+        CREATE TABLE base2 PARTITION OF \"Base\" FOR VALUES IN (2);
+        INSERT INTO \"Base\" VALUES (1), (2);
+        CREATE TABLE onto (n int REFERENCES \"Base\"); INSERT INTO onto VALUES (1), (2);";
+    let client = connect(&story.server).await;
+    client.batch_execute(broken).await.unwrap();
+    story.back_up();
+    story.ok(&DRILL);
+    let delete = "SET session_replication_role = replica; DELETE FROM entry WHERE n = 2";
+    client.batch_execute(delete).await.unwrap();
+    story.back_up();
+    let drill = failed(&story, &[]);
+    assert_cause(&drill, "child_n_fkey");
+    assert!(!drill["causes"].to_string().contains("part"), "{drill:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_of_the_log_that_is_missing_and_a_point_that_cannot_be_reached() {
+    let Some(mut story) = begin(15).await else { return };
+    story.back_up();
+    let capture = story.capture().await;
+    for _ in 0..4 {
+        story.write(1).await;
+        story.pause(1300).await;
+    }
+    story.end(capture).await;
+    story.ok(&DRILL);
+    let drill = failed(&story, &["--at", "F/0"]);
+    assert_cause(&drill, "nearest before");
+    let stream = story.site.path("repo/streams/shop");
+    let stream = fs::read_dir(stream).unwrap().next().unwrap().unwrap().path();
+    let segments = fs::read_dir(stream).unwrap().map(|entry| entry.unwrap().path());
+    let mut segments: Vec<_> = segments.collect();
+    segments.sort();
+    assert!(segments.len() > 2, "{segments:?}");
+    fs::remove_file(&segments[segments.len() / 2]).unwrap();
+    assert_cause(&failed(&story, &[]), "lost it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_answers_something_else() {
+    let Some(story) = begin(15).await else { return };
+    story.back_up();
+    let drill = failed(&story, &["--check", "SELECT max(n) FROM entry", "--expect", "4"]);
+    assert_cause(&drill, "answered \\\"3\\\", and \\\"4\\\" was expected");
+    let drill = failed(&story, &["--check", "SELECT 1/0", "--expect", "1"]);
+    assert_cause(&drill, "division by zero");
+    let elsewhere = ["--check", "SELECT 1", "--expect", "1", "--inside", "nowhere"];
+    assert_cause(&failed(&story, &elsewhere), "nowhere");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_another_version_or_one_that_does_not_work() {
+    let Some(story) = begin(17).await else { return };
+    story.back_up();
+    let fake = story.site.path("fake");
+    fs::create_dir(&fake).unwrap();
+    let run = |path: &str| {
+        let mut command = story.site.command(&DRILL);
+        let output = command.args(["-o", "json"]).env("PATH", path).output().unwrap();
+        assert_eq!(output.status.code(), Some(12), "{output:?}");
+        assert_none(&story.site);
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let usual = "/usr/bin:/bin";
+    let drill = run(usual);
+    assert_cause(&drill, "only a server of the same major version");
+    let script = "#!/bin/sh\n\
+                  test \"$1\" = --version && echo 'postgres (PostgreSQL) 17.99' && exit\n\
+                  echo 'FATAL: this is no server' >&2\nexit 1\n";
+    fs::write(fake.join("postgres"), script).unwrap();
+    fs::set_permissions(fake.join("postgres"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = env::join_paths([fake.as_os_str(), "/usr/bin".as_ref(), "/bin".as_ref()]).unwrap();
+    assert_cause(&run(path.to_str().unwrap()), "this is no server");
+}
