@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn a_sandbox_leaves_nothing_whether_removed_or_dropped() {
         let directory = TempDir::new().unwrap();
-        let (world, place) = (World::real(1).unwrap(), place(&directory));
+        let (world, place) = (World::real(1), place(&directory));
         let scratch = place.create(&world).unwrap();
         assert!(place.sweep().is_empty(), "it is in use");
         assert!(scratch.directory().is_dir());
@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn what_was_left_behind_is_found_by_its_note_with_the_processes_in_it() {
         let directory = TempDir::new().unwrap();
-        let (world, place) = (World::real(1).unwrap(), place(&directory));
+        let (world, place) = (World::real(1), place(&directory));
         let elsewhere = TempDir::new().unwrap();
         let far = ScratchPlace { root: elsewhere.path().to_owned(), ..place.clone() };
         let mut scratch = far.create(&world).unwrap();

@@ -83,7 +83,7 @@ async fn no_byte_of_the_evidence_changes_unnoticed() {
     for _ in 0..2 {
         site.ok(&["drill", "run", "app.db", "--scratch", "scratch"]);
     }
-    let world = World::real(1).unwrap();
+    let world = World::real(1);
     let repository = site.open(&world).await;
     let evidence = files(&site.path("repo/drills"));
     assert_eq!(evidence.len(), 4, "{evidence:?}");

@@ -49,7 +49,7 @@ fn assert_matches(history: &History, base: usize, rows: usize, at: DateTime<Utc>
 
 #[test]
 fn random_drills_of_sqlite_under_load_match_the_history() {
-    let (site, world) = (Site::new(), World::real(1).unwrap());
+    let (site, world) = (Site::new(), World::real(1));
     let app = site.create("app.db", 50);
     fs::create_dir(site.path("scratch")).unwrap();
     let history = History::default();
