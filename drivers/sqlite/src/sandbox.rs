@@ -248,7 +248,8 @@ mod tests {
     #[tokio::test]
     async fn a_broken_reference_is_found_and_named() {
         let directory = tempfile::tempdir().unwrap();
-        let schema = "CREATE TABLE p (n PRIMARY KEY); CREATE TABLE c (n REFERENCES p);
+        let schema = "PRAGMA foreign_keys = 0; CREATE TABLE p (n PRIMARY KEY);
+                      CREATE TABLE c (n REFERENCES p);
                       INSERT INTO c VALUES (5)";
         let found = sandbox(directory.path(), schema).check().await.unwrap();
         assert_eq!(found[0].verdict, Verdict::Failed);
