@@ -12,6 +12,7 @@ use std::{
 use clap::{Parser, error::ErrorKind as Misuse};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 use tokio::{
+    runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
@@ -50,8 +51,16 @@ pub fn main(world: World) -> ExitCode {
             return ExitCode::from(if is_failure { fetch::GIVE_UP } else { status });
         }
     };
-    trace(&typed.global, &environment);
-    ExitCode::from(start(world, environment, typed))
+    let is_fetch = typed.command.is_fetch();
+    let run = || {
+        trace(&typed.global, &environment);
+        start(world, environment, typed)
+    };
+    // The status of a panic is one that a server takes for the end of the log.
+    let status = catch_unwind(AssertUnwindSafe(run));
+    let status =
+        status.unwrap_or_else(|why| if is_fetch { fetch::GIVE_UP } else { resume_unwind(why) });
+    ExitCode::from(status)
 }
 
 fn start(world: World, environment: Environment, mut typed: Typed) -> u8 {
@@ -70,7 +79,7 @@ fn start(world: World, environment: Environment, mut typed: Typed) -> u8 {
     if let Some(Ok(Some(status))) = session.as_ref().ok().map(look) {
         return status;
     }
-    let session = session.and_then(|session| Ok((session, runtime()?)));
+    let session = session.and_then(|session| Ok((session, runtime(is_fetch)?)));
     match session {
         Ok((session, runtime)) => {
             let span = match format {
@@ -79,12 +88,9 @@ fn start(world: World, environment: Environment, mut typed: Typed) -> u8 {
             };
             let work = supervise(&session, typed.command, &tell).instrument(span);
             let status = catch_unwind(AssertUnwindSafe(|| runtime.block_on(work)));
-            // The status of a panic is one that a server takes for the end of the log.
-            let status = status
-                .unwrap_or_else(|why| if is_fetch { fetch::GIVE_UP } else { resume_unwind(why) });
             // A thread that waits for a file or a terminal must not keep the process alive.
             runtime.shutdown_background();
-            status
+            status.unwrap_or_else(|why| resume_unwind(why))
         }
         Err(error) => {
             let status = failure(error.kind(), is_fetch);
@@ -112,12 +118,13 @@ fn failure(kind: ErrorKind, is_fetch: bool) -> u8 {
     if is_fetch { fetch::GIVE_UP } else { exit::status(kind) }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|cause| Error::bug("start the runtime").caused_by(cause))
+/// A runtime with threads of its own, unless that must not fail: where the system refuses a thread,
+/// it panics or waits for ever.
+fn runtime(is_fetch: bool) -> Result<Runtime> {
+    let mut builder =
+        if is_fetch { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    let built = builder.worker_threads(2).enable_all().build();
+    built.map_err(|cause| Error::bug("start the runtime").caused_by(cause))
 }
 
 /// Runs the command until it ends, a signal stops it or its time is up.

@@ -36,7 +36,7 @@ struct Threads {
 type Job = Box<dyn FnOnce(&mut Scratch) + Send>;
 
 impl CpuPool {
-    /// Jobs that may wait per worker. Each holds at most one chunk or one pack.
+    /// Jobs that may wait per worker. Each holds at most a few chunks or one pack.
     pub const QUEUED_PER_WORKER_MAX: usize = 2;
 
     /// Up to `size` jobs at once, at least one.

@@ -30,6 +30,10 @@ use crate::pipeline::{Meter, id::ChunkId};
 /// Chunks that one task takes through the pipeline together.
 const RUN_CHUNKS_MAX: usize = 4;
 
+/// What one task patches, in bytes, unless a single chunk is longer. With each chunk it holds what
+/// that was before, and that one's base.
+const PATCHED_BYTES_MAX: usize = 1 << 20;
+
 /// What every part of one draft shares.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -104,7 +108,8 @@ impl DraftPart {
                     let whole = {
                         let mut patches = self.patches();
                         patches.push(Patch { chunk, bytes, kept });
-                        (patches.len() == RUN_CHUNKS_MAX).then(|| std::mem::take(&mut *patches))
+                        (patches.len() >= self.shared.patches_max())
+                            .then(|| std::mem::take(&mut *patches))
                     };
                     if let Some(patches) = whole {
                         self.spawn(Incoming::Patches(patches)).await?;
@@ -172,6 +177,10 @@ impl DraftPart {
 }
 
 impl Shared {
+    fn patches_max(&self) -> usize {
+        (PATCHED_BYTES_MAX / self.chunk_bytes as usize).clamp(1, RUN_CHUNKS_MAX)
+    }
+
     async fn store_run(
         &self,
         first: u64,

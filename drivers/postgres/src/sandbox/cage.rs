@@ -19,6 +19,9 @@ const RULES: ABI = ABI::V6;
 /// Where a process may write beside its own directory: devices such as `/dev/null`.
 const DEVICES: &str = "/dev";
 
+/// What is said where every rule holds.
+const WHOLE: &str = "the kernel refuses it connections, files elsewhere, and signals to others";
+
 /// Puts the calling thread, and whatever it starts, into a cage around `directory`: no connection
 /// to anything, no sockets but local ones, no file written elsewhere, no signal to others. Says
 /// what holds.
@@ -30,9 +33,7 @@ pub(super) fn enter(directory: &Path) -> io::Result<&'static str> {
     let files = keep_files(directory).map_err(io::Error::other)?;
     refuse_connections()?;
     Ok(match files {
-        RulesetStatus::FullyEnforced => {
-            "the kernel refuses it connections, files elsewhere, and signals to others"
-        }
+        RulesetStatus::FullyEnforced => WHOLE,
         RulesetStatus::PartiallyEnforced => {
             "the kernel refuses it connections, and files elsewhere as far as this version can"
         }
@@ -90,12 +91,12 @@ mod tests {
     use super::*;
 
     /// Runs on a thread of its own, which stays in the cage for ever.
-    fn caged<T: Send>(directory: &Path, work: impl FnOnce() -> T + Send) -> T {
+    fn caged<T: Send>(directory: &Path, work: impl FnOnce(&str) -> T + Send) -> T {
         std::thread::scope(|scope| {
             scope
                 .spawn(|| {
-                    enter(directory).unwrap();
-                    work()
+                    let holds = enter(directory).unwrap();
+                    work(holds)
                 })
                 .join()
                 .unwrap()
@@ -110,7 +111,7 @@ mod tests {
         let socket = outside.path().join("socket");
         let _local = UnixListener::bind(&socket).unwrap();
         let archive = outside.path().join("archive");
-        caged(inside.path(), || {
+        caged(inside.path(), |_| {
             let denied = io::ErrorKind::PermissionDenied;
             assert_eq!(TcpStream::connect(address).unwrap_err().kind(), denied);
             assert_eq!(UdpSocket::bind("127.0.0.1:0").unwrap_err().kind(), denied);
@@ -130,10 +131,16 @@ mod tests {
         let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let archive = outside.path().join("archive");
         let mut victim = Command::new("sleep").arg("60").spawn().unwrap();
-        let script = format!("echo x > '{}'; kill -9 {}", archive.display(), victim.id());
-        let status =
-            caged(inside.path(), || Command::new("sh").arg("-c").arg(&script).status().unwrap());
-        assert!(!status.success() && !archive.exists());
+        caged(inside.path(), |holds| {
+            let write = format!("echo x > '{}'", archive.display());
+            let kill = format!("kill -9 {}", victim.id());
+            // Signals can be refused from Linux 6.12 on.
+            for script in [Some(write), (holds == WHOLE).then_some(kill)].into_iter().flatten() {
+                let status = Command::new("sh").arg("-c").arg(&script).status().unwrap();
+                assert!(!status.success(), "{script}");
+            }
+        });
+        assert!(!archive.exists());
         assert!(victim.try_wait().unwrap().is_none(), "it was signalled");
         victim.kill().unwrap();
         victim.wait().unwrap();
