@@ -159,12 +159,12 @@ impl PushOptions {
 }
 
 /// Tells what became of a file; of one that another process stored, no more is known.
-fn tell(session: &Session, file: &str, pushed: Option<Pushed>) -> Result<()> {
+fn tell(session: &Session, file: &str, pushed: Option<&Pushed>) -> Result<()> {
     let (outcome, stored_bytes, why) = match pushed {
         None => ("stored", 0, Some("it was stored together with others")),
-        Some(Pushed::Stored(bytes)) => ("stored", bytes, None),
+        Some(Pushed::Stored(bytes)) => ("stored", *bytes, None),
         Some(Pushed::Known) => ("known", 0, Some("it is stored already, and the same")),
-        Some(Pushed::Beside(why)) => ("beside", 0, Some(why)),
+        Some(Pushed::Beside(why)) => ("beside", 0, Some(*why)),
     };
     session.answer(&PushAnswer { file: file.to_owned(), outcome, stored_bytes, why })
 }
@@ -202,7 +202,7 @@ pub(crate) async fn run_push(session: &Session, options: PushOptions) -> Result<
     };
     let pushed = store(session, &options, (name, folder), spool).await;
     drop(lock);
-    tell(session, name, Some(pushed?))
+    tell(session, name, Some(&pushed?))
 }
 
 /// Stores a file and those that wait behind it, while holding the spool's lock.

@@ -231,7 +231,7 @@ fn checksum_of(path: &Path) -> io::Result<u32> {
         match file.read(&mut piece)? {
             0 => return Ok(hasher.finalize()),
             length => hasher.update(&piece[..length]),
-        };
+        }
     }
 }
 

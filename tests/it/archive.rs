@@ -312,7 +312,8 @@ async fn a_spool_that_is_stale_or_damaged_is_not_believed() {
     let kept = || {
         let folders = files(&site.path("stillpoint.spool"));
         let found = folders.iter().flat_map(|folder| files(folder));
-        found.filter(|f| name(f).starts_with(&waiting[1])).find(|f| name(f).ends_with(".kept"))
+        let mut found = found.filter(|f| name(f).starts_with(&waiting[1]));
+        found.find(|f| f.extension().is_some_and(|end| end == "kept"))
     };
     wait(&world, "the next one is fetched", async || kept().is_some()).await;
     let path = kept().unwrap();

@@ -9,6 +9,7 @@ use super::remains::assert_none;
 use crate::postgres::{Story, connect};
 
 /// What the sandbox is asked, and what it must answer; `None` where the kernel must refuse.
+#[expect(clippy::print_stderr, reason = "a kernel that lacks something is named")]
 fn attempts(story: &Story, archive: &str, process: &str) -> Vec<(String, Option<&'static str>)> {
     let port = story.server.port();
     let socket = story.server.socket_directory().display().to_string();
