@@ -68,9 +68,10 @@ pub(crate) async fn changes(
 /// Summaries that touch a range, in order.
 async fn available(sql: &Sql, timeline: u32, range: &Range<u64>) -> Result<Vec<Range<u64>>> {
     let failed = |e| error::sql(e, STEP);
-    let query = "SELECT start_lsn::text, end_lsn::text FROM pg_available_wal_summaries() \
+    // A bare name would order them by their text, where 0/10000000 comes before 0/F000000.
+    let query = "SELECT start_lsn::text, end_lsn::text FROM pg_available_wal_summaries() AS s \
                  WHERE tli = $1 AND end_lsn > $2::text::pg_lsn AND start_lsn < $3::text::pg_lsn \
-                 ORDER BY start_lsn, end_lsn";
+                 ORDER BY s.start_lsn, s.end_lsn";
     let (from, to) = (lsn_text(range.start), lsn_text(range.end));
     let rows = sql.client.query(query, &[&i64::from(timeline), &from, &to]).await;
     let summary = |row: &tokio_postgres::Row| {
