@@ -151,11 +151,19 @@ impl PushOptions {
 
     /// Where these calls leave notes for each other.
     fn spool(&self, session: &Session) -> Result<Spool> {
-        let beside = || self.file.with_file_name("stillpoint.spool");
-        let spool = self.spool.clone().unwrap_or_else(beside);
-        let purpose = [session.place()?, self.name.as_deref().unwrap_or_default()];
-        Ok(Spool::new(&spool, &purpose))
+        spool(session, (self.spool.as_deref(), &self.file), self.name.as_deref())
     }
+}
+
+/// The spool for one repository and database: the one that was given, or beside a file.
+pub(super) fn spool(
+    session: &Session,
+    (given, file): (Option<&Path>, &Path),
+    name: Option<&str>,
+) -> Result<Spool> {
+    let beside = || file.with_file_name("stillpoint.spool");
+    let folder = given.map_or_else(beside, Path::to_owned);
+    Ok(Spool::new(&folder, &[session.place()?, name.unwrap_or_default()]))
 }
 
 /// Tells what became of a file; of one that another process stored, no more is known.

@@ -15,7 +15,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use stillpoint_contract::{Engine, Error, ErrorKind, Result, code};
 
 use super::{
-    archive::{engine, failed},
+    archive::{self, engine, failed},
     exit,
     open::{self, Need, Opened},
     session::Session,
@@ -72,10 +72,7 @@ pub(crate) struct GetOptions {
 impl GetOptions {
     /// Where files wait for these calls.
     fn spool(&self, session: &Session) -> Result<Spool> {
-        let beside = || self.target.with_file_name("stillpoint.spool");
-        let spool = self.spool.clone().unwrap_or_else(beside);
-        let purpose = [session.place()?, self.name.as_deref().unwrap_or_default()];
-        Ok(Spool::new(&spool, &purpose))
+        archive::spool(session, (self.spool.as_deref(), &self.target), self.name.as_deref())
     }
 }
 
