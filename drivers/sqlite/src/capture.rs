@@ -575,8 +575,9 @@ impl Capture {
         let fits = self.ready_bytes() + self.unread_bytes(&state) <= READY_BYTES_MAX;
         let is_hopeless = self.is_held_by_others(&state);
         let excess = state.bytes().saturating_sub(LONG_BYTES);
-        let is_needed = !fits || LONG_BYTES <= excess;
-        let pauses = (is_needed && !is_hopeless).then(|| Pauses::of(excess));
+        // Until the next look, only the throttle sees what is written.
+        let allowed = if fits { LONG_BYTES } else { 0 };
+        let pauses = (!is_hopeless).then(|| Pauses::of(self.database(), excess, allowed));
         self.throttle.set(&self.observer.database, pauses)?;
         let now = self.database().clock.elapsed();
         if !fits || is_hopeless || now < self.let_go_after {

@@ -1,13 +1,14 @@
 //! Slows writers down while the log is long, by short pauses on a thread of its own.
 //!
-//! A writer that waits for the lock sleeps ever longer between its tries, up to 100 ms, and one
-//! that commits without a pause frees the lock for microseconds only: whoever has slept long hardly
-//! ever finds it free. Short pauses put the fast one to sleep for about as long again as they take,
-//! and the lock is free for the others meanwhile. They are uneven, because even ones would meet
-//! the tries of a sleeper again and again.
+//! A writer that waits for the lock sleeps 1, 2, 5, 10, 15 ms and ever longer between its tries, up
+//! to 100 ms, and one that commits without a pause frees the lock for microseconds only: whoever has
+//! slept long hardly ever finds it free. A pause that ends just after a try of the fast one leaves
+//! it asleep for about as long again, and the lock is free for the others meanwhile. Two lengths in
+//! no order do not meet the tries of a sleeper again and again.
 //! Source: SQLite 3.54 main.c, `sqliteDefaultBusyCallback`.
 
 use std::{
+    fs,
     sync::{
         Arc,
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
@@ -19,27 +20,45 @@ use std::{
 use rusqlite::Connection;
 use stillpoint_contract::{Clock, Error, ErrorKind, Result, code};
 
-use crate::{connect::Database, generation::write_lock};
+use crate::{config::Config, connect::Database, generation::write_lock};
 
 /// How long the lock is waited for.
 const LOCK_WAIT: Duration = Duration::from_millis(30);
 
-/// How long writers are kept out, and how long they then have for themselves, on average.
+/// How long a pause lasts, and up to [`PAUSE_SPREAD`] more: a writer that met its beginning has
+/// tried again after 8 or 18 ms, and sleeps for 10 or 15 ms more.
+const PAUSES: [Duration; 2] = [Duration::from_millis(9), Duration::from_millis(19)];
+const PAUSE_SPREAD: Duration = Duration::from_millis(1);
+
+/// How often the length of the log is looked at while writers are left alone.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How writers are slowed down, and from when on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pauses {
-    each: Duration,
-    between: Duration,
+    excess_mib: u64,
+    allowed_mib: u64,
+    file_mib: u64,
 }
 
 impl Pauses {
-    /// Those for a log that is longer than it should be by `excess` bytes.
-    pub(crate) fn of(excess: u64) -> Self {
-        let excess_mib = (excess >> 20).min(192);
-        Self {
-            each: Duration::from_millis(9 + excess_mib / 5),
-            between: Duration::from_millis(20 - excess_mib / 16),
-        }
+    /// Those for a log that is longer than it should be by `excess` bytes and whatever its file
+    /// grows by from now on; none until that is `allowed`.
+    pub(crate) fn of(database: &Database, excess: u64, allowed: u64) -> Self {
+        Self { excess_mib: excess >> 20, allowed_mib: allowed >> 20, file_mib: wal_mib(database) }
     }
+
+    /// How long writers have for themselves between pauses, on average; `None` before any is made.
+    fn between(self, database: &Database) -> Option<Duration> {
+        let grown_mib = wal_mib(database).saturating_sub(self.file_mib);
+        let excess_mib = self.excess_mib + grown_mib;
+        let is_due = self.allowed_mib <= excess_mib;
+        is_due.then(|| Duration::from_micros(32_000 - 200 * excess_mib.min(128)))
+    }
+}
+
+fn wal_mib(database: &Database) -> u64 {
+    fs::metadata(Config::beside(&database.path, "-wal")).map_or(0, |found| found.len() >> 20)
 }
 
 /// Slows writers down from when it is told to until it is told otherwise, or dropped. Dropping it
@@ -128,8 +147,11 @@ impl Told {
         mut pauses: Pauses,
     ) -> Result<(), Alone> {
         loop {
-            if write_lock(database, writer, LOCK_WAIT).is_ok() {
-                let told = self.wait(pauses.each, pauses);
+            let between = pauses.between(database);
+            if between.is_some() && write_lock(database, writer, LOCK_WAIT).is_ok() {
+                let length = PAUSES[self.draw(PAUSES.len() as u32) as usize];
+                let spread = self.part_of(PAUSE_SPREAD);
+                let told = self.wait(length + spread, pauses);
                 if writer.execute_batch("ROLLBACK").is_err() {
                     return Ok(());
                 }
@@ -138,18 +160,31 @@ impl Told {
                     None => return Ok(()),
                 }
             }
-            match self.wait(pauses.between, pauses)? {
+            let left_alone = match between {
+                Some(between) => between / 2 + self.part_of(between),
+                None => LOOK_INTERVAL,
+            };
+            match self.wait(left_alone, pauses)? {
                 Some(changed) => pauses = changed,
                 None => return Ok(()),
             }
         }
     }
 
-    /// Waits for about `time`. Returns the pauses that hold from then on, and earlier when there
-    /// are to be none.
-    fn wait(&mut self, time: Duration, pauses: Pauses) -> Result<Option<Pauses>, Alone> {
+    /// A number below `end`.
+    fn draw(&mut self, end: u32) -> u32 {
         self.random = self.random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let until = self.clock.elapsed() + time / 2 + time * (self.random >> 16) / (1 << 16);
+        (self.random >> 16) * end >> 16
+    }
+
+    /// Any part of a time.
+    fn part_of(&mut self, time: Duration) -> Duration {
+        time * self.draw(1 << 10) / (1 << 10)
+    }
+
+    /// Waits. Returns the pauses that hold from then on, and earlier when there are to be none.
+    fn wait(&mut self, time: Duration, pauses: Pauses) -> Result<Option<Pauses>, Alone> {
+        let until = self.clock.elapsed() + time;
         let mut pauses = pauses;
         loop {
             let left = until.saturating_sub(self.clock.elapsed());

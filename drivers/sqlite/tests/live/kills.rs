@@ -13,9 +13,10 @@ use stillpoint_contract::{LogPosition, LogSegment, OpenedLog, RecoveryTarget, Se
 use tempfile::TempDir;
 
 use crate::{
+    bank::{audit, open_bank, spawn_teller},
     dice::{Dice, seeds},
     doubles::{Copy, Log, back_up, commits, connect, mark, restore},
-    writers::{audit, now, open_bank, spawn},
+    process::now,
 };
 
 /// How long everybody lives dangerously.
@@ -142,7 +143,7 @@ struct Scene {
 /// that were not killed, with the number of transfers in each.
 async fn live_dangerously(scene: &Scene, dice: &mut Dice) -> Vec<Copy> {
     let driver = connect(&scene.path).await;
-    let mut writers: Vec<_> = (0..3).map(|_| spawn("bank", 60, &scene.path)).collect();
+    let mut writers: Vec<_> = (0..3).map(|_| spawn_teller(60, &scene.path)).collect();
     let mut capture = spawn_capture("capture", &scene.path, &scene.log);
     let mut backups = spawn_capture("backup", &scene.path, &scene.log);
     let mut copies = vec![back_up(driver.as_ref(), None).await.unwrap()];
@@ -153,7 +154,7 @@ async fn live_dangerously(scene: &Scene, dice: &mut Dice) -> Vec<Copy> {
             0..2 => {
                 let writer = dice.roll(3) as usize;
                 kill(&mut writers[writer]);
-                writers[writer] = spawn("bank", 60, &scene.path);
+                writers[writer] = spawn_teller(60, &scene.path);
             }
             2 => {
                 kill(&mut capture);

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use crate::{
     doubles::{Copy, Log, application, connect, drain, engine},
-    writers::now,
+    process::now,
 };
 
 #[derive(Clone, Debug)]

@@ -3,14 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 #![expect(clippy::print_stdout, reason = "measurements")]
 
+mod bank;
 mod capture;
 mod dice;
 mod doubles;
 mod kills;
 mod large;
 mod overwritten;
+mod process;
 mod restore;
 mod resume;
 mod snapshot;
 mod users;
-mod writers;

@@ -6,11 +6,8 @@ use rusqlite::Connection;
 use stillpoint_contract::{Capabilities, Engine, ErrorKind, LogSupply, RecoveryTarget, code};
 use tempfile::TempDir;
 
-use crate::{
-    doubles::{
-        Log, application, back_up, connect, drain, dump, dump_file, endpoint, engine, restore,
-    },
-    writers::FLOODS,
+use crate::doubles::{
+    Log, application, back_up, connect, drain, dump, dump_file, endpoint, engine, restore,
 };
 
 async fn round_trip(path: &Path, directory: &Path) -> String {
@@ -285,7 +282,6 @@ async fn the_copy_of_a_rollback_journal_database_has_no_name_that_could_stay_beh
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_of_writes_does_not_make_a_backup_hold_up_the_writers() {
-    let _alone = FLOODS.lock().await;
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("old.db");
     let db = old_kind(&path, 32);

@@ -1,9 +1,19 @@
-//! Writers in processes of their own, and what they may suffer.
+//! Writers that commit as fast as they can, and what they may suffer.
+//!
+//! A test binary of its own: what is measured here, the other tests would falsify.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+#![expect(clippy::print_stdout, reason = "measurements")]
+
+#[path = "../live/doubles.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod doubles;
+#[path = "../live/process.rs"]
+mod process;
 
 use std::{
-    env,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Child,
     time::{Duration, Instant},
 };
 
@@ -11,98 +21,28 @@ use rusqlite::Connection;
 use stillpoint_contract::{ErrorKind, RecoveryTarget};
 use tempfile::TempDir;
 
-use crate::doubles::{Copy, Log, application, back_up, connect, drain, mark, restore, take};
+use doubles::{Copy, Log, application, back_up, connect, drain, mark, restore, take};
+use process::{now, task};
 
-/// How many accounts the bank has, and what is in each at first.
-const ACCOUNTS: i64 = 50;
-const OPENING_BALANCE: i64 = 1000;
-
-/// Held by tests that flood a disk, and by those that measure what a flood would falsify.
-pub(crate) static FLOODS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+/// Held by each test.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// The length that no log may exceed because of us.
 const LOG_BYTES_MAX: u64 = 256 << 20;
 
-/// This test is the writer's main function: the test binary starts itself with the variable set.
+/// Half the time that busy writers are captured for, in seconds.
+const HALF_SECONDS: u64 = 3;
+
+/// The main function of a process that writes: the test binary starts itself.
 #[test]
-fn a_writer_process() {
-    let Some(task) = env::var_os("STILLPOINT_TEST_WRITER") else { return };
-    let task = task.into_string().unwrap();
-    let (kind, rest) = task.split_once(' ').unwrap();
-    let (seconds, path) = rest.split_once(' ').unwrap();
-    let until = now() + Duration::from_secs(seconds.parse().unwrap());
-    match kind {
-        "bank" => move_money(Path::new(path), until),
-        "flood" => flood(Path::new(path), until, true),
-        "hoard" => flood(Path::new(path), until, false),
-        _ => panic!("{kind}"),
+fn a_writer() {
+    if let Some(task) = task() {
+        flood(&task.path, task.until, task.kind == "flood");
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a measurement")]
-pub(crate) fn now() -> Instant {
-    Instant::now()
-}
-
-pub(crate) fn spawn(kind: &str, seconds: u64, path: &Path) -> Child {
-    Command::new(env::current_exe().unwrap())
-        .args(["--exact", "writers::a_writer_process", "--nocapture"])
-        .env("STILLPOINT_TEST_WRITER", format!("{kind} {seconds} {}", path.display()))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-pub(crate) fn open_bank(path: &Path) -> Connection {
-    let db = application(path);
-    db.execute_batch(&format!(
-        "CREATE TABLE account(id INTEGER PRIMARY KEY, balance INTEGER);
-         CREATE TABLE ledger(id INTEGER PRIMARY KEY, source, target, amount, note);
-         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < {ACCOUNTS})
-         INSERT INTO account SELECT i, {OPENING_BALANCE} FROM n;"
-    ))
-    .unwrap();
-    db
-}
-
-/// One transfer per transaction, each on record in the ledger.
-fn move_money(path: &Path, until: Instant) {
-    let db = application(path);
-    db.execute_batch("PRAGMA synchronous=NORMAL").unwrap();
-    while now() < until {
-        db.execute_batch(&format!(
-            "BEGIN IMMEDIATE;
-             INSERT INTO ledger(source, target, amount, note) VALUES (
-                 1 + abs(random()) % {ACCOUNTS}, 1 + abs(random()) % {ACCOUNTS},
-                 abs(random()) % 100, hex(randomblob(abs(random()) % 200)));
-             UPDATE account SET balance = balance - (SELECT amount FROM ledger ORDER BY id DESC)
-                 WHERE id = (SELECT source FROM ledger ORDER BY id DESC);
-             UPDATE account SET balance = balance + (SELECT amount FROM ledger ORDER BY id DESC)
-                 WHERE id = (SELECT target FROM ledger ORDER BY id DESC);
-             COMMIT;"
-        ))
-        .unwrap();
-        std::thread::sleep(Duration::from_micros(300));
-    }
-}
-
-/// Checks a restored bank and returns how many transfers it has seen.
-pub(crate) fn audit(path: &Path) -> i64 {
-    let db = Connection::open(path).unwrap();
-    let one = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
-    assert_eq!(one("SELECT sum(balance) FROM account"), ACCOUNTS * OPENING_BALANCE);
-    let wrong = one(&format!(
-        "WITH moved(id, amount) AS (SELECT source, -amount FROM ledger
-                                    UNION ALL SELECT target, amount FROM ledger),
-              total AS MATERIALIZED (SELECT id, sum(amount) AS amount FROM moved GROUP BY id)
-         SELECT count(*) FROM account LEFT JOIN total USING (id)
-             WHERE balance <> {OPENING_BALANCE} + coalesce(total.amount, 0)"
-    ));
-    assert_eq!(wrong, 0, "balances that the ledger does not explain");
-    let transfers = one("SELECT count(*) FROM ledger");
-    assert_eq!(transfers, one("SELECT coalesce(max(id), 0) FROM ledger"));
-    transfers
+fn spawn(kind: &str, seconds: u64, path: &Path) -> Child {
+    process::spawn("a_writer", kind, seconds, path)
 }
 
 /// Commits as fast as it can, without a pause, for ever new rows, as an import does; prints the
@@ -189,16 +129,26 @@ async fn survive(path: &Path, writers: usize, seconds: u64, store: impl Fn(&[u8]
     Flood { longest, commits, wal_bytes, log, latest }
 }
 
+/// The longest commit of writers that nobody captures, and how many there were, in half the time
+/// that they are captured for.
+fn alone(writers: usize, path: &Path) -> (Duration, u64) {
+    let writers: Vec<_> = (0..writers).map(|_| spawn("flood", HALF_SECONDS, path)).collect();
+    let measured: Vec<_> = writers.into_iter().map(longest_commit).collect();
+    // Their log is their own doing.
+    application(path).execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    let longest = measured.iter().map(|(longest, _)| *longest).max().unwrap();
+    (longest, measured.iter().map(|(_, commits)| commits).sum())
+}
+
 #[tokio::test]
 async fn busy_writers_are_not_held_up_and_the_log_stays_bounded() {
-    let _alone = FLOODS.lock().await;
+    let _alone = ALONE.lock().await;
     for count in [1, 2] {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("busy.db");
         let db = application(&path);
         db.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, a BLOB)").unwrap();
-        let alone: Vec<_> = (0..count).map(|_| spawn("flood", 2, &path)).collect();
-        let alone = alone.into_iter().map(longest_commit).max().unwrap();
+        let before = alone(count, &path);
         let first = back_up(connect(&path).await.as_ref(), None).await.unwrap();
         // Storing costs what compression and a disk cost.
         let store = |body: &[u8]| {
@@ -206,35 +156,38 @@ async fn busy_writers_are_not_held_up_and_the_log_stays_bounded() {
             std::thread::sleep(Duration::from_secs(1) * (body.len() >> 16) as u32 / (150 << 4));
         };
         let Flood { longest, commits, wal_bytes, log, latest } =
-            survive(&path, count, 6, store).await;
+            survive(&path, count, 2 * HALF_SECONDS, store).await;
         let generations = log.0.iter().filter(|s| s.head.succeeds.is_some()).count();
         let written_bytes: u64 = log.0.iter().map(|segment| segment.body.len() as u64).sum();
-        println!(
-            "{count} writers: longest commit {longest:?} (alone {:?}), {commits} commits (alone \
-             {} in a third of the time), {} MiB, log at most {} MiB, {} segments, {generations} \
-             changes of generation",
-            alone.0,
-            alone.1,
-            written_bytes >> 20,
-            wal_bytes >> 20,
-            log.0.len()
-        );
-        // What a busy machine does to writers that are alone is not our doing.
-        assert!(longest < Duration::from_secs(1) + 4 * alone.0, "{longest:?}, {:?}", alone.0);
-        assert!(wal_bytes < LOG_BYTES_MAX, "{} MiB", wal_bytes >> 20);
-        let is_let_go = generations > 0 || written_bytes < LOG_BYTES_MAX / 2;
-        assert!(is_let_go, "{} MiB in one generation", written_bytes >> 20);
         for copy in [&first, &latest] {
             let (file, _) =
                 restore(copy, &log, RecoveryTarget::Latest, directory.path()).await.unwrap();
             assert_eq!(digest(&Connection::open(file).unwrap()), digest(&db));
         }
+        let after = alone(count, &path);
+        let alone = before.0.max(after.0);
+        println!(
+            "{count} writers: longest commit {longest:?} (alone {:?} before and {:?} after), \
+             {commits} commits (alone {} in as much time), {} MiB, log at most {} MiB, \
+             {} segments, {generations} changes of generation",
+            before.0,
+            after.0,
+            before.1 + after.1,
+            written_bytes >> 20,
+            wal_bytes >> 20,
+            log.0.len()
+        );
+        // What a busy machine does to writers that are alone is not our doing.
+        assert!(longest < Duration::from_secs(1) + 4 * alone, "{longest:?}, {alone:?}");
+        assert!(wal_bytes < LOG_BYTES_MAX, "{} MiB", wal_bytes >> 20);
+        let is_let_go = generations > 0 || written_bytes < LOG_BYTES_MAX / 2;
+        assert!(is_let_go, "{} MiB in one generation", written_bytes >> 20);
     }
 }
 
 #[tokio::test]
 async fn a_log_that_cannot_be_stored_is_let_go_before_it_fills_the_disk_and_that_is_a_gap() {
-    let _alone = FLOODS.lock().await;
+    let _alone = ALONE.lock().await;
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("busy.db");
     let db = application(&path);
@@ -271,7 +224,7 @@ async fn a_log_that_cannot_be_stored_is_let_go_before_it_fills_the_disk_and_that
 
 #[tokio::test]
 async fn a_log_that_the_application_never_copies_back_stays_bounded() {
-    let _alone = FLOODS.lock().await;
+    let _alone = ALONE.lock().await;
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("busy.db");
     let db = application(&path);
@@ -296,7 +249,7 @@ async fn a_log_that_the_application_never_copies_back_stays_bounded() {
 
 #[tokio::test]
 async fn a_capture_that_ends_while_writers_are_slowed_down_leaves_the_lock_free() {
-    let _alone = FLOODS.lock().await;
+    let _alone = ALONE.lock().await;
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("busy.db");
     let mut db = application(&path);
@@ -331,6 +284,7 @@ async fn a_capture_that_ends_while_writers_are_slowed_down_leaves_the_lock_free(
 
 #[tokio::test]
 async fn a_truncating_checkpoint_gets_through_within_a_few_polls() {
+    let _alone = ALONE.lock().await;
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("app.db");
     let db = application(&path);
