@@ -1,10 +1,10 @@
 //! Slows writers down while the log is long, by short pauses on a thread of its own.
 //!
-//! A writer that waits for the lock sleeps 1, 2, 5, 10, 15 ms and ever longer between its tries, up
-//! to 100 ms, and one that commits without a pause frees the lock for microseconds only: whoever has
-//! slept long hardly ever finds it free. A pause that ends just after a try of the fast one leaves
-//! it asleep for about as long again, and the lock is free for the others meanwhile. Two lengths in
-//! no order do not meet the tries of a sleeper again and again.
+//! A writer that waits for the lock sleeps 1, 2, 5, 10, 15 ms and ever longer between its tries,
+//! up to 100 ms, and one that commits without a pause frees the lock for microseconds only:
+//! whoever has slept long hardly ever finds it free. A pause that ends just after a try of the
+//! fast one leaves it asleep for about as long again, and the lock is free for the others
+//! meanwhile. Two lengths in no order do not meet the tries of a sleeper again and again.
 //! Source: SQLite 3.54 main.c, `sqliteDefaultBusyCallback`.
 
 use std::{
@@ -33,32 +33,31 @@ const PAUSE_SPREAD: Duration = Duration::from_millis(1);
 /// How often the length of the log is looked at while writers are left alone.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How writers are slowed down, and from when on.
+/// How writers are slowed down, and from when on, by bytes of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pauses {
-    excess_mib: u64,
-    allowed_mib: u64,
-    file_mib: u64,
+    excess: u64,
+    allowed: u64,
+    wal_length: u64,
 }
 
 impl Pauses {
     /// Those for a log that is longer than it should be by `excess` bytes and whatever its file
     /// grows by from now on; none until that is `allowed`.
     pub(crate) fn of(database: &Database, excess: u64, allowed: u64) -> Self {
-        Self { excess_mib: excess >> 20, allowed_mib: allowed >> 20, file_mib: wal_mib(database) }
+        Self { excess, allowed, wal_length: wal_length(database) }
     }
 
     /// How long writers have for themselves between pauses, on average; `None` before any is made.
     fn between(self, database: &Database) -> Option<Duration> {
-        let grown_mib = wal_mib(database).saturating_sub(self.file_mib);
-        let excess_mib = self.excess_mib + grown_mib;
-        let is_due = self.allowed_mib <= excess_mib;
-        is_due.then(|| Duration::from_micros(32_000 - 200 * excess_mib.min(128)))
+        let excess = self.excess + wal_length(database).saturating_sub(self.wal_length);
+        let micros = 32_000 - 200 * (excess >> 20).min(128);
+        (self.allowed <= excess).then(|| Duration::from_micros(micros))
     }
 }
 
-fn wal_mib(database: &Database) -> u64 {
-    fs::metadata(Config::beside(&database.path, "-wal")).map_or(0, |found| found.len() >> 20)
+fn wal_length(database: &Database) -> u64 {
+    fs::metadata(Config::beside(&database.path, "-wal")).map_or(0, |found| found.len())
 }
 
 /// Slows writers down from when it is told to until it is told otherwise, or dropped. Dropping it
@@ -174,7 +173,7 @@ impl Told {
     /// A number below `end`.
     fn draw(&mut self, end: u32) -> u32 {
         self.random = self.random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (self.random >> 16) * end >> 16
+        ((self.random >> 16) * end) >> 16
     }
 
     /// Any part of a time.
