@@ -18,6 +18,7 @@ mod evidence;
 mod examine;
 mod exit;
 mod fetch;
+mod forecast;
 mod forget;
 mod grants;
 mod init;

@@ -13,6 +13,7 @@ use super::{
     advice::{command_line, repeated_options, with_options},
     answer::{Answer, Stamp},
     exit,
+    forecast::Outlook,
     moment::{FORMS, Moment},
     open::{self, Need, Opened},
     page::{Page, Tone, printable},
@@ -77,19 +78,24 @@ pub(crate) struct Options {
     /// Start a server on the restored directory, and wait until it accepts connections.
     #[arg(long)]
     start: bool,
-    /// Only tell how it would be done; change nothing.
+    /// Only tell what would be read, from where, how long it takes by past drills, and what is
+    /// lost after the point; change nothing.
     #[arg(long)]
     plan: bool,
 }
 
 #[derive(Debug, Serialize)]
 struct PlanAnswer {
+    source: String,
     database: String,
     backup: Backup,
     engine_version: String,
     until: String,
     replays_log: bool,
     restored_bytes: u64,
+    log_bytes: u64,
+    #[serde(flatten)]
+    outlook: Outlook,
     target: String,
     replaces: bool,
     proof: String,
@@ -143,20 +149,24 @@ impl Answer for PlanAnswer {
 
     fn write(&self, page: &mut Page<'_>) {
         let backup = &self.backup;
-        let log = if self.replays_log { "from the backup on" } else { "none" };
+        let log = if self.replays_log {
+            format!("{} from the backup on", units::bytes(self.log_bytes))
+        } else {
+            "none".to_owned()
+        };
         let target = if self.replaces { "replaced, if it exists" } else { "must not exist" };
-        page.facts(
-            0,
-            &[
-                ("Backup", format!("{} of {}", backup.id, page.time(backup.at.0))),
-                ("Engine", format!("{} {}", backup.engine, self.engine_version)),
-                ("Copies", units::bytes(self.restored_bytes)),
-                ("Log", log.to_owned()),
-                ("Stops at", self.until.clone()),
-                ("Target", format!("{} ({target})", self.target)),
-                ("Proof", self.proof.clone()),
-            ],
-        );
+        let mut facts = vec![
+            ("Source", self.source.clone()),
+            ("Backup", format!("{} of {}", backup.id, page.time(backup.at.0))),
+            ("Engine", format!("{} {}", backup.engine, self.engine_version)),
+            ("Copies", units::bytes(self.restored_bytes)),
+            ("Log", log),
+            ("Stops at", self.until.clone()),
+            ("Target", format!("{} ({target})", self.target)),
+        ];
+        facts.extend(self.outlook.facts(page));
+        facts.push(("Proof", self.proof.clone()));
+        page.facts(0, &facts);
         write_notes(page, &self.notes);
         page.line("Nothing was changed. Run it:");
         page.line(format!("  {}", printable(&self.command)));
@@ -271,7 +281,13 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     resolved.accept_damage = options.accept_damage;
     resolved.chosen.warnings.iter().for_each(|warning| session.warn(warning));
     if options.plan {
-        session.answer(&planned(session, &options, &resolved))?;
+        let forecast = coordinator::forecast(&repository, &resolved).await?;
+        let outlook = Outlook::of(forecast, Some(&to));
+        if !options.delta && outlook.is_too_small(resolved.manifest.size_bytes) {
+            session.warn("the target's file system has not enough free space for the database");
+        }
+        let place = repository.location();
+        session.answer(&planned(session, &options, &resolved, (place, outlook)))?;
         return Ok(exit::OK);
     }
     let meter = Arc::new(Meter::default());
@@ -328,7 +344,12 @@ async fn propose(
     Ok((Wanted::Position(position), answer))
 }
 
-fn planned(session: &Session, options: &Options, resolved: &ResolvedRestore) -> PlanAnswer {
+fn planned(
+    session: &Session,
+    options: &Options,
+    resolved: &ResolvedRestore,
+    (source, outlook): (String, Outlook),
+) -> PlanAnswer {
     let until = &resolved.chosen.until;
     let at = match until {
         RecoveryTarget::Time(at) => Some(session.zone.exact(*at)),
@@ -353,6 +374,9 @@ fn planned(session: &Session, options: &Options, resolved: &ResolvedRestore) -> 
         words.extend(["--tablespace", space]);
     }
     PlanAnswer {
+        source,
+        outlook,
+        log_bytes: resolved.log_bytes,
         database: options.database.clone(),
         backup: Backup::of(&resolved.chosen.backup.commit, session.native()),
         engine_version: resolved.manifest.version.clone(),

@@ -8,6 +8,7 @@ mod capture;
 mod drill;
 mod events;
 mod fetch;
+mod forecast;
 mod native;
 mod owner;
 mod point;
@@ -22,6 +23,7 @@ pub use capture::{CaptureEvent, CaptureJob, CaptureReport, Process, capture, ret
 pub use drill::{DrillJob, Expectation, draw, drill};
 pub use events::{Events, Happened, events, last_loss};
 pub use fetch::{Fetched, Fetcher};
+pub use forecast::{Estimate, Forecast, Lost, forecast};
 pub use point::{Chosen, Wanted, choose};
 pub use reach::{Restorable, Window, windows};
 pub use restore::{
