@@ -16,6 +16,7 @@ use super::{
     moment::{FORMS, Moment},
     open::{self, Need, Opened},
     page::{Page, Tone, printable},
+    partial,
     session::Session,
     units,
     wire::{Backup, Event, Point, milliseconds},
@@ -54,7 +55,7 @@ pub(crate) struct Options {
         long,
         value_name = "PATH",
         value_hint = clap::ValueHint::AnyPath,
-        required_unless_present = "before_drop"
+        required_unless_present_any = ["before_drop", "into"]
     )]
     to: Option<PathBuf>,
     /// Replace what is there, unless somebody is using it.
@@ -80,6 +81,8 @@ pub(crate) struct Options {
     /// Only tell how it would be done; change nothing.
     #[arg(long)]
     plan: bool,
+    #[command(flatten)]
+    partial: partial::Options,
 }
 
 #[derive(Debug, Serialize)]
@@ -239,6 +242,18 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
         Some(name) => Some(propose(session, &repository, &options, name).await?),
         None => None,
     };
+    if options.partial.into.is_some() {
+        let wanted = match (&options.backup, proposal) {
+            (_, Some((wanted, proposal))) => {
+                session.note(&proposal.sentence(session));
+                wanted
+            }
+            (Some(backup), None) => backup_of(&repository, backup).await?,
+            (None, None) => wanted(session, &repository, &options.database, moment).await?,
+        };
+        let about = (options.database.as_str(), options.accept_damage);
+        return partial::run(session, &options.partial, about, (&repository, wanted)).await;
+    }
     let Some(to) = options.to.clone() else {
         let Some((_, proposal)) = proposal else {
             return Err(Error::bug("restore without a target"));
@@ -251,7 +266,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     }
     let wanted = match (&options.backup, proposal) {
         (_, Some((wanted, _))) => wanted,
-        (Some(backup), None) => Wanted::Backup(repository.find_backup(backup).await?.commit.backup),
+        (Some(backup), None) => backup_of(&repository, backup).await?,
         (None, None) => wanted(session, &repository, &options.database, moment).await?,
     };
     let job = RestoreJob {
@@ -280,6 +295,10 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let is_sound = report.damage.is_empty();
     session.answer(&restored(session, &options, &resolved, report))?;
     Ok(if is_sound { exit::OK } else { exit::status(ErrorKind::Corrupt) })
+}
+
+async fn backup_of(repository: &Opened, id: &str) -> Result<Wanted> {
+    Ok(Wanted::Backup(repository.find_backup(id).await?.commit.backup))
 }
 
 fn extras(options: &Options) -> Result<RestoreExtras> {

@@ -1,4 +1,4 @@
-//! Joins engines and the repository: one backup, one capture, one restore, one drill.
+//! Joins engines and the repository: one backup, one capture, one restore, whole or partial, one drill.
 //!
 //! Nothing here knows a particular engine, prints, or reads the environment.
 
@@ -10,6 +10,7 @@ mod events;
 mod fetch;
 mod native;
 mod owner;
+mod partial;
 mod point;
 mod reach;
 mod restore;
@@ -22,6 +23,7 @@ pub use capture::{CaptureEvent, CaptureJob, CaptureReport, Process, capture, ret
 pub use drill::{DrillJob, Expectation, draw, drill};
 pub use events::{Events, Happened, events, last_loss};
 pub use fetch::{Fetched, Fetcher};
+pub use partial::{PartialJob, PartialReport, bring, compare};
 pub use point::{Chosen, Wanted, choose};
 pub use reach::{Restorable, Window, windows};
 pub use restore::{
