@@ -82,7 +82,7 @@ pub(crate) struct Options {
     #[arg(long)]
     plan: bool,
     #[command(flatten)]
-    partial: partial::Options,
+    partial: partial::PartialOptions,
 }
 
 #[derive(Debug, Serialize)]

@@ -3,4 +3,4 @@
 mod answer;
 mod run;
 
-pub(crate) use run::{Options, run};
+pub(crate) use run::{PartialOptions, run};

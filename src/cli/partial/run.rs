@@ -19,7 +19,7 @@ use crate::{
 
 /// What of `restore` is for parts of a database.
 #[derive(Debug, Args)]
-pub(crate) struct Options {
+pub(crate) struct PartialOptions {
     /// Restore only this table, with all that belongs to it, into --into; as SCHEMA.TABLE, with *
     /// and ? for any letters. May be given several times.
     #[arg(long, value_name = "TABLE", requires = "into")]
@@ -66,7 +66,7 @@ pub(crate) struct Options {
 /// Brings back, or compares. First of all, what killed commands left behind is removed.
 pub(crate) async fn run(
     session: &Session,
-    options: &Options,
+    options: &PartialOptions,
     (database, accept_damage): (&str, bool),
     (repository, wanted): (&Opened, Wanted),
 ) -> Result<u8> {
@@ -108,7 +108,7 @@ pub(crate) async fn run(
     Ok(exit::OK)
 }
 
-fn share(options: &Options) -> Result<Share> {
+fn share(options: &PartialOptions) -> Result<Share> {
     if options.table.is_empty() && options.inside.is_none() {
         return Err(Error::new(ErrorKind::Invalid, code::USAGE, "tell what shall be restored")
             .why("--into takes a part of a database")

@@ -123,14 +123,20 @@ impl Transfer<'_> {
         let own = self.sandbox.cluster.in_database(&self.database).sql().await?;
         make_ready(&own).await?;
         let (chosen, mut notes) = choose(&own, patterns).await?;
-        if let (Some(name), [_, _, ..]) = (self.request.name, chosen.as_slice()) {
+        let tables = with_heirs(&own, chosen).await?;
+        let mut asked = tables.iter().filter(|table| table.of.is_none()).map(Table::shown);
+        if let (Some(name), Some(one), Some(other)) =
+            (self.request.name, asked.next(), asked.next())
+        {
             return Err(Error::new(ErrorKind::Invalid, code::USAGE, "give tables a new name")
                 .with("--as", name)
-                .with("tables", chosen.iter().map(Table::shown).collect::<Vec<_>>().join(", "))
+                .with(
+                    "tables",
+                    format!("{one}, {other}{}", if asked.next().is_some() { ", …" } else { "" }),
+                )
                 .why("one name cannot be that of several tables")
                 .next("leave --as out, or name one table"));
         }
-        let tables = with_heirs(&own, chosen).await?;
         notes.extend(warnings(&tables));
         let ids: Vec<u32> = tables.iter().map(|table| table.id).collect();
         untie(&own, &ids).await?;

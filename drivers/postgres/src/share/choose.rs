@@ -120,18 +120,14 @@ pub(super) async fn choose(
     Ok((chosen, notes))
 }
 
-/// Adds partitions and heirs behind those that they belong to.
+/// Adds partitions and heirs behind those that they belong to, and says of each to which.
 pub(super) async fn with_heirs(sql: &Sql, chosen: Vec<Table>) -> Result<Vec<Table>> {
     let failed = |e| error::sql(e, STEP);
     let mut tables = chosen;
     let ids: Vec<u32> = tables.iter().map(|table| table.id).collect();
     let links = sql.client.query(HEIRS, &[&ids]).await.map_err(failed)?;
-    let mut links = links
-        .iter()
-        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-        .collect::<std::result::Result<Vec<(u32, u32)>, _>>()
-        .map_err(failed)?;
-    links.retain(|(id, _)| !ids.contains(id));
+    let links = links.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+    let links = links.collect::<std::result::Result<Vec<(u32, u32)>, _>>().map_err(failed)?;
     let heirs: Vec<u32> = links.iter().map(|(id, _)| *id).collect();
     let mut found = list(sql, Some(&heirs)).await?;
     if let Some(table) = found.iter().find(|table| table.obstacle().is_some()) {
@@ -141,12 +137,14 @@ pub(super) async fn with_heirs(sql: &Sql, chosen: Vec<Table>) -> Result<Vec<Tabl
     }
     for (id, parent) in links {
         let of = tables.iter().find(|t| t.id == parent).map(|t| t.of.unwrap_or(t.id));
-        if let Some(place) = found.iter().position(|table| table.id == id) {
-            let mut heir = found.swap_remove(place);
-            heir.of = of;
-            tables.push(heir);
+        if let Some(known) = tables.iter_mut().find(|table| table.id == id) {
+            known.of = known.of.or(of);
+        } else if let Some(place) = found.iter().position(|table| table.id == id) {
+            tables.push(Table { of, ..found.swap_remove(place) });
         }
     }
+    // A table is named after the one that it belongs to.
+    tables.sort_by_key(|table| table.of.is_some());
     Ok(tables)
 }
 

@@ -8,8 +8,10 @@ mod bring;
 mod choose;
 mod compare;
 mod dump;
+mod merge;
 mod pour;
 mod rename;
+mod rows;
 mod statements;
 
 pub(crate) use admit::admit;
