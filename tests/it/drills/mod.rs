@@ -5,5 +5,5 @@ mod evidence;
 mod load;
 mod postgres;
 mod reach;
-mod remains;
+pub(crate) mod remains;
 mod sqlite;

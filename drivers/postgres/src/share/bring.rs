@@ -168,6 +168,7 @@ impl Transfer<'_> {
         arguments.push("--no-publications".to_owned());
         arguments.extend(self.spaces(&live, &mut notes).await?);
         let sizes = sizes(&own, Some(&ids)).await?;
+        let statistics = statistics(&own, &renaming).await?;
         drop(own);
 
         // Everything but rows is tried first, so that what lacks is known before any row moves.
@@ -177,12 +178,14 @@ impl Transfer<'_> {
         target.sql.client.batch_execute("BEGIN").await.map_err(failed)?;
         let rehearsal = [&arguments[..], &["--schema-only".to_owned()]].concat();
         target.pour(self.dumper.start(&self.database, &rehearsal)?).await?;
+        target.sql.client.batch_execute(&statistics).await.map_err(failed)?;
         target.sql.client.batch_execute("ROLLBACK").await.map_err(failed)?;
 
         self.progress.begin("rows", sizes.values().sum());
         target.sizes = &sizes;
         target.sql.client.batch_execute("BEGIN").await.map_err(failed)?;
         let poured = target.pour(self.dumper.start(&self.database, &arguments)?).await?;
+        target.sql.client.batch_execute(&statistics).await.map_err(failed)?;
         self.progress.begin("commit", 0);
         target.sql.client.batch_execute("COMMIT").await.map_err(failed)?;
 
@@ -405,6 +408,18 @@ async fn cut(own: &Sql, ids: &[u32]) -> Result<Vec<Outward>> {
         });
     }
     Ok(found)
+}
+
+/// Extended statistics, which `pg_dump` takes for objects of a schema and not of a table.
+async fn statistics(own: &Sql, renaming: &rename::Renaming) -> Result<String> {
+    let failed = |e| error::sql(e, STEP);
+    let mut statements = String::new();
+    for one in renaming.all.iter().filter(|one| one.kind == "STATISTICS") {
+        let query = "SELECT pg_catalog.pg_get_statisticsobjdef($1) || ';'";
+        let row = own.client.query_one(query, &[&one.id]).await.map_err(failed)?;
+        statements.push_str(row.try_get(0).map_err(failed)?);
+    }
+    Ok(statements)
 }
 
 async fn sizes(own: &Sql, ids: Option<&[u32]>) -> Result<BTreeMap<String, u64>> {
