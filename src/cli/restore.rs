@@ -236,6 +236,7 @@ impl Answer for RestoreAnswer {
 
 /// Restores, or plans to. The exit status says whether the restored database is sound.
 pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
+    partial::refuse_without_target(&options.partial)?;
     let moment = session.moment(&options.at)?;
     let repository = open::repository(session, Need::Content).await?;
     let proposal = match &options.before_drop {

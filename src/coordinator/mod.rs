@@ -1,4 +1,5 @@
-//! Joins engines and the repository: one backup, one capture, one restore, whole or partial, one drill.
+//! Joins engines and the repository: one backup, one capture, one restore, whole or partial, one
+//! drill.
 //!
 //! Nothing here knows a particular engine, prints, or reads the environment.
 

@@ -91,7 +91,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
         Err(Error::new(ErrorKind::Unsupported, code::USAGE, "open a sandbox"))
     }
 
-    /// Looks at a server that lives, before a restored copy is made of which a share shall go there:
+    /// Looks at a server that lives, before a copy is restored of which a share shall go there:
     /// whether that can be done, and whether the chosen name is free. Removes there what killed
     /// ones of the kind left behind, and says what that was.
     ///

@@ -3,4 +3,4 @@
 mod answer;
 mod run;
 
-pub(crate) use run::{PartialOptions, run};
+pub(crate) use run::{PartialOptions, refuse_without_target, run};

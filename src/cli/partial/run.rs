@@ -22,11 +22,11 @@ use crate::{
 pub(crate) struct PartialOptions {
     /// Restore only this table, with all that belongs to it, into --into; as SCHEMA.TABLE, with *
     /// and ? for any letters. May be given several times.
-    #[arg(long, value_name = "TABLE", requires = "into")]
+    #[arg(long, value_name = "TABLE")]
     pub(crate) table: Vec<String>,
     /// Restore only this one of a cluster's databases, into --into; with --table: the database in
     /// which the tables are [default: the one that --into names].
-    #[arg(long = "database", value_name = "NAME", requires = "into")]
+    #[arg(long = "database", value_name = "NAME")]
     pub(crate) inside: Option<String>,
     /// The URL of the live server that gets tables or a database; what is there stays as it is.
     #[arg(
@@ -37,18 +37,17 @@ pub(crate) struct PartialOptions {
     pub(crate) into: Option<String>,
     /// The name of the restored table or database, which must be free [default: its own name with
     /// the time of the point, such as orders_restored_20251119_031244].
-    #[arg(long = "as", value_name = "NAME", requires = "into")]
+    #[arg(long = "as", value_name = "NAME")]
     pub(crate) name: Option<String>,
     /// Copy nothing: report which rows of the live tables are missing, extra and different, and
     /// write statements that merge them.
-    #[arg(long, requires = "table", conflicts_with = "name")]
+    #[arg(long, conflicts_with = "name")]
     pub(crate) compare: bool,
     /// Where the statements go that --compare writes, a new file [default: merge-DATABASE.sql, or
     /// with a number].
     #[arg(
         long,
         value_name = "FILE",
-        requires = "compare",
         value_hint = clap::ValueHint::FilePath
     )]
     pub(crate) script: Option<PathBuf>,
@@ -57,7 +56,6 @@ pub(crate) struct PartialOptions {
     #[arg(
         long,
         value_name = "DIR",
-        requires = "into",
         value_hint = clap::ValueHint::DirPath
     )]
     pub(crate) scratch: Option<PathBuf>,
@@ -108,6 +106,27 @@ pub(crate) async fn run(
     Ok(exit::OK)
 }
 
+/// Refuses what is only for parts of a database where none is restored.
+pub(crate) fn refuse_without_target(options: &PartialOptions) -> Result<()> {
+    let given = [
+        ("--table", !options.table.is_empty()),
+        ("--database", options.inside.is_some()),
+        ("--as", options.name.is_some()),
+        ("--compare", options.compare),
+        ("--script", options.script.is_some()),
+        ("--scratch", options.scratch.is_some()),
+    ];
+    match given.into_iter().find(|(_, is_given)| *is_given) {
+        Some((option, _)) if options.into.is_none() => {
+            Err(Error::new(ErrorKind::Invalid, code::USAGE, "tell where a part shall be restored")
+                .with("option", option)
+                .why("tables and single databases are brought into a server that lives")
+                .next("name it: --into URL, such as postgres://HOST/DATABASE or sqlite:PATH"))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn share(options: &PartialOptions) -> Result<Share> {
     if options.table.is_empty() && options.inside.is_none() {
         return Err(Error::new(ErrorKind::Invalid, code::USAGE, "tell what shall be restored")
@@ -116,7 +135,17 @@ fn share(options: &PartialOptions) -> Result<Share> {
             .next("one database of a cluster: --database NAME --into URL")
             .next("everything, into a new place: --to PATH"));
     }
+    let refused = |what, next| {
+        let error = Error::new(ErrorKind::Invalid, code::USAGE, "compare with a live server");
+        Err(error.why(what).next(next))
+    };
+    if options.script.is_some() && !options.compare {
+        return refused("--script is where --compare writes", "--compare --script FILE");
+    }
     if options.table.is_empty() {
+        if options.compare {
+            return refused("only tables are compared", "--table SCHEMA.TABLE --compare");
+        }
         return Ok(Share::Database);
     }
     let patterns = options.table.iter().map(|text| TablePattern::new(text));

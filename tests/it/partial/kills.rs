@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     drills::remains::{assert_none, kills, measure, sandboxes},
-    postgres::Story,
+    postgres::{Story, connect},
     site::Running,
 };
 
@@ -31,12 +31,7 @@ async fn killed_partial_restores_of_postgresql_leave_nothing_after_the_next_comm
             let status = start(&story, &words).end();
             assert_eq!(status, 0, "{}", fs::read_to_string(story.site.path("killed.log")).unwrap());
         });
-        let removed = "DROP TABLE IF EXISTS last";
-        crate::postgres::connect(&story.server)
-            .await
-            .batch_execute(&forget(&story).await)
-            .await
-            .unwrap();
+        run(&story, &forget(&story).await).await;
         drop_databases(&story).await;
         let mut struck = 0;
         for kill in 0..number {
@@ -44,13 +39,11 @@ async fn killed_partial_restores_of_postgresql_leave_nothing_after_the_next_comm
             sleep(takes * kill / number);
             running.kill();
             struck += u32::from(sandboxes(&story.site.path("scratch")) > 0);
-            let done = forget(&story).await;
-            crate::postgres::connect(&story.server).await.batch_execute(&done).await.unwrap();
+            run(&story, &forget(&story).await).await;
             tokio::task::block_in_place(|| ok(&story, &["--table", "customers", "--as", "last"]));
-            crate::postgres::connect(&story.server).await.batch_execute(removed).await.unwrap();
+            run(&story, "DROP TABLE last").await;
             assert_none(&story.site);
-            let unfinished =
-                "SELECT count(*)::text FROM pg_database WHERE datname LIKE 'stillpoint%'";
+            let unfinished = "SELECT count(*)::text FROM pg_database WHERE datname ~ 'stillpoint'";
             assert_eq!(story.ask(unfinished).await, "0", "after kill {kill}");
             drop_databases(&story).await;
             assert_eq!(dump(&story, "postgres", &all), before, "after kill {kill}");
@@ -59,26 +52,33 @@ async fn killed_partial_restores_of_postgresql_leave_nothing_after_the_next_comm
     }
 }
 
-/// Statements that remove whole families that a kill came too late for: a table is there as a
-/// whole or not at all.
+/// Statements that remove whole families that a kill came too late for: they are there as a whole
+/// or not at all.
 async fn forget(story: &Story) -> String {
-    let query = "SELECT coalesce(string_agg(format('DROP TABLE %s CASCADE', oid::regclass), ';'), '')
-        FROM pg_class WHERE relkind IN ('r', 'p') AND relname ~ '_restored_' AND NOT relispartition";
-    let count = "SELECT count(*)::text FROM pg_class
-        WHERE relkind IN ('r', 'p') AND relname ~ '_restored_' AND NOT relispartition";
-    let found = story.ask(count).await;
+    let came = "FROM pg_class WHERE relname ~ '_restored_' AND NOT relispartition";
+    let tables = "relkind IN ('r', 'p')";
+    let found = story.ask(&format!("SELECT count(*)::text {came} AND {tables}")).await;
     assert!(found == "0" || found == "9", "{found} of 9 tables came");
-    let mut statements = story.ask(query).await;
-    statements.push_str(";DO $$ DECLARE s text; BEGIN FOR s IN SELECT oid::regclass::text FROM pg_class WHERE relkind = 'S' AND relname ~ '_restored_' LOOP EXECUTE 'DROP SEQUENCE ' || s; END LOOP; END $$");
-    statements
+    let drop = |what: &str, of: &str| {
+        format!(
+            "SELECT coalesce(string_agg(format('DROP {what} IF EXISTS %s CASCADE;', \
+             oid::regclass), ''), '') {came} AND {of}"
+        )
+    };
+    let tables = story.ask(&drop("TABLE", tables)).await;
+    tables + &story.ask(&drop("SEQUENCE", "relkind = 'S'")).await
 }
 
 async fn drop_databases(story: &Story) {
-    let names = "SELECT coalesce(string_agg(datname, ','), '') FROM pg_database WHERE datname LIKE '%_restored_%'";
+    let names = "SELECT coalesce(string_agg(datname, ','), '') FROM pg_database
+        WHERE datname LIKE '%_restored_%'";
     for name in story.ask(names).await.split(',').filter(|name| !name.is_empty()) {
-        let drop = format!("DROP DATABASE \"{name}\" WITH (FORCE)");
-        crate::postgres::connect(&story.server).await.batch_execute(&drop).await.unwrap();
+        run(story, &format!("DROP DATABASE \"{name}\" WITH (FORCE)")).await;
     }
+}
+
+async fn run(story: &Story, statements: &str) {
+    connect(&story.server).await.batch_execute(statements).await.unwrap();
 }
 
 #[test]

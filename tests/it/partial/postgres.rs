@@ -25,7 +25,8 @@ async fn belongings(story: &Story, table: &str, suffix: &str) -> String {
             UNION ALL SELECT 'constraint ' || conname || pg_get_constraintdef(oid)
             FROM pg_constraint, t WHERE conrelid = t.id AND contype <> 'f'
             UNION ALL SELECT 'column ' || attname || format_type(atttypid, atttypmod) || attnotnull
-                || attgenerated || attidentity || coalesce(col_description(t.id, attnum), '')
+                || attgenerated::text || attidentity::text
+                || coalesce(col_description(t.id, attnum), '')
                 || coalesce(pg_get_expr(adbin, adrelid), '') || coalesce(attacl::text, '')
             FROM t JOIN pg_attribute a ON attrelid = t.id AND attnum > 0
                 LEFT JOIN pg_attrdef d ON adrelid = t.id AND adnum = attnum
@@ -171,7 +172,13 @@ async fn a_hundred_lost_rows_are_found_and_merged() {
     client.batch_execute(&script).await.unwrap();
     let again = compare("second.sql");
     assert_eq!(table(&again, "public.orders"), [0, 1, 1], "{again:#}");
-    client.batch_execute("UPDATE orders SET total = 4 WHERE id = 4; DELETE FROM orders WHERE id = 5000; ALTER TABLE orders DROP COLUMN more").await.unwrap();
+    client
+        .batch_execute(
+            "UPDATE orders SET total = 4 WHERE id = 4; DELETE FROM orders WHERE id = 5000;
+         ALTER TABLE orders DROP COLUMN more",
+        )
+        .await
+        .unwrap();
     assert_eq!(rows(&story, "orders").await, point);
     assert_eq!(rows(&story, "\"Order Items\"").await, items);
     assert_eq!(rows(&story, "plain").await, plain);
@@ -245,7 +252,9 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
     words(&[], 2, &["SP0100", "--table SCHEMA.TABLE"]);
     let refuse =
         |words: &[&str], status, said: &[&str]| drop(story.site.fails(words, status, said));
-    refuse(&["restore", "shop", "--table", "orders", "--to", "x"], 2, &["--into"]);
+    for only in [&["--table", "orders"][..], &["--as", "x"], &["--database", "postgres"]] {
+        refuse(&[&["restore", "shop", "--to", "x"], only].concat(), 2, &["SP0100", "--into URL"]);
+    }
     let sqlite = ["restore", "shop", "--table", "orders", "--into", "sqlite:app.db"];
     refuse(&sqlite, 5, &["SP0520", "postgres"]);
     let secret = "postgres://u:hunter2@127.0.0.1/x";

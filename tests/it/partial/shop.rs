@@ -32,7 +32,8 @@ const SCHEMA: &str = r#"
     ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
     CREATE POLICY own ON orders TO app USING (customer > 0);
     CREATE TABLE "Order Items" (
-        "ID" uuid PRIMARY KEY DEFAULT gen_random_uuid(), "Größe" text, "order" int REFERENCES orders);
+        "ID" uuid PRIMARY KEY DEFAULT gen_random_uuid(), "Größe" text,
+        "order" int REFERENCES orders);
     CREATE TABLE sales (d date, n int) PARTITION BY RANGE (d);
     CREATE TABLE sales_2025 PARTITION OF sales FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
     CREATE TABLE sales_rest PARTITION OF sales DEFAULT;
@@ -51,7 +52,8 @@ const SCHEMA: &str = r#"
     INSERT INTO sales SELECT '2025-12-01'::date + i, i FROM generate_series(1, 100) i;
     INSERT INTO numbered (v) VALUES ('a'), ('b');
     INSERT INTO plain SELECT i % 7, 'x' FROM generate_series(1, 70) i;
-    INSERT INTO big SELECT i, repeat('0123456789abcde' || chr(10), 500000) FROM generate_series(1, 3) i;
+    INSERT INTO big SELECT i, repeat('0123456789abcde' || chr(10), 500000)
+        FROM generate_series(1, 3) i;
     INSERT INTO account SELECT i, 1000 FROM generate_series(1, 50) i;
     SELECT setval('numbers', 41);
 "#;

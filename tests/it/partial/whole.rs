@@ -11,7 +11,8 @@ async fn a_database_comes_back_as_it_was_under_a_name_that_is_free() {
         client
             .batch_execute(
                 "CREATE EXTENSION pg_trgm; SELECT lo_from_bytea(4711, '\\x00ff');
-                 ALTER DATABASE postgres SET work_mem = '5MB'; GRANT CONNECT ON DATABASE postgres TO app;
+                 ALTER DATABASE postgres SET work_mem = '5MB';
+                 GRANT CONNECT ON DATABASE postgres TO app;
                  CREATE FUNCTION sum_of(a int) RETURNS int LANGUAGE sql AS 'SELECT a; SELECT a + 1';
                  CREATE RULE r AS ON INSERT TO plain WHERE new.a > 99 DO
                      (SELECT 1; UPDATE plain SET b = ';');
@@ -32,7 +33,7 @@ async fn a_database_comes_back_as_it_was_under_a_name_that_is_free() {
         let named = made.replace("\"shop 2\"", "postgres").replace("shop 2", "postgres");
         assert_eq!(named, before);
         assert_eq!(dump(&story, "postgres", &["--create"]), now);
-        let names = "SELECT string_agg(datname, ',' ORDER BY 1) FROM pg_database";
+        let names = "SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database";
         assert_eq!(story.ask(names).await, "postgres,shop 2,template0,template1");
         assert_none(&story.site);
     }

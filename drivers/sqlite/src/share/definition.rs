@@ -180,8 +180,8 @@ mod tests {
                  CHECK (a <> 'REFERENCES p'))",
             ),
             (
-                "CREATE TABLE t (a, -- REFERENCES p\n b REFERENCES keep, FOREIGN KEY (a) REFERENCES \
-                 `p` ON DELETE NO ACTION) WITHOUT ROWID",
+                "CREATE TABLE t (a, -- REFERENCES p\n b REFERENCES keep, FOREIGN KEY (a) \
+                 REFERENCES `p` ON DELETE NO ACTION) WITHOUT ROWID",
                 "CREATE TABLE t (a, -- REFERENCES p\n b REFERENCES keep) WITHOUT ROWID",
             ),
         ] {

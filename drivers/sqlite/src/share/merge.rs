@@ -46,9 +46,8 @@ impl Merge<'_> {
         let table = quoted(&self.table);
         let statement = if self.key.is_empty() {
             let same = self.are((0..row.len()).collect::<Vec<_>>().iter(), row);
-            format!(
-                "DELETE FROM {table} WHERE rowid = (SELECT rowid FROM {table} WHERE {same} LIMIT 1);"
-            )
+            let one = format!("SELECT rowid FROM {table} WHERE {same} LIMIT 1");
+            format!("DELETE FROM {table} WHERE rowid = ({one});")
         } else {
             format!("DELETE FROM {table} WHERE {};", self.are(self.key.iter(), row))
         };
