@@ -35,6 +35,8 @@ pub struct PartialJob<'a> {
     pub into: &'a Endpoint,
     /// The new name, if one was chosen.
     pub name: Option<&'a str>,
+    /// Whether it is only compared with what lives.
+    pub compares: bool,
     /// Whether a copy is used in which the engine finds damage.
     pub accept_damage: bool,
     /// Where the sandbox is made.
@@ -97,8 +99,8 @@ pub async fn compare(
 }
 
 fn request<'a>(job: &'a PartialJob<'_>, suffix: &'a str, token: &'a str) -> ShareRequest<'a> {
-    let PartialJob { share, inside, into, name, .. } = *job;
-    ShareRequest { share, database: inside, into, name, suffix, token }
+    let PartialJob { share, inside, into, name, compares, .. } = *job;
+    ShareRequest { share, database: inside, into, name, suffix, compares, token }
 }
 
 /// Refuses what cannot work before anything is restored.

@@ -32,6 +32,8 @@ pub struct ShareRequest<'a> {
     pub name: Option<&'a str>,
     /// What is appended to names, where none was chosen.
     pub suffix: &'a str,
+    /// Whether it is only compared with what lives there.
+    pub compares: bool,
     /// Letters and digits that nobody else has at this time.
     pub token: &'a str,
 }

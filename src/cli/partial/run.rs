@@ -81,6 +81,7 @@ pub(crate) async fn run(
         engine: &*engine,
         into: &into,
         name: options.name.as_deref(),
+        compares: options.compare,
         accept_damage,
         scratch: &scratch,
     };

@@ -13,7 +13,7 @@ use super::shop::{ask, begin, dump, fails, ok, rows, url};
 use crate::{
     cli::golden::assert_shape,
     drills::remains::assert_none,
-    postgres::{Story, connect},
+    postgres::{Story, connect, exact},
 };
 
 /// What belongs to a table, less its own name.
@@ -269,4 +269,63 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
     let into = url(&story, "postgres");
     assert!(!into.contains('@') || into.contains("postgres@"), "{into}");
     assert_none(&story.site);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_point_can_be_chosen_and_rows_of_a_tree_come_back_together() {
+    let Some(mut story) = begin(15).await else { return };
+    let capture = story.capture().await;
+    let client = connect(&story.server).await;
+    client
+        .batch_execute(
+            "CREATE TABLE staff (id int PRIMARY KEY, boss int REFERENCES staff, name text);
+             INSERT INTO staff VALUES (9, NULL, 'a'), (1, 9, 'b'), (2, 9, 'c'), (5, 1, 'd')",
+        )
+        .await
+        .unwrap();
+    story.write(6).await;
+    client
+        .batch_execute(
+            "ALTER TABLE staff DROP CONSTRAINT staff_boss_fkey;
+             DELETE FROM staff WHERE id IN (9, 1); UPDATE staff SET name = 'x' WHERE id = 5;
+             ALTER TABLE staff ADD FOREIGN KEY (boss) REFERENCES staff NOT VALID;
+             DROP TABLE entry",
+        )
+        .await
+        .unwrap();
+    story.end(capture).await;
+    let at = exact(story.instants[3]);
+    let answer = ok(&story, &["--at", &at, "--table", "entry"]);
+    let stamp = at[..19].replace(['-', ':'], "").replace('T', "_");
+    assert_eq!(answer["tables"][0]["to"], format!("public.entry_restored_{stamp}"));
+    assert_eq!(answer["rows"], 4, "{answer:#}");
+    let drop = ok(&story, &["--before-drop", "entry", "--table", "public.entry", "--as", "entry"]);
+    assert_eq!((&drop["rows"], &drop["tables"][0]["to"]), (&6.into(), &"public.entry".into()));
+    let words = ["--at", &at, "--table", "staff", "--compare", "--script", "staff.sql"];
+    let found = ok(&story, &words);
+    assert_eq!((&found["missing"], &found["different"]), (&2.into(), &1.into()), "{found:#}");
+    let script = fs::read_to_string(story.site.path("staff.sql")).unwrap();
+    client.batch_execute(&script).await.unwrap();
+    let names = "SELECT string_agg(name, '' ORDER BY name) FROM staff";
+    assert_eq!(ask(&story, names).await, "abcd", "{script}");
+    assert_none(&story.site);
+}
+
+/// The lock of whoever makes the database `stillpoint_partial_0`.
+const LOCK: &str = "SELECT pg_advisory_lock(1397772884, -487792196)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_being_made_stays_and_an_abandoned_one_goes() {
+    let Some(story) = begin(15).await else { return };
+    let maker = connect(&story.server).await;
+    maker.batch_execute("CREATE DATABASE stillpoint_partial_0").await.unwrap();
+    maker.batch_execute(LOCK).await.unwrap();
+    let count = "SELECT count(*) FROM pg_database WHERE datname = 'stillpoint_partial_0'";
+    let words = ["--table", "customers", "--as"];
+    ok(&story, &[&words[..], &["one"]].concat());
+    assert_eq!(ask(&story, count).await, "1");
+    drop(maker);
+    let answer = ok(&story, &[&words[..], &["two"]].concat());
+    assert!(answer["warnings"].to_string().contains("stillpoint_partial_0"), "{answer:#}");
+    assert_eq!(ask(&story, count).await, "0");
 }

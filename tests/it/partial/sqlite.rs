@@ -289,3 +289,23 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     sql(&site).execute_batch("INSERT INTO orders_copy (total) VALUES (1)").unwrap();
     assert_none(&site);
 }
+
+#[test]
+fn what_is_brought_back_is_captured_like_everything_else() {
+    let site = site(3000);
+    let words = ["logs", "stream", "sqlite:app.db", "--flush", "1s", "--stop-at-eof"];
+    let capture = site.spawn(&words, "capture");
+    while !fs::read_to_string(site.path("capture.log")).unwrap().contains("Capturing") {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    site.ok(&["backup", "sqlite:app.db"]);
+    site.json(&restore(&["--table", "t", "--as", "t_copy"]));
+    let said = || fs::read_to_string(site.path("capture.log")).unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(capture.end(), 0, "{}", said());
+    // The one that the test made before it began.
+    assert!(said().matches("gap").count() < 2, "{}", said());
+    site.ok(&["restore", "app.db", "--to", "later.db"]);
+    let later = Connection::open(site.path("later.db")).unwrap();
+    assert_eq!(texts(&later, "SELECT count(*) || '' FROM t_copy"), ["3000"]);
+}

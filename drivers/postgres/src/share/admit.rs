@@ -43,7 +43,7 @@ pub(super) async fn connect(
     let row = sql.client.query_one(query, &[]).await.map_err(failed)?;
     let major: i32 = row.try_get(0).map_err(failed)?;
     let is_standby: bool = row.try_get(1).map_err(failed)?;
-    if is_standby && request.name.is_some() {
+    if is_standby && !request.compares {
         return Err(Error::new(ErrorKind::Unsupported, code::UNSUITABLE_DATABASE, STEP)
             .why("it is a standby, in which nothing can be made")
             .next("connect to its primary"));

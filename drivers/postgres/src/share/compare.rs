@@ -280,7 +280,7 @@ async fn one(
         columns_extra: shape.columns_extra,
         ..Difference::default()
     };
-    let mut merge = Merge::new(table.quoted(), shape.columns, shape.key, is_circular, script);
+    let mut merge = Merge::new(table.quoted(), shape.columns, shape.key, is_circular, script)?;
     let (mut ours, mut theirs) =
         (Rows::open(own, &query, keys).await?, Rows::open(live, &query, keys).await?);
     let (mut copy, mut living) = (ours.next().await?, theirs.next().await?);

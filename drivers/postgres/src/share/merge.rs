@@ -1,6 +1,10 @@
 //! The statements that make a live table like the copy.
 
-use std::{borrow::Cow, io};
+use std::{
+    borrow::Cow,
+    fs::File,
+    io::{self, Seek as _, Write as _},
+};
 
 use stillpoint_contract::{Error, ErrorKind, Result, Script, code};
 
@@ -25,9 +29,10 @@ pub(super) struct Merge<'a, 's> {
     pub(super) columns: Vec<Column>,
     /// Which of the columns are its key.
     pub(super) key: Vec<usize>,
-    /// Whether its rows refer to rows of its own, so that they only come back together.
-    pub(super) is_circular: bool,
-    pub(super) script: Out<'a, 's>,
+    /// Where all but missing rows waits if rows refer to rows of their own table: those that are
+    /// missing only come back together.
+    later: Option<File>,
+    script: Out<'a, 's>,
     is_open: bool,
 }
 
@@ -47,20 +52,22 @@ impl Out<'_, '_> {
     }
 
     fn write(&mut self, text: &str) -> Result<()> {
-        self.0.write_all(text.as_bytes()).map_err(|cause: io::Error| {
-            let is_full = cause.kind() == io::ErrorKind::StorageFull;
-            let kind = if is_full { ErrorKind::Exhausted } else { ErrorKind::Config };
-            Error::new(kind, code::FILE, "write the merge script").caused_by(cause)
-        })
+        self.0.write_all(text.as_bytes()).map_err(unwritten)
     }
+}
 
-    /// A statement that is only proposed. Line breaks would let its rest be run.
-    fn proposal(&mut self, text: &str) -> Result<()> {
-        if text.contains(['\n', '\r']) {
-            return self.line("-- a row that is extra, in a table whose names have line breaks");
-        }
-        self.line(&format!("-- {text}"))
+fn unwritten(cause: io::Error) -> Error {
+    let is_full = cause.kind() == io::ErrorKind::StorageFull;
+    let kind = if is_full { ErrorKind::Exhausted } else { ErrorKind::Config };
+    Error::new(kind, code::FILE, "write the merge script").caused_by(cause)
+}
+
+/// A statement that is only proposed. Line breaks would let its rest be run.
+fn proposal(text: &str) -> String {
+    if text.contains(['\n', '\r']) {
+        return "-- a row that is extra, in a table whose names have line breaks".to_owned();
     }
+    format!("-- {text}")
 }
 
 impl<'a, 's> Merge<'a, 's> {
@@ -70,22 +77,23 @@ impl<'a, 's> Merge<'a, 's> {
         key: Vec<usize>,
         is_circular: bool,
         script: &'a mut Script<'s>,
-    ) -> Self {
-        Self { table, columns, key, is_circular, script: Out(script), is_open: false }
+    ) -> Result<Self> {
+        let later = is_circular.then(tempfile::tempfile).transpose().map_err(unwritten)?;
+        Ok(Self { table, columns, key, later, script: Out(script), is_open: false })
     }
 
     /// A row comes back.
     pub(super) fn missing(&mut self, row: &Row) -> Result<()> {
         let values: Vec<_> = row.values.iter().map(|value| literal(value)).collect();
         let values = values.join(", ");
-        if self.is_circular && self.is_open {
+        if self.is_open {
             return self.script.write(&format!(",\n  ({values})"));
         }
         let columns: Vec<_> = self.columns.iter().map(|column| quoted(&column.name)).collect();
         let overrides = self.columns.iter().any(|column| column.is_always);
         let overrides = if overrides { " OVERRIDING SYSTEM VALUE" } else { "" };
         let head = format!("INSERT INTO {} ({}){overrides}", self.table, columns.join(", "));
-        if self.is_circular {
+        if self.later.is_some() {
             self.is_open = true;
             return self.script.write(&format!("{head} VALUES\n  ({values})"));
         }
@@ -94,7 +102,6 @@ impl<'a, 's> Merge<'a, 's> {
 
     /// A row gets its values back, unless it was changed meanwhile.
     pub(super) fn different(&mut self, copy: &Row, live: &Row) -> Result<()> {
-        self.close()?;
         let differing = |place: &usize| copy.values[*place] != live.values[*place];
         let differing: Vec<_> = (0..self.columns.len()).filter(differing).collect();
         let set = differing.iter().filter(|place| !self.columns[**place].is_always);
@@ -106,12 +113,11 @@ impl<'a, 's> Merge<'a, 's> {
         let guard = differing.iter().map(|place| self.is_still(*place, live));
         let guard = guard.collect::<Vec<_>>().join(" AND ");
         let key = self.where_key(live);
-        self.script.line(&format!("UPDATE {} SET {set} WHERE {key} AND {guard};", self.table))
+        self.line(&format!("UPDATE {} SET {set} WHERE {key} AND {guard};", self.table))
     }
 
     /// A row is only proposed for removal.
     pub(super) fn extra(&mut self, row: &Row) -> Result<()> {
-        self.close()?;
         let statement = if self.key.is_empty() {
             let same = (0..self.columns.len()).map(|place| self.is_still(place, row));
             let same = same.collect::<Vec<_>>().join(" AND ");
@@ -122,7 +128,14 @@ impl<'a, 's> Merge<'a, 's> {
         } else {
             format!("DELETE FROM {} WHERE {};", self.table, self.where_key(row))
         };
-        self.script.proposal(&statement)
+        self.line(&proposal(&statement))
+    }
+
+    fn line(&mut self, text: &str) -> Result<()> {
+        match &mut self.later {
+            Some(later) => writeln!(later, "{text}").map_err(unwritten),
+            None => self.script.line(text),
+        }
     }
 
     /// The end of what was begun.
@@ -130,6 +143,8 @@ impl<'a, 's> Merge<'a, 's> {
         if std::mem::take(&mut self.is_open) {
             self.script.line("\nON CONFLICT DO NOTHING;")?;
         }
+        let Some(mut later) = self.later.take() else { return Ok(()) };
+        later.rewind().and_then(|()| io::copy(&mut later, self.script.0)).map_err(unwritten)?;
         Ok(())
     }
 
@@ -219,7 +234,7 @@ mod tests {
         };
         let mut written = Vec::new();
         let script: &mut Script<'_> = &mut written;
-        let mut merge = Merge::new("\"t\"".to_owned(), columns, vec![0], false, script);
+        let mut merge = Merge::new("\"t\"".to_owned(), columns, vec![0], false, script).unwrap();
         merge.missing(&row(&["1", "{}", "\\N"])).unwrap();
         merge.different(&row(&["2", "{}", "x"]), &row(&["2", "[]", "\\N"])).unwrap();
         merge.extra(&row(&["3\\nDROP", "{}", "x"])).unwrap();

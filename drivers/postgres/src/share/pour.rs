@@ -130,10 +130,10 @@ impl Target<'_> {
         }
     }
 
-    /// Settings that only newer servers have.
+    /// Settings that only newer servers have, and one that would let us wait for locks for ever.
     fn is_not_for_this_server(&self, text: &str) -> bool {
-        let newer = text.starts_with("SET transaction_timeout") && self.major < 17;
-        newer || (text.starts_with("SET default_table_access_method") && self.major < 12)
+        let is_newer = text.starts_with("SET transaction_timeout") && self.major < 17;
+        is_newer || text.starts_with("SET lock_timeout")
     }
 
     /// Hands rows on; memory does not depend on how many or how long they are.
