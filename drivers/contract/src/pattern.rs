@@ -100,12 +100,11 @@ fn read(text: &str) -> Option<Vec<Part>> {
     let mut parts = Vec::new();
     let mut rest = text.trim();
     loop {
-        let (part, after) = match rest.strip_prefix('"') {
-            Some(quoted) => read_quoted(quoted)?,
-            None => {
-                let end = rest.find('.').unwrap_or(rest.len());
-                (Part { text: rest[..end].to_owned(), is_quoted: false }, &rest[end..])
-            }
+        let (part, after) = if let Some(quoted) = rest.strip_prefix('"') {
+            read_quoted(quoted)?
+        } else {
+            let end = rest.find('.').unwrap_or(rest.len());
+            (Part { text: rest[..end].to_owned(), is_quoted: false }, &rest[end..])
         };
         if part.text.is_empty() || (!part.is_quoted && part.text.contains('"')) {
             return None;

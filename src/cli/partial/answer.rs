@@ -129,15 +129,12 @@ impl Answer for PartialAnswer {
     fn write(&self, page: &mut Page<'_>) {
         let (into, took) = (printable(&self.state.into), self.state.took());
         let rows = units::count(self.rows, "row", "rows");
-        match &self.created_database {
-            Some(name) => page.line(format!(
-                "Restored database {} with {rows} into {into} in {took}",
-                printable(name)
-            )),
-            None => {
-                let count = units::count(self.tables.len() as u64, "table", "tables");
-                page.line(format!("Restored {count} with {rows} into {into} in {took}"));
-            }
+        if let Some(name) = &self.created_database {
+            let name = printable(name);
+            page.line(format!("Restored database {name} with {rows} into {into} in {took}"));
+        } else {
+            let count = units::count(self.tables.len() as u64, "table", "tables");
+            page.line(format!("Restored {count} with {rows} into {into} in {took}"));
         }
         self.state.write(page);
         if self.created_database.is_none() {

@@ -166,22 +166,18 @@ struct ScriptFile {
 impl ScriptFile {
     fn create(chosen: Option<&Path>, database: &str) -> Result<Self> {
         let open = |path: PathBuf| File::create_new(&path).map(|file| (path, file));
-        let made = match chosen {
-            Some(path) => open(path.to_owned()),
-            None => {
-                let plain =
-                    |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' };
-                let stem: String = database.chars().map(plain).collect();
-                let names = (1..NAMES_MAX).map(|number| match number {
-                    1 => PathBuf::from(format!("merge-{stem}.sql")),
-                    _ => PathBuf::from(format!("merge-{stem}-{number}.sql")),
-                });
-                let mut names = names.map(open);
-                let free = names.find(
-                    |made| !matches!(made, Err(e) if e.kind() == io::ErrorKind::AlreadyExists),
-                );
-                free.unwrap_or_else(|| Err(io::ErrorKind::AlreadyExists.into()))
-            }
+        let made = if let Some(path) = chosen {
+            open(path.to_owned())
+        } else {
+            let plain = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+            let stem: String = database.chars().map(plain).collect();
+            let names = (1..NAMES_MAX).map(|number| match number {
+                1 => PathBuf::from(format!("merge-{stem}.sql")),
+                _ => PathBuf::from(format!("merge-{stem}-{number}.sql")),
+            });
+            let is_free = |made: &io::Result<(PathBuf, File)>| !matches!(made, Err(e) if e.kind() == io::ErrorKind::AlreadyExists);
+            let free = names.map(open).find(is_free);
+            free.unwrap_or_else(|| Err(io::ErrorKind::AlreadyExists.into()))
         };
         let shown = chosen.unwrap_or(Path::new("merge.sql"));
         let (path, file) = made.map_err(|cause| unwritable(shown, cause))?;

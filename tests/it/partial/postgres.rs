@@ -69,7 +69,8 @@ async fn under_load(major: u32) {
                     break;
                 }
                 let begun = clock.elapsed();
-                let (from, to) = ((n % 50 + 1) as i32, (n * 7 % 50 + 1) as i32);
+                let account = |n: u32| (n % 50 + 1).cast_signed();
+                let (from, to) = (account(n), account(n * 7));
                 let transfer = session.transaction().await.unwrap();
                 let cents = "UPDATE account SET cents = cents + $2 WHERE id = $1";
                 let (first, second) = (from.min(to), from.max(to));
@@ -79,7 +80,7 @@ async fn under_load(major: u32) {
                 transfer.execute(order, &[]).await.unwrap();
                 transfer.commit().await.unwrap();
                 moved.fetch_add(1, Ordering::Relaxed);
-                longest = longest.max(clock.elapsed() - begun);
+                longest = longest.max(clock.elapsed().saturating_sub(begun));
             }
             longest
         }));
@@ -295,7 +296,7 @@ async fn any_point_can_be_chosen_and_rows_of_a_tree_come_back_together() {
         .unwrap();
     story.end(capture).await;
     let at = exact(story.instants[3]);
-    let answer = ok(&story, &["--at", &at, "--table", "entry"]);
+    let answer = ok(&story, &["--at", &at, "--table", "postgres.public.entry"]);
     let stamp = at[..19].replace(['-', ':'], "").replace('T', "_");
     assert_eq!(answer["tables"][0]["to"], format!("public.entry_restored_{stamp}"));
     assert_eq!(answer["rows"], 4, "{answer:#}");

@@ -153,7 +153,7 @@ fn under_load(mode: &str) {
                          UPDATE account SET cents = cents + 1 WHERE id = 2; COMMIT",
                     )
                     .unwrap();
-                longest = longest.max(clock.elapsed() - begun);
+                longest = longest.max(clock.elapsed().saturating_sub(begun));
                 moved.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(2));
             }

@@ -50,6 +50,8 @@ pub(super) async fn connect(
     }
     sql.client.batch_execute(SETTINGS).await.map_err(failed)?;
     if major >= 14 {
+        let wakes = "SET idle_session_timeout = 0";
+        sql.client.batch_execute(wakes).await.map_err(failed)?;
         let notices = "SET client_connection_check_interval = '1s'";
         // Systems that cannot tell refuse it.
         drop(sql.client.batch_execute(notices).await);

@@ -122,7 +122,7 @@ impl Transfer<'_> {
         self.progress.begin("prepare", 0);
         let own = self.sandbox.cluster.in_database(&self.database).sql().await?;
         make_ready(&own).await?;
-        let (chosen, mut notes) = choose(&own, patterns).await?;
+        let (chosen, mut notes) = choose(&own, &self.database, patterns).await?;
         let tables = with_heirs(&own, chosen).await?;
         let mut asked = tables.iter().filter(|table| table.of.is_none()).map(Table::shown);
         if let (Some(name), Some(one), Some(other)) =
@@ -226,7 +226,14 @@ impl Transfer<'_> {
         let key = lock_of(self.request.token);
         live.client.query_one(lock, &[&LOCK, &key]).await.map_err(failed)?;
         self.progress.begin("rows", sizes.values().sum());
-        let poured = self.fill(cluster, &live, &arguments, &sizes, &unfinished).await;
+        let made = cluster.in_database(&unfinished);
+        // The session that makes the database has the lock: it goes when nothing is made any more.
+        let mut target = self.target(live, Mode::Each, Some(&made), &sizes);
+        let poured = match self.dumper.start(&unfinished, &arguments) {
+            Ok(dump) => target.pour(dump).await,
+            Err(error) => Err(error),
+        };
+        let live = target.maker.take().unwrap_or(target.sql);
         let done = match poured {
             Ok(poured) => self.publish(&live, &unfinished, &name).await.map(|()| poured),
             Err(error) => Err(error),
@@ -246,21 +253,6 @@ impl Transfer<'_> {
             rows,
         });
         Ok(Brought { database: Some(name), tables: tables.collect(), notes, left_out: Vec::new() })
-    }
-
-    async fn fill(
-        &self,
-        cluster: &Cluster,
-        live: &Sql,
-        arguments: &[String],
-        sizes: &BTreeMap<String, u64>,
-        unfinished: &str,
-    ) -> Result<super::pour::Poured> {
-        let made = cluster.in_database(unfinished);
-        // The session with the lock stays where it is.
-        let maker = cluster.sql_on(&live.host).await?;
-        let mut target = self.target(maker, Mode::Each, Some(&made), sizes);
-        target.pour(self.dumper.start(unfinished, arguments)?).await
     }
 
     async fn publish(&self, live: &Sql, from: &str, to: &str) -> Result<()> {
@@ -313,7 +305,15 @@ impl Transfer<'_> {
         made: Option<&'a Cluster>,
         sizes: &'a BTreeMap<String, u64>,
     ) -> Target<'a> {
-        Target { sql, mode, major: self.live_major, made, sizes, progress: self.progress }
+        Target {
+            sql,
+            mode,
+            major: self.live_major,
+            made,
+            sizes,
+            progress: self.progress,
+            maker: None,
+        }
     }
 
     /// Leaves tablespaces out if the live server lacks any.

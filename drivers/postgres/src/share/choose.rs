@@ -90,15 +90,17 @@ pub(super) fn shown(schema: &str, name: &str) -> String {
     format!("{}.{}", part(schema), part(name))
 }
 
-/// The tables that fit, in the order of their names; with what a person should know.
+/// The tables of a database that fit, in the order of their names; with what a person should know.
+/// They may be named as timelines and drills name them, with the database.
 pub(super) async fn choose(
     sql: &Sql,
+    database: &str,
     patterns: &[TablePattern],
 ) -> Result<(Vec<Table>, Vec<String>)> {
     let all = list(sql, None).await?;
     let (mut chosen, mut notes) = (BTreeSet::new(), Vec::new());
     for pattern in patterns {
-        let fits = |table: &&Table| pattern.fits(&[&table.schema, &table.name]);
+        let fits = |table: &&Table| pattern.fits(&[database, &table.schema, &table.name]);
         let fitting: Vec<&Table> = all.iter().filter(fits).collect();
         let (good, bad): (Vec<_>, Vec<_>) =
             fitting.into_iter().partition(|table| table.obstacle().is_none());

@@ -75,7 +75,7 @@ pub(crate) async fn compare(
     let (cluster, live, _) = connect(request, &sandbox.cluster.clock).await?;
     let database = database_of(sandbox, request, &cluster)?;
     let own = sandbox.cluster.in_database(&database).sql().await?;
-    let (chosen, _) = choose(&own, patterns).await?;
+    let (chosen, _) = choose(&own, &database, patterns).await?;
     let mut tables = with_heirs(&own, chosen).await?;
     tables.retain(|table| table.of.is_none());
     let circular = parents_first(&own, &mut tables).await?;

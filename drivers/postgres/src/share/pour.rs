@@ -64,6 +64,8 @@ pub(super) struct Target<'a> {
     /// What of progress each table is worth.
     pub(super) sizes: &'a BTreeMap<String, u64>,
     pub(super) progress: &'a dyn Progress,
+    /// The session that made the database, once another one is in it.
+    pub(super) maker: Option<Sql>,
 }
 
 impl Target<'_> {
@@ -95,9 +97,10 @@ impl Target<'_> {
 
     async fn enter(&mut self) -> Result<()> {
         let made = self.made.ok_or_else(|| Error::bug(STEP))?;
-        self.sql = made.sql_on(&self.sql.host).await?;
+        let inside = made.sql_on(&self.sql.host).await?;
+        self.maker = Some(std::mem::replace(&mut self.sql, inside));
         // Made durable by the last statement, which renames the database.
-        let settings = "SET synchronous_commit = off";
+        let settings = "SET synchronous_commit = off; SET default_transaction_read_only = off";
         self.sql.client.batch_execute(settings).await.map_err(|e| error::sql(e, STEP))
     }
 
@@ -172,15 +175,13 @@ fn is_less_needed(text: &str) -> bool {
 /// The words of a statement, without what is in quotes.
 fn unquoted(text: &str) -> String {
     let mut quote = None;
-    let is_word = |c: &char| match quote {
-        Some(open) => {
+    let is_word = |c: &char| {
+        if let Some(open) = quote {
             quote = quote.filter(|_| *c != open);
-            false
+            return false;
         }
-        None => {
-            quote = Some(*c).filter(|c| matches!(c, '"' | '\''));
-            quote.is_none()
-        }
+        quote = Some(*c).filter(|c| matches!(c, '"' | '\''));
+        quote.is_none()
     };
     text.chars().filter(is_word).collect()
 }
@@ -207,6 +208,8 @@ fn refused(e: tokio_postgres::Error, text: &str) -> Error {
         SqlState::UNDEFINED_FILE,
         SqlState::INVALID_SCHEMA_NAME,
         SqlState::FEATURE_NOT_SUPPORTED,
+        // An older server does not know everything.
+        SqlState::SYNTAX_ERROR,
     ];
     if *state == SqlState::DUPLICATE_TABLE || *state == SqlState::DUPLICATE_DATABASE {
         return Error::new(ErrorKind::Refused, code::TARGET_EXISTS, STEP)

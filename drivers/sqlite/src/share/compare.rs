@@ -1,12 +1,6 @@
 //! Live tables beside those of the restored file, row by row in the order of their keys.
 
-use std::{
-    cmp::Ordering,
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{cmp::Ordering, collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use rusqlite::{
     Connection, Row, Rows, Statement,
@@ -65,7 +59,7 @@ pub(crate) async fn compare(
 }
 
 fn work(
-    path: &PathBuf,
+    path: &Path,
     beside: &Path,
     patterns: &[TablePattern],
     database: &Database,

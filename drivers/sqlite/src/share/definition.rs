@@ -141,13 +141,12 @@ fn end_of_reference(tokens: &[Token], at: usize) -> usize {
         if is(last + 1, "on") && (is(last + 2, "delete") || is(last + 2, "update")) {
             let is_long = is(last + 3, "set") || is(last + 3, "no");
             last += if is_long { 4 } else { 3 };
-        } else if is(last + 1, "match") {
-            last += 2;
         } else if is(last + 1, "deferrable") {
             last += 1;
-        } else if is(last + 1, "not") && is(last + 2, "deferrable") {
-            last += 2;
-        } else if is(last + 1, "initially") {
+        } else if is(last + 1, "match")
+            || is(last + 1, "initially")
+            || (is(last + 1, "not") && is(last + 2, "deferrable"))
+        {
             last += 2;
         } else {
             return last.min(tokens.len() - 1);
