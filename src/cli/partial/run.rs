@@ -169,13 +169,14 @@ impl ScriptFile {
         let made = if let Some(path) = chosen {
             open(path.to_owned())
         } else {
-            let plain = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' };
-            let stem: String = database.chars().map(plain).collect();
+            let is_plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+            let stem = database.replace(|c| !is_plain(c), "_");
             let names = (1..NAMES_MAX).map(|number| match number {
                 1 => PathBuf::from(format!("merge-{stem}.sql")),
                 _ => PathBuf::from(format!("merge-{stem}-{number}.sql")),
             });
-            let is_free = |made: &io::Result<(PathBuf, File)>| !matches!(made, Err(e) if e.kind() == io::ErrorKind::AlreadyExists);
+            let exists = |e: &io::Error| e.kind() == io::ErrorKind::AlreadyExists;
+            let is_free = |made: &io::Result<_>| !made.as_ref().is_err_and(exists);
             let free = names.map(open).find(is_free);
             free.unwrap_or_else(|| Err(io::ErrorKind::AlreadyExists.into()))
         };

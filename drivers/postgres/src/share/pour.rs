@@ -98,7 +98,9 @@ impl Target<'_> {
     async fn enter(&mut self) -> Result<()> {
         let made = self.made.ok_or_else(|| Error::bug(STEP))?;
         let inside = made.sql_on(&self.sql.host).await?;
-        self.maker = Some(std::mem::replace(&mut self.sql, inside));
+        // A database with settings of its own is entered twice.
+        let before = std::mem::replace(&mut self.sql, inside);
+        self.maker.get_or_insert(before);
         // Made durable by the last statement, which renames the database.
         let settings = "SET synchronous_commit = off; SET default_transaction_read_only = off";
         self.sql.client.batch_execute(settings).await.map_err(|e| error::sql(e, STEP))
