@@ -206,8 +206,11 @@ fn rewrite(
         }));
         table.definitions.push(sql);
         for (name, sql) in belongings(copy, "index", &table.passing)? {
-            let name = names.take(&name, table, wanted);
-            table.definitions.extend(named(&sql, &name));
+            let free = names.take(&name, table, wanted);
+            match named(&sql, &free) {
+                Some(sql) => table.definitions.push(sql),
+                None => notes.push(format!("index {name} is left out: {sql}")),
+            }
         }
     }
     for table in tables.iter() {
@@ -217,7 +220,10 @@ fn rewrite(
     for table in tables {
         for (name, sql) in belongings(copy, "trigger", &table.to)? {
             let free = names.take(&name, table, wanted);
-            table.triggers.extend(renamed_trigger(&sql, &name, &free));
+            match renamed_trigger(&sql, &name, &free) {
+                Some(sql) => table.triggers.push(sql),
+                None => notes.push(format!("trigger {name} is left out: {sql}")),
+            }
         }
     }
     Ok(())
