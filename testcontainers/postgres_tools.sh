@@ -31,7 +31,7 @@ fi
 tree=$root/.tools/postgres/17-tools
 suite=trixie
 stamp=$tree/stamp
-wanted=$suite-2
+wanted=$suite-3
 
 [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && exit 0
 for program in apt-get dpkg-deb patchelf; do
@@ -69,7 +69,8 @@ for package in "$apt"/debs/*.deb; do
     dpkg-deb -x "$package" "$tree"
 done
 libraries=$tree/usr/lib/x86_64-linux-gnu
-for program in pg_amcheck pg_basebackup pg_checksums pg_combinebackup pg_verifybackup pg_waldump; do
+for program in pg_amcheck pg_basebackup pg_checksums pg_combinebackup pg_dump pg_verifybackup \
+    pg_waldump; do
     patchelf --set-interpreter "$tree/usr/lib64/ld-linux-x86-64.so.2" --force-rpath \
         --set-rpath "$libraries" "$tree/usr/lib/postgresql/17/bin/$program"
 done

@@ -125,7 +125,8 @@ pub(crate) enum Command {
     /// Capture a database's log between backups.
     #[command(subcommand)]
     Logs(logs::Command),
-    /// Restore a database, as it was at any captured moment, into a new file.
+    /// Restore a database, as it was at any captured moment, into a new place; or tables of it
+    /// into a live one.
     Restore(restore::Options),
     /// Prove that a database can be restored, in a throw-away server.
     #[command(subcommand)]

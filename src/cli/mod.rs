@@ -31,6 +31,7 @@ mod moment;
 mod native;
 mod open;
 mod page;
+mod partial;
 mod process;
 mod progress;
 mod reach;

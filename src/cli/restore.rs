@@ -17,6 +17,7 @@ use super::{
     moment::{FORMS, Moment},
     open::{self, Need, Opened},
     page::{Page, Tone, printable},
+    partial,
     session::Session,
     units,
     wire::{Backup, Event, Point, milliseconds},
@@ -55,7 +56,7 @@ pub(crate) struct Options {
         long,
         value_name = "PATH",
         value_hint = clap::ValueHint::AnyPath,
-        required_unless_present = "before_drop"
+        required_unless_present_any = ["before_drop", "into"]
     )]
     to: Option<PathBuf>,
     /// Replace what is there, unless somebody is using it.
@@ -82,6 +83,8 @@ pub(crate) struct Options {
     /// lost after the point; change nothing.
     #[arg(long)]
     plan: bool,
+    #[command(flatten)]
+    partial: partial::PartialOptions,
 }
 
 #[derive(Debug, Serialize)]
@@ -243,12 +246,25 @@ impl Answer for RestoreAnswer {
 
 /// Restores, or plans to. The exit status says whether the restored database is sound.
 pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
+    partial::refuse_without_target(&options.partial)?;
     let moment = session.moment(&options.at)?;
     let repository = open::repository(session, Need::Content).await?;
     let proposal = match &options.before_drop {
         Some(name) => Some(propose(session, &repository, &options, name).await?),
         None => None,
     };
+    if options.partial.into.is_some() {
+        let wanted = match (&options.backup, proposal) {
+            (_, Some((wanted, proposal))) => {
+                session.note(&proposal.sentence(session));
+                wanted
+            }
+            (Some(backup), None) => backup_of(&repository, backup).await?,
+            (None, None) => wanted(session, &repository, &options.database, moment).await?,
+        };
+        let about = (options.database.as_str(), options.accept_damage);
+        return partial::run(session, &options.partial, about, (&repository, wanted)).await;
+    }
     let Some(to) = options.to.clone() else {
         let Some((_, proposal)) = proposal else {
             return Err(Error::bug("restore without a target"));
@@ -261,7 +277,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     }
     let wanted = match (&options.backup, proposal) {
         (_, Some((wanted, _))) => wanted,
-        (Some(backup), None) => Wanted::Backup(repository.find_backup(backup).await?.commit.backup),
+        (Some(backup), None) => backup_of(&repository, backup).await?,
         (None, None) => wanted(session, &repository, &options.database, moment).await?,
     };
     let job = RestoreJob {
@@ -296,6 +312,10 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let is_sound = report.damage.is_empty();
     session.answer(&restored(session, &options, &resolved, report))?;
     Ok(if is_sound { exit::OK } else { exit::status(ErrorKind::Corrupt) })
+}
+
+async fn backup_of(repository: &Opened, id: &str) -> Result<Wanted> {
+    Ok(Wanted::Backup(repository.find_backup(id).await?.commit.backup))
 }
 
 fn extras(options: &Options) -> Result<RestoreExtras> {

@@ -214,7 +214,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<u8> {
         Command::Logs(command) => return Box::pin(logs::run(session, command)).await,
         Command::WalPush(options) => Box::pin(archive::run_push(session, options)).await?,
         Command::WalGet(options) => return Box::pin(fetch::run_get(session, options)).await,
-        Command::Restore(options) => return restore::run(session, options).await,
+        Command::Restore(options) => return Box::pin(restore::run(session, options)).await,
         Command::Drill(command) => return Box::pin(drill::run(session, command)).await,
         Command::Report(command) => return evidence::run(session, command).await,
         Command::Verify(options) => return verify::run(session, options).await,

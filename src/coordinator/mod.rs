@@ -1,4 +1,5 @@
-//! Joins engines and the repository: one backup, one capture, one restore, one drill.
+//! Joins engines and the repository: one backup, one capture, one restore, whole or partial, one
+//! drill.
 //!
 //! Nothing here knows a particular engine, prints, or reads the environment.
 
@@ -11,6 +12,7 @@ mod fetch;
 mod forecast;
 mod native;
 mod owner;
+mod partial;
 mod point;
 mod reach;
 mod restore;
@@ -24,6 +26,7 @@ pub use drill::{DrillJob, Expectation, draw, drill};
 pub use events::{Events, Happened, events, last_loss};
 pub use fetch::{Fetched, Fetcher};
 pub use forecast::{Estimate, Forecast, Lost, forecast};
+pub use partial::{PartialJob, PartialReport, bring, compare};
 pub use point::{Chosen, Wanted, choose};
 pub use reach::{Restorable, Window, windows};
 pub use restore::{

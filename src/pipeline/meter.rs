@@ -14,6 +14,16 @@ pub struct Meter {
     stored_bytes: AtomicU64,
 }
 
+impl stillpoint_contract::Progress for Meter {
+    fn begin(&self, phase: &'static str, total_bytes: u64) {
+        Self::begin(self, phase, total_bytes);
+    }
+
+    fn advance(&self, bytes: u64) {
+        Self::advance(self, bytes);
+    }
+}
+
 /// What a [`Meter`] showed at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reading {

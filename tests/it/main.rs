@@ -11,6 +11,7 @@ mod full_store;
 mod invariants;
 mod kills;
 mod outlived;
+mod partial;
 mod pg_bank;
 mod pg_lineages;
 mod pg_refusals;

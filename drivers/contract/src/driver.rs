@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Capabilities, Error, ErrorKind, Finding, Lineage, LogArchive, LogMark, LogPosition, LogRange,
     LogSource, NativePoint, OpenedLog, PartName, Result, Sandbox, SandboxRequest, SegmentHead,
-    Sink, Source, Tally, code,
+    ShareRequest, Sink, Source, Tally, code,
 };
 
 /// One kind of database server: how to reach one, and how to build one from a backup.
@@ -89,6 +89,18 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// else what the server said.
     async fn sandbox(&self, _request: SandboxRequest<'_>) -> Result<Box<dyn Sandbox>> {
         Err(Error::new(ErrorKind::Unsupported, code::USAGE, "open a sandbox"))
+    }
+
+    /// Looks at a server that lives, before a copy is restored of which a share shall go there:
+    /// whether that can be done, and whether the chosen name is free. Removes there what killed
+    /// ones of the kind left behind, and says what that was.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](crate::ErrorKind::Refused) when the name is taken;
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) when the engine cannot do it.
+    async fn admit_share(&self, _request: &ShareRequest<'_>) -> Result<Vec<String>> {
+        Err(Error::new(ErrorKind::Unsupported, code::USAGE, "restore a part of a database"))
     }
 
     /// The statements that make a role with the least privileges for backups and log capture, for

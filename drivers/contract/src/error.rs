@@ -153,6 +153,12 @@ pub mod code {
     pub const UNREACHABLE_POINT: Code = Code(704);
     /// What was restored did not pass the engine's own check.
     pub const RESTORE_CHECK_FAILED: Code = Code(705);
+    /// The restored copy, or the server that lives, has no such table or database.
+    pub const NO_SUCH_TABLE: Code = Code(706);
+    /// What is named has no rows of its own that could be brought back.
+    pub const NO_TABLE: Code = Code(707);
+    /// The server that lives lacks what the restored table or database needs.
+    pub const LACKING_TARGET: Code = Code(708);
 
     /// No such drill in the repository.
     pub const NO_SUCH_DRILL: Code = Code(800);

@@ -16,6 +16,8 @@ mod error;
 mod exchange;
 mod finding;
 mod log;
+mod partial;
+mod pattern;
 mod point;
 mod position;
 mod sandbox;
@@ -38,6 +40,11 @@ pub use log::{
     LogCapture, LogEvent, LogEventKind, LogMark, LogSegment, LogSource, OpenedLog,
     SEGMENT_BODY_BYTES_MAX, SEGMENT_INDEX_BYTES_MAX, SegmentHead,
 };
+pub use partial::{
+    Brought, BroughtTable, CHOSEN_NAME_BYTES_MAX, Difference, EXAMPLES_MAX, Progress, Script,
+    Share, ShareRequest, Tallied, chosen_name,
+};
+pub use pattern::TablePattern;
 pub use point::NativePoint;
 pub use position::{Lineage, LogPosition, LogRange};
 pub use sandbox::{

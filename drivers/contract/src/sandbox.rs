@@ -5,7 +5,9 @@ use std::path::Path;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{Endpoint, Result};
+use crate::{
+    Brought, Difference, Endpoint, Error, ErrorKind, Progress, Result, Script, ShareRequest, code,
+};
 
 /// The most tables of which a backup records how many rows they have.
 pub const TALLIES_MAX: usize = 10_000;
@@ -59,6 +61,42 @@ pub trait Sandbox: std::fmt::Debug + Send + Sync {
 
     /// Counts the rows of every table, exactly, under the names that backups record.
     async fn tally(&self) -> Result<Vec<Tally>>;
+
+    /// Brings a share into a server that lives, under names that are free there: rows, indexes,
+    /// constraints, sequences, grants and comments. Every table appears as a whole or not at all,
+    /// and so does a database; nothing else there is changed, or locked against anybody.
+    ///
+    /// The copy itself may be changed by it.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](crate::ErrorKind::Refused) when a name is taken,
+    /// [`Missing`](crate::ErrorKind::Missing) when the copy has no such table or the server lacks
+    /// what it needs.
+    async fn bring(
+        &self,
+        _request: &ShareRequest<'_>,
+        _progress: &dyn Progress,
+    ) -> Result<Brought> {
+        Err(Error::new(ErrorKind::Unsupported, code::USAGE, "restore a part of a database"))
+    }
+
+    /// Compares tables with those of the same names in a server that lives, each in one state of
+    /// it, without writing there; and writes statements into `script` that bring missing rows back
+    /// and make different ones equal. Memory does not depend on how many rows there are.
+    ///
+    /// # Errors
+    ///
+    /// As [`bring`](Self::bring); [`Missing`](crate::ErrorKind::Missing) also when a table does
+    /// not live any more.
+    async fn compare(
+        &self,
+        _request: &ShareRequest<'_>,
+        _progress: &dyn Progress,
+        _script: &mut Script<'_>,
+    ) -> Result<Vec<Difference>> {
+        Err(Error::new(ErrorKind::Unsupported, code::USAGE, "compare tables"))
+    }
 
     /// Ends it and waits until it has ended.
     async fn stop(self: Box<Self>) -> Result<()>;

@@ -6,12 +6,12 @@ use async_trait::async_trait;
 use stillpoint_contract::{
     BackupRequest, Clock, Driver, Endpoint, Engine, Evidence, Finding, LogArchive, LogMark,
     LogPosition, NativePoint, OpenedLog, Probe, Reached, Recovery, RestorePlan, RestoreRequest,
-    Result, Sandbox, SandboxRequest, SegmentHead, Sink,
+    Result, Sandbox, SandboxRequest, SegmentHead, ShareRequest, Sink,
 };
 
 use crate::{
     archive::Archive, config::Config, connect::Cluster, facts::Facts, grants, log, points, recover,
-    restore, sandbox, snapshot, version::MAJORS, wire::lsn_text,
+    restore, sandbox, share, snapshot, version::MAJORS, wire::lsn_text,
 };
 
 /// PostgreSQL clusters.
@@ -75,6 +75,10 @@ impl Engine for PostgresEngine {
 
     async fn sandbox(&self, request: SandboxRequest<'_>) -> Result<Box<dyn Sandbox>> {
         Box::pin(sandbox::open(request, &self.programs, &self.clock)).await
+    }
+
+    async fn admit_share(&self, request: &ShareRequest<'_>) -> Result<Vec<String>> {
+        share::admit(request, &self.clock).await
     }
 
     fn grants(&self, role: &str, major: Option<u32>) -> Result<Option<String>> {

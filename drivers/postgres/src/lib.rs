@@ -23,6 +23,7 @@ mod position;
 mod recover;
 mod restore;
 mod sandbox;
+mod share;
 mod snapshot;
 mod spaces;
 mod summaries;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use stillpoint_contract::{
     BackupRequest, Clock, Driver, Endpoint, Engine, Evidence, LogMark, OpenedLog, Probe, Reached,
-    Recovery, RestorePlan, RestoreRequest, Result, Sandbox, SandboxRequest, Sink,
+    Recovery, RestorePlan, RestoreRequest, Result, Sandbox, SandboxRequest, ShareRequest, Sink,
 };
 
 use crate::{
     config::Config,
     connect::Database,
-    log, recover, restore, sandbox,
+    log, recover, restore, sandbox, share,
     snapshot::{self, blocking},
     version,
 };
@@ -75,7 +75,11 @@ impl Engine for SqliteEngine {
     }
 
     async fn sandbox(&self, request: SandboxRequest<'_>) -> Result<Box<dyn Sandbox>> {
-        sandbox::open(request)
+        sandbox::open(request, &self.clock)
+    }
+
+    async fn admit_share(&self, request: &ShareRequest<'_>) -> Result<Vec<String>> {
+        share::admit(request, &self.clock).await
     }
 }
 

@@ -20,6 +20,7 @@ mod restore;
 mod resume;
 mod sandbox;
 mod segment;
+mod share;
 mod snapshot;
 mod tally;
 mod throttle;

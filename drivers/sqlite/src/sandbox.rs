@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use async_trait::async_trait;
@@ -11,11 +12,11 @@ use rusqlite::{
     limits::Limit, types::ValueRef,
 };
 use stillpoint_contract::{
-    ANSWER_BYTES_MAX, Endpoint, Error, ErrorKind, Examined, Result, Sandbox, SandboxRequest, Tally,
-    Verdict, code,
+    ANSWER_BYTES_MAX, Brought, Clock, Difference, Endpoint, Error, ErrorKind, Examined, Progress,
+    Result, Sandbox, SandboxRequest, Script, ShareRequest, Tally, Verdict, code,
 };
 
-use crate::{error, restore::open_to_check, snapshot::blocking, tally};
+use crate::{error, restore::open_to_check, share, snapshot::blocking, tally};
 
 /// How many broken references are named.
 const FINDINGS_MAX: i64 = 8;
@@ -24,23 +25,29 @@ const FINDINGS_MAX: i64 = 8;
 #[derive(Debug)]
 struct FileSandbox {
     path: PathBuf,
+    directory: PathBuf,
+    clock: Arc<dyn Clock>,
     description: String,
 }
 
 /// Opens a sandbox, which for SQLite is to find the file.
-pub(crate) fn open(request: SandboxRequest<'_>) -> Result<Box<dyn Sandbox>> {
+pub(crate) fn open(
+    request: SandboxRequest<'_>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Box<dyn Sandbox>> {
     let path = request.database.to_owned();
     drop(connect(&path)?);
     let version = rusqlite::version();
     let description = format!("SQLite {version} in this process; other files cannot be attached");
-    Ok(Box::new(FileSandbox { path, description }))
+    let (directory, clock) = (request.directory.to_owned(), Arc::clone(clock));
+    Ok(Box::new(FileSandbox { path, directory, clock, description }))
 }
 
 /// Opens the file without any way from it to another one: no database can be attached, and
 /// extensions are not loaded.
 ///
 /// Source: <https://www.sqlite.org/limits.html#max_attached>; `VACUUM INTO` attaches its target.
-fn connect(path: &Path) -> Result<Connection> {
+pub(crate) fn connect(path: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let open = || {
         let connection = Connection::open_with_flags(path, flags)?;
@@ -112,6 +119,20 @@ impl Sandbox for FileSandbox {
             tally::counted(&connection).map_err(|e| error::sqlite(e, "count rows", &path))
         })
         .await
+    }
+
+    async fn bring(&self, request: &ShareRequest<'_>, progress: &dyn Progress) -> Result<Brought> {
+        share::bring(&self.path, &self.clock, request, progress).await
+    }
+
+    async fn compare(
+        &self,
+        request: &ShareRequest<'_>,
+        progress: &dyn Progress,
+        script: &mut Script<'_>,
+    ) -> Result<Vec<Difference>> {
+        let places = (self.path.as_path(), self.directory.as_path());
+        share::compare(places, &self.clock, request, progress, script).await
     }
 
     async fn stop(self: Box<Self>) -> Result<()> {
@@ -200,6 +221,7 @@ fn references(connection: &Connection) -> Examined {
 
 #[cfg(test)]
 mod tests {
+    use stillpoint_conformance::memory::RealClock;
     use stillpoint_contract::Sandbox;
 
     use super::*;
@@ -207,7 +229,8 @@ mod tests {
     fn sandbox(directory: &Path, schema: &str) -> Box<dyn Sandbox> {
         let database = directory.join("database");
         Connection::open(&database).unwrap().execute_batch(schema).unwrap();
-        open(SandboxRequest { database: &database, directory, token: "0" }).unwrap()
+        let clock: Arc<dyn Clock> = Arc::new(RealClock::new());
+        open(SandboxRequest { database: &database, directory, token: "0" }, &clock).unwrap()
     }
 
     #[tokio::test]

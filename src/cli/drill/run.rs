@@ -78,17 +78,23 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
         Command::Run(options) => options.scratch.as_deref(),
         Command::List(_) | Command::Show(_) => None,
     };
+    let scratch = sweep(session, chosen).await;
+    match command {
+        Command::Run(options) => Box::pin(drill(session, options, &scratch)).await,
+        Command::List(options) => show::list(session, options).await,
+        Command::Show(options) => show::show(session, options).await,
+    }
+}
+
+/// Removes what killed commands left behind, tells of it, and says where sandboxes are made.
+pub(crate) async fn sweep(session: &Session, chosen: Option<&Path>) -> ScratchPlace {
     let scratch = place(&session.environment, chosen);
     let sweep = scratch.clone();
     let found = tokio::task::spawn_blocking(move || sweep.sweep()).await.unwrap_or_default();
     for what in &found {
         session.note(what);
     }
-    match command {
-        Command::Run(options) => Box::pin(drill(session, options, &scratch)).await,
-        Command::List(options) => show::list(session, options).await,
-        Command::Show(options) => show::show(session, options).await,
-    }
+    scratch
 }
 
 fn place(environment: &Environment, chosen: Option<&Path>) -> ScratchPlace {

@@ -46,7 +46,7 @@ fn stable(field: &str, text: &str) -> String {
     };
     if field == "recovery_key" {
         "<secret>".to_owned()
-    } else if matches!(field, "sandbox" | "source" | "started_by" | "teardown") {
+    } else if matches!(field, "into" | "sandbox" | "source" | "started_by" | "teardown") {
         format!("<{field}>")
     } else if field == "engine_version" {
         "<version>".to_owned()
@@ -65,7 +65,7 @@ fn stable(field: &str, text: &str) -> String {
         "<time>".to_owned()
     } else if is_ulid {
         "<id>".to_owned()
-    } else if field == "engine_position" || is_position(text) {
+    } else if field.ends_with("engine_position") || is_position(text) {
         "<position>".to_owned()
     } else if hex(text) {
         "<hex>".to_owned()

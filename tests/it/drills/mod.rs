@@ -6,5 +6,5 @@ mod forecast;
 mod load;
 mod postgres;
 mod reach;
-mod remains;
+pub(crate) mod remains;
 mod sqlite;

@@ -8,11 +8,11 @@ use crate::{
 };
 
 /// How often a drill is killed; `STILLPOINT_KILLS` says otherwise.
-fn kills() -> u32 {
+pub(crate) fn kills() -> u32 {
     u32::try_from(setting("STILLPOINT_KILLS", 15)).unwrap()
 }
 
-fn sandboxes(folder: &Path) -> usize {
+pub(crate) fn sandboxes(folder: &Path) -> usize {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter(|e| e.file_name().to_string_lossy().starts_with("stillpoint-sandbox-")).count()
 }
@@ -25,7 +25,7 @@ fn processes(folder: &Path) -> usize {
 }
 
 /// Asserts that nothing is left of any sandbox of a site.
-pub(super) fn assert_none(site: &Site) {
+pub(crate) fn assert_none(site: &Site) {
     let scratch = site.path("scratch");
     let notes = site.path("state/stillpoint/sandboxes");
     let found = (sandboxes(&scratch), sandboxes(&notes), processes(&scratch));
@@ -53,7 +53,7 @@ fn kill_everywhere(
 }
 
 #[expect(clippy::disallowed_methods, reason = "the test measures real time")]
-fn measure(work: impl FnOnce()) -> Duration {
+pub(crate) fn measure(work: impl FnOnce()) -> Duration {
     let start = std::time::Instant::now();
     work();
     start.elapsed()

@@ -13,7 +13,7 @@ mod steps;
 mod tree;
 mod wal_files;
 
-pub(crate) use server::{Server, tail};
+pub(crate) use server::{Server, by_shell, tail, version_of};
 pub(crate) use start::start;
 pub(crate) use steps::{PENDING_FILE, TAKEN_FILE, blocking, recover};
 pub(crate) use tree::{SPACES, give_to};

@@ -172,7 +172,7 @@ impl Server {
 }
 
 /// Where a shell finds a program.
-async fn by_shell(name: &str) -> Option<PathBuf> {
+pub(crate) async fn by_shell(name: &str) -> Option<PathBuf> {
     let mut command = Command::new("sh");
     command.args(["-c", "command -v \"$1\"", "sh", name]).stdin(Stdio::null());
     let output = command.kill_on_drop(true).output().await.ok()?;
@@ -180,7 +180,7 @@ async fn by_shell(name: &str) -> Option<PathBuf> {
     path.is_absolute().then_some(path)
 }
 
-async fn version_of(program: &Path) -> Option<String> {
+pub(crate) async fn version_of(program: &Path) -> Option<String> {
     let mut command = Command::new(program);
     let output = command.arg("--version").kill_on_drop(true).output().await.ok()?;
     let text = String::from_utf8(output.stdout).ok()?;

@@ -8,4 +8,5 @@ mod process;
 mod references;
 mod settings;
 
-pub(crate) use open::open;
+pub(crate) use open::{ServerSandbox, open};
+pub(crate) use settings::PORT;

@@ -13,8 +13,8 @@ use std::{
 use async_trait::async_trait;
 use futures::TryStreamExt as _;
 use stillpoint_contract::{
-    ANSWER_BYTES_MAX, Clock, Endpoint, Error, ErrorKind, Examined, Result, Sandbox, SandboxRequest,
-    Tally, code,
+    ANSWER_BYTES_MAX, Brought, Clock, Difference, Endpoint, Error, ErrorKind, Examined, Progress,
+    Result, Sandbox, SandboxRequest, Script, ShareRequest, Tally, code,
 };
 use tokio_postgres::SimpleQueryMessage;
 
@@ -24,7 +24,7 @@ use crate::{
     connect::{Cluster, Sql},
     error,
     recover::{Server, blocking, give_to},
-    tally,
+    share, tally,
 };
 
 /// How long a server may take until it accepts connections: ten minutes.
@@ -38,13 +38,13 @@ const STEP: &str = "start the server of a sandbox";
 
 /// A server on a restored cluster.
 #[derive(Debug)]
-pub(super) struct ServerSandbox {
-    pub(super) server: Server,
-    pub(super) cluster: Cluster,
-    pub(super) directory: PathBuf,
-    pub(super) role: String,
+pub(crate) struct ServerSandbox {
+    pub(crate) server: Server,
+    pub(crate) cluster: Cluster,
+    pub(crate) directory: PathBuf,
+    pub(crate) role: String,
     /// Every database that accepts connections.
-    pub(super) databases: Vec<String>,
+    pub(crate) databases: Vec<String>,
     usual: String,
     description: String,
     process: Mutex<Process>,
@@ -194,6 +194,19 @@ impl Sandbox for ServerSandbox {
             tallies.extend(tally::counted(&sql, database).await?);
         }
         Ok(tallies)
+    }
+
+    async fn bring(&self, request: &ShareRequest<'_>, progress: &dyn Progress) -> Result<Brought> {
+        share::bring(self, request, progress).await
+    }
+
+    async fn compare(
+        &self,
+        request: &ShareRequest<'_>,
+        progress: &dyn Progress,
+        script: &mut Script<'_>,
+    ) -> Result<Vec<Difference>> {
+        share::compare(self, request, progress, script).await
     }
 
     async fn stop(self: Box<Self>) -> Result<()> {

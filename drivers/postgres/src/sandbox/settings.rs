@@ -8,7 +8,7 @@ use std::{
 };
 
 /// The port in the name of the socket; nothing listens on a network.
-pub(super) const PORT: u16 = 5432;
+pub(crate) const PORT: u16 = 5432;
 
 /// The longest path of a socket, with its end. Source: unix(7), `sun_path`.
 const SOCKET_BYTES_MAX: usize = 107;

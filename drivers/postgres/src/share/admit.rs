@@ -1,0 +1,165 @@
+//! The server that lives: whether it takes a share, and what killed ones left in it.
+
+use std::{sync::Arc, time::Duration};
+
+use stillpoint_contract::{Clock, Error, ErrorKind, Result, Share, ShareRequest, code};
+
+use super::rename::{chosen, is_taken};
+use crate::{
+    config::Config,
+    connect::{Cluster, Sql},
+    error,
+    tally::quoted,
+};
+
+const STEP: &str = "look at the live server";
+
+/// How the name of a database begins that is not complete yet.
+const PREFIX: &str = "stillpoint_partial_";
+
+/// The first half of the advisory lock of whoever makes a database; the second is its own.
+pub(super) const LOCK: i32 = 0x5350_5254;
+
+/// How long a server may take to notice that a client is gone: it looks each second.
+const LOOKS_MAX: u32 = 30;
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Settings of our sessions there. A server notices within a second that we are gone, and lets go
+/// of everything; from 14 on.
+/// Source: <https://www.postgresql.org/docs/14/runtime-config-connection.html>.
+const SETTINGS: &str = "
+    SET statement_timeout = 0; SET lock_timeout = '10s'; SET synchronous_commit = on;
+    SET idle_in_transaction_session_timeout = 0; SET default_transaction_read_only = off";
+
+/// A session with the live server.
+pub(super) async fn connect(
+    request: &ShareRequest<'_>,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Cluster, Sql, u32)> {
+    let cluster = Cluster::new(Config::new(request.into)?, Arc::clone(clock))?;
+    let sql = cluster.sql().await.map_err(|error| error.during(STEP))?;
+    let failed = |e| error::sql(e, STEP);
+    let query = "SELECT current_setting('server_version_num')::int4 / 10000, pg_is_in_recovery()";
+    let row = sql.client.query_one(query, &[]).await.map_err(failed)?;
+    let major: i32 = row.try_get(0).map_err(failed)?;
+    let is_standby: bool = row.try_get(1).map_err(failed)?;
+    if is_standby && !request.compares {
+        return Err(Error::new(ErrorKind::Unsupported, code::UNSUITABLE_DATABASE, STEP)
+            .why("it is a standby, in which nothing can be made")
+            .next("connect to its primary"));
+    }
+    sql.client.batch_execute(SETTINGS).await.map_err(failed)?;
+    if major >= 14 {
+        let wakes = "SET idle_session_timeout = 0";
+        sql.client.batch_execute(wakes).await.map_err(failed)?;
+        let notices = "SET client_connection_check_interval = '1s'";
+        // Systems that cannot tell refuse it.
+        drop(sql.client.batch_execute(notices).await);
+    }
+    Ok((cluster, sql, major.unsigned_abs()))
+}
+
+/// Looks at the live server before anything is restored.
+pub(crate) async fn admit(
+    request: &ShareRequest<'_>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Vec<String>> {
+    let (_, sql, _) = connect(request, clock).await?;
+    let removed = sweep(&sql, clock).await?;
+    let failed = |e| error::sql(e, STEP);
+    match (request.share, request.name) {
+        (Share::Database, Some(name)) => check_database(&sql, name).await?,
+        (Share::Tables(patterns), Some(name)) => {
+            let (schema, own) = chosen(name)?;
+            let of_pattern = match patterns.as_slice() {
+                [one] => one.names().iter().rev().nth(1).map(|schema| (*schema).to_owned()),
+                _ => None,
+            };
+            if let Some(schema) = schema.or(of_pattern) {
+                let query = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
+                let quoted = format!("{}.{}", quoted(&schema), quoted(&own));
+                let row = sql.client.query_one(query, &[&quoted]).await.map_err(failed)?;
+                if row.try_get(0).map_err(failed)? {
+                    return Err(is_taken(&schema, &own, true));
+                }
+            }
+        }
+        (_, None) => {}
+    }
+    Ok(removed)
+}
+
+/// Refuses the name of a database that exists.
+pub(super) async fn check_database(sql: &Sql, name: &str) -> Result<()> {
+    let failed = |e| error::sql(e, STEP);
+    if name.is_empty() || name.len() > stillpoint_contract::CHOSEN_NAME_BYTES_MAX {
+        return Err(Error::new(ErrorKind::Invalid, code::BAD_NAME, "use the new name")
+            .with("given", name)
+            .why("the name of a database has 1 to 63 bytes"));
+    }
+    let query = "SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1)";
+    let row = sql.client.query_one(query, &[&name]).await.map_err(failed)?;
+    if row.try_get(0).map_err(failed)? {
+        return Err(Error::new(ErrorKind::Refused, code::TARGET_EXISTS, "bring a database back")
+            .with("name", name)
+            .why("the live server has a database of this name already; nothing was changed")
+            .next("choose a name that is free: --as NAME"));
+    }
+    Ok(())
+}
+
+/// The name of a database that is not complete yet.
+pub(super) fn unfinished(token: &str) -> String {
+    format!("{PREFIX}{token}")
+}
+
+/// The second half of a lock.
+pub(super) fn lock_of(token: &str) -> i32 {
+    let bytes = token
+        .bytes()
+        .fold(0xcbf2_9ce4_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    bytes.cast_signed()
+}
+
+/// Removes databases that were never completed, and whose makers are gone.
+async fn sweep(sql: &Sql, clock: &Arc<dyn Clock>) -> Result<Vec<String>> {
+    let failed = |e| error::sql(e, STEP);
+    let locks = "SELECT objid::int8 FROM pg_catalog.pg_locks
+        WHERE locktype = 'advisory' AND classid = $1::int8::oid";
+    let names = "SELECT datname::text FROM pg_catalog.pg_database
+        WHERE pg_catalog.starts_with(datname::text, $1) ORDER BY 1";
+    let mut removed = Vec::new();
+    let mut living: Vec<i64> = Vec::new();
+    for _ in 0..LOOKS_MAX {
+        let rows = sql.client.query(locks, &[&i64::from(LOCK)]).await.map_err(failed)?;
+        let held = rows.iter().map(|row| row.try_get(0)).collect::<std::result::Result<_, _>>();
+        living = held.map_err(failed)?;
+        if living.is_empty() {
+            break;
+        }
+        clock.sleep(PAUSE).await;
+    }
+    for row in sql.client.query(names, &[&PREFIX]).await.map_err(failed)? {
+        let name: String = row.try_get(0).map_err(failed)?;
+        let own = i64::from(lock_of(&name[PREFIX.len()..]).cast_unsigned());
+        if living.contains(&own) {
+            continue;
+        }
+        let dropped = sql.client.batch_execute(&drop_database(&name)).await;
+        removed.push(match dropped {
+            Ok(()) => format!("removed database {name}, which an earlier command left behind"),
+            Err(e) => {
+                let said = error::sql(e, STEP);
+                let facts = said.facts();
+                let why = facts.first().map_or("", |(_, why)| *why);
+                format!("database {name}, which an earlier command left behind, stays: {why}")
+            }
+        });
+    }
+    Ok(removed)
+}
+
+/// Removes a database with whoever is in it.
+pub(super) fn drop_database(name: &str) -> String {
+    format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted(name))
+}

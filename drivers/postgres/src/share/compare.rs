@@ -1,0 +1,327 @@
+//! Live tables beside those of the sandbox, row by row in the order of their keys.
+
+use std::{cmp::Ordering, collections::BTreeSet};
+
+use stillpoint_contract::{
+    Difference, Error, ErrorKind, Progress, Result, Script, Share, ShareRequest, code,
+};
+
+use super::{
+    admit::connect,
+    bring::database_of,
+    choose::{Table, choose, with_heirs},
+    merge::{Column, Merge, Out},
+    rows::{FORMS, Order, Rows, compare as order_of},
+};
+use crate::{connect::Sql, error, sandbox::ServerSandbox, tally::quoted};
+
+const STEP: &str = "compare tables";
+
+const LIVE: &str = "
+    SELECT c.oid, c.relkind IN ('r', 'p') FROM pg_catalog.pg_class c
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND c.relname = $2";
+
+const COLUMNS: &str = "
+    SELECT a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod),
+        pg_catalog.format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL),
+        a.attgenerated::text <> '', a.attidentity::text = 'a'
+    FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+    WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+
+/// Columns of unique indexes in which every row is, the primary key first.
+const KEYS: &str = "
+    SELECT ARRAY(
+        SELECT a.attname::text
+        FROM pg_catalog.unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY k (n, place)
+            JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n
+        ORDER BY k.place)
+    FROM pg_catalog.pg_index i
+    WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
+        AND i.indexprs IS NULL AND NOT EXISTS (
+            SELECT FROM pg_catalog.pg_attribute a
+            WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND NOT a.attnotnull)
+    ORDER BY NOT i.indisprimary, i.indnkeyatts, i.indexrelid";
+
+const REFERENCES: &str = "
+    SELECT conrelid, confrelid FROM pg_catalog.pg_constraint
+    WHERE contype = 'f' AND conrelid = ANY ($1) AND confrelid = ANY ($1)";
+
+const HEAD: &str = "\
+-- Read this before you run it. It makes live tables like they were at the restored point:
+-- rows that are missing come back, rows that differ get their old values unless they were changed
+-- since they were compared. Rows that are extra stay: their removal is commented out.
+-- Triggers fire as for every other statement.
+BEGIN;
+SET LOCAL standard_conforming_strings = on;
+SET LOCAL client_encoding = 'UTF8';
+SET LOCAL DateStyle = 'ISO, YMD';
+SET LOCAL TimeZone = 'UTC';
+SET LOCAL IntervalStyle = 'postgres';
+";
+
+/// Compares tables, and writes what would merge them.
+pub(crate) async fn compare(
+    sandbox: &ServerSandbox,
+    request: &ShareRequest<'_>,
+    progress: &dyn Progress,
+    script: &mut Script<'_>,
+) -> Result<Vec<Difference>> {
+    let Share::Tables(patterns) = request.share else {
+        return Err(Error::new(ErrorKind::Unsupported, code::USAGE, STEP)
+            .next("name tables: --table SCHEMA.TABLE"));
+    };
+    progress.begin("prepare", 0);
+    let (cluster, live, _) = connect(request, &sandbox.cluster.clock).await?;
+    let database = database_of(sandbox, request, &cluster)?;
+    let own = sandbox.cluster.in_database(&database).sql().await?;
+    let (chosen, _) = choose(&own, &database, patterns).await?;
+    let mut tables = with_heirs(&own, chosen).await?;
+    tables.retain(|table| table.of.is_none());
+    let circular = parents_first(&own, &mut tables).await?;
+    let failed = |e| error::sql(e, STEP);
+    own.client.batch_execute(FORMS).await.map_err(failed)?;
+    live.client.batch_execute(FORMS).await.map_err(failed)?;
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+    live.client.batch_execute(begin).await.map_err(failed)?;
+    let mut shapes = Vec::new();
+    for table in &tables {
+        shapes.push(Shape::find((&own, &live), table).await?);
+    }
+    progress.begin("compare", shapes.iter().map(|shape| shape.size).sum());
+    Out(script).line(HEAD.trim_end())?;
+    let mut found = Vec::new();
+    for (table, shape) in tables.iter().zip(shapes) {
+        let is_circular = circular.contains(&table.id);
+        let compared = one((&own, &live), table, shape, is_circular, progress, script).await?;
+        Out(script).line(&format!(
+            "-- {}: {} missing, {} different, {} extra",
+            compared.table.replace(['\n', '\r'], " "),
+            compared.missing.rows,
+            compared.different.rows,
+            compared.extra.rows
+        ))?;
+        found.push(compared);
+    }
+    Out(script).line("COMMIT;")?;
+    live.client.batch_execute("COMMIT").await.map_err(failed)?;
+    Ok(found)
+}
+
+/// What both tables have.
+struct Shape {
+    columns: Vec<Column>,
+    key: Vec<usize>,
+    sort: Vec<(String, Order)>,
+    columns_missing: Vec<String>,
+    columns_extra: Vec<String>,
+    size: u64,
+}
+
+/// A column of one table.
+struct Found {
+    name: String,
+    kind: String,
+    base: String,
+    is_generated: bool,
+    is_always: bool,
+}
+
+impl Shape {
+    async fn find((own, live): (&Sql, &Sql), table: &Table) -> Result<Self> {
+        let failed = |e| error::sql(e, STEP);
+        let row = live.client.query_opt(LIVE, &[&table.schema, &table.name]).await;
+        let row = row.map_err(failed)?;
+        let is_table = row.as_ref().map(|row| row.try_get(1)).transpose().map_err(failed)?;
+        let Some(row) = row.filter(|_| is_table == Some(true)) else {
+            return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_TABLE, STEP)
+                .with("table", table.shown())
+                .why("the live database has no table of this name to compare with")
+                .next(format!(
+                    "bring it back instead: --table {} without --compare",
+                    stillpoint_contract::quoted(&table.shown())
+                )));
+        };
+        let id: u32 = row.try_get(0).map_err(failed)?;
+        let (copied, living) = (columns(own, table.id).await?, columns(live, id).await?);
+        let only_in = |these: &[Found], those: &[Found]| -> Vec<String> {
+            let is_there =
+                |c: &&Found| those.iter().any(|d| (&d.name, &d.kind) == (&c.name, &c.kind));
+            let lacking = these.iter().filter(|column| !is_there(column));
+            lacking.map(|column| format!("{} {}", column.name, column.kind)).collect()
+        };
+        let (columns_missing, columns_extra) =
+            (only_in(&copied, &living), only_in(&living, &copied));
+        let both: Vec<Column> = copied
+            .iter()
+            .filter_map(|column| {
+                let other = living.iter().find(|other| other.name == column.name)?;
+                (!column.is_generated && !other.is_generated).then(|| Column {
+                    name: column.name.clone(),
+                    base: column.base.clone(),
+                    is_always: other.is_always,
+                })
+            })
+            .collect();
+        let (ours, theirs) = (keys(own, table.id).await?, keys(live, id).await?);
+        let same = |key: &Vec<String>| {
+            let sorted = |key: &Vec<String>| key.iter().cloned().collect::<BTreeSet<_>>();
+            theirs.iter().any(|other| sorted(other) == sorted(key))
+        };
+        let place = |name: &String| both.iter().position(|column| column.name == *name);
+        let key = ours.iter().filter(|key| same(key)).find_map(|key| {
+            key.iter().map(place).collect::<Option<Vec<_>>>().filter(|key| !key.is_empty())
+        });
+        let key = key.unwrap_or_default();
+        let is_unicode = is_unicode(own).await? && is_unicode(live).await?;
+        let sort = if key.is_empty() {
+            let all: Vec<_> = both.iter().map(|column| quoted(&column.name)).collect();
+            let hash = format!("pg_catalog.md5(ROW({})::text) COLLATE \"C\"", all.join(", "));
+            vec![(hash, Order::Bytes)]
+        } else {
+            key.iter().map(|place| sorted_by(&both[*place], is_unicode)).collect()
+        };
+        let query = "SELECT coalesce(sum(pg_catalog.pg_table_size(t.id)), 0)::int8 FROM (
+            SELECT $1::oid UNION SELECT relid FROM pg_catalog.pg_partition_tree($1::oid)) t (id)";
+        let size = own.client.query_one(query, &[&table.id]).await.map_err(failed)?;
+        let size: i64 = size.try_get(0).map_err(failed)?;
+        let size = size.unsigned_abs();
+        Ok(Self { columns: both, key, sort, columns_missing, columns_extra, size })
+    }
+
+    fn query(&self, table: &Table) -> String {
+        let sort: Vec<_> = self.sort.iter().map(|(by, _)| by.as_str()).collect();
+        let columns = self.columns.iter().map(|column| quoted(&column.name));
+        let all: Vec<_> = sort.iter().map(|by| (*by).to_owned()).chain(columns).collect();
+        format!("SELECT {} FROM {} ORDER BY {}", all.join(", "), table.quoted(), sort.join(", "))
+    }
+}
+
+/// What a column of a key is sorted by, so that all servers have one order.
+fn sorted_by(column: &Column, is_unicode: bool) -> (String, Order) {
+    let name = quoted(&column.name);
+    match column.base.as_str() {
+        "smallint" | "integer" | "bigint" | "oid" => (name, Order::Number),
+        "uuid" => (name, Order::Bytes),
+        // Equal numbers may have different ends.
+        "numeric" => {
+            let text = format!("pg_catalog.trim_scale({name})::text COLLATE \"C\"");
+            (text, Order::Bytes)
+        }
+        _ if is_unicode => (format!("{name}::text COLLATE \"C\""), Order::Bytes),
+        _ => (format!("pg_catalog.convert_to({name}::text, 'UTF8')"), Order::Bytes),
+    }
+}
+
+async fn is_unicode(sql: &Sql) -> Result<bool> {
+    let failed = |e| error::sql(e, STEP);
+    let query = "SELECT pg_catalog.current_setting('server_encoding') = 'UTF8'";
+    sql.client.query_one(query, &[]).await.map_err(failed)?.try_get(0).map_err(failed)
+}
+
+async fn columns(sql: &Sql, table: u32) -> Result<Vec<Found>> {
+    let failed = |e| error::sql(e, STEP);
+    let rows = sql.client.query(COLUMNS, &[&table]).await.map_err(failed)?;
+    let column = |row: &tokio_postgres::Row| {
+        Ok(Found {
+            name: row.try_get(0)?,
+            kind: row.try_get(1)?,
+            base: row.try_get(2)?,
+            is_generated: row.try_get(3)?,
+            is_always: row.try_get(4)?,
+        })
+    };
+    rows.iter().map(column).collect::<std::result::Result<_, _>>().map_err(failed)
+}
+
+async fn keys(sql: &Sql, table: u32) -> Result<Vec<Vec<String>>> {
+    let failed = |e| error::sql(e, STEP);
+    let rows = sql.client.query(KEYS, &[&table]).await.map_err(failed)?;
+    rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
+}
+
+/// Puts tables behind those that they refer to; returns those that refer to themselves.
+async fn parents_first(sql: &Sql, tables: &mut Vec<Table>) -> Result<BTreeSet<u32>> {
+    let failed = |e| error::sql(e, STEP);
+    let ids: Vec<u32> = tables.iter().map(|table| table.id).collect();
+    let mut links = Vec::<(u32, u32)>::new();
+    for row in sql.client.query(REFERENCES, &[&ids]).await.map_err(failed)? {
+        links.push((row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?));
+    }
+    let circular = links.iter().filter(|(from, to)| from == to).map(|(id, _)| *id).collect();
+    links.retain(|(from, to)| from != to);
+    let mut sorted = Vec::with_capacity(tables.len());
+    while !tables.is_empty() {
+        let waits = |table: &Table| {
+            links.iter().any(|(from, to)| *from == table.id && tables.iter().any(|t| t.id == *to))
+        };
+        // Where all wait for each other, any order is as good.
+        let next = tables.iter().position(|table| !waits(table)).unwrap_or(0);
+        sorted.push(tables.remove(next));
+    }
+    *tables = sorted;
+    Ok(circular)
+}
+
+async fn one(
+    (own, live): (&Sql, &Sql),
+    table: &Table,
+    shape: Shape,
+    is_circular: bool,
+    progress: &dyn Progress,
+    script: &mut Script<'_>,
+) -> Result<Difference> {
+    let (query, keys) = (shape.query(table), shape.sort.len());
+    let orders: Vec<Order> = shape.sort.iter().map(|(_, order)| *order).collect();
+    let mut found = Difference {
+        table: table.shown(),
+        key: shape.key.iter().map(|place| shape.columns[*place].name.clone()).collect(),
+        columns_missing: shape.columns_missing,
+        columns_extra: shape.columns_extra,
+        ..Difference::default()
+    };
+    let mut merge = Merge::new(table.quoted(), shape.columns, shape.key, is_circular, script)?;
+    let (mut ours, mut theirs) =
+        (Rows::open(own, &query, keys).await?, Rows::open(live, &query, keys).await?);
+    let (mut copy, mut living) = (ours.next().await?, theirs.next().await?);
+    let mut told = 0;
+    let mut advance = |bytes: u64| {
+        let more = bytes.min(shape.size - told);
+        told += more;
+        progress.advance(more);
+    };
+    loop {
+        let order = match (&copy, &living) {
+            (None, None) => break,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(one), Some(other)) => order_of(one, other, &orders),
+        };
+        match (order, &copy, &living) {
+            (Ordering::Less, Some(row), _) => {
+                merge.missing(row)?;
+                found.missing.add(|| merge.shown(row));
+            }
+            (Ordering::Greater, _, Some(row)) => {
+                merge.extra(row)?;
+                found.extra.add(|| merge.shown(row));
+            }
+            (_, Some(row), Some(other)) if row.values == other.values => found.equal += 1,
+            (_, Some(row), Some(other)) => {
+                merge.different(row, other)?;
+                found.different.add(|| merge.shown(row));
+            }
+            _ => return Err(Error::bug(STEP)),
+        }
+        if order != Ordering::Greater {
+            advance(copy.as_ref().map_or(0, |row| row.length));
+            copy = ours.next().await?;
+        }
+        if order != Ordering::Less {
+            living = theirs.next().await?;
+        }
+    }
+    advance(u64::MAX);
+    merge.close()?;
+    Ok(found)
+}

@@ -1,0 +1,250 @@
+//! The statements that make a live table like the copy.
+
+use std::{
+    borrow::Cow,
+    fs::File,
+    io::{self, Seek as _, Write as _},
+};
+
+use stillpoint_contract::{Error, ErrorKind, Result, Script, code};
+
+use super::rows::{Row, is_null, plain};
+use crate::tally::quoted;
+
+/// A column that both tables have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Column {
+    pub(super) name: String,
+    /// Its type in the copy, without a domain.
+    pub(super) base: String,
+    /// Whether only `OVERRIDING SYSTEM VALUE` sets it, and no update.
+    pub(super) is_always: bool,
+}
+
+/// A table whose statements are written.
+#[derive(Debug)]
+pub(super) struct Merge<'a, 's> {
+    /// Its name as statements have it.
+    pub(super) table: String,
+    pub(super) columns: Vec<Column>,
+    /// Which of the columns are its key.
+    pub(super) key: Vec<usize>,
+    /// Where all but missing rows waits if rows refer to rows of their own table: those that are
+    /// missing only come back together.
+    later: Option<File>,
+    script: Out<'a, 's>,
+    is_open: bool,
+}
+
+/// Where it goes.
+pub(super) struct Out<'a, 's>(pub(super) &'a mut Script<'s>);
+
+impl std::fmt::Debug for Out<'_, '_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Out")
+    }
+}
+
+impl Out<'_, '_> {
+    pub(super) fn line(&mut self, text: &str) -> Result<()> {
+        self.write(text)?;
+        self.write("\n")
+    }
+
+    fn write(&mut self, text: &str) -> Result<()> {
+        self.0.write_all(text.as_bytes()).map_err(unwritten)
+    }
+}
+
+fn unwritten(cause: io::Error) -> Error {
+    let is_full = cause.kind() == io::ErrorKind::StorageFull;
+    let kind = if is_full { ErrorKind::Exhausted } else { ErrorKind::Config };
+    Error::new(kind, code::FILE, "write the merge script").caused_by(cause)
+}
+
+/// A statement that is only proposed. Line breaks would let its rest be run.
+fn proposal(text: &str) -> String {
+    if text.contains(['\n', '\r']) {
+        return "-- a row that is extra, in a table whose names have line breaks".to_owned();
+    }
+    format!("-- {text}")
+}
+
+impl<'a, 's> Merge<'a, 's> {
+    pub(super) fn new(
+        table: String,
+        columns: Vec<Column>,
+        key: Vec<usize>,
+        is_circular: bool,
+        script: &'a mut Script<'s>,
+    ) -> Result<Self> {
+        let later = is_circular.then(tempfile::tempfile).transpose().map_err(unwritten)?;
+        Ok(Self { table, columns, key, later, script: Out(script), is_open: false })
+    }
+
+    /// A row comes back.
+    pub(super) fn missing(&mut self, row: &Row) -> Result<()> {
+        let values: Vec<_> = row.values.iter().map(|value| literal(value)).collect();
+        let values = values.join(", ");
+        if self.is_open {
+            return self.script.write(&format!(",\n  ({values})"));
+        }
+        let columns: Vec<_> = self.columns.iter().map(|column| quoted(&column.name)).collect();
+        let overrides = self.columns.iter().any(|column| column.is_always);
+        let overrides = if overrides { " OVERRIDING SYSTEM VALUE" } else { "" };
+        let head = format!("INSERT INTO {} ({}){overrides}", self.table, columns.join(", "));
+        if self.later.is_some() {
+            self.is_open = true;
+            return self.script.write(&format!("{head} VALUES\n  ({values})"));
+        }
+        self.script.line(&format!("{head} VALUES ({values}) ON CONFLICT DO NOTHING;"))
+    }
+
+    /// A row gets its values back, unless it was changed meanwhile.
+    pub(super) fn different(&mut self, copy: &Row, live: &Row) -> Result<()> {
+        let differing = |place: &usize| copy.values[*place] != live.values[*place];
+        let differing: Vec<_> = (0..self.columns.len()).filter(differing).collect();
+        let set = differing.iter().filter(|place| !self.columns[**place].is_always);
+        let set = set.map(|place| {
+            let name = quoted(&self.columns[*place].name);
+            format!("{name} = {}", literal(&copy.values[*place]))
+        });
+        let set = set.collect::<Vec<_>>().join(", ");
+        let guard = differing.iter().map(|place| self.is_still(*place, live));
+        let guard = guard.collect::<Vec<_>>().join(" AND ");
+        let key = self.where_key(live);
+        self.line(&format!("UPDATE {} SET {set} WHERE {key} AND {guard};", self.table))
+    }
+
+    /// A row is only proposed for removal.
+    pub(super) fn extra(&mut self, row: &Row) -> Result<()> {
+        let statement = if self.key.is_empty() {
+            let same = (0..self.columns.len()).map(|place| self.is_still(place, row));
+            let same = same.collect::<Vec<_>>().join(" AND ");
+            format!(
+                "DELETE FROM {0} WHERE ctid = (SELECT ctid FROM {0} WHERE {same} LIMIT 1);",
+                self.table
+            )
+        } else {
+            format!("DELETE FROM {} WHERE {};", self.table, self.where_key(row))
+        };
+        self.line(&proposal(&statement))
+    }
+
+    fn line(&mut self, text: &str) -> Result<()> {
+        match &mut self.later {
+            Some(later) => writeln!(later, "{text}").map_err(unwritten),
+            None => self.script.line(text),
+        }
+    }
+
+    /// The end of what was begun.
+    pub(super) fn close(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.is_open) {
+            self.script.line("\nON CONFLICT DO NOTHING;")?;
+        }
+        let Some(mut later) = self.later.take() else { return Ok(()) };
+        later.rewind().and_then(|()| io::copy(&mut later, self.script.0)).map_err(unwritten)?;
+        Ok(())
+    }
+
+    /// The key of a row, for people.
+    pub(super) fn shown(&self, row: &Row) -> String {
+        let all: Vec<_> = (0..self.columns.len()).collect();
+        let places = if self.key.is_empty() { &all } else { &self.key };
+        let value = |place: &usize| {
+            let text = String::from_utf8_lossy(&plain(&row.values[*place])).into_owned();
+            if text.chars().count() <= 40 {
+                return text;
+            }
+            text.chars().take(39).chain(['…']).collect()
+        };
+        places.iter().map(value).collect::<Vec<_>>().join(", ")
+    }
+
+    fn where_key(&self, row: &Row) -> String {
+        let one = |place: &usize| {
+            format!("{} = {}", quoted(&self.columns[*place].name), literal(&row.values[*place]))
+        };
+        self.key.iter().map(one).collect::<Vec<_>>().join(" AND ")
+    }
+
+    fn is_still(&self, place: usize, row: &Row) -> String {
+        let column = &self.columns[place];
+        // Some types cannot tell whether two values are equal.
+        let cast = if lacks_equality(&column.base) { "::text" } else { "" };
+        let value = literal(&row.values[place]);
+        match value.as_ref() {
+            "NULL" => format!("{} IS NULL", quoted(&column.name)),
+            value => format!("{}{cast} = {value}", quoted(&column.name)),
+        }
+    }
+}
+
+fn lacks_equality(base: &str) -> bool {
+    let base = base.trim_end_matches("[]");
+    ["json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle"].contains(&base)
+}
+
+/// A value as a statement has it, on one line.
+fn literal(field: &[u8]) -> Cow<'static, str> {
+    if is_null(field) {
+        return Cow::Borrowed("NULL");
+    }
+    let value = plain(field);
+    let text = String::from_utf8_lossy(&value);
+    if !text.contains(['\n', '\r']) {
+        return Cow::Owned(format!("'{}'", text.replace('\'', "''")));
+    }
+    let text = text.replace('\\', r"\\").replace('\'', "''");
+    Cow::Owned(format!("E'{}'", text.replace('\n', r"\n").replace('\r', r"\r")))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn values_keep_to_their_line() {
+        for (field, text) in [
+            ("a'b", "'a''b'"),
+            ("\\N", "NULL"),
+            ("\\\\N", "'\\N'"),
+            ("a\\nb'\\\\", "E'a\\nb''\\\\'"),
+            ("a\\\\b", "'a\\b'"),
+        ] {
+            assert_eq!(literal(field.as_bytes()), text, "{field}");
+        }
+    }
+
+    #[test]
+    fn statements_are_guarded_and_removals_only_proposed() {
+        let column = |name: &str, base: &str| Column {
+            name: name.to_owned(),
+            base: base.to_owned(),
+            is_always: name == "id",
+        };
+        let columns = vec![column("id", "bigint"), column("v", "json"), column("w", "text")];
+        let row = |values: &[&'static str]| Row {
+            sort: Vec::new(),
+            values: values.iter().map(|v| Bytes::from_static(v.as_bytes())).collect(),
+            length: 0,
+        };
+        let mut written = Vec::new();
+        let script: &mut Script<'_> = &mut written;
+        let mut merge = Merge::new("\"t\"".to_owned(), columns, vec![0], false, script).unwrap();
+        merge.missing(&row(&["1", "{}", "\\N"])).unwrap();
+        merge.different(&row(&["2", "{}", "x"]), &row(&["2", "[]", "\\N"])).unwrap();
+        merge.extra(&row(&["3\\nDROP", "{}", "x"])).unwrap();
+        assert_eq!(
+            String::from_utf8(written).unwrap(),
+            "INSERT INTO \"t\" (\"id\", \"v\", \"w\") OVERRIDING SYSTEM VALUE VALUES \
+             ('1', '{}', NULL) ON CONFLICT DO NOTHING;\n\
+             UPDATE \"t\" SET \"v\" = '{}', \"w\" = 'x' WHERE \"id\" = '2' AND \
+             \"v\"::text = '[]' AND \"w\" IS NULL;\n\
+             -- DELETE FROM \"t\" WHERE \"id\" = E'3\\nDROP';\n"
+        );
+    }
+}

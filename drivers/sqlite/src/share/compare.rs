@@ -1,0 +1,365 @@
+//! Live tables beside those of the restored file, row by row in the order of their keys.
+
+use std::{cmp::Ordering, collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+
+use rusqlite::{
+    Connection, Row, Rows, Statement,
+    backup::{Backup, StepResult},
+};
+use stillpoint_contract::{
+    Clock, Difference, Error, ErrorKind, Progress, Result, Script, Share, ShareRequest,
+    TablePattern, code,
+};
+
+use super::{
+    admit::refuse_databases,
+    choose::{Found, choose},
+    definition::quoted,
+    events::{Teller, told},
+    merge::Merge,
+    values::{Encoding, Value},
+};
+use crate::{
+    config::Config,
+    connect::{Database, Journal},
+    error,
+};
+
+const STEP: &str = "compare tables";
+
+const HEAD: &str = "\
+-- Read this before you run it. It makes live tables like they were at the restored point:
+-- rows that are missing come back, rows that differ get their old values unless they were changed
+-- since they were compared. Rows that are extra stay: their removal is commented out.
+-- Triggers fire as for every other statement.
+BEGIN IMMEDIATE;
+PRAGMA defer_foreign_keys = ON;";
+
+/// How much of a live file with a rollback journal is copied while writers wait, and how often
+/// they may make the copy begin again before the rest is copied at once.
+const STEP_PAGES: i32 = 1024;
+const PAUSE: Duration = Duration::from_millis(3);
+const ROUNDS_MAX: u32 = 4;
+
+/// Compares tables, and writes what would merge them.
+pub(crate) async fn compare(
+    (path, directory): (&Path, &Path),
+    clock: &Arc<dyn Clock>,
+    request: &ShareRequest<'_>,
+    progress: &dyn Progress,
+    script: &mut Script<'_>,
+) -> Result<Vec<Difference>> {
+    refuse_databases(request)?;
+    let Share::Tables(patterns) = request.share else { return Err(Error::bug(STEP)) };
+    let database = Database::locate(Config::new(request.into)?, Arc::clone(clock))?;
+    let (path, beside) = (path.to_owned(), directory.join("live"));
+    let patterns = patterns.clone();
+    let work = move |teller: &Teller| work(&path, &beside, &patterns, &database, teller);
+    told(progress, Some(script), work).await
+}
+
+fn work(
+    path: &Path,
+    beside: &Path,
+    patterns: &[TablePattern],
+    database: &Database,
+    teller: &Teller,
+) -> Result<Vec<Difference>> {
+    teller.begin("prepare", 0)?;
+    let copy = crate::sandbox::connect(path)?;
+    let (tables, _) = choose(&copy, path, patterns)?;
+    let live = state_of(database, beside)?;
+    let failed = |e| error::sqlite(e, STEP, &database.path);
+    let encoding = encoding(&copy).map_err(failed)?;
+    if encoding != self::encoding(&live).map_err(failed)? {
+        return Err(Error::new(ErrorKind::Unsupported, code::UNSUITABLE_DATABASE, STEP)
+            .why("the two databases keep text in different encodings, and sort it differently"));
+    }
+    live.execute_batch("BEGIN").map_err(failed)?;
+    let tables = parents_first(&copy, tables).map_err(failed)?;
+    let mut shapes = Vec::new();
+    for table in &tables {
+        shapes.push(Shape::find(&copy, &live, &table.name, database)?);
+    }
+    teller.begin("compare", shapes.iter().map(|shape| shape.size).sum())?;
+    teller.line(HEAD.to_owned())?;
+    let mut found = Vec::new();
+    for shape in shapes {
+        let compared = one((&copy, &live), shape, encoding, (path, database), teller)?;
+        teller.line(format!(
+            "-- {}: {} missing, {} different, {} extra",
+            compared.table.replace(['\n', '\r'], " "),
+            compared.missing.rows,
+            compared.different.rows,
+            compared.extra.rows
+        ))?;
+        found.push(compared);
+    }
+    teller.line("COMMIT;".to_owned())?;
+    live.execute_batch("COMMIT").map_err(failed)?;
+    Database::close(live);
+    Ok(found)
+}
+
+/// A connection to one state of the live file. Where readers keep writers waiting, that of a copy.
+fn state_of(database: &Database, beside: &Path) -> Result<Connection> {
+    let live = database.open()?;
+    if database.journal(&live)? == Journal::Wal {
+        return Ok(live);
+    }
+    let failed = |e| error::sqlite(e, "copy the live database", &database.path);
+    let mut copied = Connection::open(beside).map_err(failed)?;
+    let rounds = database.page_count(&live)?.div_ceil(STEP_PAGES.unsigned_abs());
+    {
+        let backup = Backup::new(&live, &mut copied).map_err(failed)?;
+        for _ in 0..rounds.saturating_mul(ROUNDS_MAX).saturating_add(64) {
+            if backup.step(STEP_PAGES).map_err(failed)? == StepResult::Done {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        while backup.step(-1).map_err(failed)? != StepResult::Done {
+            std::thread::sleep(PAUSE);
+        }
+    }
+    Database::close(live);
+    Ok(copied)
+}
+
+fn encoding(connection: &Connection) -> rusqlite::Result<Encoding> {
+    let name: String = connection.query_row("PRAGMA encoding", [], |row| row.get(0))?;
+    Ok(Encoding::of(&name))
+}
+
+/// What both tables have.
+struct Shape {
+    table: String,
+    columns: Vec<String>,
+    key: Vec<usize>,
+    columns_missing: Vec<String>,
+    columns_extra: Vec<String>,
+    size: u64,
+}
+
+/// A column of a table.
+struct Column {
+    name: String,
+    kind: String,
+    is_generated: bool,
+}
+
+impl Shape {
+    fn find(
+        copy: &Connection,
+        live: &Connection,
+        table: &str,
+        database: &Database,
+    ) -> Result<Self> {
+        let failed = |e| error::sqlite(e, STEP, &database.path);
+        let (ours, theirs) =
+            (columns(copy, table).map_err(failed)?, columns(live, table).map_err(failed)?);
+        if theirs.is_empty() {
+            let table = stillpoint_contract::quoted(table);
+            return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_TABLE, STEP)
+                .with("table", &table)
+                .why("the live database has no table of this name to compare with")
+                .next(format!("bring it back instead: --table {table} without --compare")));
+        }
+        let only_in = |these: &[Column], those: &[Column]| -> Vec<String> {
+            let is_there = |c: &&Column| {
+                those.iter().any(|d| {
+                    d.name.eq_ignore_ascii_case(&c.name) && d.kind.eq_ignore_ascii_case(&c.kind)
+                })
+            };
+            let lacking = these.iter().filter(|column| !is_there(column));
+            lacking.map(|c| format!("{} {}", c.name, c.kind).trim_end().to_owned()).collect()
+        };
+        let (columns_missing, columns_extra) = (only_in(&ours, &theirs), only_in(&theirs, &ours));
+        let both = ours.iter().filter(|column| {
+            let other = theirs.iter().find(|other| other.name.eq_ignore_ascii_case(&column.name));
+            !column.is_generated && other.is_some_and(|other| !other.is_generated)
+        });
+        let both: Vec<String> = both.map(|column| column.name.clone()).collect();
+        let key = key_of(copy, live, table, &both).map_err(failed)?;
+        let size = "SELECT sum(payload) FROM dbstat WHERE name = ?1 AND aggregate = 1";
+        let size = copy.query_row(size, [table], |row| row.get::<_, Option<i64>>(0));
+        let size = size.ok().flatten().unwrap_or_default().unsigned_abs();
+        let table = table.to_owned();
+        Ok(Self { table, columns: both, key, columns_missing, columns_extra, size })
+    }
+
+    fn sort(&self) -> Vec<usize> {
+        if self.key.is_empty() { (0..self.columns.len()).collect() } else { self.key.clone() }
+    }
+
+    fn query(&self) -> String {
+        let columns: Vec<_> = self.columns.iter().map(|name| quoted(name)).collect();
+        let sort =
+            self.sort().into_iter().map(|place| format!("{} COLLATE BINARY", columns[place]));
+        let sort = sort.collect::<Vec<_>>().join(", ");
+        format!("SELECT {} FROM {} ORDER BY {sort}", columns.join(", "), quoted(&self.table))
+    }
+}
+
+fn columns(connection: &Connection, table: &str) -> rusqlite::Result<Vec<Column>> {
+    let query = "SELECT name, type, hidden FROM pragma_table_xinfo(?1)";
+    let mut query = connection.prepare(query)?;
+    let found = query.query_map([table], |row| {
+        Ok(Column {
+            name: row.get(0)?,
+            kind: row.get(1)?,
+            is_generated: row.get::<_, i64>(2)? != 0,
+        })
+    })?;
+    found.collect()
+}
+
+/// The first set of columns that is unique in both tables, and in which no row has a NULL.
+fn key_of(
+    copy: &Connection,
+    live: &Connection,
+    table: &str,
+    both: &[String],
+) -> rusqlite::Result<Vec<usize>> {
+    let theirs = unique(live, table)?;
+    for key in unique(copy, table)? {
+        let small = |key: &[String]| key.iter().map(|c| c.to_lowercase()).collect::<BTreeSet<_>>();
+        let place = |name: &String| both.iter().position(|c| c.eq_ignore_ascii_case(name));
+        let places: Option<Vec<usize>> = key.iter().map(place).collect();
+        let is_shared = theirs.iter().any(|other| small(other) == small(&key));
+        if let Some(places) = places.filter(|places| is_shared && !places.is_empty())
+            && !has_null(copy, table, &key)?
+            && !has_null(live, table, &key)?
+        {
+            return Ok(places);
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// Sets of columns that are unique, the primary key first.
+fn unique(connection: &Connection, table: &str) -> rusqlite::Result<Vec<Vec<String>>> {
+    let names = |query: &str, name: &str| -> rusqlite::Result<Vec<Option<String>>> {
+        let mut query = connection.prepare(query)?;
+        query.query_map([name], |row| row.get(0))?.collect()
+    };
+    let mut keys = Vec::new();
+    let primary = "SELECT name FROM pragma_table_info(?1) WHERE pk > 0 ORDER BY pk";
+    keys.extend(names(primary, table)?.into_iter().collect::<Option<Vec<_>>>());
+    let indexes = "SELECT name FROM pragma_index_list(?1)
+        WHERE \"unique\" = 1 AND partial = 0 AND origin <> 'pk' ORDER BY name";
+    for index in names(indexes, table)?.into_iter().flatten() {
+        let columns = "SELECT name FROM pragma_index_info(?1) ORDER BY seqno";
+        // An expression has no name.
+        keys.extend(names(columns, &index)?.into_iter().collect::<Option<Vec<_>>>());
+    }
+    keys.retain(|key| !key.is_empty());
+    Ok(keys)
+}
+
+fn has_null(connection: &Connection, table: &str, key: &[String]) -> rusqlite::Result<bool> {
+    let is_null: Vec<_> = key.iter().map(|name| format!("{} IS NULL", quoted(name))).collect();
+    let table = quoted(table);
+    let query = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE {})", is_null.join(" OR "));
+    connection.query_row(&query, [], |row| row.get(0))
+}
+
+/// Puts tables behind those that they refer to.
+fn parents_first(copy: &Connection, tables: Vec<Found>) -> rusqlite::Result<Vec<Found>> {
+    let mut waiting = Vec::new();
+    for table in tables {
+        let mut query = copy.prepare("SELECT \"table\" FROM pragma_foreign_key_list(?1)")?;
+        let parents = query.query_map([&table.name], |row| row.get::<_, String>(0))?;
+        let parents = parents.collect::<rusqlite::Result<Vec<_>>>()?;
+        waiting.push((table, parents));
+    }
+    let mut sorted = Vec::new();
+    while !waiting.is_empty() {
+        let waits = |(table, parents): &(Found, Vec<String>)| {
+            let is_other = |parent: &String| !parent.eq_ignore_ascii_case(&table.name);
+            let waits_for = |parent: &String| {
+                waiting.iter().any(|(other, _)| other.name.eq_ignore_ascii_case(parent))
+            };
+            parents.iter().any(|parent| is_other(parent) && waits_for(parent))
+        };
+        // Where all wait for each other, any order is as good.
+        let next = waiting.iter().position(|one| !waits(one)).unwrap_or(0);
+        sorted.push(waiting.remove(next).0);
+    }
+    Ok(sorted)
+}
+
+fn read(row: Option<&Row<'_>>, count: usize) -> rusqlite::Result<Option<Vec<Value>>> {
+    let Some(row) = row else { return Ok(None) };
+    (0..count).map(|place| row.get_ref(place).map(Value::from)).collect::<Result<_, _>>().map(Some)
+}
+
+fn one(
+    (copy, live): (&Connection, &Connection),
+    shape: Shape,
+    encoding: Encoding,
+    (path, database): (&Path, &Database),
+    teller: &Teller,
+) -> Result<Difference> {
+    let failed = |e| error::sqlite(e, STEP, &database.path);
+    let copied = |e| error::sqlite(e, STEP, path);
+    let (query, sort, count) = (shape.query(), shape.sort(), shape.columns.len());
+    let mut found = Difference {
+        table: shape.table.clone(),
+        key: shape.key.iter().map(|place| shape.columns[*place].clone()).collect(),
+        columns_missing: shape.columns_missing,
+        columns_extra: shape.columns_extra,
+        ..Difference::default()
+    };
+    let (columns, key, table) = (shape.columns, shape.key, shape.table);
+    let merge = Merge { table, columns, key, teller };
+    let mut ours: Statement<'_> = copy.prepare(&query).map_err(copied)?;
+    let mut theirs: Statement<'_> = live.prepare(&query).map_err(failed)?;
+    let mut ours: Rows<'_> = ours.query([]).map_err(copied)?;
+    let mut theirs: Rows<'_> = theirs.query([]).map_err(failed)?;
+    let mut next_copy = || read(ours.next().map_err(copied)?, count).map_err(copied);
+    let mut next_live = || read(theirs.next().map_err(failed)?, count).map_err(failed);
+    let (mut row, mut other) = (next_copy()?, next_live()?);
+    let (mut told, mut untold) = (0, 0);
+    loop {
+        let order = match (&row, &other) {
+            (None, None) => break,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(one), Some(other)) => sort
+                .iter()
+                .map(|place| one[*place].compare(&other[*place], encoding))
+                .fold(Ordering::Equal, Ordering::then),
+        };
+        match (order, &row, &other) {
+            (Ordering::Less, Some(row), _) => {
+                merge.missing(row)?;
+                found.missing.add(|| merge.shown(row));
+            }
+            (Ordering::Greater, _, Some(row)) => {
+                merge.extra(row)?;
+                found.extra.add(|| merge.shown(row));
+            }
+            (_, Some(row), Some(other)) if row == other => found.equal += 1,
+            (_, Some(row), Some(other)) => {
+                merge.different(row, other)?;
+                found.different.add(|| merge.shown(row));
+            }
+            _ => return Err(Error::bug(STEP)),
+        }
+        if order != Ordering::Greater {
+            untold += row.iter().flatten().map(Value::length).sum::<u64>();
+            if untold > 1 << 20 {
+                let more = untold.min(shape.size - told);
+                teller.advance(more)?;
+                (told, untold) = (told + more, 0);
+            }
+            row = next_copy()?;
+        }
+        if order != Ordering::Less {
+            other = next_live()?;
+        }
+    }
+    teller.advance(shape.size - told)?;
+    Ok(found)
+}

@@ -1,0 +1,77 @@
+//! Work on a thread for such work, which tells how far it is.
+
+use stillpoint_contract::{Error, ErrorKind, Progress, Result, Script, code};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::snapshot::blocking;
+
+/// How many things are told ahead.
+const AHEAD_MAX: usize = 64;
+
+/// What a thread tells.
+#[derive(Debug)]
+enum Event {
+    Begin(&'static str, u64),
+    Advance(u64),
+    Write(String),
+}
+
+/// The end of a thread. Nobody listens any more once the work is given up.
+#[derive(Clone, Debug)]
+pub(super) struct Teller(Sender<Event>);
+
+impl Teller {
+    pub(super) fn begin(&self, phase: &'static str, total_bytes: u64) -> Result<()> {
+        self.tell(Event::Begin(phase, total_bytes))
+    }
+
+    pub(super) fn advance(&self, bytes: u64) -> Result<()> {
+        self.tell(Event::Advance(bytes))
+    }
+
+    /// Writes a line of a script.
+    pub(super) fn line(&self, text: String) -> Result<()> {
+        self.tell(Event::Write(text + "\n"))
+    }
+
+    fn tell(&self, event: Event) -> Result<()> {
+        self.0.blocking_send(event).map_err(|_| {
+            Error::new(ErrorKind::Interrupted, code::INTERRUPTED, "finish what nobody waits for")
+        })
+    }
+}
+
+/// Does `work`. Dropping the future lets it end at the next thing that it tells.
+pub(super) async fn told<T: Send + 'static>(
+    progress: &dyn Progress,
+    mut script: Option<&mut Script<'_>>,
+    work: impl FnOnce(&Teller) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (tell, events) = channel(AHEAD_MAX);
+    let done = tokio::spawn(blocking(move || work(&Teller(tell))));
+    let listened = listen(progress, &mut script, events).await;
+    let done = done.await.map_err(|cause| Error::bug("wait for a thread").caused_by(cause))?;
+    listened.and(done)
+}
+
+async fn listen(
+    progress: &dyn Progress,
+    script: &mut Option<&mut Script<'_>>,
+    mut events: Receiver<Event>,
+) -> Result<()> {
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::Begin(phase, total_bytes) => progress.begin(phase, total_bytes),
+            Event::Advance(bytes) => progress.advance(bytes),
+            Event::Write(text) => {
+                if let Some(script) = script {
+                    script.write_all(text.as_bytes()).map_err(|cause| {
+                        Error::new(ErrorKind::Exhausted, code::FILE, "write the merge script")
+                            .caused_by(cause)
+                    })?;
+                }
+            }
+        }
+    }
+    Ok(())
+}

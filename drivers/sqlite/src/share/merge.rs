@@ -1,0 +1,74 @@
+//! The statements that make a live table like the copy.
+
+use stillpoint_contract::Result;
+
+use super::{definition::quoted, events::Teller, values::Value};
+
+/// A table whose statements are written.
+#[derive(Debug)]
+pub(super) struct Merge<'a> {
+    pub(super) table: String,
+    pub(super) columns: Vec<String>,
+    /// Which of the columns are its key; empty where whole rows are compared.
+    pub(super) key: Vec<usize>,
+    pub(super) teller: &'a Teller,
+}
+
+impl Merge<'_> {
+    /// A row comes back.
+    pub(super) fn missing(&self, row: &[Value]) -> Result<()> {
+        let columns: Vec<_> = self.columns.iter().map(|name| quoted(name)).collect();
+        let values: Vec<_> = row.iter().map(Value::literal).collect();
+        self.teller.line(format!(
+            "INSERT INTO {} ({}) VALUES ({}) ON CONFLICT DO NOTHING;",
+            quoted(&self.table),
+            columns.join(", "),
+            values.join(", ")
+        ))
+    }
+
+    /// A row gets its values back, unless it was changed meanwhile.
+    pub(super) fn different(&self, copy: &[Value], live: &[Value]) -> Result<()> {
+        let differing: Vec<_> =
+            (0..copy.len()).filter(|place| copy[*place] != live[*place]).collect();
+        let set = differing
+            .iter()
+            .map(|place| format!("{} = {}", quoted(&self.columns[*place]), copy[*place].literal()));
+        let set = set.collect::<Vec<_>>().join(", ");
+        let guard = self.are(differing.iter(), live);
+        let key = self.are(self.key.iter(), live);
+        let table = quoted(&self.table);
+        self.teller.line(format!("UPDATE {table} SET {set} WHERE {key} AND {guard};"))
+    }
+
+    /// A row is only proposed for removal. Line breaks would let the rest be run.
+    pub(super) fn extra(&self, row: &[Value]) -> Result<()> {
+        let table = quoted(&self.table);
+        let statement = if self.key.is_empty() {
+            let same = self.are((0..row.len()).collect::<Vec<_>>().iter(), row);
+            let one = format!("SELECT rowid FROM {table} WHERE {same} LIMIT 1");
+            format!("DELETE FROM {table} WHERE rowid = ({one});")
+        } else {
+            format!("DELETE FROM {table} WHERE {};", self.are(self.key.iter(), row))
+        };
+        if statement.contains(['\n', '\r']) {
+            let text = "-- a row that is extra, in a table whose names have line breaks";
+            return self.teller.line(text.to_owned());
+        }
+        self.teller.line(format!("-- {statement}"))
+    }
+
+    /// The key of a row, for people.
+    pub(super) fn shown(&self, row: &[Value]) -> String {
+        let all: Vec<_> = (0..row.len()).collect();
+        let places = if self.key.is_empty() { &all } else { &self.key };
+        places.iter().map(|place| row[*place].shown()).collect::<Vec<_>>().join(", ")
+    }
+
+    fn are<'p>(&self, places: impl Iterator<Item = &'p usize>, row: &[Value]) -> String {
+        let one = |place: &usize| {
+            format!("{} IS {}", quoted(&self.columns[*place]), row[*place].literal())
+        };
+        places.map(one).collect::<Vec<_>>().join(" AND ")
+    }
+}

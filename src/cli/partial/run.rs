@@ -1,0 +1,216 @@
+//! From what was typed to a partial restore, or to a comparison.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use clap::Args;
+use stillpoint_contract::{Error, ErrorKind, Result, Share, TablePattern, code};
+
+use super::answer::{CompareAnswer, PartialAnswer};
+use crate::{
+    cli::{drill, exit, open::Opened, session::Session},
+    coordinator::{self, PartialJob, Wanted},
+    pipeline::Meter,
+};
+
+/// What of `restore` is for parts of a database.
+#[derive(Debug, Args)]
+pub(crate) struct PartialOptions {
+    /// Restore only this table, with all that belongs to it, into --into; as SCHEMA.TABLE, with *
+    /// and ? for any letters. May be given several times.
+    #[arg(long, value_name = "TABLE")]
+    pub(crate) table: Vec<String>,
+    /// Restore only this one of a cluster's databases, into --into; with --table: the database in
+    /// which the tables are [default: the one that --into names].
+    #[arg(long = "database", value_name = "NAME")]
+    pub(crate) inside: Option<String>,
+    /// The URL of the live server that gets tables or a database; what is there stays as it is.
+    #[arg(
+        long,
+        value_name = "URL",
+        conflicts_with_all = ["to", "force", "delta", "start", "tablespace", "plan"]
+    )]
+    pub(crate) into: Option<String>,
+    /// The name of the restored table or database, which must be free [default: its own name with
+    /// the time of the point, such as orders_restored_20251119_031244].
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Copy nothing: report which rows of the live tables are missing, extra and different, and
+    /// write statements that merge them.
+    #[arg(long, conflicts_with = "name")]
+    pub(crate) compare: bool,
+    /// Where the statements go that --compare writes, a new file [default: merge-DATABASE.sql, or
+    /// with a number].
+    #[arg(
+        long,
+        value_name = "FILE",
+        value_hint = clap::ValueHint::FilePath
+    )]
+    pub(crate) script: Option<PathBuf>,
+    /// Where the copy is restored for that; it needs room for the whole database [default: TMPDIR,
+    /// or /var/tmp].
+    #[arg(
+        long,
+        value_name = "DIR",
+        value_hint = clap::ValueHint::DirPath
+    )]
+    pub(crate) scratch: Option<PathBuf>,
+}
+
+/// Brings back, or compares. First of all, what killed commands left behind is removed.
+pub(crate) async fn run(
+    session: &Session,
+    options: &PartialOptions,
+    (database, accept_damage): (&str, bool),
+    (repository, wanted): (&Opened, Wanted),
+) -> Result<u8> {
+    let share = share(options)?;
+    let url = options.into.as_deref().unwrap_or_default();
+    let (engine, into) = session.endpoint(url)?;
+    let scratch = drill::sweep(session, options.scratch.as_deref()).await;
+    let job = PartialJob {
+        engines: &session.engines,
+        database,
+        wanted,
+        share: &share,
+        inside: options.inside.as_deref(),
+        engine: &*engine,
+        into: &into,
+        name: options.name.as_deref(),
+        compares: options.compare,
+        accept_damage,
+        scratch: &scratch,
+    };
+    let meter = Arc::new(Meter::default());
+    if options.compare {
+        let mut script = ScriptFile::create(options.script.as_deref(), database)?;
+        let mut writer = BufWriter::new(&script.file);
+        let work = coordinator::compare(&session.world, repository, &job, &meter, &mut writer);
+        let report = session.watch(database, &meter, Box::pin(work)).await?;
+        writer.flush().map_err(|cause| unwritable(&script.path, cause))?;
+        drop(writer);
+        script.keep()?;
+        let answer = CompareAnswer::of(session, database, url, &script.path, report);
+        answer.warn(session);
+        session.answer(&answer)?;
+    } else {
+        let work = coordinator::bring(&session.world, repository, &job, &meter);
+        let report = session.watch(database, &meter, Box::pin(work)).await?;
+        let answer = PartialAnswer::of(session, database, url, report);
+        answer.warn(session);
+        session.answer(&answer)?;
+    }
+    Ok(exit::OK)
+}
+
+/// Refuses what is only for parts of a database where none is restored.
+pub(crate) fn refuse_without_target(options: &PartialOptions) -> Result<()> {
+    let given = [
+        ("--table", !options.table.is_empty()),
+        ("--database", options.inside.is_some()),
+        ("--as", options.name.is_some()),
+        ("--compare", options.compare),
+        ("--script", options.script.is_some()),
+        ("--scratch", options.scratch.is_some()),
+    ];
+    match given.into_iter().find(|(_, is_given)| *is_given) {
+        Some((option, _)) if options.into.is_none() => {
+            Err(Error::new(ErrorKind::Invalid, code::USAGE, "tell where a part shall be restored")
+                .with("option", option)
+                .why("tables and single databases are brought into a server that lives")
+                .next("name it: --into URL, such as postgres://HOST/DATABASE or sqlite:PATH"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn share(options: &PartialOptions) -> Result<Share> {
+    if options.table.is_empty() && options.inside.is_none() {
+        return Err(Error::new(ErrorKind::Invalid, code::USAGE, "tell what shall be restored")
+            .why("--into takes a part of a database")
+            .next("tables: --table SCHEMA.TABLE --into URL")
+            .next("one database of a cluster: --database NAME --into URL")
+            .next("everything, into a new place: --to PATH"));
+    }
+    let refused = |what, next| {
+        let error = Error::new(ErrorKind::Invalid, code::USAGE, "compare with a live server");
+        Err(error.why(what).next(next))
+    };
+    if options.script.is_some() && !options.compare {
+        return refused("--script is where --compare writes", "--compare --script FILE");
+    }
+    if options.table.is_empty() {
+        if options.compare {
+            return refused("only tables are compared", "--table SCHEMA.TABLE --compare");
+        }
+        return Ok(Share::Database);
+    }
+    let patterns = options.table.iter().map(|text| TablePattern::new(text));
+    patterns.collect::<Result<_>>().map(Share::Tables)
+}
+
+/// How many names are tried for a script.
+const NAMES_MAX: u32 = 1000;
+
+/// A new file, which is removed again unless it is kept.
+struct ScriptFile {
+    path: PathBuf,
+    file: File,
+    is_kept: bool,
+}
+
+impl ScriptFile {
+    fn create(chosen: Option<&Path>, database: &str) -> Result<Self> {
+        let open = |path: PathBuf| File::create_new(&path).map(|file| (path, file));
+        let made = if let Some(path) = chosen {
+            open(path.to_owned())
+        } else {
+            let is_plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+            let stem = database.replace(|c| !is_plain(c), "_");
+            let names = (1..NAMES_MAX).map(|number| match number {
+                1 => PathBuf::from(format!("merge-{stem}.sql")),
+                _ => PathBuf::from(format!("merge-{stem}-{number}.sql")),
+            });
+            let exists = |e: &io::Error| e.kind() == io::ErrorKind::AlreadyExists;
+            let is_free = |made: &io::Result<_>| !made.as_ref().is_err_and(exists);
+            let free = names.map(open).find(is_free);
+            free.unwrap_or_else(|| Err(io::ErrorKind::AlreadyExists.into()))
+        };
+        let shown = chosen.unwrap_or(Path::new("merge.sql"));
+        let (path, file) = made.map_err(|cause| unwritable(shown, cause))?;
+        Ok(Self { path, file, is_kept: false })
+    }
+
+    /// Makes it durable.
+    fn keep(&mut self) -> Result<()> {
+        let sync = || {
+            self.file.sync_all()?;
+            let folder = self.path.parent().filter(|folder| *folder != Path::new(""));
+            File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+        };
+        sync().map_err(|cause| unwritable(&self.path, cause))?;
+        self.is_kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for ScriptFile {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+fn unwritable(path: &Path, cause: io::Error) -> Error {
+    let exists = cause.kind() == io::ErrorKind::AlreadyExists;
+    let kind = if exists { ErrorKind::Refused } else { ErrorKind::Config };
+    Error::new(kind, code::FILE, "write the merge script")
+        .with("file", path.display())
+        .caused_by(cause)
+        .next("name a new file in a directory that can be written: --script FILE")
+}

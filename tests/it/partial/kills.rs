@@ -1,0 +1,108 @@
+//! What a killed partial restore leaves behind: nothing, after the next command.
+
+use std::{fs, thread::sleep, time::Duration};
+
+use super::{
+    shop::{begin, command, dump, ok, url},
+    sqlite,
+};
+use crate::{
+    drills::remains::{assert_none, kills, measure, sandboxes},
+    postgres::{Story, connect},
+    site::Running,
+};
+
+fn start(story: &Story, words: &[&str]) -> Running {
+    let into = url(story, "postgres");
+    let all = ["restore", "shop", "--into", &into, "--scratch", "scratch"];
+    let log = fs::File::create(story.site.path("killed.log")).unwrap();
+    let mut command = command(story, &[&all[..], words].concat());
+    Running(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_partial_restores_of_postgresql_leave_nothing_after_the_next_command() {
+    let Some(story) = begin(15).await else { return };
+    let all = ["--create", "-T", "public.last*"];
+    let before = dump(&story, "postgres", &all);
+    let number = kills();
+    for words in [["--table", "public.*"], ["--database", "postgres"]] {
+        let takes = measure(|| {
+            let status = start(&story, &words).end();
+            assert_eq!(status, 0, "{}", fs::read_to_string(story.site.path("killed.log")).unwrap());
+        });
+        run(&story, &forget(&story).await).await;
+        drop_databases(&story).await;
+        let mut struck = 0;
+        for kill in 0..number {
+            let running = start(&story, &words);
+            sleep(takes * kill / number);
+            running.kill();
+            struck += u32::from(sandboxes(&story.site.path("scratch")) > 0);
+            run(&story, &forget(&story).await).await;
+            tokio::task::block_in_place(|| ok(&story, &["--table", "customers", "--as", "last"]));
+            run(&story, "DROP TABLE last").await;
+            assert_none(&story.site);
+            let unfinished = "SELECT count(*)::text FROM pg_database WHERE datname ~ 'stillpoint'";
+            assert_eq!(story.ask(unfinished).await, "0", "after kill {kill}");
+            drop_databases(&story).await;
+            assert_eq!(dump(&story, "postgres", &all), before, "after kill {kill}");
+        }
+        assert!(struck > number / 4, "{struck} of {number} kills struck a sandbox");
+    }
+}
+
+/// Statements that remove whole families that a kill came too late for: they are there as a whole
+/// or not at all.
+async fn forget(story: &Story) -> String {
+    let came = "FROM pg_class WHERE relname ~ '_restored_' AND NOT relispartition";
+    let tables = "relkind IN ('r', 'p')";
+    let found = story.ask(&format!("SELECT count(*)::text {came} AND {tables}")).await;
+    assert!(found == "0" || found == "9", "{found} of 9 tables came");
+    let drop = |what: &str, of: &str| {
+        format!(
+            "SELECT coalesce(string_agg(format('DROP {what} IF EXISTS %s CASCADE;', \
+             oid::regclass), ''), '') {came} AND {of}"
+        )
+    };
+    let tables = story.ask(&drop("TABLE", tables)).await;
+    tables + &story.ask(&drop("SEQUENCE", "relkind = 'S'")).await
+}
+
+async fn drop_databases(story: &Story) {
+    let names = "SELECT coalesce(string_agg(datname, ','), '') FROM pg_database
+        WHERE datname LIKE '%_restored_%'";
+    for name in story.ask(names).await.split(',').filter(|name| !name.is_empty()) {
+        run(story, &format!("DROP DATABASE \"{name}\" WITH (FORCE)")).await;
+    }
+}
+
+async fn run(story: &Story, statements: &str) {
+    connect(&story.server).await.batch_execute(statements).await.unwrap();
+}
+
+#[test]
+fn killed_partial_restores_of_sqlite_leave_nothing_after_the_next_command() {
+    let site = sqlite::site(20_000);
+    let words = ["restore", "app.db", "--table", "t", "--into", "sqlite:app.db"];
+    let words = [&words[..], &["--scratch", "scratch"]].concat();
+    let before = sqlite::state(&site);
+    let takes = measure(|| drop(site.ok(&words)));
+    sqlite::forget(&site);
+    let (mut struck, mut midway) = (0, 0);
+    for kill in 0..kills() {
+        let running = site.spawn(&words, "killed");
+        sleep(takes * kill / kills() + Duration::from_millis(1));
+        running.kill();
+        struck += u32::from(sandboxes(&site.path("scratch")) > 0);
+        midway += u32::from(sqlite::has_passing(&site));
+        sqlite::forget(&site);
+        site.ok(&[&words[..2], &["--table", "small", "--as", "last"], &words[4..]].concat());
+        assert_none(&site);
+        assert!(!sqlite::has_passing(&site));
+        sqlite::sql(&site).execute_batch("DROP TABLE last").unwrap();
+        assert_eq!(sqlite::state(&site), before, "after kill {kill}");
+    }
+    assert!(struck > kills() / 4, "{struck} of {} kills struck a sandbox", kills());
+    assert!(midway > 0, "no kill struck a table that was half there");
+}

@@ -1,0 +1,8 @@
+//! Partial restores: what comes back, what stays as it was, and what is left behind.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod kills;
+mod postgres;
+mod shop;
+mod sqlite;
+mod whole;

@@ -1,0 +1,311 @@
+//! Tables of SQLite, brought back into the file from which they were backed up.
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rusqlite::Connection;
+use serde_json::Value;
+use stillpoint::world::World;
+
+use crate::{drills::remains::assert_none, site::Site};
+
+/// One of everything that a table can have.
+const SCHEMA: &str = r#"
+    CREATE TABLE customers (id INTEGER PRIMARY KEY, name TEXT UNIQUE);
+    CREATE TABLE orders (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        customer INT REFERENCES customers (id) ON DELETE CASCADE,
+        total REAL CHECK (orders.total >= 0), note TEXT DEFAULT 'REFERENCES customers',
+        twice AS (total * 2) STORED, FOREIGN KEY (customer) REFERENCES customers);
+    CREATE INDEX by_note ON orders (lower(note)) WHERE total > 1;
+    CREATE UNIQUE INDEX orders_pair ON orders (customer, id);
+    CREATE TABLE log (t);
+    CREATE TRIGGER tell AFTER INSERT ON orders BEGIN INSERT INTO log VALUES ('x;' || new.id); END;
+    CREATE TABLE "Order Items" (a TEXT, b BLOB, "order" INT REFERENCES orders, PRIMARY KEY (a, b))
+        WITHOUT ROWID;
+    CREATE TABLE strict_one (id INT PRIMARY KEY, v ANY) STRICT;
+    CREATE TABLE bare (a, b);
+    CREATE TABLE small (n);
+    CREATE VIEW totals AS SELECT sum(total) FROM orders;
+    CREATE VIRTUAL TABLE words USING fts5(w);
+    INSERT INTO customers (name) VALUES ('a'), ('b');
+    INSERT INTO orders (customer, total, note)
+        SELECT value % 2 + 1, value, 'n''' || char(10) || value FROM generate_series(1, 1000);
+    DELETE FROM orders WHERE id = 1000;
+    INSERT INTO "Order Items" SELECT 'ö' || value, randomblob(9), value FROM generate_series(1, 50);
+    INSERT INTO strict_one VALUES (1, 1), (2, 1.5), (3, x'00'), (4, NULL), (5, 'a' || char(0));
+    INSERT INTO bare (rowid, a, b) VALUES (7, 1, NULL), (9, 1, NULL), (11, 'x', 2);
+    INSERT INTO small VALUES (1);
+"#;
+
+/// A backed up database with one of everything and a table `t` of so many rows.
+pub(super) fn site(rows: u32) -> Site {
+    let site = Site::new();
+    let app = site.create("app.db", rows);
+    let schema = SCHEMA
+        .replace("generate_series(1, 1000)", "n1000")
+        .replace("generate_series(1, 50)", "n1000 WHERE value <= 50");
+    let numbers = "CREATE TEMP TABLE n1000 AS WITH RECURSIVE n (value) AS
+        (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < 1000) SELECT value FROM n;";
+    app.execute_batch(numbers).unwrap();
+    app.execute_batch(&schema).unwrap();
+    fs::create_dir(site.path("scratch")).unwrap();
+    site.ok(&["backup", "sqlite:app.db"]);
+    site
+}
+
+pub(super) fn sql(site: &Site) -> Connection {
+    let connection = Connection::open(site.path("app.db")).unwrap();
+    connection.busy_timeout(Duration::from_secs(20)).unwrap();
+    connection
+}
+
+/// Every definition and row of the live file, less what was brought back.
+pub(super) fn state(site: &Site) -> Vec<String> {
+    let connection = sql(site);
+    let check: String =
+        connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(check, "ok");
+    let query = "SELECT type || name || tbl_name || coalesce(sql, '') FROM sqlite_schema
+        WHERE tbl_name NOT LIKE '%_restored_%' AND tbl_name NOT LIKE '%copy%' ORDER BY 1";
+    let mut found = texts(&connection, query);
+    for table in ["customers", "orders", "\"Order Items\"", "strict_one", "bare", "small", "log"] {
+        found.push(rows(&connection, table));
+    }
+    found.push(texts(&connection, "SELECT count(*) || sum(n) || hex(max(v)) FROM t").concat());
+    found
+}
+
+fn texts(connection: &Connection, query: &str) -> Vec<String> {
+    let mut query = connection.prepare(query).unwrap();
+    query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+/// Everything in a table, in its own order.
+fn rows(connection: &Connection, table: &str) -> String {
+    let mut query = connection.prepare(&format!("SELECT * FROM {table}")).unwrap();
+    let columns = query.column_count();
+    let row = query.query_map([], |row| {
+        let value = |place| row.get::<_, rusqlite::types::Value>(place);
+        Ok(format!("{:?}", (0..columns).map(value).map(Result::unwrap).collect::<Vec<_>>()))
+    });
+    row.unwrap().map(Result::unwrap).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether there is a table that is not complete.
+pub(super) fn has_passing(site: &Site) -> bool {
+    let query = "SELECT name FROM sqlite_schema WHERE name LIKE 'stillpoint%'";
+    !texts(&sql(site), query).is_empty()
+}
+
+/// Removes what came back as a whole.
+pub(super) fn forget(site: &Site) {
+    let connection = sql(site);
+    let query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE '%_restored_%'";
+    for name in texts(&connection, query) {
+        assert_eq!(
+            texts(&connection, &format!("SELECT count(*) || '' FROM {name}")),
+            texts(&connection, "SELECT count(*) || '' FROM t")
+        );
+        connection.execute_batch(&format!("DROP TABLE {name}")).unwrap();
+    }
+}
+
+fn restore(words: &[&'static str]) -> Vec<&'static str> {
+    let all = ["restore", "app.db", "--into", "sqlite:app.db", "--scratch", "scratch"];
+    [&all[..], words].concat()
+}
+
+#[test]
+fn tables_come_back_under_load_and_nothing_else_changes() {
+    for mode in ["WAL", "DELETE"] {
+        under_load(mode);
+    }
+}
+
+fn under_load(mode: &str) {
+    let site = site(20_000);
+    sql(&site).pragma_update(None, "journal_mode", mode).unwrap();
+    let before = state(&site);
+    sql(&site)
+        .execute_batch(
+            "CREATE TABLE account (id INTEGER PRIMARY KEY, cents INT);
+             INSERT INTO account VALUES (1, 500), (2, 500)",
+        )
+        .unwrap();
+    let (stop, moved) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let writer = {
+        let (stop, moved, clock) = (Arc::clone(&stop), Arc::clone(&moved), World::real(1).clock);
+        let connection = sql(&site);
+        std::thread::spawn(move || {
+            let mut longest = Duration::ZERO;
+            while !stop.load(Ordering::Relaxed) {
+                let begun = clock.elapsed();
+                connection
+                    .execute_batch(
+                        "BEGIN IMMEDIATE; UPDATE account SET cents = cents - 1 WHERE id = 1;
+                         UPDATE account SET cents = cents + 1 WHERE id = 2; COMMIT",
+                    )
+                    .unwrap();
+                longest = longest.max(clock.elapsed().saturating_sub(begun));
+                moved.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            longest
+        })
+    };
+    let one = site.json(&restore(&["--table", "t", "--as", "t_copy"]));
+    let all = site.json(&restore(&["--table", "*o*", "--table", "bare"]));
+    stop.store(true, Ordering::Relaxed);
+    let longest = writer.join().unwrap();
+    assert!(longest < Duration::from_secs(2), "{mode}: a writer waited for {longest:?}");
+    assert!(moved.load(Ordering::Relaxed) > 10, "the load stood still");
+    assert_eq!(one["rows"], 20_000, "{one:#}");
+    let live = sql(&site);
+    assert_eq!(texts(&live, "SELECT sum(cents) || '' FROM account"), ["1000"]);
+    live.execute_batch("DROP TABLE account").unwrap();
+    assert_eq!(state(&site), before);
+    assert_eq!(
+        texts(&live, "SELECT count(*) || hex(max(v)) || hex(min(v)) FROM t_copy"),
+        texts(&live, "SELECT count(*) || hex(max(v)) || hex(min(v)) FROM t")
+    );
+    check_families(&live, &all);
+    assert_none(&site);
+}
+
+fn check_families(live: &Connection, all: &Value) {
+    let notes = all["notes"].to_string();
+    assert!(notes.contains("totals is left out") && notes.contains("words is left out"), "{notes}");
+    let name = |from: &str| {
+        let tables = all["tables"].as_array().unwrap();
+        let table = tables.iter().find(|table| table["from"] == from);
+        table.unwrap_or_else(|| panic!("{from}: {all:#}"))["to"].as_str().unwrap().to_owned()
+    };
+    for from in ["customers", "orders", "Order Items", "strict_one", "bare", "log"] {
+        let (quoted, copy) = (format!("\"{from}\""), format!("\"{}\"", name(from)));
+        assert_eq!(rows(live, &copy), rows(live, &quoted), "{from}");
+        let definition = |name: &str| {
+            let query = format!("SELECT count(*) || '' FROM pragma_index_list('{name}')");
+            (
+                texts(live, &query),
+                texts(
+                    live,
+                    &format!(
+                        "SELECT name || type || hidden || pk FROM pragma_table_xinfo('{name}')"
+                    ),
+                ),
+            )
+        };
+        assert_eq!(definition(&name(from)), definition(from), "{from}");
+    }
+    let parents = |name: &str| {
+        texts(live, &format!("SELECT DISTINCT \"table\" FROM pragma_foreign_key_list('{name}')"))
+    };
+    assert_eq!(parents(&name("orders")), [name("customers")]);
+    assert_eq!(parents(&name("Order Items")), [name("orders")]);
+    let rowids = format!("SELECT rowid || '' FROM {}", name("bare"));
+    assert_eq!(texts(live, &rowids), ["7", "9", "11"]);
+    // It counts on where it was, and its triggers are its own.
+    let (orders, log) = (name("orders"), name("log"));
+    let insert = format!("INSERT INTO {orders} (customer, total) VALUES (1, 1)");
+    live.execute_batch(&insert).unwrap();
+    assert_eq!(texts(live, &format!("SELECT max(id) || '' FROM {orders}")), ["1001"]);
+    assert_eq!(texts(live, &format!("SELECT t FROM {log} WHERE t = 'x;1001'")), ["x;1001"]);
+    live.execute_batch(&format!("ALTER TABLE {orders} RENAME TO renamed")).unwrap();
+}
+
+#[test]
+fn a_hundred_lost_rows_are_found_and_merged() {
+    let site = site(10);
+    let point = state(&site);
+    let live = sql(&site);
+    live.execute_batch(
+        "DROP TRIGGER tell; PRAGMA foreign_keys = 0; DELETE FROM orders WHERE id % 10 = 3;
+         DELETE FROM \"Order Items\"; DELETE FROM bare WHERE rowid = 7;
+         UPDATE orders SET note = 'x' || char(10) || 'DELETE FROM orders;' WHERE id IN (1, 2);
+         UPDATE strict_one SET v = NULL WHERE id = 5;
+         INSERT INTO orders (id, note) VALUES (5000, 'a' || char(10) || 'b')",
+    )
+    .unwrap();
+    let compare = |script| {
+        let words = ["--table", "*o*", "--table", "bare", "--compare", "--script", script];
+        site.json(&restore(&words))
+    };
+    let found = compare("first.sql");
+    let table = |found: &Value, name: &str| {
+        let tables = found["tables"].as_array().unwrap();
+        let table = tables.iter().find(|table| table["table"] == name).unwrap();
+        ["missing", "extra", "different"].map(|what| table[what].as_u64().unwrap())
+    };
+    assert_eq!(table(&found, "orders"), [100, 1, 2], "{found:#}");
+    assert_eq!(table(&found, "Order Items"), [50, 0, 0], "{found:#}");
+    assert_eq!(table(&found, "bare"), [1, 0, 0], "{found:#}");
+    assert_eq!(table(&found, "strict_one"), [0, 0, 1], "{found:#}");
+    let script = fs::read_to_string(site.path("first.sql")).unwrap();
+    let begins = |text: &str| script.lines().filter(|line| line.starts_with(text)).count();
+    assert_eq!(begins("INSERT INTO \"orders\" "), 100);
+    assert_eq!((begins("UPDATE "), begins("DELETE "), begins("-- DELETE ")), (3, 0, 1));
+    live.execute_batch("PRAGMA foreign_keys = 1").unwrap();
+    live.execute_batch(&script).unwrap();
+    let again = compare("second.sql");
+    assert_eq!(
+        (&again["missing"], &again["extra"], &again["different"]),
+        (&0.into(), &1.into(), &0.into())
+    );
+    live.execute_batch("DELETE FROM orders WHERE id = 5000").unwrap();
+    let rest = |state: Vec<String>| -> Vec<String> {
+        let is_other =
+            |line: &String| !line.contains("tell") && !line.contains("[Integer(1), Null]");
+        state.into_iter().filter(is_other).collect()
+    };
+    assert_eq!(rest(state(&site)), rest(point));
+    assert_none(&site);
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_changes_nothing() {
+    let site = site(10);
+    let before = state(&site);
+    let fails = |words: &[&'static str], status, said: &[&str]| {
+        drop(site.fails(&restore(words), status, said));
+    };
+    fails(&["--table", "orders", "--as", "Customers"], 5, &["SP0702", "--as NAME"]);
+    fails(&["--table", "order"], 6, &["SP0706", "orders"]);
+    fails(&["--table", "totals"], 5, &["SP0707", "view"]);
+    fails(&["--table", "*", "--as", "x"], 2, &["several"]);
+    fails(&["--table", "orders", "--as", "sqlite_x"], 2, &["SP0103"]);
+    fails(&["--database", "main"], 5, &["one database", "--to PATH"]);
+    assert_eq!(state(&site), before);
+    // Triggers whose tables are gone are left out, and told.
+    sql(&site).execute_batch("DROP TRIGGER tell; DROP TABLE log").unwrap();
+    let copied = site.json(&restore(&["--table", "orders", "--as", "orders_copy"]));
+    assert!(copied["notes"].to_string().contains("log"), "{copied:#}");
+    sql(&site).execute_batch("INSERT INTO orders_copy (total) VALUES (1)").unwrap();
+    assert_none(&site);
+}
+
+#[test]
+fn what_is_brought_back_is_captured_like_everything_else() {
+    let site = site(3000);
+    let words = ["logs", "stream", "sqlite:app.db", "--flush", "1s", "--stop-at-eof"];
+    let capture = site.spawn(&words, "capture");
+    while !fs::read_to_string(site.path("capture.log")).unwrap().contains("Capturing") {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    site.ok(&["backup", "sqlite:app.db"]);
+    site.json(&restore(&["--table", "t", "--as", "t_copy"]));
+    let said = || fs::read_to_string(site.path("capture.log")).unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(capture.end(), 0, "{}", said());
+    // The one that the test made before it began.
+    assert!(said().matches("gap").count() < 2, "{}", said());
+    site.ok(&["restore", "app.db", "--to", "later.db"]);
+    let later = Connection::open(site.path("later.db")).unwrap();
+    assert_eq!(texts(&later, "SELECT count(*) || '' FROM t_copy"), ["3000"]);
+}

@@ -1,0 +1,40 @@
+//! A database of a PostgreSQL cluster, brought back beside the one that lives.
+
+use super::shop::{begin, dump, ok};
+use crate::{drills::remains::assert_none, postgres::connect};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_comes_back_as_it_was_under_a_name_that_is_free() {
+    for major in [15, 17] {
+        let Some(story) = begin(major).await else { return };
+        let client = connect(&story.server).await;
+        client
+            .batch_execute(
+                "CREATE EXTENSION pg_trgm; SELECT lo_from_bytea(4711, '\\x00ff');
+                 ALTER DATABASE postgres SET work_mem = '5MB';
+                 GRANT CONNECT ON DATABASE postgres TO app;
+                 CREATE FUNCTION sum_of(a int) RETURNS int LANGUAGE sql AS 'SELECT a; SELECT a + 1';
+                 CREATE RULE r AS ON INSERT TO plain WHERE new.a > 99 DO
+                     (SELECT 1; UPDATE plain SET b = ';');
+                 CREATE MATERIALIZED VIEW m AS SELECT count(*) FROM orders;
+                 COMMENT ON DATABASE postgres IS 'the shop'",
+            )
+            .await
+            .unwrap();
+        story.back_up();
+        let before = dump(&story, "postgres", &["--create"]);
+        client.batch_execute("DROP TABLE orders CASCADE").await.unwrap();
+        let now = dump(&story, "postgres", &["--create"]);
+        let answer = tokio::task::block_in_place(|| {
+            ok(&story, &["--database", "postgres", "--as", "shop 2"])
+        });
+        assert_eq!(answer["created_database"], "shop 2", "{answer:#}");
+        let made = dump(&story, "shop 2", &["--create"]);
+        let named = made.replace("\"shop 2\"", "postgres").replace("shop 2", "postgres");
+        assert_eq!(named, before);
+        assert_eq!(dump(&story, "postgres", &["--create"]), now);
+        let names = "SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database";
+        assert_eq!(story.ask(names).await, "postgres,shop 2,template0,template1");
+        assert_none(&story.site);
+    }
+}
