@@ -8,12 +8,15 @@ mod capture;
 mod drill;
 mod events;
 mod fetch;
+mod mount;
 mod native;
 mod owner;
 mod point;
+mod present;
 mod reach;
 mod restore;
 mod scratch;
+mod scratch_copy;
 mod site;
 
 pub use archive::{Files, Pushed, push};
@@ -23,9 +26,11 @@ pub use drill::{DrillJob, Expectation, draw, drill};
 pub use events::{Events, Happened, events, last_loss};
 pub use fetch::{Fetched, Fetcher};
 pub use point::{Chosen, Wanted, choose};
+pub use present::{PresentJob, Shown, check_point, present_at, present_copied};
 pub use reach::{Restorable, Window, windows};
 pub use restore::{
     ResolvedRestore, RestoreJob, RestoreReport, engine_of, plan, rewriting_beside, run,
     staging_beside,
 };
 pub use scratch::{Scratch, ScratchPlace};
+pub use scratch_copy::{CopyJob, PlannedCopy, Presented, ScratchCopy, Way, plan_copy};
