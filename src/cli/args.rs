@@ -166,6 +166,9 @@ pub(crate) enum Command {
     /// Ends with 1 when there is no such file, and with 126 after any failure, so that a server
     /// stops replaying instead of taking the log for ended. Files that follow are fetched ahead.
     WalGet(fetch::GetOptions),
+    /// Part of mounts: ends one whose process was killed.
+    #[command(hide = true)]
+    MountGuard(mount::GuardOptions),
     /// Part of `demo`: buys things in its shop until standard input ends.
     #[command(hide = true)]
     DemoCustomer(demo::CustomerOptions),

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 use serde::Serialize;
-use stillpoint_contract::Result;
+use stillpoint_contract::{ErrorKind, Result};
 
 use super::{
     answer::{Answer, Stamp},
@@ -41,6 +41,23 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath,
           requires = "read_write")]
     scratch: Option<PathBuf>,
+}
+
+/// What the guard of a mount is told.
+#[derive(Debug, Args)]
+pub(crate) struct GuardOptions {
+    /// The process that reads there.
+    process: u32,
+    /// When it began.
+    began: u64,
+    /// Where it is mounted.
+    point: PathBuf,
+}
+
+/// Stands guard over a mount.
+pub(crate) fn guard(options: &GuardOptions) -> u8 {
+    let done = coordinator::stand_guard(options.process, options.began, &options.point);
+    if done.is_ok() { exit::OK } else { exit::status(ErrorKind::Bug) }
 }
 
 #[derive(Debug, Serialize)]

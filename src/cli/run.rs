@@ -109,6 +109,7 @@ fn at_hand(session: &Session, command: &Command) -> Option<u8> {
         Command::WalGet(options) | Command::Logs(logs::Command::Get(options)) => {
             fetch::take(session, options).then_some(exit::OK)
         }
+        Command::MountGuard(options) => Some(mount::guard(options)),
         _ => None,
     }
 }
@@ -224,6 +225,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<u8> {
         Command::Repo(command) => return repo::run(session, command).await,
         Command::Forget(options) => forget::run(session, options).await?,
         Command::Demo(options) => demo::run(session, options).await?,
+        Command::MountGuard(options) => return Ok(mount::guard(&options)),
         Command::DemoCustomer(options) => demo::serve_customer(session, options).await?,
         Command::Completion(options) => completion::run(session, &options)?,
         Command::Man(options) => man::run(session, &options)?,
@@ -295,10 +297,11 @@ fn plain_look(environment: &Environment) -> Look {
 }
 
 fn trace(global: &Global, environment: &Environment) {
+    // The FUSE library warns of mounts that are gone already, which is how most of them end.
     let level = match (global.quiet, global.verbose) {
-        (true, _) => "error",
-        (false, 0) => "warn",
-        (false, 1) => "stillpoint=info,warn",
+        (true, _) => "error,fuser=off",
+        (false, 0) => "warn,fuser=off",
+        (false, 1) => "stillpoint=info,warn,fuser=off",
         (false, 2) => "stillpoint=debug,info",
         (false, _) => "trace",
     };

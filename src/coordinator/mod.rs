@@ -25,6 +25,7 @@ pub use capture::{CaptureEvent, CaptureJob, CaptureReport, Process, capture, ret
 pub use drill::{DrillJob, Expectation, draw, drill};
 pub use events::{Events, Happened, events, last_loss};
 pub use fetch::{Fetched, Fetcher};
+pub use mount::stand_guard;
 pub use point::{Chosen, Wanted, choose};
 pub use present::{PresentJob, Shown, check_point, present_at, present_copied};
 pub use reach::{Restorable, Window, windows};

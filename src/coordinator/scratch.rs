@@ -49,6 +49,9 @@ pub struct ScratchPlace {
     /// Where it is noted in which directories sandboxes lie, so that they are found whichever was
     /// chosen; `None` where the user has no place for that.
     pub notes: Option<PathBuf>,
+    /// This program, which looks after mounts in a second process; without it nothing is mounted
+    /// there.
+    pub program: Option<PathBuf>,
 }
 
 /// The directory of one sandbox. Dropping it ends what works there, and removes it.
@@ -57,6 +60,7 @@ pub struct Scratch {
     path: PathBuf,
     token: String,
     note: Option<(PathBuf, File)>,
+    program: Option<PathBuf>,
     _lock: File,
     is_there: bool,
 }
@@ -88,7 +92,8 @@ impl ScratchPlace {
             File::open(&path)
         };
         let lock = claim(&path, make).map_err(|cause| unusable(&self.root, cause))?;
-        let scratch = Scratch { path, token, note, _lock: lock, is_there: true };
+        let program = self.program.clone();
+        let scratch = Scratch { path, token, note, program, _lock: lock, is_there: true };
         let work = scratch.directory();
         DirBuilder::new().mode(0o700).create(&work).map_err(|cause| failed(&work, cause))?;
         Ok(scratch)
@@ -135,6 +140,11 @@ impl Scratch {
     /// Where lies what is written to mounted files, once it was made.
     pub fn overlay(&self) -> PathBuf {
         self.path.join("written")
+    }
+
+    /// The program that looks after mounts.
+    pub(super) fn program(&self) -> Option<&Path> {
+        self.program.as_deref()
     }
 
     /// Makes one of its directories.
@@ -344,7 +354,7 @@ mod tests {
     fn place(directory: &TempDir) -> ScratchPlace {
         let root = directory.path().join("scratch");
         fs::create_dir_all(&root).unwrap();
-        ScratchPlace { root, notes: Some(directory.path().join("notes")) }
+        ScratchPlace { root, notes: Some(directory.path().join("notes")), program: None }
     }
 
     fn names(directory: &Path) -> usize {

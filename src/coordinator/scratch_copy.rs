@@ -2,14 +2,14 @@
 //!
 //! What is mounted is there at once, whatever its size; what is restored reads as fast as the disk.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use stillpoint_contract::{
-    Engine, Error, Overwrite, Reached, RestoreExtras, Result, Sandbox, code,
+    Engine, Error, ErrorKind, Overwrite, Reached, RestoreExtras, Result, Sandbox, code,
 };
 
 use super::{
-    mount::{Mount, MountedFiles, obstacle},
+    mount::{Guard, Mount, MountedFiles, obstacle},
     point::Wanted,
     restore::{ResolvedRestore, RestoreJob, RestoreReport, plan, run, staging_beside},
     scratch::Scratch,
@@ -71,6 +71,7 @@ pub struct PlannedCopy<'a> {
 struct Mounted {
     mount: Mount,
     files: MountedFiles,
+    _guard: Guard,
 }
 
 /// A database at a point.
@@ -158,8 +159,16 @@ async fn mount(
     let files = MountedFiles::lay_out(reader, clock, Some(overlay), &point, place).await?;
     let name = plan.staging.file_name().ok_or_else(|| Error::bug("name a directory"))?;
     files.open_way(name)?;
+    let unguarded = |cause: io::Error| {
+        let step = "start the guard of a mount";
+        Error::new(ErrorKind::Unsupported, code::NO_MOUNT, step).caused_by(cause)
+    };
+    let program = scratch.program().ok_or(io::ErrorKind::NotFound);
+    // It is there before anybody can read.
+    let guard = program.map_err(io::Error::from).and_then(|program| Guard::post(program, &point));
+    let guard = guard.map_err(unguarded)?;
     let mount = files.mount("".as_ref(), &point, true)?;
-    Ok((resolved, Mounted { mount, files }))
+    Ok((resolved, Mounted { mount, files, _guard: guard }))
 }
 
 /// An error and its causes, in a few words.
@@ -225,7 +234,7 @@ impl ScratchCopy<'_> {
     /// The mounted files, mounted no longer.
     pub(super) fn into_files(self) -> Result<(ResolvedRestore, Reached, MountedFiles)> {
         match self.mounted {
-            Some(Mounted { mount, files }) => {
+            Some(Mounted { mount, files, .. }) => {
                 drop(mount);
                 Ok((self.resolved, self.reached, files))
             }

@@ -107,6 +107,7 @@ pub(crate) fn place(environment: &Environment, chosen: Option<&Path>) -> Scratch
     ScratchPlace {
         root: chosen.map_or_else(usual, Path::to_owned),
         notes: environment.state_folder().map(|folder| folder.join("sandboxes")),
+        program: std::env::current_exe().ok(),
     }
 }
 

@@ -304,11 +304,8 @@ fn checked(record: &mut DrillRecord, check: String, damage: &[String]) {
     let is_sound = damage.is_empty();
     let lines = damage.iter().flat_map(|found| found.lines()).map(str::to_owned);
     let says = if is_sound { vec![check] } else { lines.collect() };
-    record.checks.push(EngineCheck {
-        check: "files".to_owned(),
-        verdict: if is_sound { Verdict::Passed } else { Verdict::Failed },
-        says,
-    });
+    let verdict = if is_sound { Verdict::Passed } else { Verdict::Failed };
+    record.checks.insert(0, EngineCheck { check: "files".to_owned(), verdict, says });
 }
 
 /// How much of what was committed before the point is missing. A point in the past is reached or

@@ -13,7 +13,7 @@ use std::{
 
 use rustix::{io::Errno, mount::UnmountFlags};
 
-/// What the kernel calls our mounts, behind `fuse.`.
+/// What the names of our mounts begin with.
 pub(super) const KIND: &str = "stillpoint";
 
 /// How long a process that is dead may take to be gone: five seconds.
@@ -29,9 +29,22 @@ struct Found {
 }
 
 /// What a mount of this process is called.
+#[cfg(feature = "mount")]
 pub(super) fn mark() -> String {
     let process = std::process::id();
-    format!("{KIND}-{process}-{}", life(process).map_or(0, |life| life.started))
+    format!("{KIND}-{process}-{}", started(process).unwrap_or(0))
+}
+
+/// When a process began, in the kernel's own measure.
+#[cfg(feature = "mount")]
+pub(super) fn started(process: u32) -> Option<u64> {
+    life(process).map(|life| life.started)
+}
+
+/// Whether a process lives, and is not dying.
+#[cfg(feature = "mount")]
+pub(super) fn is_living(process: u32, began: u64) -> bool {
+    life(process).is_some_and(|life| life.started == began && !life.is_dying)
 }
 
 struct Life {
@@ -55,7 +68,8 @@ fn life(process: u32) -> Option<Life> {
 fn parse(line: &str) -> Option<Found> {
     let (before, after) = line.split_once(" - ")?;
     let mut after = after.split(' ');
-    if after.next()?.strip_prefix("fuse.")? != KIND {
+    let kind = after.next()?;
+    if kind != "fuse" && kind.strip_prefix("fuse.") != Some(KIND) {
         return None;
     }
     let mark = after.next()?.strip_prefix(KIND)?.strip_prefix('-')?;
@@ -174,9 +188,12 @@ mod tests {
         let line = "36 35 0:40 / /srv/a\\040b\\134c rw,nosuid shared:1 - fuse.stillpoint \
                     stillpoint-7-99 rw,user_id=0";
         let found = Found { point: "/srv/a b\\c".into(), process: 7, started: 99 };
-        assert_eq!(parse(line), Some(found));
+        assert_eq!(parse(line), Some(found.clone()));
+        // As it is where the kernel was not told the kind.
+        assert_eq!(parse(&line.replace("fuse.stillpoint", "fuse")), Some(found));
         for other in [
             line.replace("fuse.stillpoint", "fuse.sshfs"),
+            line.replace("fuse.stillpoint", "fuseblk"),
             line.replace("stillpoint-7-99", "stillpoint"),
             line.replace("fuse.stillpoint", "ext4"),
             String::new(),

@@ -5,6 +5,8 @@ mod dead;
 #[cfg(feature = "mount")]
 mod files;
 #[cfg(feature = "mount")]
+mod guard;
+#[cfg(feature = "mount")]
 mod overlay;
 #[cfg(feature = "mount")]
 mod session;
@@ -17,6 +19,12 @@ mod without;
 
 pub(super) use dead::{end_below, end_dead, mounts_below};
 #[cfg(feature = "mount")]
+pub(super) use guard::Guard;
+#[cfg(feature = "mount")]
+pub use guard::stand_guard;
+#[cfg(feature = "mount")]
 pub(super) use session::{Mount, MountedFiles, obstacle};
 #[cfg(not(feature = "mount"))]
-pub(super) use without::{Mount, MountedFiles, obstacle};
+pub use without::stand_guard;
+#[cfg(not(feature = "mount"))]
+pub(super) use without::{Guard, Mount, MountedFiles, obstacle};

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsStr,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,6 +18,21 @@ pub(crate) enum MountedFiles {}
 /// Never made.
 #[derive(Debug)]
 pub(crate) enum Mount {}
+
+/// Never made.
+#[derive(Debug)]
+pub(crate) enum Guard {}
+
+impl Guard {
+    pub(crate) fn post(_: &Path, _: &Path) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Looks after nothing.
+pub fn stand_guard(_: u32, _: u64, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
 
 const WHY: &str = "this program was built without mounts";
 
