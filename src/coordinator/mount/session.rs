@@ -28,6 +28,9 @@ const DEVICE: &str = "/dev/fuse";
 const THREADS: usize = 4;
 const FETCHERS: usize = 2;
 
+/// How far the kernel reads ahead, in KiB.
+const AHEAD_KIB: &str = "1024";
+
 const STEP: &str = "mount a backup";
 
 /// A backup laid out as files, of which nothing is copied before somebody reads it.
@@ -142,7 +145,22 @@ impl MountedFiles {
             unmount(&point);
             return Err(failed(cause));
         }
+        read_far_ahead(&point);
         Ok(Mount { point, ended })
+    }
+}
+
+/// Lets the kernel ask for more at once than the 128 KiB that it offers a new mount, where it lets
+/// us. Source: `Documentation/ABI/testing/sysfs-class-bdi` of Linux.
+fn read_far_ahead(point: &Path) {
+    let device = match std::fs::metadata(point) {
+        Ok(metadata) => std::os::unix::fs::MetadataExt::dev(&metadata),
+        Err(_) => return,
+    };
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    if let Err(cause) = std::fs::write(&setting, AHEAD_KIB) {
+        tracing::debug!("{setting} stays as it is: {cause}");
     }
 }
 

@@ -227,6 +227,7 @@ impl Filesystem for View {
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_NO_OPEN_SUPPORT,
         ] {
             // An older kernel does without.
             let _ = config.add_capabilities(wanted);
@@ -375,6 +376,10 @@ impl Filesystem for View {
     }
 
     fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        if self.files.overlay.is_none() {
+            // Nothing goes away: the kernel need not tell who has what open, nor ask again.
+            return reply.error(fuser::Errno::ENOSYS);
+        }
         match self.files.tree_mut().open(self.number(ino)) {
             Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
             Err(errno) => reply.error(told(errno)),
