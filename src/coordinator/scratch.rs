@@ -147,14 +147,16 @@ impl Scratch {
         self.program.as_deref()
     }
 
-    /// Makes one of its directories.
+    /// Makes the directories for what is mounted and for what is written to it.
     ///
     /// # Errors
     ///
-    /// When it is there already, or cannot be made.
-    pub fn make(&self, directory: &Path) -> Result<()> {
-        let made = DirBuilder::new().mode(0o700).create(directory);
-        made.map_err(|cause| failed(directory, cause))
+    /// When they are there already, or cannot be made.
+    pub(super) fn make_for_mount(&self) -> Result<()> {
+        [self.mount_point(), self.overlay()].iter().try_for_each(|directory| {
+            let made = DirBuilder::new().mode(0o700).create(directory);
+            made.map_err(|cause| failed(directory, cause))
+        })
     }
 
     /// Where everything else of the sandbox lies.

@@ -150,8 +150,7 @@ async fn mount(
     scratch: &Scratch,
 ) -> Result<(ResolvedRestore, Mounted)> {
     let (point, overlay) = (scratch.mount_point(), scratch.overlay());
-    scratch.make(&point)?;
-    scratch.make(&overlay)?;
+    scratch.make_for_mount()?;
     let resolved = resolve(world, repository, job, &point.join(NAME)).await?;
     let plan = &resolved.plan;
     let reader = repository.reader(&resolved.chosen.backup).await?;

@@ -216,12 +216,11 @@ impl OnDemand {
                     if reading.is_none() { kept.claim(place, chunks.clone()) } else { 0..0 };
                 (claimed, reading)
             };
-            match reading {
-                Some(reading) => reading.await,
-                None => {
-                    let read = self.fetch(place, part, claimed).await?;
-                    return read.into_iter().next().ok_or_else(|| Error::bug("read a chunk"));
-                }
+            if let Some(reading) = reading {
+                reading.await;
+            } else {
+                let read = self.fetch(place, part, claimed).await?;
+                return read.into_iter().next().ok_or_else(|| Error::bug("read a chunk"));
             }
         }
         let mut read = part.fetch(self.reader.blobs(), chunks.start..chunks.start + 1).await?;

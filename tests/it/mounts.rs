@@ -1,5 +1,5 @@
-//! Mounted backups: the bytes of a restore, an overlay that behaves as a directory does, and nothing
-//! left of it.
+//! Mounted backups: the bytes of a restore, an overlay that behaves as a directory does, and
+//! nothing left of it.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::{
@@ -365,8 +365,10 @@ async fn a_server_starts_on_a_mounted_cluster_at_the_point_and_writes_there() {
                 stillpoint_testcontainers::Postgres::start_on(major, &mounted.point).unwrap();
             assert_eq!(server_rows(&server).await, [1, 2, 3, 4]);
             let client = crate::postgres::connect(&server).await;
-            let write = "INSERT INTO entry SELECT n, repeat('y', 500) FROM generate_series(10, 5009) n;
-                CHECKPOINT; CREATE TABLE other AS SELECT * FROM entry; DROP TABLE other; VACUUM FULL";
+            let write = "INSERT INTO entry SELECT n, repeat('y', 500)
+                    FROM generate_series(10, 5009) n;
+                CHECKPOINT; CREATE TABLE other AS SELECT * FROM entry; DROP TABLE other;
+                VACUUM FULL";
             for statement in write.split(';') {
                 client.batch_execute(statement).await.unwrap();
             }

@@ -187,7 +187,9 @@ impl Files {
         for piece in &pieces {
             match piece {
                 Piece::Part(part, range) => bytes.extend(self.part(*part, range.clone()).await?),
-                piece => self.local(node, piece, body, &mut bytes).map_err(errno)?,
+                piece => {
+                    self.local(node, piece, body, &mut bytes).map_err(|error| errno(&error))?;
+                }
             }
         }
         Ok(bytes)
@@ -223,7 +225,9 @@ impl Files {
                 Ok(())
             }
             (Piece::Written(range), Some(overlay)) => {
-                held(body).read_written((overlay, node), range.clone(), bytes)
+                // Nobody changes its length meanwhile.
+                let _held = held(body);
+                overlay.read(node, range.clone(), bytes)
             }
             _ => Err(std::io::ErrorKind::InvalidInput.into()),
         }
@@ -254,6 +258,6 @@ pub(super) fn held(body: &Mutex<Body>) -> MutexGuard<'_, Body> {
     body.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) fn errno(error: std::io::Error) -> Errno {
-    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+pub(super) fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }

@@ -58,6 +58,22 @@ impl Overlay {
         Ok(file)
     }
 
+    /// Reads what was written to a file.
+    pub(super) fn read(&self, node: u64, range: Range<u64>, into: &mut Vec<u8>) -> io::Result<()> {
+        let file = self.file(node)?;
+        let (start, mut at) = (into.len(), 0);
+        into.resize(start + (range.end - range.start) as usize, 0);
+        let buffer = &mut into[start..];
+        // What lies past the end of the overlay's file was never written: zeros.
+        while at < buffer.len() {
+            match file.read_at(&mut buffer[at..], range.start + at as u64)? {
+                0 => break,
+                read => at += read,
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets what was written to a file that is gone.
     pub(super) fn remove(&self, node: u64) {
         self.open().remove(&node);
@@ -146,8 +162,8 @@ impl Body {
                 Piece::Zeros(stop - at)
             };
             match (pieces.last_mut(), piece) {
-                (Some(Piece::Written(last)), Piece::Written(next)) => last.end = next.end,
-                (Some(Piece::Part(_, last)), Piece::Part(_, next)) => last.end = next.end,
+                (Some(Piece::Written(last)), Piece::Written(next))
+                | (Some(Piece::Part(_, last)), Piece::Part(_, next)) => last.end = next.end,
                 (Some(Piece::Zeros(last)), Piece::Zeros(next)) => *last += next,
                 (_, piece) => pieces.push(piece),
             }
@@ -195,27 +211,6 @@ impl Body {
         file.write_all_at(bytes, offset)?;
         self.note_written(offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES));
         self.length = self.length.max(end);
-        Ok(())
-    }
-
-    /// Reads what was written.
-    pub(super) fn read_written(
-        &self,
-        (overlay, node): (&Overlay, u64),
-        range: Range<u64>,
-        into: &mut Vec<u8>,
-    ) -> io::Result<()> {
-        let file = overlay.file(node)?;
-        let (start, mut at) = (into.len(), 0);
-        into.resize(start + (range.end - range.start) as usize, 0);
-        let buffer = &mut into[start..];
-        // What lies past the end of the overlay's file was never written: zeros.
-        while at < buffer.len() {
-            match file.read_at(&mut buffer[at..], range.start + at as u64)? {
-                0 => break,
-                read => at += read,
-            }
-        }
         Ok(())
     }
 

@@ -156,7 +156,7 @@ impl View {
         self.may_write()?;
         if let (Some(size), Some(overlay)) = (size, &self.files.overlay) {
             let body = self.files.tree().body(number)?;
-            held(&body).resize((overlay, number), size).map_err(errno)?;
+            held(&body).resize((overlay, number), size).map_err(|error| errno(&error))?;
         }
         let now = self.files.now();
         let mut tree = self.files.tree_mut();
@@ -444,7 +444,7 @@ impl Filesystem for View {
         let pieces = held(&body).pieces(offset..offset + u64::from(size));
         match self.files.at_hand(number, &pieces, &body) {
             Some(Ok(bytes)) => return reply.data(&bytes),
-            Some(Err(error)) => return reply.error(told(errno(error))),
+            Some(Err(error)) => return reply.error(told(errno(&error))),
             None => {}
         }
         // The answer is given from another thread, so that others need not wait for it.
@@ -484,7 +484,7 @@ impl Filesystem for View {
                     Self::written(&self.files, number, now);
                     reply.written(length);
                 }
-                Err(error) => reply.error(told(errno(error))),
+                Err(error) => reply.error(told(errno(&error))),
             };
         }
         let (files, data) = (Arc::clone(&self.files), data.to_vec());
@@ -503,7 +503,7 @@ impl Filesystem for View {
                     Self::written(&files, number, now);
                     reply.written(length);
                 }
-                Err(error) => reply.error(told(errno(error))),
+                Err(error) => reply.error(told(errno(&error))),
             }
         });
     }
