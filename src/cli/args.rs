@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::{
     answer::Format, archive, backup, check, completion, demo, drill, evidence, exit, fetch, forget,
-    grants, init, list, logs, man, repo, restore, show, timeline, verify,
+    grants, init, list, logs, man, mount, repo, restore, show, timeline, verify,
 };
 
 /// Back up live databases online, capture their logs, and restore any moment in between.
@@ -128,6 +128,11 @@ pub(crate) enum Command {
     /// Restore a database, as it was at any captured moment, into a new place; or tables of it
     /// into a live one.
     Restore(restore::Options),
+    /// Show a backup as files, which are fetched when they are read.
+    ///
+    /// It stays until it is unmounted or stopped. Nothing is copied beforehand, whatever its size;
+    /// every byte is verified, and one that is damaged is an error to whoever reads it.
+    Mount(mount::Options),
     /// Prove that a database can be restored, in a throw-away server.
     #[command(subcommand)]
     Drill(drill::Command),
@@ -162,6 +167,9 @@ pub(crate) enum Command {
     /// Ends with 1 when there is no such file, and with 126 after any failure, so that a server
     /// stops replaying instead of taking the log for ended. Files that follow are fetched ahead.
     WalGet(fetch::GetOptions),
+    /// Part of mounts: ends one whose process was killed.
+    #[command(hide = true)]
+    MountGuard(mount::GuardOptions),
     /// Part of `demo`: buys things in its shop until standard input ends.
     #[command(hide = true)]
     DemoCustomer(demo::CustomerOptions),
@@ -186,7 +194,13 @@ impl Command {
 
     /// Whether a signal is left to the command, which then stops by itself and cleanly.
     pub(crate) fn stops_itself(&self) -> bool {
-        matches!(self, Self::Logs(logs::Command::Stream(_)) | Self::Demo(_) | Self::DemoCustomer(_))
+        matches!(
+            self,
+            Self::Logs(logs::Command::Stream(_))
+                | Self::Mount(_)
+                | Self::Demo(_)
+                | Self::DemoCustomer(_)
+        )
     }
 }
 

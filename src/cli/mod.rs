@@ -28,6 +28,7 @@ mod logs;
 mod man;
 mod memory;
 mod moment;
+mod mount;
 mod native;
 mod open;
 mod page;

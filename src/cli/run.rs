@@ -26,7 +26,7 @@ use super::{
     args::{Command, Global, Typed},
     backup, check, completion, demo, drill,
     environment::Environment,
-    evidence, exit, fetch, forget, grants, init, list, logs, man,
+    evidence, exit, fetch, forget, grants, init, list, logs, man, mount,
     page::Look,
     process, repo,
     report::{self, Run},
@@ -109,6 +109,7 @@ fn at_hand(session: &Session, command: &Command) -> Option<u8> {
         Command::WalGet(options) | Command::Logs(logs::Command::Get(options)) => {
             fetch::take(session, options).then_some(exit::OK)
         }
+        Command::MountGuard(options) => Some(mount::guard(options)),
         _ => None,
     }
 }
@@ -215,6 +216,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<u8> {
         Command::WalPush(options) => Box::pin(archive::run_push(session, options)).await?,
         Command::WalGet(options) => return Box::pin(fetch::run_get(session, options)).await,
         Command::Restore(options) => return Box::pin(restore::run(session, options)).await,
+        Command::Mount(options) => return Box::pin(mount::run(session, options)).await,
         Command::Drill(command) => return Box::pin(drill::run(session, command)).await,
         Command::Report(command) => return evidence::run(session, command).await,
         Command::Verify(options) => return verify::run(session, options).await,
@@ -223,6 +225,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<u8> {
         Command::Repo(command) => return repo::run(session, command).await,
         Command::Forget(options) => forget::run(session, options).await?,
         Command::Demo(options) => demo::run(session, options).await?,
+        Command::MountGuard(options) => return Ok(mount::guard(&options)),
         Command::DemoCustomer(options) => demo::serve_customer(session, options).await?,
         Command::Completion(options) => completion::run(session, &options)?,
         Command::Man(options) => man::run(session, &options)?,
@@ -294,10 +297,11 @@ fn plain_look(environment: &Environment) -> Look {
 }
 
 fn trace(global: &Global, environment: &Environment) {
+    // The FUSE library warns of mounts that are gone already, which is how most of them end.
     let level = match (global.quiet, global.verbose) {
-        (true, _) => "error",
-        (false, 0) => "warn",
-        (false, 1) => "stillpoint=info,warn",
+        (true, _) => "error,fuser=off",
+        (false, 0) => "warn,fuser=off",
+        (false, 1) => "stillpoint=info,warn,fuser=off",
         (false, 2) => "stillpoint=debug,info",
         (false, _) => "trace",
     };

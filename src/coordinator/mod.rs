@@ -10,13 +10,16 @@ mod drill;
 mod events;
 mod fetch;
 mod forecast;
+mod mount;
 mod native;
 mod owner;
 mod partial;
 mod point;
+mod present;
 mod reach;
 mod restore;
 mod scratch;
+mod scratch_copy;
 mod site;
 
 pub use archive::{Files, Pushed, push};
@@ -27,10 +30,13 @@ pub use events::{Events, Happened, events, last_loss};
 pub use fetch::{Fetched, Fetcher};
 pub use forecast::{Estimate, Forecast, Lost, forecast};
 pub use partial::{PartialJob, PartialReport, bring, compare};
+pub use mount::stand_guard;
 pub use point::{Chosen, Wanted, choose};
+pub use present::{PresentJob, Shown, check_point, present_at, present_copied};
 pub use reach::{Restorable, Window, windows};
 pub use restore::{
     ResolvedRestore, RestoreJob, RestoreReport, engine_of, plan, rewriting_beside, run,
     staging_beside,
 };
 pub use scratch::{Scratch, ScratchPlace};
+pub use scratch_copy::{CopyJob, PlannedCopy, Presented, ScratchCopy, Way, plan_copy};

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     pipeline::Meter,
-    repository::{Repository, RepositoryLog, Timeline, manifest::Manifest},
+    repository::{BackupReader, Repository, RepositoryLog, Timeline, manifest::Manifest},
     world::World,
 };
 
@@ -65,16 +65,47 @@ pub struct ResolvedRestore {
 }
 
 impl ResolvedRestore {
-    /// Opens a sandbox on what was restored into a scratch directory.
+    /// Opens a sandbox on a database in a scratch directory.
     ///
     /// # Errors
     ///
     /// As [`Engine::sandbox`].
-    pub async fn open(&self, scratch: &Scratch) -> Result<Box<dyn Sandbox>> {
-        let (database, directory) = (scratch.database(), scratch.directory());
-        let request =
-            SandboxRequest { database: &database, directory: &directory, token: scratch.token() };
+    pub(super) async fn open(
+        &self,
+        database: &Path,
+        scratch: &Scratch,
+    ) -> Result<Box<dyn Sandbox>> {
+        let directory = scratch.directory();
+        let request = SandboxRequest { database, directory: &directory, token: scratch.token() };
         self.engine.sandbox(request).await
+    }
+
+    /// Runs the engine's check of the files where they were built. Returns what it said, and the
+    /// damage that it found, where that is accepted.
+    pub(super) async fn check(&self) -> Result<(String, Vec<String>)> {
+        match self.engine.check(&self.plan).await {
+            Ok(check) => Ok((check, Vec::new())),
+            Err(error) => accepted(error, self.accept_damage),
+        }
+    }
+
+    /// Replays log onto parts that are laid out, read by `reader`. Returns the point that was
+    /// reached, and how many bytes of log were read.
+    pub(super) async fn recover(
+        &self,
+        repository: &Repository,
+        reader: &BackupReader,
+        meter: &Meter,
+    ) -> Result<(Reached, u64)> {
+        write_files(&self.plan)?;
+        meter.begin("replay", self.log_bytes);
+        let evidence = self.manifest.evidence()?;
+        let log = repository.log_from(&self.chosen.backup).await?;
+        let mut log = MeteredLog { log, meter };
+        let (plan, evidence) = (&self.plan, &evidence);
+        let recovery = Recovery { plan, evidence, parts: reader, log: &mut log };
+        let reached = self.engine.recover(recovery).await?;
+        Ok((reached, log.log.bytes_read()))
     }
 
     /// A position as the engine's own tools print it.
@@ -344,23 +375,13 @@ async fn carry_out(
             (done.length_bytes, done.length_bytes - done.written_bytes)
         }
     };
-    write_files(plan)?;
     let copied = world.clock.elapsed();
 
-    meter.begin("replay", resolved.log_bytes);
-    let evidence = manifest.evidence()?;
-    let log = repository.log_from(&chosen.backup).await?;
-    let mut log = MeteredLog { log, meter };
-    let reached = engine
-        .recover(Recovery { plan, evidence: &evidence, parts: &reader, log: &mut log })
-        .await?;
+    let (reached, log_bytes) = resolved.recover(repository, &reader, meter).await?;
     let replayed = world.clock.elapsed();
 
     meter.begin("check", 0);
-    let (check, damage) = match engine.check(plan).await {
-        Ok(check) => (check, Vec::new()),
-        Err(error) => accepted(error, resolved.accept_damage)?,
-    };
+    let (check, damage) = resolved.check().await?;
     let checked = world.clock.elapsed();
     disks.settle().await?;
     engine.publish(plan).await?;
@@ -371,7 +392,7 @@ async fn carry_out(
         restored_bytes,
         kept_bytes,
         started: None,
-        log_bytes: log.log.bytes_read(),
+        log_bytes,
         copy_took: copied.saturating_sub(start),
         replay_took: replayed.saturating_sub(copied),
         check_took: checked.saturating_sub(replayed),

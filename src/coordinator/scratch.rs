@@ -2,7 +2,7 @@
 //!
 //! Two locks say that a sandbox is in use, one on its directory and one on the note of where that
 //! is. Both go with our process, however it ends. Whoever gets them ends the processes that work
-//! there, and removes everything.
+//! there, unmounts what is mounted there, and removes everything.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -19,7 +19,10 @@ use rustix::{
 };
 use stillpoint_contract::{Error, Result};
 
-use super::restore::failed;
+use super::{
+    mount::{end_below, end_dead, mounts_below},
+    restore::failed,
+};
 use crate::world::World;
 
 /// How the name of every sandbox begins.
@@ -46,6 +49,9 @@ pub struct ScratchPlace {
     /// Where it is noted in which directories sandboxes lie, so that they are found whichever was
     /// chosen; `None` where the user has no place for that.
     pub notes: Option<PathBuf>,
+    /// This program, which looks after mounts in a second process; without it nothing is mounted
+    /// there.
+    pub program: Option<PathBuf>,
 }
 
 /// The directory of one sandbox. Dropping it ends what works there, and removes it.
@@ -54,6 +60,7 @@ pub struct Scratch {
     path: PathBuf,
     token: String,
     note: Option<(PathBuf, File)>,
+    program: Option<PathBuf>,
     _lock: File,
     is_there: bool,
 }
@@ -85,16 +92,21 @@ impl ScratchPlace {
             File::open(&path)
         };
         let lock = claim(&path, make).map_err(|cause| unusable(&self.root, cause))?;
-        let scratch = Scratch { path, token, note, _lock: lock, is_there: true };
+        let program = self.program.clone();
+        let scratch = Scratch { path, token, note, program, _lock: lock, is_there: true };
         let work = scratch.directory();
         DirBuilder::new().mode(0o700).create(&work).map_err(|cause| failed(&work, cause))?;
         Ok(scratch)
     }
 
-    /// Removes what killed commands left behind: processes, and then directories. Returns what was
-    /// found, and what of it had to stay.
+    /// Removes what killed commands left behind: mounts, wherever they are, then processes, and
+    /// then directories. Returns what was found, and what of it had to stay.
     pub fn sweep(&self) -> Vec<String> {
         let mut found = Vec::new();
+        for point in end_dead() {
+            let shown = point.display();
+            found.push(format!("unmounted {shown}, which an earlier command left behind"));
+        }
         for note in self.notes.iter().flat_map(|notes| entries(notes)) {
             let Some(lock) = File::open(&note).ok().filter(is_abandoned) else { continue };
             let place = read_note(&note);
@@ -120,6 +132,33 @@ impl Scratch {
         self.path.join("database")
     }
 
+    /// Where files are mounted, once it was made.
+    pub fn mount_point(&self) -> PathBuf {
+        self.path.join("mount")
+    }
+
+    /// Where lies what is written to mounted files, once it was made.
+    pub fn overlay(&self) -> PathBuf {
+        self.path.join("written")
+    }
+
+    /// The program that looks after mounts.
+    pub(super) fn program(&self) -> Option<&Path> {
+        self.program.as_deref()
+    }
+
+    /// Makes the directories for what is mounted and for what is written to it.
+    ///
+    /// # Errors
+    ///
+    /// When they are there already, or cannot be made.
+    pub(super) fn make_for_mount(&self) -> Result<()> {
+        [self.mount_point(), self.overlay()].iter().try_for_each(|directory| {
+            let made = DirBuilder::new().mode(0o700).create(directory);
+            made.map_err(|cause| failed(directory, cause))
+        })
+    }
+
     /// Where everything else of the sandbox lies.
     pub fn directory(&self) -> PathBuf {
         self.path.join("run")
@@ -141,8 +180,7 @@ impl Scratch {
     ///
     /// When something stays behind.
     pub fn remove(mut self) -> Result<String> {
-        let ended = end_processes(&self.path).map_err(|cause| failed(&self.path, cause))?;
-        fs::remove_dir_all(&self.path).map_err(|cause| failed(&self.path, cause))?;
+        let ended = remove_all(&self.path).map_err(|cause| failed(&self.path, cause))?;
         self.is_there = false;
         self.forget();
         let processes = match ended {
@@ -163,9 +201,8 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if self.is_there {
-            let removed = end_processes(&self.path).and_then(|_| fs::remove_dir_all(&self.path));
-            match removed {
-                Ok(()) => self.forget(),
+            match remove_all(&self.path) {
+                Ok(_) => self.forget(),
                 Err(cause) => {
                     let path = self.path.display();
                     tracing::warn!(%path, "a sandbox stays behind: {cause}");
@@ -248,7 +285,7 @@ fn clear(path: &Path, found: &mut Vec<String>) -> bool {
     if fs::symlink_metadata(path).is_err() {
         return true;
     }
-    let cleared = end_processes(path).and_then(|n| fs::remove_dir_all(path).map(|()| n));
+    let cleared = remove_all(path);
     let shown = path.display();
     match cleared {
         Ok(0) => found.push(format!("removed {shown}, which an earlier command left behind")),
@@ -260,6 +297,19 @@ fn clear(path: &Path, found: &mut Vec<String>) -> bool {
         }
     }
     fs::symlink_metadata(path).is_err()
+}
+
+/// Ends what works in a directory and what is mounted there, and removes it. Returns how many
+/// processes were ended.
+fn remove_all(path: &Path) -> io::Result<usize> {
+    let ended = end_processes(path)?;
+    end_below(path);
+    // What is mounted is not ours to remove.
+    if let Some(point) = mounts_below(path).first() {
+        return Err(io::Error::other(format!("{} is still mounted", point.display())));
+    }
+    fs::remove_dir_all(path)?;
+    Ok(ended)
 }
 
 /// Ends every process whose working directory lies below a directory, and waits until all are gone.
@@ -306,7 +356,7 @@ mod tests {
     fn place(directory: &TempDir) -> ScratchPlace {
         let root = directory.path().join("scratch");
         fs::create_dir_all(&root).unwrap();
-        ScratchPlace { root, notes: Some(directory.path().join("notes")) }
+        ScratchPlace { root, notes: Some(directory.path().join("notes")), program: None }
     }
 
     fn names(directory: &Path) -> usize {

@@ -300,6 +300,7 @@ mod tests {
             notes: Vec::new(),
             target: staging.with_file_name("target"),
             staging: staging.to_owned(),
+            database: staging.join("data"),
             files: Vec::new(),
             replays_log: false,
             until: RecoveryTarget::Consistent,

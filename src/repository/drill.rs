@@ -54,12 +54,16 @@ pub struct DrillRecord {
     /// The backup that was restored; `None` when there was none from which the point could be
     /// reached.
     pub backup: Option<RestoredBackup>,
+    /// How the backup was presented to the sandbox; absent in records of versions that always
+    /// restored it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presented: Option<PresentedBackup>,
     /// The point that was reached.
     pub reached: Option<ReachedPoint>,
     /// How much of what was committed before the point, or by now where the latest state was
     /// asked for, is not in the database, as the time within which it was committed.
     pub rpo_ms: Option<u64>,
-    /// How long it took from the start until the restored database answered.
+    /// How long it took from the start until the restored database answered its first query.
     pub rto_ms: Option<u64>,
     /// What was done, in order.
     pub phases: Vec<Phase>,
@@ -97,6 +101,15 @@ pub struct RestoredBackup {
     pub engine: String,
     /// The version of the server that was backed up.
     pub engine_version: String,
+}
+
+/// How a backup was presented to a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PresentedBackup {
+    /// Whether it was mounted; else it was restored.
+    pub mounted: bool,
+    /// Why it was not mounted.
+    pub why_not: Option<String>,
 }
 
 /// The point that was reached.
@@ -190,6 +203,17 @@ fn exact_if_any<S: Serializer>(
     match at {
         Some(at) => exact(at, serializer),
         None => serializer.serialize_none(),
+    }
+}
+
+impl PresentedBackup {
+    /// The same in words.
+    pub fn told(&self) -> String {
+        match &self.why_not {
+            _ if self.mounted => "mounted, and fetched as it was read".to_owned(),
+            Some(why) => format!("restored: {why}"),
+            None => "restored".to_owned(),
+        }
     }
 }
 

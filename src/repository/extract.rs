@@ -10,6 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
 };
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use stillpoint_contract::{Error, ErrorKind, PartName, RecoveryTarget, Result, code};
 use tokio::task::JoinHandle;
@@ -24,7 +25,7 @@ use super::{
     reader::{BackupReader, BasePart},
     timeline::Timeline,
 };
-use crate::pipeline::Meter;
+use crate::pipeline::{Meter, id::ChunkId};
 
 /// Stretches under way at once, what each may hold of plaintext in bytes, and of how many files.
 pub(super) const STRETCHES_MAX: usize = 3;
@@ -68,6 +69,9 @@ impl Repository {
         Ok(needed.filter_map(|id| sizes.get(&(id.stream.clone(), id.seq))).sum())
     }
 }
+
+/// A chunk's id and length.
+type Wanted = (ChunkId, usize);
 
 /// What is laid out in one go: neighbouring chunks, of one large part or of many small ones.
 pub(super) struct Stretch(pub(super) Vec<Piece>);
@@ -195,19 +199,42 @@ impl BackupReader {
         Ok(written_bytes)
     }
 
-    /// Fetches a stretch and writes it. Returns how much of which file that was.
-    async fn lay_out(
-        &self,
-        Stretch(pieces): Stretch,
-        going: Going,
-    ) -> Result<Vec<(Arc<Target>, u64)>> {
+    /// Reads every byte of every part, and throws it away. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`](ErrorKind::Corrupt) or [`Missing`](ErrorKind::Missing) for what cannot be read.
+    pub async fn read_back(&self, meter: &Meter) -> Result<u64> {
+        let chunk_bytes = self.manifest().chunk_bytes;
+        let target = |entry: &PartEntry| {
+            let part = BasePart::new(entry.clone(), chunk_bytes);
+            Some(Target::new(part, PathBuf::new()))
+        };
+        let read = self.laid_out(target).map(|stretch| async {
+            let bytes = self.fetch_stretch(&stretch?).await?.1.iter().map(Bytes::len).sum();
+            meter.advance(bytes as u64);
+            Ok::<usize, Error>(bytes)
+        });
+        let read = read.buffer_unordered(STRETCHES_MAX);
+        read.try_fold(0, |sum, bytes| futures::future::ok(sum + bytes as u64)).await
+    }
+
+    /// The chunks of a stretch: their ids and lengths, and their bytes.
+    async fn fetch_stretch(&self, stretch: &Stretch) -> Result<(Vec<Wanted>, Vec<Bytes>)> {
         let mut wanted = Vec::new();
-        for Piece { target, chunks } in &pieces {
+        for Piece { target, chunks } in &stretch.0 {
             let ids = target.part.ids(self.blobs(), chunks.clone()).await?;
             let chunks = chunks.clone().zip(ids);
             wanted.extend(chunks.map(|(chunk, id)| (id, target.part.chunk_length(chunk))));
         }
         let plain = self.blobs().fetch(&wanted).await?;
+        Ok((wanted, plain))
+    }
+
+    /// Fetches a stretch and writes it. Returns how much of which file that was.
+    async fn lay_out(&self, stretch: Stretch, going: Going) -> Result<Vec<(Arc<Target>, u64)>> {
+        let (wanted, plain) = self.fetch_stretch(&stretch).await?;
+        let Stretch(pieces) = stretch;
         let chunk_bytes = u64::from(self.manifest().chunk_bytes);
         let write = move || {
             let mut plain = wanted.into_iter().zip(plain);

@@ -164,6 +164,10 @@ impl BasePart {
         self.entry.length_bytes
     }
 
+    pub(super) fn name(&self) -> &PartName {
+        &self.entry.name
+    }
+
     /// How many chunks it has.
     pub(super) fn chunks(&self) -> u64 {
         self.entry.chunks(self.chunk_bytes)

@@ -10,6 +10,7 @@ mod drills;
 mod full_store;
 mod invariants;
 mod kills;
+mod mounts;
 mod outlived;
 mod partial;
 mod pg_bank;

@@ -391,6 +391,9 @@ pub struct RestorePlan {
     pub target: PathBuf,
     /// Where it is built.
     pub staging: PathBuf,
+    /// The file or directory below that which becomes the database; a sandbox can be opened on it
+    /// without publishing it.
+    pub database: PathBuf,
     /// Where parts are laid out: the first rule whose prefix fits decides. A part that no rule
     /// fits is not laid out; the driver reads it from the source itself.
     pub placements: Vec<Placement>,
@@ -495,6 +498,7 @@ mod tests {
         let plan = RestorePlan {
             target: "/t".into(),
             staging: "/s".into(),
+            database: "/s/db".into(),
             placements: vec![rule("main", "/s/db"), rule("spc/1/", "/x"), rule("base/", "/s/base")],
             files: Vec::new(),
             replays_log: false,

@@ -166,6 +166,8 @@ pub mod code {
     pub const SANDBOX_STATEMENT: Code = Code(801);
     /// The server of a sandbox did not start, or ended.
     pub const SANDBOX_SERVER: Code = Code(802);
+    /// A backup cannot be mounted here.
+    pub const NO_MOUNT: Code = Code(803);
 }
 
 /// A failed step, what to do about it, and what caused it.

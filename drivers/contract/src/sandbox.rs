@@ -42,6 +42,9 @@ pub trait Sandbox: std::fmt::Debug + Send + Sync {
     /// How the engine's own tools reach it while it lives.
     fn endpoint(&self) -> Endpoint;
 
+    /// Asks it one short question about what the database holds, to prove that it answers.
+    async fn greet(&self) -> Result<()>;
+
     /// Runs statements in one of its databases, or in the usual one, and returns what the last of
     /// them answers: columns apart by `|`, rows by line feeds, nothing for NULL.
     ///

@@ -78,7 +78,7 @@ pub(crate) async fn plan(
     let mut placements = vec![rule("stillpoint/", request.staging.join("stillpoint"))];
     placements.extend(moved.iter().map(|(oid, path)| rule(&spaces::prefix(*oid), path.clone())));
     placements.push(rule("", staged.clone()));
-    let rewrite = Rewrite { directory: staged, last: CONTROL_FILE.to_owned() };
+    let rewrite = Rewrite { directory: staged.clone(), last: CONTROL_FILE.to_owned() };
     Ok(RestorePlan {
         placements,
         relocated: moved.into_iter().map(|(_, path)| path).collect(),
@@ -86,6 +86,7 @@ pub(crate) async fn plan(
         notes: notes::differences(&layout, server.as_ref()),
         target,
         staging: request.staging.to_owned(),
+        database: staged,
         files: taken(request, &layout),
         replays_log: !matches!(request.until, RecoveryTarget::Consistent),
         until: request.until.clone(),

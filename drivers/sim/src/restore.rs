@@ -32,6 +32,7 @@ pub(crate) fn plan(request: &RestoreRequest<'_>) -> Result<RestorePlan> {
     Ok(RestorePlan {
         target: target.to_owned(),
         staging: request.staging.to_owned(),
+        database: staged(request.staging),
         placements: vec![Placement { prefix: TABLE.to_owned(), path: staged(request.staging) }],
         files: Vec::new(),
         replays_log: *request.until != RecoveryTarget::Consistent,

@@ -52,6 +52,7 @@ pub(crate) fn plan(request: &RestoreRequest<'_>) -> Result<RestorePlan> {
         placements: vec![Placement { prefix: PART.to_owned(), path: staged(request.staging) }],
         target,
         staging: request.staging.to_owned(),
+        database: staged(request.staging),
         files: Vec::new(),
         replays_log: replays_log && request.evidence.consistent_at.is_some(),
         until: request.until.clone(),

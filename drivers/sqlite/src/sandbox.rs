@@ -89,6 +89,10 @@ impl Sandbox for FileSandbox {
         }
     }
 
+    async fn greet(&self) -> Result<()> {
+        self.query(None, "SELECT count(*) FROM sqlite_schema").await.map(drop)
+    }
+
     async fn query(&self, database: Option<&str>, sql: &str) -> Result<String> {
         if let Some(database) = database {
             return Err(failed(sql).with("database", database).why("a file holds one database"));

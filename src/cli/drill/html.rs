@@ -288,6 +288,9 @@ fn particulars(record: &DrillRecord) -> String {
         add("Backup", &format!("{}, state of {}", backup.id, time(backup.at)));
         add("Engine", &format!("{} {}", backup.engine, backup.engine_version));
     }
+    if let Some(presented) = &record.presented {
+        add("Presented", &presented.told());
+    }
     if let Some(reached) = &record.reached {
         let position = reached.engine_position.as_ref().or(reached.position.as_ref());
         add("Position reached", position.map_or("–", String::as_str));

@@ -20,7 +20,7 @@ use crate::{
         restore::wanted,
         session::Session,
     },
-    coordinator::{self, DrillJob, Expectation, ScratchPlace, Wanted},
+    coordinator::{self, DrillJob, Expectation, ScratchPlace, Wanted, Way},
     pipeline::Meter,
 };
 
@@ -63,8 +63,13 @@ pub(crate) struct Options {
     /// Which of a server's databases --check runs in [default: the one that is always there].
     #[arg(long, value_name = "DATABASE", requires = "check")]
     inside: Option<String>,
-    /// Where the sandbox is made; it needs room for the whole database [default: TMPDIR, or
-    /// /var/tmp].
+    /// Restore the whole backup, also where it could be mounted: slower to begin, and as fast as
+    /// the disk from then on. It is mounted otherwise, where the system has FUSE; the report says
+    /// which, and why.
+    #[arg(long)]
+    no_mount: bool,
+    /// Where the sandbox is made; a restored one needs room for the whole database, a mounted one
+    /// for what is written [default: TMPDIR, or /var/tmp].
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     scratch: Option<PathBuf>,
     /// Also write the evidence into this directory, as DRILL.json and DRILL.html.
@@ -97,11 +102,13 @@ pub(crate) async fn sweep(session: &Session, chosen: Option<&Path>) -> ScratchPl
     scratch
 }
 
+/// Where sandboxes are made.
 fn place(environment: &Environment, chosen: Option<&Path>) -> ScratchPlace {
     let usual = || PathBuf::from(environment.get("TMPDIR").unwrap_or("/var/tmp"));
     ScratchPlace {
         root: chosen.map_or_else(usual, Path::to_owned),
         notes: environment.state_folder().map(|folder| folder.join("sandboxes")),
+        program: std::env::current_exe().ok(),
     }
 }
 
@@ -132,6 +139,7 @@ async fn drill(session: &Session, options: Options, scratch: &ScratchPlace) -> R
         expectations: &expectations,
         inside: options.inside.as_deref(),
         scratch,
+        way: if options.no_mount { Way::Restore } else { Way::Mount },
         started_by: &started_by(&session.environment),
     };
     let meter = Arc::new(Meter::default());

@@ -181,6 +181,9 @@ fn facts(record: &DrillRecord, page: &Page<'_>) -> Vec<(String, String)> {
         let size = units::bytes(record.restored_bytes);
         add("backup", format!("{} of {engine} {version}, {size}", backup.id));
     }
+    if let Some(presented) = &record.presented {
+        add("presented", presented.told());
+    }
     if let Some(rpo) = record.rpo_ms {
         add("RPO", time(rpo));
     }

@@ -3,24 +3,22 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use stillpoint_contract::{
-    Clock, Engine, Error, ErrorKind, Overwrite, RestoreExtras, Result, Sandbox, Tally, Verdict,
-    code,
-};
+use stillpoint_contract::{Clock, Engine, Error, ErrorKind, Result, Sandbox, Tally, Verdict, code};
 
 use super::rows::{Basis, compare};
 use crate::{
     coordinator::{
         point::Wanted,
-        restore::{ResolvedRestore, RestoreJob, RestoreReport, plan, run, staging_beside},
+        restore::ResolvedRestore,
         scratch::{Scratch, ScratchPlace},
+        scratch_copy::{CopyJob, Presented, ScratchCopy, Way, plan_copy},
     },
     pipeline::Meter,
     repository::{
         Repository,
         drill::{
-            Assertion, DrillRecord, EngineCheck, Phase, RECORD_FORMAT, ReachedPoint,
-            RestoredBackup, RowCheck,
+            Assertion, DrillRecord, EngineCheck, Phase, PresentedBackup, RECORD_FORMAT,
+            ReachedPoint, RestoredBackup, RowCheck,
         },
     },
     world::World,
@@ -48,6 +46,8 @@ pub struct DrillJob<'a> {
     pub inside: Option<&'a str>,
     /// Where the sandbox is made.
     pub scratch: &'a ScratchPlace,
+    /// Whether the backup may be mounted.
+    pub way: Way,
     /// Who started it, and where.
     pub started_by: &'a str,
 }
@@ -123,6 +123,7 @@ fn blank(world: &World, repository: &Repository, job: &DrillJob<'_>) -> DrillRec
         asked: job.asked.to_owned(),
         is_random: job.is_random,
         backup: None,
+        presented: None,
         reached: None,
         rpo_ms: None,
         rto_ms: None,
@@ -149,45 +150,77 @@ async fn attempt(
     record: &mut DrillRecord,
 ) -> Result<()> {
     phases.meter.begin("choose", 0);
-    let target = scratch.database();
-    let restore = RestoreJob {
+    let copy = CopyJob {
         engines: job.engines,
         database: job.database,
-        wanted: job.wanted.clone(),
-        target: &target,
-        overwrite: Overwrite::Never,
-        extras: RestoreExtras { opens: true, ..RestoreExtras::default() },
+        wanted: &job.wanted,
+        way: job.way,
+        opens: true,
     };
-    let staging = staging_beside(world, &target)?;
-    let mut resolved = plan(repository, &restore, &staging).await?;
+    let mut planned = plan_copy(world, repository, copy, scratch).await?;
     // A drill goes on, to find more.
-    resolved.accept_damage = true;
+    planned.resolved.accept_damage = true;
     phases.end("choose", None);
-    describe(record, &resolved);
+    describe(record, &planned.resolved, &planned.presented);
 
-    let report = run(world, repository, &resolved, &phases.meter).await?;
-    restored(record, &resolved, &report, phases);
-    record.rpo_ms = Some(rpo_ms(&job.wanted, &resolved, record.started_at));
+    let copy = planned.bring_up(world, repository, &phases.meter).await?;
+    brought_up(record, &copy, phases);
+    record.rpo_ms = Some(rpo_ms(&job.wanted, &copy.resolved, record.started_at));
+    let looked = look(repository, job, &copy, phases, record).await;
+    let looked = match looked {
+        Ok(()) if copy.presented == Presented::Mounted => prove(&copy, phases, record).await,
+        looked => looked,
+    };
+    record.causes.extend(copy.damage());
+    looked
+}
 
+/// Opens a sandbox, looks, and ends the sandbox.
+async fn look(
+    repository: &Repository,
+    job: &DrillJob<'_>,
+    copy: &ScratchCopy<'_>,
+    phases: &mut Phases,
+    record: &mut DrillRecord,
+) -> Result<()> {
     phases.meter.begin("open", 0);
-    let sandbox = resolved.open(scratch).await?;
+    let sandbox = copy.open().await?;
     phases.end("open", None);
-    record.rto_ms = Some(phases.total_ms());
     record.sandbox = Some(sandbox.description().to_owned());
-
-    let looked = look(repository, job, &resolved, &*sandbox, phases, record).await;
+    let looked = ask(repository, job, (copy, &*sandbox), phases, record).await;
     let stopped = sandbox.stop().await;
     looked.and(stopped)
 }
 
-async fn look(
-    repository: &Repository,
-    job: &DrillJob<'_>,
-    resolved: &ResolvedRestore,
-    sandbox: &dyn Sandbox,
+/// What a full restore does before anybody asks: the engine's check of the files, and every byte
+/// of the backup.
+async fn prove(
+    copy: &ScratchCopy<'_>,
     phases: &mut Phases,
     record: &mut DrillRecord,
 ) -> Result<()> {
+    phases.meter.begin("check files", 0);
+    let (check, damage) = copy.check().await?;
+    checked(record, check, &damage);
+    phases.end("check files", None);
+    phases.meter.begin("read back", copy.resolved.manifest.size_bytes);
+    let bytes = copy.read_back(&phases.meter).await?;
+    phases.end("read back", Some(bytes));
+    Ok(())
+}
+
+async fn ask(
+    repository: &Repository,
+    job: &DrillJob<'_>,
+    (copy, sandbox): (&ScratchCopy<'_>, &dyn Sandbox),
+    phases: &mut Phases,
+    record: &mut DrillRecord,
+) -> Result<()> {
+    phases.meter.begin("first query", 0);
+    sandbox.greet().await?;
+    phases.end("first query", None);
+    record.rto_ms = Some(phases.total_ms());
+
     phases.meter.begin("check", 0);
     let checks = sandbox.check().await?.into_iter().map(|found| EngineCheck {
         check: found.check,
@@ -198,7 +231,7 @@ async fn look(
     phases.end("check", None);
 
     phases.meter.begin("count", 0);
-    let (recorded, basis) = recorded(repository, resolved, record).await?;
+    let (recorded, basis) = recorded(repository, &copy.resolved, record).await?;
     record.rows = Some(match sandbox.tally().await {
         Ok(counted) => compare(recorded, counted, basis),
         Err(error) => {
@@ -227,7 +260,7 @@ async fn look(
     Ok(())
 }
 
-fn describe(record: &mut DrillRecord, resolved: &ResolvedRestore) {
+fn describe(record: &mut DrillRecord, resolved: &ResolvedRestore, presented: &Presented) {
     let ResolvedRestore { chosen, manifest, plan, .. } = resolved;
     record.backup = Some(RestoredBackup {
         id: manifest.backup.clone(),
@@ -235,37 +268,44 @@ fn describe(record: &mut DrillRecord, resolved: &ResolvedRestore) {
         engine: manifest.engine.clone(),
         engine_version: manifest.version.clone(),
     });
+    record.presented = Some(match presented {
+        Presented::Mounted => PresentedBackup { mounted: true, why_not: None },
+        Presented::Restored { why } => {
+            PresentedBackup { mounted: false, why_not: Some(why.clone()) }
+        }
+    });
     record.notes.extend(chosen.warnings.iter().chain(&plan.notes).cloned());
 }
 
-fn restored(
-    record: &mut DrillRecord,
-    resolved: &ResolvedRestore,
-    report: &RestoreReport,
-    phases: &mut Phases,
-) {
-    let log_bytes = Some(report.log_bytes).filter(|bytes| *bytes > 0);
-    phases.add("fetch", report.copy_took, Some(report.restored_bytes));
-    phases.add("replay", report.replay_took, log_bytes);
-    phases.add("check files", report.check_took, None);
-    phases.end("make durable", None);
-    record.restored_bytes = report.restored_bytes;
-    record.log_bytes = report.log_bytes;
-    let reached = &report.reached;
+fn brought_up(record: &mut DrillRecord, copy: &ScratchCopy<'_>, phases: &mut Phases) {
+    let log_bytes = Some(copy.log_bytes).filter(|bytes| *bytes > 0);
+    if let Some(report) = &copy.restored {
+        phases.add("fetch", report.copy_took, Some(report.restored_bytes));
+        phases.add("replay", copy.replay_took, log_bytes);
+        phases.add("check files", report.check_took, None);
+        phases.end("make durable", None);
+        checked(record, report.check.clone(), &report.damage);
+    } else {
+        phases.end("replay", log_bytes);
+    }
+    let size_bytes = copy.resolved.manifest.size_bytes;
+    record.restored_bytes = copy.restored.as_ref().map_or(size_bytes, |r| r.restored_bytes);
+    record.log_bytes = copy.log_bytes;
+    let reached = &copy.reached;
     record.reached = Some(ReachedPoint {
         position: reached.position.as_ref().map(ToString::to_string),
-        engine_position: reached.position.as_ref().map(|p| resolved.render(p)),
+        engine_position: reached.position.as_ref().map(|p| copy.resolved.render(p)),
         last_commit_at: reached.committed_at,
         transactions: reached.transactions,
     });
-    let is_sound = report.damage.is_empty();
-    let damage = report.damage.iter().flat_map(|found| found.lines()).map(str::to_owned);
-    let says = if is_sound { vec![report.check.clone()] } else { damage.collect() };
-    record.checks.push(EngineCheck {
-        check: "files".to_owned(),
-        verdict: if is_sound { Verdict::Passed } else { Verdict::Failed },
-        says,
-    });
+}
+
+fn checked(record: &mut DrillRecord, check: String, damage: &[String]) {
+    let is_sound = damage.is_empty();
+    let lines = damage.iter().flat_map(|found| found.lines()).map(str::to_owned);
+    let says = if is_sound { vec![check] } else { lines.collect() };
+    let verdict = if is_sound { Verdict::Passed } else { Verdict::Failed };
+    record.checks.insert(0, EngineCheck { check: "files".to_owned(), verdict, says });
 }
 
 /// How much of what was committed before the point is missing. A point in the past is reached or

@@ -170,6 +170,10 @@ impl Sandbox for ServerSandbox {
         endpoint
     }
 
+    async fn greet(&self) -> Result<()> {
+        self.query(None, "SELECT count(*) FROM pg_catalog.pg_class").await.map(drop)
+    }
+
     async fn query(&self, database: Option<&str>, sql: &str) -> Result<String> {
         let database = database.unwrap_or(&self.usual);
         let failed = |error: Error| {
