@@ -262,7 +262,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
             (Some(backup), None) => backup_of(&repository, backup).await?,
             (None, None) => wanted(session, &repository, &options.database, moment).await?,
         };
-        let about = (options.database.as_str(), options.accept_damage);
+        let about = (options.database.as_str(), options.accept_damage, options.plan);
         return partial::run(session, &options.partial, about, (&repository, wanted)).await;
     }
     let Some(to) = options.to.clone() else {

@@ -218,6 +218,7 @@ mod tests {
             asked: String::new(),
             is_random: false,
             backup: None,
+            presented: None,
             reached: None,
             rpo_ms: None,
             rto_ms: None,

@@ -1,18 +1,19 @@
-//! One partial restore: the point is restored into a sandbox, and a share of it brought into a
-//! server that lives, or compared with it. The sandbox is gone at the end, whatever came of it.
+//! One partial restore: a sandbox is opened at the point, and a share of it brought into a server
+//! that lives, or compared with it. The sandbox is gone at the end, whatever came of it.
 
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
-    Brought, Difference, Endpoint, Engine, Error, ErrorKind, Overwrite, RecoveryTarget,
+    Brought, Difference, Endpoint, Engine, Error, ErrorKind, Overwrite, Reached, RecoveryTarget,
     RestoreExtras, Result, Sandbox, Script, Share, ShareRequest, code,
 };
 
 use super::{
     point::Wanted,
-    restore::{ResolvedRestore, RestoreJob, RestoreReport, engine_of, plan, run, staging_beside},
-    scratch::{Scratch, ScratchPlace},
+    restore::{ResolvedRestore, RestoreJob, engine_of, plan},
+    scratch::ScratchPlace,
+    scratch_copy::{CopyJob, Presented, ScratchCopy, Way, plan_copy},
 };
 use crate::{pipeline::Meter, repository::Repository, world::World};
 
@@ -41,6 +42,8 @@ pub struct PartialJob<'a> {
     pub accept_damage: bool,
     /// Where the sandbox is made.
     pub scratch: &'a ScratchPlace,
+    /// Whether the backup may be mounted.
+    pub way: Way,
 }
 
 /// What a partial restore did.
@@ -50,8 +53,16 @@ pub struct PartialReport<T> {
     pub outcome: T,
     /// How the copy was made.
     pub resolved: ResolvedRestore,
-    /// What came of that.
-    pub restored: RestoreReport,
+    /// How it came to be there.
+    pub presented: Presented,
+    /// The point that it is at.
+    pub reached: Reached,
+    /// The damage that the engine's check found in it, where it was restored and that accepted.
+    pub damage: Vec<String>,
+    /// Bytes of log that were read.
+    pub log_bytes: u64,
+    /// How long it took until it was open.
+    pub opened_after: Duration,
     /// What killed commands had left in the live server.
     pub removed: Vec<String>,
     /// How long everything took.
@@ -69,13 +80,10 @@ pub async fn bring(
     job: &PartialJob<'_>,
     meter: &Arc<Meter>,
 ) -> Result<PartialReport<Brought>> {
-    let start = world.clock.elapsed();
-    let removed = admit(repository, job).await?;
-    let copy = open_copy(world, repository, job, meter).await?;
-    let (suffix, token) = (copy.suffix(&job.wanted), copy.scratch.token().to_owned());
-    let request = request(job, &suffix, &token);
-    let outcome = copy.sandbox.bring(&request, &**meter).await;
-    copy.close(outcome, (world, start), removed, meter).await
+    at_point(world, repository, job, meter, async |sandbox, suffix, token| {
+        sandbox.bring(&request(job, suffix, token), &**meter).await
+    })
+    .await
 }
 
 /// Compares live tables with those of the point.
@@ -90,12 +98,10 @@ pub async fn compare(
     meter: &Arc<Meter>,
     script: &mut Script<'_>,
 ) -> Result<PartialReport<Vec<Difference>>> {
-    let start = world.clock.elapsed();
-    let removed = admit(repository, job).await?;
-    let copy = open_copy(world, repository, job, meter).await?;
-    let token = copy.scratch.token().to_owned();
-    let outcome = copy.sandbox.compare(&request(job, "", &token), &**meter, script).await;
-    copy.close(outcome, (world, start), removed, meter).await
+    at_point(world, repository, job, meter, async |sandbox, _, token| {
+        sandbox.compare(&request(job, "", token), &**meter, script).await
+    })
+    .await
 }
 
 fn request<'a>(job: &'a PartialJob<'_>, suffix: &'a str, token: &'a str) -> ShareRequest<'a> {
@@ -103,8 +109,37 @@ fn request<'a>(job: &'a PartialJob<'_>, suffix: &'a str, token: &'a str) -> Shar
     ShareRequest { share, database: inside, into, name, suffix, compares, token }
 }
 
+/// Finds out from what the point can be had, and how its copy comes to be there. Changes nothing,
+/// and asks nothing of the live server.
+///
+/// # Errors
+///
+/// As [`plan`].
+pub async fn plan_partial(
+    repository: &Repository,
+    job: &PartialJob<'_>,
+) -> Result<(ResolvedRestore, Presented)> {
+    own_engine(repository, job).await?;
+    let target = job.scratch.root.join("stillpoint-sandbox");
+    let restore = RestoreJob {
+        engines: job.engines,
+        database: job.database,
+        wanted: job.wanted.clone(),
+        target: &target,
+        overwrite: Overwrite::Replace,
+        extras: RestoreExtras { opens: true, ..RestoreExtras::default() },
+    };
+    let resolved = plan(repository, &restore, &target.with_extension("staging")).await?;
+    Ok((resolved, job.way.presented()))
+}
+
 /// Refuses what cannot work before anything is restored.
 async fn admit(repository: &Repository, job: &PartialJob<'_>) -> Result<Vec<String>> {
+    own_engine(repository, job).await?;
+    job.engine.admit_share(&request(job, "", "")).await
+}
+
+async fn own_engine(repository: &Repository, job: &PartialJob<'_>) -> Result<()> {
     let timeline = repository.timeline(job.database).await?;
     let own = engine_of(job.engines, &timeline)?;
     if own.name() != job.engine.name() {
@@ -115,72 +150,71 @@ async fn admit(repository: &Repository, job: &PartialJob<'_>) -> Result<Vec<Stri
             .why("tables are only brought back into a server of their own engine")
             .next(format!("--into {}:…", own.schemes().first().unwrap_or(&""))));
     }
-    job.engine.admit_share(&request(job, "", "")).await
+    Ok(())
 }
 
-/// A state of the database, open in a sandbox.
-#[derive(Debug)]
-struct OpenCopy {
-    scratch: Scratch,
-    sandbox: Box<dyn Sandbox>,
-    resolved: ResolvedRestore,
-    restored: RestoreReport,
-}
-
-/// The one way in which a partial restore gets at the state of a point.
-async fn open_copy(
+/// Opens a sandbox at the point, works with it, and removes it whatever came of the work, which is
+/// told what names get that nobody chose, and letters that no other sandbox has.
+async fn at_point<T>(
     world: &World,
     repository: &Repository,
     job: &PartialJob<'_>,
     meter: &Arc<Meter>,
-) -> Result<OpenCopy> {
+    work: impl AsyncFnOnce(&dyn Sandbox, &str, &str) -> Result<T>,
+) -> Result<PartialReport<T>> {
+    let start = world.clock.elapsed();
+    let removed = admit(repository, job).await?;
     meter.begin("choose", 0);
     let scratch = job.scratch.create(world)?;
-    let target = scratch.database();
-    let restore = RestoreJob {
+    let copy = CopyJob {
         engines: job.engines,
         database: job.database,
-        wanted: job.wanted.clone(),
-        target: &target,
-        overwrite: Overwrite::Never,
-        extras: RestoreExtras { opens: true, ..RestoreExtras::default() },
+        wanted: &job.wanted,
+        way: job.way,
+        opens: true,
     };
-    let staging = staging_beside(world, &target)?;
-    let mut resolved = plan(repository, &restore, &staging).await?;
-    resolved.accept_damage = job.accept_damage;
-    let restored = run(world, repository, &resolved, meter).await?;
+    let mut planned = plan_copy(world, repository, copy, &scratch).await?;
+    planned.resolved.accept_damage = job.accept_damage;
+    let copy = planned.bring_up(world, repository, meter).await?;
     meter.begin("open", 0);
-    let sandbox = resolved.open(&scratch).await?;
-    Ok(OpenCopy { scratch, sandbox, resolved, restored })
+    let sandbox = copy.open().await?;
+    let opened_after = world.clock.elapsed().saturating_sub(start);
+    let outcome = work(&*sandbox, &suffix(&copy, &job.wanted), scratch.token()).await;
+    meter.begin("remove", 0);
+    let stopped = sandbox.stop().await;
+    let outcome = outcome.map_err(|error| {
+        let unread = copy.damage().into_iter();
+        unread.fold(error, |error, damage| error.with("damaged", damage))
+    });
+    let ScratchCopy { resolved, presented, reached, log_bytes, restored, mounted, .. } = copy;
+    let gone = tokio::task::spawn_blocking(move || {
+        drop(mounted);
+        scratch.remove()
+    });
+    let gone = gone.await.unwrap_or_else(|e| Err(Error::bug("remove a sandbox").caused_by(e)));
+    let outcome = outcome?;
+    stopped.and(gone.map(drop))?;
+    let damage = restored.map(|report| report.damage).unwrap_or_default();
+    let took = world.clock.elapsed().saturating_sub(start);
+    Ok(PartialReport {
+        outcome,
+        resolved,
+        presented,
+        reached,
+        damage,
+        log_bytes,
+        opened_after,
+        removed,
+        took,
+    })
 }
 
-impl OpenCopy {
-    /// What names get that nobody chose: they tell the instant of the state.
-    fn suffix(&self, wanted: &Wanted) -> String {
-        let own = self.resolved.manifest.consistent_time;
-        let at: DateTime<Utc> = match (wanted, &self.resolved.chosen.until) {
-            (Wanted::Time(at), _) | (_, RecoveryTarget::Time(at)) => *at,
-            _ => self.restored.reached.committed_at.unwrap_or(own),
-        };
-        format!("_restored_{}", at.format("%Y%m%d_%H%M%S"))
-    }
-
-    /// Removes the copy, whatever came of the work.
-    async fn close<T>(
-        self,
-        outcome: Result<T>,
-        (world, start): (&World, Duration),
-        removed: Vec<String>,
-        meter: &Meter,
-    ) -> Result<PartialReport<T>> {
-        let Self { scratch, sandbox, resolved, restored } = self;
-        meter.begin("remove", 0);
-        let stopped = sandbox.stop().await;
-        let gone = tokio::task::spawn_blocking(move || scratch.remove()).await;
-        let gone = gone.unwrap_or_else(|e| Err(Error::bug("remove a sandbox").caused_by(e)));
-        let outcome = outcome?;
-        stopped.and(gone.map(drop))?;
-        let took = world.clock.elapsed().saturating_sub(start);
-        Ok(PartialReport { outcome, resolved, restored, removed, took })
-    }
+/// What names get that nobody chose: they tell the instant of the state.
+fn suffix(copy: &ScratchCopy<'_>, wanted: &Wanted) -> String {
+    let own = copy.resolved.manifest.consistent_time;
+    let at: DateTime<Utc> = match (wanted, &copy.resolved.chosen.until) {
+        (Wanted::Time(at), _) | (_, RecoveryTarget::Time(at)) => *at,
+        _ => copy.reached.committed_at.unwrap_or(own),
+    };
+    format!("_restored_{}", at.format("%Y%m%d_%H%M%S"))
 }

@@ -14,7 +14,11 @@ use super::{
     restore::{ResolvedRestore, RestoreJob, RestoreReport, plan, run, staging_beside},
     scratch::Scratch,
 };
-use crate::{pipeline::Meter, repository::Repository, world::World};
+use crate::{
+    pipeline::Meter,
+    repository::{Repository, drill::PresentedBackup},
+    world::World,
+};
 
 /// What the database is called in its directory.
 const NAME: &str = "database";
@@ -55,6 +59,29 @@ pub enum Presented {
     },
 }
 
+impl Way {
+    /// How a copy will come to be there, unless mounting it fails.
+    pub(super) fn presented(self) -> Presented {
+        let obstacle = match self {
+            Self::Restore => Some("a full restore was asked for".to_owned()),
+            Self::Mount => obstacle(),
+        };
+        obstacle.map_or(Presented::Mounted, |why| Presented::Restored { why })
+    }
+}
+
+impl Presented {
+    /// The same, as it is kept.
+    pub fn recorded(&self) -> PresentedBackup {
+        match self {
+            Self::Mounted => PresentedBackup { mounted: true, why_not: None },
+            Self::Restored { why } => {
+                PresentedBackup { mounted: false, why_not: Some(why.clone()) }
+            }
+        }
+    }
+}
+
 /// A copy of which everything is known, and none of whose bytes were read.
 #[derive(Debug)]
 pub struct PlannedCopy<'a> {
@@ -68,7 +95,7 @@ pub struct PlannedCopy<'a> {
 
 /// Fields are dropped in order: first nobody reads there any more.
 #[derive(Debug)]
-struct Mounted {
+pub(super) struct Mounted {
     mount: Mount,
     files: MountedFiles,
     _guard: Guard,
@@ -92,7 +119,7 @@ pub struct ScratchCopy<'a> {
     /// The file or directory.
     database: PathBuf,
     scratch: &'a Scratch,
-    mounted: Option<Mounted>,
+    pub(super) mounted: Option<Mounted>,
 }
 
 /// Finds out how the point can be had, and mounts its backup where that is possible.
@@ -106,13 +133,9 @@ pub async fn plan_copy<'a>(
     job: CopyJob<'_>,
     scratch: &'a Scratch,
 ) -> Result<PlannedCopy<'a>> {
-    let why = match job.way {
-        Way::Restore => Some("a full restore was asked for".to_owned()),
-        Way::Mount => obstacle(),
-    };
-    let why = match why {
-        Some(why) => why,
-        None => match mount(world, repository, job, scratch).await {
+    let why = match job.way.presented() {
+        Presented::Restored { why } => why,
+        Presented::Mounted => match mount(world, repository, job, scratch).await {
             Ok((resolved, mounted)) => {
                 let presented = Presented::Mounted;
                 return Ok(PlannedCopy { resolved, presented, scratch, mounted: Some(mounted) });

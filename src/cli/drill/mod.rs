@@ -4,4 +4,4 @@ mod html;
 mod run;
 mod show;
 
-pub(crate) use run::{Command, run, sweep};
+pub(crate) use run::{Command, place, run, sweep};

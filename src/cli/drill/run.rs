@@ -103,7 +103,7 @@ pub(crate) async fn sweep(session: &Session, chosen: Option<&Path>) -> ScratchPl
 }
 
 /// Where sandboxes are made.
-fn place(environment: &Environment, chosen: Option<&Path>) -> ScratchPlace {
+pub(crate) fn place(environment: &Environment, chosen: Option<&Path>) -> ScratchPlace {
     let usual = || PathBuf::from(environment.get("TMPDIR").unwrap_or("/var/tmp"));
     ScratchPlace {
         root: chosen.map_or_else(usual, Path::to_owned),

@@ -14,6 +14,7 @@ use crate::{
         wire::{Backup, milliseconds},
     },
     coordinator::PartialReport,
+    repository::drill::PresentedBackup,
 };
 
 /// The state that was restored for it.
@@ -28,32 +29,32 @@ struct State {
     transactions_replayed: u64,
     damage: Vec<String>,
     warnings: Vec<String>,
-    restored_bytes: u64,
+    presented: PresentedBackup,
     log_bytes: u64,
-    restore_ms: u64,
+    open_ms: u64,
     elapsed_ms: u64,
 }
 
 impl State {
     fn of<T>(session: &Session, database: &str, into: &str, report: &PartialReport<T>) -> Self {
         let native = session.native();
-        let (resolved, restored) = (&report.resolved, &report.restored);
-        let reached = restored.reached.position.as_ref();
+        let (resolved, reached) = (&report.resolved, &report.reached);
+        let position = reached.position.as_ref();
         let engine = resolved.manifest.engine.as_str();
         let warnings = report.removed.iter().chain(&resolved.chosen.warnings);
         Self {
             database: database.to_owned(),
             into: into.to_owned(),
             backup: Backup::of(&resolved.chosen.backup.commit, native),
-            reached_position: reached.map(ToString::to_string),
-            reached_engine_position: reached.map(|p| session.native().render(engine, p)),
-            last_commit_at: restored.reached.committed_at.map(Stamp),
-            transactions_replayed: restored.reached.transactions,
-            damage: restored.damage.clone(),
+            reached_position: position.map(ToString::to_string),
+            reached_engine_position: position.map(|p| session.native().render(engine, p)),
+            last_commit_at: reached.committed_at.map(Stamp),
+            transactions_replayed: reached.transactions,
+            damage: report.damage.clone(),
             warnings: warnings.cloned().collect(),
-            restored_bytes: restored.restored_bytes,
-            log_bytes: restored.log_bytes,
-            restore_ms: milliseconds(restored.took),
+            presented: report.presented.recorded(),
+            log_bytes: report.log_bytes,
+            open_ms: milliseconds(report.opened_after),
             elapsed_ms: milliseconds(report.took),
         }
     }
@@ -65,6 +66,8 @@ impl State {
         };
         let mut facts = vec![("state", state)];
         facts.extend(self.reached_engine_position.clone().map(|position| ("position", position)));
+        let opened = units::duration(Duration::from_millis(self.open_ms));
+        facts.push(("copy", format!("{}; open after {opened}", self.presented.told())));
         page.facts(2, &facts);
         for found in &self.damage {
             page.line(format!("{}: {}", page.paint(Tone::Bad, "damaged"), printable(found)));

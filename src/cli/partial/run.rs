@@ -10,10 +10,13 @@ use std::{
 use clap::Args;
 use stillpoint_contract::{Error, ErrorKind, Result, Share, TablePattern, code};
 
-use super::answer::{CompareAnswer, PartialAnswer};
+use super::{
+    answer::{CompareAnswer, PartialAnswer},
+    plan,
+};
 use crate::{
     cli::{drill, exit, open::Opened, session::Session},
-    coordinator::{self, PartialJob, Wanted},
+    coordinator::{self, PartialJob, Wanted, Way},
     pipeline::Meter,
 };
 
@@ -32,7 +35,7 @@ pub(crate) struct PartialOptions {
     #[arg(
         long,
         value_name = "URL",
-        conflicts_with_all = ["to", "force", "delta", "start", "tablespace", "plan"]
+        conflicts_with_all = ["to", "force", "delta", "start", "tablespace"]
     )]
     pub(crate) into: Option<String>,
     /// The name of the restored table or database, which must be free [default: its own name with
@@ -51,8 +54,11 @@ pub(crate) struct PartialOptions {
         value_hint = clap::ValueHint::FilePath
     )]
     pub(crate) script: Option<PathBuf>,
-    /// Where the copy is restored for that; it needs room for the whole database [default: TMPDIR,
-    /// or /var/tmp].
+    /// Restore the whole copy for that, instead of mounting it.
+    #[arg(long, requires = "into")]
+    pub(crate) no_mount: bool,
+    /// Where the copy is made for that; a restored one needs room for the whole database, a mounted
+    /// one for what is written [default: TMPDIR, or /var/tmp].
     #[arg(
         long,
         value_name = "DIR",
@@ -65,13 +71,18 @@ pub(crate) struct PartialOptions {
 pub(crate) async fn run(
     session: &Session,
     options: &PartialOptions,
-    (database, accept_damage): (&str, bool),
+    (database, accept_damage, only_plans): (&str, bool, bool),
     (repository, wanted): (&Opened, Wanted),
 ) -> Result<u8> {
     let share = share(options)?;
     let url = options.into.as_deref().unwrap_or_default();
     let (engine, into) = session.endpoint(url)?;
-    let scratch = drill::sweep(session, options.scratch.as_deref()).await;
+    let chosen = options.scratch.as_deref();
+    let scratch = if only_plans {
+        drill::place(&session.environment, chosen)
+    } else {
+        drill::sweep(session, chosen).await
+    };
     let job = PartialJob {
         engines: &session.engines,
         database,
@@ -84,7 +95,12 @@ pub(crate) async fn run(
         compares: options.compare,
         accept_damage,
         scratch: &scratch,
+        way: if options.no_mount { Way::Restore } else { Way::Mount },
     };
+    if only_plans {
+        plan::tell(session, repository, (&job, url)).await?;
+        return Ok(exit::OK);
+    }
     let meter = Arc::new(Meter::default());
     if options.compare {
         let mut script = ScriptFile::create(options.script.as_deref(), database)?;

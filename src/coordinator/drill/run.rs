@@ -17,8 +17,8 @@ use crate::{
     repository::{
         Repository,
         drill::{
-            Assertion, DrillRecord, EngineCheck, Phase, PresentedBackup, RECORD_FORMAT,
-            ReachedPoint, RestoredBackup, RowCheck,
+            Assertion, DrillRecord, EngineCheck, Phase, RECORD_FORMAT, ReachedPoint,
+            RestoredBackup, RowCheck,
         },
     },
     world::World,
@@ -268,12 +268,7 @@ fn describe(record: &mut DrillRecord, resolved: &ResolvedRestore, presented: &Pr
         engine: manifest.engine.clone(),
         engine_version: manifest.version.clone(),
     });
-    record.presented = Some(match presented {
-        Presented::Mounted => PresentedBackup { mounted: true, why_not: None },
-        Presented::Restored { why } => {
-            PresentedBackup { mounted: false, why_not: Some(why.clone()) }
-        }
-    });
+    record.presented = Some(presented.recorded());
     record.notes.extend(chosen.warnings.iter().chain(&plan.notes).cloned());
 }
 

@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use serde_json::Value;
 use stillpoint::world::World;
 
-use crate::{drills::remains::assert_none, site::Site};
+use crate::{cli::golden::assert_shape, drills::remains::assert_none, site::Site};
 
 /// One of everything that a table can have.
 const SCHEMA: &str = r#"
@@ -308,4 +308,28 @@ fn what_is_brought_back_is_captured_like_everything_else() {
     site.ok(&["restore", "app.db", "--to", "later.db"]);
     let later = Connection::open(site.path("later.db")).unwrap();
     assert_eq!(texts(&later, "SELECT count(*) || '' FROM t_copy"), ["3000"]);
+}
+
+#[test]
+fn a_plan_changes_nothing_and_tells_how_the_copy_comes_to_be_there() {
+    let site = site(20);
+    let before = state(&site);
+    let words = ["restore", "app.db", "--table", "orders", "--into", "sqlite:app.db", "--plan"];
+    let scratch = ["--scratch", "scratch"];
+    let plan = site.json(&[&words[..], &scratch].concat());
+    assert_shape("restore-partial-plan", &plan);
+    let restored = site.json(&[&words[..], &scratch, &["--no-mount"]].concat());
+    assert_eq!(restored["presented"]["mounted"], false, "{restored:#}");
+    assert_eq!(restored["presented"]["why_not"], "a full restore was asked for");
+    assert_eq!(fs::read_dir(site.path("scratch")).unwrap().count(), 0);
+    assert_eq!(state(&site), before);
+
+    let bring = |more: &[&str]| -> Value {
+        let words = ["restore", "app.db", "--table", "orders", "--into", "sqlite:app.db"];
+        site.json(&[&words[..], &scratch, more].concat())
+    };
+    assert_eq!(bring(&["--as", "copy"])["presented"]["mounted"], true);
+    let other = bring(&["--as", "other", "--no-mount"]);
+    assert_eq!((&other["presented"]["mounted"], &other["rows"]), (&false.into(), &999.into()));
+    assert_none(&site);
 }
