@@ -46,6 +46,12 @@ if [ -n "$missing" ]; then
     fi
 fi
 
+# Mounted backups need FUSE; a kernel may have it and no device for it.
+if [ ! -e /dev/fuse ] && [ "$(id -u)" = 0 ]; then
+    modprobe fuse 2>/dev/null || true
+    [ -e /dev/fuse ] || mknod /dev/fuse c 10 229 || true
+fi
+
 # Each tool carries a stamp, written last, so that a broken installation is done again.
 has() {
     [ "$(cat "$tools/$1/stamp" 2>/dev/null)" = "$2" ]

@@ -17,7 +17,7 @@ const DRILLS_MAX: usize = 6;
 const SEGMENTS_MAX: usize = 4096;
 
 /// What is known of a restore before it is done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forecast {
     /// How long it will take; `None` when no drill tells.
     pub estimate: Option<Estimate>,
@@ -240,7 +240,7 @@ mod tests {
     fn an_estimate_goes_by_the_bytes_of_the_drills() {
         let fast = record(&[("choose", 50, None), ("fetch", 1000, Some(1000)), ("count", 9, None)]);
         let slow = record(&[("replay", 10, Some(100)), ("read back", 3000, Some(1000))]);
-        let both = [fast.clone(), slow.clone()];
+        let both = [fast.clone(), slow];
         let milliseconds = |estimate: Estimate| {
             (estimate.least.as_millis(), estimate.most.as_millis(), estimate.drills)
         };

@@ -43,7 +43,9 @@ pub(super) async fn tell(
     if !presented.mounted && outlook.is_too_small(size_bytes) {
         warnings.push("the scratch directory has not enough free space for the copy".to_owned());
     }
-    warnings.iter().for_each(|warning| session.warn(warning));
+    for warning in &warnings {
+        session.warn(warning);
+    }
     session.answer(&PartialPlanAnswer {
         source: repository.location(),
         database: job.database.to_owned(),
@@ -64,9 +66,10 @@ impl Answer for PartialPlanAnswer {
     fn write(&self, page: &mut Page<'_>) {
         let backup = &self.backup;
         let size = units::bytes(self.size_bytes);
-        let copy = match self.presented.mounted {
-            true => format!("mounted: of its {size}, only what is needed is read"),
-            false => format!("{size}, {}", self.presented.told()),
+        let copy = if self.presented.mounted {
+            format!("mounted: of its {size}, only what is needed is read")
+        } else {
+            format!("{size}, {}", self.presented.told())
         };
         let mut facts = vec![
             ("Source", self.source.clone()),

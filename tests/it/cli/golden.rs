@@ -18,6 +18,8 @@ pub(crate) fn assert_shape(name: &str, answer: &Value) {
 
 fn shape_of(field: &str, value: &Value) -> Value {
     match value {
+        // Whether backups can be mounted is the machine's affair.
+        _ if matches!(field, "mounted" | "why_not") => format!("<{field}>").into(),
         Value::Object(fields) => {
             let shape = |(name, value): (&String, &Value)| (name.clone(), shape_of(name, value));
             Value::Object(fields.iter().map(shape).collect::<Map<_, _>>())
