@@ -1,7 +1,7 @@
 //! What was typed. Reading it cannot fail on the world: no file, terminal or repository is looked
 //! at here. The help, the manual pages and the completions are generated from it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
@@ -183,6 +183,30 @@ impl Command {
             | Self::Repo(repo::Command::Check(check::RepositoryOptions { place })) => {
                 place.as_deref()
             }
+            _ => None,
+        }
+    }
+
+    /// Whether a person or a schedule calls it, so that it may look after what others left behind.
+    pub(crate) fn has_time(&self) -> bool {
+        !matches!(
+            self,
+            Self::WalPush(_)
+                | Self::WalGet(_)
+                | Self::Logs(logs::Command::Push(_) | logs::Command::Get(_))
+                | Self::Completion(_)
+                | Self::Man(_)
+                | Self::MountGuard(_)
+                | Self::DemoCustomer(_)
+        )
+    }
+
+    /// The place that was chosen for a sandbox.
+    pub(crate) fn scratch(&self) -> Option<&Path> {
+        match self {
+            Self::Drill(command) => command.scratch(),
+            Self::Mount(options) => options.scratch.as_deref(),
+            Self::Restore(options) => options.partial.scratch.as_deref(),
             _ => None,
         }
     }

@@ -40,7 +40,7 @@ pub(crate) struct Options {
     /// Where that lies [default: TMPDIR, or /var/tmp].
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath,
           requires = "read_write")]
-    scratch: Option<PathBuf>,
+    pub(super) scratch: Option<PathBuf>,
 }
 
 /// What the guard of a mount is told.
@@ -101,10 +101,9 @@ impl Answer for MountAnswer {
     }
 }
 
-/// Shows it until somebody unmounts it, or a signal comes. First of all, what killed commands left
-/// behind is removed.
+/// Shows it until somebody unmounts it, or a signal comes.
 pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
-    let place = drill::sweep(session, options.scratch.as_deref()).await;
+    let place = drill::place(&session.environment, options.scratch.as_deref());
     coordinator::check_point(&options.database, &options.point)?;
     let moment = session.moment(&options.at)?;
     let repository = open::repository(session, Need::Content).await?;

@@ -84,7 +84,7 @@ pub(crate) struct Options {
     #[arg(long)]
     plan: bool,
     #[command(flatten)]
-    partial: partial::PartialOptions,
+    pub(super) partial: partial::PartialOptions,
 }
 
 #[derive(Debug, Serialize)]

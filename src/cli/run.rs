@@ -205,7 +205,12 @@ async fn next_signal() -> Signal {
     }
 }
 
+/// Does what was typed. First of all, what killed commands left behind is removed, unless a server
+/// waits for this one.
 async fn dispatch(session: &Session, command: Command) -> Result<u8> {
+    if command.has_time() {
+        drill::sweep(session, command.scratch()).await;
+    }
     match command {
         Command::Init(options) => init::run(session, options).await?,
         Command::Backup(options) => Box::pin(backup::run(session, options)).await?,

@@ -77,29 +77,32 @@ pub(crate) struct Options {
     evidence: Option<PathBuf>,
 }
 
-/// Does what is to be done with drills. First of all, what killed ones left behind is removed.
+impl Command {
+    /// The place that was chosen for a sandbox.
+    pub(crate) fn scratch(&self) -> Option<&Path> {
+        match self {
+            Self::Run(options) => options.scratch.as_deref(),
+            Self::List(_) | Self::Show(_) => None,
+        }
+    }
+}
+
+/// Does what is to be done with drills.
 pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
-    let chosen = match &command {
-        Command::Run(options) => options.scratch.as_deref(),
-        Command::List(_) | Command::Show(_) => None,
-    };
-    let scratch = sweep(session, chosen).await;
     match command {
-        Command::Run(options) => Box::pin(drill(session, options, &scratch)).await,
+        Command::Run(options) => Box::pin(drill(session, options)).await,
         Command::List(options) => show::list(session, options).await,
         Command::Show(options) => show::show(session, options).await,
     }
 }
 
-/// Removes what killed commands left behind, tells of it, and says where sandboxes are made.
-pub(crate) async fn sweep(session: &Session, chosen: Option<&Path>) -> ScratchPlace {
+/// Removes what killed commands left behind, and tells of it.
+pub(crate) async fn sweep(session: &Session, chosen: Option<&Path>) {
     let scratch = place(&session.environment, chosen);
-    let sweep = scratch.clone();
-    let found = tokio::task::spawn_blocking(move || sweep.sweep()).await.unwrap_or_default();
+    let found = tokio::task::spawn_blocking(move || scratch.sweep()).await.unwrap_or_default();
     for what in &found {
         session.note(what);
     }
-    scratch
 }
 
 /// Where sandboxes are made.
@@ -112,7 +115,8 @@ pub(crate) fn place(environment: &Environment, chosen: Option<&Path>) -> Scratch
     }
 }
 
-async fn drill(session: &Session, options: Options, scratch: &ScratchPlace) -> Result<u8> {
+async fn drill(session: &Session, options: Options) -> Result<u8> {
+    let scratch = place(&session.environment, options.scratch.as_deref());
     let expectations = expectations(&options)?;
     let moment = session.moment(&options.at)?;
     let repository = open::repository(session, Need::Content).await?;
@@ -138,7 +142,7 @@ async fn drill(session: &Session, options: Options, scratch: &ScratchPlace) -> R
         is_random: options.random,
         expectations: &expectations,
         inside: options.inside.as_deref(),
-        scratch,
+        scratch: &scratch,
         way: if options.no_mount { Way::Restore } else { Way::Mount },
         started_by: &started_by(&session.environment),
     };

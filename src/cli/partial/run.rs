@@ -67,7 +67,7 @@ pub(crate) struct PartialOptions {
     pub(crate) scratch: Option<PathBuf>,
 }
 
-/// Brings back, or compares. First of all, what killed commands left behind is removed.
+/// Brings back, or compares, or only plans to.
 pub(crate) async fn run(
     session: &Session,
     options: &PartialOptions,
@@ -77,12 +77,7 @@ pub(crate) async fn run(
     let share = share(options)?;
     let url = options.into.as_deref().unwrap_or_default();
     let (engine, into) = session.endpoint(url)?;
-    let chosen = options.scratch.as_deref();
-    let scratch = if only_plans {
-        drill::place(&session.environment, chosen)
-    } else {
-        drill::sweep(session, chosen).await
-    };
+    let scratch = drill::place(&session.environment, options.scratch.as_deref());
     let job = PartialJob {
         engines: &session.engines,
         database,
