@@ -21,6 +21,7 @@ struct EstimatedTime {
     most_ms: u64,
     drills: usize,
     lacks_replay: bool,
+    lacks_writing: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -34,11 +35,12 @@ impl Outlook {
     /// What is known of a restore to a place, if it goes to one.
     pub(crate) fn of(forecast: Forecast, target: Option<&Path>) -> Self {
         let Forecast { estimate, lost: Lost { transactions, is_more, newest } } = forecast;
-        let time = |Estimate { least, most, drills, lacks_replay }| EstimatedTime {
-            least_ms: milliseconds(least),
-            most_ms: milliseconds(most),
-            drills,
-            lacks_replay,
+        let time = |estimate: Estimate| EstimatedTime {
+            least_ms: milliseconds(estimate.least),
+            most_ms: milliseconds(estimate.most),
+            drills: estimate.drills,
+            lacks_replay: estimate.lacks_replay,
+            lacks_writing: estimate.lacks_writing,
         };
         Self {
             estimate: estimate.map(time),
@@ -61,15 +63,17 @@ impl Outlook {
     }
 
     fn time(&self) -> String {
-        let Some(EstimatedTime { least_ms, most_ms, drills, lacks_replay }) = self.estimate else {
+        let Some(estimate) = &self.estimate else {
             return "not known: no drill of this database has read all of it yet".to_owned();
         };
+        let EstimatedTime { least_ms, most_ms, drills, lacks_replay, lacks_writing } = *estimate;
         let length = |ms| units::duration(std::time::Duration::from_millis(ms));
         let (least, most) = (length(least_ms), length(most_ms));
         let time = if least == most { least } else { format!("{least} to {most}") };
         let by = units::count(drills as u64, "drill", "drills");
         let without = if lacks_replay { ", none of which replayed log" } else { "" };
-        format!("{time}, by {by}{without}")
+        let writing = if lacks_writing { ", without writing: they were mounted" } else { "" };
+        format!("{time}, by {by}{without}{writing}")
     }
 
     fn losses(&self, page: &Page<'_>) -> String {

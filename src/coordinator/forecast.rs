@@ -36,6 +36,8 @@ pub struct Estimate {
     pub drills: usize,
     /// Whether the time for replaying log is missing, because no drill replayed any.
     pub lacks_replay: bool,
+    /// Whether the time for writing is missing, because every drill was mounted.
+    pub lacks_writing: bool,
 }
 
 /// What was captured after a point.
@@ -71,45 +73,52 @@ pub async fn forecast(repository: &Repository, resolved: &ResolvedRestore) -> Re
 }
 
 fn estimate(records: &[DrillRecord], size_bytes: u64, log_bytes: u64) -> Option<Estimate> {
-    let replays = |record: &&DrillRecord| phase(record, &["replay"]).is_some();
-    let lacks_replay = log_bytes > 0 && !records.iter().any(|record| replays(&record));
-    let is_needed = |record: &&DrillRecord| log_bytes == 0 || lacks_replay || replays(record);
-    let times: Vec<_> = records
-        .iter()
-        .filter(is_needed)
-        .filter_map(|record| time(record, size_bytes, log_bytes))
-        .collect();
-    let (least, most) = (times.iter().min()?, times.iter().max()?);
+    let fetches = records.iter().filter_map(|record| fetch_ms(record, size_bytes));
+    let (least, most, drills) = fetches.fold((u64::MAX, 0, 0), |(least, most, drills), ms| {
+        (least.min(ms), most.max(ms), drills + 1)
+    });
+    if drills == 0 {
+        return None;
+    }
+    let replay_ms = if log_bytes == 0 { Some(0) } else { replay_ms(records, log_bytes) };
+    let time = |ms| Duration::from_millis(ms + replay_ms.unwrap_or(0));
+    let writes = |record: &DrillRecord| phase(record, "fetch").is_some();
     Some(Estimate {
-        least: Duration::from_millis(*least),
-        most: Duration::from_millis(*most),
-        drills: times.len(),
-        lacks_replay,
+        least: time(least),
+        most: time(most),
+        drills,
+        lacks_replay: replay_ms.is_none(),
+        lacks_writing: !records.iter().any(writes),
     })
 }
 
-/// Milliseconds that a restore of such a size takes that goes like a drill; `None` when the drill
-/// does not tell. What is mounted is fetched when it is read back.
-fn time(record: &DrillRecord, size_bytes: u64, log_bytes: u64) -> Option<u64> {
-    let fetch = phase(record, &["fetch", "read back"])?;
-    let mut time = size_bytes as f64 * fetch.1 / fetch.0;
+/// Milliseconds that everything but replay takes of a restore of such a size that goes like a
+/// drill; `None` when the drill does not tell. What is mounted is fetched when it is read back.
+fn fetch_ms(record: &DrillRecord, size_bytes: u64) -> Option<u64> {
+    let (bytes, took_ms) = phase(record, "fetch").or_else(|| phase(record, "read back"))?;
+    let scale = size_bytes as f64 / bytes;
+    let mut time = scale * took_ms;
     for phase in &record.phases {
-        let scale = match phase.name.as_str() {
-            "choose" => 1.0,
-            "check files" | "make durable" => size_bytes as f64 / fetch.0,
+        time += match phase.name.as_str() {
+            "choose" => phase.took_ms as f64,
+            "check files" | "make durable" => scale * phase.took_ms as f64,
             _ => 0.0,
         };
-        time += scale * phase.took_ms as f64;
-    }
-    if let Some(replay) = phase(record, &["replay"]) {
-        time += log_bytes as f64 * replay.1 / replay.0;
     }
     Some(time as u64)
 }
 
-/// Bytes and milliseconds of the first phase that has one of these names.
-fn phase(record: &DrillRecord, names: &[&str]) -> Option<(f64, f64)> {
-    let found = record.phases.iter().find(|phase| names.contains(&phase.name.as_str()))?;
+/// Milliseconds that replay takes, by the drill that replayed most: of little log, most of the time
+/// is that of starting a server.
+fn replay_ms(records: &[DrillRecord], log_bytes: u64) -> Option<u64> {
+    let replays = records.iter().filter_map(|record| phase(record, "replay"));
+    let (bytes, took_ms) = replays.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
+    Some(took_ms.max(took_ms * log_bytes as f64 / bytes) as u64)
+}
+
+/// Bytes and milliseconds of a phase that read something.
+fn phase(record: &DrillRecord, name: &str) -> Option<(f64, f64)> {
+    let found = record.phases.iter().find(|phase| phase.name == name)?;
     let bytes = found.bytes.filter(|bytes| *bytes > 0)?;
     Some((bytes as f64, found.took_ms as f64))
 }
@@ -156,7 +165,9 @@ async fn lost(
     let ends = timeline.coverage.iter().map(|coverage| coverage.end.at);
     let backups = timeline.backups.iter().map(|backup| backup.commit.consistent_time);
     let reached = reached.unwrap_or(backup.commit.consistent_time);
-    lost.newest = ends.chain(backups).max().filter(|newest| *newest > reached);
+    // Commits that were seen at once bear one time.
+    let is_later = |newest: &DateTime<Utc>| *newest > reached || lost.transactions > 0;
+    lost.newest = ends.chain(backups).max().filter(is_later);
     Ok(lost)
 }
 
@@ -240,17 +251,21 @@ mod tests {
     fn an_estimate_goes_by_the_bytes_of_the_drills() {
         let fast = record(&[("choose", 50, None), ("fetch", 1000, Some(1000)), ("count", 9, None)]);
         let slow = record(&[("replay", 10, Some(100)), ("read back", 3000, Some(1000))]);
-        let both = [fast.clone(), slow];
+        let both = [fast, slow];
         let milliseconds = |estimate: Estimate| {
             (estimate.least.as_millis(), estimate.most.as_millis(), estimate.drills)
         };
         let whole = estimate(&both, 2000, 0).unwrap();
         assert_eq!((milliseconds(whole), whole.lacks_replay), ((2050, 6000, 2), false));
-        // Only one of them says how long replay takes.
-        let replayed = estimate(&both, 2000, 500).unwrap();
-        assert_eq!((milliseconds(replayed), replayed.lacks_replay), ((6050, 6050, 1), false));
-        let without = estimate(&[fast], 2000, 500).unwrap();
+        // Only one of them says how long replay takes, which begins with a fixed time.
+        for (log_bytes, more) in [(500, 50), (100, 10), (1, 10)] {
+            let replayed = estimate(&both, 2000, log_bytes).unwrap();
+            assert_eq!(milliseconds(replayed), (2050 + more, 6000 + more, 2));
+            assert!(!replayed.lacks_replay && !replayed.lacks_writing);
+        }
+        let without = estimate(&both[..1], 2000, 500).unwrap();
         assert_eq!((milliseconds(without), without.lacks_replay), ((2050, 2050, 1), true));
+        assert!(estimate(&both[1..], 2000, 0).unwrap().lacks_writing);
         assert_eq!(estimate(&[], 2000, 0), None);
         assert_eq!(estimate(&[record(&[("fetch", 5, Some(0))])], 2000, 0), None);
     }

@@ -57,7 +57,7 @@ pub struct PartialReport<T> {
     pub presented: Presented,
     /// The point that it is at.
     pub reached: Reached,
-    /// The damage that the engine's check found in it, where it was restored and that accepted.
+    /// The damage that the engine's check found in it, and that was accepted.
     pub damage: Vec<String>,
     /// Bytes of log that were read.
     pub log_bytes: u64,
@@ -176,16 +176,19 @@ async fn at_point<T>(
     let mut planned = plan_copy(world, repository, copy, &scratch).await?;
     planned.resolved.accept_damage = job.accept_damage;
     let copy = planned.bring_up(world, repository, meter).await?;
+    let mut damage = Vec::new();
+    if copy.restored.is_none() && !copy.resolved.checks_as_it_reads() {
+        // A restore has done so; and what is brought over is only as good as what it is read from.
+        meter.begin("check", 0);
+        damage = copy.check().await.map_err(|error| copy.explain(error))?.1;
+    }
     meter.begin("open", 0);
     let sandbox = copy.open().await?;
     let opened_after = world.clock.elapsed().saturating_sub(start);
     let outcome = work(&*sandbox, &suffix(&copy, &job.wanted), scratch.token()).await;
     meter.begin("remove", 0);
     let stopped = sandbox.stop().await;
-    let outcome = outcome.map_err(|error| {
-        let unread = copy.damage().into_iter();
-        unread.fold(error, |error, damage| error.with("damaged", damage))
-    });
+    let outcome = outcome.map_err(|error| copy.explain(error));
     let ScratchCopy { resolved, presented, reached, log_bytes, restored, mounted, .. } = copy;
     let gone = tokio::task::spawn_blocking(move || {
         drop(mounted);
@@ -194,7 +197,7 @@ async fn at_point<T>(
     let gone = gone.await.unwrap_or_else(|e| Err(Error::bug("remove a sandbox").caused_by(e)));
     let outcome = outcome?;
     stopped.and(gone.map(drop))?;
-    let damage = restored.map(|report| report.damage).unwrap_or_default();
+    damage.extend(restored.into_iter().flat_map(|report| report.damage));
     let took = world.clock.elapsed().saturating_sub(start);
     Ok(PartialReport {
         outcome,

@@ -80,6 +80,11 @@ impl ResolvedRestore {
         self.engine.sandbox(request).await
     }
 
+    /// Whether the engine checks what it reads by itself.
+    pub(super) fn checks_as_it_reads(&self) -> bool {
+        self.engine.checks_as_it_reads()
+    }
+
     /// Runs the engine's check of the files where they were built. Returns what it said, and the
     /// damage that it found, where that is accepted.
     pub(super) async fn check(&self) -> Result<(String, Vec<String>)> {

@@ -193,6 +193,13 @@ async fn mount(
     Ok((resolved, Mounted { mount, files, _guard: guard }))
 }
 
+fn explain(error: Error, files: &MountedFiles) -> Error {
+    match files.outage() {
+        Some(outage) => outage,
+        None => files.damage().into_iter().fold(error, |error, found| error.with("damaged", found)),
+    }
+}
+
 /// An error and its causes, in a few words.
 fn told(error: &Error) -> String {
     let mut text = format!("could not {error}");
@@ -235,7 +242,8 @@ impl<'a> PlannedCopy<'a> {
             }
             Some(mounted) => {
                 let reader = mounted.files.reader();
-                let (reached, log_bytes) = resolved.recover(repository, reader, meter).await?;
+                let recovered = resolved.recover(repository, reader, meter).await;
+                let (reached, log_bytes) = recovered.map_err(|e| explain(e, &mounted.files))?;
                 Ok(ScratchCopy {
                     database: resolved.plan.database.clone(),
                     resolved,
@@ -296,6 +304,20 @@ impl ScratchCopy<'_> {
             Some(mounted) => mounted.files.reader().read_back(meter).await,
             None => Ok(0),
         }
+    }
+
+    /// Why something failed that read the copy: what the engine says of a read that failed is less
+    /// than what we know.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        match &self.mounted {
+            Some(mounted) => explain(error, &mounted.files),
+            None => error,
+        }
+    }
+
+    /// An error of the store, if it once gave nothing: then what was found proves nothing.
+    pub(super) fn outage(&self) -> Option<Error> {
+        self.mounted.as_ref().and_then(|mounted| mounted.files.outage())
     }
 
     /// What could not be read of a mounted backup so far, as far as it is remembered.

@@ -407,6 +407,8 @@ async fn a_cluster_with_all_its_surroundings_is_restored_and_started() {
             format!("ident_file = '{}'", ident.display()),
             format!("port = {port}"),
             "unix_socket_directories = ''".to_owned(),
+            // These rules let nobody replicate: WAL is copied once the backup is through.
+            "wal_keep_size = '256MB'".to_owned(),
         ];
         let Some(mut story) = Story::begin_with(major, "sql", &lines).await else { continue };
         let space = story.server.make_directory("space").unwrap();

@@ -65,6 +65,12 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) with what the engine said.
     async fn check(&self, plan: &RestorePlan) -> Result<String>;
 
+    /// Whether a sandbox finds in what it reads whatever [`check`](Self::check) would find there,
+    /// so that a part of a database can be read without checking all of it.
+    fn checks_as_it_reads(&self) -> bool {
+        false
+    }
+
     /// Puts the recovered database in its place, durably and in one step. What was written into
     /// the plan's directories before is durable already.
     ///

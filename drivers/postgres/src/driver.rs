@@ -73,6 +73,12 @@ impl Engine for PostgresEngine {
         recover::start(plan, &self.programs).await
     }
 
+    /// A server verifies the checksum of every page that it reads, and [`Engine::check`] verifies
+    /// nothing else. Source: PostgreSQL 18 documentation, 28.2, Data Checksums.
+    fn checks_as_it_reads(&self) -> bool {
+        true
+    }
+
     async fn sandbox(&self, request: SandboxRequest<'_>) -> Result<Box<dyn Sandbox>> {
         Box::pin(sandbox::open(request, &self.programs, &self.clock)).await
     }

@@ -171,6 +171,9 @@ async fn attempt(
         Ok(()) if copy.presented == Presented::Mounted => prove(&copy, phases, record).await,
         looked => looked,
     };
+    if let Some(outage) = copy.outage() {
+        return Err(outage);
+    }
     record.causes.extend(copy.damage());
     looked
 }

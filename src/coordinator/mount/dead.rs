@@ -23,6 +23,10 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// A mount of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Found {
+    /// The number that no other mount has.
+    id: u64,
+    /// The kernel's number of its connection.
+    connection: u32,
     point: PathBuf,
     process: u32,
     started: u64,
@@ -49,23 +53,36 @@ pub(super) fn is_living(process: u32, began: u64) -> bool {
 
 struct Life {
     started: u64,
-    /// Its first thread has ended, and others cannot: they wait for answers that nobody gives.
+    /// It was killed, and may not be able to end: its threads wait for answers that nobody gives.
     is_dying: bool,
 }
 
-/// Source: proc(5), `/proc/pid/stat`: field 3 is the state, field 22 the time it began.
+/// The signal that nobody can refuse, in the mask of those that are pending.
+const KILLED: u64 = 1 << 8;
+
+/// Source: proc(5), `/proc/pid/stat`: field 3 is the state, field 22 the time it began;
+/// `/proc/pid/status`: `SigPnd` are the signals that wait for the first thread. Each thread of a
+/// process that is killed has SIGKILL pending until it sees it.
 fn life(process: u32) -> Option<Life> {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // The name before may hold anything, also parentheses.
     let (_, fields) = text.rsplit_once(')')?;
     let mut fields = fields.split_whitespace();
-    let is_dying = matches!(fields.next()?, "Z" | "X");
-    Some(Life { started: fields.nth(18)?.parse().ok()?, is_dying })
+    let has_ended = matches!(fields.next()?, "Z" | "X");
+    let started = fields.nth(18)?.parse().ok()?;
+    Some(Life { started, is_dying: has_ended || is_killed(process) })
 }
 
-/// Source: proc(5), `/proc/pid/mountinfo`: the fifth field is the mount point; behind a lone hyphen
-/// are kind and name.
-fn parse(line: &str) -> Option<Found> {
+fn is_killed(process: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let mut masks = status.lines().filter_map(|line| line.strip_prefix("SigPnd:"));
+    masks.any(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & KILLED != 0))
+}
+
+/// Source: proc(5), `/proc/pid/mountinfo`: the first field is the mount's number, the third its
+/// device, the fifth its point; behind a lone hyphen are kind, name and options. A mount of another
+/// user is none of ours, whatever it is called.
+fn parse(line: &str, user: u32) -> Option<Found> {
     let (before, after) = line.split_once(" - ")?;
     let mut after = after.split(' ');
     let kind = after.next()?;
@@ -74,8 +91,15 @@ fn parse(line: &str) -> Option<Found> {
     }
     let mark = after.next()?.strip_prefix(KIND)?.strip_prefix('-')?;
     let (process, started) = mark.split_once('-')?;
+    let is_own = |option: &str| option.strip_prefix("user_id=") == Some(&user.to_string());
+    if !after.next()?.split(',').any(is_own) {
+        return None;
+    }
+    let mut before = before.split(' ');
     Some(Found {
-        point: unescaped(before.split(' ').nth(4)?),
+        id: before.next()?.parse().ok()?,
+        connection: before.nth(1)?.strip_prefix("0:")?.parse().ok()?,
+        point: unescaped(before.nth(1)?),
         process: process.parse().ok()?,
         started: started.parse().ok()?,
     })
@@ -98,9 +122,26 @@ fn unescaped(text: &str) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(bytes))
 }
 
+fn mounts() -> Vec<u8> {
+    fs::read("/proc/self/mountinfo").unwrap_or_default()
+}
+
+/// Whether nothing was mounted over it since, and it is still there.
+fn is_uppermost(found: &Found) -> bool {
+    let text = mounts();
+    let text = String::from_utf8_lossy(&text);
+    let place = |line: &str| {
+        let mut fields = line.split(' ');
+        Some((fields.next()?.parse::<u64>().ok()?, unescaped(fields.nth(3)?)))
+    };
+    let mut at = text.lines().filter_map(place).filter(|(_, point)| *point == found.point);
+    at.next_back().is_some_and(|(id, _)| id == found.id)
+}
+
 fn all() -> Vec<Found> {
-    let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    String::from_utf8_lossy(&text).lines().filter_map(parse).collect()
+    let text = mounts();
+    let user = rustix::process::geteuid().as_raw();
+    String::from_utf8_lossy(&text).lines().filter_map(|line| parse(line, user)).collect()
 }
 
 /// Whether nobody answers for a mount. A process that cannot be seen may live in another
@@ -123,6 +164,9 @@ fn is_dead(found: &Found) -> bool {
 pub(crate) fn end_dead() -> Vec<PathBuf> {
     let mut ended = Vec::new();
     for found in all().into_iter().filter(is_dead) {
+        if !is_uppermost(&found) {
+            continue;
+        }
         unmount(&found.point);
         for _ in 0..LOOKS_MAX {
             match life(found.process) {
@@ -158,12 +202,13 @@ pub(super) fn unmount_served(point: &Path) {
 /// stays open until it is closed.
 pub(super) fn unmount(point: &Path) {
     // The first frees what waits, and may find the mount in use; the second takes the name away.
-    let forced = rustix::mount::unmount(point, UnmountFlags::FORCE);
+    let forced = rustix::mount::unmount(point, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW);
     if forced.is_ok() {
         return;
     }
-    match rustix::mount::unmount(point, UnmountFlags::DETACH) {
+    match rustix::mount::unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         Err(Errno::PERM) => {
+            abort(point);
             let mut command = Command::new("fusermount3");
             command.args(["-u", "-q", "-z", "--"]).arg(point);
             let command = command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -176,6 +221,17 @@ pub(super) fn unmount(point: &Path) {
     }
 }
 
+/// Frees what waits for answers of a mount, without the right to force it.
+/// Source: `Documentation/filesystems/fuse.rst` of Linux, the control filesystem.
+fn abort(point: &Path) {
+    for found in all().iter().filter(|found| found.point == point) {
+        let control = format!("/sys/fs/fuse/connections/{}/abort", found.connection);
+        if let Err(cause) = fs::write(&control, "1") {
+            tracing::debug!("{control} cannot be written: {cause}");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,10 +240,12 @@ mod tests {
     fn mounts_of_ours_are_known_by_their_kind_and_name() {
         let line = "36 35 0:40 / /srv/a\\040b\\134c rw,nosuid shared:1 - fuse.stillpoint \
                     stillpoint-7-99 rw,user_id=0";
-        let found = Found { point: "/srv/a b\\c".into(), process: 7, started: 99 };
-        assert_eq!(parse(line), Some(found.clone()));
+        let point = "/srv/a b\\c".into();
+        let found = Found { id: 36, connection: 40, point, process: 7, started: 99 };
+        assert_eq!(parse(line, 0), Some(found.clone()));
+        assert_eq!(parse(line, 1000), None);
         // As it is where the kernel was not told the kind.
-        assert_eq!(parse(&line.replace("fuse.stillpoint", "fuse")), Some(found));
+        assert_eq!(parse(&line.replace("fuse.stillpoint", "fuse"), 0), Some(found));
         for other in [
             line.replace("fuse.stillpoint", "fuse.sshfs"),
             line.replace("fuse.stillpoint", "fuseblk"),
@@ -195,15 +253,33 @@ mod tests {
             line.replace("fuse.stillpoint", "ext4"),
             String::new(),
         ] {
-            assert_eq!(parse(&other), None, "{other}");
+            assert_eq!(parse(&other, 0), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_process_that_was_killed_is_dying() {
+        let mut process = Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(!life(process.id()).unwrap().is_dying);
+        process.kill().unwrap();
+        // Nobody has asked how it ended: it is still known.
+        while !life(process.id()).unwrap().is_dying {
+            std::thread::sleep(PAUSE);
+        }
+        process.wait().unwrap();
     }
 
     #[test]
     fn this_process_lives_and_another_of_its_number_does_not() {
         let own = life(std::process::id()).unwrap();
         assert!(!own.is_dying && own.started > 0);
-        let found = |started| Found { point: "/".into(), process: std::process::id(), started };
+        let found = |started| Found {
+            id: 1,
+            connection: 1,
+            point: "/".into(),
+            process: std::process::id(),
+            started,
+        };
         assert!(!is_dead(&found(own.started)));
         // The root answers.
         assert!(!is_dead(&found(own.started + 1)));

@@ -13,7 +13,7 @@ use std::{
 };
 
 use rustix::io::Errno;
-use stillpoint_contract::{Clock, Error, PartName, Result, Source as _};
+use stillpoint_contract::{Clock, Error, PartName, Result, Source as _, code};
 use tokio::runtime::Handle;
 
 use super::{
@@ -47,6 +47,7 @@ pub(super) struct Files {
     source: Arc<OnDemand>,
     clock: Arc<dyn Clock>,
     damage: Mutex<Vec<String>>,
+    outage: Mutex<Option<Error>>,
     /// Nobody is answered any more, so that whoever waits gives up.
     has_ended: AtomicBool,
 }
@@ -94,6 +95,7 @@ impl Files {
             source,
             clock,
             damage: Mutex::default(),
+            outage: Mutex::default(),
             has_ended: AtomicBool::new(false),
         }))
     }
@@ -206,7 +208,7 @@ impl Files {
             Ok(bytes) if bytes.len() as u64 == length => Ok(bytes),
             Ok(_) => Err(Errno::IO),
             Err(error) => {
-                self.note(&error);
+                self.note(error);
                 Err(Errno::IO)
             }
         }
@@ -234,16 +236,25 @@ impl Files {
     }
 
     /// Tells of bytes that cannot be had, once each: whoever reads them only sees an error.
-    fn note(&self, error: &Error) {
+    fn note(&self, error: Error) {
         let mut text = error.to_string();
         for (label, value) in error.facts() {
             text = format!("{text}; {label}: {value}");
+        }
+        let is_outage = [code::STORE_UNREACHABLE, code::STORE_DENIED].contains(&error.code());
+        if is_outage {
+            *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         }
         let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
         if damage.len() < DAMAGE_MAX && !damage.contains(&text) {
             tracing::error!("could not {text}");
             damage.push(text);
         }
+    }
+
+    /// Why the store gave nothing, if it once did not: that proves nothing about the backup.
+    pub(super) fn outage(&self) -> Option<Error> {
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Forgets what was written to a file of which nothing is left.

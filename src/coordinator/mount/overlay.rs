@@ -88,7 +88,7 @@ pub(super) struct Body {
     /// The part, and how much of it still shows.
     part: Option<(PartPlace, u64)>,
     length: u64,
-    /// Which blocks were written, one bit each; what has no part lies wholly in the overlay.
+    /// Which blocks were written of those of the part, one bit each.
     written: Vec<u64>,
     has_file: bool,
 }
@@ -122,8 +122,13 @@ impl Body {
         self.length
     }
 
+    /// Blocks of which the part shows something: of the others, all that there is was written.
+    fn shown_blocks(&self) -> u64 {
+        self.part.map_or(0, |(_, shown)| shown.div_ceil(BLOCK_BYTES))
+    }
+
     fn is_written(&self, block: u64) -> bool {
-        if self.part.is_none() {
+        if block >= self.shown_blocks() {
             return self.has_file;
         }
         let word = self.written.get((block / 64) as usize).copied().unwrap_or(0);
@@ -131,9 +136,7 @@ impl Body {
     }
 
     fn note_written(&mut self, blocks: Range<u64>) {
-        if self.part.is_none() {
-            return;
-        }
+        let blocks = blocks.start..blocks.end.min(self.shown_blocks());
         let words = blocks.end.div_ceil(64) as usize;
         if self.written.len() < words {
             self.written.resize(words, 0);
@@ -203,12 +206,15 @@ impl Body {
         let end = offset.checked_add(bytes.len() as u64).ok_or(io::ErrorKind::FileTooLarge)?;
         let file = overlay.file(node)?;
         self.has_file = true;
-        for (block, under) in under {
-            if !self.is_written(*block) {
-                file.write_all_at(under, block * BLOCK_BYTES)?;
-            }
+        let mut under = under.iter().filter(|(block, _)| !self.is_written(*block));
+        let written = under
+            .try_for_each(|(block, under)| file.write_all_at(under, block * BLOCK_BYTES))
+            .and_then(|()| file.write_all_at(bytes, offset));
+        if let Err(error) = written {
+            // What came to lie behind the end must not show when it grows.
+            drop(file.set_len(self.length));
+            return Err(error);
         }
-        file.write_all_at(bytes, offset)?;
         self.note_written(offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES));
         self.length = self.length.max(end);
         Ok(())

@@ -95,6 +95,11 @@ impl MountedFiles {
         self.files.damage()
     }
 
+    /// Why the store gave nothing, if it once did not.
+    pub(crate) fn outage(&self) -> Option<Error> {
+        self.files.outage()
+    }
+
     /// The directory that shows a database and nothing else: the one at `path`, or a new one in
     /// which the file at `path` is, as `name`.
     pub(crate) fn alone(&self, path: &Path, name: &OsStr) -> Result<PathBuf> {

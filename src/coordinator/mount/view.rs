@@ -196,12 +196,24 @@ impl View {
         Ok(handle)
     }
 
-    /// What of a listing still exists, from an entry on.
-    fn listed(&self, handle: FileHandle, offset: u64) -> Vec<(u64, OsString, FileAttr)> {
+    /// What of a listing still has its name, from an entry on: the kernel believes every name that
+    /// it is told.
+    fn listed(
+        &self,
+        (ino, handle): (INodeNo, FileHandle),
+        offset: u64,
+    ) -> Vec<(u64, OsString, FileAttr)> {
         let listing = self.listings().get(&handle.0).map(Arc::clone).unwrap_or_default();
         let tree = self.files.tree();
         let entries = (1_u64..).zip(listing.iter()).skip(offset as usize);
+        let Ok(now) = tree.entries(self.number(ino)) else { return Vec::new() };
+        let is_there = |name: &OsString, number: u64| {
+            name == "." || name == ".." || now.get(name) == Some(&number)
+        };
         let entry = |(next, (name, number)): (u64, &(OsString, u64))| {
+            if !is_there(name, *number) {
+                return None;
+            }
             let node = tree.node(*number).ok()?;
             Some((next, name.clone(), self.attributes(*number, node)))
         };
@@ -542,12 +554,12 @@ impl Filesystem for View {
     fn readdir(
         &self,
         _: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        for (next, name, attributes) in self.listed(fh, offset) {
+        for (next, name, attributes) in self.listed((ino, fh), offset) {
             if reply.add(attributes.ino, next, attributes.kind, name) {
                 break;
             }
@@ -558,12 +570,12 @@ impl Filesystem for View {
     fn readdirplus(
         &self,
         _: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        for (next, name, attributes) in self.listed(fh, offset) {
+        for (next, name, attributes) in self.listed((ino, fh), offset) {
             let ino = attributes.ino;
             if reply.add(ino, next, name, &BELIEVED, &attributes, Generation(0)) {
                 break;

@@ -60,6 +60,10 @@ impl MountedFiles {
         match *self {}
     }
 
+    pub(crate) fn outage(&self) -> Option<Error> {
+        match *self {}
+    }
+
     pub(crate) fn alone(&self, _: &Path, _: &OsStr) -> Result<PathBuf> {
         match *self {}
     }

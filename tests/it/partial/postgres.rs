@@ -312,21 +312,25 @@ async fn any_point_can_be_chosen_and_rows_of_a_tree_come_back_together() {
     assert_none(&story.site);
 }
 
-/// The lock of whoever makes the database `stillpoint_partial_0`.
-const LOCK: &str = "SELECT pg_advisory_lock(1397772884, -487792196)";
+/// The lock of whoever makes the database `stillpoint_partial_000000000000`.
+const LOCK: &str = "SELECT pg_advisory_lock(1397772884, -1649571868)";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_being_made_stays_and_an_abandoned_one_goes() {
     let Some(story) = begin(15).await else { return };
     let maker = connect(&story.server).await;
-    maker.batch_execute("CREATE DATABASE stillpoint_partial_0").await.unwrap();
+    maker.batch_execute("CREATE DATABASE stillpoint_partial_000000000000").await.unwrap();
     maker.batch_execute(LOCK).await.unwrap();
-    let count = "SELECT count(*) FROM pg_database WHERE datname = 'stillpoint_partial_0'";
+    let count =
+        "SELECT count(*) FROM pg_database WHERE datname = 'stillpoint_partial_000000000000'";
     let words = ["--table", "customers", "--as"];
     ok(&story, &[&words[..], &["one"]].concat());
     assert_eq!(ask(&story, count).await, "1");
     drop(maker);
     let answer = ok(&story, &[&words[..], &["two"]].concat());
-    assert!(answer["warnings"].to_string().contains("stillpoint_partial_0"), "{answer:#}");
+    assert!(
+        answer["warnings"].to_string().contains("stillpoint_partial_000000000000"),
+        "{answer:#}"
+    );
     assert_eq!(ask(&story, count).await, "0");
 }

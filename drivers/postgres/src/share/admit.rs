@@ -67,6 +67,9 @@ pub(crate) async fn admit(
     let (_, sql, _) = connect(request, clock).await?;
     let removed = sweep(&sql, clock).await?;
     let failed = |e| error::sql(e, STEP);
+    if let (Share::Tables(_), false) = (request.share, request.compares) {
+        refuse_published(&sql).await?;
+    }
     match (request.share, request.name) {
         (Share::Database, Some(name)) => check_database(&sql, name).await?,
         (Share::Tables(patterns), Some(name)) => {
@@ -89,6 +92,21 @@ pub(crate) async fn admit(
     Ok(removed)
 }
 
+/// Refuses new tables where they would be published: a subscriber that lacks a table stops.
+/// Source: PostgreSQL 18 documentation, 29.1, Publication, and 29.7, Conflicts.
+async fn refuse_published(sql: &Sql) -> Result<()> {
+    let failed = |e| error::sql(e, STEP);
+    let query = "SELECT min(pubname)::text FROM pg_catalog.pg_publication WHERE puballtables";
+    let row = sql.client.query_one(query, &[]).await.map_err(failed)?;
+    match row.try_get::<_, Option<String>>(0).map_err(failed)? {
+        None => Ok(()),
+        Some(name) => Err(Error::new(ErrorKind::Refused, code::UNSUITABLE_DATABASE, STEP)
+            .with("publication", name)
+            .why("it publishes all tables, also new ones: subscribers that lack them would stop")
+            .next("bring the tables into another database of the server, or --compare")),
+    }
+}
+
 /// Refuses the name of a database that exists.
 pub(super) async fn check_database(sql: &Sql, name: &str) -> Result<()> {
     let failed = |e| error::sql(e, STEP);
@@ -96,6 +114,11 @@ pub(super) async fn check_database(sql: &Sql, name: &str) -> Result<()> {
         return Err(Error::new(ErrorKind::Invalid, code::BAD_NAME, "use the new name")
             .with("given", name)
             .why("the name of a database has 1 to 63 bytes"));
+    }
+    if name.starts_with(PREFIX) {
+        return Err(Error::new(ErrorKind::Invalid, code::BAD_NAME, "use the new name")
+            .with("given", name)
+            .why("databases whose names begin like this are taken for incomplete, and removed"));
     }
     let query = "SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1)";
     let row = sql.client.query_one(query, &[&name]).await.map_err(failed)?;
@@ -121,28 +144,39 @@ pub(super) fn lock_of(token: &str) -> i32 {
     bytes.cast_signed()
 }
 
-/// Removes databases that were never completed, and whose makers are gone.
+/// How many digits a token has.
+const TOKEN_LENGTH: usize = 12;
+
+/// Removes databases that were never completed, and whose makers are gone. A maker holds its lock
+/// before there is a name.
 async fn sweep(sql: &Sql, clock: &Arc<dyn Clock>) -> Result<Vec<String>> {
     let failed = |e| error::sql(e, STEP);
     let locks = "SELECT objid::int8 FROM pg_catalog.pg_locks
         WHERE locktype = 'advisory' AND classid = $1::int8::oid";
     let names = "SELECT datname::text FROM pg_catalog.pg_database
         WHERE pg_catalog.starts_with(datname::text, $1) ORDER BY 1";
-    let mut removed = Vec::new();
+    let mut unfinished = Vec::new();
+    for row in sql.client.query(names, &[&PREFIX]).await.map_err(failed)? {
+        let name: String = row.try_get(0).map_err(failed)?;
+        let token = &name[PREFIX.len()..];
+        if token.len() == TOKEN_LENGTH && token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let lock = i64::from(lock_of(token).cast_unsigned());
+            unfinished.push((name, lock));
+        }
+    }
     let mut living: Vec<i64> = Vec::new();
     for _ in 0..LOOKS_MAX {
         let rows = sql.client.query(locks, &[&i64::from(LOCK)]).await.map_err(failed)?;
         let held = rows.iter().map(|row| row.try_get(0)).collect::<std::result::Result<_, _>>();
         living = held.map_err(failed)?;
-        if living.is_empty() {
+        if !unfinished.iter().any(|(_, lock)| living.contains(lock)) {
             break;
         }
         clock.sleep(PAUSE).await;
     }
-    for row in sql.client.query(names, &[&PREFIX]).await.map_err(failed)? {
-        let name: String = row.try_get(0).map_err(failed)?;
-        let own = i64::from(lock_of(&name[PREFIX.len()..]).cast_unsigned());
-        if living.contains(&own) {
+    let mut removed = Vec::new();
+    for (name, lock) in unfinished {
+        if living.contains(&lock) {
             continue;
         }
         let dropped = sql.client.batch_execute(&drop_database(&name)).await;

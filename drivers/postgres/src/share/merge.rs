@@ -110,6 +110,10 @@ impl<'a, 's> Merge<'a, 's> {
             format!("{name} = {}", literal(&copy.values[*place]))
         });
         let set = set.collect::<Vec<_>>().join(", ");
+        if set.is_empty() {
+            let text = "-- a row that differs only in what the server alone gives";
+            return self.line(text);
+        }
         let guard = differing.iter().map(|place| self.is_still(*place, live));
         let guard = guard.collect::<Vec<_>>().join(" AND ");
         let key = self.where_key(live);
@@ -171,8 +175,13 @@ impl<'a, 's> Merge<'a, 's> {
 
     fn is_still(&self, place: usize, row: &Row) -> String {
         let column = &self.columns[place];
-        // Some types cannot tell whether two values are equal.
-        let cast = if lacks_equality(&column.base) { "::text" } else { "" };
+        // Some types cannot tell whether two values are equal, and others take different ones for
+        // equal.
+        let cast = match column.base.as_str() {
+            "text" | "character varying" | "character" | "citext" => "::text COLLATE \"C\"",
+            base if lacks_equality(base) => "::text",
+            _ => "",
+        };
         let value = literal(&row.values[place]);
         match value.as_ref() {
             "NULL" => format!("{} IS NULL", quoted(&column.name)),

@@ -7,7 +7,7 @@ use stillpoint_contract::{
     Clock, Error, ErrorKind, Result, Share, ShareRequest, TablePattern, code,
 };
 
-use super::remains::sweep;
+use super::remains::{is_passing, sweep};
 use crate::{config::Config, connect::Database, error, snapshot::blocking, version};
 
 const STEP: &str = "look at the live database";
@@ -66,7 +66,7 @@ pub(super) fn chosen(name: &str) -> Result<String> {
         [own] | ["main", own] if pattern.is_exact() => *own,
         _ => "sqlite_",
     };
-    if own.to_lowercase().starts_with("sqlite_") {
+    if own.to_lowercase().starts_with("sqlite_") || is_passing(own) {
         return Err(Error::new(ErrorKind::Invalid, code::BAD_NAME, "use the new name")
             .with("given", name)
             .why("it is no name that a table can have")
@@ -105,12 +105,14 @@ pub(super) fn transaction<T>(
 ) -> Result<T> {
     let failed = |e| error::sqlite(e, "write into the live database", &database.path);
     let mut tries = 1;
+    let clock = &database.clock;
     while let Err(e) = live.execute_batch("BEGIN IMMEDIATE") {
         if e.sqlite_error_code() != Some(ErrorCode::DatabaseBusy) || tries == TRIES_MAX {
             return Err(failed(e));
         }
         tries += 1;
     }
+    let begun = clock.elapsed();
     let done = work(live);
     let ended = match &done {
         Ok(_) => commit(live).map_err(failed),
@@ -119,7 +121,8 @@ pub(super) fn transaction<T>(
     if (done.is_err() || ended.is_err()) && !live.is_autocommit() {
         drop(live.execute_batch("ROLLBACK"));
     }
-    thread::sleep(PAUSE);
+    // Whoever sleeps between tries finds the lock free at least half of the time.
+    thread::sleep(PAUSE.max(clock.elapsed().saturating_sub(begun)));
     ended.and(done)
 }
 

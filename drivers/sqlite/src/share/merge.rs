@@ -35,10 +35,20 @@ impl Merge<'_> {
             .iter()
             .map(|place| format!("{} = {}", quoted(&self.columns[*place]), copy[*place].literal()));
         let set = set.collect::<Vec<_>>().join(", ");
-        let guard = self.are(differing.iter(), live);
+        if self.key.is_empty() {
+            let text = "-- rows that differ only in how a number is stored, in a table without key";
+            return self.teller.line(text.to_owned());
+        }
+        // The column's own collation would take what was changed meanwhile for the same.
+        let guard = differing.iter().map(|place| {
+            let (name, value) = (quoted(&self.columns[*place]), live[*place].literal());
+            format!("{name} COLLATE BINARY IS {value}")
+        });
+        let guard = guard.collect::<Vec<_>>().join(" AND ");
         let key = self.are(self.key.iter(), live);
         let table = quoted(&self.table);
-        self.teller.line(format!("UPDATE {table} SET {set} WHERE {key} AND {guard};"))
+        // The table's own clause for conflicts may be to replace other rows.
+        self.teller.line(format!("UPDATE OR ABORT {table} SET {set} WHERE {key} AND {guard};"))
     }
 
     /// A row is only proposed for removal. Line breaks would let the rest be run.

@@ -1,8 +1,8 @@
 //! Passing names, and what killed commands left under them.
 
-use std::fs;
+use std::{fs, thread, time::Duration};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use super::definition::quoted;
 
@@ -11,6 +11,12 @@ const PREFIX: &str = "stillpoint_partial_";
 
 /// How many rows are removed in one transaction.
 const ROWS_MAX: u32 = 1000;
+
+/// What is left to others between two of those.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// How often the lock is waited for in a row, each time as long as the settings say.
+const WAITS_MAX: u32 = 12;
 
 /// A name that tells who works at the table: a process, and when it began.
 pub(super) fn passing(number: usize) -> String {
@@ -67,8 +73,22 @@ pub(super) fn remove(live: &Connection, name: &str) -> rusqlite::Result<()> {
     let name = quoted(name);
     let some =
         format!("DELETE FROM {name} WHERE rowid IN (SELECT rowid FROM {name} LIMIT {ROWS_MAX})");
-    // One without row ids goes at once.
-    while live.execute(&some, []).is_ok_and(|rows| rows > 0) {}
+    let mut waits = 0;
+    loop {
+        match live.execute(&some, []) {
+            Ok(0) => break,
+            Ok(_) => waits = 0,
+            Err(e) if e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                waits += 1;
+                if waits == WAITS_MAX {
+                    return Err(e);
+                }
+            }
+            // One without row ids goes at once.
+            Err(_) => break,
+        }
+        thread::sleep(PAUSE);
+    }
     live.execute(&format!("DROP TABLE {name}"), []).map(drop)
 }
 
