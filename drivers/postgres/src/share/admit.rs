@@ -148,35 +148,26 @@ pub(super) fn lock_of(token: &str) -> i32 {
 const TOKEN_LENGTH: usize = 12;
 
 /// Removes databases that were never completed, and whose makers are gone. A maker holds its lock
-/// before there is a name.
+/// before there is a name, and a server takes a while to notice that one is gone.
 async fn sweep(sql: &Sql, clock: &Arc<dyn Clock>) -> Result<Vec<String>> {
     let failed = |e| error::sql(e, STEP);
-    let locks = "SELECT objid::int8 FROM pg_catalog.pg_locks
-        WHERE locktype = 'advisory' AND classid = $1::int8::oid";
-    let names = "SELECT datname::text FROM pg_catalog.pg_database
-        WHERE pg_catalog.starts_with(datname::text, $1) ORDER BY 1";
-    let mut unfinished = Vec::new();
-    for row in sql.client.query(names, &[&PREFIX]).await.map_err(failed)? {
-        let name: String = row.try_get(0).map_err(failed)?;
-        let token = &name[PREFIX.len()..];
-        if token.len() == TOKEN_LENGTH && token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            let lock = i64::from(lock_of(token).cast_unsigned());
-            unfinished.push((name, lock));
-        }
-    }
-    let mut living: Vec<i64> = Vec::new();
     for _ in 0..LOOKS_MAX {
-        let rows = sql.client.query(locks, &[&i64::from(LOCK)]).await.map_err(failed)?;
-        let held = rows.iter().map(|row| row.try_get(0)).collect::<std::result::Result<_, _>>();
-        living = held.map_err(failed)?;
-        if !unfinished.iter().any(|(_, lock)| living.contains(lock)) {
+        if makers(sql).await?.is_empty() {
             break;
         }
         clock.sleep(PAUSE).await;
     }
+    let names = "SELECT datname::text FROM pg_catalog.pg_database
+        WHERE pg_catalog.starts_with(datname::text, $1) ORDER BY 1";
+    let names = sql.client.query(names, &[&PREFIX]).await.map_err(failed)?;
+    let living = makers(sql).await?;
     let mut removed = Vec::new();
-    for (name, lock) in unfinished {
-        if living.contains(&lock) {
+    for row in names {
+        let name: String = row.try_get(0).map_err(failed)?;
+        let token = &name[PREFIX.len()..];
+        let is_ours =
+            token.len() == TOKEN_LENGTH && token.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !is_ours || living.contains(&i64::from(lock_of(token).cast_unsigned())) {
             continue;
         }
         let dropped = sql.client.batch_execute(&drop_database(&name)).await;
@@ -191,6 +182,15 @@ async fn sweep(sql: &Sql, clock: &Arc<dyn Clock>) -> Result<Vec<String>> {
         });
     }
     Ok(removed)
+}
+
+/// The locks of those who make databases.
+async fn makers(sql: &Sql) -> Result<Vec<i64>> {
+    let failed = |e| error::sql(e, STEP);
+    let locks = "SELECT objid::int8 FROM pg_catalog.pg_locks
+        WHERE locktype = 'advisory' AND classid = $1::int8::oid";
+    let rows = sql.client.query(locks, &[&i64::from(LOCK)]).await.map_err(failed)?;
+    rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
 }
 
 /// Removes a database with whoever is in it.
