@@ -11,7 +11,10 @@ use bytes::Bytes;
 use stillpoint_contract::{Error, Result};
 use tokio::{runtime::Handle, sync::Notify};
 
-use super::reader::{BackupReader, BasePart};
+use super::{
+    blobs::FETCH_CHUNKS_MAX,
+    reader::{BackupReader, BasePart},
+};
 
 /// Plaintext that is kept, in bytes.
 const KEPT_BYTES_MAX: usize = 64 << 20;
@@ -19,6 +22,11 @@ const KEPT_BYTES_MAX: usize = 64 << 20;
 /// How far is read ahead of a reader in order, in bytes; and how much of it in one go.
 const AHEAD_BYTES_MAX: u64 = 8 << 20;
 const AHEAD_STEP_BYTES: u64 = 2 << 20;
+
+/// How many small parts are read ahead of a reader of one after the other; and how many may be
+/// left out before it is another reader.
+const PARTS_AHEAD_MAX: u32 = 64;
+const PARTS_SKIPPED_MAX: u32 = 16;
 
 /// Parts whose chunks are known by their ids.
 const PARTS_OPEN_MAX: usize = 4096;
@@ -28,7 +36,7 @@ const PARTS_OPEN_MAX: usize = 4096;
 const WAITS_MAX: usize = 8;
 
 /// Where a part is in the table of a backup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PartPlace {
     /// The page of the table.
     pub page: u32,
@@ -58,6 +66,9 @@ struct Kept {
     age: u64,
     reading: HashMap<ChunkPlace, Arc<Notify>>,
     parts: HashMap<PartPlace, Open>,
+    /// The part that was read to its end last, and the one up to which parts are read ahead.
+    finished: PartPlace,
+    parts_ahead: PartPlace,
 }
 
 #[derive(Debug)]
@@ -111,6 +122,28 @@ impl Kept {
             self.reading.insert((part, chunk), Arc::default());
         }
         first..last
+    }
+
+    /// Notes that a part was read to its end. The parts of its page that are to be read ahead, if
+    /// whoever reads takes one after the other.
+    fn finish(&mut self, part: PartPlace) -> Option<Range<u32>> {
+        let before = std::mem::replace(&mut self.finished, part);
+        let index = part.index;
+        if before.page != part.page
+            || !(before.index + 1..=before.index + PARTS_SKIPPED_MAX).contains(&index)
+        {
+            return None;
+        }
+        let mut from = index + 1;
+        let PartPlace { page, index: ahead } = self.parts_ahead;
+        if page == part.page && (from..=index + PARTS_AHEAD_MAX).contains(&ahead) {
+            from = ahead;
+        }
+        if from > index + PARTS_AHEAD_MAX / 2 {
+            return None;
+        }
+        self.parts_ahead = PartPlace { index: from + PARTS_AHEAD_MAX / 2, ..part };
+        Some(from..self.parts_ahead.index)
     }
 
     fn open(&mut self, place: PartPlace) -> Option<&mut Open> {
@@ -277,6 +310,14 @@ impl OnDemand {
                 }
                 at = stop;
             }
+            if asked.end >= part.chunks()
+                && let Some(parts) = kept.finish(place)
+            {
+                let source = Arc::clone(self);
+                self.runtime.spawn(async move {
+                    drop(source.read_parts(place.page, parts).await);
+                });
+            }
         }
         for (part, chunks) in jobs {
             let source = Arc::clone(self);
@@ -285,6 +326,33 @@ impl OnDemand {
                 drop(source.fetch(place, &part, chunks).await);
             });
         }
+    }
+
+    /// Reads small parts of a page and keeps them, as far as nobody has or does: in one request.
+    async fn read_parts(&self, page: u32, parts: Range<u32>) -> Result<()> {
+        let (mut claims, mut wanted, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        let end = parts.end.min(self.reader.page(page).await?.len() as u32);
+        for index in parts.start..end {
+            let place = PartPlace { page, index };
+            let part = self.part(place).await?;
+            if wanted.len() as u64 + part.chunks() > FETCH_CHUNKS_MAX as u64 {
+                continue;
+            }
+            let chunks = self.kept().claim(place, 0..part.chunks());
+            claims.push(Claim { source: self, part: place, chunks: chunks.clone() });
+            let ids = part.ids(self.reader.blobs(), chunks.clone()).await?;
+            wanted.extend(ids.into_iter().zip(chunks.clone().map(|chunk| part.chunk_length(chunk))));
+            places.extend(chunks.map(|chunk| (place, chunk)));
+        }
+        let read = self.reader.blobs().fetch(&wanted).await?;
+        let mut kept = self.kept();
+        for (place, bytes) in places.into_iter().zip(read) {
+            kept.keep(place, bytes);
+        }
+        // Whoever waits is told after that.
+        drop(kept);
+        drop(claims);
+        Ok(())
     }
 
     async fn part(&self, place: PartPlace) -> Result<Arc<BasePart>> {

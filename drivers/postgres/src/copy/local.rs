@@ -204,6 +204,7 @@ impl Walk<'_> {
                     .next("remove it: PostgreSQL itself makes no names that are not UTF-8")
             })?);
         }
+        names.sort_unstable();
         Ok(names)
     }
 }

@@ -23,7 +23,8 @@ const READ_RANGES: &str = "SELECT i, pg_read_binary_file($1, at, length, true) \
 const READ_FILES: &str = "SELECT i, pg_read_binary_file(path, 0, length, true) \
      FROM unnest($1::text[], $2::int8[]) WITH ORDINALITY AS t (path, length, i)";
 
-/// Everything below the data directory, but what is in directories `$1`.
+/// Everything below the data directory, but what is in directories `$1`. By names, as whoever reads
+/// a mounted backup goes: what is written one after the other is read in one go.
 const LIST_ALL: &str = "WITH RECURSIVE files (path, length, is_directory) AS (
         SELECT name, s.size, s.isdir
         FROM pg_ls_dir('.', true, false) AS name, pg_stat_file(name, true) AS s
@@ -34,7 +35,8 @@ const LIST_ALL: &str = "WITH RECURSIVE files (path, length, is_directory) AS (
             pg_stat_file(f.path || '/' || name, true) AS s
         WHERE f.is_directory AND f.path <> ALL ($1::text[]) AND name !~ '^pgsql_tmp'
     )
-    SELECT path, length, is_directory FROM files WHERE length IS NOT NULL";
+    SELECT path, length, is_directory FROM files WHERE length IS NOT NULL
+    ORDER BY path COLLATE \"C\"";
 
 /// The forks that say that a relation is unlogged.
 const LIST_INIT_FORKS: &str = "WITH directories (path) AS (
