@@ -2,13 +2,14 @@
 """Mounted backups beside restored ones, of the same PostgreSQL clusters in one run.
 
     benches/side_by_side/mounts.py [--scales 16,128] [--rounds 3] [--dir DIR] [--json FILE]
-                                   [--prepare]
+                                   [--tables N] [--prepare]
 
 For each scale, a cluster of pgbench with page checksums is backed up. Then, with no file in the
 page cache: how long a drill takes until its first query is answered, mounted and restored; at which
 rate all files are read in order, of a mount and of a restored directory, and again from the cache;
 and how long a server takes for a sum over the largest table on both. A figure is the median of the
-rounds. Needs root, for mounts and for the page cache. With --prepare only the clusters and their
+rounds. With --tables, the time until the first query is also taken of a cluster of so many tables,
+each a file of its own. Needs root, for mounts and for the page cache. With --prepare only the clusters and their
 backups are made, in --dir, where a later run finds them: the measuring part is then short.
 """
 
@@ -57,9 +58,10 @@ def timed(work):
 class Cluster:
     """One size: its server while it is backed up, its repository, and what is measured."""
 
-    def __init__(self, place, scale):
-        self.place = os.path.join(place, f"scale-{scale}")
+    def __init__(self, place, scale, tables=0):
+        self.place = os.path.join(place, f"tables-{tables}" if tables else f"scale-{scale}")
         self.scale = scale
+        self.tables = tables
         self.environment = {
             **os.environ,
             "STILLPOINT_REPO": os.path.join(self.place, "repo"),
@@ -103,6 +105,9 @@ class Cluster:
         try:
             must([f"{BIN}/pgbench", "-h", "127.0.0.1", "-p", PORT, "-U", "postgres", "-i", "-q",
                   "-s", str(self.scale), "postgres"])
+            made = "".join(f"CREATE TABLE t{i} AS SELECT {i} AS i;\n" for i in range(self.tables))
+            must([f"{BIN}/psql", "-h", "127.0.0.1", "-p", PORT, "-U", "postgres", "-q"],
+                 input=made)
             self.ask("CHECKPOINT")
             must([PROGRAM, "init", "--no-encryption"], env=self.environment)
             url = f"postgres://postgres@127.0.0.1:{PORT}/postgres"
@@ -195,6 +200,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--scales", default="16,128")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tables", type=int)
     parser.add_argument("--dir")
     parser.add_argument("--json")
     parser.add_argument("--prepare", action="store_true")
@@ -218,6 +224,13 @@ def main():
             for name, value in medians.items():
                 spread = f"({min(figures[name]):.2f}..{max(figures[name]):.2f})"
                 print(f"  {name:26} {value:9.2f} {spread}", flush=True)
+        if options.tables:
+            cluster = Cluster(place, 1, options.tables)
+            cluster.prepare()
+            if not options.prepare:
+                seconds = statistics.median(cluster.drill() for _ in range(options.rounds))
+                answer["tables"] = {options.tables: {"first query, mounted": seconds}}
+                print(f"{options.tables} tables\n  {'first query, mounted':26} {seconds:9.2f}")
     finally:
         if not options.dir:
             shutil.rmtree(place)

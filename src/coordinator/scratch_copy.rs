@@ -179,6 +179,9 @@ async fn mount(
     let reader = repository.reader(&resolved.chosen.backup).await?;
     let (clock, place) = (Arc::clone(&world.clock), |part: &_| plan.place(part));
     let files = MountedFiles::lay_out(reader, clock, Some(overlay), &point, place).await?;
+    if let Some(owner) = plan.owner {
+        files.give_to(owner);
+    }
     let name = plan.staging.file_name().ok_or_else(|| Error::bug("name a directory"))?;
     files.open_way(name)?;
     let unguarded = |cause: io::Error| {

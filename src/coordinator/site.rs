@@ -298,6 +298,7 @@ mod tests {
             relocated: Vec::new(),
             rewrite: None,
             notes: Vec::new(),
+            owner: None,
             target: staging.with_file_name("target"),
             staging: staging.to_owned(),
             database: staging.join("data"),

@@ -341,7 +341,8 @@ impl OnDemand {
             let chunks = self.kept().claim(place, 0..part.chunks());
             claims.push(Claim { source: self, part: place, chunks: chunks.clone() });
             let ids = part.ids(self.reader.blobs(), chunks.clone()).await?;
-            wanted.extend(ids.into_iter().zip(chunks.clone().map(|chunk| part.chunk_length(chunk))));
+            wanted
+                .extend(ids.into_iter().zip(chunks.clone().map(|chunk| part.chunk_length(chunk))));
             places.extend(chunks.map(|chunk| (place, chunk)));
         }
         let read = self.reader.blobs().fetch(&wanted).await?;

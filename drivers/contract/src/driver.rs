@@ -419,6 +419,8 @@ pub struct RestorePlan {
     pub rewrite: Option<Rewrite>,
     /// What a person should know before, such as how this machine differs.
     pub notes: Vec<String>,
+    /// The user and group whom everything will belong to in the end, if not to us.
+    pub owner: Option<(u32, u32)>,
 }
 
 /// How what stands at a target is turned into the database: it is moved to where it is built, and
@@ -514,6 +516,7 @@ mod tests {
             relocated: Vec::new(),
             rewrite: None,
             notes: Vec::new(),
+            owner: None,
         };
         let place = |name: &str| plan.place(&PartName::new(name).unwrap());
         assert_eq!(place("main"), Some("/s/db".into()));

@@ -84,6 +84,7 @@ pub(crate) async fn plan(
         relocated: moved.into_iter().map(|(_, path)| path).collect(),
         rewrite: extras.rewrites.then_some(rewrite),
         notes: notes::differences(&layout, server.as_ref()),
+        owner: server.as_ref().and_then(|server| server.owner),
         target,
         staging: request.staging.to_owned(),
         database: staged,

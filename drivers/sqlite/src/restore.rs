@@ -61,6 +61,7 @@ pub(crate) fn plan(request: &RestoreRequest<'_>) -> Result<RestorePlan> {
         relocated: Vec::new(),
         rewrite: None,
         notes: Vec::new(),
+        owner: None,
     })
 }
 

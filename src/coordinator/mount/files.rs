@@ -100,6 +100,11 @@ impl Files {
         }))
     }
 
+    /// Makes a user and a group the owner of everything but the root.
+    pub(super) fn give_to(&self, owner: (u32, u32)) {
+        self.tree_mut().give_to(owner);
+    }
+
     pub(super) fn tree(&self) -> RwLockReadGuard<'_, Tree> {
         self.tree.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -85,6 +85,12 @@ impl MountedFiles {
         Ok(Self { files, runtime })
     }
 
+    /// Makes those who will use them the owner of all files, before somebody has to do so one by
+    /// one.
+    pub(crate) fn give_to(&self, owner: (u32, u32)) {
+        self.files.give_to(owner);
+    }
+
     /// Lets a server's user pass a directory of the root on the way to its files.
     pub(crate) fn open_way(&self, name: &OsStr) -> Result<()> {
         self.files.open_way(name).map_err(|errno| Error::bug(STEP).caused_by(errno))

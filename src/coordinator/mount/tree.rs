@@ -68,6 +68,13 @@ impl Tree {
         Self { nodes: HashMap::from([(ROOT, Node::new(root, own))]), newest: ROOT }
     }
 
+    /// Makes a user and a group the owner of everything but the root.
+    pub(super) fn give_to(&mut self, (user, group): (u32, u32)) {
+        for (_, node) in self.nodes.iter_mut().filter(|(number, _)| **number != ROOT) {
+            (node.own.user, node.own.group) = (user, group);
+        }
+    }
+
     pub(super) fn node(&self, number: u64) -> Result<&Node> {
         self.nodes.get(&number).ok_or(Errno::NOENT)
     }

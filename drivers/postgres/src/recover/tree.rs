@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder},
     io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, lchown},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, lchown},
     path::Path,
 };
 
@@ -15,6 +15,9 @@ use crate::{layout::Layout, spaces};
 /// Where tablespaces go that nobody mapped: inside the data directory, so that a restore never
 /// writes where the running cluster has them.
 pub(crate) const SPACES: &str = "stillpoint_tablespaces";
+
+/// The permission bits of a mode.
+const MODE_BITS: u32 = 0o7777;
 
 /// Makes directories, moves tablespaces, sets permissions.
 pub(super) fn prepare(data: &Path, plan: &RestorePlan, layout: &Layout) -> io::Result<()> {
@@ -69,7 +72,9 @@ fn protect(path: &Path, layout: &Layout) -> io::Result<()> {
         return Ok(());
     }
     let mode = if metadata.is_dir() { layout.directory_mode } else { layout.file_mode };
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    if metadata.mode() & MODE_BITS != mode {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    }
     if metadata.is_dir() {
         for entry in fs::read_dir(path)? {
             protect(&entry?.path(), layout)?;
@@ -80,8 +85,11 @@ fn protect(path: &Path, layout: &Layout) -> io::Result<()> {
 
 /// Makes a user the owner of everything at `path`.
 pub(crate) fn give_to(path: &Path, owner: (u32, u32)) -> io::Result<()> {
-    lchown(path, Some(owner.0), Some(owner.1))?;
-    if fs::symlink_metadata(path)?.is_dir() {
+    let metadata = fs::symlink_metadata(path)?;
+    if (metadata.uid(), metadata.gid()) != owner {
+        lchown(path, Some(owner.0), Some(owner.1))?;
+    }
+    if metadata.is_dir() {
         for entry in fs::read_dir(path)? {
             give_to(&entry?.path(), owner)?;
         }
