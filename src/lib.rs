@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod coordinator;
 pub mod pipeline;
+pub mod policy;
 pub mod registry;
 pub mod repository;
 pub mod world;

@@ -1,0 +1,219 @@
+//! A policy, as it was written down.
+
+use std::time::Duration;
+
+use chrono::{NaiveTime, Weekday};
+use chrono_tz::Tz;
+
+/// What is promised for every database that has it, and how the promise is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Its name.
+    pub name: String,
+    /// The zone of its calendar: schedules, windows, and the days and months of what is kept.
+    pub zone: Tz,
+    /// How old the newest restorable point may be.
+    pub rpo: Duration,
+    /// How long a restore may take.
+    pub rto: Option<Duration>,
+    /// How far back every instant can be reached.
+    pub pitr_window: Duration,
+    /// When every block is read. Without this and `incremental`, as often as the RPO demands.
+    pub full: Option<Timing>,
+    /// When only what changed is read.
+    pub incremental: Option<Timing>,
+    /// How log is captured.
+    pub logs: Logs,
+    /// Which backups are kept beyond the window.
+    pub keep: Keep,
+    /// So many of the newest verified backups are never removed.
+    pub floor: u32,
+    /// What happens after times at which nothing could run.
+    pub missed: Missed,
+    /// When nothing is started. Log is captured all the same.
+    pub blackout: Vec<Window>,
+    /// When copies, drills and archiving pause as well.
+    pub blackout_hard: Vec<Window>,
+    /// Who goes first when not all can: the larger number.
+    pub priority: u8,
+    /// After how long without progress an attempt is ended.
+    pub stall: Duration,
+    /// Where else backups are kept.
+    pub copies: Vec<CopyRule>,
+    /// How restoring is rehearsed.
+    pub drill: Option<DrillRule>,
+}
+
+/// What is run for a database by its calendar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A backup that reads every block.
+    Full,
+    /// A backup that reads what changed.
+    Incremental,
+    /// A rehearsed restore.
+    Drill,
+}
+
+/// Times of a calendar, and over how long they are spread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Five fields of cron, or a word such as `@daily`.
+    pub pattern: String,
+    /// Each database has a place of its own in so much time after each of them.
+    pub spread: Duration,
+}
+
+/// How log is captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logs {
+    /// Not at all: backups are the only points.
+    Never,
+    /// All the time.
+    Stream,
+    /// Now and then.
+    Every(Duration),
+}
+
+/// What happens after times at which nothing could run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missed {
+    /// They are left out.
+    None,
+    /// The latest of them is made up for, if it is no older than this.
+    Latest(Duration),
+    /// Each is made up for, if it is no older than this.
+    All(Duration),
+}
+
+/// Which backups are kept beyond the window: of each of the last so many periods of the calendar,
+/// the first that was verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// The newest.
+    pub last: u32,
+    /// Of hours.
+    pub hourly: u32,
+    /// Of days.
+    pub daily: u32,
+    /// Of weeks, which begin on Monday.
+    pub weekly: u32,
+    /// Of months.
+    pub monthly: u32,
+    /// Of years.
+    pub yearly: u32,
+    /// Every one, for so long.
+    pub every: Option<Period>,
+    /// Every one, until so long after an event.
+    pub event: Option<EventRule>,
+    /// Until whoever it was handed to has confirmed to have it.
+    pub until_acknowledged: bool,
+}
+
+/// A length of time in a calendar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Period {
+    /// How many.
+    pub count: u32,
+    /// Of what.
+    pub unit: PeriodUnit,
+}
+
+/// A unit of a calendar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeriodUnit {
+    /// Hours, which are 3,600 seconds everywhere.
+    Hours,
+    /// Days.
+    Days,
+    /// Weeks.
+    Weeks,
+    /// Months; a day that a month does not have is the first of the next.
+    Months,
+    /// Years; after 29 February comes 1 March.
+    Years,
+}
+
+/// Until so long after something happened to somebody; as long as that is not known, for ever.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRule {
+    /// How long after it.
+    pub after: Period,
+    /// What has to happen, such as `relationship_end`.
+    pub event: String,
+    /// Whom it happens to: the name of a column, or `database`.
+    pub subject: String,
+}
+
+/// A stretch of the days of a week. One that ends no later than it begins ends on the next day.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// On which days it begins; at least one.
+    pub days: Vec<Weekday>,
+    /// When it begins.
+    pub from: NaiveTime,
+    /// When it ends; the end is no part of it.
+    pub to: NaiveTime,
+}
+
+/// Another place where backups are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyRule {
+    /// Its name.
+    pub name: String,
+    /// The repository that gets them.
+    pub to: String,
+    /// The name of the copy that they are read from; without one, they come from the first
+    /// repository.
+    pub from: Option<String>,
+    /// Which of them may go.
+    pub when: CopyWhen,
+    /// Which kinds go.
+    pub kinds: Vec<CopyKind>,
+    /// What is kept there.
+    pub keep: Keep,
+    /// When it may run; always, if there is none.
+    pub windows: Vec<Window>,
+}
+
+/// Which backups may be copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CopyWhen {
+    /// Those whose bytes were read back, and proven.
+    #[default]
+    Verified,
+}
+
+/// What of a database is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CopyKind {
+    /// Backups that read every block.
+    Full,
+    /// Backups that read what changed.
+    Incremental,
+    /// Log.
+    Logs,
+}
+
+/// How restoring is rehearsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrillRule {
+    /// How often.
+    pub every: Period,
+    /// The copy that is used; without one, the first repository.
+    pub from: Option<String>,
+    /// Which point.
+    pub point: DrillPoint,
+    /// Statements and the answers that are expected.
+    pub checks: Vec<(String, String)>,
+}
+
+/// Which point a drill restores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DrillPoint {
+    /// The newest.
+    Latest,
+    /// Any of the window.
+    #[default]
+    Random,
+}
