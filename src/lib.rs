@@ -3,6 +3,7 @@
 //! Read `ARCHITECTURE.md` first. The modules, in the order in which a byte meets them:
 
 pub mod cli;
+pub mod config;
 pub mod coordinator;
 pub mod pipeline;
 pub mod policy;

@@ -81,6 +81,28 @@ pub mod code {
     pub const BAD_POINT: Code = Code(102);
     /// A name is not allowed.
     pub const BAD_NAME: Code = Code(103);
+    /// The configuration has errors.
+    pub const BAD_CONFIG: Code = Code(105);
+    /// A file of the configuration is not TOML, or not JSON.
+    pub const CONFIG_SYNTAX: Code = Code(106);
+    /// A key that means nothing in the configuration.
+    pub const CONFIG_KEY: Code = Code(107);
+    /// A value of another type than belongs there.
+    pub const CONFIG_TYPE: Code = Code(108);
+    /// A value that cannot be understood, or is out of its bounds.
+    pub const CONFIG_VALUE: Code = Code(109);
+    /// A key that has to be there.
+    pub const CONFIG_LACKS: Code = Code(110);
+    /// The same thing is configured twice.
+    pub const CONFIG_TWICE: Code = Code(111);
+    /// A name of something that is configured nowhere.
+    pub const CONFIG_NAME: Code = Code(112);
+    /// Copies that are made of each other.
+    pub const COPY_CYCLE: Code = Code(141);
+    /// A schedule that leaves dates out, or runs twice on them.
+    pub const UNEVEN_SCHEDULE: Code = Code(142);
+    /// Promises that cannot be kept as configured.
+    pub const BROKEN_PROMISE: Code = Code(143);
 
     /// There is no repository at the place.
     pub const NO_REPOSITORY: Code = Code(200);

@@ -1,0 +1,253 @@
+//! From a checked tree to what it means. Whatever the check complained of is taken as if it had
+//! not been written, so that one error does not hide the next.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use chrono_tz::Tz;
+use stillpoint_contract::code;
+
+use super::{
+    form,
+    layers::{BUILT_IN, Layers},
+    model::{Config, Coordinator, Database, Encryption, Repository, Secret},
+    problem::Problem,
+    shape::suggestion,
+    tree::{Node, Spot, Table, Value},
+};
+use crate::policy::{
+    CopyKind, CopyRule, CopyWhen, DrillPoint, DrillRule, EventRule, Keep, Logs, Missed, Period,
+    Policy, Timing, Window,
+};
+
+/// How many jobs run at once, where nothing is said.
+const RUNNING: u32 = 4;
+
+/// How old a missed time may be, where nothing is said.
+const WITHIN: Duration = Duration::from_hours(12);
+
+/// What the main table says.
+pub(super) fn build(main: &Node, built_in: &Node, problems: &mut Vec<Problem>) -> Config {
+    let zone = main.get("timezone").and_then(|node| form::zone(node.text()?).ok());
+    let zone = zone.unwrap_or(Tz::UTC);
+    let repositories: BTreeMap<_, _> =
+        named(main, "repository").map(|(name, _, node)| (name.clone(), repository(node))).collect();
+    let policies = named(main, "policy").map(|(name, ..)| name.clone());
+    let policies = policies.chain([BUILT_IN.to_owned()]).map(|name| {
+        let layers = Layers::of(&name, main, built_in);
+        let policy = policy(&name, &layers, zone);
+        (name, policy)
+    });
+    let policies: BTreeMap<_, _> = policies.collect();
+    let only = match repositories.len() {
+        1 => repositories.keys().next().cloned(),
+        _ => None,
+    };
+    let databases = named(main, "database").map(|(name, spot, node)| {
+        let repository = text(node, "repository").or_else(|| only.clone());
+        if repository.is_none() && !repositories.is_empty() {
+            let what = format!("`{name}` does not say in which repository its backups are kept");
+            let known = repositories.keys().map(String::as_str);
+            let help = format!("repository = \"...\"; {}", suggestion("", known, &[]));
+            let problem = Problem::error(code::CONFIG_LACKS, Spot::clone(spot), what);
+            problems.push(problem.help(help));
+        }
+        (name.clone(), database(name, node, repository.unwrap_or_default()))
+    });
+    let databases = databases.collect();
+    let coordinator = main.get("coordinator");
+    let coordinator = Coordinator {
+        state: coordinator.and_then(|node| text(node, "state")),
+        running: coordinator.and_then(|node| whole(node, "running")).unwrap_or(RUNNING),
+    };
+    Config { zone, coordinator, repositories, policies, databases }
+}
+
+/// The tables of one kind, by name.
+pub(super) fn named<'a>(
+    main: &'a Node,
+    kind: &str,
+) -> impl Iterator<Item = (&'a String, &'a Spot, &'a Node)> + use<'a> {
+    static NONE: Table = Table::new();
+    let table = main.get(kind).and_then(Node::table).unwrap_or(&NONE);
+    table.iter().map(|(name, (spot, node))| (name, spot, node))
+}
+
+fn text(node: &Node, key: &str) -> Option<String> {
+    node.get(key)?.text().map(str::to_owned)
+}
+
+fn whole(node: &Node, key: &str) -> Option<u32> {
+    match node.get(key)?.value {
+        Value::Whole(number) => u32::try_from(number).ok(),
+        _ => None,
+    }
+}
+
+fn length(node: Option<&Node>) -> Option<Duration> {
+    form::length(node?.text()?).ok()
+}
+
+fn period(node: Option<&Node>) -> Option<Period> {
+    form::period(node?.text()?).ok()
+}
+
+fn windows(node: Option<&Node>) -> Vec<Window> {
+    let windows = node.map_or(&[][..], Node::list).iter();
+    windows.filter_map(|node| form::window(node.text()?).ok()).collect()
+}
+
+fn secret(node: &Node) -> Option<Secret> {
+    let words = |node: &Node| node.list().iter().filter_map(Node::text).map(str::to_owned).collect();
+    text(node, "file")
+        .map(|path| Secret::File(PathBuf::from(path)))
+        .or_else(|| text(node, "env").map(Secret::Variable))
+        .or_else(|| node.get("exec").map(|node| Secret::Program(words(node))))
+        .or_else(|| text(node, "insecure_literal").map(|text| Secret::Literal(text.into())))
+}
+
+fn repository(node: &Node) -> Repository {
+    let encryption = node.get("encryption").and_then(|node| {
+        let passphrase = node.get("passphrase").and_then(secret).map(Encryption::Passphrase);
+        passphrase.or_else(|| node.get("key").and_then(secret).map(Encryption::Key))
+    });
+    let limits = node.get("limits");
+    Repository {
+        url: text(node, "url").unwrap_or_default(),
+        encryption,
+        site: text(node, "site"),
+        running: limits.and_then(|limits| whole(limits, "running")),
+        upload: limits.and_then(|limits| form::rate(limits.get("upload")?.text()?).ok()),
+        windows: windows(limits.and_then(|limits| limits.get("window"))),
+        quota: node.get("quota").and_then(|node| form::size(node.text()?).ok()),
+    }
+}
+
+fn database(name: &str, node: &Node, repository: String) -> Database {
+    let labels = node.get("labels").and_then(Node::table).into_iter().flatten();
+    let label = |(name, (_, node)): (&String, &(Spot, Node))| {
+        Some((name.clone(), node.text()?.to_owned()))
+    };
+    Database {
+        name: name.to_owned(),
+        endpoint: text(node, "endpoint").unwrap_or_default(),
+        engine: text(node, "engine"),
+        password: node.get("password").and_then(secret),
+        policy: text(node, "policy").unwrap_or_else(|| BUILT_IN.to_owned()),
+        repository,
+        labels: labels.filter_map(label).collect(),
+    }
+}
+
+/// What every layer together says; the last one, ours, says everything that must be said.
+fn policy(name: &str, layers: &Layers<'_>, zone: Tz) -> Policy {
+    let number = |key| match layers.get(key)?.value {
+        Value::Whole(number) => u32::try_from(number).ok(),
+        _ => None,
+    };
+    let keep = layers.get("keep").map(keep).unwrap_or_default();
+    let copies = layers.get("copy").map_or(&[][..], Node::list).iter();
+    let own_zone = layers.get("timezone").and_then(|node| form::zone(node.text()?).ok());
+    Policy {
+        name: name.to_owned(),
+        zone: own_zone.unwrap_or(zone),
+        rpo: length(layers.get("rpo")).unwrap_or_default(),
+        rto: length(layers.get("rto")),
+        pitr_window: length(layers.get("pitr_window")).unwrap_or_default(),
+        full: layers.get("full").and_then(timing),
+        incremental: layers.get("incremental").and_then(timing),
+        logs: layers.get("logs").map_or(Logs::Stream, logs),
+        copies: copies.map(|node| copy(node, &keep)).collect(),
+        keep,
+        floor: number("floor").unwrap_or_default(),
+        missed: layers.get("missed").map_or(Missed::Latest(WITHIN), missed),
+        blackout: windows(layers.get("blackout")),
+        blackout_hard: windows(layers.get("blackout_hard")),
+        priority: number("priority").unwrap_or_default() as u8,
+        stall: length(layers.get("stall")).unwrap_or_default(),
+        drill: layers.get("drill").and_then(drill),
+    }
+}
+
+fn timing(node: &Node) -> Option<Timing> {
+    let spread = length(node.get("spread")).unwrap_or_default();
+    let pattern = node.text().or_else(|| node.get("at")?.text())?;
+    Some(Timing { pattern: pattern.to_owned(), spread })
+}
+
+fn logs(node: &Node) -> Logs {
+    match node.text() {
+        Some("never") => Logs::Never,
+        _ => length(node.get("every")).map_or(Logs::Stream, Logs::Every),
+    }
+}
+
+fn missed(node: &Node) -> Missed {
+    let within = length(node.get("within")).unwrap_or(WITHIN);
+    match node.get("run").and_then(Node::text) {
+        Some("none") => Missed::None,
+        Some("all") => Missed::All(within),
+        _ => Missed::Latest(within),
+    }
+}
+
+fn keep(node: &Node) -> Keep {
+    let count = |key| whole(node, key).unwrap_or_default();
+    let every = period(node.get("for"));
+    let event = every.and_then(|after| {
+        let subject = text(node, "subject").unwrap_or_else(|| "database".to_owned());
+        Some(EventRule { after, event: text(node, "after_event")?, subject })
+    });
+    Keep {
+        last: count("last"),
+        hourly: count("hourly"),
+        daily: count("daily"),
+        weekly: count("weekly"),
+        monthly: count("monthly"),
+        yearly: count("yearly"),
+        every: every.filter(|_| event.is_none()),
+        event,
+        until_acknowledged: false,
+    }
+}
+
+fn copy(node: &Node, of_policy: &Keep) -> CopyRule {
+    let kind = |node: &Node| match node.text()? {
+        "full" => Some(CopyKind::Full),
+        "incremental" => Some(CopyKind::Incremental),
+        "logs" => Some(CopyKind::Logs),
+        _ => None,
+    };
+    let kinds = node.get("class").map(|node| node.list().iter().filter_map(kind).collect());
+    let all = || vec![CopyKind::Full, CopyKind::Incremental, CopyKind::Logs];
+    CopyRule {
+        name: text(node, "name").unwrap_or_default(),
+        to: text(node, "to").unwrap_or_default(),
+        from: text(node, "from"),
+        when: CopyWhen::Verified,
+        kinds: kinds.unwrap_or_else(all),
+        keep: node.get("keep").map_or_else(|| of_policy.clone(), keep),
+        windows: windows(node.get("window")),
+    }
+}
+
+fn drill(node: &Node) -> Option<DrillRule> {
+    let check = |node: &Node| {
+        let expected = match &node.get("expect")?.value {
+            Value::Text(text) => text.clone(),
+            Value::Whole(number) => number.to_string(),
+            Value::Flag(flag) => flag.to_string(),
+            _ => return None,
+        };
+        Some((text(node, "sql")?, expected))
+    };
+    let checks = node.get("checks").map_or(&[][..], Node::list).iter();
+    Some(DrillRule {
+        every: period(node.get("every"))?,
+        from: text(node, "from"),
+        point: match node.get("point").and_then(Node::text) {
+            Some("latest") => DrillPoint::Latest,
+            _ => DrillPoint::Random,
+        },
+        checks: checks.filter_map(check).collect(),
+    })
+}

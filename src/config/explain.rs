@@ -1,0 +1,79 @@
+//! Where each value of a policy comes from.
+
+use super::{
+    Loaded,
+    layers::Layers,
+    problem::line_of,
+    shapes::POLICY,
+    tree::{Node, Value},
+};
+
+/// A key of a policy, what it was set to, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Its name.
+    pub key: &'static str,
+    /// What it means.
+    pub about: &'static str,
+    /// Its value as it would be written into a file; nothing where nothing is said.
+    pub value: Option<String>,
+    /// The file and the line of it, or `(built in)`.
+    pub from: Option<String>,
+}
+
+impl Loaded {
+    /// Everything that a policy says, and what those say that it builds on.
+    pub fn explain(&self, policy: &str) -> Vec<Setting> {
+        let layers = Layers::of(policy, &self.main, &self.built_in);
+        let settings = POLICY.iter().filter(|key| key.name != "extends");
+        let setting = |key: &'static super::shape::Key| {
+            let node = layers.get(key.name);
+            let value = node.map(|node| written(&node.value));
+            let from = node.map(|node| self.place(node));
+            Setting { key: key.name, about: key.about, value, from }
+        };
+        settings.map(setting).collect()
+    }
+
+    fn place(&self, node: &Node) -> String {
+        match self.sources.get(node.spot.file) {
+            Some(source) if node.spot.file + 1 < self.sources.len() => {
+                format!("{}:{}", source.path, line_of(&source.text, node.spot.bytes.start))
+            }
+            _ => "(built in)".to_owned(),
+        }
+    }
+}
+
+/// A value in one line of TOML.
+fn written(value: &Value) -> String {
+    match value {
+        Value::Text(text) => toml_text(text),
+        Value::Whole(number) => number.to_string(),
+        Value::Flag(flag) => flag.to_string(),
+        Value::List(list) => {
+            let list: Vec<_> = list.iter().map(|node| written(&node.value)).collect();
+            format!("[{}]", list.join(", "))
+        }
+        Value::Table(table) => {
+            let pair = |(key, (_, node)): (&String, &(_, Node))| {
+                // What is secret stays so.
+                let is_secret = key == "insecure_literal";
+                let value = if is_secret { "\"...\"".to_owned() } else { written(&node.value) };
+                format!("{} = {value}", toml_key(key))
+            };
+            format!("{{ {} }}", table.iter().map(pair).collect::<Vec<_>>().join(", "))
+        }
+        Value::Other(kind) => (*kind).to_owned(),
+    }
+}
+
+fn toml_key(key: &str) -> String {
+    let is_bare = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
+    if !key.is_empty() && key.chars().all(is_bare) { key.to_owned() } else { toml_text(key) }
+}
+
+fn toml_text(text: &str) -> String {
+    // The escapes of JSON are among those of TOML.
+    serde_json::Value::from(text).to_string()
+}

@@ -1,0 +1,200 @@
+//! What is wrong although each part of it is well-formed: names of nothing, circles, promises that
+//! contradict each other.
+
+use std::collections::BTreeSet;
+
+use stillpoint_contract::code;
+
+use super::{
+    Config,
+    build::named,
+    layers::{BUILT_IN, layer},
+    problem::Problem,
+    shape::suggestion,
+    tree::{Node, Spot},
+};
+use crate::policy::{Keep, Logs, Policy};
+
+/// Notes everything that contradicts something else.
+pub(super) fn judge(main: &Node, config: &Config, problems: &mut Vec<Problem>) {
+    let judge = &mut Judge { main, config, problems };
+    judge.databases();
+    for (name, spot, node) in named(main, "policy") {
+        judge.parents(name, node);
+        if let Some(policy) = config.policies.get(name) {
+            judge.copies(policy, node);
+            judge.promises(policy, spot, node);
+        }
+    }
+    judge.second_places();
+}
+
+struct Judge<'a, 'p> {
+    main: &'a Node,
+    config: &'a Config,
+    problems: &'p mut Vec<Problem>,
+}
+
+impl Judge<'_, '_> {
+    fn unknown<'k>(
+        &mut self,
+        (node, what): (&Node, &str),
+        known: impl Iterator<Item = &'k str> + Clone,
+    ) {
+        let Some(name) = node.text() else { return };
+        if known.clone().any(|known| known == name) {
+            return;
+        }
+        let spot = Spot::clone(&node.spot);
+        let problem = Problem::error(code::CONFIG_NAME, spot, format!("no {what} is `{name}`"));
+        self.problems.push(problem.help(suggestion(name, known, &[])));
+    }
+
+    fn databases(&mut self) {
+        let config = self.config;
+        for (_, _, node) in named(self.main, "database") {
+            if let Some(policy) = node.get("policy") {
+                self.unknown((policy, "policy"), config.policies.keys().map(String::as_str));
+            }
+            if let Some(repository) = node.get("repository") {
+                let known = config.repositories.keys().map(String::as_str);
+                self.unknown((repository, "repository"), known);
+            }
+            if let Some(endpoint) = node.get("endpoint")
+                && endpoint.text().is_some_and(has_password)
+            {
+                let what = "a password does not belong into an endpoint".to_owned();
+                let problem =
+                    Problem::error(code::CONFIG_VALUE, Spot::clone(&endpoint.spot), what);
+                let help = "password = { file = \"/run/secrets/NAME\" }, beside it";
+                self.problems.push(problem.label("everybody who reads this knows it").help(help));
+            }
+        }
+        if config.repositories.is_empty() {
+            let what = "no repository is configured: backups would be kept nowhere".to_owned();
+            let problem = Problem::lacking(code::CONFIG_LACKS, what);
+            self.problems.push(problem.help("[repository.primary]\nurl = \"/srv/backups\""));
+        }
+    }
+
+    fn parents(&mut self, name: &str, node: &Node) {
+        let Some(extends) = node.get("extends") else { return };
+        self.unknown((extends, "policy"), self.config.policies.keys().map(String::as_str));
+        let mut seen = BTreeSet::from([name]);
+        let mut at = extends.text();
+        while let Some(parent) = at {
+            if !seen.insert(parent) {
+                let what = format!("policies that build on each other: {name} -> {parent}");
+                let spot = Spot::clone(&extends.spot);
+                self.problems.push(Problem::error(code::COPY_CYCLE, spot, what));
+                return;
+            }
+            let above = layer(self.main, parent).and_then(|(_, node)| node.get("extends"));
+            at = above.and_then(Node::text);
+        }
+    }
+
+    fn copies(&mut self, policy: &Policy, node: &Node) {
+        let config = self.config;
+        let nodes = node.get("copy").map_or(&[][..], Node::list);
+        let copies = policy.copies.iter().map(|copy| copy.name.as_str());
+        let mut names = BTreeSet::new();
+        for node in nodes {
+            if let Some(to) = node.get("to") {
+                self.unknown((to, "repository"), config.repositories.keys().map(String::as_str));
+            }
+            if let Some(from) = node.get("from") {
+                self.unknown((from, "copy of this policy"), copies.clone());
+            }
+            if let Some(name) = node.get("name")
+                && !names.insert(name.text())
+            {
+                let what = "two copies of a policy have one name".to_owned();
+                let spot = Spot::clone(&name.spot);
+                self.problems.push(Problem::error(code::CONFIG_TWICE, spot, what));
+            }
+        }
+        if let Some(from) = node.get("drill").and_then(|drill| drill.get("from")) {
+            self.unknown((from, "copy of this policy"), copies);
+        }
+        self.circles(policy, nodes);
+    }
+
+    fn circles(&mut self, policy: &Policy, nodes: &[Node]) {
+        let source = |name: &str| {
+            policy.copies.iter().find(|copy| copy.name == name).and_then(|copy| copy.from.as_deref())
+        };
+        let mut told = BTreeSet::new();
+        for (copy, node) in policy.copies.iter().zip(nodes) {
+            let mut way = vec![copy.name.as_str()];
+            while let Some(from) = source(way[way.len() - 1]) {
+                if let Some(first) = way.iter().position(|name| *name == from) {
+                    let circle = &mut way[first..];
+                    circle.sort_unstable();
+                    if told.insert(circle.join(" ")) {
+                        let what = format!("copies that are made of each other: {}", circle.join(", "));
+                        let at = node.get("from").unwrap_or(node);
+                        let spot = Spot::clone(&at.spot);
+                        self.problems.push(Problem::error(code::COPY_CYCLE, spot, what));
+                    }
+                    break;
+                }
+                way.push(from);
+            }
+        }
+    }
+
+    fn promises(&mut self, policy: &Policy, spot: &Spot, node: &Node) {
+        let mut warn = |key: &str, what: String, help: String| {
+            let at = node.get(key).map_or(spot, |node| &node.spot);
+            let problem = Problem::warning(code::BROKEN_PROMISE, Spot::clone(at), what);
+            self.problems.push(problem.help(help));
+        };
+        match policy.logs {
+            Logs::Every(every) if every >= policy.rpo => warn(
+                "logs",
+                "log is captured more seldom than the RPO allows".to_owned(),
+                format!("every: less than the RPO of {} s", policy.rpo.as_secs()),
+            ),
+            Logs::Never if policy.full.is_some() || policy.incremental.is_some() => warn(
+                "logs",
+                "without log, only backups can be restored: the RPO must be longer than the time \
+                 between them"
+                    .to_owned(),
+                "logs = \"stream\"".to_owned(),
+            ),
+            _ => {}
+        }
+        if policy.keep == Keep::default() && policy.pitr_window.is_zero() && policy.floor == 0 {
+            warn(
+                "keep",
+                "nothing is kept: every backup could be removed at once".to_owned(),
+                "keep = { last = 3 }".to_owned(),
+            );
+        }
+    }
+
+    /// A backup beside its database, or on one disk, ends with it.
+    fn second_places(&mut self) {
+        for (name, spot, node) in named(self.main, "database") {
+            let Some(database) = self.config.databases.get(name) else { continue };
+            let policy = self.config.policies.get(&database.policy);
+            if policy.is_some_and(|policy| policy.copies.is_empty()) {
+                let what = format!("the backups of `{name}` are kept in one place only");
+                let at = node.get("policy").map_or(spot, |node| &node.spot);
+                let name = if database.policy == BUILT_IN { BUILT_IN } else { &database.policy };
+                let problem = Problem::warning(code::BROKEN_PROMISE, Spot::clone(at), what);
+                let help = format!("[[policy.{name}.copy]] keeps them in a second repository");
+                self.problems.push(problem.help(help));
+            }
+        }
+    }
+}
+
+/// Whether a URL names a password.
+fn has_password(url: &str) -> bool {
+    let Some((_, rest)) = url.split_once("://") else { return false };
+    let place = rest.split(['/', '?']).next().unwrap_or_default();
+    let user = place.rsplit_once('@').map(|(user, _)| user);
+    user.is_some_and(|user| user.contains(':')) || rest.contains("password=")
+}

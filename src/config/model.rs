@@ -1,0 +1,103 @@
+//! A configuration that was understood.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use chrono_tz::Tz;
+use zeroize::Zeroizing;
+
+use crate::policy::{Policy, Window};
+
+/// Everything that was configured.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The zone of calendars that name none.
+    pub zone: Tz,
+    /// The program that runs the policies.
+    pub coordinator: Coordinator,
+    /// Where backups are kept, by name.
+    pub repositories: BTreeMap<String, Repository>,
+    /// What is promised, by name; among them `default`.
+    pub policies: BTreeMap<String, Policy>,
+    /// What is protected, by name.
+    pub databases: BTreeMap<String, Database>,
+}
+
+/// The program that runs the policies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coordinator {
+    /// The URL of its state database, if one was given.
+    pub state: Option<String>,
+    /// How many backups and drills run at once.
+    pub running: u32,
+}
+
+/// A place for backups.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    /// Where it is.
+    pub url: String,
+    /// What opens it.
+    pub encryption: Option<Encryption>,
+    /// Where it is, for rules about places.
+    pub site: Option<String>,
+    /// How many jobs write there at once.
+    pub running: Option<u32>,
+    /// How fast copies may be written there, in bytes each second.
+    pub upload: Option<u64>,
+    /// When copies may be written there; always, if there is none.
+    pub windows: Vec<Window>,
+    /// How many bytes it may hold before that is an alert.
+    pub quota: Option<u64>,
+}
+
+/// What opens a repository.
+#[derive(Clone, Debug)]
+pub enum Encryption {
+    /// A passphrase.
+    Passphrase(Secret),
+    /// What is in a key file.
+    Key(Secret),
+}
+
+/// Something protected.
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// Its name.
+    pub name: String,
+    /// Where it is, as a URL without a password.
+    pub endpoint: String,
+    /// The name of its engine, where the URL does not say it.
+    pub engine: Option<String>,
+    /// The password of its user.
+    pub password: Option<Secret>,
+    /// The name of its policy.
+    pub policy: String,
+    /// The name of its repository.
+    pub repository: String,
+    /// Words to choose it by.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Where a secret is; not the secret.
+#[derive(Clone)]
+pub enum Secret {
+    /// In a file.
+    File(PathBuf),
+    /// In a variable of the environment.
+    Variable(String),
+    /// What a program prints.
+    Program(Vec<String>),
+    /// In the configuration itself.
+    Literal(Zeroizing<String>),
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{{ file = {path:?} }}"),
+            Self::Variable(name) => write!(f, "{{ env = {name:?} }}"),
+            Self::Program(words) => write!(f, "{{ exec = {words:?} }}"),
+            Self::Literal(_) => write!(f, "{{ insecure_literal = ... }}"),
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Everything that can be configured.
+
+use super::{
+    form::{ANY, CRON, LENGTH, NAME, PERIOD, RATE, SIZE, WINDOW, ZONE},
+    shape::{Key, Shape},
+};
+
+/// Tables of names, which several files may each add to.
+pub(super) const SHARED: [&str; 3] = ["repository", "policy", "database"];
+
+/// A whole configuration.
+pub(super) static CONFIGURATION: Shape = Shape::Table(&[
+    Key::new("version", Shape::Whole { least: 1, most: 1 }, "the version of this format").must(),
+    Key::new("timezone", Shape::Text(&ZONE), "the zone of every calendar that names none")
+        .must()
+        .alike(&["tz", "time_zone", "zone"]),
+    Key::new("coordinator", Shape::Table(COORDINATOR), "the program that runs the policies"),
+    Key::new("repository", Shape::Named(&Shape::Table(REPOSITORY)), "where backups are kept")
+        .alike(&["repo", "repositories", "storage"]),
+    Key::new("policy", Shape::Named(&Shape::Table(POLICY)), "what is promised for databases")
+        .alike(&["policies", "tier", "plan"]),
+    Key::new("database", Shape::Named(&Shape::Table(DATABASE)), "what is protected")
+        .alike(&["databases", "db", "stanza", "server", "target"]),
+]);
+
+const COORDINATOR: &[Key] = &[
+    Key::new(
+        "state",
+        Shape::Text(&ANY),
+        "its state database: sqlite:///PATH, or postgres://... that several coordinators share",
+    ),
+    Key::new(
+        "running",
+        Shape::Whole { least: 1, most: 1_000 },
+        "how many backups and drills run at once [default: 4]",
+    )
+    .alike(&["concurrency", "slots", "workers", "parallel"]),
+];
+
+static SECRET: Shape = Shape::Choice(&[
+    Key::new("file", Shape::Text(&ANY), "a file that holds it; it is read whenever it is needed"),
+    Key::new("env", Shape::Text(&NAME), "a variable of the environment that holds it"),
+    Key::new("exec", Shape::List(&Shape::Text(&ANY)), "a program that prints it, with its words"),
+    Key::new("insecure_literal", Shape::Text(&ANY), "the secret itself, for everybody to read")
+        .alike(&["value", "literal", "plain"]),
+]);
+
+const REPOSITORY: &[Key] = &[
+    Key::new("url", Shape::Text(&ANY), "a directory, or s3://, az:// or gs:// and a bucket")
+        .must()
+        .alike(&["path", "location"]),
+    Key::new("encryption", Shape::Choice(ENCRYPTION), "what opens it; nothing, if not encrypted"),
+    Key::new("site", Shape::Text(&NAME), "where it is, for rules about places"),
+    Key::new("limits", Shape::Table(LIMITS), "what may be asked of it"),
+    Key::new("quota", Shape::Text(&SIZE), "how much it may hold before it is an alert"),
+];
+
+const ENCRYPTION: &[Key] = &[
+    Key::new("passphrase", Shape::Either(&[Shape::Choice(SECRET_KEYS)]), "a passphrase"),
+    Key::new("key", Shape::Either(&[Shape::Choice(SECRET_KEYS)]), "a key file's content"),
+];
+
+const SECRET_KEYS: &[Key] = match &SECRET {
+    Shape::Choice(keys) => keys,
+    _ => &[],
+};
+
+const LIMITS: &[Key] = &[
+    Key::new("running", Shape::Whole { least: 1, most: 1_000 }, "how many jobs write there at once")
+        .alike(&["streams"]),
+    Key::new("upload", Shape::Text(&RATE), "how fast copies may be written there"),
+    Key::new("window", Shape::List(&Shape::Text(&WINDOW)), "when copies may be written there"),
+];
+
+const DATABASE: &[Key] = &[
+    Key::new("endpoint", Shape::Text(&ANY), "where it is: sqlite:PATH or postgres://USER@HOST/DB")
+        .must()
+        .alike(&["url", "host", "dsn", "path"]),
+    Key::new("engine", Shape::Text(&NAME), "its engine, where the endpoint does not say it"),
+    Key::new("password", Shape::Choice(SECRET_KEYS), "the password of its user")
+        .alike(&["pass", "secret"]),
+    Key::new("policy", Shape::Text(&NAME), "what is promised for it [default: \"default\"]")
+        .alike(&["tier", "plan"]),
+    Key::new("repository", Shape::Text(&NAME), "where its backups are kept [default: the only one]")
+        .alike(&["repo"]),
+    Key::new("labels", Shape::Named(&Shape::Text(&ANY)), "words to choose databases by"),
+];
+
+const TIMINGS: &[Shape] = &[
+    Shape::Text(&CRON),
+    Shape::Table(&[
+        Key::new("at", Shape::Text(&CRON), "times of the calendar").must().alike(&["cron"]),
+        Key::new("spread", Shape::Text(&LENGTH), "over how long databases are spread after them"),
+    ]),
+];
+
+const KEEP: &[Key] = &[
+    Key::new("last", COUNT, "so many of the newest"),
+    Key::new("hourly", COUNT, "one of each of so many hours"),
+    Key::new("daily", COUNT, "one of each of so many days").alike(&["days"]),
+    Key::new("weekly", COUNT, "one of each of so many weeks").alike(&["weeks"]),
+    Key::new("monthly", COUNT, "one of each of so many months").alike(&["months"]),
+    Key::new("yearly", COUNT, "one of each of so many years").alike(&["years"]),
+    Key::new("for", Shape::Text(&PERIOD), "every one, for so long, or so long after an event"),
+    Key::new("after_event", Shape::Text(&NAME), "the event after which `for` begins"),
+    Key::new("subject", Shape::Text(&NAME), "whom the event happens to"),
+];
+
+const COUNT: Shape = Shape::Whole { least: 0, most: 10_000 };
+
+const COPY: &[Key] = &[
+    Key::new("name", Shape::Text(&NAME), "its name").must(),
+    Key::new("to", Shape::Text(&NAME), "the repository that gets it").must(),
+    Key::new("from", Shape::Text(&NAME), "the copy that it is made of [default: the original]"),
+    Key::new("when", Shape::Word(&["verified"]), "which backups may go [default: \"verified\"]"),
+    Key::new(
+        "class",
+        Shape::List(&Shape::Word(&["full", "incremental", "logs"])),
+        "what is copied [default: everything]",
+    ),
+    Key::new("keep", Shape::Table(KEEP), "what is kept there [default: as in the policy]"),
+    Key::new("window", Shape::List(&Shape::Text(&WINDOW)), "when it may run [default: always]"),
+];
+
+const DRILL: &[Key] = &[
+    Key::new("every", Shape::Text(&PERIOD), "how often").must(),
+    Key::new("from", Shape::Text(&NAME), "the copy that is restored [default: the original]"),
+    Key::new(
+        "point",
+        Shape::Word(&["latest", "random-in-window"]),
+        "which point [default: \"random-in-window\"]",
+    ),
+    Key::new("checks", Shape::List(&Shape::Table(CHECK)), "statements, and what they answer"),
+];
+
+const CHECK: &[Key] = &[
+    Key::new("sql", Shape::Text(&ANY), "a statement that answers one value").must(),
+    Key::new(
+        "expect",
+        Shape::Either(&[
+            Shape::Text(&ANY),
+            Shape::Whole { least: i64::MIN, most: i64::MAX },
+            Shape::Flag,
+        ]),
+        "the value",
+    )
+    .must(),
+];
+
+static MISSED: &[Key] = &[
+    Key::new("run", Shape::Word(&["latest", "none", "all"]), "which of them").must(),
+    Key::new("within", Shape::Text(&LENGTH), "how old they may be [default: 12h]"),
+];
+
+/// What a policy may say.
+pub(super) const POLICY: &[Key] = &[
+    Key::new("extends", Shape::Text(&NAME), "the policy that says what this one does not")
+        .alike(&["inherits", "parent", "base"]),
+    Key::new("timezone", Shape::Text(&ZONE), "the zone of its calendar"),
+    Key::new("rpo", Shape::Text(&LENGTH), "how old the newest restorable point may be"),
+    Key::new("rto", Shape::Text(&LENGTH), "how long a restore may take"),
+    Key::new("pitr_window", Shape::Text(&LENGTH), "how far back every instant can be reached")
+        .alike(&["window", "pitr"]),
+    Key::new("full", Shape::Either(TIMINGS), "when every block is read")
+        .alike(&["schedule", "backup", "cron"]),
+    Key::new("incremental", Shape::Either(TIMINGS), "when only what changed is read")
+        .alike(&["differential", "diff", "incr"]),
+    Key::new(
+        "logs",
+        Shape::Either(&[
+            Shape::Word(&["stream", "never"]),
+            Shape::Table(&[Key::new("every", Shape::Text(&LENGTH), "how often").must()]),
+        ]),
+        "how log is captured",
+    )
+    .alike(&["wal", "binlog", "log"]),
+    Key::new("keep", Shape::Table(KEEP), "which backups are kept beyond the window")
+        .alike(&["retention", "retain", "expire"]),
+    Key::new("floor", COUNT, "so many of the newest verified backups are never removed")
+        .alike(&["minimum_redundancy", "minimum"]),
+    Key::new("missed", Shape::Table(MISSED), "what happens after times when nothing could run"),
+    Key::new("blackout", Shape::List(&Shape::Text(&WINDOW)), "when nothing is started"),
+    Key::new(
+        "blackout_hard",
+        Shape::List(&Shape::Text(&WINDOW)),
+        "when copies, drills and archiving pause as well",
+    ),
+    Key::new(
+        "priority",
+        Shape::Whole { least: 0, most: 100 },
+        "who goes first when not all can: the larger number",
+    ),
+    Key::new("stall", Shape::Text(&LENGTH), "after how long without progress a job is ended"),
+    Key::new("copy", Shape::List(&Shape::Table(COPY)), "where else backups are kept")
+        .alike(&["copies", "replicate"]),
+    Key::new("drill", Shape::Table(DRILL), "how restoring is rehearsed")
+        .alike(&["drills", "verify", "test"]),
+];

@@ -1,0 +1,293 @@
+//! A configuration as a person writes it, right and wrong.
+
+use std::time::Duration;
+
+use chrono_tz::Tz;
+use proptest::prelude::*;
+
+use super::*;
+use crate::policy::{CopyKind, DrillPoint, Keep, Logs, Missed, Period, PeriodUnit};
+
+/// A large one, of everything that there is.
+const LARGE: &str = r#"
+version  = 1
+timezone = "Europe/London"
+
+[coordinator]
+state   = "sqlite:///var/lib/stillpoint/state.db"
+running = 8
+
+[repository.primary]
+url        = "s3://corp-db-backups/prod"
+encryption = { key = { file = "/etc/stillpoint/keys/prod.key" } }
+limits     = { running = 64 }
+
+[repository.dr]
+url    = "file:///mnt/dr-nas/stillpoint"
+site   = "dr"
+quota  = "2TiB"
+limits = { upload = "80MiB/s", window = ["20:00-06:00"] }
+
+[policy.tier1]
+rpo         = "5m"
+rto         = "1h"
+pitr_window = "14d"
+full        = { at = "0 2 * * SUN", spread = "6h" }
+incremental = "0 2 * * MON-SAT"
+logs        = { every = "1m" }
+keep        = { last = 3, weekly = 8 }
+missed      = { run = "all", within = "6h" }
+blackout    = ["MON-FRI 08:00-18:00"]
+priority    = 90
+
+[[policy.tier1.copy]]
+name  = "dr"
+to    = "dr"
+when  = "verified"
+keep  = { daily = 35, monthly = 12, yearly = 7 }
+class = ["full", "logs"]
+
+[[policy.tier1.copy]]
+name = "again"
+to   = "primary"
+from = "dr"
+
+[policy.tier1.drill]
+every  = "7d"
+from   = "dr"
+point  = "latest"
+checks = [{ sql = "select count(*) from orders where total < 0", expect = 0 }]
+
+[policy.tier1-gold]
+extends = "tier1"
+keep    = { for = "7y", after_event = "relationship_end", subject = "customer_id" }
+
+[database."shop/orders"]
+endpoint   = "postgres://stillpoint@orders-primary.db.internal:5432/postgres"
+password   = { env = "ORDERS_PASSWORD" }
+policy     = "tier1-gold"
+repository = "primary"
+labels     = { team = "shop" }
+"#;
+
+fn source(path: &str, text: &str) -> Source {
+    Source { path: path.to_owned(), text: text.to_owned() }
+}
+
+fn of(text: &str) -> Loaded {
+    load(vec![source("stillpoint.toml", text)])
+}
+
+fn told(loaded: &Loaded) -> String {
+    loaded.problems.iter().map(|problem| problem.render(&loaded.sources, false)).collect()
+}
+
+fn codes(loaded: &Loaded) -> Vec<String> {
+    loaded.problems.iter().map(|problem| problem.code.to_string()).collect()
+}
+
+#[test]
+fn six_lines_are_enough() {
+    let loaded = of(EXAMPLE);
+    assert!(loaded.is_sound(), "{}", told(&loaded));
+    assert_eq!(EXAMPLE.lines().count(), 6);
+    let database = &loaded.config.databases["shop/orders"];
+    assert_eq!(database.endpoint, "sqlite:/var/lib/shop/orders.db");
+    assert_eq!(database.repository, "primary");
+    let policy = &loaded.config.policies[&database.policy];
+    assert_eq!(policy.rpo, Duration::from_hours(1));
+    assert_eq!(policy.pitr_window, Duration::from_hours(14 * 24));
+    assert_eq!(policy.keep, Keep { weekly: 8, ..Keep::default() });
+    assert_eq!(policy.zone, Tz::Europe__London);
+    assert!(policy.incremental.is_some() && policy.drill.is_some());
+}
+
+#[test]
+fn everything_that_is_written_is_understood() {
+    let loaded = of(LARGE);
+    assert!(loaded.problems.is_empty(), "{}", told(&loaded));
+    let config = &loaded.config;
+    assert_eq!(config.coordinator.running, 8);
+    assert_eq!(config.repositories["dr"].upload, Some(80 << 20));
+    assert_eq!(config.repositories["dr"].quota, Some(2 << 40));
+    assert!(matches!(
+        &config.repositories["primary"].encryption,
+        Some(Encryption::Key(Secret::File(path))) if path.ends_with("prod.key")
+    ));
+    let tier1 = &config.policies["tier1"];
+    assert_eq!(tier1.logs, Logs::Every(Duration::from_mins(1)));
+    assert_eq!(tier1.missed, Missed::All(Duration::from_hours(6)));
+    assert_eq!(tier1.incremental.as_ref().unwrap().spread, Duration::ZERO);
+    assert_eq!(tier1.copies[0].kinds, [CopyKind::Full, CopyKind::Logs]);
+    assert_eq!(tier1.copies[1].keep, tier1.keep);
+    let drill = tier1.drill.as_ref().unwrap();
+    assert_eq!(drill.point, DrillPoint::Latest);
+    assert_eq!(drill.checks[0].1, "0");
+    // One layer says what it keeps, the one below when it runs, and ours the rest.
+    let gold = &config.policies["tier1-gold"];
+    let event = gold.keep.event.as_ref().unwrap();
+    assert_eq!(event.after, Period { count: 7, unit: PeriodUnit::Years });
+    assert_eq!((gold.rpo, gold.priority), (tier1.rpo, 90));
+    assert_eq!(gold.stall, Duration::from_mins(15));
+    let database = &config.databases["shop/orders"];
+    assert!(matches!(&database.password, Some(Secret::Variable(name)) if name == "ORDERS_PASSWORD"));
+    assert_eq!(database.labels["team"], "shop");
+}
+
+#[test]
+fn json_says_the_same() {
+    let table: toml::Table = toml::from_str(LARGE).unwrap();
+    let json = serde_json::to_string_pretty(&table).unwrap();
+    let (toml, json) = (of(LARGE), load(vec![source("stillpoint.JSON", &json)]));
+    assert!(json.problems.is_empty(), "{}", told(&json));
+    assert_eq!(format!("{:?}", toml.config), format!("{:?}", json.config));
+}
+
+#[test]
+fn all_errors_are_told_at_once_where_they_are() {
+    let loaded = of(r#"version = 1
+[repository.primary]
+url = "/srv/stillpoint"
+[policy.tier1]
+rpo = "5 minutes"
+retention = { weekly = 8 }
+keep = { weekly = "8", wekly = 4 }
+logs = "streams"
+blackout = ["MON-FRY 08:00-18:00"]
+[database.shop]
+endpoint = "postgres://app:secret@db/shop"
+policy = "tier2"
+"#);
+    assert_eq!(
+        told(&loaded),
+        include_str!("problems.golden"),
+        "{}",
+        told(&loaded)
+    );
+    assert!(!loaded.is_sound());
+}
+
+#[test]
+fn a_file_that_is_broken_is_read_as_far_as_it_goes() {
+    let loaded = of("version = 1\ntimezone = \"UTC\ncoordinator = = 3\n");
+    assert!(codes(&loaded).iter().all(|code| code == "SP0106"), "{}", told(&loaded));
+    assert!(loaded.problems.len() >= 2, "{}", told(&loaded));
+    let loaded = load(vec![source("a.json", "{ \"version\": 1, }")]);
+    assert_eq!(codes(&loaded), ["SP0106"]);
+    assert_eq!(loaded.problems[0].place(&loaded.sources).unwrap().0, "a.json");
+}
+
+#[test]
+fn files_add_names_and_never_another_word() {
+    let more = "[policy.tier1]\nrpo = \"5m\"\n[database.crm]\nendpoint = \"sqlite:/crm.db\"\n";
+    let files = [("a.toml", EXAMPLE), ("conf.d/b.toml", more)];
+    let loaded = load(files.map(|(path, text)| source(path, text)).to_vec());
+    assert!(loaded.is_sound(), "{}", told(&loaded));
+    assert_eq!(loaded.config.databases.len(), 2);
+
+    let twice = [("a.toml", EXAMPLE), ("b.toml", more), ("c.toml", more), ("d.toml", "version=1")];
+    let loaded = load(twice.map(|(path, text)| source(path, text)).to_vec());
+    assert_eq!(codes(&loaded)[..3], ["SP0111", "SP0111", "SP0111"]);
+    let text = told(&loaded);
+    assert!(text.contains("b.toml:1") && text.contains("c.toml:1"), "{text}");
+    let json = "{\"version\": 1, \"version\": 1, \"timezone\": \"UTC\"}";
+    assert!(codes(&load(vec![source("a.json", json)])).contains(&"SP0111".to_owned()));
+}
+
+#[test]
+fn circles_are_found() {
+    let copies = |first: &str, second: &str| {
+        format!(
+            "{EXAMPLE}[repository.b]\nurl = \"/b\"\n[[policy.p.copy]]\nname = \"x\"\nto = \"b\"\n\
+             {first}\n[[policy.p.copy]]\nname = \"y\"\nto = \"b\"\n{second}\n"
+        )
+        .replace("policy = \"default\"", "repository = \"primary\"")
+    };
+    let fine = of(&copies("", "from = \"x\""));
+    assert!(fine.is_sound(), "{}", told(&fine));
+    let circle = of(&copies("from = \"y\"", "from = \"x\""));
+    assert_eq!(codes(&circle)[0], "SP0141", "{}", told(&circle));
+    let parents = of(&format!(
+        "{EXAMPLE}[policy.a]\nextends = \"b\"\n[policy.b]\nextends = \"a\"\n[policy.c]\nextends=\"d\""
+    ));
+    let found = codes(&parents);
+    assert!(found.contains(&"SP0141".to_owned()) && found.contains(&"SP0112".to_owned()));
+}
+
+#[test]
+fn each_setting_says_where_it_comes_from() {
+    let loaded = of(LARGE);
+    let settings = loaded.explain("tier1-gold");
+    let setting = |key: &str| {
+        let found = settings.iter().find(|setting| setting.key == key).unwrap();
+        (found.value.as_deref().unwrap_or(""), found.from.as_deref().unwrap_or(""))
+    };
+    let line = |text: &str| LARGE.lines().position(|line| line.contains(text)).unwrap() + 1;
+    assert_eq!(setting("rpo"), ("\"5m\"", &*format!("stillpoint.toml:{}", line("rpo  "))));
+    assert_eq!(setting("keep").1, format!("stillpoint.toml:{}", line("after_event")));
+    assert_eq!(setting("stall"), ("\"15m\"", "(built in)"));
+    assert_eq!(setting("timezone"), ("", ""));
+}
+
+#[test]
+fn secrets_are_shown_nowhere() {
+    let text = EXAMPLE.to_owned()
+        + "password = { insecure_literal = \"hunter2\" }\n[repository.primary.encryption]\n\
+           passphrase = { insecure_literal = \"hunter2\" }\n";
+    let text = text.replace("repository.primary.url = \"/srv/stillpoint\"\n", "")
+        + "[repository.primary]\nurl = \"/b\"\n";
+    let loaded = of(&text);
+    assert!(!format!("{:?}", loaded.config).contains("hunter2"));
+    for setting in loaded.explain("default") {
+        assert!(!format!("{setting:?}").contains("hunter2"));
+    }
+}
+
+#[test]
+fn the_schema_agrees_with_the_check() {
+    let schema = jsonschema::validator_for(&schema()).unwrap();
+    let json = |text: &str| {
+        serde_json::to_value(toml::from_str::<toml::Table>(text).unwrap()).unwrap()
+    };
+    for text in [EXAMPLE, LARGE] {
+        assert!(schema.is_valid(&json(text)));
+    }
+    for (old, new) in [
+        ("version  = 1", "version = 2"),
+        ("version  = 1\n", ""),
+        ("rpo         = \"5m\"", "rpo = \"5 minutes\""),
+        ("rpo         =", "rpoo ="),
+        ("running = 8", "running = 0"),
+        ("when  = \"verified\"", "when = \"always\""),
+        ("[\"full\", \"logs\"]", "[\"full\", \"log\"]"),
+        ("{ env = \"ORDERS_PASSWORD\" }", "{ env = \"A\", file = \"B\" }"),
+        ("{ env = \"ORDERS_PASSWORD\" }", "\"secret\""),
+        ("expect = 0", "expect = 0.5"),
+        ("every  = \"7d\"", "every = \"7m\""),
+        ("name  = \"dr\"\n", ""),
+    ] {
+        let wrong = LARGE.replacen(old, new, 1);
+        assert_ne!(wrong, LARGE, "{old}");
+        assert!(!of(&wrong).is_sound(), "the check takes {new}");
+        assert!(!schema.is_valid(&json(&wrong)), "the schema takes {new}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Whatever is written, it is told and nothing breaks.
+    #[test]
+    fn no_text_breaks_it(at in 0..LARGE.len(), length in 0..40_usize, new in ".{0,12}") {
+        let mut text = LARGE.to_owned();
+        let end = (at + length).min(text.len());
+        if text.is_char_boundary(at) && text.is_char_boundary(end) {
+            text.replace_range(at..end, &new);
+        }
+        let loaded = of(&text);
+        told(&loaded);
+        loaded.explain("tier1");
+        let json = load(vec![source("a.json", &text.replace('=', ":"))]);
+        told(&json);
+    }
+}
