@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::{
-    answer::Format, archive, backup, check, completion, demo, drill, evidence, exit, fetch, forget,
-    grants, init, list, logs, man, mount, repo, restore, show, timeline, verify,
+    answer::Format, archive, backup, check, completion, config, demo, drill, evidence, exit, fetch,
+    forget, grants, init, list, logs, man, mount, repo, restore, show, timeline, verify,
 };
 
 /// Back up live databases online, capture their logs, and restore any moment in between.
@@ -50,6 +50,7 @@ pub(crate) const ENVIRONMENT: &str = "  \
   STILLPOINT_REPO             the repository, where --repo is not given
   STILLPOINT_PASSPHRASE_FILE  a file with its passphrase, where --passphrase-file is not given
   STILLPOINT_KEY_FILE         its key file, where --key-file is not given
+  STILLPOINT_CONFIG           the configuration, where --config is not given
   TZ                          the zone of times that name none
   NO_COLOR, COLUMNS           no colour; the width of lines
   XDG_STATE_HOME              where the newest state seen of each repository is remembered
@@ -74,6 +75,9 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath,
           conflicts_with_all = ["passphrase_file", "key_file"])]
     pub recovery_key_file: Option<PathBuf>,
+    /// The configuration; files in conf.d beside it add to it.
+    #[arg(short, long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
     /// The form of the answer, and of an error.
     #[arg(short, long, global = true, value_name = "FORM", default_value = "text")]
     pub output: Format,
@@ -144,6 +148,9 @@ pub(crate) enum Command {
     /// Check that every backup is complete and every database recent enough; or, with the URL of
     /// a database, what its server lacks for being protected.
     Check(check::Options),
+    /// Look after the configuration: policies as code.
+    #[command(subcommand)]
+    Config(config::Command),
     /// Print the statements that make a role with the least privileges.
     Grants(grants::Options),
     /// Look after the repository itself.
@@ -195,6 +202,7 @@ impl Command {
                 | Self::WalGet(_)
                 | Self::Logs(logs::Command::Push(_) | logs::Command::Get(_))
                 | Self::Completion(_)
+                | Self::Config(_)
                 | Self::Man(_)
                 | Self::MountGuard(_)
                 | Self::DemoCustomer(_)

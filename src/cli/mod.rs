@@ -11,6 +11,7 @@ mod backup;
 mod bar;
 mod check;
 mod completion;
+mod config;
 mod demo;
 mod drill;
 mod environment;

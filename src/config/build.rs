@@ -97,7 +97,8 @@ fn windows(node: Option<&Node>) -> Vec<Window> {
 }
 
 fn secret(node: &Node) -> Option<Secret> {
-    let words = |node: &Node| node.list().iter().filter_map(Node::text).map(str::to_owned).collect();
+    let words =
+        |node: &Node| node.list().iter().filter_map(Node::text).map(str::to_owned).collect();
     text(node, "file")
         .map(|path| Secret::File(PathBuf::from(path)))
         .or_else(|| text(node, "env").map(Secret::Variable))
@@ -124,9 +125,8 @@ fn repository(node: &Node) -> Repository {
 
 fn database(name: &str, node: &Node, repository: String) -> Database {
     let labels = node.get("labels").and_then(Node::table).into_iter().flatten();
-    let label = |(name, (_, node)): (&String, &(Spot, Node))| {
-        Some((name.clone(), node.text()?.to_owned()))
-    };
+    let label =
+        |(name, (_, node)): (&String, &(Spot, Node))| Some((name.clone(), node.text()?.to_owned()));
     Database {
         name: name.to_owned(),
         endpoint: text(node, "endpoint").unwrap_or_default(),

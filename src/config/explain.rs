@@ -4,6 +4,7 @@ use super::{
     Loaded,
     layers::Layers,
     problem::line_of,
+    secrets::LITERAL as SECRET,
     shapes::POLICY,
     tree::{Node, Value},
 };
@@ -35,6 +36,22 @@ impl Loaded {
         settings.map(setting).collect()
     }
 
+    /// Everything that holds, as one document of the same schema: policies say all that they leave
+    /// to others. Secrets that were written down are left out.
+    pub fn effective(&self) -> serde_json::Value {
+        let mut document = document(&self.main.value);
+        let policies = self.config.policies.keys().map(|name| {
+            let layers = Layers::of(name, &self.main, &self.built_in);
+            let settings = POLICY.iter().filter(|key| key.name != "extends");
+            let setting = |key: &'static super::shape::Key| {
+                Some((key.name.to_owned(), document_of(layers.get(key.name)?)))
+            };
+            (name.clone(), settings.filter_map(setting).collect())
+        });
+        document["policy"] = serde_json::Value::Object(policies.collect());
+        document
+    }
+
     fn place(&self, node: &Node) -> String {
         match self.sources.get(node.spot.file) {
             Some(source) if node.spot.file + 1 < self.sources.len() => {
@@ -42,6 +59,26 @@ impl Loaded {
             }
             _ => "(built in)".to_owned(),
         }
+    }
+}
+
+fn document_of(node: &Node) -> serde_json::Value {
+    document(&node.value)
+}
+
+/// A value as JSON.
+fn document(value: &Value) -> serde_json::Value {
+    match value {
+        Value::Text(text) => text.as_str().into(),
+        Value::Whole(number) => (*number).into(),
+        Value::Flag(flag) => (*flag).into(),
+        Value::List(list) => list.iter().map(document_of).collect(),
+        Value::Table(table) => {
+            let shown = table.iter().filter(|(key, _)| *key != SECRET);
+            let pair = |(key, (_, node)): (&String, &(_, Node))| (key.clone(), document_of(node));
+            serde_json::Value::Object(shown.map(pair).collect())
+        }
+        Value::Other(_) => serde_json::Value::Null,
     }
 }
 
@@ -58,7 +95,7 @@ fn written(value: &Value) -> String {
         Value::Table(table) => {
             let pair = |(key, (_, node)): (&String, &(_, Node))| {
                 // What is secret stays so.
-                let is_secret = key == "insecure_literal";
+                let is_secret = key == SECRET;
                 let value = if is_secret { "\"...\"".to_owned() } else { written(&node.value) };
                 format!("{} = {value}", toml_key(key))
             };

@@ -10,6 +10,7 @@ use super::{
     build::named,
     layers::{BUILT_IN, layer},
     problem::Problem,
+    secrets::has_password,
     shape::suggestion,
     tree::{Node, Spot},
 };
@@ -64,8 +65,7 @@ impl Judge<'_, '_> {
                 && endpoint.text().is_some_and(has_password)
             {
                 let what = "a password does not belong into an endpoint".to_owned();
-                let problem =
-                    Problem::error(code::CONFIG_VALUE, Spot::clone(&endpoint.spot), what);
+                let problem = Problem::error(code::CONFIG_VALUE, Spot::clone(&endpoint.spot), what);
                 let help = "password = { file = \"/run/secrets/NAME\" }, beside it";
                 self.problems.push(problem.label("everybody who reads this knows it").help(help));
             }
@@ -122,7 +122,11 @@ impl Judge<'_, '_> {
 
     fn circles(&mut self, policy: &Policy, nodes: &[Node]) {
         let source = |name: &str| {
-            policy.copies.iter().find(|copy| copy.name == name).and_then(|copy| copy.from.as_deref())
+            policy
+                .copies
+                .iter()
+                .find(|copy| copy.name == name)
+                .and_then(|copy| copy.from.as_deref())
         };
         let mut told = BTreeSet::new();
         for (copy, node) in policy.copies.iter().zip(nodes) {
@@ -132,7 +136,8 @@ impl Judge<'_, '_> {
                     let circle = &mut way[first..];
                     circle.sort_unstable();
                     if told.insert(circle.join(" ")) {
-                        let what = format!("copies that are made of each other: {}", circle.join(", "));
+                        let what =
+                            format!("copies that are made of each other: {}", circle.join(", "));
                         let at = node.get("from").unwrap_or(node);
                         let spot = Spot::clone(&at.spot);
                         self.problems.push(Problem::error(code::COPY_CYCLE, spot, what));
@@ -189,12 +194,4 @@ impl Judge<'_, '_> {
             }
         }
     }
-}
-
-/// Whether a URL names a password.
-fn has_password(url: &str) -> bool {
-    let Some((_, rest)) = url.split_once("://") else { return false };
-    let place = rest.split(['/', '?']).next().unwrap_or_default();
-    let user = place.rsplit_once('@').map(|(user, _)| user);
-    user.is_some_and(|user| user.contains(':')) || rest.contains("password=")
 }

@@ -8,6 +8,7 @@ mod layers;
 mod model;
 mod problem;
 mod schema;
+mod secrets;
 mod shape;
 mod shapes;
 mod tree;
@@ -55,7 +56,8 @@ pub struct Loaded {
     pub config: Config,
     /// Everything that is wrong, in the order of the files.
     pub problems: Vec<Problem>,
-    /// The files, the main one first; the last one is what is true where they say nothing.
+    /// The files, the main one first, with stars for secrets; the last one is what is true where
+    /// they say nothing.
     pub sources: Vec<Source>,
     main: Node,
     built_in: Node,
@@ -79,6 +81,7 @@ pub fn load(mut sources: Vec<Source>) -> Loaded {
         }
     }
     let is_broken = !problems.is_empty();
+    secrets::mask(&main, &mut sources);
     let file = sources.len();
     sources.push(Source { path: "(built in)".to_owned(), text: BUILT_IN.to_owned() });
     let built_in = parse(file, BUILT_IN, false, &mut problems).unwrap_or_default();

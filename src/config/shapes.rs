@@ -19,8 +19,13 @@ pub(super) static CONFIGURATION: Shape = Shape::Table(&[
         .alike(&["repo", "repositories", "storage"]),
     Key::new("policy", Shape::Named(&Shape::Table(POLICY)), "what is promised for databases")
         .alike(&["policies", "tier", "plan"]),
-    Key::new("database", Shape::Named(&Shape::Table(DATABASE)), "what is protected")
-        .alike(&["databases", "db", "stanza", "server", "target"]),
+    Key::new("database", Shape::Named(&Shape::Table(DATABASE)), "what is protected").alike(&[
+        "databases",
+        "db",
+        "stanza",
+        "server",
+        "target",
+    ]),
 ]);
 
 const COORDINATOR: &[Key] = &[
@@ -66,8 +71,12 @@ const SECRET_KEYS: &[Key] = match &SECRET {
 };
 
 const LIMITS: &[Key] = &[
-    Key::new("running", Shape::Whole { least: 1, most: 1_000 }, "how many jobs write there at once")
-        .alike(&["streams"]),
+    Key::new(
+        "running",
+        Shape::Whole { least: 1, most: 1_000 },
+        "how many jobs write there at once",
+    )
+    .alike(&["streams"]),
     Key::new("upload", Shape::Text(&RATE), "how fast copies may be written there"),
     Key::new("window", Shape::List(&Shape::Text(&WINDOW)), "when copies may be written there"),
 ];
@@ -81,8 +90,12 @@ const DATABASE: &[Key] = &[
         .alike(&["pass", "secret"]),
     Key::new("policy", Shape::Text(&NAME), "what is promised for it [default: \"default\"]")
         .alike(&["tier", "plan"]),
-    Key::new("repository", Shape::Text(&NAME), "where its backups are kept [default: the only one]")
-        .alike(&["repo"]),
+    Key::new(
+        "repository",
+        Shape::Text(&NAME),
+        "where its backups are kept [default: the only one]",
+    )
+    .alike(&["repo"]),
     Key::new("labels", Shape::Named(&Shape::Text(&ANY)), "words to choose databases by"),
 ];
 
@@ -163,8 +176,11 @@ pub(super) const POLICY: &[Key] = &[
         .alike(&["window", "pitr"]),
     Key::new("full", Shape::Either(TIMINGS), "when every block is read")
         .alike(&["schedule", "backup", "cron"]),
-    Key::new("incremental", Shape::Either(TIMINGS), "when only what changed is read")
-        .alike(&["differential", "diff", "incr"]),
+    Key::new("incremental", Shape::Either(TIMINGS), "when only what changed is read").alike(&[
+        "differential",
+        "diff",
+        "incr",
+    ]),
     Key::new(
         "logs",
         Shape::Either(&[
@@ -174,8 +190,11 @@ pub(super) const POLICY: &[Key] = &[
         "how log is captured",
     )
     .alike(&["wal", "binlog", "log"]),
-    Key::new("keep", Shape::Table(KEEP), "which backups are kept beyond the window")
-        .alike(&["retention", "retain", "expire"]),
+    Key::new("keep", Shape::Table(KEEP), "which backups are kept beyond the window").alike(&[
+        "retention",
+        "retain",
+        "expire",
+    ]),
     Key::new("floor", COUNT, "so many of the newest verified backups are never removed")
         .alike(&["minimum_redundancy", "minimum"]),
     Key::new("missed", Shape::Table(MISSED), "what happens after times when nothing could run"),

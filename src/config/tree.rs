@@ -144,7 +144,8 @@ const STRICT: ParseOptions = ParseOptions {
 
 fn json(file: usize, text: &str, problems: &mut Vec<Problem>) -> Option<Table> {
     let spot = |range: jsonc_parser::common::Range| Spot { file, bytes: range.start..range.end };
-    let parsed = jsonc_parser::parse_to_ast(text, &jsonc_parser::CollectOptions::default(), &STRICT);
+    let parsed =
+        jsonc_parser::parse_to_ast(text, &jsonc_parser::CollectOptions::default(), &STRICT);
     match parsed {
         Err(error) => {
             let (at, what) = (spot(error.range()), error.kind().to_string());
