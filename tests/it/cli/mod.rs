@@ -4,6 +4,7 @@
 mod answers;
 mod bench;
 mod captures;
+mod config;
 mod demo;
 mod everyday;
 pub(crate) mod golden;
