@@ -1,6 +1,6 @@
 //! When a pattern of cron fires in a zone, and where a database's own place after that is.
 
-use std::{fmt, ops::Range};
+use std::{fmt, ops::Range, time::Duration};
 
 use chrono::{DateTime, Days, NaiveDate, Offset as _, SubsecRound as _, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
@@ -34,24 +34,38 @@ pub struct BadPattern {
     pub why: String,
 }
 
-/// When something is due for one database.
+/// When a pattern fires in a zone. Every database with the policy shares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Calendar {
     cron: Cron,
     zone: Tz,
+    spread: Duration,
+}
+
+/// When something is due for one database.
+#[derive(Clone, Copy, Debug)]
+pub struct Turns<'a> {
+    calendar: &'a Calendar,
     offset: TimeDelta,
 }
 
 impl Calendar {
-    /// The times of a pattern in a zone, each later by the database's own part of the spread.
+    /// The times of a pattern in a zone.
     ///
     /// # Errors
     ///
     /// What is wrong with the pattern.
-    pub fn new(timing: &Timing, zone: Tz, database: &str) -> Result<Self, BadPattern> {
-        Ok(Self { cron: parse(&timing.pattern)?, zone, offset: offset(database, timing) })
+    pub fn new(timing: &Timing, zone: Tz) -> Result<Self, BadPattern> {
+        Ok(Self { cron: parse(&timing.pattern)?, zone, spread: timing.spread })
     }
 
+    /// The times of one database, each later by its own part of the spread.
+    pub fn turns(&self, database: &str) -> Turns<'_> {
+        Turns { calendar: self, offset: offset(database, self.spread) }
+    }
+}
+
+impl Turns<'_> {
     /// How much later than the pattern says.
     pub fn offset(&self) -> TimeDelta {
         self.offset
@@ -59,15 +73,16 @@ impl Calendar {
 
     /// The first due time after an instant.
     pub fn next(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        next(&self.cron, self.zone, after.checked_sub_signed(self.offset)?)?
-            .checked_add_signed(self.offset)
+        let Calendar { cron, zone, .. } = self.calendar;
+        next(cron, *zone, after.checked_sub_signed(self.offset)?)?.checked_add_signed(self.offset)
     }
 
     /// The last due time at or before an instant.
     pub fn last(&self, until: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let until = until.checked_sub_signed(self.offset)?.trunc_subsecs(0);
-        let found = self.cron.find_previous_occurrence(&until.with_timezone(&self.zone), true);
-        found.ok()?.to_utc().checked_add_signed(self.offset)
+        let Calendar { cron, zone, .. } = self.calendar;
+        let until = until.checked_sub_signed(self.offset)?.trunc_subsecs(0).with_timezone(zone);
+        let found = cron.find_previous_occurrence(&until, true).ok()?;
+        found.to_utc().checked_add_signed(self.offset)
     }
 }
 
@@ -82,10 +97,10 @@ where
 
 /// A database's place in the spread: the same after every restart and with every version, since
 /// one that was drawn anew could come twice within one period, or not at all.
-fn offset(database: &str, timing: &Timing) -> TimeDelta {
+pub(super) fn offset(database: &str, spread: Duration) -> TimeDelta {
     let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(database.as_bytes()).as_bytes();
     let hash = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
-    let seconds = hash.checked_rem(timing.spread.as_secs()).unwrap_or(0);
+    let seconds = hash.checked_rem(spread.as_secs()).unwrap_or(0);
     i64::try_from(seconds).ok().and_then(TimeDelta::try_seconds).unwrap_or_default()
 }
 
@@ -214,8 +229,6 @@ impl fmt::Display for BadPattern {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -223,26 +236,27 @@ mod tests {
 
     const DAY: u64 = 24 * 60 * 60;
 
-    fn calendar(pattern: &str, spread_seconds: u64, zone: Tz, database: &str) -> Calendar {
+    fn calendar(pattern: &str, spread_seconds: u64, zone: Tz) -> Calendar {
         let spread = Duration::from_secs(spread_seconds);
-        Calendar::new(&Timing { pattern: pattern.to_owned(), spread }, zone, database).unwrap()
+        Calendar::new(&Timing { pattern: pattern.to_owned(), spread }, zone).unwrap()
     }
 
-    fn fires(calendar: &Calendar, from: DateTime<Utc>, days: i64) -> Vec<DateTime<Utc>> {
+    fn fires(turns: Turns<'_>, from: DateTime<Utc>, days: i64) -> Vec<DateTime<Utc>> {
         let end = from + TimeDelta::days(days);
-        let next = |after| calendar.next(after).filter(|at| *at < end);
+        let next = |after| turns.next(after).filter(|at| *at < end);
         std::iter::successors(next(from), |at| next(*at)).collect()
     }
 
     #[test]
     fn a_daily_time_fires_once_on_days_on_which_clocks_change() {
-        let night = calendar("30 2 * * *", 0, Tz::Europe__Berlin, "db");
+        let night = calendar("30 2 * * *", 0, Tz::Europe__Berlin);
+        let night = night.turns("db");
         assert_eq!(
-            fires(&night, berlin("2026-03-28T12:00:00"), 2),
+            fires(night, berlin("2026-03-28T12:00:00"), 2),
             [berlin("2026-03-29T03:00:00"), berlin("2026-03-30T02:30:00")]
         );
         assert_eq!(
-            fires(&night, berlin("2026-10-24T12:00:00"), 2),
+            fires(night, berlin("2026-10-24T12:00:00"), 2),
             [utc("2026-10-25T00:30:00"), berlin("2026-10-26T02:30:00")]
         );
     }
@@ -289,12 +303,12 @@ mod tests {
 
     #[test]
     fn a_place_in_the_spread_never_changes() {
+        let night = calendar("0 2 * * *", 6 * 60 * 60, Tz::Europe__Berlin);
         let offsets: Vec<_> = ["shop/orders", "shop/stock", "crm/main"]
-            .map(|database| calendar("0 2 * * *", 6 * 60 * 60, Tz::UTC, database))
-            .map(|calendar| calendar.offset().num_seconds())
+            .map(|database| night.turns(database).offset().num_seconds())
             .into();
         assert_eq!(offsets, [13_368, 15_381, 19_782]);
-        let stock = calendar("0 2 * * *", 6 * 60 * 60, Tz::Europe__Berlin, "shop/stock");
+        let stock = night.turns("shop/stock");
         let due = berlin("2026-10-25T02:00:00") + stock.offset();
         assert_eq!(stock.next(berlin("2026-10-25T01:59:59") + stock.offset()), Some(due));
         assert_eq!(stock.last(due), Some(due));
@@ -320,7 +334,7 @@ mod tests {
 
         #[test]
         fn offsets_are_within_the_spread(name in ".{0,40}", spread in 0..3 * DAY) {
-            let offset = calendar("@daily", spread, Tz::UTC, &name).offset().num_seconds();
+            let offset = calendar("@daily", spread, Tz::UTC).turns(&name).offset().num_seconds();
             prop_assert!(offset >= 0 && (offset as u64) < spread.max(1));
         }
 
@@ -331,14 +345,15 @@ mod tests {
             from in 0..2 * 365 * 24 * 60i64,
             spread in prop_oneof![Just(0), 1..6 * 60 * 60u64],
         ) {
-            let calendar = calendar(pattern, spread, zone, "db");
+            let calendar = calendar(pattern, spread, zone);
+            let turns = calendar.turns("db");
             let from = utc("2026-01-01T00:00:00") + TimeDelta::minutes(from);
-            let next = calendar.next(from).unwrap();
+            let next = turns.next(from).unwrap();
             prop_assert!(from < next);
-            prop_assert_eq!(calendar.last(next), Some(next));
-            let before = calendar.last(next - TimeDelta::seconds(1)).unwrap();
+            prop_assert_eq!(turns.last(next), Some(next));
+            let before = turns.last(next - TimeDelta::seconds(1)).unwrap();
             prop_assert!(before <= from, "{} lies between {} and {}", before, from, next);
-            prop_assert_eq!(calendar.next(before), Some(next));
+            prop_assert_eq!(turns.next(before), Some(next));
         }
     }
 }

@@ -5,13 +5,22 @@
 
 mod calendar;
 mod civil;
+mod due;
+mod facts;
 mod model;
+mod series;
+#[cfg(test)]
+mod simulation;
+mod urgency;
 mod window;
 
-pub use calendar::{BadPattern, Calendar, UnevenDay, check, uneven_days};
+pub use calendar::{BadPattern, Calendar, Turns, UnevenDay, check, uneven_days};
 pub use civil::{Cycle, Stretch};
+pub use due::{DUE_TIMES_MAX, Decision, Fate, GRACE, Schedule, Settled, Skip, Step, Waiting, Why};
+pub use facts::{Attempt, BACKOFF_FIRST, BACKOFF_MAX, Facts, Need, Outcome, Pause};
 pub use model::{
     CopyKind, CopyRule, CopyWhen, DrillPoint, DrillRule, EventRule, Keep, Kind, Logs, Missed,
-    Period, PeriodUnit, Policy, Timing, Window,
+    Period, PeriodUnit, Policy, State, Timing, Window,
 };
+pub use urgency::{is_stalled, rank};
 pub use window::{is_open, next_begin, open_until};
