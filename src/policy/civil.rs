@@ -145,6 +145,11 @@ pub struct Stretch {
 }
 
 impl Stretch {
+    /// What kind of stretch it is.
+    pub fn cycle(self) -> Cycle {
+        self.cycle
+    }
+
     /// The one in which an instant is.
     pub(super) fn of(cycle: Cycle, instant: DateTime<Utc>, zone: Tz) -> Self {
         let shown = instant.with_timezone(&zone).naive_local();
@@ -174,6 +179,20 @@ impl Stretch {
             Cycle::Hourly => self.cycle.period(count).after(self.start, zone),
             cycle => first_instant(zone, cycle.period(count).after_local(self.local)),
         }
+    }
+}
+
+/// As in `7 years`.
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.unit {
+            PeriodUnit::Hours => "hour",
+            PeriodUnit::Days => "day",
+            PeriodUnit::Weeks => "week",
+            PeriodUnit::Months => "month",
+            PeriodUnit::Years => "year",
+        };
+        write!(f, "{} {unit}{}", self.count, if self.count == 1 { "" } else { "s" })
     }
 }
 

@@ -6,8 +6,13 @@
 mod calendar;
 mod civil;
 mod due;
+mod event;
 mod facts;
 mod model;
+mod reason;
+mod retention;
+#[cfg(test)]
+mod retention_tests;
 mod series;
 #[cfg(test)]
 mod simulation;
@@ -17,10 +22,15 @@ mod window;
 pub use calendar::{BadPattern, Calendar, Turns, UnevenDay, check, uneven_days};
 pub use civil::{Cycle, Stretch};
 pub use due::{DUE_TIMES_MAX, Decision, Fate, GRACE, Schedule, Settled, Skip, Step, Waiting, Why};
+pub use event::{Event, EventEnd, WHOLE_DATABASE};
 pub use facts::{Attempt, BACKOFF_FIRST, BACKOFF_MAX, Facts, Need, Outcome, Pause};
 pub use model::{
     CopyKind, CopyRule, CopyWhen, DrillPoint, DrillRule, EventRule, Keep, Kind, Logs, Missed,
     Period, PeriodUnit, Policy, State, Timing, Window,
+};
+pub use reason::{Reason, Until};
+pub use retention::{
+    Backup, Held, Hold, LogRange, LogReason, Proof, Retention, Rules, Stock, Verdict,
 };
 pub use urgency::{is_stalled, rank};
 pub use window::{is_open, next_begin, open_until};
