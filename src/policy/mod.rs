@@ -3,9 +3,42 @@
 //! Pure functions: facts and the time go in, decisions and their reasons come out. Whoever acts on
 //! them is elsewhere, so that dry runs, explanations and simulations ask the very same code.
 
+mod alert;
+mod board;
+mod calendar;
+mod civil;
+mod due;
+mod event;
+mod facts;
 mod model;
+mod promise;
+mod reason;
+mod retention;
+#[cfg(test)]
+mod retention_tests;
+mod series;
+#[cfg(test)]
+mod simulation;
+mod urgency;
+mod window;
 
+pub use alert::{
+    Alert, COPY_LAG_MAX, Class, CopyState, PAGE_PRIORITY, Protection, Urgency, alerts,
+};
+pub use board::{AlertKey, Board, Message, Told};
+pub use calendar::{BadPattern, Calendar, Turns, UnevenDay, check, uneven_days};
+pub use civil::{Cycle, Stretch};
+pub use due::{DUE_TIMES_MAX, Decision, Fate, GRACE, Schedule, Settled, Skip, Step, Waiting, Why};
+pub use event::{Event, EventEnd, WHOLE_DATABASE};
+pub use facts::{Attempt, BACKOFF_FIRST, BACKOFF_MAX, Facts, Need, Outcome, Pause};
 pub use model::{
     CopyKind, CopyRule, CopyWhen, DrillPoint, DrillRule, EventRule, Keep, Kind, Logs, Missed,
-    Period, PeriodUnit, Policy, Timing, Window,
+    Period, PeriodUnit, Policy, State, Timing, Window,
 };
+pub use promise::{FIRST_BACKUP_MAX, Freshness, Interval, Reach};
+pub use reason::{Reason, Until};
+pub use retention::{
+    Backup, Held, Hold, LogRange, LogReason, Proof, Retention, Rules, Stock, Verdict,
+};
+pub use urgency::{is_stalled, rank};
+pub use window::{is_open, next_begin, open_until};

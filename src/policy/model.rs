@@ -18,7 +18,8 @@ pub struct Policy {
     pub rto: Option<Duration>,
     /// How far back every instant can be reached.
     pub pitr_window: Duration,
-    /// When every block is read. Without this and `incremental`, as often as the RPO demands.
+    /// When every block is read. Without this and `incremental`, what changed is read as often as
+    /// the RPO demands.
     pub full: Option<Timing>,
     /// When only what changed is read.
     pub incremental: Option<Timing>,
@@ -42,6 +43,18 @@ pub struct Policy {
     pub copies: Vec<CopyRule>,
     /// How restoring is rehearsed.
     pub drill: Option<DrillRule>,
+}
+
+/// How far a database is on its way out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// It is protected.
+    #[default]
+    Active,
+    /// Its last state is about to be stored; nothing else is.
+    Retiring,
+    /// Nothing is stored any more. What is there is kept, verified and restored as before.
+    Retired,
 }
 
 /// What is run for a database by its calendar.
@@ -216,4 +229,39 @@ pub enum DrillPoint {
     /// Any of the window.
     #[default]
     Random,
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::policy) const HOUR: Duration = Duration::from_secs(60 * 60);
+    pub(in crate::policy) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    pub(in crate::policy) fn timing(pattern: &str) -> Option<Timing> {
+        Some(Timing { pattern: pattern.to_owned(), spread: Duration::ZERO })
+    }
+
+    /// One with neither calendar nor windows.
+    pub(in crate::policy) fn policy() -> Policy {
+        Policy {
+            name: "tier1".to_owned(),
+            zone: Tz::Europe__Berlin,
+            rpo: HOUR,
+            rto: None,
+            pitr_window: 14 * DAY,
+            full: None,
+            incremental: None,
+            logs: Logs::Stream,
+            keep: Keep::default(),
+            floor: 2,
+            missed: Missed::Latest(12 * HOUR),
+            blackout: Vec::new(),
+            blackout_hard: Vec::new(),
+            priority: 50,
+            stall: HOUR / 4,
+            copies: Vec::new(),
+            drill: None,
+        }
+    }
 }

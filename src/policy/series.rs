@@ -1,0 +1,109 @@
+//! Due times in a row, whatever they follow from.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use chrono_tz::Tz;
+
+use super::{
+    calendar::{Turns, offset},
+    facts::{Attempt, Facts, Outcome},
+    model::{Kind, Logs, Period, Policy},
+};
+
+/// How often a backup is taken where log carries the promise and no calendar is given: it bounds
+/// how much log a restore replays.
+const CADENCE_WITH_LOG: TimeDelta = TimeDelta::days(1);
+
+/// The shortest time from one backup to the next that is derived from an RPO.
+const CADENCE_MIN: TimeDelta = TimeDelta::minutes(1);
+
+/// The due times of one kind for one database.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Series<'a> {
+    /// There are none.
+    Never,
+    /// Those of a calendar.
+    Calendar(Turns<'a>),
+    /// One after the other.
+    Every { first: DateTime<Utc>, step: TimeDelta },
+    /// The same, on the calendar of a zone.
+    Civil { first: DateTime<Utc>, period: Period, zone: Tz },
+}
+
+impl Series<'_> {
+    /// The first one after an instant.
+    pub(super) fn next(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        match *self {
+            Self::Never => None,
+            Self::Calendar(turns) => turns.next(after),
+            Self::Every { first, .. } | Self::Civil { first, .. } if after < first => Some(first),
+            Self::Every { first, step } => {
+                let passed = (after - first).num_seconds() / step.num_seconds().max(1) + 1;
+                Some(first + step * i32::try_from(passed).ok()?)
+            }
+            Self::Civil { first, period, zone } => {
+                let count = period.count.max(1);
+                let later = |n: u32| Period { count: count.saturating_mul(n), ..period };
+                (1..u32::MAX).map(|n| later(n).after(first, zone)).find(|at| after < *at)
+            }
+        }
+    }
+
+    /// At most `max` of those after one instant and up to another.
+    pub(super) fn between(
+        &self,
+        after: DateTime<Utc>,
+        until: DateTime<Utc>,
+        max: usize,
+    ) -> Vec<DateTime<Utc>> {
+        let next = |after| self.next(after).filter(|due| *due <= until);
+        std::iter::successors(next(after), |due| next(*due)).take(max).collect()
+    }
+
+    /// Whether they follow from what is promised, not from what somebody wrote down: then none of
+    /// them is ever too old to be made up for, since the promise is only broken further.
+    pub(super) fn is_derived(&self) -> bool {
+        !matches!(self, Self::Calendar(_))
+    }
+
+    /// Backups where no calendar is given.
+    pub(super) fn derived(policy: &Policy, facts: &Facts<'_>) -> Self {
+        let step = cadence(policy, facts.attempts);
+        let backups = facts.attempts.iter().filter(|attempt| attempt.kind != Kind::Drill);
+        let good = backups.filter(|attempt| attempt.outcome() == Some(Outcome::Succeeded));
+        let newest = good.map(|attempt| attempt.started_at).max();
+        Self::Every { first: newest.unwrap_or(facts.since) + step, step }
+    }
+
+    /// Drills. The first ones of many databases that are new together are spread over a period.
+    pub(super) fn drills(policy: &Policy, facts: &Facts<'_>) -> Self {
+        let Some(rule) = &policy.drill else { return Self::Never };
+        let (period, zone) = (rule.every, policy.zone);
+        let judged = |attempt: &&Attempt| {
+            attempt.kind == Kind::Drill
+                && matches!(attempt.outcome(), Some(Outcome::Succeeded | Outcome::Failed))
+        };
+        let newest = facts.attempts.iter().filter(judged).map(|attempt| attempt.started_at).max();
+        let first = match newest {
+            Some(newest) => period.after(newest, zone),
+            None => {
+                let spread = period.after(facts.since, zone) - facts.since;
+                facts.since + offset(facts.database, spread.to_std().unwrap_or_default())
+            }
+        };
+        Self::Civil { first, period, zone }
+    }
+}
+
+/// From the start of one backup to that of the next.
+///
+/// Without log, the newest point is as old as the last finished backup's start; just before the
+/// next one is finished it is older by that one's duration. As much time again is left for delays.
+/// A database whose backups take longer than that allows is backed up four times in each RPO.
+fn cadence(policy: &Policy, attempts: &[Attempt]) -> TimeDelta {
+    if policy.logs != Logs::Never {
+        return CADENCE_WITH_LOG;
+    }
+    let rpo = TimeDelta::from_std(policy.rpo).unwrap_or(TimeDelta::MAX);
+    let longest = attempts.iter().filter_map(Attempt::duration).max().unwrap_or_default();
+    (rpo - longest * 2).max(rpo / 4).max(CADENCE_MIN)
+}
