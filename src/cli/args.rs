@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::{
     answer::Format, archive, backup, check, completion, config, demo, drill, evidence, exit, fetch,
-    forget, grants, init, list, logs, man, mount, repo, restore, show, timeline, verify,
+    forget, grants, init, list, logs, man, mount, repo, restore, schedule, show, timeline, verify,
 };
 
 /// Back up live databases online, capture their logs, and restore any moment in between.
@@ -151,6 +151,9 @@ pub(crate) enum Command {
     /// Look after the configuration: policies as code.
     #[command(subcommand)]
     Config(config::Command),
+    /// Look at what will run, and when.
+    #[command(subcommand)]
+    Schedule(schedule::Command),
     /// Print the statements that make a role with the least privileges.
     Grants(grants::Options),
     /// Look after the repository itself.
@@ -203,6 +206,7 @@ impl Command {
                 | Self::Logs(logs::Command::Push(_) | logs::Command::Get(_))
                 | Self::Completion(_)
                 | Self::Config(_)
+                | Self::Schedule(_)
                 | Self::Man(_)
                 | Self::MountGuard(_)
                 | Self::DemoCustomer(_)

@@ -41,6 +41,7 @@ mod repo;
 mod report;
 mod restore;
 mod run;
+mod schedule;
 mod secret;
 mod session;
 mod show;

@@ -1,8 +1,8 @@
 //! Where each value of a policy comes from.
 
 use super::{
-    Loaded,
     layers::Layers,
+    load::Loaded,
     problem::line_of,
     secrets::LITERAL as SECRET,
     shapes::POLICY,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{NaiveTime, Weekday};
 use chrono_tz::Tz;
 
-use crate::policy::{Period, PeriodUnit, Window};
+use crate::policy::{self, Period, PeriodUnit, Window};
 
 /// A form, and how it is checked.
 #[derive(Debug)]
@@ -79,15 +79,7 @@ pub(super) const CRON: Form = Form {
     what: "times of a calendar, as cron has them",
     example: "0 2 * * SUN",
     pattern: "",
-    check: |text| {
-        let is_word = text.starts_with('@');
-        let fields = text.split_ascii_whitespace().count();
-        if is_word || fields == 5 {
-            Ok(())
-        } else {
-            Err(format!("{fields} fields; five are needed: minute, hour, day, month, weekday"))
-        }
-    },
+    check: |text| policy::check(text).map_err(|bad| bad.why),
 };
 
 /// The units of a length of time, in seconds.
@@ -278,7 +270,7 @@ mod tests {
         let days = [Weekday::Fri, Weekday::Sat, Weekday::Sun, Weekday::Mon, Weekday::Wed];
         assert_eq!((&weekend.days[..], weekend.to), (&days[..], at(0, 0)));
         assert_eq!(window("20:00-06:00").unwrap().days.len(), 7);
-        for wrong in ["", "MON", "MON 8", "XXX 08:00-09:00", "08:00", "25:00-26:00"] {
+        for wrong in ["", "MON", "MON 8", "XYZ 08:00-09:00", "08:00", "25:00-26:00"] {
             assert!(window(wrong).is_err(), "{wrong}");
         }
     }

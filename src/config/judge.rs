@@ -3,28 +3,33 @@
 
 use std::collections::BTreeSet;
 
+use chrono::{DateTime, Utc};
 use stillpoint_contract::code;
 
 use super::{
-    Config,
     build::named,
     layers::{BUILT_IN, layer},
+    model::Config,
     problem::Problem,
     secrets::has_password,
     shape::suggestion,
     tree::{Node, Spot},
 };
-use crate::policy::{Keep, Logs, Policy};
+use crate::policy::{Keep, Logs, Policy, UnevenDay, uneven_days};
+
+/// How far ahead uneven days are looked for: every change of clocks of a year, and some.
+const DAYS_LOOKED_AT: u32 = 400;
 
 /// Notes everything that contradicts something else.
-pub(super) fn judge(main: &Node, config: &Config, problems: &mut Vec<Problem>) {
-    let judge = &mut Judge { main, config, problems };
+pub(super) fn judge(main: &Node, config: &Config, now: DateTime<Utc>, problems: &mut Vec<Problem>) {
+    let judge = &mut Judge { main, config, now, problems };
     judge.databases();
     for (name, spot, node) in named(main, "policy") {
         judge.parents(name, node);
         if let Some(policy) = config.policies.get(name) {
             judge.copies(policy, node);
             judge.promises(policy, spot, node);
+            judge.calendars(policy, node);
         }
     }
     judge.second_places();
@@ -33,6 +38,7 @@ pub(super) fn judge(main: &Node, config: &Config, problems: &mut Vec<Problem>) {
 struct Judge<'a, 'p> {
     main: &'a Node,
     config: &'a Config,
+    now: DateTime<Utc>,
     problems: &'p mut Vec<Problem>,
 }
 
@@ -176,6 +182,24 @@ impl Judge<'_, '_> {
                 "nothing is kept: every backup could be removed at once".to_owned(),
                 "keep = { last = 3 }".to_owned(),
             );
+        }
+    }
+
+    /// Dates on which clocks change, and a schedule with them.
+    fn calendars(&mut self, policy: &Policy, node: &Node) {
+        for key in ["full", "incremental"] {
+            let Some(timing) = node.get(key) else { continue };
+            let at = timing.get("at").unwrap_or(timing);
+            let Some(pattern) = at.text() else { continue };
+            let uneven = uneven_days(pattern, policy.zone, self.now, DAYS_LOOKED_AT);
+            for UnevenDay { date, fires, usual } in uneven.unwrap_or_default() {
+                let what = format!("this schedule is uneven on {date}, when clocks change");
+                let spot = Spot::clone(&at.spot);
+                let problem = Problem::warning(code::UNEVEN_SCHEDULE, spot, what);
+                let label = format!("{fires} times instead of {usual} in {}", policy.zone);
+                let help = "choose other hours, or timezone = \"UTC\"";
+                self.problems.push(problem.label(label).help(help));
+            }
         }
     }
 

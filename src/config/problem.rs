@@ -4,7 +4,7 @@
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use stillpoint_contract::Code;
 
-use super::{Source, tree::Spot};
+use super::{load::Source, tree::Spot};
 
 /// Something wrong.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Source,
+    load::Source,
     tree::{Node, Table, Value},
 };
 

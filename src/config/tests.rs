@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use proptest::prelude::*;
 
-use super::*;
+use super::{EXAMPLE, Encryption, Loaded, Secret, Source, schema};
 use crate::policy::{CopyKind, DrillPoint, Keep, Logs, Missed, Period, PeriodUnit};
 
 /// A large one, of everything that there is.
@@ -72,6 +73,14 @@ labels     = { team = "shop" }
 
 fn source(path: &str, text: &str) -> Source {
     Source { path: path.to_owned(), text: text.to_owned() }
+}
+
+fn now() -> DateTime<Utc> {
+    "2026-11-26T12:00:00Z".parse().unwrap()
+}
+
+fn load(sources: Vec<Source>) -> Loaded {
+    super::load(sources, now())
 }
 
 fn of(text: &str) -> Loaded {
@@ -209,6 +218,20 @@ fn circles_are_found() {
     ));
     let found = codes(&parents);
     assert!(found.contains(&"SP0141".to_owned()) && found.contains(&"SP0112".to_owned()));
+}
+
+#[test]
+fn schedules_are_read_and_their_uneven_days_are_named() {
+    let with = |full: &str| of(&format!("{EXAMPLE}[policy.a]\nfull = {full}\n"));
+    let never = with("{ at = \"0 2 31 2 *\" }");
+    assert_eq!(codes(&never)[0], "SP0109", "{}", told(&never));
+    let gap = with("\"*/15 1 * * *\"");
+    assert!(gap.is_sound());
+    let text = told(&gap);
+    for told in ["SP0142", "2027-03-28", "0 times instead of 4", "2027-10-31"] {
+        assert!(text.contains(told), "{told} is missing in\n{text}");
+    }
+    assert!(!told(&with("\"30 1 * * *\"")).contains("SP0142"));
 }
 
 #[test]

@@ -23,7 +23,7 @@ const FILES_MAX: usize = 10_000;
 const STEP: &str = "read the configuration";
 
 /// Reads the configuration, right or wrong.
-pub(super) fn read(session: &Session) -> Result<Loaded> {
+pub(crate) fn read(session: &Session) -> Result<Loaded> {
     let typed = session.global.config.clone();
     let named = session.environment.get("STILLPOINT_CONFIG").map(PathBuf::from);
     let main = typed.or(named).unwrap_or_else(|| USUAL.into());
@@ -32,11 +32,11 @@ pub(super) fn read(session: &Session) -> Result<Loaded> {
     for path in more(&main.with_file_name(MORE))? {
         sources.push(source(&path, &mut left)?);
     }
-    Ok(load(sources))
+    Ok(load(sources, session.world.clock.now()))
 }
 
 /// The configuration, if nothing in it is an error.
-pub(super) fn sound(session: &Session) -> Result<Loaded> {
+pub(crate) fn sound(session: &Session) -> Result<Loaded> {
     let loaded = read(session)?;
     if loaded.is_sound() {
         return Ok(loaded);

@@ -55,3 +55,25 @@ fn everything_wrong_is_told_at_once_in_all_files() {
     let absent = bench.run(&["config", "check", "-c", "absent.toml"]);
     assert_eq!(absent.status, 3);
 }
+
+#[test]
+fn due_times_are_shown_before_they_come() {
+    let bench = Bench::new();
+    bench.ok(&["config", "init", "--out", "stillpoint.toml"]);
+    let words = ["schedule", "next", "-c", "stillpoint.toml", "--around", "2027-03-28 00:00 UTC"];
+    let next = bench.json(&[&words[..], &["--count", "3"]].concat());
+    assert_shape("schedule-next", &next);
+    let due = next["due"].as_array().unwrap();
+    let of = |kind| due.iter().filter(|due| due["kind"] == kind).collect::<Vec<_>>();
+    assert_eq!((of("incremental").len(), of("full").len(), of("drill").len()), (3, 3, 3));
+    // Once a day, also on the day on which clocks are set forward, always at the same place.
+    let local: Vec<_> =
+        of("incremental").iter().map(|due| due["local"].as_str().unwrap()).collect();
+    let days: Vec<_> = local.iter().map(|local| &local[..15]).collect();
+    assert_eq!(days, ["Sun 28 Mar 2027", "Mon 29 Mar 2027", "Tue 30 Mar 2027"]);
+    assert!(local.iter().all(|local| local[16..].cmp("06:00:00").is_lt()), "{local:?}");
+    let all = bench.json(&[&words[..], &["--count", "3", "shop/orders"]].concat());
+    assert_eq!(all, next);
+    bench.refused(&[&words[..], &["shop/nothing"]].concat(), "SP0112", 6);
+    bench.refused(&["schedule", "next", "-c", "absent.toml"], "SP0303", 3);
+}
