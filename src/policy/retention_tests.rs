@@ -1,5 +1,7 @@
 //! What must hold of every keep-set, and a few that can be read.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use proptest::prelude::*;
@@ -257,7 +259,7 @@ fn each_copy_has_rules_of_its_own() {
         (rules.window, rules.floor, rules.keep.daily)
     };
     assert_eq!(rules(&copy(&[CopyKind::Full, CopyKind::Logs], false)), (14 * DAY, 2, 35));
-    assert_eq!(rules(&copy(&[CopyKind::Full], true)), (0 * DAY, 1, 35));
+    assert_eq!(rules(&copy(&[CopyKind::Full], true)), (Duration::ZERO, 1, 35));
     assert_eq!(Rules::of(&policy).window, 14 * DAY);
 }
 

@@ -83,12 +83,11 @@ impl Series<'_> {
                 && matches!(attempt.outcome(), Some(Outcome::Succeeded | Outcome::Failed))
         };
         let newest = facts.attempts.iter().filter(judged).map(|attempt| attempt.started_at).max();
-        let first = match newest {
-            Some(newest) => period.after(newest, zone),
-            None => {
-                let spread = period.after(facts.since, zone) - facts.since;
-                facts.since + offset(facts.database, spread.to_std().unwrap_or_default())
-            }
+        let first = if let Some(newest) = newest {
+            period.after(newest, zone)
+        } else {
+            let spread = period.after(facts.since, zone) - facts.since;
+            facts.since + offset(facts.database, spread.to_std().unwrap_or_default())
         };
         Self::Civil { first, period, zone }
     }

@@ -33,7 +33,7 @@ impl Dice {
     }
 
     fn minutes(&mut self, from: u64, to: u64) -> TimeDelta {
-        TimeDelta::minutes((from + self.below(to - from)) as i64)
+        TimeDelta::minutes((from + self.below(to - from)).cast_signed())
     }
 }
 
@@ -77,11 +77,10 @@ impl Month<'_> {
 
     fn pause_or_go_on(&mut self, dice: &mut Dice, now: DateTime<Utc>) {
         match self.pauses.last_mut() {
-            Some(last) if last.covers(now) => {
-                if last.until.is_none() && dice.below(20) == 0 {
-                    last.until = Some(now);
-                }
+            Some(last) if last.covers(now) && last.until.is_none() && dice.below(20) == 0 => {
+                last.until = Some(now);
             }
+            Some(last) if last.covers(now) => {}
             _ if dice.below(150) == 0 => {
                 let until = (dice.below(2) == 0).then(|| now + dice.minutes(1, 30 * 60));
                 self.pauses.push(Pause { since: now, until });
@@ -230,9 +229,10 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let (mut full, mut incremental) = (timing(full), timing(incremental));
-        for timing in [&mut full, &mut incremental].into_iter().flatten() {
+        for timing in [&mut full, &mut incremental] {
             timing.spread = std::time::Duration::from_secs(spread);
         }
+        let (full, incremental) = (Some(full), Some(incremental));
         let policy = Policy { zone, full, incremental, missed, blackout, ..policy() };
         live_through(&policy, month, seed);
     }
