@@ -235,7 +235,9 @@ mod tests {
                 let (mut raised, mut resolved) = (Vec::new(), Vec::new());
                 for message in board.step(current) {
                     match message {
-                        Message::Raised { alerts, .. } => raised.extend(alerts.iter().map(Alert::key)),
+                        Message::Raised { alerts, .. } => {
+                            raised.extend(alerts.iter().map(Alert::key));
+                        }
                         Message::Resolved { alerts, .. } => {
                             resolved.extend(alerts.into_iter().map(|(key, _)| key));
                         }

@@ -263,10 +263,12 @@ impl Question<'_> {
             return Step::Run { due, why };
         }
         if let Some(due) = self.open.run(self.is_each_made_up_for()) {
-            let why = match self.series {
-                _ if self.series.is_derived() => Why::Promise,
-                _ if now - due <= GRACE => Why::Calendar,
-                _ => Why::CatchUp,
+            let why = if self.series.is_derived() {
+                Why::Promise
+            } else if now - due <= GRACE {
+                Why::Calendar
+            } else {
+                Why::CatchUp
             };
             return Step::Run { due, why };
         }

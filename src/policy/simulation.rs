@@ -21,6 +21,9 @@ use super::{
 const MONTHS: [&str; 6] =
     ["2026-03-10", "2026-04-01", "2026-09-01", "2026-10-20", "2028-02-10", "2026-03-25"];
 
+const FULLS: [&str; 4] = ["30 2 * * *", "0 2 * * SUN", "*/45 1-4 * * *", "@daily"];
+const INCREMENTS: [&str; 3] = ["0 * * * *", "15 3 * * MON-SAT", "*/20 * * * *"];
+
 /// Numbers that look random and are the same for the same seed.
 struct Dice(u64);
 
@@ -221,8 +224,8 @@ proptest! {
     fn every_due_time_of_a_month_ends_in_one_way(
         zone in proptest::sample::select(ZONES.to_vec()),
         month in proptest::sample::select(MONTHS.to_vec()),
-        full in proptest::sample::select(vec!["30 2 * * *", "0 2 * * SUN", "*/45 1-4 * * *", "@daily"]),
-        incremental in proptest::sample::select(vec!["0 * * * *", "15 3 * * MON-SAT", "*/20 * * * *"]),
+        full in proptest::sample::select(FULLS.to_vec()),
+        incremental in proptest::sample::select(INCREMENTS.to_vec()),
         missed in missed(),
         blackout in windows(),
         spread in 0..7200u64,

@@ -67,7 +67,8 @@ mod tests {
             other in 0..1_000_000i64,
         ) {
             let older = TimeDelta::seconds(age + more);
-            prop_assert!(rank(&of(low, rpo), TimeDelta::seconds(age)) <= rank(&of(low, rpo), older));
+            let younger = TimeDelta::seconds(age);
+            prop_assert!(rank(&of(low, rpo), younger) <= rank(&of(low, rpo), older));
             let rpo_seconds = rpo.cast_signed();
             let needed = (other / rpo_seconds + 4) * rpo_seconds + age;
             prop_assert!(
