@@ -88,7 +88,7 @@ impl Board {
         let ended: Vec<_> = self.open.keys().filter(|key| !lasting.contains(key)).collect();
         for key in ended.into_iter().cloned().collect::<Vec<_>>() {
             if let Some(told) = self.open.remove(&key) {
-                over.entry(group(&told.cause, &key)).or_default().push((key, told));
+                over.entry(group(told.cause.as_ref(), &key)).or_default().push((key, told));
             }
         }
         let resolved = over.into_iter().map(|((cause, _), alerts)| {
@@ -103,7 +103,7 @@ impl Board {
         for alert in current {
             let key = alert.key();
             if alert.muted_until.is_none() && !self.open.contains_key(&key) {
-                begun.entry(group(&alert.cause, &key)).or_default().push(alert.clone());
+                begun.entry(group(alert.cause.as_ref(), &key)).or_default().push(alert.clone());
             }
         }
         let mut raised = Vec::new();
@@ -133,12 +133,14 @@ impl Board {
 /// What belongs together: alerts of one cause, or one alert without.
 type Group = (Option<String>, Option<AlertKey>);
 
-fn group(cause: &Option<String>, key: &AlertKey) -> Group {
-    (cause.clone(), cause.is_none().then(|| key.clone()))
+fn group(cause: Option<&String>, key: &AlertKey) -> Group {
+    (cause.cloned(), cause.is_none().then(|| key.clone()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -181,10 +183,10 @@ mod tests {
         let mut board = Board::default();
         let repo = |name| breach(name, Some("repo"));
         let lag = alert(Class::CopyLag, "c", Some("repo"));
-        assert_eq!(told(&mut board, &[lag.clone()]), ["Ticket repo: c"]);
+        assert_eq!(told(&mut board, slice::from_ref(&lag)), ["Ticket repo: c"]);
         // More urgent than what was told, so it is told anew.
         assert_eq!(
-            told(&mut board, &[lag.clone(), repo("b"), repo("a"), breach("x", None)]),
+            told(&mut board, &[lag, repo("b"), repo("a"), breach("x", None)]),
             ["Page : x", "Page repo: a b"]
         );
         assert_eq!(
@@ -199,7 +201,7 @@ mod tests {
     fn muted_alerts_are_not_told_and_not_over() {
         let mut board = Board::default();
         let muted = Alert { muted_until: Some(at(9)), ..breach("a", None) };
-        assert_eq!(told(&mut board, &[muted.clone()]), Vec::<String>::new());
+        assert_eq!(told(&mut board, slice::from_ref(&muted)), Vec::<String>::new());
         assert_eq!(told(&mut board, &[breach("a", None)]), ["Page : a"]);
         assert_eq!(told(&mut board, &[muted]), Vec::<String>::new());
         assert_eq!(told(&mut board, &[]), ["- 0: a"]);
@@ -233,7 +235,9 @@ mod tests {
                 let (mut raised, mut resolved) = (Vec::new(), Vec::new());
                 for message in board.step(current) {
                     match message {
-                        Message::Raised { alerts, .. } => raised.extend(alerts.iter().map(Alert::key)),
+                        Message::Raised { alerts, .. } => {
+                            raised.extend(alerts.iter().map(Alert::key));
+                        }
                         Message::Resolved { alerts, .. } => {
                             resolved.extend(alerts.into_iter().map(|(key, _)| key));
                         }

@@ -74,7 +74,7 @@ impl Turns<'_> {
     /// The first due time after an instant.
     pub fn next(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let Calendar { cron, zone, .. } = self.calendar;
-        next(cron, *zone, after.checked_sub_signed(self.offset)?)?.checked_add_signed(self.offset)
+        next(cron, zone, after.checked_sub_signed(self.offset)?)?.checked_add_signed(self.offset)
     }
 
     /// The last due time at or before an instant.
@@ -87,19 +87,20 @@ impl Turns<'_> {
 }
 
 /// The first time at which a pattern fires after an instant.
-fn next<Z: TimeZone>(cron: &Cron, zone: Z, after: DateTime<Utc>) -> Option<DateTime<Utc>>
+fn next<Z: TimeZone>(cron: &Cron, zone: &Z, after: DateTime<Utc>) -> Option<DateTime<Utc>>
 where
     DateTime<Z>: croner::CronDateTime,
 {
-    let after = after.trunc_subsecs(0).with_timezone(&zone);
+    let after = after.trunc_subsecs(0).with_timezone(zone);
     Some(cron.find_next_occurrence(&after, false).ok()?.to_utc())
 }
 
 /// A database's place in the spread: the same after every restart and with every version, since
 /// one that was drawn anew could come twice within one period, or not at all.
 pub(super) fn offset(database: &str, spread: Duration) -> TimeDelta {
-    let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(database.as_bytes()).as_bytes();
-    let hash = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    let mut first = [0; 8];
+    blake3::Hasher::new().update(database.as_bytes()).finalize_xof().fill(&mut first);
+    let hash = u64::from_le_bytes(first);
     let seconds = hash.checked_rem(spread.as_secs()).unwrap_or(0);
     i64::try_from(seconds).ok().and_then(TimeDelta::try_seconds).unwrap_or_default()
 }
@@ -143,7 +144,7 @@ fn parse(pattern: &str) -> Result<Cron, BadPattern> {
         }
     }
     let cron = cron(text).map_err(|why| bad(whole.clone(), why))?;
-    match next(&cron, Utc, DateTime::UNIX_EPOCH) {
+    match next(&cron, &Utc, DateTime::UNIX_EPOCH) {
         Some(_) => Ok(cron),
         None => Err(bad(whole, "no day is like that: it never fires".to_owned())),
     }
@@ -201,19 +202,15 @@ pub fn uneven_days(
         if offset(start - TimeDelta::seconds(1)) == offset(end) {
             return None;
         }
-        let fires = count(&cron, zone, start, end);
-        let usual = count(&cron, Utc, midnight(Tz::UTC, date), midnight(Tz::UTC, date.succ_opt()?));
+        let fires = count(&cron, &zone, start, end);
+        let usual =
+            count(&cron, &Utc, midnight(Tz::UTC, date), midnight(Tz::UTC, date.succ_opt()?));
         (fires != usual).then_some(UnevenDay { date, fires, usual })
     });
     Ok(uneven.collect())
 }
 
-fn count<Z: TimeZone + Copy>(
-    cron: &Cron,
-    zone: Z,
-    start: DateTime<Utc>,
-    end: DateTime<Utc>,
-) -> usize
+fn count<Z: TimeZone>(cron: &Cron, zone: &Z, start: DateTime<Utc>, end: DateTime<Utc>) -> usize
 where
     DateTime<Z>: croner::CronDateTime,
 {

@@ -58,13 +58,10 @@ impl Period {
 
     /// The instant so much later, on the calendar of a zone.
     pub fn after(self, instant: DateTime<Utc>, zone: Tz) -> DateTime<Utc> {
-        match self.unit {
-            PeriodUnit::Hours => instant + TimeDelta::hours(self.count.into()),
-            _ => {
-                let local = instant.with_timezone(&zone).naive_local();
-                first_instant(zone, self.after_local(local))
-            }
+        if self.unit == PeriodUnit::Hours {
+            return instant + TimeDelta::hours(self.count.into());
         }
+        first_instant(zone, self.after_local(instant.with_timezone(&zone).naive_local()))
     }
 
     fn after_local(self, local: NaiveDateTime) -> NaiveDateTime {

@@ -263,10 +263,12 @@ impl Question<'_> {
             return Step::Run { due, why };
         }
         if let Some(due) = self.open.run(self.is_each_made_up_for()) {
-            let why = match self.series {
-                _ if self.series.is_derived() => Why::Promise,
-                _ if now - due <= GRACE => Why::Calendar,
-                _ => Why::CatchUp,
+            let why = if self.series.is_derived() {
+                Why::Promise
+            } else if now - due <= GRACE {
+                Why::Calendar
+            } else {
+                Why::CatchUp
             };
             return Step::Run { due, why };
         }
@@ -316,26 +318,26 @@ impl Policy {
 struct Open {
     looked: DateTime<Utc>,
     settled: Vec<Settled>,
-    open: Vec<DateTime<Utc>>,
+    due: Vec<DateTime<Utc>>,
     /// Whether there were more than fit.
     is_cut: bool,
 }
 
 impl Open {
     fn new(series: &Series<'_>, looked: DateTime<Utc>, now: DateTime<Utc>) -> Self {
-        let open = series.between(looked, now, DUE_TIMES_MAX);
-        let is_cut = open.len() == DUE_TIMES_MAX;
-        Self { looked, settled: Vec::new(), open, is_cut }
+        let due = series.between(looked, now, DUE_TIMES_MAX);
+        let is_cut = due.len() == DUE_TIMES_MAX;
+        Self { looked, settled: Vec::new(), due, is_cut }
     }
 
     fn is_empty(&self) -> bool {
-        self.open.is_empty()
+        self.due.is_empty()
     }
 
     /// Settles the first `count`. Later ones are never settled before earlier ones, so that what
     /// is open can be told by one instant.
     fn settle(&mut self, count: usize, fate: impl Fn(DateTime<Utc>) -> Fate) {
-        let settled = self.open.drain(..count);
+        let settled = self.due.drain(..count);
         self.settled.extend(settled.map(|due| Settled { due, fate: fate(due) }));
     }
 
@@ -344,7 +346,7 @@ impl Open {
         is_skipped: impl Fn(DateTime<Utc>) -> bool,
         reason: impl Fn(DateTime<Utc>) -> Skip,
     ) {
-        let count = self.open.iter().take_while(|due| is_skipped(**due)).count();
+        let count = self.due.iter().take_while(|due| is_skipped(**due)).count();
         self.settle(count, |due| Fate::Skipped(reason(due)));
     }
 
@@ -353,20 +355,20 @@ impl Open {
     }
 
     fn coalesce(&mut self, into: DateTime<Utc>) {
-        self.settle(self.open.len(), |_| Fate::Coalesced(into));
+        self.settle(self.due.len(), |_| Fate::Coalesced(into));
     }
 
     /// Runs the oldest, and leaves the others open; or the latest, which stands for all.
     fn run(&mut self, is_each: bool) -> Option<DateTime<Utc>> {
-        let count = if is_each { 1 } else { self.open.len() };
-        let due = *self.open.get(count.checked_sub(1)?)?;
+        let count = if is_each { 1 } else { self.due.len() };
+        let due = *self.due.get(count.checked_sub(1)?)?;
         self.settle(count, |at| if at == due { Fate::Run } else { Fate::Coalesced(due) });
         Some(due)
     }
 
     fn decide(self, step: Step, now: DateTime<Utc>) -> Decision {
         let settled = self.settled.last().map(|settled| settled.due);
-        let is_done = self.open.is_empty() && !self.is_cut;
+        let is_done = self.due.is_empty() && !self.is_cut;
         // A clock that was set back does not make what is settled due again.
         let looked = if is_done { now } else { settled.unwrap_or(self.looked) };
         let step = match step {
@@ -456,7 +458,7 @@ mod tests {
     }
 
     fn hourly() -> Policy {
-        Policy { full: timing("0 * * * *"), missed: Missed::Latest(3 * HOUR), ..policy() }
+        Policy { full: Some(timing("0 * * * *")), missed: Missed::Latest(3 * HOUR), ..policy() }
     }
 
     #[test]
@@ -483,14 +485,18 @@ mod tests {
         );
         let (_, decision) = &known.decide(&all, at("04:06"))[0];
         assert_eq!(decision.looked, at("02:00"));
-        let daily = Policy { full: timing("0 2 * * *"), ..hourly() };
+        let daily = Policy { full: Some(timing("0 2 * * *")), ..hourly() };
         assert_eq!(known.told(&daily, Kind::Full, "05:01"), "02:00 TooOld; Due 27. 02:00");
     }
 
     #[test]
     fn the_first_backup_is_due_at_once_except_in_a_blackout() {
         let known = Known { need: Some(Need::First(at("00:30"))), ..Known::default() };
-        let weekly = Policy { full: timing("@weekly"), incremental: timing("@hourly"), ..policy() };
+        let weekly = Policy {
+            full: Some(timing("@weekly")),
+            incremental: Some(timing("@hourly")),
+            ..policy()
+        };
         assert_eq!(known.told(&weekly, Kind::Full, "01:10"), "; run 00:30 First");
         assert_eq!(
             known.told(&weekly, Kind::Incremental, "01:10"),
@@ -528,7 +534,7 @@ mod tests {
 
     #[test]
     fn never_two_backups_at_a_time() {
-        let both = Policy { incremental: timing("30 * * * *"), ..hourly() };
+        let both = Policy { incremental: Some(timing("30 * * * *")), ..hourly() };
         let full = Known::default().attempt(Kind::Full, "01:00", None);
         assert_eq!(
             full.told(&both, Kind::Full, "02:10"),
@@ -568,7 +574,7 @@ mod tests {
 
     #[test]
     fn what_failed_is_tried_again_later_and_later() {
-        let daily = Policy { full: timing("0 0 * * *"), ..policy() };
+        let daily = Policy { full: Some(timing("0 0 * * *")), ..policy() };
         let failed = |outcome| {
             let known = Known::default();
             known.attempt(Kind::Full, "00:00", Some(("01:00", outcome)))
@@ -634,7 +640,7 @@ mod tests {
 
     #[test]
     fn a_year_of_minutes_is_settled_in_several_goes() {
-        let minutely = Policy { full: timing("* * * * *"), missed: Missed::None, ..policy() };
+        let minutely = Policy { full: Some(timing("* * * * *")), missed: Missed::None, ..policy() };
         let now = at("00:00") + TimeDelta::days(8);
         let (_, decision) = &Known::default().decide(&minutely, now)[0];
         assert_eq!(decision.settled.len(), DUE_TIMES_MAX);

@@ -235,11 +235,11 @@ pub enum DrillPoint {
 pub(super) mod tests {
     use super::*;
 
-    pub(in crate::policy) const HOUR: Duration = Duration::from_secs(60 * 60);
-    pub(in crate::policy) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    pub(in crate::policy) const HOUR: Duration = Duration::from_hours(1);
+    pub(in crate::policy) const DAY: Duration = Duration::from_hours(24);
 
-    pub(in crate::policy) fn timing(pattern: &str) -> Option<Timing> {
-        Some(Timing { pattern: pattern.to_owned(), spread: Duration::ZERO })
+    pub(in crate::policy) fn timing(pattern: &str) -> Timing {
+        Timing { pattern: pattern.to_owned(), spread: Duration::ZERO }
     }
 
     /// One with neither calendar nor windows.

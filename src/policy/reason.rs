@@ -1,4 +1,5 @@
-//! Why a backup is kept, and when it goes, in words.
+//! Why something is done or left, in words: for people as they print themselves, for programs as a
+//! code that stays the same.
 
 use std::fmt;
 
@@ -7,6 +8,7 @@ use chrono_tz::Tz;
 
 use super::{
     civil::Stretch,
+    due::{Skip, Waiting, Why},
     event::EventEnd,
     model::{EventRule, Period},
 };
@@ -106,6 +108,51 @@ impl fmt::Display for Reason {
     }
 }
 
+/// The words of plain values: a code for programs, and what it means for people.
+macro_rules! words {
+    ($type:ident { $($value:ident: $code:literal, $meaning:literal;)* }) => {
+        impl $type {
+            /// A word for programs, which stays the same.
+            pub fn code(self) -> &'static str {
+                match self { $(Self::$value => $code,)* }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$value => $meaning,)* })
+            }
+        }
+    };
+}
+
+words!(Skip {
+    Retired: "retired", "the database is retired, or about to be";
+    Paused: "paused", "the database was paused";
+    Blackout: "blackout", "it was in a blackout, and is not made up for";
+    TooOld: "too-old", "nothing could run then, and it is too long ago to be made up for";
+    NoBackup: "no-backup", "there is no backup whose changes could be read";
+});
+
+words!(Why {
+    Calendar: "calendar", "the calendar says so";
+    CatchUp: "catch-up", "the calendar said so when nothing could run";
+    Promise: "promise", "no calendar is given, and the promise demands it";
+    First: "first", "there is no backup";
+    Gap: "gap", "captured log joins no backup";
+    Retry: "retry", "the last attempt did not end well";
+});
+
+words!(Waiting {
+    Due: "due", "it is not due yet";
+    Blackout: "blackout", "nothing is started in a blackout";
+    Pause: "pause", "the database is paused";
+    Running: "running", "another one runs";
+    Backoff: "backoff", "it failed, and is tried again later";
+    NoBackup: "no-backup", "there is no backup yet";
+    Retired: "retired", "the database is retired, or about to be";
+});
+
 impl Until {
     /// The later of the two: a backup is kept as long as any reason lasts.
     pub(super) fn or(self, other: Self) -> Self {
@@ -176,6 +223,10 @@ mod tests {
                 "event: 7 years after relationship_end of 4711 on 2026-03-31",
                 "event: relationship_end of 4711 is not known",
             ]
+        );
+        assert_eq!(
+            format!("{}: {}", Skip::TooOld.code(), Skip::TooOld),
+            "too-old: nothing could run then, and it is too long ago to be made up for"
         );
         assert_eq!(
             Until::Replaced(Some(at)).told(Tz::Europe__Berlin),

@@ -201,22 +201,18 @@ enum Heir {
     Backup(usize),
 }
 
-/// Points are reached from the newest verified backup before them; as long as none was verified,
-/// from the newest that is not suspect.
+/// Points are reached from the newest verified backup before them. Before the first verified one,
+/// any of those that are not suspect may turn out to be the one that can be restored.
 fn heirs(backups: &[&Backup]) -> Vec<Heir> {
     let first_verified = backups.iter().position(|backup| backup.proof == Proof::Verified);
-    let (mut verified, mut usable) = (Heir::Future, Heir::Future);
+    let mut next = Heir::Future;
     let mut heirs: Vec<_> = (0..backups.len())
         .rev()
         .map(|index| match backups[index].proof {
             Proof::Suspect => Heir::Nobody,
-            Proof::Verified => {
-                let heir = verified;
-                (verified, usable) = (Heir::Backup(index), Heir::Backup(index));
-                heir
-            }
+            Proof::Verified => std::mem::replace(&mut next, Heir::Backup(index)),
             Proof::Unverified if first_verified.is_some_and(|first| first < index) => Heir::Nobody,
-            Proof::Unverified => std::mem::replace(&mut usable, Heir::Backup(index)),
+            Proof::Unverified => next,
         })
         .collect();
     heirs.reverse();
@@ -281,10 +277,10 @@ impl Inventory<'_> {
         }
     }
 
-    /// The one from which points at an instant are reached.
-    fn base(&self, at: DateTime<Utc>) -> Option<usize> {
+    /// Those from which points at an instant are reached: one, if any was verified before it.
+    fn bases(&self, at: DateTime<Utc>) -> impl Iterator<Item = usize> {
         let later = self.backups.partition_point(|backup| backup.at <= at);
-        (0..later).rev().find(|index| match self.heirs[*index] {
+        (0..later).filter(move |index| match self.heirs[*index] {
             Heir::Nobody => false,
             Heir::Future => true,
             Heir::Backup(heir) => later <= heir,
@@ -396,9 +392,12 @@ impl Inventory<'_> {
         match held {
             Held::Backup(id) => all.filter(|index| self.backups[*index].id == *id).collect(),
             Held::Range { from, to } => {
-                let base = self.base(*from);
                 let is_in = |at| *from <= at && to.is_none_or(|to| at <= to);
-                all.filter(|i| base == Some(*i) || is_in(self.backups[*i].at)).collect()
+                let mut held: Vec<_> = all.filter(|i| is_in(self.backups[*i].at)).collect();
+                held.extend(self.bases(*from));
+                held.sort_unstable();
+                held.dedup();
+                held
             }
         }
     }
@@ -411,7 +410,8 @@ impl Inventory<'_> {
             let start = start.unwrap_or(DateTime::<Utc>::MIN_UTC);
             // Log before the first backup leads nowhere.
             let is_usable = |backup: &&Backup| backup.proof != Proof::Suspect;
-            let first = self.base(start).or_else(|| self.backups.iter().position(is_usable));
+            let first =
+                self.bases(start).next().or_else(|| self.backups.iter().position(is_usable));
             if let Some(first) = first {
                 window_from = self.backups[first].at;
                 log.push(LogRange { from: window_from, to: None, why: LogReason::Window });

@@ -1,5 +1,7 @@
 //! What must hold of every keep-set, and a few that can be read.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use proptest::prelude::*;
@@ -257,7 +259,7 @@ fn each_copy_has_rules_of_its_own() {
         (rules.window, rules.floor, rules.keep.daily)
     };
     assert_eq!(rules(&copy(&[CopyKind::Full, CopyKind::Logs], false)), (14 * DAY, 2, 35));
-    assert_eq!(rules(&copy(&[CopyKind::Full], true)), (0 * DAY, 1, 35));
+    assert_eq!(rules(&copy(&[CopyKind::Full], true)), (Duration::ZERO, 1, 35));
     assert_eq!(Rules::of(&policy).window, 14 * DAY);
 }
 
@@ -434,7 +436,8 @@ proptest! {
         let kept = world.at(world.now);
         let mut other = World { holds: Vec::new(), ..world.clone() };
         let mut plain = other.clone();
-        let key = |backup: &Backup| *blake3::hash(format!("{seed}{}", backup.id).as_bytes()).as_bytes();
+        let hash = |text: String| *blake3::hash(text.as_bytes()).as_bytes();
+        let key = |backup: &Backup| hash(format!("{seed}{}", backup.id));
         other.backups.sort_by_key(key);
         for backup in &mut other.backups {
             backup.id = format!("host-{}", &blake3::hash(backup.id.as_bytes()).to_hex()[..9]);
@@ -450,7 +453,9 @@ proptest! {
     }
 
     #[test]
-    fn what_is_not_proven_removes_nothing(world in world(), at in hour(), suspect in any::<bool>()) {
+    fn what_is_not_proven_removes_nothing(
+        world in world(), at in hour(), suspect in any::<bool>(),
+    ) {
         let mut more = world.clone();
         let proof = if suspect { Proof::Suspect } else { Proof::Unverified };
         more.backups.push(Backup { seq: 99, ..backup("new", at, proof) });

@@ -83,12 +83,11 @@ impl Series<'_> {
                 && matches!(attempt.outcome(), Some(Outcome::Succeeded | Outcome::Failed))
         };
         let newest = facts.attempts.iter().filter(judged).map(|attempt| attempt.started_at).max();
-        let first = match newest {
-            Some(newest) => period.after(newest, zone),
-            None => {
-                let spread = period.after(facts.since, zone) - facts.since;
-                facts.since + offset(facts.database, spread.to_std().unwrap_or_default())
-            }
+        let first = if let Some(newest) = newest {
+            period.after(newest, zone)
+        } else {
+            let spread = period.after(facts.since, zone) - facts.since;
+            facts.since + offset(facts.database, spread.to_std().unwrap_or_default())
         };
         Self::Civil { first, period, zone }
     }
@@ -105,5 +104,59 @@ fn cadence(policy: &Policy, attempts: &[Attempt]) -> TimeDelta {
     }
     let rpo = TimeDelta::from_std(policy.rpo).unwrap_or(TimeDelta::MAX);
     let longest = attempts.iter().filter_map(Attempt::duration).max().unwrap_or_default();
-    (rpo - longest * 2).max(rpo / 4).max(CADENCE_MIN)
+    let step = (rpo - longest * 2).max(rpo / 4).max(CADENCE_MIN);
+    // Calendars know no fractions of a second.
+    TimeDelta::seconds(step.num_seconds())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::{
+        civil::tests::{ZONES, utc},
+        facts::Outcome,
+        model::{PeriodUnit, tests::policy},
+    };
+
+    #[test]
+    fn four_times_in_each_rpo_is_the_least() {
+        let took = |milliseconds| {
+            let policy = Policy { logs: Logs::Never, ..policy() };
+            let (due, started_at) = (DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH);
+            let end = started_at + TimeDelta::milliseconds(milliseconds);
+            let ended = Some((end, Outcome::Succeeded));
+            cadence(&policy, &[Attempt { kind: Kind::Full, due, started_at, ended }])
+        };
+        assert_eq!(took(600_250), TimeDelta::seconds(40 * 60 - 1));
+        assert_eq!(took(6_000_000), TimeDelta::minutes(15));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        #[test]
+        fn the_next_one_is_the_first_that_is_later(
+            zone in proptest::sample::select(ZONES.to_vec()),
+            unit in proptest::sample::select(vec![
+                PeriodUnit::Hours, PeriodUnit::Days, PeriodUnit::Weeks, PeriodUnit::Months
+            ]),
+            count in 1..40u32,
+            milliseconds in -9_000_000_000..90_000_000_000i64,
+        ) {
+            let first = utc("2026-01-31T02:30:00");
+            let after = first + TimeDelta::milliseconds(milliseconds);
+            let period = Period { count, unit };
+            let step = period.after(first, Tz::UTC) - first;
+            for series in [Series::Every { first, step }, Series::Civil { first, period, zone }] {
+                let next = series.next(after).unwrap();
+                prop_assert!(after < next);
+                let all = series.between(first - TimeDelta::seconds(1), next, 100_000);
+                prop_assert_eq!(all.first(), Some(&first));
+                prop_assert_eq!(all.last(), Some(&next));
+                prop_assert!(all.len() == 1 || all[all.len() - 2] <= after);
+            }
+        }
+    }
 }

@@ -51,7 +51,7 @@ mod tests {
     fn an_attempt_stalls_when_nothing_moved_for_long_enough() {
         let progress = utc("2026-11-26T12:00:00");
         let stalled = |minutes| {
-            is_stalled(progress, Duration::from_secs(900), progress + TimeDelta::minutes(minutes))
+            is_stalled(progress, Duration::from_mins(15), progress + TimeDelta::minutes(minutes))
         };
         assert_eq!([14, 15, -60].map(stalled), [false, true, false]);
     }
@@ -67,8 +67,10 @@ mod tests {
             other in 0..1_000_000i64,
         ) {
             let older = TimeDelta::seconds(age + more);
-            prop_assert!(rank(&of(low, rpo), TimeDelta::seconds(age)) <= rank(&of(low, rpo), older));
-            let needed = (other / rpo as i64 + 4) * rpo as i64 + age;
+            let younger = TimeDelta::seconds(age);
+            prop_assert!(rank(&of(low, rpo), younger) <= rank(&of(low, rpo), older));
+            let rpo_seconds = rpo.cast_signed();
+            let needed = (other / rpo_seconds + 4) * rpo_seconds + age;
             prop_assert!(
                 rank(&of(high, rpo), TimeDelta::seconds(other))
                     < rank(&of(low, rpo), TimeDelta::seconds(needed))
