@@ -9,7 +9,7 @@ use super::{
 use crate::{
     drills::remains::{assert_none, kills, measure, sandboxes},
     postgres::{Story, connect},
-    site::Running,
+    site::{Running, Site},
 };
 
 fn start(story: &Story, words: &[&str]) -> Running {
@@ -105,4 +105,46 @@ fn killed_partial_restores_of_sqlite_leave_nothing_after_the_next_command() {
     }
     assert!(struck > kills() / 4, "{struck} of {} kills struck a sandbox", kills());
     assert!(midway > 0, "no kill struck a table that was half there");
+}
+
+#[test]
+fn a_killed_comparison_leaves_no_half_of_a_script() {
+    let site = sqlite::site(20_000);
+    sqlite::sql(&site).execute_batch("DELETE FROM t").unwrap();
+    let compare = |script: &'static str| {
+        let words = ["restore", "app.db", "--table", "t", "--into", "sqlite:app.db", "--compare"];
+        [&words[..], &["--script", script, "--scratch", "scratch"]].concat()
+    };
+    let before = names(&site);
+    let takes = measure(|| drop(site.ok(&compare("whole.sql"))));
+    let whole = fs::read(site.path("whole.sql")).unwrap();
+    assert!(whole.ends_with(b"COMMIT;\n") && whole.len() > 20_000 * 2000);
+    fs::remove_file(site.path("whole.sql")).unwrap();
+    let mut unfinished = 0;
+    for kill in 0..kills() {
+        let running = site.spawn(&compare("killed.sql"), "killed");
+        sleep(takes * kill / kills() + Duration::from_millis(1));
+        running.kill();
+        match fs::read(site.path("killed.sql")) {
+            Ok(found) => {
+                assert!(found == whole, "{} of {} bytes", found.len(), whole.len());
+                fs::remove_file(site.path("killed.sql")).unwrap();
+            }
+            Err(_) => unfinished += 1,
+        }
+        site.ok(&["list"]);
+        fs::remove_file(site.path("killed.log")).unwrap();
+        assert_eq!(names(&site), before, "after kill {kill}");
+    }
+    assert!(unfinished > 0, "no kill struck a comparison");
+}
+
+fn names(site: &Site) -> Vec<String> {
+    let entries = fs::read_dir(site.path("")).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    // The live database may have its log and shared memory beside it.
+    names.retain(|name| !name.starts_with("app.db-"));
+    names.sort();
+    names
 }
