@@ -291,6 +291,53 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn triggers_come_back_also_where_a_view_of_the_point_was_broken() {
+    let site = site(10);
+    sql(&site)
+        .execute_batch(
+            "CREATE TABLE gone (n); CREATE VIEW sums AS SELECT * FROM doubled;
+             CREATE VIEW doubled AS SELECT total FROM orders;
+             CREATE TRIGGER by_view AFTER DELETE ON orders
+                 BEGIN INSERT INTO log SELECT 'left' || count(*) FROM sums; END;
+             CREATE TRIGGER to_gone AFTER UPDATE ON small
+                 BEGIN INSERT INTO gone VALUES (1); END;
+             CREATE TRIGGER of_bare AFTER INSERT ON bare
+                 BEGIN INSERT INTO log VALUES ('bare'); END;
+             CREATE VIEW broken AS SELECT * FROM gone;
+             DROP TABLE gone",
+        )
+        .unwrap();
+    site.ok(&["backup", "sqlite:app.db"]);
+    sql(&site).execute_batch("DROP TRIGGER to_gone; DROP VIEW broken").unwrap();
+    let tables = ["orders", "log", "bare", "small"];
+    let words: Vec<_> = tables.iter().flat_map(|table| ["--table", *table]).collect();
+    let found = site.json(&restore(&words));
+    let told = |notes: &Value, words: &[&str]| {
+        let has = |note: &&Value| words.iter().all(|word| note.as_str().unwrap().contains(word));
+        notes.as_array().unwrap().iter().filter(has).count()
+    };
+    assert_eq!(
+        told(&found["notes"], &["trigger to_gone is left out", "INTO gone"]),
+        1,
+        "{found:#}"
+    );
+    assert_eq!(told(&found["notes"], &["trigger"]), 1, "{found:#}");
+    let live = sql(&site);
+    let name = |from: &str| {
+        let mut tables = found["tables"].as_array().unwrap().iter();
+        tables.find(|table| table["from"] == from).unwrap()["to"].as_str().unwrap().to_owned()
+    };
+    live.execute_batch(&format!(
+        "INSERT INTO {} (a) VALUES (1); DELETE FROM {} WHERE id = 1",
+        name("bare"),
+        name("orders")
+    ))
+    .unwrap();
+    let said = texts(&live, &format!("SELECT t FROM {} ORDER BY rowid DESC LIMIT 2", name("log")));
+    assert_eq!(said, ["left999", "bare"]);
+}
+
+#[test]
 fn what_is_brought_back_is_captured_like_everything_else() {
     let site = site(3000);
     let words = ["logs", "stream", "sqlite:app.db", "--flush", "1s", "--stop-at-eof"];
