@@ -5,7 +5,7 @@
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use stillpoint_contract::{
-    Engine, Error, ErrorKind, Overwrite, Reached, RestoreExtras, Result, Sandbox, code,
+    Engine, Error, ErrorKind, Overwrite, Reached, RestoreExtras, Result, Sandbox, SandboxUse, code,
 };
 
 use super::{
@@ -34,8 +34,8 @@ pub struct CopyJob<'a> {
     pub wanted: &'a Wanted,
     /// Whether it may be mounted.
     pub way: Way,
-    /// Whether a sandbox is opened on it afterwards.
-    pub opens: bool,
+    /// What a sandbox is opened on it for afterwards.
+    pub sandbox: SandboxUse,
 }
 
 /// How a copy comes to be there.
@@ -161,7 +161,7 @@ async fn resolve(
         wanted: job.wanted.clone(),
         target,
         overwrite: Overwrite::Never,
-        extras: RestoreExtras { opens: job.opens, ..RestoreExtras::default() },
+        extras: RestoreExtras { sandbox: job.sandbox, ..RestoreExtras::default() },
     };
     plan(repository, &restore, &staging_beside(world, target)?).await
 }

@@ -8,7 +8,7 @@ use stillpoint_contract::{
 };
 
 use super::{
-    admit::{LOCK, check_database, connect, drop_database, lock_of, unfinished},
+    admit::{LOCK, check_database, connect, drop_database, lock_of, refuse_published, unfinished},
     choose::{Table, choose, shown, warnings, with_heirs},
     dump::{Dumper, find, only},
     pour::{Mode, Target},
@@ -143,6 +143,9 @@ impl Transfer<'_> {
         let outward = cut(&own, &ids).await?;
         let (name, suffix) = (self.request.name, self.request.suffix);
         let renaming = rename::plan((&own, &live), &tables, name, suffix).await?;
+        let new = renaming.all.iter().filter(|one| one.kind == "TABLE");
+        let schemas: Vec<String> = new.map(|one| one.schema.clone()).collect();
+        refuse_published((&live, self.live_major), &schemas).await?;
         rename::carry_out(&own, &renaming).await?;
         let mut left_out = Vec::new();
         for key in &outward {

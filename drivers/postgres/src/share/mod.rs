@@ -17,3 +17,4 @@ mod statements;
 pub(crate) use admit::admit;
 pub(crate) use bring::bring;
 pub(crate) use compare::compare;
+pub(crate) use dump::find as find_dump;
