@@ -20,7 +20,7 @@ const STEP: &str = "look at the live server";
 const PREFIX: &str = "stillpoint_partial_";
 
 /// The first half of the advisory lock of whoever makes a database; the second is its own.
-pub(super) const LOCK: i32 = 0x5350_5254;
+const LOCK: i32 = 0x5350_5254;
 
 /// How long a server may take to notice that a client is gone: it looks each second.
 const LOOKS_MAX: u32 = 30;
@@ -160,8 +160,15 @@ pub(super) fn unfinished(token: &str) -> String {
     format!("{PREFIX}{token}")
 }
 
+/// Says that the maker of an unfinished database lives; until the session ends.
+pub(super) async fn lock(sql: &Sql, token: &str) -> Result<()> {
+    let lock = "SELECT pg_catalog.pg_advisory_lock($1, $2)";
+    let locked = sql.client.query_one(lock, &[&LOCK, &lock_of(token)]).await;
+    locked.map(drop).map_err(|e| error::sql(e, STEP))
+}
+
 /// The second half of a lock.
-pub(super) fn lock_of(token: &str) -> i32 {
+fn lock_of(token: &str) -> i32 {
     let bytes = token
         .bytes()
         .fold(0xcbf2_9ce4_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));

@@ -13,6 +13,7 @@ mod pour;
 mod rename;
 mod rows;
 mod statements;
+mod unfinished;
 
 pub(crate) use admit::admit;
 pub(crate) use bring::bring;
