@@ -27,6 +27,7 @@ find_missing() {
     need 'command -v node' nodejs
     need 'command -v npm' npm
     need 'command -v patchelf' patchelf
+    need 'command -v fusermount3' fuse3
 }
 
 find_missing
@@ -51,6 +52,8 @@ if [ ! -e /dev/fuse ] && [ "$(id -u)" = 0 ]; then
     modprobe fuse 2>/dev/null || true
     [ -e /dev/fuse ] || mknod /dev/fuse c 10 229 || true
 fi
+# Everybody may open it, as udev has it.
+[ "$(id -u)" != 0 ] || [ ! -e /dev/fuse ] || chmod a+rw /dev/fuse
 
 # Each tool carries a stamp, written last, so that a broken installation is done again.
 has() {

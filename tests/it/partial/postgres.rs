@@ -248,6 +248,8 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
     words(&["--table", "orders", "--as", "x*"], 2, &["SP0103"]);
     words(&["--database", "nothing"], 6, &["SP0706", "postgres"]);
     words(&["--database", "postgres", "--as", "template1"], 5, &["SP0702"]);
+    let passing = ["--database", "postgres", "--as", "stillpoint_partial_x"];
+    words(&passing, 2, &["SP0103", "taken for incomplete"]);
     words(&["--table", "orders", "--compare", "--as", "x"], 2, &["cannot be used with"]);
     words(&["--table", "orders", "--to", "x"], 2, &["cannot be used with"]);
     words(&[], 2, &["SP0100", "--table SCHEMA.TABLE"]);

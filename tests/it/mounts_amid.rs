@@ -1,0 +1,147 @@
+//! Mounts amid trouble: names that change while they are listed, writes where no file can be, a
+//! store that gives nothing, readers that are killed.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    os::unix::fs::FileExt as _,
+    path::PathBuf,
+    process::{Command, Stdio},
+    thread::sleep,
+};
+
+use crate::{
+    mounts::{LOOKS_MAX, Mounted, PAUSE, READ_WRITE, can_mount, mounts, packs, site},
+    site::{Running, Site},
+};
+
+#[test]
+fn names_stay_true_while_a_directory_is_listed_and_changed() {
+    if !can_mount() {
+        return;
+    }
+    let site = site(10);
+    let mounted = Mounted::begin(&site, &READ_WRITE, "m");
+    let folder = mounted.point.join("folder");
+    fs::create_dir(&folder).unwrap();
+    let name = |number: usize| format!("{number:05}-with-a-name-that-fills-an-answer-soon");
+    let mut names: BTreeSet<String> = (0..4000).map(name).collect();
+    for name in &names {
+        File::create(folder.join(name)).unwrap();
+    }
+    let mut listed = 0;
+    for entry in fs::read_dir(&folder).unwrap() {
+        // Whoever looks at what is listed gets names with all that is known of them.
+        let entry = entry.unwrap();
+        drop(fs::symlink_metadata(entry.path()));
+        if listed == 0 {
+            for number in 0..1900 {
+                let (old, new) = (name(number * 2 + 100), format!("new-{number}"));
+                fs::rename(folder.join(&old), folder.join(&new)).unwrap();
+                names.remove(&old);
+                names.insert(new);
+            }
+        }
+        listed += 1;
+    }
+    assert!(listed > 2000, "{listed}");
+    for name in (0..4000).map(name) {
+        let is_there = fs::symlink_metadata(folder.join(&name)).is_ok();
+        assert_eq!(is_there, names.contains(&name), "{name}");
+    }
+    let again = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name().into_string());
+    assert_eq!(again.map(Result::unwrap).collect::<BTreeSet<_>>(), names);
+    assert_eq!(mounted.end(), 0);
+}
+
+#[test]
+fn a_write_where_no_file_can_be_is_refused_and_the_mount_goes_on() {
+    if !can_mount() {
+        return;
+    }
+    let site = site(10);
+    let mounted = Mounted::begin(&site, &READ_WRITE, "m");
+    for name in ["app.db", "new"] {
+        let path = mounted.point.join(name);
+        let mut options = File::options();
+        let file = options.read(true).write(true).create(true).truncate(false).open(path).unwrap();
+        file.write_all_at(b"here", 0).unwrap();
+        let length = file.metadata().unwrap().len();
+        for offset in [1 << 62, i64::MAX as u64, 1 << 63] {
+            match file.write_at(b"x", offset) {
+                // EFBIG or EINVAL, of the kernel or of the file system below.
+                Err(error) => assert!(matches!(error.raw_os_error(), Some(27 | 22)), "{error}"),
+                Ok(_) => file.set_len(length).unwrap(),
+            }
+        }
+        assert_eq!(file.metadata().unwrap().len(), length);
+        let mut read = [0; 4];
+        file.read_exact_at(&mut read, 0).unwrap();
+        assert_eq!(&read, b"here");
+    }
+    assert_eq!(mounted.end(), 0);
+}
+
+fn largest_pack(site: &Site) -> PathBuf {
+    packs(site).into_iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap()
+}
+
+#[test]
+fn a_store_that_gives_nothing_proves_nothing_about_a_backup() {
+    if !can_mount() {
+        return;
+    }
+    let site = site(3000);
+    // What cannot be read, and is neither missing nor damaged.
+    let pack = largest_pack(&site);
+    fs::rename(&pack, site.path("aside")).unwrap();
+    fs::create_dir(&pack).unwrap();
+    let words = ["drill", "run", "app.db", "--scratch", "scratch"];
+    site.fails(&words, 4, &["SP0300", pack.file_name().unwrap().to_str().unwrap()]);
+    assert_eq!(site.json(&["drill", "list"])["drills"].as_array().unwrap().len(), 0);
+    assert_eq!(fs::read_dir(site.path("scratch")).unwrap().count(), 0);
+    fs::remove_dir(&pack).unwrap();
+    fs::rename(site.path("aside"), &pack).unwrap();
+    site.ok(&words);
+}
+
+/// When a process began, as the kernel counts.
+fn began(process: u32) -> String {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().to_owned()
+}
+
+#[test]
+fn a_guard_frees_a_process_that_was_killed_while_it_waits_for_an_answer() {
+    if !can_mount() {
+        return;
+    }
+    let site = site(3000);
+    let pack = largest_pack(&site);
+    fs::remove_file(&pack).unwrap();
+    // Whoever opens it waits for somebody to write.
+    assert!(Command::new("mkfifo").arg(&pack).status().unwrap().success());
+    let mounted = Mounted::begin(&site, &["app.db"], "m");
+    let reader =
+        Command::new("cat").arg(mounted.point.join("app.db")).stdout(Stdio::null()).spawn();
+    let mut reader = Running(reader.unwrap());
+    let id = reader.0.id();
+    let point = mounted.point.to_str().unwrap();
+    let guard = [&["mount-guard"], &[id.to_string().as_str(), &began(id), point][..]].concat();
+    let mut guard = Running(site.command(&guard).stdin(Stdio::piped()).spawn().unwrap());
+    // It has asked, and nobody answers.
+    sleep(PAUSE * 20);
+    assert_eq!((reader.ended(), guard.ended()), (None, None));
+    reader.0.kill().unwrap();
+    for _ in 0..LOOKS_MAX {
+        if guard.ended().is_some() {
+            break;
+        }
+        sleep(PAUSE);
+    }
+    assert_eq!(guard.ended(), Some(0), "the guard did not see it");
+    reader.0.wait().unwrap();
+    drop(mounted);
+    assert_eq!(mounts(&site.path(".")), 0);
+}
