@@ -9,7 +9,7 @@ use stillpoint_contract::{
 };
 
 use super::{
-    mount::{Guard, Mount, MountedFiles, obstacle},
+    mount::{Guard, Mount, MountedFiles, no_guard, obstacle},
     point::Wanted,
     restore::{ResolvedRestore, RestoreJob, RestoreReport, plan, run, staging_beside},
     scratch::Scratch,
@@ -60,11 +60,13 @@ pub enum Presented {
 }
 
 impl Way {
-    /// How a copy will come to be there, unless mounting it fails.
-    pub(super) fn presented(self) -> Presented {
+    /// How a copy will come to be there, unless mounting it fails. Where we read it ourselves for
+    /// long, there must be a way to free us.
+    pub(super) fn presented(self, sandbox: SandboxUse) -> Presented {
         let obstacle = match self {
             Self::Restore => Some("a full restore was asked for".to_owned()),
-            Self::Mount => obstacle(),
+            Self::Mount if sandbox == SandboxUse::None => obstacle(),
+            Self::Mount => obstacle().or_else(no_guard),
         };
         obstacle.map_or(Presented::Mounted, |why| Presented::Restored { why })
     }
@@ -133,7 +135,7 @@ pub async fn plan_copy<'a>(
     job: CopyJob<'_>,
     scratch: &'a Scratch,
 ) -> Result<PlannedCopy<'a>> {
-    let why = match job.way.presented() {
+    let why = match job.way.presented(job.sandbox) {
         Presented::Restored { why } => why,
         Presented::Mounted => match mount(world, repository, job, scratch).await {
             Ok((resolved, mounted)) => {

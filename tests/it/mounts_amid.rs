@@ -1,20 +1,13 @@
-//! Mounts amid trouble: names that change while they are listed, writes where no file can be, a
-//! store that gives nothing, readers that are killed.
+//! Mounts amid trouble: names that change while they are listed, writes where no file can be.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::{
     collections::BTreeSet,
     fs::{self, File},
     os::unix::fs::FileExt as _,
-    path::PathBuf,
-    process::{Command, Stdio},
-    thread::sleep,
 };
 
-use crate::{
-    mounts::{LOOKS_MAX, Mounted, PAUSE, READ_WRITE, can_mount, mounts, packs, site},
-    site::{Running, Site},
-};
+use crate::mounts::{Mounted, READ_WRITE, can_mount, site};
 
 #[test]
 fn names_stay_true_while_a_directory_is_listed_and_changed() {
@@ -81,67 +74,4 @@ fn a_write_where_no_file_can_be_is_refused_and_the_mount_goes_on() {
         assert_eq!(&read, b"here");
     }
     assert_eq!(mounted.end(), 0);
-}
-
-fn largest_pack(site: &Site) -> PathBuf {
-    packs(site).into_iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap()
-}
-
-#[test]
-fn a_store_that_gives_nothing_proves_nothing_about_a_backup() {
-    if !can_mount() {
-        return;
-    }
-    let site = site(3000);
-    // What cannot be read, and is neither missing nor damaged.
-    let pack = largest_pack(&site);
-    fs::rename(&pack, site.path("aside")).unwrap();
-    fs::create_dir(&pack).unwrap();
-    let words = ["drill", "run", "app.db", "--scratch", "scratch"];
-    site.fails(&words, 4, &["SP0300", pack.file_name().unwrap().to_str().unwrap()]);
-    assert_eq!(site.json(&["drill", "list"])["drills"].as_array().unwrap().len(), 0);
-    assert_eq!(fs::read_dir(site.path("scratch")).unwrap().count(), 0);
-    fs::remove_dir(&pack).unwrap();
-    fs::rename(site.path("aside"), &pack).unwrap();
-    site.ok(&words);
-}
-
-/// When a process began, as the kernel counts.
-fn began(process: u32) -> String {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().to_owned()
-}
-
-#[test]
-fn a_guard_frees_a_process_that_was_killed_while_it_waits_for_an_answer() {
-    if !can_mount() {
-        return;
-    }
-    let site = site(3000);
-    let pack = largest_pack(&site);
-    fs::remove_file(&pack).unwrap();
-    // Whoever opens it waits for somebody to write.
-    assert!(Command::new("mkfifo").arg(&pack).status().unwrap().success());
-    let mounted = Mounted::begin(&site, &["app.db"], "m");
-    let reader =
-        Command::new("cat").arg(mounted.point.join("app.db")).stdout(Stdio::null()).spawn();
-    let mut reader = Running(reader.unwrap());
-    let id = reader.0.id();
-    let point = mounted.point.to_str().unwrap();
-    let guard = [&["mount-guard"], &[id.to_string().as_str(), &began(id), point][..]].concat();
-    let mut guard = Running(site.command(&guard).stdin(Stdio::piped()).spawn().unwrap());
-    // It has asked, and nobody answers.
-    sleep(PAUSE * 20);
-    assert_eq!((reader.ended(), guard.ended()), (None, None));
-    reader.0.kill().unwrap();
-    for _ in 0..LOOKS_MAX {
-        if guard.ended().is_some() {
-            break;
-        }
-        sleep(PAUSE);
-    }
-    assert_eq!(guard.ended(), Some(0), "the guard did not see it");
-    reader.0.wait().unwrap();
-    drop(mounted);
-    assert_eq!(mounts(&site.path(".")), 0);
 }

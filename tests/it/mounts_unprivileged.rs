@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    mounts::{Mounted, READ_WRITE, can_mount, mounts, site},
+    mounts::{Mounted, READ_WRITE, can_mount, mounts, packs, site},
     site::{Running, Site, setting},
 };
 
@@ -25,10 +25,11 @@ fn can_others_mount() -> bool {
     }
     let is_there = Path::new("/usr/bin/fusermount3").exists();
     let is_open = fs::metadata("/dev/fuse").unwrap().permissions().mode() & 0o6 == 0o6;
-    if is_there && is_open {
+    let has_control = fs::read_to_string("/proc/mounts").unwrap().contains(" fusectl ");
+    if is_there && is_open && has_control {
         return true;
     }
-    let missing = "fusermount3, and a /dev/fuse that everybody may open";
+    let missing = "fusermount3, a /dev/fuse that everybody may open, and fusectl mounted";
     assert!(std::env::var_os("CI").is_none(), "missing: {missing}");
     #[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
     {
@@ -123,6 +124,28 @@ fn a_user_mounts_reads_and_writes_and_nobody_else_ends_it() {
 }
 
 #[test]
+fn a_store_that_gives_nothing_proves_nothing_about_a_backup() {
+    if !can_others_mount() {
+        return;
+    }
+    let site = begin(3000);
+    // What cannot be read, and is neither missing nor damaged.
+    let pack = packs(&site).into_iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    fs::set_permissions(&pack, fs::Permissions::from_mode(0)).unwrap();
+    let words = ["drill", "run", "app.db", "--scratch", "scratch"];
+    let output = command(&site, &words).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains(pack.file_name().unwrap().to_str().unwrap()), "{said}");
+    assert_eq!(fs::read_dir(site.path("scratch")).unwrap().count(), 0);
+    let output = ok(command(&site, &["drill", "list", "-o", "json"]));
+    let drills: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(drills["drills"].as_array().unwrap().len(), 0);
+    fs::set_permissions(&pack, fs::Permissions::from_mode(0o400)).unwrap();
+    ok(command(&site, &words));
+}
+
+#[test]
 fn a_killed_drill_of_a_user_leaves_nothing_after_the_next_command() {
     if !can_others_mount() {
         return;
@@ -132,6 +155,18 @@ fn a_killed_drill_of_a_user_leaves_nothing_after_the_next_command() {
     let output = ok(command(&site, &[&words[..], &["-o", "json"]].concat()));
     let drill: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(drill["presented"]["mounted"], true, "{drill:#}");
+    // Where such a process could not be freed, it mounts nothing that it reads itself.
+    let inner = command(&site, &[&words[..], &["-o", "json"]].concat());
+    let mut hidden = Command::new("unshare");
+    let script = "umount /sys/fs/fuse/connections && exec \"$@\"";
+    hidden.args(["-m", "sh", "-c", script, "sh"]).arg(inner.get_program()).args(inner.get_args());
+    hidden.current_dir(site.path(".")).env_clear();
+    hidden.envs(inner.get_envs().map(|(name, value)| (name, value.unwrap())));
+    let drill: serde_json::Value = serde_json::from_slice(&ok(hidden).stdout).unwrap();
+    assert_eq!(drill["presented"]["mounted"], false, "{drill:#}");
+    let why = drill["presented"]["why_not"].as_str().unwrap();
+    assert!(why.contains("/sys/fs/fuse/connections"), "{why}");
+
     let mut struck = 0;
     for number in 0..setting("STILLPOINT_KILLS", 15) {
         let mut drill = command(&site, &words);

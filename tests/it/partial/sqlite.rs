@@ -338,12 +338,12 @@ fn a_copy_in_which_the_engine_finds_damage_is_used_only_when_that_is_accepted() 
 
     let site = site(200);
     sql(&site).execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
-    let page: u64 = sql(&site)
+    let page: u32 = sql(&site)
         .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'by_note'", [], |r| r.get(0))
         .unwrap();
     let file = fs::File::options().write(true).open(site.path("app.db")).unwrap();
     // The kind of a page, which no tree has; of an index that nobody asks for.
-    file.write_all_at(&[0xff], (page - 1) * 4096).unwrap();
+    file.write_all_at(&[0xff], u64::from(page - 1) * 4096).unwrap();
     site.ok(&["backup", "sqlite:app.db"]);
     for more in [&[][..], &["--no-mount"]] {
         let words = [&["--table", "small", "--as", "other"][..], more].concat();

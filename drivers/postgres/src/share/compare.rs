@@ -36,19 +36,20 @@ const COLUMNS: &str = "
     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 
-/// Columns of unique indexes in which every row is, the primary key first; and whether each is seen
-/// to at once.
+/// Columns of unique indexes in which every row can be, the primary key first; whether each is seen
+/// to at once, and whether none of its columns can be NULL.
 const KEYS: &str = "
-    SELECT i.indimmediate, ARRAY(
+    SELECT i.indimmediate, NOT EXISTS (
+            SELECT FROM pg_catalog.pg_attribute a
+            WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND NOT a.attnotnull),
+        ARRAY(
         SELECT a.attname::text
         FROM pg_catalog.unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY k (n, place)
             JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n
         ORDER BY k.place)
     FROM pg_catalog.pg_index i
     WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
-        AND i.indexprs IS NULL AND NOT EXISTS (
-            SELECT FROM pg_catalog.pg_attribute a
-            WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND NOT a.attnotnull)
+        AND i.indexprs IS NULL
     ORDER BY NOT i.indisprimary, i.indnkeyatts, i.indexrelid";
 
 const REFERENCES: &str = "
@@ -148,6 +149,7 @@ struct Found {
 struct Key {
     columns: Vec<String>,
     is_immediate: bool,
+    is_total: bool,
 }
 
 impl Shape {
@@ -194,7 +196,8 @@ impl Shape {
         let (ours, theirs) = (keys(own, table.id).await?, keys(live, id).await?);
         let same = |key: &&Key| {
             let sorted = |key: &Key| key.columns.iter().cloned().collect::<BTreeSet<_>>();
-            theirs.iter().any(|other| sorted(other) == sorted(key))
+            let total = theirs.iter().filter(|other| other.is_total && key.is_total);
+            total.into_iter().any(|other| sorted(other) == sorted(key))
         };
         let place = |name: &String| both.iter().position(|column| column.name == *name);
         let places = |key: &Key| {
@@ -320,7 +323,11 @@ async fn keys(sql: &Sql, table: u32) -> Result<Vec<Key>> {
     let failed = |e| error::sql(e, STEP);
     let rows = sql.client.query(KEYS, &[&table]).await.map_err(failed)?;
     let key = |row: &tokio_postgres::Row| {
-        Ok(Key { is_immediate: row.try_get(0)?, columns: row.try_get(1)? })
+        Ok(Key {
+            is_immediate: row.try_get(0)?,
+            is_total: row.try_get(1)?,
+            columns: row.try_get(2)?,
+        })
     };
     rows.iter().map(key).collect::<std::result::Result<_, _>>().map_err(failed)
 }
