@@ -27,6 +27,7 @@ find_missing() {
     need 'command -v node' nodejs
     need 'command -v npm' npm
     need 'command -v patchelf' patchelf
+    need 'command -v fusermount3' fuse3
 }
 
 find_missing
@@ -50,6 +51,13 @@ fi
 if [ ! -e /dev/fuse ] && [ "$(id -u)" = 0 ]; then
     modprobe fuse 2>/dev/null || true
     [ -e /dev/fuse ] || mknod /dev/fuse c 10 229 || true
+fi
+# Everybody may open it, as with udev.
+[ "$(id -u)" != 0 ] || [ ! -e /dev/fuse ] || chmod a+rw /dev/fuse
+# Users end their mounts there; systemd mounts it elsewhere.
+connections=/sys/fs/fuse/connections
+if [ "$(id -u)" = 0 ] && [ -d $connections ] && ! grep -q " $connections fusectl " /proc/mounts; then
+    mount -t fusectl fusectl $connections || true
 fi
 
 # Each tool carries a stamp, written last, so that a broken installation is done again.

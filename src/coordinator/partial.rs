@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
     Brought, Difference, Endpoint, Engine, Error, ErrorKind, Overwrite, Reached, RecoveryTarget,
-    RestoreExtras, Result, Sandbox, Script, Share, ShareRequest, code,
+    RestoreExtras, Result, Sandbox, SandboxUse, Script, Share, ShareRequest, code,
 };
 
 use super::{
@@ -127,10 +127,14 @@ pub async fn plan_partial(
         wanted: job.wanted.clone(),
         target: &target,
         overwrite: Overwrite::Replace,
-        extras: RestoreExtras { opens: true, ..RestoreExtras::default() },
+        extras: RestoreExtras { sandbox: sandbox_use(job), ..RestoreExtras::default() },
     };
     let resolved = plan(repository, &restore, &target.with_extension("staging")).await?;
-    Ok((resolved, job.way.presented()))
+    Ok((resolved, job.way.presented(sandbox_use(job))))
+}
+
+fn sandbox_use(job: &PartialJob<'_>) -> SandboxUse {
+    if job.compares { SandboxUse::Look } else { SandboxUse::Bring }
 }
 
 /// Refuses what cannot work before anything is restored.
@@ -171,7 +175,7 @@ async fn at_point<T>(
         database: job.database,
         wanted: &job.wanted,
         way: job.way,
-        opens: true,
+        sandbox: sandbox_use(job),
     };
     let mut planned = plan_copy(world, repository, copy, &scratch).await?;
     planned.resolved.accept_damage = job.accept_damage;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use stillpoint_contract::{
-    Engine, Error, ErrorKind, Overwrite, Reached, RestoreExtras, Result, code, quoted,
+    Engine, Error, ErrorKind, Overwrite, Reached, RestoreExtras, Result, SandboxUse, code, quoted,
 };
 
 use super::{
@@ -168,7 +168,7 @@ pub async fn present_at(
         database: job.database,
         wanted: job.wanted,
         way: Way::Mount,
-        opens: false,
+        sandbox: SandboxUse::None,
     };
     let planned = plan_copy(world, repository, copy, scratch).await?;
     if let Presented::Restored { why } = &planned.presented {

@@ -5,11 +5,11 @@
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use stillpoint_contract::{
-    Engine, Error, ErrorKind, Overwrite, Reached, RestoreExtras, Result, Sandbox, code,
+    Engine, Error, ErrorKind, Overwrite, Reached, RestoreExtras, Result, Sandbox, SandboxUse, code,
 };
 
 use super::{
-    mount::{Guard, Mount, MountedFiles, obstacle},
+    mount::{Guard, Mount, MountedFiles, no_guard, obstacle},
     point::Wanted,
     restore::{ResolvedRestore, RestoreJob, RestoreReport, plan, run, staging_beside},
     scratch::Scratch,
@@ -34,8 +34,8 @@ pub struct CopyJob<'a> {
     pub wanted: &'a Wanted,
     /// Whether it may be mounted.
     pub way: Way,
-    /// Whether a sandbox is opened on it afterwards.
-    pub opens: bool,
+    /// What a sandbox is opened on it for afterwards.
+    pub sandbox: SandboxUse,
 }
 
 /// How a copy comes to be there.
@@ -60,11 +60,13 @@ pub enum Presented {
 }
 
 impl Way {
-    /// How a copy will come to be there, unless mounting it fails.
-    pub(super) fn presented(self) -> Presented {
+    /// How a copy will come to be there, unless mounting it fails. Where we read it ourselves for
+    /// long, there must be a way to free us.
+    pub(super) fn presented(self, sandbox: SandboxUse) -> Presented {
         let obstacle = match self {
             Self::Restore => Some("a full restore was asked for".to_owned()),
-            Self::Mount => obstacle(),
+            Self::Mount if sandbox == SandboxUse::None => obstacle(),
+            Self::Mount => obstacle().or_else(no_guard),
         };
         obstacle.map_or(Presented::Mounted, |why| Presented::Restored { why })
     }
@@ -133,7 +135,7 @@ pub async fn plan_copy<'a>(
     job: CopyJob<'_>,
     scratch: &'a Scratch,
 ) -> Result<PlannedCopy<'a>> {
-    let why = match job.way.presented() {
+    let why = match job.way.presented(job.sandbox) {
         Presented::Restored { why } => why,
         Presented::Mounted => match mount(world, repository, job, scratch).await {
             Ok((resolved, mounted)) => {
@@ -161,7 +163,7 @@ async fn resolve(
         wanted: job.wanted.clone(),
         target,
         overwrite: Overwrite::Never,
-        extras: RestoreExtras { opens: job.opens, ..RestoreExtras::default() },
+        extras: RestoreExtras { sandbox: job.sandbox, ..RestoreExtras::default() },
     };
     plan(repository, &restore, &staging_beside(world, target)?).await
 }

@@ -11,6 +11,8 @@ mod full_store;
 mod invariants;
 mod kills;
 mod mounts;
+mod mounts_amid;
+mod mounts_unprivileged;
 mod outlived;
 mod partial;
 mod pg_bank;

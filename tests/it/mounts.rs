@@ -23,11 +23,11 @@ use crate::{
 };
 
 /// How long something may take to be there or gone.
-const LOOKS_MAX: u32 = 600;
-const PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const LOOKS_MAX: u32 = 600;
+pub(crate) const PAUSE: Duration = Duration::from_millis(50);
 
 /// Whether backups can be mounted here. Where tests must not be skipped, it is a failure.
-fn can_mount() -> bool {
+pub(crate) fn can_mount() -> bool {
     let device = File::options().read(true).write(true).open("/dev/fuse");
     let is_root = rustix::process::geteuid().is_root();
     if device.is_ok() && is_root {
@@ -43,19 +43,19 @@ fn can_mount() -> bool {
 }
 
 /// A mounted backup; unmounted by force when this is dropped.
-struct Mounted {
-    point: PathBuf,
-    running: Option<Running>,
-    answer: Value,
+pub(crate) struct Mounted {
+    pub(crate) point: PathBuf,
+    pub(crate) running: Option<Running>,
+    pub(crate) answer: Value,
 }
 
 impl Mounted {
     /// Mounts in the background, and waits until it says so.
-    fn begin(site: &Site, words: &[&str], point: &str) -> Self {
+    pub(crate) fn begin(site: &Site, words: &[&str], point: &str) -> Self {
         Self::with(site, site.command(&[&["mount"], words].concat()), point)
     }
 
-    fn with(site: &Site, mut command: Command, point: &str) -> Self {
+    pub(crate) fn with(site: &Site, mut command: Command, point: &str) -> Self {
         let path = site.path(point);
         fs::create_dir_all(&path).unwrap();
         let said = site.path(&format!("{point}.log"));
@@ -76,7 +76,7 @@ impl Mounted {
         panic!("it is not mounted");
     }
 
-    fn end(mut self) -> i32 {
+    pub(crate) fn end(mut self) -> i32 {
         umount(&self.point);
         self.running.take().unwrap().end()
     }
@@ -97,7 +97,7 @@ fn umount(point: &Path) {
 }
 
 /// Mounts below a folder.
-fn mounts(folder: &Path) -> usize {
+pub(crate) fn mounts(folder: &Path) -> usize {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
     text.lines().filter(|line| line.contains(folder.to_str().unwrap())).count()
 }
@@ -126,7 +126,7 @@ fn everything(directory: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
 }
 
 /// A site with a backed up SQLite database of `count` rows.
-fn site(count: u32) -> Site {
+pub(crate) fn site(count: u32) -> Site {
     let site = Site::new();
     drop(site.create("app.db", count));
     fs::create_dir(site.path("scratch")).unwrap();
@@ -134,7 +134,7 @@ fn site(count: u32) -> Site {
     site
 }
 
-const READ_WRITE: [&str; 4] = ["app.db", "--read-write", "--scratch", "scratch"];
+pub(crate) const READ_WRITE: [&str; 4] = ["app.db", "--read-write", "--scratch", "scratch"];
 
 #[test]
 fn a_mounted_file_is_the_restored_one_and_refuses_writes() {
@@ -385,7 +385,7 @@ async fn a_server_starts_on_a_mounted_cluster_at_the_point_and_writes_there() {
 }
 
 /// Every pack of data in a repository.
-fn packs(site: &Site) -> Vec<PathBuf> {
+pub(crate) fn packs(site: &Site) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut pending = vec![site.path("repo/packs")];
     while let Some(path) = pending.pop() {

@@ -320,6 +320,18 @@ pub struct RestoreRequest<'a> {
     pub extras: &'a RestoreExtras,
 }
 
+/// What a sandbox is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SandboxUse {
+    /// None is opened.
+    #[default]
+    None,
+    /// It is looked at.
+    Look,
+    /// Parts of it are brought into a server that lives.
+    Bring,
+}
+
 /// What a restore can be told to do beside the usual.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RestoreExtras {
@@ -327,9 +339,9 @@ pub struct RestoreExtras {
     pub relocations: Vec<Relocation>,
     /// Whether a server is started on the database afterwards.
     pub starts: bool,
-    /// Whether a sandbox is opened on the database afterwards: a machine on which that cannot be
+    /// What a sandbox is opened on the database for afterwards: a machine on which that cannot be
     /// done is refused.
-    pub opens: bool,
+    pub sandbox: SandboxUse,
     /// Whether what stands at the target is turned into the database, block by block.
     pub rewrites: bool,
     /// Lineages of the database that are kept: what is restored must begin none of them again.

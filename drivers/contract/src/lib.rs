@@ -29,7 +29,7 @@ pub use capability::{Capabilities, Consistency, Incremental, LogSupply};
 pub use driver::{
     BackupRequest, Base, Driver, Endpoint, Engine, Evidence, GeneratedFile, Identity, Overwrite,
     Placement, Probe, Reached, Recovery, RecoveryTarget, Relocation, RestoreExtras, RestorePlan,
-    RestoreRequest, Rewrite,
+    RestoreRequest, Rewrite, SandboxUse,
 };
 pub use error::{Code, Error, ErrorKind, Result, code, quoted};
 pub use exchange::{

@@ -46,11 +46,12 @@ pub trait Sandbox: std::fmt::Debug + Send + Sync {
     async fn greet(&self) -> Result<()>;
 
     /// Runs statements in one of its databases, or in the usual one, and returns what the last of
-    /// them answers: columns apart by `|`, rows by line feeds, nothing for NULL.
+    /// them answers: columns apart by `|`, rows by line feeds, nothing for NULL. They change
+    /// nothing: checks of what was restored may follow.
     ///
     /// # Errors
     ///
-    /// What the engine said; [`Exhausted`](crate::ErrorKind::Exhausted) for a longer answer than
+    /// What the engine said; what tries to write fails; [`Exhausted`](crate::ErrorKind::Exhausted) for a longer answer than
     /// [`ANSWER_BYTES_MAX`].
     async fn query(&self, database: Option<&str>, sql: &str) -> Result<String>;
 

@@ -13,7 +13,7 @@ use rustix::{
 };
 use stillpoint_contract::{
     Clock, Error, ErrorKind, GeneratedFile, Lineage, Overwrite, Placement, RecoveryTarget,
-    RestorePlan, RestoreRequest, Result, Rewrite, code,
+    RestorePlan, RestoreRequest, Result, Rewrite, SandboxUse, code,
 };
 
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     layout::Layout,
     notes,
     recover::{PENDING_FILE, SPACES, Server, TAKEN_FILE, blocking},
-    spaces,
+    share, spaces,
     version::MAJORS,
 };
 
@@ -56,8 +56,11 @@ pub(crate) async fn plan(
     }
     let major = layout.server_version_num / 10_000;
     let server = Server::find(programs, major).await;
-    if (extras.starts || extras.opens) && server.is_none() {
+    if (extras.starts || extras.sandbox != SandboxUse::None) && server.is_none() {
         return Err(no_server(&layout, programs).await);
+    }
+    if let (SandboxUse::Bring, Some(server)) = (extras.sandbox, &server) {
+        share::find_dump(server, major).await?;
     }
     let staged = staged(request.staging);
     // The server that replayed for a restore that was killed dies with it, but not at once.

@@ -48,9 +48,13 @@ pub(crate) fn open(
 ///
 /// Source: <https://www.sqlite.org/limits.html#max_attached>; `VACUUM INTO` attaches its target.
 pub(crate) fn connect(path: &Path) -> Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    connect_to(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+}
+
+fn connect_to(path: &Path, access: OpenFlags) -> Result<Connection> {
     let open = || {
-        let connection = Connection::open_with_flags(path, flags)?;
+        let connection =
+            Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
         Ok(connection)
     };
@@ -98,7 +102,8 @@ impl Sandbox for FileSandbox {
             return Err(failed(sql).with("database", database).why("a file holds one database"));
         }
         let sql = sql.to_owned();
-        with(connect(&self.path)?, move |connection| {
+        let connection = connect_to(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        with(connection, move |connection| {
             answer(&connection, &sql).map_err(|e| failed(&sql).caused_by(e)).and_then(|text| {
                 text.ok_or_else(|| {
                     Error::new(ErrorKind::Exhausted, code::SANDBOX_STATEMENT, "read an answer")
@@ -245,7 +250,7 @@ mod tests {
             ("SELECT count(*) FROM t", "1"),
             ("SELECT 1, NULL, 'x' UNION ALL SELECT 2, 0.5, x'0aff'", "1||x\n2|0.5|0AFF"),
             ("SELECT n FROM t WHERE n = 8", ""),
-            ("DELETE FROM t; SELECT count(*) FROM t;", "0"),
+            ("PRAGMA case_sensitive_like = 1; SELECT count(*) FROM t;", "1"),
         ] {
             assert_eq!(sandbox.query(None, sql).await.unwrap(), answer, "{sql}");
         }
@@ -253,6 +258,28 @@ mod tests {
         assert_eq!(error.code(), code::SANDBOX_STATEMENT);
         let long = "SELECT printf('%.*c', 70000, 'x')";
         assert_eq!(sandbox.query(None, long).await.unwrap_err().kind(), ErrorKind::Exhausted);
+    }
+
+    #[tokio::test]
+    async fn no_statement_writes() {
+        for mode in ["WAL", "DELETE"] {
+            let directory = tempfile::tempdir().unwrap();
+            let schema = "CREATE TABLE t (n UNIQUE); INSERT INTO t VALUES (7)";
+            let schema = format!("PRAGMA journal_mode = {mode}; {schema}");
+            let sandbox = sandbox(directory.path(), &schema);
+            let before = std::fs::read(directory.path().join("database")).unwrap();
+            for sql in [
+                "DELETE FROM t; SELECT count(*) FROM t",
+                "PRAGMA query_only = 0; REINDEX; SELECT 1",
+                "COMMIT; BEGIN IMMEDIATE; DELETE FROM t; COMMIT",
+                "PRAGMA user_version = 5",
+                "VACUUM",
+            ] {
+                drop(sandbox.query(None, sql).await.unwrap_err());
+            }
+            assert_eq!(sandbox.query(None, "SELECT n FROM t").await.unwrap(), "7", "{mode}");
+            assert_eq!(std::fs::read(directory.path().join("database")).unwrap(), before);
+        }
     }
 
     #[tokio::test]

@@ -54,7 +54,8 @@ pub(crate) struct Options {
     /// A moment drawn from all that can be restored; it is printed, so that --at repeats it.
     #[arg(long)]
     random: bool,
-    /// A statement to run on what was restored. May be given several times, each with --expect.
+    /// A statement to run on what was restored, which may read everything and write nothing. May be
+    /// given several times, each with --expect.
     #[arg(long, value_name = "SQL", requires = "expect")]
     check: Vec<String>,
     /// What the statement must answer: columns apart by |, rows by line feeds, nothing for NULL.

@@ -3,12 +3,19 @@
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Write as _},
+    iter,
+    os::{fd::AsRawFd as _, unix::fs::PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use clap::Args;
+use rustix::{
+    fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, linkat, renameat_with},
+    io::Errno,
+};
 use stillpoint_contract::{Error, ErrorKind, Result, Share, TablePattern, code};
+use tempfile::TempPath;
 
 use super::{
     answer::{CompareAnswer, PartialAnswer},
@@ -98,14 +105,14 @@ pub(crate) async fn run(
     }
     let meter = Arc::new(Meter::default());
     if options.compare {
-        let mut script = ScriptFile::create(options.script.as_deref(), database)?;
+        let script = ScriptFile::create(options.script.as_deref(), database)?;
         let mut writer = BufWriter::new(&script.file);
         let work = coordinator::compare(&session.world, repository, &job, &meter, &mut writer);
         let report = session.watch(database, &meter, Box::pin(work)).await?;
-        writer.flush().map_err(|cause| unwritable(&script.path, cause))?;
+        let written = writer.flush();
         drop(writer);
-        script.keep()?;
-        let answer = CompareAnswer::of(session, database, url, &script.path, report);
+        let path = script.publish(written)?;
+        let answer = CompareAnswer::of(session, database, url, &path, report);
         answer.warn(session);
         session.answer(&answer)?;
     } else {
@@ -167,53 +174,74 @@ fn share(options: &PartialOptions) -> Result<Share> {
 /// How many names are tried for a script.
 const NAMES_MAX: u32 = 1000;
 
-/// A new file, which is removed again unless it is kept.
+/// A file that has no name until it is complete, or one that tells as much.
 struct ScriptFile {
-    path: PathBuf,
+    names: Vec<PathBuf>,
     file: File,
-    is_kept: bool,
+    named: Option<TempPath>,
 }
 
 impl ScriptFile {
     fn create(chosen: Option<&Path>, database: &str) -> Result<Self> {
-        let open = |path: PathBuf| File::create_new(&path).map(|file| (path, file));
-        let made = if let Some(path) = chosen {
-            open(path.to_owned())
-        } else {
-            let is_plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
-            let stem = database.replace(|c| !is_plain(c), "_");
-            let names = (1..NAMES_MAX).map(|number| match number {
-                1 => PathBuf::from(format!("merge-{stem}.sql")),
-                _ => PathBuf::from(format!("merge-{stem}-{number}.sql")),
-            });
-            let exists = |e: &io::Error| e.kind() == io::ErrorKind::AlreadyExists;
-            let is_free = |made: &io::Result<_>| !made.as_ref().is_err_and(exists);
-            let free = names.map(open).find(is_free);
-            free.unwrap_or_else(|| Err(io::ErrorKind::AlreadyExists.into()))
-        };
-        let shown = chosen.unwrap_or(Path::new("merge.sql"));
-        let (path, file) = made.map_err(|cause| unwritable(shown, cause))?;
-        Ok(Self { path, file, is_kept: false })
+        let names = chosen.map_or_else(|| usual_names(database), |path| vec![path.to_owned()]);
+        let is_free = |name: &PathBuf| fs::symlink_metadata(name).is_err();
+        let shown = names.first().cloned().unwrap_or_default();
+        if !names.iter().any(is_free) {
+            return Err(unwritable(&shown, io::ErrorKind::AlreadyExists.into()));
+        }
+        let (file, named) = nameless(folder(&shown)).map_err(|cause| unwritable(&shown, cause))?;
+        Ok(Self { names, file, named })
     }
 
-    /// Makes it durable.
-    fn keep(&mut self) -> Result<()> {
-        let sync = || {
-            self.file.sync_all()?;
-            let folder = self.path.parent().filter(|folder| *folder != Path::new(""));
-            File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    /// Makes it durable, and gives it the first name that is free, in one step.
+    fn publish(self, written: io::Result<()>) -> Result<PathBuf> {
+        let shown = self.names.first().cloned().unwrap_or_default();
+        written.and_then(|()| self.file.sync_all()).map_err(|cause| unwritable(&shown, cause))?;
+        let own = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        let give = |name: &Path| match &self.named {
+            Some(named) => renameat_with(CWD, &**named, CWD, name, RenameFlags::NOREPLACE),
+            None => linkat(CWD, &own, CWD, name, AtFlags::SYMLINK_FOLLOW),
         };
-        sync().map_err(|cause| unwritable(&self.path, cause))?;
-        self.is_kept = true;
-        Ok(())
+        let mut given = Err(Errno::EXIST);
+        for name in &self.names {
+            given = give(name).map(|()| name);
+            if given != Err(Errno::EXIST) {
+                break;
+            }
+        }
+        let path = given.map_err(|cause| unwritable(&shown, cause.into()))?;
+        let synced = File::open(folder(path)).and_then(|folder| folder.sync_all());
+        synced.map_err(|cause| unwritable(path, cause))?;
+        Ok(path.clone())
     }
 }
 
-impl Drop for ScriptFile {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            drop(fs::remove_file(&self.path));
+/// Names for a script for which none was chosen.
+fn usual_names(database: &str) -> Vec<PathBuf> {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+    let stem = database.replace(|c| !is_plain(c), "_");
+    let more = (2..NAMES_MAX).map(|number| format!("merge-{stem}-{number}.sql"));
+    iter::once(format!("merge-{stem}.sql")).chain(more).map(PathBuf::from).collect()
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."))
+}
+
+/// A file without a name, of which nothing stays if we are killed; where file systems have no such
+/// files, one with a name that nobody takes for a script.
+fn nameless(folder: &Path) -> io::Result<(File, Option<TempPath>)> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(folder, flags, Mode::from_raw_mode(0o666)) {
+        Ok(file) => Ok((File::from(file), None)),
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+            let mut named = tempfile::Builder::new();
+            let named = named.prefix(".merge-").suffix(".unfinished");
+            let named = named.permissions(fs::Permissions::from_mode(0o666)).tempfile_in(folder)?;
+            let (file, name) = named.into_parts();
+            Ok((file, Some(name)))
         }
+        Err(cause) => Err(cause.into()),
     }
 }
 

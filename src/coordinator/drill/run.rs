@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use stillpoint_contract::{Clock, Engine, Error, ErrorKind, Result, Sandbox, Tally, Verdict, code};
+use stillpoint_contract::{
+    Clock, Engine, Error, ErrorKind, Result, Sandbox, SandboxUse, Tally, Verdict, code,
+};
 
 use super::rows::{Basis, compare};
 use crate::{
@@ -155,7 +157,7 @@ async fn attempt(
         database: job.database,
         wanted: &job.wanted,
         way: job.way,
-        opens: true,
+        sandbox: SandboxUse::Look,
     };
     let mut planned = plan_copy(world, repository, copy, scratch).await?;
     // A drill goes on, to find more.

@@ -60,17 +60,23 @@ struct Life {
 /// The signal that nobody can refuse, in the mask of those that are pending.
 const KILLED: u64 = 1 << 8;
 
-/// Source: proc(5), `/proc/pid/stat`: field 3 is the state, field 22 the time it began;
-/// `/proc/pid/status`: `SigPnd` are the signals that wait for the first thread. Each thread of a
-/// process that is killed has SIGKILL pending until it sees it.
+/// The flag of a thread that is ending, and perhaps waits amid that.
+const EXITING: u32 = 4;
+
+/// Source: proc(5), `/proc/pid/stat`: field 3 is the state, field 9 the flags, of which
+/// `include/linux/sched.h` names `PF_EXITING`, field 22 the time it began; `/proc/pid/status`:
+/// `SigPnd` are the signals that wait for the first thread. Each thread of a process that is killed
+/// has SIGKILL pending until it sees it, and ends then.
 fn life(process: u32) -> Option<Life> {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // The name before may hold anything, also parentheses.
     let (_, fields) = text.rsplit_once(')')?;
     let mut fields = fields.split_whitespace();
     let has_ended = matches!(fields.next()?, "Z" | "X");
-    let started = fields.nth(18)?.parse().ok()?;
-    Some(Life { started, is_dying: has_ended || is_killed(process) })
+    let flags: u32 = fields.nth(5)?.parse().ok()?;
+    let started = fields.nth(12)?.parse().ok()?;
+    let is_dying = has_ended || flags & EXITING != 0 || is_killed(process);
+    Some(Life { started, is_dying })
 }
 
 fn is_killed(process: u32) -> bool {

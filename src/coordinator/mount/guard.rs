@@ -20,6 +20,21 @@ use super::dead::{is_living, started, unmount};
 /// How often the guard looks.
 const PERIOD: Duration = Duration::from_millis(50);
 
+/// Where the kernel lets whoever mounted something free what waits for it; and what it calls that.
+/// Source: `include/uapi/linux/magic.h` of Linux, `FUSE_CTL_SUPER_MAGIC`.
+const CONTROL: &str = "/sys/fs/fuse/connections";
+const CONTROL_KIND: u64 = 0x6573_5543;
+
+/// Why a guard could not free a process here; `None` when it can.
+pub(crate) fn no_guard() -> Option<String> {
+    if rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let kind = rustix::fs::statfs(CONTROL).map(|found| found.f_type.cast_unsigned());
+    let told = || format!("without root, a process that is killed needs {CONTROL} to be mounted");
+    (kind != Ok(CONTROL_KIND)).then(told)
+}
+
 /// The hidden command of the program that [`stand_guard`] is.
 pub(crate) const COMMAND: &str = "mount-guard";
 

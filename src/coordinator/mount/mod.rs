@@ -19,12 +19,12 @@ mod without;
 
 pub(super) use dead::{end_below, end_dead, mounts_below};
 #[cfg(feature = "mount")]
-pub(super) use guard::Guard;
-#[cfg(feature = "mount")]
 pub use guard::stand_guard;
+#[cfg(feature = "mount")]
+pub(super) use guard::{Guard, no_guard};
 #[cfg(feature = "mount")]
 pub(super) use session::{Mount, MountedFiles, obstacle};
 #[cfg(not(feature = "mount"))]
 pub use without::stand_guard;
 #[cfg(not(feature = "mount"))]
-pub(super) use without::{Guard, Mount, MountedFiles, obstacle};
+pub(super) use without::{Guard, Mount, MountedFiles, no_guard, obstacle};

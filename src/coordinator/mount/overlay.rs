@@ -239,3 +239,42 @@ impl Body {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_and_cannot_be_read_is_an_error_and_no_zeros() {
+        let directory = tempfile::tempdir().unwrap();
+        let overlay = Overlay::new(directory.path().to_owned());
+        let mut body = Body::empty();
+        body.write((&overlay, 7), 5, b"bytes", &[]).unwrap();
+        let mut read = Vec::new();
+        overlay.read(7, 0..10, &mut read).unwrap();
+        assert_eq!(read, b"\0\0\0\0\0bytes");
+        // Opened anew, it cannot be read any more.
+        overlay.open().clear();
+        fs::remove_file(overlay.path(7)).unwrap();
+        fs::create_dir(overlay.path(7)).unwrap();
+        overlay.read(7, 0..10, &mut Vec::new()).unwrap_err();
+        let file = Arc::new(File::open(overlay.path(7)).unwrap());
+        overlay.open().insert(7, file);
+        overlay.read(7, 0..10, &mut Vec::new()).unwrap_err();
+    }
+
+    #[test]
+    fn a_write_where_no_file_can_be_is_an_error_and_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let overlay = Overlay::new(directory.path().to_owned());
+        let mut body = Body::empty();
+        body.write((&overlay, 7), 0, b"here", &[]).unwrap();
+        for offset in [u64::MAX, u64::MAX - 2, 1 << 63] {
+            body.write((&overlay, 7), offset, b"x".repeat(4).as_slice(), &[]).unwrap_err();
+            assert_eq!(body.length(), 4);
+        }
+        let mut read = Vec::new();
+        overlay.read(7, 0..4, &mut read).unwrap();
+        assert_eq!(read, b"here");
+    }
+}

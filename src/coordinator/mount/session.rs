@@ -60,7 +60,8 @@ pub(crate) fn obstacle() -> Option<String> {
             let places = ["/usr/bin", "/bin", "/sbin", "/usr/local/bin", "/run/wrappers/bin"];
             let is_there = |place: &&str| Path::new(place).join("fusermount3").exists();
             let found = places.iter().any(is_there);
-            (!found).then(|| "only root can mount without fusermount3".to_owned())
+            (!found)
+                .then(|| "only root can mount without fusermount3, of the package fuse3".to_owned())
         }
     }
 }

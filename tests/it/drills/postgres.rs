@@ -145,6 +145,23 @@ async fn a_statement_that_answers_something_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_writes() {
+    let Some(story) = begin(15).await else { return };
+    story.back_up();
+    for (sql, cause) in [
+        ("DELETE FROM entry", "cannot execute DELETE in a read-only transaction"),
+        ("SET TRANSACTION READ WRITE; DELETE FROM entry", "must be set before any query"),
+        ("REINDEX TABLE entry", "it writes, or ends the transaction"),
+        ("COMMIT; REINDEX TABLE entry", "it writes, or ends the transaction"),
+    ] {
+        let question = ["--check", "SELECT count(*) FROM entry", "--expect", "3"];
+        let drill = failed(&story, &[&["--check", sql, "--expect", ""], &question[..]].concat());
+        assert_cause(&drill, cause);
+        assert_eq!(drill["causes"].as_array().unwrap().len(), 1, "{drill:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_of_another_version_or_one_that_does_not_work() {
     let Some(story) = begin(17).await else { return };
     story.back_up();

@@ -102,6 +102,30 @@ fn a_statement_that_answers_something_else_or_nothing() {
 }
 
 #[test]
+fn a_statement_that_writes_would_hide_what_is_looked_for() {
+    for more in [&[][..], &["--no-mount"]] {
+        let words = [&["--check", "REINDEX", "--expect", ""], more].concat();
+        let drill = drill_after(
+            |site| {
+                open(site)
+                    .execute_batch(
+                        "CREATE INDEX ti ON t (n); CREATE TABLE e (a); CREATE INDEX ei ON e (a);
+                         PRAGMA writable_schema = 1;
+                         UPDATE sqlite_schema SET rootpage =
+                             (SELECT rootpage FROM sqlite_schema WHERE name = 'ei')
+                             WHERE name = 'ti'",
+                    )
+                    .unwrap();
+                back_up(site);
+            },
+            &words,
+        );
+        assert_cause(&drill, "readonly database");
+        assert_cause(&drill, "index ti");
+    }
+}
+
+#[test]
 fn a_point_that_cannot_be_reached() {
     let drill = drill_after(back_up, &["--at", "2001-01-01T00:00:00Z"]);
     assert_cause(&drill, "it is before the first backup");

@@ -2,6 +2,8 @@
 
 use std::{fs, thread::sleep, time::Duration};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::{
     shop::{begin, command, dump, ok, url},
     sqlite,
@@ -9,7 +11,7 @@ use super::{
 use crate::{
     drills::remains::{assert_none, kills, measure, sandboxes},
     postgres::{Story, connect},
-    site::Running,
+    site::{Running, Site},
 };
 
 fn start(story: &Story, words: &[&str]) -> Running {
@@ -105,4 +107,93 @@ fn killed_partial_restores_of_sqlite_leave_nothing_after_the_next_command() {
     }
     assert!(struck > kills() / 4, "{struck} of {} kills struck a sandbox", kills());
     assert!(midway > 0, "no kill struck a table that was half there");
+}
+
+/// The process is told to stop, and nothing is left when it has.
+fn stop(mut running: Running, signal: Signal, status: i32) {
+    kill_process(Pid::from_child(&running.0), signal).unwrap();
+    assert_eq!(running.0.wait().unwrap().code(), Some(status));
+}
+
+#[test]
+fn a_partial_restore_of_sqlite_that_is_told_to_stop_takes_back_what_it_began() {
+    let site = sqlite::site(60_000);
+    let words = ["restore", "app.db", "--table", "t", "--into", "sqlite:app.db"];
+    let words = [&words[..], &["--scratch", "scratch"]].concat();
+    let before = sqlite::state(&site);
+    for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let mut running = site.spawn(&words, "stopped");
+        while !sqlite::has_passing(&site) {
+            assert_eq!(running.ended(), None, "it was done too early");
+            sleep(Duration::from_millis(5));
+        }
+        stop(running, signal, status);
+        assert!(!sqlite::has_passing(&site));
+        assert_none(&site);
+        assert_eq!(sqlite::state(&site), before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_not_complete_goes_when_its_maker_is_told_to_stop() {
+    let Some(story) = begin(15).await else { return };
+    let more = "INSERT INTO big SELECT i + 10, v FROM big, generate_series(10, 13) i
+        ON CONFLICT DO NOTHING";
+    connect(&story.server).await.batch_execute(more).await.unwrap();
+    story.back_up();
+    let count = "SELECT count(*)::text FROM pg_database WHERE datname LIKE 'stillpoint%'";
+    for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let mut running = start(&story, &["--database", "postgres"]);
+        while story.ask(count).await == "0" {
+            assert_eq!(running.ended(), None, "it was done too early");
+            sleep(Duration::from_millis(5));
+        }
+        stop(running, signal, status);
+        assert_eq!(story.ask(count).await, "0");
+        let all = "SELECT count(*)::text FROM pg_database";
+        assert_eq!(story.ask(all).await, "3");
+        assert_none(&story.site);
+    }
+}
+
+#[test]
+fn a_killed_comparison_leaves_no_half_of_a_script() {
+    let site = sqlite::site(20_000);
+    sqlite::sql(&site).execute_batch("DELETE FROM t").unwrap();
+    let compare = |script: &'static str| {
+        let words = ["restore", "app.db", "--table", "t", "--into", "sqlite:app.db", "--compare"];
+        [&words[..], &["--script", script, "--scratch", "scratch"]].concat()
+    };
+    let before = names(&site);
+    let takes = measure(|| drop(site.ok(&compare("whole.sql"))));
+    let whole = fs::read(site.path("whole.sql")).unwrap();
+    assert!(whole.ends_with(b"COMMIT;\n") && whole.len() > 20_000 * 2000);
+    fs::remove_file(site.path("whole.sql")).unwrap();
+    let mut unfinished = 0;
+    for kill in 0..kills() {
+        let running = site.spawn(&compare("killed.sql"), "killed");
+        sleep(takes * kill / kills() + Duration::from_millis(1));
+        running.kill();
+        match fs::read(site.path("killed.sql")) {
+            Ok(found) => {
+                assert!(found == whole, "{} of {} bytes", found.len(), whole.len());
+                fs::remove_file(site.path("killed.sql")).unwrap();
+            }
+            Err(_) => unfinished += 1,
+        }
+        site.ok(&["list"]);
+        fs::remove_file(site.path("killed.log")).unwrap();
+        assert_eq!(names(&site), before, "after kill {kill}");
+    }
+    assert!(unfinished > 0, "no kill struck a comparison");
+}
+
+fn names(site: &Site) -> Vec<String> {
+    let entries = fs::read_dir(site.path("")).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    // The live database may have its log and shared memory beside it.
+    names.retain(|name| !name.starts_with("app.db-"));
+    names.sort();
+    names
 }

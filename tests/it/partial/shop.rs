@@ -1,9 +1,9 @@
 //! A PostgreSQL database with one of everything, and what its state is told by.
 
-use std::{env, fs, process::Command};
+use std::{env, fs, path::PathBuf, process::Command};
 
 use serde_json::Value;
-use stillpoint_testcontainers::{POSTGRES_USER, Postgres};
+use stillpoint_testcontainers::{POSTGRES_USER, POSTGRES_VERSIONS, Postgres};
 
 use crate::postgres::{Story, connect};
 
@@ -81,6 +81,24 @@ pub(super) fn run(story: &Story, words: &[&str]) -> (i32, Value, String) {
     (output.status.code().unwrap_or(-1), answer, String::from_utf8(output.stderr).unwrap())
 }
 
+/// Versions that tell most; with `STILLPOINT_VERSIONS=every`, all of them.
+pub(super) fn versions() -> Vec<u32> {
+    if env::var_os("STILLPOINT_VERSIONS").is_some_and(|versions| versions == "every") {
+        return POSTGRES_VERSIONS.to_vec();
+    }
+    #[expect(clippy::print_stderr, reason = "what is not run must be seen")]
+    {
+        eprintln!("run with PostgreSQL 15 and 17; STILLPOINT_VERSIONS=every runs the others, too");
+    }
+    vec![15, 17]
+}
+
+/// The `pg_dump` of a version, or of the next one that is there: it reads older servers.
+fn dumper(major: u32) -> PathBuf {
+    let mut versions = POSTGRES_VERSIONS.into_iter().filter(|version| *version >= major);
+    versions.find_map(|version| Postgres::program(version, "pg_dump").ok()).unwrap()
+}
+
 pub(super) fn command(story: &Story, words: &[&str]) -> Command {
     let mut command = story.site.command(words);
     command.env("PATH", programs(story));
@@ -90,7 +108,7 @@ pub(super) fn command(story: &Story, words: &[&str]) -> Command {
 /// Where the programs of the server's version are.
 pub(super) fn programs(story: &Story) -> std::ffi::OsString {
     let major = story.server.major();
-    let dump = Postgres::program(major, "pg_dump").unwrap();
+    let dump = dumper(major);
     let mut places = vec![Postgres::programs(major).unwrap(), dump.parent().unwrap().to_owned()];
     places.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
     env::join_paths(places).unwrap()
@@ -112,7 +130,7 @@ pub(super) fn fails(story: &Story, words: &[&str], status: i32, said: &[&str]) {
 
 /// Everything that `pg_dump` says of a database, but what `exclude` fits.
 pub(super) fn dump(story: &Story, database: &str, words: &[&str]) -> String {
-    let output = Command::new(Postgres::program(story.server.major(), "pg_dump").unwrap())
+    let output = Command::new(dumper(story.server.major()))
         .args(["-h", "127.0.0.1", "-U", POSTGRES_USER, "-p", &story.server.port().to_string()])
         .args(words)
         .arg(database)

@@ -291,6 +291,121 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn merge_scripts_take_no_row_that_is_not_theirs() {
+    let site = site(10);
+    let schema = "CREATE TABLE folded (id INTEGER PRIMARY KEY, v TEXT COLLATE NOCASE, r REAL);
+        INSERT INTO folded VALUES (1, 'old', 0.1 + 0.2), (2, 'same', 1.0), (3, 'gone', 9e999);
+        INSERT INTO folded VALUES (4, 'gone', 2.2250738585072014e-308), (5, 'gone', 19.99), (6, 'gone', -0.0);
+        CREATE TABLE replacing (id INTEGER PRIMARY KEY, u INT UNIQUE ON CONFLICT REPLACE);
+        INSERT INTO replacing VALUES (1, 1), (2, 2), (4, 40)";
+    sql(&site).execute_batch(schema).unwrap();
+    let bits = "SELECT id || v || hex(r = r) || quote(r) || (r - 19.99) FROM folded";
+    let before = texts(&sql(&site), bits);
+    site.ok(&["backup", "sqlite:app.db"]);
+    let live = sql(&site);
+    live.execute_batch(
+        "UPDATE folded SET v = 'ABC' WHERE id = 1; DELETE FROM folded WHERE id > 2;
+         UPDATE replacing SET u = 20 WHERE id = 2; INSERT INTO replacing VALUES (3, 2);
+         DELETE FROM replacing WHERE id = 4; INSERT INTO replacing VALUES (5, 40)",
+    )
+    .unwrap();
+    let compare = |table, script| {
+        site.json(&restore(&["--table", table, "--compare", "--script", script]));
+        fs::read_to_string(site.path(script)).unwrap()
+    };
+    // Changed once more since, which the column takes for the same.
+    let script = compare("folded", "folded.sql");
+    live.execute_batch("UPDATE folded SET v = 'abc' WHERE id = 1").unwrap();
+    live.execute_batch(&script).unwrap();
+    assert_eq!(texts(&live, "SELECT v FROM folded WHERE id = 1"), ["abc"], "{script}");
+    live.execute_batch("UPDATE folded SET v = 'old' WHERE id = 1").unwrap();
+    assert_eq!(texts(&live, bits), before, "{script}");
+    // The table would replace what is in the way.
+    let script = compare("replacing", "replacing.sql");
+    let rows = "SELECT id || ':' || u FROM replacing ORDER BY id";
+    let had = texts(&live, rows);
+    live.execute_batch(&script).unwrap_err();
+    live.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(texts(&live, rows), had, "{script}");
+    live.execute_batch("DELETE FROM replacing WHERE id = 3").unwrap();
+    live.execute_batch(&script).unwrap();
+    assert_eq!(texts(&live, rows), ["1:1", "2:2", "5:40"], "{script}");
+}
+
+#[test]
+fn a_copy_in_which_the_engine_finds_damage_is_used_only_when_that_is_accepted() {
+    use std::os::unix::fs::FileExt as _;
+
+    let site = site(200);
+    sql(&site).execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    let page: u32 = sql(&site)
+        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'by_note'", [], |r| r.get(0))
+        .unwrap();
+    let file = fs::File::options().write(true).open(site.path("app.db")).unwrap();
+    // The kind of a page, which no tree has; of an index that nobody asks for.
+    file.write_all_at(&[0xff], u64::from(page - 1) * 4096).unwrap();
+    site.ok(&["backup", "sqlite:app.db"]);
+    for more in [&[][..], &["--no-mount"]] {
+        let words = [&["--table", "small", "--as", "other"][..], more].concat();
+        site.fails(&restore(&words), 9, &["--accept-damage"]);
+        assert!(
+            texts(&sql(&site), "SELECT name FROM sqlite_schema WHERE name = 'other'").is_empty()
+        );
+        let found = site.json(&restore(&[&words[..], &["--accept-damage"]].concat()));
+        assert!(!found["damage"].as_array().unwrap().is_empty(), "{found:#}");
+        sql(&site).execute_batch("DROP TABLE other").unwrap();
+    }
+    assert_none(&site);
+}
+
+#[test]
+fn triggers_come_back_also_where_a_view_of_the_point_was_broken() {
+    let site = site(10);
+    sql(&site)
+        .execute_batch(
+            "CREATE TABLE gone (n); CREATE VIEW sums AS SELECT * FROM doubled;
+             CREATE VIEW doubled AS SELECT total FROM orders;
+             CREATE TRIGGER by_view AFTER DELETE ON orders
+                 BEGIN INSERT INTO log SELECT 'left' || count(*) FROM sums; END;
+             CREATE TRIGGER to_gone AFTER UPDATE ON small
+                 BEGIN INSERT INTO gone VALUES (1); END;
+             CREATE TRIGGER of_bare AFTER INSERT ON bare
+                 BEGIN INSERT INTO log VALUES ('bare'); END;
+             CREATE VIEW broken AS SELECT * FROM gone;
+             DROP TABLE gone",
+        )
+        .unwrap();
+    site.ok(&["backup", "sqlite:app.db"]);
+    sql(&site).execute_batch("DROP TRIGGER to_gone; DROP VIEW broken").unwrap();
+    let tables = ["orders", "log", "bare", "small"];
+    let words: Vec<_> = tables.iter().flat_map(|table| ["--table", *table]).collect();
+    let found = site.json(&restore(&words));
+    let told = |notes: &Value, words: &[&str]| {
+        let has = |note: &&Value| words.iter().all(|word| note.as_str().unwrap().contains(word));
+        notes.as_array().unwrap().iter().filter(has).count()
+    };
+    assert_eq!(
+        told(&found["notes"], &["trigger to_gone is left out", "INTO gone"]),
+        1,
+        "{found:#}"
+    );
+    assert_eq!(told(&found["notes"], &["trigger"]), 1, "{found:#}");
+    let live = sql(&site);
+    let name = |from: &str| {
+        let mut tables = found["tables"].as_array().unwrap().iter();
+        tables.find(|table| table["from"] == from).unwrap()["to"].as_str().unwrap().to_owned()
+    };
+    live.execute_batch(&format!(
+        "INSERT INTO {} (a) VALUES (1); DELETE FROM {} WHERE id = 1",
+        name("bare"),
+        name("orders")
+    ))
+    .unwrap();
+    let said = texts(&live, &format!("SELECT t FROM {} ORDER BY rowid DESC LIMIT 2", name("log")));
+    assert_eq!(said, ["left999", "bare"]);
+}
+
+#[test]
 fn what_is_brought_back_is_captured_like_everything_else() {
     let site = site(3000);
     let words = ["logs", "stream", "sqlite:app.db", "--flush", "1s", "--stop-at-eof"];

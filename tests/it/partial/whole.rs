@@ -1,11 +1,11 @@
 //! A database of a PostgreSQL cluster, brought back beside the one that lives.
 
-use super::shop::{begin, dump, ok};
+use super::shop::{begin, dump, ok, versions};
 use crate::{drills::remains::assert_none, postgres::connect};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_comes_back_as_it_was_under_a_name_that_is_free() {
-    for major in [15, 17] {
+    for major in versions() {
         let Some(story) = begin(major).await else { return };
         let client = connect(&story.server).await;
         client

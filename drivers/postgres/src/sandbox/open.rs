@@ -176,15 +176,18 @@ impl Sandbox for ServerSandbox {
 
     async fn query(&self, database: Option<&str>, sql: &str) -> Result<String> {
         let database = database.unwrap_or(&self.usual);
-        let failed = |error: Error| {
+        let failed = || {
             let step = "run a statement on the restored copy";
             Error::new(ErrorKind::Invalid, code::SANDBOX_STATEMENT, step)
                 .with("statement", sql)
                 .with("database", database)
-                .caused_by(error)
         };
-        let session = self.cluster.in_database(database).sql().await.map_err(failed)?;
-        answer(&session, sql).await.map_err(failed)
+        let session = self.cluster.in_database(database).sql().await;
+        let session = session.map_err(|e| failed().caused_by(e))?;
+        let answered = read(&session, sql).await.map_err(|e| failed().caused_by(e))?;
+        answered.ok_or_else(|| {
+            failed().why("it writes, or ends the transaction that keeps it from writing")
+        })
     }
 
     async fn check(&self) -> Result<Vec<Examined>> {
@@ -217,6 +220,27 @@ impl Sandbox for ServerSandbox {
         let process = self.process.into_inner();
         process.unwrap_or_else(PoisonError::into_inner).stop().await
     }
+}
+
+/// The transaction of a session, with the number that the first change gives it.
+const TRANSACTION: &str = "
+    SELECT virtualtransaction, pg_catalog.pg_current_xact_id_if_assigned()
+    FROM pg_catalog.pg_locks
+    WHERE virtualxid = virtualtransaction AND pid = pg_catalog.pg_backend_pid()";
+
+/// What the last of the statements answers, which can change nothing; `None` where they tried to.
+/// The server itself refuses most of that in such a transaction, but not `REINDEX`.
+///
+/// Source: <https://www.postgresql.org/docs/current/sql-set-transaction.html>: once something was
+/// read, it cannot be made one that writes.
+async fn read(sql: &Sql, statements: &str) -> Result<Option<String>> {
+    let failed = |e| error::sql(e, "keep a statement from writing");
+    sql.client.batch_execute("BEGIN READ ONLY").await.map_err(failed)?;
+    let begun = answer(sql, TRANSACTION).await?;
+    let text = answer(sql, statements).await?;
+    let is_same = answer(sql, TRANSACTION).await? == begun;
+    sql.client.batch_execute("ROLLBACK").await.map_err(failed)?;
+    Ok(is_same.then_some(text))
 }
 
 /// What the last of the statements answers.

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use stillpoint_contract::{Clock, Error, ErrorKind, Result, Share, ShareRequest, code};
+use stillpoint_contract::{
+    Clock, Error, ErrorKind, Result, Share, ShareRequest, TablePattern, code,
+};
 
 use super::rename::{chosen, is_taken};
 use crate::{
@@ -18,7 +20,7 @@ const STEP: &str = "look at the live server";
 const PREFIX: &str = "stillpoint_partial_";
 
 /// The first half of the advisory lock of whoever makes a database; the second is its own.
-pub(super) const LOCK: i32 = 0x5350_5254;
+const LOCK: i32 = 0x5350_5254;
 
 /// How long a server may take to notice that a client is gone: it looks each second.
 const LOOKS_MAX: u32 = 30;
@@ -64,18 +66,21 @@ pub(crate) async fn admit(
     request: &ShareRequest<'_>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Vec<String>> {
-    let (_, sql, _) = connect(request, clock).await?;
+    let (_, sql, major) = connect(request, clock).await?;
     let removed = sweep(&sql, clock).await?;
     let failed = |e| error::sql(e, STEP);
-    if let (Share::Tables(_), false) = (request.share, request.compares) {
-        refuse_published(&sql).await?;
+    if let (Share::Tables(patterns), false) = (request.share, request.compares) {
+        let schema = request.name.map(chosen).transpose()?.and_then(|(schema, _)| schema);
+        let names = patterns.iter().filter_map(|pattern| schema_of(pattern));
+        let schemas = schema.map_or_else(|| names.collect(), |schema| vec![schema]);
+        refuse_published((&sql, major), &schemas).await?;
     }
     match (request.share, request.name) {
         (Share::Database, Some(name)) => check_database(&sql, name).await?,
         (Share::Tables(patterns), Some(name)) => {
             let (schema, own) = chosen(name)?;
             let of_pattern = match patterns.as_slice() {
-                [one] => one.names().iter().rev().nth(1).map(|schema| (*schema).to_owned()),
+                [one] => schema_of(one),
                 _ => None,
             };
             if let Some(schema) = schema.or(of_pattern) {
@@ -92,19 +97,38 @@ pub(crate) async fn admit(
     Ok(removed)
 }
 
-/// Refuses new tables where they would be published: a subscriber that lacks a table stops.
-/// Source: PostgreSQL 18 documentation, 29.1, Publication, and 29.7, Conflicts.
-async fn refuse_published(sql: &Sql) -> Result<()> {
+/// The schema that a pattern says, if it does.
+fn schema_of(pattern: &TablePattern) -> Option<String> {
+    pattern.names().iter().rev().nth(1).map(|schema| (*schema).to_owned())
+}
+
+/// Refuses new tables in schemas in which they would be published: a subscriber that lacks a table
+/// stops. Schemas are published from 15 on.
+/// Source: PostgreSQL 18 documentation, 29.1, Publication, and 29.7, Conflicts; 52.43,
+/// `pg_publication_namespace`.
+pub(super) async fn refuse_published((sql, major): (&Sql, u32), schemas: &[String]) -> Result<()> {
     let failed = |e| error::sql(e, STEP);
-    let query = "SELECT min(pubname)::text FROM pg_catalog.pg_publication WHERE puballtables";
-    let row = sql.client.query_one(query, &[]).await.map_err(failed)?;
-    match row.try_get::<_, Option<String>>(0).map_err(failed)? {
-        None => Ok(()),
-        Some(name) => Err(Error::new(ErrorKind::Refused, code::UNSUITABLE_DATABASE, STEP)
-            .with("publication", name)
-            .why("it publishes all tables, also new ones: subscribers that lack them would stop")
-            .next("bring the tables into another database of the server, or --compare")),
-    }
+    let by_schema = "SELECT min(p.pubname)::text FROM pg_catalog.pg_publication_namespace s
+            JOIN pg_catalog.pg_namespace n ON n.oid = s.pnnspid
+            JOIN pg_catalog.pg_publication p ON p.oid = s.pnpubid
+        WHERE n.nspname = ANY ($1)";
+    let by_schema = if major < 15 { "SELECT NULL WHERE $1::text[] IS NULL" } else { by_schema };
+    let query = format!(
+        "SELECT min(pubname)::text, ({by_schema}) FROM pg_catalog.pg_publication
+         WHERE puballtables"
+    );
+    let row = sql.client.query_one(&query, &[&schemas]).await.map_err(failed)?;
+    let whole: Option<String> = row.try_get(0).map_err(failed)?;
+    let of_schema: Option<String> = row.try_get(1).map_err(failed)?;
+    let (name, what) = match (whole, of_schema) {
+        (Some(name), _) => (name, "all tables"),
+        (None, Some(name)) => (name, "all tables of their schema"),
+        (None, None) => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::Refused, code::UNSUITABLE_DATABASE, STEP)
+        .with("publication", name)
+        .why(format!("it publishes {what}, also new ones: subscribers that lack them would stop"))
+        .next("bring the tables into another schema or database of the server, or --compare"))
 }
 
 /// Refuses the name of a database that exists.
@@ -136,8 +160,15 @@ pub(super) fn unfinished(token: &str) -> String {
     format!("{PREFIX}{token}")
 }
 
+/// Says that the maker of an unfinished database lives; until the session ends.
+pub(super) async fn lock(sql: &Sql, token: &str) -> Result<()> {
+    let lock = "SELECT pg_catalog.pg_advisory_lock($1, $2)";
+    let locked = sql.client.query_one(lock, &[&LOCK, &lock_of(token)]).await;
+    locked.map(drop).map_err(|e| error::sql(e, STEP))
+}
+
 /// The second half of a lock.
-pub(super) fn lock_of(token: &str) -> i32 {
+fn lock_of(token: &str) -> i32 {
     let bytes = token
         .bytes()
         .fold(0xcbf2_9ce4_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));

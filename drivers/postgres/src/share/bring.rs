@@ -8,11 +8,12 @@ use stillpoint_contract::{
 };
 
 use super::{
-    admit::{LOCK, check_database, connect, drop_database, lock_of, unfinished},
+    admit::{check_database, connect, drop_database, lock, refuse_published, unfinished},
     choose::{Table, choose, shown, warnings, with_heirs},
     dump::{Dumper, find, only},
     pour::{Mode, Target},
     rename,
+    unfinished::Unfinished,
 };
 use crate::{
     connect::{Cluster, Sql},
@@ -143,6 +144,9 @@ impl Transfer<'_> {
         let outward = cut(&own, &ids).await?;
         let (name, suffix) = (self.request.name, self.request.suffix);
         let renaming = rename::plan((&own, &live), &tables, name, suffix).await?;
+        let new = renaming.all.iter().filter(|one| one.kind == "TABLE");
+        let schemas: Vec<String> = new.map(|one| one.schema.clone()).collect();
+        refuse_published((&live, self.live_major), &schemas).await?;
         rename::carry_out(&own, &renaming).await?;
         let mut left_out = Vec::new();
         for key in &outward {
@@ -221,10 +225,8 @@ impl Transfer<'_> {
         let mut arguments = vec!["--create".to_owned()];
         arguments.extend(self.spaces(&live, &mut notes).await?);
 
-        let failed = |e| error::sql(e, STEP);
-        let lock = "SELECT pg_catalog.pg_advisory_lock($1, $2)";
-        let key = lock_of(self.request.token);
-        live.client.query_one(lock, &[&LOCK, &key]).await.map_err(failed)?;
+        lock(&live, self.request.token).await?;
+        let mut remains = Unfinished::new(cluster, self.request.token);
         self.progress.begin("rows", sizes.values().sum());
         let made = cluster.in_database(&unfinished);
         // The session that makes the database has the lock: it goes when nothing is made any more.
@@ -238,14 +240,12 @@ impl Transfer<'_> {
             Ok(poured) => self.publish(&live, &unfinished, &name).await.map(|()| poured),
             Err(error) => Err(error),
         };
-        let poured = match done {
-            Ok(poured) => poured,
-            Err(error) => {
-                // If that fails as well, the next one of the kind finds it.
-                drop(live.client.batch_execute(&drop_database(&unfinished)).await);
-                return Err(error);
-            }
-        };
+        if done.is_err() {
+            // If that fails as well, the next one of the kind finds it.
+            drop(live.client.batch_execute(&drop_database(&unfinished)).await);
+        }
+        remains.are_there = false;
+        let poured = done?;
         notes.extend(poured.notes);
         let tables = poured.rows.into_iter().map(|(table, rows)| BroughtTable {
             from: table.clone(),

@@ -66,6 +66,11 @@ impl Table {
         })
     }
 
+    /// Whether all of its rows are those of its partitions.
+    pub(super) fn is_partitioned(&self) -> bool {
+        self.kind == "p"
+    }
+
     /// Why its rows cannot be brought back; `None` when they can.
     fn obstacle(&self) -> Option<&'static str> {
         match self.kind.as_str() {

@@ -1,6 +1,6 @@
 //! Live tables beside those of the sandbox, row by row in the order of their keys.
 
-use std::{cmp::Ordering, collections::BTreeSet};
+use std::{cmp::Ordering, collections::BTreeSet, iter};
 
 use stillpoint_contract::{
     Difference, Error, ErrorKind, Progress, Result, Script, Share, ShareRequest, code,
@@ -10,37 +10,46 @@ use super::{
     admit::connect,
     bring::database_of,
     choose::{Table, choose, with_heirs},
-    merge::{Column, Merge, Out},
+    merge::{Column, Merge, Out, Target},
     rows::{FORMS, Order, Rows, compare as order_of},
 };
 use crate::{connect::Sql, error, sandbox::ServerSandbox, tally::quoted};
 
 const STEP: &str = "compare tables";
 
+/// What has the name: its kind, whether it may have heirs, and whether anything unique in it is
+/// seen to only when a transaction ends.
 const LIVE: &str = "
-    SELECT c.oid, c.relkind IN ('r', 'p') FROM pg_catalog.pg_class c
-        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    SELECT c.oid, c.relkind IN ('r', 'p'), c.relkind = 'r' AND c.relhassubclass, EXISTS (
+            SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND NOT i.indimmediate)
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1 AND c.relname = $2";
+
+const HEIRS: &str =
+    "SELECT relkind = 'r' AND relhassubclass FROM pg_catalog.pg_class WHERE oid = $1";
 
 const COLUMNS: &str = "
     SELECT a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod),
         pg_catalog.format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL),
-        a.attgenerated::text <> '', a.attidentity::text = 'a'
+        a.attgenerated::text <> '', a.attidentity::text = 'a',
+        pg_catalog.format_type(coalesce(nullif(t.typbasetype, 0), t.oid), -1)
     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 
-/// Columns of unique indexes in which every row is, the primary key first.
+/// Columns of unique indexes in which every row can be, the primary key first; whether each is seen
+/// to at once, and whether none of its columns can be NULL.
 const KEYS: &str = "
-    SELECT ARRAY(
+    SELECT i.indimmediate, NOT EXISTS (
+            SELECT FROM pg_catalog.pg_attribute a
+            WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND NOT a.attnotnull),
+        ARRAY(
         SELECT a.attname::text
         FROM pg_catalog.unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY k (n, place)
             JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n
         ORDER BY k.place)
     FROM pg_catalog.pg_index i
     WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
-        AND i.indexprs IS NULL AND NOT EXISTS (
-            SELECT FROM pg_catalog.pg_attribute a
-            WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND NOT a.attnotnull)
+        AND i.indexprs IS NULL
     ORDER BY NOT i.indisprimary, i.indnkeyatts, i.indexrelid";
 
 const REFERENCES: &str = "
@@ -53,6 +62,7 @@ const HEAD: &str = "\
 -- since they were compared. Rows that are extra stay: their removal is commented out.
 -- Triggers fire as for every other statement.
 BEGIN;
+SET CONSTRAINTS ALL DEFERRED;
 SET LOCAL standard_conforming_strings = on;
 SET LOCAL client_encoding = 'UTF8';
 SET LOCAL DateStyle = 'ISO, YMD';
@@ -77,7 +87,10 @@ pub(crate) async fn compare(
     let own = sandbox.cluster.in_database(&database).sql().await?;
     let (chosen, _) = choose(&own, &database, patterns).await?;
     let mut tables = with_heirs(&own, chosen).await?;
-    tables.retain(|table| table.of.is_none());
+    // Rows of partitions are those of their parents, and rows of heirs their own.
+    let partitioned = tables.iter().filter(|table| table.of.is_none() && table.is_partitioned());
+    let partitioned: BTreeSet<u32> = partitioned.map(|table| table.id).collect();
+    tables.retain(|table| table.of.is_none_or(|of| !partitioned.contains(&of)));
     let circular = parents_first(&own, &mut tables).await?;
     let failed = |e| error::sql(e, STEP);
     own.client.batch_execute(FORMS).await.map_err(failed)?;
@@ -112,6 +125,10 @@ pub(crate) async fn compare(
 struct Shape {
     columns: Vec<Column>,
     key: Vec<usize>,
+    /// What no two live rows share, if `ON CONFLICT` does not take it for that.
+    unique: Option<Vec<Vec<usize>>>,
+    /// Whether either table may have heirs, whose rows are not its own.
+    has_heirs: (bool, bool),
     sort: Vec<(String, Order)>,
     columns_missing: Vec<String>,
     columns_extra: Vec<String>,
@@ -125,6 +142,14 @@ struct Found {
     base: String,
     is_generated: bool,
     is_always: bool,
+    cast: String,
+}
+
+/// A key of a table.
+struct Key {
+    columns: Vec<String>,
+    is_immediate: bool,
+    is_total: bool,
 }
 
 impl Shape {
@@ -143,6 +168,10 @@ impl Shape {
                 )));
         };
         let id: u32 = row.try_get(0).map_err(failed)?;
+        let lives_with_heirs: bool = row.try_get(2).map_err(failed)?;
+        let is_deferrable: bool = row.try_get(3).map_err(failed)?;
+        let heirs = own.client.query_one(HEIRS, &[&table.id]).await.map_err(failed)?;
+        let has_heirs = (heirs.try_get(0).map_err(failed)?, lives_with_heirs);
         let (copied, living) = (columns(own, table.id).await?, columns(live, id).await?);
         let only_in = |these: &[Found], those: &[Found]| -> Vec<String> {
             let is_there =
@@ -159,20 +188,31 @@ impl Shape {
                 (!column.is_generated && !other.is_generated).then(|| Column {
                     name: column.name.clone(),
                     base: column.base.clone(),
+                    cast: other.cast.clone(),
                     is_always: other.is_always,
                 })
             })
             .collect();
         let (ours, theirs) = (keys(own, table.id).await?, keys(live, id).await?);
-        let same = |key: &Vec<String>| {
-            let sorted = |key: &Vec<String>| key.iter().cloned().collect::<BTreeSet<_>>();
-            theirs.iter().any(|other| sorted(other) == sorted(key))
+        let same = |key: &&Key| {
+            let sorted = |key: &Key| key.columns.iter().cloned().collect::<BTreeSet<_>>();
+            let total = theirs.iter().filter(|other| other.is_total && key.is_total);
+            total.into_iter().any(|other| sorted(other) == sorted(key))
         };
         let place = |name: &String| both.iter().position(|column| column.name == *name);
-        let key = ours.iter().filter(|key| same(key)).find_map(|key| {
-            key.iter().map(place).collect::<Option<Vec<_>>>().filter(|key| !key.is_empty())
+        let places = |key: &Key| {
+            let places = key.columns.iter().map(place).collect::<Option<Vec<_>>>();
+            places.filter(|places| !places.is_empty())
+        };
+        let key = ours.iter().filter(same).find_map(places).unwrap_or_default();
+        for place in &key {
+            check_type(table, &both[*place].name, (&copied, &living))?;
+        }
+        let unique = is_deferrable.then(|| {
+            let at_once = theirs.iter().filter(|key| key.is_immediate).filter_map(places);
+            let other = at_once.filter(|other| *other != key).collect::<Vec<_>>();
+            iter::once(key.clone()).filter(|key| !key.is_empty()).chain(other).collect()
         });
-        let key = key.unwrap_or_default();
         let is_unicode = is_unicode(own).await? && is_unicode(live).await?;
         let sort = if key.is_empty() {
             let all: Vec<_> = both.iter().map(|column| quoted(&column.name)).collect();
@@ -186,14 +226,58 @@ impl Shape {
         let size = own.client.query_one(query, &[&table.id]).await.map_err(failed)?;
         let size: i64 = size.try_get(0).map_err(failed)?;
         let size = size.unsigned_abs();
-        Ok(Self { columns: both, key, sort, columns_missing, columns_extra, size })
+        Ok(Self {
+            columns: both,
+            key,
+            unique,
+            has_heirs,
+            sort,
+            columns_missing,
+            columns_extra,
+            size,
+        })
     }
 
-    fn query(&self, table: &Table) -> String {
+    fn query(&self, table: &Table, has_heirs: bool) -> String {
+        let only = if has_heirs { "ONLY " } else { "" };
         let sort: Vec<_> = self.sort.iter().map(|(by, _)| by.as_str()).collect();
         let columns = self.columns.iter().map(|column| quoted(&column.name));
         let all: Vec<_> = sort.iter().map(|by| (*by).to_owned()).chain(columns).collect();
-        format!("SELECT {} FROM {} ORDER BY {}", all.join(", "), table.quoted(), sort.join(", "))
+        let (all, table, sort) = (all.join(", "), table.quoted(), sort.join(", "));
+        format!("SELECT {all} FROM {only}{table} ORDER BY {sort}")
+    }
+}
+
+/// Refuses a key whose values are other texts, or sorted in another way, on one of the sides.
+fn check_type(table: &Table, column: &str, (copied, living): (&[Found], &[Found])) -> Result<()> {
+    let of = |all: &[Found]| {
+        let found = all.iter().find(|found| found.name == column);
+        found.map(|found| (found.kind.clone(), family(&found.base).to_owned()))
+    };
+    let (Some((ours, one)), Some((theirs, other))) = (of(copied), of(living)) else {
+        return Err(Error::bug(STEP));
+    };
+    if one == other {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Unsupported, code::UNSUITABLE_DATABASE, STEP)
+        .with("table", table.shown())
+        .with("key", column)
+        .with("type at the point", ours)
+        .with("type now", theirs)
+        .why("values of the two types are written and sorted differently: no row would be found")
+        .next(format!(
+            "bring it back beside the live one: --table {} without --compare",
+            stillpoint_contract::quoted(&table.shown())
+        )))
+}
+
+/// Types whose equal values are equal texts, in one order.
+fn family(base: &str) -> &str {
+    match base {
+        "smallint" | "integer" | "bigint" | "oid" => "whole number",
+        "text" | "character varying" => "text",
+        base => base,
     }
 }
 
@@ -229,15 +313,23 @@ async fn columns(sql: &Sql, table: u32) -> Result<Vec<Found>> {
             base: row.try_get(2)?,
             is_generated: row.try_get(3)?,
             is_always: row.try_get(4)?,
+            cast: row.try_get(5)?,
         })
     };
     rows.iter().map(column).collect::<std::result::Result<_, _>>().map_err(failed)
 }
 
-async fn keys(sql: &Sql, table: u32) -> Result<Vec<Vec<String>>> {
+async fn keys(sql: &Sql, table: u32) -> Result<Vec<Key>> {
     let failed = |e| error::sql(e, STEP);
     let rows = sql.client.query(KEYS, &[&table]).await.map_err(failed)?;
-    rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
+    let key = |row: &tokio_postgres::Row| {
+        Ok(Key {
+            is_immediate: row.try_get(0)?,
+            is_total: row.try_get(1)?,
+            columns: row.try_get(2)?,
+        })
+    };
+    rows.iter().map(key).collect::<std::result::Result<_, _>>().map_err(failed)
 }
 
 /// Puts tables behind those that they refer to; returns those that refer to themselves.
@@ -271,7 +363,9 @@ async fn one(
     progress: &dyn Progress,
     script: &mut Script<'_>,
 ) -> Result<Difference> {
-    let (query, keys) = (shape.query(table), shape.sort.len());
+    let (ours, theirs) = shape.has_heirs;
+    let (ours, theirs, keys) =
+        (shape.query(table, ours), shape.query(table, theirs), shape.sort.len());
     let orders: Vec<Order> = shape.sort.iter().map(|(_, order)| *order).collect();
     let mut found = Difference {
         table: table.shown(),
@@ -280,9 +374,16 @@ async fn one(
         columns_extra: shape.columns_extra,
         ..Difference::default()
     };
-    let mut merge = Merge::new(table.quoted(), shape.columns, shape.key, is_circular, script)?;
+    let target = Target {
+        table: table.quoted(),
+        has_heirs: shape.has_heirs.1,
+        columns: shape.columns,
+        key: shape.key,
+        unique: shape.unique,
+    };
+    let mut merge = Merge::new(target, is_circular, script)?;
     let (mut ours, mut theirs) =
-        (Rows::open(own, &query, keys).await?, Rows::open(live, &query, keys).await?);
+        (Rows::open(own, &ours, keys).await?, Rows::open(live, &theirs, keys).await?);
     let (mut copy, mut living) = (ours.next().await?, theirs.next().await?);
     let mut told = 0;
     let mut advance = |bytes: u64| {

@@ -52,7 +52,7 @@ pub(super) struct Dump {
 }
 
 /// Finds a program that reads servers of a major version.
-pub(super) async fn find(server: &Server, major: u32) -> Result<PathBuf> {
+pub(crate) async fn find(server: &Server, major: u32) -> Result<PathBuf> {
     let mut places = vec![server.program.with_file_name(NAME)];
     for newer in major..=*MAJORS.end() {
         places.push(PathBuf::from(format!("/usr/lib/postgresql/{newer}/bin/{NAME}")));

@@ -6,6 +6,7 @@ use std::{
     io::{self, Seek as _, Write as _},
 };
 
+use bytes::Bytes;
 use stillpoint_contract::{Error, ErrorKind, Result, Script, code};
 
 use super::rows::{Row, is_null, plain};
@@ -17,18 +18,31 @@ pub(super) struct Column {
     pub(super) name: String,
     /// Its type in the copy, without a domain.
     pub(super) base: String,
+    /// Its live type, without a domain and limits of length, to which values are cast.
+    pub(super) cast: String,
     /// Whether only `OVERRIDING SYSTEM VALUE` sets it, and no update.
     pub(super) is_always: bool,
+}
+
+/// What statements are about.
+#[derive(Debug)]
+pub(super) struct Target {
+    /// The name of the table as statements have it.
+    pub(super) table: String,
+    /// Whether other tables may inherit from it, whose rows are not meant.
+    pub(super) has_heirs: bool,
+    pub(super) columns: Vec<Column>,
+    /// Which of the columns are its key.
+    pub(super) key: Vec<usize>,
+    /// Sets of columns in which rows that come back may meet others and then stay away, if the
+    /// server cannot say so: `ON CONFLICT` refuses tables of which anything unique is deferrable.
+    pub(super) unique: Option<Vec<Vec<usize>>>,
 }
 
 /// A table whose statements are written.
 #[derive(Debug)]
 pub(super) struct Merge<'a, 's> {
-    /// Its name as statements have it.
-    pub(super) table: String,
-    pub(super) columns: Vec<Column>,
-    /// Which of the columns are its key.
-    pub(super) key: Vec<usize>,
+    target: Target,
     /// Where all but missing rows waits if rows refer to rows of their own table: those that are
     /// missing only come back together.
     later: Option<File>,
@@ -72,41 +86,70 @@ fn proposal(text: &str) -> String {
 
 impl<'a, 's> Merge<'a, 's> {
     pub(super) fn new(
-        table: String,
-        columns: Vec<Column>,
-        key: Vec<usize>,
+        target: Target,
         is_circular: bool,
         script: &'a mut Script<'s>,
     ) -> Result<Self> {
         let later = is_circular.then(tempfile::tempfile).transpose().map_err(unwritten)?;
-        Ok(Self { table, columns, key, later, script: Out(script), is_open: false })
+        Ok(Self { target, later, script: Out(script), is_open: false })
     }
 
     /// A row comes back.
     pub(super) fn missing(&mut self, row: &Row) -> Result<()> {
-        let values: Vec<_> = row.values.iter().map(|value| literal(value)).collect();
+        let Target { table, columns, unique, .. } = &self.target;
+        let is_cast = unique.is_some() && !self.is_open;
+        let value = |(column, value): (&Column, &Bytes)| {
+            let cast = if is_cast { format!("::{}", column.cast) } else { String::new() };
+            format!("{}{cast}", literal(value))
+        };
+        let values: Vec<_> = columns.iter().zip(&row.values).map(value).collect();
         let values = values.join(", ");
         if self.is_open {
             return self.script.write(&format!(",\n  ({values})"));
         }
-        let columns: Vec<_> = self.columns.iter().map(|column| quoted(&column.name)).collect();
-        let overrides = self.columns.iter().any(|column| column.is_always);
+        let names: Vec<_> = columns.iter().map(|column| quoted(&column.name)).collect();
+        let overrides = columns.iter().any(|column| column.is_always);
         let overrides = if overrides { " OVERRIDING SYSTEM VALUE" } else { "" };
-        let head = format!("INSERT INTO {} ({}){overrides}", self.table, columns.join(", "));
+        let from = if is_cast { " SELECT * FROM (VALUES" } else { " VALUES" };
+        let head = format!("INSERT INTO {table} ({}){overrides}{from}", names.join(", "));
         if self.later.is_some() {
             self.is_open = true;
-            return self.script.write(&format!("{head} VALUES\n  ({values})"));
+            return self.script.write(&format!("{head}\n  ({values})"));
         }
-        self.script.line(&format!("{head} VALUES ({values}) ON CONFLICT DO NOTHING;"))
+        self.script.line(&format!("{head} ({values}){};", self.unless_there()))
+    }
+
+    /// How a statement ends that brings rows back which are missing.
+    fn unless_there(&self) -> String {
+        let Target { columns, unique, .. } = &self.target;
+        let Some(unique) = unique else { return " ON CONFLICT DO NOTHING".to_owned() };
+        let names: Vec<_> = columns.iter().map(|column| quoted(&column.name)).collect();
+        let same = |places: &Vec<usize>| {
+            let same = places.iter().map(|place| format!("t.{0} = r.{0}", names[*place]));
+            format!("({})", same.collect::<Vec<_>>().join(" AND "))
+        };
+        let is_there = unique.iter().map(same).collect::<Vec<_>>().join(" OR ");
+        let rows = format!(") r ({})", names.join(", "));
+        if is_there.is_empty() {
+            return rows;
+        }
+        format!("{rows} WHERE NOT EXISTS (SELECT FROM {} t WHERE {is_there})", self.only())
+    }
+
+    /// The table without what inherits from it.
+    fn only(&self) -> String {
+        let only = if self.target.has_heirs { "ONLY " } else { "" };
+        format!("{only}{}", self.target.table)
     }
 
     /// A row gets its values back, unless it was changed meanwhile.
     pub(super) fn different(&mut self, copy: &Row, live: &Row) -> Result<()> {
         let differing = |place: &usize| copy.values[*place] != live.values[*place];
-        let differing: Vec<_> = (0..self.columns.len()).filter(differing).collect();
-        let set = differing.iter().filter(|place| !self.columns[**place].is_always);
+        let columns = &self.target.columns;
+        let differing: Vec<_> = (0..columns.len()).filter(differing).collect();
+        let set = differing.iter().filter(|place| !columns[**place].is_always);
         let set = set.map(|place| {
-            let name = quoted(&self.columns[*place].name);
+            let name = quoted(&columns[*place].name);
             format!("{name} = {}", literal(&copy.values[*place]))
         });
         let set = set.collect::<Vec<_>>().join(", ");
@@ -117,20 +160,20 @@ impl<'a, 's> Merge<'a, 's> {
         let guard = differing.iter().map(|place| self.is_still(*place, live));
         let guard = guard.collect::<Vec<_>>().join(" AND ");
         let key = self.where_key(live);
-        self.line(&format!("UPDATE {} SET {set} WHERE {key} AND {guard};", self.table))
+        self.line(&format!("UPDATE {} SET {set} WHERE {key} AND {guard};", self.only()))
     }
 
     /// A row is only proposed for removal.
     pub(super) fn extra(&mut self, row: &Row) -> Result<()> {
-        let statement = if self.key.is_empty() {
-            let same = (0..self.columns.len()).map(|place| self.is_still(place, row));
+        let table = self.only();
+        let statement = if self.target.key.is_empty() {
+            let same = (0..row.values.len()).map(|place| self.is_still(place, row));
             let same = same.collect::<Vec<_>>().join(" AND ");
             format!(
-                "DELETE FROM {0} WHERE ctid = (SELECT ctid FROM {0} WHERE {same} LIMIT 1);",
-                self.table
+                "DELETE FROM {table} WHERE ctid = (SELECT ctid FROM {table} WHERE {same} LIMIT 1);"
             )
         } else {
-            format!("DELETE FROM {} WHERE {};", self.table, self.where_key(row))
+            format!("DELETE FROM {table} WHERE {};", self.where_key(row))
         };
         self.line(&proposal(&statement))
     }
@@ -145,7 +188,8 @@ impl<'a, 's> Merge<'a, 's> {
     /// The end of what was begun.
     pub(super) fn close(&mut self) -> Result<()> {
         if std::mem::take(&mut self.is_open) {
-            self.script.line("\nON CONFLICT DO NOTHING;")?;
+            let end = format!("\n{};", self.unless_there().trim_start());
+            self.script.line(&end)?;
         }
         let Some(mut later) = self.later.take() else { return Ok(()) };
         later.rewind().and_then(|()| io::copy(&mut later, self.script.0)).map_err(unwritten)?;
@@ -154,8 +198,8 @@ impl<'a, 's> Merge<'a, 's> {
 
     /// The key of a row, for people.
     pub(super) fn shown(&self, row: &Row) -> String {
-        let all: Vec<_> = (0..self.columns.len()).collect();
-        let places = if self.key.is_empty() { &all } else { &self.key };
+        let all: Vec<_> = (0..row.values.len()).collect();
+        let places = if self.target.key.is_empty() { &all } else { &self.target.key };
         let value = |place: &usize| {
             let text = String::from_utf8_lossy(&plain(&row.values[*place])).into_owned();
             if text.chars().count() <= 40 {
@@ -168,13 +212,14 @@ impl<'a, 's> Merge<'a, 's> {
 
     fn where_key(&self, row: &Row) -> String {
         let one = |place: &usize| {
-            format!("{} = {}", quoted(&self.columns[*place].name), literal(&row.values[*place]))
+            let name = quoted(&self.target.columns[*place].name);
+            format!("{name} = {}", literal(&row.values[*place]))
         };
-        self.key.iter().map(one).collect::<Vec<_>>().join(" AND ")
+        self.target.key.iter().map(one).collect::<Vec<_>>().join(" AND ")
     }
 
     fn is_still(&self, place: usize, row: &Row) -> String {
-        let column = &self.columns[place];
+        let column = &self.target.columns[place];
         // Some types cannot tell whether two values are equal, and others take different ones for
         // equal.
         let cast = match column.base.as_str() {
@@ -211,8 +256,6 @@ fn literal(field: &[u8]) -> Cow<'static, str> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
     #[test]
@@ -233,6 +276,7 @@ mod tests {
         let column = |name: &str, base: &str| Column {
             name: name.to_owned(),
             base: base.to_owned(),
+            cast: base.to_owned(),
             is_always: name == "id",
         };
         let columns = vec![column("id", "bigint"), column("v", "json"), column("w", "text")];
@@ -243,17 +287,35 @@ mod tests {
         };
         let mut written = Vec::new();
         let script: &mut Script<'_> = &mut written;
-        let mut merge = Merge::new("\"t\"".to_owned(), columns, vec![0], false, script).unwrap();
+        let target = |columns, unique, has_heirs| Target {
+            table: "\"t\"".to_owned(),
+            columns,
+            key: vec![0],
+            unique,
+            has_heirs,
+        };
+        let mut merge = Merge::new(target(columns.clone(), None, false), false, script).unwrap();
         merge.missing(&row(&["1", "{}", "\\N"])).unwrap();
         merge.different(&row(&["2", "{}", "x"]), &row(&["2", "[]", "\\N"])).unwrap();
         merge.extra(&row(&["3\\nDROP", "{}", "x"])).unwrap();
+        merge.different(&row(&["4", "{}", "x"]), &row(&["9", "{}", "x"])).unwrap();
+        let unique = Some(vec![vec![0], vec![0, 2]]);
+        let mut merge = Merge::new(target(columns, unique, true), false, script).unwrap();
+        merge.missing(&row(&["1", "{}", "\\N"])).unwrap();
+        merge.different(&row(&["2", "{}", "x"]), &row(&["2", "[]", "x"])).unwrap();
         assert_eq!(
             String::from_utf8(written).unwrap(),
             "INSERT INTO \"t\" (\"id\", \"v\", \"w\") OVERRIDING SYSTEM VALUE VALUES \
              ('1', '{}', NULL) ON CONFLICT DO NOTHING;\n\
              UPDATE \"t\" SET \"v\" = '{}', \"w\" = 'x' WHERE \"id\" = '2' AND \
              \"v\"::text = '[]' AND \"w\" IS NULL;\n\
-             -- DELETE FROM \"t\" WHERE \"id\" = E'3\\nDROP';\n"
+             -- DELETE FROM \"t\" WHERE \"id\" = E'3\\nDROP';\n\
+             -- a row that differs only in what the server alone gives\n\
+             INSERT INTO \"t\" (\"id\", \"v\", \"w\") OVERRIDING SYSTEM VALUE SELECT * FROM \
+             (VALUES ('1'::bigint, '{}'::json, NULL::text)) r (\"id\", \"v\", \"w\") WHERE NOT \
+             EXISTS (SELECT FROM ONLY \"t\" t WHERE (t.\"id\" = r.\"id\") OR (t.\"id\" = r.\"id\" \
+             AND t.\"w\" = r.\"w\"));\n\
+             UPDATE ONLY \"t\" SET \"v\" = '{}' WHERE \"id\" = '2' AND \"v\"::text = '[]';\n"
         );
     }
 }

@@ -13,7 +13,9 @@ mod pour;
 mod rename;
 mod rows;
 mod statements;
+mod unfinished;
 
 pub(crate) use admit::admit;
 pub(crate) use bring::bring;
 pub(crate) use compare::compare;
+pub(crate) use dump::find as find_dump;

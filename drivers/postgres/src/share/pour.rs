@@ -1,6 +1,6 @@
 //! What `pg_dump` writes, done on the live server: statement by statement, rows as they come.
 
-use std::{collections::BTreeMap, pin::pin};
+use std::{borrow::Cow, collections::BTreeMap, pin::pin};
 
 use bytes::Bytes;
 use futures::SinkExt as _;
@@ -110,6 +110,7 @@ impl Target<'_> {
         if self.is_not_for_this_server(text) {
             return Ok(());
         }
+        let text = &*self.as_this_server_says(text);
         let client = &self.sql.client;
         let is_less_needed = is_less_needed(text);
         let has_savepoint = is_less_needed && self.mode == Mode::One;
@@ -139,6 +140,14 @@ impl Target<'_> {
     fn is_not_for_this_server(&self, text: &str) -> bool {
         let is_newer = text.starts_with("SET transaction_timeout") && self.major < 17;
         is_newer || text.starts_with("SET lock_timeout")
+    }
+
+    /// A `pg_dump` of 15 or newer says who provides a locale, also of a server that knows only one.
+    fn as_this_server_says<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        if self.major < 15 && text.starts_with("CREATE DATABASE ") {
+            return Cow::Owned(text.replacen(" LOCALE_PROVIDER = libc", "", 1));
+        }
+        Cow::Borrowed(text)
     }
 
     /// Hands rows on; memory does not depend on how many or how long they are.

@@ -192,7 +192,7 @@ fn rewrite(
 ) -> rusqlite::Result<()> {
     let own: BTreeSet<String> = tables.iter().map(|table| table.passing.clone()).collect();
     for table in tables.iter() {
-        rename(copy, &table.from, &table.passing)?;
+        rename(copy, &table.from, &table.passing, notes)?;
     }
     for table in tables.iter_mut() {
         let query = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1";
@@ -214,8 +214,8 @@ fn rewrite(
         }
     }
     for table in tables.iter() {
-        make_way(copy, &table.to)?;
-        rename(copy, &table.passing, &table.to)?;
+        make_way(copy, &table.to, notes)?;
+        rename(copy, &table.passing, &table.to, notes)?;
     }
     for table in tables {
         for (name, sql) in belongings(copy, "trigger", &table.to)? {
@@ -253,35 +253,75 @@ fn renamed_trigger(sql: &str, name: &str, free: &str) -> Option<String> {
     Some(format!("CREATE TRIGGER {}{rest}", quoted(free)))
 }
 
-/// Renames a table of the copy. What keeps SQLite from it, such as a view of a table that is gone,
-/// is removed: nobody needs it here.
-fn rename(copy: &Connection, from: &str, to: &str) -> rusqlite::Result<()> {
+/// Renames a table of the copy. Views and triggers that keep SQLite from it, since they name what
+/// is gone, are removed; triggers are told of.
+fn rename(
+    copy: &Connection,
+    from: &str,
+    to: &str,
+    notes: &mut Vec<String>,
+) -> rusqlite::Result<()> {
     let statement = format!("ALTER TABLE {} RENAME TO {}", quoted(from), quoted(to));
     if copy.execute_batch(&statement).is_ok() {
         return Ok(());
     }
-    let query = "SELECT type, name FROM sqlite_schema WHERE type = 'view' \
-                 OR type = 'trigger' AND tbl_name <> ?1 COLLATE NOCASE";
-    let others = {
+    let query = "SELECT type, name, sql FROM sqlite_schema WHERE type IN ('view', 'trigger') \
+                 ORDER BY type DESC, rowid";
+    let mut broken = {
         let mut query = copy.prepare(query)?;
-        let found = query
-            .query_map([from], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
-        found.collect::<rusqlite::Result<Vec<_>>>()?
+        let found = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        found.collect::<rusqlite::Result<Vec<(String, String, String)>>>()?
     };
-    for (kind, name) in others {
-        copy.execute_batch(&format!("DROP {kind} IF EXISTS {}", quoted(&name)))?;
+    for (kind, name, _) in &broken {
+        copy.execute_batch(&format!("DROP {kind} IF EXISTS {}", quoted(name)))?;
     }
+    // One may need another, so all are tried until none comes back any more.
+    let mut tried = usize::MAX;
+    while broken.len() < tried {
+        tried = broken.len();
+        let mut left = Vec::new();
+        for (kind, name, sql) in broken {
+            if !add_sound(copy, &sql, &statement)? {
+                left.push((kind, name, sql));
+            }
+        }
+        broken = left;
+    }
+    let triggers = broken.into_iter().filter(|(kind, _, _)| kind == "trigger");
+    notes.extend(triggers.map(|(_, name, sql)| {
+        let words = sql.split_whitespace().collect::<Vec<_>>().join(" ");
+        format!("trigger {name} is left out, because it names what was not there: {words}")
+    }));
     copy.execute_batch(&statement)
 }
 
+/// Adds a view or a trigger, unless a table could not be renamed beside it.
+fn add_sound(copy: &Connection, sql: &str, renames: &str) -> rusqlite::Result<bool> {
+    copy.execute_batch("SAVEPOINT added")?;
+    let is_sound = copy.execute_batch(sql).is_ok() && {
+        copy.execute_batch("SAVEPOINT renamed")?;
+        let is_sound = copy.execute_batch(renames).is_ok();
+        copy.execute_batch("ROLLBACK TO renamed; RELEASE renamed")?;
+        is_sound
+    };
+    copy.execute_batch(if is_sound {
+        "RELEASE added"
+    } else {
+        "ROLLBACK TO added; RELEASE added"
+    })?;
+    Ok(is_sound)
+}
+
 /// Lets nothing in the copy have a name that a table shall get.
-fn make_way(copy: &Connection, name: &str) -> rusqlite::Result<()> {
-    let query = "SELECT type, name FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE";
+fn make_way(copy: &Connection, name: &str, notes: &mut Vec<String>) -> rusqlite::Result<()> {
+    // Names of triggers are their own.
+    let query = "SELECT type, name FROM sqlite_schema \
+                 WHERE name = ?1 COLLATE NOCASE AND type <> 'trigger'";
     let found = copy
         .query_row(query, [name], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)));
     let Some((kind, name)) = found.optional()? else { return Ok(()) };
     if kind == "table" {
-        return rename(copy, &name, &format!("stillpoint aside {name}"));
+        return rename(copy, &name, &format!("stillpoint aside {name}"), notes);
     }
     copy.execute_batch(&format!("DROP {kind} {}", quoted(&name)))
 }

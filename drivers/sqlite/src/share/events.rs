@@ -1,5 +1,7 @@
 //! Work on a thread for such work, which tells how far it is.
 
+use std::{sync::mpsc::Receiver as Receives, time::Duration};
+
 use stillpoint_contract::{Error, ErrorKind, Progress, Result, Script, code};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -41,14 +43,33 @@ impl Teller {
     }
 }
 
-/// Does `work`. Dropping the future lets it end at the next thing that it tells.
+/// How long whoever gives the work up waits until it has taken back what it had begun.
+const ENDING_MAX: Duration = Duration::from_secs(5);
+
+/// The end of a thread, for which the one waits that drops this.
+struct Ending(Receives<()>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // It sends nothing: its end is that of the sender.
+        let _ = self.0.recv_timeout(ENDING_MAX);
+    }
+}
+
+/// Does `work`. Dropping the future lets it end at the next thing that it tells, and waits a while
+/// for that: our process may end next.
 pub(super) async fn told<T: Send + 'static>(
     progress: &dyn Progress,
     mut script: Option<&mut Script<'_>>,
     work: impl FnOnce(&Teller) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let (tell, events) = channel(AHEAD_MAX);
-    let done = tokio::spawn(blocking(move || work(&Teller(tell))));
+    let (end, ended) = std::sync::mpsc::channel();
+    let _ending = Ending(ended);
+    let done = tokio::spawn(blocking(move || {
+        let _end: std::sync::mpsc::Sender<()> = end;
+        work(&Teller(tell))
+    }));
     let listened = listen(progress, &mut script, events).await;
     let done = done.await.map_err(|cause| Error::bug("wait for a thread").caused_by(cause))?;
     listened.and(done)

@@ -1,0 +1,152 @@
+//! Comparisons with PostgreSQL whose merge scripts have to know more than a key, and what is refused
+//! before anything is fetched.
+
+use std::fs;
+
+use serde_json::Value;
+use stillpoint_testcontainers::Postgres;
+
+use super::shop::{begin, command, fails, ok, rows, run, url};
+use crate::{drills::remains::assert_none, postgres::connect};
+
+fn counts(found: &Value, name: &str) -> [u64; 3] {
+    let tables = found["tables"].as_array().unwrap();
+    let table = tables.iter().find(|table| table["table"] == name);
+    let table = table.unwrap_or_else(|| panic!("{name}: {found:#}"));
+    ["missing", "extra", "different"].map(|what| table[what].as_u64().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deferrable_keys_and_heirs_are_merged_each_in_its_own_table() {
+    let Some(story) = begin(15).await else { return };
+    let client = connect(&story.server).await;
+    client
+        .batch_execute(
+            "CREATE TABLE steps (
+                 id int PRIMARY KEY, pos int UNIQUE DEFERRABLE, name varchar(9) UNIQUE,
+                 code char(3), flags bit(4), CHECK (id < 90));
+             CREATE TABLE late (id int PRIMARY KEY DEFERRABLE, boss int, v numeric(8, 3));
+             CREATE TABLE base (id int PRIMARY KEY, v text);
+             CREATE TABLE heir (more int, PRIMARY KEY (id)) INHERITS (base);
+             INSERT INTO steps SELECT i, i, 'n' || i, 'a', B'0101' FROM generate_series(1, 20) i;
+             INSERT INTO late VALUES (9, 9, 1.5), (1, 9, NULL), (2, 1, 0.125);
+             INSERT INTO base VALUES (1, 'a'), (2, 'b'), (3, NULL);
+             INSERT INTO heir VALUES (1, 'x', 5), (4, 'y', 6)",
+        )
+        .await
+        .unwrap();
+    // A table whose rows refer to each other has them in one statement.
+    let reference = "ALTER TABLE late ADD UNIQUE (boss, id), ADD UNIQUE (id, v) DEFERRABLE;
+        ALTER TABLE late ADD COLUMN same int UNIQUE;
+        UPDATE late SET same = id; ALTER TABLE late ADD FOREIGN KEY (boss) REFERENCES late (same)";
+    client.batch_execute(reference).await.unwrap();
+    story.back_up();
+    let tables = ["steps", "late", "ONLY base", "heir"];
+    let mut before = Vec::new();
+    for table in tables {
+        before.push(rows(&story, table).await);
+    }
+    client
+        .batch_execute(
+            "DELETE FROM steps WHERE id IN (3, 7); UPDATE steps SET pos = 3 WHERE id = 4;
+             BEGIN; SET CONSTRAINTS ALL DEFERRED;
+             UPDATE steps SET pos = 3 - pos WHERE id IN (1, 2); COMMIT;
+             ALTER TABLE late DROP CONSTRAINT late_boss_fkey; DELETE FROM late WHERE id IN (9, 1);
+             ALTER TABLE late ADD FOREIGN KEY (boss) REFERENCES late (same) NOT VALID;
+             UPDATE ONLY base SET v = 'z' WHERE id = 1; DELETE FROM heir WHERE id = 4;
+             UPDATE heir SET v = 'w' WHERE id = 1; INSERT INTO heir VALUES (7, 'new', 1)",
+        )
+        .await
+        .unwrap();
+    let words = ["--table", "steps", "--table", "late", "--table", "base", "--compare"];
+    let compare = |script: &'static str| {
+        tokio::task::block_in_place(|| ok(&story, &[&words[..], &["--script", script]].concat()))
+    };
+    let found = compare("first.sql");
+    assert_eq!(counts(&found, "public.steps"), [2, 0, 3], "{found:#}");
+    assert_eq!(counts(&found, "public.late"), [2, 0, 0], "{found:#}");
+    assert_eq!(counts(&found, "public.base"), [0, 0, 1], "{found:#}");
+    assert_eq!(counts(&found, "public.heir"), [1, 1, 1], "{found:#}");
+    let script = fs::read_to_string(story.site.path("first.sql")).unwrap();
+    client.batch_execute(&script).await.unwrap_or_else(|e| panic!("{e:?}\n{script}"));
+    client.execute("DELETE FROM heir WHERE id = 7", &[]).await.unwrap();
+    for (table, before) in tables.into_iter().zip(before) {
+        assert_eq!(rows(&story, table).await, before, "{table}\n{script}");
+    }
+
+    // What somebody brought back meanwhile stays away, and is no conflict.
+    client.execute("DELETE FROM steps WHERE id = 5", &[]).await.unwrap();
+    assert_eq!(counts(&compare("second.sql"), "public.steps"), [1, 0, 0]);
+    client.execute("INSERT INTO steps VALUES (55, 55, 'n5')", &[]).await.unwrap();
+    let script = fs::read_to_string(story.site.path("second.sql")).unwrap();
+    client.batch_execute(&script).await.unwrap();
+    assert_eq!(story.ask("SELECT count(*)::text FROM steps WHERE id = 5").await, "0", "{script}");
+    assert_none(&story.site);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_another_type_is_told_before_any_row_is_read() {
+    let Some(story) = begin(15).await else { return };
+    let client = connect(&story.server).await;
+    client
+        .batch_execute(
+            "ALTER TABLE account ALTER id TYPE bigint; DELETE FROM account WHERE id = 9;
+             ALTER TABLE big ALTER id TYPE text",
+        )
+        .await
+        .unwrap();
+    let found = ok(&story, &["--table", "account", "--compare"]);
+    assert_eq!(counts(&found, "public.account"), [1, 0, 0], "{found:#}");
+    let said = ["type at the point", "integer", "type now", "text", "without --compare"];
+    let words = ["--table", "account", "--table", "big", "--compare", "--script", "types.sql"];
+    fails(&story, &words, 5, &said);
+    assert!(!story.site.path("types.sql").exists());
+    assert_none(&story.site);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_not_brought_where_they_would_be_published() {
+    let Some(story) = begin(15).await else { return };
+    let client = connect(&story.server).await;
+    let publish = "CREATE PUBLICATION logs FOR TABLES IN SCHEMA audit";
+    client.batch_execute(publish).await.unwrap();
+    let said = ["publication", "logs", "of their schema"];
+    for words in [
+        &["--table", "audit.log"][..],
+        &["--table", "orders", "--as", "audit.orders"],
+        &["--table", "log"],
+    ] {
+        fails(&story, words, 5, &said);
+    }
+    ok(&story, &["--table", "audit.log", "--as", "public.log"]);
+    client.batch_execute("CREATE PUBLICATION everything FOR ALL TABLES").await.unwrap();
+    fails(&story, &["--table", "orders"], 5, &["everything", "publishes all tables, also"]);
+    ok(&story, &["--table", "orders", "--compare"]);
+    assert_none(&story.site);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_pg_dump_is_told_before_anything_is_fetched() {
+    let Some(story) = begin(17).await else { return };
+    let mut places = vec![Postgres::programs(17).unwrap()];
+    places.extend(["/usr/bin".into(), "/bin".into()]);
+    let path = std::env::join_paths(places).unwrap();
+    let into = url(&story, "postgres");
+    let without = |words: &[&str]| {
+        let all = ["restore", "shop", "--into", &into, "--scratch", "scratch"];
+        let mut command = command(&story, &[&all[..], words].concat());
+        let output = command.env("PATH", &path).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    // A plan opens nothing.
+    for more in [&["--plan"][..], &[]] {
+        let (status, said) = without(&[&["--table", "orders"][..], more].concat());
+        assert_eq!(status, 5, "{said}");
+        assert!(said.contains("pg_dump of PostgreSQL 17 or newer"), "{said}");
+    }
+    let (status, said) = without(&["--table", "orders", "--compare"]);
+    assert_eq!(status, 0, "{said}");
+    let (status, ..) = run(&story, &["--table", "orders", "--plan"]);
+    assert_eq!(status, 0);
+    assert_none(&story.site);
+}
