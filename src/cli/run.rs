@@ -119,12 +119,13 @@ fn failure(kind: ErrorKind, is_fetch: bool) -> u8 {
     if is_fetch { fetch::GIVE_UP } else { exit::status(kind) }
 }
 
-/// A runtime with threads of its own, unless that must not fail: where the system refuses a thread,
-/// it panics or waits for ever.
+/// A runtime with a thread of its own, unless that must not fail: where the system refuses a
+/// thread, it panics or waits for ever. A second one would be woken for each task, to find that the
+/// first has taken it: what takes long runs elsewhere.
 fn runtime(is_fetch: bool) -> Result<Runtime> {
     let mut builder =
         if is_fetch { Builder::new_current_thread() } else { Builder::new_multi_thread() };
-    let built = builder.worker_threads(2).enable_all().build();
+    let built = builder.worker_threads(1).enable_all().build();
     built.map_err(|cause| Error::bug("start the runtime").caused_by(cause))
 }
 

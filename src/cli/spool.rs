@@ -164,64 +164,96 @@ impl Spool {
         (blake3::hash(text.as_bytes()).to_hex().as_str() == hash).then(|| text.to_owned())
     }
 
-    /// Keeps a file until it is asked for. Its checksum is part of its name: what a crash of the
-    /// system left of it does not fit. Against anything worse there is the server's own, which
-    /// also guards it where it is moved to.
+    /// Keeps a file until it is asked for. Its name says how it was left: what a crash of the
+    /// system, or another program, made of it does not fit. Against anything worse there is the
+    /// server's own, which also guards it where it is moved to.
     pub(super) fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.make()?;
         let new = self.0.join(format!("{name}.{}.{UNFINISHED}", std::process::id()));
-        File::create(&new)?.write_all(bytes)?;
+        let mut file = File::create(&new)?;
+        file.write_all(bytes)?;
+        let mark = untouched_mark(&file.metadata()?).unwrap_or_default();
         let checksum = crc32fast::hash(bytes);
-        fs::rename(new, self.0.join(format!("{name}.{checksum:08x}.{KEPT}")))
+        fs::rename(new, self.0.join(format!("{name}.{checksum:08x}.{mark}.{KEPT}")))
     }
 
-    /// The kept files: name, checksum, and where it is.
-    fn files(&self) -> impl Iterator<Item = (String, String, PathBuf)> {
+    fn files(&self) -> impl Iterator<Item = KeptFile> {
         let paths = fs::read_dir(&self.0).into_iter().flatten().flatten().map(|entry| entry.path());
-        paths.filter_map(|path| {
-            let is_kept = path.extension().is_some_and(|end| end == KEPT);
-            let (name, checksum) = path.file_stem()?.to_str()?.rsplit_once('.')?;
-            is_kept.then(|| (name.to_owned(), checksum.to_owned(), path.clone()))
-        })
+        paths.filter_map(KeptFile::at)
     }
 
-    fn find(&self, name: &str) -> Option<(String, PathBuf)> {
-        let found = self.files().find(|(kept, ..)| kept == name);
-        found.map(|(_, checksum, path)| (checksum, path))
+    fn find(&self, name: &str) -> Option<KeptFile> {
+        self.files().find(|kept| kept.name == name)
     }
 
     /// The names of all files that are kept.
     pub(super) fn names(&self) -> HashSet<String> {
-        self.files().map(|(name, ..)| name).collect()
+        self.files().map(|kept| kept.name).collect()
     }
 
     /// Forgets a file.
     pub(super) fn remove(&self, name: &str) {
-        if let Some((_, path)) = self.find(name) {
-            let _ = fs::remove_file(path);
+        if let Some(kept) = self.find(name) {
+            let _ = fs::remove_file(kept.path);
         }
     }
 
     /// Moves a kept file to where a server wants it, if it is as it was written.
     pub(super) fn take(&self, name: &str, target: &Path) -> bool {
-        let Some((checksum, path)) = self.find(name) else { return false };
-        let is_sound = checksum_of(&path).is_ok_and(|found| format!("{found:08x}") == checksum);
-        if is_sound && fs::rename(&path, target).is_ok() {
+        let Some(kept) = self.find(name) else { return false };
+        if kept.is_sound() && fs::rename(&kept.path, target).is_ok() {
             return true;
         }
-        let _ = fs::remove_file(path);
+        let _ = fs::remove_file(kept.path);
         false
     }
 
     /// Removes every kept file and every half of one.
     pub(super) fn clear_files(&self) {
-        self.files().for_each(|(.., path)| drop(fs::remove_file(path)));
+        self.files().for_each(|kept| drop(fs::remove_file(kept.path)));
         for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
             if entry.path().extension().is_some_and(|end| end == UNFINISHED) {
                 let _ = fs::remove_file(entry.path());
             }
         }
     }
+}
+
+/// A file that waits to be asked for.
+struct KeptFile {
+    name: String,
+    checksum: String,
+    mark: String,
+    path: PathBuf,
+}
+
+impl KeptFile {
+    /// What the name of a file in the spool says, if it is a kept one.
+    fn at(path: PathBuf) -> Option<Self> {
+        let rest = path.file_name()?.to_str()?.strip_suffix(KEPT)?.strip_suffix('.')?;
+        let (rest, mark) = rest.rsplit_once('.')?;
+        let (name, checksum) = rest.rsplit_once('.')?;
+        let [name, checksum, mark] = [name, checksum, mark].map(str::to_owned);
+        Some(Self { name, checksum, mark, path })
+    }
+
+    /// Whether it is as it was written. A server waits for the answer, so that a file which nobody
+    /// touched since is not read.
+    fn is_sound(&self) -> bool {
+        let mark = fs::metadata(&self.path).ok().and_then(|metadata| untouched_mark(&metadata));
+        mark.is_some_and(|mark| mark == self.mark)
+            || checksum_of(&self.path).is_ok_and(|found| format!("{found:08x}") == self.checksum)
+    }
+}
+
+/// Stands for a file that no program has written to, and no start of the system has come between.
+/// Source: random(4), `/proc/sys/kernel/random/boot_id`.
+fn untouched_mark(metadata: &Metadata) -> Option<String> {
+    let start = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    // Giving it its name changes the time of the last change, but not that of the last write.
+    let FileState([device, inode, length, written, written_nsec, ..]) = FileState::of(metadata);
+    let text = format!("{start} {device} {inode} {length} {written} {written_nsec}");
+    Some(blake3::hash(text.as_bytes()).to_hex()[..16].to_owned())
 }
 
 fn checksum_of(path: &Path) -> io::Result<u32> {
@@ -275,12 +307,18 @@ mod tests {
         let target = folder.path().join("target");
         assert!(!spool.take("1", &target));
         spool.put("1", b"one").unwrap();
-        spool.put("2", b"two").unwrap();
         assert!(spool.take("1", &target) && fs::read(&target).unwrap() == b"one");
         assert!(!spool.take("1", &target));
-        fs::write(spool.find("2").unwrap().1, b"tw0").unwrap();
-        assert!(!spool.take("2", &target) && spool.find("2").is_none());
-        assert_eq!(fs::read(&target).unwrap(), b"one");
+        for (bytes, is_sound) in [(b"two", true), (b"tw0", false)] {
+            spool.put("2", b"two").unwrap();
+            let mut kept = File::create(spool.find("2").unwrap().path).unwrap();
+            kept.write_all(bytes).unwrap();
+            // The clock of files may stand still for a moment.
+            kept.set_modified(std::time::UNIX_EPOCH).unwrap();
+            assert_eq!(spool.take("2", &target), is_sound);
+            assert!(spool.find("2").is_none());
+        }
+        assert_eq!(fs::read(&target).unwrap(), b"two");
         spool.put("3", b"three").unwrap();
         let other = Spool::new(&folder.path().join("spool"), &["repo", "sales"]);
         assert!(!other.take("3", &target), "it is another database's");

@@ -2,17 +2,18 @@
 
 use std::{
     any::Any,
+    collections::VecDeque,
     fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
 };
 
 use stillpoint_contract::{BufferPool, Error, Result};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 
 use super::compress::Scratch;
 
@@ -28,9 +29,23 @@ enum Workers {
     Inline(Mutex<Scratch>),
 }
 
-struct Threads {
-    queue: mpsc::Sender<Job>,
-    busy: Arc<AtomicUsize>,
+/// Ends them, after the jobs already queued, when it is dropped.
+struct Threads(Arc<Queue>);
+
+/// Jobs that wait for a worker. Waking a thread costs as much as a small job, so that whoever adds
+/// one wakes a single worker, and none while all are at work.
+struct Queue {
+    places: Semaphore,
+    places_max: usize,
+    waiting: Mutex<Waiting>,
+    news: Condvar,
+    busy: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Waiting {
+    jobs: VecDeque<Job>,
+    ended: bool,
 }
 
 type Job = Box<dyn FnOnce(&mut Scratch) + Send>;
@@ -68,13 +83,13 @@ impl CpuPool {
                 let failed = |cause: &io::Error| {
                     Error::bug("start a worker thread").caused_by(cause.to_string())
                 };
-                let Threads { queue, .. } = threads.map_err(failed)?;
+                let Threads(queue) = threads.map_err(failed)?;
                 let (answer, result) = oneshot::channel();
                 let job: Job = Box::new(move |scratch| {
                     // Nobody listens any more when the future was dropped.
                     let _ = answer.send(guarded(job, scratch));
                 });
-                queue.send(job).await.map_err(|_| Error::bug("reach the worker threads"))?;
+                queue.add(job).await?;
                 result.await.map_err(|_| Error::bug("hear from a worker thread"))?
             }
             Workers::Inline(scratch) => {
@@ -93,16 +108,16 @@ impl CpuPool {
 
     /// How full the queue is, from 0 (empty) to 1 (the next job waits).
     pub fn queue_fill(&self) -> f32 {
-        self.started().map_or(0.0, |Threads { queue, .. }| {
-            1.0 - queue.capacity() as f32 / queue.max_capacity() as f32
+        self.started().map_or(0.0, |Threads(queue)| {
+            1.0 - queue.places.available_permits() as f32 / queue.places_max as f32
         })
     }
 
     /// The share of workers that have nothing to do, from 0 to 1.
     pub fn idle(&self) -> f32 {
         let size = self.size();
-        self.started().map_or(1.0, |Threads { busy, .. }| {
-            1.0 - busy.load(Ordering::Relaxed).min(size) as f32 / size as f32
+        self.started().map_or(1.0, |Threads(queue)| {
+            1.0 - queue.busy.load(Ordering::Relaxed).min(size) as f32 / size as f32
         })
     }
 
@@ -116,17 +131,55 @@ impl CpuPool {
 
 impl Threads {
     fn start(size: usize) -> io::Result<Self> {
-        let (queue, jobs) = mpsc::channel(size * CpuPool::QUEUED_PER_WORKER_MAX);
-        let jobs = Arc::new(Mutex::new(jobs));
-        let (busy, buffers) = (Arc::new(AtomicUsize::new(0)), BufferPool::default());
+        let places_max = size * CpuPool::QUEUED_PER_WORKER_MAX;
+        let threads = Self(Arc::new(Queue {
+            places: Semaphore::new(places_max),
+            places_max,
+            waiting: Mutex::default(),
+            news: Condvar::new(),
+            busy: AtomicUsize::new(0),
+        }));
+        let buffers = BufferPool::default();
         for number in 0..size {
-            let (jobs, busy) = (Arc::clone(&jobs), Arc::clone(&busy));
+            let queue = Arc::clone(&threads.0);
             let scratch = Scratch::sharing(buffers.clone());
             thread::Builder::new()
                 .name(format!("cpu-{number}"))
-                .spawn(move || work(scratch, &jobs, &busy))?;
+                .spawn(move || work(scratch, &queue))?;
         }
-        Ok(Self { queue, busy })
+        Ok(threads)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.0.waiting().ended = true;
+        self.0.news.notify_all();
+    }
+}
+
+impl Queue {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a place and leaves a job there.
+    async fn add(&self, job: Job) -> Result<()> {
+        let place = self.places.acquire().await;
+        // Whoever takes the job gives its place back.
+        place.map_err(|_| Error::bug("reach the worker threads"))?.forget();
+        self.waiting().jobs.push_back(job);
+        self.news.notify_one();
+        Ok(())
+    }
+
+    /// Waits for a job; `None` when no more will come.
+    fn take(&self) -> Option<Job> {
+        let idle = |waiting: &mut Waiting| waiting.jobs.is_empty() && !waiting.ended;
+        let waiting = self.news.wait_while(self.waiting(), idle);
+        let job = waiting.unwrap_or_else(PoisonError::into_inner).jobs.pop_front()?;
+        self.places.add_permits(1);
+        Some(job)
     }
 }
 
@@ -136,13 +189,11 @@ impl fmt::Debug for CpuPool {
     }
 }
 
-fn work(mut scratch: Scratch, jobs: &Mutex<mpsc::Receiver<Job>>, busy: &AtomicUsize) {
-    loop {
-        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
-        let Some(job) = next else { return };
-        busy.fetch_add(1, Ordering::Relaxed);
+fn work(mut scratch: Scratch, queue: &Queue) {
+    while let Some(job) = queue.take() {
+        queue.busy.fetch_add(1, Ordering::Relaxed);
         job(&mut scratch);
-        busy.fetch_sub(1, Ordering::Relaxed);
+        queue.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -27,8 +27,11 @@ use crate::{
 /// Chunks that are fetched together. Bounds the memory of one fetch.
 pub(super) const FETCH_CHUNKS_MAX: usize = 64;
 
-/// Chunks that one job opens: going from thread to thread for each costs more than it brings.
+/// Chunks that one job opens, at least: going from thread to thread costs as much as opening one.
 const OPENED_TOGETHER: usize = 4;
+
+/// Into how many jobs for each CPU thread a fetch is divided, so that all of them end together.
+const JOBS_PER_THREAD: usize = 2;
 
 /// Bytes between two blobs that are read rather than skipped.
 const GAP_BYTES_MAX: u64 = 256 << 10;
@@ -73,6 +76,9 @@ impl OpenBase {
     }
 }
 
+/// A chunk's id and length.
+pub(super) type Wanted = (ChunkId, usize);
+
 /// Where a chunk's blob lies, and that of its base if it is a delta.
 type Place = (Located, Option<Located>);
 
@@ -86,16 +92,17 @@ impl Blobs {
         chunks.pop().ok_or_else(|| Error::bug("fetch a chunk"))
     }
 
-    /// Reads chunks, and with each the full chunk that it is, or that it is a delta against. Few of
-    /// them: they are opened in one go.
-    pub(super) async fn fetch_with_bases(
+    /// Reads chunks, and gives `each`, with the full chunk that it is, or that it is a delta
+    /// against. Few of them: they are opened in one go.
+    pub(super) async fn fetch_with_bases<T: Send + 'static>(
         &self,
-        wanted: Vec<(ChunkId, usize)>,
-    ) -> Result<Vec<(Bytes, Option<OpenBase>)>> {
+        wanted: Vec<Wanted>,
+        mut each: impl FnMut(Bytes, Option<OpenBase>, &mut Scratch) -> Result<T> + Send + 'static,
+    ) -> Result<Vec<T>> {
         let (places, opener) = self.read_for(&wanted).await?;
         let open = self.cpu.run(move |scratch| {
             let open = |(wanted, place)| match place {
-                None => Ok((zeros(wanted), None)),
+                None => each(zeros(wanted), None, scratch),
                 Some(place @ (own, base)) => {
                     let full = match base {
                         None => None,
@@ -104,7 +111,7 @@ impl Blobs {
                     let known = full.as_ref().map(|full| &*full.plain);
                     let plain = opener.chunk(wanted, place, known, scratch)?;
                     let full = full.unwrap_or_else(|| OpenBase::new(&own, plain.clone()));
-                    Ok((plain, Some(full)))
+                    each(plain, Some(full), scratch)
                 }
             };
             wanted.into_iter().zip(places).map(open).collect()
@@ -125,11 +132,12 @@ impl Blobs {
     ///
     /// [`Corrupt`](ErrorKind::Corrupt) when a stored blob is not what was written,
     /// [`Missing`](ErrorKind::Missing) when it is gone. Never wrong bytes.
-    pub(super) async fn fetch(&self, wanted: &[(ChunkId, usize)]) -> Result<Vec<Bytes>> {
+    pub(super) async fn fetch(&self, wanted: &[Wanted]) -> Result<Vec<Bytes>> {
         debug_assert!(wanted.len() <= FETCH_CHUNKS_MAX);
         let (places, opener) = self.read_for(wanted).await?;
         let jobs: Vec<_> = wanted.iter().copied().zip(places).collect();
-        let jobs: Vec<Vec<_>> = jobs.chunks(OPENED_TOGETHER).map(<[_]>::to_vec).collect();
+        let together = jobs.len().div_ceil(self.cpu.size() * JOBS_PER_THREAD).max(OPENED_TOGETHER);
+        let jobs: Vec<Vec<_>> = jobs.chunks(together).map(<[_]>::to_vec).collect();
         let opened = stream::iter(jobs).map(|jobs| {
             let opener = opener.clone();
             self.cpu.run(move |scratch| {
@@ -140,7 +148,7 @@ impl Blobs {
                 jobs.into_iter().map(open).collect::<Result<Vec<_>>>()
             })
         });
-        let opened = opened.buffered(self.cpu.size().max(1) * 2);
+        let opened = opened.buffered(self.cpu.size() * JOBS_PER_THREAD);
         opened
             .try_fold(Vec::with_capacity(wanted.len()), |mut all, opened| async move {
                 all.extend(opened?);
@@ -150,10 +158,10 @@ impl Blobs {
     }
 
     /// Finds chunks and reads their blobs, and those of their bases.
-    async fn read_for(&self, wanted: &[(ChunkId, usize)]) -> Result<(Vec<Option<Place>>, Opener)> {
+    async fn read_for(&self, wanted: &[Wanted]) -> Result<(Vec<Option<Place>>, Opener)> {
         let (index, ids) = (Arc::clone(&self.index), wanted.to_vec());
         let locate = self.cpu.run(move |_| {
-            let locate = |(id, _): (ChunkId, usize)| {
+            let locate = |(id, _): Wanted| {
                 if id.is_zero() { Ok(None) } else { index.locate(&id).map(Some) }
             };
             ids.into_iter().map(locate).collect::<Result<Vec<_>>>()
@@ -233,7 +241,7 @@ struct Opener {
 
 impl Opener {
     /// A chunk, whose base is opened first if it has one.
-    fn open(&self, wanted: (ChunkId, usize), place: Place, scratch: &mut Scratch) -> Result<Bytes> {
+    fn open(&self, wanted: Wanted, place: Place, scratch: &mut Scratch) -> Result<Bytes> {
         let base = place.1.map(|base| self.full(&base, scratch)).transpose()?;
         self.chunk(wanted, place, base.as_deref(), scratch)
     }
@@ -246,7 +254,7 @@ impl Opener {
     /// A chunk of known length, and the plaintext of its base.
     fn chunk(
         &self,
-        (id, plain_bytes): (ChunkId, usize),
+        (id, plain_bytes): Wanted,
         (own, _): Place,
         base: Option<&[u8]>,
         scratch: &mut Scratch,
@@ -274,7 +282,7 @@ impl Opener {
 }
 
 /// A chunk of nothing but zeros is not stored.
-fn zeros((_, plain_bytes): (ChunkId, usize)) -> Bytes {
+fn zeros((_, plain_bytes): Wanted) -> Bytes {
     Bytes::from(vec![0; plain_bytes])
 }
 

@@ -6,10 +6,10 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use stillpoint_contract::Result;
+use stillpoint_contract::{Error, Result};
 
 use super::{
-    blobs::{Blobs, OpenBase},
+    blobs::{Blobs, OpenBase, Wanted},
     index_run::Located,
     index_set::IndexSet,
     pack::SealedBlob,
@@ -131,35 +131,61 @@ impl ChunkWriter {
         chunks: Vec<Bytes>,
         slots: Vec<Slot>,
     ) -> Result<Vec<ChunkId>> {
+        let look = self.look();
+        let job = move |scratch: &mut Scratch| -> Result<Vec<_>> {
+            chunks.into_iter().zip(slots).map(|(plain, slot)| look(plain, slot, scratch)).collect()
+        };
+        self.finish(self.world.cpu.run(job).await??).await
+    }
+
+    /// Stores what `patch` makes of each of a few chunks of the base, one after the other: what was
+    /// read, what it becomes and its delta are still in the processor's cache.
+    pub(super) async fn store_patched(
+        &self,
+        old: Vec<(Wanted, u64)>,
+        mut patch: impl FnMut(&[u8]) -> Result<Bytes> + Send + 'static,
+    ) -> Result<Vec<ChunkId>> {
+        let look = self.look();
+        let wanted = old.iter().map(|(wanted, _)| *wanted).collect();
+        let mut slots = old.into_iter().map(|((id, _), turn)| (Some(id), turn));
+        let each = move |plain: Bytes, full, scratch: &mut Scratch| {
+            let (previous, turn) = slots.next().ok_or_else(|| Error::bug("patch a chunk"))?;
+            look(patch(&plain)?, Slot { previous, turn, full }, scratch)
+        };
+        self.finish(self.blobs.fetch_with_bases(wanted, each).await?).await
+    }
+
+    /// Takes a first look at chunks: work for a CPU thread.
+    fn look(
+        &self,
+    ) -> impl Fn(Bytes, Slot, &mut Scratch) -> Result<(ChunkId, Looked)> + Send + use<> {
         let (domain, index) = (Arc::clone(&self.domain), Arc::clone(&self.index));
         let (sealer, effort) = (Arc::clone(&self.sealer), self.effort());
         let deltas = self.options.deltas;
-        let job = move |scratch: &mut Scratch| -> Result<_> {
-            let mut looked = Vec::with_capacity(chunks.len());
-            for (plain, slot) in chunks.into_iter().zip(slots) {
-                let id = domain.chunk_id(&plain);
-                if id.is_zero() || slot.previous == Some(id) || !index.claim(&id)? {
-                    looked.push((id, Looked::Known));
-                    continue;
-                }
-                let previous = slot.previous_of(&id).filter(|_| deltas);
-                let full = slot.full.filter(|full| previous.is_some() && full.id != id);
-                let work = match (previous, full) {
-                    (Some(previous), None) => Looked::NeedsBase(plain, previous),
-                    (_, full) => {
-                        let base = full.as_ref().map(|full| {
-                            let (plain, stored_bytes) = (full.plain.as_ref(), full.stored_bytes);
-                            (full.id, Base { plain, stored_bytes })
-                        });
-                        let chunk = (BlobKind::Data, id, plain.as_ref());
-                        Looked::Encoded(SealedBlob::make(chunk, base, effort, &sealer, scratch)?)
-                    }
-                };
-                looked.push((id, work));
+        move |plain, slot, scratch| {
+            let id = domain.chunk_id(&plain);
+            if id.is_zero() || slot.previous == Some(id) || !index.claim(&id)? {
+                return Ok((id, Looked::Known));
             }
-            Ok(looked)
-        };
-        let looked = self.world.cpu.run(job).await??;
+            let previous = slot.previous_of(&id).filter(|_| deltas);
+            let full = slot.full.filter(|full| previous.is_some() && full.id != id);
+            let looked = match (previous, full) {
+                (Some(previous), None) => Looked::NeedsBase(plain, previous),
+                (_, full) => {
+                    let base = full.as_ref().map(|full| {
+                        let (plain, stored_bytes) = (full.plain.as_ref(), full.stored_bytes);
+                        (full.id, Base { plain, stored_bytes })
+                    });
+                    let chunk = (BlobKind::Data, id, plain.as_ref());
+                    Looked::Encoded(SealedBlob::make(chunk, base, effort, &sealer, scratch)?)
+                }
+            };
+            Ok((id, looked))
+        }
+    }
+
+    /// Brings chunks that were looked at into the repository.
+    async fn finish(&self, looked: Vec<(ChunkId, Looked)>) -> Result<Vec<ChunkId>> {
         let mut ids = Vec::with_capacity(looked.len());
         for (id, work) in looked {
             ids.push(id);
@@ -181,7 +207,7 @@ impl ChunkWriter {
         let plain = bytes.clone();
         let looked_up = self.world.cpu.run(move |_| {
             let id = domain.chunk_id(&plain);
-            Ok::<_, stillpoint_contract::Error>((id, !id.is_zero() && index.claim(&id)?))
+            Ok::<_, Error>((id, !id.is_zero() && index.claim(&id)?))
         });
         let (id, is_new) = looked_up.await??;
         if is_new {

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::{
     Repository,
-    blobs::FETCH_CHUNKS_MAX,
+    blobs::{FETCH_CHUNKS_MAX, Wanted},
     heads::Heads,
     history::Committed,
     manifest::PartEntry,
@@ -25,7 +25,7 @@ use super::{
     reader::{BackupReader, BasePart},
     timeline::Timeline,
 };
-use crate::pipeline::{Meter, id::ChunkId};
+use crate::pipeline::Meter;
 
 /// Stretches under way at once, what each may hold of plaintext in bytes, and of how many files.
 pub(super) const STRETCHES_MAX: usize = 3;
@@ -69,9 +69,6 @@ impl Repository {
         Ok(needed.filter_map(|id| sizes.get(&(id.stream.clone(), id.seq))).sum())
     }
 }
-
-/// A chunk's id and length.
-type Wanted = (ChunkId, usize);
 
 /// What is laid out in one go: neighbouring chunks, of one large part or of many small ones.
 pub(super) struct Stretch(pub(super) Vec<Piece>);

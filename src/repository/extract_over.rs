@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use stillpoint_contract::{PartName, Result};
+use stillpoint_contract::{Buffer, BufferPool, PartName, Result};
 
 use super::{
     extract::{
@@ -86,8 +86,9 @@ impl BackupReader {
             Some(target)
         };
         let wanted = self.laid_out(target).take_while(|_| futures::future::ready(going.is_so()));
+        let pool = BufferPool::default();
         let written =
-            wanted.map(|stretch| async { self.rewrite(stretch?, going.clone(), meter).await });
+            wanted.map(|stretch| async { self.rewrite(stretch?, &going, &pool, meter).await });
         let mut written_bytes = 0;
         let count = async |bytes: u64| {
             written_bytes += bytes;
@@ -106,14 +107,20 @@ impl BackupReader {
         if let Some(target) = held_back {
             settle().await?;
             for stretch in stretches(vec![target], self.stretch_chunks()) {
-                done.written_bytes += self.rewrite(stretch, going.clone(), meter).await?;
+                done.written_bytes += self.rewrite(stretch, &going, &pool, meter).await?;
             }
         }
         Ok(done)
     }
 
     /// Makes a stretch of files what the parts are. Returns how many bytes were written.
-    async fn rewrite(&self, Stretch(pieces): Stretch, going: Going, meter: &Meter) -> Result<u64> {
+    async fn rewrite(
+        &self,
+        Stretch(pieces): Stretch,
+        going: &Going,
+        pool: &BufferPool,
+        meter: &Meter,
+    ) -> Result<u64> {
         let chunk_bytes = u64::from(self.manifest().chunk_bytes);
         let mut wanted = Vec::new();
         for Piece { target, chunks } in &pieces {
@@ -128,20 +135,19 @@ impl BackupReader {
         }
         let bytes: usize = wanted.iter().map(|chunk| chunk.length).sum();
         let domain = Arc::clone(&self.blobs().domain);
-        let its = going.clone();
+        let (its, pool) = (going.clone(), pool.clone());
         let compare = move || {
             let _leave = its.leave()?;
             // Empty files and those that are too long have no chunk that differs.
             for piece in &pieces {
                 piece.target.file(open)?;
             }
-            let mut different = Vec::new();
-            let mut local = Vec::new();
+            let mut different: Vec<(Wanted, Option<Buffer>)> = Vec::new();
             for chunk in wanted {
-                local.resize(chunk.length, 0);
+                let mut local = pool.take(chunk.length);
                 if chunk.target.file(open)?.read_exact_at(&mut local, chunk.at).is_err() {
                     // A disk that cannot give it back may still take it.
-                    different.push((chunk, Vec::new()));
+                    different.push((chunk, None));
                     continue;
                 }
                 let is_same = if chunk.id.is_zero() {
@@ -150,7 +156,7 @@ impl BackupReader {
                     domain.chunk_id(&local) == chunk.id
                 };
                 if !is_same {
-                    different.push((chunk, std::mem::take(&mut local)));
+                    different.push((chunk, Some(local)));
                 }
             }
             Ok(different)
@@ -158,12 +164,13 @@ impl BackupReader {
         let different = blocking(compare).await?;
         let asked: Vec<_> = different.iter().map(|(chunk, _)| (chunk.id, chunk.length)).collect();
         let chunks: Vec<Bytes> = self.blobs().fetch(&asked).await?;
+        let its = going.clone();
         let write = move || {
-            let _leave = going.leave()?;
+            let _leave = its.leave()?;
             let mut written = 0;
             for ((chunk, local), plain) in different.iter().zip(&chunks) {
                 let file = chunk.target.file(open)?;
-                for blocks in differing(local, plain) {
+                for blocks in differing(local.as_deref().unwrap_or_default(), plain) {
                     let at = chunk.at + blocks.start as u64;
                     let done = file.write_all_at(&plain[blocks.clone()], at);
                     done.map_err(|cause| failed(&chunk.target.path, cause))?;

@@ -18,7 +18,6 @@ use tokio::{
 
 use super::{
     assembly::{Assembly, Piece},
-    blobs::OpenBase,
     chunk_writer::{ChunkWriter, Slot},
     draft::Table,
     manifest::{Content, INLINE_CHUNKS_MAX, LEAF_CHUNKS, PartEntry, encode_leaf},
@@ -188,11 +187,18 @@ impl Shared {
         base: Option<&BasePart>,
     ) -> Result<Vec<(u64, ChunkId)>> {
         let chunk_bytes = self.chunk_bytes as usize;
-        let pieces = (0..run.len()).step_by(chunk_bytes).map(|at| {
-            let bytes = run.slice(at..run.len().min(at + chunk_bytes));
-            (bytes, None)
-        });
-        self.store((first..).zip(pieces).collect(), base).await
+        let (mut plain, mut slots) = (Vec::new(), Vec::new());
+        let starts = (0..run.len()).step_by(chunk_bytes);
+        for (chunk, at) in (first..).zip(starts) {
+            let previous = match base {
+                Some(base) => base.ids(self.writer.blobs(), chunk..chunk + 1).await?.pop(),
+                None => None,
+            };
+            slots.push(Slot { previous, turn: self.turn(chunk), full: None });
+            plain.push(run.slice(at..run.len().min(at + chunk_bytes)));
+        }
+        self.meter.advance(run.len() as u64);
+        Ok((first..).zip(self.writer.store_run(plain, slots).await?).collect())
     }
 
     /// Fills what is kept of chunks from the base, and stores them.
@@ -202,41 +208,30 @@ impl Shared {
         base: Option<&BasePart>,
     ) -> Result<Vec<(u64, ChunkId)>> {
         let base = base.ok_or_else(baseless)?;
-        let chunks = patches.iter().map(|patch| patch.chunk);
-        let old = base.chunks_with_bases(self.writer.blobs(), chunks).await?;
-        let fill = self.writer.blobs().cpu.run(move |_| {
-            let fill = |(Patch { chunk, mut bytes, kept }, (old, full)): (_, (Bytes, _))| {
-                for range in kept {
-                    let from = old.get(range.clone()).ok_or_else(|| Error::bug("patch a chunk"))?;
-                    bytes[range].copy_from_slice(from);
-                }
-                Ok((chunk, (bytes.into(), full)))
-            };
-            patches.into_iter().zip(old).map(fill).collect::<Result<Vec<_>>>()
-        });
-        self.store(fill.await??, Some(base)).await
+        let chunks: Vec<u64> = patches.iter().map(|patch| patch.chunk).collect();
+        let mut old = Vec::with_capacity(patches.len());
+        for Patch { chunk, bytes, .. } in &patches {
+            old.push((base.wanted(self.writer.blobs(), *chunk).await?, self.turn(*chunk)));
+            self.meter.advance(bytes.len() as u64);
+        }
+        let mut patches = patches.into_iter();
+        let patch = move |old: &[u8]| {
+            let wrong = || Error::bug("patch a chunk");
+            let Patch { mut bytes, kept, .. } = patches.next().ok_or_else(wrong)?;
+            for range in kept {
+                bytes[range.clone()].copy_from_slice(old.get(range).ok_or_else(wrong)?);
+            }
+            Ok(bytes.into())
+        };
+        let ids = self.writer.store_patched(old, patch).await?;
+        Ok(chunks.into_iter().zip(ids).collect())
     }
 
-    /// Stores chunks, as deltas against full ones that are at hand.
-    async fn store(
-        &self,
-        chunks: Vec<(u64, (Bytes, Option<OpenBase>))>,
-        base: Option<&BasePart>,
-    ) -> Result<Vec<(u64, ChunkId)>> {
-        let (mut plain, mut slots) = (Vec::new(), Vec::new());
-        let numbers: Vec<u64> = chunks.iter().map(|(chunk, _)| *chunk).collect();
-        for (chunk, (bytes, full)) in chunks {
-            let previous = match base {
-                Some(base) => base.ids(self.writer.blobs(), chunk..chunk + 1).await?.pop(),
-                None => None,
-            };
-            let spread = chunk.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-            slots.push(Slot { previous, turn: self.ordinal.wrapping_add(spread), full });
-            self.meter.advance(bytes.len() as u64);
-            plain.push(bytes);
-        }
-        let ids = self.writer.store_run(plain, slots).await?;
-        Ok(numbers.into_iter().zip(ids).collect())
+    /// The number that spreads the chunks of a part over the backups in which they are stored in
+    /// full again.
+    fn turn(&self, chunk: u64) -> u64 {
+        let spread = chunk.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        self.ordinal.wrapping_add(spread)
     }
 }
 

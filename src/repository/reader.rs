@@ -12,7 +12,7 @@ use stillpoint_contract::{Error, ErrorKind, PartName, PartRecord, Result, Source
 use tokio::sync::Mutex;
 
 use super::{
-    blobs::{Blobs, FETCH_CHUNKS_MAX, OpenBase},
+    blobs::{Blobs, FETCH_CHUNKS_MAX, Wanted},
     manifest::{Content, LEAF_CHUNKS, Manifest, PartEntry, decode_leaf, decode_page},
 };
 use crate::pipeline::id::ChunkId;
@@ -211,19 +211,10 @@ impl BasePart {
         Ok(ids)
     }
 
-    /// Some chunks, and with each the full chunk that it is, or that it is a delta against.
-    pub(super) async fn chunks_with_bases(
-        &self,
-        blobs: &Blobs,
-        chunks: impl Iterator<Item = u64>,
-    ) -> Result<Vec<(Bytes, Option<OpenBase>)>> {
-        let mut wanted = Vec::new();
-        for chunk in chunks {
-            let id =
-                self.ids(blobs, chunk..chunk + 1).await?.pop().ok_or_else(|| self.damaged())?;
-            wanted.push((id, self.chunk_length(chunk)));
-        }
-        blobs.fetch_with_bases(wanted).await
+    /// The id and length of a chunk that the part has.
+    pub(super) async fn wanted(&self, blobs: &Blobs, chunk: u64) -> Result<Wanted> {
+        let id = self.ids(blobs, chunk..chunk + 1).await?.pop();
+        Ok((id.ok_or_else(|| self.damaged())?, self.chunk_length(chunk)))
     }
 
     /// A range of bytes, shorter where the part ends earlier.

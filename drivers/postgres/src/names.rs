@@ -31,6 +31,11 @@ const FILES_MAX: usize = 1000;
 const LOAD_MAX: Duration = Duration::from_secs(4);
 const LEARN_MAX: Duration = Duration::from_secs(2);
 
+/// A commit is in the log a moment before others see what it did. How often new files are asked for
+/// until all are known, and after what time; those of transactions that failed never are.
+const LOOKS_MAX: u32 = 3;
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
 const STEP: &str = "ask for the names of tables";
 
 /// The file of a relation: its database and its number.
@@ -79,28 +84,34 @@ impl Names {
         major: u32,
         files: &BTreeSet<File>,
     ) {
-        let new: Vec<File> = files
-            .iter()
-            .filter(|file| !self.relations.contains_key(*file))
-            .take(FILES_MAX)
-            .copied()
-            .collect();
-        let databases: BTreeSet<u32> = new.iter().map(|file| file.0).collect();
-        if databases.is_empty() {
-            return;
-        }
         let work = async {
-            if databases.iter().any(|database| !self.databases.contains_key(database)) {
-                self.ask_databases(sql).await?;
-            }
-            for database in databases {
-                let files = new.iter().filter(|file| file.0 == database);
-                let numbers: Vec<u32> = files.map(|file| file.1).collect();
-                self.ask(cluster, sql, (database, major), Some(&numbers)).await?;
+            for look in 0..LOOKS_MAX {
+                let new = self.unknown(files);
+                let databases: BTreeSet<u32> = new.iter().map(|file| file.0).collect();
+                if databases.is_empty() {
+                    break;
+                }
+                if look > 0 {
+                    cluster.clock.sleep(LOOK_PAUSE).await;
+                }
+                if databases.iter().any(|database| !self.databases.contains_key(database)) {
+                    self.ask_databases(sql).await?;
+                }
+                for database in databases {
+                    let files = new.iter().filter(|file| file.0 == database);
+                    let numbers: Vec<u32> = files.map(|file| file.1).collect();
+                    self.ask(cluster, sql, (database, major), Some(&numbers)).await?;
+                }
             }
             Ok(())
         };
         within(&cluster.clock, LEARN_MAX, work).await;
+    }
+
+    /// Files that have no name yet.
+    fn unknown(&self, files: &BTreeSet<File>) -> Vec<File> {
+        let unknown = files.iter().filter(|file| !self.relations.contains_key(*file));
+        unknown.take(FILES_MAX).copied().collect()
     }
 
     async fn ask_databases(&mut self, sql: &Sql) -> Result<()> {

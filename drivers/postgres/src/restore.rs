@@ -2,8 +2,15 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read as _},
+    io,
+    num::NonZero,
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        mpsc::{self, SyncSender},
+    },
+    thread::{self, available_parallelism},
     time::Duration,
 };
 
@@ -30,8 +37,13 @@ use crate::{
 /// The length of a file of a relation, after which another one begins.
 const RELATION_FILE_BYTES: u64 = 1 << 30;
 
-/// Pages that are read at once.
-const PAGES_AT_ONCE: usize = 128;
+/// Pages that are read at once, and that one thread checks before it looks for others.
+const PAGES_AT_ONCE: u32 = 128;
+const STRETCH_PAGES: u32 = 8 * PAGES_AT_ONCE;
+
+/// Threads that check pages, and stretches that wait for one. More would wait for the disk.
+const CHECKS_AT_ONCE_MAX: usize = 4;
+const STRETCHES_QUEUED_MAX: usize = 16;
 
 /// How often it is looked whether a server that replayed for us is gone, and after what time.
 const DYING_LOOKS_MAX: u32 = 100;
@@ -246,15 +258,7 @@ pub(crate) async fn check(plan: &RestorePlan) -> Result<String> {
         if !layout.data_checksums {
             return Ok(None);
         }
-        let mut check = Check { layout: &layout, root: &path, pages: 0, bad: Vec::new() };
-        check.directory(&path.join("global"))?;
-        check.below(&path.join("base"))?;
-        check.below(&path.join(SPACES))?;
-        check.below(&path.join("pg_tblspc"))?;
-        for space in &relocated {
-            check.below(space)?;
-        }
-        Ok(Some((check.pages, check.bad)))
+        Check { layout: &layout, root: &path }.run(&relocated).map(Some)
     });
     match checked.await? {
         None => Ok("replayed by a server; this cluster has no page checksums".to_owned()),
@@ -275,12 +279,56 @@ pub(crate) async fn check(plan: &RestorePlan) -> Result<String> {
 struct Check<'a> {
     layout: &'a Layout,
     root: &'a Path,
-    pages: u64,
-    bad: Vec<String>,
+}
+
+/// Neighbouring pages of a file, which one thread reads.
+struct Stretch {
+    path: PathBuf,
+    /// Which file of its relation it is.
+    segment: u32,
+    first_page: u32,
 }
 
 impl Check<'_> {
-    fn below(&mut self, path: &Path) -> io::Result<()> {
+    /// Checks everything: how many pages there are, and which are bad.
+    fn run(&self, relocated: &[PathBuf]) -> io::Result<(u64, Vec<String>)> {
+        let (sender, receiver) = mpsc::sync_channel(STRETCHES_QUEUED_MAX);
+        let receiver = Mutex::new(receiver);
+        let next = || receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let work = || {
+            let (mut pages, mut bad, mut outcome) = (0, Vec::new(), Ok(()));
+            // Who failed goes on taking what is found, so that the walk comes to its end.
+            while let Ok(stretch) = next() {
+                outcome = outcome.and_then(|()| self.stretch(&stretch, &mut pages, &mut bad));
+            }
+            outcome.map(|()| (pages, bad))
+        };
+        let threads = available_parallelism().map_or(1, NonZero::get).min(CHECKS_AT_ONCE_MAX);
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let walked = self.walk(relocated, &sender);
+            drop(sender);
+            let (mut pages, mut bad) = (0, Vec::new());
+            for worker in workers {
+                let found = worker.join().map_err(|_| io::Error::other("a check panicked"))?;
+                let (its_pages, its_bad) = found?;
+                pages += its_pages;
+                bad.extend(its_bad);
+            }
+            bad.sort_unstable();
+            walked.map(|()| (pages, bad))
+        })
+    }
+
+    fn walk(&self, relocated: &[PathBuf], found: &SyncSender<Stretch>) -> io::Result<()> {
+        self.directory(&self.root.join("global"), found)?;
+        self.below(&self.root.join("base"), found)?;
+        self.below(&self.root.join(SPACES), found)?;
+        self.below(&self.root.join("pg_tblspc"), found)?;
+        relocated.iter().try_for_each(|space| self.below(space, found))
+    }
+
+    fn below(&self, path: &Path, found: &SyncSender<Stretch>) -> io::Result<()> {
         let entries = match fs::read_dir(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries?,
@@ -288,59 +336,73 @@ impl Check<'_> {
         for entry in entries {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
-                self.below(&entry.path())?;
+                self.below(&entry.path(), found)?;
             }
         }
-        self.directory(path)
+        self.directory(path, found)
     }
 
-    fn directory(&mut self, path: &Path) -> io::Result<()> {
+    fn directory(&self, path: &Path, found: &SyncSender<Stretch>) -> io::Result<()> {
         for entry in fs::read_dir(path)? {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if let Some(segment) = relation_segment(name)
                 && path.is_file()
             {
-                self.file(&path, segment)?;
+                let pages = fs::metadata(&path)?.len() / u64::from(self.page_bytes());
+                let pages = u32::try_from(pages).map_err(io::Error::other)?;
+                for first_page in (0..pages).step_by(STRETCH_PAGES as usize) {
+                    let stretch = Stretch { path: path.clone(), segment, first_page };
+                    found.send(stretch).map_err(io::Error::other)?;
+                }
             }
         }
         Ok(())
     }
 
-    fn file(&mut self, path: &Path, segment: u32) -> io::Result<()> {
-        let page_bytes = self.layout.page_bytes.max(512);
+    fn page_bytes(&self) -> u32 {
+        self.layout.page_bytes.max(512)
+    }
+
+    /// Adds the pages of a stretch, and which of them are bad.
+    fn stretch(
+        &self,
+        Stretch { path, segment, first_page }: &Stretch,
+        pages: &mut u64,
+        bad: &mut Vec<String>,
+    ) -> io::Result<()> {
+        let page_bytes = self.page_bytes();
         let per_file = u32::try_from(RELATION_FILE_BYTES / u64::from(page_bytes)).unwrap_or(1);
         let first = segment.wrapping_mul(per_file);
         let part = path.strip_prefix(self.root).unwrap_or(path).display().to_string();
         let known = self.layout.corrupt_pages.iter().filter(|page| page.part == part);
         let known: Vec<u32> = known.map(|page| page.page).collect();
-        let mut file = File::open(path)?;
-        let mut buffer = vec![0; PAGES_AT_ONCE * page_bytes as usize];
-        let mut at = 0_u32;
-        loop {
-            let length = fill(&mut file, &mut buffer)?;
+        let file = File::open(path)?;
+        let mut buffer = vec![0; (PAGES_AT_ONCE * page_bytes) as usize];
+        for at in
+            (*first_page..first_page.saturating_add(STRETCH_PAGES)).step_by(PAGES_AT_ONCE as usize)
+        {
+            let length = fill(&file, &mut buffer, u64::from(at) * u64::from(page_bytes))?;
             let bytes = &buffer[..length];
-            let pages = bytes.chunks_exact(page_bytes as usize).len();
-            let bad = bad_pages(bytes, page_bytes as usize, first.wrapping_add(at));
-            for page in bad.into_iter().map(|page| at + page) {
-                // What was damaged when it was backed up is told with the backup.
-                if !known.contains(&page) {
-                    self.bad.push(format!("{part} {page}"));
-                }
-            }
-            self.pages += pages as u64;
-            at = at.wrapping_add(pages as u32);
+            *pages += bytes.chunks_exact(page_bytes as usize).len() as u64;
+            let found = bad_pages(bytes, page_bytes as usize, first.wrapping_add(at));
+            // What was damaged when it was backed up is told with the backup.
+            let found =
+                found.into_iter().map(|page| at + page).filter(|page| !known.contains(page));
+            bad.extend(found.map(|page| format!("{part} {page}")));
             if length < buffer.len() {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 }
 
-fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+/// Reads up to as much as the buffer holds.
+fn fill(file: &File, buffer: &mut [u8], from: u64) -> io::Result<usize> {
     let mut length = 0;
     while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
-        match file.read(rest)? {
+        match file.read_at(rest, from + length as u64)? {
             0 => break,
             read => length += read,
         }
