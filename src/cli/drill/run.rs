@@ -153,12 +153,21 @@ async fn drill(session: &Session, options: Options) -> Result<u8> {
     let page = html::page(&record);
     let kept = repository.keep_drill(&record, &page).await?;
     repository.remember().await?;
-    if let Some(directory) = &options.evidence {
-        write_evidence(directory, &record.drill, &record.encode()?, page.as_bytes())?;
-    }
     let passed = record.passed;
+    let written = match &options.evidence {
+        None => Ok(()),
+        Some(directory) => {
+            write_evidence(directory, &record.drill, &record.encode()?, page.as_bytes())
+        }
+    };
     session.answer(&show::DrillAnswer::new(kept, record))?;
-    Ok(if passed { exit::OK } else { exit::DRILL_FAILED })
+    match written {
+        Ok(()) if passed => Ok(exit::OK),
+        Ok(()) => Ok(exit::DRILL_FAILED),
+        Err(error) if passed => Err(error),
+        // That it failed is what must not be missed.
+        Err(error) => Ok(session.report(&error, exit::DRILL_FAILED)),
+    }
 }
 
 async fn drawn(session: &Session, repository: &Opened, name: &str) -> Result<(Wanted, String)> {

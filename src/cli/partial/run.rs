@@ -11,7 +11,7 @@ use std::{
 
 use clap::Args;
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, linkat, renameat_with},
+    fs::{AtFlags, CWD, Mode, OFlags, linkat},
     io::Errno,
 };
 use stillpoint_contract::{Error, ErrorKind, Result, Share, TablePattern, code};
@@ -174,6 +174,9 @@ fn share(options: &PartialOptions) -> Result<Share> {
 /// How many names are tried for a script.
 const NAMES_MAX: u32 = 1000;
 
+/// Where a process finds its open files by name.
+const DESCRIPTORS: &str = "/proc/self/fd";
+
 /// A file that has no name until it is complete, or one that tells as much.
 struct ScriptFile {
     names: Vec<PathBuf>,
@@ -184,10 +187,20 @@ struct ScriptFile {
 impl ScriptFile {
     fn create(chosen: Option<&Path>, database: &str) -> Result<Self> {
         let names = chosen.map_or_else(|| usual_names(database), |path| vec![path.to_owned()]);
-        let is_free = |name: &PathBuf| fs::symlink_metadata(name).is_err();
         let shown = names.first().cloned().unwrap_or_default();
-        if !names.iter().any(is_free) {
-            return Err(unwritable(&shown, io::ErrorKind::AlreadyExists.into()));
+        let mut taken: io::Error = io::ErrorKind::AlreadyExists.into();
+        let is_free = |name: &PathBuf| match fs::symlink_metadata(name) {
+            Ok(_) => false,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => true,
+            Err(cause) => {
+                taken = cause;
+                false
+            }
+        };
+        let ends_in_name =
+            shown.file_name().is_some() && !shown.as_os_str().as_encoded_bytes().ends_with(b"/");
+        if !ends_in_name || !names.iter().any(is_free) {
+            return Err(unwritable(&shown, taken));
         }
         let (file, named) = nameless(folder(&shown)).map_err(|cause| unwritable(&shown, cause))?;
         Ok(Self { names, file, named })
@@ -197,19 +210,32 @@ impl ScriptFile {
     fn publish(self, written: io::Result<()>) -> Result<PathBuf> {
         let shown = self.names.first().cloned().unwrap_or_default();
         written.and_then(|()| self.file.sync_all()).map_err(|cause| unwritable(&shown, cause))?;
-        let own = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
-        let give = |name: &Path| match &self.named {
-            Some(named) => renameat_with(CWD, &**named, CWD, name, RenameFlags::NOREPLACE),
-            None => linkat(CWD, &own, CWD, name, AtFlags::SYMLINK_FOLLOW),
-        };
-        let mut given = Err(Errno::EXIST);
-        for name in &self.names {
-            given = give(name).map(|()| name);
-            if given != Err(Errno::EXIST) {
+        let Self { names, file, mut named } = self;
+        let own = PathBuf::from(format!("{DESCRIPTORS}/{}", file.as_raw_fd()));
+        let mut given = Err(io::ErrorKind::AlreadyExists.into());
+        for name in &names {
+            let tried = match named.take() {
+                None => linkat(CWD, &own, CWD, name, AtFlags::SYMLINK_FOLLOW).map_err(Into::into),
+                Some(path) => path.persist_noclobber(name).map_err(|kept| {
+                    named = Some(kept.path);
+                    kept.error
+                }),
+            };
+            let is_taken = |cause: &io::Error| cause.kind() == io::ErrorKind::AlreadyExists;
+            let is_over = !tried.as_ref().is_err_and(is_taken);
+            given = tried.map(|()| name);
+            if is_over {
                 break;
             }
         }
-        let path = given.map_err(|cause| unwritable(&shown, cause.into()))?;
+        let path = given.map_err(|cause| {
+            let error = unwritable(&shown, cause);
+            // What took hours to write stays, under the name that it has.
+            match named.map(TempPath::keep) {
+                Some(Ok(kept)) => error.with("the complete script", kept.display()),
+                _ => error,
+            }
+        })?;
         let synced = File::open(folder(path)).and_then(|folder| folder.sync_all());
         synced.map_err(|cause| unwritable(path, cause))?;
         Ok(path.clone())
@@ -232,7 +258,12 @@ fn folder(path: &Path) -> &Path {
 /// files, one with a name that nobody takes for a script.
 fn nameless(folder: &Path) -> io::Result<(File, Option<TempPath>)> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    match rustix::fs::open(folder, flags, Mode::from_raw_mode(0o666)) {
+    let nameless = match fs::exists(DESCRIPTORS) {
+        Ok(true) => rustix::fs::open(folder, flags, Mode::from_raw_mode(0o666)),
+        // Without that directory, it could not get a name later.
+        _ => Err(Errno::OPNOTSUPP),
+    };
+    match nameless {
         Ok(file) => Ok((File::from(file), None)),
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
             let mut named = tempfile::Builder::new();

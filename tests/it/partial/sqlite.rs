@@ -333,6 +333,33 @@ fn merge_scripts_take_no_row_that_is_not_theirs() {
 }
 
 #[test]
+fn merge_scripts_know_rows_that_a_collation_takes_for_the_same() {
+    let site = site(10);
+    let live = sql(&site);
+    live.execute_batch(
+        "CREATE TABLE keyed (v TEXT COLLATE NOCASE, x INT);
+         CREATE UNIQUE INDEX keyed_by ON keyed (v COLLATE BINARY);
+         INSERT INTO keyed VALUES ('abc', 1), ('ABC', 2);
+         CREATE TABLE bare (rowid TEXT COLLATE NOCASE);
+         INSERT INTO bare VALUES ('abc')",
+    )
+    .unwrap();
+    site.ok(&["backup", "sqlite:app.db"]);
+    live.execute_batch("UPDATE keyed SET x = 2; INSERT INTO bare VALUES ('ABC')").unwrap();
+    let compare = |table, script| {
+        site.json(&restore(&["--table", table, "--compare", "--script", script]));
+        fs::read_to_string(site.path(script)).unwrap()
+    };
+    let script = compare("keyed", "keyed.sql");
+    live.execute_batch(&script).unwrap();
+    assert_eq!(texts(&live, "SELECT v || x FROM keyed ORDER BY x"), ["abc1", "ABC2"], "{script}");
+    // What is only proposed, taken.
+    let script = compare("bare", "bare.sql").replace("-- DELETE", "DELETE");
+    live.execute_batch(&script).unwrap();
+    assert_eq!(texts(&live, "SELECT rowid FROM bare"), ["abc"], "{script}");
+}
+
+#[test]
 fn a_copy_in_which_the_engine_finds_damage_is_used_only_when_that_is_accepted() {
     use std::os::unix::fs::FileExt as _;
 

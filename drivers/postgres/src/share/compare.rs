@@ -3,7 +3,7 @@
 use std::{cmp::Ordering, collections::BTreeSet, iter};
 
 use stillpoint_contract::{
-    Difference, Error, ErrorKind, Progress, Result, Script, Share, ShareRequest, code,
+    Difference, Error, ErrorKind, Progress, Result, Script, Share, ShareRequest, Tallied, code,
 };
 
 use super::{
@@ -97,10 +97,19 @@ pub(crate) async fn compare(
     live.client.batch_execute(FORMS).await.map_err(failed)?;
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
     live.client.batch_execute(begin).await.map_err(failed)?;
-    let mut shapes = Vec::new();
+    let (mut shapes, mut gone) = (Vec::new(), BTreeSet::new());
     for table in &tables {
-        shapes.push(Shape::find((&own, &live), table).await?);
+        match Shape::find((&own, &live), table).await {
+            Ok(shape) => shapes.push(shape),
+            // Nobody asked for this one, and old heirs are dropped as old partitions are.
+            Err(error) if table.of.is_some() && error.code() == code::NO_SUCH_TABLE => {
+                gone.insert(table.id);
+            }
+            Err(error) => return Err(error),
+        }
     }
+    let (heirs, tables): (Vec<_>, Vec<_>) =
+        tables.into_iter().partition(|table| gone.contains(&table.id));
     progress.begin("compare", shapes.iter().map(|shape| shape.size).sum());
     Out(script).line(HEAD.trim_end())?;
     let mut found = Vec::new();
@@ -116,9 +125,36 @@ pub(crate) async fn compare(
         ))?;
         found.push(compared);
     }
+    for heir in &heirs {
+        let whole = missing_table(&own, heir).await?;
+        Out(script).line(&format!(
+            "-- {}: all {} rows are missing, since the table is gone",
+            whole.table.replace(['\n', '\r'], " "),
+            whole.missing.rows
+        ))?;
+        found.push(whole);
+    }
     Out(script).line("COMMIT;")?;
     live.client.batch_execute("COMMIT").await.map_err(failed)?;
     Ok(found)
+}
+
+/// What is said of a table that only the copy has.
+async fn missing_table(own: &Sql, table: &Table) -> Result<Difference> {
+    let name = format!("{}.{}", quoted(&table.schema), quoted(&table.name));
+    let query = format!("SELECT count(*) FROM ONLY {name}");
+    let failed = |e| error::sql(e, STEP);
+    let row = own.client.query_one(&query, &[]).await.map_err(failed)?;
+    let rows: i64 = row.try_get(0).map_err(failed)?;
+    let missing = Tallied { rows: rows.unsigned_abs(), examples: Vec::new() };
+    let columns = columns(own, table.id).await?;
+    let columns_missing = columns.iter().map(|column| format!("{} {}", column.name, column.kind));
+    Ok(Difference {
+        table: table.shown(),
+        missing,
+        columns_missing: columns_missing.collect(),
+        ..Difference::default()
+    })
 }
 
 /// What both tables have.

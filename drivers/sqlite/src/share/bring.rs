@@ -30,7 +30,7 @@ const BATCH_ROWS_MAX: u32 = 1000;
 const BATCH_BYTES_MAX: u64 = 1 << 20;
 
 /// Names by which a row id goes, if no column has them.
-const ROW_IDS: [&str; 3] = ["rowid", "_rowid_", "oid"];
+pub(super) const ROW_IDS: [&str; 3] = ["rowid", "_rowid_", "oid"];
 
 /// A table on its way.
 #[derive(Debug)]
@@ -191,8 +191,11 @@ fn rewrite(
     notes: &mut Vec<String>,
 ) -> rusqlite::Result<()> {
     let own: BTreeSet<String> = tables.iter().map(|table| table.passing.clone()).collect();
+    let names_of = |table: &Moving| [table.from.clone(), table.passing.clone(), table.to.clone()];
+    let ours: BTreeSet<String> =
+        tables.iter().flat_map(names_of).map(|name| name.to_lowercase()).collect();
     for table in tables.iter() {
-        rename(copy, &table.from, &table.passing, notes)?;
+        rename(copy, (&table.from, &table.passing), &ours, notes)?;
     }
     for table in tables.iter_mut() {
         let query = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1";
@@ -214,8 +217,8 @@ fn rewrite(
         }
     }
     for table in tables.iter() {
-        make_way(copy, &table.to, notes)?;
-        rename(copy, &table.passing, &table.to, notes)?;
+        make_way(copy, &table.to, &ours, notes)?;
+        rename(copy, (&table.passing, &table.to), &ours, notes)?;
     }
     for table in tables {
         for (name, sql) in belongings(copy, "trigger", &table.to)? {
@@ -254,25 +257,26 @@ fn renamed_trigger(sql: &str, name: &str, free: &str) -> Option<String> {
 }
 
 /// Renames a table of the copy. Views and triggers that keep SQLite from it, since they name what
-/// is gone, are removed; triggers are told of.
+/// is gone, are removed; triggers of the tables that are brought are told of.
 fn rename(
     copy: &Connection,
-    from: &str,
-    to: &str,
+    (from, to): (&str, &str),
+    ours: &BTreeSet<String>,
     notes: &mut Vec<String>,
 ) -> rusqlite::Result<()> {
     let statement = format!("ALTER TABLE {} RENAME TO {}", quoted(from), quoted(to));
     if copy.execute_batch(&statement).is_ok() {
         return Ok(());
     }
-    let query = "SELECT type, name, sql FROM sqlite_schema WHERE type IN ('view', 'trigger') \
-                 ORDER BY type DESC, rowid";
+    let query = "SELECT type, name, sql, tbl_name FROM sqlite_schema \
+                 WHERE type IN ('view', 'trigger') ORDER BY type DESC, rowid";
     let mut broken = {
         let mut query = copy.prepare(query)?;
-        let found = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-        found.collect::<rusqlite::Result<Vec<(String, String, String)>>>()?
+        let found =
+            query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+        found.collect::<rusqlite::Result<Vec<(String, String, String, String)>>>()?
     };
-    for (kind, name, _) in &broken {
+    for (kind, name, ..) in &broken {
         copy.execute_batch(&format!("DROP {kind} IF EXISTS {}", quoted(name)))?;
     }
     // One may need another, so all are tried until none comes back any more.
@@ -280,15 +284,17 @@ fn rename(
     while broken.len() < tried {
         tried = broken.len();
         let mut left = Vec::new();
-        for (kind, name, sql) in broken {
+        for (kind, name, sql, of) in broken {
             if !add_sound(copy, &sql, &statement)? {
-                left.push((kind, name, sql));
+                left.push((kind, name, sql, of));
             }
         }
         broken = left;
     }
-    let triggers = broken.into_iter().filter(|(kind, _, _)| kind == "trigger");
-    notes.extend(triggers.map(|(_, name, sql)| {
+    let is_brought = |(kind, _, _, of): &(String, String, String, String)| {
+        kind == "trigger" && ours.contains(&of.to_lowercase())
+    };
+    notes.extend(broken.into_iter().filter(is_brought).map(|(_, name, sql, _)| {
         let words = sql.split_whitespace().collect::<Vec<_>>().join(" ");
         format!("trigger {name} is left out, because it names what was not there: {words}")
     }));
@@ -313,7 +319,12 @@ fn add_sound(copy: &Connection, sql: &str, renames: &str) -> rusqlite::Result<bo
 }
 
 /// Lets nothing in the copy have a name that a table shall get.
-fn make_way(copy: &Connection, name: &str, notes: &mut Vec<String>) -> rusqlite::Result<()> {
+fn make_way(
+    copy: &Connection,
+    name: &str,
+    ours: &BTreeSet<String>,
+    notes: &mut Vec<String>,
+) -> rusqlite::Result<()> {
     // Names of triggers are their own.
     let query = "SELECT type, name FROM sqlite_schema \
                  WHERE name = ?1 COLLATE NOCASE AND type <> 'trigger'";
@@ -321,7 +332,8 @@ fn make_way(copy: &Connection, name: &str, notes: &mut Vec<String>) -> rusqlite:
         .query_row(query, [name], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)));
     let Some((kind, name)) = found.optional()? else { return Ok(()) };
     if kind == "table" {
-        return rename(copy, &name, &format!("stillpoint aside {name}"), notes);
+        let aside = format!("stillpoint aside {name}");
+        return rename(copy, (&name, &aside), ours, notes);
     }
     copy.execute_batch(&format!("DROP {kind} {}", quoted(&name)))
 }

@@ -2,7 +2,7 @@
 
 use stillpoint_contract::Result;
 
-use super::{definition::quoted, events::Teller, values::Value};
+use super::{bring::ROW_IDS, definition::quoted, events::Teller, values::Value};
 
 /// A table whose statements are written.
 #[derive(Debug)]
@@ -56,8 +56,15 @@ impl Merge<'_> {
         let table = quoted(&self.table);
         let statement = if self.key.is_empty() {
             let same = self.are((0..row.len()).collect::<Vec<_>>().iter(), row);
-            let one = format!("SELECT rowid FROM {table} WHERE {same} LIMIT 1");
-            format!("DELETE FROM {table} WHERE rowid = ({one});")
+            let is_hidden =
+                |id: &str| self.columns.iter().any(|name| name.eq_ignore_ascii_case(id));
+            let Some(id) = ROW_IDS.into_iter().find(|id| !is_hidden(id)) else {
+                let text = "-- a row that is extra, in a table whose columns hide what tells rows \
+                            apart";
+                return self.teller.line(text.to_owned());
+            };
+            let one = format!("SELECT {id} FROM {table} WHERE {same} LIMIT 1");
+            format!("DELETE FROM {table} WHERE {id} = ({one});")
         } else {
             format!("DELETE FROM {table} WHERE {};", self.are(self.key.iter(), row))
         };
@@ -75,9 +82,17 @@ impl Merge<'_> {
         places.iter().map(|place| row[*place].shown()).collect::<Vec<_>>().join(", ")
     }
 
+    /// The row and no other: a column's own collation, by which an index finds it, may take other
+    /// texts for the same.
     fn are<'p>(&self, places: impl Iterator<Item = &'p usize>, row: &[Value]) -> String {
         let one = |place: &usize| {
-            format!("{} IS {}", quoted(&self.columns[*place]), row[*place].literal())
+            let (name, value) = (quoted(&self.columns[*place]), row[*place].literal());
+            match row[*place] {
+                Value::Text(_) => {
+                    format!("{name} IS {value} AND {name} COLLATE BINARY IS {value}")
+                }
+                _ => format!("{name} IS {value}"),
+            }
         };
         places.map(one).collect::<Vec<_>>().join(" AND ")
     }
