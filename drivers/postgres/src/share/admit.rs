@@ -71,7 +71,7 @@ pub(crate) async fn admit(
     let failed = |e| error::sql(e, STEP);
     if let (Share::Tables(patterns), false) = (request.share, request.compares) {
         let schema = request.name.map(chosen).transpose()?.and_then(|(schema, _)| schema);
-        let names = patterns.iter().filter_map(|pattern| schema_of(pattern));
+        let names = patterns.iter().filter_map(schema_of);
         let schemas = schema.map_or_else(|| names.collect(), |schema| vec![schema]);
         refuse_published((&sql, major), &schemas).await?;
     }

@@ -36,10 +36,10 @@ impl Drop for Unfinished {
         let (cluster, token) = (self.cluster.clone(), self.token.clone());
         let (end, ended) = mpsc::channel::<()>();
         let work = move || {
-            let _end = end;
             if let Err(error) = remove(&cluster, &token) {
                 tracing::debug!("an unfinished database stays: {error}");
             }
+            drop(end);
         };
         // Whoever drops this may be at work in a runtime, in which nobody may wait.
         if thread::Builder::new().name("unfinished".to_owned()).spawn(work).is_ok() {

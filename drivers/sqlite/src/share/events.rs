@@ -67,8 +67,9 @@ pub(super) async fn told<T: Send + 'static>(
     let (end, ended) = std::sync::mpsc::channel();
     let _ending = Ending(ended);
     let done = tokio::spawn(blocking(move || {
-        let _end: std::sync::mpsc::Sender<()> = end;
-        work(&Teller(tell))
+        let done = work(&Teller(tell));
+        drop(end);
+        done
     }));
     let listened = listen(progress, &mut script, events).await;
     let done = done.await.map_err(|cause| Error::bug("wait for a thread").caused_by(cause))?;
