@@ -21,15 +21,15 @@ pub(super) enum Shape {
     /// Yes or no.
     Flag,
     /// Any number of values.
-    List(&'static Shape),
+    List(&'static Self),
     /// Keys that are known.
     Table(&'static [Key]),
     /// Exactly one of some keys.
     Choice(&'static [Key]),
     /// Values under names that the file chooses.
-    Named(&'static Shape),
+    Named(&'static Self),
     /// Whatever fits, by its type.
-    Either(&'static [Shape]),
+    Either(&'static [Self]),
 }
 
 /// A key of a table.
@@ -120,15 +120,17 @@ impl Shape {
                 let problem = Problem::error(code::CONFIG_VALUE, Spot::clone(&node.spot), what);
                 problems.push(problem.help(suggestion(text, words.iter().copied(), &[])));
             }
-            (Self::Whole { least, most }, Value::Whole(number)) => {
-                if !(least..=most).contains(&number) {
-                    let what = format!("{number} is out of bounds");
-                    let problem = Problem::error(code::CONFIG_VALUE, Spot::clone(&node.spot), what);
-                    problems.push(problem.label(self.wanted()));
-                }
+            (Self::Whole { least, most }, Value::Whole(number))
+                if !(least..=most).contains(&number) =>
+            {
+                let what = format!("{number} is out of bounds");
+                let problem = Problem::error(code::CONFIG_VALUE, Spot::clone(&node.spot), what);
+                problems.push(problem.label(self.wanted()));
             }
             (Self::List(of), Value::List(list)) => {
-                list.iter().for_each(|node| of.check(node, problems));
+                for node in list {
+                    of.check(node, problems);
+                }
             }
             (Self::Table(keys), Value::Table(table)) => {
                 check_keys(keys, (table, &node.spot), problems);
@@ -164,17 +166,15 @@ impl Shape {
 
 fn check_keys(keys: &[Key], (table, spot): (&Table, &Spot), problems: &mut Vec<Problem>) {
     for (name, (at, node)) in table {
-        match keys.iter().find(|key| key.name == name) {
-            Some(key) => key.shape.check(node, problems),
-            None => {
-                let what = format!("unknown key `{name}`");
-                let alike: Vec<_> =
-                    keys.iter().flat_map(|key| key.alike.iter().map(|a| (*a, key.name))).collect();
-                let known = keys.iter().map(|key| key.name);
-                let problem = Problem::error(code::CONFIG_KEY, Spot::clone(at), what);
-                problems.push(problem.help(suggestion(name, known, &alike)));
-            }
+        if let Some(key) = keys.iter().find(|key| key.name == name) {
+            key.shape.check(node, problems);
+            continue;
         }
+        let what = format!("unknown key `{name}`");
+        let alike = keys.iter().flat_map(|key| key.alike.iter().map(|alike| (*alike, key.name)));
+        let known = keys.iter().map(|key| key.name);
+        let problem = Problem::error(code::CONFIG_KEY, Spot::clone(at), what);
+        problems.push(problem.help(suggestion(name, known, &alike.collect::<Vec<_>>())));
     }
     for key in keys.iter().filter(|key| key.must && !table.contains_key(key.name)) {
         let what = format!("`{}` is not there", key.name);

@@ -54,7 +54,7 @@ impl Answer for InitAnswer {
     fn write(&self, page: &mut Page<'_>) {
         match &self.path {
             Some(path) => {
-                page.line(format!("Wrote {path}. Next: stillpoint config check -c {path}"))
+                page.line(format!("Wrote {path}. Next: stillpoint config check -c {path}"));
             }
             None => page.line(self.text.trim_end()),
         }
