@@ -50,6 +50,12 @@ fn end_of_gap(zone: Tz, skipped: NaiveDateTime) -> DateTime<Utc> {
     at(after)
 }
 
+/// What would be further away than this is never reached, and could not be computed with.
+const FAR: NaiveDate = match NaiveDate::from_ymd_opt(9999, 12, 31) {
+    Some(date) => date,
+    None => NaiveDate::MAX,
+};
+
 impl Period {
     /// The date so much later. Hours count as the whole days they fill.
     pub fn after_date(self, date: NaiveDate) -> NaiveDate {
@@ -59,7 +65,9 @@ impl Period {
     /// The instant so much later, on the calendar of a zone.
     pub fn after(self, instant: DateTime<Utc>, zone: Tz) -> DateTime<Utc> {
         if self.unit == PeriodUnit::Hours {
-            return instant + TimeDelta::hours(self.count.into());
+            let later = instant.checked_add_signed(TimeDelta::hours(self.count.into()));
+            let far = FAR.and_time(NaiveTime::MIN).and_utc();
+            return later.unwrap_or(far).min(far);
         }
         first_instant(zone, self.after_local(instant.with_timezone(&zone).naive_local()))
     }
@@ -72,8 +80,8 @@ impl Period {
             PeriodUnit::Months => add_months(local, self.count.into()),
             PeriodUnit::Years => add_months(local, i64::from(self.count) * 12),
         };
-        // What is too far away to be written down is never reached.
-        later.unwrap_or(NaiveDateTime::MAX)
+        let far = FAR.and_time(NaiveTime::MIN);
+        later.unwrap_or(far).min(far)
     }
 }
 
@@ -264,7 +272,14 @@ pub(super) mod tests {
         assert_eq!(after(1, PeriodUnit::Months, "2026-11-30"), "2026-12-30");
         assert_eq!(after(2, PeriodUnit::Weeks, "2026-12-25"), "2027-01-08");
         assert_eq!(after(47, PeriodUnit::Hours, "2026-12-25"), "2026-12-26");
-        assert_eq!(after(u32::MAX, PeriodUnit::Years, "2026-12-25"), NaiveDate::MAX.to_string());
+        for unit in [PeriodUnit::Hours, PeriodUnit::Weeks, PeriodUnit::Months, PeriodUnit::Years] {
+            let never = Period { count: u32::MAX, unit };
+            for zone in ZONES {
+                let far = never.after(utc("2026-12-25T12:00:00"), zone);
+                assert!(far.year() >= 9999 && midnight(zone, far.date_naive()).year() >= 9999);
+            }
+            assert_eq!(never.after_date(date("2026-12-25")), FAR);
+        }
     }
 
     #[test]

@@ -590,6 +590,12 @@ mod tests {
         assert_eq!(thrice.told(&daily, Kind::Full, "03:00"), "; Backoff 03:04");
         let superseded = failed(Outcome::Superseded);
         assert_eq!(superseded.told(&daily, Kind::Full, "01:00"), "; run 00:00 Retry");
+        let both = Policy { incremental: Some(timing("0 0 * * *")), ..daily.clone() };
+        let done = Some(("02:00", Outcome::Succeeded));
+        let made_up = Known::default()
+            .attempt(Kind::Incremental, "00:00", Some(("01:00", Outcome::Failed)))
+            .attempt(Kind::Full, "01:30", done);
+        assert_eq!(made_up.told(&both, Kind::Incremental, "03:00"), "; Due 27. 00:00");
         let cancelled = failed(Outcome::Cancelled);
         assert_eq!(cancelled.told(&daily, Kind::Full, "09:00"), "; Due 27. 00:00");
     }

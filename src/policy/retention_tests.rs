@@ -182,6 +182,31 @@ fn what_nobody_proved_stands_for_nothing_and_stays_until_something_does() {
 }
 
 #[test]
+fn before_the_first_proven_one_any_may_be_the_base() {
+    let mut case = Case::new(Keep::default(), nights(30));
+    case.window_days = 14;
+    case.backups.retain(|backup| ["11-01", "11-07", "11-24"].contains(&backup.id.as_str()));
+    case.backups[1].proof = Proof::Unverified;
+    case.backups[2].proof = Proof::Unverified;
+    assert_eq!(
+        case.kept(NOON),
+        [
+            "11-01 base of the PITR window",
+            "11-07 base of the PITR window",
+            "11-24 in the PITR window, floor 1 of 1",
+        ]
+    );
+    assert_eq!(case.retain(NOON).log[0].from, berlin("2026-11-01T03:00:00"));
+}
+
+#[test]
+fn one_is_kept_whatever_was_written_down() {
+    let mut case = Case::new(Keep::default(), nights(5));
+    case.floor = 0;
+    assert_eq!(case.kept(NOON), ["11-26 floor 1 of 1"]);
+}
+
+#[test]
 fn a_hold_keeps_what_its_points_need_and_nothing_else() {
     let hold = |case: &str, of: Held| Hold { case: case.to_owned(), of };
     let mut case = Case::new(Keep::default(), nights(30));
@@ -357,7 +382,9 @@ fn world() -> impl Strategy<Value = World> {
     let state = prop_oneof![Just(State::Active), Just(State::Retiring), Just(State::Retired)];
     let recorded =
         (proptest::collection::vec(hold(), 0..3), proptest::collection::vec(event, 0..4));
-    let rules = (zone, keep(), 0..60 * 24u32, 0..4u32);
+    let keep = prop_oneof![1 => Just(Keep::default()), 3 => keep()];
+    let window_hours = prop_oneof![1 => Just(0), 4 => 1..60 * 24u32];
+    let rules = (zone, keep, window_hours, 0..4u32);
     let now = (0..HOURS + 9000).prop_map(|hour| utc(BEGIN) + TimeDelta::hours(hour));
     (rules, backups(), recorded, state, now).prop_map(
         |((zone, keep, window_hours, floor), backups, (holds, events), state, now)| World {
