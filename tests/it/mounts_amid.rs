@@ -1,5 +1,4 @@
 //! Mounts amid trouble: names that change while they are listed, writes where no file can be.
-#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::{
     collections::BTreeSet,

@@ -44,9 +44,9 @@ fn give(folder: &Path, user: u32) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            give(&path, user)
+            give(&path, user);
         } else {
-            chown(&path, Some(user), Some(user)).unwrap()
+            chown(&path, Some(user), Some(user)).unwrap();
         }
     }
 }
@@ -136,7 +136,7 @@ fn a_store_that_gives_nothing_proves_nothing_about_a_backup() {
     let site = begin(3000, USERS[1]);
     // What cannot be read, and is neither missing nor damaged.
     let pack = packs(&site).into_iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
-    fs::set_permissions(&pack, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&pack, fs::Permissions::from_mode(0o000)).unwrap();
     let words = ["drill", "run", "app.db", "--scratch", "scratch"];
     let output = command(&site, &words).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
