@@ -20,6 +20,9 @@ use crate::policy::{Keep, Logs, Policy, UnevenDay, uneven_days};
 /// How far ahead uneven days are looked for: every change of clocks of a year, and some.
 const DAYS_LOOKED_AT: u32 = 400;
 
+/// The hours of a usual day.
+const HOURS: usize = 24;
+
 /// Notes everything that contradicts something else.
 pub(super) fn judge(main: &Node, config: &Config, now: DateTime<Utc>, problems: &mut Vec<Problem>) {
     let judge = &mut Judge { main, config, now, problems };
@@ -192,7 +195,9 @@ impl Judge<'_, '_> {
             let at = timing.get("at").unwrap_or(timing);
             let Some(pattern) = at.text() else { continue };
             let uneven = uneven_days(pattern, policy.zone, self.now, DAYS_LOOKED_AT);
-            for UnevenDay { date, fires, usual } in uneven.unwrap_or_default() {
+            let uneven = uneven.unwrap_or_default().into_iter();
+            // What fires every hour loses or gains one, and nobody misses it.
+            for UnevenDay { date, fires, usual } in uneven.filter(|day| day.usual < HOURS) {
                 let what = format!("this schedule is uneven on {date}, when clocks change");
                 let spot = Spot::clone(&at.spot);
                 let problem = Problem::warning(code::UNEVEN_SCHEDULE, spot, what);

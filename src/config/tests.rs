@@ -231,7 +231,9 @@ fn schedules_are_read_and_their_uneven_days_are_named() {
     for told in ["SP0142", "2027-03-28", "0 times instead of 4", "2027-10-31"] {
         assert!(text.contains(told), "{told} is missing in\n{text}");
     }
-    assert!(!told(&with("\"30 1 * * *\"")).contains("SP0142"));
+    for fine in ["30 1 * * *", "@hourly", "*/5 * * * *"] {
+        assert!(!told(&with(&format!("\"{fine}\""))).contains("SP0142"), "{fine}");
+    }
 }
 
 #[test]

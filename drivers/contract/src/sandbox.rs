@@ -51,8 +51,8 @@ pub trait Sandbox: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// What the engine said; what tries to write fails; [`Exhausted`](crate::ErrorKind::Exhausted) for a longer answer than
-    /// [`ANSWER_BYTES_MAX`].
+    /// What the engine said; what tries to write fails;
+    /// [`Exhausted`](crate::ErrorKind::Exhausted) for a longer answer than [`ANSWER_BYTES_MAX`].
     async fn query(&self, database: Option<&str>, sql: &str) -> Result<String>;
 
     /// Runs those of the engine's own checks that need a server, or that look at what the

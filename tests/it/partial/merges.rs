@@ -1,5 +1,5 @@
-//! Comparisons with PostgreSQL whose merge scripts have to know more than a key, and what is refused
-//! before anything is fetched.
+//! Comparisons with PostgreSQL whose merge scripts have to know more than a key, and what is
+//! refused before anything is fetched.
 
 use std::fs;
 

@@ -295,7 +295,8 @@ fn merge_scripts_take_no_row_that_is_not_theirs() {
     let site = site(10);
     let schema = "CREATE TABLE folded (id INTEGER PRIMARY KEY, v TEXT COLLATE NOCASE, r REAL);
         INSERT INTO folded VALUES (1, 'old', 0.1 + 0.2), (2, 'same', 1.0), (3, 'gone', 9e999);
-        INSERT INTO folded VALUES (4, 'gone', 2.2250738585072014e-308), (5, 'gone', 19.99), (6, 'gone', -0.0);
+        INSERT INTO folded VALUES (4, 'gone', 2.2250738585072014e-308);
+        INSERT INTO folded VALUES (5, 'gone', 19.99), (6, 'gone', -0.0);
         CREATE TABLE replacing (id INTEGER PRIMARY KEY, u INT UNIQUE ON CONFLICT REPLACE);
         INSERT INTO replacing VALUES (1, 1), (2, 2), (4, 40)";
     sql(&site).execute_batch(schema).unwrap();
