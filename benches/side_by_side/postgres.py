@@ -511,20 +511,12 @@ def rounds(figures, kind, data, tools, count, work):
                 take(figures, f"{kind}: incremental {label}", tool, tool.incremental)
         for tool in order:
             target = emptied(os.path.join(work, "restored"))
-            ask_for_memory(data.server.size_mib() * 1.25)
             restored(figures, f"{kind}: restore", tool, tool.restore(target))
             damage(target, 0.01, number)
             restored(figures, f"{kind}: delta restore", tool, tool.restore(target, True))
             shutil.rmtree(target)
         for tool in tools:
             shutil.rmtree(tool.repository, ignore_errors=True)
-
-
-def ask_for_memory(mib):
-    """Touches and frees memory. What lay idle for some seconds, a virtual machine may have given
-    back to its host, and getting it again takes longer than a restore: who came first would pay."""
-    touch = f"b = bytearray({int(mib) << 20})\nfor at in range(0, len(b), 4096): b[at] = 1"
-    must([sys.executable, "-c", touch])
 
 
 def log(figures, kind, data, tools, work):
