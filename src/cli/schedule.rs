@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroUsize};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use stillpoint_contract::{Error, ErrorKind, Result, code};
@@ -88,7 +88,7 @@ pub(crate) fn run(session: &Session, command: Command) -> Result<()> {
     let config = &loaded.config;
     let from = match &options.around {
         None => session.world.clock.now(),
-        Some(text) => match session.moment(text)? {
+        Some(text) => match session.moment(&begun(text))? {
             Moment::Time(at) => at,
             _ => {
                 return Err(Error::new(ErrorKind::Invalid, code::BAD_POINT, "find a time")
@@ -113,6 +113,12 @@ pub(crate) fn run(session: &Session, command: Command) -> Result<()> {
     }
     due.sort_by(|one, other| (one.at, &one.database).cmp(&(other.at, &other.database)));
     session.answer(&NextAnswer { from: Stamp(from), due })
+}
+
+/// A day begins at midnight; what is no day stays as it is.
+fn begun(text: &str) -> String {
+    let is_day = text.parse::<NaiveDate>().is_ok();
+    if is_day { format!("{text} 00:00") } else { text.to_owned() }
 }
 
 fn times(

@@ -214,7 +214,8 @@ fn circles_are_found() {
     let circle = of(&copies("from = \"y\"", "from = \"x\""));
     assert_eq!(codes(&circle)[0], "SP0141", "{}", told(&circle));
     let parents = of(&format!(
-        "{EXAMPLE}[policy.a]\nextends = \"b\"\n[policy.b]\nextends = \"a\"\n[policy.c]\nextends=\"d\""
+        "{EXAMPLE}[policy.a]\nextends = \"b\"\n[policy.b]\nextends = \"a\"\n\
+         [policy.c]\nextends = \"d\""
     ));
     let found = codes(&parents);
     assert!(found.contains(&"SP0141".to_owned()) && found.contains(&"SP0112".to_owned()));

@@ -175,7 +175,7 @@ async fn a_restore_that_is_dropped_has_come_to_its_end() {
             break;
         }
         drops += 1;
-        times += 1 + times / 4;
+        times += 1 + times / 8;
     }
     assert!(drops > 10, "it was looked at {drops} times only");
 }

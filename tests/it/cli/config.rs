@@ -74,6 +74,9 @@ fn due_times_are_shown_before_they_come() {
     assert!(local.iter().all(|local| local[16..].cmp("06:00:00").is_lt()), "{local:?}");
     let all = bench.json(&[&words[..], &["--count", "3", "shop/orders"]].concat());
     assert_eq!(all, next);
+    let day = ["schedule", "next", "-c", "stillpoint.toml", "--timezone", "UTC", "--count", "3"];
+    let day = bench.json(&[&day[..], &["--around", "2027-03-28"]].concat());
+    assert_eq!(day["due"], next["due"]);
     bench.refused(&[&words[..], &["shop/nothing"]].concat(), "SP0112", 6);
     bench.refused(&["schedule", "next", "-c", "absent.toml"], "SP0303", 3);
 }

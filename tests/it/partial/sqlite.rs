@@ -341,12 +341,12 @@ fn merge_scripts_know_rows_that_a_collation_takes_for_the_same() {
         "CREATE TABLE keyed (v TEXT COLLATE NOCASE, x INT);
          CREATE UNIQUE INDEX keyed_by ON keyed (v COLLATE BINARY);
          INSERT INTO keyed VALUES ('abc', 1), ('ABC', 2);
-         CREATE TABLE bare (rowid TEXT COLLATE NOCASE);
-         INSERT INTO bare VALUES ('abc')",
+         CREATE TABLE lone (rowid TEXT COLLATE NOCASE);
+         INSERT INTO lone VALUES ('abc')",
     )
     .unwrap();
     site.ok(&["backup", "sqlite:app.db"]);
-    live.execute_batch("UPDATE keyed SET x = 2; INSERT INTO bare VALUES ('ABC')").unwrap();
+    live.execute_batch("UPDATE keyed SET x = 2; INSERT INTO lone VALUES ('ABC')").unwrap();
     let compare = |table, script| {
         site.json(&restore(&["--table", table, "--compare", "--script", script]));
         fs::read_to_string(site.path(script)).unwrap()
@@ -355,9 +355,9 @@ fn merge_scripts_know_rows_that_a_collation_takes_for_the_same() {
     live.execute_batch(&script).unwrap();
     assert_eq!(texts(&live, "SELECT v || x FROM keyed ORDER BY x"), ["abc1", "ABC2"], "{script}");
     // What is only proposed, taken.
-    let script = compare("bare", "bare.sql").replace("-- DELETE", "DELETE");
+    let script = compare("lone", "lone.sql").replace("-- DELETE", "DELETE");
     live.execute_batch(&script).unwrap();
-    assert_eq!(texts(&live, "SELECT rowid FROM bare"), ["abc"], "{script}");
+    assert_eq!(texts(&live, "SELECT rowid FROM lone"), ["abc"], "{script}");
 }
 
 #[test]
