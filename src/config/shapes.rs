@@ -42,13 +42,13 @@ const COORDINATOR: &[Key] = &[
     .alike(&["concurrency", "slots", "workers", "parallel"]),
 ];
 
-static SECRET: Shape = Shape::Choice(&[
+const SECRET: &[Key] = &[
     Key::new("file", Shape::Text(&ANY), "a file that holds it; it is read whenever it is needed"),
     Key::new("env", Shape::Text(&NAME), "a variable of the environment that holds it"),
     Key::new("exec", Shape::List(&Shape::Text(&ANY)), "a program that prints it, with its words"),
     Key::new("insecure_literal", Shape::Text(&ANY), "the secret itself, for everybody to read")
         .alike(&["value", "literal", "plain"]),
-]);
+];
 
 const REPOSITORY: &[Key] = &[
     Key::new("url", Shape::Text(&ANY), "a directory, or s3://, az:// or gs:// and a bucket")
@@ -61,14 +61,9 @@ const REPOSITORY: &[Key] = &[
 ];
 
 const ENCRYPTION: &[Key] = &[
-    Key::new("passphrase", Shape::Either(&[Shape::Choice(SECRET_KEYS)]), "a passphrase"),
-    Key::new("key", Shape::Either(&[Shape::Choice(SECRET_KEYS)]), "a key file's content"),
+    Key::new("passphrase", Shape::Choice(SECRET), "a passphrase"),
+    Key::new("key", Shape::Choice(SECRET), "a key file's content"),
 ];
-
-const SECRET_KEYS: &[Key] = match &SECRET {
-    Shape::Choice(keys) => keys,
-    _ => &[],
-};
 
 const LIMITS: &[Key] = &[
     Key::new(
@@ -86,7 +81,7 @@ const DATABASE: &[Key] = &[
         .must()
         .alike(&["url", "host", "dsn", "path"]),
     Key::new("engine", Shape::Text(&NAME), "its engine, where the endpoint does not say it"),
-    Key::new("password", Shape::Choice(SECRET_KEYS), "the password of its user")
+    Key::new("password", Shape::Choice(SECRET), "the password of its user")
         .alike(&["pass", "secret"]),
     Key::new("policy", Shape::Text(&NAME), "what is promised for it [default: \"default\"]")
         .alike(&["tier", "plan"]),
@@ -160,7 +155,7 @@ const CHECK: &[Key] = &[
     .must(),
 ];
 
-static MISSED: &[Key] = &[
+const MISSED: &[Key] = &[
     Key::new("run", Shape::Word(&["latest", "none", "all"]), "which of them").must(),
     Key::new("within", Shape::Text(&LENGTH), "how old they may be [default: 12h]"),
 ];
