@@ -8,7 +8,7 @@ use stillpoint_contract::code;
 
 use super::{
     build::named,
-    layers::{BUILT_IN, layer},
+    layers::{BUILT_IN, LAYERS_MAX, layer},
     model::Config,
     problem::Problem,
     secrets::has_password,
@@ -96,6 +96,12 @@ impl Judge<'_, '_> {
                 let what = format!("policies that build on each other: {name} -> {parent}");
                 let spot = Spot::clone(&extends.spot);
                 self.problems.push(Problem::error(code::COPY_CYCLE, spot, what));
+                return;
+            }
+            if seen.len() > LAYERS_MAX {
+                let what = format!("more than {LAYERS_MAX} policies build on each other");
+                let spot = Spot::clone(&extends.spot);
+                self.problems.push(Problem::error(code::CONFIG_VALUE, spot, what));
                 return;
             }
             let above = layer(self.main, parent).and_then(|(_, node)| node.get("extends"));

@@ -9,7 +9,7 @@ use super::{
 pub(super) const BUILT_IN: &str = "default";
 
 /// How deep policies build on each other; a circle ends there.
-const LAYERS_MAX: usize = 16;
+pub(super) const LAYERS_MAX: usize = 16;
 
 /// The layers of a policy, the topmost first.
 pub(super) struct Layers<'a>(Vec<&'a Node>);

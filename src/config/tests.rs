@@ -217,6 +217,13 @@ fn circles_are_found() {
         "{EXAMPLE}[policy.a]\nextends = \"b\"\n[policy.b]\nextends = \"a\"\n\
          [policy.c]\nextends = \"d\""
     ));
+    let chain = |length: usize| {
+        let policy = |number| format!("[policy.p{number}]\nextends = \"p{}\"\n", number + 1);
+        let chain: String = (1..length).map(policy).collect();
+        of(&format!("{EXAMPLE}{chain}[policy.p{length}]\nrpo = \"5m\"\n"))
+    };
+    assert!(chain(16).is_sound(), "{}", told(&chain(16)));
+    assert_eq!(codes(&chain(17))[0], "SP0109");
     let found = codes(&parents);
     assert!(found.contains(&"SP0141".to_owned()) && found.contains(&"SP0112".to_owned()));
 }

@@ -65,11 +65,16 @@ fn more(directory: &Path) -> Result<Vec<PathBuf>> {
         Err(cause) => return Err(failed(cause, directory)),
     };
     let mut paths = Vec::new();
-    for entry in listed.take(FILES_MAX) {
+    for entry in listed {
         let path = entry.map_err(|cause| failed(cause, directory))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let ends = |end| path.extension().is_some_and(|own: &std::ffi::OsStr| own == end);
         if !name.starts_with('.') && (ends("toml") || ends("json")) {
+            if paths.len() == FILES_MAX {
+                // None may be left out without a word.
+                return Err(failed(io::ErrorKind::FileTooLarge.into(), directory)
+                    .with("files at most", FILES_MAX));
+            }
             paths.push(path);
         }
     }
