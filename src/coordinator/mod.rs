@@ -21,6 +21,7 @@ mod restore;
 mod scratch;
 mod scratch_copy;
 mod site;
+pub mod state;
 
 pub use archive::{Files, Pushed, push};
 pub use backup::{BackupJob, BackupReport, back_up};

@@ -162,6 +162,10 @@ pub mod code {
     pub const BACKUP_DISCARDED: Code = Code(600);
     /// Another writer owns the work.
     pub const FENCED: Code = Code(601);
+    /// The state database cannot be used.
+    pub const STATE: Code = Code(610);
+    /// The audit log is not what was written.
+    pub const AUDIT: Code = Code(611);
 
     /// No such database in the repository.
     pub const NO_SUCH_DATABASE: Code = Code(700);
