@@ -96,7 +96,31 @@ pub struct CopyState<'a> {
     pub waiting_since: Option<DateTime<Utc>>,
 }
 
+impl Urgency {
+    /// All of them, in their order.
+    pub const ALL: [Self; 2] = [Self::Ticket, Self::Page];
+
+    /// Its name in configuration, metrics and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ticket => "ticket",
+            Self::Page => "page",
+        }
+    }
+}
+
 impl Class {
+    /// All of them, in their order.
+    pub const ALL: [Self; 7] = [
+        Self::RpoBreached,
+        Self::RestorableGap,
+        Self::Corruption,
+        Self::DrillFailed,
+        Self::DrillOverdue,
+        Self::CopyLag,
+        Self::Unprotected,
+    ];
+
     /// Its name in configuration, metrics and messages.
     pub fn name(self) -> &'static str {
         match self {

@@ -166,6 +166,8 @@ pub mod code {
     pub const STATE: Code = Code(610);
     /// The audit log is not what was written.
     pub const AUDIT: Code = Code(611);
+    /// No such job.
+    pub const NO_SUCH_JOB: Code = Code(612);
 
     /// No such database in the repository.
     pub const NO_SUCH_DATABASE: Code = Code(700);

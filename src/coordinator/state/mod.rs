@@ -1,16 +1,26 @@
 //! What coordinators remember: a queue and a cache. Losing it loses no backup.
 
 mod audit;
+mod board;
 mod database;
-mod jobs;
+mod due;
+mod history;
+mod marks;
+mod model;
+mod queue;
 mod sqlite;
 mod store;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 pub use audit::{Line, verify};
+pub use board::{KeptBoard, MESSAGES_MAX, Unsent};
 pub use database::{Database, Row, Transaction, Value};
-pub use jobs::{Claim, Job, Outcome, Phase, Scope, Task};
+pub use due::{SKIPPED_MAX, Settling, Skipped};
+pub use marks::{Applied, MARKS_MAX, Mark, Marked};
+pub use model::{Claim, Filter, Job, Outcome, Phase, Scope, Stage, Task};
 pub use sqlite::SqliteState;
 pub use store::State;
+pub use workers::{AWAY, LEAD};

@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use rusqlite::{Connection, TransactionBehavior, types};
+use rusqlite::{Connection, types};
 use stillpoint_contract::{Clock, Error, ErrorKind, Result, code};
 use tokio::sync::{Mutex, MutexGuard, oneshot};
 
@@ -17,6 +17,9 @@ const STEP: &str = "use the state database";
 
 /// How long somebody else's transaction is waited for, in milliseconds.
 const BUSY_MS: u32 = 10_000;
+
+/// Statements that are kept ready: more than there are.
+const STATEMENTS_MAX: usize = 128;
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -44,7 +47,7 @@ impl SqliteState {
             .and_then(|()| connection.pragma_update(None, "synchronous", "full"))
             .and_then(|()| connection.pragma_update(None, "busy_timeout", BUSY_MS))
             .map_err(|e| failed(&e).with("file", path.display()))?;
-        connection.set_transaction_behavior(TransactionBehavior::Immediate);
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         let (jobs, work) = mpsc::channel::<Job>();
         let serve = move || work.into_iter().for_each(|job| job(&mut connection));
         let thread = thread::Builder::new().name("state".to_owned()).spawn(serve);
@@ -71,8 +74,9 @@ impl SqliteState {
 impl Database for SqliteState {
     async fn begin(&self) -> Result<Box<dyn Transaction + '_>> {
         let turn = self.turn.lock().await;
-        let open = Open { state: self, _turn: turn, is_open: true };
+        let mut open = Open { state: self, _turn: turn, is_open: true, now: 0 };
         self.ask(|connection| connection.execute_batch("BEGIN IMMEDIATE")).await?;
+        open.now = self.clock.now().timestamp_micros();
         Ok(Box::new(open))
     }
 }
@@ -81,12 +85,13 @@ struct Open<'a> {
     state: &'a SqliteState,
     _turn: MutexGuard<'a, ()>,
     is_open: bool,
+    now: i64,
 }
 
 #[async_trait]
 impl Transaction for Open<'_> {
-    async fn now(&mut self) -> Result<i64> {
-        Ok(self.state.clock.now().timestamp_micros())
+    fn now(&self) -> i64 {
+        self.now
     }
 
     async fn run(&mut self, sql: &'static str, values: &[Value]) -> Result<Vec<Row>> {

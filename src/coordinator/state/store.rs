@@ -1,25 +1,24 @@
 //! The state database, opened.
 
-use std::sync::Arc;
-
-use chrono::{DateTime, Utc};
-use stillpoint_contract::{Entropy, Error, Result};
-
-use super::{
-    audit::{Line, lines},
-    database::Database,
-    tables,
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
 };
+
+use stillpoint_contract::{Entropy, Result};
+
+use super::{database::Database, tables};
 
 /// What coordinators share.
 #[derive(Clone, Debug)]
 pub struct State {
     pub(super) database: Arc<dyn Database>,
+    /// Claims of each worker of which it is not known whether they were made.
+    pub(super) unsure: Arc<Mutex<BTreeMap<String, Vec<String>>>>,
+    /// The newest id of this process.
+    newest: Arc<Mutex<u128>>,
     entropy: Arc<dyn Entropy>,
 }
-
-/// Lines of the audit log that are read in one go.
-const LINES_MAX: i64 = 1_000;
 
 impl State {
     /// Makes the tables where there are none.
@@ -29,29 +28,17 @@ impl State {
     /// What keeps the database from being used; a newer program made it.
     pub async fn open(database: Arc<dyn Database>, entropy: Arc<dyn Entropy>) -> Result<Self> {
         tables::prepare(&*database).await?;
-        Ok(Self { database, entropy })
+        Ok(Self { database, unsure: Arc::default(), newest: Arc::default(), entropy })
     }
 
-    /// The lines of the audit log after one, a thousand at most.
-    ///
-    /// # Errors
-    ///
-    /// What keeps the database from being used.
-    pub async fn audit(&self, after: i64) -> Result<Vec<Line>> {
-        let mut open = self.database.begin().await?;
-        lines(&mut *open, after, LINES_MAX).await
-    }
-
-    /// A new id, which sorts by the time.
+    /// A new id, which sorts by the time, and after all others of this process.
     pub(super) fn new_id(&self, now: i64) -> String {
         let mut random = [0; 16];
         self.entropy.fill(&mut random);
         let milliseconds = u64::try_from(now / 1_000).unwrap_or_default();
-        ulid::Ulid::from_parts(milliseconds, u128::from_le_bytes(random)).to_string()
+        let drawn = ulid::Ulid::from_parts(milliseconds, u128::from_le_bytes(random)).0;
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        *newest = drawn.max(*newest + 1);
+        ulid::Ulid(*newest).to_string()
     }
-}
-
-/// A time of the database.
-pub(super) fn instant(microseconds: i64) -> Result<DateTime<Utc>> {
-    DateTime::from_timestamp_micros(microseconds).ok_or_else(|| Error::bug("read a time"))
 }

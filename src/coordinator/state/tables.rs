@@ -2,7 +2,7 @@
 
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
-use super::database::{Database, Value};
+use super::database::{Database, Transaction, Value};
 
 /// The version of these tables.
 const VERSION: i64 = 1;
@@ -10,21 +10,25 @@ const VERSION: i64 = 1;
 const META: &str = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BIGINT NOT NULL)";
 
 /// Statements that make version 1.
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 16] = [
     // One attempt at something that was due.
     "CREATE TABLE job (
         id TEXT PRIMARY KEY, name TEXT NOT NULL, kind TEXT NOT NULL, due BIGINT NOT NULL,
         attempt BIGINT NOT NULL, why TEXT NOT NULL, repository TEXT NOT NULL, host TEXT NOT NULL,
         rank BIGINT NOT NULL, state TEXT NOT NULL, epoch BIGINT NOT NULL, worker TEXT,
-        started BIGINT, moved BIGINT, bytes BIGINT NOT NULL, ended BIGINT, outcome TEXT,
-        reason TEXT,
+        ticket TEXT, started BIGINT, moved BIGINT, bytes BIGINT NOT NULL, ended BIGINT,
+        outcome TEXT, reason TEXT,
         UNIQUE (name, kind, due, attempt)
     )",
-    "CREATE INDEX job_waiting ON job (rank, due) WHERE state = 'waiting'",
-    "CREATE INDEX job_running ON job (repository, host) WHERE state = 'running'",
-    "CREATE INDEX job_of ON job (name, kind, due)",
+    "CREATE INDEX job_waiting ON job (rank DESC, due, id) WHERE state = 'waiting'",
+    "CREATE INDEX job_running ON job (name, kind) WHERE state = 'running'",
+    "CREATE INDEX job_ended ON job (ended) WHERE state = 'ended'",
     // A process that works, under a name that it drew when it began.
     "CREATE TABLE worker (name TEXT PRIMARY KEY, place TEXT NOT NULL, until BIGINT NOT NULL)",
+    // What one worker at a time has; without an end, for as long as it is heard of.
+    "CREATE TABLE lease (
+        name TEXT PRIMARY KEY, worker TEXT, epoch BIGINT NOT NULL, until BIGINT
+    )",
     // How many jobs may run at once: of a repository, of a host, of everything.
     "CREATE TABLE cap (
         scope TEXT NOT NULL, name TEXT NOT NULL, most BIGINT NOT NULL, PRIMARY KEY (scope, name)
@@ -33,25 +37,44 @@ const TABLES: [&str; 8] = [
     "CREATE TABLE looked (
         name TEXT NOT NULL, kind TEXT NOT NULL, until BIGINT NOT NULL, PRIMARY KEY (name, kind)
     )",
+    // Due times that became nothing, and why.
+    "CREATE TABLE skipped (
+        name TEXT NOT NULL, kind TEXT NOT NULL, due BIGINT NOT NULL, reason TEXT NOT NULL,
+        PRIMARY KEY (name, due, kind)
+    )",
+    // What people said of a database, and from when until when it holds.
+    "CREATE TABLE mark (
+        name TEXT NOT NULL, since BIGINT NOT NULL, until BIGINT, what TEXT NOT NULL,
+        reason TEXT NOT NULL, who TEXT NOT NULL, PRIMARY KEY (name, since)
+    )",
+    // The one configuration that holds.
+    "CREATE TABLE applied (
+        id BIGINT PRIMARY KEY, digest TEXT NOT NULL, text TEXT NOT NULL, who TEXT NOT NULL,
+        at BIGINT NOT NULL
+    )",
+    // Alerts that were told and are not over.
+    "CREATE TABLE alert (key TEXT PRIMARY KEY, body TEXT NOT NULL)",
+    // What is still to be told.
+    "CREATE TABLE message (id TEXT PRIMARY KEY, at BIGINT NOT NULL, body TEXT NOT NULL)",
     "CREATE TABLE audit (
         seq BIGINT PRIMARY KEY, at BIGINT NOT NULL, who TEXT NOT NULL, action TEXT NOT NULL,
         subject TEXT NOT NULL, detail TEXT NOT NULL, hash TEXT NOT NULL
     )",
+    // The last line of it, so that one that was cut off is missed.
+    "CREATE TABLE audit_end (id BIGINT PRIMARY KEY, seq BIGINT NOT NULL, hash TEXT NOT NULL)",
+    "INSERT INTO audit_end (id, seq, hash) VALUES (1, 0, '')",
 ];
 
 /// Makes the tables where there are none.
 pub(super) async fn prepare(database: &dyn Database) -> Result<()> {
     let mut open = database.begin().await?;
     open.run(META, &[]).await?;
-    let found =
-        open.run("SELECT value FROM meta WHERE key = $1", &[Value::from("version")]).await?;
-    match found.first().map(|row| row.number(0)).transpose()? {
+    match number(&mut *open, "version").await? {
         None => {
             for table in TABLES {
                 open.run(table, &[]).await?;
             }
-            let version = [Value::from("version"), Value::from(VERSION)];
-            open.run("INSERT INTO meta (key, value) VALUES ($1, $2)", &version).await?;
+            set_number(&mut *open, "version", VERSION).await?;
         }
         Some(VERSION) => {}
         Some(newer) => {
@@ -63,4 +86,21 @@ pub(super) async fn prepare(database: &dyn Database) -> Result<()> {
         }
     }
     open.commit().await
+}
+
+/// One of the numbers that there is one of.
+pub(super) async fn number(open: &mut dyn Transaction, key: &'static str) -> Result<Option<i64>> {
+    let found = open.run("SELECT value FROM meta WHERE key = $1", &[Value::from(key)]).await?;
+    found.first().map(|row| row.number(0)).transpose()
+}
+
+/// Sets one of them.
+pub(super) async fn set_number(
+    open: &mut dyn Transaction,
+    key: &'static str,
+    value: i64,
+) -> Result<()> {
+    let set = "INSERT INTO meta (key, value) VALUES ($1, $2)
+         ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    open.run(set, &[Value::from(key), Value::from(value)]).await.map(drop)
 }

@@ -1,0 +1,71 @@
+//! What was done: jobs of all times, and how long they are remembered.
+
+use chrono::{DateTime, Utc};
+use stillpoint_contract::Result;
+
+use super::{
+    database::Value,
+    model::{Filter, Job, Stage, job},
+    store::State,
+};
+
+/// Jobs that are forgotten in one transaction.
+const FORGOTTEN_MAX: i64 = 2_000;
+
+impl State {
+    /// Jobs, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// What keeps the state database from being used; so everywhere here.
+    pub async fn jobs(&self, filter: &Filter) -> Result<Vec<Job>> {
+        let text = |text: Option<&String>| Value::from(text.map_or("", String::as_str));
+        let values = [
+            text(filter.database.as_ref()),
+            text(filter.kind.as_ref()),
+            Value::from(filter.stage.map_or("", Stage::word)),
+            text(filter.before.as_ref()),
+            Value::from(i64::from(filter.most)),
+        ];
+        let select =
+            "SELECT id, name, kind, due, why, repository, host, rank, attempt, state, worker,
+                 started, moved, ended, outcome, reason, bytes
+             FROM job WHERE (name = $1 OR $1 = '') AND (kind = $2 OR $2 = '')
+                 AND (state = $3 OR $3 = '') AND (id < $4 OR $4 = '')
+             ORDER BY id DESC LIMIT $5";
+        let mut open = self.database.begin().await?;
+        open.run(select, &values).await?.iter().map(job).collect()
+    }
+
+    /// One job.
+    pub async fn job(&self, id: &str) -> Result<Option<Job>> {
+        let select =
+            "SELECT id, name, kind, due, why, repository, host, rank, attempt, state, worker,
+                 started, moved, ended, outcome, reason, bytes
+             FROM job WHERE id = $1";
+        let mut open = self.database.begin().await?;
+        open.run(select, &[Value::from(id)]).await?.first().map(job).transpose()
+    }
+
+    /// Forgets jobs that ended before, save the newest of each kind of each database. Returns how
+    /// many.
+    pub async fn prune(&self, before: DateTime<Utc>) -> Result<usize> {
+        let mut forgotten = 0;
+        loop {
+            let mut open = self.database.begin().await?;
+            let delete = "DELETE FROM job WHERE id IN (
+                     SELECT id FROM job AS j WHERE state = 'ended' AND ended < $1
+                         AND EXISTS (SELECT 1 FROM job AS newer WHERE newer.name = j.name
+                             AND newer.kind = j.kind AND newer.id > j.id)
+                     LIMIT $2)
+                 RETURNING id";
+            let values = [Value::from(before), Value::from(FORGOTTEN_MAX)];
+            let gone = open.run(delete, &values).await?.len();
+            open.commit().await?;
+            forgotten += gone;
+            if gone < FORGOTTEN_MAX as usize {
+                return Ok(forgotten);
+            }
+        }
+    }
+}
