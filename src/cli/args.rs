@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::{
     answer::Format, archive, backup, check, completion, config, demo, drill, evidence, exit, fetch,
-    forget, grants, init, list, logs, man, mount, repo, restore, schedule, show, timeline, verify,
+    forget, grants, init, list, logs, man, mount, repo, restore, schedule, serve, show, timeline,
+    verify,
 };
 
 /// Back up live databases online, capture their logs, and restore any moment in between.
@@ -154,6 +155,12 @@ pub(crate) enum Command {
     /// Look at what will run, and when.
     #[command(subcommand)]
     Schedule(schedule::Command),
+    /// Run the policies: back up, capture log and rehearse restores when they are due, and tell
+    /// whoever has to know when a promise is broken.
+    ///
+    /// It runs what was applied; the first time, it applies the configuration itself. SIGTERM
+    /// lets running jobs end, for a minute.
+    Serve(serve::Options),
     /// Print the statements that make a role with the least privileges.
     Grants(grants::Options),
     /// Look after the repository itself.
@@ -219,6 +226,7 @@ impl Command {
             Self::Drill(command) => command.scratch(),
             Self::Mount(options) => options.scratch.as_deref(),
             Self::Restore(options) => options.partial.scratch.as_deref(),
+            Self::Serve(options) => options.scratch.as_deref(),
             _ => None,
         }
     }
@@ -234,6 +242,7 @@ impl Command {
             self,
             Self::Logs(logs::Command::Stream(_))
                 | Self::Mount(_)
+                | Self::Serve(_)
                 | Self::Demo(_)
                 | Self::DemoCustomer(_)
         )

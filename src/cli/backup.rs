@@ -130,6 +130,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         new_incarnation: options.new_incarnation,
         streams_max: options.streams,
         options: WriteOptions { level: options.level, ..WriteOptions::default() },
+        task: None,
     };
     let meter = Arc::new(Meter::default());
     let work = back_up(&session.world, &repository, job, &meter);

@@ -53,7 +53,8 @@ impl Answer for InitAnswer {
 
 /// Creates the repository.
 pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
-    let store = open::store(session, Writers::Many).await?;
+    let place = session.place()?;
+    let store = open::store(session, place, Writers::Many).await?;
     // Before the probe, which writes, and before anybody types a passphrase.
     refuse_occupied(&*store).await?;
     if options.no_encryption {
@@ -61,23 +62,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     }
     let secret = if options.no_encryption { None } else { Some(new_secret(session).await?) };
     let opened_by = secret.as_ref().map(Secret::kind);
-    let writers = match store::probe(&*store, &*session.world.entropy).await? {
-        Conditional::Linearizable => Writers::Many,
-        Conditional::Ignored => Writers::Single,
-    };
-    let store = match writers {
-        Writers::Many => store,
-        Writers::Single => open::store(session, writers).await?,
-    };
-    let options = InitOptions {
-        secret: secret.map(|secret| (secret, "first".to_owned())),
-        cost: PassphraseCost::DEFAULT,
-        chunk_size: crate::pipeline::id::ChunkSize::DEFAULT,
-        writers,
-    };
-    let repository = Repository::init(session.world.clone(), store, options).await?;
-    Memory::of(&session.environment, repository.id(), &repository.location())
-        .remember(repository.history().await?.head());
+    let (repository, writers) = create(session, place, secret).await?;
     let answer = InitAnswer {
         repository: repository.id().to_owned(),
         place: repository.location(),
@@ -95,6 +80,34 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Creates a repository where there is nothing.
+pub(crate) async fn create(
+    session: &Session,
+    place: &str,
+    secret: Option<Secret>,
+) -> Result<(Repository, Writers)> {
+    let store = open::store(session, place, Writers::Many).await?;
+    refuse_occupied(&*store).await?;
+    let writers = match store::probe(&*store, &*session.world.entropy).await? {
+        Conditional::Linearizable => Writers::Many,
+        Conditional::Ignored => Writers::Single,
+    };
+    let store = match writers {
+        Writers::Many => store,
+        Writers::Single => open::store(session, place, writers).await?,
+    };
+    let options = InitOptions {
+        secret: secret.map(|secret| (secret, "first".to_owned())),
+        cost: PassphraseCost::DEFAULT,
+        chunk_size: crate::pipeline::id::ChunkSize::DEFAULT,
+        writers,
+    };
+    let repository = Repository::init(session.world.clone(), store, options).await?;
+    Memory::of(&session.environment, repository.id(), &repository.location())
+        .remember(repository.history().await?.head());
+    Ok((repository, writers))
 }
 
 /// Every later command would refuse the key that the environment names: it would look as if

@@ -43,6 +43,7 @@ mod restore;
 mod run;
 mod schedule;
 mod secret;
+mod serve;
 mod session;
 mod show;
 mod spool;

@@ -4,13 +4,16 @@ use std::{ops::Deref, path::Path, sync::Arc};
 
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
-use super::{memory::Memory, secret, session::Session};
-use crate::repository::{
-    Repository,
-    descriptor::{DESCRIPTOR_BYTES_MAX, Descriptor, Encryption, Writers},
-    keys::Secret,
-    names,
-    store::{self, Store, StoreOptions},
+use super::{config::secrets, memory::Memory, secret, session::Session};
+use crate::{
+    config::{self, Config},
+    repository::{
+        Repository,
+        descriptor::{DESCRIPTOR_BYTES_MAX, Descriptor, Encryption, Writers},
+        keys::Secret,
+        names,
+        store::{self, Store, StoreOptions},
+    },
 };
 
 /// What a command wants to do with a repository.
@@ -38,6 +41,11 @@ impl Deref for Opened {
 }
 
 impl Opened {
+    /// Without its memory, for whoever keeps it open.
+    pub(crate) fn into_repository(self) -> Repository {
+        self.repository
+    }
+
     /// Remembers the newest entry of its log, after a command that added one.
     pub(crate) async fn remember(&self) -> Result<()> {
         self.memory.remember(self.repository.history().await?.head());
@@ -45,27 +53,65 @@ impl Opened {
     }
 }
 
-/// Reaches the store behind `--repo`.
-pub(crate) async fn store(session: &Session, writers: Writers) -> Result<Arc<dyn Store>> {
+/// Reaches the store at a place.
+pub(crate) async fn store(
+    session: &Session,
+    place: &str,
+    writers: Writers,
+) -> Result<Arc<dyn Store>> {
     let writers = match writers {
         Writers::Many => store::Writers::Several,
         Writers::Single => store::Writers::Single,
     };
     let options = StoreOptions { values: session.environment.cloud(), writers };
     let world = &session.world;
-    store::open(session.place()?, &options, &*world.clock, Arc::clone(&world.entropy)).await
+    store::open(place, &options, &*world.clock, Arc::clone(&world.entropy)).await
 }
 
 /// Opens the repository, with the key that was given or, where one is needed, typed.
 pub(crate) async fn repository(session: &Session, need: Need) -> Result<Opened> {
-    let mut store = store(session, Writers::Many).await?;
-    let mut key = given(session)?;
+    at(session, session.place()?, given(session)?, need).await
+}
+
+/// Opens a repository that is configured, with the key that its configuration names.
+pub(crate) async fn configured(session: &Session, config: &Config, name: &str) -> Result<Opened> {
+    let (place, key) = named(session, config, name).await?;
+    at(session, &place, key, Need::Content).await
+}
+
+/// Where a repository is that is configured, and what opens it.
+pub(crate) async fn named(
+    session: &Session,
+    config: &Config,
+    name: &str,
+) -> Result<(String, Option<Secret>)> {
+    let found = config.repositories.get(name).ok_or_else(|| {
+        let known = config.repositories.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        Error::new(ErrorKind::Missing, code::CONFIG_NAME, "find the repository")
+            .with("given", name)
+            .with("configured", known)
+    })?;
+    let reveal = async |secret| secrets::reveal(secret, &session.world, &session.environment).await;
+    let key = match &found.encryption {
+        None => None,
+        Some(config::Encryption::Passphrase(secret)) => {
+            Some(Secret::passphrase(&reveal(secret).await?)?)
+        }
+        Some(config::Encryption::Key(secret)) => {
+            Some(Secret::from_key_file(&reveal(secret).await?)?)
+        }
+    };
+    Ok((found.url.clone(), key))
+}
+
+async fn at(session: &Session, place: &str, mut key: Option<Secret>, need: Need) -> Result<Opened> {
+    let mut store = store(session, place, Writers::Many).await?;
     let mut memory = None;
     // Without a descriptor there is no repository; `Repository::open` knows what to say then.
     if let Some(bytes) = store.read(&names::descriptor(), DESCRIPTOR_BYTES_MAX).await? {
         let descriptor = Descriptor::decode(&bytes)?;
         if descriptor.writers == Writers::Single {
-            store = self::store(session, Writers::Single).await?;
+            store = self::store(session, place, Writers::Single).await?;
         }
         if key.is_none() && need == Need::Content && descriptor.encryption != Encryption::None {
             key = Some(asked().await?);

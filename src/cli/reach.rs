@@ -94,6 +94,7 @@ mod tests {
             manifest_hash: String::new(),
             packs: String::new(),
             packs_hash: String::new(),
+            task: None,
         };
         Committed { seq: 2, commit, forgotten: false }
     }

@@ -23,14 +23,14 @@ use super::{
     advice,
     answer::{self, Format, complain},
     archive,
-    args::{Command, Global, Typed},
+    args::{Command, Typed},
     backup, check, completion, config, demo, drill,
     environment::Environment,
     evidence, exit, fetch, forget, grants, init, list, logs, man, mount,
     page::Look,
     process, repo,
     report::{self, Run},
-    restore, schedule,
+    restore, schedule, serve,
     session::{Session, Signal},
     show, timeline, verify,
     zone::Zone,
@@ -53,7 +53,7 @@ pub fn main(world: World) -> ExitCode {
     };
     let is_fetch = typed.command.is_fetch();
     let run = || {
-        trace(&typed.global, &environment);
+        trace(&typed, &environment);
         start(world, environment, typed)
     };
     // The status of a panic is one that a server takes for the end of the log.
@@ -229,6 +229,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<u8> {
         Command::Check(options) => return check::run(session, options).await,
         Command::Config(command) => return config::run(session, command),
         Command::Schedule(command) => schedule::run(session, command)?,
+        Command::Serve(options) => Box::pin(serve::run(session, options)).await?,
         Command::Grants(options) => grants::run(session, options)?,
         Command::Repo(command) => return repo::run(session, command).await,
         Command::Forget(options) => forget::run(session, options).await?,
@@ -304,12 +305,13 @@ fn plain_look(environment: &Environment) -> Look {
     Look { colour, width: 80, zone: Zone::UTC }
 }
 
-fn trace(global: &Global, environment: &Environment) {
+fn trace(typed: &Typed, environment: &Environment) {
+    let global = &typed.global;
     // The FUSE library warns of mounts that are gone already, which is how most of them end.
     let level = match (global.quiet, global.verbose) {
         (true, _) => "error,fuser=off",
-        (false, 0) => "warn,fuser=off",
-        (false, 1) => "stillpoint=info,warn,fuser=off",
+        (false, 0) if !matches!(typed.command, Command::Serve(_)) => "warn,fuser=off",
+        (false, 0 | 1) => "stillpoint=info,warn,fuser=off",
         (false, 2) => "stillpoint=debug,info",
         (false, _) => "trace",
     };

@@ -141,9 +141,7 @@ fn times(
         need: None,
     };
     let mut due = Vec::new();
-    for (kind, word) in
-        [(Kind::Full, "full"), (Kind::Incremental, "incremental"), (Kind::Drill, "drill")]
-    {
+    for kind in Kind::ALL {
         let next = |after: DateTime<Utc>| schedule.next(kind, &facts, after);
         let all = std::iter::successors(next(from), |at| next(*at)).take(count);
         due.extend(all.map(|at| {
@@ -151,7 +149,7 @@ fn times(
             Due {
                 at: Stamp(at),
                 database: database.name.clone(),
-                kind: word,
+                kind: kind.name(),
                 policy: policy.name.clone(),
                 zone: policy.zone.to_string(),
                 local: local.format("%a %d %b %Y %H:%M:%S").to_string(),

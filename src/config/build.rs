@@ -9,18 +9,24 @@ use stillpoint_contract::code;
 use super::{
     form,
     layers::{BUILT_IN, Layers},
-    model::{Config, Coordinator, Database, Encryption, Repository, Secret},
+    model::{
+        Alerting, Channel, Config, Coordinator, Database, Encryption, Heartbeat, Mail, Repository,
+        Secret,
+    },
     problem::Problem,
     shape::suggestion,
     tree::{Node, Spot, Table, Value},
 };
 use crate::policy::{
-    CopyKind, CopyRule, CopyWhen, DrillPoint, DrillRule, EventRule, Keep, Logs, Missed, Period,
-    Policy, Timing, Window,
+    Class, CopyKind, CopyRule, CopyWhen, DrillPoint, DrillRule, EventRule, Keep, Logs, Missed,
+    Period, Policy, Timing, Window,
 };
 
 /// How many jobs run at once, where nothing is said.
 const RUNNING: u32 = 4;
+
+/// How often somebody is told that all is well, where nothing is said.
+const HEARTBEAT: Duration = Duration::from_mins(1);
 
 /// How old a missed time may be, where nothing is said.
 const WITHIN: Duration = Duration::from_hours(12);
@@ -58,8 +64,44 @@ pub(super) fn build(main: &Node, built_in: &Node, problems: &mut Vec<Problem>) -
     let coordinator = Coordinator {
         state: coordinator.and_then(|node| text(node, "state")),
         running: coordinator.and_then(|node| whole(node, "running")).unwrap_or(RUNNING),
+        running_per_host: coordinator.and_then(|node| whole(node, "running_per_host")),
+        metrics: coordinator.and_then(|node| text(node, "metrics")?.parse().ok()),
+        mail: coordinator.and_then(|node| mail(node.get("mail")?)),
     };
-    Config { zone, coordinator, repositories, policies, databases }
+    let alerts = main.get("alert").map_or(&[][..], Node::list).iter().map(alerting).collect();
+    Config { zone, coordinator, repositories, policies, databases, alerts }
+}
+
+fn mail(node: &Node) -> Option<Mail> {
+    Some(Mail {
+        server: text(node, "server")?,
+        from: text(node, "from")?,
+        user: text(node, "user"),
+        password: node.get("password").and_then(secret),
+    })
+}
+
+fn alerting(node: &Node) -> Alerting {
+    let class =
+        |node: &Node| Class::ALL.into_iter().find(|class| Some(class.name()) == node.text());
+    let when = node.get("when").map(|node| node.list().iter().filter_map(class).collect());
+    let channel = |node: &Node| {
+        let address = text(node, "email").map(Channel::Email);
+        let program = || node.get("exec").map(|node| Channel::Program(words(node)));
+        let webhook = || node.get("webhook").and_then(url).map(Channel::Webhook);
+        address.or_else(program).or_else(webhook)
+    };
+    let heartbeat = |node: &Node| {
+        let every = length(node.get("every")).unwrap_or(HEARTBEAT);
+        Some(Heartbeat { url: node.get("url").and_then(url)?, every })
+    };
+    Alerting {
+        name: text(node, "name").unwrap_or_default(),
+        when: when.unwrap_or_else(|| Class::ALL.to_vec()),
+        to: node.get("to").map_or(&[][..], Node::list).iter().filter_map(channel).collect(),
+        sign: node.get("sign").and_then(secret),
+        heartbeat: node.get("heartbeat").and_then(heartbeat),
+    }
 }
 
 /// The tables of one kind, by name.
@@ -96,9 +138,16 @@ fn windows(node: Option<&Node>) -> Vec<Window> {
     windows.filter_map(|node| form::window(node.text()?).ok()).collect()
 }
 
+fn words(node: &Node) -> Vec<String> {
+    node.list().iter().filter_map(Node::text).map(str::to_owned).collect()
+}
+
+/// A URL that was written down, or where one is.
+fn url(node: &Node) -> Option<Secret> {
+    node.text().map(|text| Secret::Literal(text.to_owned().into())).or_else(|| secret(node))
+}
+
 fn secret(node: &Node) -> Option<Secret> {
-    let words =
-        |node: &Node| node.list().iter().filter_map(Node::text).map(str::to_owned).collect();
     text(node, "file")
         .map(|path| Secret::File(PathBuf::from(path)))
         .or_else(|| text(node, "env").map(Secret::Variable))

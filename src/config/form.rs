@@ -75,6 +75,16 @@ pub(super) const WINDOW: Form = Form {
     check: |text| window(text).map(drop),
 };
 
+pub(super) const SOCKET: Form = Form {
+    what: "an address and a port",
+    example: "127.0.0.1:9187",
+    pattern: "",
+    check: |text| {
+        let parsed = text.parse::<std::net::SocketAddr>();
+        parsed.map(drop).map_err(|_| "no address with a port has this form".to_owned())
+    },
+};
+
 pub(super) const CRON: Form = Form {
     what: "times of a calendar, as cron has them",
     example: "0 2 * * SUN",

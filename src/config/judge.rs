@@ -36,6 +36,7 @@ pub(super) fn judge(main: &Node, config: &Config, now: DateTime<Utc>, problems: 
         }
     }
     judge.second_places();
+    judge.alerts();
 }
 
 struct Judge<'a, 'p> {
@@ -211,6 +212,26 @@ impl Judge<'_, '_> {
                 let help = "choose other hours, or timezone = \"UTC\"";
                 self.problems.push(problem.label(label).help(help));
             }
+        }
+    }
+
+    /// Mail needs a server; and silence has to mean that all is well.
+    fn alerts(&mut self) {
+        let nodes = self.main.get("alert").map_or(&[][..], Node::list);
+        let has_mail = self.config.coordinator.mail.is_some();
+        let addresses = nodes.iter().flat_map(|node| node.get("to").map_or(&[][..], Node::list));
+        for address in addresses.filter_map(|node| node.get("email")).filter(|_| !has_mail) {
+            let what = "mail is to be sent, and no server for it is configured".to_owned();
+            let spot = Spot::clone(&address.spot);
+            let help = "[coordinator.mail]\nserver = \"smtp://HOST:25\"\nfrom = \"...\"";
+            self.problems.push(Problem::error(code::CONFIG_LACKS, spot, what).help(help));
+        }
+        let is_heard = self.config.alerts.iter().any(|alert| alert.heartbeat.is_some());
+        if let Some(first) = nodes.first().filter(|_| !is_heard) {
+            let what = "nobody would notice that nobody sends alerts any more".to_owned();
+            let spot = Spot::clone(&first.spot);
+            let help = "heartbeat = { url = \"https://...\" }, of a service that misses it";
+            self.problems.push(Problem::warning(code::BROKEN_PROMISE, spot, what).help(help));
         }
     }
 

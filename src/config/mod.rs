@@ -19,6 +19,9 @@ mod tests;
 
 pub use explain::Setting;
 pub use load::{EXAMPLE, Loaded, Source, load};
-pub use model::{Config, Coordinator, Database, Encryption, Repository, Secret};
+pub use model::{
+    Alerting, Channel, Config, Coordinator, Database, Encryption, Heartbeat, Mail, Repository,
+    Secret,
+};
 pub use problem::Problem;
 pub use schema::schema;

@@ -1,11 +1,11 @@
 //! A configuration that was understood.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use chrono_tz::Tz;
 use zeroize::Zeroizing;
 
-use crate::policy::{Policy, Window};
+use crate::policy::{Class, Policy, Window};
 
 /// Everything that was configured.
 #[derive(Clone, Debug)]
@@ -20,15 +20,71 @@ pub struct Config {
     pub policies: BTreeMap<String, Policy>,
     /// What is protected, by name.
     pub databases: BTreeMap<String, Database>,
+    /// Who is told of what.
+    pub alerts: Vec<Alerting>,
 }
 
 /// The program that runs the policies.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Coordinator {
     /// The URL of its state database, if one was given.
     pub state: Option<String>,
     /// How many backups and drills run at once.
     pub running: u32,
+    /// How many of them burden one host at once.
+    pub running_per_host: Option<u32>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+    /// How mail is sent.
+    pub mail: Option<Mail>,
+}
+
+/// How mail is sent.
+#[derive(Clone, Debug)]
+pub struct Mail {
+    /// Its server, as a URL.
+    pub server: String,
+    /// Whom it comes from.
+    pub from: String,
+    /// The user that logs in there.
+    pub user: Option<String>,
+    /// The password of that user.
+    pub password: Option<Secret>,
+}
+
+/// Who is told of what.
+#[derive(Clone, Debug)]
+pub struct Alerting {
+    /// Its name.
+    pub name: String,
+    /// Of what.
+    pub when: Vec<Class>,
+    /// Who.
+    pub to: Vec<Channel>,
+    /// The key with which what webhooks get is signed.
+    pub sign: Option<Secret>,
+    /// Who is told that all is well.
+    pub heartbeat: Option<Heartbeat>,
+}
+
+/// How somebody is told.
+#[derive(Clone, Debug)]
+pub enum Channel {
+    /// By a request to a URL.
+    Webhook(Secret),
+    /// By mail to an address.
+    Email(String),
+    /// By a program.
+    Program(Vec<String>),
+}
+
+/// Who is told that all is well.
+#[derive(Clone, Debug)]
+pub struct Heartbeat {
+    /// The URL that is asked.
+    pub url: Secret,
+    /// How often.
+    pub every: Duration,
 }
 
 /// A place for backups.

@@ -1,9 +1,13 @@
 //! Everything that can be configured.
 
 use super::{
-    form::{ANY, CRON, LENGTH, NAME, PERIOD, RATE, SIZE, WINDOW, ZONE},
+    form::{ANY, CRON, LENGTH, NAME, PERIOD, RATE, SIZE, SOCKET, WINDOW, ZONE},
     shape::{Key, Shape},
 };
+use crate::policy::Class;
+
+/// Of what somebody can be told.
+const CLASSES: &[&str] = &Class::NAMES;
 
 /// Tables of names, which several files may each add to.
 pub(super) const SHARED: [&str; 3] = ["repository", "policy", "database"];
@@ -26,6 +30,11 @@ pub(super) static CONFIGURATION: Shape = Shape::Table(&[
         "server",
         "target",
     ]),
+    Key::new("alert", Shape::List(&Shape::Table(ALERT)), "who is told of what").alike(&[
+        "alerts",
+        "notify",
+        "notification",
+    ]),
 ]);
 
 const COORDINATOR: &[Key] = &[
@@ -40,6 +49,48 @@ const COORDINATOR: &[Key] = &[
         "how many backups and drills run at once [default: 4]",
     )
     .alike(&["concurrency", "slots", "workers", "parallel"]),
+    Key::new(
+        "running_per_host",
+        Shape::Whole { least: 1, most: 1_000 },
+        "how many of them burden one host at once [default: as many as run]",
+    ),
+    Key::new("metrics", Shape::Text(&SOCKET), "where metrics are served [default: nowhere]")
+        .alike(&["listen", "prometheus"]),
+    Key::new("mail", Shape::Table(MAIL), "how mail is sent").alike(&["smtp", "email"]),
+];
+
+const MAIL: &[Key] = &[
+    Key::new("server", Shape::Text(&ANY), "its server: smtp://HOST:PORT, or smtps://HOST").must(),
+    Key::new("from", Shape::Text(&ANY), "whom it comes from").must(),
+    Key::new("user", Shape::Text(&NAME), "the user that logs in there"),
+    Key::new("password", Shape::Choice(SECRET), "the password of that user"),
+];
+
+const ALERT: &[Key] = &[
+    Key::new("name", Shape::Text(&NAME), "its name").must(),
+    Key::new("when", Shape::List(&Shape::Word(CLASSES)), "of what [default: of everything]"),
+    Key::new("to", Shape::List(&Shape::Choice(CHANNEL)), "who is told"),
+    Key::new("sign", Shape::Choice(SECRET), "the key with which what webhooks get is signed"),
+    Key::new(
+        "heartbeat",
+        Shape::Table(HEARTBEAT),
+        "who is told that all is well, and finds out when nobody says so",
+    )
+    .alike(&["dead_man", "deadman", "ping"]),
+];
+
+const CHANNEL: &[Key] = &[
+    Key::new("webhook", URL, "a URL that gets each message, as JSON").alike(&["url", "http"]),
+    Key::new("email", Shape::Text(&ANY), "an address").alike(&["mail"]),
+    Key::new("exec", Shape::List(&Shape::Text(&ANY)), "a program that gets each message, as JSON"),
+];
+
+/// A URL, or where it is: some are secrets.
+const URL: Shape = Shape::Either(&[Shape::Text(&ANY), Shape::Choice(SECRET)]);
+
+const HEARTBEAT: &[Key] = &[
+    Key::new("url", URL, "a URL that is asked as long as all is well").must(),
+    Key::new("every", Shape::Text(&LENGTH), "how often [default: 1m]"),
 ];
 
 const SECRET: &[Key] = &[

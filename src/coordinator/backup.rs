@@ -30,6 +30,8 @@ pub struct BackupJob<'a> {
     pub streams_max: NonZeroUsize,
     /// How chunks are stored.
     pub options: WriteOptions,
+    /// What it is made for, if a policy asked for it.
+    pub task: Option<&'a str>,
 }
 
 /// What a backup did.
@@ -111,6 +113,7 @@ fn intent(job: &BackupJob<'_>, probe: &Probe, world: &World) -> Intent {
         identity: probe.identity.clone(),
         settings: probe.settings.clone(),
         started_at: world.clock.now(),
+        task: job.task.map(str::to_owned),
     }
 }
 

@@ -20,6 +20,7 @@ mod reach;
 mod restore;
 mod scratch;
 mod scratch_copy;
+mod serve;
 mod site;
 pub mod state;
 
@@ -41,3 +42,7 @@ pub use restore::{
 };
 pub use scratch::{Scratch, ScratchPlace};
 pub use scratch_copy::{CopyJob, PlannedCopy, Presented, ScratchCopy, Way, plan_copy};
+pub use serve::{
+    Caps, Coordinator, Fleet, Member, NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind,
+    NoticeUrgency, Notifier, Place, Rehearsal, Standing, standing,
+};

@@ -121,7 +121,7 @@ fn choose_latest(timeline: &Timeline) -> Result<Chosen> {
     }
     let replays_log = coverage.is_some();
     let until = if replays_log { RecoveryTarget::Latest } else { RecoveryTarget::Consistent };
-    let own = newest.commit.consistent_time;
+    let own = timeline.stood_until(newest);
     let complete_until = coverage.map_or(own, |coverage| coverage.until.max(own));
     let gap = timeline.open_gap();
     let gap = gap.map(|why| format!("log that was captured later cannot be restored: {why}"));
@@ -342,6 +342,7 @@ mod tests {
             manifest_hash: String::new(),
             packs: String::new(),
             packs_hash: String::new(),
+            task: None,
         };
         Committed { seq, commit, forgotten: false }
     }

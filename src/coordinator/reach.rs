@@ -47,13 +47,8 @@ pub fn windows(timeline: &Timeline) -> Vec<Window> {
         let inside = |window: &Window| window.from.at <= at && at <= window.to.at;
         let is_alone = !anchored.contains(commit.backup.as_str());
         if is_alone && !found.iter().any(inside) {
-            let still = timeline.backups.iter().map(|backup| &backup.commit).filter(|later| {
-                commit.consistent_at.is_some()
-                    && later.consistent_at == commit.consistent_at
-                    && later.consistent_time >= commit.consistent_time
-            });
-            let last = still.max_by_key(|later| later.consistent_time).unwrap_or(commit);
-            found.push(Window { from: state_of(commit), to: state_of(last), gap: None });
+            let to = Restorable { at: timeline.stood_until(backup), ..state_of(commit) };
+            found.push(Window { from: state_of(commit), to, gap: None });
         }
     }
     found.sort_by_key(|window| window.from.at);

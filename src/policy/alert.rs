@@ -110,7 +110,7 @@ impl Urgency {
 }
 
 impl Class {
-    /// All of them, in their order.
+    /// All of them.
     pub const ALL: [Self; 7] = [
         Self::RpoBreached,
         Self::RestorableGap,
@@ -121,8 +121,19 @@ impl Class {
         Self::Unprotected,
     ];
 
+    /// Their names.
+    pub const NAMES: [&str; 7] = {
+        let mut names = [""; 7];
+        let mut at = 0;
+        while at < names.len() {
+            names[at] = Self::ALL[at].name();
+            at += 1;
+        }
+        names
+    };
+
     /// Its name in configuration, metrics and messages.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::RpoBreached => "rpo-breached",
             Self::RestorableGap => "restorable-gap",

@@ -68,6 +68,20 @@ pub enum Kind {
     Drill,
 }
 
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Full, Self::Incremental, Self::Drill];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Incremental => "incremental",
+            Self::Drill => "drill",
+        }
+    }
+}
+
 /// Times of a calendar, and over how long they are spread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timing {

@@ -53,6 +53,9 @@ pub struct Intent {
     pub settings: BTreeMap<String, String>,
     /// The instant of the state, as exactly as it is known before the copy.
     pub started_at: DateTime<Utc>,
+    /// What it is made for, if a policy asked for it: no other backup of the database may have
+    /// been made for the same.
+    pub task: Option<String>,
 }
 
 /// A backup being written.
@@ -234,6 +237,7 @@ impl Draft<'_> {
 
         let mut commit = Self::describe(&manifest, stored_bytes);
         (commit.manifest, commit.manifest_hash) = (name, hash);
+        commit.task.clone_from(&self.intent.task);
         let mut attempt = 0;
         let mut listed: Option<PackList> = None;
         let repository = self.repository;
@@ -242,6 +246,9 @@ impl Draft<'_> {
             .append(async |history| {
                 if history.commit(&commit.backup).is_some() {
                     return Ok(None);
+                }
+                if let Some(done) = history.made_for(&commit.database, commit.task.as_deref()) {
+                    return Err(outrun(done));
                 }
                 let packs = this.rescue(history, reader).await?;
                 if listed.as_ref() != Some(&packs) {
@@ -301,7 +308,7 @@ impl Draft<'_> {
         evidence: &Evidence,
         consistent_time: DateTime<Utc>,
     ) -> Manifest {
-        let Intent { database, engine, version, identity, settings, started_at } =
+        let Intent { database, engine, version, identity, settings, started_at, .. } =
             self.intent.clone();
         Manifest {
             format: MANIFEST_FORMAT,
@@ -334,6 +341,7 @@ impl Draft<'_> {
 
     fn describe(manifest: &Manifest, stored_bytes: u64) -> Commit {
         Commit {
+            task: None,
             backup: manifest.backup.clone(),
             database: manifest.database.clone(),
             engine: manifest.engine.clone(),
@@ -405,6 +413,14 @@ impl Sink for Draft<'_> {
 }
 
 /// What this writer stored or relied on is gone: only garbage collection takes anything away.
+fn outrun(done: &Committed) -> Error {
+    let Commit { backup, task, .. } = &done.commit;
+    Error::new(ErrorKind::Fenced, code::FENCED, "commit a second backup for one due time")
+        .with("task", task.as_deref().unwrap_or_default())
+        .with("made by", backup)
+        .why("another attempt was first; this one was discarded, and nothing is lost")
+}
+
 fn overtaken(error: Error) -> Error {
     if error.kind() != ErrorKind::Missing {
         return error;

@@ -114,6 +114,9 @@ pub struct Commit {
     pub packs: String,
     /// BLAKE3 of the pack list's bytes, in hex.
     pub packs_hash: String,
+    /// What it was made for, if a policy asked for it. One backup at most is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
 }
 
 /// A drill, as the log knows it. Everything else is in its record.

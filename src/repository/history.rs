@@ -105,6 +105,12 @@ impl History {
         own.peek().is_some() && own.all(|c| c.forgotten)
     }
 
+    /// The backup of a database that was made for a task, also a forgotten one.
+    pub fn made_for(&self, database: &str, task: Option<&str>) -> Option<&Committed> {
+        let mut own = self.commits.values().filter(|c| c.commit.database == database);
+        own.find(|c| task.is_some() && c.commit.task.as_deref() == task)
+    }
+
     /// One backup by id, also a forgotten one.
     pub fn commit(&self, backup: &str) -> Option<&Committed> {
         self.commits.get(backup)
@@ -273,6 +279,7 @@ pub(crate) mod tests {
             manifest_hash: "0".repeat(64),
             packs: "p".to_owned(),
             packs_hash: "0".repeat(64),
+            task: None,
         }
     }
 

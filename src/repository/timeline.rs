@@ -115,17 +115,21 @@ impl Timeline {
         self.coverage.iter().find(|c| c.backups.contains(&backup.commit.backup))
     }
 
-    /// Whether the database was at an instant as a backup had found it: a later backup found it at
-    /// the same position.
-    pub fn stood_still(&self, backup: &Committed, at: DateTime<Utc>) -> bool {
+    /// Until when the database certainly was as a backup had found it: a later backup, or a capture
+    /// that saw nothing new, found it at the same position.
+    pub fn stood_until(&self, backup: &Committed) -> DateTime<Utc> {
         let own = &backup.commit;
-        own.consistent_at.is_some()
-            && own.consistent_time <= at
-            && self.backups.iter().any(|later| {
-                later.seq > backup.seq
-                    && later.commit.consistent_at == own.consistent_at
-                    && at <= later.commit.consistent_time
-            })
+        let Some(position) = &own.consistent_at else { return own.consistent_time };
+        let later = self.backups.iter().filter(|later| later.seq > backup.seq);
+        let later = later.filter(|later| later.commit.consistent_at.as_ref() == Some(position));
+        let beats = self.beat.iter().filter(|beat| beat.position == *position);
+        let seen = later.map(|later| later.commit.consistent_time).chain(beats.map(|beat| beat.at));
+        seen.max().map_or(own.consistent_time, |seen| seen.max(own.consistent_time))
+    }
+
+    /// Whether the database was at an instant as a backup had found it.
+    pub fn stood_still(&self, backup: &Committed, at: DateTime<Utc>) -> bool {
+        backup.commit.consistent_time <= at && at <= self.stood_until(backup)
     }
 
     /// Says which backups' times contradict the order in which they were made, if any do.

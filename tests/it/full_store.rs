@@ -134,6 +134,7 @@ impl Bench {
             new_incarnation: false,
             streams_max: NonZeroUsize::MIN,
             options: WriteOptions::default(),
+            task: None,
         };
         let repository = self.open().await?;
         back_up(&self.world, &repository, job, &Arc::new(Meter::default())).await.map(drop)

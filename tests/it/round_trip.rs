@@ -65,6 +65,7 @@ async fn every_commit_can_be_restored() {
         new_incarnation: false,
         streams_max: NonZeroUsize::MIN,
         options: WriteOptions::default(),
+        task: None,
     };
     let first = back_up(&world, &repository, job(), &meter).await.unwrap();
     assert!(!first.committed.commit.incremental);

@@ -168,6 +168,10 @@ pub mod code {
     pub const AUDIT: Code = Code(611);
     /// No such job.
     pub const NO_SUCH_JOB: Code = Code(612);
+    /// Somebody could not be told.
+    pub const NOTIFY: Code = Code(620);
+    /// An address could not be listened on.
+    pub const LISTEN: Code = Code(621);
 
     /// No such database in the repository.
     pub const NO_SUCH_DATABASE: Code = Code(700);

@@ -24,6 +24,11 @@ const STEP: &str = "read the configuration";
 
 /// Reads the configuration, right or wrong.
 pub(crate) fn read(session: &Session) -> Result<Loaded> {
+    Ok(load(sources(session)?, session.world.clock.now()))
+}
+
+/// The files of the configuration.
+pub(crate) fn sources(session: &Session) -> Result<Vec<Source>> {
     let typed = session.global.config.clone();
     let named = session.environment.get("STILLPOINT_CONFIG").map(PathBuf::from);
     let main = typed.or(named).unwrap_or_else(|| USUAL.into());
@@ -32,7 +37,7 @@ pub(crate) fn read(session: &Session) -> Result<Loaded> {
     for path in more(&main.with_file_name(MORE))? {
         sources.push(source(&path, &mut left)?);
     }
-    Ok(load(sources, session.world.clock.now()))
+    Ok(sources)
 }
 
 /// The configuration, if nothing in it is an error.

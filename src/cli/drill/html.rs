@@ -23,7 +23,7 @@ const BARS_WIDTH: f64 = 640.0;
 const ROW_HEIGHT: f64 = 26.0;
 
 /// The page of a record.
-pub(super) fn page(record: &DrillRecord) -> String {
+pub(crate) fn page(record: &DrillRecord) -> String {
     let mut page = String::new();
     head(&mut page, record);
     figures(&mut page, record);

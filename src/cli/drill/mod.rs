@@ -4,4 +4,5 @@ mod html;
 mod run;
 mod show;
 
-pub(crate) use run::{Command, place, run, sweep};
+pub(crate) use html::page;
+pub(crate) use run::{Command, place, run, started_by, sweep};

@@ -198,7 +198,8 @@ fn expectations(options: &Options) -> Result<Vec<Expectation>> {
     Ok(pairs.map(pair).collect())
 }
 
-fn started_by(environment: &Environment) -> String {
+/// Who started it, and where.
+pub(crate) fn started_by(environment: &Environment) -> String {
     let user = environment.get("USER").or_else(|| environment.get("LOGNAME"));
     let user =
         user.map_or_else(|| format!("user {}", rustix::process::geteuid().as_raw()), str::to_owned);

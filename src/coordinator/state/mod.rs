@@ -6,6 +6,7 @@ mod database;
 mod due;
 mod history;
 mod marks;
+mod members;
 mod model;
 mod queue;
 mod sqlite;

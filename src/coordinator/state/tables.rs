@@ -10,7 +10,7 @@ const VERSION: i64 = 1;
 const META: &str = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BIGINT NOT NULL)";
 
 /// Statements that make version 1.
-const TABLES: [&str; 16] = [
+const TABLES: [&str; 17] = [
     // One attempt at something that was due.
     "CREATE TABLE job (
         id TEXT PRIMARY KEY, name TEXT NOT NULL, kind TEXT NOT NULL, due BIGINT NOT NULL,
@@ -47,6 +47,8 @@ const TABLES: [&str; 16] = [
         name TEXT NOT NULL, since BIGINT NOT NULL, until BIGINT, what TEXT NOT NULL,
         reason TEXT NOT NULL, who TEXT NOT NULL, PRIMARY KEY (name, since)
     )",
+    // Since when somebody looks after a database.
+    "CREATE TABLE member (name TEXT PRIMARY KEY, since BIGINT NOT NULL)",
     // The one configuration that holds.
     "CREATE TABLE applied (
         id BIGINT PRIMARY KEY, digest TEXT NOT NULL, text TEXT NOT NULL, who TEXT NOT NULL,

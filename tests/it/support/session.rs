@@ -72,6 +72,7 @@ pub(crate) fn intent(world: &World, database: &str) -> Intent {
         identity: Identity { id: format!("{database}-1"), location: format!("/data/{database}") },
         settings: BTreeMap::new(),
         started_at: world.clock.now(),
+        task: None,
     }
 }
 

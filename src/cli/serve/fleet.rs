@@ -1,0 +1,174 @@
+//! From a configuration that was applied to everything that it names, opened.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroUsize,
+    sync::Arc,
+};
+
+use chrono::{DateTime, Utc};
+use stillpoint_contract::{Endpoint, Error, ErrorKind, Result, code};
+
+use super::{
+    super::{config::secrets, init, open, session::Session},
+    applied::Held,
+};
+use crate::{
+    config::{Config, Database},
+    coordinator::{
+        Caps, Fleet, Member, Place,
+        state::{Mark, Marked, State as Coordinated},
+    },
+    policy::State,
+    repository::Repository,
+};
+
+/// Connections to a database, and parts copied at once.
+const STREAMS: NonZeroUsize = NonZeroUsize::new(4).expect("four is not zero");
+
+/// Opens everything that is needed. What is open already stays so.
+pub(super) async fn open(
+    session: &Session,
+    state: &Coordinated,
+    held: &Held,
+    since: &BTreeMap<String, DateTime<Utc>>,
+    marks: &[Marked],
+    before: Option<&Fleet>,
+) -> Result<Fleet> {
+    let config = &held.loaded.config;
+    let now = session.world.clock.now();
+    let retired: BTreeSet<&str> = marks
+        .iter()
+        .filter(|marked| marked.mark == Mark::Retired && marked.holds(now))
+        .map(|marked| marked.database.as_str())
+        .collect();
+    let mut members = BTreeMap::new();
+    for database in config.databases.values() {
+        let state = if retired.contains(&*database.name) { State::Retired } else { State::Active };
+        let member = member(session, config, database, state, since).await?;
+        members.insert(database.name.clone(), Arc::new(member));
+    }
+    for (config, name) in &held.former() {
+        let Some(database) = config.databases.get(*name) else { continue };
+        let member = member(session, config, database, State::Retired, since).await?;
+        members.entry(database.name.clone()).or_insert_with(|| Arc::new(member));
+    }
+    let mut repositories: BTreeMap<String, Arc<Repository>> = BTreeMap::new();
+    for name in members.values().map(|member| &member.repository) {
+        if repositories.contains_key(name) {
+            continue;
+        }
+        let known = before.and_then(|fleet| fleet.repositories.get(name));
+        let opened = match known {
+            Some(known) => Arc::clone(known),
+            None => Arc::new(repository(session, state, config, name).await?),
+        };
+        repositories.insert(name.clone(), opened);
+    }
+    Ok(Fleet { members, repositories, caps: caps(config) })
+}
+
+/// Opens a repository, or creates it: once, when nobody has ever seen it. One that was there and is
+/// gone may be a file system that is not mounted.
+async fn repository(
+    session: &Session,
+    state: &Coordinated,
+    config: &Config,
+    name: &str,
+) -> Result<Repository> {
+    let (place, key) = open::named(session, config, name).await?;
+    let seen = format!("repository {name} at {place}");
+    let opened = match open::configured(session, config, name).await {
+        Err(error) if error.code() == code::NO_REPOSITORY && !state.has_seen(&seen).await? => {
+            let (created, _) = init::create(session, &place, key).await?;
+            tracing::info!(event = "repository.created", repository = name, place);
+            created
+        }
+        opened => opened?.into_repository(),
+    };
+    state.look_after([&*seen]).await?;
+    Ok(opened)
+}
+
+fn caps(config: &Config) -> Caps {
+    let of = config.repositories.iter();
+    Caps {
+        all: config.coordinator.running,
+        host: config.coordinator.running_per_host,
+        repositories: of.filter_map(|(name, one)| Some((name.clone(), one.running?))).collect(),
+    }
+}
+
+async fn member(
+    session: &Session,
+    config: &Config,
+    database: &Database,
+    state: State,
+    since: &BTreeMap<String, DateTime<Utc>>,
+) -> Result<Member> {
+    let policy = config.policies.get(&database.policy);
+    let policy = policy.ok_or_else(|| Error::bug("find a policy that was checked"))?;
+    let now = session.world.clock.now();
+    let place = match state {
+        State::Active | State::Retiring => Some(place(session, database).await?),
+        State::Retired => None,
+    };
+    Ok(Member {
+        name: database.name.clone(),
+        state,
+        since: since.get(&database.name).copied().unwrap_or(now),
+        place,
+        policy: Arc::new(policy.clone()),
+        repository: database.repository.clone(),
+        labels: database.labels.clone(),
+    })
+}
+
+async fn place(session: &Session, database: &Database) -> Result<Place> {
+    let (engine, mut endpoint) = session.endpoint(&database.endpoint)?;
+    if let Some(name) = &database.engine
+        && name != engine.name()
+    {
+        return Err(Error::new(ErrorKind::Config, code::CONFIG_VALUE, "choose an engine")
+            .with("database", &database.name)
+            .with("engine", name)
+            .with("endpoint", format!("{}:", endpoint.scheme))
+            .why("the endpoint is of another engine"));
+    }
+    if let Some(password) = &database.password {
+        let password = secrets::reveal(password, &session.world, &session.environment).await?;
+        endpoint.settings.insert("password".to_owned(), password.trim().to_owned());
+    }
+    let host = host(&endpoint);
+    Ok(Place { engine, endpoint, host, streams_max: STREAMS })
+}
+
+/// The machine that an endpoint burdens: that of its URL, or this one.
+fn host(endpoint: &Endpoint) -> String {
+    let authority = endpoint.address.strip_prefix("//").unwrap_or_default();
+    let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let bare = match host.rsplit_once(':') {
+        Some((bare, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => bare,
+        _ => host,
+    };
+    if bare.is_empty() { "localhost".to_owned() } else { bare.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_of_an_endpoint_is_what_jobs_burden() {
+        let of = |address: &str| {
+            let address = address.to_owned();
+            host(&Endpoint { scheme: "x".to_owned(), address, settings: BTreeMap::new() })
+        };
+        assert_eq!(of("//user@db.internal:5432/app?x=y"), "db.internal");
+        assert_eq!(of("//db.internal"), "db.internal");
+        assert_eq!(of("//[::1]:5432/app"), "[::1]");
+        assert_eq!(of("/srv/app.db"), "localhost");
+        assert_eq!(of("///app"), "localhost");
+    }
+}

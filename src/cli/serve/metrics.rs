@@ -1,0 +1,195 @@
+//! What Prometheus is told: one family after the other, and no sample of what is not known.
+
+use std::fmt::Write as _;
+
+use chrono::{DateTime, Utc};
+
+use crate::{
+    coordinator::{
+        Fleet, Member, Standing,
+        state::{Job, Phase},
+    },
+    policy::{Logs, Reach, State},
+};
+
+/// The content type of the text format. Source: Prometheus documentation, "Exposition formats",
+/// version 0.0.4.
+pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// A database, and what is known of it.
+pub(super) struct Measured<'a> {
+    pub member: &'a Member,
+    pub standing: Option<Standing>,
+}
+
+/// Families of metrics, as they are written.
+struct Page(String);
+
+/// The value of a label, and its name.
+type Label<'a> = (&'a str, &'a str);
+
+impl Page {
+    /// A family of gauges: a sample of each value that is known, and nothing if none is.
+    fn gauge<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Vec<Label<'a>>, Option<f64>)>,
+    ) {
+        let known = samples.into_iter().filter_map(|(labels, value)| Some((labels, value?)));
+        let mut known = known.peekable();
+        if known.peek().is_none() {
+            return;
+        }
+        let _ = writeln!(self.0, "# HELP stillpoint_{name} {help}");
+        let _ = writeln!(self.0, "# TYPE stillpoint_{name} gauge");
+        for (labels, value) in known {
+            let labels: Vec<_> = labels
+                .into_iter()
+                .map(|(label, value)| format!("{label}=\"{}\"", escaped(value)))
+                .collect();
+            let labels =
+                if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+            let _ = writeln!(self.0, "stillpoint_{name}{labels} {value}");
+        }
+    }
+}
+
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+fn seconds(at: DateTime<Utc>) -> f64 {
+    at.timestamp_micros() as f64 / 1e6
+}
+
+/// Everything, in the text format.
+pub(super) fn page(
+    fleet: &Fleet,
+    measured: &[Measured<'_>],
+    jobs: &[Job],
+    now: DateTime<Utc>,
+) -> String {
+    let mut page = Page(String::new());
+    let each = |value: &dyn Fn(&Member, &Standing) -> Option<f64>| {
+        let known = |one: &Measured<'_>| value(one.member, one.standing.as_ref()?);
+        let samples = measured.iter();
+        let samples = samples.map(|one| (vec![("database", &*one.member.name)], known(one)));
+        samples.collect::<Vec<_>>()
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    page.gauge(
+        "build_info",
+        "The version of the program.",
+        [(vec![("version", version)], Some(1.0))],
+    );
+    let info = measured.iter().map(|one| {
+        let member = one.member;
+        let engine = member.place.as_ref().map_or("", |place| place.engine.name());
+        let labels = vec![
+            ("database", member.name.as_str()),
+            ("engine", engine),
+            ("policy", member.policy.name.as_str()),
+            ("repository", member.repository.as_str()),
+            ("state", state_name(member.state)),
+        ];
+        (labels, Some(1.0))
+    });
+    page.gauge("database_info", "What is configured for a database.", info);
+    let active = |member: &Member| member.state == State::Active;
+    page.gauge(
+        "database_restore_point_newest_timestamp_seconds",
+        "The newest instant that can be restored.",
+        each(&|_, standing| standing.coverage.iter().map(|i| i.to).max().map(seconds)),
+    );
+    page.gauge(
+        "database_restore_point_oldest_timestamp_seconds",
+        "The oldest instant that can be restored.",
+        each(&|_, standing| standing.coverage.iter().map(|i| i.from).min().map(seconds)),
+    );
+    page.gauge(
+        "database_rpo_target_seconds",
+        "How old the newest restorable point may be.",
+        each(&|member, _| active(member).then(|| member.policy.rpo.as_secs_f64())),
+    );
+    page.gauge(
+        "database_rpo_breached",
+        "Whether the newest restorable point is older than that.",
+        each(&|member, standing| {
+            let reach = reach(member, standing);
+            let fresh = reach.freshness(&member.policy, now)?;
+            Some(f64::from(u8::from(fresh.breached_since.is_some())))
+        }),
+    );
+    page.gauge(
+        "database_coverage_gaps",
+        "Stretches of the window that cannot be restored.",
+        each(&|member, standing| {
+            let has_log = active(member) && member.policy.logs != Logs::Never;
+            has_log.then(|| reach(member, standing).gaps(&member.policy, now).len() as f64)
+        }),
+    );
+    page.gauge(
+        "database_backup_ever_succeeded",
+        "Whether there is any backup.",
+        each(&|_, standing| Some(f64::from(u8::from(standing.backups > 0)))),
+    );
+    page.gauge(
+        "database_backup_last_timestamp_seconds",
+        "The state of the newest backup.",
+        each(&|_, standing| standing.newest_backup.map(seconds)),
+    );
+    page.gauge(
+        "database_drill_last_success_timestamp_seconds",
+        "The end of the last drill that passed.",
+        each(&|_, standing| standing.drill_passed.map(seconds)),
+    );
+    page.gauge(
+        "database_rto_target_seconds",
+        "How long a restore may take.",
+        each(&|member, _| member.policy.rto.map(|rto| rto.as_secs_f64())),
+    );
+    queue(&mut page, jobs);
+    let databases = fleet.members.values();
+    let unknown = measured.iter().filter(|one| one.standing.is_none()).count();
+    page.gauge(
+        "databases",
+        "How many databases are configured.",
+        [(Vec::new(), Some(databases.count() as f64))],
+    );
+    page.gauge(
+        "databases_unknown",
+        "Of how many nothing is known, for lack of an answer.",
+        [(Vec::new(), Some(unknown as f64))],
+    );
+    page.0
+}
+
+fn reach<'a>(member: &Member, standing: &'a Standing) -> Reach<'a> {
+    Reach { state: member.state, since: member.since, coverage: &standing.coverage }
+}
+
+fn queue(page: &mut Page, jobs: &[Job]) {
+    let mut counted: std::collections::BTreeMap<(&str, &str), u32> = Default::default();
+    for job in jobs {
+        let phase = match job.phase {
+            Phase::Waiting => "waiting",
+            Phase::Running { .. } => "running",
+            Phase::Ended { .. } => continue,
+        };
+        *counted.entry((&job.task.kind, phase)).or_default() += 1;
+    }
+    let samples = counted.into_iter().map(|((kind, phase), count)| {
+        (vec![("kind", kind), ("state", phase)], Some(f64::from(count)))
+    });
+    page.gauge("queue_jobs", "Jobs that wait or run.", samples);
+}
+
+/// A state, in a word.
+pub(super) fn state_name(state: State) -> &'static str {
+    match state {
+        State::Active => "active",
+        State::Retiring => "retiring",
+        State::Retired => "retired",
+    }
+}

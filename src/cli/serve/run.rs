@@ -1,0 +1,180 @@
+//! `stillpoint serve`: runs the policies until it is told to end.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use clap::Args;
+use stillpoint_contract::{Error, Result};
+use tokio::sync::watch;
+
+use super::{
+    super::{config::files, drill, process, session::Session},
+    applied::{self, Document, Held},
+    fleet, http,
+    metrics::{self, Measured},
+    notify::Channels,
+    state,
+};
+use crate::coordinator::{
+    Coordinator, Fleet, Rehearsal, Way,
+    state::{Filter, Stage, State},
+};
+
+/// How often it is looked whether something else was applied.
+const RELOAD_PERIOD: Duration = Duration::from_secs(5);
+
+/// Jobs that metrics count.
+const JOBS_MAX: u32 = 100_000;
+
+/// What `serve` is told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Rehearse restores on whole copies, also where backups could be mounted.
+    #[arg(long)]
+    no_mount: bool,
+    /// Where restores are rehearsed [default: TMPDIR, or /var/tmp].
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub(in crate::cli) scratch: Option<PathBuf>,
+}
+
+/// Runs them.
+pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
+    let configured = files::sound(session)?;
+    let state = state::open(session, &configured.config.coordinator).await?;
+    let held = hold(session, &state).await?;
+    let channels = Channels::of(&held.loaded.config, &session.world, &session.environment);
+    let fleet = Arc::new(open(session, &state, &held, None).await?);
+    let listener = match held.loaded.config.coordinator.metrics {
+        Some(address) => Some(http::listen(address).await?),
+        None => None,
+    };
+    let coordinator = Coordinator::new(
+        session.world.clone(),
+        state.clone(),
+        drill::started_by(&session.environment),
+        (process::own(), process::is_gone),
+        Rehearsal {
+            engines: session.engines.clone(),
+            scratch: drill::place(&session.environment, options.scratch.as_deref()),
+            way: if options.no_mount { Way::Restore } else { Way::Mount },
+            page: drill::page,
+        },
+        Arc::new(channels),
+    );
+    tracing::info!(
+        event = "serve.started",
+        worker = coordinator.worker,
+        databases = fleet.members.len(),
+        digest = held.digest
+    );
+    let (send_fleet, fleets) = watch::channel(fleet);
+    let (send_stop, stop) = watch::channel(false);
+    let signalled = async {
+        let mut signals = session.stop.clone();
+        drop(signals.wait_for(Option::is_some).await);
+        tracing::info!(event = "serve.draining");
+        told(sd_notify::NotifyState::Stopping);
+        send_stop.send_replace(true);
+        std::future::pending::<()>().await;
+    };
+    let metrics = async {
+        if let Some(listener) = listener {
+            http::serve(listener, async || page(session, &coordinator, &fleets).await).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    told(sd_notify::NotifyState::Ready);
+    let served = tokio::select! {
+        served = coordinator.serve(fleets.clone(), stop) => served,
+        () = signalled => Ok(()),
+        () = metrics => Ok(()),
+        () = reload(session, &state, held, &send_fleet) => Ok(()),
+    };
+    tracing::info!(event = "serve.ended");
+    served
+}
+
+/// Whoever supervises us is told; nobody has to.
+fn told(what: sd_notify::NotifyState<'_>) {
+    drop(sd_notify::notify(&[what]));
+}
+
+/// What holds. Where nothing was applied yet, what the files say does from now on.
+async fn hold(session: &Session, state: &State) -> Result<Held> {
+    if let Some(held) = applied::held(session, state).await? {
+        return Ok(held);
+    }
+    let document = Document::next(session, &files::sources(session)?, None);
+    let (digest, text) = document.write()?;
+    let who = drill::started_by(&session.environment);
+    state.set_applied(None, &digest, &text, &who).await?;
+    let held = applied::held(session, state).await?;
+    held.ok_or_else(|| Error::bug("read the configuration that was applied"))
+}
+
+async fn open(
+    session: &Session,
+    state: &State,
+    held: &Held,
+    before: Option<&Fleet>,
+) -> Result<Fleet> {
+    let names = held.loaded.config.databases.keys().map(String::as_str);
+    let former = held.former();
+    let all = names.chain(former.iter().map(|(_, name)| *name));
+    let since = state.look_after(all).await?;
+    let marks = state.marks().await?;
+    fleet::open(session, state, held, &since, &marks, before).await
+}
+
+/// Follows what is applied and said meanwhile.
+async fn reload(
+    session: &Session,
+    state: &State,
+    mut held: Held,
+    fleets: &watch::Sender<Arc<Fleet>>,
+) {
+    let mut marks = state.marks().await.unwrap_or_default();
+    loop {
+        session.world.clock.sleep(RELOAD_PERIOD).await;
+        told(sd_notify::NotifyState::Watchdog);
+        let looked = async {
+            let applied = state.applied().await?;
+            let said = state.marks().await?;
+            let is_new = applied.as_ref().is_some_and(|applied| applied.digest != held.digest);
+            if !is_new && said == marks {
+                return Ok(());
+            }
+            if let Some(applied) = applied.filter(|_| is_new) {
+                held = Held::read(session, &applied)?;
+                tracing::info!(event = "config.applied", digest = held.digest);
+            }
+            marks = said;
+            let before = Arc::clone(&fleets.borrow());
+            let fleet = open(session, state, &held, Some(&before)).await?;
+            fleets.send_replace(Arc::new(fleet));
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = looked.await {
+            tracing::error!(event = "config.failed", "{error}");
+        }
+    }
+}
+
+/// What is known now, for whoever asks.
+async fn page(
+    session: &Session,
+    coordinator: &Coordinator,
+    fleets: &watch::Receiver<Arc<Fleet>>,
+) -> String {
+    let fleet = Arc::clone(&fleets.borrow());
+    let measured: Vec<_> = fleet
+        .members
+        .values()
+        .map(|member| Measured { member, standing: coordinator.known(&member.name) })
+        .collect();
+    let mut jobs = Vec::new();
+    for stage in [Stage::Waiting, Stage::Running] {
+        let filter = Filter { stage: Some(stage), most: JOBS_MAX, ..Filter::default() };
+        jobs.extend(coordinator.state.jobs(&filter).await.unwrap_or_default());
+    }
+    metrics::page(&fleet, &measured, &jobs, session.world.clock.now())
+}

@@ -1,0 +1,54 @@
+//! The state database that a configuration names.
+
+use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt as _, path::PathBuf, sync::Arc};
+
+use stillpoint_contract::{Error, ErrorKind, Result, code};
+
+use super::super::session::Session;
+use crate::{
+    config::Coordinator,
+    coordinator::state::{SqliteState, State},
+};
+
+/// The file of a state database, in the directory of the user's or of the service's state.
+const FILE: &str = "state.db";
+
+/// Opens it; it is made where there is none.
+pub(crate) async fn open(session: &Session, coordinator: &Coordinator) -> Result<State> {
+    let url = coordinator.state.as_deref();
+    let path = match url.and_then(|url| url.split_once(':')) {
+        None => usual(session)?,
+        Some(("sqlite", path)) => PathBuf::from(
+            path.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(path),
+        ),
+        Some((scheme, _)) => {
+            return Err(Error::new(ErrorKind::Config, code::STATE, "open the state database")
+                .with("scheme", format!("{scheme}:"))
+                .with("known", "sqlite:"));
+        }
+    };
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        // It holds what was configured, and with it, where secrets are.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(|cause| {
+            Error::new(ErrorKind::Config, code::STATE, "make a directory for the state database")
+                .with("directory", directory.display())
+                .caused_by(cause)
+                .next("[coordinator]\nstate = \"sqlite:///PATH\"")
+        })?;
+    }
+    let database = SqliteState::open(&path, Arc::clone(&session.world.clock))?;
+    State::open(Arc::new(database), Arc::clone(&session.world.entropy)).await
+}
+
+/// Where it is if nobody says so. Source: systemd.exec(5), `StateDirectory=`.
+fn usual(session: &Session) -> Result<PathBuf> {
+    let of_service = session.environment.get("STATE_DIRECTORY");
+    let of_service = of_service.and_then(|paths| paths.split(':').next()).map(PathBuf::from);
+    let directory = of_service.or_else(|| session.environment.state_folder()).ok_or_else(|| {
+        Error::new(ErrorKind::Config, code::STATE, "find a place for the state database")
+            .why("neither HOME nor XDG_STATE_HOME is set, and nothing is configured")
+            .next("[coordinator]\nstate = \"sqlite:///var/lib/stillpoint/state.db\"")
+    })?;
+    Ok(directory.join(FILE))
+}

@@ -1,0 +1,170 @@
+//! What is due is settled: each due time becomes a job in the queue, or is left out for a reason.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use stillpoint_contract::{Error, Result};
+
+use super::{
+    fleet::{Fleet, Member},
+    run::Coordinator,
+    standing::Standing,
+};
+use crate::{
+    coordinator::state::{self, Filter, Job, Mark, Marked, Phase, Settling, Skipped, Task},
+    policy::{
+        Attempt, Decision, Facts, Fate, Kind, Outcome, Pause, Reach, Schedule, Step, Why, rank,
+    },
+};
+
+/// A database is looked at again after so long at the latest: what was done elsewhere is seen then.
+const LOOK_AGAIN: TimeDelta = TimeDelta::minutes(1);
+
+/// The newest jobs of a database that decisions rest on.
+const JOBS_MAX: u32 = 64;
+
+/// Until when every due time of each database and kind is settled, as this coordinator knows.
+pub(super) type Looked = BTreeMap<(String, String), DateTime<Utc>>;
+
+/// What people said of databases.
+pub(super) struct Said(BTreeMap<String, Vec<Pause>>);
+
+impl Said {
+    pub(super) fn new(marks: &[Marked]) -> Self {
+        let mut pauses: BTreeMap<String, Vec<Pause>> = BTreeMap::new();
+        for marked in marks.iter().filter(|marked| matches!(marked.mark, Mark::Paused { .. })) {
+            let pause = Pause { since: marked.since, until: marked.until };
+            pauses.entry(marked.database.clone()).or_default().push(pause);
+        }
+        Self(pauses)
+    }
+
+    pub(super) fn pauses(&self, database: &str) -> &[Pause] {
+        self.0.get(database).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+impl Coordinator {
+    /// Settles what is due for a database. Says when to look again.
+    pub(super) async fn look(
+        &self,
+        fleet: &Fleet,
+        member: &Member,
+        (said, looked): (&Said, &mut Looked),
+    ) -> Result<DateTime<Utc>> {
+        let filter =
+            Filter { database: Some(member.name.clone()), most: JOBS_MAX, ..Filter::default() };
+        let jobs = self.state.jobs(&filter).await?;
+        let repository = fleet.repository(member)?;
+        let standing = self.standing(repository, member).await?;
+        let attempts: Vec<Attempt> = jobs.iter().filter_map(attempt).collect();
+        let own = |kind: Kind| (member.name.clone(), kind.name().to_owned());
+        let settled =
+            Kind::ALL.into_iter().filter_map(|kind| Some((kind, *looked.get(&own(kind))?)));
+        let facts = Facts {
+            database: &member.name,
+            state: member.state,
+            since: member.since,
+            looked: &settled.collect(),
+            pauses: said.pauses(&member.name),
+            attempts: &attempts,
+            need: standing.need,
+        };
+        let schedule = Schedule::new(&member.policy)
+            .map_err(|bad| Error::bug("use a schedule that was checked").caused_by(bad.why))?;
+        let now = self.world.clock.now();
+        let mut again = now + LOOK_AGAIN;
+        let mut all = Vec::new();
+        for (kind, decision) in schedule.decide(&facts, now) {
+            let task = match decision.step {
+                Step::Run { due, why } => Some(task(member, &standing, (kind, due, why), now)),
+                Step::Wait { until, .. } => {
+                    again = again.min(until.unwrap_or(again));
+                    None
+                }
+            };
+            // An instant until which nothing was due need not be written down.
+            if task.is_some() || !decision.settled.is_empty() {
+                let from = looked.get(&own(kind)).copied();
+                all.push(settling(member, kind, (from, &decision), task));
+            }
+        }
+        if !all.is_empty() {
+            let done = self.state.settle(&all, &self.worker).await?;
+            for (one, done) in all.into_iter().zip(done) {
+                if !done {
+                    // Somebody else has gone on: what is known here does not hold any more.
+                    *looked = self.state.all_looked().await?;
+                    return Ok(now);
+                }
+                looked.insert((one.database, one.kind), one.until);
+            }
+        }
+        Ok(again.max(now))
+    }
+}
+
+fn settling(
+    member: &Member,
+    kind: Kind,
+    (from, decision): (Option<DateTime<Utc>>, &Decision),
+    task: Option<Task>,
+) -> Settling {
+    let skipped = decision.settled.iter().filter_map(|settled| match settled.fate {
+        Fate::Skipped(skip) => Some(Skipped {
+            kind: kind.name().to_owned(),
+            due: settled.due,
+            reason: skip.code().to_owned(),
+        }),
+        Fate::Run | Fate::Coalesced(_) => None,
+    });
+    Settling {
+        database: member.name.clone(),
+        kind: kind.name().to_owned(),
+        from,
+        until: decision.looked,
+        skipped: skipped.collect(),
+        tasks: task.into_iter().collect(),
+    }
+}
+
+fn task(
+    member: &Member,
+    standing: &Standing,
+    (kind, due, why): (Kind, DateTime<Utc>, Why),
+    now: DateTime<Utc>,
+) -> Task {
+    let reach = Reach { state: member.state, since: member.since, coverage: &standing.coverage };
+    let age = reach.freshness(&member.policy, now).map_or(TimeDelta::zero(), |fresh| fresh.age);
+    Task {
+        database: member.name.clone(),
+        kind: kind.name().to_owned(),
+        due,
+        why: why.code().to_owned(),
+        repository: member.repository.clone(),
+        host: member.place.as_ref().map(|place| place.host.clone()).unwrap_or_default(),
+        rank: rank(&member.policy, age),
+    }
+}
+
+/// A job, as decisions see it.
+fn attempt(job: &Job) -> Option<Attempt> {
+    let kind = Kind::ALL.into_iter().find(|kind| kind.name() == job.task.kind)?;
+    let (started_at, ended) = match &job.phase {
+        Phase::Waiting => (job.task.due, None),
+        Phase::Running { started, .. } => (*started, None),
+        Phase::Ended { started, at, outcome, .. } => {
+            (started.unwrap_or(*at), Some((*at, outcome_of(*outcome))))
+        }
+    };
+    Some(Attempt { kind, due: job.task.due, started_at, ended })
+}
+
+fn outcome_of(outcome: state::Outcome) -> Outcome {
+    match outcome {
+        state::Outcome::Succeeded => Outcome::Succeeded,
+        state::Outcome::Failed | state::Outcome::Lost => Outcome::Failed,
+        state::Outcome::Superseded => Outcome::Superseded,
+        state::Outcome::Cancelled => Outcome::Cancelled,
+    }
+}

@@ -1,0 +1,86 @@
+//! What one coordinator looks after.
+
+use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc};
+
+use chrono::{DateTime, Utc};
+use stillpoint_contract::{Endpoint, Engine, Error, Result};
+
+use crate::{
+    policy::{Policy, State},
+    repository::Repository,
+};
+
+/// Everything that policies are run for.
+#[derive(Debug, Default)]
+pub struct Fleet {
+    /// What is protected, or was, by name.
+    pub members: BTreeMap<String, Arc<Member>>,
+    /// Where backups are kept, by name.
+    pub repositories: BTreeMap<String, Arc<Repository>>,
+    /// How many jobs may run at once.
+    pub caps: Caps,
+}
+
+/// How many jobs may run at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// Of everything.
+    pub all: u32,
+    /// Of each host.
+    pub host: Option<u32>,
+    /// Of repositories, by name.
+    pub repositories: BTreeMap<String, u32>,
+}
+
+impl Default for Caps {
+    fn default() -> Self {
+        Self { all: 4, host: None, repositories: BTreeMap::new() }
+    }
+}
+
+/// A database and what is promised for it.
+#[derive(Debug)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// Whether it is still protected.
+    pub state: State,
+    /// Since when somebody looks after it.
+    pub since: DateTime<Utc>,
+    /// Where it is. Of one that is retired, nobody has to know.
+    pub place: Option<Place>,
+    /// What is promised for it.
+    pub policy: Arc<Policy>,
+    /// The name of its repository.
+    pub repository: String,
+    /// Words to choose it by.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Where a database is.
+#[derive(Debug)]
+pub struct Place {
+    /// Its engine.
+    pub engine: Arc<dyn Engine>,
+    /// How to reach it.
+    pub endpoint: Endpoint,
+    /// Which machine it burdens.
+    pub host: String,
+    /// Connections, and parts copied at once.
+    pub streams_max: NonZeroUsize,
+}
+
+impl Fleet {
+    /// The repository of a member.
+    pub fn repository(&self, member: &Member) -> Result<&Arc<Repository>> {
+        let found = self.repositories.get(&member.repository);
+        found.ok_or_else(|| Error::bug("find the repository of a database"))
+    }
+}
+
+impl Member {
+    /// Where it is.
+    pub fn place(&self) -> Result<&Place> {
+        self.place.as_ref().ok_or_else(|| Error::bug("back up a database that has no endpoint"))
+    }
+}

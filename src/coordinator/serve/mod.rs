@@ -1,0 +1,17 @@
+//! Policies are run: what is due is put into a queue and done, log is captured, and whoever has to
+//! know of something is told.
+
+mod evaluate;
+mod fleet;
+mod notice;
+mod run;
+mod standing;
+mod streams;
+mod watch;
+mod work;
+
+pub use fleet::{Caps, Fleet, Member, Place};
+pub use notice::{NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind, NoticeUrgency};
+pub use run::{Coordinator, Rehearsal};
+pub use standing::{Standing, standing};
+pub use watch::Notifier;

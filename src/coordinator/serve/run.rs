@@ -1,0 +1,407 @@
+//! The coordinator at work: it looks, settles, claims and captures until it is told to end.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use stillpoint_contract::{Engine, Result};
+use tokio::sync::{Notify, watch};
+
+use super::{
+    evaluate::{Looked, Said},
+    fleet::{Fleet, Member},
+    standing::{Standing, standing},
+    watch::Notifier,
+};
+use crate::{
+    coordinator::{
+        Process, ScratchPlace, Way,
+        state::{LEAD, Scope, State},
+    },
+    repository::{Repository, drill::DrillRecord},
+    world::World,
+};
+
+/// Whoever is not heard of for so long has lost what it works on.
+const LEASE: Duration = Duration::from_secs(30);
+
+/// How often a coordinator says that it lives.
+const RENEW_PERIOD: Duration = Duration::from_secs(8);
+
+/// How often it looks whether something can be begun.
+const TICK: Duration = Duration::from_millis(500);
+
+/// How long what a repository said of a database may be used.
+const STANDING_AGE_MAX: Duration = Duration::from_secs(20);
+
+/// How long after an error a database is looked at again.
+const LOOK_AFTER_ERROR: TimeDelta = TimeDelta::seconds(30);
+
+/// How long running jobs may take to end once the coordinator is told to.
+const DRAIN_MAX: Duration = Duration::from_secs(60);
+
+/// A coordinator.
+pub struct Coordinator {
+    /// Time, randomness, threads.
+    pub world: World,
+    /// The queue, shared with other coordinators.
+    pub state: State,
+    /// A name that it drew when it began.
+    pub worker: String,
+    /// Where it is, for people.
+    pub place: String,
+    /// A name of its process, where it can have one, and whether the process of a name has ended.
+    pub process: (Option<String>, fn(&str) -> bool),
+    /// How restores are rehearsed.
+    pub rehearsal: Rehearsal,
+    /// Who is told of what is the matter.
+    pub notifier: Arc<dyn Notifier>,
+    /// What the rest knows of each other.
+    pub(super) shared: Shared,
+}
+
+/// How restores are rehearsed.
+#[derive(Clone, Debug)]
+pub struct Rehearsal {
+    /// Every engine there is.
+    pub engines: Vec<Arc<dyn Engine>>,
+    /// Where sandboxes are made.
+    pub scratch: ScratchPlace,
+    /// Whether backups may be mounted.
+    pub way: Way,
+    /// How a record is shown to people.
+    pub page: fn(&DrillRecord) -> String,
+}
+
+/// What the loops of a coordinator share.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// What was found out, and when; an old one is better than none.
+    standings: Mutex<HashMap<String, (Option<Duration>, Standing)>>,
+    troubles: Mutex<BTreeMap<String, String>>,
+    to_schedule: Mutex<BTreeSet<String>>,
+    to_watch: Mutex<BTreeSet<String>>,
+    woken: Notify,
+    dropped: watch::Sender<bool>,
+}
+
+impl fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Coordinator").field("worker", &self.worker).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+        of.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a database looked at soon, since something about it has changed.
+    pub(super) fn change(&self, database: &str) {
+        if let Some((at, _)) = Self::lock(&self.standings).get_mut(database) {
+            *at = None;
+        }
+        for changed in [&self.to_schedule, &self.to_watch] {
+            Self::lock(changed).insert(database.to_owned());
+        }
+        self.woken.notify_one();
+    }
+
+    /// What has changed since the schedule asked.
+    fn to_schedule(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *Self::lock(&self.to_schedule))
+    }
+
+    /// What has changed since somebody asked what is the matter.
+    pub(super) fn to_watch(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *Self::lock(&self.to_watch))
+    }
+
+    /// What was last known of a database, and when that was found out if it may still hold.
+    pub(super) fn known(&self, database: &str) -> Option<(Option<Duration>, Standing)> {
+        Self::lock(&self.standings).get(database).cloned()
+    }
+
+    /// Notes what stands in the way of capturing a database's log; nothing, once it works.
+    pub(super) fn trouble(&self, database: &str, what: Option<String>) {
+        let mut troubles = Self::lock(&self.troubles);
+        match what {
+            Some(what) => drop(troubles.insert(database.to_owned(), what)),
+            None => drop(troubles.remove(database)),
+        }
+    }
+
+    /// What stands in the way of capturing a database's log.
+    pub(super) fn trouble_of(&self, database: &str) -> Option<String> {
+        Self::lock(&self.troubles).get(database).cloned()
+    }
+}
+
+impl Coordinator {
+    /// One that begins now, under a name of its own.
+    pub fn new(
+        world: World,
+        state: State,
+        place: String,
+        process: (Option<String>, fn(&str) -> bool),
+        rehearsal: Rehearsal,
+        notifier: Arc<dyn Notifier>,
+    ) -> Self {
+        let mut random = [0; 8];
+        world.entropy.fill(&mut random);
+        let worker = data_encoding::HEXLOWER.encode(&random);
+        let shared = Shared::default();
+        Self { world, state, worker, place, process, rehearsal, notifier, shared }
+    }
+
+    /// A new id, which sorts by the time.
+    pub(super) fn new_id(&self, now: DateTime<Utc>) -> String {
+        let mut random = [0; 16];
+        self.world.entropy.fill(&mut random);
+        let milliseconds = now.timestamp_millis().max(0).cast_unsigned();
+        ulid::Ulid::from_parts(milliseconds, u128::from_le_bytes(random)).to_string()
+    }
+
+    /// How its captures are told from those of ended processes.
+    pub(super) fn process(&self) -> Process<'_> {
+        Process { name: self.process.0.as_deref(), is_gone: &self.process.1 }
+    }
+
+    /// Runs the policies of a fleet until `stop` is true: then nothing is begun any more, captures
+    /// end, and what runs may take a minute to do so.
+    ///
+    /// # Errors
+    ///
+    /// What keeps it from beginning. Later, whatever fails is noted, and tried again.
+    pub async fn serve(
+        &self,
+        fleet: watch::Receiver<Arc<Fleet>>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<()> {
+        self.state.renew(&self.worker, &self.place, LEASE).await?;
+        let first = Arc::clone(&fleet.borrow());
+        self.set_caps(&first).await?;
+        let done = async {
+            tokio::join!(
+                self.schedule(fleet.clone(), stop.clone()),
+                self.labour(fleet.clone(), stop.clone()),
+                self.capture(fleet.clone(), stop.clone()),
+                self.watch(fleet.clone(), stop.clone()),
+            );
+        };
+        tokio::select! {
+            () = done => {}
+            () = self.live() => {}
+        }
+        Ok(())
+    }
+
+    async fn set_caps(&self, fleet: &Fleet) -> Result<()> {
+        let caps = &fleet.caps;
+        let repositories = caps.repositories.iter();
+        let mut of: Vec<(Scope, &str, u32)> =
+            repositories.map(|(name, most)| (Scope::Repository, name.as_str(), *most)).collect();
+        if let Some(most) = caps.host {
+            let places = fleet.members.values().filter_map(|member| member.place.as_ref());
+            let hosts: BTreeSet<&str> = places.map(|place| place.host.as_str()).collect();
+            of.extend(hosts.into_iter().map(|host| (Scope::Host, host, most)));
+        }
+        self.state.set_caps(caps.all, &of).await
+    }
+
+    /// Says that it lives, for as long as it does, and ends what nobody is heard of any more.
+    async fn live(&self) {
+        loop {
+            self.world.clock.sleep(RENEW_PERIOD).await;
+            let renewed = self.state.renew(&self.worker, &self.place, LEASE).await;
+            let reaped = match renewed {
+                Ok(()) => self.state.reap(&self.worker).await.map(drop),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = reaped {
+                tracing::warn!(event = "state.unreachable", "{error}");
+            }
+        }
+    }
+
+    /// Looks at each database when something may be due for it.
+    async fn schedule(
+        &self,
+        mut fleets: watch::Receiver<Arc<Fleet>>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let mut fleet = Arc::clone(&fleets.borrow_and_update());
+        let mut wakes = Wakes::of(&fleet, self.world.clock.now());
+        let mut looked = None;
+        loop {
+            tokio::select! {
+                biased;
+                () = is_true(&mut stop) => return,
+                () = self.world.clock.sleep(TICK) => {}
+                () = self.shared.woken.notified() => {}
+            }
+            if fleets.has_changed().unwrap_or(false) {
+                fleet = Arc::clone(&fleets.borrow_and_update());
+                wakes = Wakes::of(&fleet, self.world.clock.now());
+                if let Err(error) = self.set_caps(&fleet).await {
+                    tracing::warn!(event = "state.unreachable", "{error}");
+                }
+            }
+            for name in self.shared.to_schedule() {
+                wakes.set(name, self.world.clock.now());
+            }
+            let settled = self.settle(&fleet, &mut wakes, &mut looked, &stop).await;
+            if let Err(error) = settled {
+                tracing::warn!(event = "state.unreachable", "{error}");
+                looked = None;
+            }
+        }
+    }
+
+    /// Looks at what may have become due, if this coordinator is the one that decides.
+    async fn settle(
+        &self,
+        fleet: &Fleet,
+        wakes: &mut Wakes,
+        looked: &mut Option<Looked>,
+        stop: &watch::Receiver<bool>,
+    ) -> Result<()> {
+        if !self.state.lead(&self.worker).await? {
+            *looked = None;
+            return Ok(());
+        }
+        let looked = match looked {
+            Some(looked) => looked,
+            None => looked.insert(self.state.all_looked().await?),
+        };
+        let said = Said::new(&self.state.marks().await?);
+        let mut led_at = self.world.clock.elapsed();
+        while let Some(name) = wakes.due(self.world.clock.now()) {
+            let Some(member) = fleet.members.get(&name) else { continue };
+            let again = match self.look(fleet, member, (&said, looked)).await {
+                Ok(again) => again,
+                Err(error) => {
+                    tracing::warn!(event = "schedule.failed", database = name, "{error}");
+                    self.world.clock.now() + LOOK_AFTER_ERROR
+                }
+            };
+            wakes.set(name, again);
+            let is_old = LEAD / 2 < self.world.clock.elapsed().saturating_sub(led_at);
+            if *stop.borrow() || is_old && !self.state.lead(&self.worker).await? {
+                break;
+            }
+            if is_old {
+                led_at = self.world.clock.elapsed();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes jobs that may run, as long as there are any, and does them.
+    async fn labour(&self, fleets: watch::Receiver<Arc<Fleet>>, mut stop: watch::Receiver<bool>) {
+        let mut running = FuturesUnordered::new();
+        loop {
+            let mut is_full = false;
+            while !is_full && !*stop.borrow() {
+                match self.state.claim(&self.worker).await {
+                    Ok(Some(claim)) => {
+                        let fleet = Arc::clone(&fleets.borrow());
+                        running.push(async move {
+                            self.work(&fleet, &claim).await;
+                            self.shared.change(&claim.task.database);
+                        });
+                    }
+                    Ok(None) => is_full = true,
+                    Err(error) => {
+                        tracing::warn!(event = "claim.failed", "{error}");
+                        is_full = true;
+                    }
+                }
+            }
+            tokio::select! {
+                biased;
+                () = is_true(&mut stop) => break,
+                Some(()) = running.next(), if !running.is_empty() => {}
+                () = self.world.clock.sleep(TICK) => {}
+            }
+        }
+        let drained = async { while running.next().await.is_some() {} };
+        tokio::select! {
+            () = drained => return,
+            () = self.world.clock.sleep(DRAIN_MAX) => {}
+        }
+        self.shared.dropped.send_replace(true);
+        while running.next().await.is_some() {}
+    }
+
+    /// Is done once running jobs are to be dropped.
+    pub(super) async fn dropped(&self) {
+        is_true(&mut self.shared.dropped.subscribe()).await;
+    }
+
+    /// What was last found out about a database.
+    pub fn known(&self, database: &str) -> Option<Standing> {
+        self.shared.known(database).map(|(_, standing)| standing)
+    }
+
+    /// What the repository says of a database, or said a moment ago.
+    pub(super) async fn standing(
+        &self,
+        repository: &Repository,
+        member: &Member,
+    ) -> Result<Standing> {
+        let now = self.world.clock.elapsed();
+        if let Some((at, standing)) = self.shared.known(&member.name)
+            && at.is_some_and(|at| now.saturating_sub(at) < STANDING_AGE_MAX)
+        {
+            return Ok(standing);
+        }
+        let standing = standing(repository, &member.name, member.since).await?;
+        let known = (Some(now), standing.clone());
+        Shared::lock(&self.shared.standings).insert(member.name.clone(), known);
+        Ok(standing)
+    }
+}
+
+/// Is done once the value is true, or nobody can make it so any more.
+pub(super) async fn is_true(value: &mut watch::Receiver<bool>) {
+    drop(value.wait_for(|is_so| *is_so).await);
+}
+
+/// When to look at each database.
+#[derive(Debug, Default)]
+pub(super) struct Wakes {
+    order: BTreeSet<(DateTime<Utc>, String)>,
+    of: HashMap<String, DateTime<Utc>>,
+}
+
+impl Wakes {
+    pub(super) fn of(fleet: &Fleet, now: DateTime<Utc>) -> Self {
+        let mut wakes = Self::default();
+        fleet.members.keys().for_each(|name| wakes.set(name.clone(), now));
+        wakes
+    }
+
+    pub(super) fn set(&mut self, name: String, at: DateTime<Utc>) {
+        if let Some(before) = self.of.insert(name.clone(), at) {
+            self.order.remove(&(before, name.clone()));
+        }
+        self.order.insert((at, name));
+    }
+
+    /// A database that is to be looked at now; it is taken out.
+    pub(super) fn due(&mut self, now: DateTime<Utc>) -> Option<String> {
+        let (at, _) = self.order.first()?;
+        if now < *at {
+            return None;
+        }
+        let (_, name) = self.order.pop_first()?;
+        self.of.remove(&name);
+        Some(name)
+    }
+}

@@ -1,0 +1,79 @@
+//! Where a database stands, by its repository: what can be restored, and what is needed at once.
+
+use chrono::{DateTime, Utc};
+use stillpoint_contract::Result;
+
+use crate::{
+    coordinator::reach::windows,
+    policy::{Interval, Need},
+    repository::{Repository, Timeline},
+};
+
+/// What a repository says about one database.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// What can be restored.
+    pub coverage: Vec<Interval>,
+    /// How many backups there are.
+    pub backups: usize,
+    /// The state of the newest backup.
+    pub newest_backup: Option<DateTime<Utc>>,
+    /// The state of the newest one that read everything.
+    pub newest_full: Option<DateTime<Utc>>,
+    /// Why a full backup is needed at once.
+    pub need: Option<Need>,
+    /// The end of the last drill that passed.
+    pub drill_passed: Option<DateTime<Utc>>,
+    /// The end of the last drill that found something.
+    pub drill_failed: Option<DateTime<Utc>>,
+    /// Since when it is known that a backup cannot be restored, if the newest look found that.
+    pub corrupt_since: Option<DateTime<Utc>>,
+    /// When a capture last gave a sign of life.
+    pub captured_at: Option<DateTime<Utc>>,
+}
+
+/// Asks the repository. `since` is when somebody began to look after the database.
+///
+/// # Errors
+///
+/// What keeps the repository from being read.
+pub async fn standing(
+    repository: &Repository,
+    database: &str,
+    since: DateTime<Utc>,
+) -> Result<Standing> {
+    let history = repository.history().await?;
+    let mut standing = Standing::default();
+    for drill in history.drills().filter(|drill| drill.database == database) {
+        let newest =
+            if drill.passed { &mut standing.drill_passed } else { &mut standing.drill_failed };
+        *newest = (*newest).max(Some(drill.finished_at));
+    }
+    if !history.protects(database) {
+        // Backups that were all forgotten make another first one due, later than those were.
+        let own = history.commits().filter(|c| c.commit.database == database);
+        let last = own.map(|c| c.commit.finished_at).max();
+        standing.need = Some(Need::First(last.unwrap_or(since).max(since)));
+        return Ok(standing);
+    }
+    let timeline = repository.timeline(database).await?;
+    standing.read(&timeline);
+    Ok(standing)
+}
+
+impl Standing {
+    fn read(&mut self, timeline: &Timeline) {
+        let coverage = windows(timeline);
+        let interval =
+            |window: &super::super::Window| Interval { from: window.from.at, to: window.to.at };
+        self.coverage = coverage.iter().map(interval).collect();
+        self.backups = timeline.backups.len();
+        let states = timeline.backups.iter().map(|backup| &backup.commit);
+        self.newest_backup = states.clone().map(|commit| commit.consistent_time).max();
+        let fulls = states.filter(|commit| !commit.incremental);
+        self.newest_full = fulls.map(|commit| commit.consistent_time).max();
+        self.captured_at = timeline.beat.as_ref().map(|beat| beat.at);
+        let open = timeline.open_gap().and(timeline.coverage.last());
+        self.need = open.map(|coverage| Need::Gap(coverage.start.at));
+    }
+}

@@ -1,0 +1,178 @@
+//! Log is captured of every database that is to have it, by one coordinator at a time.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use stillpoint_contract::{ErrorKind, Result};
+use tokio::sync::watch;
+
+use super::{
+    fleet::{Fleet, Member},
+    run::{Coordinator, is_true},
+    work::told,
+};
+use crate::{
+    coordinator::{CaptureEvent, CaptureJob, capture},
+    policy::{Logs, State},
+};
+
+/// Who captures has to be heard of so often.
+const LEASE: Duration = Duration::from_secs(30);
+
+/// How often the lease is renewed.
+const RENEW_PERIOD: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether something is to be captured that is not.
+const LOOK_PERIOD: Duration = Duration::from_secs(5);
+
+/// How long a commit waits for company where log is captured all the time.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// How long a capture waits out what may pass by itself. Later it begins anew.
+const RETRY_MAX: Duration = Duration::from_mins(10);
+
+impl Coordinator {
+    /// Captures whatever is to be captured.
+    pub(super) async fn capture(
+        &self,
+        mut fleets: watch::Receiver<Arc<Fleet>>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let mut running = FuturesUnordered::new();
+        let mut names = BTreeSet::new();
+        loop {
+            let fleet = Arc::clone(&fleets.borrow_and_update());
+            for (name, member) in &fleet.members {
+                if is_captured(member) && !names.contains(name) {
+                    names.insert(name.clone());
+                    let (fleet, member) = (Arc::clone(&fleet), Arc::clone(member));
+                    let (mut fleets, mut stop) = (fleets.clone(), stop.clone());
+                    running.push(Box::pin(async move {
+                        let is_over = async {
+                            tokio::select! {
+                                () = is_true(&mut stop) => {}
+                                _ = fleets.changed() => {}
+                            }
+                        };
+                        self.keep_capturing(&fleet, &member, is_over).await;
+                        member.name.clone()
+                    }));
+                }
+            }
+            tokio::select! {
+                biased;
+                () = is_true(&mut stop) => break,
+                Some(name) = running.next(), if !running.is_empty() => drop(names.remove(&name)),
+                () = self.world.clock.sleep(LOOK_PERIOD) => {}
+            }
+        }
+        while running.next().await.is_some() {}
+    }
+
+    /// Captures one database's log, if nobody else does and there is a backup that it can join.
+    async fn keep_capturing(
+        &self,
+        fleet: &Fleet,
+        member: &Member,
+        is_over: impl Future<Output = ()>,
+    ) {
+        let (send, mut receive) = watch::channel(false);
+        let captured = async {
+            let outcome = self.capture_once(fleet, member, &mut receive).await;
+            if let Err(error) = outcome {
+                let what = told(&error);
+                tracing::warn!(event = "capture.failed", database = member.name, what);
+                self.shared.trouble(&member.name, Some(format!("log is not captured: {what}")));
+            }
+            // The next try begins a while later, unless all is over.
+            tokio::select! {
+                () = is_true(&mut receive) => {}
+                () = self.world.clock.sleep(LOOK_PERIOD) => {}
+            }
+        };
+        let mut captured = std::pin::pin!(captured);
+        tokio::select! {
+            () = &mut captured => {}
+            () = is_over => {
+                send.send_replace(true);
+                captured.await;
+            }
+        }
+    }
+
+    async fn capture_once(
+        &self,
+        fleet: &Fleet,
+        member: &Member,
+        is_over: &mut watch::Receiver<bool>,
+    ) -> Result<()> {
+        let repository = fleet.repository(member)?;
+        if !repository.history().await?.protects(&member.name) {
+            return Ok(());
+        }
+        let lease = format!("log of {}", member.name);
+        if self.state.lease(&lease, &self.worker, Some(LEASE)).await?.is_none() {
+            return Ok(());
+        }
+        let place = member.place()?;
+        let job = CaptureJob {
+            engine: &*place.engine,
+            endpoint: &place.endpoint,
+            database: &member.name,
+            flush: match member.policy.logs {
+                Logs::Every(period) => period,
+                Logs::Stream | Logs::Never => FLUSH,
+            },
+            retry_for: RETRY_MAX,
+            take_over: false,
+            process: self.process(),
+        };
+        let ends = async {
+            tokio::select! {
+                () = is_true(is_over) => {}
+                () = self.hold(&lease) => {}
+            }
+        };
+        let tell = |event| match event {
+            CaptureEvent::Started { stream, gap, .. } => {
+                let database = &member.name;
+                tracing::info!(event = "capture.started", database, stream, gap);
+                self.shared.trouble(database, None);
+                self.shared.change(database);
+            }
+            CaptureEvent::Interrupted { reason } => {
+                let what = format!("log is not captured: {reason}");
+                self.shared.trouble(&member.name, Some(what));
+            }
+            CaptureEvent::Stored { .. } => self.shared.trouble(&member.name, None),
+        };
+        let captured = capture(&self.world, repository, job, ends, tell).await;
+        self.state.release(&lease, &self.worker).await?;
+        match captured {
+            // Whoever took over captures now.
+            Err(error) if error.kind() == ErrorKind::Fenced => Ok(()),
+            captured => captured.map(drop),
+        }
+    }
+
+    /// Keeps a lease; is done once it is lost.
+    async fn hold(&self, lease: &str) {
+        let mut held_until = self.world.clock.elapsed() + LEASE;
+        loop {
+            self.world.clock.sleep(RENEW_PERIOD).await;
+            match self.state.lease(lease, &self.worker, Some(LEASE)).await {
+                Ok(Some(_)) => held_until = self.world.clock.elapsed() + LEASE,
+                Ok(None) => return,
+                Err(error) if held_until <= self.world.clock.elapsed() => {
+                    tracing::warn!(event = "lease.lost", lease, "{error}");
+                    return;
+                }
+                Err(error) => tracing::warn!(event = "state.unreachable", "{error}"),
+            }
+        }
+    }
+}
+
+fn is_captured(member: &Member) -> bool {
+    member.state == State::Active && member.policy.logs != Logs::Never && member.place.is_some()
+}
