@@ -12,7 +12,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("policy", &[]),
     ("registry", &[]),
     ("world", &["pipeline"]),
-    ("repository", &["pipeline", "world"]),
+    ("repository", &["policy", "pipeline", "world"]),
     ("archiver", &["repository", "pipeline", "world"]),
     ("coordinator", &["archiver", "repository", "policy", "pipeline", "world"]),
     ("config", &["policy"]),

@@ -9,7 +9,7 @@
 //! nothing new comes, and the last ones of the calendar count, so that what is kept comes to an
 //! end; all but the last.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
@@ -165,11 +165,7 @@ impl<'a> Rules<'a> {
 
     /// What of a stock is kept.
     pub fn retain(&self, stock: &Stock<'_>, now: DateTime<Utc>) -> Retention {
-        let mut backups: Vec<&Backup> = stock.backups.iter().collect();
-        backups.sort_by_key(|backup| (backup.at, backup.seq));
-        let kept = backups.iter().map(|backup| (Vec::new(), Until::Gone(backup.at))).collect();
-        let heirs = heirs(&backups);
-        let mut inventory = Inventory { rules: self, stock, backups, heirs, kept, now };
+        let mut inventory = Inventory::of(self, stock, now);
         inventory.window();
         inventory.last();
         for cycle in Cycle::ALL {
@@ -180,6 +176,23 @@ impl<'a> Rules<'a> {
         inventory.unproven();
         inventory.held();
         inventory.close()
+    }
+}
+
+impl Stock<'_> {
+    /// The backups that are held, whatever else is promised: for each the places of its holds in
+    /// [`holds`](Self::holds).
+    pub fn held(&self) -> BTreeMap<String, Vec<usize>> {
+        let keep = Keep::default();
+        let rules = Rules { zone: Tz::UTC, keep: &keep, window: Duration::ZERO, floor: 1 };
+        let inventory = Inventory::of(&rules, self, DateTime::<Utc>::MIN_UTC);
+        let mut held: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (place, hold) in self.holds.iter().enumerate() {
+            for index in inventory.held_by(&hold.of) {
+                held.entry(inventory.backups[index].id.clone()).or_default().push(place);
+            }
+        }
+        held
     }
 }
 
@@ -230,7 +243,15 @@ struct Inventory<'a> {
     now: DateTime<Utc>,
 }
 
-impl Inventory<'_> {
+impl<'a> Inventory<'a> {
+    fn of(rules: &'a Rules<'a>, stock: &'a Stock<'a>, now: DateTime<Utc>) -> Self {
+        let mut backups: Vec<&Backup> = stock.backups.iter().collect();
+        backups.sort_by_key(|backup| (backup.at, backup.seq));
+        let kept = backups.iter().map(|backup| (Vec::new(), Until::Gone(backup.at))).collect();
+        let heirs = heirs(&backups);
+        Self { rules, stock, backups, heirs, kept, now }
+    }
+
     /// A reason that has ended is none, but it says since when.
     fn keep(&mut self, index: usize, reason: Reason, until: Until) {
         let (reasons, so_far) = &mut self.kept[index];

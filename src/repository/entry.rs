@@ -11,7 +11,11 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Error, ErrorKind, LogPosition, Result, code};
 
-use super::{index_run::RunName, pack::PackName};
+use super::{
+    custody::{Ended, Held, Recorded, Verified},
+    index_run::RunName,
+    pack::PackName,
+};
 
 /// The newest version of entries that this program writes and reads.
 pub const ENTRY_FORMAT: u32 = 1;
@@ -65,6 +69,16 @@ pub enum Action {
     },
     /// A backup was restored for proof, and what came of it is recorded.
     Drill(Box<Drilled>),
+    /// A backup was read back.
+    Verified(Box<Verified>),
+    /// Somebody forbade to remove something.
+    Held(Box<Held>),
+    /// It may be removed again, as far as that hold goes.
+    Released(Box<Ended>),
+    /// Something happened from which retention counts.
+    Event(Box<Recorded>),
+    /// It did not happen, or not on that day.
+    Withdrawn(Box<Ended>),
     /// A key slot was added.
     KeyAdded {
         /// Its id.

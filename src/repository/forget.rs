@@ -1,11 +1,15 @@
 //! Taking backups out of the list. Their bytes go later, by garbage collection.
 
+use std::collections::BTreeSet;
+
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
+    custody::Held,
     entry::Action,
     handle::Repository,
     history::{Committed, History},
+    stock::Holdings,
 };
 
 impl Repository {
@@ -22,19 +26,83 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// [`Missing`](ErrorKind::Missing) when one does not exist; then none is forgotten.
+    /// [`Missing`](ErrorKind::Missing) when one does not exist, [`Refused`](ErrorKind::Refused)
+    /// when one is held; then none is forgotten.
     pub async fn forget(&self, ids: &[String], reason: &str) -> Result<Vec<Committed>> {
         let mut forgotten = Vec::new();
         self.append(async |history| {
             forgotten = ids.iter().map(|id| find(history, id)).collect::<Result<Vec<_>>>()?;
             forgotten.sort_by_key(|committed| committed.seq);
             forgotten.dedup();
-            let backups = forgotten.iter().map(|c| c.commit.backup.clone()).collect();
-            Ok(Some(Action::Forget { backups, reason: reason.to_owned() }))
+            refuse_held(history, &forgotten)?;
+            Ok(Some(forget(&forgotten, reason)))
         })
         .await?;
         Ok(forgotten)
     }
+
+    /// Makes sure that nobody holds any of these backups.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](ErrorKind::Refused) when one is held.
+    pub async fn refuse_held(&self, backups: &[Committed]) -> Result<()> {
+        refuse_held(&self.history().await?, backups)
+    }
+
+    /// Forgets the backups of a database that `choose` names, by id. It is asked again, with what
+    /// is then true, when anything was written in between: what was held, or is the last one that
+    /// was verified by now, is not forgotten because it was not a moment ago.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](ErrorKind::Refused) when it names one that is held; then none is forgotten.
+    pub async fn expire(
+        &self,
+        database: &str,
+        reason: &str,
+        mut choose: impl FnMut(&Holdings) -> Vec<String>,
+    ) -> Result<Vec<Committed>> {
+        let mut forgotten = Vec::new();
+        self.append(async |history| {
+            let chosen = choose(&Holdings::of(history, database));
+            let own =
+                |c: &&Committed| c.commit.database == database && chosen.contains(&c.commit.backup);
+            forgotten = history.live().into_iter().filter(own).cloned().collect();
+            refuse_held(history, &forgotten)?;
+            Ok((!forgotten.is_empty()).then(|| forget(&forgotten, reason)))
+        })
+        .await?;
+        Ok(forgotten)
+    }
+}
+
+fn forget(backups: &[Committed], reason: &str) -> Action {
+    let backups = backups.iter().map(|committed| committed.commit.backup.clone()).collect();
+    Action::Forget { backups, reason: reason.to_owned() }
+}
+
+fn refuse_held(history: &History, backups: &[Committed]) -> Result<()> {
+    let databases: BTreeSet<&str> = backups.iter().map(|c| c.commit.database.as_str()).collect();
+    for database in databases {
+        let holdings = Holdings::of(history, database);
+        for (backup, holds) in holdings.held() {
+            if backups.iter().any(|c| c.commit.backup == backup) {
+                return Err(held(&backup, &holds));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn held(backup: &str, holds: &[&Held]) -> Error {
+    let error = Error::new(ErrorKind::Refused, code::HELD, "forget a backup that is held")
+        .with("backup", backup);
+    let error = holds.iter().fold(error, |error, held| error.with("case", &held.case));
+    let error = error.why("it is kept until every hold on it is released, whoever asks");
+    holds.iter().fold(error, |error, held| {
+        error.next(format!("stillpoint hold release {} --reason TEXT", held.hold))
+    })
 }
 
 fn find(history: &History, id: &str) -> Result<Committed> {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
+    custody::{Custody, Event, Held, HeldPart, Hold, Verified},
     entry::{Action, Commit, Doom, Drilled, Entry},
     index_run::RunName,
     pack::PackName,
@@ -69,6 +70,7 @@ pub struct History {
     drills: BTreeMap<String, Drilled>,
     key_slots: BTreeMap<String, String>,
     removed_slots: HashSet<String>,
+    custody: Custody,
 }
 
 impl History {
@@ -141,6 +143,21 @@ impl History {
         self.drills.values()
     }
 
+    /// What came of reading a backup back the last time, if anybody did.
+    pub fn proof(&self, backup: &str) -> Option<&Verified> {
+        self.custody.proof(backup)
+    }
+
+    /// Every hold, also released ones, in the order of their ids.
+    pub fn holds(&self) -> impl Iterator<Item = &Hold> {
+        self.custody.holds()
+    }
+
+    /// Every event, also withdrawn ones, in the order in which they were recorded.
+    pub fn events(&self) -> &[Event] {
+        self.custody.events()
+    }
+
     /// The key slots that the log knows, with the hash of their bytes.
     pub fn key_slots(&self) -> &BTreeMap<String, String> {
         &self.key_slots
@@ -202,6 +219,29 @@ impl History {
                 known.ok_or_else(|| broken(entry, "it sweeps what was not doomed"))?.swept = true;
             }
             Action::Drill(drill) => self.fold_drill(entry, drill)?,
+            Action::Verified(verified) => {
+                if !self.commits.contains_key(&verified.backup) {
+                    return Err(broken(entry, "it verifies what never was"));
+                }
+                self.custody.verify(verified);
+            }
+            Action::Held(held) => {
+                let is_there = self.can_hold(held);
+                let made = if is_there { self.custody.hold(entry.at, held) } else { Err(NOTHING) };
+                made.map_err(|what| broken(entry, what))?;
+            }
+            Action::Released(ended) => {
+                let released = self.custody.release(entry.at, ended);
+                released.map_err(|what| broken(entry, what))?;
+            }
+            Action::Event(recorded) => {
+                let noted = self.custody.record(entry.at, recorded);
+                noted.map_err(|what| broken(entry, what))?;
+            }
+            Action::Withdrawn(ended) => {
+                let withdrawn = self.custody.withdraw(entry.at, ended);
+                withdrawn.map_err(|what| broken(entry, what))?;
+            }
             Action::KeyAdded { slot, hash } => {
                 self.key_slots.insert(slot.clone(), hash.clone());
                 self.removed_slots.remove(slot);
@@ -220,6 +260,17 @@ impl History {
         match self.commits.insert(commit.backup.clone(), committed) {
             None => Ok(()),
             Some(_) => Err(broken(entry, "a backup is committed once")),
+        }
+    }
+
+    /// Whether what is to be held is there.
+    fn can_hold(&self, held: &Held) -> bool {
+        match &held.of {
+            HeldPart::Backup(backup) => {
+                let held_one = self.commits.get(backup).filter(|known| !known.forgotten);
+                held_one.is_some_and(|known| known.commit.database == held.database)
+            }
+            HeldPart::Range { from, to } => to.is_none_or(|to| *from <= to),
         }
     }
 
@@ -242,6 +293,9 @@ impl History {
     }
 }
 
+/// What is said of a hold on nothing.
+const NOTHING: &str = "it holds what is not there";
+
 fn broken(entry: &Entry, what: &'static str) -> Error {
     Error::new(
         ErrorKind::Corrupt,
@@ -257,6 +311,7 @@ fn broken(entry: &Entry, what: &'static str) -> Error {
 pub(crate) mod tests {
     use super::*;
     use crate::repository::{
+        custody::{Ended, Recorded},
         entry::{ENTRY_FORMAT, hash_of, tests::Unsigned},
         pack::PackKind,
     };
@@ -319,6 +374,34 @@ pub(crate) mod tests {
         }))
     }
 
+    fn verified(id: &str) -> Action {
+        let (backup, at) = (id.to_owned(), DateTime::UNIX_EPOCH);
+        Action::Verified(Verified { backup, at, problem: None }.into())
+    }
+
+    fn hold(id: &str, backup: &str) -> Action {
+        let held = Held {
+            hold: id.to_owned(),
+            database: "db".to_owned(),
+            case: String::new(),
+            of: HeldPart::Backup(backup.to_owned()),
+            by: String::new(),
+        };
+        Action::Held(held.into())
+    }
+
+    fn event(id: &str) -> Action {
+        let recorded = Recorded {
+            event: id.to_owned(),
+            database: None,
+            name: String::new(),
+            subject: String::new(),
+            on: DateTime::UNIX_EPOCH.date_naive(),
+            by: String::new(),
+        };
+        Action::Event(recorded.into())
+    }
+
     fn pack(letter: char) -> PackName {
         PackName { hash: [letter as u8; 32], kind: PackKind::Data }
     }
@@ -346,14 +429,28 @@ pub(crate) mod tests {
 
     #[test]
     fn a_log_that_says_what_cannot_be_is_refused() {
-        let forget = Action::Forget { backups: vec!["x".to_owned()], reason: String::new() };
+        let forget =
+            |id: &str| Action::Forget { backups: vec![id.to_owned()], reason: String::new() };
+        let committed = |id: &str| Action::Commit(commit(id).into());
+        let ended = |id: &str| Box::new(Ended { id: id.to_owned(), ..Ended::default() });
+        let released = |id: &str| Action::Released(ended(id));
+        let withdrawn = |id: &str| Action::Withdrawn(ended(id));
         for actions in [
             vec![Action::Swept { doom: 1 }],
             vec![init(), init()],
-            vec![init(), forget],
+            vec![init(), forget("x")],
             vec![init(), Action::Swept { doom: 7 }],
-            vec![init(), Action::Commit(commit("a").into()), Action::Commit(commit("a").into())],
+            vec![init(), committed("a"), committed("a")],
             vec![init(), drill("a"), drill("a")],
+            vec![init(), verified("x")],
+            vec![init(), hold("h", "x")],
+            vec![init(), committed("x"), forget("x"), hold("h", "x")],
+            vec![init(), committed("x"), hold("h", "x"), hold("h", "x")],
+            vec![init(), released("h")],
+            vec![init(), committed("x"), hold("h", "x"), released("h"), released("h")],
+            vec![init(), event("e"), event("e")],
+            vec![init(), withdrawn("e")],
+            vec![init(), event("e"), withdrawn("e"), withdrawn("e")],
         ] {
             let error = fold(actions).unwrap_err();
             assert_eq!((error.kind(), error.code()), (ErrorKind::Corrupt, code::BROKEN_LOG));

@@ -191,6 +191,12 @@ pub mod code {
     pub const NO_TABLE: Code = Code(707);
     /// The server that lives lacks what the restored table or database needs.
     pub const LACKING_TARGET: Code = Code(708);
+    /// Somebody holds what is to be removed.
+    pub const HELD: Code = Code(709);
+    /// No such hold in the repository, or it is released.
+    pub const NO_SUCH_HOLD: Code = Code(710);
+    /// No such event in the repository, or it does not stand.
+    pub const NO_SUCH_EVENT: Code = Code(711);
 
     /// No such drill in the repository.
     pub const NO_SUCH_DRILL: Code = Code(800);

@@ -1,0 +1,175 @@
+//! What was proven about backups, what is held and what was recorded: as the log says it, folded.
+//!
+//! Retention rests on these facts, so they are where the backups are: whoever loses everything but
+//! the repository loses no hold, no event and no proof.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
+
+/// The longest case, name, subject, reason or problem in an entry, in bytes.
+pub const WORDS_BYTES_MAX: usize = 1_000;
+
+/// The most holds that are open at once.
+pub const HOLDS_MAX: usize = 10_000;
+
+/// The most events that are recorded.
+pub const EVENTS_MAX: usize = 100_000;
+
+/// A backup was read back, every byte of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// The backup's id.
+    pub backup: String,
+    /// When that ended.
+    pub at: DateTime<Utc>,
+    /// What is wrong with it; nothing when it is as it was written.
+    pub problem: Option<String>,
+}
+
+/// Somebody forbade to remove something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The hold's id, a ULID.
+    pub hold: String,
+    /// The database.
+    pub database: String,
+    /// In which case.
+    pub case: String,
+    /// What is held.
+    pub of: HeldPart,
+    /// Who did so, and where.
+    pub by: String,
+}
+
+/// What a hold is on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldPart {
+    /// One backup, by its id.
+    Backup(String),
+    /// Every point of a stretch, and what it takes to reach them.
+    Range {
+        /// The first.
+        from: DateTime<Utc>,
+        /// The last; without one, everything from the first on.
+        to: Option<DateTime<Utc>>,
+    },
+}
+
+/// Something happened from which retention counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// The event's id, a ULID.
+    pub event: String,
+    /// The database that it concerns; every one if there is none.
+    pub database: Option<String>,
+    /// What, such as `relationship_end`.
+    pub name: String,
+    /// To whom it happened.
+    pub subject: String,
+    /// On which day.
+    pub on: NaiveDate,
+    /// Who says so, and where.
+    pub by: String,
+}
+
+/// A hold was released, or an event taken back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// The id of the hold or the event.
+    pub id: String,
+    /// Why.
+    pub reason: String,
+    /// Who did so, and where.
+    pub by: String,
+}
+
+/// A hold, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// When it was made.
+    pub at: DateTime<Utc>,
+    /// What was held.
+    pub held: Held,
+    /// When and how it was released, if it was.
+    pub released: Option<(DateTime<Utc>, Ended)>,
+}
+
+/// An event, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// When it was recorded.
+    pub at: DateTime<Utc>,
+    /// What was recorded.
+    pub recorded: Recorded,
+    /// When and how it was withdrawn, if it was.
+    pub withdrawn: Option<(DateTime<Utc>, Ended)>,
+}
+
+/// All of it, folded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Custody {
+    /// The newest answer about each backup that was read back.
+    proofs: BTreeMap<String, Verified>,
+    holds: BTreeMap<String, Hold>,
+    /// In the order in which they were recorded.
+    events: Vec<Event>,
+    /// Where each is, by its id.
+    places: BTreeMap<String, usize>,
+}
+
+/// What cannot be, in words.
+type Impossible = &'static str;
+
+impl Custody {
+    pub(super) fn proof(&self, backup: &str) -> Option<&Verified> {
+        self.proofs.get(backup)
+    }
+
+    pub(super) fn holds(&self) -> impl Iterator<Item = &Hold> {
+        self.holds.values()
+    }
+
+    pub(super) fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    pub(super) fn verify(&mut self, verified: &Verified) {
+        self.proofs.insert(verified.backup.clone(), verified.clone());
+    }
+
+    pub(super) fn hold(&mut self, at: DateTime<Utc>, held: &Held) -> Result<(), Impossible> {
+        let hold = Hold { at, held: held.clone(), released: None };
+        match self.holds.insert(held.hold.clone(), hold) {
+            None => Ok(()),
+            Some(_) => Err("a hold is made once"),
+        }
+    }
+
+    pub(super) fn release(&mut self, at: DateTime<Utc>, ended: &Ended) -> Result<(), Impossible> {
+        let hold = self.holds.get_mut(&ended.id).filter(|hold| hold.released.is_none());
+        hold.ok_or("it releases what is not held")?.released = Some((at, ended.clone()));
+        Ok(())
+    }
+
+    pub(super) fn record(
+        &mut self,
+        at: DateTime<Utc>,
+        recorded: &Recorded,
+    ) -> Result<(), Impossible> {
+        if self.places.insert(recorded.event.clone(), self.events.len()).is_some() {
+            return Err("an event is recorded once");
+        }
+        self.events.push(Event { at, recorded: recorded.clone(), withdrawn: None });
+        Ok(())
+    }
+
+    pub(super) fn withdraw(&mut self, at: DateTime<Utc>, ended: &Ended) -> Result<(), Impossible> {
+        let event = self.places.get(&ended.id).and_then(|place| self.events.get_mut(*place));
+        let event = event.filter(|event| event.withdrawn.is_none());
+        event.ok_or("it withdraws what does not stand")?.withdrawn = Some((at, ended.clone()));
+        Ok(())
+    }
+}
