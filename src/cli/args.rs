@@ -161,6 +161,23 @@ pub(crate) enum Command {
     /// It runs what was applied; the first time, it applies the configuration itself. SIGTERM
     /// lets running jobs end, for a minute.
     Serve(serve::Options),
+    /// Show whether every promise is kept.
+    Status(serve::StatusOptions),
+    /// Show what the configuration would change, and what follows from it; changes nothing.
+    ///
+    /// Ends with 10 where anything would change.
+    Plan,
+    /// Make the configuration the one that holds.
+    Apply(serve::ApplyOptions),
+    /// Look at what waits, runs and has ended.
+    #[command(subcommand)]
+    Jobs(serve::JobsCommand),
+    /// Pause, resume or retire a database.
+    #[command(subcommand)]
+    Db(serve::DbCommand),
+    /// Look at who did what.
+    #[command(subcommand)]
+    Audit(serve::AuditCommand),
     /// Print the statements that make a role with the least privileges.
     Grants(grants::Options),
     /// Look after the repository itself.
@@ -214,6 +231,12 @@ impl Command {
                 | Self::Completion(_)
                 | Self::Config(_)
                 | Self::Schedule(_)
+                | Self::Status(_)
+                | Self::Plan
+                | Self::Apply(_)
+                | Self::Jobs(_)
+                | Self::Db(_)
+                | Self::Audit(_)
                 | Self::Man(_)
                 | Self::MountGuard(_)
                 | Self::DemoCustomer(_)

@@ -37,6 +37,9 @@ pub(crate) const CHECK_FAILED: u8 = 7;
 /// A drill that did not prove what it should.
 pub(crate) const DRILL_FAILED: u8 = 12;
 
+/// A plan has changes.
+pub(crate) const CHANGES: u8 = 10;
+
 /// The status of a failure.
 pub(crate) const fn status(kind: ErrorKind) -> u8 {
     match kind {

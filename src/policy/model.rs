@@ -172,6 +172,45 @@ pub struct EventRule {
     pub subject: String,
 }
 
+impl Policy {
+    /// Whether whatever another policy keeps is kept as long by this one. Where that cannot be
+    /// told by the words alone, it is not.
+    pub fn keeps_as_much_as(&self, other: &Self) -> bool {
+        other.pitr_window <= self.pitr_window
+            && other.floor.max(1) <= self.floor.max(1)
+            && self.zone == other.zone
+            && self.keep.is_as_much_as(&other.keep)
+    }
+}
+
+impl Keep {
+    fn is_as_much_as(&self, other: &Self) -> bool {
+        let counts = |keep: &Self| {
+            [keep.last, keep.hourly, keep.daily, keep.weekly, keep.monthly, keep.yearly]
+        };
+        let is_longer =
+            |own: Period, other: Period| own.unit == other.unit && other.count <= own.count;
+        let every = match (self.every, other.every) {
+            (_, None) => true,
+            (Some(own), Some(other)) => is_longer(own, other),
+            (None, Some(_)) => false,
+        };
+        let event = match (&self.event, &other.event) {
+            (_, None) => true,
+            (Some(own), Some(other)) => {
+                (&own.event, &own.subject) == (&other.event, &other.subject)
+                    && is_longer(own.after, other.after)
+            }
+            (None, Some(_)) => false,
+        };
+        let acknowledged = self.until_acknowledged || !other.until_acknowledged;
+        counts(other).iter().zip(counts(self)).all(|(other, own)| *other <= own)
+            && every
+            && event
+            && acknowledged
+    }
+}
+
 /// A stretch of the days of a week. One that ends no later than it begins ends on the next day.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {

@@ -168,6 +168,8 @@ pub mod code {
     pub const AUDIT: Code = Code(611);
     /// No such job.
     pub const NO_SUCH_JOB: Code = Code(612);
+    /// What was planned is not what would be done.
+    pub const PLAN: Code = Code(613);
     /// Somebody could not be told.
     pub const NOTIFY: Code = Code(620);
     /// An address could not be listened on.

@@ -26,15 +26,81 @@ use crate::{
 /// Connections to a database, and parts copied at once.
 const STREAMS: NonZeroUsize = NonZeroUsize::new(4).expect("four is not zero");
 
+/// Repositories that could be opened, and why others could not.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub repositories: BTreeMap<String, Arc<Repository>>,
+    pub unopened: BTreeMap<String, Error>,
+}
+
 /// Opens everything that is needed. What is open already stays so.
 pub(super) async fn open(
     session: &Session,
     state: &Coordinated,
     held: &Held,
     since: &BTreeMap<String, DateTime<Utc>>,
-    marks: &[Marked],
     before: Option<&Fleet>,
 ) -> Result<Fleet> {
+    let marks = state.marks().await?;
+    let members = members(session, held, since, &marks).await?;
+    let mut repositories = BTreeMap::new();
+    for (name, config) in used(held) {
+        let opened = match before.and_then(|fleet| fleet.repositories.get(name)) {
+            Some(known) => Arc::clone(known),
+            None => Arc::new(repository(session, state, config, name).await?),
+        };
+        repositories.insert(name.to_owned(), opened);
+    }
+    Ok(Fleet { members, repositories, caps: caps(&held.loaded.config) })
+}
+
+/// Everything that holds, for those who only look: nothing is created, and what cannot be opened
+/// is left out.
+pub(super) async fn look(
+    session: &Session,
+    held: &Held,
+    since: &BTreeMap<String, DateTime<Utc>>,
+    marks: &[Marked],
+) -> Result<(Fleet, Seen)> {
+    let members = members(session, held, since, marks).await?;
+    let seen = seen(session, held).await;
+    let repositories = seen.repositories.clone();
+    Ok((Fleet { members, repositories, caps: caps(&held.loaded.config) }, seen))
+}
+
+/// The repositories that can be opened.
+pub(super) async fn seen(session: &Session, held: &Held) -> Seen {
+    let mut seen = Seen::default();
+    for (name, config) in used(held) {
+        match open::configured(session, config, name).await {
+            Ok(opened) => {
+                seen.repositories.insert(name.to_owned(), Arc::new(opened.into_repository()));
+            }
+            Err(error) => drop(seen.unopened.insert(name.to_owned(), error)),
+        }
+    }
+    seen
+}
+
+/// The repositories in which backups are, and the configuration that says where they are.
+fn used(held: &Held) -> BTreeMap<&str, &Config> {
+    let config = &held.loaded.config;
+    let mut used: BTreeMap<&str, &Config> = BTreeMap::new();
+    for (config, name) in held.former() {
+        if let Some(database) = config.databases.get(name) {
+            used.insert(&database.repository, config);
+        }
+    }
+    used.extend(config.databases.values().map(|one| (one.repository.as_str(), config)));
+    used
+}
+
+async fn members(
+    session: &Session,
+    held: &Held,
+    since: &BTreeMap<String, DateTime<Utc>>,
+    marks: &[Marked],
+) -> Result<BTreeMap<String, Arc<Member>>> {
     let config = &held.loaded.config;
     let now = session.world.clock.now();
     let retired: BTreeSet<&str> = marks
@@ -48,24 +114,12 @@ pub(super) async fn open(
         let member = member(session, config, database, state, since).await?;
         members.insert(database.name.clone(), Arc::new(member));
     }
-    for (config, name) in &held.former() {
-        let Some(database) = config.databases.get(*name) else { continue };
+    for (config, name) in held.former() {
+        let Some(database) = config.databases.get(name) else { continue };
         let member = member(session, config, database, State::Retired, since).await?;
         members.entry(database.name.clone()).or_insert_with(|| Arc::new(member));
     }
-    let mut repositories: BTreeMap<String, Arc<Repository>> = BTreeMap::new();
-    for name in members.values().map(|member| &member.repository) {
-        if repositories.contains_key(name) {
-            continue;
-        }
-        let known = before.and_then(|fleet| fleet.repositories.get(name));
-        let opened = match known {
-            Some(known) => Arc::clone(known),
-            None => Arc::new(repository(session, state, config, name).await?),
-        };
-        repositories.insert(name.clone(), opened);
-    }
-    Ok(Fleet { members, repositories, caps: caps(config) })
+    Ok(members)
 }
 
 /// Opens a repository, or creates it: once, when nobody has ever seen it. One that was there and is

@@ -1,11 +1,22 @@
 //! `stillpoint serve`, and what people tell and ask those that serve.
 
 mod applied;
+mod audit;
+mod db;
+mod desk;
 mod fleet;
 mod http;
+mod jobs;
 mod metrics;
 mod notify;
+mod plan;
 mod run;
 mod state;
+mod status;
 
+pub(crate) use audit::{Command as AuditCommand, run as audit};
+pub(crate) use db::{Command as DbCommand, run as db};
+pub(crate) use jobs::{Command as JobsCommand, run as jobs};
+pub(crate) use plan::{ApplyOptions, apply, plan};
 pub(crate) use run::{Options, run};
+pub(crate) use status::{Options as StatusOptions, run as status};

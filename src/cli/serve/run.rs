@@ -121,8 +121,7 @@ async fn open(
     let former = held.former();
     let all = names.chain(former.iter().map(|(_, name)| *name));
     let since = state.look_after(all).await?;
-    let marks = state.marks().await?;
-    fleet::open(session, state, held, &since, &marks, before).await
+    fleet::open(session, state, held, &since, before).await
 }
 
 /// Follows what is applied and said meanwhile.

@@ -7,6 +7,7 @@ mod notice;
 mod run;
 mod standing;
 mod streams;
+mod upkeep;
 mod watch;
 mod work;
 
@@ -14,4 +15,5 @@ pub use fleet::{Caps, Fleet, Member, Place};
 pub use notice::{NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind, NoticeUrgency};
 pub use run::{Coordinator, Rehearsal};
 pub use standing::{Standing, standing};
+pub use upkeep::expire;
 pub use watch::Notifier;

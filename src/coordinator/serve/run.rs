@@ -279,6 +279,7 @@ impl Coordinator {
             Some(looked) => looked,
             None => looked.insert(self.state.all_looked().await?),
         };
+        self.settle_upkeep(fleet, looked).await?;
         let said = Said::new(&self.state.marks().await?);
         let mut led_at = self.world.clock.elapsed();
         while let Some(name) = wakes.due(self.world.clock.now()) {

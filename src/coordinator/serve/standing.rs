@@ -1,12 +1,14 @@
 //! Where a database stands, by its repository: what can be restored, and what is needed at once.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use stillpoint_contract::Result;
 
 use crate::{
     coordinator::reach::windows,
     policy::{Interval, Need},
-    repository::{Repository, Timeline},
+    repository::{Repository, Timeline, history::History},
 };
 
 /// What a repository says about one database.
@@ -56,12 +58,31 @@ pub async fn standing(
         standing.need = Some(Need::First(last.unwrap_or(since).max(since)));
         return Ok(standing);
     }
-    let timeline = repository.timeline(database).await?;
+    let mut timeline = repository.timeline(database).await?;
+    standing.leave_out_damaged(&history, &mut timeline);
     standing.read(&timeline);
     Ok(standing)
 }
 
 impl Standing {
+    /// A backup of which it is known that it cannot be restored is no point.
+    fn leave_out_damaged(&mut self, history: &History, timeline: &mut Timeline) {
+        let mut damaged = BTreeSet::new();
+        for backup in &timeline.backups {
+            let id = &backup.commit.backup;
+            let proof = history.proof(id).filter(|proof| proof.problem.is_some());
+            if let Some(proof) = proof {
+                damaged.insert(id.clone());
+                let since = self.corrupt_since.map_or(proof.at, |since| since.min(proof.at));
+                self.corrupt_since = Some(since);
+            }
+        }
+        timeline.backups.retain(|backup| !damaged.contains(&backup.commit.backup));
+        for coverage in &mut timeline.coverage {
+            coverage.backups.retain(|id| !damaged.contains(id));
+        }
+    }
+
     fn read(&mut self, timeline: &Timeline) {
         let coverage = windows(timeline);
         let interval =

@@ -8,6 +8,7 @@ use stillpoint_contract::{Error, ErrorKind, Result};
 use super::{
     fleet::{Fleet, Member},
     run::Coordinator,
+    upkeep::UPKEEP,
 };
 use crate::{
     coordinator::{
@@ -122,6 +123,9 @@ impl Coordinator {
 
     async fn perform(&self, fleet: &Fleet, claim: &Claim, meter: &Arc<Meter>) -> Result<Ending> {
         let task = &claim.task;
+        if task.kind == UPKEEP {
+            return Ok(Ending::succeeded(self.upkeep(fleet, &task.database, meter).await?));
+        }
         let Some(member) = fleet.members.get(&task.database) else {
             return Ok(Ending {
                 outcome: Outcome::Cancelled,
@@ -175,7 +179,7 @@ impl Coordinator {
         };
         meter.begin("verify", committed.commit.size_bytes);
         let report = repository.verify_backup(&committed, meter).await?;
-        // PROVE
+        repository.prove(&committed, &report).await?;
         Ok(match report.problems.first() {
             None => Ending::succeeded(told),
             Some(first) => {

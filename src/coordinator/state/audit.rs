@@ -62,6 +62,13 @@ impl State {
         rows.iter().map(line).collect()
     }
 
+    /// Adds a line about something that was done elsewhere.
+    pub async fn note(&self, who: &str, action: &str, subject: &str, detail: &str) -> Result<()> {
+        let mut open = self.database.begin().await?;
+        note(&mut *open, Deed { who, action, subject, detail }).await?;
+        open.commit().await
+    }
+
     /// Proves the whole log. Returns its last line, which somebody else may keep: nobody who can
     /// write the database can make another log with this line in it.
     ///

@@ -18,6 +18,11 @@ impl State {
         Ok(!open.run(select, &[Value::from(name)]).await?.is_empty())
     }
 
+    /// Since when somebody looks after each that somebody does.
+    pub async fn looked_after(&self) -> Result<BTreeMap<String, DateTime<Utc>>> {
+        self.look_after([]).await
+    }
+
     /// Since when each of these databases is looked after: since now, if it was not yet.
     ///
     /// # Errors

@@ -1,0 +1,52 @@
+//! Where people ask those that serve, and tell them: the state database and what holds there.
+
+use stillpoint_contract::Result;
+
+use super::{
+    super::{config::files, drill, session::Session},
+    applied::{self, Document, Held},
+    fleet::{self, Seen},
+    state,
+};
+use crate::{
+    config::Loaded,
+    coordinator::{
+        Fleet,
+        state::{Applied, State},
+    },
+};
+
+/// The state database, and the configuration that is written down now.
+pub(crate) struct Desk {
+    pub(crate) state: State,
+    pub(crate) configured: Loaded,
+}
+
+impl Desk {
+    /// Opens it.
+    pub(crate) async fn open(session: &Session) -> Result<Self> {
+        let configured = files::sound(session)?;
+        let state = state::open(session, &configured.config.coordinator).await?;
+        Ok(Self { state, configured })
+    }
+
+    /// What holds; or what would, where nothing was applied yet.
+    pub(super) async fn held(&self, session: &Session) -> Result<Held> {
+        if let Some(held) = applied::held(session, &self.state).await? {
+            return Ok(held);
+        }
+        let document = Document::next(session, &files::sources(session)?, None);
+        let (digest, text) = document.write()?;
+        let who = drill::started_by(&session.environment);
+        let applied = Applied { digest, text, who, at: session.world.clock.now() };
+        Held::read(session, &applied)
+    }
+
+    /// Everything that holds, opened. Nothing is created.
+    pub(super) async fn fleet(&self, session: &Session) -> Result<(Fleet, Seen)> {
+        let held = self.held(session).await?;
+        let since = self.state.looked_after().await?;
+        let marks = self.state.marks().await?;
+        fleet::look(session, &held, &since, &marks).await
+    }
+}

@@ -1,0 +1,304 @@
+//! `stillpoint plan` and `apply`: what a changed configuration would do, and doing it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::Value;
+use stillpoint_contract::{Error, ErrorKind, Result, code};
+
+use super::{
+    super::{
+        answer::Answer,
+        config::files,
+        drill, exit,
+        page::{Page, Tone, printable},
+        session::Session,
+        units,
+    },
+    applied::{self, Document, Held},
+    desk::Desk,
+    fleet::{self, Seen},
+};
+use crate::{
+    config::Config,
+    policy::{Policy, Rules, State},
+    repository::Repository,
+};
+
+/// What `apply` is told.
+#[derive(Debug, Args)]
+pub(crate) struct ApplyOptions {
+    /// Accept that backups expire sooner than promised until now.
+    #[arg(long)]
+    accept_expire: bool,
+    /// Apply only what this plan showed.
+    #[arg(long, value_name = "PLAN")]
+    plan: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct PlanAnswer {
+    /// What tells the configuration from others; `apply --plan` takes it.
+    plan: String,
+    changes: Vec<Change>,
+    /// Whether backups may go sooner than promised until now.
+    shortens_retention: bool,
+    applied: bool,
+}
+
+/// Something that would be different.
+#[derive(Debug, Serialize)]
+struct Change {
+    /// `added`, `removed`, `changed`, or `warning`.
+    kind: &'static str,
+    what: String,
+    before: Option<String>,
+    after: Option<String>,
+    /// What follows from it.
+    consequences: Vec<String>,
+}
+
+impl Change {
+    fn new(kind: &'static str, what: impl Into<String>) -> Self {
+        let what = what.into();
+        Self { kind, what, before: None, after: None, consequences: Vec::new() }
+    }
+}
+
+impl Answer for PlanAnswer {
+    const SCHEMA: &'static str = "plan/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        for change in &self.changes {
+            let (sign, tone) = match change.kind {
+                "added" => ("+", Tone::Good),
+                "removed" => ("-", Tone::Warning),
+                "changed" => ("~", Tone::Strong),
+                _ => ("!", Tone::Warning),
+            };
+            let mut line = format!("{} {}", page.paint(tone, sign), printable(&change.what));
+            if change.before.is_some() || change.after.is_some() {
+                let said = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+                let pair = format!("   {} -> {}", said(&change.before), said(&change.after));
+                line += &printable(&pair).to_string();
+            }
+            page.line(line);
+            for consequence in &change.consequences {
+                page.line(format!("    {}", printable(consequence)));
+            }
+        }
+        match (self.changes.len(), self.applied) {
+            (_, true) => page.line(format!("Applied {}.", self.plan)),
+            (0, false) => page.line("Nothing would change."),
+            (_, false) => {
+                page.line(format!("Plan {}. Nothing was changed.", self.plan));
+                let more = if self.shortens_retention { " --accept-expire" } else { "" };
+                page.line(format!("next: stillpoint apply --plan {}{more}", self.plan));
+            }
+        }
+    }
+}
+
+/// Shows what would change. Ends with 10 if anything would.
+pub(crate) async fn plan(session: &Session) -> Result<u8> {
+    let desk = Desk::open(session).await?;
+    let (answer, _) = work_out(session, &desk).await?;
+    let status = if answer.changes.is_empty() { exit::OK } else { exit::CHANGES };
+    session.answer(&answer)?;
+    Ok(status)
+}
+
+/// Makes the configuration the one that holds.
+pub(crate) async fn apply(session: &Session, options: ApplyOptions) -> Result<u8> {
+    let desk = Desk::open(session).await?;
+    let (mut answer, before) = work_out(session, &desk).await?;
+    if let Some(plan) = options.plan.filter(|plan| *plan != answer.plan) {
+        return Err(Error::new(ErrorKind::Refused, code::PLAN, "apply what was planned")
+            .with("planned", plan)
+            .with("now", &answer.plan)
+            .why("the configuration, or what held, has changed since")
+            .next("stillpoint plan"));
+    }
+    if answer.shortens_retention && !options.accept_expire {
+        let shown = answer.changes.iter().flat_map(|change| &change.consequences);
+        let error = Error::new(ErrorKind::Refused, code::PLAN, "apply a shorter retention");
+        let error = shown.fold(error, |error, consequence| error.with("then", consequence));
+        return Err(error
+            .why("backups would expire that are promised to be kept until now")
+            .next("stillpoint plan")
+            .next(format!("stillpoint apply --plan {} --accept-expire", answer.plan)));
+    }
+    let document = Document::next(session, &files::sources(session)?, before.as_ref());
+    let (digest, text) = document.write()?;
+    let who = drill::started_by(&session.environment);
+    let held = before.as_ref().map(|held| held.digest.as_str());
+    if !desk.state.set_applied(held, &digest, &text, &who).await? {
+        return Err(Error::new(ErrorKind::Busy, code::PLAN, "apply the configuration")
+            .why("somebody else applied another one meanwhile")
+            .next("stillpoint plan"));
+    }
+    answer.applied = true;
+    session.answer(&answer)?;
+    Ok(exit::OK)
+}
+
+async fn work_out(session: &Session, desk: &Desk) -> Result<(PlanAnswer, Option<Held>)> {
+    let before = applied::held(session, &desk.state).await?;
+    let document = Document::next(session, &files::sources(session)?, before.as_ref());
+    let (plan, _) = document.write()?;
+    let nothing = Value::Object(serde_json::Map::new());
+    let old = before.as_ref().map_or(nothing, |held| held.loaded.effective());
+    let new = desk.configured.effective();
+    let mut changes = differences(&old, &new);
+    let mut shortens_retention = false;
+    if let Some(held) = &before {
+        let seen = fleet::seen(session, held).await;
+        let config = &desk.configured.config;
+        let told = consequences(session, &held.loaded.config, config, &seen).await?;
+        for (what, change) in told {
+            shortens_retention |= change.is_shorter;
+            let place = changes.iter_mut().find(|known| known.what == what);
+            match place {
+                Some(known) => known.consequences.extend(change.told),
+                None => {
+                    let change =
+                        Change { consequences: change.told, ..Change::new("warning", what) };
+                    changes.push(change);
+                }
+            }
+        }
+    }
+    Ok((PlanAnswer { plan, changes, shortens_retention, applied: false }, before))
+}
+
+/// What two configurations say differently: things by their names, and settings of those that stay.
+fn differences(old: &Value, new: &Value) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for section in keys(old, new) {
+        let (old, new) = (old.get(&section), new.get(&section));
+        let is_named = matches!(&*section, "repository" | "policy" | "database");
+        if !is_named {
+            compare(&section, old, new, &mut changes);
+            continue;
+        }
+        let empty = Value::Null;
+        let (old, new) = (old.unwrap_or(&empty), new.unwrap_or(&empty));
+        for name in keys(old, new) {
+            let what = format!("{section} {name}");
+            match (old.get(&name), new.get(&name)) {
+                (None, Some(_)) => changes.push(Change::new("added", what)),
+                (Some(_), None) => changes.push(removed(&section, what)),
+                (Some(old), Some(new)) => {
+                    for key in keys(old, new) {
+                        let path = format!("{what}: {key}");
+                        compare(&path, old.get(&key), new.get(&key), &mut changes);
+                    }
+                }
+                (None, None) => {}
+            }
+        }
+    }
+    changes
+}
+
+fn removed(section: &str, what: String) -> Change {
+    let mut change = Change::new("removed", what);
+    if section == "database" {
+        change.consequences.push(
+            "it is retired: nothing of it is deleted, and what there is is kept as its policy says"
+                .to_owned(),
+        );
+    }
+    change
+}
+
+fn compare(what: &str, old: Option<&Value>, new: Option<&Value>, changes: &mut Vec<Change>) {
+    if old == new {
+        return;
+    }
+    let told = |value: Option<&Value>| value.map(ToString::to_string);
+    let (before, after) = (told(old), told(new));
+    changes.push(Change { before, after, ..Change::new("changed", what) });
+}
+
+fn keys(old: &Value, new: &Value) -> BTreeSet<String> {
+    let of = |value: &Value| value.as_object().cloned().unwrap_or_default().into_iter();
+    of(old).chain(of(new)).map(|(key, _)| key).collect()
+}
+
+/// What follows for one thing.
+#[derive(Default)]
+struct Consequence {
+    told: Vec<String>,
+    is_shorter: bool,
+}
+
+/// What follows for the backups that there are.
+async fn consequences(
+    session: &Session,
+    old: &Config,
+    new: &Config,
+    seen: &Seen,
+) -> Result<BTreeMap<String, Consequence>> {
+    let mut all: BTreeMap<String, Consequence> = BTreeMap::new();
+    for (name, database) in &old.databases {
+        let Some(next) = new.databases.get(name) else { continue };
+        let (Some(before), Some(after)) =
+            (old.policies.get(&database.policy), new.policies.get(&next.policy))
+        else {
+            continue;
+        };
+        let what = format!("database {name}");
+        if database.repository != next.repository {
+            let told = format!(
+                "its backups in {} stay there, and are looked after no more",
+                database.repository
+            );
+            all.entry(what.clone()).or_default().told.push(told);
+        }
+        let is_shorter = !after.keeps_as_much_as(before);
+        if !is_shorter {
+            continue;
+        }
+        let at =
+            if database.policy == next.policy { format!("policy {}", next.policy) } else { what };
+        let place = all.entry(format!("{at}: keeps less")).or_default();
+        place.is_shorter = true;
+        match seen.repositories.get(&database.repository) {
+            Some(repository) => {
+                place.told.push(expiring(session, repository, name, (before, after)).await?);
+            }
+            None => place.told.push(format!(
+                "{name}: what expires is not known, since repository {} cannot be read",
+                database.repository
+            )),
+        }
+    }
+    Ok(all)
+}
+
+/// How many backups of a database go at the next expiry that would have stayed.
+async fn expiring(
+    session: &Session,
+    repository: &Repository,
+    database: &str,
+    (before, after): (&Policy, &Policy),
+) -> Result<String> {
+    let holdings = repository.stock(database).await?;
+    let now = session.world.clock.now();
+    let kept = |policy: &Policy| -> BTreeSet<String> {
+        let retained = Rules::of(policy).retain(&holdings.stock(State::Active), now);
+        let kept = retained.verdicts.into_iter().filter(crate::policy::Verdict::is_kept);
+        kept.map(|verdict| verdict.id).collect()
+    };
+    let (before, after) = (kept(before), kept(after));
+    let gone: Vec<&String> = before.difference(&after).collect();
+    let history = repository.history().await?;
+    let commits = gone.iter().filter_map(|id| history.commit(id));
+    let bytes: u64 = commits.map(|committed| committed.commit.stored_bytes).sum();
+    let count = units::count(gone.len() as u64, "backup", "backups");
+    let held = holdings.held().len();
+    let held = if held > 0 { format!("; {held} are held and stay") } else { String::new() };
+    Ok(format!("{database}: will expire {count}, {}{held}", units::bytes(bytes)))
+}

@@ -1,0 +1,282 @@
+//! `stillpoint status`: whether every promise is kept, on one screen.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chrono::{DateTime, Utc};
+use clap::Args;
+use futures::{StreamExt as _, stream};
+use serde::Serialize;
+use stillpoint_contract::{Error, ErrorKind, Result, code};
+
+use super::{
+    super::{
+        answer::{Answer, Stamp},
+        exit,
+        page::{Page, Table, Tone, printable},
+        session::Session,
+        units,
+    },
+    desk::Desk,
+    fleet::Seen,
+    metrics::state_name,
+};
+use crate::{
+    coordinator::{
+        Fleet, Member, Standing, standing,
+        state::{Mark, Marked},
+    },
+    policy::{Pause, Protection, Reach, State, alerts},
+};
+
+/// Databases that are looked at together.
+const TOGETHER: usize = 8;
+
+/// What `status` is told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Only this database.
+    database: Option<String>,
+    /// Only databases with these labels, such as team=shop.
+    #[arg(short = 'l', long, value_name = "LABELS")]
+    labels: Option<String>,
+    /// End with 7 where a promise is broken.
+    #[arg(long)]
+    fail: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct StatusAnswer {
+    now: Stamp,
+    databases: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    engine: Option<String>,
+    policy: String,
+    repository: String,
+    state: &'static str,
+    restorable_from: Option<Stamp>,
+    restorable_to: Option<Stamp>,
+    rpo_seconds: u64,
+    /// `ok`, `breached`, `unknown`, or nothing where nothing is promised any more.
+    rpo: Option<&'static str>,
+    /// Until when the promise is kept if nothing is stored from now on.
+    deadline: Option<Stamp>,
+    backups: usize,
+    last_backup: Option<Stamp>,
+    last_full: Option<Stamp>,
+    drill_passed: Option<Stamp>,
+    drill_failed: Option<Stamp>,
+    paused: bool,
+    paused_until: Option<Stamp>,
+    alerts: Vec<Matter>,
+    /// Why nothing is known.
+    problem: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Matter {
+    class: &'static str,
+    urgency: &'static str,
+    since: Stamp,
+    what: String,
+}
+
+impl Row {
+    fn is_broken(&self) -> bool {
+        matches!(self.rpo, Some("breached" | "unknown"))
+    }
+
+    fn cells(&self, page: &Page<'_>, now: DateTime<Utc>) -> Vec<String> {
+        let ago = |at: Stamp| {
+            let age = (now - at.0).to_std().unwrap_or(Duration::ZERO);
+            format!("{} ago", units::duration(age))
+        };
+        let time = |at: Option<Stamp>| at.map_or_else(|| "-".to_owned(), |at| page.time(at.0));
+        let promised = units::duration(Duration::from_secs(self.rpo_seconds));
+        let drill = match (self.drill_passed, self.drill_failed) {
+            (passed, Some(failed)) if passed < Some(failed) => format!("FAILED {}", ago(failed)),
+            (Some(passed), _) => format!("ok {}", ago(passed)),
+            _ => "never".to_owned(),
+        };
+        vec![
+            self.name.clone(),
+            self.engine.clone().unwrap_or_else(|| "-".to_owned()),
+            self.policy.clone(),
+            self.restorable_to.map_or_else(
+                || "nothing".to_owned(),
+                |to| format!("{} ({})", page.time(to.0), ago(to)),
+            ),
+            match self.rpo {
+                Some("breached") => format!("BREACH {promised}"),
+                Some(word) => format!("{word} {promised}"),
+                None => self.state.to_owned(),
+            },
+            time(self.last_full),
+            drill,
+        ]
+    }
+}
+
+impl Answer for StatusAnswer {
+    const SCHEMA: &'static str = "status/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        if self.databases.is_empty() {
+            page.line("No database is configured.");
+            return;
+        }
+        let heading =
+            ["DATABASE", "ENGINE", "POLICY", "RESTORABLE TO", "RPO", "LAST FULL", "LAST DRILL"];
+        let mut table = Table::new(&heading);
+        for row in &self.databases {
+            table.row(row.cells(page, self.now.0));
+        }
+        page.table(&table);
+        let of = |word| self.databases.iter().filter(|row| row.rpo == Some(word)).count();
+        let counts = [("breached", of("breached")), ("unknown", of("unknown")), ("ok", of("ok"))];
+        let told = counts.iter().filter(|(_, count)| *count > 0);
+        let told: Vec<_> = told.map(|(word, count)| format!("{count} {word}")).collect();
+        page.blank();
+        page.line(told.join("  "));
+        for row in &self.databases {
+            let name = printable(&row.name);
+            if let Some(problem) = &row.problem {
+                page.line(format!("{name}: {}", page.paint(Tone::Bad, &printable(problem))));
+            }
+            for matter in &row.alerts {
+                let tone = if matter.urgency == "page" { Tone::Bad } else { Tone::Warning };
+                let class = page.paint(tone, matter.class);
+                page.line(format!("{name}: {class}: {}", printable(&matter.what)));
+            }
+            if row.paused {
+                let until = row.paused_until.map(|at| format!(" until {}", page.time(at.0)));
+                page.line(format!("{name}: paused{}", until.unwrap_or_default()));
+            }
+        }
+    }
+}
+
+/// Shows it.
+pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
+    let desk = Desk::open(session).await?;
+    let (fleet, seen) = desk.fleet(session).await?;
+    let members = chosen(&fleet, &options)?;
+    let marks = desk.state.marks().await?;
+    let now = session.world.clock.now();
+    let rows = stream::iter(members).map(|member| row(&fleet, &seen, member, (&marks, now)));
+    let databases: Vec<Row> = rows.buffered(TOGETHER).collect().await;
+    let is_broken = databases.iter().any(Row::is_broken);
+    session.answer(&StatusAnswer { now: Stamp(now), databases })?;
+    Ok(if options.fail && is_broken { exit::CHECK_FAILED } else { exit::OK })
+}
+
+fn chosen<'a>(fleet: &'a Fleet, options: &Options) -> Result<Vec<&'a Member>> {
+    let wanted = options.labels.as_deref().map(labels).transpose()?.unwrap_or_default();
+    let has_labels = |member: &&Member| {
+        wanted
+            .iter()
+            .all(|(label, value)| member.labels.get(*label).is_some_and(|own| own == value))
+    };
+    let all = fleet.members.values().map(|member| &**member);
+    let Some(name) = &options.database else { return Ok(all.filter(has_labels).collect()) };
+    let found = fleet.members.get(name).ok_or_else(|| {
+        Error::new(ErrorKind::Missing, code::CONFIG_NAME, "find the database")
+            .with("given", name)
+            .with("configured", fleet.members.len())
+            .next("stillpoint status")
+    })?;
+    Ok(vec![found])
+}
+
+/// Reads labels such as `team=shop,env=prod`.
+fn labels(text: &str) -> Result<BTreeMap<&str, &str>> {
+    let pair =
+        |pair: &'_ str| pair.split_once('=').map(|(label, value)| (label.len(), value.len()));
+    let mut labels = BTreeMap::new();
+    for part in text.split(',') {
+        if pair(part).is_none() {
+            return Err(Error::new(ErrorKind::Invalid, code::USAGE, "understand the labels")
+                .with("given", text)
+                .with("form", "label=value,label=value"));
+        }
+        labels.extend(part.split_once('='));
+    }
+    Ok(labels)
+}
+
+async fn row(
+    fleet: &Fleet,
+    seen: &Seen,
+    member: &Member,
+    (marks, now): (&[Marked], DateTime<Utc>),
+) -> Row {
+    let asked = match fleet.repository(member) {
+        Ok(repository) => standing(repository, &member.name, member.since).await,
+        Err(error) => Err(error),
+    };
+    let (known, problem) = match asked {
+        Ok(standing) => (Some(standing), None),
+        Err(error) => {
+            let error = seen.unopened.get(&member.repository).unwrap_or(&error);
+            (None, Some(format!("{}: could not {error}", error.code())))
+        }
+    };
+    let Standing { coverage, .. } = known.clone().unwrap_or_default();
+    let reach = Reach { state: member.state, since: member.since, coverage: &coverage };
+    let paused = marks.iter().find(|marked| {
+        marked.database == member.name
+            && matches!(marked.mark, Mark::Paused { .. })
+            && marked.holds(now)
+    });
+    let fresh = reach.freshness(&member.policy, now);
+    let is_active = member.state == State::Active;
+    let rpo = match (&known, &fresh) {
+        (None, _) if is_active => Some("unknown"),
+        (Some(_), Some(fresh)) if fresh.breached_since.is_some() => Some("breached"),
+        (Some(_), Some(_)) => Some("ok"),
+        _ => None,
+    };
+    let protection = Protection {
+        database: &member.name,
+        reach,
+        pause: paused.map(|marked| Pause { since: marked.since, until: marked.until }),
+        drill_passed: known.as_ref().and_then(|known| known.drill_passed),
+        drill_failed: known.as_ref().and_then(|known| known.drill_failed),
+        copies: &[],
+        corrupt_since: known.as_ref().and_then(|known| known.corrupt_since),
+        cause: None,
+    };
+    let alerts = known.as_ref().map(|_| alerts(&protection, Some(&member.policy), now));
+    let alerts = alerts.unwrap_or_default().into_iter().map(|alert| Matter {
+        class: alert.class.name(),
+        urgency: alert.urgency.name(),
+        since: Stamp(alert.since),
+        what: alert.what,
+    });
+    let known = known.unwrap_or_default();
+    let ends = |pick: fn(&crate::policy::Interval) -> DateTime<Utc>| coverage.iter().map(pick);
+    Row {
+        name: member.name.clone(),
+        engine: member.place.as_ref().map(|place| place.engine.name().to_owned()),
+        policy: member.policy.name.clone(),
+        repository: member.repository.clone(),
+        state: state_name(member.state),
+        restorable_from: ends(|interval| interval.from).min().map(Stamp),
+        restorable_to: ends(|interval| interval.to).max().map(Stamp),
+        rpo_seconds: member.policy.rpo.as_secs(),
+        rpo,
+        deadline: fresh.filter(|_| rpo != Some("unknown")).map(|fresh| Stamp(fresh.deadline)),
+        backups: known.backups,
+        last_backup: known.newest_backup.map(Stamp),
+        last_full: known.newest_full.map(Stamp),
+        drill_passed: known.drill_passed.map(Stamp),
+        drill_failed: known.drill_failed.map(Stamp),
+        paused: paused.is_some(),
+        paused_until: paused.and_then(|marked| marked.until).map(Stamp),
+        alerts: alerts.collect(),
+        problem,
+    }
+}
