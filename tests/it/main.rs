@@ -21,5 +21,6 @@ mod pg_refusals;
 mod postgres;
 mod round_trip;
 mod site;
+mod state;
 mod stores;
 mod support;
