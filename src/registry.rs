@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+#[cfg(feature = "postgres")]
+use futures::{FutureExt as _, future::BoxFuture};
 use stillpoint_contract::{Clock, Endpoint, Engine, Error, ErrorKind, Result, code};
 
 /// Every engine compiled into this program.
@@ -26,6 +28,19 @@ pub fn settings(
             BTreeMap::new()
         }
     }
+}
+
+/// How sessions are opened in a PostgreSQL database, in which coordinators share their state.
+#[cfg(feature = "postgres")]
+pub fn sessions(
+    endpoint: &Endpoint,
+    clock: &Arc<dyn Clock>,
+) -> Result<impl Fn() -> BoxFuture<'static, Result<tokio_postgres::Client>> + Send + Sync + use<>> {
+    let sessions = stillpoint_postgres::Sessions::new(endpoint, Arc::clone(clock))?;
+    Ok(move || {
+        let sessions = sessions.clone();
+        async move { sessions.open().await }.boxed()
+    })
 }
 
 /// Reads the URL of a database: a scheme, a colon, and what its engine makes of the rest.

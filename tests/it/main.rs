@@ -21,6 +21,8 @@ mod pg_refusals;
 mod postgres;
 mod retention;
 mod round_trip;
+mod serving;
 mod site;
+mod state;
 mod stores;
 mod support;

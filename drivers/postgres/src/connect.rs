@@ -231,7 +231,7 @@ impl Cluster {
             // The error also reaches whoever waits for an answer.
             let _ = connection.await;
         });
-        Ok(Sql { client, _task: Ending(task), host: host.clone() })
+        Ok(Sql { client, task: Ending(Some(task)), host: host.clone() })
     }
 
     async fn check_target(&self, sql: &Sql) -> Result<()> {
@@ -287,7 +287,7 @@ pub(crate) struct Sql {
     pub(crate) client: tokio_postgres::Client,
     /// Where it is connected to.
     pub(crate) host: Host,
-    _task: Ending,
+    task: Ending,
 }
 
 impl fmt::Debug for Sql {
@@ -296,12 +296,22 @@ impl fmt::Debug for Sql {
     }
 }
 
+impl Sql {
+    /// The session without its task, which ends by itself when the client is gone.
+    pub(crate) fn into_client(mut self) -> tokio_postgres::Client {
+        self.task.0 = None;
+        self.client
+    }
+}
+
 /// Ends a task when it is dropped: the socket closes, whatever the server is doing.
-struct Ending(JoinHandle<()>);
+struct Ending(Option<JoinHandle<()>>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.0.abort();
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
     }
 }
 

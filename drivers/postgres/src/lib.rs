@@ -23,6 +23,7 @@ mod position;
 mod recover;
 mod restore;
 mod sandbox;
+mod sessions;
 mod share;
 mod snapshot;
 mod spaces;
@@ -35,3 +36,4 @@ mod wire;
 
 pub use config::settings_from;
 pub use driver::PostgresEngine;
+pub use sessions::Sessions;

@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
 
+use super::matters::{matters, reach};
 use crate::{
     coordinator::{
         Fleet, Member, Standing,
         state::{Job, Phase},
     },
-    policy::{Logs, Reach, State},
+    policy::{Logs, Pause, State},
 };
 
 /// The content type of the text format. Source: Prometheus documentation, "Exposition formats",
@@ -20,6 +21,8 @@ pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 pub(super) struct Measured<'a> {
     pub member: &'a Member,
     pub standing: Option<Standing>,
+    /// The pause that it is in.
+    pub pause: Option<Pause>,
 }
 
 /// Families of metrics, as they are written.
@@ -149,6 +152,19 @@ pub(super) fn page(
         "How long a restore may take.",
         each(&|member, _| member.policy.rto.map(|rto| rto.as_secs_f64())),
     );
+    let open = measured.iter().flat_map(|one| {
+        let known = one.standing.as_ref().map(|known| matters(one.member, known, one.pause, now));
+        let known = known.unwrap_or_default().into_iter();
+        known.map(|alert| {
+            let labels = vec![
+                ("database", one.member.name.as_str()),
+                ("class", alert.class.name()),
+                ("urgency", alert.urgency.name()),
+            ];
+            (labels, Some(1.0))
+        })
+    });
+    page.gauge("database_alert", "What is the matter with a database.", open);
     queue(&mut page, jobs);
     let databases = fleet.members.values();
     let unknown = measured.iter().filter(|one| one.standing.is_none()).count();
@@ -163,10 +179,6 @@ pub(super) fn page(
         [(Vec::new(), Some(unknown as f64))],
     );
     page.0
-}
-
-fn reach<'a>(member: &Member, standing: &'a Standing) -> Reach<'a> {
-    Reach { state: member.state, since: member.since, coverage: &standing.coverage }
 }
 
 fn queue(page: &mut Page, jobs: &[Job]) {

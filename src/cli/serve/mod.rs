@@ -7,6 +7,7 @@ mod desk;
 mod fleet;
 mod http;
 mod jobs;
+mod matters;
 mod metrics;
 mod notify;
 mod plan;

@@ -10,6 +10,7 @@ use super::{
     super::{config::files, drill, process, session::Session},
     applied::{self, Document, Held},
     fleet, http,
+    matters::pause,
     metrics::{self, Measured},
     notify::Channels,
     state,
@@ -165,15 +166,18 @@ async fn page(
     fleets: &watch::Receiver<Arc<Fleet>>,
 ) -> String {
     let fleet = Arc::clone(&fleets.borrow());
-    let measured: Vec<_> = fleet
-        .members
-        .values()
-        .map(|member| Measured { member, standing: coordinator.known(&member.name) })
-        .collect();
+    let now = session.world.clock.now();
+    let marks = coordinator.state.marks().await.unwrap_or_default();
+    let measured = fleet.members.values().map(|member| Measured {
+        member,
+        standing: coordinator.known(&member.name),
+        pause: pause(&marks, &member.name, now),
+    });
+    let measured: Vec<_> = measured.collect();
     let mut jobs = Vec::new();
     for stage in [Stage::Waiting, Stage::Running] {
         let filter = Filter { stage: Some(stage), most: JOBS_MAX, ..Filter::default() };
         jobs.extend(coordinator.state.jobs(&filter).await.unwrap_or_default());
     }
-    metrics::page(&fleet, &measured, &jobs, session.world.clock.now())
+    metrics::page(&fleet, &measured, &jobs, now)
 }

@@ -9,6 +9,8 @@ use crate::{
     config::Coordinator,
     coordinator::state::{SqliteState, State},
 };
+#[cfg(feature = "postgres")]
+use crate::{coordinator::state::PostgresState, registry};
 
 /// The file of a state database, in the directory of the user's or of the service's state.
 const FILE: &str = "state.db";
@@ -21,10 +23,14 @@ pub(crate) async fn open(session: &Session, coordinator: &Coordinator) -> Result
         Some(("sqlite", path)) => PathBuf::from(
             path.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(path),
         ),
+        #[cfg(feature = "postgres")]
+        Some(("postgres" | "postgresql", _)) => {
+            return shared(session, url.unwrap_or_default()).await;
+        }
         Some((scheme, _)) => {
             return Err(Error::new(ErrorKind::Config, code::STATE, "open the state database")
                 .with("scheme", format!("{scheme}:"))
-                .with("known", "sqlite:"));
+                .with("known", "sqlite:, postgres:"));
         }
     };
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
@@ -38,6 +44,16 @@ pub(crate) async fn open(session: &Session, coordinator: &Coordinator) -> Result
         })?;
     }
     let database = SqliteState::open(&path, Arc::clone(&session.world.clock))?;
+    State::open(Arc::new(database), Arc::clone(&session.world.entropy)).await
+}
+
+/// One that several coordinators share. Its password comes from where PostgreSQL's own programs
+/// take it: a file, or the environment.
+#[cfg(feature = "postgres")]
+async fn shared(session: &Session, url: &str) -> Result<State> {
+    let (_, endpoint) = session.endpoint(url)?;
+    let sessions = registry::sessions(&endpoint, &session.world.clock)?;
+    let database = PostgresState::new(Box::new(sessions));
     State::open(Arc::new(database), Arc::clone(&session.world.entropy)).await
 }
 

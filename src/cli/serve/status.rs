@@ -18,14 +18,12 @@ use super::{
     },
     desk::Desk,
     fleet::Seen,
+    matters::{matters, pause, reach},
     metrics::state_name,
 };
 use crate::{
-    coordinator::{
-        Fleet, Member, Standing, standing,
-        state::{Mark, Marked},
-    },
-    policy::{Pause, Protection, Reach, State, alerts},
+    coordinator::{Fleet, Member, standing, state::Marked},
+    policy::{Interval, State},
 };
 
 /// Databases that are looked at together.
@@ -224,32 +222,16 @@ async fn row(
             (None, Some(format!("{}: could not {error}", error.code())))
         }
     };
-    let Standing { coverage, .. } = known.clone().unwrap_or_default();
-    let reach = Reach { state: member.state, since: member.since, coverage: &coverage };
-    let paused = marks.iter().find(|marked| {
-        marked.database == member.name
-            && matches!(marked.mark, Mark::Paused { .. })
-            && marked.holds(now)
-    });
-    let fresh = reach.freshness(&member.policy, now);
-    let is_active = member.state == State::Active;
+    let paused = pause(marks, &member.name, now);
+    let fresh =
+        known.as_ref().and_then(|known| reach(member, known).freshness(&member.policy, now));
     let rpo = match (&known, &fresh) {
-        (None, _) if is_active => Some("unknown"),
-        (Some(_), Some(fresh)) if fresh.breached_since.is_some() => Some("breached"),
-        (Some(_), Some(_)) => Some("ok"),
+        (None, _) if member.state == State::Active => Some("unknown"),
+        (_, Some(fresh)) if fresh.breached_since.is_some() => Some("breached"),
+        (_, Some(_)) => Some("ok"),
         _ => None,
     };
-    let protection = Protection {
-        database: &member.name,
-        reach,
-        pause: paused.map(|marked| Pause { since: marked.since, until: marked.until }),
-        drill_passed: known.as_ref().and_then(|known| known.drill_passed),
-        drill_failed: known.as_ref().and_then(|known| known.drill_failed),
-        copies: &[],
-        corrupt_since: known.as_ref().and_then(|known| known.corrupt_since),
-        cause: None,
-    };
-    let alerts = known.as_ref().map(|_| alerts(&protection, Some(&member.policy), now));
+    let alerts = known.as_ref().map(|known| matters(member, known, paused, now));
     let alerts = alerts.unwrap_or_default().into_iter().map(|alert| Matter {
         class: alert.class.name(),
         urgency: alert.urgency.name(),
@@ -257,7 +239,7 @@ async fn row(
         what: alert.what,
     });
     let known = known.unwrap_or_default();
-    let ends = |pick: fn(&crate::policy::Interval) -> DateTime<Utc>| coverage.iter().map(pick);
+    let ends = |pick: fn(&Interval) -> DateTime<Utc>| known.coverage.iter().map(pick);
     Row {
         name: member.name.clone(),
         engine: member.place.as_ref().map(|place| place.engine.name().to_owned()),
@@ -268,14 +250,14 @@ async fn row(
         restorable_to: ends(|interval| interval.to).max().map(Stamp),
         rpo_seconds: member.policy.rpo.as_secs(),
         rpo,
-        deadline: fresh.filter(|_| rpo != Some("unknown")).map(|fresh| Stamp(fresh.deadline)),
+        deadline: fresh.map(|fresh| Stamp(fresh.deadline)),
         backups: known.backups,
         last_backup: known.newest_backup.map(Stamp),
         last_full: known.newest_full.map(Stamp),
         drill_passed: known.drill_passed.map(Stamp),
         drill_failed: known.drill_failed.map(Stamp),
         paused: paused.is_some(),
-        paused_until: paused.and_then(|marked| marked.until).map(Stamp),
+        paused_until: paused.and_then(|pause| pause.until).map(Stamp),
         alerts: alerts.collect(),
         problem,
     }

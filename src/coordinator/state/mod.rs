@@ -8,12 +8,12 @@ mod history;
 mod marks;
 mod members;
 mod model;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod queue;
 mod sqlite;
 mod store;
 mod tables;
-#[cfg(test)]
-mod tests;
 mod workers;
 
 pub use audit::{Line, verify};
@@ -22,6 +22,8 @@ pub use database::{Database, Row, Transaction, Value};
 pub use due::{SKIPPED_MAX, Settling, Skipped};
 pub use marks::{Applied, MARKS_MAX, Mark, Marked};
 pub use model::{Claim, Filter, Job, Outcome, Phase, Scope, Stage, Task};
+#[cfg(feature = "postgres")]
+pub use postgres::{Connect, PostgresState};
 pub use sqlite::SqliteState;
 pub use store::State;
 pub use workers::{AWAY, LEAD};

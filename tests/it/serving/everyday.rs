@@ -1,0 +1,178 @@
+//! What is due is done; whoever is killed, at whatever moment.
+
+use std::{fs, thread::sleep, time::Duration};
+
+use super::ward::{HEAD, Ward, rows};
+
+/// Row 74: six lines are enough. Row 15: nobody is listened to.
+#[test]
+fn row_74_the_shortest_configuration_makes_a_scheduled_backup() {
+    let ward = Ward::new("");
+    ward.ok(&["config", "init", "--out", "six.toml"]);
+    let six = fs::read_to_string(ward.path("six.toml")).unwrap();
+    assert_eq!(six.lines().count(), 6);
+    // The very lines, with other places.
+    let here = ward.path("").display().to_string();
+    let six = six.replace("/srv/stillpoint", &format!("{here}repo"));
+    ward.configure(&six.replace("/var/lib/shop/", &here));
+    let application = ward.create("orders.db");
+    let serving = ward.serve();
+    ward.wait_for_backups("shop/orders", 1);
+    assert_eq!(listening(serving.pid()), 0, "nobody asked for a port");
+    // Log is captured from then on: what is committed now can be restored.
+    ward.wait_until("a capture", || ward.said().contains("capture.started"));
+    application.execute("INSERT INTO t DEFAULT VALUES", []).unwrap();
+    let committed = rows(&application);
+    sleep(Duration::from_secs(3));
+    assert_eq!(ward.restored_rows("shop/orders"), committed);
+    let status = ward.status("shop/orders");
+    assert_eq!((&status["rpo"], &status["state"]), (&"ok".into(), &"active".into()));
+    let jobs = ward.jobs("shop/orders");
+    assert_eq!((&jobs[0]["kind"], &jobs[0]["why"]), (&"full".into(), &"first".into()));
+    assert_eq!(jobs[0]["outcome"], "succeeded");
+    assert_eq!(serving.stop(), 143);
+    ward.ok(&["audit", "verify"]);
+    ward.ok(&["verify", "--repo", "repo"]);
+}
+
+/// Sockets of a process that listen on a port.
+fn listening(process: u32) -> usize {
+    let socket = |entry: std::io::Result<fs::DirEntry>| {
+        let link = fs::read_link(entry.ok()?.path()).ok()?;
+        let link = link.to_str()?;
+        Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
+    };
+    let own: Vec<String> =
+        fs::read_dir(format!("/proc/{process}/fd")).unwrap().filter_map(socket).collect();
+    let all = ["tcp", "tcp6"].map(|name| fs::read_to_string(format!("/proc/net/{name}")));
+    // Source: proc_net(5): field 4 is the state, in which 0A is LISTEN, and field 10 the inode.
+    let lines = all.iter().flatten().flat_map(|text| text.lines());
+    let fields = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let listens = fields.filter(|fields| fields.get(3) == Some(&"0A"));
+    listens.filter(|fields| own.iter().any(|own| fields.get(9) == Some(&own.as_str()))).count()
+}
+
+#[test]
+fn a_coordinator_that_is_killed_amid_a_backup_is_followed_by_one_that_makes_it() {
+    let policy = "[policy.default]\nlogs = \"never\"\nrpo = \"2d\"\n";
+    let database = "[database.app]\nendpoint = \"sqlite:app.db\"\n";
+    let ward = Ward::new(&format!("{HEAD}{policy}{database}"));
+    let application = ward.create("app.db");
+    let fill = "CREATE TABLE big AS WITH RECURSIVE n(i) AS
+        (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) SELECT i, randomblob(1000) FROM n";
+    application.execute_batch(fill).unwrap();
+    let mut killed = 0;
+    for pause in [40, 80, 160, 320] {
+        let serving = ward.serve();
+        ward.wait_until("a claim", || ward.jobs("app").first().is_some_and(is_running));
+        sleep(Duration::from_millis(pause));
+        serving.kill();
+        if ward.jobs("app").first().is_some_and(is_running) {
+            killed += 1;
+        } else {
+            break;
+        }
+        // Nobody can know yet that it is dead: its lease has to end.
+        let listed = ward.run(&["list", "app", "--repo", "repo"]).1;
+        assert!(!listed.contains("incomplete"), "{listed}");
+        let serving = ward.serve();
+        ward.wait_until("that it is missed", || {
+            ward.jobs("app").iter().any(|job| job["outcome"] == "lost")
+        });
+        serving.kill();
+    }
+    assert!(killed > 0, "no kill came amid a job");
+    let serving = ward.serve();
+    ward.wait_for_backups("app", 1);
+    ward.wait_until("its end", || ward.jobs("app")[0]["outcome"] == "succeeded");
+    assert_eq!(serving.stop(), 143);
+    // For one due time there is one backup, however many tried.
+    let backups = ward.json(&["list", "app", "--repo", "repo"])["backups"].clone();
+    assert_eq!(backups.as_array().unwrap().len(), 1, "{backups}");
+    ward.ok(&["verify", "--repo", "repo"]);
+    ward.ok(&["audit", "verify"]);
+    assert_eq!(ward.restored_rows("app"), rows(&application));
+}
+
+fn is_running(job: &serde_json::Value) -> bool {
+    job["state"] == "running"
+}
+
+/// Row 47: a cap holds although everything is due at once.
+#[test]
+fn row_47_caps_hold_when_everything_is_due_at_once() {
+    let databases: Vec<_> = (0..12).map(|n| format!("app{n}")).collect();
+    let block = |name: &String| format!("[database.{name}]\nendpoint = \"sqlite:{name}.db\"\n");
+    let caps = "[coordinator]\nrunning = 6\nrunning_per_host = 2\n";
+    let policy = "[policy.default]\nlogs = \"never\"\nrpo = \"2d\"\n";
+    let blocks: String = databases.iter().map(block).collect();
+    let ward = Ward::new(&format!("{HEAD}{caps}{policy}{blocks}"));
+    let fill = "CREATE TABLE big AS WITH RECURSIVE n(i) AS
+        (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000) SELECT i, randomblob(1000) FROM n";
+    for name in &databases {
+        ward.create(&format!("{name}.db")).execute_batch(fill).unwrap();
+    }
+    let serving = ward.serve();
+    let (mut most, mut done) = (0, 0);
+    ward.wait_until("all backups", || {
+        let jobs = ward.json(&["jobs", "list", "--count", "1000"]);
+        let jobs = jobs["jobs"].as_array().unwrap().clone();
+        let fulls: Vec<_> = jobs.iter().filter(|job| job["kind"] == "full").collect();
+        most = most.max(fulls.iter().filter(|job| job["state"] == "running").count());
+        done = fulls.iter().filter(|job| job["outcome"] == "succeeded").count();
+        done == databases.len()
+    });
+    assert!(most <= 2, "{most} ran at once");
+    // The spans of jobs say the same, also of what nobody saw.
+    let jobs = ward.json(&["jobs", "list", "--count", "1000"])["jobs"].clone();
+    let text = |job: &serde_json::Value, key: &str| job[key].as_str().unwrap().to_owned();
+    let jobs = jobs.as_array().unwrap().iter().filter(|job| job["kind"] == "full");
+    let spans: Vec<_> = jobs.map(|job| (text(job, "started_at"), text(job, "ended_at"))).collect();
+    let beside = |(from, to): &(String, String)| {
+        spans.iter().filter(|other| other.0 <= *from && *from < other.1 && *from < *to).count()
+    };
+    assert!(spans.iter().map(beside).max().unwrap() <= 2, "{spans:?}");
+    assert_eq!(serving.stop(), 143);
+}
+
+#[test]
+fn a_repository_that_was_there_and_is_gone_is_not_made_anew() {
+    let database = "[database.app]\nendpoint = \"sqlite:app.db\"\n";
+    let ward = Ward::new(&format!("{HEAD}{database}"));
+    ward.create("app.db");
+    let serving = ward.serve();
+    ward.wait_for_backups("app", 1);
+    serving.stop();
+    fs::rename(ward.path("repo"), ward.path("elsewhere")).unwrap();
+    let serving = ward.serve();
+    assert_eq!(serving.wait(), 6, "{}", ward.said());
+    assert!(!ward.path("repo").exists(), "an empty mount point must not be filled");
+    let status = ward.status("app");
+    assert_eq!(status["rpo"], "unknown");
+    assert!(status["problem"].as_str().unwrap().starts_with("SP"), "{status}");
+    assert_eq!(ward.run(&["status", "--fail"]).0, 7);
+    fs::rename(ward.path("elsewhere"), ward.path("repo")).unwrap();
+    assert_eq!(ward.status("app")["rpo"], "ok");
+}
+
+#[test]
+fn a_paused_database_is_left_alone_and_its_log_is_not() {
+    let database = "[database.app]\nendpoint = \"sqlite:app.db\"\n";
+    let quick = "[policy.default]\nincremental = \"* * * * *\"\nrpo = \"1h\"\n";
+    let ward = Ward::new(&format!("{HEAD}{quick}{database}"));
+    let application = ward.create("app.db");
+    let serving = ward.serve();
+    ward.wait_for_backups("app", 1);
+    ward.wait_until("a capture", || ward.said().contains("capture.started"));
+    ward.ok(&["db", "pause", "app", "--reason", "a test"]);
+    assert_eq!(ward.status("app")["paused"], true);
+    let before = ward.jobs("app").len();
+    sleep(Duration::from_secs(65));
+    assert_eq!(ward.jobs("app").len(), before, "nothing may be begun");
+    application.execute("INSERT INTO t DEFAULT VALUES", []).unwrap();
+    sleep(Duration::from_secs(3));
+    assert_eq!(ward.restored_rows("app"), 2);
+    ward.ok(&["db", "resume", "app"]);
+    ward.wait_until("a backup after it", || ward.jobs("app").len() > before);
+    serving.stop();
+}

@@ -1,0 +1,6 @@
+//! Policies, run by the real program.
+
+mod alerts;
+mod everyday;
+mod plans;
+mod ward;

@@ -1,0 +1,113 @@
+//! A changed configuration does nothing before it is applied, and says before what it would do.
+
+use std::{fs, thread::sleep, time::Duration};
+
+use rusqlite::Connection;
+use serde_json::Value;
+
+use super::ward::{HEAD, Ward};
+
+fn block(name: &str) -> String {
+    format!("[database.{name}]\nendpoint = \"sqlite:{name}.db\"\n")
+}
+
+const QUIET: &str = "[policy.default]\nlogs = \"never\"\nrpo = \"2d\"\n";
+
+fn changes(ward: &Ward) -> Vec<(String, String)> {
+    let (status, told) = ward.run(&["plan", "-o", "json"]);
+    let plan: Value = serde_json::from_str(&told).unwrap();
+    let changes = plan["changes"].as_array().unwrap();
+    assert_eq!(status, if changes.is_empty() { 0 } else { 10 }, "{told}");
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    changes.iter().map(|change| (text(&change["kind"]), text(&change["what"]))).collect()
+}
+
+fn pair(kind: &str, what: &str) -> (String, String) {
+    (kind.to_owned(), what.to_owned())
+}
+
+/// Row 40: what holds is what was applied, and whoever edits a file is shown the difference.
+#[test]
+fn row_40_a_changed_file_changes_nothing_before_it_is_applied() {
+    let ward = Ward::new(&format!("{HEAD}{QUIET}{}", block("one")));
+    ward.create("one.db");
+    ward.create("two.db");
+    let serving = ward.serve();
+    ward.wait_for_backups("one", 1);
+    assert_eq!(changes(&ward), []);
+
+    ward.configure(&format!("{HEAD}{QUIET}{}{}", block("one"), block("two")));
+    assert_eq!(changes(&ward), [pair("added", "database two")]);
+    sleep(Duration::from_secs(7));
+    assert_eq!(ward.run(&["status", "two"]).0, 6, "it is not applied");
+    ward.ok(&["apply"]);
+    ward.wait_for_backups("two", 1);
+    assert_eq!(changes(&ward), []);
+
+    // Taken out, it is retired: nothing is deleted, and nobody misses it.
+    ward.configure(&format!("{HEAD}{QUIET}{}", block("two")));
+    assert_eq!(changes(&ward), [pair("removed", "database one")]);
+    ward.ok(&["apply"]);
+    let status = ward.status("one");
+    assert_eq!((&status["state"], &status["backups"]), (&"retired".into(), &1.into()));
+    assert_eq!(status["rpo"], Value::Null);
+    // Put in again, it goes on.
+    ward.configure(&format!("{HEAD}{QUIET}{}{}", block("one"), block("two")));
+    ward.ok(&["apply"]);
+    assert_eq!(ward.status("one")["state"], "active");
+    assert_eq!(serving.stop(), 143);
+    let audit = ward.ok(&["audit", "log", "--count", "100"]);
+    assert_eq!(audit.matches("config.applied").count(), 4, "{audit}");
+}
+
+#[test]
+fn what_shortens_retention_has_to_be_accepted() {
+    let policy = |keep: &str| {
+        format!("{HEAD}[policy.default]\nlogs = \"never\"\nrpo = \"2d\"\nkeep = {keep}\n")
+    };
+    let ward = Ward::new(&format!("{}{}", policy("{ weekly = 8 }"), block("app")));
+    ward.create("app.db");
+    ward.serve_until_backed_up("app");
+    ward.configure(&format!("{}{}", policy("{ weekly = 4 }"), block("app")));
+    let (status, told) = ward.run(&["apply"]);
+    assert_eq!(status, 5, "{told}");
+    assert!(told.contains("--accept-expire"), "{told}");
+    assert_eq!(changes(&ward).len(), 2);
+    let plan = serde_json::from_str::<Value>(&ward.run(&["plan", "-o", "json"]).1).unwrap();
+    let plan = plan["plan"].as_str().unwrap();
+    // Somebody edits the file between the look and the deed.
+    ward.configure(&format!("{}{}", policy("{ weekly = 3 }"), block("app")));
+    let (status, told) = ward.run(&["apply", "--accept-expire", "--plan", plan]);
+    assert_eq!(status, 5, "{told}");
+    ward.ok(&["apply", "--accept-expire"]);
+    assert_eq!(changes(&ward), []);
+    // More is never asked about.
+    ward.configure(&format!("{}{}", policy("{ weekly = 30 }"), block("app")));
+    ward.ok(&["apply"]);
+}
+
+#[test]
+fn a_changed_line_of_the_audit_log_is_noticed() {
+    let ward = Ward::new(&format!("{HEAD}{QUIET}{}", block("app")));
+    ward.create("app.db");
+    ward.serve_until_backed_up("app");
+    ward.ok(&["audit", "verify"]);
+    let state = ward.path("state/stillpoint/state.db");
+    let changed = Connection::open(&state).unwrap();
+    changed.execute("UPDATE audit SET who = 'nobody' WHERE seq = 2", []).unwrap();
+    drop(changed);
+    let (status, told) = ward.run(&["audit", "verify"]);
+    assert_eq!(status, 9, "{told}");
+    assert!(told.contains("SP0611"), "{told}");
+    // Losing the state database loses no backup.
+    fs::remove_file(&state).unwrap();
+    assert_eq!(ward.status("app")["backups"], 1);
+}
+
+impl Ward {
+    fn serve_until_backed_up(&self, name: &str) {
+        let serving = self.serve();
+        self.wait_for_backups(name, 1);
+        serving.stop();
+    }
+}

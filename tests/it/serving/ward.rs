@@ -1,0 +1,190 @@
+//! A folder with a configuration, and the program that runs it.
+
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long something may take that takes seconds on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What every configuration here begins with.
+pub(super) const HEAD: &str = "version = 1\ntimezone = \"Europe/Berlin\"\n\
+    repository.primary.url = \"repo\"\n";
+
+/// A folder with `stillpoint.toml`, where databases lie.
+#[derive(Debug)]
+pub(super) struct Ward {
+    folder: TempDir,
+}
+
+/// The program, serving. Killed when dropped.
+#[derive(Debug)]
+pub(super) struct Serving {
+    child: Child,
+}
+
+impl Ward {
+    pub(super) fn new(configuration: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("ward-").tempdir().unwrap();
+        let ward = Self { folder };
+        ward.configure(configuration);
+        ward
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(super) fn configure(&self, configuration: &str) {
+        fs::write(self.path("stillpoint.toml"), configuration).unwrap();
+    }
+
+    /// Makes a database in WAL mode with a row.
+    pub(super) fn create(&self, name: &str) -> Connection {
+        let connection = Connection::open(self.path(name)).unwrap();
+        let make = "PRAGMA journal_mode = WAL; CREATE TABLE t (n INTEGER PRIMARY KEY);
+            INSERT INTO t DEFAULT VALUES";
+        connection.execute_batch(make).unwrap();
+        connection
+    }
+
+    pub(super) fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stillpoint"));
+        command
+            .args(words)
+            .args(["-c", "stillpoint.toml"])
+            .current_dir(self.folder.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("TZ", "Europe/Berlin")
+            .env("TMPDIR", self.folder.path())
+            .env("XDG_STATE_HOME", self.path("state"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the program; returns its exit status and what it said.
+    pub(super) fn run(&self, words: &[&str]) -> (i32, String) {
+        let output = self.command(words).output().unwrap();
+        let told = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap_or(-1), String::from_utf8(told).unwrap())
+    }
+
+    /// Runs what must succeed.
+    pub(super) fn ok(&self, words: &[&str]) -> String {
+        let (status, told) = self.run(words);
+        assert_eq!(status, 0, "stillpoint {}\n{told}", words.join(" "));
+        told
+    }
+
+    /// Runs what answers in JSON.
+    pub(super) fn json(&self, words: &[&str]) -> Value {
+        let told = self.ok(&[words, &["-o", "json"]].concat());
+        serde_json::from_str(&told).unwrap_or_else(|e| panic!("{e}: {told}"))
+    }
+
+    /// What `status` says of a database.
+    pub(super) fn status(&self, name: &str) -> Value {
+        self.json(&["status", name])["databases"][0].clone()
+    }
+
+    /// The jobs of a database, the newest first.
+    pub(super) fn jobs(&self, name: &str) -> Vec<Value> {
+        let jobs = self.json(&["jobs", "list", name, "--count", "1000"]);
+        jobs["jobs"].as_array().unwrap().clone()
+    }
+
+    pub(super) fn serve(&self) -> Serving {
+        self.serve_with(&[])
+    }
+
+    pub(super) fn serve_with(&self, variables: &[(&str, &str)]) -> Serving {
+        let log = File::options().create(true).append(true).open(self.path("serve.log")).unwrap();
+        let mut command = self.command(&["serve"]);
+        command.envs(variables.iter().copied());
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        Serving { child: command.spawn().unwrap() }
+    }
+
+    /// What the serving program said.
+    pub(super) fn said(&self) -> String {
+        fs::read_to_string(self.path("serve.log")).unwrap_or_default()
+    }
+
+    /// Asks again and again.
+    pub(super) fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            if holds() {
+                return;
+            }
+            sleep(Duration::from_millis(200));
+        }
+        panic!("{what} did not come true; serve said:\n{}", self.said());
+    }
+
+    /// Waits until a database has so many backups.
+    pub(super) fn wait_for_backups(&self, name: &str, count: u64) {
+        self.wait_until(&format!("{count} backups of {name}"), || {
+            let (status, told) = self.run(&["status", name, "-o", "json"]);
+            let told: Value = serde_json::from_str(&told).unwrap_or_default();
+            status == 0 && count <= told["databases"][0]["backups"].as_u64().unwrap_or_default()
+        });
+    }
+
+    /// How many rows the newest state of a database has, restored.
+    pub(super) fn restored_rows(&self, name: &str) -> i64 {
+        let target = self.path("restored.db");
+        drop(fs::remove_file(&target));
+        let to = target.to_str().unwrap();
+        self.ok(&["restore", name, "--repo", "repo", "--to", to]);
+        rows(&Connection::open(&target).unwrap())
+    }
+}
+
+pub(super) fn rows(connection: &Connection) -> i64 {
+    connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
+}
+
+impl Serving {
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Tells it to end, and waits; returns its exit status.
+    pub(super) fn stop(mut self) -> i32 {
+        self.signal(Signal::TERM);
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+
+    pub(super) fn kill(mut self) {
+        self.signal(Signal::KILL);
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for an end that it chooses itself.
+    pub(super) fn wait(mut self) -> i32 {
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}

@@ -1,0 +1,15 @@
+//! What the state of coordinators promises, on every kind of database that keeps it.
+
+#![expect(clippy::unwrap_used, reason = "all of it is for tests")]
+
+mod audit;
+mod bench;
+mod due;
+mod faults;
+mod history;
+mod outage;
+mod queue;
+mod said;
+mod storm;
+mod suite;
+mod workers;

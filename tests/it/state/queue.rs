@@ -1,0 +1,177 @@
+//! What waits, what runs, and how it ends.
+
+use std::time::Duration;
+
+use stillpoint::coordinator::state::{Filter, Outcome, Scope, Task};
+use stillpoint_contract::{ErrorKind, code};
+
+use super::bench::{Bench, LEASE, due, minute, outcome, running, task};
+
+pub(super) async fn a_due_time_is_queued_once_and_again_only_after_a_failure(bench: &Bench) {
+    let state = &bench.state;
+    let task = task("shop", "full", 1);
+    assert!(state.enqueue(&task, "scheduler").await.unwrap().is_some());
+    assert_eq!(state.enqueue(&task, "another scheduler").await.unwrap(), None);
+    bench.worker("w1").await;
+    let claim = bench.claim("w1").await;
+    assert_eq!(state.enqueue(&task, "scheduler").await.unwrap(), None);
+    state.finish(&claim, Outcome::Failed, "the server was away").await.unwrap();
+    assert!(state.enqueue(&task, "scheduler").await.unwrap().is_some());
+    let claim = bench.claim("w1").await;
+    assert_eq!((claim.attempt, &claim.task), (2, &task));
+    state.finish(&claim, Outcome::Succeeded, "").await.unwrap();
+    assert_eq!(state.enqueue(&task, "scheduler").await.unwrap(), None);
+    let jobs = bench.jobs().await;
+    let outcomes: Vec<_> = jobs.iter().filter_map(outcome).collect();
+    let expected = [(Outcome::Succeeded, ""), (Outcome::Failed, "the server was away")];
+    assert_eq!(outcomes, expected);
+}
+
+pub(super) async fn the_first_in_rank_is_taken_and_no_cap_is_passed(bench: &Bench) {
+    let state = &bench.state;
+    bench.worker("w1").await;
+    for (database, rank) in [("a", 1), ("b", 9), ("c", 5)] {
+        state.enqueue(&task(database, "full", rank), "s").await.unwrap();
+        let later = Task { due: minute(1), ..task(database, "full", rank) };
+        state.enqueue(&later, "s").await.unwrap();
+    }
+    let other =
+        Task { repository: "dr".to_owned(), host: "db2".to_owned(), ..task("d", "drill", 0) };
+    state.enqueue(&other, "s").await.unwrap();
+    let second = Task { host: "db2".to_owned(), repository: "dr".to_owned(), ..due("e", 0) };
+    state.enqueue(&second, "s").await.unwrap();
+    let caps = [(Scope::Repository, "primary", 2), (Scope::Host, "db2", 1)];
+    state.set_caps(4, &caps).await.unwrap();
+    let mut taken = Vec::new();
+    while let Some(claim) = state.claim("w1").await.unwrap() {
+        taken.push(claim);
+    }
+    let names: Vec<_> = taken.iter().map(|claim| claim.task.database.as_str()).collect();
+    assert_eq!(names, ["b", "c", "e"], "rank; then the repository is full; then the host");
+    state.set_caps(3, &[]).await.unwrap();
+    assert_eq!(state.claim("w1").await.unwrap(), None, "three of everything");
+    state.set_caps(4, &caps).await.unwrap();
+    state.finish(&taken[0], Outcome::Succeeded, "").await.unwrap();
+    let next = bench.claim("w1").await;
+    assert_eq!((next.task.database.as_str(), next.task.due), ("b", minute(1)));
+    assert_eq!(state.claim("w1").await.unwrap(), None);
+}
+
+pub(super) async fn a_cap_of_nothing_lets_nothing_run(bench: &Bench) {
+    bench.worker("w1").await;
+    bench.state.enqueue(&task("shop", "full", 1), "s").await.unwrap();
+    bench.state.set_caps(9, &[(Scope::Repository, "primary", 0)]).await.unwrap();
+    assert_eq!(bench.state.claim("w1").await.unwrap(), None);
+    bench.state.set_caps(0, &[]).await.unwrap();
+    assert_eq!(bench.state.claim("w1").await.unwrap(), None);
+    bench.state.set_caps(1, &[]).await.unwrap();
+    bench.claim("w1").await;
+}
+
+pub(super) async fn never_two_of_a_kind_for_one_database(bench: &Bench) {
+    let state = &bench.state;
+    bench.worker("w1").await;
+    for minutes in [0, 1] {
+        state.enqueue(&due("shop", minutes), "s").await.unwrap();
+    }
+    state.enqueue(&task("shop", "drill", 0), "s").await.unwrap();
+    let kinds = [bench.claim("w1").await, bench.claim("w1").await].map(|claim| claim.task.kind);
+    assert_eq!(kinds, ["full", "drill"]);
+    assert_eq!(state.claim("w1").await.unwrap(), None);
+}
+
+pub(super) async fn somebody_may_end_a_job(bench: &Bench) {
+    let state = &bench.state;
+    let waiting = state.enqueue(&task("a", "full", 1), "s").await.unwrap().unwrap();
+    assert!(state.cancel(&waiting, "eve", "maintenance").await.unwrap());
+    assert!(!state.cancel(&waiting, "eve", "again").await.unwrap());
+    state.enqueue(&task("b", "full", 1), "s").await.unwrap();
+    bench.worker("w1").await;
+    let claim = bench.claim("w1").await;
+    assert!(state.cancel(&claim.job, "eve", "too slow").await.unwrap());
+    assert_eq!(state.progress(&claim, 1).await.unwrap_err().kind(), ErrorKind::Fenced);
+    let ended = state.finish(&claim, Outcome::Cancelled, "").await.unwrap_err();
+    assert_eq!((ended.kind(), ended.code()), (ErrorKind::Fenced, code::FENCED));
+    let who: Vec<_> = state.audit(0).await.unwrap().into_iter().map(|line| line.who).collect();
+    assert_eq!(who, ["s", "eve", "s", "w1", "eve"]);
+}
+
+pub(super) async fn somebody_may_try_a_job_again(bench: &Bench) {
+    let state = &bench.state;
+    let missing = state.retry("01J", "eve").await.unwrap_err();
+    assert_eq!((missing.kind(), missing.code()), (ErrorKind::Missing, code::NO_SUCH_JOB));
+    let first = state.enqueue(&task("shop", "full", 1), "s").await.unwrap().unwrap();
+    assert_eq!(state.retry(&first, "eve").await.unwrap(), None, "it waits");
+    bench.worker("w1").await;
+    let claim = bench.claim("w1").await;
+    assert_eq!(state.retry(&first, "eve").await.unwrap(), None, "it runs");
+    state.finish(&claim, Outcome::Failed, "").await.unwrap();
+    let second = state.retry(&first, "eve").await.unwrap().unwrap();
+    assert_eq!(state.retry(&first, "eve").await.unwrap(), None, "another one waits");
+    let claim = bench.claim("w1").await;
+    assert_eq!((&claim.job, claim.attempt), (&second, 2));
+    state.finish(&claim, Outcome::Failed, "").await.unwrap();
+    assert_eq!(state.retry(&first, "eve").await.unwrap(), None, "it was not the last");
+    let third = state.retry(&second, "eve").await.unwrap().unwrap();
+    let claim = bench.claim("w1").await;
+    state.finish(&claim, Outcome::Succeeded, "").await.unwrap();
+    assert_eq!(state.retry(&third, "eve").await.unwrap(), None, "it succeeded");
+    let retried = state.audit(0).await.unwrap();
+    let retried: Vec<_> = retried.iter().filter(|line| line.action == "job.retried").collect();
+    let subjects: Vec<_> = retried.iter().map(|line| (&line.subject, line.who.as_str())).collect();
+    assert_eq!(subjects, [(&first, "eve"), (&second, "eve")]);
+}
+
+pub(super) async fn an_end_is_said_once(bench: &Bench) {
+    let state = &bench.state;
+    state.enqueue(&task("shop", "full", 1), "s").await.unwrap();
+    bench.worker("w1").await;
+    let claim = bench.claim("w1").await;
+    state.finish(&claim, Outcome::Failed, "why").await.unwrap();
+    let lines = state.audit(0).await.unwrap();
+    // The answer was lost, and it is said again.
+    state.finish(&claim, Outcome::Failed, "why").await.unwrap();
+    assert_eq!(state.audit(0).await.unwrap(), lines);
+    let otherwise = state.finish(&claim, Outcome::Succeeded, "").await.unwrap_err();
+    assert_eq!(otherwise.kind(), ErrorKind::Fenced);
+}
+
+/// Several processes at once, each with several claims: nothing is taken twice, no cap is passed.
+pub(super) async fn workers_that_race_take_nothing_twice(bench: &Bench) {
+    const JOBS: usize = 40;
+    const CAP: u32 = 3;
+    for number in 0..JOBS {
+        bench.state.enqueue(&task(&format!("db{number}"), "full", 1), "s").await.unwrap();
+    }
+    bench.state.set_caps(CAP, &[]).await.unwrap();
+    let mut workers = Vec::new();
+    for number in 0..4 {
+        let (state, name) = (bench.again().await, format!("w{number}"));
+        state.renew(&name, "here", 100 * LEASE).await.unwrap();
+        workers.push(tokio::spawn(async move {
+            let (mut taken, mut idle) = (Vec::new(), 0);
+            while idle < 100 {
+                let Some(claim) = state.claim(&name).await.unwrap() else {
+                    idle += 1;
+                    tokio::time::sleep(Duration::from_millis(3)).await;
+                    continue;
+                };
+                let jobs = state.jobs(&Filter::default()).await.unwrap();
+                let now = running(&jobs).len();
+                assert!(now <= CAP as usize, "{now} run at once");
+                state.finish(&claim, Outcome::Succeeded, "").await.unwrap();
+                taken.push(claim.job);
+                idle = 0;
+            }
+            taken
+        }));
+    }
+    let mut taken = Vec::new();
+    for worker in workers {
+        taken.extend(worker.await.unwrap());
+    }
+    taken.sort();
+    taken.dedup();
+    assert_eq!(taken.len(), JOBS);
+    bench.state.prove_audit().await.unwrap();
+}

@@ -1,0 +1,87 @@
+//! Each promise, on each kind of database: a SQLite file, an old server, a new one.
+
+use stillpoint_testcontainers::Postgres;
+
+use super::bench::Bench;
+
+/// Makes a test of each promise in SQLite, and one that proves all of them for a server.
+macro_rules! promises {
+    ($($module:ident: $($case:ident)*;)*) => {
+        $(
+            mod $module {
+                use crate::state::{$module, bench::Bench};
+
+                $(
+                    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                    async fn $case() {
+                        $module::$case(&Bench::sqlite(1).await).await;
+                    }
+                )*
+            }
+        )*
+
+        async fn prove_all(server: &Postgres) {
+            $($(
+                let promise = concat!(stringify!($module), "::", stringify!($case));
+                #[expect(clippy::print_stdout, reason = "what was proven last is what failed")]
+                {
+                    println!("{promise}");
+                }
+                super::$module::$case(&Bench::postgres(server).await).await;
+            )*)*
+        }
+    };
+}
+
+promises! {
+    queue:
+        a_due_time_is_queued_once_and_again_only_after_a_failure
+        the_first_in_rank_is_taken_and_no_cap_is_passed
+        a_cap_of_nothing_lets_nothing_run
+        never_two_of_a_kind_for_one_database
+        somebody_may_end_a_job
+        somebody_may_try_a_job_again
+        an_end_is_said_once
+        workers_that_race_take_nothing_twice;
+    workers:
+        whoever_was_not_heard_of_has_lost_what_it_had
+        nobody_loses_anything_because_the_database_was_away
+        a_job_that_does_not_get_on_is_ended
+        one_worker_at_a_time_has_a_lease
+        a_lease_without_a_term_lasts_while_its_worker_is_heard_of
+        one_leads;
+    due:
+        due_times_are_settled_once
+        settling_is_one_step
+        a_decision_that_was_overtaken_does_nothing
+        the_newest_that_were_skipped_are_remembered;
+    said:
+        marks_hold_until_somebody_says_otherwise
+        a_mark_ends_what_waits
+        the_newest_marks_are_remembered
+        one_configuration_holds
+        what_was_told_is_told_once_over_restarts;
+    history:
+        jobs_are_found_by_what_they_are
+        old_jobs_are_forgotten_save_the_newest_of_each;
+    audit:
+        a_changed_line_is_found
+        tables_of_a_newer_program_are_left_alone
+        a_transaction_that_is_dropped_changes_nothing_and_holds_nobody_up
+        any_text_is_kept;
+    faults:
+        every_call_may_be_repeated_when_its_answer_was_lost
+        a_claim_that_nobody_waited_for_is_found_again;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_server_of_postgresql() {
+    let Some(server) = Postgres::required(13) else { return };
+    prove_all(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_server_of_postgresql() {
+    let Some(server) = Postgres::required(18) else { return };
+    prove_all(&server).await;
+}
