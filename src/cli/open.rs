@@ -47,25 +47,42 @@ impl Opened {
 
 /// Reaches the store behind `--repo`.
 pub(crate) async fn store(session: &Session, writers: Writers) -> Result<Arc<dyn Store>> {
+    store_at(session, session.place()?, writers).await
+}
+
+async fn store_at(session: &Session, place: &str, writers: Writers) -> Result<Arc<dyn Store>> {
     let writers = match writers {
         Writers::Many => store::Writers::Several,
         Writers::Single => store::Writers::Single,
     };
     let options = StoreOptions { values: session.environment.cloud(), writers };
     let world = &session.world;
-    store::open(session.place()?, &options, &*world.clock, Arc::clone(&world.entropy)).await
+    store::open(place, &options, &*world.clock, Arc::clone(&world.entropy)).await
 }
 
 /// Opens the repository, with the key that was given or, where one is needed, typed.
 pub(crate) async fn repository(session: &Session, need: Need) -> Result<Opened> {
-    let mut store = store(session, Writers::Many).await?;
-    let mut key = given(session)?;
+    open(session, session.place()?, given(session)?, need).await
+}
+
+/// Opens the repository at a place, with this key or with none: nobody is asked.
+pub(crate) async fn at(session: &Session, place: &str, key: Option<Secret>) -> Result<Opened> {
+    open(session, place, key, Need::Names).await
+}
+
+async fn open(
+    session: &Session,
+    place: &str,
+    mut key: Option<Secret>,
+    need: Need,
+) -> Result<Opened> {
+    let mut store = store_at(session, place, Writers::Many).await?;
     let mut memory = None;
     // Without a descriptor there is no repository; `Repository::open` knows what to say then.
     if let Some(bytes) = store.read(&names::descriptor(), DESCRIPTOR_BYTES_MAX).await? {
         let descriptor = Descriptor::decode(&bytes)?;
         if descriptor.writers == Writers::Single {
-            store = self::store(session, Writers::Single).await?;
+            store = store_at(session, place, Writers::Single).await?;
         }
         if key.is_none() && need == Need::Content && descriptor.encryption != Encryption::None {
             key = Some(asked().await?);

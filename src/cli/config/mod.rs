@@ -4,5 +4,7 @@ mod check;
 mod command;
 mod explain;
 pub(super) mod files;
+pub(super) mod reach;
+mod secret;
 
 pub(crate) use command::{Command, run};

@@ -1,0 +1,7 @@
+//! What is kept, why, and until when: told, acted upon, and told otherwise by people.
+
+pub(super) mod event;
+pub(super) mod expire;
+pub(super) mod explain;
+pub(super) mod hold;
+mod keeping;
