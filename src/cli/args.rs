@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::{
-    answer::Format, archive, backup, check, completion, config, demo, drill, evidence, exit, fetch,
-    forget, grants, init, list, logs, man, mount, repo, restore, schedule, serve, show, timeline,
-    verify,
+    answer::Format,
+    archive, backup, check, completion, config, demo, drill, evidence, exit, fetch, forget, grants,
+    init, list, logs, man, mount, repo, restore,
+    retention::{event, expire, explain, hold},
+    schedule, serve, show, timeline, verify,
 };
 
 /// Back up live databases online, capture their logs, and restore any moment in between.
@@ -185,6 +187,20 @@ pub(crate) enum Command {
     Repo(repo::Command),
     /// Give up backups that are no longer wanted.
     Forget(forget::Options),
+    /// Give up what the policies do not keep any more.
+    ///
+    /// Only backups that were verified stand for others, so nothing goes before a newer one was
+    /// read back; the newest verified ones never go.
+    Expire(expire::Options),
+    /// Tell why something is as it is.
+    #[command(subcommand)]
+    Explain(explain::Command),
+    /// Forbid to remove something.
+    #[command(subcommand)]
+    Hold(hold::Command),
+    /// Look after events from which retention counts.
+    #[command(subcommand)]
+    Event(event::Command),
     /// See the whole product at work for a minute, on a database made for it.
     Demo(demo::Options),
     /// Print a script that completes commands in a shell.

@@ -83,6 +83,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     }
     chosen.sort_by_key(|committed| committed.seq);
     chosen.dedup();
+    repository.refuse_held(&chosen).await?;
     let databases = changes(&repository, &chosen, session.native()).await?;
     if !options.force
         && let Some(bare) = databases.iter().find(|d| d.backups_left == 0)

@@ -40,6 +40,7 @@ mod reach;
 mod repo;
 mod report;
 mod restore;
+mod retention;
 mod run;
 mod schedule;
 mod secret;

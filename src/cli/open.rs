@@ -4,16 +4,13 @@ use std::{ops::Deref, path::Path, sync::Arc};
 
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
-use super::{config::secrets, memory::Memory, secret, session::Session};
-use crate::{
-    config::{self, Config},
-    repository::{
-        Repository,
-        descriptor::{DESCRIPTOR_BYTES_MAX, Descriptor, Encryption, Writers},
-        keys::Secret,
-        names,
-        store::{self, Store, StoreOptions},
-    },
+use super::{memory::Memory, secret, session::Session};
+use crate::repository::{
+    Repository,
+    descriptor::{DESCRIPTOR_BYTES_MAX, Descriptor, Encryption, Writers},
+    keys::Secret,
+    names,
+    store::{self, Store, StoreOptions},
 };
 
 /// What a command wants to do with a repository.
@@ -70,41 +67,20 @@ pub(crate) async fn store(
 
 /// Opens the repository, with the key that was given or, where one is needed, typed.
 pub(crate) async fn repository(session: &Session, need: Need) -> Result<Opened> {
-    at(session, session.place()?, given(session)?, need).await
+    open(session, session.place()?, given(session)?, need).await
 }
 
-/// Opens a repository that is configured, with the key that its configuration names.
-pub(crate) async fn configured(session: &Session, config: &Config, name: &str) -> Result<Opened> {
-    let (place, key) = named(session, config, name).await?;
-    at(session, &place, key, Need::Content).await
+/// Opens the repository at a place, with this key or with none: nobody is asked.
+pub(crate) async fn at(session: &Session, place: &str, key: Option<Secret>) -> Result<Opened> {
+    open(session, place, key, Need::Names).await
 }
 
-/// Where a repository is that is configured, and what opens it.
-pub(crate) async fn named(
+async fn open(
     session: &Session,
-    config: &Config,
-    name: &str,
-) -> Result<(String, Option<Secret>)> {
-    let found = config.repositories.get(name).ok_or_else(|| {
-        let known = config.repositories.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        Error::new(ErrorKind::Missing, code::CONFIG_NAME, "find the repository")
-            .with("given", name)
-            .with("configured", known)
-    })?;
-    let reveal = async |secret| secrets::reveal(secret, &session.world, &session.environment).await;
-    let key = match &found.encryption {
-        None => None,
-        Some(config::Encryption::Passphrase(secret)) => {
-            Some(Secret::passphrase(&reveal(secret).await?)?)
-        }
-        Some(config::Encryption::Key(secret)) => {
-            Some(Secret::from_key_file(&reveal(secret).await?)?)
-        }
-    };
-    Ok((found.url.clone(), key))
-}
-
-async fn at(session: &Session, place: &str, mut key: Option<Secret>, need: Need) -> Result<Opened> {
+    place: &str,
+    mut key: Option<Secret>,
+    need: Need,
+) -> Result<Opened> {
     let mut store = store(session, place, Writers::Many).await?;
     let mut memory = None;
     // Without a descriptor there is no repository; `Repository::open` knows what to say then.

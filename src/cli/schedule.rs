@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroUsize};
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use stillpoint_contract::{Error, ErrorKind, Result, code};
@@ -10,7 +10,6 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::{
     answer::{Answer, Stamp},
     config::files,
-    moment::Moment,
     page::{Page, Table},
     session::Session,
 };
@@ -88,23 +87,9 @@ pub(crate) fn run(session: &Session, command: Command) -> Result<()> {
     let config = &loaded.config;
     let from = match &options.around {
         None => session.world.clock.now(),
-        Some(text) => match session.moment(&begun(text))? {
-            Moment::Time(at) => at,
-            _ => {
-                return Err(Error::new(ErrorKind::Invalid, code::BAD_POINT, "find a time")
-                    .with("given", text));
-            }
-        },
+        Some(text) => session.instant(text)?,
     };
-    let chosen: Vec<&Database> = match &options.database {
-        None => config.databases.values().collect(),
-        Some(name) => vec![config.databases.get(name).ok_or_else(|| {
-            let known = config.databases.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            Error::new(ErrorKind::Missing, code::CONFIG_NAME, "find the database")
-                .with("given", name)
-                .with("configured", known)
-        })?],
-    };
+    let chosen = files::chosen(config, options.database.as_deref())?;
     let mut due = Vec::new();
     for database in chosen {
         if let Some(policy) = config.policies.get(&database.policy) {
@@ -113,12 +98,6 @@ pub(crate) fn run(session: &Session, command: Command) -> Result<()> {
     }
     due.sort_by(|one, other| (one.at, &one.database).cmp(&(other.at, &other.database)));
     session.answer(&NextAnswer { from: Stamp(from), due })
-}
-
-/// A day begins at midnight; what is no day stays as it is.
-fn begun(text: &str) -> String {
-    let is_day = text.parse::<NaiveDate>().is_ok();
-    if is_day { format!("{text} 00:00") } else { text.to_owned() }
 }
 
 fn times(

@@ -31,10 +31,16 @@ pub(crate) fn recovery_of_file(path: &Path) -> Result<Secret> {
     of_file(path, Secret::from_recovery)
 }
 
-fn of_file(path: &Path, read: impl Fn(&str) -> Result<Secret>) -> Result<Secret> {
+/// Reads whatever secret is in a file.
+pub(crate) fn text_of_file(path: &Path) -> Result<Zeroizing<String>> {
     let bytes = bytes_of_file(path)?;
     let text = str::from_utf8(&bytes).map_err(|_| unusable(path, "it is not text in UTF-8"))?;
-    read(text).map_err(|error| unusable(path, "it holds no such secret").caused_by(error))
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+fn of_file(path: &Path, read: impl Fn(&str) -> Result<Secret>) -> Result<Secret> {
+    let text = text_of_file(path)?;
+    read(&text).map_err(|error| unusable(path, "it holds no such secret").caused_by(error))
 }
 
 fn bytes_of_file(path: &Path) -> Result<Zeroizing<Vec<u8>>> {

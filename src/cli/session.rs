@@ -2,6 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use chrono::{DateTime, NaiveDate, Utc};
 use stillpoint_contract::{Endpoint, Engine, Error, ErrorKind, Result, code};
 use tokio::sync::watch;
 
@@ -159,6 +160,27 @@ impl Session {
         })
     }
 
+    /// Reads an instant. A day is its midnight.
+    pub(crate) fn instant(&self, text: &str) -> Result<DateTime<Utc>> {
+        let is_day = text.parse::<NaiveDate>().is_ok();
+        let begun = if is_day { format!("{text} 00:00") } else { text.to_owned() };
+        match self.moment(&begun)? {
+            Moment::Time(at) => Ok(at),
+            _ => {
+                Err(Error::new(ErrorKind::Invalid, code::BAD_POINT, "find a time")
+                    .with("given", text))
+            }
+        }
+    }
+
+    /// Who uses the program, and where, for those who read the repository's log later.
+    pub(crate) fn user(&self) -> String {
+        let user = self.environment.get("USER").or_else(|| self.environment.get("LOGNAME"));
+        let number = || format!("user {}", rustix::process::geteuid().as_raw());
+        let user = user.map_or_else(number, str::to_owned);
+        format!("{user} on {}", rustix::system::uname().nodename().to_string_lossy())
+    }
+
     /// How engines print positions.
     pub(crate) fn native(&self) -> Native<'_> {
         Native(&self.engines)
@@ -171,6 +193,12 @@ impl Session {
         let variable = |name: &str| self.environment.get(name).map(str::to_owned);
         endpoint.settings = registry::settings(&*engine, variable);
         Ok((engine, endpoint))
+    }
+
+    /// Whether the command line or the environment says where the repository is.
+    pub(crate) fn names_place(&self) -> bool {
+        let typed = self.global.repo.as_deref().filter(|place| !place.is_empty());
+        typed.is_some() || self.environment.get("STILLPOINT_REPO").is_some()
     }
 
     /// Where the repository is, as the command line or the environment says.

@@ -150,8 +150,15 @@ async fn decode(
     meter.begin("decode", backups.iter().map(|backup| backup.commit.size_bytes).sum());
     for committed in &backups {
         let work = repository.verify_backup(committed, meter);
-        answer.add(session.watch("verify", meter, work).await?);
+        let report = session.watch("verify", meter, work).await?;
+        if let Err(error) = repository.prove(committed, &report).await {
+            // What was found is what was asked for; retention takes the backup for unproven.
+            let backup = &committed.commit.backup;
+            session.warn(&format!("what was found about {backup} is not recorded: {error}"));
+        }
+        answer.add(report);
     }
+    repository.remember().await?;
     for database in &databases {
         answer.add(repository.verify_log(database).await?);
     }

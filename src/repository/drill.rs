@@ -276,7 +276,24 @@ impl Repository {
             Ok((!is_kept).then(|| Action::Drill(Box::new(drill.clone()))))
         })
         .await?;
+        if let Err(error) = self.prove_by(record).await {
+            tracing::warn!(%error, "what the drill proved about its backup is not recorded");
+        }
         Ok(drill)
+    }
+
+    /// A drill that passed has read every byte of its backup, if all of it was laid out.
+    async fn prove_by(&self, record: &DrillRecord) -> Result<()> {
+        let Some(restored) = record.backup.as_ref().filter(|_| record.passed) else {
+            return Ok(());
+        };
+        let Some(committed) = self.history().await?.commit(&restored.id).cloned() else {
+            return Ok(());
+        };
+        if record.restored_bytes >= self.manifest(&committed).await?.size_bytes {
+            self.prove(&committed, &VerifyReport::default()).await?;
+        }
+        Ok(())
     }
 
     async fn store_evidence(&self, key: &Key, plain: Vec<u8>) -> Result<String> {

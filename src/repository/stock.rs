@@ -17,7 +17,7 @@ use super::{
     names,
     verify::VerifyReport,
 };
-use crate::policy::{self, Proof, State};
+use crate::policy::{self, Proof, State, WHOLE_DATABASE};
 
 /// For so long, the same answer about a backup is not recorded again.
 const PROOF_AGE_MAX: TimeDelta = TimeDelta::days(1);
@@ -241,6 +241,12 @@ impl Repository {
         by: &str,
     ) -> Result<Recorded> {
         database.map_or(Ok(()), names::check_database)?;
+        if database.is_none() && subject == WHOLE_DATABASE {
+            let step = "record an event of a database";
+            return Err(Error::new(ErrorKind::Invalid, code::NO_SUCH_DATABASE, step)
+                .why("it is not said of which one; of all of them would be a mistake")
+                .next("name it: --database DB"));
+        }
         let recorded = Recorded {
             event: self.new_id(),
             database: database.map(str::to_owned),

@@ -4,6 +4,7 @@ mod check;
 mod command;
 mod explain;
 pub(super) mod files;
-pub(super) mod secrets;
+pub(super) mod reach;
+pub(super) mod secret;
 
 pub(crate) use command::{Command, run};

@@ -5,4 +5,4 @@ mod run;
 mod show;
 
 pub(crate) use html::page;
-pub(crate) use run::{Command, place, run, started_by, sweep};
+pub(crate) use run::{Command, place, run, sweep};

@@ -145,7 +145,7 @@ async fn drill(session: &Session, options: Options) -> Result<u8> {
         inside: options.inside.as_deref(),
         scratch: &scratch,
         way: if options.no_mount { Way::Restore } else { Way::Mount },
-        started_by: &started_by(&session.environment),
+        started_by: &session.user(),
     };
     let meter = Arc::new(Meter::default());
     let work = Box::pin(coordinator::drill(&session.world, &repository, &job, &meter));
@@ -196,14 +196,6 @@ fn expectations(options: &Options) -> Result<Vec<Expectation>> {
         expected: expected.clone(),
     };
     Ok(pairs.map(pair).collect())
-}
-
-/// Who started it, and where.
-pub(crate) fn started_by(environment: &Environment) -> String {
-    let user = environment.get("USER").or_else(|| environment.get("LOGNAME"));
-    let user =
-        user.map_or_else(|| format!("user {}", rustix::process::geteuid().as_raw()), str::to_owned);
-    format!("{user} on {}", rustix::system::uname().nodename().to_string_lossy())
 }
 
 /// Writes both forms of the evidence, durably, and never over anything.

@@ -7,7 +7,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code, quoted};
 use super::{
     super::{
         answer::{Answer, Stamp},
-        drill, exit,
+        exit,
         moment::Moment,
         page::{Page, printable},
         session::Session,
@@ -96,7 +96,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
             .next("stillpoint status")
             .next(format!("stillpoint config explain {}", quoted(&database))));
     }
-    let who = drill::started_by(&session.environment);
+    let who = session.user();
     let cancelled = desk.state.set_mark(&database, mark, &reason, &who).await?;
     let until = match mark {
         Some(Mark::Paused { until }) => until.map(Stamp),

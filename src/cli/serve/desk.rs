@@ -3,7 +3,7 @@
 use stillpoint_contract::Result;
 
 use super::{
-    super::{config::files, drill, session::Session},
+    super::{config::files, session::Session},
     applied::{self, Document, Held},
     fleet::{self, Seen},
     state,
@@ -37,7 +37,7 @@ impl Desk {
         }
         let document = Document::next(session, &files::sources(session)?, None);
         let (digest, text) = document.write()?;
-        let who = drill::started_by(&session.environment);
+        let who = session.user();
         let applied = Applied { digest, text, who, at: session.world.clock.now() };
         Held::read(session, &applied)
     }

@@ -7,10 +7,10 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use stillpoint_contract::{Endpoint, Error, ErrorKind, Result, code};
+use stillpoint_contract::{Endpoint, Error, Result, code};
 
 use super::{
-    super::{config::secrets, init, open, session::Session},
+    super::{config::reach, init, retention::Keeping, session::Session},
     applied::Held,
 };
 use crate::{
@@ -72,7 +72,7 @@ pub(super) async fn look(
 pub(super) async fn seen(session: &Session, held: &Held) -> Seen {
     let mut seen = Seen::default();
     for (name, config) in used(held) {
-        match open::configured(session, config, name).await {
+        match reach::repository(session, config, name).await {
             Ok(opened) => {
                 seen.repositories.insert(name.to_owned(), Arc::new(opened.into_repository()));
             }
@@ -130,9 +130,9 @@ async fn repository(
     config: &Config,
     name: &str,
 ) -> Result<Repository> {
-    let (place, key) = open::named(session, config, name).await?;
+    let (place, key) = reach::place(session, config, name).await?;
     let seen = format!("repository {name} at {place}");
-    let opened = match open::configured(session, config, name).await {
+    let opened = match reach::repository(session, config, name).await {
         Err(error) if error.code() == code::NO_REPOSITORY && !state.has_seen(&seen).await? => {
             let (created, _) = init::create(session, &place, key).await?;
             tracing::info!(event = "repository.created", repository = name, place);
@@ -175,24 +175,12 @@ async fn member(
         policy: Arc::new(policy.clone()),
         repository: database.repository.clone(),
         labels: database.labels.clone(),
+        subjects: Keeping { database, policy }.subjects(),
     })
 }
 
 async fn place(session: &Session, database: &Database) -> Result<Place> {
-    let (engine, mut endpoint) = session.endpoint(&database.endpoint)?;
-    if let Some(name) = &database.engine
-        && name != engine.name()
-    {
-        return Err(Error::new(ErrorKind::Config, code::CONFIG_VALUE, "choose an engine")
-            .with("database", &database.name)
-            .with("engine", name)
-            .with("endpoint", format!("{}:", endpoint.scheme))
-            .why("the endpoint is of another engine"));
-    }
-    if let Some(password) = &database.password {
-        let password = secrets::reveal(password, &session.world, &session.environment).await?;
-        endpoint.settings.insert("password".to_owned(), password.trim().to_owned());
-    }
+    let (engine, endpoint) = reach::endpoint(session, database).await?;
     let host = host(&endpoint);
     Ok(Place { engine, endpoint, host, streams_max: STREAMS })
 }

@@ -9,7 +9,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::{
     super::{
         answer::{Answer, Stamp},
-        drill, exit,
+        exit,
         page::{Page, Table, printable},
         session::Session,
         units,
@@ -206,7 +206,7 @@ impl Answer for OneAnswer {
 /// Does what is to be done with jobs.
 pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     let desk = Desk::open(session).await?;
-    let who = drill::started_by(&session.environment);
+    let who = session.user();
     match command {
         Command::List(options) => list(session, &desk, options).await?,
         Command::Show(one) => {

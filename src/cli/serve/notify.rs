@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
-use super::super::{config::secrets, environment::Environment};
+use super::super::{config::secret, environment::Environment};
 use crate::{
     config::{Alerting, Channel, Config, Mail, Secret},
     coordinator::{Notice, Notifier},
@@ -44,8 +44,9 @@ impl Channels {
     }
 
     async fn reveal(&self, secret: &Secret) -> Result<String> {
-        let revealed = secrets::reveal(secret, &self.world, &self.environment).await?;
-        Ok(revealed.trim().to_owned())
+        let fetched =
+            secret::fetch((&*self.world.clock, &self.environment), secret, "of an alert").await?;
+        Ok(fetched.to_string())
     }
 
     /// A channel by its route, which is the name of its alert and its place there.

@@ -11,7 +11,7 @@ use super::{
     super::{
         answer::Answer,
         config::files,
-        drill, exit,
+        exit,
         page::{Page, Tone, printable},
         session::Session,
         units,
@@ -131,7 +131,7 @@ pub(crate) async fn apply(session: &Session, options: ApplyOptions) -> Result<u8
     }
     let document = Document::next(session, &files::sources(session)?, before.as_ref());
     let (digest, text) = document.write()?;
-    let who = drill::started_by(&session.environment);
+    let who = session.user();
     let held = before.as_ref().map(|held| held.digest.as_str());
     if !desk.state.set_applied(held, &digest, &text, &who).await? {
         return Err(Error::new(ErrorKind::Busy, code::PLAN, "apply the configuration")

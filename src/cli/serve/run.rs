@@ -51,7 +51,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let coordinator = Coordinator::new(
         session.world.clone(),
         state.clone(),
-        drill::started_by(&session.environment),
+        session.user(),
         (process::own(), process::is_gone),
         Rehearsal {
             engines: session.engines.clone(),
@@ -106,7 +106,7 @@ async fn hold(session: &Session, state: &State) -> Result<Held> {
     }
     let document = Document::next(session, &files::sources(session)?, None);
     let (digest, text) = document.write()?;
-    let who = drill::started_by(&session.environment);
+    let who = session.user();
     state.set_applied(None, &digest, &text, &who).await?;
     let held = applied::held(session, state).await?;
     held.ok_or_else(|| Error::bug("read the configuration that was applied"))

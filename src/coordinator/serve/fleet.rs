@@ -55,6 +55,8 @@ pub struct Member {
     pub repository: String,
     /// Words to choose it by.
     pub labels: BTreeMap<String, String>,
+    /// Whom it concerns, where retention follows from events about somebody.
+    pub subjects: Vec<String>,
 }
 
 /// Where a database is.

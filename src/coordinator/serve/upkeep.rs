@@ -40,6 +40,7 @@ pub async fn expire(
     let rules = Rules::of(&member.policy);
     let reason = format!("policy {} does not keep it", member.policy.name);
     let chosen = repository.expire(&member.name, &reason, |holdings| {
+        let holdings = holdings.clone().about(&member.subjects);
         let retained = rules.retain(&holdings.stock(member.state), now);
         let gone = retained.verdicts.into_iter().filter(|verdict| !verdict.is_kept());
         gone.map(|verdict| verdict.id).collect()

@@ -50,6 +50,8 @@ fn stable(field: &str, text: &str) -> String {
         "<secret>".to_owned()
     } else if matches!(field, "into" | "sandbox" | "source" | "started_by" | "teardown") {
         format!("<{field}>")
+    } else if matches!(field, "by" | "says") {
+        format!("<{field}>")
     } else if field == "engine_version" {
         "<version>".to_owned()
     } else if field == "command" || field == "next" {

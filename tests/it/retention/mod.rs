@@ -2,4 +2,5 @@
 
 #![expect(clippy::unwrap_used, reason = "all of it is tests")]
 
+mod commands;
 mod facts;

@@ -1,0 +1,106 @@
+//! From names in a configuration to open repositories and endpoints, secrets included.
+
+use std::sync::Arc;
+
+use stillpoint_contract::{Endpoint, Engine, Error, ErrorKind, Result, code};
+
+use super::{
+    super::{
+        open::{self, Need, Opened},
+        session::Session,
+    },
+    files, secret,
+};
+use crate::{
+    config::{Config, Database, Encryption},
+    repository::keys::Secret,
+};
+
+/// Opens a repository as it is configured. Nobody is asked for anything.
+pub(crate) async fn repository(session: &Session, config: &Config, name: &str) -> Result<Opened> {
+    let (place, key) = place(session, config, name).await?;
+    let opened = open::at(session, &place, key).await?;
+    if !opened.is_unlocked() {
+        let step = format!("open repository {name} without its key");
+        return Err(Error::new(ErrorKind::Config, code::NO_KEY, step)
+            .with("place", opened.location())
+            .why("it is encrypted, and the configuration says nothing of that")
+            .next(format!("[repository.{name}]  encryption = {{ key = {{ file = \"FILE\" }} }}")));
+    }
+    Ok(opened)
+}
+
+/// Where a repository is that is configured, and what opens it.
+pub(crate) async fn place(
+    session: &Session,
+    config: &Config,
+    name: &str,
+) -> Result<(String, Option<Secret>)> {
+    let Some(repository) = config.repositories.get(name) else {
+        let known: Vec<&str> = config.repositories.keys().map(String::as_str).collect();
+        return Err(Error::new(ErrorKind::Config, code::CONFIG_NAME, "find the repository")
+            .with("given", name)
+            .with("configured", known.join(", ")));
+    };
+    let with = (&*session.world.clock, &session.environment);
+    let of = format!("of repository {name}");
+    let key = match &repository.encryption {
+        None => None,
+        Some(Encryption::Passphrase(passphrase)) => {
+            Some(Secret::passphrase(&secret::fetch(with, passphrase, &of).await?)?)
+        }
+        Some(Encryption::Key(key)) => {
+            Some(Secret::from_key_file(&secret::fetch(with, key, &of).await?)?)
+        }
+    };
+    Ok((repository.url.clone(), key))
+}
+
+/// The database's engine and endpoint, with the password of its user.
+pub(crate) async fn endpoint(
+    session: &Session,
+    database: &Database,
+) -> Result<(Arc<dyn Engine>, Endpoint)> {
+    let mut schemes = session.engines.iter().flat_map(|engine| engine.schemes());
+    let has_scheme = schemes.any(|scheme| {
+        let rest = database.endpoint.strip_prefix(scheme);
+        rest.is_some_and(|rest| rest.starts_with(':'))
+    });
+    let url = match &database.engine {
+        Some(engine) if !has_scheme => format!("{engine}:{}", database.endpoint),
+        _ => database.endpoint.clone(),
+    };
+    let (engine, mut endpoint) = session.endpoint(&url)?;
+    if let Some(password) = &database.password {
+        let with = (&*session.world.clock, &session.environment);
+        let of = format!("the password of {}", database.name);
+        let password = secret::fetch(with, password, &of).await?;
+        endpoint.settings.insert("password".to_owned(), password.to_string());
+    }
+    Ok((engine, endpoint))
+}
+
+/// Opens the repository that the command line or the environment names, or else the one that is
+/// configured for a database, or else the only one that is configured.
+pub(crate) async fn either(session: &Session, database: Option<&str>) -> Result<Opened> {
+    if session.names_place() {
+        return open::repository(session, Need::Content).await;
+    }
+    let config = files::sound(session)?.config;
+    let own = database.and_then(|name| config.databases.get(name));
+    let mut names = config.repositories.keys();
+    let name = match (own, names.next(), names.next()) {
+        (Some(database), ..) => &database.repository,
+        (None, Some(only), None) => only,
+        _ => {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                code::USAGE,
+                "tell which repository is meant",
+            )
+            .with("configured", config.repositories.len())
+            .next("give --repo DIR, or set STILLPOINT_REPO"));
+        }
+    };
+    repository(session, &config, name).await
+}

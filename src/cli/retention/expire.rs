@@ -1,0 +1,248 @@
+//! `stillpoint expire`: forgets what nothing keeps any more.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use clap::Args;
+use serde::Serialize;
+use stillpoint_contract::{Error, Result};
+
+use super::{
+    super::{
+        answer::{Answer, Stamp},
+        config::{files, reach},
+        open::Opened,
+        page::{Page, Table, Tone, printable},
+        session::Session,
+        units,
+        wire::Backup,
+    },
+    keeping::Keeping,
+};
+use crate::{
+    config::{Config, Database},
+    policy::{Proof, Retention},
+    repository::{Holdings, history::History},
+};
+
+/// What `expire` is told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The database [default: all that are configured].
+    database: Option<String>,
+    /// Only tell what would go, and what stays for which reasons; change nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct ExpireAnswer {
+    dry_run: bool,
+    now: Stamp,
+    gone: Vec<Backup>,
+    databases: Vec<Expired>,
+    /// Databases in the repositories that no configuration names: they are left alone.
+    unknown: Vec<Unknown>,
+    warnings: Vec<String>,
+}
+
+/// What becomes of one database.
+#[derive(Debug, Serialize)]
+struct Expired {
+    database: String,
+    repository: String,
+    policy: String,
+    gone: u64,
+    /// What those had added to the repository.
+    gone_bytes: u64,
+    kept: u64,
+    kept_bytes: u64,
+    /// How many are kept for each reason; one may have several.
+    reasons: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Unknown {
+    database: String,
+    repository: String,
+    backups: u64,
+}
+
+impl Answer for ExpireAnswer {
+    const SCHEMA: &'static str = "expire/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        if !self.gone.is_empty() {
+            let (word, tone) = if self.dry_run {
+                ("Would forget", Tone::Warning)
+            } else {
+                ("Forgot", Tone::Strong)
+            };
+            page.line(page.paint(tone, word));
+            Backup::table(page, &self.gone);
+            page.blank();
+        }
+        let heading = ["DATABASE", "POLICY", ">GO", ">STORED", ">STAY", ">STORED", "BECAUSE"];
+        let mut table = Table::new(&heading);
+        for of in &self.databases {
+            let reasons = of.reasons.iter().map(|(reason, count)| format!("{reason} {count}"));
+            table.row(vec![
+                of.database.clone(),
+                of.policy.clone(),
+                units::grouped(of.gone),
+                units::bytes(of.gone_bytes),
+                units::grouped(of.kept),
+                units::bytes(of.kept_bytes),
+                reasons.collect::<Vec<_>>().join(", "),
+            ]);
+        }
+        page.table(&table);
+        for unknown in &self.unknown {
+            page.line(format!(
+                "{} in {}: left alone, no configuration names it ({})",
+                printable(&unknown.database),
+                unknown.repository,
+                units::count(unknown.backups, "backup", "backups"),
+            ));
+        }
+        if !self.dry_run && !self.gone.is_empty() {
+            page.line(page.paint(Tone::Faint, "The space is freed by: stillpoint repo gc"));
+        }
+    }
+}
+
+/// Expires. What one repository refuses keeps no other from being looked at.
+pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
+    let config = files::sound(session)?.config;
+    let mut places: BTreeMap<&str, Vec<Keeping<'_>>> = BTreeMap::new();
+    for database in files::chosen(&config, options.database.as_deref())? {
+        let keeping = Keeping::of(&config, database);
+        places.entry(&database.repository).or_default().extend(keeping);
+    }
+    let now = session.world.clock.now();
+    let mut answer = ExpireAnswer {
+        dry_run: options.dry_run,
+        now: Stamp(now),
+        gone: Vec::new(),
+        databases: Vec::new(),
+        unknown: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let mut failures: Vec<Error> = Vec::new();
+    for (name, databases) in places {
+        let worked = async {
+            let repository = reach::repository(session, &config, name).await?;
+            for keeping in databases {
+                let expiry = Expiry { session, repository: &repository, keeping, now };
+                expiry.run(&mut answer).await?;
+            }
+            if options.database.is_none() {
+                answer.unknown.extend(unknown(&config, name, &repository.history().await?));
+            }
+            Ok(())
+        };
+        failures.extend(worked.await.err().map(|error: Error| error.with("repository", name)));
+    }
+    answer.warnings.iter().for_each(|warning| session.warn(warning));
+    // Where nothing was reached, the error is the answer.
+    if !answer.databases.is_empty() || failures.is_empty() {
+        session.answer(&answer)?;
+    }
+    let mut failures = failures.into_iter();
+    let first = failures.next();
+    failures.for_each(|error| session.warn(&error.to_string()));
+    first.map_or(Ok(()), Err)
+}
+
+struct Expiry<'a> {
+    session: &'a Session,
+    repository: &'a Opened,
+    keeping: Keeping<'a>,
+    now: DateTime<Utc>,
+}
+
+impl Expiry<'_> {
+    async fn run(&self, answer: &mut ExpireAnswer) -> Result<()> {
+        let Database { name, repository, .. } = self.keeping.database;
+        let decide = |holdings: &Holdings| self.keeping.decide(holdings, self.now);
+        let history = self.repository.history().await?;
+        let mut seen = Holdings::of(&history, name);
+        let mut gone = gone(&decide(&seen));
+        if !answer.dry_run && !gone.is_empty() {
+            let reason = format!("expired by policy {}", self.keeping.policy.name);
+            // Decided by what is true when it happens, which is then what is told.
+            let forgotten = self.repository.expire(name, &reason, |holdings| {
+                seen = holdings.clone();
+                self::gone(&decide(holdings))
+            });
+            let forgotten = forgotten.await?;
+            self.repository.remember().await?;
+            gone = forgotten.into_iter().map(|committed| committed.commit.backup).collect();
+        }
+        let mut expired = Expired {
+            database: name.clone(),
+            repository: repository.clone(),
+            policy: self.keeping.policy.name.clone(),
+            gone: 0,
+            gone_bytes: 0,
+            kept: 0,
+            kept_bytes: 0,
+            reasons: BTreeMap::new(),
+        };
+        let history = self.repository.history().await?;
+        for verdict in decide(&seen).verdicts {
+            let Some(committed) = history.commit(&verdict.id) else { continue };
+            let commit = &committed.commit;
+            if gone.contains(&verdict.id) {
+                expired.gone += 1;
+                expired.gone_bytes += commit.stored_bytes;
+                answer.gone.push(Backup::of(commit, self.session.native()));
+                continue;
+            }
+            expired.kept += 1;
+            expired.kept_bytes += commit.stored_bytes;
+            for reason in &verdict.reasons {
+                *expired.reasons.entry(reason.code()).or_default() += 1;
+            }
+        }
+        answer.warnings.extend(unproven(name, &seen));
+        answer.databases.push(expired);
+        Ok(())
+    }
+}
+
+/// The backups that nothing keeps.
+fn gone(retention: &Retention) -> Vec<String> {
+    let gone = retention.verdicts.iter().filter(|verdict| !verdict.is_kept());
+    gone.map(|verdict| verdict.id.clone()).collect()
+}
+
+/// Says that nothing can go as long as nobody reads anything back.
+fn unproven(database: &str, holdings: &Holdings) -> Option<String> {
+    let is_proven = holdings.backups.iter().any(|backup| backup.proof == Proof::Verified);
+    let many = holdings.backups.len() > 1;
+    (many && !is_proven).then(|| {
+        format!(
+            "no backup of {database} was ever verified, so none of them can go: \
+             stillpoint verify --database {database}"
+        )
+    })
+}
+
+fn unknown(config: &Config, repository: &str, history: &History) -> Vec<Unknown> {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for committed in history.live() {
+        *counts.entry(&committed.commit.database).or_default() += 1;
+    }
+    let is_own = |name: &str| {
+        config.databases.get(name).is_some_and(|database| database.repository == repository)
+    };
+    let unknown = counts.into_iter().filter(|(name, _)| !is_own(name));
+    unknown
+        .map(|(database, backups)| Unknown {
+            database: database.to_owned(),
+            repository: repository.to_owned(),
+            backups,
+        })
+        .collect()
+}

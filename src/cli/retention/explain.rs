@@ -1,0 +1,137 @@
+//! `stillpoint explain retention`: why each backup is kept, and until when.
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use stillpoint_contract::{Error, ErrorKind, Result, code};
+
+use super::{
+    super::{
+        answer::{Answer, Stamp},
+        config::{files, reach},
+        open::Opened,
+        page::{Page, Table},
+        session::Session,
+    },
+    keeping::{End, Keeping, Why, proven},
+};
+use crate::{config::Config, repository::Holdings};
+
+/// What to explain.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Tell why each backup of a database is kept, and until when.
+    Retention(Options),
+}
+
+/// What `explain retention` is told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The database, or a backup, or how its id begins.
+    #[arg(value_name = "DATABASE|BACKUP")]
+    what: String,
+}
+
+#[derive(Debug, Serialize)]
+struct ExplainAnswer {
+    database: String,
+    repository: String,
+    policy: String,
+    zone: String,
+    now: Stamp,
+    backups: Vec<Explained>,
+}
+
+#[derive(Debug, Serialize)]
+struct Explained {
+    id: String,
+    at: Stamp,
+    /// `verified`, `unverified` or `suspect`.
+    proof: &'static str,
+    kept: bool,
+    why: Vec<Why>,
+    until: End,
+}
+
+impl Answer for ExplainAnswer {
+    const SCHEMA: &'static str = "explain-retention/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        page.facts(0, &[("Database", &self.database), ("Policy", &self.policy)]);
+        let mut table = Table::new(&["BACKUP", "STATE AT", "PROOF", "KEPT BECAUSE", "UNTIL"]);
+        for backup in &self.backups {
+            let why = backup.why.iter().map(|why| why.says.as_str()).collect::<Vec<_>>();
+            table.row(vec![
+                backup.id.clone(),
+                page.time(backup.at.0),
+                backup.proof.to_owned(),
+                if why.is_empty() { "-".to_owned() } else { why.join("; ") },
+                backup.until.says.clone(),
+            ]);
+        }
+        page.table(&table);
+    }
+}
+
+/// Explains.
+pub(crate) async fn run(session: &Session, command: Command) -> Result<()> {
+    let Command::Retention(options) = command;
+    let config = files::sound(session)?.config;
+    let (repository, name, only) = find(session, &config, &options.what).await?;
+    let database = files::chosen(&config, Some(&name))?;
+    let keeping = database.into_iter().find_map(|database| Keeping::of(&config, database));
+    let keeping = keeping.ok_or_else(|| Error::bug("find the policy of a database"))?;
+    let holdings = repository.stock(&name).await?;
+    if holdings.backups.is_empty() {
+        // Says what the repository knows instead.
+        repository.timeline(&name).await?;
+    }
+    let now = session.world.clock.now();
+    let verdicts = keeping.decide(&holdings, now).verdicts.into_iter();
+    let wanted = verdicts.filter(|verdict| only.as_ref().is_none_or(|id| *id == verdict.id));
+    let backups = wanted.map(|verdict| Explained {
+        proof: proof(&holdings, &verdict.id),
+        kept: verdict.is_kept(),
+        why: Why::all(&verdict),
+        until: End::of(&verdict, keeping.policy),
+        at: Stamp(verdict.at),
+        id: verdict.id,
+    });
+    session.answer(&ExplainAnswer {
+        database: name,
+        repository: keeping.database.repository.clone(),
+        policy: keeping.policy.name.clone(),
+        zone: keeping.policy.zone.to_string(),
+        now: Stamp(now),
+        backups: backups.collect(),
+    })
+}
+
+/// The repository, the database, and the backup if one was meant.
+async fn find(
+    session: &Session,
+    config: &Config,
+    what: &str,
+) -> Result<(Opened, String, Option<String>)> {
+    if let Some(database) = config.databases.get(what) {
+        let repository = reach::repository(session, config, &database.repository).await?;
+        return Ok((repository, what.to_owned(), None));
+    }
+    for name in config.repositories.keys() {
+        let repository = reach::repository(session, config, name).await?;
+        match repository.find_backup(&what.to_ascii_uppercase()).await {
+            Ok(found) => return Ok((repository, found.commit.database, Some(found.commit.backup))),
+            Err(error) if error.kind() == ErrorKind::Missing => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let known = config.databases.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    Err(Error::new(ErrorKind::Missing, code::CONFIG_NAME, "find the database or the backup")
+        .with("given", what)
+        .with("configured", known)
+        .next("stillpoint list"))
+}
+
+fn proof(holdings: &Holdings, id: &str) -> &'static str {
+    let backup = holdings.backups.iter().find(|backup| backup.id == id);
+    backup.map_or("unverified", |backup| proven(backup.proof))
+}
