@@ -255,7 +255,7 @@ impl State {
         }
         let id = self.put(&mut *open, &task, who).await?;
         if id.is_some() {
-            let detail = format!("attempt {} failed", attempt);
+            let detail = format!("after attempt {attempt}");
             let deed = Deed { who, action: "job.retried", subject: job, detail: &detail };
             note(&mut *open, deed).await?;
         }
