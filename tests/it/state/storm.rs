@@ -20,6 +20,7 @@ use stillpoint_contract::{ErrorKind, Result};
 use stillpoint_testcontainers::Postgres;
 
 use super::bench::{Bench, LEASE, due, minute, outcome, start};
+use crate::support::world::{runs_or, seed_or};
 
 const DATABASES: u64 = 5;
 const ALL: usize = 4;
@@ -241,7 +242,7 @@ async fn drain(bench: &Bench) {
 async fn storm(bench: Bench, seed: u64, steps: u64) {
     #[expect(clippy::print_stdout, reason = "to repeat it")]
     {
-        println!("seed {seed}");
+        println!("repeat: STILLPOINT_SEED={seed} STILLPOINT_RUNS=1");
     }
     let bench = Arc::new(bench);
     let hosts = ["host0", "host1"].map(|host| (Scope::Host, host, OF_HOST as u32));
@@ -255,10 +256,9 @@ async fn storm(bench: Bench, seed: u64, steps: u64) {
     judge(&bench.state).await;
 }
 
-#[expect(clippy::disallowed_methods, reason = "to repeat one that failed")]
-fn seeds(count: u64) -> Vec<u64> {
-    let given = std::env::var("STILLPOINT_SEED").ok().and_then(|seed| seed.parse().ok());
-    given.map_or_else(|| (1..=count).collect(), |seed| vec![seed])
+fn seeds(count: u64) -> impl Iterator<Item = u64> {
+    let first = seed_or(1);
+    first..first + runs_or(count)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
