@@ -1,7 +1,7 @@
 //! What people said: which databases are paused or retired, and which configuration holds.
 
 use chrono::{DateTime, Utc};
-use stillpoint_contract::{Error, Result};
+use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
     audit::{Deed, note},
@@ -88,7 +88,8 @@ impl State {
     ///
     /// # Errors
     ///
-    /// What keeps the state database from being used; so everywhere here.
+    /// [`Invalid`](ErrorKind::Invalid) when its end has passed; what keeps the state database from
+    /// being used, as everywhere here.
     pub async fn set_mark(
         &self,
         database: &str,
@@ -97,6 +98,11 @@ impl State {
         who: &str,
     ) -> Result<usize> {
         let mut open = self.database.begin().await?;
+        if mark.and_then(Mark::until).is_some_and(|until| until.timestamp_micros() <= open.now()) {
+            return Err(Error::new(ErrorKind::Invalid, code::BAD_POINT, "pause a database")
+                .with("database", database)
+                .why("the end of the pause has passed"));
+        }
         let reason = told(reason, REASON_BYTES_MAX);
         let (name, now) = (Value::from(database), Value::from(open.now()));
         let held = "SELECT name, since, until, what, reason, who FROM mark

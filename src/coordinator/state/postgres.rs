@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_postgres::{
     Client, SimpleQueryMessage, Statement,
-    error::{Severity, SqlState},
+    error::{DbError, Severity, SqlState},
     types::{IsNull, ToSql, Type, to_sql_checked},
 };
 
@@ -24,7 +24,7 @@ use super::database::{Database, Row, Transaction, Value};
 const STEP: &str = "use the state database";
 
 /// How long an answer is waited for. The server's own limits are shorter.
-const ANSWER_MAX: Duration = Duration::from_secs(60);
+const ANSWER_MAX: Duration = Duration::from_mins(1);
 
 /// What each session begins with.
 ///
@@ -68,7 +68,7 @@ impl PostgresState {
 
     async fn session(&self) -> Result<Session> {
         let client = (self.connect)().await.map_err(|error| error.during(STEP))?;
-        answered(client.batch_execute(SESSION)).await.map_err(|lost| lost.told())?;
+        answered(client.batch_execute(SESSION)).await.map_err(Lost::told)?;
         Ok(Session { client, statements: HashMap::new() })
     }
 }
@@ -88,7 +88,7 @@ impl Database for PostgresState {
         if is_new {
             *turn = Some(self.session().await?);
         }
-        let mut open = Open { session: turn, is_open: true, now: 0 };
+        let mut open = Open { session: turn, is_begun: true, now: 0 };
         open.now = match open.begin().await {
             Err(lost) if lost.is_away() && !is_new => {
                 *open.session = Some(self.session().await?);
@@ -96,14 +96,14 @@ impl Database for PostgresState {
             }
             begun => begun,
         }
-        .map_err(|lost| lost.told())?;
+        .map_err(Lost::told)?;
         Ok(Box::new(open))
     }
 }
 
 struct Open<'a> {
     session: MutexGuard<'a, Option<Session>>,
-    is_open: bool,
+    is_begun: bool,
     now: i64,
 }
 
@@ -121,13 +121,12 @@ impl Open<'_> {
 
     async fn query(&mut self, sql: &'static str, values: &[Value]) -> Result<Vec<Row>, Lost> {
         let session = self.session.as_mut().ok_or(Lost::Answer)?;
-        let statement = match session.statements.get(sql) {
-            Some(statement) => statement.clone(),
-            None => {
-                let prepared = answered(session.client.prepare(sql)).await?;
-                session.statements.insert(sql, prepared.clone());
-                prepared
-            }
+        let statement = if let Some(statement) = session.statements.get(sql) {
+            statement.clone()
+        } else {
+            let prepared = answered(session.client.prepare(sql)).await?;
+            session.statements.insert(sql, prepared.clone());
+            prepared
         };
         let values: Vec<_> = values.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
         let rows = answered(session.client.query(&statement, &values)).await?;
@@ -151,21 +150,21 @@ impl Transaction for Open<'_> {
 
     async fn run(&mut self, sql: &'static str, values: &[Value]) -> Result<Vec<Row>> {
         let answer = self.query(sql, values).await;
-        self.kept(answer).map_err(|lost| lost.told())
+        self.kept(answer).map_err(Lost::told)
     }
 
     async fn commit(mut self: Box<Self>) -> Result<()> {
         let Some(session) = self.session.as_ref() else { return Err(Lost::Answer.told()) };
         let answer = answered(session.client.batch_execute("COMMIT")).await;
         let answer = self.kept(answer);
-        self.is_open = answer.is_err();
+        self.is_begun = answer.is_err();
         answer.map_err(|lost| if lost.is_certain() { lost.told() } else { lost.unknown() })
     }
 }
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        if let (true, Some(session)) = (self.is_open, self.session.as_ref()) {
+        if let (true, Some(session)) = (self.is_begun, self.session.as_ref()) {
             // It is sent when it is first looked at, in its turn: before what begins next. Nobody
             // waits for the answer.
             drop(session.client.batch_execute("ROLLBACK").now_or_never());
@@ -196,7 +195,7 @@ impl Lost {
         match self {
             Self::Answer => true,
             Self::Said(error) => !matches!(
-                error.as_db_error().map(|db| db.parsed_severity()),
+                error.as_db_error().map(DbError::parsed_severity),
                 Some(Some(Severity::Error))
             ),
             Self::Shape => false,

@@ -112,19 +112,17 @@ impl State {
                  UNION ALL SELECT 'host', host, count(*) FROM job
                      WHERE state = 'running' GROUP BY host
              ), reached AS MATERIALIZED (
-                 SELECT c.scope, c.name FROM cap AS c
-                     LEFT JOIN running AS r ON r.scope = c.scope AND r.name = c.name
-                     WHERE COALESCE(r.jobs, 0) >= c.most
+                 SELECT c.scope, c.name FROM running AS r CROSS JOIN cap AS c
+                     WHERE c.scope = r.scope AND c.name = r.name AND r.jobs >= c.most
+                 UNION SELECT scope, name FROM cap WHERE most = 0
              )
              SELECT id, name, kind, due, why, repository, host, rank, attempt, epoch
              FROM job AS j WHERE state = 'waiting'
+                 AND NOT EXISTS (SELECT 1 FROM reached WHERE scope = 'all')
+                 AND repository NOT IN (SELECT name FROM reached WHERE scope = 'repository')
+                 AND host NOT IN (SELECT name FROM reached WHERE scope = 'host')
                  AND NOT EXISTS (SELECT 1 FROM job AS r WHERE r.state = 'running'
                      AND r.name = j.name AND r.kind = j.kind)
-                 AND NOT EXISTS (SELECT 1 FROM reached WHERE reached.scope = 'all')
-                 AND NOT EXISTS (SELECT 1 FROM reached
-                     WHERE reached.scope = 'repository' AND reached.name = j.repository)
-                 AND NOT EXISTS (SELECT 1 FROM reached
-                     WHERE reached.scope = 'host' AND reached.name = j.host)
              ORDER BY rank DESC, due, id LIMIT 1";
         let found = open.run(first, &[]).await?;
         let Some(row) = found.first() else {
@@ -255,7 +253,7 @@ impl State {
         }
         let id = self.put(&mut *open, &task, who).await?;
         if id.is_some() {
-            let detail = format!("attempt {} failed", attempt);
+            let detail = format!("after attempt {attempt}");
             let deed = Deed { who, action: "job.retried", subject: job, detail: &detail };
             note(&mut *open, deed).await?;
         }

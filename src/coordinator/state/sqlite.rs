@@ -74,7 +74,7 @@ impl SqliteState {
 impl Database for SqliteState {
     async fn begin(&self) -> Result<Box<dyn Transaction + '_>> {
         let turn = self.turn.lock().await;
-        let mut open = Open { state: self, _turn: turn, is_open: true, now: 0 };
+        let mut open = Open { state: self, _turn: turn, is_begun: true, now: 0 };
         self.ask(|connection| connection.execute_batch("BEGIN IMMEDIATE")).await?;
         open.now = self.clock.now().timestamp_micros();
         Ok(Box::new(open))
@@ -84,7 +84,7 @@ impl Database for SqliteState {
 struct Open<'a> {
     state: &'a SqliteState,
     _turn: MutexGuard<'a, ()>,
-    is_open: bool,
+    is_begun: bool,
     now: i64,
 }
 
@@ -110,14 +110,14 @@ impl Transaction for Open<'_> {
 
     async fn commit(mut self: Box<Self>) -> Result<()> {
         let done = self.state.ask(|connection| connection.execute_batch("COMMIT")).await;
-        self.is_open = done.is_err();
+        self.is_begun = done.is_err();
         done
     }
 }
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        if self.is_open {
+        if self.is_begun {
             // In its turn: before whoever begins next.
             let end: Job = Box::new(|connection| {
                 if !connection.is_autocommit() {

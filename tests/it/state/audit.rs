@@ -5,7 +5,7 @@ use std::sync::Arc;
 use stillpoint::coordinator::state::{Outcome, State, Value, verify};
 use stillpoint_contract::{ErrorKind, code};
 
-use super::bench::{Bench, task};
+use super::bench::{Bench, pause, task};
 
 pub(super) async fn a_changed_line_is_found(bench: &Bench) {
     let state = &bench.state;
@@ -18,6 +18,14 @@ pub(super) async fn a_changed_line_is_found(bench: &Bench) {
     verify(Some(&lines[0]), &lines[1..]).unwrap();
     assert_eq!(verify(None, &lines[1..]).unwrap_err().code(), code::AUDIT);
     assert_eq!(state.audit(2).await.unwrap(), lines[2..]);
+    // Lines belong together: one of another log is not one of this.
+    let foreign = bench.fresh().await.state;
+    for database in ["z", "b"] {
+        foreign.enqueue(&task(database, "full", 1), "s").await.unwrap();
+    }
+    let foreign = foreign.audit(0).await.unwrap();
+    verify(Some(&foreign[0]), &foreign[1..]).unwrap();
+    verify(Some(&lines[0]), &foreign[1..]).unwrap_err();
     bench.behind("CREATE TABLE kept AS SELECT * FROM audit").await;
     for change in [
         "UPDATE audit SET who = 'eve' WHERE seq = 2",
@@ -80,8 +88,9 @@ pub(super) async fn a_transaction_that_is_dropped_changes_nothing_and_holds_nobo
     let (other, same) = (bench.database(), Arc::clone(&database));
     let waits = tokio::spawn(async move { other.begin().await.map(drop) });
     let queued = tokio::spawn(async move { same.begin().await.map(drop) });
-    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    (waits.abort(), queued.abort());
+    pause(100).await;
+    waits.abort();
+    queued.abort();
     drop(open);
     database.begin().await.unwrap().commit().await.unwrap();
     bench.state.enqueue(&task("shop", "full", 1), "s").await.unwrap();

@@ -187,6 +187,11 @@ impl Place {
     }
 }
 
+/// Waits, in real time.
+pub(crate) async fn pause(milliseconds: u64) {
+    RealClock::new().sleep(Duration::from_millis(milliseconds)).await;
+}
+
 pub(crate) async fn connect(port: u16, database: &str) -> Client {
     let settings = format!(
         "host=127.0.0.1 port={port} user={POSTGRES_USER} dbname={database} \

@@ -1,5 +1,7 @@
 //! Each due time becomes one thing.
 
+use std::slice;
+
 use stillpoint::coordinator::state::{Outcome, SKIPPED_MAX, Settling, Skipped};
 use stillpoint_contract::ErrorKind;
 
@@ -25,11 +27,11 @@ pub(super) async fn due_times_are_settled_once(bench: &Bench) {
     let state = &bench.state;
     assert_eq!(state.looked("shop", "full").await.unwrap(), None);
     let first = settling(None, 5, &[1, 2], &[3]);
-    assert_eq!(state.settle(&[first.clone()], "s").await.unwrap(), [true]);
+    assert_eq!(state.settle(slice::from_ref(&first), "s").await.unwrap(), [true]);
     assert_eq!(state.looked("shop", "full").await.unwrap(), Some(minute(5)));
     assert_eq!(state.looked("shop", "drill").await.unwrap(), None);
     // The answer was lost, and it is said again.
-    assert_eq!(state.settle(&[first], "s").await.unwrap(), [false]);
+    assert_eq!(state.settle(slice::from_ref(&first), "s").await.unwrap(), [false]);
     assert_eq!(state.settle(&[settling(Some(5), 9, &[8], &[])], "s").await.unwrap(), [true]);
     let queued: Vec<_> = bench.jobs().await.into_iter().map(|job| job.task.due).collect();
     assert_eq!(queued, [8, 2, 1].map(minute));

@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures::future::poll_fn;
+use futures::future::{pending, poll_fn};
 use stillpoint::{
     coordinator::state::{
         AWAY, Database, Mark, Outcome, Row, Scope, Settling, Skipped, State, Transaction, Value,
@@ -19,6 +19,7 @@ use stillpoint::{
     policy::{Alert, Class, Urgency},
 };
 use stillpoint_contract::{Error, ErrorKind, Result, code};
+use tokio::time::timeout;
 
 use super::bench::{Bench, LEASE, due, minute, start, task};
 
@@ -31,6 +32,8 @@ enum Fate {
     Lost,
     /// It is not made, and that is not known.
     Undone,
+    /// It is made, and nobody waits for its answer.
+    Unheard,
 }
 
 /// A database to which the connection breaks.
@@ -46,6 +49,12 @@ struct Open<'a> {
 }
 
 impl Breaking {
+    fn new(bench: &Bench) -> (Arc<Self>, Arc<dyn Database>) {
+        let breaking = Arc::new(Self { inner: bench.database(), fate: AtomicU8::new(0) });
+        let shared: Arc<dyn Database> = Arc::<Self>::clone(&breaking);
+        (breaking, shared)
+    }
+
     fn next(&self, fate: Fate) {
         self.fate.store(fate as u8, Ordering::Relaxed);
     }
@@ -76,6 +85,9 @@ impl Transaction for Open<'_> {
         if fate == Fate::Fine as u8 {
             return Ok(());
         }
+        if fate == Fate::Unheard as u8 {
+            pending::<()>().await;
+        }
         Err(Error::new(ErrorKind::Transient, code::STATE, "commit").why("nobody knows"))
     }
 }
@@ -96,8 +108,7 @@ macro_rules! told {
 
 /// Everything that can be done, and what is left of it.
 async fn story(bench: &Bench, fate: Fate) -> Vec<String> {
-    let breaking = Arc::new(Breaking { inner: bench.database(), fate: AtomicU8::new(0) });
-    let shared: Arc<dyn Database> = Arc::<Breaking>::clone(&breaking);
+    let (breaking, shared) = Breaking::new(bench);
     let state = bench.with(shared).await;
     bench.watch(AWAY).await;
     let first = task("a", "full", 9);
@@ -126,8 +137,8 @@ async fn story(bench: &Bench, fate: Fate) -> Vec<String> {
     assert_eq!(cancelled.task, first);
     let lost = told!(breaking, fate, state.claim("w1")).unwrap();
     assert_eq!(lost.task, due("b", 1));
-    bench.watch(LEASE - Duration::from_secs(5)).await;
-    bench.wait(Duration::from_secs(6)).await;
+    bench.watch(LEASE / 2).await;
+    bench.wait(LEASE / 2).await;
     told!(breaking, fate, state.reap("s"));
     told!(breaking, fate, state.lease("log", "w1", Some(LEASE)));
     told!(breaking, fate, state.release("log", "w1"));
@@ -187,51 +198,55 @@ pub(super) async fn every_call_may_be_repeated_when_its_answer_was_lost(bench: &
     }
 }
 
-/// Wherever the caller of a claim is ended, the same worker finds what was claimed, and no other
-/// worker does.
 pub(super) async fn a_claim_that_nobody_waited_for_is_found_again(bench: &Bench) {
-    let mut found = 0;
-    for polls in 1..40 {
-        let state = bench.again().await;
+    let (breaking, shared) = Breaking::new(bench);
+    let state = bench.with(shared).await;
+    for database in ["a", "b"] {
+        state.enqueue(&task(database, "full", 1), "s").await.unwrap();
+    }
+    for worker in ["w1", "w2"] {
+        bench.worker(worker).await;
+    }
+    breaking.next(Fate::Unheard);
+    timeout(Duration::from_millis(300), state.claim("w1")).await.unwrap_err();
+    let other = state.claim("w2").await.unwrap().unwrap();
+    assert_eq!(other.task.database, "b", "what was claimed is not another's");
+    let found = state.claim("w1").await.unwrap().unwrap();
+    assert_eq!((found.task.database.as_str(), found.attempt), ("a", 1));
+    assert_eq!(state.claim("w1").await.unwrap(), None);
+    for claim in [found, other] {
+        state.finish(&claim, Outcome::Succeeded, "").await.unwrap();
+    }
+}
+
+/// Wherever the caller of a claim is ended, exactly one worker gets the job.
+pub(super) async fn a_claim_may_be_given_up_at_any_await(bench: &Bench) {
+    let state = bench.again().await;
+    for polls in 1.. {
         let database = format!("db{polls}");
         state.enqueue(&task(&database, "full", 1), "s").await.unwrap();
-        bench.worker("w1").await;
-        bench.worker("w2").await;
-        let is_done = {
-            let mut claim = pin!(state.claim("w1"));
-            let mut left = polls;
-            // A look, and another one whenever there is news, so many times.
-            poll_fn(|context| {
-                left -= 1;
-                match claim.as_mut().poll(context) {
-                    Poll::Ready(claimed) => {
-                        assert_eq!(claimed.unwrap().unwrap().task.database, database);
-                        Poll::Ready(true)
-                    }
-                    Poll::Pending if left == 0 => Poll::Ready(false),
-                    Poll::Pending => Poll::Pending,
+        for worker in ["w1", "w2"] {
+            bench.worker(worker).await;
+        }
+        let claimed = {
+            let (mut claim, mut left) = (pin!(state.claim("w1")), polls);
+            poll_fn(|context| match claim.as_mut().poll(context) {
+                Poll::Ready(claimed) => Poll::Ready(Some(claimed.unwrap().unwrap())),
+                Poll::Pending if left == 1 => Poll::Ready(None),
+                Poll::Pending => {
+                    left -= 1;
+                    Poll::Pending
                 }
             })
             .await
         };
-        if is_done {
-            assert!(polls > 5, "it was never given up");
-            assert!(found > 0, "none was claimed and given up");
+        if let Some(claim) = claimed {
+            assert_eq!(claim.task.database, database);
             return;
         }
-        // What was under way is made, or is not.
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        let other = state.claim("w2").await.unwrap();
-        if let Some(other) = other {
-            state.finish(&other, Outcome::Succeeded, "").await.unwrap();
-            assert_eq!(state.claim("w1").await.unwrap(), None);
-        } else {
-            found += 1;
-            let claim = state.claim("w1").await.unwrap().unwrap();
-            assert_eq!(claim.task.database, database);
-            state.finish(&claim, Outcome::Succeeded, "").await.unwrap();
-        }
-        assert_eq!(state.claim("w1").await.unwrap(), None);
+        let (one, other) = (state.claim("w2").await.unwrap(), state.claim("w1").await.unwrap());
+        let claims: Vec<_> = one.into_iter().chain(other).collect();
+        let [claim] = &claims[..] else { panic!("{claims:?}") };
+        state.finish(claim, Outcome::Succeeded, "").await.unwrap();
     }
-    panic!("a claim that takes no end");
 }

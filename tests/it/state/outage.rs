@@ -6,11 +6,11 @@ use stillpoint::coordinator::state::{Database, Filter, Outcome, Phase, State};
 use stillpoint_conformance::memory::SeededEntropy;
 use stillpoint_contract::ErrorKind;
 use stillpoint_testcontainers::{POSTGRES_USER, Postgres};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use super::{
-    bench::{Bench, LEASE, connect, postgres, task},
+    bench::{Bench, LEASE, connect, pause, postgres, task},
     queue::workers_that_race_take_nothing_twice,
 };
 
@@ -29,7 +29,7 @@ async fn until(client: &Client, sql: &str) {
         if !client.query(sql, &[]).await.unwrap().is_empty() {
             return;
         }
-        sleep(Duration::from_millis(10)).await;
+        pause(10).await;
     }
     panic!("never: {sql}");
 }
@@ -44,7 +44,7 @@ async fn a_lost_connection_is_made_again() {
         assert!(!client.query(END, &[]).await.unwrap().is_empty());
         // Whether it was noticed already or not.
         if database == "c" {
-            sleep(Duration::from_millis(200)).await;
+            pause(200).await;
         }
         state.enqueue(&task(database, "full", 1), "s").await.unwrap();
     }
@@ -74,7 +74,7 @@ async fn a_claim_is_found_again_whose_session_was_ended_after_its_commit() {
         let sql = format!("ALTER SYSTEM SET synchronous_standby_names = '{value}'");
         client.execute(&sql, &[]).await.unwrap();
         client.execute("SELECT pg_reload_conf()", &[]).await.unwrap();
-        sleep(Duration::from_millis(300)).await;
+        pause(300).await;
     };
     // What was acknowledged is on disk, whatever a server does by default.
     client.execute("ALTER SYSTEM SET synchronous_commit = off", &[]).await.unwrap();
@@ -163,7 +163,7 @@ async fn defaults_of_a_server_change_nothing() {
         client.batch_execute(&format!("ALTER SYSTEM SET {setting}")).await.unwrap();
     }
     client.execute("SELECT pg_reload_conf()", &[]).await.unwrap();
-    sleep(Duration::from_millis(300)).await;
+    pause(300).await;
     let bench = Bench::postgres(&server).await;
     workers_that_race_take_nothing_twice(&bench).await;
 }

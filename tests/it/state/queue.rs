@@ -1,11 +1,9 @@
 //! What waits, what runs, and how it ends.
 
-use std::time::Duration;
-
 use stillpoint::coordinator::state::{Filter, Outcome, Scope, Task};
 use stillpoint_contract::{ErrorKind, code};
 
-use super::bench::{Bench, LEASE, due, minute, outcome, running, task};
+use super::bench::{Bench, LEASE, due, minute, outcome, pause, running, task};
 
 pub(super) async fn a_due_time_is_queued_once_and_again_only_after_a_failure(bench: &Bench) {
     let state = &bench.state;
@@ -136,6 +134,22 @@ pub(super) async fn an_end_is_said_once(bench: &Bench) {
     assert_eq!(otherwise.kind(), ErrorKind::Fenced);
 }
 
+/// A server that fails over may forget the last that it said: what it gives to another worker then
+/// bears the same number.
+pub(super) async fn a_claim_that_was_forgotten_counts_no_more(bench: &Bench) {
+    let state = &bench.state;
+    state.enqueue(&task("shop", "full", 1), "s").await.unwrap();
+    bench.worker("w1").await;
+    bench.worker("w2").await;
+    let zombie = bench.claim("w1").await;
+    bench.behind("UPDATE job SET state = 'waiting', epoch = 0, worker = NULL").await;
+    let heir = bench.claim("w2").await;
+    let said =
+        [state.progress(&zombie, 1).await, state.finish(&zombie, Outcome::Succeeded, "").await];
+    assert!(said.into_iter().all(|said| said.unwrap_err().kind() == ErrorKind::Fenced));
+    state.finish(&heir, Outcome::Succeeded, "").await.unwrap();
+}
+
 /// Several processes at once, each with several claims: nothing is taken twice, no cap is passed.
 pub(super) async fn workers_that_race_take_nothing_twice(bench: &Bench) {
     const JOBS: usize = 40;
@@ -153,7 +167,7 @@ pub(super) async fn workers_that_race_take_nothing_twice(bench: &Bench) {
             while idle < 100 {
                 let Some(claim) = state.claim(&name).await.unwrap() else {
                     idle += 1;
-                    tokio::time::sleep(Duration::from_millis(3)).await;
+                    pause(3).await;
                     continue;
                 };
                 let jobs = state.jobs(&Filter::default()).await.unwrap();

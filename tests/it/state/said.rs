@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use stillpoint::{
-    coordinator::state::{MARKS_MAX, Mark, Outcome},
+    coordinator::state::{MARKS_MAX, MESSAGES_MAX, Mark, Outcome},
     policy::{Alert, Class, Urgency},
 };
+use stillpoint_contract::ErrorKind;
 
 use super::bench::{Bench, LEASE, due, minute, outcome, start, task};
 
@@ -34,6 +35,9 @@ pub(super) async fn marks_hold_until_somebody_says_otherwise(bench: &Bench) {
         state.set_mark("shop", None, "back", "eve").await.unwrap();
         state.set_mark("unknown", None, "", "eve").await.unwrap();
     }
+    let past = Some(Mark::Paused { until: Some(start() - Duration::from_hours(999_999)) });
+    let refused = state.set_mark("shop", past, "", "eve").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
     let marks = state.marks().await.unwrap();
     assert!(marks[1].until.unwrap() < until && !marks[1].holds(marks[1].until.unwrap()));
     assert_eq!(marks.len(), 3);
@@ -135,4 +139,14 @@ pub(super) async fn what_was_told_is_told_once_over_restarts(bench: &Bench) {
     assert_eq!(last.board.step(&[]).len(), 1);
     state.set_board(&last, &[]).await.unwrap().unwrap();
     assert_eq!(other.board().await.unwrap().board.open().count(), 0);
+}
+
+pub(super) async fn messages_that_nobody_takes_are_bounded(bench: &Bench) {
+    let state = &bench.state;
+    let messages: Vec<_> = (0..MESSAGES_MAX + 5).map(|number| number.to_string()).collect();
+    let kept = state.board().await.unwrap();
+    state.set_board(&kept, &messages).await.unwrap().unwrap();
+    let unsent = state.unsent().await.unwrap();
+    let unsent: Vec<_> = unsent.into_iter().map(|one| one.body).collect();
+    assert_eq!(unsent, messages[5..]);
 }

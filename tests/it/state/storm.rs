@@ -20,6 +20,7 @@ use stillpoint_contract::{ErrorKind, Result};
 use stillpoint_testcontainers::Postgres;
 
 use super::bench::{Bench, LEASE, due, minute, outcome, start};
+use crate::support::world::{runs_or, seed_or};
 
 const DATABASES: u64 = 5;
 const ALL: usize = 4;
@@ -213,7 +214,7 @@ async fn settled(state: &State, queued: &BTreeSet<(&String, &String, DateTime<Ut
         while at <= *until {
             let is_queued = queued.contains(&(database, kind, at));
             assert_ne!(is_queued, skipped.contains(&at), "{database} {kind} {at}");
-            (at, count) = (at + Duration::from_secs(60), count + 1);
+            (at, count) = (at + Duration::from_mins(1), count + 1);
         }
         let late =
             queued.iter().any(|(name, of, due)| (*name, *of) == (database, kind) && due > until);
@@ -241,7 +242,7 @@ async fn drain(bench: &Bench) {
 async fn storm(bench: Bench, seed: u64, steps: u64) {
     #[expect(clippy::print_stdout, reason = "to repeat it")]
     {
-        println!("seed {seed}");
+        println!("repeat: STILLPOINT_SEED={seed} STILLPOINT_RUNS=1");
     }
     let bench = Arc::new(bench);
     let hosts = ["host0", "host1"].map(|host| (Scope::Host, host, OF_HOST as u32));
@@ -255,14 +256,14 @@ async fn storm(bench: Bench, seed: u64, steps: u64) {
     judge(&bench.state).await;
 }
 
-fn seeds() -> Vec<u64> {
-    let given = std::env::var("STILLPOINT_SEED").ok().and_then(|seed| seed.parse().ok());
-    given.map_or_else(|| (1..=6).collect(), |seed| vec![seed])
+fn seeds(count: u64) -> impl Iterator<Item = u64> {
+    let first = seed_or(1);
+    first..first + runs_or(count)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_order_of_events_breaks_a_file() {
-    for seed in seeds() {
+    for seed in seeds(6) {
         storm(Bench::sqlite(seed).await, seed, 250).await;
     }
 }
@@ -270,7 +271,7 @@ async fn no_order_of_events_breaks_a_file() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_order_of_events_breaks_a_server() {
     let Some(server) = Postgres::required(18) else { return };
-    for seed in seeds() {
+    for seed in seeds(3) {
         storm(Bench::postgres(&server).await, seed, 250).await;
     }
 }

@@ -23,10 +23,8 @@ macro_rules! promises {
         async fn prove_all(server: &Postgres) {
             $($(
                 let promise = concat!(stringify!($module), "::", stringify!($case));
-                #[expect(clippy::print_stdout, reason = "what was proven last is what failed")]
-                {
-                    println!("{promise}");
-                }
+                // What was proven last is what failed.
+                println!("{promise}");
                 super::$module::$case(&Bench::postgres(server).await).await;
             )*)*
         }
@@ -42,6 +40,7 @@ promises! {
         somebody_may_end_a_job
         somebody_may_try_a_job_again
         an_end_is_said_once
+        a_claim_that_was_forgotten_counts_no_more
         workers_that_race_take_nothing_twice;
     workers:
         whoever_was_not_heard_of_has_lost_what_it_had
@@ -60,7 +59,8 @@ promises! {
         a_mark_ends_what_waits
         the_newest_marks_are_remembered
         one_configuration_holds
-        what_was_told_is_told_once_over_restarts;
+        what_was_told_is_told_once_over_restarts
+        messages_that_nobody_takes_are_bounded;
     history:
         jobs_are_found_by_what_they_are
         old_jobs_are_forgotten_save_the_newest_of_each;
@@ -71,7 +71,8 @@ promises! {
         any_text_is_kept;
     faults:
         every_call_may_be_repeated_when_its_answer_was_lost
-        a_claim_that_nobody_waited_for_is_found_again;
+        a_claim_that_nobody_waited_for_is_found_again
+        a_claim_may_be_given_up_at_any_await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
