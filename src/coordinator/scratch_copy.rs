@@ -60,12 +60,11 @@ pub enum Presented {
 }
 
 impl Way {
-    /// How a copy will come to be there, unless mounting it fails. Where we read it ourselves for
-    /// long, there must be a way to free us.
-    pub(super) fn presented(self, sandbox: SandboxUse) -> Presented {
+    /// How a copy will come to be there, unless mounting it fails. Whatever it is for, we read it
+    /// ourselves when log is replayed: there must be a way to free us.
+    pub(super) fn presented(self) -> Presented {
         let obstacle = match self {
             Self::Restore => Some("a full restore was asked for".to_owned()),
-            Self::Mount if sandbox == SandboxUse::None => obstacle(),
             Self::Mount => obstacle().or_else(no_guard),
         };
         obstacle.map_or(Presented::Mounted, |why| Presented::Restored { why })
@@ -135,7 +134,7 @@ pub async fn plan_copy<'a>(
     job: CopyJob<'_>,
     scratch: &'a Scratch,
 ) -> Result<PlannedCopy<'a>> {
-    let why = match job.way.presented(job.sandbox) {
+    let why = match job.way.presented() {
         Presented::Restored { why } => why,
         Presented::Mounted => match mount(world, repository, job, scratch).await {
             Ok((resolved, mounted)) => {
