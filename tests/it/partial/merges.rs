@@ -141,6 +141,41 @@ async fn whatever_is_unique_beside_a_deferrable_key_keeps_a_row_away_and_stops_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn heirs_that_are_gone_are_told_and_do_not_keep_their_parent_from_being_compared() {
+    let Some(story) = begin(15).await else { return };
+    let client = connect(&story.server).await;
+    client
+        .batch_execute(
+            "CREATE TABLE base (id int PRIMARY KEY, v text);
+             CREATE TABLE heir (more int) INHERITS (base);
+             CREATE TABLE heir2 () INHERITS (base);
+             INSERT INTO base VALUES (1, 'a'), (2, 'b'); INSERT INTO heir VALUES (3, 'x', 5);
+             INSERT INTO heir2 SELECT i, 'y' FROM generate_series(10, 16) i",
+        )
+        .await
+        .unwrap();
+    story.back_up();
+    let change = "DROP TABLE heir2; DELETE FROM base WHERE id = 2;
+        UPDATE ONLY base SET v = 'z'";
+    client.batch_execute(change).await.unwrap();
+    let words = ["--table", "base", "--compare", "--script", "heirs.sql"];
+    let found = ok(&story, &words);
+    assert_eq!(counts(&found, "public.base"), [1, 0, 1], "{found:#}");
+    assert_eq!(counts(&found, "public.heir"), [0, 0, 0], "{found:#}");
+    assert_eq!(counts(&found, "public.heir2"), [7, 0, 0], "{found:#}");
+    let script = fs::read_to_string(story.site.path("heirs.sql")).unwrap();
+    let told = "-- public.heir2: all 7 rows are missing, since the table is gone";
+    assert!(script.contains(told), "{script}");
+    client.batch_execute(&script).await.unwrap_or_else(|e| panic!("{e:?}\n{script}"));
+    let all = "SELECT string_agg(id || v, ',' ORDER BY id) FROM base";
+    assert_eq!(story.ask(all).await, "1a,2b,3x", "{script}");
+    // Whoever asks for the one that is gone is told so.
+    let words = ["--table", "heir2", "--compare", "--script", "gone.sql"];
+    fails(&story, &words, 6, &["heir2"]);
+    assert_none(&story.site);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_another_type_is_told_before_any_row_is_read() {
     let Some(story) = begin(15).await else { return };
     let client = connect(&story.server).await;
