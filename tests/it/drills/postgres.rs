@@ -5,6 +5,7 @@ use std::{
     env, fs,
     os::unix::fs::{FileExt as _, PermissionsExt as _},
     path::PathBuf,
+    process::Command,
 };
 
 use serde_json::Value;
@@ -152,9 +153,14 @@ async fn a_statement_that_writes() {
         ("DELETE FROM entry", "cannot execute DELETE in a read-only transaction"),
         ("SET TRANSACTION READ WRITE; DELETE FROM entry", "must be set before any query"),
         ("REINDEX TABLE entry", "it writes, or ends the transaction"),
+        ("ANALYZE entry", "it writes, or ends the transaction"),
+        ("CLUSTER entry USING entry_pkey", "it writes, or ends the transaction"),
+        ("ROLLBACK; DELETE FROM entry", "cannot execute DELETE in a read-only transaction"),
         ("COMMIT; REINDEX TABLE entry", "it writes, or ends the transaction"),
     ] {
-        let question = ["--check", "SELECT count(*) FROM entry", "--expect", "3"];
+        // Whoever asks for the number of its transaction gets one, and has written nothing.
+        let question = "SELECT count(*) FROM entry WHERE txid_current() > 0";
+        let question = ["--check", question, "--expect", "3"];
         let drill = failed(&story, &[&["--check", sql, "--expect", ""], &question[..]].concat());
         assert_cause(&drill, cause);
         assert_eq!(drill["causes"].as_array().unwrap().len(), 1, "{drill:#}");
