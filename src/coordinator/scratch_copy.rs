@@ -183,6 +183,9 @@ async fn mount(
     if let Some(owner) = plan.owner {
         files.give_to(owner);
     }
+    if let Some(modes) = plan.modes {
+        files.set_modes(modes);
+    }
     let name = plan.staging.file_name().ok_or_else(|| Error::bug("name a directory"))?;
     files.open_way(name)?;
     let unguarded = |cause: io::Error| {

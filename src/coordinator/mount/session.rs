@@ -92,6 +92,11 @@ impl MountedFiles {
         self.files.give_to(owner);
     }
 
+    /// Gives all files and directories the permission bits that they will have, as well.
+    pub(crate) fn set_modes(&self, modes: (u32, u32)) {
+        self.files.set_modes(modes);
+    }
+
     /// Lets a server's user pass a directory of the root on the way to its files.
     pub(crate) fn open_way(&self, name: &OsStr) -> Result<()> {
         self.files.open_way(name).map_err(|errno| Error::bug(STEP).caused_by(errno))

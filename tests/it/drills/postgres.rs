@@ -12,7 +12,11 @@ use serde_json::Value;
 use stillpoint_testcontainers::POSTGRES_VERSIONS;
 
 use super::remains::assert_none;
-use crate::postgres::{Story, connect};
+use crate::{
+    mounts::can_mount,
+    partial::shop::command,
+    postgres::{Story, connect},
+};
 
 const DRILL: [&str; 5] = ["drill", "run", "shop", "--scratch", "scratch"];
 
@@ -61,6 +65,28 @@ async fn every_version_is_drilled_with_its_own_checks() {
         assert!(drill["rto_ms"].as_u64() > Some(0), "{drill:#}");
         assert_none(&story.site);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_its_group_may_read_is_mounted_with_its_modes() {
+    let Some(mut story) = begin(15).await else { return };
+    story.server.stop().unwrap();
+    let data = story.server.data().to_owned();
+    let opened = Command::new("chmod").args(["-R", "g+rX"]).arg(data).status().unwrap();
+    assert!(opened.success());
+    story.server.restart().unwrap();
+    story.back_up();
+    let mut command = command(&story, &[&DRILL[..], &["-o", "json"]].concat());
+    let output = command.env("STILLPOINT_LOG", "fuser=debug").output().unwrap();
+    let drill: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(drill["passed"], true, "{drill:#}");
+    assert_eq!(drill["presented"]["mounted"], can_mount(), "{drill:#}");
+    // Nobody has to change them one by one, of a thousand.
+    let said = String::from_utf8(output.stderr).unwrap();
+    let changes = said.lines().filter(|line| line.contains("SETATTR mode: Some")).count();
+    assert!(said.contains("LOOKUP") || !can_mount(), "{said}");
+    assert!(changes < 40, "{changes} changes of modes");
+    assert_none(&story.site);
 }
 
 #[tokio::test(flavor = "multi_thread")]
