@@ -45,6 +45,7 @@ pub struct Reading {
 impl Meter {
     /// Begins a phase of `total_bytes`.
     pub fn begin(&self, phase: &'static str, total_bytes: u64) {
+        tracing::info!("phase: {phase}");
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
         self.done_bytes.store(0, Ordering::Relaxed);
         self.total_bytes.store(total_bytes, Ordering::Relaxed);

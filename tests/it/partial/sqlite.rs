@@ -13,7 +13,8 @@ use rusqlite::Connection;
 use serde_json::Value;
 use stillpoint::world::World;
 
-use crate::{cli::golden::assert_shape, drills::remains::assert_none, site::Site};
+use crate::{cli::golden::assert_shape, drills::remains::assert_none,
+    site::{Running, Site}};
 
 /// One of everything that a table can have.
 const SCHEMA: &str = r#"
@@ -511,9 +512,21 @@ fn whoever_waits_for_rows_sees_how_far_they_are_and_when_they_will_be_there() {
     terminal.args(["-qec", &line.collect::<Vec<_>>().join(" "), "/dev/null"]);
     terminal.current_dir(site.path("")).stdin(std::process::Stdio::null());
     terminal.envs(inner.get_envs().map(|(name, value)| (name, value.unwrap())));
-    let output = terminal.env("COLUMNS", "120").output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{said}");
+    terminal.env("COLUMNS", "120").stdout(fs::File::create(site.path("drawn")).unwrap());
+    let mut running = Running(terminal.spawn().unwrap());
+    // An application writes, half of the time: it cannot be over at once.
+    let application = sql(&site);
+    let ended = loop {
+        application.execute_batch("BEGIN IMMEDIATE").unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        application.execute_batch("ROLLBACK").unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        if let Some(ended) = running.ended() {
+            break ended;
+        }
+    };
+    let said = fs::read_to_string(site.path("drawn")).unwrap();
+    assert_eq!(ended, 0, "{said}");
     let drawn: Vec<_> = said.split('\r').filter(|line| line.contains("app.db  rows ")).collect();
     let shares = drawn.iter().filter_map(|line| {
         let (before, _) = line.split_once(" %")?;
