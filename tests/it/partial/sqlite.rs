@@ -13,8 +13,11 @@ use rusqlite::Connection;
 use serde_json::Value;
 use stillpoint::world::World;
 
-use crate::{cli::golden::assert_shape, drills::remains::assert_none,
-    site::{Running, Site}};
+use crate::{
+    cli::golden::assert_shape,
+    drills::remains::assert_none,
+    site::{Running, Site},
+};
 
 /// One of everything that a table can have.
 const SCHEMA: &str = r#"
