@@ -16,7 +16,7 @@ soak:
 		echo "round $$round of $(ROUNDS): STILLPOINT_SEED=$$round"; \
 		STILLPOINT_SEED=$$round STILLPOINT_BANK_SECONDS=60 STILLPOINT_BANK_POINTS=500 \
 			STILLPOINT_BANK_WAYS=every STILLPOINT_BANK_TARGETS=40 STILLPOINT_KILLS=100 \
-			STILLPOINT_VERSIONS=every \
+			STILLPOINT_DRILLS=50 STILLPOINT_VERSIONS=every \
 			cargo test --workspace --release --quiet || exit 1; \
 	done
 

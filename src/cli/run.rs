@@ -153,21 +153,26 @@ async fn supervise(
             outcome = &mut work => return match (outcome, told) {
                 (Ok(_), Some(signal)) => Signal::status(signal),
                 (Ok(status), None) => status,
-                (Err(error), Some(signal)) if error.kind() == ErrorKind::Interrupted => {
-                    session.report(&error, signal.status())
+                (Err(error), told) => {
+                    let own = told.filter(|_| error.kind() == ErrorKind::Interrupted);
+                    let status = failure(error.kind(), is_fetch);
+                    session.report(&what_stays(session, error), own.map_or(status, Signal::status))
                 }
-                (Err(error), _) => session.report(&error, failure(error.kind(), is_fetch)),
             },
             signal = &mut signals => {
                 if !stops_itself || told.is_some() {
-                    return session.report(&interrupted(signal), signal.status());
+                    // Only then it is known what stays.
+                    drop(work);
+                    let error = what_stays(session, interrupted(signal));
+                    return session.report(&error, signal.status());
                 }
                 told = Some(signal);
                 tell.send_replace(told);
                 signals.set(next_signal());
             }
             () = &mut deadline => {
-                let error = out_of_time();
+                drop(work);
+                let error = what_stays(session, out_of_time());
                 return session.report(&error, failure(error.kind(), is_fetch));
             }
         }
@@ -178,12 +183,26 @@ async fn supervise(
 pub(crate) fn interrupted(signal: Signal) -> Error {
     Error::new(ErrorKind::Interrupted, code::INTERRUPTED, "finish")
         .with("signal", signal.name())
-        .why("nothing half-done is visible, and what was committed before stays")
+        .why(WHOLE)
 }
+
+/// How work is given up that leaves nothing.
+const WHOLE: &str = "nothing half-done is visible, and what was committed before stays";
+
+/// Adds what could not be taken back.
+fn what_stays(session: &Session, error: Error) -> Error {
+    let left = session.take_left();
+    let is_half = !left.is_empty() && error.code() == code::INTERRUPTED;
+    let error = if is_half { error.why(HALF) } else { error };
+    left.into_iter().fold(error, |error, what| error.with("what stays", what))
+}
+
+/// How work is given up whose beginnings could not be taken back in time.
+const HALF: &str = "what was begun could not be taken back in time, and stays under a passing name";
 
 fn out_of_time() -> Error {
     Error::new(ErrorKind::TimedOut, code::INTERRUPTED, "finish within --timeout")
-        .why("nothing half-done is visible, and what was committed before stays")
+        .why(WHOLE)
         .next("run the same command again: what is stored already is not stored twice")
 }
 

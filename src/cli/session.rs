@@ -1,6 +1,10 @@
 //! What was typed, resolved: where the repository is, how answers look, whom to ask for secrets.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use stillpoint_contract::{Endpoint, Engine, Error, ErrorKind, Result, code};
@@ -77,6 +81,18 @@ pub(crate) struct Session {
     pub run: Run,
     /// Becomes `Some` when a signal asks us to stop.
     pub stop: watch::Receiver<Option<Signal>>,
+    /// What stays of work that was given up.
+    left: Mutex<Vec<String>>,
+}
+
+/// Lets a session know at the end of some work what stays of it.
+struct Left<'a>(&'a Session, &'a Meter);
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        let mut left = self.0.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.extend(self.1.take_left());
+    }
 }
 
 impl Session {
@@ -106,6 +122,7 @@ impl Session {
             timeout,
             run,
             stop,
+            left: Mutex::default(),
         })
     }
 
@@ -143,7 +160,14 @@ impl Session {
         work: impl Future<Output = T>,
     ) -> T {
         let read = || meter.read();
+        // Dropped after the work, also when that is given up.
+        let _left = Left(self, meter);
         progress::watch(self.display, &*self.world.clock, subject, read, work).await
+    }
+
+    /// What stays of work that has ended or was given up.
+    pub(crate) fn take_left(&self) -> Vec<String> {
+        std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Reads a point in time, or one in the notation of any engine.

@@ -130,7 +130,7 @@ pub async fn plan_partial(
         extras: RestoreExtras { sandbox: sandbox_use(job), ..RestoreExtras::default() },
     };
     let resolved = plan(repository, &restore, &target.with_extension("staging")).await?;
-    Ok((resolved, job.way.presented(sandbox_use(job))))
+    Ok((resolved, job.way.presented()))
 }
 
 fn sandbox_use(job: &PartialJob<'_>) -> SandboxUse {

@@ -174,7 +174,8 @@ pub async fn present_at(
     if let Presented::Restored { why } = &planned.presented {
         return Err(Error::new(ErrorKind::Unsupported, code::NO_MOUNT, STEP)
             .with("system", why)
-            .next(format!("stillpoint restore {} --to PATH", quoted(job.database))));
+            .next(format!("stillpoint restore {} --to PATH", quoted(job.database)))
+            .next("without --read-write, the backup is shown as it was copied"));
     }
     let copy = planned.bring_up(world, repository, meter).await?;
     let path = below(&copy.resolved, &scratch.mount_point())?;

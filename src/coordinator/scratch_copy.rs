@@ -60,12 +60,11 @@ pub enum Presented {
 }
 
 impl Way {
-    /// How a copy will come to be there, unless mounting it fails. Where we read it ourselves for
-    /// long, there must be a way to free us.
-    pub(super) fn presented(self, sandbox: SandboxUse) -> Presented {
+    /// How a copy will come to be there, unless mounting it fails. Whatever it is for, we read it
+    /// ourselves when log is replayed: there must be a way to free us.
+    pub(super) fn presented(self) -> Presented {
         let obstacle = match self {
             Self::Restore => Some("a full restore was asked for".to_owned()),
-            Self::Mount if sandbox == SandboxUse::None => obstacle(),
             Self::Mount => obstacle().or_else(no_guard),
         };
         obstacle.map_or(Presented::Mounted, |why| Presented::Restored { why })
@@ -135,7 +134,7 @@ pub async fn plan_copy<'a>(
     job: CopyJob<'_>,
     scratch: &'a Scratch,
 ) -> Result<PlannedCopy<'a>> {
-    let why = match job.way.presented(job.sandbox) {
+    let why = match job.way.presented() {
         Presented::Restored { why } => why,
         Presented::Mounted => match mount(world, repository, job, scratch).await {
             Ok((resolved, mounted)) => {
@@ -183,6 +182,9 @@ async fn mount(
     let files = MountedFiles::lay_out(reader, clock, Some(overlay), &point, place).await?;
     if let Some(owner) = plan.owner {
         files.give_to(owner);
+    }
+    if let Some(modes) = plan.modes {
+        files.set_modes(modes);
     }
     let name = plan.staging.file_name().ok_or_else(|| Error::bug("name a directory"))?;
     files.open_way(name)?;

@@ -299,6 +299,7 @@ mod tests {
             rewrite: None,
             notes: Vec::new(),
             owner: None,
+            modes: None,
             target: staging.with_file_name("target"),
             staging: staging.to_owned(),
             database: staging.join("data"),

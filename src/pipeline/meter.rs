@@ -12,6 +12,7 @@ pub struct Meter {
     done_bytes: AtomicU64,
     total_bytes: AtomicU64,
     stored_bytes: AtomicU64,
+    left: Mutex<Vec<String>>,
 }
 
 impl stillpoint_contract::Progress for Meter {
@@ -21,6 +22,10 @@ impl stillpoint_contract::Progress for Meter {
 
     fn advance(&self, bytes: u64) {
         Self::advance(self, bytes);
+    }
+
+    fn leave(&self, what: String) {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
 }
 
@@ -40,6 +45,7 @@ pub struct Reading {
 impl Meter {
     /// Begins a phase of `total_bytes`.
     pub fn begin(&self, phase: &'static str, total_bytes: u64) {
+        tracing::info!("phase: {phase}");
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
         self.done_bytes.store(0, Ordering::Relaxed);
         self.total_bytes.store(total_bytes, Ordering::Relaxed);
@@ -53,6 +59,11 @@ impl Meter {
     /// Adds to what went to the repository.
     pub fn store(&self, bytes: u64) {
         self.stored_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What stays of work that was given up.
+    pub fn take_left(&self) -> Vec<String> {
+        std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Looks.

@@ -19,6 +19,7 @@ mod pg_bank;
 mod pg_lineages;
 mod pg_refusals;
 mod postgres;
+mod read_ahead;
 mod retention;
 mod round_trip;
 mod serving;

@@ -25,6 +25,10 @@ pub trait Fixture: fmt::Debug + Send + Sync {
     /// Whether `scene` can be played on a server of this fixture; otherwise why not.
     fn offers(&self, scene: Scene) -> Result<(), &'static str>;
 
+    /// The statement to which a sandbox answers with the balances of all accounts, one on a line;
+    /// or why the engine has no sandbox.
+    fn balances_statement(&self) -> Result<&'static str, &'static str>;
+
     /// Starts a new database that holds [`Bank::opening`], and beside it at least 1 MiB that no
     /// transfer touches, so that there is something to keep. Its files go when it is dropped.
     async fn start(&self) -> Result<Arc<dyn Server>>;
@@ -64,6 +68,11 @@ pub trait Server: fmt::Debug + Send + Sync {
     /// An address at which something else than this engine answers; see [`Scene::Foreign`].
     fn foreign(&self) -> Option<Endpoint> {
         None
+    }
+
+    /// Statements by which a sandbox would write, or reach this database: each must fail.
+    fn escapes(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// Damages what was laid out, so that the engine can notice; see [`Scene::Damage`].

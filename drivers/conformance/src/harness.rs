@@ -38,19 +38,23 @@ pub(crate) enum Claim {
     Log,
     /// One database is restored without its neighbours.
     SingleDatabase,
+    /// A throw-away server is opened on a copy.
+    Sandbox,
 }
 
 impl Claim {
-    fn all(capabilities: &Capabilities) -> Vec<Self> {
-        let Capabilities { consistency, incremental, log, restores_single_database } = capabilities;
+    fn all(fixture: &dyn Fixture) -> Vec<Self> {
+        let Capabilities { consistency, incremental, log, restores_single_database } =
+            fixture.capabilities();
         let consistent = match consistency {
             Consistency::AtStart | Consistency::AtEnd => Self::Consistency,
         };
         let claimed = [
             Some(consistent),
-            (*incremental != Incremental::Never).then_some(Self::Incremental),
-            (*log != LogSupply::Never).then_some(Self::Log),
+            (incremental != Incremental::Never).then_some(Self::Incremental),
+            (log != LogSupply::Never).then_some(Self::Log),
             restores_single_database.then_some(Self::SingleDatabase),
+            fixture.balances_statement().is_ok().then_some(Self::Sandbox),
         ];
         claimed.into_iter().flatten().collect()
     }
@@ -152,6 +156,10 @@ fn excuse(fixture: &dyn Fixture, sentence: &Sentence) -> Option<String> {
         Need::SingleDatabase if !capabilities.restores_single_database => {
             Some("its databases are restored together".to_owned())
         }
+        Need::Sandbox => fixture.balances_statement().err().map(str::to_owned),
+        Need::NoSandbox => {
+            fixture.balances_statement().is_ok().then(|| "it has sandboxes".to_owned())
+        }
         Need::Scene(scene) => fixture.offers(*scene).err().map(str::to_owned),
         _ => None,
     })
@@ -200,8 +208,7 @@ fn report(fixture: &dyn Fixture, ledger: &Ledger, whole: bool) -> (String, Vec<S
         }
     } else if whole {
         let exercised = ledger.exercised.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle =
-            Claim::all(&fixture.capabilities()).into_iter().filter(|c| !exercised.contains(c));
+        let idle = Claim::all(fixture).into_iter().filter(|c| !exercised.contains(c));
         complaints.extend(idle.map(|claim| {
             format!("{}: {claim:?} is claimed and no test exercised it", fixture.name())
         }));

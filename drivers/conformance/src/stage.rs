@@ -3,7 +3,9 @@
 use std::{
     error::Error as _,
     fmt,
+    fs::Permissions,
     future::{Future, poll_fn},
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     pin::pin,
     sync::{
@@ -131,7 +133,9 @@ impl Stage {
     ) -> Result<Self, Failure> {
         let server = fixture.start().await?;
         let driver = server.engine().connect(&server.endpoint()).await?;
-        let dir = TempDir::new().map_err(|error| Failure::new(error.to_string()))?;
+        // A server that works there may have a user of its own.
+        let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o711)).tempdir();
+        let dir = dir.map_err(|error| Failure::new(error.to_string()))?;
         let entropy = SeededEntropy::new(ledger.seed);
         let (progress, restores) = (Default::default(), AtomicU64::new(0));
         Ok(Self { fixture, server, driver, entropy, ledger, progress, dir, restores })

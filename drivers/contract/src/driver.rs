@@ -433,6 +433,9 @@ pub struct RestorePlan {
     pub notes: Vec<String>,
     /// The user and group whom everything will belong to in the end, if not to us.
     pub owner: Option<(u32, u32)>,
+    /// The permission bits that directories and files will have in the end, if others than their
+    /// owner may look at them.
+    pub modes: Option<(u32, u32)>,
 }
 
 /// How what stands at a target is turned into the database: it is moved to where it is built, and
@@ -529,6 +532,7 @@ mod tests {
             rewrite: None,
             notes: Vec::new(),
             owner: None,
+            modes: None,
         };
         let place = |name: &str| plan.place(&PartName::new(name).unwrap());
         assert_eq!(place("main"), Some("/s/db".into()));

@@ -45,6 +45,10 @@ pub trait Progress: std::fmt::Debug + Send + Sync {
 
     /// So many bytes more are done.
     fn advance(&self, bytes: u64);
+
+    /// Something that was begun could not be taken back when the work was given up; said in a few
+    /// words, with who removes it.
+    fn leave(&self, what: String);
 }
 
 /// What was brought back.

@@ -100,6 +100,7 @@ pub(crate) async fn plan(
         rewrite: extras.rewrites.then_some(rewrite),
         notes: notes::differences(&layout, server.as_ref()),
         owner: server.as_ref().and_then(|server| server.owner),
+        modes: Some((layout.directory_mode, layout.file_mode)),
         target,
         staging: request.staging.to_owned(),
         database: staged,

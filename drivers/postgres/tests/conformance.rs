@@ -116,6 +116,10 @@ impl Fixture for Setup {
         }
     }
 
+    fn balances_statement(&self) -> Result<&'static str, &'static str> {
+        Ok("SELECT balance FROM account ORDER BY id")
+    }
+
     async fn start(&self) -> Result<Arc<dyn Server>> {
         let programs = Postgres::programs(self.major).map_err(failed)?;
         let server = block_in_place(|| Postgres::start(self.major, &self.options()));
@@ -366,6 +370,19 @@ impl Server for Application {
             }
         });
         Some(self.at("127.0.0.1", port))
+    }
+
+    fn escapes(&self) -> Vec<String> {
+        let place =
+            self.with(|server| (server.data().to_owned(), server.socket_directory().to_owned()));
+        let (data, directory) = place.unwrap_or_default();
+        let (data, directory) = (data.display(), directory.display());
+        vec![
+            "UPDATE account SET balance = 0".to_owned(),
+            "COMMIT; UPDATE account SET balance = 0".to_owned(),
+            format!("SELECT pg_read_file('{data}/PG_VERSION')"),
+            format!("COPY (SELECT 1) TO PROGRAM 'cat > {directory}/escaped'"),
+        ]
     }
 
     fn damage(&self, plan: &RestorePlan) -> Result<()> {

@@ -43,6 +43,7 @@ pub(crate) fn plan(request: &RestoreRequest<'_>) -> Result<RestorePlan> {
         rewrite: None,
         notes: Vec::new(),
         owner: None,
+        modes: None,
     })
 }
 

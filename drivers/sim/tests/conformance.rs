@@ -74,6 +74,10 @@ impl Fixture for Simulated {
         }
     }
 
+    fn balances_statement(&self) -> Result<&'static str, &'static str> {
+        Err("it is in memory, and has no language for questions")
+    }
+
     async fn start(&self) -> Result<Arc<dyn Server>> {
         static STARTED: AtomicU64 = AtomicU64::new(0);
         let name = format!("sim-{}", STARTED.fetch_add(1, Ordering::Relaxed));

@@ -65,6 +65,10 @@ impl Fixture for Journal {
         Ok(())
     }
 
+    fn balances_statement(&self) -> Result<&'static str, &'static str> {
+        Ok("SELECT balance FROM account ORDER BY id")
+    }
+
     async fn start(&self) -> Result<Arc<dyn Server>> {
         let directory = TempDir::new().map_err(failed)?;
         let path = directory.path().join("bank ü.db");
@@ -295,6 +299,15 @@ impl Server for Application {
         let path = self.directory.path().join("text");
         fs::write(&path, "text ".repeat(1000)).ok()?;
         Some(at(&path))
+    }
+
+    fn escapes(&self) -> Vec<String> {
+        let (own, other) = (self.path.display(), self.beside("-other"));
+        vec![
+            "UPDATE account SET balance = 0".to_owned(),
+            format!("ATTACH '{own}' AS live; SELECT count(*) FROM live.account"),
+            format!("VACUUM INTO '{}'", other.display()),
+        ]
     }
 
     fn damage(&self, plan: &RestorePlan) -> Result<()> {

@@ -150,6 +150,12 @@ fn all() -> Vec<Found> {
     String::from_utf8_lossy(&text).lines().filter_map(|line| parse(line, user)).collect()
 }
 
+/// The kernel's number of what is mounted at a place by us.
+#[cfg(feature = "mount")]
+pub(super) fn connection(point: &Path) -> Option<u32> {
+    all().into_iter().rfind(|found| found.point == point).map(|found| found.connection)
+}
+
 /// Whether nobody answers for a mount. A process that cannot be seen may live in another
 /// namespace: then the mount itself is asked, which takes no answer from a dead one.
 fn is_dead(found: &Found) -> bool {

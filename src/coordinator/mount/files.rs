@@ -26,6 +26,9 @@ use crate::repository::{BackupReader, OnDemand, PartPlace};
 const FILE_MODE: u16 = 0o600;
 const DIRECTORY_MODE: u16 = 0o700;
 
+/// The permission bits of a mode.
+pub(super) const MODE_BITS: u32 = 0o7777;
+
 /// The mode of directories that lead to a database: its user may pass, and whoever else could get
 /// there is kept out by the directory around them.
 const WAY_MODE: u16 = 0o711;
@@ -103,6 +106,12 @@ impl Files {
     /// Makes a user and a group the owner of everything but the root.
     pub(super) fn give_to(&self, owner: (u32, u32)) {
         self.tree_mut().give_to(owner);
+    }
+
+    /// Gives everything but the root the permission bits of directories and of files.
+    pub(super) fn set_modes(&self, (directory, file): (u32, u32)) {
+        let bits = |mode| (mode & MODE_BITS) as u16;
+        self.tree_mut().set_modes((bits(directory), bits(file)));
     }
 
     pub(super) fn tree(&self) -> RwLockReadGuard<'_, Tree> {

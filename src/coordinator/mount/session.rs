@@ -14,7 +14,7 @@ use stillpoint_contract::{Clock, Error, ErrorKind, PartName, Result, code};
 use tokio::{runtime, sync::watch};
 
 use super::{
-    dead::{KIND, mark, unmount, unmount_served},
+    dead::{KIND, connection, mark, unmount, unmount_served},
     files::Files,
     tree::ROOT,
     view::View,
@@ -92,6 +92,11 @@ impl MountedFiles {
         self.files.give_to(owner);
     }
 
+    /// Gives all files and directories the permission bits that they will have, as well.
+    pub(crate) fn set_modes(&self, modes: (u32, u32)) {
+        self.files.set_modes(modes);
+    }
+
     /// Lets a server's user pass a directory of the root on the way to its files.
     pub(crate) fn open_way(&self, name: &OsStr) -> Result<()> {
         self.files.open_way(name).map_err(|errno| Error::bug(STEP).caused_by(errno))
@@ -163,14 +168,11 @@ impl MountedFiles {
 }
 
 /// Lets the kernel ask for more at once than the 128 KiB that it offers a new mount, where it lets
-/// us. Source: `Documentation/ABI/testing/sysfs-class-bdi` of Linux.
+/// us. The mount itself is asked nothing: killed meanwhile, we would wait for our own answer.
+/// Source: `Documentation/ABI/testing/sysfs-class-bdi` of Linux.
 fn read_far_ahead(point: &Path) {
-    let device = match std::fs::metadata(point) {
-        Ok(metadata) => std::os::unix::fs::MetadataExt::dev(&metadata),
-        Err(_) => return,
-    };
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    let Some(connection) = connection(point) else { return };
+    let setting = format!("/sys/class/bdi/0:{connection}/read_ahead_kb");
     if let Err(cause) = std::fs::write(&setting, AHEAD_KIB) {
         tracing::debug!("{setting} stays as it is: {cause}");
     }

@@ -75,6 +75,14 @@ impl Tree {
         }
     }
 
+    /// Gives everything but the root the permission bits of directories and of files.
+    pub(super) fn set_modes(&mut self, (directory, file): (u16, u16)) {
+        for (_, node) in self.nodes.iter_mut().filter(|(number, _)| **number != ROOT) {
+            let is_directory = matches!(node.kind, Kind::Directory { .. });
+            node.own.mode = if is_directory { directory } else { file };
+        }
+    }
+
     pub(super) fn node(&self, number: u64) -> Result<&Node> {
         self.nodes.get(&number).ok_or(Errno::NOENT)
     }

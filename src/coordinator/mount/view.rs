@@ -21,7 +21,7 @@ use fuser::{
 use rustix::io::Errno;
 
 use super::{
-    files::{Files, errno, held},
+    files::{Files, MODE_BITS, errno, held},
     overlay::Body,
     tree::{Kind, Node, Own},
 };
@@ -34,9 +34,6 @@ const REQUEST_BYTES_MAX: u32 = 1 << 20;
 
 /// Requests under way that nobody waits for, such as reading ahead.
 const BACKGROUND_MAX: u16 = 64;
-
-/// The permission bits of a mode.
-const MODE_BITS: u32 = 0o7777;
 
 const UNIT_BYTES: u64 = 512;
 

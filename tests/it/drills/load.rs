@@ -17,8 +17,7 @@ use stillpoint::world::World;
 use super::remains::assert_none;
 use crate::{
     postgres::{Story, connect},
-    site::{Site, add},
-    support::world::runs_or,
+    site::{Site, add, setting},
 };
 
 /// When each row was about to be committed, and when it was.
@@ -74,7 +73,7 @@ fn random_drills_of_sqlite_under_load_match_the_history() {
         })
     };
     pause(2000);
-    for round in 0..runs_or(8) {
+    for round in 0..setting("STILLPOINT_DRILLS", 8) {
         if round == 3 {
             site.ok(&["backup", "sqlite:app.db"]);
         }
@@ -122,7 +121,7 @@ async fn random_drills_of_postgresql_under_load_match_the_history() {
             })
         };
         story.pause(4000).await;
-        for round in 0..runs_or(6) {
+        for round in 0..setting("STILLPOINT_DRILLS", 6) {
             if round == 2 {
                 story.back_up();
             }

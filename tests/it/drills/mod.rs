@@ -4,6 +4,7 @@
 mod evidence;
 mod forecast;
 mod load;
+mod phases;
 mod postgres;
 mod reach;
 pub(crate) mod remains;

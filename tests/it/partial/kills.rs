@@ -1,8 +1,9 @@
 //! What a killed partial restore leaves behind: nothing, after the next command.
 
-use std::{fs, thread::sleep, time::Duration};
+use std::{fs, path::Path, thread::sleep, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::{runtime::Handle, task};
 
 use super::{
     shop::{begin, command, dump, ok, url},
@@ -42,7 +43,7 @@ async fn killed_partial_restores_of_postgresql_leave_nothing_after_the_next_comm
             running.kill();
             struck += u32::from(sandboxes(&story.site.path("scratch")) > 0);
             run(&story, &forget(&story).await).await;
-            tokio::task::block_in_place(|| ok(&story, &["--table", "customers", "--as", "last"]));
+            task::block_in_place(|| ok(&story, &["--table", "customers", "--as", "last"]));
             run(&story, "DROP TABLE last").await;
             assert_none(&story.site);
             let unfinished = "SELECT count(*)::text FROM pg_database WHERE datname ~ 'stillpoint'";
@@ -109,11 +110,29 @@ fn killed_partial_restores_of_sqlite_leave_nothing_after_the_next_command() {
     assert!(midway > 0, "no kill struck a table that was half there");
 }
 
-/// The process is told to stop, and nothing is left when it has.
-fn stop(mut running: Running, signal: Signal, status: i32) {
+/// The process is told to stop, and does so. When it says so, `look` is had; returns what it said.
+fn stop(
+    mut running: Running,
+    (signal, status): (Signal, i32),
+    log: &Path,
+    look: impl Fn(),
+) -> String {
     kill_process(Pid::from_child(&running.0), signal).unwrap();
-    assert_eq!(running.0.wait().unwrap().code(), Some(status));
+    let said = loop {
+        let said = fs::read_to_string(log).unwrap();
+        if said.contains("could not finish") {
+            break said;
+        }
+        assert_eq!(running.ended(), None, "it said nothing: {said}");
+        sleep(Duration::from_millis(1));
+    };
+    look();
+    assert_eq!(running.0.wait().unwrap().code(), Some(status), "{said}");
+    fs::read_to_string(log).unwrap()
 }
+
+/// What is said when nothing stays.
+const NOTHING: &str = "nothing half-done is visible";
 
 #[test]
 fn a_partial_restore_of_sqlite_that_is_told_to_stop_takes_back_what_it_began() {
@@ -127,11 +146,40 @@ fn a_partial_restore_of_sqlite_that_is_told_to_stop_takes_back_what_it_began() {
             assert_eq!(running.ended(), None, "it was done too early");
             sleep(Duration::from_millis(5));
         }
-        stop(running, signal, status);
-        assert!(!sqlite::has_passing(&site));
+        let log = site.path("stopped.log");
+        let clean = || assert!(!sqlite::has_passing(&site), "it was said too early");
+        let said = stop(running, (signal, status), &log, clean);
+        assert!(said.contains(NOTHING), "{said}");
+        fs::remove_file(log).unwrap();
         assert_none(&site);
         assert_eq!(sqlite::state(&site), before);
     }
+}
+
+#[test]
+fn what_a_partial_restore_of_sqlite_could_not_take_back_in_time_is_told() {
+    let site = sqlite::site(20_000);
+    let words = ["restore", "app.db", "--table", "t", "--into", "sqlite:app.db"];
+    let words = [&words[..], &["--scratch", "scratch"]].concat();
+    let before = sqlite::state(&site);
+    let running = site.spawn(&words, "stopped");
+    while !sqlite::has_passing(&site) {
+        sleep(Duration::from_millis(1));
+    }
+    // Nothing can be taken back while somebody else writes.
+    let application = sqlite::sql(&site);
+    application.busy_timeout(Duration::from_secs(20)).unwrap();
+    application.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert!(sqlite::has_passing(&site), "it was done too early");
+    let said = stop(running, (Signal::INT, 130), &site.path("stopped.log"), || ());
+    assert!(!said.contains(NOTHING) && said.contains("tables stillpoint_partial_"), "{said}");
+    application.execute_batch("ROLLBACK").unwrap();
+    assert!(sqlite::has_passing(&site));
+    site.ok(&[&words[..2], &["--table", "small", "--as", "last"], &words[4..]].concat());
+    assert!(!sqlite::has_passing(&site));
+    sqlite::sql(&site).execute_batch("DROP TABLE last").unwrap();
+    assert_eq!(sqlite::state(&site), before);
+    assert_none(&site);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,12 +196,33 @@ async fn a_database_that_is_not_complete_goes_when_its_maker_is_told_to_stop() {
             assert_eq!(running.ended(), None, "it was done too early");
             sleep(Duration::from_millis(5));
         }
-        stop(running, signal, status);
-        assert_eq!(story.ask(count).await, "0");
+        let log = story.site.path("killed.log");
+        let said = task::block_in_place(|| {
+            let gone = || assert_eq!(Handle::current().block_on(story.ask(count)), "0");
+            stop(running, (signal, status), &log, gone)
+        });
+        assert!(said.contains(NOTHING), "{said}");
         let all = "SELECT count(*)::text FROM pg_database";
         assert_eq!(story.ask(all).await, "3");
         assert_none(&story.site);
     }
+
+    // Nobody can remove a database while somebody else holds the list of them.
+    let mut running = start(&story, &["--database", "postgres"]);
+    while story.ask(count).await == "0" {
+        assert_eq!(running.ended(), None, "it was done too early");
+        sleep(Duration::from_millis(5));
+    }
+    let other = connect(&story.server).await;
+    other.batch_execute("BEGIN; LOCK pg_database IN SHARE MODE").await.unwrap();
+    let log = story.site.path("killed.log");
+    let said = task::block_in_place(|| stop(running, (Signal::INT, 130), &log, || ()));
+    assert!(!said.contains(NOTHING) && said.contains("database stillpoint_partial_"), "{said}");
+    assert_eq!(story.ask(count).await, "1");
+    drop(other);
+    task::block_in_place(|| ok(&story, &["--table", "customers", "--as", "last"]));
+    assert_eq!(story.ask(count).await, "0");
+    assert_none(&story.site);
 }
 
 #[test]

@@ -85,6 +85,97 @@ async fn deferrable_keys_and_heirs_are_merged_each_in_its_own_table() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_unique_beside_a_deferrable_key_keeps_a_row_away_and_stops_nothing() {
+    let Some(story) = begin(15).await else { return };
+    let client = connect(&story.server).await;
+    client
+        .batch_execute(
+            "CREATE TABLE rich (
+                 id int PRIMARY KEY, pos int UNIQUE DEFERRABLE, a int UNIQUE NULLS NOT DISTINCT,
+                 b text, c text, e text, g int GENERATED ALWAYS AS (pos * 2) STORED UNIQUE,
+                 EXCLUDE USING btree (e WITH =));
+             CREATE UNIQUE INDEX ON rich (lower(b));
+             CREATE UNIQUE INDEX ON rich (c) WHERE id < 100;
+             INSERT INTO rich SELECT i, i, nullif(i, 1), 'B' || i, 'c' || i, 'e' || i
+                 FROM generate_series(1, 6) i;
+             CREATE TABLE parts (id int PRIMARY KEY DEFERRABLE, v text) PARTITION BY RANGE (id);
+             CREATE TABLE parts1 PARTITION OF parts FOR VALUES FROM (0) TO (10);
+             CREATE TABLE parts2 PARTITION OF parts FOR VALUES FROM (10) TO (20);
+             CREATE UNIQUE INDEX ON parts1 (v);
+             INSERT INTO parts VALUES (1, 'a'), (2, 'b'), (11, 'a');
+             CREATE TABLE leaves (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
+             CREATE TABLE leaves1 PARTITION OF leaves FOR VALUES FROM (0) TO (10);
+             ALTER TABLE leaves1 ADD UNIQUE (v) DEFERRABLE;
+             INSERT INTO leaves VALUES (1, 1), (2, 2)",
+        )
+        .await
+        .unwrap();
+    story.back_up();
+    client.batch_execute("DELETE FROM rich; DELETE FROM parts; DELETE FROM leaves").await.unwrap();
+    let tables = ["--table", "rich", "--table", "parts", "--table", "leaves"];
+    let words = [&tables[..], &["--compare", "--script", "rich.sql"]].concat();
+    let found = tokio::task::block_in_place(|| ok(&story, &words));
+    assert_eq!(counts(&found, "public.rich"), [6, 0, 0], "{found:#}");
+    assert_eq!(counts(&found, "public.parts"), [3, 0, 0], "{found:#}");
+    // Meanwhile others come that each of the first four would meet, and one that the fifth would,
+    // if the index were about it.
+    client
+        .batch_execute(
+            "INSERT INTO rich VALUES (101, 101, NULL, 'x', 'x', 'x'), (102, 102, 102, 'b2', '', ''),
+                 (53, 53, 53, 'y', 'c3', 'y'), (104, 104, 104, 'z', 'z', 'e4'),
+                 (105, 105, 105, 'c5', 'c5', 'c5');
+             INSERT INTO parts VALUES (3, 'a'); INSERT INTO leaves VALUES (1, 9)",
+        )
+        .await
+        .unwrap();
+    let script = fs::read_to_string(story.site.path("rich.sql")).unwrap();
+    client.batch_execute(&script).await.unwrap_or_else(|e| panic!("{e:?}\n{script}"));
+    for (table, ids) in
+        [("rich", "{5,6,53,101,102,104,105}"), ("parts", "{2,3,11}"), ("leaves", "{1,2}")]
+    {
+        let query = format!("SELECT array_agg(id ORDER BY id)::text FROM {table}");
+        assert_eq!(story.ask(&query).await, ids, "{table}\n{script}");
+    }
+    assert!(script.contains("-- rich_g_key is about other columns"), "{script}");
+    assert_none(&story.site);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heirs_that_are_gone_are_told_and_do_not_keep_their_parent_from_being_compared() {
+    let Some(story) = begin(15).await else { return };
+    let client = connect(&story.server).await;
+    client
+        .batch_execute(
+            "CREATE TABLE base (id int PRIMARY KEY, v text);
+             CREATE TABLE heir (more int) INHERITS (base);
+             CREATE TABLE heir2 () INHERITS (base);
+             INSERT INTO base VALUES (1, 'a'), (2, 'b'); INSERT INTO heir VALUES (3, 'x', 5);
+             INSERT INTO heir2 SELECT i, 'y' FROM generate_series(10, 16) i",
+        )
+        .await
+        .unwrap();
+    story.back_up();
+    let change = "DROP TABLE heir2; DELETE FROM base WHERE id = 2;
+        UPDATE ONLY base SET v = 'z'";
+    client.batch_execute(change).await.unwrap();
+    let words = ["--table", "base", "--compare", "--script", "heirs.sql"];
+    let found = ok(&story, &words);
+    assert_eq!(counts(&found, "public.base"), [1, 0, 1], "{found:#}");
+    assert_eq!(counts(&found, "public.heir"), [0, 0, 0], "{found:#}");
+    assert_eq!(counts(&found, "public.heir2"), [7, 0, 0], "{found:#}");
+    let script = fs::read_to_string(story.site.path("heirs.sql")).unwrap();
+    let told = "-- public.heir2: all 7 rows are missing, since the table is gone";
+    assert!(script.contains(told), "{script}");
+    client.batch_execute(&script).await.unwrap_or_else(|e| panic!("{e:?}\n{script}"));
+    let all = "SELECT string_agg(id || v, ',' ORDER BY id) FROM base";
+    assert_eq!(story.ask(all).await, "1a,2b,3x", "{script}");
+    // Whoever asks for the one that is gone is told so.
+    let words = ["--table", "heir2", "--compare", "--script", "gone.sql"];
+    fails(&story, &words, 6, &["heir2"]);
+    assert_none(&story.site);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_another_type_is_told_before_any_row_is_read() {
     let Some(story) = begin(15).await else { return };
     let client = connect(&story.server).await;

@@ -4,6 +4,6 @@
 mod kills;
 mod merges;
 mod postgres;
-mod shop;
-mod sqlite;
+pub(crate) mod shop;
+pub(crate) mod sqlite;
 mod whole;

@@ -59,7 +59,7 @@ const SCHEMA: &str = r#"
 "#;
 
 /// Begins a story whose database has one of everything, and is backed up.
-pub(super) async fn begin(major: u32) -> Option<Story> {
+pub(crate) async fn begin(major: u32) -> Option<Story> {
     let story = Story::begin(major, "local").await?;
     fs::create_dir(story.site.path("scratch")).unwrap();
     connect(&story.server).await.batch_execute(SCHEMA).await.unwrap();
@@ -68,12 +68,12 @@ pub(super) async fn begin(major: u32) -> Option<Story> {
 }
 
 /// Where a database of the story's server is.
-pub(super) fn url(story: &Story, database: &str) -> String {
+pub(crate) fn url(story: &Story, database: &str) -> String {
     format!("postgres://{POSTGRES_USER}@127.0.0.1:{}/{database}", story.server.port())
 }
 
 /// A partial restore into the database that was backed up, with programs of the server's version.
-pub(super) fn run(story: &Story, words: &[&str]) -> (i32, Value, String) {
+pub(crate) fn run(story: &Story, words: &[&str]) -> (i32, Value, String) {
     let url = url(story, "postgres");
     let all = ["restore", "shop", "--into", &url, "--scratch", "scratch", "--output", "json"];
     let output = command(story, &[&all[..], words].concat()).output().unwrap();
@@ -82,7 +82,7 @@ pub(super) fn run(story: &Story, words: &[&str]) -> (i32, Value, String) {
 }
 
 /// Versions that tell most; with `STILLPOINT_VERSIONS=every`, all of them.
-pub(super) fn versions() -> Vec<u32> {
+pub(crate) fn versions() -> Vec<u32> {
     if env::var_os("STILLPOINT_VERSIONS").is_some_and(|versions| versions == "every") {
         return POSTGRES_VERSIONS.to_vec();
     }
@@ -99,14 +99,14 @@ fn dumper(major: u32) -> PathBuf {
     versions.find_map(|version| Postgres::program(version, "pg_dump").ok()).unwrap()
 }
 
-pub(super) fn command(story: &Story, words: &[&str]) -> Command {
+pub(crate) fn command(story: &Story, words: &[&str]) -> Command {
     let mut command = story.site.command(words);
     command.env("PATH", programs(story));
     command
 }
 
 /// Where the programs of the server's version are.
-pub(super) fn programs(story: &Story) -> std::ffi::OsString {
+pub(crate) fn programs(story: &Story) -> std::ffi::OsString {
     let major = story.server.major();
     let dump = dumper(major);
     let mut places = vec![Postgres::programs(major).unwrap(), dump.parent().unwrap().to_owned()];
@@ -114,13 +114,13 @@ pub(super) fn programs(story: &Story) -> std::ffi::OsString {
     env::join_paths(places).unwrap()
 }
 
-pub(super) fn ok(story: &Story, words: &[&str]) -> Value {
+pub(crate) fn ok(story: &Story, words: &[&str]) -> Value {
     let (status, answer, said) = run(story, words);
     assert_eq!(status, 0, "{words:?}\n{said}");
     answer
 }
 
-pub(super) fn fails(story: &Story, words: &[&str], status: i32, said: &[&str]) {
+pub(crate) fn fails(story: &Story, words: &[&str], status: i32, said: &[&str]) {
     let (got, answer, err) = run(story, words);
     assert_eq!(got, status, "{words:?} {answer}\n{err}");
     for word in said {
@@ -129,7 +129,7 @@ pub(super) fn fails(story: &Story, words: &[&str], status: i32, said: &[&str]) {
 }
 
 /// Everything that `pg_dump` says of a database, but what `exclude` fits.
-pub(super) fn dump(story: &Story, database: &str, words: &[&str]) -> String {
+pub(crate) fn dump(story: &Story, database: &str, words: &[&str]) -> String {
     let output = Command::new(dumper(story.server.major()))
         .args(["-h", "127.0.0.1", "-U", POSTGRES_USER, "-p", &story.server.port().to_string()])
         .args(words)
@@ -143,12 +143,12 @@ pub(super) fn dump(story: &Story, database: &str, words: &[&str]) -> String {
 }
 
 /// One number or text that a database answers.
-pub(super) async fn ask(story: &Story, query: &str) -> String {
+pub(crate) async fn ask(story: &Story, query: &str) -> String {
     story.ask(&format!("SELECT ({query})::text")).await
 }
 
 /// The rows of a table, as one hash.
-pub(super) async fn rows(story: &Story, table: &str) -> String {
+pub(crate) async fn rows(story: &Story, table: &str) -> String {
     let query = format!(
         "SELECT count(*) || ' ' || coalesce(md5(string_agg(t::text, ',' ORDER BY t::text)), '') \
          FROM {table} t"

@@ -13,7 +13,11 @@ use rusqlite::Connection;
 use serde_json::Value;
 use stillpoint::world::World;
 
-use crate::{cli::golden::assert_shape, drills::remains::assert_none, site::Site};
+use crate::{
+    cli::golden::assert_shape,
+    drills::remains::assert_none,
+    site::{Running, Site},
+};
 
 /// One of everything that a table can have.
 const SCHEMA: &str = r#"
@@ -45,7 +49,7 @@ const SCHEMA: &str = r#"
 "#;
 
 /// A backed up database with one of everything and a table `t` of so many rows.
-pub(super) fn site(rows: u32) -> Site {
+pub(crate) fn site(rows: u32) -> Site {
     let site = Site::new();
     let app = site.create("app.db", rows);
     let schema = SCHEMA
@@ -60,14 +64,14 @@ pub(super) fn site(rows: u32) -> Site {
     site
 }
 
-pub(super) fn sql(site: &Site) -> Connection {
+pub(crate) fn sql(site: &Site) -> Connection {
     let connection = Connection::open(site.path("app.db")).unwrap();
     connection.busy_timeout(Duration::from_secs(20)).unwrap();
     connection
 }
 
 /// Every definition and row of the live file, less what was brought back.
-pub(super) fn state(site: &Site) -> Vec<String> {
+pub(crate) fn state(site: &Site) -> Vec<String> {
     let connection = sql(site);
     let check: String =
         connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
@@ -99,13 +103,13 @@ fn rows(connection: &Connection, table: &str) -> String {
 }
 
 /// Whether there is a table that is not complete.
-pub(super) fn has_passing(site: &Site) -> bool {
+pub(crate) fn has_passing(site: &Site) -> bool {
     let query = "SELECT name FROM sqlite_schema WHERE name LIKE 'stillpoint%'";
     !texts(&sql(site), query).is_empty()
 }
 
 /// Removes what came back as a whole.
-pub(super) fn forget(site: &Site) {
+pub(crate) fn forget(site: &Site) {
     let connection = sql(site);
     let query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE '%_restored_%'";
     for name in texts(&connection, query) {
@@ -342,7 +346,9 @@ fn merge_scripts_know_rows_that_a_collation_takes_for_the_same() {
          CREATE UNIQUE INDEX keyed_by ON keyed (v COLLATE BINARY);
          INSERT INTO keyed VALUES ('abc', 1), ('ABC', 2);
          CREATE TABLE lone (rowid TEXT COLLATE NOCASE);
-         INSERT INTO lone VALUES ('abc')",
+         INSERT INTO lone VALUES ('abc');
+         CREATE TABLE guarded (id INTEGER PRIMARY KEY, v TEXT COLLATE NOCASE);
+         INSERT INTO guarded VALUES (1, 'old'), (2, 'old')",
     )
     .unwrap();
     site.ok(&["backup", "sqlite:app.db"]);
@@ -358,6 +364,12 @@ fn merge_scripts_know_rows_that_a_collation_takes_for_the_same() {
     let script = compare("lone", "lone.sql").replace("-- DELETE", "DELETE");
     live.execute_batch(&script).unwrap();
     assert_eq!(texts(&live, "SELECT rowid FROM lone"), ["abc"], "{script}");
+    // What was changed after it was compared stays.
+    live.execute_batch("UPDATE guarded SET v = 'new'").unwrap();
+    let script = compare("guarded", "guarded.sql");
+    live.execute_batch("UPDATE guarded SET v = 'NEW' WHERE id = 2").unwrap();
+    live.execute_batch(&script).unwrap();
+    assert_eq!(texts(&live, "SELECT v FROM guarded ORDER BY id"), ["old", "NEW"], "{script}");
 }
 
 #[test]
@@ -476,4 +488,55 @@ fn a_plan_changes_nothing_and_tells_how_the_copy_comes_to_be_there() {
     let other = bring(&["--as", "other", "--no-mount"]);
     assert_eq!((&other["presented"]["mounted"], &other["rows"]), (&false.into(), &999.into()));
     assert_none(&site);
+}
+
+#[test]
+fn a_name_that_would_be_taken_for_an_unfinished_one_is_refused() {
+    let site = site(20);
+    let before = state(&site);
+    for name in ["stillpoint_partial_1_2_0", "main.stillpoint_partial_x"] {
+        let words = ["restore", "app.db", "--table", "orders", "--into", "sqlite:app.db"];
+        let words = [&words[..], &["--as", name, "--scratch", "scratch"]].concat();
+        site.fails(&words, 2, &[name, "it is no name that a table can have"]);
+    }
+    assert_eq!(state(&site), before);
+    assert_none(&site);
+}
+
+/// On a terminal, which `script` plays.
+#[test]
+fn whoever_waits_for_rows_sees_how_far_they_are_and_when_they_will_be_there() {
+    let site = site(40_000);
+    let words = ["restore", "app.db", "--table", "t", "--into", "sqlite:app.db"];
+    let inner = site.command(&[&words[..], &["--scratch", "scratch"]].concat());
+    let quoted = |word: &std::ffi::OsStr| format!("'{}'", word.to_str().unwrap());
+    let line = [inner.get_program()].into_iter().chain(inner.get_args()).map(quoted);
+    let mut terminal = std::process::Command::new("script");
+    terminal.args(["-qec", &line.collect::<Vec<_>>().join(" "), "/dev/null"]);
+    terminal.current_dir(site.path("")).stdin(std::process::Stdio::null());
+    terminal.envs(inner.get_envs().map(|(name, value)| (name, value.unwrap())));
+    terminal.env("COLUMNS", "120").stdout(fs::File::create(site.path("drawn")).unwrap());
+    let mut running = Running(terminal.spawn().unwrap());
+    // An application writes, half of the time: it cannot be over at once.
+    let application = sql(&site);
+    let ended = loop {
+        application.execute_batch("BEGIN IMMEDIATE").unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        application.execute_batch("ROLLBACK").unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        if let Some(ended) = running.ended() {
+            break ended;
+        }
+    };
+    let said = fs::read_to_string(site.path("drawn")).unwrap();
+    assert_eq!(ended, 0, "{said}");
+    let drawn: Vec<_> = said.split('\r').filter(|line| line.contains("app.db  rows ")).collect();
+    let shares = drawn.iter().filter_map(|line| {
+        let (before, _) = line.split_once(" %")?;
+        before.rsplit(' ').next()?.parse::<u32>().ok()
+    });
+    let shares: Vec<_> = shares.collect();
+    assert!(shares.len() > 2 && shares.is_sorted(), "{drawn:?}");
+    assert!(shares.iter().any(|share| (1..100).contains(share)), "{drawn:?}");
+    assert!(drawn.iter().any(|line| line.contains("  ETA ")), "{drawn:?}");
 }

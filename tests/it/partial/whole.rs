@@ -1,6 +1,8 @@
 //! A database of a PostgreSQL cluster, brought back beside the one that lives.
 
-use super::shop::{begin, dump, ok, versions};
+use std::fs;
+
+use super::shop::{begin, dump, fails, ok, versions};
 use crate::{drills::remains::assert_none, postgres::connect};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,4 +39,30 @@ async fn a_database_comes_back_as_it_was_under_a_name_that_is_free() {
         assert_eq!(story.ask(names).await, "postgres,shop 2,template0,template1");
         assert_none(&story.site);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_plan_of_a_database_changes_nothing() {
+    let Some(story) = begin(15).await else { return };
+    let before = dump(&story, "postgres", &["--create"]);
+    for more in [&[][..], &["--no-mount"]] {
+        let words = [&["--database", "postgres", "--plan"], more].concat();
+        let plan = ok(&story, &words);
+        assert_eq!(plan["schema"], "stillpoint.restore.partial-plan/1");
+        assert!(plan["into"].as_str().unwrap().ends_with("/postgres"), "{plan:#}");
+        assert!(plan["size_bytes"].as_u64() > Some(0), "{plan:#}");
+        assert!(more.is_empty() || plan["presented"]["mounted"] == false, "{plan:#}");
+        assert_eq!(fs::read_dir(story.site.path("scratch")).unwrap().count(), 0);
+    }
+    let names = "SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database";
+    assert_eq!(story.ask(names).await, "postgres,template0,template1");
+    assert_eq!(dump(&story, "postgres", &["--create"]), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_would_be_taken_for_an_unfinished_one_is_refused() {
+    let Some(story) = begin(15).await else { return };
+    let words = ["--database", "postgres", "--as", "stillpoint_partial_0123456789ab"];
+    fails(&story, &words, 2, &["stillpoint_partial_0123456789ab", "taken for incomplete"]);
+    assert_none(&story.site);
 }

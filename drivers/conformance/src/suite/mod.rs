@@ -8,6 +8,7 @@ mod incremental;
 mod probe;
 mod publish;
 mod recovery;
+mod sandbox;
 mod table;
 
 pub(crate) use table::{Need, SENTENCES, Sentence};

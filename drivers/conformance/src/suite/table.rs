@@ -30,10 +30,12 @@ pub(crate) enum Need {
     NoLog,
     Incremental,
     SingleDatabase,
+    Sandbox,
+    NoSandbox,
     Scene(Scene),
 }
 
-use Need::{Incremental, Log, NoLog, SingleDatabase};
+use Need::{Incremental, Log, NoLog, NoSandbox, Sandbox, SingleDatabase};
 
 macro_rules! sentences {
     ($($module:ident::$name:ident [$($need:expr),*] $text:literal)*) => {
@@ -162,6 +164,14 @@ sentences! {
         "A publication that is cut short leaves the old database or the new one."
     publish::damage_is_found [Need::Scene(Scene::Damage)]
         "The engine's own check ends as Corrupt when what was recovered is damaged."
+
+    sandbox::a_sandbox_answers_from_the_copy_and_reaches_nothing [Sandbox]
+        "A sandbox answers from the copy, can change nothing, reaches nothing else, and leaves \
+         nothing at work once it was stopped."
+    sandbox::a_dropped_sandbox_ends [Sandbox]
+        "A sandbox that is dropped ends, and can be removed."
+    sandbox::no_sandbox_is_unsupported [NoSandbox]
+        "An engine without sandboxes says so."
 
     cancel::a_dropped_probe_leaves_nothing []
         "Dropping connect or probe at any await leaves the server as it was."

@@ -222,19 +222,26 @@ impl Sandbox for ServerSandbox {
     }
 }
 
-/// The transaction of a session, with the number that the first change gives it.
+/// The transaction of a session, and how many relations it locks in another way than whoever only
+/// reads. That it has a number proves nothing: `txid_current()` asks for one.
 const TRANSACTION: &str = "
-    SELECT virtualtransaction, pg_catalog.pg_current_xact_id_if_assigned()
-    FROM pg_catalog.pg_locks
-    WHERE virtualxid = virtualtransaction AND pid = pg_catalog.pg_backend_pid()";
+    SELECT t.virtualtransaction, (
+        SELECT count(*) FROM pg_catalog.pg_locks l
+        WHERE l.pid = t.pid AND l.locktype = 'relation' AND l.mode <> 'AccessShareLock')
+    FROM pg_catalog.pg_locks t
+    WHERE t.virtualxid = t.virtualtransaction AND t.pid = pg_catalog.pg_backend_pid()";
 
 /// What the last of the statements answers, which can change nothing; `None` where they tried to.
-/// The server itself refuses most of that in such a transaction, but not `REINDEX`.
+/// The server itself refuses most of that in such a transaction, but not `REINDEX`, `CLUSTER` and
+/// `ANALYZE`; these keep their locks until it ends, which takes back what they wrote.
 ///
 /// Source: <https://www.postgresql.org/docs/current/sql-set-transaction.html>: once something was
 /// read, it cannot be made one that writes.
 async fn read(sql: &Sql, statements: &str) -> Result<Option<String>> {
     let failed = |e| error::sql(e, "keep a statement from writing");
+    // Also what follows a `COMMIT` among them; by itself, so that no `ROLLBACK` takes it back.
+    let usual = "SET default_transaction_read_only = on";
+    sql.client.batch_execute(usual).await.map_err(failed)?;
     sql.client.batch_execute("BEGIN READ ONLY").await.map_err(failed)?;
     let begun = answer(sql, TRANSACTION).await?;
     let text = answer(sql, statements).await?;

@@ -226,7 +226,7 @@ impl Transfer<'_> {
         arguments.extend(self.spaces(&live, &mut notes).await?);
 
         lock(&live, self.request.token).await?;
-        let mut remains = Unfinished::new(cluster, self.request.token);
+        let mut remains = Unfinished::new(cluster, self.request.token, self.progress);
         self.progress.begin("rows", sizes.values().sum());
         let made = cluster.in_database(&unfinished);
         // The session that makes the database has the lock: it goes when nothing is made any more.
@@ -242,7 +242,9 @@ impl Transfer<'_> {
         };
         if done.is_err() {
             // If that fails as well, the next one of the kind finds it.
-            drop(live.client.batch_execute(&drop_database(&unfinished)).await);
+            if live.client.batch_execute(&drop_database(&unfinished)).await.is_err() {
+                remains.tell();
+            }
         }
         remains.are_there = false;
         let poured = done?;

@@ -1,6 +1,6 @@
 //! Live tables beside those of the sandbox, row by row in the order of their keys.
 
-use std::{cmp::Ordering, collections::BTreeSet, iter};
+use std::{cmp::Ordering, collections::BTreeSet};
 
 use stillpoint_contract::{
     Difference, Error, ErrorKind, Progress, Result, Script, Share, ShareRequest, Tallied, code,
@@ -12,16 +12,15 @@ use super::{
     choose::{Table, choose, with_heirs},
     merge::{Column, Merge, Out, Target},
     rows::{FORMS, Order, Rows, compare as order_of},
+    unique::{self, Unique},
 };
 use crate::{connect::Sql, error, sandbox::ServerSandbox, tally::quoted};
 
 const STEP: &str = "compare tables";
 
-/// What has the name: its kind, whether it may have heirs, and whether anything unique in it is
-/// seen to only when a transaction ends.
+/// What has the name: its kind, and whether it may have heirs.
 const LIVE: &str = "
-    SELECT c.oid, c.relkind IN ('r', 'p'), c.relkind = 'r' AND c.relhassubclass, EXISTS (
-            SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND NOT i.indimmediate)
+    SELECT c.oid, c.relkind IN ('r', 'p'), c.relkind = 'r' AND c.relhassubclass
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1 AND c.relname = $2";
 
@@ -36,10 +35,10 @@ const COLUMNS: &str = "
     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 
-/// Columns of unique indexes in which every row can be, the primary key first; whether each is seen
-/// to at once, and whether none of its columns can be NULL.
+/// Columns of unique indexes in which every row can be, the primary key first; whether none of
+/// them can be NULL.
 const KEYS: &str = "
-    SELECT i.indimmediate, NOT EXISTS (
+    SELECT NOT EXISTS (
             SELECT FROM pg_catalog.pg_attribute a
             WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND NOT a.attnotnull),
         ARRAY(
@@ -162,7 +161,9 @@ struct Shape {
     columns: Vec<Column>,
     key: Vec<usize>,
     /// What no two live rows share, if `ON CONFLICT` does not take it for that.
-    unique: Option<Vec<Vec<usize>>>,
+    unique: Option<Vec<Unique>>,
+    /// What is unique and cannot be asked for.
+    unasked: Vec<String>,
     /// Whether either table may have heirs, whose rows are not its own.
     has_heirs: (bool, bool),
     sort: Vec<(String, Order)>,
@@ -184,7 +185,6 @@ struct Found {
 /// A key of a table.
 struct Key {
     columns: Vec<String>,
-    is_immediate: bool,
     is_total: bool,
 }
 
@@ -205,7 +205,6 @@ impl Shape {
         };
         let id: u32 = row.try_get(0).map_err(failed)?;
         let lives_with_heirs: bool = row.try_get(2).map_err(failed)?;
-        let is_deferrable: bool = row.try_get(3).map_err(failed)?;
         let heirs = own.client.query_one(HEIRS, &[&table.id]).await.map_err(failed)?;
         let has_heirs = (heirs.try_get(0).map_err(failed)?, lives_with_heirs);
         let (copied, living) = (columns(own, table.id).await?, columns(live, id).await?);
@@ -244,11 +243,9 @@ impl Shape {
         for place in &key {
             check_type(table, &both[*place].name, (&copied, &living))?;
         }
-        let unique = is_deferrable.then(|| {
-            let at_once = theirs.iter().filter(|key| key.is_immediate).filter_map(places);
-            let other = at_once.filter(|other| *other != key).collect::<Vec<_>>();
-            iter::once(key.clone()).filter(|key| !key.is_empty()).chain(other).collect()
-        });
+        let names: Vec<String> = key.iter().map(|place| both[*place].name.clone()).collect();
+        let written = both.iter().map(|column| column.name.as_str()).collect();
+        let (unique, unasked) = unique::find(live, id, &names, &written).await?.unzip();
         let is_unicode = is_unicode(own).await? && is_unicode(live).await?;
         let sort = if key.is_empty() {
             let all: Vec<_> = both.iter().map(|column| quoted(&column.name)).collect();
@@ -266,6 +263,7 @@ impl Shape {
             columns: both,
             key,
             unique,
+            unasked: unasked.unwrap_or_default(),
             has_heirs,
             sort,
             columns_missing,
@@ -358,13 +356,8 @@ async fn columns(sql: &Sql, table: u32) -> Result<Vec<Found>> {
 async fn keys(sql: &Sql, table: u32) -> Result<Vec<Key>> {
     let failed = |e| error::sql(e, STEP);
     let rows = sql.client.query(KEYS, &[&table]).await.map_err(failed)?;
-    let key = |row: &tokio_postgres::Row| {
-        Ok(Key {
-            is_immediate: row.try_get(0)?,
-            is_total: row.try_get(1)?,
-            columns: row.try_get(2)?,
-        })
-    };
+    let key =
+        |row: &tokio_postgres::Row| Ok(Key { is_total: row.try_get(0)?, columns: row.try_get(1)? });
     rows.iter().map(key).collect::<std::result::Result<_, _>>().map_err(failed)
 }
 
@@ -410,6 +403,12 @@ async fn one(
         columns_extra: shape.columns_extra,
         ..Difference::default()
     };
+    for index in &shape.unasked {
+        let index = index.replace(['\n', '\r'], " ");
+        let text = "is about other columns than those that come back: a row that meets another in \
+                    it stops everything";
+        Out(script).line(&format!("-- {index} {text}"))?;
+    }
     let target = Target {
         table: table.quoted(),
         has_heirs: shape.has_heirs.1,

@@ -9,7 +9,10 @@ use std::{
 use bytes::Bytes;
 use stillpoint_contract::{Error, ErrorKind, Result, Script, code};
 
-use super::rows::{Row, is_null, plain};
+use super::{
+    rows::{Row, is_null, plain},
+    unique::{Meetings, Unique},
+};
 use crate::tally::quoted;
 
 /// A column that both tables have.
@@ -34,9 +37,9 @@ pub(super) struct Target {
     pub(super) columns: Vec<Column>,
     /// Which of the columns are its key.
     pub(super) key: Vec<usize>,
-    /// Sets of columns in which rows that come back may meet others and then stay away, if the
-    /// server cannot say so: `ON CONFLICT` refuses tables of which anything unique is deferrable.
-    pub(super) unique: Option<Vec<Vec<usize>>>,
+    /// In what rows that come back may meet others and then stay away, if the server cannot say
+    /// so.
+    pub(super) unique: Option<Vec<Unique>>,
 }
 
 /// A table whose statements are written.
@@ -110,7 +113,7 @@ impl<'a, 's> Merge<'a, 's> {
         let names: Vec<_> = columns.iter().map(|column| quoted(&column.name)).collect();
         let overrides = columns.iter().any(|column| column.is_always);
         let overrides = if overrides { " OVERRIDING SYSTEM VALUE" } else { "" };
-        let from = if is_cast { " SELECT * FROM (VALUES" } else { " VALUES" };
+        let from = if is_cast { " SELECT r.* FROM (VALUES" } else { " VALUES" };
         let head = format!("INSERT INTO {table} ({}){overrides}{from}", names.join(", "));
         if self.later.is_some() {
             self.is_open = true;
@@ -124,16 +127,9 @@ impl<'a, 's> Merge<'a, 's> {
         let Target { columns, unique, .. } = &self.target;
         let Some(unique) = unique else { return " ON CONFLICT DO NOTHING".to_owned() };
         let names: Vec<_> = columns.iter().map(|column| quoted(&column.name)).collect();
-        let same = |places: &Vec<usize>| {
-            let same = places.iter().map(|place| format!("t.{0} = r.{0}", names[*place]));
-            format!("({})", same.collect::<Vec<_>>().join(" AND "))
-        };
-        let is_there = unique.iter().map(same).collect::<Vec<_>>().join(" OR ");
-        let rows = format!(") r ({})", names.join(", "));
-        if is_there.is_empty() {
-            return rows;
-        }
-        format!("{rows} WHERE NOT EXISTS (SELECT FROM {} t WHERE {is_there})", self.only())
+        let mut meetings = Meetings::default();
+        unique.iter().for_each(|unique| meetings.add(unique, &self.only()));
+        format!(") r ({}){}", names.join(", "), meetings.clauses())
     }
 
     /// The table without what inherits from it.
@@ -256,7 +252,7 @@ fn literal(field: &[u8]) -> Cow<'static, str> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::unique::Element, *};
 
     #[test]
     fn values_keep_to_their_line() {
@@ -299,7 +295,19 @@ mod tests {
         merge.different(&row(&["2", "{}", "x"]), &row(&["2", "[]", "\\N"])).unwrap();
         merge.extra(&row(&["3\\nDROP", "{}", "x"])).unwrap();
         merge.different(&row(&["4", "{}", "x"]), &row(&["9", "{}", "x"])).unwrap();
-        let unique = Some(vec![vec![0], vec![0, 2]]);
+        let expression = |text: &str| (Element::Expression(text.to_owned()), "=".to_owned());
+        let (id, pair) = (["id".to_owned()], ["id".to_owned(), "w".to_owned()]);
+        let unique = Some(vec![
+            Unique::of(id),
+            Unique { nulls_are_equal: true, ..Unique::of(pair) },
+            Unique {
+                partition: Some("\"t1\"".to_owned()),
+                elements: vec![expression("lower(w)")],
+                predicate: Some("(w > 'a'::text)".to_owned()),
+                routed: Some("(id < 9)".to_owned()),
+                ..Unique::default()
+            },
+        ]);
         let mut merge = Merge::new(target(columns, unique, true), false, script).unwrap();
         merge.missing(&row(&["1", "{}", "\\N"])).unwrap();
         merge.different(&row(&["2", "{}", "x"]), &row(&["2", "[]", "x"])).unwrap();
@@ -311,10 +319,14 @@ mod tests {
              \"v\"::text = '[]' AND \"w\" IS NULL;\n\
              -- DELETE FROM \"t\" WHERE \"id\" = E'3\\nDROP';\n\
              -- a row that differs only in what the server alone gives\n\
-             INSERT INTO \"t\" (\"id\", \"v\", \"w\") OVERRIDING SYSTEM VALUE SELECT * FROM \
-             (VALUES ('1'::bigint, '{}'::json, NULL::text)) r (\"id\", \"v\", \"w\") WHERE NOT \
-             EXISTS (SELECT FROM ONLY \"t\" t WHERE (t.\"id\" = r.\"id\") OR (t.\"id\" = r.\"id\" \
-             AND t.\"w\" = r.\"w\"));\n\
+             INSERT INTO \"t\" (\"id\", \"v\", \"w\") OVERRIDING SYSTEM VALUE SELECT r.* FROM \
+             (VALUES ('1'::bigint, '{}'::json, NULL::text)) r (\"id\", \"v\", \"w\") CROSS JOIN \
+             LATERAL (SELECT lower(w), (w > 'a'::text), (id < 9)) u (\"1\", \"2\", \"3\") WHERE NOT \
+             EXISTS (SELECT FROM ONLY \"t\" t WHERE t.\"id\" = r.\"id\") AND NOT EXISTS (SELECT \
+             FROM ONLY \"t\" t WHERE (t.\"id\" = r.\"id\" OR t.\"id\" IS NULL AND r.\"id\" IS \
+             NULL) AND (t.\"w\" = r.\"w\" OR t.\"w\" IS NULL AND r.\"w\" IS NULL)) AND NOT EXISTS \
+             (SELECT FROM \"t1\" t WHERE lower(w) = u.\"1\" AND (w > 'a'::text) AND u.\"2\" AND \
+             u.\"3\");\n\
              UPDATE ONLY \"t\" SET \"v\" = '{}' WHERE \"id\" = '2' AND \"v\"::text = '[]';\n"
         );
     }

@@ -14,6 +14,7 @@ mod rename;
 mod rows;
 mod statements;
 mod unfinished;
+mod unique;
 
 pub(crate) use admit::admit;
 pub(crate) use bring::bring;

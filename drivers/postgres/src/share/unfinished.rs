@@ -2,7 +2,7 @@
 
 use std::{sync::mpsc, thread, time::Duration};
 
-use stillpoint_contract::{Error, Result};
+use stillpoint_contract::{Error, Progress, Result};
 
 use super::admit::{drop_database, lock, unfinished};
 use crate::{connect::Cluster, error};
@@ -16,34 +16,43 @@ const ENDING_MAX: Duration = Duration::from_secs(5);
 /// What is left of the work until it is done. Dropped before, it is removed by a session of its
 /// own: our process may end next.
 #[derive(Debug)]
-pub(super) struct Unfinished {
+pub(super) struct Unfinished<'a> {
     cluster: Cluster,
     token: String,
+    progress: &'a dyn Progress,
     pub(super) are_there: bool,
 }
 
-impl Unfinished {
-    pub(super) fn new(cluster: &Cluster, token: &str) -> Self {
-        Self { cluster: cluster.clone(), token: token.to_owned(), are_there: true }
+impl<'a> Unfinished<'a> {
+    pub(super) fn new(cluster: &Cluster, token: &str, progress: &'a dyn Progress) -> Self {
+        Self { cluster: cluster.clone(), token: token.to_owned(), progress, are_there: true }
+    }
+
+    /// Says that it stays.
+    pub(super) fn tell(&self) {
+        let name = unfinished(&self.token);
+        let what = format!("database {name}, which the next partial restore there removes");
+        self.progress.leave(what);
     }
 }
 
-impl Drop for Unfinished {
+impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if !self.are_there {
             return;
         }
         let (cluster, token) = (self.cluster.clone(), self.token.clone());
         let (end, ended) = mpsc::channel::<()>();
-        let work = move || {
-            if let Err(error) = remove(&cluster, &token) {
-                tracing::debug!("an unfinished database stays: {error}");
+        let work = move || match remove(&cluster, &token) {
+            Ok(()) => {
+                let _ = end.send(());
             }
-            drop(end);
+            Err(error) => tracing::debug!("an unfinished database stays: {error}"),
         };
         // Whoever drops this may be at work in a runtime, in which nobody may wait.
-        if thread::Builder::new().name("unfinished".to_owned()).spawn(work).is_ok() {
-            let _ = ended.recv_timeout(ENDING_MAX);
+        let begun = thread::Builder::new().name("unfinished".to_owned()).spawn(work);
+        if begun.is_err() || ended.recv_timeout(ENDING_MAX).is_err() {
+            self.tell();
         }
     }
 }

@@ -104,7 +104,9 @@ fn work(wanted: &Wanted, database: &Database, teller: &Teller) -> Result<Brought
         Err(error) => {
             // If that fails as well, the next one of the kind finds them.
             for table in &tables {
-                drop(remove(&live, &table.passing));
+                if remove(&live, &table.passing).is_err() {
+                    teller.leave();
+                }
             }
             return Err(error);
         }

@@ -1,10 +1,11 @@
 //! Work on a thread for such work, which tells how far it is.
 
-use std::{sync::mpsc::Receiver as Receives, time::Duration};
+use std::{cell::Cell, sync::mpsc::Receiver as Receives, time::Duration};
 
 use stillpoint_contract::{Error, ErrorKind, Progress, Result, Script, code};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use super::remains::remains;
 use crate::snapshot::blocking;
 
 /// How many things are told ahead.
@@ -19,8 +20,11 @@ enum Event {
 }
 
 /// The end of a thread. Nobody listens any more once the work is given up.
-#[derive(Clone, Debug)]
-pub(super) struct Teller(Sender<Event>);
+#[derive(Debug)]
+pub(super) struct Teller {
+    events: Sender<Event>,
+    leaves: Cell<bool>,
+}
 
 impl Teller {
     pub(super) fn begin(&self, phase: &'static str, total_bytes: u64) -> Result<()> {
@@ -36,8 +40,13 @@ impl Teller {
         self.tell(Event::Write(text + "\n"))
     }
 
+    /// Something that was begun could not be taken back.
+    pub(super) fn leave(&self) {
+        self.leaves.set(true);
+    }
+
     fn tell(&self, event: Event) -> Result<()> {
-        self.0.blocking_send(event).map_err(|_| {
+        self.events.blocking_send(event).map_err(|_| {
             Error::new(ErrorKind::Interrupted, code::INTERRUPTED, "finish what nobody waits for")
         })
     }
@@ -46,13 +55,15 @@ impl Teller {
 /// How long whoever gives the work up waits until it has taken back what it had begun.
 const ENDING_MAX: Duration = Duration::from_secs(5);
 
-/// The end of a thread, for which the one waits that drops this.
-struct Ending(Receives<()>);
+/// The end of a thread, for which the one waits that drops this. The thread says so if nothing of
+/// what it began is left.
+struct Ending<'a>(Receives<()>, Option<&'a dyn Progress>);
 
-impl Drop for Ending {
+impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        // It sends nothing: its end is that of the sender.
-        let _ = self.0.recv_timeout(ENDING_MAX);
+        if let (Err(_), Some(progress)) = (self.0.recv_timeout(ENDING_MAX), self.1) {
+            progress.leave(remains());
+        }
     }
 }
 
@@ -65,10 +76,14 @@ pub(super) async fn told<T: Send + 'static>(
 ) -> Result<T> {
     let (tell, events) = channel(AHEAD_MAX);
     let (end, ended) = std::sync::mpsc::channel();
-    let _ending = Ending(ended);
+    // Whoever only writes a script begins nothing.
+    let _ending = Ending(ended, script.is_none().then_some(progress));
     let done = tokio::spawn(blocking(move || {
-        let done = work(&Teller(tell));
-        drop(end);
+        let teller = Teller { events: tell, leaves: Cell::new(false) };
+        let done = work(&teller);
+        if !teller.leaves.get() {
+            let _ = end.send(());
+        }
         done
     }));
     let listened = listen(progress, &mut script, events).await;

@@ -24,6 +24,12 @@ pub(super) fn passing(number: usize) -> String {
     format!("{PREFIX}{process}_{}_{number}", began(process).unwrap_or_default())
 }
 
+/// What may have such a name when work was given up, for people.
+pub(super) fn remains() -> String {
+    let process = std::process::id();
+    format!("tables {PREFIX}{process}_…, which the next partial restore there removes")
+}
+
 /// Whether a name is one of ours.
 pub(super) fn is_passing(name: &str) -> bool {
     name.starts_with(PREFIX)
