@@ -45,8 +45,8 @@ impl Desk {
     /// Everything that holds, opened. Nothing is created.
     pub(super) async fn fleet(&self, session: &Session) -> Result<(Fleet, Seen)> {
         let held = self.held(session).await?;
-        let since = self.state.looked_after().await?;
+        let known = self.state.look_after([]).await?;
         let marks = self.state.marks().await?;
-        fleet::look(session, &held, &since, &marks).await
+        fleet::look(session, &held, &known, &marks).await
     }
 }

@@ -6,7 +6,6 @@ use std::{
     sync::Arc,
 };
 
-use chrono::{DateTime, Utc};
 use stillpoint_contract::{Endpoint, Error, Result, code};
 
 use super::{
@@ -17,7 +16,7 @@ use crate::{
     config::{Config, Database},
     coordinator::{
         Caps, Fleet, Member, Place,
-        state::{Mark, Marked, State as Coordinated},
+        state::{Known, Mark, Marked, State as Coordinated},
     },
     policy::State,
     repository::Repository,
@@ -38,11 +37,11 @@ pub(super) async fn open(
     session: &Session,
     state: &Coordinated,
     held: &Held,
-    since: &BTreeMap<String, DateTime<Utc>>,
+    known: &BTreeMap<String, Known>,
     before: Option<&Fleet>,
 ) -> Result<Fleet> {
     let marks = state.marks().await?;
-    let members = members(session, held, since, &marks).await?;
+    let members = members(session, held, known, &marks).await?;
     let mut repositories = BTreeMap::new();
     for (name, config) in used(held) {
         let opened = match before.and_then(|fleet| fleet.repositories.get(name)) {
@@ -59,10 +58,10 @@ pub(super) async fn open(
 pub(super) async fn look(
     session: &Session,
     held: &Held,
-    since: &BTreeMap<String, DateTime<Utc>>,
+    known: &BTreeMap<String, Known>,
     marks: &[Marked],
 ) -> Result<(Fleet, Seen)> {
-    let members = members(session, held, since, marks).await?;
+    let members = members(session, held, known, marks).await?;
     let seen = seen(session, held).await;
     let repositories = seen.repositories.clone();
     Ok((Fleet { members, repositories, caps: caps(&held.loaded.config) }, seen))
@@ -98,7 +97,7 @@ fn used(held: &Held) -> BTreeMap<&str, &Config> {
 async fn members(
     session: &Session,
     held: &Held,
-    since: &BTreeMap<String, DateTime<Utc>>,
+    known: &BTreeMap<String, Known>,
     marks: &[Marked],
 ) -> Result<BTreeMap<String, Arc<Member>>> {
     let config = &held.loaded.config;
@@ -111,12 +110,12 @@ async fn members(
     let mut members = BTreeMap::new();
     for database in config.databases.values() {
         let state = if retired.contains(&*database.name) { State::Retired } else { State::Active };
-        let member = member(session, config, database, state, since).await?;
+        let member = member(session, config, database, state, known).await?;
         members.insert(database.name.clone(), Arc::new(member));
     }
     for (config, name) in held.former() {
         let Some(database) = config.databases.get(name) else { continue };
-        let member = member(session, config, database, State::Retired, since).await?;
+        let member = member(session, config, database, State::Retired, known).await?;
         members.entry(database.name.clone()).or_insert_with(|| Arc::new(member));
     }
     Ok(members)
@@ -133,7 +132,9 @@ async fn repository(
     let (place, key) = reach::place(session, config, name).await?;
     let seen = format!("repository {name} at {place}");
     let opened = match reach::repository(session, config, name).await {
-        Err(error) if error.code() == code::NO_REPOSITORY && !state.has_seen(&seen).await? => {
+        Err(error)
+            if error.code() == code::NO_REPOSITORY && state.known(&seen).await?.is_none() =>
+        {
             let (created, _) = init::create(session, &place, key).await?;
             tracing::info!(event = "repository.created", repository = name, place);
             created
@@ -158,7 +159,7 @@ async fn member(
     config: &Config,
     database: &Database,
     state: State,
-    since: &BTreeMap<String, DateTime<Utc>>,
+    known: &BTreeMap<String, Known>,
 ) -> Result<Member> {
     let policy = config.policies.get(&database.policy);
     let policy = policy.ok_or_else(|| Error::bug("find a policy that was checked"))?;
@@ -170,7 +171,7 @@ async fn member(
     Ok(Member {
         name: database.name.clone(),
         state,
-        since: since.get(&database.name).copied().unwrap_or(now),
+        since: known.get(&database.name).map_or(now, |known| known.since),
         place,
         policy: Arc::new(policy.clone()),
         repository: database.repository.clone(),

@@ -121,8 +121,8 @@ async fn open(
     let names = held.loaded.config.databases.keys().map(String::as_str);
     let former = held.former();
     let all = names.chain(former.iter().map(|(_, name)| *name));
-    let since = state.look_after(all).await?;
-    fleet::open(session, state, held, &since, before).await
+    let known = state.look_after(all).await?;
+    fleet::open(session, state, held, &known, before).await
 }
 
 /// Follows what is applied and said meanwhile.

@@ -70,6 +70,8 @@ struct Row {
     paused: bool,
     paused_until: Option<Stamp>,
     alerts: Vec<Matter>,
+    /// What stands in the way of capturing its log.
+    trouble: Option<String>,
     /// Why nothing is known.
     problem: Option<String>,
 }
@@ -141,7 +143,7 @@ impl Answer for StatusAnswer {
         page.line(told.join("  "));
         for row in &self.databases {
             let name = printable(&row.name);
-            if let Some(problem) = &row.problem {
+            for problem in row.problem.iter().chain(&row.trouble) {
                 page.line(format!("{name}: {}", page.paint(Tone::Bad, &printable(problem))));
             }
             for matter in &row.alerts {
@@ -165,7 +167,11 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let marks = desk.state.marks().await?;
     let now = session.world.clock.now();
     let rows = stream::iter(members).map(|member| row(&fleet, &seen, member, (&marks, now)));
-    let databases: Vec<Row> = rows.buffered(TOGETHER).collect().await;
+    let mut databases: Vec<Row> = rows.buffered(TOGETHER).collect().await;
+    let mut known = desk.state.look_after([]).await?;
+    for row in databases.iter_mut().filter(|row| row.rpo.is_some()) {
+        row.trouble = known.remove(&row.name).and_then(|known| known.trouble);
+    }
     let is_broken = databases.iter().any(Row::is_broken);
     session.answer(&StatusAnswer { now: Stamp(now), databases })?;
     Ok(if options.fail && is_broken { exit::CHECK_FAILED } else { exit::OK })
@@ -259,6 +265,7 @@ async fn row(
         paused: paused.is_some(),
         paused_until: paused.and_then(|pause| pause.until).map(Stamp),
         alerts: alerts.collect(),
+        trouble: None,
         problem,
     }
 }

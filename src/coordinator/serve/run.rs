@@ -42,6 +42,9 @@ const STANDING_AGE_MAX: Duration = Duration::from_secs(20);
 /// How long after an error a database is looked at again.
 const LOOK_AFTER_ERROR: TimeDelta = TimeDelta::seconds(30);
 
+/// A point is noted where it is so much newer than the one that was.
+const NEWS_AGE_MIN: TimeDelta = TimeDelta::seconds(30);
+
 /// How long running jobs may take to end once the coordinator is told to.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
 
@@ -81,9 +84,12 @@ pub struct Rehearsal {
 /// What the loops of a coordinator share.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
+    /// Up to when each database could be restored, as it was noted.
+    noted: Mutex<HashMap<String, DateTime<Utc>>>,
     /// What was found out, and when; an old one is better than none.
     standings: Mutex<HashMap<String, (Option<Duration>, Standing)>>,
     troubles: Mutex<BTreeMap<String, String>>,
+    untold: Mutex<BTreeMap<String, Option<String>>>,
     to_schedule: Mutex<BTreeSet<String>>,
     to_watch: Mutex<BTreeSet<String>>,
     woken: Notify,
@@ -127,13 +133,31 @@ impl Shared {
         Self::lock(&self.standings).get(database).cloned()
     }
 
+    /// Whether a point is so much newer than what was last noted that it is worth noting.
+    pub(super) fn is_news(&self, database: &str, newest: DateTime<Utc>) -> bool {
+        let mut noted = Self::lock(&self.noted);
+        let is_news = noted.get(database).is_none_or(|known| NEWS_AGE_MIN <= newest - *known);
+        if is_news {
+            noted.insert(database.to_owned(), newest);
+        }
+        is_news
+    }
+
     /// Notes what stands in the way of capturing a database's log; nothing, once it works.
     pub(super) fn trouble(&self, database: &str, what: Option<String>) {
         let mut troubles = Self::lock(&self.troubles);
-        match what {
-            Some(what) => drop(troubles.insert(database.to_owned(), what)),
-            None => drop(troubles.remove(database)),
+        let before = match &what {
+            Some(what) => troubles.insert(database.to_owned(), what.clone()),
+            None => troubles.remove(database),
+        };
+        if before != what {
+            Self::lock(&self.untold).insert(database.to_owned(), what);
         }
+    }
+
+    /// Troubles that began or are over, and were not written down yet.
+    pub(super) fn untold(&self) -> BTreeMap<String, Option<String>> {
+        std::mem::take(&mut *Self::lock(&self.untold))
     }
 
     /// What stands in the way of capturing a database's log.
@@ -223,6 +247,12 @@ impl Coordinator {
                 Ok(()) => self.state.reap(&self.worker).await.map(drop),
                 Err(error) => Err(error),
             };
+            for (database, trouble) in self.shared.untold() {
+                let told = self.state.set_trouble(&database, trouble.as_deref()).await;
+                if let Err(error) = told {
+                    tracing::warn!(event = "state.unreachable", database, "{error}");
+                }
+            }
             if let Err(error) = reaped {
                 tracing::warn!(event = "state.unreachable", "{error}");
             }

@@ -12,9 +12,10 @@ use super::{
     fleet::{Fleet, Member},
     notice::{Notice, Outgoing},
     run::{Coordinator, Wakes, is_true},
+    standing::Standing,
     work::told,
 };
-use crate::policy::{Alert, Protection, Reach, alerts};
+use crate::policy::{Alert, Interval, Protection, Reach, alerts};
 
 /// How often it is looked whether something has become the matter.
 const TICK: Duration = Duration::from_secs(2);
@@ -127,6 +128,29 @@ impl Coordinator {
         Ok(())
     }
 
+    /// Notes up to when a database can be restored, for whoever cannot ask the repository later.
+    async fn remember(&self, member: &Member, standing: &Standing) -> Result<()> {
+        match standing.coverage.iter().map(|interval| interval.to).max() {
+            Some(newest) if self.shared.is_news(&member.name, newest) => {
+                self.state.saw(&member.name, newest).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What was last known of a database, by this coordinator or by another one.
+    async fn recalled(&self, member: &Member) -> Result<Option<Standing>> {
+        if let Some((_, standing)) = self.shared.known(&member.name) {
+            return Ok(Some(standing));
+        }
+        let known = self.state.known(&member.name).await?;
+        let newest = known.and_then(|known| known.newest);
+        Ok(newest.map(|newest| Standing {
+            coverage: vec![Interval { from: newest, to: newest }],
+            ..Standing::default()
+        }))
+    }
+
     /// What is the matter with a database, and when that may change by itself.
     async fn matters(
         &self,
@@ -138,14 +162,18 @@ impl Coordinator {
         let asked = self.standing(repository, member).await;
         let now = self.world.clock.now();
         let (standing, cause) = match asked {
-            Ok(standing) => (standing, self.shared.trouble_of(&member.name)),
+            Ok(standing) => {
+                self.remember(member, &standing).await?;
+                (standing, self.shared.trouble_of(&member.name))
+            }
             Err(error) => {
                 tracing::warn!(event = "repository.unreachable", "{error}");
                 let cause = format!("repository {} cannot be read", member.repository);
-                (
-                    self.shared.known(&member.name).map(|(_, known)| known).unwrap_or_default(),
-                    Some(cause),
-                )
+                let Some(standing) = self.recalled(member).await? else {
+                    // Of what nothing was ever known, no promise is known to be broken.
+                    return Ok((Vec::new(), now + LOOK_AT_TROUBLE));
+                };
+                (standing, Some(cause))
             }
         };
         let Member { state, since, .. } = *member;

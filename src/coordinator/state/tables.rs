@@ -47,8 +47,10 @@ const TABLES: [&str; 17] = [
         name TEXT NOT NULL, since BIGINT NOT NULL, until BIGINT, what TEXT NOT NULL,
         reason TEXT NOT NULL, who TEXT NOT NULL, PRIMARY KEY (name, since)
     )",
-    // Since when somebody looks after a database.
-    "CREATE TABLE member (name TEXT PRIMARY KEY, since BIGINT NOT NULL)",
+    // Since when somebody looks after a database, and what was last known of it.
+    "CREATE TABLE member (
+        name TEXT PRIMARY KEY, since BIGINT NOT NULL, newest BIGINT, trouble TEXT
+    )",
     // The one configuration that holds.
     "CREATE TABLE applied (
         id BIGINT PRIMARY KEY, digest TEXT NOT NULL, text TEXT NOT NULL, who TEXT NOT NULL,
