@@ -163,8 +163,9 @@ fn attempt(job: &Job) -> Option<Attempt> {
 fn outcome_of(outcome: state::Outcome) -> Outcome {
     match outcome {
         state::Outcome::Succeeded => Outcome::Succeeded,
-        state::Outcome::Failed | state::Outcome::Lost => Outcome::Failed,
-        state::Outcome::Superseded => Outcome::Superseded,
+        state::Outcome::Failed => Outcome::Failed,
+        // Its worker went away, which says nothing about the database.
+        state::Outcome::Superseded | state::Outcome::Lost => Outcome::Superseded,
         state::Outcome::Cancelled => Outcome::Cancelled,
     }
 }

@@ -392,6 +392,16 @@ impl Coordinator {
         {
             return Ok(standing);
         }
+        self.standing_now(repository, member).await
+    }
+
+    /// What the repository says of a database.
+    pub(super) async fn standing_now(
+        &self,
+        repository: &Repository,
+        member: &Member,
+    ) -> Result<Standing> {
+        let now = self.world.clock.elapsed();
         let standing = standing(repository, &member.name, member.since).await?;
         let known = (Some(now), standing.clone());
         Shared::lock(&self.shared.standings).insert(member.name.clone(), known);

@@ -159,7 +159,8 @@ impl Coordinator {
         said: &Said,
     ) -> Result<(Vec<Alert>, DateTime<Utc>)> {
         let repository = fleet.repository(member)?;
-        let asked = self.standing(repository, member).await;
+        // What was known a while ago may be what makes it look late.
+        let asked = self.standing_now(repository, member).await;
         let now = self.world.clock.now();
         let (standing, cause) = match asked {
             Ok(standing) => {
