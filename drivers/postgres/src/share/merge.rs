@@ -327,8 +327,8 @@ mod tests {
              NOT EXISTS (SELECT FROM ONLY \"t\" t WHERE t.\"id\" = r.\"id\") AND NOT EXISTS \
              (SELECT FROM ONLY \"t\" t WHERE (t.\"id\" = r.\"id\" OR t.\"id\" IS NULL AND r.\"id\" \
              IS NULL) AND (t.\"w\" = r.\"w\" OR t.\"w\" IS NULL AND r.\"w\" IS NULL)) AND \
-             NOT EXISTS (SELECT FROM \"t1\" t WHERE lower(w) = u.\"1\" AND (w > 'a'::text) AND u.\"2\" AND \
-             u.\"3\");\n\
+             NOT EXISTS (SELECT FROM \"t1\" t WHERE lower(w) = u.\"1\" AND (w > 'a'::text) AND \
+             u.\"2\" AND u.\"3\");\n\
              UPDATE ONLY \"t\" SET \"v\" = '{}' WHERE \"id\" = '2' AND \"v\"::text = '[]';\n"
         );
     }
