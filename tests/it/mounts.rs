@@ -98,6 +98,8 @@ fn umount(point: &Path) {
 
 /// Mounts below a folder.
 pub(crate) fn mounts(folder: &Path) -> usize {
+    // As the kernel names it, without a dot at its end.
+    let folder = fs::canonicalize(folder).unwrap();
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
     text.lines().filter(|line| line.contains(folder.to_str().unwrap())).count()
 }

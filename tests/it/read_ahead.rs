@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use stillpoint::repository::{OnDemand, PartPlace, store::MemoryStore};
+use stillpoint::{
+    repository::{OnDemand, PartPlace, store::MemoryStore},
+    world::World,
+};
 use tokio::runtime::Handle;
 
 use crate::support::{
@@ -42,9 +45,10 @@ async fn read(source: &Arc<OnDemand>, index: u32) {
 
 /// Which parts come to be at hand that nobody has asked for.
 async fn at_hand(source: &Arc<OnDemand>) -> Vec<u32> {
+    let clock = World::real(1).clock;
     let mut before = Vec::new();
     loop {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        clock.sleep(Duration::from_millis(100)).await;
         // A look counts as reading: backwards, so that it is none in order.
         let is_there = |index: &u32| source.at_hand(place(*index), &(0..1)).is_some();
         let mut now: Vec<_> = (0..PARTS).rev().filter(is_there).collect();

@@ -169,7 +169,7 @@ fn is_dead(found: &Found) -> bool {
 }
 
 /// Ends every mount of ours whose process has ended, and frees what waits for its answers. Returns
-/// where they were.
+/// where those were that are gone.
 ///
 /// A process that was killed while one of its own threads waited for such an answer is gone only
 /// then; what it held locked is free afterwards.
@@ -185,6 +185,10 @@ pub(crate) fn end_dead() -> Vec<PathBuf> {
                 Some(life) if life.started == found.started => std::thread::sleep(PAUSE),
                 _ => break,
             }
+        }
+        if all().contains(&found) {
+            tracing::warn!(point = %found.point.display(), "a mount of a dead process stays");
+            continue;
         }
         ended.push(found.point);
     }

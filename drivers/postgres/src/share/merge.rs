@@ -128,7 +128,9 @@ impl<'a, 's> Merge<'a, 's> {
         let Some(unique) = unique else { return " ON CONFLICT DO NOTHING".to_owned() };
         let names: Vec<_> = columns.iter().map(|column| quoted(&column.name)).collect();
         let mut meetings = Meetings::default();
-        unique.iter().for_each(|unique| meetings.add(unique, &self.only()));
+        for unique in unique {
+            meetings.add(unique, &self.only());
+        }
         format!(") r ({}){}", names.join(", "), meetings.clauses())
     }
 
@@ -321,12 +323,12 @@ mod tests {
              -- a row that differs only in what the server alone gives\n\
              INSERT INTO \"t\" (\"id\", \"v\", \"w\") OVERRIDING SYSTEM VALUE SELECT r.* FROM \
              (VALUES ('1'::bigint, '{}'::json, NULL::text)) r (\"id\", \"v\", \"w\") CROSS JOIN \
-             LATERAL (SELECT lower(w), (w > 'a'::text), (id < 9)) u (\"1\", \"2\", \"3\") WHERE NOT \
-             EXISTS (SELECT FROM ONLY \"t\" t WHERE t.\"id\" = r.\"id\") AND NOT EXISTS (SELECT \
-             FROM ONLY \"t\" t WHERE (t.\"id\" = r.\"id\" OR t.\"id\" IS NULL AND r.\"id\" IS \
-             NULL) AND (t.\"w\" = r.\"w\" OR t.\"w\" IS NULL AND r.\"w\" IS NULL)) AND NOT EXISTS \
-             (SELECT FROM \"t1\" t WHERE lower(w) = u.\"1\" AND (w > 'a'::text) AND u.\"2\" AND \
-             u.\"3\");\n\
+             LATERAL (SELECT lower(w), (w > 'a'::text), (id < 9)) u (\"1\", \"2\", \"3\") WHERE \
+             NOT EXISTS (SELECT FROM ONLY \"t\" t WHERE t.\"id\" = r.\"id\") AND NOT EXISTS \
+             (SELECT FROM ONLY \"t\" t WHERE (t.\"id\" = r.\"id\" OR t.\"id\" IS NULL AND r.\"id\" \
+             IS NULL) AND (t.\"w\" = r.\"w\" OR t.\"w\" IS NULL AND r.\"w\" IS NULL)) AND \
+             NOT EXISTS (SELECT FROM \"t1\" t WHERE lower(w) = u.\"1\" AND (w > 'a'::text) AND \
+             u.\"2\" AND u.\"3\");\n\
              UPDATE ONLY \"t\" SET \"v\" = '{}' WHERE \"id\" = '2' AND \"v\"::text = '[]';\n"
         );
     }
