@@ -196,6 +196,15 @@ impl Stock<'_> {
     }
 }
 
+impl Retention {
+    /// From when on log is needed: what was captured before leads to no point that is kept. The
+    /// newest backup always needs what follows it.
+    pub fn log_begin(&self) -> Option<DateTime<Utc>> {
+        let newest = self.verdicts.last()?.at;
+        Some(self.log.iter().fold(newest, |begin, range| begin.min(range.from)))
+    }
+}
+
 impl Verdict {
     /// Whether it is kept.
     pub fn is_kept(&self) -> bool {

@@ -21,7 +21,9 @@ use super::{
     names,
     pack::PackName,
     repack::Repacked,
+    stock::Holdings,
     store::{Deleted, Key, Listed},
+    timeline::Coverage,
 };
 use crate::pipeline::Meter;
 
@@ -129,9 +131,8 @@ impl Repository {
         let doom = Doom { moved, packs, indexes: repacked.superseded, objects: marked.objects };
         let mut settled = doom.clone();
         if !options.dry_run {
-            let seen = history.head().seq;
             self.append(async |now| {
-                settled = self.spare(now, seen, doom.clone()).await?;
+                settled = self.spare(now, &history, doom.clone()).await?;
                 let is_empty = settled == Doom::default();
                 Ok((!is_empty).then(|| Action::Doom(Box::new(settled.clone()))))
             })
@@ -193,7 +194,9 @@ impl Repository {
     }
 
     /// Captured log that no backup can use: before the oldest backup in it, or without any backup
-    /// and not the newest; and all log of a database that nobody protects any more.
+    /// and not the newest; and all log of a database that nobody protects any more. Where somebody
+    /// said from when on log is needed, older backups do not count, and nor does log that ended
+    /// before then.
     async fn stale_segments(&self, history: &History, young: DateTime<Utc>) -> Result<Vec<String>> {
         let mut stale = Vec::new();
         for database in self.databases().await? {
@@ -205,16 +208,23 @@ impl Repository {
             if !timeline.problems.is_empty() {
                 continue;
             }
+            let needed_from = needed_from(history, &database);
+            // Older ones are points by themselves: no log is kept for their sake.
+            let leads = |b: &Committed| {
+                needed_from.is_none_or(|needed_from| needed_from <= b.commit.consistent_time)
+            };
             let newest = timeline.coverage.len().saturating_sub(1);
             for (number, coverage) in timeline.coverage.iter().enumerate() {
                 let mut keep_from = if number == newest { 0 } else { coverage.segments.len() };
-                let anchored = timeline
-                    .backups
-                    .iter()
-                    .filter(|b| coverage.backups.contains(&b.commit.backup))
-                    .collect::<Vec<_>>();
-                if !anchored.is_empty() {
-                    keep_from = self.oldest_anchor(&database, coverage, &anchored).await?;
+                let joined = |b: &&Committed| coverage.backups.contains(&b.commit.backup);
+                let (mut leading, points): (Vec<_>, Vec<_>) =
+                    timeline.backups.iter().filter(joined).partition(|b| leads(b));
+                let is_over = number != newest && ended_before(coverage, needed_from);
+                if leading.is_empty() && !is_over {
+                    leading = points;
+                }
+                if !leading.is_empty() {
+                    keep_from = self.oldest_anchor(&database, coverage, &leading).await?;
                 }
                 for id in &coverage.segments[..keep_from] {
                     let key = names::segment(&database, &id.stream, id.seq)?;
@@ -285,8 +295,9 @@ impl Repository {
         Ok(())
     }
 
-    /// Takes back what commits after entry `seen` refer to, and what others doomed meanwhile.
-    async fn spare(&self, now: &History, seen: u64, mut doom: Doom) -> Result<Doom> {
+    /// Takes back what commits since `marked` refer to, and what others doomed meanwhile.
+    async fn spare(&self, now: &History, marked: &History, mut doom: Doom) -> Result<Doom> {
+        let seen = marked.head().seq;
         let newer: Vec<&Committed> = now.live().into_iter().filter(|c| c.seq > seen).collect();
         let mut spared = HashSet::new();
         for committed in &newer {
@@ -307,10 +318,10 @@ impl Repository {
             !is_settled(pack) && (!emptied.contains(pack) || moved.contains_key(pack))
         });
         doom.indexes.retain(|run| !now.is_doomed_index(run));
-        if newer.is_empty() {
+        if newer.is_empty() && now.agrees_on_custody(marked) {
             doom.objects.retain(|object| !now.is_doomed_object(object));
         } else {
-            // A new backup may need log that looked stale.
+            // A new backup, or a hold, may need log that looked stale.
             doom.objects.retain(|object| {
                 !object.starts_with(names::STREAMS) && !now.is_doomed_object(object)
             });
@@ -382,6 +393,18 @@ impl Repository {
         }
         Ok(())
     }
+}
+
+/// From when on log of a database is needed, if it is known: a hold on a stretch of time counts,
+/// whatever was said before or after it.
+fn needed_from(history: &History, database: &str) -> Option<DateTime<Utc>> {
+    let trimmed = history.trimmed(database)?;
+    let held = Holdings::of(history, database).held_log();
+    Some(held.map_or(trimmed, |held| held.min(trimmed)))
+}
+
+fn ended_before(coverage: &Coverage, needed_from: Option<DateTime<Utc>>) -> bool {
+    needed_from.is_some_and(|from| coverage.until < from && coverage.end.at < from)
 }
 
 fn keys_of(doom: &Doom) -> Result<Vec<Key>> {

@@ -167,9 +167,13 @@ fn join(runs: &[Run], continues: &[Option<(String, u64)>]) -> Vec<Vec<SegmentId>
     branches
 }
 
+/// Why coverage begins where it does, when it was longer once.
+const LET_GO: &str = "older log was let go: nothing that is kept needs it";
+
 /// Reads the ends of a branch, leaving out what is damaged there, and says so.
 pub(super) async fn cover(
     heads: &Heads<'_>,
+    history: &History,
     mut segments: Vec<SegmentId>,
     problems: &mut Vec<String>,
 ) -> Result<Option<Coverage>> {
@@ -192,13 +196,25 @@ pub(super) async fn cover(
     let started = first.head.events.first().map_or(first.captured_at, |event| event.at);
     let ended = last.head.events.last().map_or(last.captured_at, |event| event.at);
     let unwatched = unwatched(heads, &segments).await;
+    let before = match &first.continues {
+        _ if first.seq > 1 => Some((first.stream.clone(), first.seq - 1)),
+        continued => continued.clone(),
+    };
+    let before = before.map(|(stream, seq)| names::segment(heads.database(), &stream, seq));
+    let before = before.transpose()?;
     let lost = || format!("the segment before {}/{} is missing", first.stream, first.seq);
     Ok(Some(Coverage {
         start: Point { at: started, position: first.head.range.start().clone() },
         end: Point { at: ended, position: last.head.range.end().clone() },
         until: ended,
         unwatched,
-        gap: first.gap.clone().or_else(|| (first.seq > 1).then(lost)),
+        gap: first.gap.clone().or_else(|| {
+            if before.is_some_and(|key| history.is_doomed_object(key.as_str())) {
+                Some(LET_GO.to_owned())
+            } else {
+                (first.seq > 1).then(lost)
+            }
+        }),
         lost: damaged_from.map(damaged),
         backups: Vec::new(),
         segments,

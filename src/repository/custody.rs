@@ -75,6 +75,17 @@ pub struct Recorded {
     pub by: String,
 }
 
+/// Log of a database from before some time is needed no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trimmed {
+    /// The database.
+    pub database: String,
+    /// No point is promised that takes log from before this to reach.
+    pub before: DateTime<Utc>,
+    /// Why.
+    pub reason: String,
+}
+
 /// A hold was released, or an event taken back.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
@@ -118,6 +129,8 @@ pub(super) struct Custody {
     events: Vec<Event>,
     /// Where each is, by its id.
     places: BTreeMap<String, usize>,
+    /// Of each database, from when on log is needed.
+    trims: BTreeMap<String, DateTime<Utc>>,
 }
 
 /// What cannot be, in words.
@@ -134,6 +147,14 @@ impl Custody {
 
     pub(super) fn events(&self) -> &[Event] {
         &self.events
+    }
+
+    pub(super) fn trimmed(&self, database: &str) -> Option<DateTime<Utc>> {
+        self.trims.get(database).copied()
+    }
+
+    pub(super) fn trim(&mut self, trimmed: &Trimmed) {
+        self.trims.insert(trimmed.database.clone(), trimmed.before);
     }
 
     pub(super) fn verify(&mut self, verified: &Verified) {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Error, ErrorKind, LogPosition, Result, code};
 
 use super::{
-    custody::{Ended, Held, Recorded, Verified},
+    custody::{Ended, Held, Recorded, Trimmed, Verified},
     index_run::RunName,
     pack::PackName,
 };
@@ -75,6 +75,8 @@ pub enum Action {
     Held(Box<Held>),
     /// It may be removed again, as far as that hold goes.
     Released(Box<Ended>),
+    /// Log of a database from before some time is needed no more.
+    Trim(Box<Trimmed>),
     /// Something happened from which retention counts.
     Event(Box<Recorded>),
     /// It did not happen, or not on that day.

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use chrono::{DateTime, Utc};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
-    custody::Held,
+    custody::{Held, Trimmed},
     entry::Action,
     handle::Repository,
     history::{Committed, History},
@@ -74,6 +75,29 @@ impl Repository {
         })
         .await?;
         Ok(forgotten)
+    }
+}
+
+impl Repository {
+    /// Says from when on log of a database is needed, by what `choose` answers: older log goes
+    /// with the next collection of garbage, although backups are left that lead into it. What is
+    /// held keeps its log all the same. Says whether that is new.
+    pub async fn trim(
+        &self,
+        database: &str,
+        reason: &str,
+        mut choose: impl FnMut(&Holdings) -> Option<DateTime<Utc>>,
+    ) -> Result<bool> {
+        let mut is_new = false;
+        self.append(async |history| {
+            let before = choose(&Holdings::of(history, database));
+            let before = before.filter(|before| history.trimmed(database) != Some(*before));
+            is_new = before.is_some();
+            let (database, reason) = (database.to_owned(), reason.to_owned());
+            Ok(before.map(|before| Action::Trim(Box::new(Trimmed { database, before, reason }))))
+        })
+        .await?;
+        Ok(is_new)
     }
 }
 

@@ -138,6 +138,7 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, bytes::Bytes)> {
         "event": id, "database": "app.db", "name": "relationship_end", "subject": "4711",
         "on": "2028-02-29", "by": "ann on desk",
     });
+    let trim = json!({"database": "app.db", "before": time, "reason": "expired by policy x"});
     let ended = json!({"id": id, "reason": "settled", "by": "ann on desk"});
     let entry = |action: serde_json::Value| {
         let entry: Entry = serde_json::from_value(json!({
@@ -204,6 +205,7 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, bytes::Bytes)> {
         ("log_entry", "held", entry(json!({ "held": held_one }))),
         ("log_entry", "held-range", entry(json!({ "held": held }))),
         ("log_entry", "released", entry(json!({"released": ended}))),
+        ("log_entry", "trim", entry(json!({"trim": trim}))),
         ("log_entry", "event", entry(json!({"event": event}))),
         ("log_entry", "withdrawn", entry(json!({"withdrawn": ended}))),
         ("log_entry", "key-added", entry(json!({"key_added": {"slot": "00ff", "hash": hash}}))),

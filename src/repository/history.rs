@@ -148,6 +148,16 @@ impl History {
         self.custody.proof(backup)
     }
 
+    /// From when on log of a database is needed, if somebody said so: the newest word counts.
+    pub fn trimmed(&self, database: &str) -> Option<DateTime<Utc>> {
+        self.custody.trimmed(database)
+    }
+
+    /// Whether both know the same of proofs, holds, events, and of log that is needed no more.
+    pub(super) fn agrees_on_custody(&self, other: &Self) -> bool {
+        self.custody == other.custody
+    }
+
     /// Every hold, also released ones, in the order of their ids.
     pub fn holds(&self) -> impl Iterator<Item = &Hold> {
         self.custody.holds()
@@ -234,6 +244,7 @@ impl History {
                 let released = self.custody.release(entry.at, ended);
                 released.map_err(|what| broken(entry, what))?;
             }
+            Action::Trim(trimmed) => self.custody.trim(trimmed),
             Action::Event(recorded) => {
                 let noted = self.custody.record(entry.at, recorded);
                 noted.map_err(|what| broken(entry, what))?;

@@ -1,9 +1,10 @@
 //! What there is of a database, as retention sees it: one source for whoever decides, shows or
 //! acts, and the entries that add to it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use chrono::{NaiveDate, TimeDelta};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono_tz::Tz;
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
     names,
     verify::VerifyReport,
 };
-use crate::policy::{self, Proof, State, WHOLE_DATABASE};
+use crate::policy::{self, Keep, Proof, Rules, State, WHOLE_DATABASE};
 
 /// For so long, the same answer about a backup is not recorded again.
 const PROOF_AGE_MAX: TimeDelta = TimeDelta::days(1);
@@ -77,6 +78,14 @@ impl Holdings {
     pub fn stock(&self, state: State) -> policy::Stock<'_> {
         let Self { backups, holds, events, .. } = self;
         policy::Stock { backups, holds, events, state }
+    }
+
+    /// From when on log is held, by the holds on stretches of time alone.
+    pub fn held_log(&self) -> Option<DateTime<Utc>> {
+        let keep = Keep::default();
+        let rules = Rules { zone: Tz::UTC, keep: &keep, window: Duration::ZERO, floor: 1 };
+        let stock = self.stock(State::default());
+        rules.retain(&stock, DateTime::<Utc>::MIN_UTC).log.iter().map(|range| range.from).min()
     }
 
     /// The backups that are held, by id, and their holds.

@@ -200,7 +200,9 @@ impl Repository {
         timeline.problems.extend(stored.missing.iter().map(|key| format!("{key} is missing")));
         let heads = Heads::new(self, database);
         for segments in branches(&heads, &stored.runs, &mut timeline.problems).await? {
-            if let Some(coverage) = cover(&heads, segments, &mut timeline.problems).await? {
+            if let Some(coverage) =
+                cover(&heads, &history, segments, &mut timeline.problems).await?
+            {
                 timeline.coverage.push(coverage);
             }
         }

@@ -57,6 +57,8 @@ struct Expired {
     gone_bytes: u64,
     kept: u64,
     kept_bytes: u64,
+    /// From when on captured log is needed.
+    log_from: Option<Stamp>,
     /// How many are kept for each reason; one may have several.
     reasons: BTreeMap<&'static str, u64>,
 }
@@ -179,6 +181,14 @@ impl Expiry<'_> {
             self.repository.remember().await?;
             gone = forgotten.into_iter().map(|committed| committed.commit.backup).collect();
         }
+        if !answer.dry_run {
+            let reason = format!("kept by policy {}", self.keeping.policy.name);
+            let needed = |holdings: &Holdings| decide(holdings).log_begin();
+            if self.repository.trim(name, &reason, needed).await? {
+                self.repository.remember().await?;
+            }
+        }
+        let decided = decide(&seen);
         let mut expired = Expired {
             database: name.clone(),
             repository: repository.clone(),
@@ -187,10 +197,11 @@ impl Expiry<'_> {
             gone_bytes: 0,
             kept: 0,
             kept_bytes: 0,
+            log_from: decided.log_begin().map(Stamp),
             reasons: BTreeMap::new(),
         };
         let history = self.repository.history().await?;
-        for verdict in decide(&seen).verdicts {
+        for verdict in decided.verdicts {
             let Some(committed) = history.commit(&verdict.id) else { continue };
             let commit = &committed.commit;
             if gone.contains(&verdict.id) {

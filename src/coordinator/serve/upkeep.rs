@@ -14,7 +14,7 @@ use crate::{
     coordinator::state::{Settling, Task},
     pipeline::Meter,
     policy::Rules,
-    repository::{CollectOptions, Repository, history::Committed},
+    repository::{CollectOptions, Holdings, Repository, history::Committed},
 };
 
 /// What such a job is called in the queue, under the name of its repository.
@@ -26,8 +26,9 @@ const PERIOD: TimeDelta = TimeDelta::days(1);
 /// So many days of ended jobs are remembered.
 const HISTORY_DAYS: i32 = 30;
 
-/// Forgets whatever of a database's backups no promise keeps. What is held, or has become the last
-/// that can be restored, is not among it, whatever happens meanwhile.
+/// Forgets whatever of a database's backups no promise keeps, and lets go log that leads to no
+/// point that is kept. What is held, or has become the last that can be restored, is not among it,
+/// whatever happens meanwhile.
 ///
 /// # Errors
 ///
@@ -38,14 +39,19 @@ pub async fn expire(
     now: DateTime<Utc>,
 ) -> Result<Vec<Committed>> {
     let rules = Rules::of(&member.policy);
-    let reason = format!("policy {} does not keep it", member.policy.name);
-    let chosen = repository.expire(&member.name, &reason, |holdings| {
-        let holdings = holdings.clone().about(&member.subjects);
-        let retained = rules.retain(&holdings.stock(member.state), now);
-        let gone = retained.verdicts.into_iter().filter(|verdict| !verdict.is_kept());
+    let decide = |holdings: &Holdings| {
+        rules.retain(&holdings.clone().about(&member.subjects).stock(member.state), now)
+    };
+    let policy = &member.policy.name;
+    let gone = |holdings: &Holdings| {
+        let gone = decide(holdings).verdicts.into_iter().filter(|verdict| !verdict.is_kept());
         gone.map(|verdict| verdict.id).collect()
-    });
-    chosen.await
+    };
+    let forgotten =
+        repository.expire(&member.name, &format!("expired by policy {policy}"), gone).await?;
+    let needed = |holdings: &Holdings| decide(holdings).log_begin();
+    repository.trim(&member.name, &format!("kept by policy {policy}"), needed).await?;
+    Ok(forgotten)
 }
 
 impl Coordinator {
