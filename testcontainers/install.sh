@@ -8,6 +8,7 @@ set -eu
 azurite=3.35.0
 s3rver=3.7.1
 moto=5.2
+aiosmtpd=1.4
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 tools=$root/.tools
@@ -28,6 +29,7 @@ find_missing() {
     need 'command -v npm' npm
     need 'command -v patchelf' patchelf
     need 'command -v fusermount3' fuse3
+    need 'command -v promtool' prometheus
 }
 
 find_missing
@@ -75,12 +77,13 @@ if ! has node "$node"; then
     echo "$node" >"$tools/node/stamp"
 fi
 
-python="moto[server]~=$moto"
+python="moto[server]~=$moto aiosmtpd~=$aiosmtpd"
 if ! has python "$python"; then
     echo "installing: $python"
     rm -rf "$tools/python"
     python3 -m venv "$tools/python"
-    "$tools/python/bin/pip" install --quiet --disable-pip-version-check "$python"
+    # shellcheck disable=SC2086 # A list of words.
+    "$tools/python/bin/pip" install --quiet --disable-pip-version-check $python
     echo "$python" >"$tools/python/stamp"
 fi
 

@@ -101,7 +101,8 @@ impl Repository {
         heads: &Heads<'_>,
         last: &SegmentId,
     ) -> Result<Vec<SegmentId>> {
-        let stored = self.stored(heads.database(), &self.history().await?).await?;
+        let history = self.history().await?;
+        let stored = self.stored(heads.database(), &history).await?;
         for branch in branches(heads, &stored.runs, &mut Vec::new()).await? {
             if let Some(at) = branch.iter().position(|id| id == last) {
                 return Ok(branch[at + 1..].to_vec());

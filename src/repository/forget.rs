@@ -20,7 +20,8 @@ impl Repository {
     ///
     /// [`Missing`](ErrorKind::Missing) when none or several match.
     pub async fn find_backup(&self, id: &str) -> Result<Committed> {
-        find(&self.history().await?, id)
+        let history = self.history().await?;
+        find(&history, id)
     }
 
     /// Forgets backups: from now on they are not listed and not restored.
@@ -48,7 +49,8 @@ impl Repository {
     ///
     /// [`Refused`](ErrorKind::Refused) when one is held.
     pub async fn refuse_held(&self, backups: &[Committed]) -> Result<()> {
-        refuse_held(&self.history().await?, backups)
+        let history = self.history().await?;
+        refuse_held(&history, backups)
     }
 
     /// Forgets the backups of a database that `choose` names, by id. It is asked again, with what

@@ -52,7 +52,7 @@ pub struct Repository {
     descriptor: Descriptor,
     domain: Option<Arc<Domain>>,
     master: Option<RepositoryKey>,
-    history: Mutex<History>,
+    history: Mutex<Arc<History>>,
 }
 
 impl Repository {
@@ -162,21 +162,21 @@ impl Repository {
     }
 
     /// The log up to now.
-    pub async fn history(&self) -> Result<History> {
+    pub async fn history(&self) -> Result<Arc<History>> {
         let mut history = self.history.lock().await;
         self.log.follow(&mut history, None).await?;
-        Ok(history.clone())
+        Ok(Arc::clone(&history))
     }
 
     /// Appends what `decide` says, as often as others get in between.
     pub(super) async fn append(
         &self,
         mut decide: impl AsyncFnMut(&History) -> Result<Option<Action>>,
-    ) -> Result<History> {
+    ) -> Result<Arc<History>> {
         let mut history = self.history().await?;
         while let Some(action) = decide(&history).await? {
             if self.log.try_append(&mut history, action).await? == Appended::Won {
-                *self.history.lock().await = history.clone();
+                *self.history.lock().await = Arc::clone(&history);
                 break;
             }
         }

@@ -52,7 +52,7 @@ impl Log {
     /// [`Corrupt`](ErrorKind::Corrupt) for a damaged or discontinuous log; with `witness`, also
     /// [`Refused`](ErrorKind::Refused) when the log does not contain it (it was rolled back or
     /// forked since somebody saw it).
-    pub async fn follow(&self, history: &mut History, witness: Option<&Head>) -> Result<()> {
+    pub async fn follow(&self, history: &mut Arc<History>, witness: Option<&Head>) -> Result<()> {
         let mut ahead = 1;
         loop {
             let first = history.head().seq + 1;
@@ -81,7 +81,7 @@ impl Log {
     ///
     /// [`Transient`](ErrorKind::Transient) when the store does not say what became of the entry;
     /// it may appear later.
-    pub async fn try_append(&self, history: &mut History, action: Action) -> Result<Appended> {
+    pub async fn try_append(&self, history: &mut Arc<History>, action: Action) -> Result<Appended> {
         if self.notary.check(&[], &[]).is_some() && self.notary.sign(&[]).is_none() {
             return Err(Error::new(ErrorKind::Denied, code::NO_KEY, "sign a log entry")
                 .next("give the passphrase: --passphrase-file FILE"));
@@ -123,17 +123,18 @@ impl Log {
         }
     }
 
-    fn won(&self, history: &mut History, bytes: &[u8]) -> Result<Appended> {
+    fn won(&self, history: &mut Arc<History>, bytes: &[u8]) -> Result<Appended> {
         self.fold(history, bytes)?;
         Ok(Appended::Won)
     }
 
-    fn fold(&self, history: &mut History, bytes: &[u8]) -> Result<()> {
+    fn fold(&self, history: &mut Arc<History>, bytes: &[u8]) -> Result<()> {
         let entry = Entry::decode(bytes, history.head().seq + 1, &*self.notary)?;
         if entry.repository != self.repository {
             return Err(foreign(entry.seq));
         }
-        history.fold(&entry, hash_of(bytes))
+        // Whoever looks at an older state keeps it.
+        Arc::make_mut(history).fold(&entry, hash_of(bytes))
     }
 
     fn compare(history: &History, witness: Option<&Head>) -> Result<()> {

@@ -135,7 +135,8 @@ fn word(event: &Event) -> policy::Event {
 impl Repository {
     /// What there is of a database, as retention sees it.
     pub async fn stock(&self, database: &str) -> Result<Holdings> {
-        Ok(Holdings::of(&self.history().await?, database))
+        let history = self.history().await?;
+        Ok(Holdings::of(&history, database))
     }
 
     /// Records what came of reading a backup back, every byte of it. The same answer again is

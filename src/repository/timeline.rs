@@ -290,7 +290,8 @@ impl Repository {
     /// The newest segment of a database's captured log that can be read. Whoever goes on from
     /// there captures again what damaged segments after it held.
     pub async fn last_segment(&self, database: &str) -> Result<Option<Arc<StoredHead>>> {
-        let stored = self.stored(database, &self.history().await?).await?;
+        let history = self.history().await?;
+        let stored = self.stored(database, &history).await?;
         let heads = Heads::new(self, database);
         for id in stored.newest_first().take(DAMAGED_TAIL_MAX) {
             match heads.read(&id).await {

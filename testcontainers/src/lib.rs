@@ -12,11 +12,13 @@
 //! ```
 
 mod http;
+mod mail;
 mod postgres;
 mod process;
 mod server;
 mod service;
 
+pub use mail::Mail;
 pub use postgres::{POSTGRES_USER, POSTGRES_VERSIONS, Postgres, PostgresMissing, PostgresOptions};
 pub use server::{Server, StartError};
 pub use service::{Missing, Service, required};

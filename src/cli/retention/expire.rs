@@ -139,7 +139,8 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
                 expiry.run(&mut answer).await?;
             }
             if options.database.is_none() {
-                answer.unknown.extend(unknown(&config, name, &repository.history().await?));
+                let history = repository.history().await?;
+                answer.unknown.extend(unknown(&config, name, &history));
             }
             Ok(())
         };

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -10,7 +11,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use stillpoint_contract::{Engine, Result};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
     evaluate::{Looked, Said},
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     coordinator::{
         Process, ScratchPlace, Way,
-        state::{LEAD, Scope, State},
+        state::{Claim, LEAD, Scope, State},
     },
     repository::{Repository, drill::DrillRecord},
     world::World,
@@ -93,6 +94,9 @@ pub(super) struct Shared {
     to_schedule: Mutex<BTreeSet<String>>,
     to_watch: Mutex<BTreeSet<String>>,
     woken: Notify,
+    ended: Notify,
+    /// Somebody's log can join a backup from now on.
+    pub(super) joinable: Notify,
     dropped: watch::Sender<bool>,
 }
 
@@ -333,41 +337,68 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Takes jobs that may run, as long as there are any, and does them.
-    async fn labour(&self, fleets: watch::Receiver<Arc<Fleet>>, mut stop: watch::Receiver<bool>) {
+    /// Takes jobs that may run, and does them.
+    async fn labour(&self, fleets: watch::Receiver<Arc<Fleet>>, stop: watch::Receiver<bool>) {
+        let (give, take) = mpsc::channel(1);
+        tokio::join!(self.claim(give, stop.clone()), self.work_off(take, &fleets, stop));
+    }
+
+    /// Takes whatever may run.
+    async fn claim(&self, give: mpsc::Sender<Claim>, mut stop: watch::Receiver<bool>) {
+        while !*stop.borrow() {
+            let claimed = self.state.claim(&self.worker).await;
+            match claimed {
+                Ok(Some(claim)) => {
+                    if give.send(claim).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(event = "claim.failed", "{error}"),
+            }
+            tokio::select! {
+                biased;
+                () = is_true(&mut stop) => return,
+                () = self.world.clock.sleep(TICK) => {}
+                () = self.shared.ended.notified() => {}
+            }
+        }
+    }
+
+    /// Does what was taken. Nothing is waited for here but its end: what runs may hold what others
+    /// wait for.
+    async fn work_off(
+        &self,
+        mut take: mpsc::Receiver<Claim>,
+        fleets: &watch::Receiver<Arc<Fleet>>,
+        mut stop: watch::Receiver<bool>,
+    ) {
         let mut running = FuturesUnordered::new();
-        loop {
-            let mut is_full = false;
-            while !is_full && !*stop.borrow() {
-                match self.state.claim(&self.worker).await {
-                    Ok(Some(claim)) => {
+        let mut is_open = true;
+        let mut patience = pin!(async {
+            is_true(&mut stop).await;
+            self.world.clock.sleep(DRAIN_MAX).await;
+            self.shared.dropped.send_replace(true);
+            std::future::pending::<()>().await;
+        });
+        while is_open || !running.is_empty() {
+            tokio::select! {
+                claim = take.recv(), if is_open => match claim {
+                    None => is_open = false,
+                    Some(claim) => {
                         let fleet = Arc::clone(&fleets.borrow());
                         running.push(async move {
                             self.work(&fleet, &claim).await;
                             self.shared.change(&claim.task.database);
+                            self.shared.ended.notify_one();
                         });
                     }
-                    Ok(None) => is_full = true,
-                    Err(error) => {
-                        tracing::warn!(event = "claim.failed", "{error}");
-                        is_full = true;
-                    }
-                }
-            }
-            tokio::select! {
-                biased;
-                () = is_true(&mut stop) => break,
+                },
                 Some(()) = running.next(), if !running.is_empty() => {}
-                () = self.world.clock.sleep(TICK) => {}
+                () = &mut patience => {}
             }
         }
-        let drained = async { while running.next().await.is_some() {} };
-        tokio::select! {
-            () = drained => return,
-            () = self.world.clock.sleep(DRAIN_MAX) => {}
-        }
-        self.shared.dropped.send_replace(true);
-        while running.next().await.is_some() {}
     }
 
     /// Is done once running jobs are to be dropped.
@@ -404,7 +435,10 @@ impl Coordinator {
         let now = self.world.clock.elapsed();
         let standing = standing(repository, &member.name, member.since).await?;
         let known = (Some(now), standing.clone());
-        Shared::lock(&self.shared.standings).insert(member.name.clone(), known);
+        let before = Shared::lock(&self.shared.standings).insert(member.name.clone(), known);
+        if standing.backups > 0 && before.is_none_or(|(_, before)| before.backups == 0) {
+            self.shared.joinable.notify_one();
+        }
         Ok(standing)
     }
 }

@@ -43,7 +43,9 @@ impl Coordinator {
         loop {
             let fleet = Arc::clone(&fleets.borrow_and_update());
             for (name, member) in &fleet.members {
-                if is_captured(member) && !names.contains(name) {
+                let known = self.shared.known(name);
+                let may_join = known.is_none_or(|(_, standing)| standing.backups > 0);
+                if is_captured(member) && may_join && !names.contains(name) {
                     names.insert(name.clone());
                     let (fleet, member) = (Arc::clone(&fleet), Arc::clone(member));
                     let (mut fleets, mut stop) = (fleets.clone(), stop.clone());
@@ -63,6 +65,7 @@ impl Coordinator {
                 biased;
                 () = is_true(&mut stop) => break,
                 Some(name) = running.next(), if !running.is_empty() => drop(names.remove(&name)),
+                () = self.shared.joinable.notified() => {}
                 () = self.world.clock.sleep(LOOK_PERIOD) => {}
             }
         }
