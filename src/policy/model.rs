@@ -317,4 +317,45 @@ pub(super) mod tests {
             drill: None,
         }
     }
+
+    #[test]
+    fn a_policy_keeps_as_much_as_another_only_if_nothing_of_it_is_less() {
+        let days = |count| Some(Period { count, unit: PeriodUnit::Days });
+        let rule = |count| EventRule {
+            after: Period { count, unit: PeriodUnit::Years },
+            event: "end".to_owned(),
+            subject: "database".to_owned(),
+        };
+        let base = Policy {
+            floor: 2,
+            pitr_window: 2 * DAY,
+            keep: Keep {
+                last: 2,
+                weekly: 4,
+                every: days(3),
+                event: Some(rule(7)),
+                ..Keep::default()
+            },
+            ..policy()
+        };
+        let with = |change: &dyn Fn(&mut Policy)| {
+            let mut changed = base.clone();
+            change(&mut changed);
+            (changed.keeps_as_much_as(&base), base.keeps_as_much_as(&changed))
+        };
+        assert_eq!(with(&|_| ()), (true, true));
+        assert_eq!(with(&|p| p.floor = 1), (false, true));
+        assert_eq!(with(&|p| p.pitr_window = DAY), (false, true));
+        assert_eq!(with(&|p| p.keep.weekly = 3), (false, true));
+        assert_eq!(with(&|p| p.keep.yearly = 1), (true, false));
+        assert_eq!(with(&|p| p.keep.every = days(2)), (false, true));
+        assert_eq!(with(&|p| p.keep.every = None), (false, true));
+        // Whether a month is longer than thirty days depends on the month.
+        let month = Some(Period { count: 1, unit: PeriodUnit::Months });
+        assert_eq!(with(&|p| p.keep.every = month), (false, false));
+        assert_eq!(with(&|p| p.keep.event = Some(rule(6))), (false, true));
+        assert_eq!(with(&|p| p.keep.event = None), (false, true));
+        // The same hours are other days elsewhere.
+        assert_eq!(with(&|p| p.zone = Tz::Asia__Tokyo), (false, false));
+    }
 }

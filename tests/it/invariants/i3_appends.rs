@@ -42,7 +42,7 @@ fn mark(who: &str) -> Action {
 }
 
 /// Appends one entry, as often as it takes.
-async fn append(store: Arc<dyn Store>, mut history: History, who: &'static str, seed: u64) {
+async fn append(store: Arc<dyn Store>, mut history: Arc<History>, who: &'static str, seed: u64) {
     let log = log(store, seed);
     loop {
         match log.try_append(&mut history, mark(who)).await {
@@ -64,7 +64,7 @@ async fn append(store: Arc<dyn Store>, mut history: History, who: &'static str, 
 /// its call `fault_at`. Answers how many orders there were.
 async fn every_order(rivals: &[&'static str], fault_at: Option<u64>) -> usize {
     let base = Arc::new(MemoryStore::default());
-    let mut start = History::default();
+    let mut start = Arc::<History>::default();
     let init = Action::Init { descriptor: "d".to_owned() };
     let first = log(Arc::clone(&base) as Arc<dyn Store>, 1);
     assert_eq!(first.try_append(&mut start, init).await.unwrap(), Appended::Won);
@@ -80,7 +80,7 @@ async fn every_order(rivals: &[&'static str], fault_at: Option<u64>) -> usize {
                 store.fault_at(call, Fault::LoseAnswer);
             }
             let seed = 10 + number as u64;
-            tasks.push(local.spawn_local(append(Arc::new(store), start.clone(), who, seed)));
+            tasks.push(local.spawn_local(append(Arc::new(store), Arc::clone(&start), who, seed)));
         }
         let choose = gate.run(|waiting| Some(schedule.pick(waiting.len())));
         local.run_until(choose).await;
@@ -88,7 +88,7 @@ async fn every_order(rivals: &[&'static str], fault_at: Option<u64>) -> usize {
             local.run_until(task).await.unwrap();
         }
         // Each of them is in the log once, and the log is one chain.
-        let mut history = History::default();
+        let mut history = Arc::<History>::default();
         let reader = log(memory as Arc<dyn Store>, 2);
         reader.follow(&mut history, None).await.unwrap();
         assert_eq!(history.head().seq, 1 + rivals.len() as u64, "picks {schedule}");

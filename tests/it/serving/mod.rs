@@ -3,5 +3,6 @@
 mod alerts;
 mod channels;
 mod everyday;
+mod fence;
 mod plans;
 mod ward;
