@@ -48,10 +48,7 @@ fn stable(field: &str, text: &str) -> String {
     };
     if field == "recovery_key" {
         "<secret>".to_owned()
-    } else if matches!(
-        field,
-        "by" | "into" | "sandbox" | "says" | "source" | "started_by" | "teardown"
-    ) {
+    } else if matches!(field, "by" | "into" | "sandbox" | "source" | "started_by" | "teardown") {
         format!("<{field}>")
     } else if field == "engine_version" {
         "<version>".to_owned()
