@@ -127,19 +127,6 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, bytes::Bytes)> {
     let doom = json!({
         "packs": [], "moved": {}, "indexes": [], "objects": ["snap/2026/11/app.db/x.packs"],
     });
-    let verified = json!({"backup": id, "at": time, "problem": "part a: its hash differs"});
-    let mut held = json!({
-        "hold": id, "database": "app.db", "case": "LEG-1", "of": { "backup": id },
-        "by": "ann on desk",
-    });
-    let held_one = held.clone();
-    held["of"] = json!({"range": {"from": time, "to": null}});
-    let event = json!({
-        "event": id, "database": "app.db", "name": "relationship_end", "subject": "4711",
-        "on": "2028-02-29", "by": "ann on desk",
-    });
-    let trim = json!({"database": "app.db", "before": time, "reason": "expired by policy x"});
-    let ended = json!({"id": id, "reason": "settled", "by": "ann on desk"});
     let entry = |action: serde_json::Value| {
         let entry: Entry = serde_json::from_value(json!({
             "format": 1, "repository": descriptor.repository, "seq": 1, "previous": "0".repeat(64),
@@ -195,19 +182,11 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, bytes::Bytes)> {
         "position": position, "is_last": false,
     }))
     .unwrap();
-    vec![
+    let mut seeds = vec![
         ("descriptor", "plain", descriptor.encode().unwrap()),
         ("log_entry", "init", entry(json!({"init": {"descriptor": hash}}))),
         ("log_entry", "commit", entry(json!({ "commit": commit }))),
         ("log_entry", "doom", entry(json!({ "doom": doom }))),
-        ("log_entry", "forget", entry(json!({"forget": {"backups": [id], "reason": "old"}}))),
-        ("log_entry", "verified", entry(json!({"verified": verified}))),
-        ("log_entry", "held", entry(json!({ "held": held_one }))),
-        ("log_entry", "held-range", entry(json!({ "held": held }))),
-        ("log_entry", "released", entry(json!({"released": ended}))),
-        ("log_entry", "trim", entry(json!({"trim": trim}))),
-        ("log_entry", "event", entry(json!({"event": event}))),
-        ("log_entry", "withdrawn", entry(json!({"withdrawn": ended}))),
         ("log_entry", "key-added", entry(json!({"key_added": {"slot": "00ff", "hash": hash}}))),
         ("manifest", "manifest", manifest.encode().unwrap().into()),
         ("manifest", "page", encode_page(&[page]).unwrap().into()),
@@ -216,5 +195,38 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, bytes::Bytes)> {
         ("log_segment", "segment", sealed),
         ("log_segment", "head", head.encode().unwrap().into()),
         ("log_segment", "beat", serde_json::to_vec(&beat).unwrap().into()),
+    ];
+    seeds.extend(custody().into_iter().map(|(name, action)| ("log_entry", name, entry(action))));
+    seeds
+}
+
+/// What is proven, held, recorded, and no longer wanted.
+#[cfg(test)]
+fn custody() -> [(&'static str, serde_json::Value); 8] {
+    use serde_json::json;
+
+    let (time, id) = ("2026-11-22T10:00:00Z", "01M800000000000000000000DB");
+    let verified = json!({"backup": id, "at": time, "problem": "part a: its hash differs"});
+    let mut held = json!({
+        "hold": id, "database": "app.db", "case": "LEG-1", "of": { "backup": id },
+        "by": "ann on desk",
+    });
+    let held_one = held.clone();
+    held["of"] = json!({"range": {"from": time, "to": null}});
+    let event = json!({
+        "event": id, "database": "app.db", "name": "relationship_end", "subject": "4711",
+        "on": "2028-02-29", "by": "ann on desk",
+    });
+    let trim = json!({"database": "app.db", "before": time, "reason": "expired by policy x"});
+    let ended = json!({"id": id, "reason": "settled", "by": "ann on desk"});
+    [
+        ("forget", json!({"forget": {"backups": [id], "reason": "old"}})),
+        ("verified", json!({ "verified": verified })),
+        ("held", json!({ "held": held_one })),
+        ("held-range", json!({ "held": held })),
+        ("released", json!({ "released": ended })),
+        ("trim", json!({ "trim": trim })),
+        ("event", json!({ "event": event })),
+        ("withdrawn", json!({ "withdrawn": ended })),
     ]
 }

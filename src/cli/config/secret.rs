@@ -121,8 +121,6 @@ impl Drop for Group {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
     use crate::world::SystemClock;
 
@@ -177,10 +175,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let note = folder.path().join("pid");
         let script = format!("sleep 600 & echo $! > {}; wait", note.display());
-        let start = Instant::now();
-        let error = print(&program(&script), &Hasty(SystemClock::new())).await.unwrap_err();
+        let clock = Hasty(SystemClock::new());
+        let error = print(&program(&script), &clock).await.unwrap_err();
         assert!(error.reason().unwrap().contains("30 seconds"), "{error:?}");
-        assert!(start.elapsed() < Duration::from_secs(20));
+        assert!(clock.elapsed() < Duration::from_secs(20));
         let number: u32 = std::fs::read_to_string(&note).unwrap().trim().parse().unwrap();
         let stat = format!("/proc/{number}/stat");
         let is_over = || {
@@ -191,7 +189,7 @@ mod tests {
             if is_over() {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            clock.sleep(Duration::ZERO).await;
         }
         panic!("it lives");
     }

@@ -48,9 +48,7 @@ fn stable(field: &str, text: &str) -> String {
     };
     if field == "recovery_key" {
         "<secret>".to_owned()
-    } else if matches!(field, "into" | "sandbox" | "source" | "started_by" | "teardown") {
-        format!("<{field}>")
-    } else if matches!(field, "by" | "says") {
+    } else if matches!(field, "by" | "into" | "sandbox" | "source" | "started_by" | "teardown") {
         format!("<{field}>")
     } else if field == "engine_version" {
         "<version>".to_owned()

@@ -68,8 +68,13 @@ impl Scene {
         Repository::open(self.world.clone(), Arc::clone(&self.store), None, None).await.unwrap()
     }
 
+    /// A number below another one.
+    fn draw(&self, below: u8) -> i64 {
+        i64::try_from(self.dice.below(below.into())).unwrap()
+    }
+
     fn hours_pass(&self) {
-        self.clock.advance(3600 * (1 + self.dice.below(20) as i64));
+        self.clock.advance(3600 * (1 + self.draw(20)));
     }
 
     async fn back_up(&self) {
@@ -81,10 +86,10 @@ impl Scene {
 
     async fn capture(&mut self, stream: &mut StreamWriter<'_>, segments: u128) {
         for _ in 0..segments {
-            let next = self.offset..self.offset + 1;
-            self.commits.push((next.end, self.world.clock.now()));
-            capture(&self.shop, stream, next).await.unwrap();
-            self.offset += 1;
+            let end = self.offset + 1;
+            self.commits.push((end, self.world.clock.now()));
+            capture(&self.shop, stream, self.offset..end).await.unwrap();
+            self.offset = end;
             self.hours_pass();
         }
     }
@@ -113,9 +118,8 @@ impl Scene {
 
     async fn hold(&self, backups: &[Committed]) {
         let of = |number: usize| backups[number % backups.len()].commit.consistent_time;
-        let from = of(self.dice.below(99)) + TimeDelta::minutes(self.dice.below(60) as i64 - 30);
-        let to =
-            (self.dice.below(3) > 0).then(|| from + TimeDelta::hours(self.dice.below(90) as i64));
+        let from = of(self.dice.below(99)) + TimeDelta::minutes(self.draw(60) - 30);
+        let to = (self.dice.below(3) > 0).then(|| from + TimeDelta::hours(self.draw(90)));
         let of = if self.dice.below(3) == 0 {
             let number = self.dice.below(backups.len());
             HeldPart::Backup(backups[number].commit.backup.clone())
@@ -157,7 +161,9 @@ impl Scene {
             let gone = retention.verdicts.iter().filter(|verdict| !verdict.is_kept());
             gone.map(|verdict| verdict.id.clone()).collect()
         };
-        gone(&retention).iter().for_each(|id| self.ledger.forget(id));
+        for id in gone(&retention) {
+            self.ledger.forget(&id);
+        }
         let forgotten = self.repository.expire("shop", "test", |holdings| {
             gone(&rules.retain(&holdings.stock(State::Active), now))
         });
@@ -213,7 +219,7 @@ fn row_66_random_histories_lose_no_promised_commit() {
             let capturing = scene.anew().await;
             scene.back_up().await;
             for _ in 0..3 {
-                for _ in 0..1 + scene.dice.below(4) {
+                for _ in 0..=scene.dice.below(4) {
                     scene.run_capture(&capturing).await;
                     if scene.dice.below(2) == 0 {
                         scene.back_up().await;
