@@ -226,6 +226,12 @@ impl Judge<'_, '_> {
             let help = "[coordinator.mail]\nserver = \"smtp://HOST:25\"\nfrom = \"...\"";
             self.problems.push(Problem::error(code::CONFIG_LACKS, spot, what).help(help));
         }
+        let server = self.main.get("coordinator").and_then(|node| node.get("mail")?.get("server"));
+        if let Some(server) = server.filter(|node| node.text().is_some_and(has_password)) {
+            let what = "a password does not belong into the URL of a server".to_owned();
+            let problem = Problem::error(code::CONFIG_VALUE, Spot::clone(&server.spot), what);
+            self.problems.push(problem.help("user = \"...\", password = { file = \"...\" }"));
+        }
         let is_heard = self.config.alerts.iter().any(|alert| alert.heartbeat.is_some());
         if let Some(first) = nodes.first().filter(|_| !is_heard) {
             let what = "nobody would notice that nobody sends alerts any more".to_owned();

@@ -13,6 +13,9 @@ pub(super) const LITERAL: &str = "insecure_literal";
 /// The key of a URL, which may have a password in it.
 const ENDPOINT: &str = "endpoint";
 
+/// The key of another one.
+const SERVER: &str = "server";
+
 /// Puts stars over every secret in the text of the files; nothing moves.
 pub(super) fn mask(table: &Table, sources: &mut [Source]) {
     for (key, (_, node)) in table {
@@ -39,7 +42,7 @@ fn hidden(key: &str, node: &Node, sources: &[Source]) -> Option<Range<usize>> {
     let written = sources.get(node.spot.file)?.text.get(bytes.clone())?;
     match key {
         LITERAL => Some(bytes),
-        ENDPOINT if has_password(value) => {
+        ENDPOINT | SERVER if has_password(value) => {
             let found = password(written);
             let within = found.map(|found| bytes.start + found.start..bytes.start + found.end);
             Some(within.unwrap_or(bytes))

@@ -44,5 +44,5 @@ pub use scratch::{Scratch, ScratchPlace};
 pub use scratch_copy::{CopyJob, PlannedCopy, Presented, ScratchCopy, Way, plan_copy};
 pub use serve::{
     Caps, Coordinator, Fleet, Member, NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind,
-    NoticeUrgency, Notifier, Place, Rehearsal, Standing, expire, standing,
+    NoticeUrgency, Notifier, Place, Rehearsal, Standing, expire, standing, told,
 };

@@ -25,10 +25,12 @@ use super::{
         encode_page,
     },
     names,
+    pack::PackName,
     packer::persist,
     part_writer::{DraftPart, Shared},
     reader::{BackupReader, name_hash},
     store::Key,
+    verify::is_finding,
 };
 use crate::pipeline::{Meter, id::ChunkId};
 
@@ -141,11 +143,14 @@ impl Repository {
     ) -> Result<Draft<'_>> {
         names::check_database(&intent.database)?;
         let history = self.history().await?;
-        let of_database = |c: &&&Committed| c.commit.database == intent.database;
-        let live = history.live();
-        let parent = live.iter().rfind(of_database).map(|c| (*c).clone());
-        let ordinal = live.iter().filter(of_database).count() as u64;
-        let usable = self.usable_packs(&history).await?;
+        let live: Vec<_> = history.commits_of(&intent.database).filter(|c| !c.forgotten).collect();
+        let ordinal = live.len() as u64;
+        // What cannot be restored lends nothing: its chunks are stored again.
+        let parent = live.into_iter().rfind(|c| !history.is_suspect(&c.commit.backup)).cloned();
+        let mut usable = self.usable_packs(&history).await?;
+        for suspect in self.packs_of_suspects(&history).await? {
+            usable.remove(&suspect);
+        }
         let blobs = self.blobs(&history, usable).await?;
         let base = match &parent {
             Some(parent) => self.base(&history, parent, &blobs).await,
@@ -163,6 +168,21 @@ impl Repository {
         };
         let backup = self.new_id();
         Ok(Draft { repository: self, backup, intent, parent, base, shared: Arc::new(shared) })
+    }
+
+    /// The packs of backups of which it is known that they cannot be restored: some of them are
+    /// damaged.
+    async fn packs_of_suspects(&self, history: &History) -> Result<BTreeSet<PackName>> {
+        let mut packs = BTreeSet::new();
+        let suspects = history.live().into_iter().filter(|c| history.is_suspect(&c.commit.backup));
+        for suspect in suspects {
+            match self.pack_list(suspect).await {
+                Ok(list) => packs.extend(history.resolve(list).into_keys()),
+                Err(error) if is_finding(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(packs)
     }
 
     /// The parent as a base, unless something of it is damaged: then the backup goes without.

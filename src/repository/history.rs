@@ -61,6 +61,8 @@ pub struct Doomed {
 pub struct History {
     head: Head,
     commits: BTreeMap<String, Committed>,
+    /// The backups of each database, by id.
+    of: HashMap<String, Vec<String>>,
     dooms: BTreeMap<u64, Doomed>,
     doomed_packs: HashMap<PackName, u64>,
     doomed_indexes: HashSet<RunName>,
@@ -96,21 +98,33 @@ impl History {
         live
     }
 
+    /// Every backup of a database that was ever committed, also forgotten ones, in that order.
+    pub fn commits_of(&self, database: &str) -> impl Iterator<Item = &Committed> {
+        let ids = self.of.get(database).into_iter().flatten();
+        ids.filter_map(|id| self.commits.get(id))
+    }
+
     /// Whether a database has a backup that exists.
     pub fn protects(&self, database: &str) -> bool {
-        self.commits.values().any(|c| !c.forgotten && c.commit.database == database)
+        self.commits_of(database).any(|c| !c.forgotten)
     }
 
     /// Whether a database had backups, and all of them are forgotten.
     pub fn has_given_up(&self, database: &str) -> bool {
-        let mut own = self.commits.values().filter(|c| c.commit.database == database).peekable();
+        let mut own = self.commits_of(database).peekable();
         own.peek().is_some() && own.all(|c| c.forgotten)
     }
 
-    /// The backup of a database that was made for a task, also a forgotten one.
+    /// The backup of a database that was made for a task, also a forgotten one. One of which it is
+    /// known that it cannot be restored was made for nothing.
     pub fn made_for(&self, database: &str, task: Option<&str>) -> Option<&Committed> {
-        let mut own = self.commits.values().filter(|c| c.commit.database == database);
+        let mut own = self.commits_of(database).filter(|c| !self.is_suspect(&c.commit.backup));
         own.find(|c| task.is_some() && c.commit.task.as_deref() == task)
+    }
+
+    /// Whether it is known of a backup that it cannot be restored.
+    pub fn is_suspect(&self, backup: &str) -> bool {
+        self.proof(backup).is_some_and(|proof| proof.problem.is_some())
     }
 
     /// One backup by id, also a forgotten one.
@@ -268,6 +282,7 @@ impl History {
 
     fn fold_commit(&mut self, entry: &Entry, commit: &Commit) -> Result<()> {
         let committed = Committed { seq: entry.seq, commit: commit.clone(), forgotten: false };
+        self.of.entry(commit.database.clone()).or_default().push(commit.backup.clone());
         match self.commits.insert(commit.backup.clone(), committed) {
             None => Ok(()),
             Some(_) => Err(broken(entry, "a backup is committed once")),

@@ -179,7 +179,7 @@ impl Repository {
     pub async fn timeline(&self, database: &str) -> Result<Timeline> {
         let history = self.history().await?;
         let backups: Vec<Committed> =
-            history.live().into_iter().filter(|c| c.commit.database == database).cloned().collect();
+            history.commits_of(database).filter(|c| !c.forgotten).cloned().collect();
         let mut timeline = Timeline {
             database: database.to_owned(),
             backups,

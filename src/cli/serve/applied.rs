@@ -20,6 +20,8 @@ pub(super) struct Document {
     files: Vec<File>,
     /// What is promised for databases that were taken out: what the files said before.
     former: Vec<Former>,
+    /// Whether anything may expire by it.
+    expires: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,7 +77,13 @@ impl Document {
                 former.push(Former { databases, files: held.document.files.clone() });
             }
         }
-        Self { format: FORMAT, files, former }
+        Self { format: FORMAT, files, former, expires: true }
+    }
+
+    /// The same, by which nothing may expire: nobody has said yet that this is what was promised
+    /// for the backups that there are.
+    pub(super) fn cautious(self) -> Self {
+        Self { expires: false, ..self }
     }
 
     pub(super) fn write(&self) -> Result<(String, String)> {
@@ -95,19 +103,40 @@ impl Held {
                 .next("stillpoint apply")
         })?;
         let now = session.world.clock.now();
-        let loaded = load(sources(&document.files), now);
+        let loaded = sound(load(sources(&document.files), now))?;
         let former = document
             .former
             .iter()
-            .map(|one| (load(sources(&one.files), now).config, one.databases.clone()));
-        let former = former.collect();
+            .map(|one| Ok((sound(load(sources(&one.files), now))?.config, one.databases.clone())));
+        let former = former.collect::<Result<_>>()?;
         Ok(Self { digest: applied.digest.clone(), loaded, former, document })
+    }
+
+    /// Whether anything may expire by it.
+    pub(super) fn may_expire(&self) -> bool {
+        self.document.expires
     }
 
     /// What was promised for databases that are not in the files any more.
     pub(super) fn former(&self) -> Vec<(&Config, &str)> {
         let pairs = self.former.iter();
         pairs.flat_map(|(config, names)| names.iter().map(move |name| (config, &**name))).collect()
+    }
+}
+
+/// What was sound when it was applied may not be for another version of this program: then nothing
+/// of it is left out without a word.
+fn sound(loaded: Loaded) -> Result<Loaded> {
+    let first = loaded.problems.iter().find(|problem| !problem.is_warning);
+    match first.map(|problem| problem.what.clone()) {
+        None => Ok(loaded),
+        Some(what) => {
+            let step = "understand the configuration that was applied";
+            Err(Error::new(ErrorKind::Config, code::BAD_CONFIG, step)
+                .caused_by(what)
+                .why("another version of this program applied it")
+                .next("stillpoint plan"))
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroUsize,
+    path::Path,
     sync::Arc,
 };
 
@@ -17,6 +18,7 @@ use crate::{
     coordinator::{
         Caps, Fleet, Member, Place,
         state::{Known, Mark, Marked, State as Coordinated},
+        told,
     },
     policy::State,
     repository::Repository,
@@ -42,15 +44,30 @@ pub(super) async fn open(
 ) -> Result<Fleet> {
     let marks = state.marks().await?;
     let members = members(session, held, known, &marks).await?;
-    let mut repositories = BTreeMap::new();
+    let (mut repositories, mut unopened) = (BTreeMap::new(), BTreeMap::new());
+    let mut first = None;
     for (name, config) in used(held) {
-        let opened = match before.and_then(|fleet| fleet.repositories.get(name)) {
-            Some(known) => Arc::clone(known),
-            None => Arc::new(repository(session, state, config, name).await?),
+        let opened = match open_already(config, name, before) {
+            Some(known) => Ok(known),
+            None => repository(session, state, config, name).await.map(Arc::new),
         };
-        repositories.insert(name.to_owned(), opened);
+        match opened {
+            Ok(opened) => drop(repositories.insert(name.to_owned(), opened)),
+            Err(error) => {
+                let why = told(&error);
+                tracing::error!(event = "repository.unopened", repository = name, why);
+                unopened.insert(name.to_owned(), why);
+                first = first.or(Some(error));
+            }
+        }
     }
-    Ok(Fleet { members, repositories, caps: caps(&held.loaded.config) })
+    // Others are looked after all the same; but where there are none, somebody has to know now.
+    match first {
+        Some(error) if repositories.is_empty() => return Err(error),
+        _ => {}
+    }
+    let (caps, may_expire) = (caps(&held.loaded.config), held.may_expire());
+    Ok(Fleet { members, repositories, unopened, caps, may_expire })
 }
 
 /// Everything that holds, for those who only look: nothing is created, and what cannot be opened
@@ -64,7 +81,16 @@ pub(super) async fn look(
     let members = members(session, held, known, marks).await?;
     let seen = seen(session, held).await;
     let repositories = seen.repositories.clone();
-    Ok((Fleet { members, repositories, caps: caps(&held.loaded.config) }, seen))
+    let (caps, may_expire) = (caps(&held.loaded.config), held.may_expire());
+    Ok((Fleet { members, repositories, unopened: BTreeMap::new(), caps, may_expire }, seen))
+}
+
+/// A repository that is open, and still where its configuration says.
+fn open_already(config: &Config, name: &str, before: Option<&Fleet>) -> Option<Arc<Repository>> {
+    let known = before?.repositories.get(name)?;
+    let url = &config.repositories.get(name)?.url;
+    let is_there = known.location() == *url || Path::new(&known.location()) == Path::new(url);
+    is_there.then(|| Arc::clone(known))
 }
 
 /// The repositories that can be opened.
@@ -164,15 +190,23 @@ async fn member(
     let policy = config.policies.get(&database.policy);
     let policy = policy.ok_or_else(|| Error::bug("find a policy that was checked"))?;
     let now = session.world.clock.now();
-    let place = match state {
-        State::Active | State::Retiring => Some(place(session, database).await?),
-        State::Retired => None,
+    let (place, obstacle) = match state {
+        State::Retired => (None, None),
+        State::Active | State::Retiring => match place(session, database).await {
+            Ok(place) => (Some(place), None),
+            Err(error) => {
+                let why = told(&error);
+                tracing::error!(event = "database.unreachable", database = database.name, why);
+                (None, Some(why))
+            }
+        },
     };
     Ok(Member {
         name: database.name.clone(),
         state,
         since: known.get(&database.name).map_or(now, |known| known.since),
         place,
+        obstacle,
         policy: Arc::new(policy.clone()),
         repository: database.repository.clone(),
         labels: database.labels.clone(),

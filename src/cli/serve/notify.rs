@@ -1,7 +1,12 @@
 //! How notices reach people: by requests to URLs, by mail, by programs; and who hears that all is
 //! well.
 
-use std::{collections::BTreeMap, process::Stdio, sync::Mutex, sync::PoisonError, time::Duration};
+use std::{
+    collections::BTreeMap,
+    process::Stdio,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use stillpoint_contract::{Error, ErrorKind, Result, code};
@@ -20,13 +25,32 @@ const SEND_MAX: Duration = Duration::from_secs(20);
 /// The header that carries the signature of a request's body.
 const SIGNATURE: &str = "X-Stillpoint-Signature";
 
+/// Who is told, and how.
+#[derive(Debug)]
+struct Told {
+    alerts: Vec<Alerting>,
+    mail: Option<Mail>,
+}
+
+impl Told {
+    fn of(config: &Config) -> Arc<Self> {
+        Arc::new(Self { alerts: config.alerts.clone(), mail: config.coordinator.mail.clone() })
+    }
+
+    /// A channel by its route, which is the name of its alert and its place there.
+    fn channel(&self, route: &str) -> Option<(&Alerting, &Channel)> {
+        let (name, place) = route.rsplit_once('/')?;
+        let alert = self.alerts.iter().find(|alert| alert.name == name)?;
+        Some((alert, alert.to.get(place.parse::<usize>().ok()?)?))
+    }
+}
+
 /// Sends notices as a configuration says.
 #[derive(Debug)]
 pub(super) struct Channels {
     world: World,
     environment: Environment,
-    alerts: Vec<Alerting>,
-    mail: Option<Mail>,
+    told: RwLock<Arc<Told>>,
     /// When each heartbeat was last sent, by the name of its alert.
     beats: Mutex<BTreeMap<String, Duration>>,
 }
@@ -37,8 +61,7 @@ impl Channels {
         Self {
             world: world.clone(),
             environment: environment.clone(),
-            alerts: config.alerts.clone(),
-            mail: config.coordinator.mail.clone(),
+            told: RwLock::new(Told::of(config)),
             beats: Mutex::default(),
         }
     }
@@ -49,14 +72,21 @@ impl Channels {
         Ok(fetched.to_string())
     }
 
-    /// A channel by its route, which is the name of its alert and its place there.
-    fn channel(&self, route: &str) -> Option<(&Alerting, &Channel)> {
-        let (name, place) = route.rsplit_once('/')?;
-        let alert = self.alerts.iter().find(|alert| alert.name == name)?;
-        Some((alert, alert.to.get(place.parse::<usize>().ok()?)?))
+    /// Goes by another configuration from now on.
+    pub(super) fn change(&self, config: &Config) {
+        *self.told.write().unwrap_or_else(PoisonError::into_inner) = Told::of(config);
     }
 
-    async fn deliver(&self, alert: &Alerting, channel: &Channel, notice: &Notice) -> Result<()> {
+    fn told(&self) -> Arc<Told> {
+        Arc::clone(&self.told.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn deliver(
+        &self,
+        told: &Told,
+        (alert, channel): (&Alerting, &Channel),
+        notice: &Notice,
+    ) -> Result<()> {
         let body = serde_json::to_string(notice)
             .map_err(|cause| Error::bug("write a notice").caused_by(cause))?;
         match channel {
@@ -68,20 +98,20 @@ impl Channels {
                 };
                 post(&url, body, key.as_deref(), &notice.id).await
             }
-            Channel::Email(address) => self.mail(address, notice).await,
+            Channel::Email(address) => self.mail(told.mail.as_ref(), address, notice).await,
             Channel::Program(words) => run(words, body).await,
         }
     }
 
     #[cfg(feature = "notify")]
-    async fn mail(&self, address: &str, notice: &Notice) -> Result<()> {
+    async fn mail(&self, mail: Option<&Mail>, address: &str, notice: &Notice) -> Result<()> {
         use lettre::{
             AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor,
             transport::smtp::authentication::Credentials,
         };
 
         let step = || Error::new(ErrorKind::Transient, code::NOTIFY, "send mail");
-        let mail = self.mail.as_ref().ok_or_else(|| step().why("no server is configured"))?;
+        let mail = mail.ok_or_else(|| step().why("no server is configured"))?;
         let bad = |what: &'static str, cause: String| step().with(what, cause);
         let from = mail.from.parse().map_err(|e| bad("from", format!("{e}")))?;
         let to = address.parse().map_err(|e| bad("to", format!("{e}")))?;
@@ -109,7 +139,7 @@ impl Channels {
     }
 
     #[cfg(not(feature = "notify"))]
-    async fn mail(&self, _: &str, _: &Notice) -> Result<()> {
+    async fn mail(&self, _: Option<&Mail>, _: &str, _: &Notice) -> Result<()> {
         Err(left_out("send mail"))
     }
 }
@@ -118,7 +148,7 @@ impl Channels {
 impl Notifier for Channels {
     fn routes(&self, notice: &Notice) -> Vec<(String, Notice)> {
         let mut routes = Vec::new();
-        for alert in &self.alerts {
+        for alert in &self.told().alerts {
             let Some(notice) = notice.only(&alert.when) else { continue };
             let places = 0..alert.to.len();
             routes.extend(places.map(|at| (format!("{}/{at}", alert.name), notice.clone())));
@@ -128,9 +158,10 @@ impl Notifier for Channels {
 
     async fn send(&self, route: &str, notice: &Notice) -> Result<()> {
         // Whoever was taken out of the configuration is not told any more.
-        let Some((alert, channel)) = self.channel(route) else { return Ok(()) };
+        let told = self.told();
+        let Some(channel) = told.channel(route) else { return Ok(()) };
         tokio::select! {
-            sent = self.deliver(alert, channel, notice) => sent,
+            sent = self.deliver(&told, channel, notice) => sent,
             () = self.world.clock.sleep(SEND_MAX) => {
                 Err(Error::new(ErrorKind::TimedOut, code::NOTIFY, "send a notice")
                     .with("route", route)
@@ -141,7 +172,7 @@ impl Notifier for Channels {
 
     async fn live(&self) {
         let now = self.world.clock.elapsed();
-        for alert in &self.alerts {
+        for alert in &self.told().alerts {
             let Some(heartbeat) = &alert.heartbeat else { continue };
             let is_due = {
                 let mut beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);

@@ -13,6 +13,7 @@ use super::{
         config::files,
         exit,
         page::{Page, Tone, printable},
+        retention::Keeping,
         session::Session,
         units,
     },
@@ -21,8 +22,8 @@ use super::{
     fleet::{self, Seen},
 };
 use crate::{
-    config::Config,
-    policy::{Policy, Rules, State},
+    config::{Config, Database},
+    policy::{Policy, Rules, State, Verdict},
     repository::Repository,
 };
 
@@ -155,7 +156,7 @@ async fn work_out(session: &Session, desk: &Desk) -> Result<(PlanAnswer, Option<
     if let Some(held) = &before {
         let seen = fleet::seen(session, held).await;
         let config = &desk.configured.config;
-        let told = consequences(session, &held.loaded.config, config, &seen).await?;
+        let told = consequences(session, held, config, &seen).await?;
         for (what, change) in told {
             shortens_retention |= change.is_shorter;
             let place = changes.iter_mut().find(|known| known.what == what);
@@ -206,7 +207,7 @@ fn removed(section: &str, what: String) -> Change {
     let mut change = Change::new("removed", what);
     if section == "database" {
         change.consequences.push(
-            "it is retired: nothing of it is deleted, and what there is is kept as its policy says"
+            "it is retired: what there is is kept as its policy says, and its last backup for ever"
                 .to_owned(),
         );
     }
@@ -237,59 +238,92 @@ struct Consequence {
 /// What follows for the backups that there are.
 async fn consequences(
     session: &Session,
-    old: &Config,
+    held: &Held,
     new: &Config,
     seen: &Seen,
 ) -> Result<BTreeMap<String, Consequence>> {
     let mut all: BTreeMap<String, Consequence> = BTreeMap::new();
-    for (name, database) in &old.databases {
-        let Some(next) = new.databases.get(name) else { continue };
-        let (Some(before), Some(after)) =
-            (old.policies.get(&database.policy), new.policies.get(&next.policy))
-        else {
-            continue;
+    let active = held.loaded.config.databases.keys().map(|name| (&held.loaded.config, &**name));
+    let active = active.map(|(config, name)| (config, name, State::Active));
+    let former = held.former().into_iter().map(|(config, name)| (config, name, State::Retired));
+    for (old, name, state) in active.chain(former) {
+        let Some(before) = side(old, name, state) else { continue };
+        let after = match side(new, name, State::Active) {
+            Some(after) => after,
+            // Taken out, it is kept as one that is retired.
+            None => Side { state: State::Retired, ..before },
         };
         let what = format!("database {name}");
-        if database.repository != next.repository {
+        if before.database.repository != after.database.repository {
             let told = format!(
                 "its backups in {} stay there, and are looked after no more",
-                database.repository
+                before.database.repository
             );
             all.entry(what.clone()).or_default().told.push(told);
         }
-        let is_shorter = !after.keeps_as_much_as(before);
-        if !is_shorter {
+        let is_less = !after.policy.keeps_as_much_as(before.policy)
+            || before.policy.keep.event.is_some() && before.subjects() != after.subjects();
+        let is_ending = before.state == State::Active && after.state == State::Retired;
+        if !is_less && !is_ending {
             continue;
         }
-        let at =
-            if database.policy == next.policy { format!("policy {}", next.policy) } else { what };
+        let repository = seen.repositories.get(&before.database.repository);
+        let gone = match repository {
+            Some(repository) => Some(expiring(session, repository, name, (&before, &after)).await?),
+            None => None,
+        };
+        // Who is retired keeps what the calendar says; only what goes has to be accepted.
+        if is_ending && !is_less && gone.as_ref().is_some_and(|(count, _)| *count == 0) {
+            continue;
+        }
+        let is_shared = before.database.policy == after.database.policy && !is_ending;
+        let at = if is_shared { format!("policy {}", after.policy.name) } else { what };
         let place = all.entry(format!("{at}: keeps less")).or_default();
         place.is_shorter = true;
-        match seen.repositories.get(&database.repository) {
-            Some(repository) => {
-                place.told.push(expiring(session, repository, name, (before, after)).await?);
-            }
-            None => place.told.push(format!(
-                "{name}: what expires is not known, since repository {} cannot be read",
-                database.repository
-            )),
-        }
+        place.told.push(gone.map_or_else(
+            || {
+                let repository = &before.database.repository;
+                format!("{name}: what expires is not known: repository {repository} is not open")
+            },
+            |(_, told)| told,
+        ));
     }
     Ok(all)
 }
 
-/// How many backups of a database go at the next expiry that would have stayed.
+/// A database, and what is promised about keeping it.
+#[derive(Clone, Copy)]
+struct Side<'a> {
+    database: &'a Database,
+    policy: &'a Policy,
+    state: State,
+}
+
+fn side<'a>(config: &'a Config, name: &str, state: State) -> Option<Side<'a>> {
+    let database = config.databases.get(name)?;
+    Some(Side { database, policy: config.policies.get(&database.policy)?, state })
+}
+
+impl Side<'_> {
+    fn subjects(&self) -> Vec<String> {
+        Keeping { database: self.database, policy: self.policy }.subjects()
+    }
+}
+
+/// How many backups of a database go at the next expiry that would have stayed, and the same in
+/// words.
 async fn expiring(
     session: &Session,
     repository: &Repository,
     database: &str,
-    (before, after): (&Policy, &Policy),
-) -> Result<String> {
+    (before, after): (&Side<'_>, &Side<'_>),
+) -> Result<(usize, String)> {
     let holdings = repository.stock(database).await?;
     let now = session.world.clock.now();
-    let kept = |policy: &Policy| -> BTreeSet<String> {
-        let retained = Rules::of(policy).retain(&holdings.stock(State::Active), now);
-        let kept = retained.verdicts.into_iter().filter(crate::policy::Verdict::is_kept);
+    let kept = |side: &Side<'_>| -> BTreeSet<String> {
+        let holdings = holdings.clone().about(&side.subjects());
+        let retained = Rules::of(side.policy).retain(&holdings.stock(side.state), now);
+        let kept = retained.verdicts.into_iter().filter(Verdict::is_kept);
         kept.map(|verdict| verdict.id).collect()
     };
     let (before, after) = (kept(before), kept(after));
@@ -300,5 +334,6 @@ async fn expiring(
     let count = units::count(gone.len() as u64, "backup", "backups");
     let held = holdings.held().len();
     let held = if held > 0 { format!("; {held} are held and stay") } else { String::new() };
-    Ok(format!("{database}: will expire {count}, {}{held}", units::bytes(bytes)))
+    let told = format!("{database}: will expire {count}, {}{held}", units::bytes(bytes));
+    Ok((gone.len(), told))
 }

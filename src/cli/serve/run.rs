@@ -3,25 +3,30 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
-use stillpoint_contract::{Error, Result};
+use stillpoint_contract::{Error, Result, code};
 use tokio::sync::watch;
 
 use super::{
     super::{config::files, drill, process, session::Session},
     applied::{self, Document, Held},
-    fleet, http,
+    fleet::{self, Seen},
+    http,
     matters::pause,
     metrics::{self, Measured},
     notify::Channels,
     state,
 };
 use crate::coordinator::{
-    Coordinator, Fleet, Rehearsal, Way,
-    state::{Filter, Stage, State},
+    Coordinator, Fleet, Notifier, Rehearsal, Way,
+    state::{Applied, Filter, Stage, State},
+    told,
 };
 
 /// How often it is looked whether something else was applied.
 const RELOAD_PERIOD: Duration = Duration::from_secs(5);
+
+/// How often what could not be opened is tried again.
+const REOPEN_PERIOD: Duration = Duration::from_mins(1);
 
 /// Jobs that metrics count.
 const JOBS_MAX: u32 = 100_000;
@@ -43,6 +48,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let state = state::open(session, &configured.config.coordinator).await?;
     let held = hold(session, &state).await?;
     let channels = Channels::of(&held.loaded.config, &session.world, &session.environment);
+    let channels = Arc::new(channels);
     let fleet = Arc::new(open(session, &state, &held, None).await?);
     let listener = match held.loaded.config.coordinator.metrics {
         Some(address) => Some(http::listen(address).await?),
@@ -59,7 +65,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
             way: if options.no_mount { Way::Restore } else { Way::Mount },
             page: drill::page,
         },
-        Arc::new(channels),
+        Arc::clone(&channels) as Arc<dyn Notifier>,
     );
     tracing::info!(
         event = "serve.started",
@@ -73,7 +79,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         let mut signals = session.stop.clone();
         drop(signals.wait_for(Option::is_some).await);
         tracing::info!(event = "serve.draining");
-        told(sd_notify::NotifyState::Stopping);
+        tell(sd_notify::NotifyState::Stopping);
         send_stop.send_replace(true);
         std::future::pending::<()>().await;
     };
@@ -83,33 +89,50 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         }
         std::future::pending::<()>().await;
     };
-    told(sd_notify::NotifyState::Ready);
+    tell(sd_notify::NotifyState::Ready);
     let served = tokio::select! {
         served = coordinator.serve(fleets.clone(), stop) => served,
         () = signalled => Ok(()),
         () = metrics => Ok(()),
-        () = reload(session, &state, held, &send_fleet) => Ok(()),
+        () = reload(session, &state, held, (&send_fleet, &channels)) => Ok(()),
     };
     tracing::info!(event = "serve.ended");
     served
 }
 
 /// Whoever supervises us is told; nobody has to.
-fn told(what: sd_notify::NotifyState<'_>) {
+fn tell(what: sd_notify::NotifyState<'_>) {
     drop(sd_notify::notify(&[what]));
 }
 
-/// What holds. Where nothing was applied yet, what the files say does from now on.
+/// What holds. Where nothing was applied yet, what the files say does from now on; but nothing
+/// expires by it where there are backups already: the state may be lost, and the files edited.
 async fn hold(session: &Session, state: &State) -> Result<Held> {
     if let Some(held) = applied::held(session, state).await? {
         return Ok(held);
     }
-    let document = Document::next(session, &files::sources(session)?, None);
+    let mut document = Document::next(session, &files::sources(session)?, None);
+    let now = session.world.clock.now();
     let (digest, text) = document.write()?;
-    let who = session.user();
-    state.set_applied(None, &digest, &text, &who).await?;
+    let first = Applied { digest, text, who: session.user(), at: now };
+    if has_backups(&fleet::seen(session, &Held::read(session, &first)?).await).await? {
+        tracing::warn!(event = "retention.waits", "nothing expires before `stillpoint apply`");
+        document = document.cautious();
+    }
+    let (digest, text) = document.write()?;
+    state.set_applied(None, &digest, &text, &session.user()).await?;
     let held = applied::held(session, state).await?;
     held.ok_or_else(|| Error::bug("read the configuration that was applied"))
+}
+
+async fn has_backups(seen: &Seen) -> Result<bool> {
+    for repository in seen.repositories.values() {
+        if !repository.history().await?.live().is_empty() {
+            return Ok(true);
+        }
+    }
+    // What cannot be looked into may hold some.
+    Ok(seen.unopened.values().any(|error| error.code() != code::NO_REPOSITORY))
 }
 
 async fn open(
@@ -125,36 +148,54 @@ async fn open(
     fleet::open(session, state, held, &known, before).await
 }
 
-/// Follows what is applied and said meanwhile.
+/// Follows what is applied and said meanwhile. What cannot be followed is tried again.
 async fn reload(
     session: &Session,
     state: &State,
     mut held: Held,
-    fleets: &watch::Sender<Arc<Fleet>>,
+    (fleets, channels): (&watch::Sender<Arc<Fleet>>, &Channels),
 ) {
     let mut marks = state.marks().await.unwrap_or_default();
+    let mut told_of = String::new();
+    let mut opened_at = session.world.clock.elapsed();
     loop {
         session.world.clock.sleep(RELOAD_PERIOD).await;
-        told(sd_notify::NotifyState::Watchdog);
+        tell(sd_notify::NotifyState::Watchdog);
+        let before = Arc::clone(&fleets.borrow());
+        let lacks = !before.unopened.is_empty()
+            || before.members.values().any(|member| member.obstacle.is_some());
+        let age = session.world.clock.elapsed().saturating_sub(opened_at);
         let looked = async {
             let applied = state.applied().await?;
             let said = state.marks().await?;
             let is_new = applied.as_ref().is_some_and(|applied| applied.digest != held.digest);
-            if !is_new && said == marks {
+            if !is_new && said == marks && !(lacks && REOPEN_PERIOD <= age) {
                 return Ok(());
             }
-            if let Some(applied) = applied.filter(|_| is_new) {
-                held = Held::read(session, &applied)?;
+            let next = match applied.filter(|_| is_new) {
+                Some(applied) => Some(Held::read(session, &applied)?),
+                None => None,
+            };
+            let fleet = open(session, state, next.as_ref().unwrap_or(&held), Some(&before)).await?;
+            opened_at = session.world.clock.elapsed();
+            if let Some(next) = next {
+                held = next;
+                channels.change(&held.loaded.config);
                 tracing::info!(event = "config.applied", digest = held.digest);
             }
             marks = said;
-            let before = Arc::clone(&fleets.borrow());
-            let fleet = open(session, state, &held, Some(&before)).await?;
             fleets.send_replace(Arc::new(fleet));
             Ok::<_, Error>(())
         };
-        if let Err(error) = looked.await {
-            tracing::error!(event = "config.failed", "{error}");
+        match looked.await {
+            Ok(()) => told_of.clear(),
+            Err(error) => {
+                let why = told(&error);
+                if why != told_of {
+                    tracing::error!(event = "config.failed", why);
+                }
+                told_of = why;
+            }
         }
     }
 }
@@ -168,7 +209,9 @@ async fn page(
     let fleet = Arc::clone(&fleets.borrow());
     let now = session.world.clock.now();
     let marks = coordinator.state.marks().await.unwrap_or_default();
-    let measured = fleet.members.values().map(|member| Measured {
+    // Whoever does not lead knows what was, not what is.
+    let leads = coordinator.leads();
+    let measured = fleet.members.values().filter(|_| leads).map(|member| Measured {
         member,
         standing: coordinator.known(&member.name),
         pause: pause(&marks, &member.name, now),

@@ -1,6 +1,11 @@
 //! The state database that a configuration names.
 
-use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt as _, path::PathBuf, sync::Arc};
+use std::{
+    fs::{DirBuilder, File},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
@@ -43,6 +48,8 @@ pub(crate) async fn open(session: &Session, coordinator: &Coordinator) -> Result
                 .next("[coordinator]\nstate = \"sqlite:///PATH\"")
         })?;
     }
+    // The files beside it get its mode.
+    drop(File::options().write(true).create_new(true).mode(0o600).open(&path));
     let database = SqliteState::open(&path, Arc::clone(&session.world.clock))?;
     State::open(Arc::new(database), Arc::clone(&session.world.entropy)).await
 }

@@ -86,7 +86,8 @@ struct Matter {
 
 impl Row {
     fn is_broken(&self) -> bool {
-        matches!(self.rpo, Some("breached" | "unknown"))
+        let pages = self.alerts.iter().any(|matter| matter.urgency == "page");
+        pages || matches!(self.rpo, Some("breached" | "unknown"))
     }
 
     fn cells(&self, page: &Page<'_>, now: DateTime<Utc>) -> Vec<String> {

@@ -11,10 +11,12 @@ use super::{
     standing::Standing,
 };
 use crate::{
-    coordinator::state::{self, Filter, Job, Mark, Marked, Phase, Settling, Skipped, Task},
+    coordinator::state::{self, Filter, Job, Mark, Marked, Phase, Settling, Skipped, Stage, Task},
     policy::{
-        Attempt, Decision, Facts, Fate, Kind, Outcome, Pause, Reach, Schedule, Step, Why, rank,
+        Attempt, Decision, Facts, Fate, Kind, Need, Outcome, Pause, Reach, Schedule, Step, Why,
+        rank,
     },
+    repository::Repository,
 };
 
 /// A database is looked at again after so long at the latest: what was done elsewhere is seen then.
@@ -45,6 +47,42 @@ impl Said {
 }
 
 impl Coordinator {
+    /// A backup was made for the need, and it is there all the same: in another repository, or it
+    /// is gone. Then it is a need of now, since for one due time one backup is made.
+    async fn need_again(
+        &self,
+        repository: &Repository,
+        member: &Member,
+        standing: Standing,
+    ) -> Result<Standing> {
+        let filter = Filter {
+            database: Some(member.name.clone()),
+            kind: Some(Kind::Full.name().to_owned()),
+            stage: Some(Stage::Ended),
+            most: JOBS_MAX,
+            ..Filter::default()
+        };
+        let jobs = self.state.jobs(&filter).await?;
+        let is_done = |need: Need| {
+            jobs.iter().any(|job| {
+                let is_good =
+                    matches!(job.phase, Phase::Ended { outcome: state::Outcome::Succeeded, .. });
+                is_good && since(need) <= job.task.due
+            })
+        };
+        if !standing.need.is_some_and(is_done) {
+            return Ok(standing);
+        }
+        let mut standing = self.standing_now(repository, member).await?;
+        let now = self.world.clock.now();
+        standing.need = standing.need.map(|need| match need {
+            need if !is_done(need) => need,
+            Need::First(_) => Need::First(now),
+            Need::Gap(_) => Need::Gap(now),
+        });
+        Ok(standing)
+    }
+
     /// Settles what is due for a database. Says when to look again.
     pub(super) async fn look(
         &self,
@@ -56,8 +94,11 @@ impl Coordinator {
             Filter { database: Some(member.name.clone()), most: JOBS_MAX, ..Filter::default() };
         let jobs = self.state.jobs(&filter).await?;
         let repository = fleet.repository(member)?;
-        let standing = self.standing(repository, member).await?;
-        let attempts: Vec<Attempt> = jobs.iter().filter_map(attempt).collect();
+        let mut standing = self.standing(repository, member).await?;
+        if standing.need.is_some() {
+            standing = self.need_again(repository, member, standing).await?;
+        }
+        let attempts = attempts(&jobs);
         let own = |kind: Kind| (member.name.clone(), kind.name().to_owned());
         let settled =
             Kind::ALL.into_iter().filter_map(|kind| Some((kind, *looked.get(&own(kind))?)));
@@ -104,6 +145,13 @@ impl Coordinator {
     }
 }
 
+/// When a need is since.
+fn since(need: Need) -> DateTime<Utc> {
+    match need {
+        Need::First(since) | Need::Gap(since) => since,
+    }
+}
+
 fn settling(
     member: &Member,
     kind: Kind,
@@ -145,6 +193,25 @@ fn task(
         host: member.place.as_ref().map(|place| place.host.clone()).unwrap_or_default(),
         rank: rank(&member.policy, age),
     }
+}
+
+/// Jobs, the newest first, as decisions see them. A worker that goes away says nothing about the
+/// database; a second one in a row may have been taken along by the job.
+fn attempts(jobs: &[Job]) -> Vec<Attempt> {
+    let is_lost =
+        |job: &Job| matches!(job.phase, Phase::Ended { outcome: state::Outcome::Lost, .. });
+    let attempt = |(place, job): (usize, &Job)| {
+        let mut attempt = attempt(job)?;
+        let before = jobs[place + 1..].iter().find(|before| before.task.kind == job.task.kind);
+        if let Some((_, outcome)) = &mut attempt.ended
+            && is_lost(job)
+            && before.is_some_and(is_lost)
+        {
+            *outcome = Outcome::Failed;
+        }
+        Some(attempt)
+    };
+    jobs.iter().enumerate().filter_map(attempt).collect()
 }
 
 /// A job, as decisions see it.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use stillpoint_contract::{Endpoint, Engine, Error, Result};
+use stillpoint_contract::{Endpoint, Engine, Error, ErrorKind, Result, code};
 
 use crate::{
     policy::{Policy, State},
@@ -17,8 +17,12 @@ pub struct Fleet {
     pub members: BTreeMap<String, Arc<Member>>,
     /// Where backups are kept, by name.
     pub repositories: BTreeMap<String, Arc<Repository>>,
+    /// Why others could not be opened, by name.
+    pub unopened: BTreeMap<String, String>,
     /// How many jobs may run at once.
     pub caps: Caps,
+    /// Whether anything may expire: not before a person has said by what.
+    pub may_expire: bool,
 }
 
 /// How many jobs may run at once.
@@ -49,6 +53,8 @@ pub struct Member {
     pub since: DateTime<Utc>,
     /// Where it is. Of one that is retired, nobody has to know.
     pub place: Option<Place>,
+    /// Why that is not known although it should be, such as a password that cannot be read.
+    pub obstacle: Option<String>,
     /// What is promised for it.
     pub policy: Arc<Policy>,
     /// The name of its repository.
@@ -75,14 +81,25 @@ pub struct Place {
 impl Fleet {
     /// The repository of a member.
     pub fn repository(&self, member: &Member) -> Result<&Arc<Repository>> {
-        let found = self.repositories.get(&member.repository);
-        found.ok_or_else(|| Error::bug("find the repository of a database"))
+        let name = &member.repository;
+        self.repositories.get(name).ok_or_else(|| {
+            let why = self.unopened.get(name).cloned().unwrap_or_default();
+            Error::new(ErrorKind::Transient, code::STORE_UNREACHABLE, "use the repository")
+                .with("repository", name)
+                .why(why)
+        })
     }
 }
 
 impl Member {
     /// Where it is.
     pub fn place(&self) -> Result<&Place> {
-        self.place.as_ref().ok_or_else(|| Error::bug("back up a database that has no endpoint"))
+        self.place.as_ref().ok_or_else(|| {
+            let error = Error::new(ErrorKind::Denied, code::CONFIG_VALUE, "reach the database");
+            match &self.obstacle {
+                Some(obstacle) => error.with("obstacle", obstacle),
+                None => error.why("it is retired, and nobody has to know where it is"),
+            }
+        })
     }
 }

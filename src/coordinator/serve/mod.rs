@@ -17,3 +17,4 @@ pub use run::{Coordinator, Rehearsal};
 pub use standing::{Standing, standing};
 pub use upkeep::expire;
 pub use watch::Notifier;
+pub use work::told;

@@ -4,7 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,6 +36,9 @@ const LEASE: Duration = Duration::from_secs(30);
 
 /// How often a coordinator says that it lives.
 const RENEW_PERIOD: Duration = Duration::from_secs(8);
+
+/// Whatever claims to run and was not heard of for so long does not. Its worker ends it earlier.
+const STUCK_MAX: Duration = Duration::from_hours(12);
 
 /// How often it looks whether something can be begun.
 const TICK: Duration = Duration::from_millis(500);
@@ -95,6 +101,9 @@ pub(super) struct Shared {
     to_watch: Mutex<BTreeSet<String>>,
     woken: Notify,
     ended: Notify,
+    /// Something is to be sent.
+    pub(super) posted: Notify,
+    leads: AtomicBool,
     /// Somebody's log can join a backup from now on.
     pub(super) joinable: Notify,
     dropped: watch::Sender<bool>,
@@ -120,6 +129,11 @@ impl Shared {
             Self::lock(changed).insert(database.to_owned());
         }
         self.woken.notify_one();
+    }
+
+    /// Whether this coordinator led when it last looked.
+    pub(super) fn leads(&self) -> bool {
+        self.leads.load(Ordering::Relaxed)
     }
 
     /// What has changed since the schedule asked.
@@ -248,7 +262,10 @@ impl Coordinator {
             self.world.clock.sleep(RENEW_PERIOD).await;
             let renewed = self.state.renew(&self.worker, &self.place, LEASE).await;
             let reaped = match renewed {
-                Ok(()) => self.state.reap(&self.worker).await.map(drop),
+                Ok(()) => match self.state.reap(&self.worker).await {
+                    Ok(_) => self.state.reap_stalled(STUCK_MAX, &self.worker).await.map(drop),
+                    Err(error) => Err(error),
+                },
                 Err(error) => Err(error),
             };
             for (database, trouble) in self.shared.untold() {
@@ -305,7 +322,9 @@ impl Coordinator {
         looked: &mut Option<Looked>,
         stop: &watch::Receiver<bool>,
     ) -> Result<()> {
-        if !self.state.lead(&self.worker).await? {
+        let leads = self.state.lead(&self.worker).await?;
+        self.shared.leads.store(leads, Ordering::Relaxed);
+        if !leads {
             *looked = None;
             return Ok(());
         }
@@ -404,6 +423,11 @@ impl Coordinator {
     /// Is done once running jobs are to be dropped.
     pub(super) async fn dropped(&self) {
         is_true(&mut self.shared.dropped.subscribe()).await;
+    }
+
+    /// Whether it decides what is due, and tells people.
+    pub fn leads(&self) -> bool {
+        self.shared.leads()
     }
 
     /// What was last found out about a database.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use stillpoint_contract::Result;
+use stillpoint_contract::{LogPosition, Result};
 
 use crate::{
     coordinator::reach::windows,
@@ -53,15 +53,33 @@ pub async fn standing(
     }
     if !history.protects(database) {
         // Backups that were all forgotten make another first one due, later than those were.
-        let own = history.commits().filter(|c| c.commit.database == database);
-        let last = own.map(|c| c.commit.finished_at).max();
+        let last = history.commits_of(database).map(|c| c.commit.finished_at).max();
         standing.need = Some(Need::First(last.unwrap_or(since).max(since)));
         return Ok(standing);
     }
     let mut timeline = repository.timeline(database).await?;
     standing.leave_out_damaged(&history, &mut timeline);
     standing.read(&timeline);
+    if standing.need.is_none() && unjoined(&timeline).is_some() {
+        // What was stored while it was read looks the same, once.
+        standing.need = unjoined(&repository.timeline(database).await?).map(Need::Gap);
+    }
     Ok(standing)
+}
+
+/// Since when a capture stores log that no backup leads into, although it stored none yet: nothing
+/// has been committed since it began, and nothing can be restored up to now.
+fn unjoined(timeline: &Timeline) -> Option<DateTime<Utc>> {
+    let beat = timeline.beat.as_ref().filter(|beat| !beat.is_last)?;
+    let has_stored = timeline.coverage.iter().any(|coverage| {
+        let is_joined = coverage.end.position == beat.position && !coverage.backups.is_empty();
+        is_joined || coverage.segments.iter().any(|segment| segment.stream == beat.stream)
+    });
+    let is_at = |position: &Option<LogPosition>| position.as_ref() == Some(&beat.position);
+    let is_found = timeline.backups.iter().any(|backup| is_at(&backup.commit.consistent_at));
+    let began = ulid::Ulid::from_string(&beat.stream).ok()?.timestamp_ms();
+    let began = DateTime::from_timestamp_millis(began.try_into().ok()?)?;
+    (!has_stored && !is_found && !timeline.backups.is_empty()).then_some(began)
 }
 
 impl Standing {

@@ -16,12 +16,6 @@ use crate::{
     policy::{Logs, State},
 };
 
-/// Who captures has to be heard of so often.
-const LEASE: Duration = Duration::from_secs(30);
-
-/// How often the lease is renewed.
-const RENEW_PERIOD: Duration = Duration::from_secs(10);
-
 /// How often it is looked whether something is to be captured that is not.
 const LOOK_PERIOD: Duration = Duration::from_secs(5);
 
@@ -114,7 +108,9 @@ impl Coordinator {
             return Ok(());
         }
         let lease = format!("log of {}", member.name);
-        if self.state.lease(&lease, &self.worker, Some(LEASE)).await?.is_none() {
+        // It lasts as long as this coordinator is heard of. Whoever takes over after that is noticed
+        // in the repository.
+        if self.state.lease(&lease, &self.worker, None).await?.is_none() {
             return Ok(());
         }
         let place = member.place()?;
@@ -130,12 +126,7 @@ impl Coordinator {
             take_over: false,
             process: self.process(),
         };
-        let ends = async {
-            tokio::select! {
-                () = is_true(is_over) => {}
-                () = self.hold(&lease) => {}
-            }
-        };
+        let ends = is_true(is_over);
         let tell = |event| match event {
             CaptureEvent::Started { stream, gap, .. } => {
                 let database = &member.name;
@@ -155,23 +146,6 @@ impl Coordinator {
             // Whoever took over captures now.
             Err(error) if error.kind() == ErrorKind::Fenced => Ok(()),
             captured => captured.map(drop),
-        }
-    }
-
-    /// Keeps a lease; is done once it is lost.
-    async fn hold(&self, lease: &str) {
-        let mut held_until = self.world.clock.elapsed() + LEASE;
-        loop {
-            self.world.clock.sleep(RENEW_PERIOD).await;
-            match self.state.lease(lease, &self.worker, Some(LEASE)).await {
-                Ok(Some(_)) => held_until = self.world.clock.elapsed() + LEASE,
-                Ok(None) => return,
-                Err(error) if held_until <= self.world.clock.elapsed() => {
-                    tracing::warn!(event = "lease.lost", lease, "{error}");
-                    return;
-                }
-                Err(error) => tracing::warn!(event = "state.unreachable", "{error}"),
-            }
         }
     }
 }

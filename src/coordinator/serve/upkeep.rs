@@ -9,9 +9,10 @@ use super::{
     evaluate::Looked,
     fleet::{Fleet, Member},
     run::Coordinator,
+    work::{Ending, told},
 };
 use crate::{
-    coordinator::state::{Settling, Task},
+    coordinator::state::{Filter, Outcome, Phase, Settling, Task},
     pipeline::Meter,
     policy::Rules,
     repository::{CollectOptions, Holdings, Repository, history::Committed},
@@ -22,6 +23,12 @@ pub(super) const UPKEEP: &str = "upkeep";
 
 /// How often a repository is looked after.
 const PERIOD: TimeDelta = TimeDelta::days(1);
+
+/// How long after a failure it is tried again.
+const RETRY: TimeDelta = TimeDelta::hours(1);
+
+/// It is short and rare, and must not starve.
+const RANK: u64 = 1_000_000;
 
 /// So many days of ended jobs are remembered.
 const HISTORY_DAYS: i32 = 30;
@@ -59,22 +66,23 @@ impl Coordinator {
     pub(super) async fn settle_upkeep(&self, fleet: &Fleet, looked: &mut Looked) -> Result<()> {
         let now = self.world.clock.now();
         for name in fleet.repositories.keys() {
-            let key = (name.clone(), UPKEEP.to_owned());
+            let own = format!("repository {name}");
+            let key = (own.clone(), UPKEEP.to_owned());
             let from = looked.get(&key).copied();
-            if from.is_some_and(|from| now < from + PERIOD) {
+            if !self.needs_upkeep(&own, from, now).await? {
                 continue;
             }
             let task = Task {
-                database: name.clone(),
+                database: own.clone(),
                 kind: UPKEEP.to_owned(),
                 due: now,
                 why: "calendar".to_owned(),
                 repository: name.clone(),
                 host: String::new(),
-                rank: 0,
+                rank: RANK,
             };
             let one = Settling {
-                database: name.clone(),
+                database: own,
                 kind: UPKEEP.to_owned(),
                 from,
                 until: now,
@@ -89,35 +97,70 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Looks after one repository. Says what was done.
+    /// Whether a period is over, or the last try failed a while ago.
+    async fn needs_upkeep(
+        &self,
+        own: &str,
+        from: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) -> Result<bool> {
+        let Some(from) = from.filter(|from| now < *from + PERIOD) else { return Ok(true) };
+        if now < from + RETRY {
+            return Ok(false);
+        }
+        let database = Some(own.to_owned());
+        let newest = self.state.jobs(&Filter { database, most: 1, ..Filter::default() }).await?;
+        Ok(newest.iter().all(|job| match &job.phase {
+            Phase::Ended { outcome, .. } => *outcome != Outcome::Succeeded,
+            Phase::Waiting | Phase::Running { .. } => false,
+        }))
+    }
+
+    /// Looks after one repository. Says what was done. What fails for one database keeps none of
+    /// the others from it.
     pub(super) async fn upkeep(
         &self,
         fleet: &Fleet,
         name: &str,
         meter: &Arc<Meter>,
-    ) -> Result<String> {
+    ) -> Result<Ending> {
         let repository = fleet.repositories.get(name);
         let repository = repository.ok_or_else(|| Error::bug("find the repository of a job"))?;
-        let mut expired = 0;
-        for member in fleet.members.values().filter(|member| member.repository == name) {
+        let (mut expired, mut failures) = (0, Vec::new());
+        let own = fleet.members.values().filter(|member| member.repository == name);
+        for member in own.filter(|_| fleet.may_expire) {
             meter.begin("expire", 0);
-            let forgotten = expire(repository, member, self.world.clock.now()).await?;
-            for committed in &forgotten {
-                let (database, backup) = (&member.name, &committed.commit.backup);
-                tracing::info!(event = "backup.expired", database, backup);
-                let detail = format!("{backup} is not kept by policy {}", member.policy.name);
-                self.state.note(&self.worker, "backup.expired", database, &detail).await?;
-            }
-            expired += forgotten.len();
-            if !forgotten.is_empty() {
-                self.shared.change(&member.name);
+            match expire(repository, member, self.world.clock.now()).await {
+                Ok(forgotten) => {
+                    expired += forgotten.len();
+                    self.note_expired(member, &forgotten).await?;
+                }
+                Err(error) => failures.push(format!("{}: {}", member.name, told(&error))),
             }
         }
         let freed = repository.collect(CollectOptions::default(), meter).await?;
         let pruned = self.state.prune(self.world.clock.now() - PERIOD * HISTORY_DAYS).await?;
-        Ok(format!(
+        let told = format!(
             "{expired} backups expired, {} bytes freed, {pruned} old jobs forgotten",
             freed.swept.1
-        ))
+        );
+        let waits = if fleet.may_expire { "" } else { "; nothing expires before `apply`" };
+        Ok(match failures.as_slice() {
+            [] => Ending::succeeded(told + waits),
+            [first, ..] => Ending::failed(format!("{told}; {} failed: {first}", failures.len())),
+        })
+    }
+
+    async fn note_expired(&self, member: &Member, forgotten: &[Committed]) -> Result<()> {
+        for committed in forgotten {
+            let (database, backup) = (&member.name, &committed.commit.backup);
+            tracing::info!(event = "backup.expired", database, backup);
+            let detail = format!("{backup} is not kept by policy {}", member.policy.name);
+            self.state.note(&self.worker, "backup.expired", database, &detail).await?;
+        }
+        if !forgotten.is_empty() {
+            self.shared.change(&member.name);
+        }
+        Ok(())
     }
 }

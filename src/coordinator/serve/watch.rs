@@ -1,9 +1,15 @@
 //! Whoever has to know of something is told, once, and once more when it is over.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::future::join_all;
 use stillpoint_contract::Result;
 use tokio::sync::watch;
 
@@ -26,6 +32,24 @@ const LOOK_AGAIN: TimeDelta = TimeDelta::minutes(5);
 /// One that something is the matter with, so often.
 const LOOK_AT_TROUBLE: TimeDelta = TimeDelta::seconds(15);
 
+/// How often it is looked whether something is to be sent.
+const DELIVER_PERIOD: Duration = Duration::from_secs(5);
+
+/// A way on which something did not get through is tried again after so long.
+const DELIVER_AGAIN: Duration = Duration::from_secs(15);
+
+/// How often it is looked whether somebody wants to hear that all is well.
+const BEAT_PERIOD: Duration = Duration::from_millis(500);
+
+/// What is the matter with one database.
+struct Found {
+    alerts: Vec<Alert>,
+    /// Whether its repository could be asked.
+    is_known: bool,
+    /// When that may change by itself.
+    again: DateTime<Utc>,
+}
+
 /// Sends notices.
 #[async_trait]
 pub trait Notifier: fmt::Debug + Send + Sync {
@@ -39,13 +63,29 @@ pub trait Notifier: fmt::Debug + Send + Sync {
     async fn live(&self);
 }
 
-/// What is the matter with every database.
+/// What is the matter with every database that was looked at since this coordinator leads.
 #[derive(Debug, Default)]
-struct Matters(BTreeMap<String, Vec<Alert>>);
+struct Matters {
+    of: BTreeMap<String, Vec<Alert>>,
+    /// Databases whose repository cannot be read.
+    unknown: BTreeSet<String>,
+}
 
 impl Coordinator {
     /// Finds out what is the matter, and tells it.
     pub(super) async fn watch(
+        &self,
+        fleets: watch::Receiver<Arc<Fleet>>,
+        stop: watch::Receiver<bool>,
+    ) {
+        let ways = async { tokio::join!(self.deliver(), self.beat()) };
+        tokio::select! {
+            () = self.find_out(fleets, stop) => {}
+            _ = ways => {}
+        }
+    }
+
+    async fn find_out(
         &self,
         mut fleets: watch::Receiver<Arc<Fleet>>,
         mut stop: watch::Receiver<bool>,
@@ -62,18 +102,25 @@ impl Coordinator {
             if fleets.has_changed().unwrap_or(false) {
                 fleet = Arc::clone(&fleets.borrow_and_update());
                 wakes = Wakes::of(&fleet, self.world.clock.now());
-                matters.0.retain(|name, _| fleet.members.contains_key(name));
+                matters.of.retain(|name, _| fleet.members.contains_key(name));
+                matters.unknown.retain(|name| fleet.members.contains_key(name));
             }
-            let told = self.tell(&fleet, &mut wakes, &mut matters).await;
-            if let Err(error) = told {
-                tracing::warn!(event = "state.unreachable", "{error}");
+            match self.tell(&fleet, &mut wakes, &mut matters).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    // Whoever leads meanwhile knows more.
+                    matters = Matters::default();
+                    wakes = Wakes::of(&fleet, self.world.clock.now());
+                }
+                Err(error) => tracing::warn!(event = "state.unreachable", "{error}"),
             }
         }
     }
 
-    async fn tell(&self, fleet: &Fleet, wakes: &mut Wakes, matters: &mut Matters) -> Result<()> {
+    /// Whether this coordinator leads; then everybody is told of what is new.
+    async fn tell(&self, fleet: &Fleet, wakes: &mut Wakes, matters: &mut Matters) -> Result<bool> {
         if !self.state.lead(&self.worker).await? {
-            return Ok(());
+            return Ok(false);
         }
         for name in self.shared.to_watch() {
             if fleet.members.contains_key(&name) {
@@ -83,49 +130,139 @@ impl Coordinator {
         let said = Said::new(&self.state.marks().await?);
         while let Some(name) = wakes.due(self.world.clock.now()) {
             let Some(member) = fleet.members.get(&name) else { continue };
-            let (found, again) = self.matters(fleet, member, &said).await?;
-            matters.0.insert(name.clone(), found);
+            let again = match self.matters(fleet, member, &said).await {
+                Ok(Found { alerts, is_known, again }) => {
+                    matters.of.insert(name.clone(), alerts);
+                    if is_known {
+                        matters.unknown.remove(&name);
+                    } else {
+                        matters.unknown.insert(name.clone());
+                    }
+                    again
+                }
+                Err(error) => {
+                    // What was the matter before still is, as far as anybody knows.
+                    tracing::warn!(event = "watch.failed", database = name, "{error}");
+                    self.world.clock.now() + LOOK_AT_TROUBLE
+                }
+            };
             wakes.set(name, again);
         }
-        let current: Vec<Alert> = matters.0.values().flatten().cloned().collect();
-        let mut kept = self.state.board().await?;
-        let messages = kept.board.step(&current);
-        if !messages.is_empty() {
-            let now = self.world.clock.now();
-            let mut outgoing = Vec::new();
-            for message in messages {
-                let id = self.new_id(now);
-                let notice = Notice::of(message, id, now);
-                tracing::warn!(event = "alert", notice = notice.title());
-                for (route, notice) in self.notifier.routes(&notice) {
-                    outgoing.push(Outgoing { route, notice }.write()?);
-                }
-            }
-            // Where somebody else was first, all of it is found out again.
-            self.state.set_board(&kept, &outgoing).await?;
+        // Of what nobody has looked at yet, nothing is over.
+        if fleet.members.keys().all(|name| matters.of.contains_key(name)) {
+            self.post(matters).await?;
         }
-        self.deliver().await?;
-        self.notifier.live().await;
+        Ok(true)
+    }
+
+    /// Writes down what is new and what is over, and what is to be sent because of it.
+    async fn post(&self, matters: &Matters) -> Result<()> {
+        let mut current: Vec<Alert> = matters.of.values().flatten().cloned().collect();
+        let mut kept = self.state.board().await?;
+        let lasting = kept.board.open().filter(|((_, database), _)| {
+            // What was told of it before cannot be over as long as nobody can look.
+            matters.unknown.contains(database)
+        });
+        let lasting: Vec<Alert> = lasting
+            .filter(|(key, _)| !current.iter().any(|alert| alert.key() == **key))
+            .map(|((class, database), told)| Alert {
+                class: *class,
+                database: database.clone(),
+                urgency: told.urgency,
+                since: told.since,
+                what: String::new(),
+                cause: told.cause.clone(),
+                muted_until: None,
+            })
+            .collect();
+        current.extend(lasting);
+        let messages = kept.board.step(&current);
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let now = self.world.clock.now();
+        let mut outgoing = Vec::new();
+        for message in messages {
+            let notice = Notice::of(message, self.new_id(now), now);
+            tracing::warn!(event = "alert", notice = notice.title());
+            for (route, notice) in self.notifier.routes(&notice) {
+                outgoing.push(Outgoing { route, notice }.write()?);
+            }
+        }
+        // Where somebody else was first, all of it is found out again.
+        self.state.set_board(&kept, &outgoing).await?;
+        self.shared.posted.notify_one();
         Ok(())
     }
 
-    /// Sends what was not sent yet. What cannot be sent is tried again.
-    async fn deliver(&self) -> Result<()> {
-        for unsent in self.state.unsent().await? {
-            let Some(Outgoing { route, notice }) = Outgoing::read(&unsent.body) else {
-                tracing::error!(event = "notice.unreadable", id = unsent.id);
-                self.state.sent(&unsent.id).await?;
-                continue;
+    /// Sends what was not sent yet, along all routes side by side.
+    async fn deliver(&self) {
+        let mut patient: BTreeMap<String, Duration> = BTreeMap::new();
+        loop {
+            tokio::select! {
+                () = self.shared.posted.notified() => {}
+                () = self.world.clock.sleep(DELIVER_PERIOD) => {}
+            }
+            let unsent = match self.state.lead(&self.worker).await {
+                Ok(true) => self.state.unsent().await,
+                Ok(false) => continue,
+                Err(error) => Err(error),
             };
-            match self.notifier.send(&route, &notice).await {
-                Ok(()) => self.state.sent(&unsent.id).await?,
+            let unsent = match unsent {
+                Ok(unsent) => unsent,
                 Err(error) => {
-                    let error = told(&error);
-                    tracing::error!(event = "notice.failed", route, notice = notice.id, error);
+                    tracing::warn!(event = "state.unreachable", "{error}");
+                    continue;
+                }
+            };
+            let mut routes: BTreeMap<String, Vec<(String, Notice)>> = BTreeMap::new();
+            for unsent in unsent {
+                match Outgoing::read(&unsent.body) {
+                    Some(Outgoing { route, notice }) => {
+                        routes.entry(route).or_default().push((unsent.id, notice));
+                    }
+                    None => tracing::error!(event = "notice.unreadable", id = unsent.id),
+                }
+            }
+            let now = self.world.clock.elapsed();
+            let due = routes
+                .into_iter()
+                .filter(|(route, _)| patient.get(route).is_none_or(|until| *until <= now));
+            let sent = join_all(due.map(|(route, notices)| self.send(route, notices))).await;
+            for (route, is_well) in sent {
+                if is_well {
+                    patient.remove(&route);
+                } else {
+                    patient.insert(route, self.world.clock.elapsed() + DELIVER_AGAIN);
                 }
             }
         }
-        Ok(())
+    }
+
+    /// Sends along one route, in order, until something does not get through.
+    async fn send(&self, route: String, notices: Vec<(String, Notice)>) -> (String, bool) {
+        for (id, notice) in notices {
+            let sent = match self.notifier.send(&route, &notice).await {
+                Ok(()) => self.state.sent(&id).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = sent {
+                let (error, notice) = (told(&error), &notice.id);
+                tracing::error!(event = "notice.failed", route, notice, error);
+                return (route, false);
+            }
+        }
+        (route, true)
+    }
+
+    /// Says that all is well, as long as this coordinator leads.
+    async fn beat(&self) {
+        loop {
+            self.world.clock.sleep(BEAT_PERIOD).await;
+            if self.shared.leads() {
+                self.notifier.live().await;
+            }
+        }
     }
 
     /// Notes up to when a database can be restored, for whoever cannot ask the repository later.
@@ -139,42 +276,35 @@ impl Coordinator {
     }
 
     /// What was last known of a database, by this coordinator or by another one.
-    async fn recalled(&self, member: &Member) -> Result<Option<Standing>> {
+    async fn recalled(&self, member: &Member) -> Result<Standing> {
         if let Some((_, standing)) = self.shared.known(&member.name) {
-            return Ok(Some(standing));
+            return Ok(standing);
         }
         let known = self.state.known(&member.name).await?;
         let newest = known.and_then(|known| known.newest);
-        Ok(newest.map(|newest| Standing {
-            coverage: vec![Interval { from: newest, to: newest }],
-            ..Standing::default()
-        }))
+        let coverage = newest.map(|newest| Interval { from: newest, to: newest });
+        Ok(Standing { coverage: coverage.into_iter().collect(), ..Standing::default() })
     }
 
     /// What is the matter with a database, and when that may change by itself.
-    async fn matters(
-        &self,
-        fleet: &Fleet,
-        member: &Member,
-        said: &Said,
-    ) -> Result<(Vec<Alert>, DateTime<Utc>)> {
-        let repository = fleet.repository(member)?;
+    async fn matters(&self, fleet: &Fleet, member: &Member, said: &Said) -> Result<Found> {
         // What was known a while ago may be what makes it look late.
-        let asked = self.standing_now(repository, member).await;
+        let asked = match fleet.repository(member) {
+            Ok(repository) => self.standing_now(repository, member).await,
+            Err(error) => Err(error),
+        };
+        let mut is_known = true;
         let now = self.world.clock.now();
         let (standing, cause) = match asked {
             Ok(standing) => {
                 self.remember(member, &standing).await?;
-                (standing, self.shared.trouble_of(&member.name))
+                (standing, member.obstacle.clone().or_else(|| self.shared.trouble_of(&member.name)))
             }
             Err(error) => {
                 tracing::warn!(event = "repository.unreachable", "{error}");
                 let cause = format!("repository {} cannot be read", member.repository);
-                let Some(standing) = self.recalled(member).await? else {
-                    // Of what nothing was ever known, no promise is known to be broken.
-                    return Ok((Vec::new(), now + LOOK_AT_TROUBLE));
-                };
-                (standing, Some(cause))
+                is_known = false;
+                (self.recalled(member).await?, Some(cause))
             }
         };
         let Member { state, since, .. } = *member;
@@ -194,6 +324,7 @@ impl Coordinator {
         let deadline = deadline.filter(|deadline| now < *deadline);
         let again = if found.is_empty() { LOOK_AGAIN } else { LOOK_AT_TROUBLE };
         let soonest = deadline.map(|deadline| deadline + TimeDelta::milliseconds(100));
-        Ok((found, soonest.unwrap_or(now + again).min(now + again)))
+        let again = soonest.unwrap_or(now + again).min(now + again);
+        Ok(Found { alerts: found, is_known, again })
     }
 }

@@ -34,11 +34,11 @@ pub(super) struct Ending {
 }
 
 impl Ending {
-    fn succeeded(reason: impl Into<String>) -> Self {
+    pub(super) fn succeeded(reason: impl Into<String>) -> Self {
         Self { outcome: Outcome::Succeeded, reason: reason.into() }
     }
 
-    fn failed(reason: impl Into<String>) -> Self {
+    pub(super) fn failed(reason: impl Into<String>) -> Self {
         Self { outcome: Outcome::Failed, reason: reason.into() }
     }
 
@@ -51,9 +51,12 @@ impl Ending {
     }
 }
 
-/// An error in one line, with its code.
-pub(super) fn told(error: &Error) -> String {
+/// An error in one line: its code, what it is about, and why.
+pub fn told(error: &Error) -> String {
     let mut text = format!("{}: {error}", error.code());
+    for (label, value) in error.facts() {
+        text = format!("{text}, {label} {value}");
+    }
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         text = format!("{text}: {cause}");
@@ -87,9 +90,17 @@ impl Coordinator {
             }
             _ => tracing::info!(event = "job.ended", job, database, kind, word, reason),
         }
-        if let Err(error) = self.state.finish(claim, outcome, &reason).await {
-            // Whoever took it over notes what becomes of it.
+        // As long as that is not noted, nothing else is begun for the database.
+        while let Err(error) = self.state.finish(claim, outcome, &reason).await {
             tracing::warn!(event = "job.unheard", job, "could not note how a job ended: {error}");
+            if error.kind() == ErrorKind::Fenced {
+                // Whoever took it over notes what becomes of it.
+                return;
+            }
+            tokio::select! {
+                () = self.world.clock.sleep(REPORT_PERIOD) => {}
+                () = self.dropped() => return,
+            }
         }
     }
 
@@ -124,13 +135,11 @@ impl Coordinator {
     async fn perform(&self, fleet: &Fleet, claim: &Claim, meter: &Arc<Meter>) -> Result<Ending> {
         let task = &claim.task;
         if task.kind == UPKEEP {
-            return Ok(Ending::succeeded(self.upkeep(fleet, &task.database, meter).await?));
+            return self.upkeep(fleet, &task.repository, meter).await;
         }
         let Some(member) = fleet.members.get(&task.database) else {
-            return Ok(Ending {
-                outcome: Outcome::Cancelled,
-                reason: "it is not configured any more".to_owned(),
-            });
+            // Another coordinator may know it already.
+            return Ok(Ending::superseded("it is not configured here"));
         };
         let repository = fleet.repository(member)?;
         if let Some(end) = member.policy.closed_until(self.world.clock.now()) {
@@ -156,8 +165,10 @@ impl Coordinator {
     ) -> Result<Ending> {
         let place = member.place()?;
         // An attempt that was lost may have come to its end all the same.
-        let history = repository.history().await?;
-        let made = history.made_for(&member.name, Some(task)).cloned();
+        let made = {
+            let history = repository.history().await?;
+            history.made_for(&member.name, Some(task)).cloned()
+        };
         let (committed, told) = if let Some(made) = made {
             let told = format!("backup {}, by an earlier attempt", made.commit.backup);
             (made, told)

@@ -33,6 +33,13 @@ impl State {
              FROM job WHERE (name = $1 OR $1 = '') AND (kind = $2 OR $2 = '')
                  AND (state = $3 OR $3 = '') AND (id < $4 OR $4 = '')
              ORDER BY id DESC LIMIT $5";
+        let of_database =
+            "SELECT id, name, kind, due, why, repository, host, rank, attempt, state, worker,
+                 started, moved, ended, outcome, reason, bytes
+             FROM job WHERE name = $1 AND (kind = $2 OR $2 = '')
+                 AND (state = $3 OR $3 = '') AND (id < $4 OR $4 = '')
+             ORDER BY id DESC LIMIT $5";
+        let select = if filter.database.is_some() { of_database } else { select };
         let mut open = self.database.begin().await?;
         open.run(select, &values).await?.iter().map(job).collect()
     }
