@@ -44,6 +44,11 @@ pub(super) async fn open(
 ) -> Result<Fleet> {
     let marks = state.marks().await?;
     let members = members(session, held, known, &marks).await?;
+    for member in members.values() {
+        if let Some(why) = &member.obstacle {
+            tracing::error!(event = "database.unreachable", database = member.name, why);
+        }
+    }
     let (mut repositories, mut unopened) = (BTreeMap::new(), BTreeMap::new());
     let mut first = None;
     for (name, config) in used(held) {
@@ -194,11 +199,7 @@ async fn member(
         State::Retired => (None, None),
         State::Active | State::Retiring => match place(session, database).await {
             Ok(place) => (Some(place), None),
-            Err(error) => {
-                let why = told(&error);
-                tracing::error!(event = "database.unreachable", database = database.name, why);
-                (None, Some(why))
-            }
+            Err(error) => (None, Some(told(&error))),
         },
     };
     Ok(Member {

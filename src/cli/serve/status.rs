@@ -171,7 +171,9 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let mut databases: Vec<Row> = rows.buffered(TOGETHER).collect().await;
     let mut known = desk.state.look_after([]).await?;
     for row in databases.iter_mut().filter(|row| row.rpo.is_some()) {
-        row.trouble = known.remove(&row.name).and_then(|known| known.trouble);
+        let noted = known.remove(&row.name).and_then(|known| known.trouble);
+        let member = fleet.members.get(&row.name);
+        row.trouble = member.and_then(|member| member.obstacle.clone()).or(noted);
     }
     let is_broken = databases.iter().any(Row::is_broken);
     session.answer(&StatusAnswer { now: Stamp(now), databases })?;

@@ -4,6 +4,7 @@ use std::{
     path::Path,
     sync::{Arc, mpsc},
     thread,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -22,6 +23,10 @@ const BUSY_MS: u32 = 10_000;
 const STATEMENTS_MAX: usize = 128;
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// How often, and after which pauses, a file is prepared that others prepare at the same time.
+const PREPARE_TRIES: u32 = 100;
+const PREPARE_PAUSE: Duration = Duration::from_millis(50);
 
 /// A file, and the thread that alone touches it.
 #[derive(Debug)]
@@ -42,11 +47,23 @@ impl SqliteState {
         let mut connection =
             Connection::open(path).map_err(|e| failed(&e).with("file", path.display()))?;
         // A commit that was acknowledged outlives a loss of power: jobs are never run twice.
-        connection
-            .pragma_update(None, "journal_mode", "wal")
-            .and_then(|()| connection.pragma_update(None, "synchronous", "full"))
-            .and_then(|()| connection.pragma_update(None, "busy_timeout", BUSY_MS))
-            .map_err(|e| failed(&e).with("file", path.display()))?;
+        let prepare = || {
+            connection
+                .pragma_update(None, "busy_timeout", BUSY_MS)
+                .and_then(|()| connection.pragma_update(None, "journal_mode", "wal"))
+                .and_then(|()| connection.pragma_update(None, "synchronous", "full"))
+        };
+        // Whoever makes a new file at the same time is not waited for by SQLite itself.
+        let mut tries = 0;
+        loop {
+            match prepare() {
+                Err(error) if tries < PREPARE_TRIES && is_busy(&error) => {
+                    tries += 1;
+                    thread::sleep(PREPARE_PAUSE);
+                }
+                prepared => break prepared.map_err(|e| failed(&e).with("file", path.display()))?,
+            }
+        }
         connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         let (jobs, work) = mpsc::channel::<Job>();
         let serve = move || work.into_iter().for_each(|job| job(&mut connection));
@@ -143,6 +160,12 @@ fn loaded(value: types::ValueRef<'_>) -> Value {
         types::ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
         _ => Value::Null,
     }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
+
+    matches!(error.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked))
 }
 
 fn failed(error: &rusqlite::Error) -> Error {

@@ -5,4 +5,5 @@ mod channels;
 mod everyday;
 mod fence;
 mod plans;
+mod trouble;
 mod ward;
