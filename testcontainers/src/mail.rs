@@ -6,13 +6,14 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     thread::sleep,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crate::process::Process;
 
-/// How long it may take to start.
-const START_MAX: Duration = Duration::from_secs(60);
+/// How often it is asked whether it has started, and after which pauses.
+const TRIES_MAX: u32 = 1_200;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A running mail server, `aiosmtpd`. Stopped when dropped.
 #[derive(Debug)]
@@ -54,14 +55,13 @@ impl Mail {
             command.args(words).env("PYTHONUNBUFFERED", "1").stdout(out);
         })?;
         let mail = Self { _process: process, folder, address };
-        let start = Instant::now();
-        while TcpStream::connect(address).is_err() {
-            if START_MAX < start.elapsed() {
-                return Err(io::Error::other("aiosmtpd did not start"));
+        for _ in 0..TRIES_MAX {
+            if TcpStream::connect(address).is_ok() {
+                return Ok(mail);
             }
-            sleep(Duration::from_millis(50));
+            sleep(PAUSE);
         }
-        Ok(mail)
+        Err(io::Error::other("aiosmtpd did not start"))
     }
 
     /// Where it listens.

@@ -54,8 +54,8 @@ async fn every_commit_can_be_restored() {
     (0..100).for_each(&insert);
     let repository = repository(&world).await;
     let engines = registry::engines(&world.clock);
-    let url = format!("sqlite:{}", path.display());
-    let (engine, endpoint) = registry::endpoint(&engines, &url).unwrap();
+    let (engine, endpoint) =
+        registry::endpoint(&engines, &format!("sqlite:{}", path.display())).unwrap();
     let meter = Arc::new(Meter::default());
     let job = || BackupJob {
         engine: &*engine,
@@ -69,7 +69,6 @@ async fn every_commit_can_be_restored() {
     };
     let first = back_up(&world, &repository, job(), &meter).await.unwrap();
     assert!(!first.committed.commit.incremental);
-
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let capturing = CaptureJob {
         engine: &*engine,
@@ -110,7 +109,6 @@ async fn every_commit_can_be_restored() {
     let captured = captured.unwrap();
     // What the first backup holds is not captured once more.
     assert_eq!(captured.transactions, 100, "{captured:?}");
-
     let restore = async |wanted: Wanted, name: &str| {
         let target = directory.path().join(name);
         let staging = staging_beside(&world, &target).unwrap();

@@ -77,7 +77,7 @@ impl Answer for LogAnswer {
                 page.time(line.at.0),
                 line.who.clone(),
                 line.action.clone(),
-                printable(&detail).to_string(),
+                printable(&detail),
             ]);
         }
         page.table(&table);

@@ -194,7 +194,7 @@ impl Answer for OneAnswer {
             ("began", time(job.started_at)),
             ("got on", time(job.moved_at)),
             ("ended", time(job.ended_at)),
-            ("reason", job.reason.clone().map(|reason| printable(&reason).to_string())),
+            ("reason", job.reason.as_deref().map(printable)),
             ("done", Some(units::bytes(job.bytes))),
         ];
         let known: Vec<_> =

@@ -1,6 +1,6 @@
 //! What Prometheus is told: one family after the other, and no sample of what is not known.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use chrono::{DateTime, Utc};
 
@@ -80,25 +80,7 @@ pub(super) fn page(
         let samples = samples.map(|one| (vec![("database", &*one.member.name)], known(one)));
         samples.collect::<Vec<_>>()
     };
-    let version = env!("CARGO_PKG_VERSION");
-    page.gauge(
-        "build_info",
-        "The version of the program.",
-        [(vec![("version", version)], Some(1.0))],
-    );
-    let info = measured.iter().map(|one| {
-        let member = one.member;
-        let engine = member.place.as_ref().map_or("", |place| place.engine.name());
-        let labels = vec![
-            ("database", member.name.as_str()),
-            ("engine", engine),
-            ("policy", member.policy.name.as_str()),
-            ("repository", member.repository.as_str()),
-            ("state", state_name(member.state)),
-        ];
-        (labels, Some(1.0))
-    });
-    page.gauge("database_info", "What is configured for a database.", info);
+    identity(&mut page, measured);
     let active = |member: &Member| member.state == State::Active;
     page.gauge(
         "database_restore_point_newest_timestamp_seconds",
@@ -181,8 +163,31 @@ pub(super) fn page(
     page.0
 }
 
+/// What does not change.
+fn identity(page: &mut Page, measured: &[Measured<'_>]) {
+    let version = env!("CARGO_PKG_VERSION");
+    page.gauge(
+        "build_info",
+        "The version of the program.",
+        [(vec![("version", version)], Some(1.0))],
+    );
+    let info = measured.iter().map(|one| {
+        let member = one.member;
+        let engine = member.place.as_ref().map_or("", |place| place.engine.name());
+        let labels = vec![
+            ("database", member.name.as_str()),
+            ("engine", engine),
+            ("policy", member.policy.name.as_str()),
+            ("repository", member.repository.as_str()),
+            ("state", state_name(member.state)),
+        ];
+        (labels, Some(1.0))
+    });
+    page.gauge("database_info", "What is configured for a database.", info);
+}
+
 fn queue(page: &mut Page, jobs: &[Job]) {
-    let mut counted: std::collections::BTreeMap<(&str, &str), u32> = Default::default();
+    let mut counted: BTreeMap<(&str, &str), u32> = BTreeMap::new();
     for job in jobs {
         let phase = match job.phase {
             Phase::Waiting => "waiting",

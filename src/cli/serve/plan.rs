@@ -82,7 +82,7 @@ impl Answer for PlanAnswer {
             if change.before.is_some() || change.after.is_some() {
                 let said = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
                 let pair = format!("   {} -> {}", said(&change.before), said(&change.after));
-                line += &printable(&pair).to_string();
+                line += &printable(&pair);
             }
             page.line(line);
             for consequence in &change.consequences {
@@ -160,13 +160,10 @@ async fn work_out(session: &Session, desk: &Desk) -> Result<(PlanAnswer, Option<
         for (what, change) in told {
             shortens_retention |= change.is_shorter;
             let place = changes.iter_mut().find(|known| known.what == what);
-            match place {
-                Some(known) => known.consequences.extend(change.told),
-                None => {
-                    let change =
-                        Change { consequences: change.told, ..Change::new("warning", what) };
-                    changes.push(change);
-                }
+            if let Some(known) = place {
+                known.consequences.extend(change.told);
+            } else {
+                changes.push(Change { consequences: change.told, ..Change::new("warning", what) });
             }
         }
     }

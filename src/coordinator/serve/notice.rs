@@ -1,5 +1,7 @@
 //! What somebody is told, as it is stored until it was delivered, and as it is sent.
 
+use std::fmt::Write as _;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Error, Result, quoted};
@@ -134,11 +136,11 @@ impl Notice {
         for alert in &self.alerts {
             let what = alert.what.as_deref().unwrap_or("is over");
             let since = alert.since.format("%Y-%m-%d %H:%M:%S UTC");
-            text += &format!("\n{} ({}): {what}\n", alert.database, alert.class);
-            text += &format!("  since {since}\n  next: {}\n", alert.next);
+            let _ = writeln!(text, "\n{} ({}): {what}", alert.database, alert.class);
+            let _ = writeln!(text, "  since {since}\n  next: {}", alert.next);
         }
         if self.kind == NoticeKind::Resolved && self.left > 0 {
-            text += &format!("\n{} of the same cause are left.\n", self.left);
+            let _ = writeln!(text, "\n{} of the same cause are left.", self.left);
         }
         text
     }

@@ -53,7 +53,7 @@ const LOOK_AFTER_ERROR: TimeDelta = TimeDelta::seconds(30);
 const NEWS_AGE_MIN: TimeDelta = TimeDelta::seconds(30);
 
 /// How long running jobs may take to end once the coordinator is told to.
-const DRAIN_MAX: Duration = Duration::from_secs(60);
+const DRAIN_MAX: Duration = Duration::from_mins(1);
 
 /// A coordinator.
 pub struct Coordinator {

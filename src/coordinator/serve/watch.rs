@@ -217,11 +217,10 @@ impl Coordinator {
             };
             let mut routes: BTreeMap<String, Vec<(String, Notice)>> = BTreeMap::new();
             for unsent in unsent {
-                match Outgoing::read(&unsent.body) {
-                    Some(Outgoing { route, notice }) => {
-                        routes.entry(route).or_default().push((unsent.id, notice));
-                    }
-                    None => tracing::error!(event = "notice.unreadable", id = unsent.id),
+                if let Some(Outgoing { route, notice }) = Outgoing::read(&unsent.body) {
+                    routes.entry(route).or_default().push((unsent.id, notice));
+                } else {
+                    tracing::error!(event = "notice.unreadable", id = unsent.id);
                 }
             }
             let now = self.world.clock.elapsed();

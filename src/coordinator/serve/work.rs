@@ -84,11 +84,10 @@ impl Coordinator {
         let Ending { outcome, reason } = ending;
         let (job, database, kind) = (&claim.job, &claim.task.database, &claim.task.kind);
         let word = outcome.word();
-        match outcome {
-            Outcome::Failed => {
-                tracing::warn!(event = "job.ended", job, database, kind, word, reason);
-            }
-            _ => tracing::info!(event = "job.ended", job, database, kind, word, reason),
+        if outcome == Outcome::Failed {
+            tracing::warn!(event = "job.ended", job, database, kind, word, reason);
+        } else {
+            tracing::info!(event = "job.ended", job, database, kind, word, reason);
         }
         // As long as that is not noted, nothing else is begun for the database.
         while let Err(error) = self.state.finish(claim, outcome, &reason).await {

@@ -1,5 +1,7 @@
 //! Policies, run by the real program.
 
+#![expect(clippy::unwrap_used, reason = "all of it is tests")]
+
 mod alerts;
 mod channels;
 mod everyday;

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread::sleep,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rusqlite::Connection;
@@ -13,8 +13,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long something may take that takes seconds on an idle machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How often it is looked whether something has come true that takes seconds on an idle machine.
+const TRIES_MAX: u32 = 600;
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What every configuration here begins with.
 pub(super) const HEAD: &str = "version = 1\ntimezone = \"Europe/Berlin\"\n\
@@ -122,12 +123,11 @@ impl Ward {
 
     /// Asks again and again.
     pub(super) fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let start = Instant::now();
-        while start.elapsed() < PATIENCE {
+        for _ in 0..TRIES_MAX {
             if holds() {
                 return;
             }
-            sleep(Duration::from_millis(200));
+            sleep(PAUSE);
         }
         panic!("{what} did not come true; serve said:\n{}", self.said());
     }
