@@ -108,8 +108,8 @@ impl Coordinator {
             return Ok(());
         }
         let lease = format!("log of {}", member.name);
-        // It lasts as long as this coordinator is heard of. Whoever takes over after that is noticed
-        // in the repository.
+        // It lasts as long as this coordinator is heard of. Whoever takes over after that is
+        // noticed in the repository.
         if self.state.lease(&lease, &self.worker, None).await?.is_none() {
             return Ok(());
         }

@@ -59,7 +59,8 @@ fn a_coordinator_that_is_killed_amid_a_backup_is_followed_by_one_that_makes_it()
     let ward = Ward::new(&format!("{HEAD}{policy}{database}"));
     let application = ward.create("app.db");
     let fill = "CREATE TABLE big AS WITH RECURSIVE n(i) AS
-        (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) SELECT i, randomblob(1000) FROM n";
+        (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)
+        SELECT i, randomblob(1000) FROM n";
     application.execute_batch(fill).unwrap();
     let mut killed = 0;
     for pause in [40, 320] {
