@@ -53,8 +53,8 @@ async fn every_commit_can_be_restored() {
     };
     (0..100).for_each(&insert);
     let repository = repository(&world).await;
-    let url = format!("sqlite:{}", path.display());
-    let (engine, endpoint) = registry::endpoint(&registry::engines(&world.clock), &url).unwrap();
+    let (url, engines) = (format!("sqlite:{}", path.display()), registry::engines(&world.clock));
+    let (engine, endpoint) = registry::endpoint(&engines, &url).unwrap();
     let meter = Arc::new(Meter::default());
     let job = || BackupJob {
         engine: &*engine,
