@@ -136,6 +136,11 @@ impl Shared {
         self.leads.load(Ordering::Relaxed)
     }
 
+    /// What was found out may be of another repository.
+    fn doubt(&self) {
+        Self::lock(&self.standings).values_mut().for_each(|(at, _)| *at = None);
+    }
+
     /// What has changed since the schedule asked.
     fn to_schedule(&self) -> BTreeSet<String> {
         std::mem::take(&mut *Self::lock(&self.to_schedule))
@@ -299,6 +304,7 @@ impl Coordinator {
             if fleets.has_changed().unwrap_or(false) {
                 fleet = Arc::clone(&fleets.borrow_and_update());
                 wakes = Wakes::of(&fleet, self.world.clock.now());
+                self.shared.doubt();
                 if let Err(error) = self.set_caps(&fleet).await {
                     tracing::warn!(event = "state.unreachable", "{error}");
                 }

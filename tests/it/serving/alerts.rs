@@ -50,7 +50,7 @@ fn row_9b_the_only_endpoint_is_lost_and_somebody_is_told_once() {
     sleep(Duration::from_secs(6));
     serving.kill();
     let serving = ward.serve();
-    sleep(Duration::from_secs(45));
+    sleep(Duration::from_secs(40));
     let told = notices(&ward);
     assert_eq!(told.len(), 1, "{told:#?}\n{}", ward.said());
     let page = &told[0];
@@ -63,7 +63,7 @@ fn row_9b_the_only_endpoint_is_lost_and_somebody_is_told_once() {
         drop(fs::rename(ward.path(&format!("gone-{file}")), ward.path(file)));
     }
     ward.wait_until("that it is over", || notices(&ward).len() > 1);
-    sleep(Duration::from_secs(10));
+    sleep(Duration::from_secs(6));
     let told = notices(&ward);
     assert_eq!(told.len(), 2, "{told:#?}\n{}", ward.said());
     assert_eq!(told[1]["kind"], "resolved");
