@@ -69,7 +69,7 @@ mod tests {
 
     use super::*;
     use crate::repository::{
-        Coverage, Point as LogPoint, Unwatched, entry::Commit, history::Committed,
+        Beat, Coverage, Point as LogPoint, Unwatched, entry::Commit, history::Committed,
     };
 
     fn at(second: i64) -> DateTime<Utc> {
@@ -96,7 +96,7 @@ mod tests {
             packs_hash: String::new(),
             task: None,
         };
-        Committed { seq: 2, commit, forgotten: false }
+        Committed { seq: second.cast_unsigned(), commit, forgotten: false }
     }
 
     fn coverage(start: (i64, &str), end: (i64, &str), backups: &[&str]) -> Coverage {
@@ -117,13 +117,16 @@ mod tests {
     }
 
     fn reach(backups: Vec<Committed>, coverage: Vec<Coverage>) -> Vec<(i64, i64)> {
-        let timeline = Timeline {
-            database: "db".to_owned(),
-            backups,
-            coverage,
-            beat: None,
-            problems: Vec::new(),
-        };
+        reach_with(backups, coverage, None)
+    }
+
+    fn reach_with(
+        backups: Vec<Committed>,
+        coverage: Vec<Coverage>,
+        beat: Option<Beat>,
+    ) -> Vec<(i64, i64)> {
+        let timeline =
+            Timeline { database: "db".to_owned(), backups, coverage, beat, problems: Vec::new() };
         let reach = Reach::of(&timeline, Native(&[]));
         assert_eq!(reach.gaps.len(), reach.stretches.len().saturating_sub(1));
         let seconds = |stamp: Stamp| stamp.0.timestamp();
@@ -154,6 +157,25 @@ mod tests {
             backup("z", 50, Some("a:3")),
         ];
         assert_eq!(reach(backups, vec![]), [(10, 30), (50, 50)]);
+    }
+
+    #[test]
+    fn a_capture_that_saw_nothing_new_carries_its_backup_along() {
+        let backups = vec![backup("x", 10, Some("a:2")), backup("y", 30, Some("a:4"))];
+        let seen = |position: &str| {
+            let beat = Beat {
+                stream: "s".to_owned(),
+                at: at(70),
+                alive_at: None,
+                process: None,
+                position: position.parse().unwrap(),
+                is_last: false,
+            };
+            reach_with(backups.clone(), vec![], Some(beat))
+        };
+        assert_eq!(seen("a:4"), [(10, 10), (30, 70)]);
+        assert_eq!(seen("a:5"), [(10, 10), (30, 30)]);
+        assert_eq!(seen("b:4"), [(10, 10), (30, 30)]);
     }
 
     #[test]
