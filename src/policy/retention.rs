@@ -107,6 +107,9 @@ pub struct Retention {
     pub verdicts: Vec<Verdict>,
     /// Stretches of log that are kept; they may overlap.
     pub log: Vec<LogRange>,
+    /// The state of the newest verified backup, or of the oldest one that is kept if none is:
+    /// from there, log leads to now.
+    pub leads_from: Option<DateTime<Utc>>,
 }
 
 /// Whether a backup is kept.
@@ -198,10 +201,10 @@ impl Stock<'_> {
 
 impl Retention {
     /// From when on log is needed: what was captured before leads to no point that is kept. The
-    /// newest backup always needs what follows it.
+    /// newest backup that can be restored always needs what follows it.
     pub fn log_begin(&self) -> Option<DateTime<Utc>> {
-        let newest = self.verdicts.last()?.at;
-        Some(self.log.iter().fold(newest, |begin, range| begin.min(range.from)))
+        let leads_from = self.leads_from?;
+        Some(self.log.iter().fold(leads_from, |begin, range| begin.min(range.from)))
     }
 }
 
@@ -215,26 +218,23 @@ impl Verdict {
 /// From which backup points are reached once they are newer than that, in place of another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Heir {
-    /// From none: points were never reached from the other one.
-    Nobody,
     /// From one that is yet to come.
     Future,
     /// From this one.
     Backup(usize),
 }
 
-/// Points are reached from the newest verified backup before them. Before the first verified one,
-/// any of those that are not suspect may turn out to be the one that can be restored.
+/// Points are reached from the newest verified backup before them. One that is not verified may
+/// turn out to be the one that can be restored, also one of which something was wrong when it was
+/// last read: what lacks may be brought back from elsewhere. It goes when the next verified one
+/// stands for it.
 fn heirs(backups: &[&Backup]) -> Vec<Heir> {
-    let first_verified = backups.iter().position(|backup| backup.proof == Proof::Verified);
     let mut next = Heir::Future;
     let mut heirs: Vec<_> = (0..backups.len())
         .rev()
         .map(|index| match backups[index].proof {
-            Proof::Suspect => Heir::Nobody,
             Proof::Verified => std::mem::replace(&mut next, Heir::Backup(index)),
-            Proof::Unverified if first_verified.is_some_and(|first| first < index) => Heir::Nobody,
-            Proof::Unverified => next,
+            Proof::Unverified | Proof::Suspect => next,
         })
         .collect();
     heirs.reverse();
@@ -299,7 +299,6 @@ impl<'a> Inventory<'a> {
             let own = leaves(self.backups[index].at);
             let reason = if self.now < own { Reason::Window } else { Reason::WindowBase };
             let until = match self.heirs[index] {
-                Heir::Nobody => Until::Instant(own),
                 Heir::Future => Until::Replaced(Some(own)),
                 Heir::Backup(heir) => Until::Instant(leaves(self.backups[heir].at)),
             };
@@ -311,7 +310,6 @@ impl<'a> Inventory<'a> {
     fn bases(&self, at: DateTime<Utc>) -> impl Iterator<Item = usize> {
         let later = self.backups.partition_point(|backup| backup.at <= at);
         (0..later).filter(move |index| match self.heirs[*index] {
-            Heir::Nobody => false,
             Heir::Future => true,
             Heir::Backup(heir) => later <= heir,
         })
@@ -328,7 +326,21 @@ impl<'a> Inventory<'a> {
         } else {
             let count = self.rules.floor.max(1) as usize;
             self.newest(count, |rank| Reason::Floor { rank, of: count });
+            // A clock that was wrong gives times that are wrong, and another order.
+            for (place, index) in self.last_made().into_iter().take(count).enumerate() {
+                let reason = Reason::Floor { rank: place + 1, of: count };
+                if !self.kept[index].0.contains(&reason) {
+                    self.keep(index, reason, Until::Replaced(None));
+                }
+            }
         }
+    }
+
+    /// Verified ones, from the one that was made last.
+    fn last_made(&self) -> Vec<usize> {
+        let mut verified = self.verified();
+        verified.sort_by_key(|index| std::cmp::Reverse(self.backups[*index].seq));
+        verified
     }
 
     fn newest(&mut self, count: usize, reason: impl Fn(usize) -> Reason) {
@@ -360,7 +372,11 @@ impl<'a> Inventory<'a> {
         firsts.reverse();
         firsts.dedup_by_key(|(stretch, _)| *stretch);
         firsts.reverse();
-        let Some((newest, _)) = firsts.first().copied().filter(|_| count > 0) else { return };
+        if count == 0 {
+            return;
+        }
+        self.stand_ins(cycle, count, &firsts);
+        let Some((newest, _)) = firsts.first().copied() else { return };
         for (rank, (stretch, index)) in (0..).zip(&firsts) {
             let until = if self.stock.state != State::Active {
                 Until::Instant(stretch.later(count, zone))
@@ -371,6 +387,31 @@ impl<'a> Inventory<'a> {
                 Until::Gone(self.backups[newer].at)
             };
             self.keep(*index, Reason::First(*stretch), until);
+        }
+    }
+
+    /// Of a stretch that has no verified backup, the first one may be all that there is: it stays
+    /// as long as the stretch may count.
+    fn stand_ins(&mut self, cycle: Cycle, count: u32, firsts: &[(Stretch, usize)]) {
+        let zone = self.rules.zone;
+        let oldest = firsts.get(count as usize - 1).map(|(_, index)| *index);
+        let mut before = None;
+        for index in 0..self.backups.len() {
+            let backup = self.backups[index];
+            let stretch = Stretch::of(cycle, backup.at, zone);
+            let is_first = before.replace(stretch) != Some(stretch);
+            let has_verified = firsts.iter().any(|(verified, _)| *verified == stretch);
+            if !is_first || has_verified {
+                continue;
+            }
+            let until = match oldest {
+                _ if self.stock.state != State::Active => {
+                    Until::Instant(stretch.later(count, zone))
+                }
+                Some(oldest) if index < oldest => Until::Gone(self.backups[oldest].at),
+                _ => Until::Replaced(None),
+            };
+            self.keep(index, Reason::First(stretch), until);
         }
     }
 
@@ -439,9 +480,7 @@ impl<'a> Inventory<'a> {
             let start = self.now.checked_sub_signed(self.window_length());
             let start = start.unwrap_or(DateTime::<Utc>::MIN_UTC);
             // Log before the first backup leads nowhere.
-            let is_usable = |backup: &&Backup| backup.proof != Proof::Suspect;
-            let first =
-                self.bases(start).next().or_else(|| self.backups.iter().position(is_usable));
+            let first = self.bases(start).next().or((!self.backups.is_empty()).then_some(0));
             if let Some(first) = first {
                 window_from = self.backups[first].at;
                 log.push(LogRange { from: window_from, to: None, why: LogReason::Window });
@@ -465,9 +504,13 @@ impl<'a> Inventory<'a> {
 
     fn close(self) -> Retention {
         let log = self.log();
+        let newest = self.verified().first().copied();
+        let last_made = self.last_made().first().copied();
+        let kept = self.kept.iter().position(|(reasons, _)| !reasons.is_empty());
+        let leads_from = newest.min(last_made).or(kept).map(|index| self.backups[index].at);
         let verdicts = self.backups.iter().zip(self.kept).map(|(backup, (reasons, until))| {
             Verdict { id: backup.id.clone(), at: backup.at, reasons, until }
         });
-        Retention { verdicts: verdicts.collect(), log }
+        Retention { verdicts: verdicts.collect(), log, leads_from }
     }
 }

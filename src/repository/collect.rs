@@ -30,6 +30,9 @@ use crate::pipeline::Meter;
 /// Packs named by one doom entry. What is left over waits for the next run.
 const DOOM_PACKS_MAX: usize = 20_000;
 
+/// Other objects named by one doom entry, an even number.
+const DOOM_OBJECTS_MAX: usize = 50_000;
+
 /// How garbage is collected.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CollectOptions {
@@ -128,7 +131,10 @@ impl Repository {
         let mut moved = repacked.moved;
         let kept: HashSet<&PackName> = packs.iter().collect();
         moved.retain(|pack, _| kept.contains(pack));
-        let doom = Doom { moved, packs, indexes: repacked.superseded, objects: marked.objects };
+        let mut objects = marked.objects;
+        // Pairs first, and then the log of each stretch from its beginning: what is cut off waits.
+        objects.truncate(DOOM_OBJECTS_MAX);
+        let doom = Doom { moved, packs, indexes: repacked.superseded, objects };
         let mut settled = doom.clone();
         if !options.dry_run {
             self.append(async |now| {

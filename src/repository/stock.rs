@@ -50,16 +50,16 @@ pub struct HoldIntent {
 impl Holdings {
     /// As of some entry of the log.
     pub fn of(history: &History, database: &str) -> Self {
-        let backups = history.live().into_iter().filter(|c| c.commit.database == database);
+        let backups = history.commits_of(database).filter(|c| !c.forgotten);
         let made: Vec<Held> = history
             .holds()
             .filter(|hold| hold.released.is_none() && hold.held.database == database)
             .map(|hold| hold.held.clone())
             .collect();
-        let events = history.events().iter();
+        let events = history.events().iter().filter(|event| concerns(event, database));
         Self {
             backups: backups.map(|committed| backup(history, committed)).collect(),
-            events: events.filter(|event| concerns(event, database)).map(word).collect(),
+            events: words(events),
             holds: made.iter().map(hold).collect(),
             made,
         }
@@ -123,6 +123,21 @@ fn hold(held: &Held) -> policy::Hold {
 
 fn concerns(event: &Event, database: &str) -> bool {
     event.recorded.database.as_ref().is_none_or(|own| own == database)
+}
+
+/// What is said today of each name and subject: the last word of whoever speaks of this database,
+/// and of whoever speaks of all, of which the later day counts, and none if either is not known.
+fn words<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<policy::Event> {
+    let mut last: BTreeMap<(&str, &str), BTreeMap<bool, policy::Event>> = BTreeMap::new();
+    for event in events {
+        let Recorded { name, subject, database, .. } = &event.recorded;
+        let scopes = last.entry((name, subject)).or_default();
+        scopes.insert(database.is_some(), word(event));
+    }
+    let counts = |scopes: BTreeMap<bool, policy::Event>| {
+        scopes.into_values().min_by_key(|event| (event.on.is_some(), std::cmp::Reverse(event.on)))
+    };
+    last.into_values().filter_map(counts).collect()
 }
 
 /// What an event says today: one that was withdrawn says that the day is not known.

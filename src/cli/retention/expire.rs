@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use clap::Args;
 use serde::Serialize;
-use stillpoint_contract::{Error, Result};
+use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
     super::{
@@ -13,6 +13,7 @@ use super::{
         config::{files, reach},
         open::Opened,
         page::{Page, Table, Tone, printable},
+        serve::applied_already,
         session::Session,
         units,
         wire::Backup,
@@ -115,10 +116,19 @@ impl Answer for ExpireAnswer {
 
 /// Expires. What one repository refuses keeps no other from being looked at.
 pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
-    let config = files::sound(session)?.config;
+    let configured = files::sound(session)?.config;
+    // Where a coordinator serves, what was applied holds, and not what a file says by now.
+    let held = applied_already(session, &configured.coordinator).await?;
+    if held.as_ref().is_some_and(|held| !held.may_expire()) && !options.dry_run {
+        return Err(Error::new(ErrorKind::Refused, code::PLAN, "expire by a configuration")
+            .why("nobody has applied it since the state of the coordinator is new")
+            .next("stillpoint plan")
+            .next("stillpoint apply"));
+    }
+    let config = held.as_ref().map_or(&configured, |held| held.config());
     let mut places: BTreeMap<&str, Vec<Keeping<'_>>> = BTreeMap::new();
-    for database in files::chosen(&config, options.database.as_deref())? {
-        let keeping = Keeping::of(&config, database);
+    for database in files::chosen(config, options.database.as_deref())? {
+        let keeping = Keeping::of(config, database);
         places.entry(&database.repository).or_default().extend(keeping);
     }
     let now = session.world.clock.now();
@@ -133,14 +143,14 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let mut failures: Vec<Error> = Vec::new();
     for (name, databases) in places {
         let worked = async {
-            let repository = reach::repository(session, &config, name).await?;
+            let repository = reach::repository(session, config, name).await?;
             for keeping in databases {
                 let expiry = Expiry { session, repository: &repository, keeping, now };
                 expiry.run(&mut answer).await?;
             }
             if options.database.is_none() {
                 let history = repository.history().await?;
-                answer.unknown.extend(unknown(&config, name, &history));
+                answer.unknown.extend(unknown(config, name, &history));
             }
             Ok(())
         };

@@ -38,11 +38,11 @@ struct Former {
 
 /// The configuration that holds, understood.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(crate) struct Held {
     /// What tells it from others.
-    pub digest: String,
-    pub document: Document,
-    pub loaded: Loaded,
+    pub(super) digest: String,
+    pub(super) document: Document,
+    pub(super) loaded: Loaded,
     former: Vec<(Config, Vec<String>)>,
 }
 
@@ -112,8 +112,13 @@ impl Held {
         Ok(Self { digest: applied.digest.clone(), loaded, former, document })
     }
 
+    /// What it says.
+    pub(crate) fn config(&self) -> &Config {
+        &self.loaded.config
+    }
+
     /// Whether anything may expire by it.
-    pub(super) fn may_expire(&self) -> bool {
+    pub(crate) fn may_expire(&self) -> bool {
         self.document.expires
     }
 

@@ -9,7 +9,7 @@ use super::{
     state,
 };
 use crate::{
-    config::Loaded,
+    config::{Coordinator, Loaded},
     coordinator::{
         Fleet,
         state::{Applied, State},
@@ -20,6 +20,17 @@ use crate::{
 pub(crate) struct Desk {
     pub(crate) state: State,
     pub(crate) configured: Loaded,
+}
+
+/// What was applied, if there is a state database and anything was. Nothing is made.
+pub(crate) async fn applied_already(
+    session: &Session,
+    coordinator: &Coordinator,
+) -> Result<Option<Held>> {
+    if !state::is_there(session, coordinator)? {
+        return Ok(None);
+    }
+    applied::held(session, &state::open(session, coordinator).await?).await
 }
 
 impl Desk {

@@ -17,6 +17,7 @@ mod status;
 
 pub(crate) use audit::{Command as AuditCommand, run as audit};
 pub(crate) use db::{Command as DbCommand, run as db};
+pub(crate) use desk::applied_already;
 pub(crate) use jobs::{Command as JobsCommand, run as jobs};
 pub(crate) use plan::{ApplyOptions, apply, plan};
 pub(crate) use run::{Options, run};

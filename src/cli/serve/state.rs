@@ -20,23 +20,48 @@ use crate::{coordinator::state::PostgresState, registry};
 /// The file of a state database, in the directory of the user's or of the service's state.
 const FILE: &str = "state.db";
 
+/// Where it is.
+enum Where<'a> {
+    File(PathBuf),
+    #[cfg(feature = "postgres")]
+    Server(&'a str),
+}
+
+/// Whether there is one, as far as that can be seen without asking it.
+pub(crate) fn is_there(session: &Session, coordinator: &Coordinator) -> Result<bool> {
+    Ok(match place(session, coordinator)? {
+        Where::File(path) => path.exists(),
+        #[cfg(feature = "postgres")]
+        Where::Server(_) => true,
+    })
+}
+
+fn place<'a>(session: &Session, coordinator: &'a Coordinator) -> Result<Where<'a>> {
+    let Some(url) = coordinator.state.as_deref() else {
+        return usual(session).map(Where::File);
+    };
+    match url.split_once(':') {
+        None => Ok(Where::File(PathBuf::from(url))),
+        Some(("sqlite", path)) => {
+            let plain = path.strip_prefix("//").filter(|path| path.starts_with('/'));
+            Ok(Where::File(PathBuf::from(plain.unwrap_or(path))))
+        }
+        #[cfg(feature = "postgres")]
+        Some(("postgres" | "postgresql", _)) => Ok(Where::Server(url)),
+        Some((scheme, _)) => {
+            Err(Error::new(ErrorKind::Config, code::STATE, "open the state database")
+                .with("scheme", format!("{scheme}:"))
+                .with("known", "sqlite:, postgres:"))
+        }
+    }
+}
+
 /// Opens it; it is made where there is none.
 pub(crate) async fn open(session: &Session, coordinator: &Coordinator) -> Result<State> {
-    let url = coordinator.state.as_deref();
-    let path = match url.and_then(|url| url.split_once(':')) {
-        None => usual(session)?,
-        Some(("sqlite", path)) => PathBuf::from(
-            path.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(path),
-        ),
+    let path = match place(session, coordinator)? {
+        Where::File(path) => path,
         #[cfg(feature = "postgres")]
-        Some(("postgres" | "postgresql", _)) => {
-            return shared(session, url.unwrap_or_default()).await;
-        }
-        Some((scheme, _)) => {
-            return Err(Error::new(ErrorKind::Config, code::STATE, "open the state database")
-                .with("scheme", format!("{scheme}:"))
-                .with("known", "sqlite:, postgres:"));
-        }
+        Where::Server(url) => return shared(session, url).await,
     };
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         // It holds what was configured, and with it, where secrets are.
