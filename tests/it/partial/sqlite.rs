@@ -517,11 +517,11 @@ fn whoever_waits_for_rows_sees_how_far_they_are_and_when_they_will_be_there() {
     terminal.envs(inner.get_envs().map(|(name, value)| (name, value.unwrap())));
     terminal.env("COLUMNS", "120").stdout(fs::File::create(site.path("drawn")).unwrap());
     let mut running = Running(terminal.spawn().unwrap());
-    // An application writes, half of the time: it cannot be over at once.
+    // An application writes, most of the time: it cannot be over at once.
     let application = sql(&site);
     let ended = loop {
         application.execute_batch("BEGIN IMMEDIATE").unwrap();
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(80));
         application.execute_batch("ROLLBACK").unwrap();
         std::thread::sleep(Duration::from_millis(20));
         if let Some(ended) = running.ended() {
