@@ -390,18 +390,14 @@ impl<'a> Inventory<'a> {
         }
     }
 
-    /// Of a stretch that has no verified backup, the first one may be all that there is: it stays
-    /// as long as the stretch may count.
+    /// Of a stretch that has no verified backup, any may be all that there is: they stay as long as
+    /// the stretch may count.
     fn stand_ins(&mut self, cycle: Cycle, count: u32, firsts: &[(Stretch, usize)]) {
         let zone = self.rules.zone;
         let oldest = firsts.get(count as usize - 1).map(|(_, index)| *index);
-        let mut before = None;
         for index in 0..self.backups.len() {
-            let backup = self.backups[index];
-            let stretch = Stretch::of(cycle, backup.at, zone);
-            let is_first = before.replace(stretch) != Some(stretch);
-            let has_verified = firsts.iter().any(|(verified, _)| *verified == stretch);
-            if !is_first || has_verified {
+            let stretch = Stretch::of(cycle, self.backups[index].at, zone);
+            if firsts.iter().any(|(verified, _)| *verified == stretch) {
                 continue;
             }
             let until = match oldest {

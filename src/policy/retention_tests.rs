@@ -401,6 +401,35 @@ fn world() -> impl Strategy<Value = World> {
     )
 }
 
+/// Two years of backups that nobody ever read back, and then one that was.
+#[test]
+fn what_was_never_proven_keeps_its_place_in_the_calendar() {
+    let at = |week: i64| utc("2026-11-02T02:00:00") - TimeDelta::weeks(week);
+    let mut backups: Vec<_> =
+        (1..100).map(|week| backup(&format!("w{week}"), at(week), Proof::Unverified)).collect();
+    backups.push(backup("new", at(0), Proof::Verified));
+    let keep = Keep { weekly: 8, ..Keep::default() };
+    let rules = Rules { zone: Tz::UTC, keep: &keep, window: DAY, floor: 1 };
+    let kept = |backups: &[Backup]| {
+        let stock = Stock { backups, holds: &[], events: &[], state: State::Active };
+        let retained = rules.retain(&stock, at(0) + TimeDelta::hours(1));
+        (retained.verdicts.iter().filter(|verdict| verdict.is_kept()).count(), retained)
+    };
+    assert_eq!(kept(&backups).0, 100, "one proven backup stands for no week but its own");
+    for backup in &mut backups {
+        backup.proof = Proof::Verified;
+    }
+    assert_eq!(kept(&backups).0, 8);
+    // Something that all of them need is damaged: that takes neither them nor the window's log.
+    let healthy = kept(&backups).1.log_begin();
+    for backup in &mut backups {
+        backup.proof = Proof::Suspect;
+    }
+    let (count, doubted) = kept(&backups);
+    assert_eq!(count, 100);
+    assert!(doubted.log_begin() <= healthy, "{doubted:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 

@@ -59,7 +59,7 @@ impl Holdings {
         let events = history.events().iter().filter(|event| concerns(event, database));
         Self {
             backups: backups.map(|committed| backup(history, committed)).collect(),
-            events: words(events),
+            events: last_words(events),
             holds: made.iter().map(hold).collect(),
             made,
         }
@@ -127,7 +127,7 @@ fn concerns(event: &Event, database: &str) -> bool {
 
 /// What is said today of each name and subject: the last word of whoever speaks of this database,
 /// and of whoever speaks of all, of which the later day counts, and none if either is not known.
-fn words<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<policy::Event> {
+fn last_words<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<policy::Event> {
     let mut last: BTreeMap<(&str, &str), BTreeMap<bool, policy::Event>> = BTreeMap::new();
     for event in events {
         let Recorded { name, subject, database, .. } = &event.recorded;
