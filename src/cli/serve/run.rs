@@ -26,7 +26,7 @@ use crate::coordinator::{
 const RELOAD_PERIOD: Duration = Duration::from_secs(5);
 
 /// How often what could not be opened is tried again.
-const REOPEN_PERIOD: Duration = Duration::from_mins(1);
+const REOPEN_PERIOD: Duration = Duration::from_secs(30);
 
 /// Jobs that metrics count.
 const JOBS_MAX: u32 = 100_000;
