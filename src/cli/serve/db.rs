@@ -1,5 +1,6 @@
 //! `stillpoint db`: what people say of databases: paused, resumed, retired.
 
+use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use stillpoint_contract::{Error, ErrorKind, Result, code, quoted};
@@ -8,7 +9,6 @@ use super::{
     super::{
         answer::{Answer, Stamp},
         exit,
-        moment::Moment,
         page::{Page, printable},
         session::Session,
     },
@@ -106,15 +106,12 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     Ok(exit::OK)
 }
 
-fn end(session: &Session, text: &str) -> Result<chrono::DateTime<chrono::Utc>> {
-    let bad = |why: &str| {
-        Error::new(ErrorKind::Invalid, code::BAD_POINT, "find the end of a pause")
-            .with("given", text)
-            .why(why.to_owned())
-    };
-    match session.moment(text)? {
-        Moment::Time(at) if session.world.clock.now() < at => Ok(at),
-        Moment::Time(_) => Err(bad("it is over already")),
-        _ => Err(bad("it is no time")),
+fn end(session: &Session, text: &str) -> Result<DateTime<Utc>> {
+    let at = session.instant(text)?;
+    if session.world.clock.now() < at {
+        return Ok(at);
     }
+    Err(Error::new(ErrorKind::Invalid, code::BAD_POINT, "find the end of a pause")
+        .with("given", text)
+        .why("it is over already"))
 }
