@@ -116,7 +116,8 @@ fn row_65_a_damaged_backup_is_told_and_the_next_one_is_whole() {
     ));
     let application = ward.create("app.db");
     let fill = "CREATE TABLE big AS WITH RECURSIVE n(i) AS
-        (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) SELECT i, randomblob(1000) FROM n";
+        (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
+        SELECT i, randomblob(1000) FROM n";
     application.execute_batch(fill).unwrap();
     let serving = ward.serve();
     ward.wait_for_backups("app", 1);
