@@ -88,7 +88,8 @@ fn one_missing_secret_keeps_nobody_else_from_being_backed_up() {
     assert_eq!(one["backups"], 0);
     assert!(one["trouble"].as_str().unwrap().contains("secret"), "{one}");
     fs::write(ward.path("secret"), "hunter2\n").unwrap();
-    // It is read again within half a minute; what failed is tried again later, or when somebody says so.
+    // It is read again within half a minute; what failed is tried again later, or at once when
+    // somebody says so.
     ward.wait_until("the third", || {
         retry(&ward, "one");
         ward.status("one")["backups"] == 1
