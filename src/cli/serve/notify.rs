@@ -23,6 +23,7 @@ use crate::{
 const SEND_MAX: Duration = Duration::from_secs(20);
 
 /// The header that carries the signature of a request's body.
+#[cfg(feature = "notify")]
 const SIGNATURE: &str = "X-Stillpoint-Signature";
 
 /// Who is told, and how.
@@ -276,7 +277,7 @@ async fn get(_: &str) -> Result<()> {
 }
 
 #[cfg(not(feature = "notify"))]
-fn left_out(step: &str) -> Error {
+fn left_out(step: &'static str) -> Error {
     Error::new(ErrorKind::Unsupported, code::NOTIFY, step)
         .why("this program was built without the feature `notify`")
 }

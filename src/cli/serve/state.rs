@@ -21,10 +21,10 @@ use crate::{coordinator::state::PostgresState, registry};
 const FILE: &str = "state.db";
 
 /// Where it is.
-enum Where<'a> {
+enum Where {
     File(PathBuf),
     #[cfg(feature = "postgres")]
-    Server(&'a str),
+    Server(String),
 }
 
 /// Whether there is one, as far as that can be seen without asking it.
@@ -36,7 +36,7 @@ pub(crate) fn is_there(session: &Session, coordinator: &Coordinator) -> Result<b
     })
 }
 
-fn place<'a>(session: &Session, coordinator: &'a Coordinator) -> Result<Where<'a>> {
+fn place(session: &Session, coordinator: &Coordinator) -> Result<Where> {
     let Some(url) = coordinator.state.as_deref() else {
         return usual(session).map(Where::File);
     };
@@ -47,7 +47,7 @@ fn place<'a>(session: &Session, coordinator: &'a Coordinator) -> Result<Where<'a
             Ok(Where::File(PathBuf::from(plain.unwrap_or(path))))
         }
         #[cfg(feature = "postgres")]
-        Some(("postgres" | "postgresql", _)) => Ok(Where::Server(url)),
+        Some(("postgres" | "postgresql", _)) => Ok(Where::Server(url.to_owned())),
         Some((scheme, _)) => {
             Err(Error::new(ErrorKind::Config, code::STATE, "open the state database")
                 .with("scheme", format!("{scheme}:"))
@@ -61,7 +61,7 @@ pub(crate) async fn open(session: &Session, coordinator: &Coordinator) -> Result
     let path = match place(session, coordinator)? {
         Where::File(path) => path,
         #[cfg(feature = "postgres")]
-        Where::Server(url) => return shared(session, url).await,
+        Where::Server(url) => return shared(session, &url).await,
     };
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         // It holds what was configured, and with it, where secrets are.
