@@ -33,6 +33,16 @@ impl World {
     }
 }
 
+impl World {
+    /// A new id, a ULID: time and randomness, so that ids sort as they were made.
+    pub fn new_id(&self) -> String {
+        let mut random = [0; 16];
+        self.entropy.fill(&mut random);
+        let millis = self.clock.now().timestamp_millis().max(0).cast_unsigned();
+        ulid::Ulid::from_parts(millis, u128::from_le_bytes(random)).to_string()
+    }
+}
+
 /// The operating system's clock.
 #[derive(Debug)]
 pub struct SystemClock {

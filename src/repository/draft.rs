@@ -211,12 +211,9 @@ impl Repository {
         opened.inspect_err(|e| tracing::warn!(backup, "not used as a base: {e}")).ok()
     }
 
-    /// A new id: time and randomness, so that ids sort as they were made.
+    /// A new id, which sorts by the time.
     pub(super) fn new_id(&self) -> String {
-        let mut random = [0; 16];
-        self.world.entropy.fill(&mut random);
-        let millis = self.world.clock.now().timestamp_millis().max(0).cast_unsigned();
-        ulid::Ulid::from_parts(millis, u128::from_le_bytes(random)).to_string()
+        self.world.new_id()
     }
 }
 

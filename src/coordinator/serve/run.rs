@@ -183,6 +183,11 @@ impl Shared {
         std::mem::take(&mut *Self::lock(&self.untold))
     }
 
+    /// One that could not be written down, unless there is newer word of it.
+    fn tell_again(&self, database: String, trouble: Option<String>) {
+        Self::lock(&self.untold).entry(database).or_insert(trouble);
+    }
+
     /// What stands in the way of capturing a database's log.
     pub(super) fn trouble_of(&self, database: &str) -> Option<String> {
         Self::lock(&self.troubles).get(database).cloned()
@@ -204,14 +209,6 @@ impl Coordinator {
         let worker = data_encoding::HEXLOWER.encode(&random);
         let shared = Shared::default();
         Self { world, state, worker, place, process, rehearsal, notifier, shared }
-    }
-
-    /// A new id, which sorts by the time.
-    pub(super) fn new_id(&self, now: DateTime<Utc>) -> String {
-        let mut random = [0; 16];
-        self.world.entropy.fill(&mut random);
-        let milliseconds = now.timestamp_millis().max(0).cast_unsigned();
-        ulid::Ulid::from_parts(milliseconds, u128::from_le_bytes(random)).to_string()
     }
 
     /// How its captures are told from those of ended processes.
@@ -277,6 +274,7 @@ impl Coordinator {
                 let told = self.state.set_trouble(&database, trouble.as_deref()).await;
                 if let Err(error) = told {
                     tracing::warn!(event = "state.unreachable", database, "{error}");
+                    self.shared.tell_again(database, trouble);
                 }
             }
             if let Err(error) = reaped {

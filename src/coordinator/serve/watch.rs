@@ -183,7 +183,7 @@ impl Coordinator {
         let now = self.world.clock.now();
         let mut outgoing = Vec::new();
         for message in messages {
-            let notice = Notice::of(message, self.new_id(now), now);
+            let notice = Notice::of(message, self.world.new_id(), now);
             tracing::warn!(event = "alert", notice = notice.title());
             for (route, notice) in self.notifier.routes(&notice) {
                 outgoing.push(Outgoing { route, notice }.write()?);

@@ -1,7 +1,6 @@
 //! Ways on which people are told, and what Prometheus is told.
 
 use std::{
-    fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     path::Path,
@@ -197,7 +196,6 @@ fn metrics_are_served_where_somebody_asked_for_them() {
         assert!(body.contains(&format!("# TYPE {name} gauge")), "{name}: {body}");
     }
     serving.stop();
-    drop(fs::remove_file(ward.path("one.db")));
 }
 
 fn ask(address: std::net::SocketAddr, path: &str) -> String {

@@ -2,7 +2,7 @@
 
 use std::{fs, thread::sleep, time::Duration};
 
-use super::ward::{HEAD, Ward, rows};
+use super::ward::{HEAD, Ward, fill, rows};
 
 /// Row 74: six lines are enough. Row 15: nobody is listened to.
 #[test]
@@ -58,10 +58,7 @@ fn a_coordinator_that_is_killed_amid_a_backup_is_followed_by_one_that_makes_it()
     let database = "[database.app]\nendpoint = \"sqlite:app.db\"\n";
     let ward = Ward::new(&format!("{HEAD}{policy}{database}"));
     let application = ward.create("app.db");
-    let fill = "CREATE TABLE big AS WITH RECURSIVE n(i) AS
-        (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)
-        SELECT i, randomblob(1000) FROM n";
-    application.execute_batch(fill).unwrap();
+    fill(&application, 100_000);
     let mut killed = 0;
     for pause in [40, 80, 160, 320] {
         let serving = ward.serve();
@@ -111,10 +108,8 @@ fn row_47_caps_hold_when_everything_is_due_at_once() {
     let policy = "[policy.default]\nlogs = \"never\"\nrpo = \"2d\"\n";
     let blocks: String = databases.iter().map(block).collect();
     let ward = Ward::new(&format!("{HEAD}{caps}{policy}{blocks}"));
-    let fill = "CREATE TABLE big AS WITH RECURSIVE n(i) AS
-        (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000) SELECT i, randomblob(1000) FROM n";
     for name in &databases {
-        ward.create(&format!("{name}.db")).execute_batch(fill).unwrap();
+        fill(&ward.create(&format!("{name}.db")), 4_000);
     }
     let serving = ward.serve();
     let (mut most, mut done) = (0, 0);

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, thread::sleep, time::Duration};
 use rusqlite::Connection;
 use serde_json::Value;
 
-use super::ward::{HEAD, Ward, rows};
+use super::ward::{HEAD, Ward, fill, rows};
 
 const QUIET: &str = "[policy.default]\nlogs = \"never\"\nrpo = \"2d\"\n";
 
@@ -24,10 +24,7 @@ fn a_state_database_that_stands_still_for_a_while_holds_nobody_up_for_ever() {
     let ward = Ward::new(&format!("{HEAD}{QUIET}{blocks}"));
     for name in &names {
         let connection = ward.create(&format!("{name}.db"));
-        let fill = "CREATE TABLE big AS WITH RECURSIVE n(i) AS
-            (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9000)
-            SELECT i, randomblob(1000) FROM n";
-        connection.execute_batch(fill).unwrap();
+        fill(&connection, 9_000);
     }
     let serving = ward.serve();
     ward.wait_until("a job", || !ward.jobs("app0").is_empty());
@@ -116,10 +113,7 @@ fn row_65_a_damaged_backup_is_told_and_the_next_one_is_whole() {
         block("app")
     ));
     let application = ward.create("app.db");
-    let fill = "CREATE TABLE big AS WITH RECURSIVE n(i) AS
-        (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
-        SELECT i, randomblob(1000) FROM n";
-    application.execute_batch(fill).unwrap();
+    fill(&application, 2_000);
     let serving = ward.serve();
     ward.wait_for_backups("app", 1);
     ward.wait_until("its proof", || is_done(&ward, "app"));

@@ -151,6 +151,16 @@ impl Ward {
     }
 }
 
+/// Adds so many rows of a kilobyte that nothing makes smaller.
+pub(super) fn fill(connection: &Connection, count: u32) {
+    let fill = format!(
+        "CREATE TABLE big AS WITH RECURSIVE n(i) AS
+         (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
+         SELECT i, randomblob(1000) FROM n"
+    );
+    connection.execute_batch(&fill).unwrap();
+}
+
 pub(super) fn rows(connection: &Connection) -> i64 {
     connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
 }
