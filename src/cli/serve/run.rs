@@ -17,7 +17,7 @@ use super::{
     state,
 };
 use crate::coordinator::{
-    Coordinator, Fleet, Notifier, Rehearsal, Way,
+    Coordinator, Drivers, Fleet, Notifier, Rehearsal, Way,
     state::{Applied, Filter, Stage, State},
     told,
 };
@@ -54,17 +54,22 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         Some(address) => Some(http::listen(address).await?),
         None => None,
     };
-    let coordinator = Coordinator::new(
-        session.world.clone(),
-        state.clone(),
-        session.user(),
-        (process::own(), process::is_gone),
-        Rehearsal {
+    let drivers = Drivers {
+        world: session.world.clone(),
+        place: session.user(),
+        process: (process::own(), process::is_gone),
+        rehearsal: Rehearsal {
             engines: session.engines.clone(),
             scratch: drill::place(&session.environment, options.scratch.as_deref()),
             way: if options.no_mount { Way::Restore } else { Way::Mount },
             page: drill::page,
         },
+    };
+    let coordinator = Coordinator::new(
+        session.world.clone(),
+        state.clone(),
+        session.user(),
+        Arc::new(drivers),
         Arc::clone(&channels) as Arc<dyn Notifier>,
     );
     tracing::info!(

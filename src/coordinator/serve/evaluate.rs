@@ -16,11 +16,7 @@ use crate::{
         Attempt, Decision, Facts, Fate, Kind, Need, Outcome, Pause, Reach, Schedule, Step, Why,
         rank,
     },
-    repository::Repository,
 };
-
-/// A database is looked at again after so long at the latest: what was done elsewhere is seen then.
-const LOOK_AGAIN: TimeDelta = TimeDelta::minutes(1);
 
 /// The newest jobs of a database that decisions rest on.
 const JOBS_MAX: u32 = 64;
@@ -51,7 +47,7 @@ impl Coordinator {
     /// is gone. Then it is a need of now, since for one due time one backup is made.
     async fn need_again(
         &self,
-        repository: &Repository,
+        fleet: &Fleet,
         member: &Member,
         standing: Standing,
     ) -> Result<Standing> {
@@ -73,7 +69,7 @@ impl Coordinator {
         if !standing.need.is_some_and(is_done) {
             return Ok(standing);
         }
-        let mut standing = self.standing_now(repository, member).await?;
+        let mut standing = self.standing_now(fleet, member).await?;
         let now = self.world.clock.now();
         standing.need = standing.need.map(|need| match need {
             need if !is_done(need) => need,
@@ -93,10 +89,9 @@ impl Coordinator {
         let filter =
             Filter { database: Some(member.name.clone()), most: JOBS_MAX, ..Filter::default() };
         let jobs = self.state.jobs(&filter).await?;
-        let repository = fleet.repository(member)?;
-        let mut standing = self.standing(repository, member).await?;
+        let mut standing = self.standing(fleet, member).await?;
         if standing.need.is_some() {
-            standing = self.need_again(repository, member, standing).await?;
+            standing = self.need_again(fleet, member, standing).await?;
         }
         let attempts = attempts(&jobs);
         let own = |kind: Kind| (member.name.clone(), kind.name().to_owned());
@@ -114,7 +109,7 @@ impl Coordinator {
         let schedule = Schedule::new(&member.policy)
             .map_err(|bad| Error::bug("use a schedule that was checked").caused_by(bad.why))?;
         let now = self.world.clock.now();
-        let mut again = now + LOOK_AGAIN;
+        let mut again = now + self.pace.again(self.pace.look, fleet);
         let mut all = Vec::new();
         for (kind, decision) in schedule.decide(&facts, now) {
             let task = match decision.step {

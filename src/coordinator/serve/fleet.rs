@@ -81,7 +81,11 @@ pub struct Place {
 impl Fleet {
     /// The repository of a member.
     pub fn repository(&self, member: &Member) -> Result<&Arc<Repository>> {
-        let name = &member.repository;
+        self.opened(&member.repository)
+    }
+
+    /// A repository by its name.
+    pub fn opened(&self, name: &str) -> Result<&Arc<Repository>> {
         self.repositories.get(name).ok_or_else(|| {
             let why = self.unopened.get(name).cloned().unwrap_or_default();
             Error::new(ErrorKind::Transient, code::STORE_UNREACHABLE, "use the repository")

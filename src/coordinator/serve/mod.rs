@@ -1,8 +1,10 @@
 //! Policies are run: what is due is put into a queue and done, log is captured, and whoever has to
 //! know of something is told.
 
+mod drivers;
 mod evaluate;
 mod fleet;
+mod hands;
 mod notice;
 mod run;
 mod standing;
@@ -11,9 +13,11 @@ mod upkeep;
 mod watch;
 mod work;
 
+pub use drivers::{Drivers, Rehearsal};
 pub use fleet::{Caps, Fleet, Member, Place};
+pub use hands::{BackupTask, Ending, Hands};
 pub use notice::{NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind, NoticeUrgency};
-pub use run::{Coordinator, Rehearsal};
+pub use run::{Coordinator, Pace};
 pub use standing::{Standing, standing};
 pub use upkeep::expire;
 pub use watch::Notifier;

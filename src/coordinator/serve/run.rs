@@ -13,38 +13,33 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use stillpoint_contract::{Engine, Result};
+use stillpoint_contract::Result;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
     evaluate::{Looked, Said},
     fleet::{Fleet, Member},
-    standing::{Standing, standing},
+    hands::Hands,
+    standing::Standing,
     watch::Notifier,
 };
 use crate::{
-    coordinator::{
-        Process, ScratchPlace, Way,
-        state::{Claim, LEAD, Scope, State},
-    },
-    repository::{Repository, drill::DrillRecord},
+    coordinator::state::{Claim, LEAD, Scope, State},
     world::World,
 };
 
 /// Whoever is not heard of for so long has lost what it works on.
 const LEASE: Duration = Duration::from_secs(30);
 
-/// How often a coordinator says that it lives.
-const RENEW_PERIOD: Duration = Duration::from_secs(8);
-
 /// Whatever claims to run and was not heard of for so long does not. Its worker ends it earlier.
 const STUCK_MAX: Duration = Duration::from_hours(12);
 
-/// How often it looks whether something can be begun.
-const TICK: Duration = Duration::from_millis(500);
-
 /// How long what a repository said of a database may be used.
 const STANDING_AGE_MAX: Duration = Duration::from_secs(20);
+
+/// So far apart at least, on average, databases are looked at although nothing is known to have
+/// changed.
+const LOOKS_APART: Duration = Duration::from_millis(60);
 
 /// How long after an error a database is looked at again.
 const LOOK_AFTER_ERROR: TimeDelta = TimeDelta::seconds(30);
@@ -65,27 +60,54 @@ pub struct Coordinator {
     pub worker: String,
     /// Where it is, for people.
     pub place: String,
-    /// A name of its process, where it can have one, and whether the process of a name has ended.
-    pub process: (Option<String>, fn(&str) -> bool),
-    /// How restores are rehearsed.
-    pub rehearsal: Rehearsal,
+    /// What it works with.
+    pub hands: Arc<dyn Hands>,
     /// Who is told of what is the matter.
     pub notifier: Arc<dyn Notifier>,
+    /// How often it looks.
+    pub pace: Pace,
     /// What the rest knows of each other.
     pub(super) shared: Shared,
 }
 
-/// How restores are rehearsed.
-#[derive(Clone, Debug)]
-pub struct Rehearsal {
-    /// Every engine there is.
-    pub engines: Vec<Arc<dyn Engine>>,
-    /// Where sandboxes are made.
-    pub scratch: ScratchPlace,
-    /// Whether backups may be mounted.
-    pub way: Way,
-    /// How a record is shown to people.
-    pub page: fn(&DrillRecord) -> String,
+/// How often a coordinator looks.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Whether something can be begun.
+    pub tick: Duration,
+    /// It says that it lives.
+    pub renew: Duration,
+    /// Jobs say how far they are, what was not sent is sent, and what is not captured is captured.
+    pub report: Duration,
+    /// At a database, at the latest: what was done elsewhere is seen then.
+    pub look: Duration,
+    /// Whether something has become the matter.
+    pub watch: Duration,
+    /// At a database that nothing is the matter with, at the latest.
+    pub well: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            tick: Duration::from_millis(500),
+            renew: Duration::from_secs(8),
+            report: Duration::from_secs(5),
+            look: Duration::from_mins(1),
+            watch: Duration::from_secs(2),
+            well: Duration::from_mins(5),
+        }
+    }
+}
+
+impl Pace {
+    /// In a large fleet each database is asked for more rarely, so that a repository is not asked
+    /// more often than [`LOOKS_APART`] allows.
+    pub(super) fn again(&self, period: Duration, fleet: &Fleet) -> TimeDelta {
+        let count = u32::try_from(fleet.members.len()).unwrap_or(u32::MAX);
+        let period = period.max(LOOKS_APART.saturating_mul(count));
+        TimeDelta::from_std(period).unwrap_or(TimeDelta::MAX)
+    }
 }
 
 /// What the loops of a coordinator share.
@@ -200,20 +222,14 @@ impl Coordinator {
         world: World,
         state: State,
         place: String,
-        process: (Option<String>, fn(&str) -> bool),
-        rehearsal: Rehearsal,
+        hands: Arc<dyn Hands>,
         notifier: Arc<dyn Notifier>,
     ) -> Self {
         let mut random = [0; 8];
         world.entropy.fill(&mut random);
         let worker = data_encoding::HEXLOWER.encode(&random);
         let shared = Shared::default();
-        Self { world, state, worker, place, process, rehearsal, notifier, shared }
-    }
-
-    /// How its captures are told from those of ended processes.
-    pub(super) fn process(&self) -> Process<'_> {
-        Process { name: self.process.0.as_deref(), is_gone: &self.process.1 }
+        Self { world, state, worker, place, hands, notifier, pace: Pace::default(), shared }
     }
 
     /// Runs the policies of a fleet until `stop` is true: then nothing is begun any more, captures
@@ -239,6 +255,7 @@ impl Coordinator {
             );
         };
         tokio::select! {
+            biased;
             () = done => {}
             () = self.live() => {}
         }
@@ -261,7 +278,7 @@ impl Coordinator {
     /// Says that it lives, for as long as it does, and ends what nobody is heard of any more.
     async fn live(&self) {
         loop {
-            self.world.clock.sleep(RENEW_PERIOD).await;
+            self.world.clock.sleep(self.pace.renew).await;
             let renewed = self.state.renew(&self.worker, &self.place, LEASE).await;
             let reaped = match renewed {
                 Ok(()) => match self.state.reap(&self.worker).await {
@@ -296,7 +313,7 @@ impl Coordinator {
             tokio::select! {
                 biased;
                 () = is_true(&mut stop) => return,
-                () = self.world.clock.sleep(TICK) => {}
+                () = self.world.clock.sleep(self.pace.tick) => {}
                 () = self.shared.woken.notified() => {}
             }
             if fleets.has_changed().unwrap_or(false) {
@@ -383,7 +400,7 @@ impl Coordinator {
             tokio::select! {
                 biased;
                 () = is_true(&mut stop) => return,
-                () = self.world.clock.sleep(TICK) => {}
+                () = self.world.clock.sleep(self.pace.tick) => {}
                 () = self.shared.ended.notified() => {}
             }
         }
@@ -407,6 +424,8 @@ impl Coordinator {
         });
         while is_open || !running.is_empty() {
             tokio::select! {
+                biased;
+                () = &mut patience => {}
                 claim = take.recv(), if is_open => match claim {
                     None => is_open = false,
                     Some(claim) => {
@@ -419,7 +438,6 @@ impl Coordinator {
                     }
                 },
                 Some(()) = running.next(), if !running.is_empty() => {}
-                () = &mut patience => {}
             }
         }
     }
@@ -440,28 +458,20 @@ impl Coordinator {
     }
 
     /// What the repository says of a database, or said a moment ago.
-    pub(super) async fn standing(
-        &self,
-        repository: &Repository,
-        member: &Member,
-    ) -> Result<Standing> {
+    pub(super) async fn standing(&self, fleet: &Fleet, member: &Member) -> Result<Standing> {
         let now = self.world.clock.elapsed();
         if let Some((at, standing)) = self.shared.known(&member.name)
             && at.is_some_and(|at| now.saturating_sub(at) < STANDING_AGE_MAX)
         {
             return Ok(standing);
         }
-        self.standing_now(repository, member).await
+        self.standing_now(fleet, member).await
     }
 
     /// What the repository says of a database.
-    pub(super) async fn standing_now(
-        &self,
-        repository: &Repository,
-        member: &Member,
-    ) -> Result<Standing> {
+    pub(super) async fn standing_now(&self, fleet: &Fleet, member: &Member) -> Result<Standing> {
         let now = self.world.clock.elapsed();
-        let standing = standing(repository, &member.name, member.since).await?;
+        let standing = self.hands.standing(fleet, member).await?;
         let known = (Some(now), standing.clone());
         let before = Shared::lock(&self.shared.standings).insert(member.name.clone(), known);
         if standing.backups > 0 && before.is_none_or(|(_, before)| before.backups == 0) {

@@ -1,6 +1,6 @@
 //! Log is captured of every database that is to have it, by one coordinator at a time.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use stillpoint_contract::{ErrorKind, Result};
@@ -12,18 +12,9 @@ use super::{
     work::told,
 };
 use crate::{
-    coordinator::{CaptureEvent, CaptureJob, capture},
+    coordinator::CaptureEvent,
     policy::{Logs, State},
 };
-
-/// How often it is looked whether something is to be captured that is not.
-const LOOK_PERIOD: Duration = Duration::from_secs(5);
-
-/// How long a commit waits for company where log is captured all the time.
-const FLUSH: Duration = Duration::from_secs(1);
-
-/// How long a capture waits out what may pass by itself. Later it begins anew.
-const RETRY_MAX: Duration = Duration::from_mins(10);
 
 impl Coordinator {
     /// Captures whatever is to be captured.
@@ -37,15 +28,18 @@ impl Coordinator {
         loop {
             let fleet = Arc::clone(&fleets.borrow_and_update());
             for (name, member) in &fleet.members {
+                if !is_captured(member) || names.contains(name) {
+                    continue;
+                }
                 let known = self.shared.known(name);
-                let may_join = known.is_none_or(|(_, standing)| standing.backups > 0);
-                if is_captured(member) && may_join && !names.contains(name) {
+                if known.is_none_or(|(_, standing)| standing.backups > 0) {
                     names.insert(name.clone());
                     let (fleet, member) = (Arc::clone(&fleet), Arc::clone(member));
                     let (mut fleets, mut stop) = (fleets.clone(), stop.clone());
                     running.push(Box::pin(async move {
                         let is_over = async {
                             tokio::select! {
+                                biased;
                                 () = is_true(&mut stop) => {}
                                 _ = fleets.changed() => {}
                             }
@@ -60,7 +54,7 @@ impl Coordinator {
                 () = is_true(&mut stop) => break,
                 Some(name) = running.next(), if !running.is_empty() => drop(names.remove(&name)),
                 () = self.shared.joinable.notified() => {}
-                () = self.world.clock.sleep(LOOK_PERIOD) => {}
+                () = self.world.clock.sleep(self.pace.report) => {}
             }
         }
         while running.next().await.is_some() {}
@@ -83,12 +77,14 @@ impl Coordinator {
             }
             // The next try begins a while later, unless all is over.
             tokio::select! {
+                biased;
                 () = is_true(&mut receive) => {}
-                () = self.world.clock.sleep(LOOK_PERIOD) => {}
+                () = self.world.clock.sleep(self.pace.report) => {}
             }
         };
         let mut captured = std::pin::pin!(captured);
         tokio::select! {
+            biased;
             () = &mut captured => {}
             () = is_over => {
                 send.send_replace(true);
@@ -103,30 +99,12 @@ impl Coordinator {
         member: &Member,
         is_over: &mut watch::Receiver<bool>,
     ) -> Result<()> {
-        let repository = fleet.repository(member)?;
-        if !repository.history().await?.protects(&member.name) {
-            return Ok(());
-        }
         let lease = format!("log of {}", member.name);
         // It lasts as long as this coordinator is heard of. Whoever takes over after that is
         // noticed in the repository.
         if self.state.lease(&lease, &self.worker, None).await?.is_none() {
             return Ok(());
         }
-        let place = member.place()?;
-        let job = CaptureJob {
-            engine: &*place.engine,
-            endpoint: &place.endpoint,
-            database: &member.name,
-            flush: match member.policy.logs {
-                Logs::Every(period) => period,
-                Logs::Stream | Logs::Never => FLUSH,
-            },
-            retry_for: RETRY_MAX,
-            take_over: false,
-            process: self.process(),
-        };
-        let ends = is_true(is_over);
         let tell = |event| match event {
             CaptureEvent::Started { stream, gap, .. } => {
                 let database = &member.name;
@@ -140,12 +118,12 @@ impl Coordinator {
             }
             CaptureEvent::Stored { .. } => self.shared.trouble(&member.name, None),
         };
-        let captured = capture(&self.world, repository, job, ends, tell).await;
+        let captured = self.hands.capture(fleet, member, is_over, &tell).await;
         self.state.release(&lease, &self.worker).await?;
         match captured {
             // Whoever took over captures now.
             Err(error) if error.kind() == ErrorKind::Fenced => Ok(()),
-            captured => captured.map(drop),
+            captured => captured,
         }
     }
 }

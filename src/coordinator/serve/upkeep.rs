@@ -1,21 +1,22 @@
 //! Once a day, each repository gives up what no promise keeps, and frees the space.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use stillpoint_contract::{Error, Result};
+use stillpoint_contract::Result;
 
 use super::{
     evaluate::Looked,
     fleet::{Fleet, Member},
+    hands::Ending,
     run::Coordinator,
-    work::{Ending, told},
+    work::told,
 };
 use crate::{
     coordinator::state::{Filter, Outcome, Phase, Settling, Task},
     pipeline::Meter,
     policy::Rules,
-    repository::{CollectOptions, Holdings, Repository, history::Committed},
+    repository::{Holdings, Repository, history::Committed},
 };
 
 /// What such a job is called in the queue, under the name of its repository.
@@ -65,7 +66,8 @@ impl Coordinator {
     /// Puts the upkeep of each repository into the queue, once a period.
     pub(super) async fn settle_upkeep(&self, fleet: &Fleet, looked: &mut Looked) -> Result<()> {
         let now = self.world.clock.now();
-        for name in fleet.repositories.keys() {
+        let names: BTreeSet<&String> = fleet.members.values().map(|one| &one.repository).collect();
+        for name in names.into_iter().filter(|name| !fleet.unopened.contains_key(*name)) {
             let own = format!("repository {name}");
             let key = (own.clone(), UPKEEP.to_owned());
             let from = looked.get(&key).copied();
@@ -124,13 +126,11 @@ impl Coordinator {
         name: &str,
         meter: &Arc<Meter>,
     ) -> Result<Ending> {
-        let repository = fleet.repositories.get(name);
-        let repository = repository.ok_or_else(|| Error::bug("find the repository of a job"))?;
         let (mut expired, mut failures) = (0, Vec::new());
         let own = fleet.members.values().filter(|member| member.repository == name);
         for member in own.filter(|_| fleet.may_expire) {
             meter.begin("expire", 0);
-            match expire(repository, member, self.world.clock.now()).await {
+            match self.hands.expire(fleet, member, self.world.clock.now()).await {
                 Ok(forgotten) => {
                     expired += forgotten.len();
                     self.note_expired(member, &forgotten).await?;
@@ -138,12 +138,10 @@ impl Coordinator {
                 Err(error) => failures.push(format!("{}: {}", member.name, told(&error))),
             }
         }
-        let freed = repository.collect(CollectOptions::default(), meter).await?;
+        let freed = self.hands.collect(fleet, name, meter).await?;
         let pruned = self.state.prune(self.world.clock.now() - PERIOD * HISTORY_DAYS).await?;
-        let told = format!(
-            "{expired} backups expired, {} bytes freed, {pruned} old jobs forgotten",
-            freed.swept.1
-        );
+        let told =
+            format!("{expired} backups expired, {freed} bytes freed, {pruned} old jobs forgotten");
         let waits = if fleet.may_expire { "" } else { "; nothing expires before `apply`" };
         Ok(match failures.as_slice() {
             [] => Ending::succeeded(told + waits),
@@ -151,9 +149,9 @@ impl Coordinator {
         })
     }
 
-    async fn note_expired(&self, member: &Member, forgotten: &[Committed]) -> Result<()> {
-        for committed in forgotten {
-            let (database, backup) = (&member.name, &committed.commit.backup);
+    async fn note_expired(&self, member: &Member, forgotten: &[String]) -> Result<()> {
+        for backup in forgotten {
+            let database = &member.name;
             tracing::info!(event = "backup.expired", database, backup);
             let detail = format!("{backup} is not kept by policy {}", member.policy.name);
             self.state.note(&self.worker, "backup.expired", database, &detail).await?;

@@ -23,23 +23,11 @@ use super::{
 };
 use crate::policy::{Alert, Interval, Protection, Reach, alerts};
 
-/// How often it is looked whether something has become the matter.
-const TICK: Duration = Duration::from_secs(2);
-
-/// A database that nothing is the matter with is looked at so often at least.
-const LOOK_AGAIN: TimeDelta = TimeDelta::minutes(5);
-
 /// One that something is the matter with, so often.
 const LOOK_AT_TROUBLE: TimeDelta = TimeDelta::seconds(15);
 
-/// How often it is looked whether something is to be sent.
-const DELIVER_PERIOD: Duration = Duration::from_secs(5);
-
 /// A way on which something did not get through is tried again after so long.
 const DELIVER_AGAIN: Duration = Duration::from_secs(15);
-
-/// How often it is looked whether somebody wants to hear that all is well.
-const BEAT_PERIOD: Duration = Duration::from_millis(500);
 
 /// What is the matter with one database.
 struct Found {
@@ -80,6 +68,7 @@ impl Coordinator {
     ) {
         let ways = async { tokio::join!(self.deliver(), self.beat()) };
         tokio::select! {
+            biased;
             () = self.find_out(fleets, stop) => {}
             _ = ways => {}
         }
@@ -97,7 +86,7 @@ impl Coordinator {
             tokio::select! {
                 biased;
                 () = is_true(&mut stop) => return,
-                () = self.world.clock.sleep(TICK) => {}
+                () = self.world.clock.sleep(self.pace.watch) => {}
             }
             if fleets.has_changed().unwrap_or(false) {
                 fleet = Arc::clone(&fleets.borrow_and_update());
@@ -200,8 +189,9 @@ impl Coordinator {
         let mut patient: BTreeMap<String, Duration> = BTreeMap::new();
         loop {
             tokio::select! {
+                biased;
                 () = self.shared.posted.notified() => {}
-                () = self.world.clock.sleep(DELIVER_PERIOD) => {}
+                () = self.world.clock.sleep(self.pace.report) => {}
             }
             let unsent = match self.state.lead(&self.worker).await {
                 Ok(true) => self.state.unsent().await,
@@ -257,7 +247,7 @@ impl Coordinator {
     /// Says that all is well, as long as this coordinator leads.
     async fn beat(&self) {
         loop {
-            self.world.clock.sleep(BEAT_PERIOD).await;
+            self.world.clock.sleep(self.pace.tick).await;
             if self.shared.leads() {
                 self.notifier.live().await;
             }
@@ -288,10 +278,7 @@ impl Coordinator {
     /// What is the matter with a database, and when that may change by itself.
     async fn matters(&self, fleet: &Fleet, member: &Member, said: &Said) -> Result<Found> {
         // What was known a while ago may be what makes it look late.
-        let asked = match fleet.repository(member) {
-            Ok(repository) => self.standing_now(repository, member).await,
-            Err(error) => Err(error),
-        };
+        let asked = self.standing_now(fleet, member).await;
         let mut is_known = true;
         let now = self.world.clock.now();
         let (standing, cause) = match asked {
@@ -321,7 +308,8 @@ impl Coordinator {
         let found = alerts(&protection, Some(&member.policy), now);
         let deadline = reach.freshness(&member.policy, now).map(|fresh| fresh.deadline);
         let deadline = deadline.filter(|deadline| now < *deadline);
-        let again = if found.is_empty() { LOOK_AGAIN } else { LOOK_AT_TROUBLE };
+        let again =
+            if found.is_empty() { self.pace.again(self.pace.well, fleet) } else { LOOK_AT_TROUBLE };
         let soonest = deadline.map(|deadline| deadline + TimeDelta::milliseconds(100));
         let again = soonest.unwrap_or(now + again).min(now + again);
         Ok(Found { alerts: found, is_known, again })

@@ -6,50 +6,20 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use stillpoint_contract::{Error, ErrorKind, Result};
 
 use super::{
-    fleet::{Fleet, Member},
+    fleet::Fleet,
+    hands::{BackupTask, Ending},
     run::Coordinator,
     upkeep::UPKEEP,
 };
 use crate::{
-    coordinator::{
-        BackupJob, DrillJob, Expectation, Wanted, back_up, draw, drill, engine_of,
-        state::{Claim, Outcome},
-    },
+    coordinator::state::{Claim, Outcome},
     pipeline::Meter,
-    policy::{DrillPoint, Kind},
-    repository::{Repository, WriteOptions},
+    policy::Kind,
 };
-
-/// How often a job says how far it is.
-const REPORT_PERIOD: Duration = Duration::from_secs(5);
 
 /// What a drill does between two signs of progress, such as replaying log, may take so much longer
 /// than the steps of a backup.
 const DRILL_PATIENCE: u32 = 16;
-
-/// How a job ended.
-pub(super) struct Ending {
-    pub outcome: Outcome,
-    pub reason: String,
-}
-
-impl Ending {
-    pub(super) fn succeeded(reason: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Succeeded, reason: reason.into() }
-    }
-
-    pub(super) fn failed(reason: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Failed, reason: reason.into() }
-    }
-
-    fn superseded(reason: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Superseded, reason: reason.into() }
-    }
-
-    fn of(error: &Error) -> Self {
-        Self::failed(told(error))
-    }
-}
 
 /// An error in one line: its code, what it is about, and why.
 pub fn told(error: &Error) -> String {
@@ -76,7 +46,7 @@ impl Coordinator {
         let ending = tokio::select! {
             biased;
             done = Box::pin(self.perform(fleet, claim, &meter)) => {
-                done.unwrap_or_else(|error| Ending::of(&error))
+                done.unwrap_or_else(|error| Ending::failed(told(&error)))
             }
             ending = self.attend(claim, &meter, patience) => ending,
             () = self.dropped() => Ending::superseded("the coordinator ends"),
@@ -97,7 +67,8 @@ impl Coordinator {
                 return;
             }
             tokio::select! {
-                () = self.world.clock.sleep(REPORT_PERIOD) => {}
+                biased;
+                () = self.world.clock.sleep(self.pace.report) => {}
                 () = self.dropped() => return,
             }
         }
@@ -109,7 +80,7 @@ impl Coordinator {
         let mut last = meter.read();
         let mut moved_at = clock.elapsed();
         loop {
-            clock.sleep(REPORT_PERIOD).await;
+            clock.sleep(self.pace.report).await;
             let reading = meter.read();
             if reading != last {
                 (last, moved_at) = (reading, clock.elapsed());
@@ -140,111 +111,17 @@ impl Coordinator {
             // Another coordinator may know it already.
             return Ok(Ending::superseded("it is not configured here"));
         };
-        let repository = fleet.repository(member)?;
         if let Some(end) = member.policy.closed_until(self.world.clock.now()) {
             return Ok(Ending::superseded(format!("a blackout lasts until {}", stamp(end))));
         }
         match Kind::ALL.into_iter().find(|kind| kind.name() == task.kind) {
-            Some(Kind::Drill) => self.rehearse(member, repository, meter).await,
+            Some(Kind::Drill) => self.hands.rehearse(fleet, member, meter).await,
             Some(kind) => {
-                let task = format!("{} {}", task.kind, stamp(task.due));
-                self.back_up(member, repository, (kind, &task), meter).await
+                let task = BackupTask { kind, due: format!("{} {}", task.kind, stamp(task.due)) };
+                self.hands.back_up(fleet, member, task, meter).await
             }
             None => Err(Error::bug("do a job of an unknown kind").with("kind", &task.kind)),
         }
-    }
-
-    /// Backs up, reads back what was stored, and writes down whether it is as it was.
-    async fn back_up(
-        &self,
-        member: &Member,
-        repository: &Repository,
-        (kind, task): (Kind, &str),
-        meter: &Arc<Meter>,
-    ) -> Result<Ending> {
-        let place = member.place()?;
-        // An attempt that was lost may have come to its end all the same.
-        let made = {
-            let history = repository.history().await?;
-            history.made_for(&member.name, Some(task)).cloned()
-        };
-        let (committed, told) = if let Some(made) = made {
-            let told = format!("backup {}, by an earlier attempt", made.commit.backup);
-            (made, told)
-        } else {
-            let job = BackupJob {
-                engine: &*place.engine,
-                endpoint: &place.endpoint,
-                database: &member.name,
-                full: kind == Kind::Full,
-                new_incarnation: false,
-                streams_max: place.streams_max,
-                options: WriteOptions::default(),
-                task: Some(task),
-            };
-            let report = back_up(&self.world, repository, job, meter).await?;
-            let commit = &report.committed.commit;
-            let told = format!("backup {}, {} bytes stored", commit.backup, commit.stored_bytes);
-            (report.committed, told)
-        };
-        meter.begin("verify", committed.commit.size_bytes);
-        let report = repository.verify_backup(&committed, meter).await?;
-        repository.prove(&committed, &report).await?;
-        Ok(match report.problems.first() {
-            None => Ending::succeeded(told),
-            Some(first) => {
-                let count = report.problems.len();
-                let problem = format!("{}: {}", first.object, first.what);
-                Ending::failed(format!("{told}, which is damaged in {count} places: {problem}"))
-            }
-        })
-    }
-
-    /// Rehearses a restore, and keeps the evidence.
-    async fn rehearse(
-        &self,
-        member: &Member,
-        repository: &Repository,
-        meter: &Arc<Meter>,
-    ) -> Result<Ending> {
-        let rehearsal = &self.rehearsal;
-        let rule = member.policy.drill.as_ref();
-        let is_random = rule.is_none_or(|rule| rule.point == DrillPoint::Random);
-        let (wanted, asked) = if is_random {
-            let timeline = repository.timeline(&member.name).await?;
-            let engine = engine_of(&rehearsal.engines, &timeline)?;
-            let at = draw(repository, &timeline, &*engine, &*self.world.entropy).await?;
-            (Wanted::Time(at), stamp(at))
-        } else {
-            (Wanted::Latest, "latest".to_owned())
-        };
-        let checks = rule.map(|rule| rule.checks.as_slice()).unwrap_or_default();
-        let expectation = |(sql, expected): &(String, String)| Expectation {
-            sql: sql.clone(),
-            expected: expected.clone(),
-        };
-        let expectations: Vec<_> = checks.iter().map(expectation).collect();
-        let job = DrillJob {
-            engines: &rehearsal.engines,
-            database: &member.name,
-            wanted,
-            asked: &asked,
-            is_random,
-            expectations: &expectations,
-            inside: None,
-            scratch: &rehearsal.scratch,
-            way: rehearsal.way,
-            started_by: &self.place,
-        };
-        let record = Box::pin(drill(&self.world, repository, &job, meter)).await?;
-        let page = (rehearsal.page)(&record);
-        repository.keep_drill(&record, &page).await?;
-        let told = format!("drill {} of {asked}", record.drill);
-        Ok(if record.passed {
-            Ending::succeeded(told)
-        } else {
-            Ending::failed(format!("{told}: {}", record.causes.join("; ")))
-        })
     }
 }
 
