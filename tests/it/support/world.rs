@@ -72,15 +72,19 @@ pub(crate) fn world_at(clock: Arc<TestClock>, seed: u64) -> World {
 }
 
 /// The seed of a randomised test: `STILLPOINT_SEED`, or the given one.
-#[expect(clippy::disallowed_methods, reason = "whoever repeats a failed test gives its seed")]
 pub(crate) fn seed_or(default: u64) -> u64 {
-    std::env::var("STILLPOINT_SEED").ok().map_or(default, |text| text.parse().unwrap())
+    number_or("STILLPOINT_SEED", default)
 }
 
 /// How often a randomised test runs: `STILLPOINT_RUNS`, or as often as continuous integration does.
-#[expect(clippy::disallowed_methods, reason = "`make soak` asks for more")]
 pub(crate) fn runs_or(default: u64) -> u64 {
-    std::env::var("STILLPOINT_RUNS").ok().map_or(default, |text| text.parse().unwrap())
+    number_or("STILLPOINT_RUNS", default)
+}
+
+/// A number that `make soak`, or whoever repeats a failed test, gives.
+#[expect(clippy::disallowed_methods, reason = "whoever repeats a failed test gives its seed")]
+pub(crate) fn number_or(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().map_or(default, |text| text.parse().unwrap())
 }
 
 /// A runtime on one thread: the order of store calls fixes the order of everything.

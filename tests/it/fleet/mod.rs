@@ -1,0 +1,12 @@
+//! Fleets and their coordinators on virtual time: the loops of `serve`, the policies and the state
+//! database's statements are the real ones; how long databases and repositories take, and what
+//! goes wrong, is a model that a seed repeats.
+
+mod ledger;
+mod model;
+mod oracle;
+mod people;
+mod scale;
+mod scenario;
+mod seeds;
+mod time;
