@@ -1,6 +1,12 @@
 //! When a pattern of cron fires in a zone, and where a database's own place after that is.
 
-use std::{fmt, ops::Range, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    ops::Range,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+    time::Duration,
+};
 
 use chrono::{DateTime, Days, NaiveDate, Offset as _, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
@@ -25,6 +31,9 @@ const WORDS: [(&str, &str); 7] = [
     ("@annually", "0 0 1 1 *"),
 ];
 
+/// Patterns that are remembered once they were read, since every look at a database needs its own.
+const PARSED_MAX: usize = 1_000;
+
 /// What is wrong with a pattern, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadPattern {
@@ -37,7 +46,7 @@ pub struct BadPattern {
 /// When a pattern fires in a zone. Every database with the policy shares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Calendar {
-    cron: Cron,
+    cron: Arc<Cron>,
     zone: Tz,
     spread: Duration,
 }
@@ -56,7 +65,7 @@ impl Calendar {
     ///
     /// What is wrong with the pattern.
     pub fn new(timing: &Timing, zone: Tz) -> Result<Self, BadPattern> {
-        Ok(Self { cron: parse(&timing.pattern)?, zone, spread: timing.spread })
+        Ok(Self { cron: parsed(&timing.pattern)?, zone, spread: timing.spread })
     }
 
     /// The times of one database, each later by its own part of the spread.
@@ -111,6 +120,21 @@ pub(super) fn offset(database: &str, spread: Duration) -> TimeDelta {
 /// What is wrong with it.
 pub fn check(pattern: &str) -> Result<(), BadPattern> {
     parse(pattern).map(drop)
+}
+
+fn parsed(pattern: &str) -> Result<Arc<Cron>, BadPattern> {
+    static PARSED: LazyLock<Mutex<HashMap<String, Arc<Cron>>>> = LazyLock::new(Mutex::default);
+
+    let mut parsed = PARSED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(cron) = parsed.get(pattern) {
+        return Ok(Arc::clone(cron));
+    }
+    let cron = Arc::new(parse(pattern)?);
+    if parsed.len() >= PARSED_MAX {
+        parsed.clear();
+    }
+    parsed.insert(pattern.to_owned(), Arc::clone(&cron));
+    Ok(cron)
 }
 
 fn parse(pattern: &str) -> Result<Cron, BadPattern> {

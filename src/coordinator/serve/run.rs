@@ -28,9 +28,6 @@ use crate::{
     world::World,
 };
 
-/// Whoever is not heard of for so long has lost what it works on.
-const LEASE: Duration = Duration::from_secs(30);
-
 /// Whatever claims to run and was not heard of for so long does not. Its worker ends it earlier.
 const STUCK_MAX: Duration = Duration::from_hours(12);
 
@@ -77,6 +74,8 @@ pub struct Pace {
     pub tick: Duration,
     /// It says that it lives.
     pub renew: Duration,
+    /// When it was not heard of for so long, it has lost what it works on.
+    pub lease: Duration,
     /// Jobs say how far they are, what was not sent is sent, and what is not captured is captured.
     pub report: Duration,
     /// At a database, at the latest: what was done elsewhere is seen then.
@@ -92,6 +91,7 @@ impl Default for Pace {
         Self {
             tick: Duration::from_millis(500),
             renew: Duration::from_secs(8),
+            lease: Duration::from_secs(30),
             report: Duration::from_secs(5),
             look: Duration::from_mins(1),
             watch: Duration::from_secs(2),
@@ -243,7 +243,7 @@ impl Coordinator {
         fleet: watch::Receiver<Arc<Fleet>>,
         stop: watch::Receiver<bool>,
     ) -> Result<()> {
-        self.state.renew(&self.worker, &self.place, LEASE).await?;
+        self.state.renew(&self.worker, &self.place, self.pace.lease).await?;
         let first = Arc::clone(&fleet.borrow());
         self.set_caps(&first).await?;
         let done = async {
@@ -279,7 +279,7 @@ impl Coordinator {
     async fn live(&self) {
         loop {
             self.world.clock.sleep(self.pace.renew).await;
-            let renewed = self.state.renew(&self.worker, &self.place, LEASE).await;
+            let renewed = self.state.renew(&self.worker, &self.place, self.pace.lease).await;
             let reaped = match renewed {
                 Ok(()) => match self.state.reap(&self.worker).await {
                     Ok(_) => self.state.reap_stalled(STUCK_MAX, &self.worker).await.map(drop),

@@ -255,7 +255,7 @@ impl Coordinator {
     }
 
     /// Notes up to when a database can be restored, for whoever cannot ask the repository later.
-    async fn remember(&self, member: &Member, standing: &Standing) -> Result<()> {
+    pub(super) async fn remember(&self, member: &Member, standing: &Standing) -> Result<()> {
         match standing.coverage.iter().map(|interval| interval.to).max() {
             Some(newest) if self.shared.is_news(&member.name, newest) => {
                 self.state.saw(&member.name, newest).await
@@ -264,15 +264,14 @@ impl Coordinator {
         }
     }
 
-    /// What was last known of a database, by this coordinator or by another one.
+    /// What was last known of a database, by this coordinator or by another one: whoever knew it
+    /// last led last.
     async fn recalled(&self, member: &Member) -> Result<Standing> {
-        if let Some((_, standing)) = self.shared.known(&member.name) {
-            return Ok(standing);
-        }
+        let mut standing = self.shared.known(&member.name).map_or_else(Standing::default, |k| k.1);
         let known = self.state.known(&member.name).await?;
         let newest = known.and_then(|known| known.newest);
-        let coverage = newest.map(|newest| Interval { from: newest, to: newest });
-        Ok(Standing { coverage: coverage.into_iter().collect(), ..Standing::default() })
+        standing.coverage.extend(newest.map(|newest| Interval { from: newest, to: newest }));
+        Ok(standing)
     }
 
     /// What is the matter with a database, and when that may change by itself.

@@ -118,7 +118,14 @@ impl Coordinator {
             Some(Kind::Drill) => self.hands.rehearse(fleet, member, meter).await,
             Some(kind) => {
                 let task = BackupTask { kind, due: format!("{} {}", task.kind, stamp(task.due)) };
-                self.hands.back_up(fleet, member, task, meter).await
+                let ending = self.hands.back_up(fleet, member, task, meter).await?;
+                // Whoever cannot ask the repository later has to know of it.
+                if let Ok(standing) = self.standing_now(fleet, member).await
+                    && let Err(error) = self.remember(member, &standing).await
+                {
+                    tracing::warn!(event = "state.unreachable", "{error}");
+                }
+                Ok(ending)
             }
             None => Err(Error::bug("do a job of an unknown kind").with("kind", &task.kind)),
         }

@@ -3,11 +3,16 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use stillpoint_contract::{Entropy, Result};
 
-use super::{database::Database, tables};
+use super::{
+    database::Database,
+    tables,
+    workers::{AWAY, LEAD},
+};
 
 /// What coordinators share.
 #[derive(Clone, Debug)]
@@ -18,6 +23,10 @@ pub struct State {
     /// The newest id of this process.
     newest: Arc<Mutex<u128>>,
     entropy: Arc<dyn Entropy>,
+    /// When nobody looked for so long who was not heard of, everybody gets as long again.
+    pub(super) away: Duration,
+    /// How long whoever decides what is due leads.
+    pub(super) lead_term: Duration,
 }
 
 impl State {
@@ -28,7 +37,15 @@ impl State {
     /// What keeps the database from being used; a newer program made it.
     pub async fn open(database: Arc<dyn Database>, entropy: Arc<dyn Entropy>) -> Result<Self> {
         tables::prepare(&*database).await?;
-        Ok(Self { database, unsure: Arc::default(), newest: Arc::default(), entropy })
+        let (unsure, newest) = (Arc::default(), Arc::default());
+        Ok(Self { database, unsure, newest, entropy, away: AWAY, lead_term: LEAD })
+    }
+
+    /// The same for coordinators that say more rarely that they live: those of a simulation.
+    #[must_use]
+    pub fn with_term(mut self, term: Duration) -> Self {
+        (self.away, self.lead_term) = (term, term);
+        self
     }
 
     /// A new id, which sorts by the time, and after all others of this process.

@@ -38,7 +38,7 @@ impl State {
     pub async fn reap(&self, who: &str) -> Result<usize> {
         let mut open = self.database.begin().await?;
         let now = open.now();
-        if !is_there_for(&mut *open, AWAY).await? {
+        if !is_there_for(&mut *open, self.away, self.away).await? {
             open.commit().await?;
             return Ok(0);
         }
@@ -63,7 +63,7 @@ impl State {
     pub async fn reap_stalled(&self, limit: Duration, who: &str) -> Result<usize> {
         let mut open = self.database.begin().await?;
         let now = open.now();
-        if !is_there_for(&mut *open, limit).await? {
+        if !is_there_for(&mut *open, limit, self.away).await? {
             open.commit().await?;
             return Ok(0);
         }
@@ -138,7 +138,7 @@ impl State {
 
     /// Whether this worker decides what is due, for the next [`LEAD`].
     pub async fn lead(&self, worker: &str) -> Result<bool> {
-        Ok(self.lease("leader", worker, Some(LEAD)).await?.is_some())
+        Ok(self.lease("leader", worker, Some(self.lead_term)).await?.is_some())
     }
 }
 
@@ -155,11 +155,11 @@ pub(super) async fn alive(open: &mut dyn Transaction, worker: &str) -> Result<()
 }
 
 /// Notes that somebody looks, and says whether somebody did all the time, for so long.
-async fn is_there_for(open: &mut dyn Transaction, time: Duration) -> Result<bool> {
+async fn is_there_for(open: &mut dyn Transaction, time: Duration, away: Duration) -> Result<bool> {
     let now = open.now();
     let looked = number(open, "reaped").await?;
     let since = match (number(open, "there").await?, looked) {
-        (Some(since), Some(looked)) if now.saturating_sub(looked) < micros(AWAY) => since,
+        (Some(since), Some(looked)) if now.saturating_sub(looked) < micros(away) => since,
         _ => {
             set_number(open, "there", now).await?;
             now

@@ -29,6 +29,38 @@ struct Breach {
 
 /// Judges everything.
 pub(super) async fn judge(past: &Past) -> Result<Report, String> {
+    match judged(past).await {
+        Err(wrong) => Err(format!("{wrong}{}", story(past, &wrong).await)),
+        judged => judged,
+    }
+}
+
+/// What happened to the database that something is wrong with.
+async fn story(past: &Past, wrong: &str) -> String {
+    let Some(member) = past.fleet.members.values().find(|m| wrong.contains(&m.name)) else {
+        return String::new();
+    };
+    let mut lines: Vec<(DateTime<Utc>, String)> = Vec::new();
+    let filter = Filter { database: Some(member.name.clone()), most: 1_000, ..Filter::default() };
+    for job in past.state.jobs(&filter).await.unwrap_or_default() {
+        lines.push((job.task.due, format!("due: {} {:?}", job.task.kind, job.phase)));
+    }
+    for made in past.vault.record(&member.name).backups {
+        lines.push((made.at, format!("backup for {}, until {}", made.task, made.committed)));
+    }
+    for heard in past.people.heard().iter().filter(|heard| heard.database == member.name) {
+        lines.push((heard.at, format!("{:?} {}", heard.kind, heard.class)));
+    }
+    for (from, to) in &past.awake {
+        lines.push((*from, format!("somebody is awake, until {to}")));
+    }
+    lines.extend(past.told.iter().cloned());
+    lines.sort();
+    let lines = lines.into_iter().map(|(at, what)| format!("\n  {at} {what}"));
+    lines.collect()
+}
+
+async fn judged(past: &Past) -> Result<Report, String> {
     let wrong = past.ledger.wrong().or_else(|| past.vault.wrong());
     if let Some(wrong) = wrong {
         return Err(wrong);
@@ -140,7 +172,10 @@ fn paged(past: &Past, member: &Member, all: &[Breach], heard: &[Heard]) -> Resul
             .iter()
             .any(|(from, to)| SOON < (*to).min(breach.to) - (*from).max(breach.from));
         let is_clear = is_clear_of_others(all, breach, near);
-        if is_seen && pages == 0 {
+        // Whoever was not told that the one before was over, since nobody was awake, knows.
+        let last = heard.iter().filter(|one| one.at < breach.from - near).next_back();
+        let is_known = last.as_ref().is_some_and(raised);
+        if is_seen && pages == 0 && !is_known {
             let Breach { from, to } = breach;
             return Err(format!("{} is not paged from {from} to {to}", member.name));
         }

@@ -149,6 +149,8 @@ pub(super) struct Past {
     pub(super) forgot: Vec<DateTime<Utc>>,
     /// How wrong clocks were at most.
     pub(super) skew: TimeDelta,
+    /// What was done to it, for the message of a failed test.
+    pub(super) told: Vec<(DateTime<Utc>, String)>,
 }
 
 /// How a run went.
@@ -334,7 +336,7 @@ impl Stage {
         let begin = self.time.now();
         let mut past = {
             let all = join_all(self.seats.iter().map(|seat| self.sit(seat, pace)));
-            let (forgot, skew) = tokio::select! {
+            let (forgot, skew, told) = tokio::select! {
                 biased;
                 told = self.happen() => told,
                 _ = all => return Err("every coordinator ended".to_owned()),
@@ -351,6 +353,7 @@ impl Stage {
                 awake: Vec::new(),
                 forgot,
                 skew,
+                told,
             }
         };
         past.awake = self.ledger.awake(past.end);
@@ -364,7 +367,7 @@ impl Stage {
         loop {
             let entropy = Arc::new(Dice::new(self.scenario.seed ^ (seat.own as u64 + 77)));
             if let Ok(state) = State::open(Arc::clone(&line), entropy).await {
-                return state.with_away(LEASE);
+                return state.with_term(LEASE);
             }
         }
     }
@@ -390,6 +393,8 @@ impl Stage {
                 let place = format!("seat {}", seat.own);
                 let mut coordinator = Coordinator::new(world, state, place, hands, notifier);
                 coordinator.pace = pace;
+                let names = self.fleet.members.keys().map(String::as_str);
+                while coordinator.state.look_after(names.clone()).await.is_err() {}
                 let (_fleets, fleet) = watch::channel(Arc::clone(&self.fleet));
                 let (_stop, stop) = watch::channel(false);
                 coordinator.serve(fleet, stop).await
@@ -406,8 +411,9 @@ impl Stage {
 
     /// What happens, until the end. Returns when the state database forgot something, and how wrong
     /// clocks were.
-    async fn happen(&self) -> (Vec<DateTime<Utc>>, TimeDelta) {
+    async fn happen(&self) -> (Vec<DateTime<Utc>>, TimeDelta, Vec<(DateTime<Utc>, String)>) {
         let (mut forgot, mut skew) = (Vec::new(), TimeDelta::zero());
+        let mut told = Vec::new();
         let mut over: Vec<(Duration, Trouble, String)> = Vec::new();
         // At the end everything is well for a day, so that everything that began is over.
         let quiet_from = self.end() - Duration::from_secs(86_400).min(self.end() / 2);
@@ -422,6 +428,7 @@ impl Stage {
                 if now < *until && !is_quiet {
                     return true;
                 }
+                told.push((self.time.now(), format!("end of {trouble:?} of {what}")));
                 match trouble {
                     Trouble::Outages => self.vault.set_reachable(what, true),
                     _ => self.vault.set_there(what, true),
@@ -443,6 +450,7 @@ impl Stage {
                 continue;
             }
             let seat = &self.seats[self.dice.below(self.seats.len())];
+            told.push((self.time.now(), format!("{trouble:?}, seat {}", seat.own)));
             match trouble {
                 Trouble::Kills => seat.line.die_after(self.dice.below(400) as i64),
                 Trouble::Freezes => {
@@ -461,11 +469,13 @@ impl Stage {
                 Trouble::Outages => {
                     let which = ["a", "b"][self.dice.below(2)];
                     self.vault.set_reachable(which, false);
+                    told.push((self.time.now(), format!("of {which}")));
                     over.push((now + hours(0, 8), trouble, which.to_owned()));
                 }
                 Trouble::Departures => {
                     let which = names[self.dice.below(names.len())];
                     self.vault.set_there(which, false);
+                    told.push((self.time.now(), format!("of {which}")));
                     over.push((now + hours(0, 60), trouble, which.clone()));
                 }
                 Trouble::Silence => {
@@ -478,7 +488,7 @@ impl Stage {
                 Trouble::LostAnswers | Trouble::Failures => {}
             }
         }
-        (forgot, skew)
+        (forgot, skew, told)
     }
 
     fn freeze(&self, seat: &Seat, until: Duration) {
