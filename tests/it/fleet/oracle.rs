@@ -20,6 +20,9 @@ use super::{
 /// How soon a breach is to be told, and how soon that it is over, while somebody is awake.
 const SOON: TimeDelta = TimeDelta::minutes(60);
 
+/// So long after its commit a backup may be known to nobody.
+const UNHEARD: TimeDelta = TimeDelta::minutes(40);
+
 /// A stretch in which a promise was broken.
 #[derive(Clone, Copy, Debug)]
 struct Breach {
@@ -77,10 +80,11 @@ async fn judged(past: &Past) -> Result<Report, String> {
     for member in past.fleet.members.values() {
         let key = (member.name.clone(), "rpo-breached".to_owned());
         let own = heard.get(&key).map(Vec::as_slice).unwrap_or_default();
-        let all = breaches_of(past, member);
+        let all = breaches_of(past, member, false);
         breaches += all.len() as u64;
         pages += own.iter().filter(|one| one.kind == NoticeKind::Raised).count() as u64;
-        paged(past, member, &all, own)?;
+        let seeming = breaches_of(past, member, true);
+        paged(past, member, (&all, &seeming), own)?;
         settled(past, member).await?;
     }
     let stats = past.vault.stats();
@@ -117,13 +121,23 @@ fn alternate(past: &Past, database: &str, class: &str, all: &[Heard]) -> Result<
     Ok(())
 }
 
-/// When what can be restored was older than promised, by what is there.
-fn breaches_of(past: &Past, member: &Member) -> Vec<Breach> {
+/// When what can be restored was older than promised, by what is there; or as it seemed, since what
+/// was committed just before its repository went away was known to nobody.
+fn breaches_of(past: &Past, member: &Member, is_seeming: bool) -> Vec<Breach> {
     let record = past.vault.record(&member.name);
     let rpo = TimeDelta::from_std(member.policy.rpo).unwrap();
     let mut deadline = member.since + rpo.max(TimeDelta::days(1));
     let mut breaches = Vec::new();
-    for (seen, newest) in points(&record, past.end) {
+    let mut points = points(&record, past.end);
+    for (_, from, to) in past.outages.iter().filter(|one| one.0 == member.repository) {
+        for (seen, _) in points.iter_mut().filter(|_| is_seeming) {
+            if *from - UNHEARD < *seen && *seen <= *from {
+                *seen = *to;
+            }
+        }
+    }
+    points.sort_unstable();
+    for (seen, newest) in points {
         if deadline < seen {
             breaches.push(Breach { from: deadline, to: seen });
         }
@@ -154,12 +168,18 @@ fn points(record: &Record, end: DateTime<Utc>) -> Vec<(DateTime<Utc>, DateTime<U
 }
 
 /// Each breach that lasted has one page and one resolve; and there is no page without one.
-fn paged(past: &Past, member: &Member, all: &[Breach], heard: &[Heard]) -> Result<(), String> {
+fn paged(
+    past: &Past,
+    member: &Member,
+    (all, seeming): (&[Breach], &[Breach]),
+    heard: &[Heard],
+) -> Result<(), String> {
     let near = past.skew + TimeDelta::minutes(6);
     let raised = |one: &&Heard| one.kind == NoticeKind::Raised;
     for page in heard.iter().filter(raised) {
         // A message that did not get through comes later, even when it is over.
-        let is_true = all.iter().any(|b| b.from - near <= page.at && page.at <= b.to + SOON);
+        let mut both = all.iter().chain(seeming);
+        let is_true = both.any(|b| b.from - near <= page.at && page.at <= b.to + SOON);
         if !is_true {
             return Err(format!("{} is paged at {} without a breach", member.name, page.at));
         }

@@ -149,6 +149,8 @@ pub(super) struct Past {
     pub(super) forgot: Vec<DateTime<Utc>>,
     /// How wrong clocks were at most.
     pub(super) skew: TimeDelta,
+    /// When repositories could not be reached.
+    pub(super) outages: Vec<(String, DateTime<Utc>, DateTime<Utc>)>,
     /// What was done to it, for the message of a failed test.
     pub(super) told: Vec<(DateTime<Utc>, String)>,
 }
@@ -167,6 +169,15 @@ pub(super) struct Report {
     pub(super) questions: u64,
     /// Calls that coordinators made to the state database.
     pub(super) calls: u64,
+}
+
+/// What was done to a fleet.
+#[derive(Debug, Default)]
+struct Happened {
+    forgot: Vec<DateTime<Utc>>,
+    skew: TimeDelta,
+    outages: Vec<(String, DateTime<Utc>, DateTime<Utc>)>,
+    told: Vec<(DateTime<Utc>, String)>,
 }
 
 /// One coordinator, its clock, and its way to the state database.
@@ -336,7 +347,7 @@ impl Stage {
         let begin = self.time.now();
         let mut past = {
             let all = join_all(self.seats.iter().map(|seat| self.sit(seat, pace)));
-            let (forgot, skew, told) = tokio::select! {
+            let happened = tokio::select! {
                 biased;
                 told = self.happen() => told,
                 _ = all => return Err("every coordinator ended".to_owned()),
@@ -351,9 +362,10 @@ impl Stage {
                 people: Arc::clone(&self.people),
                 state,
                 awake: Vec::new(),
-                forgot,
-                skew,
-                told,
+                forgot: happened.forgot,
+                skew: happened.skew,
+                outages: happened.outages,
+                told: happened.told,
             }
         };
         past.awake = self.ledger.awake(past.end);
@@ -409,11 +421,9 @@ impl Stage {
         }
     }
 
-    /// What happens, until the end. Returns when the state database forgot something, and how wrong
-    /// clocks were.
-    async fn happen(&self) -> (Vec<DateTime<Utc>>, TimeDelta, Vec<(DateTime<Utc>, String)>) {
-        let (mut forgot, mut skew) = (Vec::new(), TimeDelta::zero());
-        let mut told = Vec::new();
+    /// What happens, until the end.
+    async fn happen(&self) -> Happened {
+        let mut all = Happened::default();
         let mut over: Vec<(Duration, Trouble, String)> = Vec::new();
         // At the end everything is well for a day, so that everything that began is over.
         let quiet_from = self.end() - Duration::from_secs(86_400).min(self.end() / 2);
@@ -428,9 +438,13 @@ impl Stage {
                 if now < *until && !is_quiet {
                     return true;
                 }
-                told.push((self.time.now(), format!("end of {trouble:?} of {what}")));
+                all.told.push((self.time.now(), format!("end of {trouble:?} of {what}")));
                 match trouble {
-                    Trouble::Outages => self.vault.set_reachable(what, true),
+                    Trouble::Outages => {
+                        self.vault.set_reachable(what, true);
+                        let open = all.outages.iter_mut().filter(|one| one.0 == *what);
+                        open.for_each(|one| one.2 = one.2.min(self.time.now()));
+                    }
                     _ => self.vault.set_there(what, true),
                 }
                 false
@@ -450,7 +464,7 @@ impl Stage {
                 continue;
             }
             let seat = &self.seats[self.dice.below(self.seats.len())];
-            told.push((self.time.now(), format!("{trouble:?}, seat {}", seat.own)));
+            all.told.push((self.time.now(), format!("{trouble:?}, seat {}", seat.own)));
             match trouble {
                 Trouble::Kills => seat.line.die_after(self.dice.below(400) as i64),
                 Trouble::Freezes => {
@@ -459,23 +473,24 @@ impl Stage {
                 }
                 Trouble::Clocks => {
                     let by = TimeDelta::seconds(self.dice.below(600) as i64 - 300);
-                    skew = skew.max(by.abs());
+                    all.skew = all.skew.max(by.abs());
                     seat.watch.go_wrong(by);
                 }
                 Trouble::FailOver => {
                     self.ledger.fail_over().await;
-                    forgot.push(self.time.now());
+                    all.forgot.push(self.time.now());
                 }
                 Trouble::Outages => {
                     let which = ["a", "b"][self.dice.below(2)];
                     self.vault.set_reachable(which, false);
-                    told.push((self.time.now(), format!("of {which}")));
+                    all.told.push((self.time.now(), format!("of {which}")));
+                    all.outages.push((which.to_owned(), self.time.now(), DateTime::<Utc>::MAX_UTC));
                     over.push((now + hours(0, 8), trouble, which.to_owned()));
                 }
                 Trouble::Departures => {
                     let which = names[self.dice.below(names.len())];
                     self.vault.set_there(which, false);
-                    told.push((self.time.now(), format!("of {which}")));
+                    all.told.push((self.time.now(), format!("of {which}")));
                     over.push((now + hours(0, 60), trouble, which.clone()));
                 }
                 Trouble::Silence => {
@@ -488,7 +503,7 @@ impl Stage {
                 Trouble::LostAnswers | Trouble::Failures => {}
             }
         }
-        (forgot, skew, told)
+        all
     }
 
     fn freeze(&self, seat: &Seat, until: Duration) {
