@@ -43,7 +43,7 @@ pub use restore::{
 pub use scratch::{Scratch, ScratchPlace};
 pub use scratch_copy::{CopyJob, PlannedCopy, Presented, ScratchCopy, Way, plan_copy};
 pub use serve::{
-    BackupTask, Caps, Coordinator, Drivers, Ending, Fleet, Hands, Member, NOTICE_SCHEMA, Notice,
-    NoticeAlert, NoticeKind, NoticeUrgency, Notifier, Pace, Place, Rehearsal, Standing, expire,
-    standing, told,
+    BackupTask, Caps, Coordinator, Decided, Drivers, Ending, Fleet, Hands, Member, NOTICE_SCHEMA,
+    Notice, NoticeAlert, NoticeKind, NoticeUrgency, Notifier, Pace, Place, Rehearsal, Standing,
+    decided, expire, standing, told,
 };

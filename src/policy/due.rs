@@ -164,6 +164,16 @@ impl<'a> Schedule<'a> {
         self.series(kind, facts).next(after)
     }
 
+    /// How much later than the calendar of a kind says a database comes.
+    pub fn offset(&self, kind: Kind, database: &str) -> TimeDelta {
+        let calendar = match kind {
+            Kind::Full => &self.full,
+            Kind::Incremental => &self.incremental,
+            Kind::Drill => &None,
+        };
+        calendar.as_ref().map_or_else(TimeDelta::zero, |one| one.turns(database).offset())
+    }
+
     fn series<'s>(&'s self, kind: Kind, facts: &Facts<'_>) -> Series<'s> {
         let turns = |calendar: &'s Option<Calendar>| match calendar {
             Some(calendar) => Series::Calendar(calendar.turns(facts.database)),

@@ -1,4 +1,5 @@
-//! `stillpoint explain retention`: why each backup is kept, and until when.
+//! `stillpoint explain`: why each backup is kept and until when; what runs and who is told is in
+//! `serve`.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -10,6 +11,7 @@ use super::{
         config::{files, reach},
         open::Opened,
         page::{Page, Table},
+        serve,
         session::Session,
     },
     keeping::{End, Keeping, Why, proven},
@@ -21,6 +23,11 @@ use crate::{config::Config, repository::Holdings};
 pub(crate) enum Command {
     /// Tell why each backup of a database is kept, and until when.
     Retention(Options),
+    /// Tell what runs next for a database and why, what is waited for, and what became of what was
+    /// due.
+    Schedule(serve::ExplainOptions),
+    /// Tell what is the matter with a database, who is told of it, and when something would be.
+    Alert(serve::ExplainOptions),
 }
 
 /// What `explain retention` is told.
@@ -74,7 +81,11 @@ impl Answer for ExplainAnswer {
 
 /// Explains.
 pub(crate) async fn run(session: &Session, command: Command) -> Result<()> {
-    let Command::Retention(options) = command;
+    let options = match command {
+        Command::Retention(options) => options,
+        Command::Schedule(options) => return serve::explain_schedule(session, options).await,
+        Command::Alert(options) => return serve::explain_alert(session, options).await,
+    };
     let config = files::sound(session)?.config;
     let (repository, name, only) = find(session, &config, &options.what).await?;
     let database = files::chosen(&config, Some(&name))?;

@@ -4,6 +4,7 @@ mod applied;
 mod audit;
 mod db;
 mod desk;
+mod explain;
 mod fleet;
 mod http;
 mod jobs;
@@ -18,6 +19,9 @@ mod status;
 pub(crate) use audit::{Command as AuditCommand, run as audit};
 pub(crate) use db::{Command as DbCommand, run as db};
 pub(crate) use desk::applied_already;
+pub(crate) use explain::{
+    Options as ExplainOptions, alert as explain_alert, schedule as explain_schedule,
+};
 pub(crate) use jobs::{Command as JobsCommand, run as jobs};
 pub(crate) use plan::{ApplyOptions, apply, plan};
 pub(crate) use run::{Options, run};

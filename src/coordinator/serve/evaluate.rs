@@ -11,7 +11,9 @@ use super::{
     standing::Standing,
 };
 use crate::{
-    coordinator::state::{self, Filter, Job, Mark, Marked, Phase, Settling, Skipped, Stage, Task},
+    coordinator::state::{
+        self, Filter, Mark, Marked, Phase, Settling, Skipped, Stage, State, Task, Tried,
+    },
     policy::{
         Attempt, Decision, Facts, Fate, Kind, Need, Outcome, Pause, Reach, Schedule, Step, Why,
         rank,
@@ -19,7 +21,7 @@ use crate::{
 };
 
 /// The newest jobs of a database that decisions rest on.
-const JOBS_MAX: u32 = 64;
+const JOBS_MAX: u32 = 32;
 
 /// Until when every due time of each database and kind is settled, as this coordinator knows.
 pub(super) type Looked = BTreeMap<(String, String), DateTime<Utc>>;
@@ -86,14 +88,12 @@ impl Coordinator {
         member: &Member,
         (said, looked): (&Said, &mut Looked),
     ) -> Result<DateTime<Utc>> {
-        let filter =
-            Filter { database: Some(member.name.clone()), most: JOBS_MAX, ..Filter::default() };
-        let jobs = self.state.jobs(&filter).await?;
+        let tried = self.state.attempts(&member.name, JOBS_MAX).await?;
         let mut standing = self.standing(fleet, member).await?;
         if standing.need.is_some() {
             standing = self.need_again(fleet, member, standing).await?;
         }
-        let attempts = attempts(&jobs);
+        let attempts = attempts(&tried);
         let own = |kind: Kind| (member.name.clone(), kind.name().to_owned());
         let settled =
             Kind::ALL.into_iter().filter_map(|kind| Some((kind, *looked.get(&own(kind))?)));
@@ -138,6 +138,58 @@ impl Coordinator {
         }
         Ok(again.max(now))
     }
+}
+
+/// What is decided about one kind of one database.
+#[derive(Clone, Debug)]
+pub struct Decided {
+    /// The kind.
+    pub kind: Kind,
+    /// What is settled by it, and what comes next.
+    pub decision: Decision,
+    /// When something of this kind is due next by its calendar, whatever stands against it.
+    pub next: Option<DateTime<Utc>>,
+    /// How much later than its calendar says this database comes, by its place in the spread.
+    pub offset_seconds: i64,
+}
+
+/// What would be decided about a database, for whoever asks why. Nothing is settled by it.
+///
+/// # Errors
+///
+/// What keeps the state database from being used.
+pub async fn decided(
+    state: &State,
+    member: &Member,
+    standing: &Standing,
+    now: DateTime<Utc>,
+) -> Result<Vec<Decided>> {
+    let schedule = Schedule::new(&member.policy)
+        .map_err(|bad| Error::bug("use a schedule that was checked").caused_by(bad.why))?;
+    let said = Said::new(&state.marks().await?);
+    let attempts = attempts(&state.attempts(&member.name, JOBS_MAX).await?);
+    let mut looked = BTreeMap::new();
+    for kind in Kind::ALL {
+        if let Some(until) = state.looked(&member.name, kind.name()).await? {
+            looked.insert(kind, until);
+        }
+    }
+    let facts = Facts {
+        database: &member.name,
+        state: member.state,
+        since: member.since,
+        looked: &looked,
+        pauses: said.pauses(&member.name),
+        attempts: &attempts,
+        need: standing.need,
+    };
+    let decided = schedule.decide(&facts, now).into_iter().map(|(kind, decision)| Decided {
+        kind,
+        decision,
+        next: schedule.next(kind, &facts, now),
+        offset_seconds: schedule.offset(kind, &member.name).num_seconds(),
+    });
+    Ok(decided.collect())
 }
 
 /// When a need is since.
@@ -190,36 +242,21 @@ fn task(
     }
 }
 
-/// Jobs, the newest first, as decisions see them. A worker that goes away says nothing about the
-/// database; a second one in a row may have been taken along by the job.
-fn attempts(jobs: &[Job]) -> Vec<Attempt> {
-    let is_lost =
-        |job: &Job| matches!(job.phase, Phase::Ended { outcome: state::Outcome::Lost, .. });
-    let attempt = |(place, job): (usize, &Job)| {
-        let mut attempt = attempt(job)?;
-        let before = jobs[place + 1..].iter().find(|before| before.task.kind == job.task.kind);
-        if let Some((_, outcome)) = &mut attempt.ended
-            && is_lost(job)
-            && before.is_some_and(is_lost)
-        {
-            *outcome = Outcome::Failed;
-        }
-        Some(attempt)
+/// Attempts, the newest first, as decisions see them. A worker that goes away says nothing about
+/// the database; a second one in a row may have been taken along by the job.
+fn attempts(tried: &[Tried]) -> Vec<Attempt> {
+    let is_lost = |one: &Tried| matches!(one.ended, Some((_, state::Outcome::Lost)));
+    let attempt = |(place, one): (usize, &Tried)| {
+        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == one.kind)?;
+        let before = tried[place + 1..].iter().find(|before| before.kind == one.kind);
+        let ended = one.ended.map(|(at, outcome)| match outcome {
+            _ if is_lost(one) && before.is_some_and(is_lost) => (at, Outcome::Failed),
+            outcome => (at, outcome_of(outcome)),
+        });
+        let begun = one.started.or(ended.map(|(at, _)| at)).unwrap_or(one.due);
+        Some(Attempt { kind, due: one.due, started_at: begun, ended })
     };
-    jobs.iter().enumerate().filter_map(attempt).collect()
-}
-
-/// A job, as decisions see it.
-fn attempt(job: &Job) -> Option<Attempt> {
-    let kind = Kind::ALL.into_iter().find(|kind| kind.name() == job.task.kind)?;
-    let (started_at, ended) = match &job.phase {
-        Phase::Waiting => (job.task.due, None),
-        Phase::Running { started, .. } => (*started, None),
-        Phase::Ended { started, at, outcome, .. } => {
-            (started.unwrap_or(*at), Some((*at, outcome_of(*outcome))))
-        }
-    };
-    Some(Attempt { kind, due: job.task.due, started_at, ended })
+    tried.iter().enumerate().filter_map(attempt).collect()
 }
 
 fn outcome_of(outcome: state::Outcome) -> Outcome {

@@ -14,6 +14,7 @@ mod watch;
 mod work;
 
 pub use drivers::{Drivers, Rehearsal};
+pub use evaluate::{Decided, decided};
 pub use fleet::{Caps, Fleet, Member, Place};
 pub use hands::{BackupTask, Ending, Hands};
 pub use notice::{NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind, NoticeUrgency};

@@ -5,7 +5,7 @@ use stillpoint_contract::Result;
 
 use super::{
     database::Value,
-    model::{Filter, Job, Stage, job},
+    model::{Filter, Job, Stage, Tried, job, tried},
     store::State,
 };
 
@@ -42,6 +42,15 @@ impl State {
         let select = if filter.database.is_some() { of_database } else { select };
         let mut open = self.database.begin().await?;
         open.run(select, &values).await?.iter().map(job).collect()
+    }
+
+    /// The newest attempts at anything for a database, the newest first: what decisions rest on.
+    pub async fn attempts(&self, database: &str, most: u32) -> Result<Vec<Tried>> {
+        let select = "SELECT kind, due, state, started, ended, outcome FROM job WHERE name = $1
+             ORDER BY id DESC LIMIT $2";
+        let mut open = self.database.begin().await?;
+        let values = [Value::from(database), Value::from(i64::from(most))];
+        open.run(select, &values).await?.iter().map(tried).collect()
     }
 
     /// One job.

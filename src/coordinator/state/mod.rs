@@ -22,7 +22,7 @@ pub use database::{Database, Row, Transaction, Value};
 pub use due::{SKIPPED_MAX, Settling, Skipped};
 pub use marks::{Applied, MARKS_MAX, Mark, Marked};
 pub use members::Known;
-pub use model::{Claim, Filter, Job, Outcome, Phase, Scope, Stage, Task};
+pub use model::{Claim, Filter, Job, Outcome, Phase, Scope, Stage, Task, Tried};
 #[cfg(feature = "postgres")]
 pub use postgres::{Connect, PostgresState};
 pub use sqlite::SqliteState;

@@ -42,6 +42,19 @@ pub struct Job {
     pub bytes: u64,
 }
 
+/// An attempt at a task, as far as decisions rest on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// What was to be done, in a word such as `full`.
+    pub kind: String,
+    /// The due time that it is for.
+    pub due: DateTime<Utc>,
+    /// When it began, if it did.
+    pub started: Option<DateTime<Utc>>,
+    /// When and how it ended, unless it waits or runs.
+    pub ended: Option<(DateTime<Utc>, Outcome)>,
+}
+
 /// What has become of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -173,6 +186,21 @@ impl Scope {
     }
 }
 
+/// An attempt, from the columns `kind, due, state, started, ended, outcome`.
+pub(super) fn tried(row: &Row) -> Result<Tried> {
+    let ended = match row.text(2)? {
+        "ended" => Some((row.time(4)?, outcome(row.text(5)?)?)),
+        _ => None,
+    };
+    let (kind, due, started) = (row.text(0)?.to_owned(), row.time(1)?, row.maybe_time(3)?);
+    Ok(Tried { kind, due, started, ended })
+}
+
+fn outcome(word: &str) -> Result<Outcome> {
+    let found = Outcome::ALL.into_iter().find(|outcome| outcome.word() == word);
+    found.ok_or_else(|| Error::bug("read how a job ended"))
+}
+
 /// A task and which attempt at it, from the columns `id, name, kind, due, why, repository, host,
 /// rank, attempt`.
 pub(super) fn task(row: &Row) -> Result<(Task, u32)> {
@@ -200,16 +228,12 @@ pub(super) fn job(row: &Row) -> Result<Job> {
             started: row.time(11)?,
             moved: row.time(12)?,
         },
-        _ => {
-            let word = row.text(14)?;
-            let outcome = Outcome::ALL.into_iter().find(|outcome| outcome.word() == word);
-            Phase::Ended {
-                started: row.maybe_time(11)?,
-                at: row.time(13)?,
-                outcome: outcome.ok_or_else(|| Error::bug("read how a job ended"))?,
-                reason: row.maybe_text(15)?.unwrap_or_default().to_owned(),
-            }
-        }
+        _ => Phase::Ended {
+            started: row.maybe_time(11)?,
+            at: row.time(13)?,
+            outcome: outcome(row.text(14)?)?,
+            reason: row.maybe_text(15)?.unwrap_or_default().to_owned(),
+        },
     };
     let bytes = row.number(16)?.unsigned_abs();
     Ok(Job { id: row.text(0)?.to_owned(), task, attempt, phase, bytes })

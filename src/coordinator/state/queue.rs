@@ -104,13 +104,14 @@ impl State {
             }
         }
         // Counted once, and not for each job that waits.
-        let first = "WITH running AS MATERIALIZED (
-                 SELECT 'all' AS scope, '' AS name, count(*) AS jobs FROM job
-                     WHERE state = 'running'
-                 UNION ALL SELECT 'repository', repository, count(*) FROM job
-                     WHERE state = 'running' GROUP BY repository
-                 UNION ALL SELECT 'host', host, count(*) FROM job
-                     WHERE state = 'running' GROUP BY host
+        let first = "WITH burden AS MATERIALIZED (
+                 SELECT repository, host, count(*) AS jobs FROM job
+                     WHERE state = 'running' GROUP BY repository, host
+             ), running AS MATERIALIZED (
+                 SELECT 'all' AS scope, '' AS name, sum(jobs) AS jobs FROM burden
+                 UNION ALL SELECT 'repository', repository, sum(jobs) FROM burden
+                     GROUP BY repository
+                 UNION ALL SELECT 'host', host, sum(jobs) FROM burden GROUP BY host
              ), reached AS MATERIALIZED (
                  SELECT c.scope, c.name FROM running AS r CROSS JOIN cap AS c
                      WHERE c.scope = r.scope AND c.name = r.name AND r.jobs >= c.most

@@ -10,7 +10,7 @@ const VERSION: i64 = 1;
 const META: &str = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BIGINT NOT NULL)";
 
 /// Statements that make version 1.
-const TABLES: [&str; 18] = [
+const TABLES: [&str; 19] = [
     // One attempt at something that was due.
     "CREATE TABLE job (
         id TEXT PRIMARY KEY, name TEXT NOT NULL, kind TEXT NOT NULL, due BIGINT NOT NULL,
@@ -22,6 +22,7 @@ const TABLES: [&str; 18] = [
     )",
     "CREATE INDEX job_waiting ON job (rank DESC, due, id) WHERE state = 'waiting'",
     "CREATE INDEX job_running ON job (name, kind) WHERE state = 'running'",
+    "CREATE INDEX job_burden ON job (repository, host) WHERE state = 'running'",
     "CREATE INDEX job_of ON job (name, id)",
     "CREATE INDEX job_ended ON job (ended) WHERE state = 'ended'",
     // A process that works, under a name that it drew when it began.

@@ -43,6 +43,7 @@ version = 1
 timezone = 'Europe/Berlin'
 repository.a.url = 'a'
 repository.b.url = 'b'
+policy.daily = { rpo = '30h', full = { at = '0 22 * * *', spread = '6h' }, incremental = { at = '0 22 * * *', spread = '6h' }, logs = 'never', keep = { last = 3, daily = 5 }, pitr_window = '2d' }
 policy.nightly = { rpo = '30h', full = { at = '30 2 * * *', spread = '90m' }, logs = 'never', keep = { last = 3, daily = 5 }, pitr_window = '2d' }
 policy.hourly = { rpo = '3h', timezone = 'America/New_York', full = '15 1 * * SUN', incremental = '5 * * * *', logs = 'never', keep = { last = 5, daily = 3 }, pitr_window = '1d', missed = { run = 'latest', within = '2h' } }
 policy.stream = { rpo = '90m', timezone = 'Australia/Lord_Howe', full = { at = '0 2 * * *', spread = '1h' }, logs = 'stream', keep = { last = 2, weekly = 2 }, pitr_window = '3d', priority = 90 }

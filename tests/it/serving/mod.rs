@@ -5,6 +5,7 @@
 mod alerts;
 mod channels;
 mod everyday;
+mod explains;
 mod fence;
 mod plans;
 mod trouble;
