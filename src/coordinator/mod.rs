@@ -6,6 +6,7 @@
 mod archive;
 mod backup;
 mod capture;
+mod copy;
 mod drill;
 mod events;
 mod fetch;
@@ -27,6 +28,7 @@ pub mod state;
 pub use archive::{Files, Pushed, push};
 pub use backup::{BackupJob, BackupReport, back_up};
 pub use capture::{CaptureEvent, CaptureJob, CaptureReport, Process, capture, retire};
+pub use copy::{CopyReport, CopyStanding, Copying, kind_of, subjects};
 pub use drill::{DrillJob, Expectation, draw, drill};
 pub use events::{Events, Happened, events, last_loss};
 pub use fetch::{Fetched, Fetcher};
@@ -43,6 +45,7 @@ pub use restore::{
 pub use scratch::{Scratch, ScratchPlace};
 pub use scratch_copy::{CopyJob, PlannedCopy, Presented, ScratchCopy, Way, plan_copy};
 pub use serve::{
-    Caps, Coordinator, Fleet, Member, NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind,
-    NoticeUrgency, Notifier, Place, Rehearsal, Standing, expire, standing, told,
+    Caps, Coordinator, CopyKnown, Fleet, Link, Member, NOTICE_SCHEMA, Notice, NoticeAlert,
+    NoticeKind, NoticeUrgency, Notifier, Place, Rehearsal, Standing, add_drills, expire,
+    expire_copy, standing, told,
 };

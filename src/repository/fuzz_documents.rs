@@ -116,6 +116,7 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, bytes::Bytes)> {
         chunk_bytes: ChunkSize::DEFAULT.into(),
         signing_key: None,
         writers: super::descriptor::Writers::Many,
+        replica: None,
     };
     let commit = json!({
         "backup": id, "database": "app.db", "engine": "sqlite", "incarnation": "a1b2",

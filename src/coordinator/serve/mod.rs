@@ -1,6 +1,7 @@
 //! Policies are run: what is due is put into a queue and done, log is captured, and whoever has to
 //! know of something is told.
 
+mod copies;
 mod evaluate;
 mod fleet;
 mod notice;
@@ -11,7 +12,8 @@ mod upkeep;
 mod watch;
 mod work;
 
-pub use fleet::{Caps, Fleet, Member, Place};
+pub use copies::{CopyKnown, add_drills, expire_copy};
+pub use fleet::{Caps, Fleet, Link, Member, Place};
 pub use notice::{NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind, NoticeUrgency};
 pub use run::{Coordinator, Rehearsal};
 pub use standing::{Standing, standing};

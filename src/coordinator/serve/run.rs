@@ -17,6 +17,7 @@ use stillpoint_contract::{Engine, Result};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
+    copies::Shelf,
     evaluate::{Looked, Said},
     fleet::{Fleet, Member},
     standing::{Standing, standing},
@@ -99,6 +100,7 @@ pub(super) struct Shared {
     untold: Mutex<BTreeMap<String, Option<String>>>,
     to_schedule: Mutex<BTreeSet<String>>,
     to_watch: Mutex<BTreeSet<String>>,
+    copies: Mutex<Shelf>,
     woken: Notify,
     ended: Notify,
     /// Something is to be sent.
@@ -128,7 +130,13 @@ impl Shared {
         for changed in [&self.to_schedule, &self.to_watch] {
             Self::lock(changed).insert(database.to_owned());
         }
+        self.copies().changed.insert(database.to_owned());
         self.woken.notify_one();
+    }
+
+    /// What is known of copies.
+    pub(super) fn copies(&self) -> MutexGuard<'_, Shelf> {
+        Self::lock(&self.copies)
     }
 
     /// Whether this coordinator led when it last looked.
@@ -236,6 +244,7 @@ impl Coordinator {
                 self.labour(fleet.clone(), stop.clone()),
                 self.capture(fleet.clone(), stop.clone()),
                 self.watch(fleet.clone(), stop.clone()),
+                self.make_copies(fleet.clone(), stop.clone()),
             );
         };
         tokio::select! {
@@ -461,7 +470,11 @@ impl Coordinator {
         member: &Member,
     ) -> Result<Standing> {
         let now = self.world.clock.elapsed();
-        let standing = standing(repository, &member.name, member.since).await?;
+        let mut standing = standing(repository, &member.name, member.since).await?;
+        if let Some((passed, failed)) = self.shared.copies().drills.get(&member.name).copied() {
+            standing.drill_passed = standing.drill_passed.max(passed);
+            standing.drill_failed = standing.drill_failed.max(failed);
+        }
         let known = (Some(now), standing.clone());
         let before = Shared::lock(&self.shared.standings).insert(member.name.clone(), known);
         if standing.backups > 0 && before.is_none_or(|(_, before)| before.backups == 0) {

@@ -138,6 +138,9 @@ impl Coordinator {
                 Err(error) => failures.push(format!("{}: {}", member.name, told(&error))),
             }
         }
+        if fleet.may_expire {
+            expired += self.expire_copies(fleet, (name, repository), &mut failures).await?;
+        }
         let freed = repository.collect(CollectOptions::default(), meter).await?;
         let pruned = self.state.prune(self.world.clock.now() - PERIOD * HISTORY_DAYS).await?;
         let told = format!(
@@ -151,7 +154,11 @@ impl Coordinator {
         })
     }
 
-    async fn note_expired(&self, member: &Member, forgotten: &[Committed]) -> Result<()> {
+    pub(super) async fn note_expired(
+        &self,
+        member: &Member,
+        forgotten: &[Committed],
+    ) -> Result<()> {
         for committed in forgotten {
             let (database, backup) = (&member.name, &committed.commit.backup);
             tracing::info!(event = "backup.expired", database, backup);

@@ -14,6 +14,7 @@ use stillpoint_contract::Result;
 use tokio::sync::watch;
 
 use super::{
+    copies::CopyKnown,
     evaluate::Said,
     fleet::{Fleet, Member},
     notice::{Notice, Outgoing},
@@ -308,13 +309,15 @@ impl Coordinator {
         };
         let Member { state, since, .. } = *member;
         let reach = Reach { state, since, coverage: &standing.coverage };
+        let copies = self.copies_of(&member.name);
+        let copies: Vec<_> = copies.iter().map(CopyKnown::state).collect();
         let protection = Protection {
             database: &member.name,
             reach,
             pause: said.pauses(&member.name).iter().find(|pause| pause.covers(now)).copied(),
             drill_passed: standing.drill_passed,
             drill_failed: standing.drill_failed,
-            copies: &[],
+            copies: &copies,
             corrupt_since: standing.corrupt_since,
             cause: cause.as_deref(),
         };

@@ -6,6 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use stillpoint_contract::{Error, ErrorKind, Result};
 
 use super::{
+    copies::COPY,
     fleet::{Fleet, Member},
     run::Coordinator,
     upkeep::UPKEEP,
@@ -42,7 +43,7 @@ impl Ending {
         Self { outcome: Outcome::Failed, reason: reason.into() }
     }
 
-    fn superseded(reason: impl Into<String>) -> Self {
+    pub(super) fn superseded(reason: impl Into<String>) -> Self {
         Self { outcome: Outcome::Superseded, reason: reason.into() }
     }
 
@@ -140,13 +141,16 @@ impl Coordinator {
             // Another coordinator may know it already.
             return Ok(Ending::superseded("it is not configured here"));
         };
-        let repository = fleet.repository(member)?;
         if let Some(end) = member.policy.closed_until(self.world.clock.now()) {
             return Ok(Ending::superseded(format!("a blackout lasts until {}", stamp(end))));
         }
+        if let Some(copy) = task.kind.strip_prefix(COPY) {
+            return Box::pin(self.copy(fleet, member, copy, meter)).await;
+        }
         match Kind::ALL.into_iter().find(|kind| kind.name() == task.kind) {
-            Some(Kind::Drill) => self.rehearse(member, repository, meter).await,
+            Some(Kind::Drill) => self.rehearse(member, fleet.drilled(member)?, meter).await,
             Some(kind) => {
+                let repository = fleet.repository(member)?;
                 let task = format!("{} {}", task.kind, stamp(task.due));
                 self.back_up(member, repository, (kind, &task), meter).await
             }
@@ -236,7 +240,11 @@ impl Coordinator {
             way: rehearsal.way,
             started_by: &self.place,
         };
-        let record = Box::pin(drill(&self.world, repository, &job, meter)).await?;
+        let mut record = Box::pin(drill(&self.world, repository, &job, meter)).await?;
+        if let Some(from) = rule.and_then(|rule| rule.from.as_ref()) {
+            let place = repository.location();
+            record.notes.push(format!("restored from copy {from} ({place})"));
+        }
         let page = (rehearsal.page)(&record);
         repository.keep_drill(&record, &page).await?;
         let told = format!("drill {} of {asked}", record.drill);
