@@ -32,7 +32,7 @@ pub(crate) enum Command {
     ///
     /// Only backups that were proven go, each object hashed on its way and again once it is there.
     /// What is damaged is not copied, and ends it with 9; nothing that goes from the original goes
-    /// from a copy. Killed, it goes on with what lacks.
+    /// from a copy. Outside of its windows it ends with 8. Killed, it goes on with what lacks.
     Run(RunOptions),
     /// List copies: what they have, what they lack, and since when.
     List(ListOptions),
@@ -334,7 +334,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     let held = applied_already(session, &configured.coordinator).await?;
     let config = held.as_ref().map_or(&configured, |held| held.config());
     match command {
-        Command::Run(options) => make(session, config, options).await,
+        Command::Run(options) => Box::pin(make(session, config, options)).await,
         Command::List(options) => list(session, config, options).await,
     }
 }
@@ -400,7 +400,7 @@ async fn make(session: &Session, config: &Config, options: RunOptions) -> Result
     let mut answer = RunAnswer { copies: Vec::new(), warnings: Vec::new() };
     let mut failures: Vec<Error> = Vec::new();
     for copy in copies {
-        match one(session, config, &mut shelf, &copy).await {
+        match Box::pin(one(session, config, &mut shelf, &copy)).await {
             Ok(ran) => answer.copies.push(ran),
             Err(error) => {
                 let error = error.with("copy", &copy.rule.name);
@@ -409,6 +409,7 @@ async fn make(session: &Session, config: &Config, options: RunOptions) -> Result
         }
     }
     let is_damaged = answer.copies.iter().any(Ran::is_damaged);
+    let is_paused = answer.copies.iter().any(|ran| ran.paused.is_some());
     answer.warnings = failures.iter().skip(1).map(ToString::to_string).collect();
     answer.warnings.iter().for_each(|warning| session.warn(warning));
     // Where nothing was reached, the error is the answer.
@@ -418,6 +419,7 @@ async fn make(session: &Session, config: &Config, options: RunOptions) -> Result
     match failures.into_iter().next() {
         Some(first) => Err(first),
         None if is_damaged => Ok(exit::status(ErrorKind::Corrupt)),
+        None if is_paused => Ok(exit::status(ErrorKind::TimedOut)),
         None => Ok(exit::OK),
     }
 }
@@ -433,7 +435,7 @@ async fn one(
     let pace = shelf.pace(session, config, &copy.rule.to);
     let meter = Arc::new(Meter::default());
     let copying = copy.copying(config, &source, &target);
-    let work = copying.run(&session.world, &pace, &meter);
+    let work = Box::pin(copying.run(&session.world, &pace, &meter));
     let subject = format!("{} -> {}", copy.database.name, copy.rule.name);
     let report = session.watch(&subject, &meter, work).await;
     target.remember().await?;

@@ -259,7 +259,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let database = options.database.as_str();
     let sources = Sources::of(session, &options.source, (Some(database), Need::Content))?;
     let work = async |source: &Source| Box::pin(attempt(session, &options, &moment, source)).await;
-    sources.serve(session, database, work).await
+    Box::pin(sources.serve(session, database, work)).await
 }
 
 /// Restores from one source.
@@ -463,7 +463,7 @@ fn restored(
         transactions_replayed: report.reached.transactions,
         check: report.check,
         damage: report.damage,
-        warnings: resolved.chosen.warnings.clone(),
+        warnings: [&resolved.chosen.warnings[..], &source.repaired].concat(),
         notes: resolved.plan.notes.clone(),
         started: report.started,
         kept_bytes: report.kept_bytes,

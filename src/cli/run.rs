@@ -246,7 +246,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<u8> {
         Command::Mount(options) => return Box::pin(mount::run(session, options)).await,
         Command::Drill(command) => return Box::pin(drill::run(session, command)).await,
         Command::Report(command) => return evidence::run(session, command).await,
-        Command::Verify(options) => return verify::run(session, options).await,
+        Command::Verify(options) => return Box::pin(verify::run(session, options)).await,
         Command::Check(options) => return check::run(session, options).await,
         Command::Config(command) => return config::run(session, command),
         Command::Schedule(command) => schedule::run(session, command)?,

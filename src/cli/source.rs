@@ -57,6 +57,8 @@ pub(crate) struct Source {
     pub told: String,
     /// What it is called, where a configuration names it.
     pub name: Option<String>,
+    /// What was damaged or missing there, and was brought back.
+    pub repaired: Vec<String>,
 }
 
 /// An object that was damaged or missing, and the copy that it was brought back from.
@@ -89,20 +91,15 @@ impl Sources {
             loaded => loaded?.config,
         };
         let own = database.and_then(|name| config.databases.get(name));
-        let all = match own {
-            Some(database) => places(&config, database),
-            None => {
-                let names = config.repositories.keys().cloned();
-                let place = |name: String| Place::Configured { repository: name.clone(), name };
-                names.map(place).collect()
-            }
-        };
+        let all = own.map_or_else(|| everywhere(&config), |database| places(&config, database));
+        let is_original = |name: &&String| config.origin_of(name).is_none();
+        let originals = config.repositories.keys().filter(is_original).count();
         if is_typed {
             return typed(Some(config), all);
         }
         let places = match &options.from {
             Some(from) => vec![named(&config, &all, from)?],
-            None if own.is_some() || all.len() == 1 => all.clone(),
+            None if own.is_some() || originals == 1 => all.clone(),
             None => {
                 return Err(Error::new(
                     ErrorKind::Invalid,
@@ -120,21 +117,17 @@ impl Sources {
     /// Opens one of them. `because` says why those before it are not used.
     async fn open(&self, session: &Session, index: usize, because: Option<&str>) -> Result<Source> {
         let place = self.places.get(index).ok_or_else(|| Error::bug("find a source"))?;
-        match (place, &self.config) {
-            (Place::Configured { name, repository }, Some(config)) => {
-                let repository = reach::repository(session, config, repository).await?;
-                let mut told = format!("{name} ({})", repository.location());
-                if let Some(because) = because {
-                    told = format!("{told}, because {because}");
-                }
-                Ok(Source { repository, told, name: Some(name.clone()) })
+        if let (Place::Configured { name, repository }, Some(config)) = (place, &self.config) {
+            let repository = reach::repository(session, config, repository).await?;
+            let mut told = format!("{name} ({})", repository.location());
+            if let Some(because) = because {
+                told = format!("{told}, because {because}");
             }
-            _ => {
-                let repository = open::repository(session, self.need).await?;
-                let told = repository.location();
-                Ok(Source { repository, told, name: None })
-            }
+            return Ok(Source { repository, told, name: Some(name.clone()), repaired: Vec::new() });
         }
+        let repository = open::repository(session, self.need).await?;
+        let told = repository.location();
+        Ok(Source { repository, told, name: None, repaired: Vec::new() })
     }
 
     /// Opens the first that answers.
@@ -194,13 +187,17 @@ impl Sources {
     ) -> Result<T> {
         let (mut index, mut first) = (0, None);
         loop {
-            let source = self.next(session, &mut index, &mut first).await?;
+            let mut source = self.next(session, &mut index, &mut first).await?;
             let mut done = work(&source).await;
-            if let Err(error) = &done
-                && is_damage(error)
-                && !self.mend(session, &source.repository, &[database]).await.is_empty()
-            {
-                done = work(&source).await;
+            if done.as_ref().is_err_and(is_damage) {
+                let mended = Box::pin(self.mend(session, &source.repository, &[database])).await;
+                if !mended.is_empty() {
+                    let told = |(object, copy): Mended| {
+                        format!("{object} was damaged or missing, and was brought back from {copy}")
+                    };
+                    source.repaired = mended.into_iter().map(told).collect();
+                    done = work(&source).await;
+                }
             }
             match done {
                 Err(error) if may_be_elsewhere(&error) => drop(first.get_or_insert(error)),
@@ -227,7 +224,7 @@ impl Sources {
                 continue;
             }
             for database in databases {
-                match mend_from(session, &copy, broken, database).await {
+                match Box::pin(mend_from(session, &copy, broken, database)).await {
                     Ok(objects) => {
                         mended.extend(objects.into_iter().map(|object| (object, name.clone())));
                     }
@@ -273,7 +270,8 @@ async fn mend_from(
         mended.extend(replication.mend_log(database).await?);
         Ok(mended)
     };
-    let mended = session.watch(&format!("repair {database}"), &meter, work).await;
+    let subject = format!("repair {database}");
+    let mended = session.watch(&subject, &meter, Box::pin(work)).await;
     broken.remember().await?;
     mended
 }
@@ -329,6 +327,14 @@ pub(crate) fn is_damage(error: &Error) -> bool {
 /// What the engine finds in a restored database is damage of another kind: it was backed up so.
 fn is_stored(error: &Error) -> bool {
     error.code() != code::RESTORE_CHECK_FAILED
+}
+
+/// Every repository, originals first: what a copy lacks may be there.
+fn everywhere(config: &Config) -> Vec<Place> {
+    let mut names: Vec<&String> = config.repositories.keys().collect();
+    names.sort_by_key(|name| config.origin_of(name).is_some());
+    let place = |name: &String| Place::Configured { repository: name.clone(), name: name.clone() };
+    names.into_iter().map(place).collect()
 }
 
 /// Where a database is backed up to, and its copies.

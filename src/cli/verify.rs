@@ -137,7 +137,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
         answer
     } else {
         let found = decode(session, &repository, &options, &meter).await?;
-        repair(session, (&sources, &repository), &options, (found, &meter)).await?
+        Box::pin(repair(session, (&sources, &repository), &options, (found, &meter))).await?
     };
     let took = session.world.clock.elapsed().saturating_sub(start);
     answer.elapsed_ms = milliseconds(took);
@@ -160,7 +160,7 @@ async fn repair(
     databases.sort();
     databases.dedup();
     let names: Vec<&str> = databases.iter().map(String::as_str).collect();
-    let mended = sources.mend(session, repository, &names).await;
+    let mended = Box::pin(sources.mend(session, repository, &names)).await;
     if mended.is_empty() {
         return Ok(found);
     }

@@ -140,7 +140,8 @@ fn period(node: Option<&Node>) -> Option<Period> {
 }
 
 fn windows(node: Option<&Node>) -> Vec<Window> {
-    let windows = node.map_or(&[][..], Node::list).iter();
+    let one = node.filter(|node| node.text().is_some()).map(std::slice::from_ref);
+    let windows = one.or(node.map(Node::list)).unwrap_or_default().iter();
     windows.filter_map(|node| form::window(node.text()?).ok()).collect()
 }
 

@@ -126,7 +126,7 @@ mod tests {
     use crate::policy::{
         civil::tests::berlin,
         model::{CopyWhen, Keep, State, tests::policy},
-        retention::{Held, Hold},
+        retention::{Held, Hold, Verdict},
         window::tests::window,
     };
 
@@ -195,7 +195,7 @@ mod tests {
         let all: Vec<Backup> = month().into_iter().map(|one| one.backup).collect();
         let kept = |rules: Rules<'_>| {
             let kept = rules.retain(&stock(&all), now()).verdicts;
-            kept.into_iter().filter(|v| v.is_kept()).map(|v| v.id).collect::<Vec<_>>()
+            kept.into_iter().filter(Verdict::is_kept).map(|v| v.id).collect::<Vec<_>>()
         };
         // The window of three days, and the backup from which its first point is reached.
         assert_eq!(kept(Rules::of(&policy)), ["25", "26", "27", "28"]);
@@ -250,7 +250,7 @@ mod tests {
         let held = Stock { holds: &holds, ..stock(&there) };
         assert_eq!(days(&rule, &policy, &held), Vec::<String>::new());
         let kept = Rules::of_copy(&policy, &rule).retain(&held, now()).verdicts;
-        assert!(kept.iter().all(super::super::retention::Verdict::is_kept), "{kept:?}");
+        assert!(kept.iter().all(Verdict::is_kept), "{kept:?}");
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub struct Replication<'a> {
     pub(super) road: Road<'a>,
     /// Packs of the target that were read whole.
     pub(super) whole: Mutex<BTreeSet<PackName>>,
+    /// The packs that lie at the target, listed once, and those that came since.
+    pub(super) listed: tokio::sync::Mutex<Option<PackList>>,
     sent_objects: AtomicU64,
     sent_bytes: AtomicU64,
 }
@@ -228,7 +230,8 @@ impl<'a> Replication<'a> {
 
     fn between(source: &'a Repository, target: &'a Repository, road: Road<'a>) -> Self {
         let (sent_objects, sent_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { source, target, road, whole: Mutex::default(), sent_objects, sent_bytes }
+        let (whole, listed) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { source, target, road, whole, listed, sent_objects, sent_bytes }
     }
 
     /// Objects and bytes that were sent so far.

@@ -1,5 +1,5 @@
-//! Captured log on its way into a copy: segments in the order of their streams, each checked link by
-//! link, and the newest sign of life behind them.
+//! Captured log on its way into a copy: segments in the order of their streams, each checked link
+//! by link, and the newest sign of life behind them.
 
 use std::collections::BTreeSet;
 
@@ -93,8 +93,8 @@ impl Repository {
 }
 
 impl Replication<'_> {
-    /// Copies the log that lacks, as [`Repository::log_to_copy`] says. What is damaged at the source
-    /// does not travel, and keeps nothing behind it from being copied.
+    /// Copies the log that lacks, as [`Repository::log_to_copy`] says. What is damaged at the
+    /// source does not travel, and keeps nothing behind it from being copied.
     ///
     /// # Errors
     ///
@@ -156,16 +156,20 @@ impl Replication<'_> {
     ) -> Result<()> {
         let earlier = SegmentId { stream: id.stream.clone(), seq: id.seq - 1 };
         let key = names::segment(database, &earlier.stream, earlier.seq)?;
-        let hash = match before.filter(|(known, _)| *known == earlier) {
-            Some((_, hash)) => Some(hash),
-            None => {
-                let read = self.target.store.read(&key, SEGMENT_BYTES_MAX).await?;
-                read.map(|bytes| hash_of(&bytes))
-            }
+        let read = before.filter(|(known, _)| *known == earlier).map(|(_, hash)| hash);
+        let hash = if read.is_some() {
+            read
+        } else {
+            let read = self.target.store.read(&key, SEGMENT_BYTES_MAX).await?;
+            read.map(|bytes| hash_of(&bytes))
         };
         match hash {
             Some(hash) if hash == head.previous => Ok(()),
-            Some(_) => Err(broken(&names::segment(database, &id.stream, id.seq)?)),
+            // One of the two is damaged; the source says which.
+            Some(_) => match read_segment(self.source, &key, &earlier).await {
+                Ok((_, good)) if hash_of(&good) == head.previous => self.whole(&key, good).await,
+                _ => Err(broken(&names::segment(database, &id.stream, id.seq)?)),
+            },
             None if to_copy.wanted.contains(&earlier) => Ok(()),
             None => {
                 self.target

@@ -16,7 +16,6 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
     entry::{Action, Doom},
-    handle::Repository,
     history::{Committed, History, PackList},
     index_set::IndexSet,
     manifest::{MANIFEST_BYTES_MAX, PACK_LIST_BYTES_MAX},
@@ -64,7 +63,7 @@ impl Replication<'_> {
         original: &PackList,
     ) -> Result<PackList> {
         let (theirs, own) = (self.source.history().await?, self.target.history().await?);
-        let stored = stored(self.target).await?;
+        let stored = self.stored().await?;
         let trusted = self.trusted(&own, &committed.commit.database).await?;
         let (mut list, mut to_send) = (PackList::new(), BTreeMap::new());
         for (pack, size_bytes) in original {
@@ -110,7 +109,10 @@ impl Replication<'_> {
                 Some(_) if trusted.contains(&home) || self.is_known(&home) => {}
                 // An earlier attempt left it, and nobody has read it since.
                 Some(_) => match self.target.verify_pack(home, size_bytes).await {
-                    Ok(()) => self.know(home),
+                    Ok(()) => {
+                        self.road.meter.advance(size_bytes);
+                        self.know(home);
+                    }
                     Err(error) if is_finding(&error) => return Ok(There::Lost),
                     Err(error) => return Err(error),
                 },
@@ -125,6 +127,18 @@ impl Replication<'_> {
 
     fn know(&self, pack: PackName) {
         self.whole.lock().unwrap_or_else(PoisonError::into_inner).insert(pack);
+    }
+
+    /// The packs that lie at the target, and their sizes in bytes.
+    async fn stored(&self) -> Result<PackList> {
+        let mut listed = self.listed.lock().await;
+        if let Some(known) = &*listed {
+            return Ok(known.clone());
+        }
+        let objects = self.target.store.list(names::PACKS).await?;
+        let sized = objects.into_iter();
+        let sized = sized.filter_map(|o| Some((PackName::from_key(&o.key)?, o.size_bytes)));
+        Ok(listed.insert(sized.collect()).clone())
     }
 
     async fn trusted(&self, own: &History, database: &str) -> Result<BTreeSet<PackName>> {
@@ -214,6 +228,9 @@ impl Replication<'_> {
             read => {
                 read?;
                 self.know(pack);
+                if let Some(listed) = &mut *self.listed.lock().await {
+                    listed.insert(pack, size_bytes);
+                }
                 Ok(())
             }
         }
@@ -287,7 +304,7 @@ impl Replication<'_> {
             }
         }
         let (theirs, own) = (self.source.history().await?, self.target.history().await?);
-        let stored = stored(self.target).await?;
+        let stored = self.stored().await?;
         let mut to_send = BTreeMap::new();
         for (pack, size_bytes) in self.target.pack_list(committed).await? {
             let one = PackList::from([(pack, size_bytes)]);
@@ -318,11 +335,4 @@ impl Replication<'_> {
         self.target.store_run_of(&index).await?;
         self.say_moved(pack, homes).await
     }
-}
-
-/// The packs that lie in a repository, and their sizes in bytes.
-async fn stored(repository: &Repository) -> Result<PackList> {
-    let listed = repository.store.list(names::PACKS).await?;
-    let sized = listed.into_iter().map(|o| Some((PackName::from_key(&o.key)?, o.size_bytes)));
-    Ok(sized.flatten().collect())
 }

@@ -49,12 +49,11 @@ pub(super) async fn open(
         if repositories.contains_key(name) {
             continue;
         }
-        let opened = match open_already(config, name, before) {
-            Some(known) => Ok(known),
-            None => {
-                let source = repositories.get(source).map(|source| &**source);
-                replica(session, state, config, (name, source)).await.map(Arc::new)
-            }
+        let opened = if let Some(known) = open_already(config, name, before) {
+            Ok(known)
+        } else {
+            let source = repositories.get(source).map(|source| &**source);
+            replica(session, state, config, (name, source)).await.map(Arc::new)
         };
         match opened {
             Ok(opened) => drop(repositories.insert(name.to_owned(), opened)),

@@ -222,7 +222,7 @@ async fn member(
         policy: Arc::new(policy.clone()),
         repository: database.repository.clone(),
         labels: database.labels.clone(),
-        subjects: Keeping { database, policy }.subjects(),
+        subjects: Keeping { database, policy, copy: None }.subjects(),
     })
 }
 

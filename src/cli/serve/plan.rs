@@ -349,7 +349,7 @@ fn side<'a>(config: &'a Config, name: &str, state: State) -> Option<Side<'a>> {
 
 impl Side<'_> {
     fn subjects(&self) -> Vec<String> {
-        Keeping { database: self.database, policy: self.policy }.subjects()
+        Keeping { database: self.database, policy: self.policy, copy: None }.subjects()
     }
 }
 

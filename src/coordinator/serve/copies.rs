@@ -1,5 +1,5 @@
-//! Copies are made: whoever leads looks what each lacks, has backups copied as jobs of the queue, and
-//! copies log itself, bit by bit.
+//! Copies are made: whoever leads looks what each lacks, has backups copied as jobs of the queue,
+//! and copies log itself, bit by bit.
 //!
 //! Nothing is queued that could be lost: what lacks is found again by the next look.
 
@@ -41,6 +41,12 @@ const TOGETHER: usize = 4;
 
 /// A copy is looked at, and gets the log that it lacks, so often at least.
 const LOOK_AGAIN: TimeDelta = TimeDelta::minutes(1);
+
+/// Never more often than this, however few there are.
+const LOOK_AGAIN_MIN: TimeDelta = TimeDelta::seconds(5);
+
+/// For each copy that there is, so much time lies between two looks at one.
+const LOOK_SHARE_MS: i64 = 20;
 
 /// One that cannot be looked at is tried again after so long.
 const LOOK_AFTER_ERROR: TimeDelta = TimeDelta::seconds(30);
@@ -193,6 +199,14 @@ async fn drilled_in(repository: &Repository, database: &str) -> Result<Drilled> 
     Ok((passed, failed))
 }
 
+/// After how long a copy is looked at again: the more there are, the later.
+fn look_again(fleet: &Fleet) -> TimeDelta {
+    let copies: usize = fleet.members.values().map(|member| member.policy.copies.len()).sum();
+    let share =
+        TimeDelta::milliseconds(LOOK_SHARE_MS * i64::try_from(copies).unwrap_or(i64::MAX / 64));
+    share.clamp(LOOK_AGAIN_MIN, LOOK_AGAIN)
+}
+
 /// The wake of one copy: no name of a database has a line feed.
 fn key(database: &str, copy: &str) -> String {
     format!("{database}\n{copy}")
@@ -296,8 +310,8 @@ impl Coordinator {
         }
     }
 
-    /// Remembers what was found out about a copy. One that cannot be looked at is as late as it was,
-    /// or begins to be.
+    /// Remembers what was found out about a copy. One that cannot be looked at is as late as it
+    /// was, or begins to be.
     fn note_copy(&self, member: &Member, found: CopyKnown) {
         let mut shelf = self.shared.copies();
         let of = shelf.known.entry(member.name.clone()).or_default();
@@ -329,7 +343,7 @@ impl Coordinator {
             let drilled = drilled_in(copying.target, &member.name).await?;
             self.shared.copies().drills.insert(member.name.clone(), drilled);
         }
-        let again = now + LOOK_AGAIN;
+        let again = now + look_again(fleet);
         if !copying.hours().are_open(now) {
             return Ok(copying.hours().next_open(now).map_or(again, |opens| again.min(opens)));
         }
@@ -431,6 +445,8 @@ impl Coordinator {
         for (committed, bytes) in &copied {
             let (database, backup) = (&member.name, &committed.commit.backup);
             tracing::info!(event = "backup.copied", database, copy = name, backup, bytes);
+            let detail = format!("{backup} to copy {name}, {bytes} bytes");
+            self.state.note(&self.worker, "backup.copied", database, &detail).await?;
         }
         Ok(match (problems.first(), paused) {
             (Some(first), _) => {

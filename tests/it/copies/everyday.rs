@@ -50,7 +50,7 @@ fn row_72_log_is_copied_and_replayed() {
     let (ward, application) = yard(PLACES, "pitr_window = \"1d\"", DR);
     prove(&ward, &[]);
     let words = ["logs", "stream", "sqlite:app.db", "--name", "app", "--repo", "repo"];
-    let mut command = ward.command(&[&words[..], &["--stop-at-eof", "--flush", "100ms"]].concat());
+    let mut command = ward.command(&[&words[..], &["--stop-at-eof", "--flush", "1s"]].concat());
     command.stdin(std::process::Stdio::piped());
     let said = fs::File::create(ward.path("serve.log")).unwrap();
     command.stdout(said.try_clone().unwrap()).stderr(said);

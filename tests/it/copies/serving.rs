@@ -92,3 +92,41 @@ fn row_69_a_drill_needs_nothing_but_the_copy() {
     let kept = ward.json(&["drill", "list", "--repo", "dr"]);
     assert_eq!(kept["drills"].as_array().unwrap().len(), 1);
 }
+
+/// What a copy keeps is not kept for a shorter time before somebody accepts that.
+#[test]
+fn row_66_a_copy_that_keeps_less_has_to_be_accepted() {
+    let (ward, _application) = yard(PLACES, "", &format!("{DR}keep = {{ last = 9 }}\n"));
+    prove(&ward, &[]);
+    copy(&ward);
+    ward.ok(&["apply"]);
+    let text = fs::read_to_string(ward.path("stillpoint.toml")).unwrap();
+    ward.configure(&text.replace("last = 9", "last = 2"));
+    let (status, told) = ward.run(&["plan"]);
+    assert_eq!(status, 10, "{told}");
+    assert!(told.contains("copy dr keeps less") && told.contains("--accept-expire"), "{told}");
+    let (status, told) = ward.run(&["apply"]);
+    assert_eq!(status, 5, "{told}");
+    ward.ok(&["apply", "--accept-expire"]);
+    ward.configure(&text.replace("last = 9", "last = 12"));
+    ward.ok(&["apply"]);
+}
+
+/// Row 6: outside of its windows a copy waits, and says until when.
+#[test]
+fn row_6_a_copy_waits_for_its_window() {
+    let day =
+        stillpoint::world::World::real(1).clock.now().with_timezone(&chrono_tz::Europe::Berlin);
+    let other = (day + chrono::TimeDelta::days(3)).format("%a").to_string().to_uppercase();
+    let window = format!("window = [\"{other} 08:00-09:00\"]\n");
+    let (ward, _application) = yard(PLACES, "", &format!("{DR}{window}"));
+    prove(&ward, &[]);
+    let (status, told) = ward.run(&["copy", "run"]);
+    assert_eq!(status, 8, "{told}");
+    assert!(told.contains("paused") && told.contains("lacks 1 backup"), "{told}");
+    assert_eq!(listed(&ward, "dr"), Vec::<String>::new());
+    let text = fs::read_to_string(ward.path("stillpoint.toml")).unwrap();
+    ward.configure(&text.replace(&window, ""));
+    copy(&ward);
+    assert_eq!(listed(&ward, "dr").len(), 1);
+}
