@@ -75,6 +75,8 @@ struct Ran {
     sent_bytes: u64,
     /// Objects of the copy that were damaged, and are good again.
     mended: Vec<String>,
+    /// Objects that were damaged where it is copied from, and were brought back from it.
+    repaired: Vec<String>,
     problems: Vec<Bad>,
     /// Why it stopped before its end.
     paused: Option<String>,
@@ -113,7 +115,8 @@ impl HeldBack {
 
 impl Ran {
     fn new(copy: &OneCopy<'_>, report: CopyReport) -> Self {
-        let CopyReport { copied, segments, mended, problems, sent, paused, left } = report;
+        let CopyReport { copied, segments, mended, repaired, problems, sent, paused, left } =
+            report;
         let bad = |problem: crate::repository::Problem| Bad {
             object: problem.object,
             what: problem.what,
@@ -129,6 +132,7 @@ impl Ran {
             sent_objects: sent.0,
             sent_bytes: sent.1,
             mended,
+            repaired,
             problems: problems.into_iter().map(bad).collect(),
             paused,
             lacking_backups: left.lacking.len(),
@@ -162,6 +166,10 @@ impl Answer for RunAnswer {
             ));
             for object in &ran.mended {
                 page.line(format!("  {}: {}", page.paint(Tone::Good, "mended"), printable(object)));
+            }
+            for object in &ran.repaired {
+                let word = page.paint(Tone::Good, "repaired where it is copied from");
+                page.line(format!("  {word}: {}", printable(object)));
             }
             for bad in &ran.problems {
                 page.line(format!(

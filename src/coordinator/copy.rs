@@ -54,6 +54,8 @@ pub struct CopyStanding {
     pub lacking: Vec<Committed>,
     /// Backups that it has and that nobody has proven there.
     pub unproven: Vec<Committed>,
+    /// Backups of the source that are damaged there, and proven in the copy.
+    pub damaged: Vec<Committed>,
     /// Log that it lacks.
     pub log: LogToCopy,
     /// Backups of the source that do not go, and why: nobody has proven them, or something is wrong
@@ -72,6 +74,8 @@ pub struct CopyReport {
     pub segments: u64,
     /// Objects of the copy that were brought back.
     pub mended: Vec<String>,
+    /// Objects of the source that were brought back from the copy.
+    pub repaired: Vec<String>,
     /// What is not as it was written, and was not copied because of that.
     pub problems: Vec<Problem>,
     /// Objects and bytes that were sent.
@@ -90,7 +94,7 @@ impl CopyStanding {
 
     /// Whether it lacks anything but log.
     pub fn needs_job(&self) -> bool {
-        !self.lacking.is_empty() || !self.unproven.is_empty()
+        !(self.lacking.is_empty() && self.unproven.is_empty() && self.damaged.is_empty())
     }
 }
 
@@ -141,7 +145,11 @@ impl Copying<'_> {
         for backup in source.backups {
             let Some(committed) = theirs.commit(&backup.id) else { continue };
             // What was given up there is not brought back.
-            if own.commit(&backup.id).is_some() {
+            if let Some(known) = own.commit(&backup.id) {
+                let is_good = own.proof(&backup.id).is_some_and(|proof| proof.problem.is_none());
+                if backup.proof == Proof::Suspect && is_good && !known.forgotten {
+                    standing.damaged.push(committed.clone());
+                }
                 continue;
             }
             let kind = kind_of(committed);
@@ -161,7 +169,8 @@ impl Copying<'_> {
         standing.lacking.sort_by_key(Committed::made);
         for backup in target.backups.iter().filter(|backup| backup.proof != Proof::Verified) {
             let Some(committed) = own.commit(&backup.id) else { continue };
-            since.extend(theirs.proof(&backup.id).map(|proof| proof.at));
+            let proof = theirs.proof(&backup.id).or_else(|| own.proof(&backup.id));
+            since.extend(proof.map(|proof| proof.at));
             standing.unproven.push(committed.clone());
         }
         if self.rule.takes(CopyKind::Logs) {
@@ -294,9 +303,36 @@ impl Copying<'_> {
                 mended => mended?,
             }
         }
+        self.repair(world, standing.damaged, (replication, report)).await?;
         self.carry_log(world, replication, report).await?;
         // What is held may only now be there.
         replication.custody(self.database).await
+    }
+
+    /// Brings back to the source what is damaged there, of backups that the copy has.
+    async fn repair(
+        &self,
+        world: &World,
+        damaged: Vec<Committed>,
+        (replication, report): (&Replication<'_>, &mut CopyReport),
+    ) -> Result<()> {
+        let pace = Pace::new(Arc::clone(&world.clock), None);
+        let back = replication.back(&pace)?;
+        for committed in damaged {
+            let backup = &committed.commit.backup;
+            let repaired = match back.mend(&committed).await {
+                Ok(repaired) => {
+                    report.repaired.extend(repaired);
+                    back.prove(backup).await
+                }
+                Err(error) => Err(error),
+            };
+            match repaired {
+                Err(error) if is_finding(&error) => report.problems.push(problem(backup, &error)),
+                repaired => repaired?,
+            }
+        }
+        Ok(())
     }
 
     async fn carry_log(

@@ -107,8 +107,11 @@ impl Repository {
         let world = self.world.clone();
         let id = RepositoryId::new(self.descriptor().id()?);
         // The key slots first: a copy that nobody can open must never look finished.
-        let mut slots = Vec::new();
+        let (mut slots, history) = (Vec::new(), self.history().await?);
         for (slot, bytes) in read_slots(&*self.store, id).await? {
+            if history.is_removed_slot(&slot.id().to_string()) {
+                continue;
+            }
             put_whole(&*store, &world, &slot.id().key(), bytes.clone()).await?;
             slots.push((slot, bytes));
         }
@@ -226,6 +229,16 @@ impl<'a> Replication<'a> {
                 .why("neither is a copy of the other"));
         }
         Ok(Self::between(source, target, road))
+    }
+
+    /// The way back: what the target has and the source lacks.
+    ///
+    /// # Errors
+    ///
+    /// As [`to_mend`](Self::to_mend).
+    pub fn back<'b>(&'b self, pace: &'b Pace) -> Result<Replication<'b>> {
+        let road = Road { pace, ..self.road };
+        Replication::to_mend(self.target, self.source, road)
     }
 
     fn between(source: &'a Repository, target: &'a Repository, road: Road<'a>) -> Self {

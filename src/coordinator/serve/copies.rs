@@ -435,12 +435,14 @@ impl Coordinator {
         let copying = fleet.copying(member, rule)?;
         let pace = self.pace(fleet, &rule.to);
         let report = copying.run(&self.world, &pace, meter).await?;
-        let CopyReport { copied, segments, mended, problems, sent, paused, .. } = report;
+        let CopyReport { copied, segments, mended, repaired, problems, sent, paused, .. } = report;
         let told = format!(
-            "{} backups and {segments} segments copied, {} bytes sent, {} objects mended",
+            "{} backups and {segments} segments copied, {} bytes sent, {} objects mended, {} of \
+             the original repaired",
             copied.len(),
             sent.1,
-            mended.len()
+            mended.len(),
+            repaired.len()
         );
         for (committed, bytes) in &copied {
             let (database, backup) = (&member.name, &committed.commit.backup);

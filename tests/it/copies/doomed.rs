@@ -8,16 +8,18 @@ use stillpoint::{
         CollectOptions, Pace, Replication, Repository, Road,
         descriptor::Writers,
         history::Committed,
-        store::{Fault, FaultyStore, MemoryStore},
+        store::{Dice, Fault, FaultyStore, Gate, MemoryStore},
     },
     world::World,
 };
+use stillpoint_contract::{ErrorKind, Result};
+use tokio::task::{LocalSet, spawn_local};
 
 use crate::support::{
     data::{change, content},
     ledger::Ledger,
     session::{Driver, Method, init, restore},
-    world::{TestClock, runtime, world, world_at},
+    world::{TestClock, runs_or, runtime, seed_or, world, world_at},
 };
 
 async fn proven(repository: &Repository, committed: &Committed) {
@@ -28,11 +30,20 @@ async fn proven(repository: &Repository, committed: &Committed) {
 }
 
 async fn copied(source: &Repository, target: &Repository, world: &World, committed: &Committed) {
+    try_copy(source, target, world, committed).await.unwrap();
+}
+
+async fn try_copy(
+    source: &Repository,
+    target: &Repository,
+    world: &World,
+    committed: &Committed,
+) -> Result<()> {
     let meter = Arc::new(Meter::default());
     let pace = Pace::new(Arc::clone(&world.clock), None);
     let road = Road { pace: &pace, may_go: &|| Ok(()), meter: &meter };
-    let replication = Replication::new(source, target, road).unwrap();
-    replication.backup(committed).await.unwrap();
+    let replication = Replication::new(source, target, road)?;
+    replication.backup(committed).await.map(drop)
 }
 
 /// The copy forgets a backup and dooms its packs; a later backup of the original needs them again.
@@ -118,4 +129,69 @@ fn a_copy_that_is_cut_at_any_call_goes_on() {
             }
         }
     });
+}
+
+/// A copy runs beside a collection of garbage in its place that takes even the youngest packs for
+/// orphans, and sweeps at once: whatever comes first, nothing that exists there lacks anything.
+#[test]
+fn copying_beside_a_collection_of_garbage_loses_nothing() {
+    let first_seed = seed_or(1);
+    for seed in first_seed..first_seed + runs_or(60) {
+        runtime().block_on(LocalSet::new().run_until(beside_a_collection(seed)));
+    }
+}
+
+async fn beside_a_collection(seed: u64) {
+    let world = world(seed);
+    let source = init(world.clone(), Arc::new(MemoryStore::default())).await.unwrap();
+    let source = Arc::new(source);
+    let driver = Driver::new(&world, "app", &Ledger::default());
+    let mut contents = Vec::new();
+    let mut data = content(seed, &[("a", 200_000), ("b", 150_000)]);
+    for round in 0..2 {
+        let committed = driver.back_up(&source, &data, Method::Incremental).await.unwrap();
+        proven(&source, &committed).await;
+        contents.push((committed, data.clone()));
+        change(&mut data, seed + round, 20);
+    }
+    let memory = Arc::new(MemoryStore::default());
+    let made = source.init_replica(Arc::clone(&memory) as _, Writers::Many, None).await.unwrap();
+    copied(&source, &made, &world, &contents[0].0).await;
+    drop(made);
+
+    let gate = Gate::new();
+    let (store, from) = (gate.store("copy", Arc::clone(&memory)), Arc::clone(&source));
+    let (own, second) = (world.clone(), contents[1].0.clone());
+    let copy = spawn_local(async move {
+        let target = Repository::open(own.clone(), Arc::new(store), None, None).await?;
+        try_copy(&from, &target, &own, &second).await
+    });
+    let (store, own) = (gate.store("collect", Arc::clone(&memory)), world.clone());
+    let first = contents[0].0.commit.backup.clone();
+    let collect = spawn_local(async move {
+        let target = Repository::open(own, Arc::new(store), None, None).await?;
+        target.forget(&[first], "test").await?;
+        let (grace, orphan_age) = (Duration::ZERO, Duration::ZERO);
+        let options = CollectOptions { grace, orphan_age, ..CollectOptions::default() };
+        target.collect(options, &Arc::new(Meter::default())).await.map(drop)
+    });
+    let dice = Dice::new(seed);
+    gate.run(|waiting| Some(dice.below(waiting.len()))).await;
+    let outcomes = [copy.await.unwrap(), collect.await.unwrap()];
+    for error in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
+        assert_ne!(error.kind(), ErrorKind::Bug, "seed {seed}: {error:?}");
+    }
+    // What exists is whole; and what could not be copied is, the next time.
+    for last in [false, true] {
+        let target = Repository::open(world.clone(), Arc::clone(&memory) as _, None, None);
+        let target = target.await.unwrap();
+        for committed in target.history().await.unwrap().live() {
+            let own = |(known, _): &&(Committed, _)| known.commit.backup == committed.commit.backup;
+            let (_, content) = contents.iter().find(own).unwrap();
+            assert_eq!(restore(&target, committed).await.unwrap(), *content, "seed {seed}");
+        }
+        copied(&source, &target, &world, &contents[1].0).await;
+        let is_there = target.find_backup(&contents[1].0.commit.backup).await.is_ok();
+        assert!(is_there || !last, "seed {seed}");
+    }
 }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use rusqlite::Connection;
@@ -96,4 +97,13 @@ pub(super) fn damage(path: &Path) {
 pub(super) fn replace(path: &Path, bytes: &[u8]) {
     fs::remove_file(path).unwrap();
     fs::write(path, bytes).unwrap();
+}
+
+/// Runs the program without a configuration; returns its exit status and what it said.
+pub(super) fn alone(ward: &Ward, words: &[&str]) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stillpoint"));
+    command.args(words).current_dir(ward.path(".")).env_clear().stdin(Stdio::null());
+    let output = command.env("XDG_STATE_HOME", ward.path("state")).output().unwrap();
+    let told = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap_or(-1), String::from_utf8(told).unwrap())
 }
