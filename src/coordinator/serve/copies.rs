@@ -23,7 +23,7 @@ use super::{
 use crate::{
     coordinator::{
         CopyReport, CopyStanding, Copying,
-        state::{Filter, Outcome, Phase, Task},
+        state::{Filter, Outcome, Phase, Stage, Task},
     },
     pipeline::Meter,
     policy::{BACKOFF_FIRST, BACKOFF_MAX, CopyRule, CopyState, Reach, rank},
@@ -42,11 +42,8 @@ const TOGETHER: usize = 4;
 /// A copy is looked at, and gets the log that it lacks, so often at least.
 const LOOK_AGAIN: TimeDelta = TimeDelta::minutes(1);
 
-/// Never more often than this, however few there are.
-const LOOK_AGAIN_MIN: TimeDelta = TimeDelta::seconds(5);
-
-/// For each copy that there is, so much time lies between two looks at one.
-const LOOK_SHARE_MS: i64 = 20;
+/// After something about it has changed, this long after the last look.
+const LOOK_AFTER_CHANGE: TimeDelta = TimeDelta::seconds(5);
 
 /// One that cannot be looked at is tried again after so long.
 const LOOK_AFTER_ERROR: TimeDelta = TimeDelta::seconds(30);
@@ -199,14 +196,6 @@ async fn drilled_in(repository: &Repository, database: &str) -> Result<Drilled> 
     Ok((passed, failed))
 }
 
-/// After how long a copy is looked at again: the more there are, the later.
-fn look_again(fleet: &Fleet) -> TimeDelta {
-    let copies: usize = fleet.members.values().map(|member| member.policy.copies.len()).sum();
-    let share =
-        TimeDelta::milliseconds(LOOK_SHARE_MS * i64::try_from(copies).unwrap_or(i64::MAX / 64));
-    share.clamp(LOOK_AGAIN_MIN, LOOK_AGAIN)
-}
-
 /// The wake of one copy: no name of a database has a line feed.
 fn key(database: &str, copy: &str) -> String {
     format!("{database}\n{copy}")
@@ -241,14 +230,18 @@ impl Coordinator {
     ) {
         let mut fleet = Arc::clone(&fleets.borrow_and_update());
         let mut wakes = self.wakes_of_copies(&fleet);
-        let (mut running, mut busy) = (FuturesUnordered::new(), BTreeSet::new());
+        let mut running = FuturesUnordered::new();
+        let (mut busy, mut changed) = (BTreeSet::<String>::new(), BTreeSet::<String>::new());
+        let mut looked: BTreeMap<String, DateTime<Utc>> = BTreeMap::new();
         loop {
             tokio::select! {
                 biased;
                 // What is under way can be dropped at any time.
                 () = is_true(&mut stop) => return,
                 Some((key, again)) = running.next(), if !running.is_empty() => {
+                    let key: String = key;
                     busy.remove(&key);
+                    looked.insert(key.clone(), self.world.clock.now());
                     wakes.set(key, again);
                 }
                 () = self.world.clock.sleep(TICK) => {}
@@ -260,10 +253,18 @@ impl Coordinator {
             if !self.shared.leads() {
                 continue;
             }
-            let changed = std::mem::take(&mut self.shared.copies().changed);
-            for member in changed.iter().filter_map(|name| fleet.members.get(name)) {
-                let keys = member.policy.copies.iter().map(|rule| key(&member.name, &rule.name));
-                keys.for_each(|key| wakes.set(key, self.world.clock.now()));
+            let names = std::mem::take(&mut self.shared.copies().changed);
+            for member in names.iter().filter_map(|name| fleet.members.get(name)) {
+                let rules = member.policy.copies.iter();
+                changed.extend(rules.map(|rule| key(&member.name, &rule.name)));
+            }
+            // What changes while it is looked at is seen by the next look.
+            let settled: Vec<String> = changed.difference(&busy).cloned().collect();
+            for key in settled {
+                changed.remove(&key);
+                let now = self.world.clock.now();
+                let soonest = looked.get(&key).map_or(now, |looked| *looked + LOOK_AFTER_CHANGE);
+                wakes.set(key, now.max(soonest));
             }
             while running.len() < TOGETHER {
                 let Some(key) = wakes.due(self.world.clock.now()) else { break };
@@ -343,12 +344,12 @@ impl Coordinator {
             let drilled = drilled_in(copying.target, &member.name).await?;
             self.shared.copies().drills.insert(member.name.clone(), drilled);
         }
-        let again = now + look_again(fleet);
+        let again = now + LOOK_AGAIN;
         if !copying.hours().are_open(now) {
             return Ok(copying.hours().next_open(now).map_or(again, |opens| again.min(opens)));
         }
         if needs_job {
-            return self.queue_copy(member, rule, now).await;
+            return self.queue_copy(fleet, member, rule, now).await;
         }
         let pace = self.pace(fleet, &rule.to);
         let meter = Arc::new(Meter::default());
@@ -368,6 +369,7 @@ impl Coordinator {
     /// when to look again.
     async fn queue_copy(
         &self,
+        fleet: &Fleet,
         member: &Member,
         rule: &CopyRule,
         now: DateTime<Utc>,
@@ -404,6 +406,9 @@ impl Coordinator {
                 return Ok((*at + patience).min(again));
             }
         }
+        if self.copies_under_way().await? >= (fleet.caps.all as usize / 2).max(1) {
+            return Ok(now + LOOK_AFTER_CHANGE);
+        }
         let known = self.shared.known(&member.name).map(|(_, standing)| standing);
         let coverage = known.map(|known| known.coverage).unwrap_or_default();
         let reach = Reach { state: member.state, since: member.since, coverage: &coverage };
@@ -419,6 +424,17 @@ impl Coordinator {
         };
         self.state.enqueue(&task, &self.worker).await?;
         Ok(again)
+    }
+
+    /// Copies that wait or run: they may take long, and leave room for backups.
+    async fn copies_under_way(&self) -> Result<usize> {
+        let mut count = 0;
+        for stage in [Stage::Waiting, Stage::Running] {
+            let filter = Filter { stage: Some(stage), ..Filter::default() };
+            let jobs = self.state.jobs(&filter).await?;
+            count += jobs.iter().filter(|job| job.task.kind.starts_with(COPY)).count();
+        }
+        Ok(count)
     }
 
     /// Brings to a copy what it lacks.

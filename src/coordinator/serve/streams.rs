@@ -138,7 +138,10 @@ impl Coordinator {
                 let what = format!("log is not captured: {reason}");
                 self.shared.trouble(&member.name, Some(what));
             }
-            CaptureEvent::Stored { .. } => self.shared.trouble(&member.name, None),
+            CaptureEvent::Stored { .. } => {
+                self.shared.trouble(&member.name, None);
+                self.shared.copies().changed.insert(member.name.clone());
+            }
         };
         let captured = capture(&self.world, repository, job, ends, tell).await;
         self.state.release(&lease, &self.worker).await?;
