@@ -287,7 +287,8 @@ impl<'a> Replication<'a> {
         let original = self.source.pack_list(committed).await?;
         for _ in 0..ATTEMPTS_MAX {
             let packs = self.packs(committed, &original).await?;
-            self.whole(&Key::new(name.clone())?, manifest.clone()).await?;
+            // No backup of the target has that name: whatever lies there is of no use.
+            self.whole(&Key::new(name.clone())?, manifest.clone(), true).await?;
             let (list, list_hash) = self.list(committed, &packs).await?;
             let (_, sent) = self.sent();
             let own = Commit {
@@ -342,34 +343,37 @@ impl<'a> Replication<'a> {
         }
     }
 
-    /// Stores an object that others have no name for, and reads it back. What lies there under its
-    /// name and is not it, is damaged: it is given up for the good bytes, which are at hand.
-    pub(super) async fn whole(&self, key: &Key, bytes: Bytes) -> Result<()> {
-        let limit = bytes.len() as u64;
-        let store = &*self.target.store;
-        if let Ok(Some(known)) = store.read(key, limit).await
-            && known == bytes
-        {
+    /// Stores an object and reads it back. What lies there under its name and is not it gives way
+    /// only where it `is_lost`: it is known that nobody can use it. The good bytes are at hand then.
+    pub(super) async fn whole(&self, key: &Key, bytes: Bytes, is_lost: bool) -> Result<()> {
+        if self.holds(key, &bytes).await? {
             return Ok(());
         }
-        self.wait(limit).await?;
-        let clock = &*self.target.world.clock;
+        let (store, clock) = (&*self.target.store, &*self.target.world.clock);
+        self.wait(bytes.len() as u64).await?;
         let put = persist(store, clock, key, bytes.clone()).await?;
-        self.count(limit);
-        let is_good = async || {
-            Ok::<_, Error>(matches!(store.read(key, limit).await, Ok(Some(b)) if b == bytes))
-        };
-        if is_good().await? {
+        self.count(bytes.len() as u64);
+        if self.holds(key, &bytes).await? {
             return Ok(());
         }
-        if put == Put::Created || store.delete(key).await? == Deleted::Retained {
+        let gives_way = is_lost && put == Put::Existed;
+        if !gives_way || store.delete(key).await? == Deleted::Retained {
             return Err(bad_copy(self.target, key.as_str()));
         }
         let put = persist(store, clock, key, bytes.clone()).await?;
-        if put == Put::Created && is_good().await? {
+        if put == Put::Created && self.holds(key, &bytes).await? {
             return Ok(());
         }
         Err(bad_copy(self.target, key.as_str()))
+    }
+
+    /// Whether these bytes lie at the target under a name.
+    async fn holds(&self, key: &Key, bytes: &Bytes) -> Result<bool> {
+        match self.target.store.read(key, bytes.len() as u64).await {
+            // Something longer lies there.
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
+            read => Ok(read?.is_some_and(|known| known == *bytes)),
+        }
     }
 
     /// Stores the list of the packs that answer for a backup at the target: as it is at the source,
@@ -379,7 +383,7 @@ impl<'a> Replication<'a> {
         let bytes = Bytes::from(encode_pack_list(packs));
         let hash = hash_of(&bytes);
         if hash == commit.packs_hash {
-            self.whole(&Key::new(commit.packs.clone())?, bytes).await?;
+            self.whole(&Key::new(commit.packs.clone())?, bytes, true).await?;
             return Ok((commit.packs.clone(), hash));
         }
         for attempt in 1..LISTS_MAX {
@@ -388,7 +392,7 @@ impl<'a> Replication<'a> {
             let known = self.target.store.read(&key, PACK_LIST_BYTES_MAX).await;
             let is_free = matches!(&known, Ok(None));
             if is_free || matches!(&known, Ok(Some(known)) if *known == bytes) {
-                self.whole(&key, bytes).await?;
+                self.whole(&key, bytes, false).await?;
                 return Ok((key.to_string(), hash));
             }
         }

@@ -139,7 +139,7 @@ impl Replication<'_> {
         if id.seq > 1 {
             self.join(database, id, &head, to_copy, before.take()).await?;
         }
-        self.whole(&key, bytes).await?;
+        self.whole(&key, bytes, false).await?;
         *before = Some((id.clone(), hash));
         Ok(())
     }
@@ -165,11 +165,18 @@ impl Replication<'_> {
         };
         match hash {
             Some(hash) if hash == head.previous => Ok(()),
-            // One of the two is damaged; the source says which.
-            Some(_) => match read_segment(self.source, &key, &earlier).await {
-                Ok((_, good)) if hash_of(&good) == head.previous => self.whole(&key, good).await,
-                _ => Err(broken(&names::segment(database, &id.stream, id.seq)?)),
-            },
+            // What is damaged at the target comes anew; what is good there is never replaced, though
+            // the source says otherwise.
+            Some(_) => {
+                let there = read_segment(self.target, &key, &earlier).await;
+                if there.is_err_and(|error| is_finding(&error)) {
+                    let (_, good) = read_segment(self.source, &key, &earlier).await?;
+                    if hash_of(&good) == head.previous {
+                        return self.whole(&key, good, true).await;
+                    }
+                }
+                Err(broken(&names::segment(database, &id.stream, id.seq)?))
+            }
             None if to_copy.wanted.contains(&earlier) => Ok(()),
             None => {
                 self.target
@@ -248,7 +255,7 @@ impl Replication<'_> {
             match read_segment(self.target, &key, id).await {
                 Err(error) if is_finding(&error) => {
                     let (_, good) = read_segment(self.source, &key, id).await?;
-                    self.whole(&key, good).await?;
+                    self.whole(&key, good, true).await?;
                     mended.push(key.to_string());
                 }
                 known => drop(known?),

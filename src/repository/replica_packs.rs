@@ -297,7 +297,7 @@ impl Replication<'_> {
             match self.target.hashed(name, hash, limit).await {
                 Err(error) if is_finding(&error) => {
                     let good = self.source.hashed(name, hash, limit).await?;
-                    self.whole(&Key::new(name.clone())?, good).await?;
+                    self.whole(&Key::new(name.clone())?, good, true).await?;
                     mended.push(name.clone());
                 }
                 known => drop(known?),
