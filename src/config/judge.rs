@@ -115,8 +115,16 @@ impl Judge<'_, '_> {
         let config = self.config;
         let nodes = node.get("copy").map_or(&[][..], Node::list);
         let copies = policy.copies.iter().map(|copy| copy.name.as_str());
-        let mut names = BTreeSet::new();
+        let (mut names, mut places) = (BTreeSet::new(), BTreeSet::new());
         for node in nodes {
+            // Each would give up what the other keeps.
+            if let Some(to) = node.get("to")
+                && !places.insert(to.text())
+            {
+                let what = "two copies of a policy go to one repository".to_owned();
+                let spot = Spot::clone(&to.spot);
+                self.problems.push(Problem::error(code::CONFIG_TWICE, spot, what));
+            }
             if let Some(to) = node.get("to") {
                 self.unknown((to, "repository"), config.repositories.keys().map(String::as_str));
             }
