@@ -105,14 +105,14 @@ pub(crate) async fn endpoint(
 }
 
 /// Opens the repository that the command line or the environment names, or else the one that is
-/// configured for a database, or else the only one that is configured.
+/// configured for a database, or else the only one that is configured and gets no copies.
 pub(crate) async fn either(session: &Session, database: Option<&str>) -> Result<Opened> {
     if session.names_place() {
         return open::repository(session, Need::Content).await;
     }
     let config = files::sound(session)?.config;
     let own = database.and_then(|name| config.databases.get(name));
-    let mut names = config.repositories.keys();
+    let mut names = config.repositories.keys().filter(|name| config.origin_of(name).is_none());
     let name = match (own, names.next(), names.next()) {
         (Some(database), ..) => &database.repository,
         (None, Some(only), None) => only,

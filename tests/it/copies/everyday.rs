@@ -142,6 +142,30 @@ fn row_66_71_the_copy_keeps_what_the_original_gives_up() {
     assert_eq!(listed(&ward, "repo"), made[2..]);
 }
 
+/// Rows 4 and 71: `expire` gives up in a copy what that does not keep, and nothing in the original.
+#[test]
+fn row_4_71_expire_follows_the_rules_of_each_copy() {
+    let keep = "keep = { last = 9 }\npitr_window = \"1s\"";
+    let (ward, application) = yard(PLACES, keep, &format!("{DR}keep = {{ last = 1 }}\n"));
+    let mut made = Vec::new();
+    for _ in 0..3 {
+        application.execute("INSERT INTO t DEFAULT VALUES", []).unwrap();
+        made.push(prove(&ward, &[]));
+        copy(&ward);
+    }
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let answer = ward.json(&["expire"]);
+    let gone = |copy: serde_json::Value| {
+        let of = answer["databases"].as_array().unwrap().iter();
+        of.filter(|one| one["copy"] == copy).map(|one| one["gone"].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!((gone(serde_json::Value::Null), gone("dr".into())), (0, 2), "{answer:#}");
+    assert_eq!((listed(&ward, "repo"), listed(&ward, "dr")), (made.clone(), made[2..].to_vec()));
+    // What the copy has given up by its own rules does not come back to be given up again.
+    assert_eq!(copy(&ward)["backups"], serde_json::json!([]));
+    assert!(ward.ok(&["hold", "list"]).contains("No"), "the original is meant");
+}
+
 /// A hold pins what it is on in every copy, and its release is told as well.
 #[test]
 fn row_71_holds_and_events_travel() {

@@ -64,6 +64,11 @@ fn row_68_a_job_copies_and_the_lag_is_measured() {
         let words = ["restore", "app", "--repo", "dr", "--to", to.to_str().unwrap()];
         ward.run(&words).0 == 0 && rows_in(&to, "t") == rows(&application)
     });
+    // Each repository is looked after, copies by the rules of copies.
+    ward.wait_until("upkeep", || {
+        let jobs = ward.jobs("repository dr");
+        job(&jobs, "upkeep").is_some_and(|job| job["outcome"] == "succeeded")
+    });
     let is_stable =
         |ward: &Ward| ward.jobs("app").iter().filter(|j| j["kind"] == "copy dr").count();
     assert_eq!(is_stable(&ward), 1, "log needs no job");
