@@ -344,7 +344,7 @@ impl<'a> Replication<'a> {
     }
 
     /// Stores an object and reads it back. What lies there under its name and is not it gives way
-    /// only where it `is_lost`: it is known that nobody can use it. The good bytes are at hand then.
+    /// only where it `is_lost`: it is known that nobody can use it, and the good bytes are at hand.
     pub(super) async fn whole(&self, key: &Key, bytes: Bytes, is_lost: bool) -> Result<()> {
         if self.holds(key, &bytes).await? {
             return Ok(());

@@ -165,8 +165,8 @@ impl Replication<'_> {
         };
         match hash {
             Some(hash) if hash == head.previous => Ok(()),
-            // What is damaged at the target comes anew; what is good there is never replaced, though
-            // the source says otherwise.
+            // What is damaged at the target comes anew; what is good there is never replaced,
+            // though the source says otherwise.
             Some(_) => {
                 let there = read_segment(self.target, &key, &earlier).await;
                 if there.is_err_and(|error| is_finding(&error)) {
