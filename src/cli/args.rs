@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::{
     answer::Format,
-    archive, backup, check, completion, config, demo, drill, evidence, exit, fetch, forget, grants,
-    init, list, logs, man, mount, repo, restore,
+    archive, backup, check, completion, config, copy, demo, drill, evidence, exit, fetch, forget,
+    grants, init, list, logs, man, mount, repo, restore,
     retention::{event, expire, explain, hold},
     schedule, serve, show, timeline, verify,
 };
@@ -192,6 +192,9 @@ pub(crate) enum Command {
     /// Only backups that were verified stand for others, so nothing goes before a newer one was
     /// read back; the newest verified ones never go.
     Expire(expire::Options),
+    /// Look after second copies of backups: what they have, and what they lack.
+    #[command(subcommand)]
+    Copy(copy::Command),
     /// Tell why something is as it is.
     #[command(subcommand)]
     Explain(explain::Command),

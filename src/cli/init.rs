@@ -1,5 +1,7 @@
 //! `stillpoint init`: creates a repository.
 
+use std::sync::Arc;
+
 use clap::Args;
 use serde::Serialize;
 use stillpoint_contract::{Error, ErrorKind, Result, code};
@@ -17,7 +19,7 @@ use crate::repository::{
     descriptor::Writers,
     keys::{PassphraseCost, Secret},
     refuse_occupied,
-    store::{self, Conditional},
+    store::{self, Conditional, Store},
 };
 
 /// What `init` is told.
@@ -90,14 +92,7 @@ pub(crate) async fn create(
 ) -> Result<(Repository, Writers)> {
     let store = open::store(session, place, Writers::Many).await?;
     refuse_occupied(&*store).await?;
-    let writers = match store::probe(&*store, &*session.world.entropy).await? {
-        Conditional::Linearizable => Writers::Many,
-        Conditional::Ignored => Writers::Single,
-    };
-    let store = match writers {
-        Writers::Many => store,
-        Writers::Single => open::store(session, place, writers).await?,
-    };
+    let (store, writers) = probed(session, place, store).await?;
     let options = InitOptions {
         secret: secret.map(|secret| (secret, "first".to_owned())),
         cost: PassphraseCost::DEFAULT,
@@ -108,6 +103,44 @@ pub(crate) async fn create(
     Memory::of(&session.environment, repository.id(), &repository.location())
         .remember(repository.history().await?.head());
     Ok((repository, writers))
+}
+
+/// Creates an empty copy of a repository at a place. One that was there and is gone may be a file
+/// system that is not mounted.
+pub(crate) async fn create_replica(
+    session: &Session,
+    place: &str,
+    source: &Repository,
+    secret: Option<Secret>,
+) -> Result<()> {
+    let store = open::store(session, place, Writers::Many).await?;
+    let memory = Memory::of(&session.environment, source.id(), &store.location());
+    if memory.recall()?.is_some() {
+        return Err(Error::new(ErrorKind::Missing, code::NO_REPOSITORY, "open the copy")
+            .with("place", store.location())
+            .why("it was there, and nothing is: a file system may not be mounted")
+            .next("mount it, or make the copy anew elsewhere"));
+    }
+    refuse_occupied(&*store).await?;
+    let (store, writers) = probed(session, place, store).await?;
+    let made = source.init_replica(store, writers, secret.as_ref()).await?;
+    memory.remember(made.history().await?.head());
+    Ok(())
+}
+
+/// Finds out how many writers a store can stand.
+async fn probed(
+    session: &Session,
+    place: &str,
+    store: Arc<dyn Store>,
+) -> Result<(Arc<dyn Store>, Writers)> {
+    match store::probe(&*store, &*session.world.entropy).await? {
+        Conditional::Linearizable => Ok((store, Writers::Many)),
+        Conditional::Ignored => {
+            let store = open::store(session, place, Writers::Single).await?;
+            Ok((store, Writers::Single))
+        }
+    }
 }
 
 /// Every later command would refuse the key that the environment names: it would look as if

@@ -9,10 +9,11 @@ use stillpoint_contract::Result;
 use super::{
     answer::{Answer, Stamp},
     native::Native,
-    open::{self, Need},
+    open::Need,
     page::{Page, Table, Tone},
     reach::Reach,
     session::Session,
+    source::{self, SourceOptions},
     units,
     wire::Backup,
 };
@@ -23,6 +24,8 @@ use crate::repository::Timeline;
 pub(crate) struct Options {
     /// Only this database.
     database: Option<String>,
+    #[command(flatten)]
+    source: SourceOptions,
 }
 
 #[derive(Debug, Serialize)]
@@ -102,7 +105,8 @@ impl Answer for ListAnswer {
 
 /// Lists. Without the key, what was captured since the backups is not counted.
 pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
-    let repository = open::repository(session, Need::Names).await?;
+    let of = (options.database.as_deref(), Need::Names);
+    let repository = source::open(session, &options.source, of).await?;
     let names = match options.database {
         Some(name) => vec![name],
         None => repository.databases().await?,

@@ -9,10 +9,11 @@ use stillpoint_contract::{ErrorKind, Result};
 use super::{
     answer::{Answer, Stamp},
     drill, exit,
-    open::{self, Need},
+    open::Need,
     page::{Page, printable},
     restore::wanted,
     session::Session,
+    source::{self, SourceOptions},
     wire::Backup,
 };
 use crate::{
@@ -41,6 +42,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath,
           requires = "read_write")]
     pub(super) scratch: Option<PathBuf>,
+    #[command(flatten)]
+    source: SourceOptions,
 }
 
 /// What the guard of a mount is told.
@@ -106,7 +109,8 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let place = drill::place(&session.environment, options.scratch.as_deref());
     coordinator::check_point(&options.database, &options.point)?;
     let moment = session.moment(&options.at)?;
-    let repository = open::repository(session, Need::Content).await?;
+    let of = (Some(options.database.as_str()), Need::Content);
+    let repository = source::open(session, &options.source, of).await?;
     let wanted = wanted(session, &repository, &options.database, moment).await?;
     let job = PresentJob {
         engines: &session.engines,

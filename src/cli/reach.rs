@@ -94,6 +94,7 @@ mod tests {
             manifest_hash: String::new(),
             packs: String::new(),
             packs_hash: String::new(),
+            origin: None,
             task: None,
         };
         Committed { seq: second.cast_unsigned(), commit, forgotten: false }

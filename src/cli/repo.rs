@@ -78,6 +78,8 @@ struct StatsAnswer {
     repository: String,
     place: String,
     encrypted: bool,
+    /// The own id of a copy; nothing where it is none.
+    replica: Option<String>,
     databases: u64,
     backups: u64,
     protected_bytes: u64,
@@ -100,10 +102,14 @@ impl Answer for StatsAnswer {
         let backups = units::count(self.backups, "backup", "backups");
         let databases = units::count(self.databases, "database", "databases");
         let encryption = if self.encrypted { "AES-256-GCM" } else { "none" };
+        let what = match &self.replica {
+            Some(own) => format!("copy {own} of {} in {}", self.repository, self.place),
+            None => format!("{} in {}", self.repository, self.place),
+        };
         page.facts(
             0,
             &[
-                ("repository", format!("{} in {}", self.repository, self.place)),
+                ("repository", what),
                 ("encryption", encryption.to_owned()),
                 (
                     "protects",
@@ -199,6 +205,7 @@ async fn stats(session: &Session) -> Result<()> {
         repository: repository.id().to_owned(),
         place: repository.location(),
         encrypted: repository.descriptor().signing_key.is_some(),
+        replica: repository.descriptor().replica.clone(),
         databases: stats.databases,
         backups: stats.backups,
         protected_bytes: stats.protected_bytes,

@@ -15,10 +15,11 @@ use super::{
     exit,
     forecast::Outlook,
     moment::{FORMS, Moment},
-    open::{self, Need, Opened},
+    open::{Need, Opened},
     page::{Page, Tone, printable},
     partial,
     session::Session,
+    source::{Source, SourceOptions, Sources},
     units,
     wire::{Backup, Event, Point, milliseconds},
 };
@@ -83,6 +84,8 @@ pub(crate) struct Options {
     /// lost after the point; change nothing.
     #[arg(long)]
     plan: bool,
+    #[command(flatten)]
+    source: SourceOptions,
     #[command(flatten)]
     pub(super) partial: partial::PartialOptions,
 }
@@ -184,6 +187,10 @@ fn write_notes(page: &mut Page<'_>, notes: &[String]) {
 
 #[derive(Debug, Serialize)]
 struct RestoreAnswer {
+    source: String,
+    /// Whether a configuration names the source.
+    #[serde(skip)]
+    is_named: bool,
     database: String,
     target: String,
     backup: Backup,
@@ -219,6 +226,7 @@ impl Answer for RestoreAnswer {
             None => format!("of the backup, {}", page.time(self.backup.at.0)),
         };
         let mut facts = vec![("state", state)];
+        facts.extend(self.is_named.then(|| ("from", self.source.clone())));
         facts.extend(self.reached_engine_position.clone().map(|position| ("position", position)));
         let backup = format!("{}, {}", self.backup.id, units::bytes(self.restored_bytes));
         facts.push(("backup", backup));
@@ -248,9 +256,22 @@ impl Answer for RestoreAnswer {
 pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     partial::refuse_without_target(&options.partial)?;
     let moment = session.moment(&options.at)?;
-    let repository = open::repository(session, Need::Content).await?;
+    let database = options.database.as_str();
+    let sources = Sources::of(session, &options.source, (Some(database), Need::Content))?;
+    let work = async |source: &Source| Box::pin(attempt(session, &options, &moment, source)).await;
+    Box::pin(sources.serve(session, database, work)).await
+}
+
+/// Restores from one source.
+async fn attempt(
+    session: &Session,
+    options: &Options,
+    moment: &Moment,
+    source: &Source,
+) -> Result<u8> {
+    let (repository, moment) = (&source.repository, moment.clone());
     let proposal = match &options.before_drop {
-        Some(name) => Some(propose(session, &repository, &options, name).await?),
+        Some(name) => Some(propose(session, repository, options, name).await?),
         None => None,
     };
     if options.partial.into.is_some() {
@@ -259,11 +280,11 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
                 session.note(&proposal.sentence(session));
                 wanted
             }
-            (Some(backup), None) => backup_of(&repository, backup).await?,
-            (None, None) => wanted(session, &repository, &options.database, moment).await?,
+            (Some(backup), None) => backup_of(repository, backup).await?,
+            (None, None) => wanted(session, repository, &options.database, moment).await?,
         };
         let about = (options.database.as_str(), options.accept_damage, options.plan);
-        return partial::run(session, &options.partial, about, (&repository, wanted)).await;
+        return partial::run(session, &options.partial, about, (repository, wanted)).await;
     }
     let Some(to) = options.to.clone() else {
         let Some((_, proposal)) = proposal else {
@@ -277,8 +298,8 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     }
     let wanted = match (&options.backup, proposal) {
         (_, Some((wanted, _))) => wanted,
-        (Some(backup), None) => backup_of(&repository, backup).await?,
-        (None, None) => wanted(session, &repository, &options.database, moment).await?,
+        (Some(backup), None) => backup_of(repository, backup).await?,
+        (None, None) => wanted(session, repository, &options.database, moment).await?,
     };
     let job = RestoreJob {
         engines: &session.engines,
@@ -286,31 +307,30 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
         wanted,
         target: &to,
         overwrite: if options.force { Overwrite::Replace } else { Overwrite::Never },
-        extras: extras(&options)?,
+        extras: extras(options)?,
     };
     let staging = if options.delta {
         coordinator::rewriting_beside(&to)?
     } else {
         coordinator::staging_beside(&session.world, &to)?
     };
-    let mut resolved = coordinator::plan(&repository, &job, &staging).await?;
+    let mut resolved = coordinator::plan(repository, &job, &staging).await?;
     resolved.accept_damage = options.accept_damage;
     resolved.chosen.warnings.iter().for_each(|warning| session.warn(warning));
     if options.plan {
-        let forecast = coordinator::forecast(&repository, &resolved).await?;
+        let forecast = coordinator::forecast(repository, &resolved).await?;
         let outlook = Outlook::of(forecast, Some(&to));
         if !options.delta && outlook.is_too_small(resolved.manifest.size_bytes) {
             session.warn("the target's file system has not enough free space for the database");
         }
-        let place = repository.location();
-        session.answer(&planned(session, &options, &resolved, (place, outlook)))?;
+        session.answer(&planned(session, options, &resolved, (source, outlook)))?;
         return Ok(exit::OK);
     }
     let meter = Arc::new(Meter::default());
-    let work = coordinator::run(&session.world, &repository, &resolved, &meter);
+    let work = coordinator::run(&session.world, repository, &resolved, &meter);
     let report = session.watch(&options.database, &meter, work).await?;
     let is_sound = report.damage.is_empty();
-    session.answer(&restored(session, &options, &resolved, report))?;
+    session.answer(&restored(session, options, (source, &resolved), report))?;
     Ok(if is_sound { exit::OK } else { exit::status(ErrorKind::Corrupt) })
 }
 
@@ -368,7 +388,7 @@ fn planned(
     session: &Session,
     options: &Options,
     resolved: &ResolvedRestore,
-    (source, outlook): (String, Outlook),
+    (source, outlook): (&Source, Outlook),
 ) -> PlanAnswer {
     let until = &resolved.chosen.until;
     let at = match until {
@@ -390,11 +410,14 @@ fn planned(
     words.extend(options.accept_damage.then_some("--accept-damage"));
     words.extend(options.delta.then_some("--delta"));
     words.extend(options.start.then_some("--start"));
+    if let Some(name) = &source.name {
+        words.extend(["--from", name]);
+    }
     for space in &options.tablespace {
         words.extend(["--tablespace", space]);
     }
     PlanAnswer {
-        source,
+        source: source.told.clone(),
         outlook,
         log_bytes: resolved.log_bytes,
         database: options.database.clone(),
@@ -423,12 +446,14 @@ fn planned(
 fn restored(
     session: &Session,
     options: &Options,
-    resolved: &ResolvedRestore,
+    (source, resolved): (&Source, &ResolvedRestore),
     report: RestoreReport,
 ) -> RestoreAnswer {
     let engine = resolved.manifest.engine.as_str();
     let reached = report.reached.position.as_ref();
     RestoreAnswer {
+        source: source.told.clone(),
+        is_named: source.name.is_some(),
         database: options.database.clone(),
         target: target_of(options),
         backup: Backup::of(&resolved.chosen.backup.commit, session.native()),
@@ -438,7 +463,7 @@ fn restored(
         transactions_replayed: report.reached.transactions,
         check: report.check,
         damage: report.damage,
-        warnings: resolved.chosen.warnings.clone(),
+        warnings: [&resolved.chosen.warnings[..], &source.repaired].concat(),
         notes: resolved.plan.notes.clone(),
         started: report.started,
         kept_bytes: report.kept_bytes,

@@ -10,10 +10,11 @@ use stillpoint_contract::{LogEvent, Result};
 use super::{
     answer::{Answer, Stamp},
     bar,
-    open::{self, Need},
+    open::Need,
     page::{Page, Table, Tone},
     reach::Reach,
     session::{Session, length},
+    source::{self, SourceOptions},
     units,
     wire::{Backup, Event, Gap, Point, Stretch},
 };
@@ -33,6 +34,8 @@ pub(crate) struct Options {
     /// Also lost files whose names are not known.
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    source: SourceOptions,
 }
 
 #[derive(Debug, Serialize)]
@@ -182,7 +185,8 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let since =
         since.and_then(|length| now.checked_sub_signed(chrono::TimeDelta::from_std(length).ok()?));
     let is_since = |at: DateTime<Utc>| since.is_none_or(|since| at >= since);
-    let repository = open::repository(session, Need::Content).await?;
+    let of = (Some(options.database.as_str()), Need::Content);
+    let repository = source::open(session, &options.source, of).await?;
     let timeline = repository.timeline(&options.database).await?;
     let Reach { stretches, gaps, open_gap } = Reach::of(&timeline, session.native());
     let unnamed = Cell::new(0_u64);

@@ -9,9 +9,10 @@ use stillpoint_contract::{ErrorKind, Result};
 use super::{
     answer::Answer,
     exit,
-    open::{self, Need, Opened},
+    open::{Need, Opened},
     page::{Page, Tone, printable},
     session::Session,
+    source::{SourceOptions, Sources},
     units,
     wire::milliseconds,
 };
@@ -32,6 +33,8 @@ pub(crate) struct Options {
     /// Hash every object and compare it with its name, instead of decoding it. Needs no key.
     #[arg(long, conflicts_with_all = ["backups", "database"])]
     keyless: bool,
+    #[command(flatten)]
+    source: SourceOptions,
 }
 
 #[derive(Debug, Serialize)]
@@ -43,6 +46,8 @@ struct VerifyAnswer {
     bytes: u64,
     elapsed_ms: u64,
     problems: Vec<Problem>,
+    /// Objects that were damaged or missing, and were brought back from another copy.
+    repaired: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -62,6 +67,7 @@ impl VerifyAnswer {
             bytes: 0,
             elapsed_ms: 0,
             problems: Vec::new(),
+            repaired: Vec::new(),
         }
     }
 
@@ -90,6 +96,9 @@ impl Answer for VerifyAnswer {
             self.method,
             units::duration(took)
         ));
+        for object in &self.repaired {
+            page.line(format!("{}: {}", page.paint(Tone::Good, "repaired"), printable(object)));
+        }
         if self.intact {
             page.line(format!(
                 "{}: everything is as it was written",
@@ -118,19 +127,46 @@ impl Answer for VerifyAnswer {
 pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let start = session.world.clock.elapsed();
     let meter = Arc::new(Meter::default());
+    let need = if options.keyless { Need::Names } else { Need::Content };
+    let database = options.database.as_deref();
+    let sources = Sources::of(session, &options.source, (database, need))?;
+    let repository = sources.first(session).await?.repository;
     let mut answer = if options.keyless {
-        let repository = open::repository(session, Need::Names).await?;
         let mut answer = VerifyAnswer::new("hashed");
         answer.add(session.watch("verify", &meter, repository.verify_names(&meter)).await?);
         answer
     } else {
-        let repository = open::repository(session, Need::Content).await?;
-        decode(session, &repository, &options, &meter).await?
+        let found = decode(session, &repository, &options, &meter).await?;
+        Box::pin(repair(session, (&sources, &repository), &options, (found, &meter))).await?
     };
     let took = session.world.clock.elapsed().saturating_sub(start);
     answer.elapsed_ms = milliseconds(took);
     session.answer(&answer)?;
     Ok(if answer.intact { exit::OK } else { exit::status(ErrorKind::Corrupt) })
+}
+
+/// Brings back what is damaged from another copy, where a configuration names one, and looks again.
+async fn repair(
+    session: &Session,
+    (sources, repository): (&Sources, &Opened),
+    options: &Options,
+    (found, meter): (VerifyAnswer, &Arc<Meter>),
+) -> Result<VerifyAnswer> {
+    if found.intact {
+        return Ok(found);
+    }
+    let (backups, mut databases) = chosen(repository, options).await?;
+    databases.extend(backups.into_iter().map(|backup| backup.commit.database));
+    databases.sort();
+    databases.dedup();
+    let names: Vec<&str> = databases.iter().map(String::as_str).collect();
+    let mended = Box::pin(sources.mend(session, repository, &names)).await;
+    if mended.is_empty() {
+        return Ok(found);
+    }
+    let mut answer = decode(session, repository, options, meter).await?;
+    answer.repaired = mended.into_iter().map(|(object, _)| object).collect();
+    Ok(answer)
 }
 
 async fn decode(

@@ -44,8 +44,14 @@ pub(super) fn build(main: &Node, built_in: &Node, problems: &mut Vec<Problem>) -
         (name, policy)
     });
     let policies: BTreeMap<_, _> = policies.collect();
-    let only = match repositories.len() {
-        1 => repositories.keys().next().cloned(),
+    // What gets copies holds nothing else.
+    let is_copy = |name: &&String| {
+        let mut copies = policies.values().flat_map(|policy: &Policy| &policy.copies);
+        copies.any(|copy| copy.to == **name)
+    };
+    let mut originals = repositories.keys().filter(|name| !is_copy(name));
+    let only = match (originals.next(), originals.next()) {
+        (Some(only), None) => Some(only.clone()),
         _ => None,
     };
     let databases = named(main, "database").map(|(name, spot, node)| {
@@ -134,7 +140,8 @@ fn period(node: Option<&Node>) -> Option<Period> {
 }
 
 fn windows(node: Option<&Node>) -> Vec<Window> {
-    let windows = node.map_or(&[][..], Node::list).iter();
+    let one = node.filter(|node| node.text().is_some()).map(std::slice::from_ref);
+    let windows = one.or(node.map(Node::list)).unwrap_or_default().iter();
     windows.filter_map(|node| form::window(node.text()?).ok()).collect()
 }
 

@@ -1,7 +1,7 @@
 //! What is wrong although each part of it is well-formed: names of nothing, circles, promises that
 //! contradict each other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use stillpoint_contract::code;
@@ -36,6 +36,7 @@ pub(super) fn judge(main: &Node, config: &Config, now: DateTime<Utc>, problems: 
         }
     }
     judge.second_places();
+    judge.fed();
     judge.alerts();
 }
 
@@ -114,8 +115,16 @@ impl Judge<'_, '_> {
         let config = self.config;
         let nodes = node.get("copy").map_or(&[][..], Node::list);
         let copies = policy.copies.iter().map(|copy| copy.name.as_str());
-        let mut names = BTreeSet::new();
+        let (mut names, mut places) = (BTreeSet::new(), BTreeSet::new());
         for node in nodes {
+            // Each would give up what the other keeps.
+            if let Some(to) = node.get("to")
+                && !places.insert(to.text())
+            {
+                let what = "two copies of a policy go to one repository".to_owned();
+                let spot = Spot::clone(&to.spot);
+                self.problems.push(Problem::error(code::CONFIG_TWICE, spot, what));
+            }
             if let Some(to) = node.get("to") {
                 self.unknown((to, "repository"), config.repositories.keys().map(String::as_str));
             }
@@ -238,6 +247,46 @@ impl Judge<'_, '_> {
             let spot = Spot::clone(&first.spot);
             let help = "heartbeat = { url = \"https://...\" }, of a service that misses it";
             self.problems.push(Problem::warning(code::BROKEN_PROMISE, spot, what).help(help));
+        }
+    }
+
+    /// A copy has the id and the keys of what it is made of: it is made of one original, and
+    /// nothing else is stored there.
+    fn fed(&mut self) {
+        let config = self.config;
+        let mut origins: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut told = BTreeSet::new();
+        for database in config.databases.values() {
+            let Some(policy) = config.policies.get(&database.policy) else { continue };
+            let layer = layer(self.main, &policy.name).and_then(|(_, node)| node.get("copy"));
+            let nodes = layer.map_or(&[][..], Node::list);
+            for (place, copy) in policy.copies.iter().enumerate() {
+                let to = copy.to.as_str();
+                let user = config.databases.values().find(|other| other.repository == to);
+                let first = *origins.entry(to).or_insert(&database.repository);
+                let problem = match user {
+                    Some(user) => format!(
+                        "`{to}` gets copies, and backups of `{}`: a copy holds nothing else",
+                        user.name
+                    ),
+                    None if first != database.repository => format!(
+                        "`{to}` gets copies from `{first}` and from `{}`: it is made of one",
+                        database.repository
+                    ),
+                    None => continue,
+                };
+                // The policy may have it from another one.
+                let node = nodes.get(place).and_then(|node| node.get("to"));
+                let spot = node.map(|node| Spot::clone(&node.spot));
+                if told.insert(to) {
+                    let problem = match spot {
+                        Some(spot) => Problem::error(code::CONFIG_VALUE, spot, problem),
+                        None => Problem::lacking(code::CONFIG_VALUE, problem),
+                    };
+                    let help = format!("[repository.{to}2]  url = \"...\", a place of its own");
+                    self.problems.push(problem.help(help));
+                }
+            }
         }
     }
 

@@ -24,6 +24,18 @@ pub struct Config {
     pub alerts: Vec<Alerting>,
 }
 
+impl Config {
+    /// The repository that a copy is fed from in the end, if the named one is a copy: the first
+    /// repository of a database whose policy copies there.
+    pub fn origin_of(&self, repository: &str) -> Option<&str> {
+        let is_fed = |database: &&Database| {
+            let policy = self.policies.get(&database.policy);
+            policy.is_some_and(|policy| policy.copies.iter().any(|copy| copy.to == repository))
+        };
+        self.databases.values().find(is_fed).map(|database| &*database.repository)
+    }
+}
+
 /// The program that runs the policies.
 #[derive(Clone, Debug)]
 pub struct Coordinator {

@@ -124,8 +124,11 @@ const LIMITS: &[Key] = &[
     )
     .alike(&["streams"]),
     Key::new("upload", Shape::Text(&RATE), "how fast copies may be written there"),
-    Key::new("window", Shape::List(&Shape::Text(&WINDOW)), "when copies may be written there"),
+    Key::new("window", WINDOWS, "when copies may be written there"),
 ];
+
+/// One window, or several.
+const WINDOWS: Shape = Shape::Either(&[Shape::Text(&WINDOW), Shape::List(&Shape::Text(&WINDOW))]);
 
 const DATABASE: &[Key] = &[
     Key::new("endpoint", Shape::Text(&ANY), "where it is: sqlite:PATH or postgres://USER@HOST/DB")
@@ -139,7 +142,7 @@ const DATABASE: &[Key] = &[
     Key::new(
         "repository",
         Shape::Text(&NAME),
-        "where its backups are kept [default: the only one]",
+        "where its backups are kept [default: the only one that gets no copies]",
     )
     .alike(&["repo"]),
     Key::new("labels", Shape::Named(&Shape::Text(&ANY)), "words to choose databases by"),
@@ -178,7 +181,7 @@ const COPY: &[Key] = &[
         "what is copied [default: everything]",
     ),
     Key::new("keep", Shape::Table(KEEP), "what is kept there [default: as in the policy]"),
-    Key::new("window", Shape::List(&Shape::Text(&WINDOW)), "when it may run [default: always]"),
+    Key::new("window", WINDOWS, "when it may run [default: always]"),
 ];
 
 const DRILL: &[Key] = &[

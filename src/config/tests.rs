@@ -29,6 +29,10 @@ site   = "dr"
 quota  = "2TiB"
 limits = { upload = "80MiB/s", window = ["20:00-06:00"] }
 
+[repository.third]
+url    = "/srv/third"
+limits = { window = "SAT,SUN 00:00-24:00" }
+
 [policy.tier1]
 rpo         = "5m"
 rto         = "1h"
@@ -50,7 +54,7 @@ class = ["full", "logs"]
 
 [[policy.tier1.copy]]
 name = "again"
-to   = "primary"
+to   = "third"
 from = "dr"
 
 [policy.tier1.drill]
@@ -119,6 +123,7 @@ fn everything_that_is_written_is_understood() {
     assert_eq!(config.coordinator.running, 8);
     assert_eq!(config.repositories["dr"].upload, Some(80 << 20));
     assert_eq!(config.repositories["dr"].quota, Some(2 << 40));
+    assert_eq!(config.repositories["third"].windows[0].days.len(), 2);
     assert!(matches!(
         &config.repositories["primary"].encryption,
         Some(Encryption::Key(Secret::File(path))) if path.ends_with("prod.key")
@@ -204,8 +209,9 @@ fn files_add_names_and_never_another_word() {
 fn circles_are_found() {
     let copies = |first: &str, second: &str| {
         format!(
-            "{EXAMPLE}[repository.b]\nurl = \"/b\"\n[[policy.p.copy]]\nname = \"x\"\nto = \"b\"\n\
-             {first}\n[[policy.p.copy]]\nname = \"y\"\nto = \"b\"\n{second}\n"
+            "{EXAMPLE}[repository.b]\nurl = \"/b\"\n[repository.c]\nurl = \"/c\"\n\
+             [[policy.p.copy]]\nname = \"x\"\nto = \"b\"\n{first}\n\
+             [[policy.p.copy]]\nname = \"y\"\nto = \"c\"\n{second}\n"
         )
         .replace("policy = \"default\"", "repository = \"primary\"")
     };
@@ -213,6 +219,8 @@ fn circles_are_found() {
     assert!(fine.is_sound(), "{}", told(&fine));
     let circle = of(&copies("from = \"y\"", "from = \"x\""));
     assert_eq!(codes(&circle)[0], "SP0141", "{}", told(&circle));
+    let twice = of(&copies("", "").replace("to = \"c\"", "to = \"b\""));
+    assert_eq!(codes(&twice)[0], "SP0111", "{}", told(&twice));
     let parents = of(&format!(
         "{EXAMPLE}[policy.a]\nextends = \"b\"\n[policy.b]\nextends = \"a\"\n\
          [policy.c]\nextends = \"d\""

@@ -6,6 +6,7 @@
 mod archive;
 mod backup;
 mod capture;
+mod copy;
 mod drill;
 mod events;
 mod fetch;
@@ -27,6 +28,7 @@ pub mod state;
 pub use archive::{Files, Pushed, push};
 pub use backup::{BackupJob, BackupReport, back_up};
 pub use capture::{CaptureEvent, CaptureJob, CaptureReport, Process, capture, retire};
+pub use copy::{CopyReport, CopyStanding, Copying, kind_of, subjects};
 pub use drill::{DrillJob, Expectation, draw, drill};
 pub use events::{Events, Happened, events, last_loss};
 pub use fetch::{Fetched, Fetcher};
@@ -43,7 +45,7 @@ pub use restore::{
 pub use scratch::{Scratch, ScratchPlace};
 pub use scratch_copy::{CopyJob, PlannedCopy, Presented, ScratchCopy, Way, plan_copy};
 pub use serve::{
-    BackupTask, Caps, Coordinator, Decided, Drivers, Ending, Fleet, Hands, Member, NOTICE_SCHEMA,
-    Notice, NoticeAlert, NoticeKind, NoticeUrgency, Notifier, Pace, Place, Rehearsal, Standing,
-    decided, expire, standing, told,
+    BackupTask, Caps, Coordinator, CopyKnown, Decided, Drivers, Ending, Fleet, Hands, Link, Member,
+    NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind, NoticeUrgency, Notifier, Place, Rehearsal,
+    Rhythm, Standing, add_drills, decided, expire, expire_copy, standing, told,
 };

@@ -342,6 +342,7 @@ mod tests {
             manifest_hash: String::new(),
             packs: String::new(),
             packs_hash: String::new(),
+            origin: None,
             task: None,
         };
         Committed { seq, commit, forgotten: false }

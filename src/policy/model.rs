@@ -183,6 +183,19 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// Whether whatever a copy of another policy keeps is kept as long by one of this.
+    pub fn copies_as_much_as(&self, own: &CopyRule, (other, theirs): (&Self, &CopyRule)) -> bool {
+        let has_all = theirs.kinds.iter().all(|kind| own.kinds.contains(kind));
+        let has_log = theirs.kinds.contains(&CopyKind::Logs);
+        has_all
+            && (!has_log || other.pitr_window <= self.pitr_window)
+            && other.floor.max(1) <= self.floor.max(1)
+            && self.zone == other.zone
+            && own.keep.is_as_much_as(&theirs.keep)
+    }
+}
+
 impl Keep {
     fn is_as_much_as(&self, other: &Self) -> bool {
         let counts = |keep: &Self| {

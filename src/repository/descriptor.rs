@@ -32,6 +32,10 @@ pub struct Descriptor {
     pub signing_key: Option<String>,
     /// How many writers the store can stand.
     pub writers: Writers,
+    /// In a copy of a repository: its own random id, 32 hex digits. `repository` and keys are those
+    /// of the original, so that objects travel as they are stored; the log is its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<String>,
 }
 
 /// How objects are encrypted.
@@ -63,6 +67,16 @@ impl Descriptor {
             .ok()
             .and_then(|bytes| bytes.try_into().ok())
             .ok_or_else(damaged)
+    }
+
+    /// Whose log it is: no entry of a repository's log passes for one of a copy's, or of another's.
+    pub fn log_id(&self) -> &str {
+        self.replica.as_deref().unwrap_or(&self.repository)
+    }
+
+    /// Whether it is a copy, to which only copying writes.
+    pub fn is_replica(&self) -> bool {
+        self.replica.is_some()
     }
 
     /// Writes the stored form: a line of JSON, and a line with its hash.
@@ -134,6 +148,7 @@ mod tests {
             chunk_bytes: 262_144,
             signing_key: None,
             writers: Writers::Many,
+            replica: None,
         };
         let bytes = descriptor.encode().unwrap();
         assert_eq!(Descriptor::decode(&bytes).unwrap(), descriptor);

@@ -141,6 +141,7 @@ impl Repository {
         options: WriteOptions,
         meter: Arc<Meter>,
     ) -> Result<Draft<'_>> {
+        self.refuse_replica()?;
         names::check_database(&intent.database)?;
         let history = self.history().await?;
         let live: Vec<_> = history.commits_of(&intent.database).filter(|c| !c.forgotten).collect();
@@ -375,6 +376,7 @@ impl Draft<'_> {
             manifest_hash: String::new(),
             packs: String::new(),
             packs_hash: String::new(),
+            origin: None,
         }
     }
 

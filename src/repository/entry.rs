@@ -133,6 +133,9 @@ pub struct Commit {
     /// What it was made for, if a policy asked for it. One backup at most is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
+    /// In the log of a copy: the number of the entry that made it in the original.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<u64>,
 }
 
 /// A drill, as the log knows it. Everything else is in its record.

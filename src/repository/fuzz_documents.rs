@@ -116,6 +116,7 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, bytes::Bytes)> {
         chunk_bytes: ChunkSize::DEFAULT.into(),
         signing_key: None,
         writers: super::descriptor::Writers::Many,
+        replica: None,
     };
     let commit = json!({
         "backup": id, "database": "app.db", "engine": "sqlite", "incarnation": "a1b2",
@@ -124,9 +125,8 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, bytes::Bytes)> {
         "stored_bytes": 9000, "manifest": "snap/2026/11/app.db/x.manifest",
         "manifest_hash": hash, "packs": "snap/2026/11/app.db/x.packs", "packs_hash": hash,
     });
-    let doom = json!({
-        "packs": [], "moved": {}, "indexes": [], "objects": ["snap/2026/11/app.db/x.packs"],
-    });
+    let objects = ["snap/2026/11/app.db/x.packs"];
+    let doom = json!({ "packs": [], "moved": {}, "indexes": [], "objects": objects });
     let entry = |action: serde_json::Value| {
         let entry: Entry = serde_json::from_value(json!({
             "format": 1, "repository": descriptor.repository, "seq": 1, "previous": "0".repeat(64),

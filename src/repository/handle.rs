@@ -92,7 +92,7 @@ impl Repository {
         let log = Log {
             store: Arc::clone(&store),
             notary: Arc::new(notary),
-            repository: descriptor.repository.clone(),
+            repository: descriptor.log_id().to_owned(),
             clock: Arc::clone(&world.clock),
             entropy: Arc::clone(&world.entropy),
         };

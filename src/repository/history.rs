@@ -25,6 +25,13 @@ pub struct Head {
     pub hash: String,
 }
 
+impl Committed {
+    /// Its place in the order in which backups were made: in a copy, they may arrive in another.
+    pub fn made(&self) -> u64 {
+        self.commit.origin.unwrap_or(self.seq)
+    }
+}
+
 impl Default for Head {
     fn default() -> Self {
         Self { seq: 0, hash: "0".repeat(64) }
@@ -290,7 +297,7 @@ impl History {
     }
 
     /// Whether what is to be held is there.
-    fn can_hold(&self, held: &Held) -> bool {
+    pub(super) fn can_hold(&self, held: &Held) -> bool {
         match &held.of {
             HeldPart::Backup(backup) => {
                 let held_one = self.commits.get(backup).filter(|known| !known.forgotten);
@@ -360,6 +367,7 @@ pub(crate) mod tests {
             manifest_hash: "0".repeat(64),
             packs: "p".to_owned(),
             packs_hash: "0".repeat(64),
+            origin: None,
             task: None,
         }
     }

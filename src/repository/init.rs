@@ -85,6 +85,7 @@ async fn begin(world: World, store: Arc<dyn Store>, options: InitOptions) -> Res
         chunk_bytes: options.chunk_size.into(),
         signing_key: domain.signer().map(|signer| signer.public_key().to_string()),
         writers: options.writers,
+        replica: None,
     };
     let bytes = descriptor.encode()?;
     let repository = Repository::assemble(world, store, descriptor, Some(domain), master)?;

@@ -21,7 +21,8 @@ pub const PACKS: &str = "packs/";
 pub const STREAMS: &str = "streams/";
 /// Prefix of what drills found out.
 pub const DRILLS: &str = "drills/";
-/// Prefix of short-lived objects; never under object lock, never part of a copy.
+/// Prefix of short-lived objects; never under object lock. Of them, a copy has the newest sign of
+/// life of a capture alone.
 pub const CONTROL: &str = "control/";
 
 /// What people and machines keep beside a repository without harm.

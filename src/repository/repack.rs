@@ -133,7 +133,7 @@ impl Repository {
         Ok(live)
     }
 
-    async fn store_run_of(&self, index: &Arc<IndexSet>) -> Result<()> {
+    pub(super) async fn store_run_of(&self, index: &Arc<IndexSet>) -> Result<()> {
         let (index, entropy) = (Arc::clone(index), Arc::clone(&self.world.entropy));
         if let Some(run) = self.world.cpu.run(move |_| index.cut_run(&*entropy)).await?? {
             persist(&*self.store, &*self.world.clock, &run.name.key(), run.bytes).await?;

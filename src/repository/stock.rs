@@ -104,7 +104,7 @@ fn backup(history: &History, committed: &Committed) -> policy::Backup {
     policy::Backup {
         id: commit.backup.clone(),
         at: commit.consistent_time,
-        seq: committed.seq,
+        seq: committed.made(),
         proof,
         // What a backup needs to be consistent is among its parts.
         own_log: None,

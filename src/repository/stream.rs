@@ -20,7 +20,7 @@ use super::{
 use crate::{pipeline::keys::Domain, world::World};
 
 /// The longest beat, in bytes.
-const BEAT_BYTES_MAX: u64 = 64 << 10;
+pub(super) const BEAT_BYTES_MAX: u64 = 64 << 10;
 
 /// A capture that did not beat for so long is taken for dead, in seconds.
 pub const BEAT_SECONDS_MAX: i64 = 30;
@@ -80,6 +80,7 @@ impl Repository {
         continues: Option<(String, u64)>,
         gap: Option<String>,
     ) -> Result<StreamWriter<'_>> {
+        self.refuse_replica()?;
         names::check_database(database)?;
         self.domain()?;
         let newest = self.newest_capture(database).await?;
@@ -106,6 +107,7 @@ impl Repository {
         database: &str,
         last: &StoredHead,
     ) -> Result<StreamWriter<'_>> {
+        self.refuse_replica()?;
         let key = names::segment(database, &last.stream, last.seq)?;
         let bytes = self.store.read(&key, SEGMENT_BYTES_MAX).await?.ok_or_else(|| broken(&key))?;
         Ok(StreamWriter {

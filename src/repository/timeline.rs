@@ -120,7 +120,7 @@ impl Timeline {
     pub fn stood_until(&self, backup: &Committed) -> DateTime<Utc> {
         let own = &backup.commit;
         let Some(position) = &own.consistent_at else { return own.consistent_time };
-        let later = self.backups.iter().filter(|later| later.seq > backup.seq);
+        let later = self.backups.iter().filter(|later| later.made() > backup.made());
         let later = later.filter(|later| later.commit.consistent_at.as_ref() == Some(position));
         let beats = self.beat.iter().filter(|beat| beat.position == *position);
         let seen = later.map(|later| later.commit.consistent_time).chain(beats.map(|beat| beat.at));
@@ -178,8 +178,9 @@ impl Repository {
     /// [`Missing`](ErrorKind::Missing) when the repository never heard of it.
     pub async fn timeline(&self, database: &str) -> Result<Timeline> {
         let history = self.history().await?;
-        let backups: Vec<Committed> =
+        let mut backups: Vec<Committed> =
             history.commits_of(database).filter(|c| !c.forgotten).cloned().collect();
+        backups.sort_by_key(Committed::made);
         let mut timeline = Timeline {
             database: database.to_owned(),
             backups,

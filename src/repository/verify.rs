@@ -165,7 +165,7 @@ impl Repository {
         Ok(())
     }
 
-    async fn verify_pack(&self, pack: PackName, size_bytes: u64) -> Result<()> {
+    pub(super) async fn verify_pack(&self, pack: PackName, size_bytes: u64) -> Result<()> {
         let table = match read_table(&*self.store, pack, size_bytes).await {
             Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
             table => table,

@@ -5,6 +5,7 @@ mod archive_outage;
 mod bank;
 mod cli;
 mod company;
+mod copies;
 mod disk_full;
 mod drills;
 mod fleet;

@@ -118,6 +118,8 @@ pub mod code {
     pub const SINGLE_WRITER: Code = Code(205);
     /// The repository's history is older than, or differs from, what was seen before.
     pub const ROLLED_BACK: Code = Code(206);
+    /// The repository is a copy, to which only copying writes; or it is not the copy it should be.
+    pub const REPLICA: Code = Code(207);
     /// The passphrase or key opens none of the repository's key slots.
     pub const WRONG_KEY: Code = Code(210);
     /// A key is needed and none was given.
@@ -170,6 +172,8 @@ pub mod code {
     pub const NO_SUCH_JOB: Code = Code(612);
     /// What was planned is not what would be done.
     pub const PLAN: Code = Code(613);
+    /// A copy may not run now.
+    pub const COPY_PAUSED: Code = Code(614);
     /// Somebody could not be told.
     pub const NOTIFY: Code = Code(620);
     /// An address could not be listened on.

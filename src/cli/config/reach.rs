@@ -6,6 +6,7 @@ use stillpoint_contract::{Endpoint, Engine, Error, ErrorKind, Result, code};
 
 use super::{
     super::{
+        init,
         open::{self, Need, Opened},
         session::Session,
     },
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{
     config::{Config, Database, Encryption},
-    repository::keys::Secret,
+    repository::{Repository, keys::Secret},
 };
 
 /// Opens a repository as it is configured. Nobody is asked for anything.
@@ -44,7 +45,10 @@ pub(crate) async fn place(
     };
     let with = (&*session.world.clock, &session.environment);
     let of = format!("of repository {name}");
-    let key = match &repository.encryption {
+    // A copy has the keys of what it is copied from, and may have others.
+    let origin = config.origin_of(name).and_then(|origin| config.repositories.get(origin));
+    let inherited = origin.and_then(|origin| origin.encryption.as_ref());
+    let key = match repository.encryption.as_ref().or(inherited) {
         None => None,
         Some(Encryption::Passphrase(passphrase)) => {
             Some(Secret::passphrase(&secret::fetch(with, passphrase, &of).await?)?)
@@ -54,6 +58,26 @@ pub(crate) async fn place(
         }
     };
     Ok((repository.url.clone(), key))
+}
+
+/// Opens a copy of a repository as it is configured, or creates it where there is nothing, and
+/// never was as far as this user knows.
+pub(crate) async fn replica(
+    session: &Session,
+    config: &Config,
+    name: &str,
+    source: &Repository,
+) -> Result<Opened> {
+    match repository(session, config, name).await {
+        Err(error) if error.code() == code::NO_REPOSITORY => {
+            let (place, key) = place(session, config, name).await?;
+            let has_own = config.repositories.get(name).is_some_and(|r| r.encryption.is_some());
+            let made = init::create_replica(session, &place, source, key.filter(|_| has_own));
+            made.await?;
+            repository(session, config, name).await
+        }
+        opened => opened,
+    }
 }
 
 /// The database's engine and endpoint, with the password of its user.
@@ -81,14 +105,14 @@ pub(crate) async fn endpoint(
 }
 
 /// Opens the repository that the command line or the environment names, or else the one that is
-/// configured for a database, or else the only one that is configured.
+/// configured for a database, or else the only one that is configured and gets no copies.
 pub(crate) async fn either(session: &Session, database: Option<&str>) -> Result<Opened> {
     if session.names_place() {
         return open::repository(session, Need::Content).await;
     }
     let config = files::sound(session)?.config;
     let own = database.and_then(|name| config.databases.get(name));
-    let mut names = config.repositories.keys();
+    let mut names = config.repositories.keys().filter(|name| config.origin_of(name).is_none());
     let name = match (own, names.next(), names.next()) {
         (Some(database), ..) => &database.repository,
         (None, Some(only), None) => only,

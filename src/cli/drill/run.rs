@@ -16,9 +16,10 @@ use crate::{
     cli::{
         environment::Environment,
         exit,
-        open::{self, Need, Opened},
+        open::{Need, Opened},
         restore::wanted,
         session::Session,
+        source::{self, SourceOptions, Sources},
     },
     coordinator::{self, DrillJob, Expectation, ScratchPlace, Wanted, Way},
     pipeline::Meter,
@@ -76,6 +77,8 @@ pub(crate) struct Options {
     /// Also write the evidence into this directory, as DRILL.json and DRILL.html.
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     evidence: Option<PathBuf>,
+    #[command(flatten)]
+    source: SourceOptions,
 }
 
 impl Command {
@@ -120,7 +123,12 @@ async fn drill(session: &Session, options: Options) -> Result<u8> {
     let scratch = place(&session.environment, options.scratch.as_deref());
     let expectations = expectations(&options)?;
     let moment = session.moment(&options.at)?;
-    let repository = open::repository(session, Need::Content).await?;
+    // The copy that the policy rehearses is the one that would really be used.
+    let from = options.source.from.clone();
+    let from = from.or_else(|| source::drilled_from(session, &options.database));
+    let of = (Some(options.database.as_str()), Need::Content);
+    let source = Sources::of(session, &SourceOptions { from }, of)?.first(session).await?;
+    let repository = source.repository;
     let (wanted, asked) = if options.random {
         drawn(session, &repository, &options.database).await?
     } else {
@@ -149,7 +157,10 @@ async fn drill(session: &Session, options: Options) -> Result<u8> {
     };
     let meter = Arc::new(Meter::default());
     let work = Box::pin(coordinator::drill(&session.world, &repository, &job, &meter));
-    let record = session.watch(&options.database, &meter, work).await?;
+    let mut record = session.watch(&options.database, &meter, work).await?;
+    if source.name.is_some() {
+        record.notes.push(format!("restored from {}", source.told));
+    }
     let page = html::page(&record);
     let kept = repository.keep_drill(&record, &page).await?;
     repository.remember().await?;

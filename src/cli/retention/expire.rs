@@ -52,6 +52,8 @@ struct ExpireAnswer {
 struct Expired {
     database: String,
     repository: String,
+    /// The copy that it is about; nothing for the original.
+    copy: Option<String>,
     policy: String,
     gone: u64,
     /// What those had added to the repository.
@@ -90,7 +92,10 @@ impl Answer for ExpireAnswer {
         for of in &self.databases {
             let reasons = of.reasons.iter().map(|(reason, count)| format!("{reason} {count}"));
             table.row(vec![
-                of.database.clone(),
+                match &of.copy {
+                    Some(copy) => format!("{} -> {copy}", of.database),
+                    None => of.database.clone(),
+                },
                 of.policy.clone(),
                 units::grouped(of.gone),
                 units::bytes(of.gone_bytes),
@@ -128,8 +133,10 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let config = held.as_ref().map_or(&configured, |held| held.config());
     let mut places: BTreeMap<&str, Vec<Keeping<'_>>> = BTreeMap::new();
     for database in files::chosen(config, options.database.as_deref())? {
-        let keeping = Keeping::of(config, database);
-        places.entry(&database.repository).or_default().extend(keeping);
+        let Some(keeping) = Keeping::of(config, database) else { continue };
+        for keeping in std::iter::once(keeping).chain(keeping.copies()) {
+            places.entry(keeping.repository()).or_default().push(keeping);
+        }
     }
     let now = session.world.clock.now();
     let mut answer = ExpireAnswer {
@@ -154,7 +161,11 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
             }
             Ok(())
         };
-        failures.extend(worked.await.err().map(|error: Error| error.with("repository", name)));
+        // A copy that was never made has nothing to expire.
+        let is_unmade =
+            |error: &Error| error.code() == code::NO_REPOSITORY && config.origin_of(name).is_some();
+        let failed = worked.await.err().filter(|error| !is_unmade(error));
+        failures.extend(failed.map(|error: Error| error.with("repository", name)));
     }
     answer.warnings.iter().for_each(|warning| session.warn(warning));
     // Where nothing was reached, the error is the answer.
@@ -176,7 +187,8 @@ struct Expiry<'a> {
 
 impl Expiry<'_> {
     async fn run(&self, answer: &mut ExpireAnswer) -> Result<()> {
-        let Database { name, repository, .. } = self.keeping.database;
+        let Database { name, .. } = self.keeping.database;
+        let repository = self.keeping.repository();
         let decide = |holdings: &Holdings| self.keeping.decide(holdings, self.now);
         let history = self.repository.history().await?;
         let mut seen = Holdings::of(&history, name);
@@ -202,7 +214,8 @@ impl Expiry<'_> {
         let decided = decide(&seen);
         let mut expired = Expired {
             database: name.clone(),
-            repository: repository.clone(),
+            repository: repository.to_owned(),
+            copy: self.keeping.copy.map(|copy| copy.name.clone()),
             policy: self.keeping.policy.name.clone(),
             gone: 0,
             gone_bytes: 0,
@@ -257,7 +270,12 @@ fn unknown(config: &Config, repository: &str, history: &History) -> Vec<Unknown>
         *counts.entry(&committed.commit.database).or_default() += 1;
     }
     let is_own = |name: &str| {
-        config.databases.get(name).is_some_and(|database| database.repository == repository)
+        config.databases.get(name).is_some_and(|database| {
+            let keeping = Keeping::of(config, database);
+            let copies = keeping.into_iter().flat_map(Keeping::copies);
+            database.repository == repository
+                || copies.into_iter().any(|c| c.repository() == repository)
+        })
     };
     let unknown = counts.into_iter().filter(|(name, _)| !is_own(name));
     unknown

@@ -6,7 +6,8 @@ use serde::Serialize;
 use super::super::answer::Stamp;
 use crate::{
     config::{Config, Database},
-    policy::{Policy, Proof, Retention, Rules, State, Until, Verdict},
+    coordinator::subjects,
+    policy::{CopyRule, Policy, Proof, Retention, Rules, State, Until, Verdict},
     repository::Holdings,
 };
 
@@ -67,26 +68,40 @@ pub(in crate::cli) struct Keeping<'a> {
     pub(in crate::cli) database: &'a Database,
     /// What is promised for it.
     pub(in crate::cli) policy: &'a Policy,
+    /// The copy that it is about; without one, it is the original.
+    pub(in crate::cli) copy: Option<&'a CopyRule>,
 }
 
 impl<'a> Keeping<'a> {
     /// A configured database, and its policy.
     pub(in crate::cli) fn of(config: &'a Config, database: &'a Database) -> Option<Self> {
         let policy = config.policies.get(&database.policy)?;
-        Some(Self { database, policy })
+        Some(Self { database, policy, copy: None })
+    }
+
+    /// The same about each of its copies.
+    pub(in crate::cli) fn copies(self) -> impl Iterator<Item = Self> {
+        self.policy.copies.iter().map(move |copy| Self { copy: Some(copy), ..self })
+    }
+
+    /// The repository that it is about.
+    pub(in crate::cli) fn repository(&self) -> &'a str {
+        self.copy.map_or(&self.database.repository, |copy| &copy.to)
     }
 
     /// Decides about what there is.
     pub(in crate::cli) fn decide(&self, holdings: &Holdings, now: DateTime<Utc>) -> Retention {
         let holdings = holdings.clone().about(&self.subjects());
-        Rules::of(self.policy).retain(&holdings.stock(State::Active), now)
+        let rules = match self.copy {
+            Some(copy) => Rules::of_copy(self.policy, copy),
+            None => Rules::of(self.policy),
+        };
+        rules.retain(&holdings.stock(State::Active), now)
     }
 
     /// Whom the database concerns: what its label of that name says, apart by commas.
     pub(in crate::cli) fn subjects(&self) -> Vec<String> {
-        let rule = self.policy.keep.event.as_ref();
-        let label = rule.and_then(|rule| self.database.labels.get(&rule.subject));
-        let names = label.into_iter().flat_map(|label| label.split(',')).map(str::trim);
-        names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+        let keep = self.copy.map_or(&self.policy.keep, |copy| &copy.keep);
+        subjects(keep, &self.database.labels)
     }
 }

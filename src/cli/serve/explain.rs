@@ -12,6 +12,7 @@ use super::{
         session::Session,
         units,
     },
+    copies,
     desk::Desk,
     matters::{matters, pause, reach},
 };
@@ -296,16 +297,18 @@ pub(crate) async fn alert(session: &Session, options: Options) -> Result<()> {
     let config = desk.held(session).await?.loaded.config;
     let board = desk.state.board().await?.board;
     let is_told = |class: Class| board.open().any(|(key, _)| *key == (class, member.name.clone()));
-    let alerts = matters(member, &standing, paused, now).into_iter().map(|alert| AlertRow {
-        class: alert.class.name(),
-        urgency: alert.urgency.name(),
-        since: Stamp(alert.since),
-        told: is_told(alert.class),
-        routes: routes(&config, alert.class),
-        what: alert.what,
-        cause: alert.cause,
-        muted_until: alert.muted_until.map(Stamp),
-    });
+    let copies = copies::known(session, &fleet, member).await;
+    let alerts =
+        matters(member, (&standing, &copies), paused, now).into_iter().map(|alert| AlertRow {
+            class: alert.class.name(),
+            urgency: alert.urgency.name(),
+            since: Stamp(alert.since),
+            told: is_told(alert.class),
+            routes: routes(&config, alert.class),
+            what: alert.what,
+            cause: alert.cause,
+            muted_until: alert.muted_until.map(Stamp),
+        });
     let fresh = reach(member, &standing).freshness(&member.policy, now);
     let mut known = desk.state.look_after([]).await?;
     let noted = known.remove(&member.name).and_then(|known| known.trouble);

@@ -12,6 +12,7 @@ use stillpoint_contract::{Endpoint, Error, Result, code};
 use super::{
     super::{config::reach, init, retention::Keeping, session::Session},
     applied::Held,
+    copies,
 };
 use crate::{
     config::{Config, Database},
@@ -66,13 +67,16 @@ pub(super) async fn open(
             }
         }
     }
+    let copied = (&mut repositories, &mut unopened);
+    copies::open(session, (state, held), before, copied.0, copied.1).await;
     // Others are looked after all the same; but where there are none, somebody has to know now.
     match first {
         Some(error) if repositories.is_empty() => return Err(error),
         _ => {}
     }
     let (caps, may_expire) = (caps(&held.loaded.config), held.may_expire());
-    Ok(Fleet { members, repositories, unopened, caps, may_expire })
+    let links = copies::links(&held.loaded.config);
+    Ok(Fleet { members, repositories, unopened, caps, links, may_expire })
 }
 
 /// Everything that holds, for those who only look: nothing is created, and what cannot be opened
@@ -87,11 +91,17 @@ pub(super) async fn look(
     let seen = seen(session, held).await;
     let repositories = seen.repositories.clone();
     let (caps, may_expire) = (caps(&held.loaded.config), held.may_expire());
-    Ok((Fleet { members, repositories, unopened: BTreeMap::new(), caps, may_expire }, seen))
+    let links = copies::links(&held.loaded.config);
+    let unopened = BTreeMap::new();
+    Ok((Fleet { members, repositories, unopened, caps, links, may_expire }, seen))
 }
 
 /// A repository that is open, and still where its configuration says.
-fn open_already(config: &Config, name: &str, before: Option<&Fleet>) -> Option<Arc<Repository>> {
+pub(super) fn open_already(
+    config: &Config,
+    name: &str,
+    before: Option<&Fleet>,
+) -> Option<Arc<Repository>> {
     let known = before?.repositories.get(name)?;
     let url = &config.repositories.get(name)?.url;
     let is_there = known.location() == *url || Path::new(&known.location()) == Path::new(url);
@@ -109,6 +119,7 @@ pub(super) async fn seen(session: &Session, held: &Held) -> Seen {
             Err(error) => drop(seen.unopened.insert(name.to_owned(), error)),
         }
     }
+    copies::look(session, held, &mut seen).await;
     seen
 }
 
@@ -211,7 +222,7 @@ async fn member(
         policy: Arc::new(policy.clone()),
         repository: database.repository.clone(),
         labels: database.labels.clone(),
-        subjects: Keeping { database, policy }.subjects(),
+        subjects: Keeping { database, policy, copy: None }.subjects(),
     })
 }
 

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     coordinator::{
-        Member, Standing,
+        CopyKnown, Member, Standing,
         state::{Mark, Marked},
     },
     policy::{Alert, Pause, Protection, Reach, alerts},
@@ -27,17 +27,18 @@ pub(super) fn reach<'a>(member: &Member, standing: &'a Standing) -> Reach<'a> {
 /// What somebody has to know of it.
 pub(super) fn matters(
     member: &Member,
-    standing: &Standing,
+    (standing, copies): (&Standing, &[CopyKnown]),
     pause: Option<Pause>,
     now: DateTime<Utc>,
 ) -> Vec<Alert> {
+    let copies: Vec<_> = copies.iter().map(CopyKnown::state).collect();
     let protection = Protection {
         database: &member.name,
         reach: reach(member, standing),
         pause,
         drill_passed: standing.drill_passed,
         drill_failed: standing.drill_failed,
-        copies: &[],
+        copies: &copies,
         corrupt_since: standing.corrupt_since,
         cause: None,
     };

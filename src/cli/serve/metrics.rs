@@ -4,10 +4,13 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use chrono::{DateTime, Utc};
 
-use super::matters::{matters, reach};
+use super::{
+    super::copy::lag,
+    matters::{matters, reach},
+};
 use crate::{
     coordinator::{
-        Fleet, Member, Standing,
+        CopyKnown, Fleet, Member, Standing,
         state::{Job, Phase},
     },
     policy::{Logs, Pause, State},
@@ -23,6 +26,8 @@ pub(super) struct Measured<'a> {
     pub standing: Option<Standing>,
     /// The pause that it is in.
     pub pause: Option<Pause>,
+    /// What is known of its copies.
+    pub copies: Vec<CopyKnown>,
 }
 
 /// Families of metrics, as they are written.
@@ -134,8 +139,10 @@ pub(super) fn page(
         "How long a restore may take.",
         each(&|member, _| member.policy.rto.map(|rto| rto.as_secs_f64())),
     );
+    of_copies(&mut page, measured, now);
     let open = measured.iter().flat_map(|one| {
-        let known = one.standing.as_ref().map(|known| matters(one.member, known, one.pause, now));
+        let matters = |known| matters(one.member, (known, &one.copies), one.pause, now);
+        let known = one.standing.as_ref().map(matters);
         let known = known.unwrap_or_default().into_iter();
         known.map(|alert| {
             let labels = vec![
@@ -161,6 +168,38 @@ pub(super) fn page(
         [(Vec::new(), Some(unknown as f64))],
     );
     page.0
+}
+
+/// How far copies have come. Of one that nobody could look at, only how long it waits is known.
+fn of_copies(page: &mut Page, measured: &[Measured<'_>], now: DateTime<Utc>) {
+    let each = |value: &dyn Fn(&CopyKnown) -> Option<f64>| {
+        let mut samples = Vec::new();
+        for one in measured {
+            for copy in &one.copies {
+                let labels = vec![("database", &*one.member.name), ("copy", &*copy.name)];
+                samples.push((labels, value(copy)));
+            }
+        }
+        samples
+    };
+    page.gauge(
+        "database_copy_lag_seconds",
+        "How long the oldest of what a copy lacks waits; 0 where it lacks nothing.",
+        each(&|copy| {
+            let is_known = copy.problem.is_none() || copy.waiting_since.is_some();
+            is_known.then(|| lag(copy.waiting_since, now) as f64)
+        }),
+    );
+    page.gauge(
+        "database_copy_backups",
+        "How many backups a copy has.",
+        each(&|copy| copy.problem.is_none().then_some(copy.backups as f64)),
+    );
+    page.gauge(
+        "database_copy_restore_point_newest_timestamp_seconds",
+        "The newest instant that can be restored from a copy.",
+        each(&|copy| copy.newest.map(seconds)),
+    );
 }
 
 /// What does not change.

@@ -2,6 +2,7 @@
 
 mod applied;
 mod audit;
+mod copies;
 mod db;
 mod desk;
 mod explain;

@@ -23,8 +23,9 @@ use super::{
 };
 use crate::{
     config::{Config, Database},
-    policy::{Policy, Rules, State, Verdict},
-    repository::Repository,
+    coordinator::subjects,
+    policy::{CopyRule, Policy, Rules, State, Verdict},
+    repository::{Holdings, Repository},
 };
 
 /// What `apply` is told.
@@ -258,6 +259,7 @@ async fn consequences(
             );
             all.entry(what.clone()).or_default().told.push(told);
         }
+        shorter_copies(session, seen, name, (&before, &after), &mut all).await?;
         let is_less = !after.policy.keeps_as_much_as(before.policy)
             || before.policy.keep.event.is_some() && before.subjects() != after.subjects();
         let is_ending = before.state == State::Active && after.state == State::Retired;
@@ -288,6 +290,50 @@ async fn consequences(
     Ok(all)
 }
 
+/// What follows for the copies of a database. One that is taken out of a policy stays where it is.
+async fn shorter_copies(
+    session: &Session,
+    seen: &Seen,
+    name: &str,
+    (before, after): (&Side<'_>, &Side<'_>),
+    all: &mut BTreeMap<String, Consequence>,
+) -> Result<()> {
+    let now = session.world.clock.now();
+    for old in &before.policy.copies {
+        let same = |rule: &&CopyRule| rule.name == old.name && rule.to == old.to;
+        let Some(new) = after.policy.copies.iter().find(same) else {
+            let told = format!("its copy {} stays in {}, and gets nothing more", old.name, old.to);
+            all.entry(format!("database {name}")).or_default().told.push(told);
+            continue;
+        };
+        if after.policy.copies_as_much_as(new, (before.policy, old)) {
+            continue;
+        }
+        let place = format!("policy {}: copy {} keeps less", after.policy.name, old.name);
+        let place = all.entry(place).or_default();
+        place.is_shorter = true;
+        let Some(repository) = seen.repositories.get(&old.to) else {
+            let why = format!("what expires is not known: repository {} is not open", old.to);
+            place.told.push(format!("{name}: {why}"));
+            continue;
+        };
+        let kept = |side: &Side<'_>, rule: &CopyRule, holdings: &Holdings| -> BTreeSet<String> {
+            let subjects = subjects(&rule.keep, &side.database.labels);
+            let holdings = holdings.clone().about(&subjects);
+            let rules = Rules::of_copy(side.policy, rule);
+            let retained = rules.retain(&holdings.stock(side.state), now);
+            let kept = retained.verdicts.into_iter().filter(Verdict::is_kept);
+            kept.map(|verdict| verdict.id).collect()
+        };
+        let holdings = repository.stock(name).await?;
+        let gone = kept(before, old, &holdings);
+        let gone = gone.difference(&kept(after, new, &holdings)).count();
+        let count = units::count(gone as u64, "backup", "backups");
+        place.told.push(format!("{name}: will expire {count} of copy {}", old.name));
+    }
+    Ok(())
+}
+
 /// A database, and what is promised about keeping it.
 #[derive(Clone, Copy)]
 struct Side<'a> {
@@ -303,7 +349,7 @@ fn side<'a>(config: &'a Config, name: &str, state: State) -> Option<Side<'a>> {
 
 impl Side<'_> {
     fn subjects(&self) -> Vec<String> {
-        Keeping { database: self.database, policy: self.policy }.subjects()
+        Keeping { database: self.database, policy: self.policy, copy: None }.subjects()
     }
 }
 

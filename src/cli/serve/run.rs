@@ -220,6 +220,7 @@ async fn page(
         member,
         standing: coordinator.known(&member.name),
         pause: pause(&marks, &member.name, now),
+        copies: coordinator.copies_of(&member.name),
     });
     let measured: Vec<_> = measured.collect();
     let mut jobs = Vec::new();

@@ -11,18 +11,20 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::{
     super::{
         answer::{Answer, Stamp},
+        copy::{lag, told_lag},
         exit,
         page::{Page, Table, Tone, printable},
         session::Session,
         units,
     },
+    copies,
     desk::Desk,
     fleet::Seen,
     matters::{matters, pause, reach},
     metrics::state_name,
 };
 use crate::{
-    coordinator::{Fleet, Member, standing, state::Marked},
+    coordinator::{CopyKnown, Fleet, Member, add_drills, standing, state::Marked},
     policy::{Interval, State},
 };
 
@@ -69,11 +71,49 @@ struct Row {
     drill_failed: Option<Stamp>,
     paused: bool,
     paused_until: Option<Stamp>,
+    copies: Vec<CopyRow>,
     alerts: Vec<Matter>,
     /// What stands in the way of capturing its log.
     trouble: Option<String>,
     /// Why nothing is known.
     problem: Option<String>,
+}
+
+/// How far a copy has come.
+#[derive(Debug, Serialize)]
+struct CopyRow {
+    name: String,
+    backups: usize,
+    newest: Option<Stamp>,
+    lacking_backups: usize,
+    lacking_segments: usize,
+    waiting_since: Option<Stamp>,
+    /// How long the oldest of what it lacks waits; 0 if it lacks nothing, and `null` if nobody
+    /// knows.
+    lag_seconds: Option<u64>,
+    problem: Option<String>,
+}
+
+impl CopyRow {
+    fn of(known: &CopyKnown, now: DateTime<Utc>) -> Self {
+        Self {
+            name: known.name.clone(),
+            backups: known.backups,
+            newest: known.newest.map(Stamp),
+            lacking_backups: known.lacking_backups,
+            lacking_segments: known.lacking_segments,
+            waiting_since: known.waiting_since.map(Stamp),
+            lag_seconds: known.problem.is_none().then(|| lag(known.waiting_since, now)),
+            problem: known.problem.clone(),
+        }
+    }
+
+    fn cell(&self) -> String {
+        match self.lag_seconds {
+            Some(seconds) => format!("{} {}", self.name, told_lag(seconds)),
+            None => format!("{} ?", self.name),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -117,6 +157,10 @@ impl Row {
             },
             time(self.last_full),
             drill,
+            match self.copies.as_slice() {
+                [] => "-".to_owned(),
+                copies => copies.iter().map(CopyRow::cell).collect::<Vec<_>>().join("  "),
+            },
         ]
     }
 }
@@ -129,8 +173,16 @@ impl Answer for StatusAnswer {
             page.line("No database is configured.");
             return;
         }
-        let heading =
-            ["DATABASE", "ENGINE", "POLICY", "RESTORABLE TO", "RPO", "LAST FULL", "LAST DRILL"];
+        let heading = [
+            "DATABASE",
+            "ENGINE",
+            "POLICY",
+            "RESTORABLE TO",
+            "RPO",
+            "LAST FULL",
+            "LAST DRILL",
+            "COPIES",
+        ];
         let mut table = Table::new(&heading);
         for row in &self.databases {
             table.row(row.cells(page, self.now.0));
@@ -144,7 +196,8 @@ impl Answer for StatusAnswer {
         page.line(told.join("  "));
         for row in &self.databases {
             let name = printable(&row.name);
-            for problem in row.problem.iter().chain(&row.trouble) {
+            let copies = row.copies.iter().filter_map(|copy| copy.problem.as_ref());
+            for problem in row.problem.iter().chain(&row.trouble).chain(copies) {
                 page.line(format!("{name}: {}", page.paint(Tone::Bad, &printable(problem))));
             }
             for matter in &row.alerts {
@@ -167,7 +220,8 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let members = chosen(&fleet, &options)?;
     let marks = desk.state.marks().await?;
     let now = session.world.clock.now();
-    let rows = stream::iter(members).map(|member| row(&fleet, &seen, member, (&marks, now)));
+    let row = |member| row(session, (&fleet, &seen), member, (&marks, now));
+    let rows = stream::iter(members).map(row);
     let mut databases: Vec<Row> = rows.buffered(TOGETHER).collect().await;
     let mut known = desk.state.look_after([]).await?;
     for row in databases.iter_mut().filter(|row| row.rpo.is_some()) {
@@ -215,14 +269,23 @@ fn labels(text: &str) -> Result<BTreeMap<&str, &str>> {
 }
 
 async fn row(
-    fleet: &Fleet,
-    seen: &Seen,
+    session: &Session,
+    (fleet, seen): (&Fleet, &Seen),
     member: &Member,
     (marks, now): (&[Marked], DateTime<Utc>),
 ) -> Row {
     let asked = match fleet.repository(member) {
         Ok(repository) => standing(repository, &member.name, member.since).await,
         Err(error) => Err(error),
+    };
+    let copies = copies::known(session, fleet, member).await;
+    let asked = match asked {
+        Ok(mut standing) => {
+            // A copy that cannot be read is told as one.
+            drop(add_drills(fleet, member, &mut standing).await);
+            Ok(standing)
+        }
+        asked => asked,
     };
     let (known, problem) = match asked {
         Ok(standing) => (Some(standing), None),
@@ -240,7 +303,7 @@ async fn row(
         (_, Some(_)) => Some("ok"),
         _ => None,
     };
-    let alerts = known.as_ref().map(|known| matters(member, known, paused, now));
+    let alerts = known.as_ref().map(|known| matters(member, (known, &copies), paused, now));
     let alerts = alerts.unwrap_or_default().into_iter().map(|alert| Matter {
         class: alert.class.name(),
         urgency: alert.urgency.name(),
@@ -267,6 +330,7 @@ async fn row(
         drill_failed: known.drill_failed.map(Stamp),
         paused: paused.is_some(),
         paused_until: paused.and_then(|pause| pause.until).map(Stamp),
+        copies: copies.iter().map(|known| CopyRow::of(known, now)).collect(),
         alerts: alerts.collect(),
         trouble: None,
         problem,

@@ -116,7 +116,7 @@ impl Hands for Drivers {
     }
 
     async fn rehearse(&self, fleet: &Fleet, member: &Member, meter: &Arc<Meter>) -> Result<Ending> {
-        let repository = fleet.repository(member)?;
+        let repository = fleet.drilled(member)?;
         let rehearsal = &self.rehearsal;
         let rule = member.policy.drill.as_ref();
         let is_random = rule.is_none_or(|rule| rule.point == DrillPoint::Random);
@@ -146,7 +146,11 @@ impl Hands for Drivers {
             way: rehearsal.way,
             started_by: &self.place,
         };
-        let record = Box::pin(drill(&self.world, repository, &job, meter)).await?;
+        let mut record = Box::pin(drill(&self.world, repository, &job, meter)).await?;
+        if let Some(from) = rule.and_then(|rule| rule.from.as_ref()) {
+            let place = repository.location();
+            record.notes.push(format!("restored from copy {from} ({place})"));
+        }
         let page = (rehearsal.page)(&record);
         repository.keep_drill(&record, &page).await?;
         let told = format!("drill {} of {asked}", record.drill);

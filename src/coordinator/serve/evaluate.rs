@@ -109,7 +109,7 @@ impl Coordinator {
         let schedule = Schedule::new(&member.policy)
             .map_err(|bad| Error::bug("use a schedule that was checked").caused_by(bad.why))?;
         let now = self.world.clock.now();
-        let mut again = now + self.pace.again(self.pace.look, fleet);
+        let mut again = now + self.rhythm.again(self.rhythm.look, fleet);
         let mut all = Vec::new();
         for (kind, decision) in schedule.decide(&facts, now) {
             let task = match decision.step {

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use stillpoint_contract::{Endpoint, Engine, Error, ErrorKind, Result, code};
 
 use crate::{
-    policy::{Policy, State},
+    policy::{Policy, State, Window},
     repository::Repository,
 };
 
@@ -21,8 +21,19 @@ pub struct Fleet {
     pub unopened: BTreeMap<String, String>,
     /// How many jobs may run at once.
     pub caps: Caps,
+    /// How repositories may be written to by copies, by name.
+    pub links: BTreeMap<String, Link>,
     /// Whether anything may expire: not before a person has said by what.
     pub may_expire: bool,
+}
+
+/// How a repository may be written to by copies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// How many bytes each second; as many as go, if nobody says.
+    pub bytes_per_second: Option<u64>,
+    /// When; always, if there is none.
+    pub windows: Vec<Window>,
 }
 
 /// How many jobs may run at once.

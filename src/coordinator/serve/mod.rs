@@ -1,6 +1,7 @@
 //! Policies are run: what is due is put into a queue and done, log is captured, and whoever has to
 //! know of something is told.
 
+mod copies;
 mod drivers;
 mod evaluate;
 mod fleet;
@@ -13,12 +14,13 @@ mod upkeep;
 mod watch;
 mod work;
 
+pub use copies::{CopyKnown, add_drills, expire_copy};
 pub use drivers::{Drivers, Rehearsal};
 pub use evaluate::{Decided, decided};
-pub use fleet::{Caps, Fleet, Member, Place};
+pub use fleet::{Caps, Fleet, Link, Member, Place};
 pub use hands::{BackupTask, Ending, Hands};
 pub use notice::{NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind, NoticeUrgency};
-pub use run::{Coordinator, Pace};
+pub use run::{Coordinator, Rhythm};
 pub use standing::{Standing, standing};
 pub use upkeep::expire;
 pub use watch::Notifier;

@@ -17,6 +17,7 @@ use stillpoint_contract::Result;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
+    copies::Shelf,
     evaluate::{Looked, Said},
     fleet::{Fleet, Member},
     hands::Hands,
@@ -62,14 +63,14 @@ pub struct Coordinator {
     /// Who is told of what is the matter.
     pub notifier: Arc<dyn Notifier>,
     /// How often it looks.
-    pub pace: Pace,
+    pub rhythm: Rhythm,
     /// What the rest knows of each other.
     pub(super) shared: Shared,
 }
 
 /// How often a coordinator looks.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub struct Rhythm {
     /// Whether something can be begun.
     pub tick: Duration,
     /// It says that it lives.
@@ -86,7 +87,7 @@ pub struct Pace {
     pub well: Duration,
 }
 
-impl Default for Pace {
+impl Default for Rhythm {
     fn default() -> Self {
         Self {
             tick: Duration::from_millis(500),
@@ -100,7 +101,7 @@ impl Default for Pace {
     }
 }
 
-impl Pace {
+impl Rhythm {
     /// In a large fleet each database is asked for more rarely, so that a repository is not asked
     /// more often than [`LOOKS_APART`] allows.
     pub(super) fn again(&self, period: Duration, fleet: &Fleet) -> TimeDelta {
@@ -121,6 +122,7 @@ pub(super) struct Shared {
     untold: Mutex<BTreeMap<String, Option<String>>>,
     to_schedule: Mutex<BTreeSet<String>>,
     to_watch: Mutex<BTreeSet<String>>,
+    copies: Mutex<Shelf>,
     woken: Notify,
     ended: Notify,
     /// Something is to be sent.
@@ -150,7 +152,13 @@ impl Shared {
         for changed in [&self.to_schedule, &self.to_watch] {
             Self::lock(changed).insert(database.to_owned());
         }
+        self.copies().changed.insert(database.to_owned());
         self.woken.notify_one();
+    }
+
+    /// What is known of copies.
+    pub(super) fn copies(&self) -> MutexGuard<'_, Shelf> {
+        Self::lock(&self.copies)
     }
 
     /// Whether this coordinator led when it last looked.
@@ -229,7 +237,7 @@ impl Coordinator {
         world.entropy.fill(&mut random);
         let worker = data_encoding::HEXLOWER.encode(&random);
         let shared = Shared::default();
-        Self { world, state, worker, place, hands, notifier, pace: Pace::default(), shared }
+        Self { world, state, worker, place, hands, notifier, rhythm: Rhythm::default(), shared }
     }
 
     /// Runs the policies of a fleet until `stop` is true: then nothing is begun any more, captures
@@ -243,7 +251,7 @@ impl Coordinator {
         fleet: watch::Receiver<Arc<Fleet>>,
         stop: watch::Receiver<bool>,
     ) -> Result<()> {
-        self.state.renew(&self.worker, &self.place, self.pace.lease).await?;
+        self.state.renew(&self.worker, &self.place, self.rhythm.lease).await?;
         let first = Arc::clone(&fleet.borrow());
         self.set_caps(&first).await?;
         let done = async {
@@ -252,6 +260,7 @@ impl Coordinator {
                 self.labour(fleet.clone(), stop.clone()),
                 self.capture(fleet.clone(), stop.clone()),
                 self.watch(fleet.clone(), stop.clone()),
+                self.make_copies(fleet.clone(), stop.clone()),
             );
         };
         tokio::select! {
@@ -278,8 +287,8 @@ impl Coordinator {
     /// Says that it lives, for as long as it does, and ends what nobody is heard of any more.
     async fn live(&self) {
         loop {
-            self.world.clock.sleep(self.pace.renew).await;
-            let renewed = self.state.renew(&self.worker, &self.place, self.pace.lease).await;
+            self.world.clock.sleep(self.rhythm.renew).await;
+            let renewed = self.state.renew(&self.worker, &self.place, self.rhythm.lease).await;
             let reaped = match renewed {
                 Ok(()) => match self.state.reap(&self.worker).await {
                     Ok(_) => self.state.reap_stalled(STUCK_MAX, &self.worker).await.map(drop),
@@ -313,7 +322,7 @@ impl Coordinator {
             tokio::select! {
                 biased;
                 () = is_true(&mut stop) => return,
-                () = self.world.clock.sleep(self.pace.tick) => {}
+                () = self.world.clock.sleep(self.rhythm.tick) => {}
                 () = self.shared.woken.notified() => {}
             }
             if fleets.has_changed().unwrap_or(false) {
@@ -400,7 +409,7 @@ impl Coordinator {
             tokio::select! {
                 biased;
                 () = is_true(&mut stop) => return,
-                () = self.world.clock.sleep(self.pace.tick) => {}
+                () = self.world.clock.sleep(self.rhythm.tick) => {}
                 () = self.shared.ended.notified() => {}
             }
         }
@@ -471,7 +480,11 @@ impl Coordinator {
     /// What the repository says of a database.
     pub(super) async fn standing_now(&self, fleet: &Fleet, member: &Member) -> Result<Standing> {
         let now = self.world.clock.elapsed();
-        let standing = self.hands.standing(fleet, member).await?;
+        let mut standing = self.hands.standing(fleet, member).await?;
+        if let Some((passed, failed)) = self.shared.copies().drills.get(&member.name).copied() {
+            standing.drill_passed = standing.drill_passed.max(passed);
+            standing.drill_failed = standing.drill_failed.max(failed);
+        }
         let known = (Some(now), standing.clone());
         let before = Shared::lock(&self.shared.standings).insert(member.name.clone(), known);
         if standing.backups > 0 && before.is_none_or(|(_, before)| before.backups == 0) {

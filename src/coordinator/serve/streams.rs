@@ -54,7 +54,7 @@ impl Coordinator {
                 () = is_true(&mut stop) => break,
                 Some(name) = running.next(), if !running.is_empty() => drop(names.remove(&name)),
                 () = self.shared.joinable.notified() => {}
-                () = self.world.clock.sleep(self.pace.report) => {}
+                () = self.world.clock.sleep(self.rhythm.report) => {}
             }
         }
         while running.next().await.is_some() {}
@@ -79,7 +79,7 @@ impl Coordinator {
             tokio::select! {
                 biased;
                 () = is_true(&mut receive) => {}
-                () = self.world.clock.sleep(self.pace.report) => {}
+                () = self.world.clock.sleep(self.rhythm.report) => {}
             }
         };
         let mut captured = std::pin::pin!(captured);
@@ -116,7 +116,10 @@ impl Coordinator {
                 let what = format!("log is not captured: {reason}");
                 self.shared.trouble(&member.name, Some(what));
             }
-            CaptureEvent::Stored { .. } => self.shared.trouble(&member.name, None),
+            CaptureEvent::Stored { .. } => {
+                self.shared.trouble(&member.name, None);
+                self.shared.copies().changed.insert(member.name.clone());
+            }
         };
         let captured = self.hands.capture(fleet, member, is_over, &tell).await;
         self.state.release(&lease, &self.worker).await?;

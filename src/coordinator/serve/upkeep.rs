@@ -66,7 +66,14 @@ impl Coordinator {
     /// Puts the upkeep of each repository into the queue, once a period.
     pub(super) async fn settle_upkeep(&self, fleet: &Fleet, looked: &mut Looked) -> Result<()> {
         let now = self.world.clock.now();
-        let names: BTreeSet<&String> = fleet.members.values().map(|one| &one.repository).collect();
+        let names: BTreeSet<&String> = fleet
+            .members
+            .values()
+            .flat_map(|one| {
+                let copies = one.policy.copies.iter().map(|rule| &rule.to);
+                std::iter::once(&one.repository).chain(copies)
+            })
+            .collect();
         for name in names.into_iter().filter(|name| !fleet.unopened.contains_key(*name)) {
             let own = format!("repository {name}");
             let key = (own.clone(), UPKEEP.to_owned());
@@ -138,6 +145,9 @@ impl Coordinator {
                 Err(error) => failures.push(format!("{}: {}", member.name, told(&error))),
             }
         }
+        if let Some(repository) = fleet.repositories.get(name).filter(|_| fleet.may_expire) {
+            expired += self.expire_copies(fleet, (name, repository), &mut failures).await?;
+        }
         let freed = self.hands.collect(fleet, name, meter).await?;
         let pruned = self.state.prune(self.world.clock.now() - PERIOD * HISTORY_DAYS).await?;
         let told =
@@ -149,7 +159,7 @@ impl Coordinator {
         })
     }
 
-    async fn note_expired(&self, member: &Member, forgotten: &[String]) -> Result<()> {
+    pub(super) async fn note_expired(&self, member: &Member, forgotten: &[String]) -> Result<()> {
         for backup in forgotten {
             let database = &member.name;
             tracing::info!(event = "backup.expired", database, backup);

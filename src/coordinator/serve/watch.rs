@@ -14,6 +14,7 @@ use stillpoint_contract::Result;
 use tokio::sync::watch;
 
 use super::{
+    copies::CopyKnown,
     evaluate::Said,
     fleet::{Fleet, Member},
     notice::{Notice, Outgoing},
@@ -86,7 +87,7 @@ impl Coordinator {
             tokio::select! {
                 biased;
                 () = is_true(&mut stop) => return,
-                () = self.world.clock.sleep(self.pace.watch) => {}
+                () = self.world.clock.sleep(self.rhythm.watch) => {}
             }
             if fleets.has_changed().unwrap_or(false) {
                 fleet = Arc::clone(&fleets.borrow_and_update());
@@ -191,7 +192,7 @@ impl Coordinator {
             tokio::select! {
                 biased;
                 () = self.shared.posted.notified() => {}
-                () = self.world.clock.sleep(self.pace.report) => {}
+                () = self.world.clock.sleep(self.rhythm.report) => {}
             }
             let unsent = match self.state.lead(&self.worker).await {
                 Ok(true) => self.state.unsent().await,
@@ -247,7 +248,7 @@ impl Coordinator {
     /// Says that all is well, as long as this coordinator leads.
     async fn beat(&self) {
         loop {
-            self.world.clock.sleep(self.pace.tick).await;
+            self.world.clock.sleep(self.rhythm.tick).await;
             if self.shared.leads() {
                 self.notifier.live().await;
             }
@@ -294,21 +295,26 @@ impl Coordinator {
         };
         let Member { state, since, .. } = *member;
         let reach = Reach { state, since, coverage: &standing.coverage };
+        let copies = self.copies_of(&member.name);
+        let copies: Vec<_> = copies.iter().map(CopyKnown::state).collect();
         let protection = Protection {
             database: &member.name,
             reach,
             pause: said.pauses(&member.name).iter().find(|pause| pause.covers(now)).copied(),
             drill_passed: standing.drill_passed,
             drill_failed: standing.drill_failed,
-            copies: &[],
+            copies: &copies,
             corrupt_since: standing.corrupt_since,
             cause: cause.as_deref(),
         };
         let found = alerts(&protection, Some(&member.policy), now);
         let deadline = reach.freshness(&member.policy, now).map(|fresh| fresh.deadline);
         let deadline = deadline.filter(|deadline| now < *deadline);
-        let again =
-            if found.is_empty() { self.pace.again(self.pace.well, fleet) } else { LOOK_AT_TROUBLE };
+        let again = if found.is_empty() {
+            self.rhythm.again(self.rhythm.well, fleet)
+        } else {
+            LOOK_AT_TROUBLE
+        };
         let soonest = deadline.map(|deadline| deadline + TimeDelta::milliseconds(100));
         let again = soonest.unwrap_or(now + again).min(now + again);
         Ok(Found { alerts: found, is_known, again })

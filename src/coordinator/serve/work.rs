@@ -6,6 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use stillpoint_contract::{Error, ErrorKind, Result};
 
 use super::{
+    copies::COPY,
     fleet::Fleet,
     hands::{BackupTask, Ending},
     run::Coordinator,
@@ -68,7 +69,7 @@ impl Coordinator {
             }
             tokio::select! {
                 biased;
-                () = self.world.clock.sleep(self.pace.report) => {}
+                () = self.world.clock.sleep(self.rhythm.report) => {}
                 () = self.dropped() => return,
             }
         }
@@ -80,7 +81,7 @@ impl Coordinator {
         let mut last = meter.read();
         let mut moved_at = clock.elapsed();
         loop {
-            clock.sleep(self.pace.report).await;
+            clock.sleep(self.rhythm.report).await;
             let reading = meter.read();
             if reading != last {
                 (last, moved_at) = (reading, clock.elapsed());
@@ -113,6 +114,9 @@ impl Coordinator {
         };
         if let Some(end) = member.policy.closed_until(self.world.clock.now()) {
             return Ok(Ending::superseded(format!("a blackout lasts until {}", stamp(end))));
+        }
+        if let Some(copy) = task.kind.strip_prefix(COPY) {
+            return Box::pin(self.copy(fleet, member, copy, meter)).await;
         }
         match Kind::ALL.into_iter().find(|kind| kind.name() == task.kind) {
             Some(Kind::Drill) => self.hands.rehearse(fleet, member, meter).await,

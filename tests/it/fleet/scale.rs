@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stillpoint::coordinator::Pace;
+use stillpoint::coordinator::Rhythm;
 
 use super::scenario::{Report, Scenario, Trouble};
 use crate::support::world::number_or;
@@ -23,7 +23,7 @@ fn a_large_fleet_keeps_its_promises() {
         policy: Some("daily"),
         ..Scenario::of(1)
     };
-    let pace = Pace {
+    let rhythm = Rhythm {
         tick: Duration::from_mins(5),
         renew: Duration::from_mins(4),
         lease: Duration::from_mins(12),
@@ -32,7 +32,7 @@ fn a_large_fleet_keeps_its_promises() {
         watch: Duration::from_mins(5),
         well: Duration::from_hours(12),
     };
-    let report = scenario.run_with(pace, 20_000).unwrap();
+    let report = scenario.run_with(rhythm, 20_000).unwrap();
     let Report { backups, drills, expired, pages, breaches, commits, calls, questions, .. } =
         report;
     println!(

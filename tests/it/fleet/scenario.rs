@@ -17,7 +17,7 @@ use futures::future::join_all;
 use stillpoint::{
     config::{Source, load},
     coordinator::{
-        Caps, Coordinator, Fleet, Hands, Member, Notifier, Pace, Place,
+        Caps, Coordinator, Fleet, Hands, Member, Notifier, Place, Rhythm,
         state::{Database, State},
     },
     pipeline::cpu::CpuPool,
@@ -226,11 +226,11 @@ impl Scenario {
 
     /// Lives through all of it, and judges it.
     pub(super) fn run(&self) -> Result<Report, String> {
-        self.run_with(pace(), 1)
+        self.run_with(rhythm(), 1)
     }
 
     /// The same, looking more rarely.
-    pub(super) fn run_with(&self, pace: Pace, look_every: u64) -> Result<Report, String> {
+    pub(super) fn run_with(&self, rhythm: Rhythm, look_every: u64) -> Result<Report, String> {
         let dice = Dice::new(self.seed ^ 0x7374_6167);
         let begin: DateTime<Utc> = STARTS[dice.below(STARTS.len())].parse().unwrap();
         let time = Time::new(begin);
@@ -254,13 +254,13 @@ impl Scenario {
             ledger,
             time,
         };
-        live(&stage.time, stage.play(pace))
+        live(&stage.time, stage.play(rhythm))
     }
 }
 
 /// Looks that are rare enough for a month to pass quickly.
-fn pace() -> Pace {
-    Pace {
+fn rhythm() -> Rhythm {
+    Rhythm {
         tick: Duration::from_mins(5),
         renew: Duration::from_mins(4),
         lease: LEASE,
@@ -344,10 +344,10 @@ impl Stage {
         Duration::from_secs(86_400) * self.scenario.days
     }
 
-    async fn play(&self, pace: Pace) -> Result<Report, String> {
+    async fn play(&self, rhythm: Rhythm) -> Result<Report, String> {
         let begin = self.time.now();
         let mut past = {
-            let all = join_all(self.seats.iter().map(|seat| self.sit(seat, pace)));
+            let all = join_all(self.seats.iter().map(|seat| self.sit(seat, rhythm)));
             let happened = tokio::select! {
                 biased;
                 told = self.happen() => told,
@@ -386,7 +386,7 @@ impl Stage {
     }
 
     /// One coordinator after the other, as each is killed.
-    async fn sit(&self, seat: &Seat, pace: Pace) {
+    async fn sit(&self, seat: &Seat, rhythm: Rhythm) {
         let mut lives = 0;
         loop {
             let asleep = Duration::from_micros(seat.asleep_until.load(Ordering::Relaxed));
@@ -405,7 +405,7 @@ impl Stage {
                 let notifier: Arc<dyn Notifier> = Arc::<People>::clone(&self.people);
                 let place = format!("seat {}", seat.own);
                 let mut coordinator = Coordinator::new(world, state, place, hands, notifier);
-                coordinator.pace = pace;
+                coordinator.rhythm = rhythm;
                 let names = self.fleet.members.keys().map(String::as_str);
                 while coordinator.state.look_after(names.clone()).await.is_err() {}
                 let (_fleets, fleet) = watch::channel(Arc::clone(&self.fleet));

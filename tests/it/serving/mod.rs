@@ -9,4 +9,4 @@ mod explains;
 mod fence;
 mod plans;
 mod trouble;
-mod ward;
+pub(crate) mod ward;

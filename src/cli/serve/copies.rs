@@ -1,0 +1,135 @@
+//! The repositories of copies: opened behind what they are made of, and created once.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use stillpoint_contract::{Error, ErrorKind, Result, code};
+
+use super::{
+    super::{config::reach, init, session::Session},
+    applied::Held,
+    fleet::{Seen, open_already},
+};
+use crate::{
+    config::Config,
+    coordinator::{CopyKnown, Fleet, Link, Member, state::State as Coordinated, told},
+    repository::Repository,
+};
+
+/// The repositories that copies go to, each with the one that it is made of, in an order in which
+/// they can be created.
+fn targets(held: &Held) -> Vec<(&Config, &str, &str)> {
+    let mut targets: Vec<(&Config, &str, &str)> = Vec::new();
+    let former = held.former();
+    let former = former.iter().filter_map(|(config, name)| {
+        config.databases.get(*name).map(|database| (*config, database))
+    });
+    let config = held.config();
+    let own = config.databases.values().map(|database| (config, database));
+    for (config, database) in own.chain(former) {
+        let Some(policy) = config.policies.get(&database.policy) else { continue };
+        for rule in policy.copies_in_order() {
+            if !targets.iter().any(|(_, to, _)| *to == rule.to) {
+                let source = policy.source_of(rule, &database.repository);
+                targets.push((config, &rule.to, source));
+            }
+        }
+    }
+    targets
+}
+
+/// Opens what copies go to, or creates it. What cannot be opened keeps nobody else from work.
+pub(super) async fn open(
+    session: &Session,
+    (state, held): (&Coordinated, &Held),
+    before: Option<&Fleet>,
+    repositories: &mut BTreeMap<String, Arc<Repository>>,
+    unopened: &mut BTreeMap<String, String>,
+) {
+    for (config, name, source) in targets(held) {
+        if repositories.contains_key(name) {
+            continue;
+        }
+        let opened = if let Some(known) = open_already(config, name, before) {
+            Ok(known)
+        } else {
+            let source = repositories.get(source).map(|source| &**source);
+            replica(session, state, config, (name, source)).await.map(Arc::new)
+        };
+        match opened {
+            Ok(opened) => drop(repositories.insert(name.to_owned(), opened)),
+            Err(error) => {
+                let why = told(&error);
+                tracing::error!(event = "repository.unopened", repository = name, why);
+                unopened.insert(name.to_owned(), why);
+            }
+        }
+    }
+}
+
+/// Opens a copy, or creates it: once, when nobody has ever seen it. One that was there and is gone
+/// may be a file system that is not mounted.
+async fn replica(
+    session: &Session,
+    state: &Coordinated,
+    config: &Config,
+    (name, source): (&str, Option<&Repository>),
+) -> Result<Repository> {
+    let (place, key) = reach::place(session, config, name).await?;
+    let seen = format!("repository {name} at {place}");
+    let opened = match reach::repository(session, config, name).await {
+        Err(error)
+            if error.code() == code::NO_REPOSITORY && state.known(&seen).await?.is_none() =>
+        {
+            let source = source.ok_or_else(|| {
+                Error::new(ErrorKind::Transient, code::STORE_UNREACHABLE, "create a copy")
+                    .with("repository", name)
+                    .why("what it is made of cannot be opened")
+            })?;
+            let own = config.repositories.get(name);
+            let key = key.filter(|_| own.is_some_and(|own| own.encryption.is_some()));
+            init::create_replica(session, &place, source, key).await?;
+            tracing::info!(event = "repository.created", repository = name, place);
+            reach::repository(session, config, name).await?
+        }
+        opened => opened?,
+    };
+    state.look_after([&*seen]).await?;
+    Ok(opened.into_repository())
+}
+
+/// Opens what copies go to, for whoever only looks.
+pub(super) async fn look(session: &Session, held: &Held, seen: &mut Seen) {
+    for (config, name, _) in targets(held) {
+        if seen.repositories.contains_key(name) || seen.unopened.contains_key(name) {
+            continue;
+        }
+        match reach::repository(session, config, name).await {
+            Ok(opened) => {
+                let opened = Arc::new(opened.into_repository());
+                seen.repositories.insert(name.to_owned(), opened);
+            }
+            Err(error) => drop(seen.unopened.insert(name.to_owned(), error)),
+        }
+    }
+}
+
+/// How copies may write to each repository.
+pub(super) fn links(config: &Config) -> BTreeMap<String, Link> {
+    let link = |(name, repository): (&String, &crate::config::Repository)| {
+        let link =
+            Link { bytes_per_second: repository.upload, windows: repository.windows.clone() };
+        (name.clone(), link)
+    };
+    config.repositories.iter().map(link).collect()
+}
+
+/// What is known of every copy of a database.
+pub(super) async fn known(session: &Session, fleet: &Fleet, member: &Member) -> Vec<CopyKnown> {
+    let now = session.world.clock.now();
+    let mut known = Vec::new();
+    for rule in member.policy.copies_in_order() {
+        let looked = async { fleet.copying(member, rule)?.look(now).await };
+        known.push(CopyKnown::of(rule, looked.await));
+    }
+    known
+}

@@ -1,0 +1,411 @@
+//! One copy of one database: what it lacks, and bringing that to it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use chrono::{DateTime, Utc};
+use stillpoint_contract::{Error, ErrorKind, Result, code};
+
+use super::reach::windows;
+use crate::{
+    pipeline::Meter,
+    policy::{
+        Backup, Candidate, CopyKind, CopyRule, Hours, Keep, Policy, Proof, Rules, State, Stock,
+        Verdict, Window,
+    },
+    repository::{
+        Holdings, LogToCopy, Pace, Problem, Replication, Repository, Road, VerifyReport,
+        history::{Committed, History},
+    },
+    world::World,
+};
+
+/// A copy of a database.
+#[derive(Clone, Copy, Debug)]
+pub struct Copying<'a> {
+    /// The database.
+    pub database: &'a str,
+    /// What is promised for it.
+    pub policy: &'a Policy,
+    /// What is said of the copy.
+    pub rule: &'a CopyRule,
+    /// Whether the database is still protected.
+    pub state: State,
+    /// Words to choose the database by: whom it concerns is among them.
+    pub labels: &'a BTreeMap<String, String>,
+    /// Where it is copied from.
+    pub source: &'a Repository,
+    /// The copy.
+    pub target: &'a Repository,
+    /// When the repository that gets it may be written to; always, if there is none.
+    pub windows: &'a [Window],
+}
+
+/// What a copy has, and what it lacks.
+#[derive(Clone, Debug, Default)]
+pub struct CopyStanding {
+    /// Backups that it has.
+    pub backups: usize,
+    /// The newest point that can be restored from it.
+    pub newest: Option<DateTime<Utc>>,
+    /// Backups that it lacks, in the order in which they were made.
+    pub lacking: Vec<Committed>,
+    /// Backups that it has and that nobody has proven there.
+    pub unproven: Vec<Committed>,
+    /// Backups of the source that are damaged there, and proven in the copy.
+    pub damaged: Vec<Committed>,
+    /// Log that it lacks.
+    pub log: LogToCopy,
+    /// Backups of the source that do not go, and why: nobody has proven them, or something is wrong
+    /// with them.
+    pub held_back: Vec<(String, Proof)>,
+    /// Since when the oldest of what it lacks waits.
+    pub waiting_since: Option<DateTime<Utc>>,
+}
+
+/// What copying came to.
+#[derive(Clone, Debug, Default)]
+pub struct CopyReport {
+    /// Backups that were copied, and what each added there, in bytes.
+    pub copied: Vec<(Committed, u64)>,
+    /// Segments of log that were copied.
+    pub segments: u64,
+    /// Objects of the copy that were brought back.
+    pub mended: Vec<String>,
+    /// Objects of the source that were brought back from the copy.
+    pub repaired: Vec<String>,
+    /// What is not as it was written, and was not copied because of that.
+    pub problems: Vec<Problem>,
+    /// Objects and bytes that were sent.
+    pub sent: (u64, u64),
+    /// Why it stopped before its end, if it may go on later.
+    pub paused: Option<String>,
+    /// What is left to do.
+    pub left: CopyStanding,
+}
+
+impl CopyStanding {
+    /// Whether the copy has everything that it should have.
+    pub fn is_complete(&self) -> bool {
+        !self.needs_job() && self.log.segments.is_empty()
+    }
+
+    /// Whether it lacks anything but log.
+    pub fn needs_job(&self) -> bool {
+        !(self.lacking.is_empty() && self.unproven.is_empty() && self.damaged.is_empty())
+    }
+}
+
+impl Copying<'_> {
+    fn rules(&self) -> Rules<'_> {
+        Rules::of_copy(self.policy, self.rule)
+    }
+
+    /// When it may run.
+    pub fn hours(&self) -> Hours<'_> {
+        Hours {
+            zone: self.policy.zone,
+            of_copy: &self.rule.windows,
+            of_repository: self.windows,
+            closed: &self.policy.blackout_hard,
+        }
+    }
+
+    fn holdings(&self, history: &History) -> Holdings {
+        Holdings::of(history, self.database).about(&subjects(&self.rule.keep, self.labels))
+    }
+
+    /// The backups of the copy that nothing keeps.
+    pub fn gone(&self, holdings: &Holdings, now: DateTime<Utc>) -> Vec<String> {
+        let holdings = holdings.clone().about(&subjects(&self.rule.keep, self.labels));
+        let kept = self.rules().retain(&holdings.stock(self.state), now);
+        let gone = kept.verdicts.into_iter().filter(|verdict| !Verdict::is_kept(verdict));
+        gone.map(|verdict| verdict.id).collect()
+    }
+
+    /// From when on the copy needs log.
+    pub fn log_begin(&self, holdings: &Holdings, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let holdings = holdings.clone().about(&subjects(&self.rule.keep, self.labels));
+        self.rules().retain(&holdings.stock(self.state), now).log_begin()
+    }
+
+    /// What the copy has, and what it lacks.
+    ///
+    /// # Errors
+    ///
+    /// What keeps either repository from being read.
+    pub async fn look(&self, now: DateTime<Utc>) -> Result<CopyStanding> {
+        let (theirs, own) = (self.source.history().await?, self.target.history().await?);
+        let (source, target) = (self.holdings(&theirs), self.holdings(&own));
+        let mut standing =
+            CopyStanding { backups: target.backups.len(), ..CopyStanding::default() };
+        let mut candidates = Vec::new();
+        for backup in source.backups {
+            let Some(committed) = theirs.commit(&backup.id) else { continue };
+            // What was given up there is not brought back.
+            if let Some(known) = own.commit(&backup.id) {
+                let is_good = own.proof(&backup.id).is_some_and(|proof| proof.problem.is_none());
+                if backup.proof == Proof::Suspect && is_good && !known.forgotten {
+                    standing.damaged.push(committed.clone());
+                }
+                continue;
+            }
+            let kind = kind_of(committed);
+            candidates.push(Candidate { backup, kind });
+        }
+        let holds: Vec<_> = target.holds.iter().chain(&source.holds).cloned().collect();
+        let Holdings { backups, events, .. } = &target;
+        let there = Stock { backups, holds: &holds, events, state: self.state };
+        let wanted = self.rule.wanted(self.policy, &candidates, &there, now);
+        standing.held_back = self.held_back(&candidates, &there, now);
+        let mut since: Vec<DateTime<Utc>> = Vec::new();
+        for id in &wanted {
+            let Some(committed) = theirs.commit(id) else { continue };
+            since.extend(theirs.proof(id).map(|proof| proof.at));
+            standing.lacking.push(committed.clone());
+        }
+        standing.lacking.sort_by_key(Committed::made);
+        for backup in target.backups.iter().filter(|backup| backup.proof != Proof::Verified) {
+            let Some(committed) = own.commit(&backup.id) else { continue };
+            let proof = theirs.proof(&backup.id).or_else(|| own.proof(&backup.id));
+            since.extend(proof.map(|proof| proof.at));
+            standing.unproven.push(committed.clone());
+        }
+        if self.rule.takes(CopyKind::Logs) {
+            let from = self.log_begin(&target, now);
+            standing.log = self.source.log_to_copy(self.target, self.database, from).await?;
+            since.extend(standing.log.since);
+        }
+        standing.waiting_since = since.into_iter().min();
+        if !target.backups.is_empty() {
+            let reached = windows(&self.target.timeline(self.database).await?);
+            standing.newest = reached.iter().map(|window| window.to.at).max();
+        }
+        Ok(standing)
+    }
+
+    /// What would go if it were proven.
+    fn held_back(
+        &self,
+        candidates: &[Candidate],
+        there: &Stock<'_>,
+        now: DateTime<Utc>,
+    ) -> Vec<(String, Proof)> {
+        let proven = candidates.iter().cloned().map(|one| Candidate {
+            backup: Backup { proof: Proof::Verified, ..one.backup },
+            kind: one.kind,
+        });
+        let proven: Vec<_> = proven.collect();
+        let wanted: BTreeSet<String> = self.rule.wanted(self.policy, &proven, there, now);
+        let doubtful = candidates.iter().map(|one| &one.backup);
+        let doubtful = doubtful.filter(|b| b.proof != Proof::Verified && wanted.contains(&b.id));
+        doubtful.map(|backup| (backup.id.clone(), backup.proof)).collect()
+    }
+
+    /// Brings to the copy what it lacks. What is damaged at the source stays there, is written down
+    /// there, and keeps nothing else from being copied.
+    ///
+    /// # Errors
+    ///
+    /// What keeps anything from being copied; what was copied before stays.
+    pub async fn run(&self, world: &World, pace: &Pace, meter: &Arc<Meter>) -> Result<CopyReport> {
+        let may_go = || self.may_go(world);
+        let road = Road { pace, may_go: &may_go, meter };
+        let replication = Replication::new(self.source, self.target, road)?;
+        let mut report = CopyReport::default();
+        let done = self.carry(world, &replication, &mut report).await;
+        report.sent = replication.sent();
+        match done {
+            Err(error) if error.code() == code::COPY_PAUSED => {
+                report.paused = Some(error.to_string());
+            }
+            done => done?,
+        }
+        report.left = self.look(world.clock.now()).await?;
+        Ok(report)
+    }
+
+    /// Brings to the copy the log that it lacks, and what people said. Returns how many segments.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub async fn run_log(
+        &self,
+        world: &World,
+        pace: &Pace,
+        meter: &Arc<Meter>,
+    ) -> Result<CopyReport> {
+        let may_go = || self.may_go(world);
+        let road = Road { pace, may_go: &may_go, meter };
+        let replication = Replication::new(self.source, self.target, road)?;
+        let mut report = CopyReport::default();
+        let done = async {
+            replication.custody(self.database).await?;
+            self.carry_log(world, &replication, &mut report).await
+        };
+        match done.await {
+            Err(error) if error.code() == code::COPY_PAUSED => {
+                report.paused = Some(error.to_string());
+            }
+            done => done?,
+        }
+        report.sent = replication.sent();
+        Ok(report)
+    }
+
+    fn may_go(&self, world: &World) -> Result<()> {
+        let now = world.clock.now();
+        if self.hours().are_open(now) {
+            return Ok(());
+        }
+        let step = format!("copy {} to {} outside of its windows", self.database, self.rule.name);
+        let error = Error::new(ErrorKind::Busy, code::COPY_PAUSED, step);
+        Err(match self.hours().next_open(now) {
+            Some(at) => error.with("opens", at),
+            None => error,
+        })
+    }
+
+    async fn carry(
+        &self,
+        world: &World,
+        replication: &Replication<'_>,
+        report: &mut CopyReport,
+    ) -> Result<()> {
+        self.may_go(world)?;
+        replication.slots().await?;
+        replication.custody(self.database).await?;
+        let standing = self.look(world.clock.now()).await?;
+        for committed in standing.lacking {
+            match replication.backup(&committed).await {
+                Ok(Some(bytes)) => report.copied.push((committed, bytes)),
+                Ok(None) => {}
+                Err(error) if is_finding(&error) => {
+                    self.note(&committed, &error, report).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for committed in standing.unproven {
+            let backup = &committed.commit.backup;
+            let mended = match replication.mend(&committed).await {
+                Ok(mended) => {
+                    report.mended.extend(mended);
+                    replication.prove(backup).await
+                }
+                Err(error) => Err(error),
+            };
+            match mended {
+                Err(error) if is_finding(&error) => report.problems.push(problem(backup, &error)),
+                mended => mended?,
+            }
+        }
+        self.repair(world, standing.damaged, (replication, report)).await?;
+        self.carry_log(world, replication, report).await?;
+        // What is held may only now be there.
+        replication.custody(self.database).await
+    }
+
+    /// Brings back to the source what is damaged there, of backups that the copy has.
+    async fn repair(
+        &self,
+        world: &World,
+        damaged: Vec<Committed>,
+        (replication, report): (&Replication<'_>, &mut CopyReport),
+    ) -> Result<()> {
+        let pace = Pace::new(Arc::clone(&world.clock), None);
+        let back = replication.back(&pace)?;
+        for committed in damaged {
+            let backup = &committed.commit.backup;
+            let repaired = match back.mend(&committed).await {
+                Ok(repaired) => {
+                    report.repaired.extend(repaired);
+                    back.prove(backup).await
+                }
+                Err(error) => Err(error),
+            };
+            match repaired {
+                Err(error) if is_finding(&error) => report.problems.push(problem(backup, &error)),
+                repaired => repaired?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn carry_log(
+        &self,
+        world: &World,
+        replication: &Replication<'_>,
+        report: &mut CopyReport,
+    ) -> Result<()> {
+        if !self.rule.takes(CopyKind::Logs) {
+            return Ok(());
+        }
+        let own = self.target.history().await?;
+        let from = self.log_begin(&self.holdings(&own), world.clock.now());
+        let copied = replication.log(self.database, from).await?;
+        report.segments += copied.segments;
+        for (object, what) in copied.problems {
+            report.problems.push(Problem { object, what, backups: Vec::new() });
+        }
+        Ok(())
+    }
+
+    /// Writes down that a backup of the source is not what it was when it was proven, if it is the
+    /// source that is damaged.
+    async fn note(
+        &self,
+        committed: &Committed,
+        error: &Error,
+        report: &mut CopyReport,
+    ) -> Result<()> {
+        let backup = &committed.commit.backup;
+        let theirs = self.source.history().await?;
+        if theirs.commit(backup).is_none_or(|known| known.forgotten) {
+            // It was given up while it was copied.
+            return Ok(());
+        }
+        let found = problem(backup, error);
+        let is_of_copy = error.facts().iter().any(|(label, _)| *label == "copy");
+        if !is_of_copy {
+            let found = VerifyReport { problems: vec![found.clone()], ..VerifyReport::default() };
+            if let Err(error) = self.source.prove(committed, &found).await {
+                tracing::warn!(event = "proof.unwritten", backup, "{error}");
+            }
+        }
+        report.problems.push(found);
+        Ok(())
+    }
+}
+
+/// Of which kind a backup is.
+pub fn kind_of(committed: &Committed) -> CopyKind {
+    if committed.commit.incremental { CopyKind::Incremental } else { CopyKind::Full }
+}
+
+/// Whom a database concerns, where retention follows from events about somebody: what its label of
+/// that name says, apart by commas.
+pub fn subjects(keep: &Keep, labels: &BTreeMap<String, String>) -> Vec<String> {
+    let label = keep.event.as_ref().and_then(|rule| labels.get(&rule.subject));
+    let names = label.into_iter().flat_map(|label| label.split(',')).map(str::trim);
+    names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// Whether it is about objects that are not as they were written.
+fn is_finding(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Missing)
+}
+
+fn problem(backup: &str, error: &Error) -> Problem {
+    let mut what = error.to_string();
+    for (label, value) in error.facts() {
+        what = format!("{what}, {label} {value}");
+    }
+    let facts = error.facts();
+    let named = facts.iter().find(|(label, _)| *label == "pack");
+    let object = named.map_or_else(|| format!("backup {backup}"), |(_, pack)| (*pack).to_owned());
+    Problem { object, what, backups: vec![backup.to_owned()] }
+}

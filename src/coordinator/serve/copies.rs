@@ -1,0 +1,516 @@
+//! Copies are made: whoever leads looks what each lacks, has backups copied as jobs of the queue,
+//! and copies log itself, bit by bit.
+//!
+//! Nothing is queued that could be lost: what lacks is found again by the next look.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use stillpoint_contract::{Error, ErrorKind, Result, code};
+use tokio::sync::watch;
+
+use super::{
+    fleet::{Fleet, Member},
+    hands::Ending,
+    run::{Coordinator, Wakes, is_true},
+    standing::Standing,
+    work::told,
+};
+use crate::{
+    coordinator::{
+        CopyReport, CopyStanding, Copying,
+        state::{Filter, Outcome, Phase, Stage, Task},
+    },
+    pipeline::Meter,
+    policy::{BACKOFF_FIRST, BACKOFF_MAX, CopyRule, CopyState, Reach, rank},
+    repository::{Holdings, Pace, Repository, history::Committed},
+};
+
+/// What such a job is called in the queue, before the name of the copy.
+pub(super) const COPY: &str = "copy ";
+
+/// Copies that are looked at, or get log, at once.
+const TOGETHER: usize = 4;
+
+/// A copy is looked at, and gets the log that it lacks, so often at least.
+const LOOK_AGAIN: TimeDelta = TimeDelta::minutes(1);
+
+/// After something about it has changed, this long after the last look.
+const LOOK_AFTER_CHANGE: TimeDelta = TimeDelta::seconds(5);
+
+/// One that cannot be looked at is tried again after so long.
+const LOOK_AFTER_ERROR: TimeDelta = TimeDelta::seconds(30);
+
+/// Newest jobs of a copy that are asked how they ended.
+const JOBS_MAX: u32 = 16;
+
+/// What is known of a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyKnown {
+    /// Its name in the policy.
+    pub name: String,
+    /// Since when the oldest of what it lacks waits, if it lacks anything.
+    pub waiting_since: Option<DateTime<Utc>>,
+    /// Backups that it has.
+    pub backups: usize,
+    /// Backups that it lacks.
+    pub lacking_backups: usize,
+    /// Segments of log that it lacks.
+    pub lacking_segments: usize,
+    /// The newest point that can be restored from it.
+    pub newest: Option<DateTime<Utc>>,
+    /// Why it could not be looked at the last time.
+    pub problem: Option<String>,
+}
+
+impl CopyKnown {
+    /// What was found out about a copy.
+    pub fn of(rule: &CopyRule, looked: Result<CopyStanding>) -> Self {
+        let blank = Self {
+            name: rule.name.clone(),
+            waiting_since: None,
+            backups: 0,
+            lacking_backups: 0,
+            lacking_segments: 0,
+            newest: None,
+            problem: None,
+        };
+        match looked {
+            Ok(standing) => Self {
+                waiting_since: standing.waiting_since,
+                backups: standing.backups,
+                lacking_backups: standing.lacking.len(),
+                lacking_segments: standing.log.segments.len(),
+                newest: standing.newest,
+                ..blank
+            },
+            Err(error) => Self { problem: Some(told(&error)), ..blank },
+        }
+    }
+
+    /// The same for whoever decides what somebody has to know.
+    pub fn state(&self) -> CopyState<'_> {
+        CopyState { name: &self.name, waiting_since: self.waiting_since }
+    }
+}
+
+/// What the loops of a coordinator know of copies.
+#[derive(Debug, Default)]
+pub(super) struct Shelf {
+    /// Of each database, by the copy's name.
+    pub known: BTreeMap<String, BTreeMap<String, CopyKnown>>,
+    /// Databases that something happened to.
+    pub changed: BTreeSet<String>,
+    /// How fast each repository may be written to.
+    pub paces: BTreeMap<String, Arc<Pace>>,
+    /// The ends of the last drills of each database that passed and that did not, where a copy is
+    /// what is drilled.
+    pub drills: BTreeMap<String, Drilled>,
+}
+
+/// The end of the last drill that passed, and of the last one that did not.
+type Drilled = (Option<DateTime<Utc>>, Option<DateTime<Utc>>);
+
+impl Fleet {
+    /// A copy of a member, if both repositories are open.
+    ///
+    /// # Errors
+    ///
+    /// [`Transient`](ErrorKind::Transient) when one is not.
+    pub fn copying<'a>(&'a self, member: &'a Member, rule: &'a CopyRule) -> Result<Copying<'a>> {
+        let source = member.policy.source_of(rule, &member.repository);
+        Ok(self.copy_within(member, rule, (self.named(source)?, self.named(&rule.to)?)))
+    }
+
+    fn copy_within<'a>(
+        &'a self,
+        member: &'a Member,
+        rule: &'a CopyRule,
+        (source, target): (&'a Repository, &'a Repository),
+    ) -> Copying<'a> {
+        let link = self.links.get(&rule.to);
+        Copying {
+            database: &member.name,
+            policy: &member.policy,
+            rule,
+            state: member.state,
+            labels: &member.labels,
+            source,
+            target,
+            windows: link.map(|link| link.windows.as_slice()).unwrap_or_default(),
+        }
+    }
+
+    /// The repository from which restoring a member is rehearsed.
+    ///
+    /// # Errors
+    ///
+    /// As [`copying`](Self::copying).
+    pub fn drilled(&self, member: &Member) -> Result<&Arc<Repository>> {
+        let from = member.policy.drill.as_ref().and_then(|drill| drill.from.as_ref());
+        let rule = from.and_then(|from| member.policy.copies.iter().find(|c| c.name == *from));
+        match rule {
+            Some(rule) => self.named(&rule.to),
+            None => self.repository(member),
+        }
+    }
+
+    fn named(&self, name: &str) -> Result<&Arc<Repository>> {
+        self.repositories.get(name).ok_or_else(|| {
+            let why = self.unopened.get(name).cloned().unwrap_or_default();
+            Error::new(ErrorKind::Transient, code::STORE_UNREACHABLE, "use the repository")
+                .with("repository", name)
+                .why(why)
+        })
+    }
+}
+
+/// Adds the drills that a copy knows of, where a copy is what is drilled.
+///
+/// # Errors
+///
+/// What keeps the copy from being read.
+pub async fn add_drills(fleet: &Fleet, member: &Member, standing: &mut Standing) -> Result<()> {
+    let is_copy = member.policy.drill.as_ref().is_some_and(|drill| drill.from.is_some());
+    if is_copy {
+        let (passed, failed) = drilled_in(fleet.drilled(member)?, &member.name).await?;
+        standing.drill_passed = standing.drill_passed.max(passed);
+        standing.drill_failed = standing.drill_failed.max(failed);
+    }
+    Ok(())
+}
+
+async fn drilled_in(repository: &Repository, database: &str) -> Result<Drilled> {
+    let (mut passed, mut failed) = (None, None);
+    for drill in repository.history().await?.drills().filter(|one| one.database == database) {
+        let newest = if drill.passed { &mut passed } else { &mut failed };
+        *newest = (*newest).max(Some(drill.finished_at));
+    }
+    Ok((passed, failed))
+}
+
+/// The wake of one copy: no name of a database has a line feed.
+fn key(database: &str, copy: &str) -> String {
+    format!("{database}\n{copy}")
+}
+
+impl Coordinator {
+    /// What was last found out about the copies of a database.
+    pub fn copies_of(&self, database: &str) -> Vec<CopyKnown> {
+        let shelf = self.shared.copies();
+        shelf.known.get(database).map(|of| of.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// How fast a repository may be written to, shared by all that write there.
+    fn pace(&self, fleet: &Fleet, name: &str) -> Arc<Pace> {
+        let rate = fleet.links.get(name).and_then(|link| link.bytes_per_second);
+        let mut shelf = self.shared.copies();
+        match shelf.paces.get(name) {
+            Some(known) if known.bytes_per_second() == rate => Arc::clone(known),
+            _ => {
+                let pace = Arc::new(Pace::new(Arc::clone(&self.world.clock), rate));
+                shelf.paces.insert(name.to_owned(), Arc::clone(&pace));
+                pace
+            }
+        }
+    }
+
+    /// Looks at every copy, as long as this coordinator leads.
+    pub(super) async fn make_copies(
+        &self,
+        mut fleets: watch::Receiver<Arc<Fleet>>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let mut fleet = Arc::clone(&fleets.borrow_and_update());
+        let mut wakes = self.wakes_of_copies(&fleet);
+        let mut running = FuturesUnordered::new();
+        let (mut busy, mut changed) = (BTreeSet::<String>::new(), BTreeSet::<String>::new());
+        let mut looked: BTreeMap<String, DateTime<Utc>> = BTreeMap::new();
+        loop {
+            tokio::select! {
+                biased;
+                // What is under way can be dropped at any time.
+                () = is_true(&mut stop) => return,
+                Some((key, again)) = running.next(), if !running.is_empty() => {
+                    let key: String = key;
+                    busy.remove(&key);
+                    looked.insert(key.clone(), self.world.clock.now());
+                    wakes.set(key, again);
+                }
+                () = self.world.clock.sleep(self.rhythm.tick) => {}
+            }
+            if fleets.has_changed().unwrap_or(false) {
+                fleet = Arc::clone(&fleets.borrow_and_update());
+                wakes = self.wakes_of_copies(&fleet);
+            }
+            if !self.shared.leads() {
+                continue;
+            }
+            let names = std::mem::take(&mut self.shared.copies().changed);
+            for member in names.iter().filter_map(|name| fleet.members.get(name)) {
+                let rules = member.policy.copies.iter();
+                changed.extend(rules.map(|rule| key(&member.name, &rule.name)));
+            }
+            // What changes while it is looked at is seen by the next look.
+            let settled: Vec<String> = changed.difference(&busy).cloned().collect();
+            for key in settled {
+                changed.remove(&key);
+                let now = self.world.clock.now();
+                let soonest = looked.get(&key).map_or(now, |looked| *looked + LOOK_AFTER_CHANGE);
+                wakes.set(key, now.max(soonest));
+            }
+            while running.len() < TOGETHER {
+                let Some(key) = wakes.due(self.world.clock.now()) else { break };
+                if busy.contains(&key) {
+                    wakes.set(key, self.world.clock.now() + LOOK_AFTER_ERROR);
+                    continue;
+                }
+                busy.insert(key.clone());
+                let fleet = Arc::clone(&fleet);
+                running.push(Box::pin(async move {
+                    let again = self.look_after_copy(&fleet, &key).await;
+                    (key, again)
+                }));
+            }
+        }
+    }
+
+    fn wakes_of_copies(&self, fleet: &Fleet) -> Wakes {
+        let mut wakes = Wakes::default();
+        for member in fleet.members.values() {
+            for rule in &member.policy.copies {
+                wakes.set(key(&member.name, &rule.name), self.world.clock.now());
+            }
+        }
+        self.shared.copies().known.retain(|name, _| fleet.members.contains_key(name));
+        wakes
+    }
+
+    /// Looks at one copy. Says when to look again.
+    async fn look_after_copy(&self, fleet: &Fleet, key: &str) -> DateTime<Utc> {
+        let found = key.split_once('\n').and_then(|(database, copy)| {
+            let member = fleet.members.get(database)?;
+            Some((member, member.policy.copies.iter().find(|rule| rule.name == copy)?))
+        });
+        let Some((member, rule)) = found else { return self.world.clock.now() + LOOK_AGAIN };
+        match self.attend_copy(fleet, member, rule).await {
+            Ok(again) => again,
+            Err(error) => {
+                let (database, copy) = (&member.name, &rule.name);
+                tracing::warn!(event = "copy.failed", database, copy, "{}", told(&error));
+                self.note_copy(member, CopyKnown::of(rule, Err(error)));
+                self.world.clock.now() + LOOK_AFTER_ERROR
+            }
+        }
+    }
+
+    /// Remembers what was found out about a copy. One that cannot be looked at is as late as it
+    /// was, or begins to be.
+    fn note_copy(&self, member: &Member, found: CopyKnown) {
+        let mut shelf = self.shared.copies();
+        let of = shelf.known.entry(member.name.clone()).or_default();
+        let known = match (found.problem.clone(), of.get(&found.name)) {
+            (Some(problem), known) => {
+                let mut known = known.cloned().unwrap_or(found);
+                known.waiting_since = known.waiting_since.or(Some(self.world.clock.now()));
+                known.problem = Some(problem);
+                known
+            }
+            (None, _) => found,
+        };
+        of.insert(known.name.clone(), known);
+    }
+
+    async fn attend_copy(
+        &self,
+        fleet: &Fleet,
+        member: &Member,
+        rule: &CopyRule,
+    ) -> Result<DateTime<Utc>> {
+        let copying = fleet.copying(member, rule)?;
+        let now = self.world.clock.now();
+        let standing = copying.look(now).await?;
+        let needs_job = standing.needs_job();
+        self.note_copy(member, CopyKnown::of(rule, Ok(standing)));
+        let is_drilled = member.policy.drill.as_ref().and_then(|drill| drill.from.as_ref());
+        if is_drilled == Some(&rule.name) {
+            let drilled = drilled_in(copying.target, &member.name).await?;
+            self.shared.copies().drills.insert(member.name.clone(), drilled);
+        }
+        let again = now + LOOK_AGAIN;
+        if !copying.hours().are_open(now) {
+            return Ok(copying.hours().next_open(now).map_or(again, |opens| again.min(opens)));
+        }
+        if needs_job {
+            return self.queue_copy(fleet, member, rule, now).await;
+        }
+        let pace = self.pace(fleet, &rule.to);
+        let meter = Arc::new(Meter::default());
+        let report = copying.run_log(&self.world, &pace, &meter).await?;
+        if let Some(first) = report.problems.first() {
+            let (database, copy, object) = (&member.name, &rule.name, &first.object);
+            tracing::warn!(event = "copy.damaged", database, copy, object, what = first.what);
+        }
+        if report.segments > 0 {
+            let found = copying.look(self.world.clock.now()).await;
+            self.note_copy(member, CopyKnown::of(rule, found));
+        }
+        Ok(again)
+    }
+
+    /// Puts the copying of backups into the queue, unless it waits there or has just failed. Says
+    /// when to look again.
+    async fn queue_copy(
+        &self,
+        fleet: &Fleet,
+        member: &Member,
+        rule: &CopyRule,
+        now: DateTime<Utc>,
+    ) -> Result<DateTime<Utc>> {
+        let again = now + LOOK_AGAIN;
+        if let Some(end) = member.policy.closed_until(now) {
+            return Ok(again.min(end));
+        }
+        let kind = format!("{COPY}{}", rule.name);
+        let filter = Filter {
+            database: Some(member.name.clone()),
+            kind: Some(kind.clone()),
+            most: JOBS_MAX,
+            ..Filter::default()
+        };
+        let jobs = self.state.jobs(&filter).await?;
+        let ended = jobs.iter().map_while(|job| match &job.phase {
+            Phase::Ended { at, outcome, .. } => Some((*at, *outcome)),
+            Phase::Waiting | Phase::Running { .. } => None,
+        });
+        let ended: Vec<_> = ended.collect();
+        if !jobs.is_empty() && ended.is_empty() {
+            return Ok(again);
+        }
+        let is_bad = |outcome: Outcome| matches!(outcome, Outcome::Failed | Outcome::Cancelled);
+        let failures = ended.iter().take_while(|(_, outcome)| is_bad(*outcome)).count();
+        if let Some((at, outcome)) = ended.first().filter(|_| failures > 0) {
+            let doubled = 1 << failures.saturating_sub(1).min(10);
+            let patience = match outcome {
+                Outcome::Cancelled => BACKOFF_MAX,
+                _ => (BACKOFF_FIRST * doubled).min(BACKOFF_MAX),
+            };
+            if now < *at + patience {
+                return Ok((*at + patience).min(again));
+            }
+        }
+        if self.copies_under_way().await? >= (fleet.caps.all as usize / 2).max(1) {
+            return Ok(now + LOOK_AFTER_CHANGE);
+        }
+        let known = self.shared.known(&member.name).map(|(_, standing)| standing);
+        let coverage = known.map(|known| known.coverage).unwrap_or_default();
+        let reach = Reach { state: member.state, since: member.since, coverage: &coverage };
+        let fresh = reach.freshness(&member.policy, now);
+        let task = Task {
+            database: member.name.clone(),
+            kind,
+            due: now,
+            why: "lacking".to_owned(),
+            repository: rule.to.clone(),
+            host: String::new(),
+            rank: rank(&member.policy, fresh.map_or(TimeDelta::zero(), |fresh| fresh.age)),
+        };
+        self.state.enqueue(&task, &self.worker).await?;
+        Ok(again)
+    }
+
+    /// Copies that wait or run: they may take long, and leave room for backups.
+    async fn copies_under_way(&self) -> Result<usize> {
+        let mut count = 0;
+        for stage in [Stage::Waiting, Stage::Running] {
+            let filter = Filter { stage: Some(stage), ..Filter::default() };
+            let jobs = self.state.jobs(&filter).await?;
+            count += jobs.iter().filter(|job| job.task.kind.starts_with(COPY)).count();
+        }
+        Ok(count)
+    }
+
+    /// Brings to a copy what it lacks.
+    pub(super) async fn copy(
+        &self,
+        fleet: &Fleet,
+        member: &Member,
+        name: &str,
+        meter: &Arc<Meter>,
+    ) -> Result<Ending> {
+        let Some(rule) = member.policy.copies.iter().find(|rule| rule.name == name) else {
+            return Ok(Ending::superseded("no such copy is configured here"));
+        };
+        let copying = fleet.copying(member, rule)?;
+        let pace = self.pace(fleet, &rule.to);
+        let report = copying.run(&self.world, &pace, meter).await?;
+        let CopyReport { copied, segments, mended, repaired, problems, sent, paused, .. } = report;
+        let told = format!(
+            "{} backups and {segments} segments copied, {} bytes sent, {} objects mended, {} of \
+             the original repaired",
+            copied.len(),
+            sent.1,
+            mended.len(),
+            repaired.len()
+        );
+        for (committed, bytes) in &copied {
+            let (database, backup) = (&member.name, &committed.commit.backup);
+            tracing::info!(event = "backup.copied", database, copy = name, backup, bytes);
+            let detail = format!("{backup} to copy {name}, {bytes} bytes");
+            self.state.note(&self.worker, "backup.copied", database, &detail).await?;
+        }
+        Ok(match (problems.first(), paused) {
+            (Some(first), _) => {
+                let count = problems.len();
+                let what = format!("{}: {}", first.object, first.what);
+                Ending::failed(format!("{told}; {count} not copied, for they are damaged: {what}"))
+            }
+            (None, Some(why)) => Ending::superseded(format!("{told}; paused: could not {why}")),
+            (None, None) => Ending::succeeded(told),
+        })
+    }
+
+    /// Forgets what a copy does not keep, for every database that is copied into a repository.
+    pub(super) async fn expire_copies(
+        &self,
+        fleet: &Fleet,
+        (name, repository): (&str, &Repository),
+        failures: &mut Vec<String>,
+    ) -> Result<usize> {
+        let mut expired = 0;
+        for member in fleet.members.values() {
+            for rule in member.policy.copies.iter().filter(|rule| rule.to == name) {
+                let copying = fleet.copy_within(member, rule, (repository, repository));
+                match expire_copy(&copying, self.world.clock.now()).await {
+                    Ok(forgotten) => {
+                        expired += forgotten.len();
+                        let ids = forgotten.into_iter().map(|one| one.commit.backup);
+                        self.note_expired(member, &ids.collect::<Vec<_>>()).await?;
+                    }
+                    Err(error) => failures.push(format!("{}: {}", member.name, told(&error))),
+                }
+            }
+        }
+        Ok(expired)
+    }
+}
+
+/// Forgets whatever of a database a copy does not keep, and lets go log that leads to no point that
+/// is kept there.
+///
+/// # Errors
+///
+/// What keeps the copy from being used.
+pub async fn expire_copy(copying: &Copying<'_>, now: DateTime<Utc>) -> Result<Vec<Committed>> {
+    let (target, database) = (copying.target, copying.database);
+    let of = format!("policy {}, copy {}", copying.policy.name, copying.rule.name);
+    let gone = |holdings: &Holdings| copying.gone(holdings, now);
+    let forgotten = target.expire(database, &format!("expired by {of}"), gone).await?;
+    let needed = |holdings: &Holdings| copying.log_begin(holdings, now);
+    target.trim(database, &format!("kept by {of}"), needed).await?;
+    Ok(forgotten)
+}
