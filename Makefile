@@ -2,10 +2,13 @@
 
 .PHONY: test soak fuzz bench
 
-# Every test there is. May be repeated at any time: only what is missing is installed.
+# Every test there is. May be repeated at any time: only what is missing is installed. Many of them
+# wait for servers and clocks, so that more than two run well on two cores.
 test:
 	@if [ -e testcontainers/install.sh ]; then sh testcontainers/install.sh; fi
-	cargo test --workspace
+	@threads=$$(nproc); [ "$$threads" -ge 4 ] || threads=4; \
+		export RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$threads}; \
+		echo "cargo test --workspace, $$RUST_TEST_THREADS tests at once"; cargo test --workspace
 
 # The tests with random schedules, longer, ROUNDS times, each time with another seed. A failure
 # prints it.
