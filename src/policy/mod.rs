@@ -8,6 +8,7 @@ mod board;
 mod calendar;
 mod civil;
 mod due;
+mod endpoint;
 mod event;
 mod facts;
 mod model;
@@ -16,6 +17,7 @@ mod reason;
 mod retention;
 #[cfg(test)]
 mod retention_tests;
+mod rule;
 mod series;
 #[cfg(test)]
 mod simulation;
@@ -29,6 +31,10 @@ pub use board::{AlertKey, Board, Message, Told};
 pub use calendar::{BadPattern, Calendar, Turns, UnevenDay, check, uneven_days};
 pub use civil::{Cycle, Stretch};
 pub use due::{DUE_TIMES_MAX, Decision, Fate, GRACE, Schedule, Settled, Skip, Step, Waiting, Why};
+pub use endpoint::{
+    Change, Drain, End, Phase, Registration, Registry, Sighting, Wanted, absence, choose,
+    forgettable, is_over, lapse, observe,
+};
 pub use event::{Event, EventEnd, WHOLE_DATABASE};
 pub use facts::{Attempt, BACKOFF_FIRST, BACKOFF_MAX, Facts, Need, Outcome, Pause};
 pub use model::{
@@ -40,5 +46,6 @@ pub use reason::{Reason, Until};
 pub use retention::{
     Backup, Held, Hold, LogRange, LogReason, Proof, Retention, Rules, Stock, Verdict,
 };
+pub use rule::{Absence, Belongs, Lifecycle, Rule, Selector, TARGET, Template, belongs};
 pub use urgency::{is_stalled, rank};
 pub use window::{is_open, next_begin, open_until};

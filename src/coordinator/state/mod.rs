@@ -4,6 +4,7 @@ mod audit;
 mod board;
 mod database;
 mod due;
+mod endpoints;
 mod history;
 mod marks;
 mod members;
