@@ -9,9 +9,7 @@ use std::{
 use chrono::{DateTime, Utc};
 
 use super::model::{Config, Database, Ruling};
-use crate::policy::{
-    Absence, Belongs, End, Registration, Registry, Rule, absence, belongs, choose,
-};
+use crate::policy::{Absence, Belongs, End, Registration, Registry, absence, belongs, choose};
 
 /// What was found of a database whose endpoints come and go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,10 +60,9 @@ impl Config {
     /// Puts everything in that was discovered. Every database with an endpoint that is remembered
     /// stays known, also when it is gone: what there is of it is looked after.
     pub fn discover(&mut self, registry: &Registry, now: DateTime<Utc>) {
-        let rules: Vec<Rule> = self.rules.iter().map(|ruling| ruling.rule.clone()).collect();
         let mut own: BTreeMap<String, Vec<(usize, String, &Registration)>> = BTreeMap::new();
         for one in registry.values() {
-            match belongs(&rules, &one.target, &one.labels) {
+            match self.belongs(one) {
                 Belongs::To { rule, database, url } => {
                     own.entry(database).or_default().push((rule, url, one));
                 }
@@ -88,20 +85,29 @@ impl Config {
     /// A database as it would be with this endpoint, to see whether it answers. To be asked once
     /// everything that was discovered is in.
     pub fn candidate(&self, one: &Registration) -> Option<Database> {
-        let rules: Vec<Rule> = self.rules.iter().map(|ruling| ruling.rule.clone()).collect();
-        match belongs(&rules, &one.target, &one.labels) {
-            Belongs::To { database, url, .. } => {
-                let known = self.databases.get(&database)?;
-                Some(Database { endpoint: url, ..known.clone() })
+        match self.belongs(one) {
+            Belongs::To { rule, database, url } => {
+                let (known, ruling) = (self.databases.get(&database)?, self.rules.get(rule)?);
+                Some(Database {
+                    endpoint: url,
+                    engine: known.engine.clone().or_else(|| ruling.engine.clone()),
+                    password: known.password.clone().or_else(|| ruling.password.clone()),
+                    ..known.clone()
+                })
             }
             Belongs::ToNone { .. } => None,
         }
     }
 
+    /// Which database an endpoint belongs to, or why to none.
+    pub fn belongs(&self, one: &Registration) -> Belongs {
+        let rules = self.rules.iter().map(|ruling| &ruling.rule);
+        belongs(rules, &one.target, &one.labels)
+    }
+
     /// The database that an endpoint belongs to.
     pub fn owner(&self, one: &Registration) -> Option<String> {
-        let rules: Vec<Rule> = self.rules.iter().map(|ruling| ruling.rule.clone()).collect();
-        match belongs(&rules, &one.target, &one.labels) {
+        match self.belongs(one) {
             Belongs::To { database, .. } => Some(database),
             Belongs::ToNone { .. } => None,
         }
@@ -143,7 +149,7 @@ impl Config {
             handoff,
             on_absence: ruling.rule.on_absence,
         };
-        let made = made(name, ruling, (url, one));
+        let made = made(name, ruling, one);
         let database = self.databases.entry(name.to_owned()).or_insert(made);
         let labels = one.labels.iter().map(|(label, value)| (label.clone(), value.clone()));
         let missing: Vec<_> =
@@ -161,11 +167,11 @@ impl Config {
     }
 }
 
-/// A database that a rule makes.
-fn made(name: &str, ruling: &Ruling, (url, one): (&str, &Registration)) -> Database {
+/// A database that a rule makes; where it is, its endpoints say.
+fn made(name: &str, ruling: &Ruling, one: &Registration) -> Database {
     Database {
         name: name.to_owned(),
-        endpoint: url.to_owned(),
+        endpoint: String::new(),
         engine: ruling.engine.clone(),
         password: ruling.password.clone(),
         policy: ruling.policy.clone(),

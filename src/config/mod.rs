@@ -4,6 +4,8 @@ mod build;
 mod explain;
 mod form;
 mod found;
+#[cfg(test)]
+mod found_tests;
 mod judge;
 mod layers;
 mod load;

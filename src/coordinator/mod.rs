@@ -34,6 +34,7 @@ pub use events::{Events, Happened, events, last_loss};
 pub use fetch::{Fetched, Fetcher};
 pub use forecast::{Estimate, Forecast, Lost, forecast};
 pub use mount::stand_guard;
+pub use owner::Successor;
 pub use partial::{PartialJob, PartialReport, bring, compare, plan_partial};
 pub use point::{Chosen, Wanted, choose};
 pub use present::{PresentJob, Shown, check_point, present_at, present_copied};
@@ -45,7 +46,7 @@ pub use restore::{
 pub use scratch::{Scratch, ScratchPlace};
 pub use scratch_copy::{CopyJob, PlannedCopy, Presented, ScratchCopy, Way, plan_copy};
 pub use serve::{
-    BackupTask, Caps, Coordinator, Drivers, Ending, Fleet, Hands, Member, NOTICE_SCHEMA, Notice,
-    NoticeAlert, NoticeKind, NoticeUrgency, Notifier, Pace, Place, Rehearsal, Standing, expire,
-    standing, told,
+    BackupTask, Caps, Coordinator, Draining, Drivers, Ending, Endpoints, Fleet, Hands, Member,
+    NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind, NoticeUrgency, Notifier, Pace, Place,
+    Registered, Rehearsal, Standing, Unprotected, expire, standing, told,
 };

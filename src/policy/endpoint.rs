@@ -11,6 +11,8 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::rule::{Belongs, Rule, belongs};
+
 /// An endpoint, and what has become of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
@@ -126,6 +128,16 @@ pub struct Change {
     pub detail: String,
 }
 
+impl Sighting {
+    /// Whether a target names a password: everybody may read what is registered.
+    pub fn names_password(target: &str) -> bool {
+        let place = target.split_once("://").map_or(target, |(_, rest)| rest);
+        let place = place.split(['/', '?', '#']).next().unwrap_or_default();
+        let user = place.rsplit_once('@').map(|(user, _)| user);
+        user.is_some_and(|user| user.contains(':')) || target.contains("password=")
+    }
+}
+
 impl Wanted {
     const NAMES: [(&str, Self); 4] = [
         ("pending", Self::Pending),
@@ -192,6 +204,18 @@ impl Registration {
             drain: None,
             end: None,
         }
+    }
+
+    /// Whether it is the same, but for signs of life.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let still = |one: &Self| Self { sign: String::new(), renewed: one.since, ..one.clone() };
+        still(self) == still(other)
+    }
+
+    /// Until when it is there without another sign of life.
+    pub fn leased_until(&self) -> Option<DateTime<Utc>> {
+        let ttl = TimeDelta::from_std(self.ttl?).ok()?;
+        self.renewed.checked_add_signed(ttl)
     }
 
     /// Whether it is there.
@@ -262,19 +286,18 @@ pub fn observe(
     let own = registry.values_mut().filter(|known| known.is_there() && known.source == source);
     let ids: BTreeSet<&str> = seen.iter().map(|sighting| sighting.id.as_str()).collect();
     for known in own.filter(|known| !ids.contains(&*known.id)) {
+        // Put back, it is another registration, whatever it looks like.
+        known.sign.clear();
         changes.push(known.ends(End::Expected, "it is not registered any more", now));
     }
     changes
 }
 
-/// Whether what ended is there again: what ran out is, once it gives another sign of life.
+/// Whether what ended is there again: what was there all the time is, once it gives another sign
+/// of life.
 fn is_new(known: &Registration, sighting: &Sighting, source: &str) -> bool {
-    match known.end {
-        Some((_, End::Lost)) if known.source == source && known.target == sighting.target => {
-            sighting.sign.as_ref().is_none_or(|sign| *sign != known.sign)
-        }
-        _ => true,
-    }
+    let is_same = known.source == source && known.target == sighting.target;
+    !is_same || known.is_there() || sighting.sign.as_ref().is_none_or(|sign| *sign != known.sign)
 }
 
 fn renew(
@@ -311,9 +334,7 @@ pub fn lapse(
 ) -> Vec<Change> {
     let mut changes = Vec::new();
     for known in registry.values_mut().filter(|known| known.is_there()) {
-        let ttl = known.ttl.and_then(|ttl| TimeDelta::from_std(ttl).ok());
-        let ends = ttl.and_then(|ttl| known.renewed.checked_add_signed(ttl));
-        if ends.is_some_and(|ends| ends < now) {
+        if known.leased_until().is_some_and(|ends| ends < now) {
             let is_expected = known.is_leaving() || has_successor(&known.id);
             let end = if is_expected { End::Expected } else { End::Lost };
             changes.push(known.ends(end, "its lease ran out", now));
@@ -350,6 +371,25 @@ pub fn absence(own: &[&Registration]) -> Option<(DateTime<Utc>, End, String)> {
     }
     let ended = own.iter().filter_map(|one| one.end.map(|(at, end)| (at, end, one.id.clone())));
     ended.max_by_key(|(at, ..)| *at)
+}
+
+/// Endpoints whose role another one has, by their ids.
+pub fn succeeded(rules: &[Rule], registry: &Registry, now: DateTime<Utc>) -> BTreeSet<String> {
+    let mut own: BTreeMap<(usize, String), Vec<&Registration>> = BTreeMap::new();
+    for one in registry.values().filter(|one| one.is_there()) {
+        if let Belongs::To { rule, database, .. } = belongs(rules, &one.target, &one.labels) {
+            own.entry((rule, database)).or_default().push(one);
+        }
+    }
+    let mut succeeded = BTreeSet::new();
+    for ((rule, _), all) in own {
+        let handoff = rules.get(rule).map(|rule| rule.handoff).unwrap_or_default();
+        if let Some(chosen) = choose(&all, handoff, now) {
+            let others = all.iter().filter(|one| one.id != chosen.id);
+            succeeded.extend(others.map(|one| one.id.clone()));
+        }
+    }
+    succeeded
 }
 
 /// Whether a database without an endpoint is to be retired.

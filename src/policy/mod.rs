@@ -9,6 +9,8 @@ mod calendar;
 mod civil;
 mod due;
 mod endpoint;
+#[cfg(test)]
+mod endpoint_tests;
 mod event;
 mod facts;
 mod model;
@@ -33,7 +35,7 @@ pub use civil::{Cycle, Stretch};
 pub use due::{DUE_TIMES_MAX, Decision, Fate, GRACE, Schedule, Settled, Skip, Step, Waiting, Why};
 pub use endpoint::{
     Change, Drain, End, Phase, Registration, Registry, Sighting, Wanted, absence, choose,
-    forgettable, is_over, lapse, observe,
+    forgettable, is_over, lapse, observe, succeeded,
 };
 pub use event::{Event, EventEnd, WHOLE_DATABASE};
 pub use facts::{Attempt, BACKOFF_FIRST, BACKOFF_MAX, Facts, Need, Outcome, Pause};

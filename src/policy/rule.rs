@@ -187,8 +187,12 @@ impl Template {
 }
 
 /// Says which database an endpoint belongs to. Only its labels decide, never where it is.
-pub fn belongs(rules: &[Rule], target: &str, labels: &BTreeMap<String, String>) -> Belongs {
-    let found = rules.iter().enumerate().find(|(_, rule)| rule.select.fits(labels));
+pub fn belongs<'a>(
+    rules: impl IntoIterator<Item = &'a Rule>,
+    target: &str,
+    labels: &BTreeMap<String, String>,
+) -> Belongs {
+    let found = rules.into_iter().enumerate().find(|(_, rule)| rule.select.fits(labels));
     let none = |why| Belongs::ToNone { why };
     let Some((number, rule)) = found else {
         return none(format!("no [[rule]] matches {}", told(labels)));

@@ -7,6 +7,7 @@ mod cli;
 mod company;
 mod disk_full;
 mod drills;
+mod endpoints;
 mod full_store;
 mod invariants;
 mod kills;

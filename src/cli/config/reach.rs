@@ -7,9 +7,10 @@ use stillpoint_contract::{Endpoint, Engine, Error, ErrorKind, Result, code};
 use super::{
     super::{
         open::{self, Need, Opened},
+        serve,
         session::Session,
     },
-    files, secret,
+    secret,
 };
 use crate::{
     config::{Config, Database, Encryption},
@@ -86,7 +87,7 @@ pub(crate) async fn either(session: &Session, database: Option<&str>) -> Result<
     if session.names_place() {
         return open::repository(session, Need::Content).await;
     }
-    let config = files::sound(session)?.config;
+    let config = serve::found(session).await?.config;
     let own = database.and_then(|name| config.databases.get(name));
     let mut names = config.repositories.keys();
     let name = match (own, names.next(), names.next()) {

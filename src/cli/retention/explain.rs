@@ -10,6 +10,7 @@ use super::{
         config::{files, reach},
         open::Opened,
         page::{Page, Table},
+        serve,
         session::Session,
     },
     keeping::{End, Keeping, Why, proven},
@@ -75,7 +76,7 @@ impl Answer for ExplainAnswer {
 /// Explains.
 pub(crate) async fn run(session: &Session, command: Command) -> Result<()> {
     let Command::Retention(options) = command;
-    let config = files::sound(session)?.config;
+    let config = serve::found(session).await?.config;
     let (repository, name, only) = find(session, &config, &options.what).await?;
     let database = files::chosen(&config, Some(&name))?;
     let keeping = database.into_iter().find_map(|database| Keeping::of(&config, database));

@@ -31,9 +31,10 @@ pub(super) fn matters(
     pause: Option<Pause>,
     now: DateTime<Utc>,
 ) -> Vec<Alert> {
+    let coverage = member.continuous(standing);
     let protection = Protection {
         database: &member.name,
-        reach: reach(member, standing),
+        reach: Reach { coverage: &coverage, ..reach(member, standing) },
         pause,
         drill_passed: standing.drill_passed,
         drill_failed: standing.drill_failed,

@@ -4,6 +4,8 @@ mod applied;
 mod audit;
 mod db;
 mod desk;
+mod discovery;
+mod endpoint;
 mod fleet;
 mod http;
 mod jobs;
@@ -17,7 +19,8 @@ mod status;
 
 pub(crate) use audit::{Command as AuditCommand, run as audit};
 pub(crate) use db::{Command as DbCommand, run as db};
-pub(crate) use desk::applied_already;
+pub(crate) use desk::{applied_already, found, unprotected};
+pub(crate) use endpoint::{Command as EndpointCommand, run as endpoint};
 pub(crate) use jobs::{Command as JobsCommand, run as jobs};
 pub(crate) use plan::{ApplyOptions, apply, plan};
 pub(crate) use run::{Options, run};

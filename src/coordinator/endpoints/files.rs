@@ -4,7 +4,7 @@
 //! A file that is half-written, stale or vanishes while it is read leaves what was known of it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs,
     io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
@@ -16,6 +16,9 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::shape::{Answer, BYTES_MAX, Common, TARGETS_MAX, read, wrong};
 use crate::policy::Sighting;
+
+/// What cannot be understood for longer than so many looks is not about to be written.
+const LOOKS_MAX: u32 = 5;
 
 /// The most files of a directory that are looked at.
 const FILES_MAX: usize = 10_000;
@@ -83,8 +86,8 @@ pub(super) struct Files {
     common: Common,
     identity: Option<String>,
     known: BTreeMap<String, Vec<Sighting>>,
-    /// What is wrong with files, so that it is told once.
-    wrong: BTreeMap<String, String>,
+    /// What is wrong with files, so that it is told once, and in how many looks it was.
+    wrong: BTreeMap<String, (String, u32)>,
 }
 
 impl Files {
@@ -114,6 +117,7 @@ impl Files {
             return Err(wrong("there are too many files"));
         }
         let mut known = BTreeMap::new();
+        let listed: BTreeSet<String> = names.iter().cloned().collect();
         for name in names {
             let read = self.read(&name);
             match read {
@@ -122,26 +126,28 @@ impl Files {
                     known.insert(name, seen);
                 }
                 Err((why, may_pass)) => {
-                    // What it registers is not known: it may be what is missed elsewhere.
-                    is_complete &= !may_pass || self.known.contains_key(&name);
-                    if self.wrong.get(&name) != Some(&why) {
+                    let told = self.wrong.remove(&name).filter(|(known, _)| *known == why);
+                    if told.is_none() {
                         tracing::warn!(event = "endpoint.unreadable", file = name, why);
-                        self.wrong.insert(name.clone(), why);
                     }
-                    let before = self.known.get(&name).cloned().unwrap_or_default();
-                    known.insert(name, before);
+                    let looks = told.map_or(1, |(_, looks)| looks.saturating_add(1));
+                    // What it registers is not known: it may be what is missed elsewhere.
+                    let is_settled = !may_pass && LOOKS_MAX < looks;
+                    is_complete &= is_settled || self.known.contains_key(&name);
+                    self.wrong.insert(name.clone(), (why, looks));
+                    if let Some(before) = self.known.get(&name) {
+                        known.insert(name, before.clone());
+                    }
                 }
             }
         }
-        self.wrong.retain(|name, _| known.contains_key(name));
+        self.wrong.retain(|name, _| listed.contains(name));
         self.known = known;
-        let mut all: Vec<Sighting> = Vec::new();
-        for sighting in self.known.values().flatten() {
-            // The first file that has an id keeps it.
-            if !all.iter().any(|one| one.id == sighting.id) && all.len() < TARGETS_MAX {
-                all.push(sighting.clone());
-            }
-        }
+        let mut ids = BTreeSet::new();
+        let known = self.known.values().flatten();
+        // The first file that has an id keeps it.
+        let first = known.filter(|sighting| ids.insert(sighting.id.as_str()));
+        let all: Vec<Sighting> = first.take(TARGETS_MAX).cloned().collect();
         Ok(Answer { seen: all, is_complete })
     }
 
@@ -161,11 +167,8 @@ impl Files {
         }
         let digest = blake3::hash(&entry.bytes).to_hex();
         let sign = format!("{} {}", entry.changed, &digest.as_str()[..16]);
-        read(&entry.bytes, &self.common, Some(&sign)).map_err(|error| {
-            let why = error.reason().unwrap_or_default();
-            let why = if why.is_empty() { error.to_string() } else { why.to_owned() };
-            (why, false)
-        })
+        read(&entry.bytes, &self.common, Some(&sign))
+            .map_err(|error| (crate::coordinator::told(&error), false))
     }
 }
 
@@ -253,9 +256,14 @@ mod tests {
         *flaky.listing.lock().unwrap() = None;
         flaky.files.lock().unwrap().remove("blue.json");
         assert_eq!(ids(&files.look().unwrap()), ["green"]);
-        // What it registers is not known, and may be what is missed.
+        // What it registers is not known, and may be what is missed; what stays broken is not.
         flaky.set("red.json", Err(Errno::STALE));
-        assert!(!files.look().unwrap().is_complete);
+        for _ in 0..20 {
+            assert!(!files.look().unwrap().is_complete);
+        }
+        flaky.set("red.json", Ok("{"));
+        let looks = (0..10).map(|_| files.look().unwrap().is_complete);
+        assert_eq!(looks.filter(|is_complete| *is_complete).count(), 5);
     }
 
     /// Row 18: a share that is not mounted leaves an empty directory behind.

@@ -19,7 +19,7 @@ pub(super) async fn print(words: &[String], clock: &dyn Clock) -> Result<Vec<u8>
     let failed = |why: &'static str| {
         Error::new(ErrorKind::Transient, code::FILE, "have a program print endpoints")
             .with("program", words.first().cloned().unwrap_or_default())
-            .why(why)
+            .with("problem", why)
     };
     let (program, arguments) = words.split_first().ok_or_else(|| failed("none is named"))?;
     let mut command = Command::new(program);

@@ -68,7 +68,7 @@ pub(super) struct Answer {
 /// Reads what was registered. `sign` tells one registration of the same from the next.
 pub(super) fn read(bytes: &[u8], common: &Common, sign: Option<&str>) -> Result<Vec<Sighting>> {
     let shape: Shape = serde_json::from_slice(bytes).map_err(|cause| {
-        wrong("it is no list of { targets, labels }, or not complete").caused_by(cause)
+        wrong("it is no list of { targets, labels }, or not complete").with("reader", cause)
     })?;
     let groups = match shape {
         Shape::Groups(groups) => groups,
@@ -111,6 +111,9 @@ fn sightings(
         text(&target)?;
         if target.contains(char::is_whitespace) {
             return Err(wrong("a target has a blank in it"));
+        }
+        if Sighting::names_password(&target) {
+            return Err(wrong("a password does not belong into a target"));
         }
         let id = id.clone().unwrap_or_else(|| target.clone());
         text(&id)?;
@@ -157,7 +160,8 @@ fn length(ttl: Ttl) -> Result<Duration> {
 }
 
 pub(super) fn wrong(why: &'static str) -> Error {
-    Error::new(ErrorKind::Invalid, code::CONFIG_VALUE, "understand what was registered").why(why)
+    Error::new(ErrorKind::Invalid, code::CONFIG_VALUE, "understand what was registered")
+        .with("problem", why)
 }
 
 #[cfg(test)]
@@ -198,6 +202,7 @@ mod tests {
             r#"[{"targets":["a"],"ttl":0}]"#,
             r#"[{"targets":["a","b"],"id":"i-1"}]"#,
             r#"[{"targets":["a b"]}]"#,
+            r#"[{"targets":["postgres://u:hunter2@h/d"]}]"#,
             r#"[{"targets":["a\u0000"]}]"#,
             r#"[{"targets":[""]}]"#,
             &many,

@@ -70,6 +70,7 @@ impl Coordinator {
             return Ok(standing);
         }
         let mut standing = self.standing_now(fleet, member).await?;
+        standing.need = member.need(&standing).or(standing.need);
         let now = self.world.clock.now();
         standing.need = standing.need.map(|need| match need {
             need if !is_done(need) => need,
@@ -90,10 +91,13 @@ impl Coordinator {
             Filter { database: Some(member.name.clone()), most: JOBS_MAX, ..Filter::default() };
         let jobs = self.state.jobs(&filter).await?;
         let mut standing = self.standing(fleet, member).await?;
+        standing.need = member.need(&standing).or(standing.need);
         if standing.need.is_some() {
             standing = self.need_again(fleet, member, standing).await?;
         }
-        let attempts = attempts(&jobs);
+        self.ask_about(member, &standing);
+        let mut attempts = attempts(&jobs);
+        member.excuse(&mut attempts);
         let own = |kind: Kind| (member.name.clone(), kind.name().to_owned());
         let settled =
             Kind::ALL.into_iter().filter_map(|kind| Some((kind, *looked.get(&own(kind))?)));
@@ -119,6 +123,10 @@ impl Coordinator {
                     None
                 }
             };
+            // What is due while there is no endpoint stays so until there is one.
+            if task.is_some() && member.is_absent() && kind != Kind::Drill {
+                continue;
+            }
             // An instant until which nothing was due need not be written down.
             if task.is_some() || !decision.settled.is_empty() {
                 let from = looked.get(&own(kind)).copied();

@@ -1,6 +1,7 @@
 //! Policies are run: what is due is put into a queue and done, log is captured, and whoever has to
 //! know of something is told.
 
+mod drain;
 mod drivers;
 mod evaluate;
 mod fleet;
@@ -9,12 +10,14 @@ mod notice;
 mod run;
 mod standing;
 mod streams;
+mod succession;
 mod upkeep;
 mod watch;
 mod work;
 
+pub use drain::Draining;
 pub use drivers::{Drivers, Rehearsal};
-pub use fleet::{Caps, Fleet, Member, Place};
+pub use fleet::{Caps, Endpoints, Fleet, Member, Place, Registered, Unprotected};
 pub use hands::{BackupTask, Ending, Hands};
 pub use notice::{NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind, NoticeUrgency};
 pub use run::{Coordinator, Pace};

@@ -19,6 +19,15 @@ const TROUBLE_BYTES_MAX: usize = 4 << 10;
 const SELECT: &str = "SELECT id, source, target, labels, wanted, ttl, sign, since, renewed, active,
      identity, silent, trouble, drain_since, drain_until, drained, ended, how FROM endpoint";
 
+/// That a database may begin another incarnation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adoption {
+    /// In place of this one.
+    pub incarnation: String,
+    /// Since when.
+    pub at: DateTime<Utc>,
+}
+
 impl State {
     /// All endpoints that are remembered.
     ///
@@ -80,19 +89,15 @@ impl State {
         open.commit().await
     }
 
-    /// The incarnation in place of which a database may begin another one.
-    pub async fn adopted(&self, database: &str) -> Result<Option<String>> {
+    /// Databases that may begin another incarnation.
+    pub async fn adoptions(&self) -> Result<BTreeMap<String, Adoption>> {
         let mut open = self.database.begin().await?;
-        let select = "SELECT incarnation FROM adoption WHERE name = $1";
-        let rows = open.run(select, &[Value::from(database)]).await?;
-        rows.first().map(|row| row.text(0).map(str::to_owned)).transpose()
-    }
-
-    /// What was adopted is no question any more.
-    pub async fn settle_adoption(&self, database: &str) -> Result<()> {
-        let mut open = self.database.begin().await?;
-        open.run("DELETE FROM adoption WHERE name = $1", &[Value::from(database)]).await?;
-        open.commit().await
+        let rows = open.run("SELECT name, incarnation, at FROM adoption", &[]).await?;
+        let read = |row: &Row| {
+            let adoption = Adoption { incarnation: row.text(1)?.to_owned(), at: row.time(2)? };
+            Ok((row.text(0)?.to_owned(), adoption))
+        };
+        rows.iter().map(read).collect()
     }
 
     /// Forgets what is known of a database beside its jobs and the audit log.

@@ -21,6 +21,7 @@ pub use audit::{Line, verify};
 pub use board::{KeptBoard, MESSAGES_MAX, Unsent};
 pub use database::{Database, Row, Transaction, Value};
 pub use due::{SKIPPED_MAX, Settling, Skipped};
+pub use endpoints::Adoption;
 pub use marks::{Applied, MARKS_MAX, Mark, Marked};
 pub use members::Known;
 pub use model::{Claim, Filter, Job, Outcome, Phase, Scope, Stage, Task};

@@ -8,4 +8,4 @@ mod everyday;
 mod fence;
 mod plans;
 mod trouble;
-mod ward;
+pub(crate) mod ward;

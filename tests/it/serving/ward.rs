@@ -18,39 +18,39 @@ const TRIES_MAX: u32 = 600;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// What every configuration here begins with.
-pub(super) const HEAD: &str = "version = 1\ntimezone = \"Europe/Berlin\"\n\
+pub(crate) const HEAD: &str = "version = 1\ntimezone = \"Europe/Berlin\"\n\
     repository.primary.url = \"repo\"\n";
 
 /// A folder with `stillpoint.toml`, where databases lie.
 #[derive(Debug)]
-pub(super) struct Ward {
+pub(crate) struct Ward {
     folder: TempDir,
 }
 
 /// The program, serving. Killed when dropped.
 #[derive(Debug)]
-pub(super) struct Serving {
+pub(crate) struct Serving {
     child: Child,
 }
 
 impl Ward {
-    pub(super) fn new(configuration: &str) -> Self {
+    pub(crate) fn new(configuration: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("ward-").tempdir().unwrap();
         let ward = Self { folder };
         ward.configure(configuration);
         ward
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub(super) fn configure(&self, configuration: &str) {
+    pub(crate) fn configure(&self, configuration: &str) {
         fs::write(self.path("stillpoint.toml"), configuration).unwrap();
     }
 
     /// Makes a database in WAL mode with a row.
-    pub(super) fn create(&self, name: &str) -> Connection {
+    pub(crate) fn create(&self, name: &str) -> Connection {
         let connection = Connection::open(self.path(name)).unwrap();
         let make = "PRAGMA journal_mode = WAL; CREATE TABLE t (n INTEGER PRIMARY KEY);
             INSERT INTO t DEFAULT VALUES";
@@ -58,7 +58,7 @@ impl Ward {
         connection
     }
 
-    pub(super) fn command(&self, words: &[&str]) -> Command {
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_stillpoint"));
         command
             .args(words)
@@ -74,41 +74,41 @@ impl Ward {
     }
 
     /// Runs the program; returns its exit status and what it said.
-    pub(super) fn run(&self, words: &[&str]) -> (i32, String) {
+    pub(crate) fn run(&self, words: &[&str]) -> (i32, String) {
         let output = self.command(words).output().unwrap();
         let told = [output.stdout, output.stderr].concat();
         (output.status.code().unwrap_or(-1), String::from_utf8(told).unwrap())
     }
 
     /// Runs what must succeed.
-    pub(super) fn ok(&self, words: &[&str]) -> String {
+    pub(crate) fn ok(&self, words: &[&str]) -> String {
         let (status, told) = self.run(words);
         assert_eq!(status, 0, "stillpoint {}\n{told}", words.join(" "));
         told
     }
 
     /// Runs what answers in JSON.
-    pub(super) fn json(&self, words: &[&str]) -> Value {
+    pub(crate) fn json(&self, words: &[&str]) -> Value {
         let told = self.ok(&[words, &["-o", "json"]].concat());
         serde_json::from_str(&told).unwrap_or_else(|e| panic!("{e}: {told}"))
     }
 
     /// What `status` says of a database.
-    pub(super) fn status(&self, name: &str) -> Value {
+    pub(crate) fn status(&self, name: &str) -> Value {
         self.json(&["status", name])["databases"][0].clone()
     }
 
     /// The jobs of a database, the newest first.
-    pub(super) fn jobs(&self, name: &str) -> Vec<Value> {
+    pub(crate) fn jobs(&self, name: &str) -> Vec<Value> {
         let jobs = self.json(&["jobs", "list", name, "--count", "1000"]);
         jobs["jobs"].as_array().unwrap().clone()
     }
 
-    pub(super) fn serve(&self) -> Serving {
+    pub(crate) fn serve(&self) -> Serving {
         self.serve_with(&[])
     }
 
-    pub(super) fn serve_with(&self, variables: &[(&str, &str)]) -> Serving {
+    pub(crate) fn serve_with(&self, variables: &[(&str, &str)]) -> Serving {
         let log = File::options().create(true).append(true).open(self.path("serve.log")).unwrap();
         let mut command = self.command(&["serve"]);
         command.envs(variables.iter().copied());
@@ -117,12 +117,12 @@ impl Ward {
     }
 
     /// What the serving program said.
-    pub(super) fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         fs::read_to_string(self.path("serve.log")).unwrap_or_default()
     }
 
     /// Asks again and again.
-    pub(super) fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+    pub(crate) fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         for _ in 0..TRIES_MAX {
             if holds() {
                 return;
@@ -133,7 +133,7 @@ impl Ward {
     }
 
     /// Waits until a database has so many backups.
-    pub(super) fn wait_for_backups(&self, name: &str, count: u64) {
+    pub(crate) fn wait_for_backups(&self, name: &str, count: u64) {
         self.wait_until(&format!("{count} backups of {name}"), || {
             let (status, told) = self.run(&["status", name, "-o", "json"]);
             let told: Value = serde_json::from_str(&told).unwrap_or_default();
@@ -142,7 +142,7 @@ impl Ward {
     }
 
     /// How many rows the newest state of a database has, restored.
-    pub(super) fn restored_rows(&self, name: &str) -> i64 {
+    pub(crate) fn restored_rows(&self, name: &str) -> i64 {
         let target = self.path("restored.db");
         drop(fs::remove_file(&target));
         let to = target.to_str().unwrap();
@@ -152,7 +152,7 @@ impl Ward {
 }
 
 /// Adds so many rows of a kilobyte that nothing makes smaller.
-pub(super) fn fill(connection: &Connection, count: u32) {
+pub(crate) fn fill(connection: &Connection, count: u32) {
     let fill = format!(
         "CREATE TABLE big AS WITH RECURSIVE n(i) AS
          (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
@@ -161,12 +161,12 @@ pub(super) fn fill(connection: &Connection, count: u32) {
     connection.execute_batch(&fill).unwrap();
 }
 
-pub(super) fn rows(connection: &Connection) -> i64 {
+pub(crate) fn rows(connection: &Connection) -> i64 {
     connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
 }
 
 impl Serving {
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
@@ -176,18 +176,18 @@ impl Serving {
     }
 
     /// Tells it to end, and waits; returns its exit status.
-    pub(super) fn stop(mut self) -> i32 {
+    pub(crate) fn stop(mut self) -> i32 {
         self.signal(Signal::TERM);
         self.child.wait().unwrap().code().unwrap_or(-1)
     }
 
-    pub(super) fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.signal(Signal::KILL);
         self.child.wait().unwrap();
     }
 
     /// Waits for an end that it chooses itself.
-    pub(super) fn wait(mut self) -> i32 {
+    pub(crate) fn wait(mut self) -> i32 {
         self.child.wait().unwrap().code().unwrap_or(-1)
     }
 }
