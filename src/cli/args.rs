@@ -174,7 +174,10 @@ pub(crate) enum Command {
     /// Look at what waits, runs and has ended.
     #[command(subcommand)]
     Jobs(serve::JobsCommand),
-    /// Pause, resume or retire a database.
+    /// Look after the endpoints of databases: where they are, as they come and go.
+    #[command(subcommand)]
+    Endpoint(serve::EndpointCommand),
+    /// Pause, resume, retire, adopt or forget a database.
     #[command(subcommand)]
     Db(serve::DbCommand),
     /// Look at who did what.
@@ -255,6 +258,7 @@ impl Command {
                 | Self::Apply(_)
                 | Self::Jobs(_)
                 | Self::Db(_)
+                | Self::Endpoint(_)
                 | Self::Audit(_)
                 | Self::Man(_)
                 | Self::MountGuard(_)

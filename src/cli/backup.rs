@@ -16,7 +16,7 @@ use super::{
     wire::{Backup, milliseconds},
 };
 use crate::{
-    coordinator::{BackupJob, BackupReport, back_up},
+    coordinator::{BackupJob, BackupReport, Successor, back_up},
     pipeline::{Meter, compress::Level},
     repository::WriteOptions,
 };
@@ -127,7 +127,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         endpoint: &endpoint,
         database: &name,
         full: options.full,
-        new_incarnation: options.new_incarnation,
+        successor: if options.new_incarnation { Successor::Anybody } else { Successor::InPlace },
         streams_max: options.streams,
         options: WriteOptions { level: options.level, ..WriteOptions::default() },
         task: None,

@@ -9,11 +9,13 @@ use stillpoint_contract::{ErrorKind, Result};
 
 use super::{
     answer::{Answer, Stamp},
+    config::{self, files},
     examine, exit,
     native::Native,
     open::{self, Need, Opened},
-    page::{Page, Table, Tone},
+    page::{Page, Table, Tone, printable},
     reach::Reach,
+    serve,
     session::{Session, length},
     units,
     wire::Backup,
@@ -54,6 +56,14 @@ struct CheckAnswer {
     backups: Vec<Completion>,
     logs: Vec<CapturedLog>,
     databases: Vec<Database>,
+    unprotected: Vec<Unprotected>,
+}
+
+/// What was discovered and belongs to no database.
+#[derive(Debug, Serialize)]
+struct Unprotected {
+    name: String,
+    why: String,
 }
 
 /// How much of a backup is there.
@@ -126,8 +136,15 @@ impl Answer for CheckAnswer {
         }
         self.write_logs(page);
         self.write_databases(page);
+        for one in &self.unprotected {
+            let word = page.paint(Tone::Bad, "UNPROTECTED");
+            page.line(format!("{}: {word}: {}", printable(&one.name), printable(&one.why)));
+        }
         page.blank();
         let verdict = match (self.complete, self.has_whole_logs(), self.recent) {
+            (true, true, true) if !self.unprotected.is_empty() => {
+                page.paint(Tone::Bad, "not everything is protected")
+            }
             (true, true, true) => page.paint(Tone::Good, "ok"),
             (false, ..) => page.paint(Tone::Bad, "incomplete"),
             (true, false, _) => page.paint(Tone::Bad, "captured log is incomplete"),
@@ -208,7 +225,13 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     }
     let max_age = options.max_age.as_deref().map(length).transpose()?;
     let need = if options.files_only { Need::Names } else { Need::Content };
-    let repository = open::repository(session, need).await?;
+    let is_fleet = options.place.is_none() && !options.files_only && files::are_there(session);
+    let repository = if is_fleet && !session.names_place() {
+        config::reach::either(session, None).await?
+    } else {
+        open::repository(session, need).await?
+    };
+    let unprotected = if is_fleet { serve::unprotected(session).await? } else { Vec::new() };
     let found = repository.files_only().await?;
     let backups: Vec<_> =
         found.into_iter().map(|found| Completion::of(found, session.native())).collect();
@@ -225,12 +248,13 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
         backups,
         logs,
         databases,
+        unprotected: unprotected.into_iter().map(|(name, why)| Unprotected { name, why }).collect(),
     };
     session.answer(&answer)?;
     let is_sound = answer.databases.iter().all(|database| database.problems.is_empty());
     Ok(match (answer.complete, is_sound, answer.has_whole_logs(), answer.recent) {
-        (true, true, true, true) => exit::OK,
-        (true, true, true, false) => exit::CHECK_FAILED,
+        (true, true, true, true) if answer.unprotected.is_empty() => exit::OK,
+        (true, true, true, _) => exit::CHECK_FAILED,
         (true, false, ..) => exit::status(ErrorKind::Corrupt),
         (false, ..) | (true, true, false, _) => exit::status(ErrorKind::TimedOut),
     })

@@ -11,6 +11,7 @@ use super::{
     answer::{Answer, Stamp},
     config::files,
     page::{Page, Table},
+    serve,
     session::Session,
 };
 use crate::{
@@ -81,9 +82,9 @@ impl Answer for NextAnswer {
 }
 
 /// Runs one.
-pub(crate) fn run(session: &Session, command: Command) -> Result<()> {
+pub(crate) async fn run(session: &Session, command: Command) -> Result<()> {
     let Command::Next(options) = command;
-    let loaded = files::sound(session)?;
+    let loaded = serve::found(session).await?;
     let config = &loaded.config;
     let from = match &options.around {
         None => session.world.clock.now(),

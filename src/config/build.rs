@@ -10,16 +10,16 @@ use super::{
     form,
     layers::{BUILT_IN, Layers},
     model::{
-        Alerting, Channel, Config, Coordinator, Database, Encryption, Heartbeat, Mail, Repository,
-        Secret,
+        Alerting, Channel, Config, Coordinator, Database, Discover, DiscoverKind, Encryption,
+        Heartbeat, Mail, Repository, Ruling, Secret,
     },
     problem::Problem,
     shape::suggestion,
     tree::{Node, Spot, Table, Value},
 };
 use crate::policy::{
-    Class, CopyKind, CopyRule, CopyWhen, DrillPoint, DrillRule, EventRule, Keep, Logs, Missed,
-    Period, Policy, Timing, Window,
+    Absence, Class, CopyKind, CopyRule, CopyWhen, DrillPoint, DrillRule, EventRule, Keep,
+    Lifecycle, Logs, Missed, Period, Policy, Rule, Selector, Template, Timing, Window,
 };
 
 /// How many jobs run at once, where nothing is said.
@@ -27,6 +27,13 @@ const RUNNING: u32 = 4;
 
 /// How often somebody is told that all is well, where nothing is said.
 const HEARTBEAT: Duration = Duration::from_mins(1);
+
+/// How often a directory is looked at, and others are asked, where nothing is said.
+const FILES_EVERY: Duration = Duration::from_secs(2);
+const ASK_EVERY: Duration = Duration::from_mins(1);
+
+/// How long a database may be without an endpoint, where nothing is said.
+const HANDOFF: Duration = Duration::from_mins(15);
 
 /// How old a missed time may be, where nothing is said.
 const WITHIN: Duration = Duration::from_hours(12);
@@ -54,18 +61,27 @@ pub(super) fn build(main: &Node, built_in: &Node, problems: &mut Vec<Problem>) -
         (Some(only), None) => Some(only.clone()),
         _ => None,
     };
-    let databases = named(main, "database").map(|(name, spot, node)| {
+    let mut place = |what: &str, spot: &Spot, node: &Node| {
         let repository = text(node, "repository").or_else(|| only.clone());
         if repository.is_none() && !repositories.is_empty() {
-            let what = format!("`{name}` does not say in which repository its backups are kept");
+            let what = format!("{what} does not say in which repository its backups are kept");
             let known = repositories.keys().map(String::as_str);
             let help = format!("repository = \"...\"; {}", suggestion("", known, &[]));
             let problem = Problem::error(code::CONFIG_LACKS, Spot::clone(spot), what);
             problems.push(problem.help(help));
         }
-        (name.clone(), database(name, node, repository.unwrap_or_default()))
+        repository.unwrap_or_default()
+    };
+    let databases = named(main, "database").map(|(name, spot, node)| {
+        let repository = place(&format!("`{name}`"), spot, node);
+        (name.clone(), database(name, node, repository))
     });
     let databases = databases.collect();
+    let rules = main.get("rule").map_or(&[][..], Node::list).iter();
+    let rules =
+        rules.filter_map(|node| ruling(node, place("this rule", &node.spot, node))).collect();
+    let discover = main.get("discover").map_or(&[][..], Node::list);
+    let discover = discover.iter().filter_map(discovery).collect();
     let coordinator = main.get("coordinator");
     let coordinator = Coordinator {
         state: coordinator.and_then(|node| text(node, "state")),
@@ -75,7 +91,75 @@ pub(super) fn build(main: &Node, built_in: &Node, problems: &mut Vec<Problem>) -
         mail: coordinator.and_then(|node| mail(node.get("mail")?)),
     };
     let alerts = main.get("alert").map_or(&[][..], Node::list).iter().map(alerting).collect();
-    Config { zone, coordinator, repositories, policies, databases, alerts }
+    let unprotected = Vec::new();
+    Config {
+        zone,
+        coordinator,
+        repositories,
+        policies,
+        databases,
+        alerts,
+        discover,
+        rules,
+        unprotected,
+    }
+}
+
+fn discovery(node: &Node) -> Option<Discover> {
+    let kind = match node.get("kind")?.text()? {
+        "files" => DiscoverKind::Files(PathBuf::from(text(node, "path")?)),
+        "exec" => DiscoverKind::Program(words(node.get("command")?)),
+        _ => DiscoverKind::Dns {
+            name: text(node, "name")?,
+            is_service: node.get("record").and_then(Node::text) != Some("a"),
+            port: whole(node, "port").and_then(|port| u16::try_from(port).ok()),
+            server: text(node, "server").and_then(|server| server.parse().ok()),
+        },
+    };
+    let usual = if matches!(kind, DiscoverKind::Files(_)) { FILES_EVERY } else { ASK_EVERY };
+    Some(Discover {
+        kind,
+        every: length(node.get("every")).unwrap_or(usual),
+        ttl: length(node.get("ttl")),
+        labels: labels(node),
+    })
+}
+
+fn ruling(node: &Node, repository: String) -> Option<Ruling> {
+    let template = |key| text(node, key).and_then(|text| Template::new(&text).ok());
+    let on_absence = match node.get("on_absence").and_then(Node::text) {
+        Some("retire") => Absence::Retire,
+        _ => Absence::Alert,
+    };
+    let rule = Rule {
+        select: Selector::new(node.get("select")?.text()?).ok()?,
+        database: template("database")?,
+        endpoint: template("endpoint").or_else(|| Template::new("{target}").ok())?,
+        lifecycle: lifecycle(node).unwrap_or_default(),
+        handoff: length(node.get("handoff")).unwrap_or(HANDOFF),
+        on_absence,
+    };
+    Some(Ruling {
+        rule,
+        engine: text(node, "engine"),
+        password: node.get("password").and_then(secret),
+        policy: text(node, "policy").unwrap_or_else(|| BUILT_IN.to_owned()),
+        repository,
+    })
+}
+
+fn lifecycle(node: &Node) -> Option<Lifecycle> {
+    match node.get("lifecycle")?.text()? {
+        "fixed" => Some(Lifecycle::Fixed),
+        _ => Some(Lifecycle::Ephemeral),
+    }
+}
+
+fn labels(node: &Node) -> BTreeMap<String, String> {
+    let labels = node.get("labels").and_then(Node::table).into_iter().flatten();
+    let label =
+        |(name, (_, node)): (&String, &(Spot, Node))| Some((name.clone(), node.text()?.to_owned()));
+    labels.filter_map(label).collect()
 }
 
 fn mail(node: &Node) -> Option<Mail> {
@@ -180,9 +264,6 @@ fn repository(node: &Node) -> Repository {
 }
 
 fn database(name: &str, node: &Node, repository: String) -> Database {
-    let labels = node.get("labels").and_then(Node::table).into_iter().flatten();
-    let label =
-        |(name, (_, node)): (&String, &(Spot, Node))| Some((name.clone(), node.text()?.to_owned()));
     Database {
         name: name.to_owned(),
         endpoint: text(node, "endpoint").unwrap_or_default(),
@@ -190,7 +271,9 @@ fn database(name: &str, node: &Node, repository: String) -> Database {
         password: node.get("password").and_then(secret),
         policy: text(node, "policy").unwrap_or_else(|| BUILT_IN.to_owned()),
         repository,
-        labels: labels.filter_map(label).collect(),
+        labels: labels(node),
+        lifecycle: lifecycle(node),
+        found: None,
     }
 }
 

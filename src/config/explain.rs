@@ -52,6 +52,14 @@ impl Loaded {
         document
     }
 
+    /// Where a rule was written, by its number from 1.
+    pub fn rule(&self, number: usize) -> String {
+        let rules = self.main.get("rule").map_or(&[][..], Node::list);
+        let node = rules.get(number.saturating_sub(1));
+        let place = node.map(|node| format!(" ({})", self.place(node)));
+        format!("[[rule]] {number}{}", place.unwrap_or_default())
+    }
+
     fn place(&self, node: &Node) -> String {
         match self.sources.get(node.spot.file) {
             Some(source) if node.spot.file + 1 < self.sources.len() => {

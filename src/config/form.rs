@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{NaiveTime, Weekday};
 use chrono_tz::Tz;
 
-use crate::policy::{self, Period, PeriodUnit, Window};
+use crate::policy::{self, Period, PeriodUnit, Selector, Template, Window};
 
 /// A form, and how it is checked.
 #[derive(Debug)]
@@ -90,6 +90,20 @@ pub(super) const CRON: Form = Form {
     example: "0 2 * * SUN",
     pattern: "",
     check: |text| policy::check(text).map_err(|bad| bad.why),
+};
+
+pub(super) const SELECTOR: Form = Form {
+    what: "a choice of labels",
+    example: "engine=postgres, env=prod, app",
+    pattern: "",
+    check: |text| Selector::new(text).map(drop),
+};
+
+pub(super) const TEMPLATE: Form = Form {
+    what: "a text with labels in braces",
+    example: "{app}/{cluster}",
+    pattern: "",
+    check: |text| Template::new(text).map(drop),
 };
 
 /// The units of a length of time, in seconds.

@@ -27,6 +27,7 @@ const HOURS: usize = 24;
 pub(super) fn judge(main: &Node, config: &Config, now: DateTime<Utc>, problems: &mut Vec<Problem>) {
     let judge = &mut Judge { main, config, now, problems };
     judge.databases();
+    judge.discovery();
     for (name, spot, node) in named(main, "policy") {
         judge.parents(name, node);
         if let Some(policy) = config.policies.get(name) {
@@ -64,7 +65,7 @@ impl Judge<'_, '_> {
 
     fn databases(&mut self) {
         let config = self.config;
-        for (_, _, node) in named(self.main, "database") {
+        for (name, spot, node) in named(self.main, "database") {
             if let Some(policy) = node.get("policy") {
                 self.unknown((policy, "policy"), config.policies.keys().map(String::as_str));
             }
@@ -72,19 +73,91 @@ impl Judge<'_, '_> {
                 let known = config.repositories.keys().map(String::as_str);
                 self.unknown((repository, "repository"), known);
             }
-            if let Some(endpoint) = node.get("endpoint")
-                && endpoint.text().is_some_and(has_password)
-            {
-                let what = "a password does not belong into an endpoint".to_owned();
-                let problem = Problem::error(code::CONFIG_VALUE, Spot::clone(&endpoint.spot), what);
-                let help = "password = { file = \"/run/secrets/NAME\" }, beside it";
-                self.problems.push(problem.label("everybody who reads this knows it").help(help));
+            self.endpoint(node);
+            if node.get("endpoint").is_none() && config.rules.is_empty() {
+                let what = format!("`{name}` does not say where it is");
+                let problem = Problem::error(code::CONFIG_LACKS, Spot::clone(spot), what);
+                let help = "endpoint = \"...\", or a [[rule]] that gives it discovered ones";
+                self.problems.push(problem.help(help));
             }
         }
         if config.repositories.is_empty() {
             let what = "no repository is configured: backups would be kept nowhere".to_owned();
             let problem = Problem::lacking(code::CONFIG_LACKS, what);
             self.problems.push(problem.help("[repository.primary]\nurl = \"/srv/backups\""));
+        }
+    }
+
+    fn endpoint(&mut self, node: &Node) {
+        if let Some(endpoint) = node.get("endpoint")
+            && endpoint.text().is_some_and(has_password)
+        {
+            let what = "a password does not belong into an endpoint".to_owned();
+            let problem = Problem::error(code::CONFIG_VALUE, Spot::clone(&endpoint.spot), what);
+            let help = "password = { file = \"/run/secrets/NAME\" }, beside it";
+            self.problems.push(problem.label("everybody who reads this knows it").help(help));
+        }
+    }
+
+    /// Who is asked for endpoints, and what becomes of them.
+    fn discovery(&mut self) {
+        let config = self.config;
+        let main = self.main;
+        let rules = main.get("rule").map_or(&[][..], Node::list);
+        for node in rules {
+            if let Some(policy) = node.get("policy") {
+                self.unknown((policy, "policy"), config.policies.keys().map(String::as_str));
+            }
+            if let Some(repository) = node.get("repository") {
+                let known = config.repositories.keys().map(String::as_str);
+                self.unknown((repository, "repository"), known);
+            }
+            self.endpoint(node);
+        }
+        let all = main.get("discover").map_or(&[][..], Node::list);
+        for node in all {
+            self.source(node);
+        }
+        if let Some(first) = all.first().filter(|_| rules.is_empty()) {
+            let what = "endpoints are discovered, and no rule says what is done with them";
+            let spot = Spot::clone(&first.spot);
+            let problem = Problem::warning(code::BROKEN_PROMISE, spot, what.to_owned());
+            let help = "[[rule]]\nselect = \"app\"\ndatabase = \"{app}\"";
+            self.problems.push(problem.help(help));
+        }
+    }
+
+    fn source(&mut self, node: &Node) {
+        const OWN: [(&str, &str, &[&str]); 3] = [
+            ("files", "path", &["path"]),
+            ("exec", "command", &["command"]),
+            ("dns", "name", &["name", "record", "port", "server"]),
+        ];
+        let Some(kind) = node.get("kind").and_then(Node::text) else { return };
+        let lacks = OWN.iter().find(|(own, ..)| *own == kind);
+        if let Some((_, key, _)) = lacks.filter(|(_, key, _)| node.get(key).is_none()) {
+            let what = format!("`{key}` is not there: {kind} cannot be asked without it");
+            let spot = Spot::clone(&node.spot);
+            self.problems.push(Problem::error(code::CONFIG_LACKS, spot, what));
+        }
+        let foreign = OWN.iter().filter(|(own, ..)| *own != kind);
+        for key in foreign.flat_map(|(.., keys)| keys.iter()) {
+            if let Some(node) = node.get(key) {
+                let what = format!("`{key}` says nothing to `{kind}`");
+                let spot = Spot::clone(&node.spot);
+                self.problems.push(Problem::error(code::CONFIG_KEY, spot, what));
+            }
+        }
+        if kind == "dns" && cfg!(not(feature = "dns")) {
+            let what = "this program was built without what asks for names".to_owned();
+            let spot = Spot::clone(&node.spot);
+            self.problems.push(Problem::error(code::CONFIG_VALUE, spot, what));
+        }
+        let is_empty = |node: &Node| node.list().is_empty();
+        if let Some(command) = node.get("command").filter(|node| is_empty(node)) {
+            let what = "no program is named".to_owned();
+            let spot = Spot::clone(&command.spot);
+            self.problems.push(Problem::error(code::CONFIG_VALUE, spot, what));
         }
     }
 

@@ -3,6 +3,9 @@
 mod build;
 mod explain;
 mod form;
+mod found;
+#[cfg(test)]
+mod found_tests;
 mod judge;
 mod layers;
 mod load;
@@ -18,10 +21,11 @@ mod tree;
 mod tests;
 
 pub use explain::Setting;
+pub use found::{Chosen, Found, Unprotected};
 pub use load::{EXAMPLE, Loaded, Source, load};
 pub use model::{
-    Alerting, Channel, Config, Coordinator, Database, Encryption, Heartbeat, Mail, Repository,
-    Secret,
+    Alerting, Channel, Config, Coordinator, Database, Discover, DiscoverKind, Encryption,
+    Heartbeat, Mail, Repository, Ruling, Secret,
 };
 pub use problem::Problem;
 pub use schema::schema;

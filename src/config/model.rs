@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Dura
 use chrono_tz::Tz;
 use zeroize::Zeroizing;
 
-use crate::policy::{Class, Policy, Window};
+use super::found::{Found, Unprotected};
+use crate::policy::{Class, Lifecycle, Policy, Rule, Window};
 
 /// Everything that was configured.
 #[derive(Clone, Debug)]
@@ -22,6 +23,60 @@ pub struct Config {
     pub databases: BTreeMap<String, Database>,
     /// Who is told of what.
     pub alerts: Vec<Alerting>,
+    /// Who knows which endpoints there are.
+    pub discover: Vec<Discover>,
+    /// Which of them belong to which database, in the order of the file.
+    pub rules: Vec<Ruling>,
+    /// Endpoints that belong to none.
+    pub unprotected: Vec<Unprotected>,
+}
+
+/// Who knows which endpoints there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discover {
+    /// How it is asked.
+    pub kind: DiscoverKind,
+    /// How often.
+    pub every: Duration,
+    /// How long an endpoint is there without a sign of life.
+    pub ttl: Option<Duration>,
+    /// What each of its endpoints is labelled with.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// How somebody is asked which endpoints there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiscoverKind {
+    /// By the files in a directory.
+    Files(PathBuf),
+    /// By what a program prints.
+    Program(Vec<String>),
+    /// By what a name stands for.
+    Dns {
+        /// The name.
+        name: String,
+        /// Whether services are asked for, or addresses.
+        is_service: bool,
+        /// The port, where none is told.
+        port: Option<u16>,
+        /// Who is asked; otherwise as the system does.
+        server: Option<SocketAddr>,
+    },
+}
+
+/// Which endpoints belong to which database, and what is promised for it.
+#[derive(Clone, Debug)]
+pub struct Ruling {
+    /// Which, and to which.
+    pub rule: Rule,
+    /// The name of their engine, where the URL does not say it.
+    pub engine: Option<String>,
+    /// The password of their user.
+    pub password: Option<Secret>,
+    /// The name of their policy.
+    pub policy: String,
+    /// The name of their repository.
+    pub repository: String,
 }
 
 impl Config {
@@ -144,6 +199,10 @@ pub struct Database {
     pub repository: String,
     /// Words to choose it by.
     pub labels: BTreeMap<String, String>,
+    /// What it means when its server says that it is another one, if somebody said.
+    pub lifecycle: Option<Lifecycle>,
+    /// What was found of it, where its endpoints come and go.
+    pub found: Option<Found>,
 }
 
 /// Where a secret is; not the secret.

@@ -1,10 +1,10 @@
 //! Everything that can be configured.
 
 use super::{
-    form::{ANY, CRON, LENGTH, NAME, PERIOD, RATE, SIZE, SOCKET, WINDOW, ZONE},
+    form::{ANY, CRON, LENGTH, NAME, PERIOD, RATE, SELECTOR, SIZE, SOCKET, TEMPLATE, WINDOW, ZONE},
     shape::{Key, Shape},
 };
-use crate::policy::Class;
+use crate::policy::{Absence, Class, Lifecycle};
 
 /// Of what somebody can be told.
 const CLASSES: &[&str] = &Class::NAMES;
@@ -30,12 +30,96 @@ pub(super) static CONFIGURATION: Shape = Shape::Table(&[
         "server",
         "target",
     ]),
+    Key::new(
+        "discover",
+        Shape::List(&Shape::Table(DISCOVER)),
+        "who knows which endpoints there are",
+    )
+    .alike(&["discovery", "sd", "targets"]),
+    Key::new("rule", Shape::List(&Shape::Table(RULE)), "which of them belong to which database")
+        .alike(&["rules", "match"]),
     Key::new("alert", Shape::List(&Shape::Table(ALERT)), "who is told of what").alike(&[
         "alerts",
         "notify",
         "notification",
     ]),
 ]);
+
+const DISCOVER: &[Key] = &[
+    Key::new("kind", Shape::Word(&["files", "exec", "dns"]), "how it is asked")
+        .must()
+        .alike(&["type"]),
+    Key::new("path", Shape::Text(&ANY), "files: a directory with files in the form of file_sd")
+        .alike(&["directory", "dir", "folder"]),
+    Key::new(
+        "ttl",
+        Shape::Text(&LENGTH),
+        "how long an endpoint is there without a sign of life [default: until it is taken out]",
+    )
+    .alike(&["lease"]),
+    Key::new(
+        "command",
+        Shape::List(&Shape::Text(&ANY)),
+        "exec: a program that prints what http_sd would answer, with its words",
+    )
+    .alike(&["exec", "program"]),
+    Key::new("every", Shape::Text(&LENGTH), "how often it is asked [default: 1m; files: 2s]")
+        .alike(&["period", "interval", "refresh_interval"]),
+    Key::new("name", Shape::Text(&NAME), "dns: the name that is looked up").alike(&["names"]),
+    Key::new("record", Shape::Word(&["srv", "a"]), "dns: what is looked up [default: \"srv\"]"),
+    Key::new("port", Shape::Whole { least: 1, most: 65_535 }, "dns: the port, where none is told"),
+    Key::new("server", Shape::Text(&SOCKET), "dns: who is asked [default: as the system does]")
+        .alike(&["resolver", "nameserver"]),
+    Key::new(
+        "labels",
+        Shape::Named(&Shape::Text(&ANY)),
+        "words that each of its endpoints has, beside its own",
+    ),
+];
+
+const RULE: &[Key] = &[
+    Key::new("select", Shape::Text(&SELECTOR), "which endpoints it is about, by their labels")
+        .must()
+        .alike(&["selector", "match", "labels"]),
+    Key::new("database", Shape::Text(&TEMPLATE), "the name of their database, made of labels")
+        .must()
+        .alike(&["name"]),
+    Key::new(
+        "endpoint",
+        Shape::Text(&TEMPLATE),
+        "how to reach one, made of its target and of labels [default: \"{target}\"]",
+    )
+    .alike(&["url", "dsn"]),
+    Key::new("engine", Shape::Text(&NAME), "its engine, where the endpoint does not say it"),
+    Key::new("password", Shape::Choice(SECRET), "the password of its user")
+        .alike(&["pass", "secret"]),
+    Key::new("policy", Shape::Text(&NAME), "what is promised for it [default: \"default\"]")
+        .alike(&["tier", "plan"]),
+    Key::new(
+        "repository",
+        Shape::Text(&NAME),
+        "where its backups are kept [default: the only one]",
+    )
+    .alike(&["repo"]),
+    Key::new(
+        "lifecycle",
+        LIFECYCLE,
+        "whether another server begins another incarnation, or is refused until somebody says \
+         that it is right [default: \"ephemeral\"]",
+    ),
+    Key::new(
+        "handoff",
+        Shape::Text(&LENGTH),
+        "how long it may be without an endpoint before that is told [default: 15m]",
+    ),
+    Key::new(
+        "on_absence",
+        Shape::Word(&Absence::NAMES),
+        "what follows when there is none for longer [default: \"alert\", when the RPO is broken]",
+    ),
+];
+
+const LIFECYCLE: Shape = Shape::Word(&Lifecycle::NAMES);
 
 const COORDINATOR: &[Key] = &[
     Key::new(
@@ -132,7 +216,6 @@ const WINDOWS: Shape = Shape::Either(&[Shape::Text(&WINDOW), Shape::List(&Shape:
 
 const DATABASE: &[Key] = &[
     Key::new("endpoint", Shape::Text(&ANY), "where it is: sqlite:PATH or postgres://USER@HOST/DB")
-        .must()
         .alike(&["url", "host", "dsn", "path"]),
     Key::new("engine", Shape::Text(&NAME), "its engine, where the endpoint does not say it"),
     Key::new("password", Shape::Choice(SECRET), "the password of its user")
@@ -145,6 +228,12 @@ const DATABASE: &[Key] = &[
         "where its backups are kept [default: the only one that gets no copies]",
     )
     .alike(&["repo"]),
+    Key::new(
+        "lifecycle",
+        LIFECYCLE,
+        "whether another server in its place begins another incarnation, or is refused until \
+         somebody says that it is right [default: as it was: in its old place it may]",
+    ),
     Key::new("labels", Shape::Named(&Shape::Text(&ANY)), "words to choose databases by"),
 ];
 

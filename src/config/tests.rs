@@ -6,8 +6,10 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use proptest::prelude::*;
 
-use super::{EXAMPLE, Encryption, Loaded, Secret, Source, schema};
-use crate::policy::{CopyKind, DrillPoint, Keep, Logs, Missed, Period, PeriodUnit};
+use super::{DiscoverKind, EXAMPLE, Encryption, Loaded, Secret, Source, schema};
+use crate::policy::{
+    Absence, CopyKind, DrillPoint, Keep, Lifecycle, Logs, Missed, Period, PeriodUnit,
+};
 
 /// A large one, of everything that there is.
 const LARGE: &str = r#"
@@ -66,6 +68,34 @@ checks = [{ sql = "select count(*) from orders where total < 0", expect = 0 }]
 [policy.tier1-gold]
 extends = "tier1"
 keep    = { for = "7y", after_event = "relationship_end", subject = "customer_id" }
+
+[[discover]]
+kind   = "files"
+path   = "/run/stillpoint/targets.d"
+ttl    = "90s"
+labels = { engine = "postgres" }
+
+[[discover]]
+kind    = "exec"
+command = ["/etc/stillpoint/discover-ec2"]
+every   = "60s"
+
+[[discover]]
+kind   = "dns"
+name   = "_postgresql._tcp.db.internal"
+record = "srv"
+server = "127.0.0.1:53"
+
+[[rule]]
+select     = "engine=postgres, env=prod, app"
+database   = "{app}/{cluster}"
+endpoint   = "postgres://stillpoint@{target}/postgres"
+password   = { file = "/run/secrets/pg" }
+policy     = "tier1"
+repository = "primary"
+lifecycle  = "fixed"
+handoff    = "20m"
+on_absence = "retire"
 
 [database."shop/orders"]
 endpoint   = "postgres://stillpoint@orders-primary.db.internal:5432/postgres"
@@ -144,6 +174,20 @@ fn everything_that_is_written_is_understood() {
     assert_eq!((gold.rpo, gold.priority), (tier1.rpo, 90));
     assert_eq!(gold.stall, Duration::from_mins(15));
     let database = &config.databases["shop/orders"];
+    assert_eq!(config.discover.len(), 3);
+    assert_eq!(config.discover[0].ttl, Some(Duration::from_secs(90)));
+    assert_eq!(config.discover[0].labels["engine"], "postgres");
+    assert_eq!(
+        config.discover[1].kind,
+        DiscoverKind::Program(vec!["/etc/stillpoint/discover-ec2".to_owned(),])
+    );
+    assert!(matches!(&config.discover[2].kind, DiscoverKind::Dns { server: Some(_), .. }));
+    let ruling = &config.rules[0];
+    assert_eq!((&*ruling.policy, &*ruling.repository), ("tier1", "primary"));
+    assert_eq!(ruling.rule.lifecycle, Lifecycle::Fixed);
+    assert_eq!(ruling.rule.on_absence, Absence::Retire);
+    assert_eq!(ruling.rule.handoff, Duration::from_mins(20));
+    assert!(matches!(&ruling.password, Some(Secret::File(_))));
     assert!(
         matches!(&database.password, Some(Secret::Variable(name)) if name == "ORDERS_PASSWORD")
     );

@@ -6,7 +6,7 @@ use stillpoint_contract::{
     BackupRequest, Base, Endpoint, Engine, Error, ErrorKind, Identity, Probe, Result, code,
 };
 
-use super::owner::Owner;
+use super::owner::{Owner, Successor};
 use crate::{
     pipeline::Meter,
     repository::{Intent, Repository, WriteOptions, history::Committed},
@@ -24,8 +24,8 @@ pub struct BackupJob<'a> {
     pub database: &'a str,
     /// Read every page, whatever the log says.
     pub full: bool,
-    /// Accept that another database now owns the name.
-    pub new_incarnation: bool,
+    /// Which other database may own the name from now on.
+    pub successor: Successor<'a>,
     /// Connections, and parts written at once.
     pub streams_max: NonZeroUsize,
     /// How chunks are stored.
@@ -68,7 +68,7 @@ pub async fn back_up(
     let probe = driver.probe().await?;
     let owner = Owner::of(repository, job.database).await?;
     let is_new_incarnation = match &owner {
-        Some(owner) => owner.admit(job.engine.name(), &probe.identity, job.new_incarnation)?,
+        Some(owner) => owner.admit(job.engine.name(), &probe.identity, job.successor)?,
         None => false,
     };
     meter.begin("copy", probe.size_bytes);
@@ -103,6 +103,22 @@ pub async fn back_up(
         took: world.clock.elapsed().saturating_sub(start),
         is_new_incarnation,
     })
+}
+
+/// Refuses a server that is not the one that owns a name, before anything is done with it.
+///
+/// # Errors
+///
+/// As [`back_up`].
+pub(super) async fn recognise(
+    repository: &Repository,
+    (engine, endpoint): (&dyn Engine, &Endpoint),
+    database: &str,
+    successor: Successor<'_>,
+) -> Result<()> {
+    let Some(owner) = Owner::of(repository, database).await? else { return Ok(()) };
+    let identity = engine.connect(endpoint).await?.probe().await?.identity;
+    owner.admit(engine.name(), &identity, successor).map(drop)
 }
 
 fn intent(job: &BackupJob<'_>, probe: &Probe, world: &World) -> Intent {

@@ -13,7 +13,7 @@ use stillpoint_contract::{
     LogSupply, OpenedLog, Result, SEGMENT_BODY_BYTES_MAX, code,
 };
 
-use super::owner::Owner;
+use super::owner::{Owner, Successor};
 use crate::{
     repository::{Repository, StoredHead, StreamWriter},
     world::World,
@@ -338,7 +338,7 @@ impl<'a> Running<'a> {
         let identity = driver.probe().await?.identity;
         let owner = Owner::of(repository, job.database).await?;
         if let Some(owner) = &owner {
-            owner.admit(job.engine.name(), &identity, false)?;
+            owner.admit(job.engine.name(), &identity, Successor::InPlace)?;
         }
         let last = repository.last_segment(job.database).await?;
         let ours = last.as_ref().filter(|last| last.incarnation == identity.id);

@@ -8,6 +8,7 @@ mod backup;
 mod capture;
 mod copy;
 mod drill;
+mod endpoints;
 mod events;
 mod fetch;
 mod forecast;
@@ -30,10 +31,12 @@ pub use backup::{BackupJob, BackupReport, back_up};
 pub use capture::{CaptureEvent, CaptureJob, CaptureReport, Process, capture, retire};
 pub use copy::{CopyReport, CopyStanding, Copying, kind_of, subjects};
 pub use drill::{DrillJob, Expectation, draw, drill};
+pub use endpoints::{Ask, Discovery, Told, Whom};
 pub use events::{Events, Happened, events, last_loss};
 pub use fetch::{Fetched, Fetcher};
 pub use forecast::{Estimate, Forecast, Lost, forecast};
 pub use mount::stand_guard;
+pub use owner::Successor;
 pub use partial::{PartialJob, PartialReport, bring, compare, plan_partial};
 pub use point::{Chosen, Wanted, choose};
 pub use present::{PresentJob, Shown, check_point, present_at, present_copied};
@@ -45,7 +48,8 @@ pub use restore::{
 pub use scratch::{Scratch, ScratchPlace};
 pub use scratch_copy::{CopyJob, PlannedCopy, Presented, ScratchCopy, Way, plan_copy};
 pub use serve::{
-    BackupTask, Caps, Coordinator, CopyKnown, Decided, Drivers, Ending, Fleet, Hands, Link, Member,
-    NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind, NoticeUrgency, Notifier, Place, Rehearsal,
-    Rhythm, Standing, add_drills, decided, expire, expire_copy, standing, told,
+    BackupTask, Caps, Coordinator, CopyKnown, Decided, Draining, Drivers, Ending, Endpoints, Fleet,
+    Hands, Link, Member, NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind, NoticeUrgency, Notifier,
+    Place, Registered, Rehearsal, Rhythm, Standing, Unprotected, add_drills, decided, expire,
+    expire_copy, standing, told,
 };

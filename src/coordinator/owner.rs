@@ -4,6 +4,31 @@ use stillpoint_contract::{Error, ErrorKind, Identity, Result, code};
 
 use crate::repository::{Repository, history::Committed};
 
+/// Which other database may have a name from now on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Successor<'a> {
+    /// One that was restored or re-created where the owner was.
+    #[default]
+    InPlace,
+    /// None.
+    Nobody,
+    /// Any of the same engine.
+    Anybody,
+    /// Any of the same engine, as long as this incarnation is the owner.
+    After(&'a str),
+}
+
+impl Successor<'_> {
+    fn admits(self, owner: &Committed, found: &Identity) -> bool {
+        match self {
+            Self::InPlace => owner.commit.location == found.location,
+            Self::Nobody => false,
+            Self::Anybody => true,
+            Self::After(incarnation) => owner.commit.incarnation == incarnation,
+        }
+    }
+}
+
 /// The database that owns a name: that of the newest backup under it.
 #[derive(Debug)]
 pub(super) struct Owner(Committed);
@@ -22,8 +47,7 @@ impl Owner {
         &self.0
     }
 
-    /// Answers whether `found` is a new incarnation of the owner. A database that was restored or
-    /// re-created in its old place begins one.
+    /// Answers whether `found` is a new incarnation of the owner.
     ///
     /// # Errors
     ///
@@ -32,13 +56,13 @@ impl Owner {
         &self,
         engine: &str,
         found: &Identity,
-        new_incarnation: bool,
+        successor: Successor<'_>,
     ) -> Result<bool> {
         let commit = &self.0.commit;
         if commit.engine == engine && commit.incarnation == found.id {
             return Ok(false);
         }
-        if commit.engine == engine && (commit.location == found.location || new_incarnation) {
+        if commit.engine == engine && successor.admits(&self.0, found) {
             return Ok(true);
         }
         let database = &commit.database;
@@ -57,6 +81,7 @@ impl Owner {
              written",
         )
         .next("another database? give it a name of its own: --name NAME")
-        .next("the same one, moved or re-created? stillpoint backup … --new-incarnation"))
+        .next("the same one, moved or re-created? stillpoint backup … --new-incarnation")
+        .next(format!("… and run by policies? stillpoint db adopt {database} --new-incarnation")))
     }
 }

@@ -9,6 +9,9 @@ mod calendar;
 mod civil;
 mod copy;
 mod due;
+mod endpoint;
+#[cfg(test)]
+mod endpoint_tests;
 mod event;
 mod facts;
 mod model;
@@ -17,6 +20,7 @@ mod reason;
 mod retention;
 #[cfg(test)]
 mod retention_tests;
+mod rule;
 mod series;
 #[cfg(test)]
 mod simulation;
@@ -31,6 +35,10 @@ pub use calendar::{BadPattern, Calendar, Turns, UnevenDay, check, uneven_days};
 pub use civil::{Cycle, Stretch};
 pub use copy::{Candidate, Hours};
 pub use due::{DUE_TIMES_MAX, Decision, Fate, GRACE, Schedule, Settled, Skip, Step, Waiting, Why};
+pub use endpoint::{
+    Change, Drain, End, Phase, Registration, Registry, Sighting, Wanted, absence, choose,
+    forgettable, is_over, lapse, observe, succeeded,
+};
 pub use event::{Event, EventEnd, WHOLE_DATABASE};
 pub use facts::{Attempt, BACKOFF_FIRST, BACKOFF_MAX, Facts, Need, Outcome, Pause};
 pub use model::{
@@ -42,5 +50,6 @@ pub use reason::{Reason, Until};
 pub use retention::{
     Backup, Held, Hold, LogRange, LogReason, Proof, Retention, Rules, Stock, Verdict,
 };
+pub use rule::{Absence, Belongs, Lifecycle, Rule, Selector, TARGET, Template, belongs};
 pub use urgency::{is_stalled, rank};
 pub use window::{is_open, next_begin, open_until};

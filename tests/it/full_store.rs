@@ -18,7 +18,7 @@ use rusqlite::Connection;
 use rustix::io::Errno;
 use stillpoint::{
     coordinator::{
-        BackupJob, CaptureJob, Process, RestoreJob, Wanted, back_up, capture, plan, run,
+        BackupJob, CaptureJob, Process, RestoreJob, Successor, Wanted, back_up, capture, plan, run,
         staging_beside,
     },
     pipeline::{Meter, id::ChunkSize},
@@ -131,7 +131,7 @@ impl Bench {
             endpoint: &self.endpoint,
             database: "app",
             full: false,
-            new_incarnation: false,
+            successor: Successor::InPlace,
             streams_max: NonZeroUsize::MIN,
             options: WriteOptions::default(),
             task: None,

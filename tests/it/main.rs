@@ -8,6 +8,7 @@ mod company;
 mod copies;
 mod disk_full;
 mod drills;
+mod endpoints;
 mod fleet;
 mod full_store;
 mod invariants;

@@ -6,8 +6,8 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 use rusqlite::Connection;
 use stillpoint::{
     coordinator::{
-        BackupJob, CaptureEvent, CaptureJob, Process, RestoreJob, Wanted, back_up, capture, plan,
-        run, staging_beside,
+        BackupJob, CaptureEvent, CaptureJob, Process, RestoreJob, Successor, Wanted, back_up,
+        capture, plan, run, staging_beside,
     },
     pipeline::{Meter, id::ChunkSize},
     registry,
@@ -61,7 +61,7 @@ async fn every_commit_can_be_restored() {
         endpoint: &endpoint,
         database: "app",
         full: false,
-        new_incarnation: false,
+        successor: Successor::InPlace,
         streams_max: NonZeroUsize::MIN,
         options: WriteOptions::default(),
         task: None,

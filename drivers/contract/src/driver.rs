@@ -214,6 +214,16 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// statement that would change it.
     async fn open_log(&self, since: Option<&LogMark>) -> Result<OpenedLog>;
 
+    /// How far its log goes by now: everything that is committed lies before that. `None` where
+    /// positions cannot be asked for.
+    ///
+    /// # Errors
+    ///
+    /// As [`probe`](Self::probe).
+    async fn position(&self) -> Result<Option<LogPosition>> {
+        Ok(None)
+    }
+
     /// Lets the server forget, for good, what it keeps for captures, such as a replication slot.
     /// Returns what it was; `None` when there was nothing, as in engines that keep nothing.
     ///

@@ -138,6 +138,11 @@ impl Driver for PostgresDriver {
         log::open(&self.cluster, since).await
     }
 
+    async fn position(&self) -> Result<Option<LogPosition>> {
+        let sql = self.cluster.sql().await?;
+        Facts::ask(&sql).await?.written(&sql).await
+    }
+
     async fn retire_log(&self) -> Result<Option<String>> {
         log::retire(&self.cluster).await
     }

@@ -183,6 +183,22 @@ impl Facts {
         Ok(LogPosition { lineage: self.lineage(timeline)?, offset: u128::from(lsn) })
     }
 
+    /// How far WAL was written; `None` for a standby.
+    pub(crate) async fn written(&self, sql: &Sql) -> Result<Option<LogPosition>> {
+        let step = "ask how far WAL was written";
+        // Both in one statement: the name of the file begins with the timeline.
+        let query = "SELECT (l.lsn - '0/0')::int8, pg_walfile_name(l.lsn)
+             FROM (SELECT pg_current_wal_insert_lsn() AS lsn WHERE NOT pg_is_in_recovery()) AS l";
+        let row = sql.client.query_opt(query, &[]).await.map_err(|e| error::sql(e, step))?;
+        let Some(row) = row else { return Ok(None) };
+        let failed = |e| error::sql(e, step);
+        let lsn: i64 = row.try_get(0).map_err(failed)?;
+        let file: String = row.try_get(1).map_err(failed)?;
+        let timeline = file.get(..8).and_then(|text| u32::from_str_radix(text, 16).ok());
+        let timeline = timeline.ok_or_else(|| error::unexpected("no timeline", step))?;
+        self.position(timeline, lsn.cast_unsigned()).map(Some)
+    }
+
     /// What the contract wants to know.
     pub(crate) fn probe(&self) -> Probe {
         let wal_is_kept = self.settings.get("wal_level").is_some_and(|level| level != "minimal");

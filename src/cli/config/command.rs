@@ -62,7 +62,7 @@ impl Answer for InitAnswer {
 }
 
 /// Runs one.
-pub(crate) fn run(session: &Session, command: Command) -> Result<u8> {
+pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     match command {
         Command::Init(options) => init(session, options)?,
         Command::Check => return check::run(session),
@@ -72,7 +72,7 @@ pub(crate) fn run(session: &Session, command: Command) -> Result<u8> {
             print(&(text + "\n"))?;
         }
         Command::Show => explain::show(session)?,
-        Command::Explain(options) => explain::run(session, options)?,
+        Command::Explain(options) => explain::run(session, options).await?,
     }
     Ok(exit::OK)
 }

@@ -11,6 +11,7 @@ use super::{
     super::{
         answer::Answer,
         page::{Page, Table},
+        serve,
         session::Session,
     },
     files,
@@ -32,6 +33,8 @@ struct ExplainAnswer {
     database: Option<String>,
     endpoint: Option<String>,
     repository: Option<String>,
+    /// The rule that gives it endpoints.
+    rule: Option<String>,
     policy: String,
     settings: Vec<Told>,
 }
@@ -60,6 +63,7 @@ impl Answer for ExplainAnswer {
             ("database", &self.database),
             ("endpoint", &self.endpoint),
             ("repository", &self.repository),
+            ("rule", &self.rule),
         ];
         let facts = facts.into_iter().filter_map(|(label, value)| Some((label, value.as_deref()?)));
         let facts: Vec<_> = facts.chain([("policy", self.policy.as_str())]).collect();
@@ -90,8 +94,8 @@ impl Answer for ShowAnswer {
 }
 
 /// Explains one database, or one policy.
-pub(super) fn run(session: &Session, options: Options) -> Result<()> {
-    let loaded = files::sound(session)?;
+pub(super) async fn run(session: &Session, options: Options) -> Result<()> {
+    let loaded = serve::found(session).await?;
     let config = &loaded.config;
     if options.policy {
         known("policy", &options.name, &config.policies)?;
@@ -99,6 +103,7 @@ pub(super) fn run(session: &Session, options: Options) -> Result<()> {
             database: None,
             endpoint: None,
             repository: None,
+            rule: None,
             settings: settings(&loaded, &options.name),
             policy: options.name,
         });
@@ -108,6 +113,7 @@ pub(super) fn run(session: &Session, options: Options) -> Result<()> {
         database: Some(database.name.clone()),
         endpoint: Some(database.endpoint.clone()),
         repository: Some(database.repository.clone()),
+        rule: database.found.as_ref().map(|found| loaded.rule(found.rule)),
         policy: database.policy.clone(),
         settings: settings(&loaded, &database.policy),
     })

@@ -40,6 +40,13 @@ pub(crate) fn sources(session: &Session) -> Result<Vec<Source>> {
     Ok(sources)
 }
 
+/// Whether somebody says where the configuration is, or it is where it usually is.
+pub(crate) fn are_there(session: &Session) -> bool {
+    let is_named = session.global.config.is_some();
+    let is_set = session.environment.get("STILLPOINT_CONFIG").is_some();
+    is_named || is_set || Path::new(USUAL).exists()
+}
+
 /// The configuration, if nothing in it is an error.
 pub(crate) fn sound(session: &Session) -> Result<Loaded> {
     let loaded = read(session)?;

@@ -8,9 +8,10 @@ use super::{
     super::{
         init,
         open::{self, Need, Opened},
+        serve,
         session::Session,
     },
-    files, secret,
+    secret,
 };
 use crate::{
     config::{Config, Database, Encryption},
@@ -110,7 +111,7 @@ pub(crate) async fn either(session: &Session, database: Option<&str>) -> Result<
     if session.names_place() {
         return open::repository(session, Need::Content).await;
     }
-    let config = files::sound(session)?.config;
+    let config = serve::found(session).await?.config;
     let own = database.and_then(|name| config.databases.get(name));
     let mut names = config.repositories.keys().filter(|name| config.origin_of(name).is_none());
     let name = match (own, names.next(), names.next()) {

@@ -13,7 +13,7 @@ use super::{
         config::{files, reach},
         open::Opened,
         page::{Page, Table, Tone, printable},
-        serve::applied_already,
+        serve::{applied_already, found},
         session::Session,
         units,
         wire::Backup,
@@ -121,7 +121,7 @@ impl Answer for ExpireAnswer {
 
 /// Expires. What one repository refuses keeps no other from being looked at.
 pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
-    let configured = files::sound(session)?.config;
+    let configured = found(session).await?.config;
     // Where a coordinator serves, what was applied holds, and not what a file says by now.
     let held = applied_already(session, &configured.coordinator).await?;
     if held.as_ref().is_some_and(|held| !held.may_expire()) && !options.dry_run {

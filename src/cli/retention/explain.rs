@@ -86,7 +86,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<()> {
         Command::Schedule(options) => return serve::explain_schedule(session, options).await,
         Command::Alert(options) => return serve::explain_alert(session, options).await,
     };
-    let config = files::sound(session)?.config;
+    let config = serve::found(session).await?.config;
     let (repository, name, only) = find(session, &config, &options.what).await?;
     let database = files::chosen(&config, Some(&name))?;
     let keeping = database.into_iter().find_map(|database| Keeping::of(&config, database));

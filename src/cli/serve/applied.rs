@@ -1,6 +1,7 @@
 //! The configuration that holds: files as they were applied, and what became of databases that are
 //! not in them any more.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
@@ -8,6 +9,7 @@ use super::super::session::Session;
 use crate::{
     config::{Config, Loaded, Source, load},
     coordinator::state::{Applied, State},
+    policy::{Registration, Registry},
 };
 
 /// The newest form of what is kept.
@@ -42,8 +44,13 @@ pub(crate) struct Held {
     /// What tells it from others.
     pub(super) digest: String,
     pub(super) document: Document,
+    /// With everything in it that was discovered.
     pub(super) loaded: Loaded,
     former: Vec<(Config, Vec<String>)>,
+    /// What is remembered of endpoints.
+    pub(super) registry: Registry,
+    /// The same as they were written: of the files, and of former ones.
+    written: Vec<Config>,
 }
 
 fn files(sources: &[Source]) -> Vec<File> {
@@ -60,7 +67,11 @@ impl Document {
     /// What is to hold from now on: these files, and what is left of what held before.
     pub(super) fn next(session: &Session, given: &[Source], before: Option<&Held>) -> Self {
         let files = files(given);
-        let loaded = load(given.to_vec(), session.world.clock.now());
+        let now = session.world.clock.now();
+        let mut loaded = load(given.to_vec(), now);
+        if let Some(held) = before {
+            loaded.config.discover(&held.registry, now);
+        }
         let is_back = |name: &String| loaded.config.databases.contains_key(name);
         let mut former = Vec::new();
         if let Some(held) = before {
@@ -96,7 +107,7 @@ impl Document {
 
 impl Held {
     /// Understands what holds.
-    pub(super) fn read(session: &Session, applied: &Applied) -> Result<Self> {
+    pub(super) fn read(session: &Session, applied: &Applied, registry: Registry) -> Result<Self> {
         let document: Document = serde_json::from_str(&applied.text).map_err(|cause| {
             Error::new(ErrorKind::Unsupported, code::STATE, "read the configuration that holds")
                 .caused_by(cause)
@@ -108,8 +119,36 @@ impl Held {
             .former
             .iter()
             .map(|one| Ok((sound(load(sources(&one.files), now))?.config, one.databases.clone())));
-        let former = former.collect::<Result<_>>()?;
-        Ok(Self { digest: applied.digest.clone(), loaded, former, document })
+        let former = former.collect::<Result<Vec<_>>>()?;
+        let written = former.iter().map(|(config, _)| config);
+        let written = [&loaded.config].into_iter().chain(written).cloned().collect();
+        let (digest, empty) = (applied.digest.clone(), Registry::new());
+        let mut held = Self { digest, loaded, former, document, registry: empty, written };
+        held.discover(registry, now);
+        Ok(held)
+    }
+
+    /// Puts in what is remembered of endpoints now, in place of what was.
+    pub(super) fn discover(&mut self, registry: Registry, now: DateTime<Utc>) {
+        let former = self.former.iter_mut().map(|(config, _)| config);
+        let all = [&mut self.loaded.config].into_iter().chain(former);
+        for (config, written) in all.zip(&self.written) {
+            config.clone_from(written);
+            config.discover(&registry, now);
+        }
+        self.registry = registry;
+    }
+
+    /// What it says with these endpoints.
+    pub(super) fn with(&self, registry: &Registry, now: DateTime<Utc>) -> Option<Config> {
+        let mut config = self.written.first()?.clone();
+        config.discover(registry, now);
+        Some(config)
+    }
+
+    /// The database that an endpoint belongs to, or belonged to.
+    pub(super) fn owner(&self, one: &Registration) -> Option<String> {
+        self.written.iter().find_map(|config| config.owner(one))
     }
 
     /// What it says.
@@ -147,6 +186,6 @@ fn sound(loaded: Loaded) -> Result<Loaded> {
 
 /// What holds, if anything was applied.
 pub(super) async fn held(session: &Session, state: &State) -> Result<Option<Held>> {
-    let applied = state.applied().await?;
-    applied.map(|applied| Held::read(session, &applied)).transpose()
+    let Some(applied) = state.applied().await? else { return Ok(None) };
+    Held::read(session, &applied, state.endpoints().await?).map(Some)
 }

@@ -1,4 +1,4 @@
-//! `stillpoint db`: what people say of databases: paused, resumed, retired.
+//! `stillpoint db`: what people say of databases: paused, resumed, retired, adopted, forgotten.
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
@@ -14,7 +14,7 @@ use super::{
     },
     desk::Desk,
 };
-use crate::coordinator::state::Mark;
+use crate::{coordinator::state::Mark, policy::State};
 
 /// What to say of a database.
 #[derive(Debug, Subcommand)]
@@ -29,6 +29,35 @@ pub(crate) enum Command {
     /// Back it up no more, and tell nobody of its age. What there is of it is kept, and restored,
     /// as its policy says; the last of it stays until somebody says otherwise.
     Retire(Said),
+    /// Let another server be the database from now on: another incarnation, which begins with a
+    /// full backup. Without this, a server that says that it is another one is refused.
+    Adopt(AdoptOptions),
+    /// Forget every backup of a database that is retired, or not configured any more. Refused as
+    /// long as one of them is held.
+    Forget(ForgetOptions),
+}
+
+/// What `db adopt` is told.
+#[derive(Debug, Args)]
+pub(crate) struct AdoptOptions {
+    /// The database.
+    database: String,
+    /// Begin another incarnation of it.
+    #[arg(long, required = true)]
+    new_incarnation: bool,
+}
+
+/// What `db forget` is told.
+#[derive(Debug, Args)]
+pub(crate) struct ForgetOptions {
+    /// The database.
+    database: String,
+    /// The same name again: nothing brings its backups back.
+    #[arg(long, value_name = "DATABASE")]
+    confirm: String,
+    /// Why, for those who read the repository's log later.
+    #[arg(long, value_name = "TEXT", default_value = "asked for on the command line")]
+    reason: String,
 }
 
 /// What `db pause` is told.
@@ -61,6 +90,8 @@ struct DbAnswer {
     until: Option<Stamp>,
     /// How many jobs that waited were cancelled.
     cancelled: usize,
+    /// How many backups were forgotten.
+    forgotten: Option<usize>,
 }
 
 impl Answer for DbAnswer {
@@ -72,6 +103,9 @@ impl Answer for DbAnswer {
         page.line(format!("{} is {said}{}", printable(&self.database), until.unwrap_or_default()));
         if self.cancelled > 0 {
             page.line(format!("  cancelled jobs: {}", self.cancelled));
+        }
+        if let Some(forgotten) = self.forgotten {
+            page.line(format!("  forgotten backups: {forgotten}"));
         }
     }
 }
@@ -87,14 +121,13 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
         Command::Retire(Said { database, reason }) => {
             (database, reason, Some(Mark::Retired), "retired")
         }
+        Command::Adopt(options) => return adopt(session, &options).await,
+        Command::Forget(options) => return forget(session, &options).await,
     };
     let desk = Desk::open(session).await?;
     let held = desk.held(session).await?;
     if !held.loaded.config.databases.contains_key(&database) {
-        return Err(Error::new(ErrorKind::Missing, code::CONFIG_NAME, "find the database")
-            .with("given", &database)
-            .next("stillpoint status")
-            .next(format!("stillpoint config explain {}", quoted(&database))));
+        return Err(missing(&database));
     }
     let who = session.user();
     let cancelled = desk.state.set_mark(&database, mark, &reason, &who).await?;
@@ -102,7 +135,71 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
         Some(Mark::Paused { until }) => until.map(Stamp),
         _ => None,
     };
-    session.answer(&DbAnswer { database, said, until, cancelled })?;
+    session.answer(&DbAnswer { database, said, until, cancelled, forgotten: None })?;
+    Ok(exit::OK)
+}
+
+fn missing(database: &str) -> Error {
+    Error::new(ErrorKind::Missing, code::CONFIG_NAME, "find the database")
+        .with("given", database)
+        .next("stillpoint status")
+        .next(format!("stillpoint config explain {}", quoted(database)))
+}
+
+/// Lets another incarnation begin; whoever serves makes its first backup at once.
+async fn adopt(session: &Session, options: &AdoptOptions) -> Result<u8> {
+    let database = &options.database;
+    let desk = Desk::open(session).await?;
+    let (fleet, _) = desk.fleet(session).await?;
+    let member = fleet.members.get(database).filter(|one| one.state == State::Active);
+    let member = member.ok_or_else(|| missing(database))?;
+    let history = fleet.repository(member)?.history().await?;
+    let newest = history.live().into_iter().rev().find(|one| one.commit.database == *database);
+    let newest = newest.ok_or_else(|| {
+        Error::new(ErrorKind::Missing, code::NO_SUCH_BACKUP, "adopt another server")
+            .with("database", database)
+            .why("there is no backup of it: whatever is backed up first has the name")
+    })?;
+    let who = session.user();
+    desk.state.adopt(database, &newest.commit.incarnation, &who).await?;
+    let (database, said) = (database.clone(), "adopted; its next backup is a full one, at once");
+    session.answer(&DbAnswer { database, said, until: None, cancelled: 0, forgotten: None })?;
+    Ok(exit::OK)
+}
+
+/// Forgets every backup.
+async fn forget(session: &Session, options: &ForgetOptions) -> Result<u8> {
+    let database = &options.database;
+    let refused = |why| {
+        Error::new(ErrorKind::Refused, code::USAGE, "forget a database")
+            .with("database", database)
+            .why(why)
+    };
+    if options.confirm != *database {
+        return Err(refused("another name was confirmed, and nothing brings its backups back")
+            .with("confirmed", &options.confirm));
+    }
+    let desk = Desk::open(session).await?;
+    let (fleet, _) = desk.fleet(session).await?;
+    let member = fleet.members.get(database).ok_or_else(|| missing(database))?;
+    if member.state == State::Active {
+        return Err(refused("it is protected, and would be backed up again")
+            .next(format!("stillpoint db retire {}", quoted(database))));
+    }
+    let repository = fleet.repository(member)?;
+    let history = repository.history().await?;
+    let own = history.live().into_iter().filter(|one| one.commit.database == *database);
+    let own: Vec<_> = own.cloned().collect();
+    repository.refuse_held(&own).await?;
+    let ids: Vec<String> = own.iter().map(|one| one.commit.backup.clone()).collect();
+    if !ids.is_empty() {
+        repository.forget(&ids, &options.reason).await?;
+    }
+    let detail = format!("{} backups: {}", ids.len(), options.reason);
+    desk.state.forget_database(database, &detail, &session.user()).await?;
+    let (database, forgotten) = (database.clone(), Some(ids.len()));
+    let said = "forgotten";
+    session.answer(&DbAnswer { database, said, until: None, cancelled: 0, forgotten })?;
     Ok(exit::OK)
 }
 

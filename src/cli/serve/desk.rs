@@ -22,6 +22,29 @@ pub(crate) struct Desk {
     pub(crate) configured: Loaded,
 }
 
+/// The configuration that is written down now, with everything that was discovered. Nothing is
+/// made.
+pub(crate) async fn found(session: &Session) -> Result<Loaded> {
+    let mut configured = files::sound(session)?;
+    let coordinator = &configured.config.coordinator;
+    if !configured.config.rules.is_empty() && state::is_there(session, coordinator)? {
+        let registry = state::open(session, coordinator).await?.endpoints().await?;
+        configured.config.discover(&registry, session.world.clock.now());
+    }
+    Ok(configured)
+}
+
+/// What was discovered and belongs to no database by what holds: its name, and why.
+pub(crate) async fn unprotected(session: &Session) -> Result<Vec<(String, String)>> {
+    let configured = files::sound(session)?.config;
+    let config = match applied_already(session, &configured.coordinator).await? {
+        Some(held) => held.loaded.config,
+        None => found(session).await?.config,
+    };
+    let all = config.unprotected.into_iter();
+    Ok(all.map(|one| (one.name, one.why)).collect())
+}
+
 /// What was applied, if there is a state database and anything was. Nothing is made.
 pub(crate) async fn applied_already(
     session: &Session,
@@ -36,8 +59,9 @@ pub(crate) async fn applied_already(
 impl Desk {
     /// Opens it.
     pub(crate) async fn open(session: &Session) -> Result<Self> {
-        let configured = files::sound(session)?;
+        let mut configured = files::sound(session)?;
         let state = state::open(session, &configured.config.coordinator).await?;
+        configured.config.discover(&state.endpoints().await?, session.world.clock.now());
         Ok(Self { state, configured })
     }
 
@@ -50,7 +74,7 @@ impl Desk {
         let (digest, text) = document.write()?;
         let who = session.user();
         let applied = Applied { digest, text, who, at: session.world.clock.now() };
-        Held::read(session, &applied)
+        Held::read(session, &applied, self.state.endpoints().await?)
     }
 
     /// Everything that holds, opened. Nothing is created.

@@ -17,8 +17,8 @@ use super::{
 use crate::{
     config::{Config, Database},
     coordinator::{
-        Caps, Fleet, Member, Place,
-        state::{Known, Mark, Marked, State as Coordinated},
+        Caps, Endpoints, Fleet, Member, Place, Registered, Unprotected,
+        state::{Adoption, Known, Mark, Marked, State as Coordinated},
         told,
     },
     policy::State,
@@ -44,9 +44,14 @@ pub(super) async fn open(
     before: Option<&Fleet>,
 ) -> Result<Fleet> {
     let marks = state.marks().await?;
-    let members = members(session, held, known, &marks).await?;
-    for member in members.values() {
-        if let Some(why) = &member.obstacle {
+    let adoptions = state.adoptions().await?;
+    let mut members = members(session, held, known, (&marks, &adoptions)).await?;
+    for (name, member) in &mut members {
+        let same = before.and_then(|before| before.members.get(name));
+        // Whoever works on one that is as it was need not stop.
+        if let Some(same) = same.filter(|same| same.is_as(member)) {
+            *member = Arc::clone(same);
+        } else if let Some(why) = &member.obstacle {
             tracing::error!(event = "database.unreachable", database = member.name, why);
         }
     }
@@ -76,7 +81,8 @@ pub(super) async fn open(
     }
     let (caps, may_expire) = (caps(&held.loaded.config), held.may_expire());
     let links = copies::links(&held.loaded.config);
-    Ok(Fleet { members, repositories, unopened, caps, links, may_expire })
+    let unprotected = unprotected(&held.loaded.config);
+    Ok(Fleet { members, repositories, unopened, caps, links, may_expire, unprotected })
 }
 
 /// Everything that holds, for those who only look: nothing is created, and what cannot be opened
@@ -87,13 +93,26 @@ pub(super) async fn look(
     known: &BTreeMap<String, Known>,
     marks: &[Marked],
 ) -> Result<(Fleet, Seen)> {
-    let members = members(session, held, known, marks).await?;
+    let members = members(session, held, known, (marks, &BTreeMap::new())).await?;
     let seen = seen(session, held).await;
     let repositories = seen.repositories.clone();
     let (caps, may_expire) = (caps(&held.loaded.config), held.may_expire());
     let links = copies::links(&held.loaded.config);
+    let unprotected = unprotected(&held.loaded.config);
     let unopened = BTreeMap::new();
-    Ok((Fleet { members, repositories, unopened, caps, links, may_expire }, seen))
+    Ok((Fleet { members, repositories, unopened, caps, links, may_expire, unprotected }, seen))
+}
+
+/// Endpoints that belong to no database.
+fn unprotected(config: &Config) -> Vec<Unprotected> {
+    let all = config.unprotected.iter().map(|one| Unprotected {
+        name: one.name.clone(),
+        engine: one.engine.clone(),
+        labels: one.labels.clone(),
+        since: one.since,
+        why: one.why.clone(),
+    });
+    all.collect()
 }
 
 /// A repository that is open, and still where its configuration says.
@@ -133,6 +152,8 @@ fn used(held: &Held) -> BTreeMap<&str, &Config> {
         }
     }
     used.extend(config.databases.values().map(|one| (one.repository.as_str(), config)));
+    // Where the next database that is discovered goes.
+    used.extend(config.rules.iter().map(|one| (one.repository.as_str(), config)));
     used
 }
 
@@ -140,7 +161,7 @@ async fn members(
     session: &Session,
     held: &Held,
     known: &BTreeMap<String, Known>,
-    marks: &[Marked],
+    (marks, adoptions): (&[Marked], &BTreeMap<String, Adoption>),
 ) -> Result<BTreeMap<String, Arc<Member>>> {
     let config = &held.loaded.config;
     let now = session.world.clock.now();
@@ -152,7 +173,8 @@ async fn members(
     let mut members = BTreeMap::new();
     for database in config.databases.values() {
         let state = if retired.contains(&*database.name) { State::Retired } else { State::Active };
-        let member = member(session, config, database, state, known).await?;
+        let mut member = member(session, config, database, state, known).await?;
+        member.endpoints.adopted = adoptions.get(&database.name).cloned();
         members.insert(database.name.clone(), Arc::new(member));
     }
     for (config, name) in held.former() {
@@ -208,9 +230,12 @@ async fn member(
     let now = session.world.clock.now();
     let (place, obstacle) = match state {
         State::Retired => (None, None),
-        State::Active | State::Retiring => match place(session, database).await {
-            Ok(place) => (Some(place), None),
-            Err(error) => (None, Some(told(&error))),
+        State::Active | State::Retiring => match obstacle(database) {
+            Some(obstacle) => (None, Some(obstacle)),
+            None => match place(session, database).await {
+                Ok(place) => (Some(place), None),
+                Err(error) => (None, Some(told(&error))),
+            },
         },
     };
     Ok(Member {
@@ -223,10 +248,37 @@ async fn member(
         repository: database.repository.clone(),
         labels: database.labels.clone(),
         subjects: Keeping { database, policy, copy: None }.subjects(),
+        endpoints: endpoints(database),
     })
 }
 
-async fn place(session: &Session, database: &Database) -> Result<Place> {
+/// Why nobody can be asked for it now, where that is known beforehand.
+fn obstacle(database: &Database) -> Option<String> {
+    match &database.found {
+        Some(found) => found.obstacle(),
+        None if database.endpoint.is_empty() => Some("no endpoint was registered yet".to_owned()),
+        None => None,
+    }
+}
+
+fn endpoints(database: &Database) -> Endpoints {
+    let found = database.found.as_ref();
+    let chosen = found.and_then(|found| found.chosen.as_ref()).map(|chosen| Registered {
+        id: chosen.id.clone(),
+        identity: chosen.identity.clone(),
+        since: chosen.since,
+    });
+    Endpoints {
+        lifecycle: database.lifecycle,
+        adopted: None,
+        is_discovered: found.is_some() || database.endpoint.is_empty(),
+        chosen,
+        present: found.map(|found| found.present.clone()).unwrap_or_default(),
+    }
+}
+
+/// How to reach it.
+pub(super) async fn place(session: &Session, database: &Database) -> Result<Place> {
     let (engine, endpoint) = reach::endpoint(session, database).await?;
     let host = host(&endpoint);
     Ok(Place { engine, endpoint, host, streams_max: STREAMS })

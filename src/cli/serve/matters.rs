@@ -32,9 +32,10 @@ pub(super) fn matters(
     now: DateTime<Utc>,
 ) -> Vec<Alert> {
     let copies: Vec<_> = copies.iter().map(CopyKnown::state).collect();
+    let coverage = member.continuous(standing);
     let protection = Protection {
         database: &member.name,
-        reach: reach(member, standing),
+        reach: Reach { coverage: &coverage, ..reach(member, standing) },
         pause,
         drill_passed: standing.drill_passed,
         drill_failed: standing.drill_failed,

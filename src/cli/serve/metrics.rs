@@ -1,6 +1,9 @@
 //! What Prometheus is told: one family after the other, and no sample of what is not known.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use chrono::{DateTime, Utc};
 
@@ -13,7 +16,7 @@ use crate::{
         CopyKnown, Fleet, Member, Standing,
         state::{Job, Phase},
     },
-    policy::{Logs, Pause, State},
+    policy::{Logs, Pause, Registry, State},
 };
 
 /// The content type of the text format. Source: Prometheus documentation, "Exposition formats",
@@ -75,7 +78,7 @@ fn seconds(at: DateTime<Utc>) -> f64 {
 pub(super) fn page(
     fleet: &Fleet,
     measured: &[Measured<'_>],
-    jobs: &[Job],
+    (jobs, registry): (&[Job], &Registry),
     now: DateTime<Utc>,
 ) -> String {
     let mut page = Page(String::new());
@@ -155,6 +158,7 @@ pub(super) fn page(
     });
     page.gauge("database_alert", "What is the matter with a database.", open);
     queue(&mut page, jobs);
+    endpoints(&mut page, fleet, registry);
     let databases = fleet.members.values();
     let unknown = measured.iter().filter(|one| one.standing.is_none()).count();
     page.gauge(
@@ -223,6 +227,29 @@ fn identity(page: &mut Page, measured: &[Measured<'_>]) {
         (labels, Some(1.0))
     });
     page.gauge("database_info", "What is configured for a database.", info);
+}
+
+/// Endpoints that are remembered, and what nobody looks after.
+fn endpoints(page: &mut Page, fleet: &Fleet, registry: &Registry) {
+    let chosen = fleet.members.values().filter_map(|member| member.endpoints.chosen.as_ref());
+    let chosen: BTreeSet<&str> = chosen.map(|chosen| chosen.id.as_str()).collect();
+    let mut counted: BTreeMap<&str, u32> = BTreeMap::new();
+    for one in registry.values() {
+        let phase = one.phase(chosen.get(&*one.id).copied());
+        *counted.entry(phase.name()).or_default() += 1;
+    }
+    let samples = counted.into_iter();
+    let samples = samples.map(|(phase, count)| (vec![("state", phase)], Some(f64::from(count))));
+    page.gauge("endpoints", "Endpoints that were registered, by what became of them.", samples);
+    let active = fleet.members.values().filter(|member| member.state == State::Active);
+    let active = active.map(|member| (vec![("database", member.name.as_str())], Some(1.0)));
+    let none = fleet.unprotected.iter();
+    let none = none.map(|one| (vec![("database", one.name.as_str())], Some(0.0)));
+    page.gauge(
+        "database_protected",
+        "Whether a policy applies to what was configured or discovered.",
+        active.chain(none),
+    );
 }
 
 fn queue(page: &mut Page, jobs: &[Job]) {

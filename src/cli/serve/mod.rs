@@ -5,6 +5,8 @@ mod audit;
 mod copies;
 mod db;
 mod desk;
+mod discovery;
+mod endpoint;
 mod explain;
 mod fleet;
 mod http;
@@ -19,7 +21,8 @@ mod status;
 
 pub(crate) use audit::{Command as AuditCommand, run as audit};
 pub(crate) use db::{Command as DbCommand, run as db};
-pub(crate) use desk::applied_already;
+pub(crate) use desk::{applied_already, found, unprotected};
+pub(crate) use endpoint::{Command as EndpointCommand, run as endpoint};
 pub(crate) use explain::{
     Options as ExplainOptions, alert as explain_alert, schedule as explain_schedule,
 };

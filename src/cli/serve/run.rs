@@ -4,11 +4,12 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use stillpoint_contract::{Error, Result, code};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{
     super::{config::files, drill, process, session::Session},
     applied::{self, Document, Held},
+    discovery,
     fleet::{self, Seen},
     http,
     matters::pause,
@@ -16,10 +17,13 @@ use super::{
     notify::Channels,
     state,
 };
-use crate::coordinator::{
-    Coordinator, Drivers, Fleet, Notifier, Rehearsal, Way,
-    state::{Applied, Filter, Stage, State},
-    told,
+use crate::{
+    coordinator::{
+        Coordinator, Drivers, Fleet, Notifier, Rehearsal, Way,
+        state::{Applied, Filter, Stage, State},
+        told,
+    },
+    policy::Registry,
 };
 
 /// How often it is looked whether something else was applied.
@@ -79,6 +83,8 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         digest = held.digest
     );
     let (send_fleet, fleets) = watch::channel(fleet);
+    let (send_held, helds) = watch::channel(Arc::new(held));
+    let found = Notify::new();
     let (send_stop, stop) = watch::channel(false);
     let signalled = async {
         let mut signals = session.stop.clone();
@@ -99,7 +105,8 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         served = coordinator.serve(fleets.clone(), stop) => served,
         () = signalled => Ok(()),
         () = metrics => Ok(()),
-        () = reload(session, &state, held, (&send_fleet, &channels)) => Ok(()),
+        () = reload(session, &state, &send_held, (&send_fleet, &channels), &found) => Ok(()),
+        () = discovery::run(session, &coordinator, (helds, fleets.clone()), &found) => Ok(()),
     };
     tracing::info!(event = "serve.ended");
     served
@@ -120,7 +127,8 @@ async fn hold(session: &Session, state: &State) -> Result<Held> {
     let now = session.world.clock.now();
     let (digest, text) = document.write()?;
     let first = Applied { digest, text, who: session.user(), at: now };
-    if has_backups(&fleet::seen(session, &Held::read(session, &first)?).await).await? {
+    let nothing = Registry::new();
+    if has_backups(&fleet::seen(session, &Held::read(session, &first, nothing)?).await).await? {
         tracing::warn!(event = "retention.waits", "nothing expires before `stillpoint apply`");
         document = document.cautious();
     }
@@ -157,14 +165,19 @@ async fn open(
 async fn reload(
     session: &Session,
     state: &State,
-    mut held: Held,
+    helds: &watch::Sender<Arc<Held>>,
     (fleets, channels): (&watch::Sender<Arc<Fleet>>, &Channels),
+    found: &Notify,
 ) {
     let mut marks = state.marks().await.unwrap_or_default();
+    let mut adoptions = state.adoptions().await.unwrap_or_default();
     let mut told_of = String::new();
     let mut opened_at = session.world.clock.elapsed();
     loop {
-        session.world.clock.sleep(RELOAD_PERIOD).await;
+        tokio::select! {
+            () = session.world.clock.sleep(RELOAD_PERIOD) => {}
+            () = found.notified() => {}
+        }
         tell(sd_notify::NotifyState::Watchdog);
         let before = Arc::clone(&fleets.borrow());
         let lacks = !before.unopened.is_empty()
@@ -172,23 +185,27 @@ async fn reload(
         let age = session.world.clock.elapsed().saturating_sub(opened_at);
         let looked = async {
             let applied = state.applied().await?;
-            let said = state.marks().await?;
+            let (said, adopted) = (state.marks().await?, state.adoptions().await?);
+            let registry = state.endpoints().await?;
+            let now = session.world.clock.now();
+            let held = Arc::clone(&helds.borrow());
             let is_new = applied.as_ref().is_some_and(|applied| applied.digest != held.digest);
-            if !is_new && said == marks && !(lacks && REOPEN_PERIOD <= age) {
+            let has_said = said != marks || adopted != adoptions;
+            let has_found = discovery::finds_more(&held, &registry, now);
+            let is_time = lacks && REOPEN_PERIOD <= age;
+            if ![is_new, has_said, has_found, is_time].contains(&true) {
                 return Ok(());
             }
-            let next = match applied.filter(|_| is_new) {
-                Some(applied) => Some(Held::read(session, &applied)?),
-                None => None,
-            };
-            let fleet = open(session, state, next.as_ref().unwrap_or(&held), Some(&before)).await?;
+            let applied = applied.ok_or_else(|| Error::bug("find what was applied"))?;
+            let next = Arc::new(Held::read(session, &applied, registry)?);
+            let fleet = open(session, state, &next, Some(&before)).await?;
             opened_at = session.world.clock.elapsed();
-            if let Some(next) = next {
-                held = next;
-                channels.change(&held.loaded.config);
-                tracing::info!(event = "config.applied", digest = held.digest);
+            if is_new {
+                channels.change(&next.loaded.config);
+                tracing::info!(event = "config.applied", digest = next.digest);
             }
-            marks = said;
+            helds.send_replace(next);
+            (marks, adoptions) = (said, adopted);
             fleets.send_replace(Arc::new(fleet));
             Ok::<_, Error>(())
         };
@@ -228,5 +245,6 @@ async fn page(
         let filter = Filter { stage: Some(stage), most: JOBS_MAX, ..Filter::default() };
         jobs.extend(coordinator.state.jobs(&filter).await.unwrap_or_default());
     }
-    metrics::page(&fleet, &measured, &jobs, now)
+    let registry = coordinator.state.endpoints().await.unwrap_or_default();
+    metrics::page(&fleet, &measured, (&jobs, &registry), now)
 }

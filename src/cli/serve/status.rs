@@ -24,7 +24,7 @@ use super::{
     metrics::state_name,
 };
 use crate::{
-    coordinator::{CopyKnown, Fleet, Member, add_drills, standing, state::Marked},
+    coordinator::{CopyKnown, Fleet, Member, Unprotected, add_drills, standing, state::Marked},
     policy::{Interval, State},
 };
 
@@ -60,7 +60,7 @@ struct Row {
     restorable_from: Option<Stamp>,
     restorable_to: Option<Stamp>,
     rpo_seconds: u64,
-    /// `ok`, `breached`, `unknown`, or nothing where nothing is promised any more.
+    /// `ok`, `breached`, `unknown`, `unprotected`, or nothing where nothing is promised any more.
     rpo: Option<&'static str>,
     /// Until when the promise is kept if nothing is stored from now on.
     deadline: Option<Stamp>,
@@ -69,6 +69,8 @@ struct Row {
     last_full: Option<Stamp>,
     drill_passed: Option<Stamp>,
     drill_failed: Option<Stamp>,
+    /// The endpoint that is backed up, where they come and go.
+    endpoint: Option<String>,
     paused: bool,
     paused_until: Option<Stamp>,
     copies: Vec<CopyRow>,
@@ -127,7 +129,7 @@ struct Matter {
 impl Row {
     fn is_broken(&self) -> bool {
         let pages = self.alerts.iter().any(|matter| matter.urgency == "page");
-        pages || matches!(self.rpo, Some("breached" | "unknown"))
+        pages || matches!(self.rpo, Some("breached" | "unknown" | "unprotected"))
     }
 
     fn cells(&self, page: &Page<'_>, now: DateTime<Utc>) -> Vec<String> {
@@ -152,6 +154,7 @@ impl Row {
             ),
             match self.rpo {
                 Some("breached") => format!("BREACH {promised}"),
+                Some("unprotected") => "UNPROTECTED".to_owned(),
                 Some(word) => format!("{word} {promised}"),
                 None => self.state.to_owned(),
             },
@@ -189,9 +192,9 @@ impl Answer for StatusAnswer {
         }
         page.table(&table);
         let of = |word| self.databases.iter().filter(|row| row.rpo == Some(word)).count();
-        let counts = [("breached", of("breached")), ("unknown", of("unknown")), ("ok", of("ok"))];
-        let told = counts.iter().filter(|(_, count)| *count > 0);
-        let told: Vec<_> = told.map(|(word, count)| format!("{count} {word}")).collect();
+        let counts = ["breached", "unprotected", "unknown", "ok"].map(|word| (of(word), word));
+        let told = counts.iter().filter(|(count, _)| *count > 0);
+        let told: Vec<_> = told.map(|(count, word)| format!("{count} {word}")).collect();
         page.blank();
         page.line(told.join("  "));
         for row in &self.databases {
@@ -217,7 +220,9 @@ impl Answer for StatusAnswer {
 pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let desk = Desk::open(session).await?;
     let (fleet, seen) = desk.fleet(session).await?;
-    let members = chosen(&fleet, &options)?;
+    let wanted = options.labels.as_deref().map(labels).transpose()?.unwrap_or_default();
+    let unprotected = unprotected(&fleet, &options, &wanted);
+    let members = chosen(&fleet, &options, &wanted, !unprotected.is_empty())?;
     let marks = desk.state.marks().await?;
     let now = session.world.clock.now();
     let row = |member| row(session, (&fleet, &seen), member, (&marks, now));
@@ -229,27 +234,68 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
         let member = fleet.members.get(&row.name);
         row.trouble = member.and_then(|member| member.obstacle.clone()).or(noted);
     }
+    databases.extend(unprotected);
     let is_broken = databases.iter().any(Row::is_broken);
     session.answer(&StatusAnswer { now: Stamp(now), databases })?;
     Ok(if options.fail && is_broken { exit::CHECK_FAILED } else { exit::OK })
 }
 
-fn chosen<'a>(fleet: &'a Fleet, options: &Options) -> Result<Vec<&'a Member>> {
-    let wanted = options.labels.as_deref().map(labels).transpose()?.unwrap_or_default();
-    let has_labels = |member: &&Member| {
-        wanted
-            .iter()
-            .all(|(label, value)| member.labels.get(*label).is_some_and(|own| own == value))
-    };
+/// Whether labels are among those that something has.
+fn has(own: &BTreeMap<String, String>, wanted: &BTreeMap<&str, &str>) -> bool {
+    wanted.iter().all(|(label, value)| own.get(*label).is_some_and(|own| own == value))
+}
+
+fn chosen<'a>(
+    fleet: &'a Fleet,
+    options: &Options,
+    wanted: &BTreeMap<&str, &str>,
+    is_known: bool,
+) -> Result<Vec<&'a Member>> {
     let all = fleet.members.values().map(|member| &**member);
-    let Some(name) = &options.database else { return Ok(all.filter(has_labels).collect()) };
-    let found = fleet.members.get(name).ok_or_else(|| {
-        Error::new(ErrorKind::Missing, code::CONFIG_NAME, "find the database")
+    let Some(name) = &options.database else {
+        return Ok(all.filter(|member| has(&member.labels, wanted)).collect());
+    };
+    match fleet.members.get(name) {
+        Some(found) => Ok(vec![found]),
+        None if is_known => Ok(Vec::new()),
+        None => Err(Error::new(ErrorKind::Missing, code::CONFIG_NAME, "find the database")
             .with("given", name)
             .with("configured", fleet.members.len())
-            .next("stillpoint status")
-    })?;
-    Ok(vec![found])
+            .next("stillpoint status")),
+    }
+}
+
+/// Endpoints that no rule is about: nothing is backed up there.
+fn unprotected(fleet: &Fleet, options: &Options, wanted: &BTreeMap<&str, &str>) -> Vec<Row> {
+    let is_meant = |one: &&Unprotected| match &options.database {
+        Some(name) => *name == one.name,
+        None => has(&one.labels, wanted),
+    };
+    let row = |one: &Unprotected| Row {
+        name: one.name.clone(),
+        engine: one.engine.clone(),
+        policy: "-".to_owned(),
+        repository: "-".to_owned(),
+        state: "unprotected",
+        restorable_from: None,
+        restorable_to: None,
+        rpo_seconds: 0,
+        rpo: Some("unprotected"),
+        deadline: None,
+        backups: 0,
+        last_backup: None,
+        last_full: None,
+        drill_passed: None,
+        drill_failed: None,
+        endpoint: None,
+        paused: false,
+        paused_until: None,
+        copies: Vec::new(),
+        alerts: Vec::new(),
+        trouble: None,
+        problem: Some(format!("UNPROTECTED: {}", one.why)),
+    };
+    fleet.unprotected.iter().filter(is_meant).map(row).collect()
 }
 
 /// Reads labels such as `team=shop,env=prod`.
@@ -328,6 +374,7 @@ async fn row(
         last_full: known.newest_full.map(Stamp),
         drill_passed: known.drill_passed.map(Stamp),
         drill_failed: known.drill_failed.map(Stamp),
+        endpoint: member.endpoints.chosen.as_ref().map(|chosen| chosen.id.clone()),
         paused: paused.is_some(),
         paused_until: paused.and_then(|pause| pause.until).map(Stamp),
         copies: copies.iter().map(|known| CopyRow::of(known, now)).collect(),

@@ -17,11 +17,11 @@ use super::{
 };
 use crate::{
     coordinator::{
-        BackupJob, CaptureEvent, CaptureJob, DrillJob, Expectation, Process, ScratchPlace, Wanted,
-        Way, back_up, capture, draw, drill, engine_of,
+        BackupJob, CaptureEvent, CaptureJob, DrillJob, Expectation, Process, ScratchPlace,
+        Successor, Wanted, Way, back_up, backup::recognise, capture, draw, drill, engine_of,
     },
     pipeline::Meter,
-    policy::{DrillPoint, Kind, Logs},
+    policy::{DrillPoint, Kind, Lifecycle, Logs},
     repository::{CollectOptions, WriteOptions, drill::DrillRecord},
     world::World,
 };
@@ -92,7 +92,7 @@ impl Hands for Drivers {
                 endpoint: &place.endpoint,
                 database: &member.name,
                 full: task.kind == Kind::Full,
-                new_incarnation: false,
+                successor: member.endpoints.successor(),
                 streams_max: place.streams_max,
                 options: WriteOptions::default(),
                 task: Some(&task.due),
@@ -189,6 +189,11 @@ impl Hands for Drivers {
             return Ok(());
         }
         let place = member.place()?;
+        if member.endpoints.lifecycle == Some(Lifecycle::Fixed) {
+            // What is captured of another server would have to be told apart for ever.
+            let at = (&*place.engine, &place.endpoint);
+            recognise(repository, at, &member.name, Successor::Nobody).await?;
+        }
         let job = CaptureJob {
             engine: &*place.engine,
             endpoint: &place.endpoint,

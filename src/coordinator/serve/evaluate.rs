@@ -7,7 +7,7 @@ use stillpoint_contract::{Error, Result};
 
 use super::{
     fleet::{Fleet, Member},
-    run::Coordinator,
+    run::{Coordinator, spaced},
     standing::Standing,
 };
 use crate::{
@@ -72,6 +72,7 @@ impl Coordinator {
             return Ok(standing);
         }
         let mut standing = self.standing_now(fleet, member).await?;
+        standing.need = member.need(&standing).or(standing.need);
         let now = self.world.clock.now();
         standing.need = standing.need.map(|need| match need {
             need if !is_done(need) => need,
@@ -90,10 +91,13 @@ impl Coordinator {
     ) -> Result<DateTime<Utc>> {
         let tried = self.state.attempts(&member.name, JOBS_MAX).await?;
         let mut standing = self.standing(fleet, member).await?;
+        standing.need = member.need(&standing).or(standing.need);
         if standing.need.is_some() {
             standing = self.need_again(fleet, member, standing).await?;
         }
-        let attempts = attempts(&tried);
+        self.ask_about(member, &standing);
+        let mut attempts = attempts(&tried);
+        member.excuse(&mut attempts);
         let own = |kind: Kind| (member.name.clone(), kind.name().to_owned());
         let settled =
             Kind::ALL.into_iter().filter_map(|kind| Some((kind, *looked.get(&own(kind))?)));
@@ -109,7 +113,7 @@ impl Coordinator {
         let schedule = Schedule::new(&member.policy)
             .map_err(|bad| Error::bug("use a schedule that was checked").caused_by(bad.why))?;
         let now = self.world.clock.now();
-        let mut again = now + self.rhythm.again(self.rhythm.look, fleet);
+        let mut again = now + spaced(self.rhythm.look, fleet);
         let mut all = Vec::new();
         for (kind, decision) in schedule.decide(&facts, now) {
             let task = match decision.step {
@@ -119,6 +123,10 @@ impl Coordinator {
                     None
                 }
             };
+            // What is due while there is no endpoint stays so until there is one.
+            if task.is_some() && member.is_absent() && kind != Kind::Drill {
+                continue;
+            }
             // An instant until which nothing was due need not be written down.
             if task.is_some() || !decision.settled.is_empty() {
                 let from = looked.get(&own(kind)).copied();
@@ -167,7 +175,8 @@ pub async fn decided(
     let schedule = Schedule::new(&member.policy)
         .map_err(|bad| Error::bug("use a schedule that was checked").caused_by(bad.why))?;
     let said = Said::new(&state.marks().await?);
-    let attempts = attempts(&state.attempts(&member.name, JOBS_MAX).await?);
+    let mut attempts = attempts(&state.attempts(&member.name, JOBS_MAX).await?);
+    member.excuse(&mut attempts);
     let mut looked = BTreeMap::new();
     for kind in Kind::ALL {
         if let Some(until) = state.looked(&member.name, kind.name()).await? {
@@ -181,7 +190,7 @@ pub async fn decided(
         looked: &looked,
         pauses: said.pauses(&member.name),
         attempts: &attempts,
-        need: standing.need,
+        need: member.need(standing).or(standing.need),
     };
     let decided = schedule.decide(&facts, now).into_iter().map(|(kind, decision)| Decided {
         kind,

@@ -1,12 +1,17 @@
 //! What one coordinator looks after.
 
-use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroUsize,
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{Endpoint, Engine, Error, ErrorKind, Result, code};
 
 use crate::{
-    policy::{Policy, State, Window},
+    coordinator::{Successor, state::Adoption},
+    policy::{Lifecycle, Policy, State, Window},
     repository::Repository,
 };
 
@@ -25,6 +30,23 @@ pub struct Fleet {
     pub links: BTreeMap<String, Link>,
     /// Whether anything may expire: not before a person has said by what.
     pub may_expire: bool,
+    /// Endpoints that belong to no database.
+    pub unprotected: Vec<Unprotected>,
+}
+
+/// An endpoint that belongs to no database: nothing is backed up there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unprotected {
+    /// What it is called.
+    pub name: String,
+    /// Its engine, as far as that is said.
+    pub engine: Option<String>,
+    /// What is said of it.
+    pub labels: BTreeMap<String, String>,
+    /// Since when it is known.
+    pub since: DateTime<Utc>,
+    /// Why it belongs to none, for people.
+    pub why: String,
 }
 
 /// How a repository may be written to by copies.
@@ -74,6 +96,46 @@ pub struct Member {
     pub labels: BTreeMap<String, String>,
     /// Whom it concerns, where retention follows from events about somebody.
     pub subjects: Vec<String>,
+    /// What is known of its endpoints.
+    pub endpoints: Endpoints,
+}
+
+/// What is known of the endpoints of a database.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    /// What it means when its server says that it is another one, if somebody said.
+    pub lifecycle: Option<Lifecycle>,
+    /// The incarnation in place of which a person lets another one begin.
+    pub adopted: Option<Adoption>,
+    /// Whether they come and go, so that there may be none.
+    pub is_discovered: bool,
+    /// The one that is backed up, if it was discovered.
+    pub chosen: Option<Registered>,
+    /// All that are registered.
+    pub present: BTreeSet<String>,
+}
+
+/// An endpoint that was discovered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// Its name.
+    pub id: String,
+    /// Who it said that it is.
+    pub identity: Option<String>,
+    /// Since when it is registered.
+    pub since: DateTime<Utc>,
+}
+
+impl Endpoints {
+    /// Which other server may be the database from now on.
+    pub fn successor(&self) -> Successor<'_> {
+        match (self.lifecycle, &self.adopted) {
+            (Some(Lifecycle::Ephemeral), _) => Successor::Anybody,
+            (_, Some(adopted)) => Successor::After(&adopted.incarnation),
+            (Some(Lifecycle::Fixed), None) => Successor::Nobody,
+            (None, None) => Successor::InPlace,
+        }
+    }
 }
 
 /// Where a database is.
@@ -90,6 +152,16 @@ pub struct Place {
 }
 
 impl Fleet {
+    /// Whether a database and its repository are in both the very same.
+    pub(super) fn has_same(&self, other: &Self, name: &str) -> bool {
+        let (Some(own), Some(theirs)) = (self.members.get(name), other.members.get(name)) else {
+            return false;
+        };
+        let repositories =
+            [self, other].map(|fleet| fleet.repositories.get(&own.repository).map(Arc::as_ptr));
+        Arc::ptr_eq(own, theirs) && repositories[0] == repositories[1]
+    }
+
     /// The repository of a member.
     pub fn repository(&self, member: &Member) -> Result<&Arc<Repository>> {
         self.opened(&member.repository)
@@ -107,6 +179,28 @@ impl Fleet {
 }
 
 impl Member {
+    /// Whether nothing about it is different.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let is_same_place = match (&self.place, &other.place) {
+            (None, None) => true,
+            (Some(own), Some(theirs)) => {
+                let of = |place: &Place| (place.engine.name(), place.host.clone());
+                own.endpoint == theirs.endpoint
+                    && of(own) == of(theirs)
+                    && own.streams_max == theirs.streams_max
+            }
+            _ => false,
+        };
+        let of = |one: &Self| (one.name.clone(), one.state, one.since, one.obstacle.clone());
+        is_same_place
+            && of(self) == of(other)
+            && self.policy == other.policy
+            && self.repository == other.repository
+            && self.labels == other.labels
+            && self.subjects == other.subjects
+            && self.endpoints == other.endpoints
+    }
+
     /// Where it is.
     pub fn place(&self) -> Result<&Place> {
         self.place.as_ref().ok_or_else(|| {

@@ -2,6 +2,7 @@
 //! know of something is told.
 
 mod copies;
+mod drain;
 mod drivers;
 mod evaluate;
 mod fleet;
@@ -10,14 +11,16 @@ mod notice;
 mod run;
 mod standing;
 mod streams;
+mod succession;
 mod upkeep;
 mod watch;
 mod work;
 
 pub use copies::{CopyKnown, add_drills, expire_copy};
+pub use drain::Draining;
 pub use drivers::{Drivers, Rehearsal};
 pub use evaluate::{Decided, decided};
-pub use fleet::{Caps, Fleet, Link, Member, Place};
+pub use fleet::{Caps, Endpoints, Fleet, Link, Member, Place, Registered, Unprotected};
 pub use hands::{BackupTask, Ending, Hands};
 pub use notice::{NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind, NoticeUrgency};
 pub use run::{Coordinator, Rhythm};

@@ -101,14 +101,12 @@ impl Default for Rhythm {
     }
 }
 
-impl Rhythm {
-    /// In a large fleet each database is asked for more rarely, so that a repository is not asked
-    /// more often than [`LOOKS_APART`] allows.
-    pub(super) fn again(&self, period: Duration, fleet: &Fleet) -> TimeDelta {
-        let count = u32::try_from(fleet.members.len()).unwrap_or(u32::MAX);
-        let period = period.max(LOOKS_APART.saturating_mul(count));
-        TimeDelta::from_std(period).unwrap_or(TimeDelta::MAX)
-    }
+/// A period, or a longer one in a large fleet: each of its databases is asked for more rarely, so
+/// that a repository is not asked more often than [`LOOKS_APART`] allows.
+pub(super) fn spaced(period: Duration, fleet: &Fleet) -> TimeDelta {
+    let count = u32::try_from(fleet.members.len()).unwrap_or(u32::MAX);
+    let period = period.max(LOOKS_APART.saturating_mul(count));
+    TimeDelta::from_std(period).unwrap_or(TimeDelta::MAX)
 }
 
 /// What the loops of a coordinator share.
@@ -166,9 +164,14 @@ impl Shared {
         self.leads.load(Ordering::Relaxed)
     }
 
-    /// What was found out may be of another repository.
-    fn doubt(&self) {
-        Self::lock(&self.standings).values_mut().for_each(|(at, _)| *at = None);
+    /// What was found out of these may be of another repository.
+    fn doubt(&self, changed: &[String]) {
+        let mut standings = Self::lock(&self.standings);
+        for name in changed {
+            if let Some((at, _)) = standings.get_mut(name) {
+                *at = None;
+            }
+        }
     }
 
     /// What has changed since the schedule asked.
@@ -326,9 +329,9 @@ impl Coordinator {
                 () = self.shared.woken.notified() => {}
             }
             if fleets.has_changed().unwrap_or(false) {
-                fleet = Arc::clone(&fleets.borrow_and_update());
-                wakes = Wakes::of(&fleet, self.world.clock.now());
-                self.shared.doubt();
+                let next = Arc::clone(&fleets.borrow_and_update());
+                self.shared.doubt(&wakes.follow(&fleet, &next, self.world.clock.now()));
+                fleet = next;
                 if let Err(error) = self.set_caps(&fleet).await {
                     tracing::warn!(event = "state.unreachable", "{error}");
                 }
@@ -440,7 +443,7 @@ impl Coordinator {
                     Some(claim) => {
                         let fleet = Arc::clone(&fleets.borrow());
                         running.push(async move {
-                            self.work(&fleet, &claim).await;
+                            self.work(fleets, &fleet, &claim).await;
                             self.shared.change(&claim.task.database);
                             self.shared.ended.notify_one();
                         });
@@ -511,6 +514,21 @@ impl Wakes {
         let mut wakes = Self::default();
         fleet.members.keys().for_each(|name| wakes.set(name.clone(), now));
         wakes
+    }
+
+    /// Has what is new or different looked at now. Returns what that is.
+    pub(super) fn follow(
+        &mut self,
+        before: &Fleet,
+        next: &Fleet,
+        now: DateTime<Utc>,
+    ) -> Vec<String> {
+        let changed = next.members.keys().filter(|name| !next.has_same(before, name));
+        let changed: Vec<String> = changed.cloned().collect();
+        for name in &changed {
+            self.set(name.clone(), now);
+        }
+        changed
     }
 
     pub(super) fn set(&mut self, name: String, at: DateTime<Utc>) {

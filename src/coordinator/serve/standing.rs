@@ -30,6 +30,10 @@ pub struct Standing {
     pub drill_failed: Option<DateTime<Utc>>,
     /// Since when it is known that a backup cannot be restored, if the newest look found that.
     pub corrupt_since: Option<DateTime<Utc>>,
+    /// The states of first backups of incarnations that followed others.
+    pub successions: Vec<DateTime<Utc>>,
+    /// Which incarnation the newest backup is of.
+    pub incarnation: Option<String>,
     /// When a capture last gave a sign of life.
     pub captured_at: Option<DateTime<Utc>>,
 }
@@ -57,6 +61,8 @@ pub async fn standing(
         standing.need = Some(Need::First(last.unwrap_or(since).max(since)));
         return Ok(standing);
     }
+    let newest = history.live().into_iter().rev().find(|one| one.commit.database == database);
+    standing.incarnation = newest.map(|one| one.commit.incarnation.clone());
     let mut timeline = repository.timeline(database).await?;
     standing.leave_out_damaged(&history, &mut timeline);
     standing.read(&timeline);
@@ -111,6 +117,13 @@ impl Standing {
         self.newest_backup = states.clone().map(|commit| commit.consistent_time).max();
         let fulls = states.filter(|commit| !commit.incremental);
         self.newest_full = fulls.map(|commit| commit.consistent_time).max();
+        let pairs = timeline.backups.windows(2).filter_map(|pair| match pair {
+            [before, after] if before.commit.incarnation != after.commit.incarnation => {
+                Some(after.commit.consistent_time)
+            }
+            _ => None,
+        });
+        self.successions = pairs.collect();
         self.captured_at = timeline.beat.as_ref().map(|beat| beat.at);
         let open = timeline.open_gap().and(timeline.coverage.last());
         self.need = open.map(|coverage| Need::Gap(coverage.start.at));

@@ -1,6 +1,6 @@
 //! Log is captured of every database that is to have it, by one coordinator at a time.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use stillpoint_contract::{ErrorKind, Result};
@@ -15,6 +15,9 @@ use crate::{
     coordinator::CaptureEvent,
     policy::{Logs, State},
 };
+
+/// How long a capture may take to store what it has, once it is told to end.
+const END_MAX: Duration = Duration::from_mins(1);
 
 impl Coordinator {
     /// Captures whatever is to be captured.
@@ -32,7 +35,7 @@ impl Coordinator {
                     continue;
                 }
                 let known = self.shared.known(name);
-                if known.is_none_or(|(_, standing)| standing.backups > 0) {
+                if known.is_none_or(|(_, standing)| member.may_join(&standing)) {
                     names.insert(name.clone());
                     let (fleet, member) = (Arc::clone(&fleet), Arc::clone(member));
                     let (mut fleets, mut stop) = (fleets.clone(), stop.clone());
@@ -41,7 +44,7 @@ impl Coordinator {
                             tokio::select! {
                                 biased;
                                 () = is_true(&mut stop) => {}
-                                _ = fleets.changed() => {}
+                                () = fleet.is_left_for_another(&mut fleets, &member.name) => {}
                             }
                         };
                         self.keep_capturing(&fleet, &member, is_over).await;
@@ -88,7 +91,12 @@ impl Coordinator {
             () = &mut captured => {}
             () = is_over => {
                 send.send_replace(true);
-                captured.await;
+                // A server that went away may leave us waiting for its answer.
+                tokio::select! {
+                    biased;
+                    () = captured => {}
+                    () = self.world.clock.sleep(END_MAX) => {}
+                }
             }
         }
     }

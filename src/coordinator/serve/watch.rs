@@ -18,7 +18,7 @@ use super::{
     evaluate::Said,
     fleet::{Fleet, Member},
     notice::{Notice, Outgoing},
-    run::{Coordinator, Wakes, is_true},
+    run::{Coordinator, Wakes, is_true, spaced},
     standing::Standing,
     work::told,
 };
@@ -90,8 +90,9 @@ impl Coordinator {
                 () = self.world.clock.sleep(self.rhythm.watch) => {}
             }
             if fleets.has_changed().unwrap_or(false) {
-                fleet = Arc::clone(&fleets.borrow_and_update());
-                wakes = Wakes::of(&fleet, self.world.clock.now());
+                let next = Arc::clone(&fleets.borrow_and_update());
+                wakes.follow(&fleet, &next, self.world.clock.now());
+                fleet = next;
                 matters.of.retain(|name, _| fleet.members.contains_key(name));
                 matters.unknown.retain(|name| fleet.members.contains_key(name));
             }
@@ -140,14 +141,15 @@ impl Coordinator {
         }
         // Of what nobody has looked at yet, nothing is over.
         if fleet.members.keys().all(|name| matters.of.contains_key(name)) {
-            self.post(matters).await?;
+            self.post(fleet, matters).await?;
         }
         Ok(true)
     }
 
     /// Writes down what is new and what is over, and what is to be sent because of it.
-    async fn post(&self, matters: &Matters) -> Result<()> {
+    async fn post(&self, fleet: &Fleet, matters: &Matters) -> Result<()> {
         let mut current: Vec<Alert> = matters.of.values().flatten().cloned().collect();
+        current.extend(fleet.unprotected());
         let mut kept = self.state.board().await?;
         let lasting = kept.board.open().filter(|((_, database), _)| {
             // What was told of it before cannot be over as long as nobody can look.
@@ -294,7 +296,8 @@ impl Coordinator {
             }
         };
         let Member { state, since, .. } = *member;
-        let reach = Reach { state, since, coverage: &standing.coverage };
+        let coverage = member.continuous(&standing);
+        let reach = Reach { state, since, coverage: &coverage };
         let copies = self.copies_of(&member.name);
         let copies: Vec<_> = copies.iter().map(CopyKnown::state).collect();
         let protection = Protection {
@@ -310,11 +313,8 @@ impl Coordinator {
         let found = alerts(&protection, Some(&member.policy), now);
         let deadline = reach.freshness(&member.policy, now).map(|fresh| fresh.deadline);
         let deadline = deadline.filter(|deadline| now < *deadline);
-        let again = if found.is_empty() {
-            self.rhythm.again(self.rhythm.well, fleet)
-        } else {
-            LOOK_AT_TROUBLE
-        };
+        let again =
+            if found.is_empty() { spaced(self.rhythm.well, fleet) } else { LOOK_AT_TROUBLE };
         let soonest = deadline.map(|deadline| deadline + TimeDelta::milliseconds(100));
         let again = soonest.unwrap_or(now + again).min(now + again);
         Ok(Found { alerts: found, is_known, again })

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use stillpoint_contract::{Error, ErrorKind, Result};
+use tokio::sync::watch;
 
 use super::{
     copies::COPY,
@@ -38,7 +39,12 @@ pub fn told(error: &Error) -> String {
 
 impl Coordinator {
     /// Does one job, and notes how it ended.
-    pub(super) async fn work(&self, fleet: &Fleet, claim: &Claim) {
+    pub(super) async fn work(
+        &self,
+        fleets: &watch::Receiver<Arc<Fleet>>,
+        fleet: &Fleet,
+        claim: &Claim,
+    ) {
         let meter = Arc::new(Meter::default());
         let patience = fleet.members.get(&claim.task.database).map(|member| {
             let is_drill = claim.task.kind == Kind::Drill.name();
@@ -46,9 +52,11 @@ impl Coordinator {
         });
         let ending = tokio::select! {
             biased;
-            done = Box::pin(self.perform(fleet, claim, &meter)) => {
-                done.unwrap_or_else(|error| Ending::failed(told(&error)))
-            }
+            done = Box::pin(self.perform(fleet, claim, &meter)) => match done {
+                Ok(ending) => ending,
+                Err(error) => self.broken_off(fleets, fleet, claim, &error).await,
+            },
+            why = fleet.is_displaced(fleets, claim) => Ending::superseded(why),
             ending = self.attend(claim, &meter, patience) => ending,
             () = self.dropped() => Ending::superseded("the coordinator ends"),
         };
@@ -112,6 +120,9 @@ impl Coordinator {
             // Another coordinator may know it already.
             return Ok(Ending::superseded("it is not configured here"));
         };
+        if member.is_absent() && task.kind != Kind::Drill.name() {
+            return Ok(Ending::superseded("there is no endpoint; it is begun when there is one"));
+        }
         if let Some(end) = member.policy.closed_until(self.world.clock.now()) {
             return Ok(Ending::superseded(format!("a blackout lasts until {}", stamp(end))));
         }

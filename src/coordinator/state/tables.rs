@@ -5,12 +5,12 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::database::{Database, Transaction, Value};
 
 /// The version of these tables.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 const META: &str = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BIGINT NOT NULL)";
 
 /// Statements that make version 1.
-const TABLES: [&str; 19] = [
+const TABLES: [&str; 18] = [
     // One attempt at something that was due.
     "CREATE TABLE job (
         id TEXT PRIMARY KEY, name TEXT NOT NULL, kind TEXT NOT NULL, due BIGINT NOT NULL,
@@ -22,7 +22,6 @@ const TABLES: [&str; 19] = [
     )",
     "CREATE INDEX job_waiting ON job (rank DESC, due, id) WHERE state = 'waiting'",
     "CREATE INDEX job_running ON job (name, kind) WHERE state = 'running'",
-    "CREATE INDEX job_burden ON job (repository, host) WHERE state = 'running'",
     "CREATE INDEX job_of ON job (name, id)",
     "CREATE INDEX job_ended ON job (ended) WHERE state = 'ended'",
     // A process that works, under a name that it drew when it began.
@@ -71,13 +70,36 @@ const TABLES: [&str; 19] = [
     "INSERT INTO audit_end (id, seq, hash) VALUES (1, 0, '')",
 ];
 
-/// Makes the tables where there are none.
+/// Statements that make version 2 of version 1.
+const SECOND: [&str; 3] = [
+    // What runs burdens a repository and a host: counted for every claim.
+    "CREATE INDEX job_burden ON job (repository, host) WHERE state = 'running'",
+    // An endpoint that was registered, and what has become of it.
+    "CREATE TABLE endpoint (
+        id TEXT PRIMARY KEY, source TEXT NOT NULL, target TEXT NOT NULL, labels TEXT NOT NULL,
+        wanted TEXT NOT NULL, ttl BIGINT, sign TEXT NOT NULL, since BIGINT NOT NULL,
+        renewed BIGINT NOT NULL, active BIGINT, identity TEXT, silent BIGINT, trouble TEXT,
+        drain_since BIGINT, drain_until BIGINT, drained BIGINT, ended BIGINT, how TEXT
+    )",
+    // That a database may begin another incarnation, in place of this one.
+    "CREATE TABLE adoption (
+        name TEXT PRIMARY KEY, incarnation TEXT NOT NULL, at BIGINT NOT NULL, who TEXT NOT NULL
+    )",
+];
+
+/// Makes the tables where there are none, and makes older ones newer.
 pub(super) async fn prepare(database: &dyn Database) -> Result<()> {
     let mut open = database.begin().await?;
     open.run(META, &[]).await?;
     match number(&mut *open, "version").await? {
         None => {
-            for table in TABLES {
+            for table in TABLES.into_iter().chain(SECOND) {
+                open.run(table, &[]).await?;
+            }
+            set_number(&mut *open, "version", VERSION).await?;
+        }
+        Some(1) => {
+            for table in SECOND {
                 open.run(table, &[]).await?;
             }
             set_number(&mut *open, "version", VERSION).await?;

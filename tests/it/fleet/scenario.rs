@@ -17,7 +17,7 @@ use futures::future::join_all;
 use stillpoint::{
     config::{Source, load},
     coordinator::{
-        Caps, Coordinator, Fleet, Hands, Member, Notifier, Place, Rhythm,
+        Caps, Coordinator, Endpoints, Fleet, Hands, Member, Notifier, Place, Rhythm,
         state::{Database, State},
     },
     pipeline::cpu::CpuPool,
@@ -298,6 +298,7 @@ fn fleet(scenario: &Scenario, since: DateTime<Utc>) -> Fleet {
             repository: ["a", "b"][place % 2].to_owned(),
             labels: BTreeMap::new(),
             subjects: Vec::new(),
+            endpoints: Endpoints::default(),
         };
         (name, Arc::new(member))
     };

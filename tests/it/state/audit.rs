@@ -5,7 +5,7 @@ use std::sync::Arc;
 use stillpoint::coordinator::state::{Outcome, State, Value, verify};
 use stillpoint_contract::{ErrorKind, code};
 
-use super::bench::{Bench, pause, task};
+use super::bench::{Bench, due, pause, task};
 
 pub(super) async fn a_changed_line_is_found(bench: &Bench) {
     let state = &bench.state;
@@ -54,9 +54,24 @@ pub(super) async fn a_changed_line_is_found(bench: &Bench) {
 }
 
 pub(super) async fn tables_of_a_newer_program_are_left_alone(bench: &Bench) {
-    bench.behind("UPDATE meta SET value = 2 WHERE key = 'version'").await;
+    bench.behind("UPDATE meta SET value = 3 WHERE key = 'version'").await;
     let refused = State::open(bench.database(), bench.entropy()).await.unwrap_err();
     assert_eq!((refused.kind(), refused.code()), (ErrorKind::Unsupported, code::STATE));
+}
+
+pub(super) async fn tables_of_an_older_program_become_these(bench: &Bench) {
+    let before = bench.state.enqueue(&due("shop", 1), "s").await.unwrap();
+    for statement in [
+        "UPDATE meta SET value = 1 WHERE key = 'version'",
+        "DROP TABLE endpoint",
+        "DROP TABLE adoption",
+    ] {
+        bench.behind(statement).await;
+    }
+    let state = State::open(bench.database(), bench.entropy()).await.unwrap();
+    assert!(state.endpoints().await.unwrap().is_empty());
+    assert_eq!(before.as_ref(), Some(&bench.jobs().await[0].id));
+    State::open(bench.database(), bench.entropy()).await.unwrap();
 }
 
 pub(super) async fn a_transaction_that_is_dropped_changes_nothing_and_holds_nobody_up(

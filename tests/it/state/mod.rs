@@ -5,6 +5,7 @@
 mod audit;
 mod bench;
 mod due;
+mod endpoints;
 mod faults;
 mod history;
 mod outage;

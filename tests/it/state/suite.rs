@@ -61,12 +61,17 @@ promises! {
         one_configuration_holds
         what_was_told_is_told_once_over_restarts
         messages_that_nobody_takes_are_bounded;
+    endpoints:
+        endpoints_are_remembered_as_they_were_changed
+        two_that_change_endpoints_lose_nothing
+        an_adoption_is_remembered_until_its_database_is_forgotten;
     history:
         jobs_are_found_by_what_they_are
         old_jobs_are_forgotten_save_the_newest_of_each;
     audit:
         a_changed_line_is_found
         tables_of_a_newer_program_are_left_alone
+        tables_of_an_older_program_become_these
         a_transaction_that_is_dropped_changes_nothing_and_holds_nobody_up
         any_text_is_kept;
     faults:
