@@ -13,13 +13,13 @@ use super::{
     exit,
     open::Opened,
     page::{Page, Table, Tone, printable},
-    serve::applied_already,
+    serve::{applied_already, outbox},
     session::Session,
     units,
 };
 use crate::{
     config::{Config, Database},
-    coordinator::{CopyReport, CopyStanding, Copying},
+    coordinator::{CopyReport, CopyStanding, Copying, Delivery, HandOff, Outbox},
     pipeline::Meter,
     policy::{CopyKind, CopyRule, Policy, Proof, State},
     repository::Pace,
@@ -71,6 +71,8 @@ struct Ran {
     /// Ids of the backups that were copied.
     backups: Vec<String>,
     segments: u64,
+    /// Ids of the backups that were handed over and are gone from there.
+    expired: Vec<String>,
     sent_objects: u64,
     sent_bytes: u64,
     /// Objects of the copy that were damaged, and are good again.
@@ -115,8 +117,17 @@ impl HeldBack {
 
 impl Ran {
     fn new(copy: &OneCopy<'_>, report: CopyReport) -> Self {
-        let CopyReport { copied, segments, mended, repaired, problems, sent, paused, left } =
-            report;
+        let CopyReport {
+            copied,
+            segments,
+            mended,
+            repaired,
+            expired,
+            problems,
+            sent,
+            paused,
+            left,
+        } = report;
         let bad = |problem: crate::repository::Problem| Bad {
             object: problem.object,
             what: problem.what,
@@ -129,6 +140,7 @@ impl Ran {
             to: copy.rule.to.clone(),
             backups: copied.into_iter().map(|(committed, _)| committed.commit.backup).collect(),
             segments,
+            expired,
             sent_objects: sent.0,
             sent_bytes: sent.1,
             mended,
@@ -164,6 +176,10 @@ impl Answer for RunAnswer {
                 units::bytes(ran.sent_bytes),
                 units::count(ran.sent_objects, "object", "objects"),
             ));
+            if !ran.expired.is_empty() {
+                let count = units::count(ran.expired.len() as u64, "backup", "backups");
+                page.line(format!("  {count} handed over earlier: not kept any more"));
+            }
             for object in &ran.mended {
                 page.line(format!("  {}: {}", page.paint(Tone::Good, "mended"), printable(object)));
             }
@@ -219,6 +235,8 @@ struct Listed {
     place: String,
     classes: Vec<&'static str>,
     backups: usize,
+    /// Backups that were handed over and that nobody has acknowledged; `null` of a repository.
+    unacknowledged: Option<usize>,
     newest: Option<Stamp>,
     lacking_backups: usize,
     lacking_segments: usize,
@@ -273,6 +291,11 @@ impl Answer for ListAnswer {
         }
         page.table(&table);
         for one in &self.copies {
+            if let Some(count) = one.unacknowledged.filter(|count| *count > 0) {
+                let count = units::count(count as u64, "backup", "backups");
+                let (database, copy) = (printable(&one.database), printable(&one.copy));
+                page.line(format!("{database} -> {copy}: {count} not acknowledged yet"));
+            }
             if let Some(problem) = &one.problem {
                 let line = format!("{} -> {}: {problem}", one.database, one.copy);
                 page.line(page.paint(Tone::Bad, &printable(&line)));
@@ -315,22 +338,39 @@ impl<'a> OneCopy<'a> {
         Ok(all)
     }
 
-    fn copying<'b>(
+    fn delivery<'b>(
         &'b self,
         config: &'b Config,
         source: &'b Opened,
-        target: &'b Opened,
-    ) -> Copying<'b> {
+        target: &'b Target,
+        may_expire: bool,
+    ) -> Delivery<'b> {
         let repository = config.repositories.get(&self.rule.to);
-        Copying {
-            database: &self.database.name,
-            policy: self.policy,
-            rule: self.rule,
-            state: State::Active,
-            labels: &self.database.labels,
-            source,
-            target,
-            windows: repository.map(|r| r.windows.as_slice()).unwrap_or_default(),
+        let windows = repository.map(|r| r.windows.as_slice()).unwrap_or_default();
+        let Self { database: Database { name: database, labels, .. }, policy, rule, .. } = self;
+        let state = State::Active;
+        match target {
+            Target::Repository(target) => Delivery::Replica(Copying {
+                database,
+                policy,
+                rule,
+                state,
+                labels,
+                source,
+                target,
+                windows,
+            }),
+            Target::Outbox(outbox) => Delivery::HandOff(HandOff {
+                database,
+                policy,
+                rule,
+                state,
+                labels,
+                source,
+                outbox,
+                windows,
+                may_expire,
+            }),
         }
     }
 }
@@ -341,10 +381,18 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     // Where a coordinator serves, what was applied holds, and not what a file says by now.
     let held = applied_already(session, &configured.coordinator).await?;
     let config = held.as_ref().map_or(&configured, |held| held.config());
+    // Nor does anything go before somebody has said by what.
+    let may_expire = held.as_ref().is_none_or(|held| held.may_expire());
     match command {
-        Command::Run(options) => Box::pin(make(session, config, options)).await,
+        Command::Run(options) => Box::pin(make(session, (config, may_expire), options)).await,
         Command::List(options) => list(session, config, options).await,
     }
+}
+
+/// What a copy goes to.
+enum Target {
+    Repository(Arc<Opened>),
+    Outbox(Box<Outbox>),
 }
 
 /// Repositories that are open, by name.
@@ -375,13 +423,24 @@ impl Shelf {
         config: &Config,
         name: &str,
         source: &Opened,
-    ) -> Result<Arc<Opened>> {
+    ) -> Result<Target> {
+        if let Some(outbox) = outbox(session, config, name) {
+            return Ok(Target::Outbox(Box::new(outbox)));
+        }
         if let Some(known) = self.open.get(name) {
-            return Ok(Arc::clone(known));
+            return Ok(Target::Repository(Arc::clone(known)));
         }
         let opened = Arc::new(reach::replica(session, config, name, source).await?);
         self.open.insert(name.to_owned(), Arc::clone(&opened));
-        Ok(opened)
+        Ok(Target::Repository(opened))
+    }
+
+    /// The same, where it is there already.
+    async fn seen(&mut self, session: &Session, config: &Config, name: &str) -> Result<Target> {
+        match outbox(session, config, name) {
+            Some(outbox) => Ok(Target::Outbox(Box::new(outbox))),
+            None => self.source(session, config, name).await.map(Target::Repository),
+        }
     }
 
     fn pace(&mut self, session: &Session, config: &Config, name: &str) -> Arc<Pace> {
@@ -392,7 +451,11 @@ impl Shelf {
     }
 }
 
-async fn make(session: &Session, config: &Config, options: RunOptions) -> Result<u8> {
+async fn make(
+    session: &Session,
+    (config, may_expire): (&Config, bool),
+    options: RunOptions,
+) -> Result<u8> {
     let mut copies = OneCopy::all(config, options.database.as_deref())?;
     if let Some(name) = &options.copy {
         let known: Vec<String> = copies.iter().map(|copy| copy.rule.name.clone()).collect();
@@ -408,7 +471,7 @@ async fn make(session: &Session, config: &Config, options: RunOptions) -> Result
     let mut answer = RunAnswer { copies: Vec::new(), warnings: Vec::new() };
     let mut failures: Vec<Error> = Vec::new();
     for copy in copies {
-        match Box::pin(one(session, config, &mut shelf, &copy)).await {
+        match Box::pin(one(session, (config, may_expire), &mut shelf, &copy)).await {
             Ok(ran) => answer.copies.push(ran),
             Err(error) => {
                 let error = error.with("copy", &copy.rule.name);
@@ -434,7 +497,7 @@ async fn make(session: &Session, config: &Config, options: RunOptions) -> Result
 
 async fn one(
     session: &Session,
-    config: &Config,
+    (config, may_expire): (&Config, bool),
     shelf: &mut Shelf,
     copy: &OneCopy<'_>,
 ) -> Result<Ran> {
@@ -442,11 +505,13 @@ async fn one(
     let target = shelf.target(session, config, &copy.rule.to, &source).await?;
     let pace = shelf.pace(session, config, &copy.rule.to);
     let meter = Arc::new(Meter::default());
-    let copying = copy.copying(config, &source, &target);
-    let work = Box::pin(copying.run(&session.world, &pace, &meter));
+    let delivery = copy.delivery(config, &source, &target, may_expire);
+    let work = Box::pin(delivery.run(&session.world, &pace, &meter));
     let subject = format!("{} -> {}", copy.database.name, copy.rule.name);
     let report = session.watch(&subject, &meter, work).await;
-    target.remember().await?;
+    if let Target::Repository(target) = &target {
+        target.remember().await?;
+    }
     source.remember().await?;
     Ok(Ran::new(copy, report?))
 }
@@ -458,8 +523,8 @@ async fn list(session: &Session, config: &Config, options: ListOptions) -> Resul
     for copy in OneCopy::all(config, options.database.as_deref())? {
         let looked = async {
             let source = shelf.source(session, config, copy.from).await?;
-            let target = shelf.source(session, config, &copy.rule.to).await?;
-            copy.copying(config, &source, &target).look(now).await
+            let target = shelf.seen(session, config, &copy.rule.to).await?;
+            copy.delivery(config, &source, &target, false).look(now).await
         };
         let (standing, problem) = match looked.await {
             Ok(standing) => (Some(standing), None),
@@ -475,6 +540,7 @@ async fn list(session: &Session, config: &Config, options: ListOptions) -> Resul
             place: repository.map(|repository| repository.url.clone()).unwrap_or_default(),
             classes: copy.rule.kinds.iter().map(|kind| class(*kind)).collect(),
             backups: known.backups,
+            unacknowledged: known.unacknowledged,
             newest: known.newest.map(Stamp),
             lacking_backups: known.lacking.len(),
             lacking_segments: known.log.segments.len(),

@@ -93,7 +93,7 @@ impl Sources {
         let own = database.and_then(|name| config.databases.get(name));
         let all = own.map_or_else(|| everywhere(&config), |database| places(&config, database));
         let is_original = |name: &&String| config.origin_of(name).is_none();
-        let originals = config.repositories.keys().filter(is_original).count();
+        let originals = config.restorable().filter(is_original).count();
         if is_typed {
             return typed(Some(config), all);
         }
@@ -331,7 +331,7 @@ fn is_stored(error: &Error) -> bool {
 
 /// Every repository, originals first: what a copy lacks may be there.
 fn everywhere(config: &Config) -> Vec<Place> {
-    let mut names: Vec<&String> = config.repositories.keys().collect();
+    let mut names: Vec<&String> = config.restorable().collect();
     names.sort_by_key(|name| config.origin_of(name).is_some());
     let place = |name: &String| Place::Configured { repository: name.clone(), name: name.clone() };
     names.into_iter().map(place).collect()
@@ -346,7 +346,9 @@ fn places(config: &Config, database: &Database) -> Vec<Place> {
     let mut places = vec![place(&database.repository, &database.repository)];
     let policy = config.policies.get(&database.policy);
     let copies = policy.map(|policy| policy.copies.as_slice()).unwrap_or_default();
-    places.extend(copies.iter().map(|copy| place(&copy.name, &copy.to)));
+    // What was handed over is others' to restore.
+    let copies = copies.iter().filter(|copy| !config.is_handoff(&copy.to));
+    places.extend(copies.map(|copy| place(&copy.name, &copy.to)));
     places
 }
 
@@ -358,8 +360,8 @@ fn named(config: &Config, places: &[Place], from: &str) -> Result<Place> {
     };
     let original = places.first().filter(|_| from == ORIGINAL);
     let repository = config
-        .repositories
-        .contains_key(from)
+        .restorable()
+        .any(|name| name == from)
         .then(|| Place::Configured { name: from.to_owned(), repository: from.to_owned() });
     let found = places.iter().find(of).or(original).cloned().or(repository);
     found.ok_or_else(|| {

@@ -47,7 +47,7 @@ pub(super) fn build(main: &Node, built_in: &Node, problems: &mut Vec<Problem>) -
     let policies = named(main, "policy").map(|(name, ..)| name.clone());
     let policies = policies.chain([BUILT_IN.to_owned()]).map(|name| {
         let layers = Layers::of(&name, main, built_in);
-        let policy = policy(&name, &layers, zone);
+        let policy = policy(&name, &layers, zone, &repositories);
         (name, policy)
     });
     let policies: BTreeMap<_, _> = policies.collect();
@@ -56,7 +56,8 @@ pub(super) fn build(main: &Node, built_in: &Node, problems: &mut Vec<Problem>) -
         let mut copies = policies.values().flat_map(|policy: &Policy| &policy.copies);
         copies.any(|copy| copy.to == **name)
     };
-    let mut originals = repositories.keys().filter(|name| !is_copy(name));
+    let is_handoff = |name: &&String| repositories.get(*name).is_some_and(|one| one.is_handoff);
+    let mut originals = repositories.keys().filter(|name| !is_copy(name) && !is_handoff(name));
     let only = match (originals.next(), originals.next()) {
         (Some(only), None) => Some(only.clone()),
         _ => None,
@@ -252,8 +253,11 @@ fn repository(node: &Node) -> Repository {
         passphrase.or_else(|| node.get("key").and_then(secret).map(Encryption::Key))
     });
     let limits = node.get("limits");
+    let is_handoff = node.get("kind").and_then(Node::text) == Some("handoff");
+    let place = if is_handoff { "path" } else { "url" };
     Repository {
-        url: text(node, "url").unwrap_or_default(),
+        url: text(node, place).unwrap_or_default(),
+        is_handoff,
         encryption,
         site: text(node, "site"),
         running: limits.and_then(|limits| whole(limits, "running")),
@@ -278,7 +282,12 @@ fn database(name: &str, node: &Node, repository: String) -> Database {
 }
 
 /// What every layer together says; the last one, ours, says everything that must be said.
-fn policy(name: &str, layers: &Layers<'_>, zone: Tz) -> Policy {
+fn policy(
+    name: &str,
+    layers: &Layers<'_>,
+    zone: Tz,
+    repositories: &BTreeMap<String, Repository>,
+) -> Policy {
     let number = |key| match layers.get(key)?.value {
         Value::Whole(number) => u32::try_from(number).ok(),
         _ => None,
@@ -295,7 +304,7 @@ fn policy(name: &str, layers: &Layers<'_>, zone: Tz) -> Policy {
         full: layers.get("full").and_then(timing),
         incremental: layers.get("incremental").and_then(timing),
         logs: layers.get("logs").map_or(Logs::Stream, logs),
-        copies: copies.map(|node| copy(node, &keep)).collect(),
+        copies: copies.map(|node| copy(node, &keep, repositories)).collect(),
         keep,
         floor: number("floor").unwrap_or_default(),
         missed: layers.get("missed").map_or(Missed::Latest(WITHIN), missed),
@@ -345,11 +354,15 @@ fn keep(node: &Node) -> Keep {
         yearly: count("yearly"),
         every: every.filter(|_| event.is_none()),
         event,
-        until_acknowledged: false,
+        until_acknowledged: is_true(node.get("until_ack")),
     }
 }
 
-fn copy(node: &Node, of_policy: &Keep) -> CopyRule {
+fn is_true(node: Option<&Node>) -> bool {
+    node.is_some_and(|node| matches!(node.value, Value::Flag(true)))
+}
+
+fn copy(node: &Node, of_policy: &Keep, repositories: &BTreeMap<String, Repository>) -> CopyRule {
     let kind = |node: &Node| match node.text()? {
         "full" => Some(CopyKind::Full),
         "incremental" => Some(CopyKind::Incremental),
@@ -357,10 +370,16 @@ fn copy(node: &Node, of_policy: &Keep) -> CopyRule {
         _ => None,
     };
     let kinds = node.get("class").map(|node| node.list().iter().filter_map(kind).collect());
-    let all = || vec![CopyKind::Full, CopyKind::Incremental, CopyKind::Logs];
+    let to = text(node, "to").unwrap_or_default();
+    let is_handoff = repositories.get(&to).is_some_and(|repository| repository.is_handoff);
+    let all = || match is_handoff {
+        // Complete files have no use for log.
+        true => vec![CopyKind::Full, CopyKind::Incremental],
+        false => vec![CopyKind::Full, CopyKind::Incremental, CopyKind::Logs],
+    };
     CopyRule {
         name: text(node, "name").unwrap_or_default(),
-        to: text(node, "to").unwrap_or_default(),
+        to,
         from: text(node, "from"),
         when: CopyWhen::Verified,
         kinds: kinds.unwrap_or_else(all),

@@ -8,6 +8,7 @@ use stillpoint_contract::code;
 
 use super::{
     build::named,
+    handoffs,
     layers::{BUILT_IN, LAYERS_MAX, layer},
     model::Config,
     problem::Problem,
@@ -39,6 +40,7 @@ pub(super) fn judge(main: &Node, config: &Config, now: DateTime<Utc>, problems: 
     judge.second_places();
     judge.fed();
     judge.alerts();
+    handoffs::judge(main, config, problems);
 }
 
 struct Judge<'a, 'p> {
@@ -333,7 +335,9 @@ impl Judge<'_, '_> {
             let Some(policy) = config.policies.get(&database.policy) else { continue };
             let layer = layer(self.main, &policy.name).and_then(|(_, node)| node.get("copy"));
             let nodes = layer.map_or(&[][..], Node::list);
-            for (place, copy) in policy.copies.iter().enumerate() {
+            let copies = policy.copies.iter().enumerate();
+            // What is left for others may come from anywhere.
+            for (place, copy) in copies.filter(|(_, copy)| !config.is_handoff(&copy.to)) {
                 let to = copy.to.as_str();
                 let user = config.databases.values().find(|other| other.repository == to);
                 let first = *origins.entry(to).or_insert(&database.repository);

@@ -6,6 +6,7 @@ mod form;
 mod found;
 #[cfg(test)]
 mod found_tests;
+mod handoffs;
 mod judge;
 mod layers;
 mod load;

@@ -80,6 +80,17 @@ pub struct Ruling {
 }
 
 impl Config {
+    /// Whether a repository is a folder in which files are left for others.
+    pub fn is_handoff(&self, repository: &str) -> bool {
+        self.repositories.get(repository).is_some_and(|repository| repository.is_handoff)
+    }
+
+    /// The repositories that something can be restored from, by name.
+    pub fn restorable(&self) -> impl Iterator<Item = &String> {
+        let all = self.repositories.iter().filter(|(_, repository)| !repository.is_handoff);
+        all.map(|(name, _)| name)
+    }
+
     /// The repository that a copy is fed from in the end, if the named one is a copy: the first
     /// repository of a database whose policy copies there.
     pub fn origin_of(&self, repository: &str) -> Option<&str> {
@@ -159,6 +170,9 @@ pub struct Heartbeat {
 pub struct Repository {
     /// Where it is.
     pub url: String,
+    /// Whether it is a folder in which complete native files are left for others, and no
+    /// repository that anything is restored from.
+    pub is_handoff: bool,
     /// What opens it.
     pub encryption: Option<Encryption>,
     /// Where it is, for rules about places.

@@ -187,12 +187,26 @@ const SECRET: &[Key] = &[
 
 const REPOSITORY: &[Key] = &[
     Key::new("url", Shape::Text(&ANY), "a directory, or s3://, az:// or gs:// and a bucket")
-        .must()
-        .alike(&["path", "location"]),
+        .alike(&["location"]),
+    Key::new(
+        "kind",
+        Shape::Word(&["handoff"]),
+        "\"handoff\": a folder in which copies leave complete native files for others to fetch",
+    )
+    .alike(&["type"]),
+    Key::new("path", Shape::Text(&ANY), "handoff: the folder; it is never created").alike(&[
+        "directory",
+        "dir",
+        "folder",
+    ]),
     Key::new("encryption", Shape::Choice(ENCRYPTION), "what opens it; nothing, if not encrypted"),
     Key::new("site", Shape::Text(&NAME), "where it is, for rules about places"),
     Key::new("limits", Shape::Table(LIMITS), "what may be asked of it"),
-    Key::new("quota", Shape::Text(&SIZE), "how much it may hold before it is an alert"),
+    Key::new(
+        "quota",
+        Shape::Text(&SIZE),
+        "how much it may hold before it is an alert; handoff: how much it may hold at all",
+    ),
 ];
 
 const ENCRYPTION: &[Key] = &[
@@ -255,6 +269,12 @@ const KEEP: &[Key] = &[
     Key::new("for", Shape::Text(&PERIOD), "every one, for so long, or so long after an event"),
     Key::new("after_event", Shape::Text(&NAME), "the event after which `for` begins"),
     Key::new("subject", Shape::Text(&NAME), "whom the event happens to"),
+    Key::new(
+        "until_ack",
+        Shape::Flag,
+        "handoff: every one, until whoever fetches it has put `.ack` beside `.ready`",
+    )
+    .alike(&["until_acknowledged", "ack"]),
 ];
 
 const COUNT: Shape = Shape::Whole { least: 0, most: 10_000 };
@@ -267,7 +287,7 @@ const COPY: &[Key] = &[
     Key::new(
         "class",
         Shape::List(&Shape::Word(&["full", "incremental", "logs"])),
-        "what is copied [default: everything]",
+        "what is copied [default: everything; to a handoff, \"full\" and \"incremental\"]",
     ),
     Key::new("keep", Shape::Table(KEEP), "what is kept there [default: as in the policy]"),
     Key::new("window", WINDOWS, "when it may run [default: always]"),

@@ -50,6 +50,8 @@ pub struct CopyStanding {
     pub backups: usize,
     /// The newest point that can be restored from it.
     pub newest: Option<DateTime<Utc>>,
+    /// Backups that were handed over and that nobody has acknowledged; nothing of a repository.
+    pub unacknowledged: Option<usize>,
     /// Backups that it lacks, in the order in which they were made.
     pub lacking: Vec<Committed>,
     /// Backups that it has and that nobody has proven there.
@@ -76,6 +78,8 @@ pub struct CopyReport {
     pub mended: Vec<String>,
     /// Objects of the source that were brought back from the copy.
     pub repaired: Vec<String>,
+    /// Backups that were handed over and are gone from there.
+    pub expired: Vec<String>,
     /// What is not as it was written, and was not copied because of that.
     pub problems: Vec<Problem>,
     /// Objects and bytes that were sent.

@@ -113,6 +113,11 @@ impl ResolvedRestore {
         Ok((reached, log.log.bytes_read()))
     }
 
+    /// How it is used by whoever has the engine and nothing of ours.
+    pub(super) fn native_use(&self, file: &str) -> Vec<String> {
+        self.engine.native_use(&self.manifest.version, file)
+    }
+
     /// A position as the engine's own tools print it.
     pub fn render(&self, position: &LogPosition) -> String {
         self.engine.render(position)

@@ -65,6 +65,10 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) with what the engine said.
     async fn check(&self, plan: &RestorePlan) -> Result<String>;
 
+    /// How a restored database is used by whoever has the engine and nothing of ours, a sentence a
+    /// line. `file` is the name of its file; of a database that is a directory, of the tar of it.
+    fn native_use(&self, version: &str, file: &str) -> Vec<String>;
+
     /// Whether a sandbox finds in what it reads whatever [`check`](Self::check) would find there,
     /// so that a part of a database can be read without checking all of it.
     fn checks_as_it_reads(&self) -> bool {

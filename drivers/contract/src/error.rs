@@ -174,6 +174,8 @@ pub mod code {
     pub const PLAN: Code = Code(613);
     /// A copy may not run now.
     pub const COPY_PAUSED: Code = Code(614);
+    /// What is handed over would exceed the quota of its folder.
+    pub const OUTBOX_FULL: Code = Code(615);
     /// Somebody could not be told.
     pub const NOTIFY: Code = Code(620);
     /// An address could not be listened on.

@@ -47,6 +47,18 @@ impl Engine for PostgresEngine {
         Ok(Config::new(endpoint)?.default_name())
     }
 
+    fn native_use(&self, version: &str, file: &str) -> Vec<String> {
+        let major = version.split(['.', ' ', 'b', 'r']).next().unwrap_or(version);
+        vec![
+            format!("{file} is a complete data directory with its WAL, of PostgreSQL {version}."),
+            format!("As the user of the server: mkdir -m 700 DATA && tar -xpf {file} -C DATA"),
+            format!("With the programs of PostgreSQL {major}: pg_ctl -D DATA start"),
+            "The server replays the WAL that is there, and is consistent then.".to_owned(),
+            "Settings are those of the cluster: look at postgresql.conf before it starts."
+                .to_owned(),
+        ]
+    }
+
     async fn connect(&self, endpoint: &Endpoint) -> Result<Box<dyn Driver>> {
         let cluster = Cluster::new(Config::new(endpoint)?, Arc::clone(&self.clock))?;
         Facts::ask(&cluster.sql().await?).await?;

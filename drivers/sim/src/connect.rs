@@ -52,6 +52,10 @@ impl Engine for SimEngine {
         Ok(endpoint.address.clone())
     }
 
+    fn native_use(&self, version: &str, file: &str) -> Vec<String> {
+        vec![format!("{file} is a database of the simulated engine, version {version}.")]
+    }
+
     async fn connect(&self, endpoint: &Endpoint) -> Result<Box<dyn Driver>> {
         let server = self.servers().get(&endpoint.address).cloned();
         let server = server.filter(|server| !server.state().gone);

@@ -43,6 +43,14 @@ impl Engine for SqliteEngine {
         Config::new(endpoint)?.default_name()
     }
 
+    fn native_use(&self, version: &str, file: &str) -> Vec<String> {
+        vec![
+            format!("{file} is a complete database, written by SQLite {version}."),
+            "Copy it to where the application opens it, with no -wal or -shm beside it.".to_owned(),
+            format!("To look at it: sqlite3 {file} 'PRAGMA integrity_check'"),
+        ]
+    }
+
     async fn connect(&self, endpoint: &Endpoint) -> Result<Box<dyn Driver>> {
         let config = Config::new(endpoint)?;
         let clock = Arc::clone(&self.clock);

@@ -44,6 +44,13 @@ pub(crate) async fn place(
             .with("given", name)
             .with("configured", known.join(", ")));
     };
+    if repository.is_handoff {
+        let step = "open what is handed over as a repository";
+        return Err(Error::new(ErrorKind::Refused, code::NO_REPOSITORY, step)
+            .with("repository", name)
+            .with("place", &repository.url)
+            .why("native files lie there, for others to take: its manifests say how to use them"));
+    }
     let with = (&*session.world.clock, &session.environment);
     let of = format!("of repository {name}");
     // A copy has the keys of what it is copied from, and may have others.
@@ -113,7 +120,7 @@ pub(crate) async fn either(session: &Session, database: Option<&str>) -> Result<
     }
     let config = serve::found(session).await?.config;
     let own = database.and_then(|name| config.databases.get(name));
-    let mut names = config.repositories.keys().filter(|name| config.origin_of(name).is_none());
+    let mut names = config.restorable().filter(|name| config.origin_of(name).is_none());
     let name = match (own, names.next(), names.next()) {
         (Some(database), ..) => &database.repository,
         (None, Some(only), None) => only,

@@ -134,7 +134,9 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let mut places: BTreeMap<&str, Vec<Keeping<'_>>> = BTreeMap::new();
     for database in files::chosen(config, options.database.as_deref())? {
         let Some(keeping) = Keeping::of(config, database) else { continue };
-        for keeping in std::iter::once(keeping).chain(keeping.copies()) {
+        // What was handed over goes with the next run of its copy.
+        let copies = keeping.copies().filter(|copy| !config.is_handoff(copy.repository()));
+        for keeping in std::iter::once(keeping).chain(copies) {
             places.entry(keeping.repository()).or_default().push(keeping);
         }
     }

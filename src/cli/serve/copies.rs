@@ -1,17 +1,17 @@
 //! The repositories of copies: opened behind what they are made of, and created once.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
-    super::{config::reach, init, session::Session},
+    super::{config::reach, drill, init, process, session::Session},
     applied::Held,
     fleet::{Seen, open_already},
 };
 use crate::{
     config::Config,
-    coordinator::{CopyKnown, Fleet, Link, Member, state::State as Coordinated, told},
+    coordinator::{CopyKnown, Fleet, Link, Member, Outbox, state::State as Coordinated, told},
     repository::Repository,
 };
 
@@ -28,7 +28,8 @@ fn targets(held: &Held) -> Vec<(&Config, &str, &str)> {
     for (config, database) in own.chain(former) {
         let Some(policy) = config.policies.get(&database.policy) else { continue };
         for rule in policy.copies_in_order() {
-            if !targets.iter().any(|(_, to, _)| *to == rule.to) {
+            // A folder for others is not opened.
+            if !config.is_handoff(&rule.to) && !targets.iter().any(|(_, to, _)| *to == rule.to) {
                 let source = policy.source_of(rule, &database.repository);
                 targets.push((config, &rule.to, source));
             }
@@ -113,6 +114,29 @@ pub(super) async fn look(session: &Session, held: &Held, seen: &mut Seen) {
     }
 }
 
+/// A folder from which others fetch copies, if that is what the name stands for.
+pub(crate) fn outbox(session: &Session, config: &Config, name: &str) -> Option<Outbox> {
+    let repository = config.repositories.get(name).filter(|repository| repository.is_handoff)?;
+    Some(Outbox {
+        path: PathBuf::from(&repository.url),
+        quota: repository.quota,
+        engines: session.engines.clone(),
+        scratch: drill::place(&session.environment, None),
+        process: (process::own(), process::is_gone),
+    })
+}
+
+/// All of them.
+pub(super) fn outboxes(session: &Session, held: &Held) -> BTreeMap<String, Outbox> {
+    let former = held.former().into_iter().map(|(config, _)| config);
+    // What is written now is what counts.
+    let all = former.chain([held.config()]).flat_map(|config| {
+        let names = config.repositories.keys();
+        names.filter_map(|name| Some((name.clone(), outbox(session, config, name)?)))
+    });
+    all.collect()
+}
+
 /// How copies may write to each repository.
 pub(super) fn links(config: &Config) -> BTreeMap<String, Link> {
     let link = |(name, repository): (&String, &crate::config::Repository)| {
@@ -128,7 +152,7 @@ pub(super) async fn known(session: &Session, fleet: &Fleet, member: &Member) -> 
     let now = session.world.clock.now();
     let mut known = Vec::new();
     for rule in member.policy.copies_in_order() {
-        let looked = async { fleet.copying(member, rule)?.look(now).await };
+        let looked = async { fleet.delivery(member, rule)?.look(now).await };
         known.push(CopyKnown::of(rule, looked.await));
     }
     known

@@ -81,8 +81,9 @@ pub(super) async fn open(
     }
     let (caps, may_expire) = (caps(&held.loaded.config), held.may_expire());
     let links = copies::links(&held.loaded.config);
+    let outboxes = copies::outboxes(session, held);
     let unprotected = unprotected(&held.loaded.config);
-    Ok(Fleet { members, repositories, unopened, caps, links, may_expire, unprotected })
+    Ok(Fleet { members, repositories, outboxes, unopened, caps, links, may_expire, unprotected })
 }
 
 /// Everything that holds, for those who only look: nothing is created, and what cannot be opened
@@ -98,9 +99,13 @@ pub(super) async fn look(
     let repositories = seen.repositories.clone();
     let (caps, may_expire) = (caps(&held.loaded.config), held.may_expire());
     let links = copies::links(&held.loaded.config);
+    let outboxes = copies::outboxes(session, held);
     let unprotected = unprotected(&held.loaded.config);
     let unopened = BTreeMap::new();
-    Ok((Fleet { members, repositories, unopened, caps, links, may_expire, unprotected }, seen))
+    Ok((
+        Fleet { members, repositories, outboxes, unopened, caps, links, may_expire, unprotected },
+        seen,
+    ))
 }
 
 /// Endpoints that belong to no database.

@@ -20,6 +20,7 @@ mod state;
 mod status;
 
 pub(crate) use audit::{Command as AuditCommand, run as audit};
+pub(crate) use copies::outbox;
 pub(crate) use db::{Command as DbCommand, run as db};
 pub(crate) use desk::{applied_already, found, unprotected};
 pub(crate) use endpoint::{Command as EndpointCommand, run as endpoint};

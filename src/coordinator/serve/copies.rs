@@ -22,11 +22,11 @@ use super::{
 };
 use crate::{
     coordinator::{
-        CopyReport, CopyStanding, Copying,
+        CopyReport, CopyStanding, Copying, Delivery, HandOff,
         state::{Filter, Outcome, Phase, Stage, Task},
     },
     pipeline::Meter,
-    policy::{BACKOFF_FIRST, BACKOFF_MAX, CopyRule, CopyState, Reach, rank},
+    policy::{BACKOFF_FIRST, BACKOFF_MAX, CopyRule, CopyState, Reach, Window, rank},
     repository::{Holdings, Pace, Repository, history::Committed},
 };
 
@@ -63,6 +63,8 @@ pub struct CopyKnown {
     pub lacking_segments: usize,
     /// The newest point that can be restored from it.
     pub newest: Option<DateTime<Utc>>,
+    /// Backups that were handed over and that nobody has acknowledged; nothing of a repository.
+    pub unacknowledged: Option<usize>,
     /// Why it could not be looked at the last time.
     pub problem: Option<String>,
 }
@@ -77,6 +79,7 @@ impl CopyKnown {
             lacking_backups: 0,
             lacking_segments: 0,
             newest: None,
+            unacknowledged: None,
             problem: None,
         };
         match looked {
@@ -86,6 +89,7 @@ impl CopyKnown {
                 lacking_backups: standing.lacking.len(),
                 lacking_segments: standing.log.segments.len(),
                 newest: standing.newest,
+                unacknowledged: standing.unacknowledged,
                 ..blank
             },
             Err(error) => Self { problem: Some(told(&error)), ..blank },
@@ -116,14 +120,32 @@ pub(super) struct Shelf {
 type Drilled = (Option<DateTime<Utc>>, Option<DateTime<Utc>>);
 
 impl Fleet {
-    /// A copy of a member, if both repositories are open.
+    /// A copy of a member, if both of its ends are open.
     ///
     /// # Errors
     ///
     /// [`Transient`](ErrorKind::Transient) when one is not.
-    pub fn copying<'a>(&'a self, member: &'a Member, rule: &'a CopyRule) -> Result<Copying<'a>> {
-        let source = member.policy.source_of(rule, &member.repository);
-        Ok(self.copy_within(member, rule, (self.named(source)?, self.named(&rule.to)?)))
+    pub fn delivery<'a>(&'a self, member: &'a Member, rule: &'a CopyRule) -> Result<Delivery<'a>> {
+        let source = self.named(member.policy.source_of(rule, &member.repository))?;
+        let Some(outbox) = self.outboxes.get(&rule.to) else {
+            let ends = (&**source, &**self.named(&rule.to)?);
+            return Ok(Delivery::Replica(self.copy_within(member, rule, ends)));
+        };
+        Ok(Delivery::HandOff(HandOff {
+            database: &member.name,
+            policy: &member.policy,
+            rule,
+            state: member.state,
+            labels: &member.labels,
+            source,
+            outbox,
+            windows: self.windows_of(&rule.to),
+            may_expire: self.may_expire,
+        }))
+    }
+
+    fn windows_of(&self, name: &str) -> &[Window] {
+        self.links.get(name).map(|link| link.windows.as_slice()).unwrap_or_default()
     }
 
     fn copy_within<'a>(
@@ -132,7 +154,6 @@ impl Fleet {
         rule: &'a CopyRule,
         (source, target): (&'a Repository, &'a Repository),
     ) -> Copying<'a> {
-        let link = self.links.get(&rule.to);
         Copying {
             database: &member.name,
             policy: &member.policy,
@@ -141,7 +162,7 @@ impl Fleet {
             labels: &member.labels,
             source,
             target,
-            windows: link.map(|link| link.windows.as_slice()).unwrap_or_default(),
+            windows: self.windows_of(&rule.to),
         }
     }
 
@@ -331,23 +352,27 @@ impl Coordinator {
         member: &Member,
         rule: &CopyRule,
     ) -> Result<DateTime<Utc>> {
-        let copying = fleet.copying(member, rule)?;
+        let delivery = fleet.delivery(member, rule)?;
         let now = self.world.clock.now();
-        let standing = copying.look(now).await?;
+        if let Delivery::HandOff(hand_off) = &delivery {
+            self.note_handed(member, rule, &hand_off.expire(&self.world).await?).await?;
+        }
+        let standing = delivery.look(now).await?;
         let needs_job = standing.needs_job();
         self.note_copy(member, CopyKnown::of(rule, Ok(standing)));
         let is_drilled = member.policy.drill.as_ref().and_then(|drill| drill.from.as_ref());
-        if is_drilled == Some(&rule.name) {
+        if let Some(copying) = delivery.replica().filter(|_| is_drilled == Some(&rule.name)) {
             let drilled = drilled_in(copying.target, &member.name).await?;
             self.shared.copies().drills.insert(member.name.clone(), drilled);
         }
         let again = now + LOOK_AGAIN;
-        if !copying.hours().are_open(now) {
-            return Ok(copying.hours().next_open(now).map_or(again, |opens| again.min(opens)));
+        if !delivery.hours().are_open(now) {
+            return Ok(delivery.hours().next_open(now).map_or(again, |opens| again.min(opens)));
         }
         if needs_job {
             return self.queue_copy(fleet, member, rule, now).await;
         }
+        let Some(copying) = delivery.replica() else { return Ok(again) };
         let pace = self.pace(fleet, &rule.to);
         let meter = Arc::new(Meter::default());
         let report = copying.run_log(&self.world, &pace, &meter).await?;
@@ -360,6 +385,17 @@ impl Coordinator {
             self.note_copy(member, CopyKnown::of(rule, found));
         }
         Ok(again)
+    }
+
+    /// Tells what was handed over and is gone.
+    async fn note_handed(&self, member: &Member, rule: &CopyRule, gone: &[String]) -> Result<()> {
+        for backup in gone {
+            let (database, copy) = (&member.name, &rule.name);
+            tracing::info!(event = "backup.expired", database, copy, backup);
+            let detail = format!("{backup} is not kept by copy {copy} any more");
+            self.state.note(&self.worker, "backup.expired", database, &detail).await?;
+        }
+        Ok(())
     }
 
     /// Puts the copying of backups into the queue, unless it waits there or has just failed. Says
@@ -445,9 +481,10 @@ impl Coordinator {
         let Some(rule) = member.policy.copies.iter().find(|rule| rule.name == name) else {
             return Ok(Ending::superseded("no such copy is configured here"));
         };
-        let copying = fleet.copying(member, rule)?;
+        let delivery = fleet.delivery(member, rule)?;
         let pace = self.pace(fleet, &rule.to);
-        let report = copying.run(&self.world, &pace, meter).await?;
+        let report = delivery.run(&self.world, &pace, meter).await?;
+        self.note_handed(member, rule, &report.expired).await?;
         let CopyReport { copied, segments, mended, repaired, problems, sent, paused, .. } = report;
         let told = format!(
             "{} backups and {segments} segments copied, {} bytes sent, {} objects mended, {} of \

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use stillpoint_contract::{Endpoint, Engine, Error, ErrorKind, Result, code};
 
 use crate::{
-    coordinator::{Successor, state::Adoption},
+    coordinator::{Outbox, Successor, state::Adoption},
     policy::{Lifecycle, Policy, State, Window},
     repository::Repository,
 };
@@ -22,6 +22,8 @@ pub struct Fleet {
     pub members: BTreeMap<String, Arc<Member>>,
     /// Where backups are kept, by name.
     pub repositories: BTreeMap<String, Arc<Repository>>,
+    /// Folders from which others fetch copies, by name.
+    pub outboxes: BTreeMap<String, Outbox>,
     /// Why others could not be opened, by name.
     pub unopened: BTreeMap<String, String>,
     /// How many jobs may run at once.

@@ -74,7 +74,11 @@ impl Coordinator {
                 std::iter::once(&one.repository).chain(copies)
             })
             .collect();
-        for name in names.into_iter().filter(|name| !fleet.unopened.contains_key(*name)) {
+        // What was handed over is looked after whenever somebody looks what lacks there.
+        let is_open = |name: &&String| {
+            !fleet.unopened.contains_key(*name) && !fleet.outboxes.contains_key(*name)
+        };
+        for name in names.into_iter().filter(is_open) {
             let own = format!("repository {name}");
             let key = (own.clone(), UPKEEP.to_owned());
             let from = looked.get(&key).copied();
