@@ -280,6 +280,44 @@ fn circles_are_found() {
     assert!(found.contains(&"SP0141".to_owned()) && found.contains(&"SP0112".to_owned()));
 }
 
+/// Row 19: a folder for others is no repository, and says what it cannot be.
+#[test]
+fn row_19_a_handoff_is_configured_and_is_no_repository() {
+    let with = |place: &str, copy: &str| {
+        of(&format!(
+            "{EXAMPLE}[repository.onprem]\nkind = \"handoff\"\n{place}\n\
+             [[policy.p.copy]]\nname = \"tape\"\nto = \"onprem\"\n{copy}\n"
+        ))
+    };
+    let keep = "keep = { for = \"14d\", until_ack = true }";
+    let fine = with("path = \"/mnt/efs/outbox\"\nquota = \"2TiB\"", keep);
+    assert!(fine.is_sound(), "{}", told(&fine));
+    let config = &fine.config;
+    assert!(config.is_handoff("onprem") && !config.is_handoff("primary"));
+    assert_eq!(config.restorable().collect::<Vec<_>>(), ["primary"]);
+    let repository = &config.repositories["onprem"];
+    assert_eq!((&*repository.url, repository.quota), ("/mnt/efs/outbox", Some(2 << 40)));
+    let rule = &config.policies["p"].copies[0];
+    assert!(rule.keep.until_acknowledged);
+    assert_eq!(rule.kinds, [CopyKind::Full, CopyKind::Incremental], "log has no use there");
+
+    let path = "path = \"/mnt/outbox\"";
+    for (place, copy, code, what) in [
+        ("", "", "SP0110", "`path` is not there"),
+        ("path = \"/x\"\nurl = \"/y\"", "", "SP0107", "`url` says nothing"),
+        (path, "class = [\"logs\"]", "SP0109", "no log"),
+        (path, "[policy.p]\nkeep = { until_ack = true }", "SP0109", "only what was handed over"),
+        (path, "[policy.p.drill]\nevery = \"7d\"\nfrom = \"tape\"", "SP0109", "not restored from"),
+        (path, "[database.x]\nrepository = \"onprem\"", "SP0109", "not kept in a handoff"),
+    ] {
+        let found = with(place, copy);
+        let text = told(&found);
+        assert!(text.contains(code) && text.contains(what), "{code} {what}:\n{text}");
+    }
+    let plain = of(&EXAMPLE.replace("url", "path"));
+    assert!(codes(&plain).iter().any(|code| code == "SP0107"), "{}", told(&plain));
+}
+
 #[test]
 fn schedules_are_read_and_their_uneven_days_are_named() {
     let with = |full: &str| of(&format!("{EXAMPLE}[policy.a]\nfull = {full}\n"));

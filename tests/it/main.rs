@@ -11,6 +11,7 @@ mod drills;
 mod endpoints;
 mod fleet;
 mod full_store;
+mod handoff;
 mod invariants;
 mod kills;
 mod mounts;

@@ -9,4 +9,4 @@ mod everyday;
 mod pace;
 mod postgres;
 mod serving;
-mod yard;
+pub(crate) mod yard;
