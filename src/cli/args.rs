@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use super::{
     answer::Format,
     archive, backup, check, completion, config, copy, demo, drill, evidence, exit, fetch, forget,
-    grants, init, list, logs, man, mount, repo, restore,
+    grants, init, list, logs, man, mount, pickup, repo, restore,
     retention::{event, expire, explain, hold},
     schedule, serve, show, timeline, verify,
 };
@@ -198,6 +198,9 @@ pub(crate) enum Command {
     /// Look after second copies of backups: what they have, and what they lack.
     #[command(subcommand)]
     Copy(copy::Command),
+    /// Look after files that applications left to be backed up.
+    #[command(subcommand)]
+    Pickup(pickup::Command),
     /// Tell why something is as it is.
     #[command(subcommand)]
     Explain(explain::Command),

@@ -35,6 +35,7 @@ mod native;
 mod open;
 mod page;
 mod partial;
+mod pickup;
 mod process;
 mod progress;
 mod reach;

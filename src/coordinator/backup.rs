@@ -2,6 +2,7 @@
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use stillpoint_contract::{
     BackupRequest, Base, Endpoint, Engine, Error, ErrorKind, Identity, Probe, Result, code,
 };
@@ -51,6 +52,15 @@ pub struct BackupReport {
     pub is_new_incarnation: bool,
 }
 
+/// A database of which there is a file that is not the database.
+#[derive(Clone, Debug)]
+pub(super) struct StandsFor {
+    /// Who the database is.
+    pub(super) identity: Identity,
+    /// The instant of the state in the file.
+    pub(super) at: DateTime<Utc>,
+}
+
 /// Takes one backup. Dropping the future at any point leaves no backup and an untouched server.
 ///
 /// # Errors
@@ -63,9 +73,21 @@ pub async fn back_up(
     job: BackupJob<'_>,
     meter: &Arc<Meter>,
 ) -> Result<BackupReport> {
+    back_up_as(world, repository, (job, None), meter).await
+}
+
+/// The same, of a file that stands for a database. Nothing is taken from an earlier one of it.
+pub(super) async fn back_up_as(
+    world: &World,
+    repository: &Repository,
+    (job, stands_for): (BackupJob<'_>, Option<&StandsFor>),
+    meter: &Arc<Meter>,
+) -> Result<BackupReport> {
     let start = world.clock.elapsed();
     let driver = job.engine.connect(job.endpoint).await?;
-    let probe = driver.probe().await?;
+    let found = driver.probe().await?;
+    let identity = stands_for.map_or(&found.identity, |one| &one.identity).clone();
+    let probe = Probe { identity, ..found.clone() };
     let owner = Owner::of(repository, job.database).await?;
     let is_new_incarnation = match &owner {
         Some(owner) => owner.admit(job.engine.name(), &probe.identity, job.successor)?,
@@ -75,9 +97,10 @@ pub async fn back_up(
     let intent = intent(&job, &probe, world);
     let draft = repository.begin(intent, job.options, Arc::clone(meter)).await?;
 
-    let same = |c: &Committed| c.commit.incarnation == probe.identity.id && !job.full;
+    let is_free = job.full || stands_for.is_some();
+    let same = |c: &Committed| c.commit.incarnation == probe.identity.id && !is_free;
     let base = draft.base().filter(|(committed, _)| same(committed));
-    let evidence = if let Some((committed, reader)) = base {
+    let mut evidence = if let Some((committed, reader)) = base {
         let evidence = reader.manifest().evidence()?;
         let mut log = repository.log_from(committed).await?;
         let base = Base { evidence: &evidence, parts: reader, log: &mut log };
@@ -87,10 +110,15 @@ pub async fn back_up(
         let request = BackupRequest { base: None, streams_max: job.streams_max };
         driver.backup(request, &draft).await?
     };
-    let consistent_time = evidence.consistent_time.unwrap_or_else(|| world.clock.now());
+    let mut consistent_time = evidence.consistent_time.unwrap_or_else(|| world.clock.now());
     let now = driver.probe().await?.identity;
-    if now.id != probe.identity.id {
-        return Err(replaced(&probe.identity, &now));
+    if now.id != found.identity.id {
+        return Err(replaced(&found.identity, &now));
+    }
+    if let Some(stands_for) = stands_for {
+        // No log of the database leads on from the file.
+        evidence.consistent_at = None;
+        consistent_time = stands_for.at;
     }
     meter.begin("commit", 0);
     let committed = draft.commit(&evidence, consistent_time).await?;

@@ -69,6 +69,20 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// line. `file` is the name of its file; of a database that is a directory, of the tar of it.
     fn native_use(&self, version: &str, file: &str) -> Vec<String>;
 
+    /// Whether a file that an application left is a complete and sound database. `left` is where it
+    /// was left, with whatever lies beside it; `copy` is a copy of our own, which is read.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](crate::ErrorKind::Refused) when it is not;
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where no file is a database of this engine.
+    async fn check_dump(&self, left: &Path, copy: &Path) -> Result<String> {
+        let step = format!("take {} for a database of {}", left.display(), self.name());
+        let _ = copy;
+        Err(Error::new(ErrorKind::Unsupported, code::UNSUITABLE_DATABASE, step)
+            .why("only files that are complete databases are picked up, such as those of SQLite"))
+    }
+
     /// Whether a sandbox finds in what it reads whatever [`check`](Self::check) would find there,
     /// so that a part of a database can be read without checking all of it.
     fn checks_as_it_reads(&self) -> bool {

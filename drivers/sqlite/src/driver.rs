@@ -1,6 +1,6 @@
 //! The engine and its connected driver: the contract's methods, each handed to its module.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use stillpoint_contract::{
@@ -11,7 +11,7 @@ use stillpoint_contract::{
 use crate::{
     config::Config,
     connect::Database,
-    log, recover, restore, sandbox, share,
+    dump, log, recover, restore, sandbox, share,
     snapshot::{self, blocking},
     version,
 };
@@ -41,6 +41,11 @@ impl Engine for SqliteEngine {
 
     fn default_name(&self, endpoint: &Endpoint) -> Result<String> {
         Config::new(endpoint)?.default_name()
+    }
+
+    async fn check_dump(&self, left: &Path, copy: &Path) -> Result<String> {
+        let (left, copy) = (left.to_owned(), copy.to_owned());
+        blocking(move || dump::check(&left, &copy)).await
     }
 
     fn native_use(&self, version: &str, file: &str) -> Vec<String> {

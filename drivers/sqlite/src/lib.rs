@@ -6,6 +6,7 @@ mod config;
 mod connect;
 mod copy;
 mod driver;
+mod dump;
 mod error;
 mod first_page;
 mod frames;

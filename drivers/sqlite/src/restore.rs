@@ -183,10 +183,14 @@ fn lock_out(target: &Path) -> Result<Option<Connection>> {
 
 /// Runs SQLite's checks on the staged file without leaving anything beside it.
 pub(crate) fn check(plan: &RestorePlan) -> Result<String> {
-    let path = staged(&plan.staging);
+    check_at(&staged(&plan.staging))
+}
+
+/// The same for any file of our own.
+pub(crate) fn check_at(path: &Path) -> Result<String> {
     let (integrity, references) = std::thread::scope(|scope| {
-        let references = scope.spawn(|| check_references(&path));
-        (check_file(&path), references.join())
+        let references = scope.spawn(|| check_references(path));
+        (check_file(path), references.join())
     });
     let references = references.map_err(|_| Error::bug("check references"))?;
     match integrity {
@@ -196,7 +200,7 @@ pub(crate) fn check(plan: &RestorePlan) -> Result<String> {
         )),
         Ok((Integrity::Damaged(findings), _)) => Err(damaged(&findings)),
         Err(e) if is_damage(&e) => Err(damaged(&[e.to_string()])),
-        Err(e) => Err(error::sqlite(e, "check the restored database", &path)),
+        Err(e) => Err(error::sqlite(e, "check the restored database", path)),
     }
 }
 

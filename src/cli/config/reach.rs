@@ -1,6 +1,6 @@
 //! From names in a configuration to open repositories and endpoints, secrets included.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use stillpoint_contract::{Endpoint, Engine, Error, ErrorKind, Result, code};
 
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     config::{Config, Database, Encryption},
+    coordinator::PICKUP_SCHEME,
     repository::{Repository, keys::Secret},
 };
 
@@ -88,11 +89,23 @@ pub(crate) async fn replica(
     }
 }
 
+/// The folder in which files of a database are left, where that is its endpoint.
+pub(crate) fn drop_folder(database: &Database) -> Option<PathBuf> {
+    database.endpoint.strip_prefix(PICKUP_SCHEME).map(PathBuf::from)
+}
+
+/// The engine of files that are left, where nobody says it.
+const LEFT_ENGINE: &str = "sqlite";
+
 /// The database's engine and endpoint, with the password of its user.
 pub(crate) async fn endpoint(
     session: &Session,
     database: &Database,
 ) -> Result<(Arc<dyn Engine>, Endpoint)> {
+    if let Some(folder) = database.endpoint.strip_prefix(PICKUP_SCHEME) {
+        let engine = database.engine.as_deref().unwrap_or(LEFT_ENGINE);
+        return session.endpoint(&format!("{engine}:{folder}"));
+    }
     let mut schemes = session.engines.iter().flat_map(|engine| engine.schemes());
     let has_scheme = schemes.any(|scheme| {
         let rest = database.endpoint.strip_prefix(scheme);

@@ -284,9 +284,10 @@ fn endpoints(database: &Database) -> Endpoints {
 
 /// How to reach it.
 pub(super) async fn place(session: &Session, database: &Database) -> Result<Place> {
+    let pickup = reach::drop_folder(database);
     let (engine, endpoint) = reach::endpoint(session, database).await?;
     let host = host(&endpoint);
-    Ok(Place { engine, endpoint, host, streams_max: STREAMS })
+    Ok(Place { engine, endpoint, host, streams_max: STREAMS, pickup })
 }
 
 /// The machine that an endpoint burdens: that of its URL, or this one.

@@ -92,7 +92,9 @@ pub(super) struct Contents {
 ///
 /// Source: nfs(5): ESTALE comes when a handle was replaced at the server; a new look finds the new
 /// one.
-pub(super) fn patiently<T>(mut ask: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+pub(in crate::coordinator) fn patiently<T>(
+    mut ask: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
     for _ in 1..LOOKS_MAX {
         match ask() {
             Err(cause) if cause.raw_os_error() == Some(rustix::io::Errno::STALE.raw_os_error()) => {
@@ -103,7 +105,7 @@ pub(super) fn patiently<T>(mut ask: impl FnMut() -> io::Result<T>) -> io::Result
     ask()
 }
 
-pub(super) fn failed(step: &str, path: &Path, cause: io::Error) -> Error {
+pub(in crate::coordinator) fn failed(step: &str, path: &Path, cause: io::Error) -> Error {
     let (kind, code) = match cause.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             (ErrorKind::Exhausted, code::FILE_FULL)
@@ -117,7 +119,7 @@ pub(super) fn failed(step: &str, path: &Path, cause: io::Error) -> Error {
 }
 
 /// Makes what a folder lists durable.
-pub(super) fn settle(folder: &Path) -> Result<()> {
+pub(in crate::coordinator) fn settle(folder: &Path) -> Result<()> {
     let done = patiently(|| File::open(folder)?.sync_all());
     done.map_err(|cause| failed("sync the folder", folder, cause))
 }

@@ -11,5 +11,7 @@ mod payload;
 mod publish;
 
 pub use folder::{Outbox, Point};
+pub(super) use folder::{failed, patiently, settle};
 pub use hand_off::HandOff;
 pub use manifest::{HANDOFF_SCHEMA, HandedFile, PointManifest};
+pub(super) use publish::copy_file;

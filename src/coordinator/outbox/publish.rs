@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use sha2::{Digest as _, Sha256};
@@ -146,6 +147,19 @@ pub(super) async fn examine(folder: &Path, name: &str, way: Way<'_>) -> Result<H
     let file = patiently(|| File::open(&path)).map_err(|cause| failed("read", &path, cause))?;
     forget_cached(&file);
     Ok(Passage::new(file, None).through(&path, way).await?.described(name))
+}
+
+/// Copies a file, and says what was copied. Nothing of it is synced.
+pub(in crate::coordinator) async fn copy_file(
+    world: &World,
+    (from, to): (&Path, &Path),
+    meter: &Meter,
+) -> Result<HandedFile> {
+    let source = patiently(|| File::open(from)).map_err(|cause| failed("read", from, cause))?;
+    let target = create(to).map_err(|cause| failed("write", to, cause))?;
+    let pace = Pace::new(Arc::clone(&world.clock), None);
+    let way = Way { pace: &pace, may_go: &|| Ok(()), meter };
+    Ok(Passage::new(source, Some(target)).through(from, way).await?.described("copy"))
 }
 
 /// What `sha256sum --check` reads.

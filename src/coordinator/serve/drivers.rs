@@ -1,6 +1,6 @@
 //! The hands of a coordinator: drivers and repositories.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -8,7 +8,7 @@ use stillpoint_contract::{Engine, Result};
 use tokio::sync::watch;
 
 use super::{
-    fleet::{Fleet, Member},
+    fleet::{Fleet, Member, Place},
     hands::{BackupTask, Ending, Hands},
     run::is_true,
     standing::{Standing, standing},
@@ -17,12 +17,13 @@ use super::{
 };
 use crate::{
     coordinator::{
-        BackupJob, CaptureEvent, CaptureJob, DrillJob, Expectation, Process, ScratchPlace,
+        BackupJob, CaptureEvent, CaptureJob, DrillJob, Expectation, PickUp, Process, ScratchPlace,
         Successor, Wanted, Way, back_up, backup::recognise, capture, draw, drill, engine_of,
+        pick_up,
     },
     pipeline::Meter,
     policy::{DrillPoint, Kind, Lifecycle, Logs},
-    repository::{CollectOptions, WriteOptions, drill::DrillRecord},
+    repository::{CollectOptions, Repository, WriteOptions, drill::DrillRecord},
     world::World,
 };
 
@@ -63,6 +64,34 @@ impl fmt::Debug for Drivers {
     }
 }
 
+impl Drivers {
+    /// Takes the files that an application left since.
+    async fn pick_up(
+        &self,
+        (repository, member): (&Repository, &Member),
+        (place, folder): (&Place, &Path),
+        meter: &Arc<Meter>,
+    ) -> Result<Ending> {
+        let job = PickUp {
+            engine: &*place.engine,
+            folder,
+            database: &member.name,
+            successor: member.endpoints.successor(),
+            scratch: &self.rehearsal.scratch,
+        };
+        let dumps = Box::pin(pick_up(&self.world, repository, &job, meter)).await?;
+        let taken = dumps.iter().filter_map(|dump| dump.backup.as_deref()).collect::<Vec<_>>();
+        let refused = dumps.iter().find_map(|dump| Some((&dump.name, dump.problem.as_ref()?)));
+        Ok(match (refused, taken.as_slice()) {
+            (Some((name, why)), _) => {
+                Ending::failed(format!("{} files taken; {name} was not: {why}", taken.len()))
+            }
+            (None, []) => Ending::superseded("no file was left since"),
+            (None, taken) => Ending::succeeded(format!("backup {}", taken.join(", "))),
+        })
+    }
+}
+
 #[async_trait(?Send)]
 impl Hands for Drivers {
     async fn standing(&self, fleet: &Fleet, member: &Member) -> Result<Standing> {
@@ -78,6 +107,9 @@ impl Hands for Drivers {
     ) -> Result<Ending> {
         let repository = fleet.repository(member)?;
         let place = member.place()?;
+        if let Some(folder) = &place.pickup {
+            return self.pick_up((repository, member), (place, folder), meter).await;
+        }
         // An attempt that was lost may have come to its end all the same.
         let made = {
             let history = repository.history().await?;
@@ -189,6 +221,10 @@ impl Hands for Drivers {
             return Ok(());
         }
         let place = member.place()?;
+        // Files that were left have no log.
+        if place.pickup.is_some() {
+            return Ok(());
+        }
         if member.endpoints.lifecycle == Some(Lifecycle::Fixed) {
             // What is captured of another server would have to be told apart for ever.
             let at = (&*place.engine, &place.endpoint);

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroUsize,
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -151,6 +152,8 @@ pub struct Place {
     pub host: String,
     /// Connections, and parts copied at once.
     pub streams_max: NonZeroUsize,
+    /// The folder in which files of it are left, where that is all that there is.
+    pub pickup: Option<PathBuf>,
 }
 
 impl Fleet {
@@ -190,6 +193,7 @@ impl Member {
                 own.endpoint == theirs.endpoint
                     && of(own) == of(theirs)
                     && own.streams_max == theirs.streams_max
+                    && own.pickup == theirs.pickup
             }
             _ => false,
         };

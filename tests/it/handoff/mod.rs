@@ -4,5 +4,6 @@
 mod consumer;
 mod keeping;
 mod kills;
+mod pickup;
 mod postgres;
 mod sqlite;

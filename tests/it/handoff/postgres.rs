@@ -40,7 +40,10 @@ async fn row_19_51_a_cluster_comes_up_from_tar_and_its_own_programs() {
     assert!(output.status.success(), "{told}");
     assert_eq!(points(&outbox).len(), 1, "{told}");
     let said = manifest(&points(&outbox)[0]);
-    assert_eq!((&said["engine"], &said["files"][0]["name"]), (&"postgres".into(), &"data.tar".into()));
+    assert_eq!(
+        (&said["engine"], &said["files"][0]["name"]),
+        (&"postgres".into(), &"data.tar".into())
+    );
     let tape = ward.path("tape");
     take(&outbox, &tape);
 
