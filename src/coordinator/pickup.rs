@@ -154,6 +154,9 @@ fn is_about_file(error: &Error) -> bool {
 
 fn told(error: &Error) -> String {
     let mut text = format!("could not {error}");
+    if let Some(why) = error.reason() {
+        text = format!("{text}: {why}");
+    }
     let mut cause = std::error::Error::source(error);
     while let Some(deeper) = cause {
         text = format!("{text}: {deeper}");

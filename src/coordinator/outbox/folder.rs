@@ -392,11 +392,11 @@ impl Outbox {
         Ok(())
     }
 
-    /// Refuses what does not fit.
+    /// Refuses what does not fit beside what is there, whoever is about to publish that.
     pub(super) fn check_room(&self, bytes: u64) -> Result<()> {
         let Some(quota) = self.quota else { return Ok(()) };
         let held = size_of(&self.path).map_err(|cause| failed("measure", &self.path, cause))?;
-        if bytes <= quota.saturating_sub(held) {
+        if held.saturating_add(bytes) <= quota {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Exhausted, code::OUTBOX_FULL, "hand over another point")

@@ -176,6 +176,8 @@ pub(super) fn publish(outbox: &Outbox, folder: &Path, manifest: &PointManifest) 
     write(&folder.join(MANIFEST), &text)?;
     write(&folder.join("SHA256SUMS"), sums(manifest).as_bytes())?;
     write(&folder.join(READY_SOON), said(&text).as_bytes())?;
+    // Somebody else may have handed over meanwhile: then neither of both is left there.
+    outbox.check_room(0)?;
     let owner = folder.join(OWNER);
     fs::remove_file(&owner).map_err(|cause| failed("remove", &owner, cause))?;
     settle(folder)?;
@@ -213,6 +215,12 @@ pub(super) async fn complete(
     (database, folder): (&str, &Path),
     way: Way<'_>,
 ) -> Result<bool> {
+    let said = folder.join(MANIFEST);
+    if !patiently(|| said.try_exists()).map_err(|cause| failed("look at", &said, cause))? {
+        // Whoever fetched it may be about to remove it.
+        tracing::warn!(event = "handoff.left", folder = %folder.display(), "it has no manifest");
+        return Ok(false);
+    }
     let manifest = manifest_in(folder, database)?;
     for file in &manifest.files {
         // No name leads out of the folder.

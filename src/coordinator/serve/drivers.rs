@@ -86,7 +86,8 @@ impl Drivers {
             (Some((name, why)), _) => {
                 Ending::failed(format!("{} files taken; {name} was not: {why}", taken.len()))
             }
-            (None, []) => Ending::superseded("no file was left since"),
+            // What failed is tried again, later and later; what was superseded, at once.
+            (None, []) => Ending::failed("no file was left since"),
             (None, taken) => Ending::succeeded(format!("backup {}", taken.join(", "))),
         })
     }
