@@ -272,6 +272,7 @@ impl Command {
     /// The place that was chosen for a sandbox.
     pub(crate) fn scratch(&self) -> Option<&Path> {
         match self {
+            Self::Copy(command) => command.scratch(),
             Self::Drill(command) => command.scratch(),
             Self::Mount(options) => options.scratch.as_deref(),
             Self::Restore(options) => options.partial.scratch.as_deref(),

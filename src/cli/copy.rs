@@ -1,6 +1,10 @@
 //! `stillpoint copy`: second copies of backups, made and looked at.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
@@ -46,6 +50,19 @@ pub(crate) struct RunOptions {
     /// Only the copy of this name.
     #[arg(long, value_name = "NAME")]
     copy: Option<String>,
+    /// Where databases are restored before they are handed over [default: $TMPDIR, or /var/tmp].
+    #[arg(long, value_name = "DIR")]
+    scratch: Option<PathBuf>,
+}
+
+impl Command {
+    /// Where databases are restored, if somebody says so.
+    pub(crate) fn scratch(&self) -> Option<&Path> {
+        match self {
+            Self::Run(options) => options.scratch.as_deref(),
+            Self::List(_) => None,
+        }
+    }
 }
 
 /// What `copy list` is told.
@@ -400,6 +417,7 @@ enum Target {
 struct Shelf {
     open: BTreeMap<String, Arc<Opened>>,
     paces: BTreeMap<String, Arc<Pace>>,
+    scratch: Option<PathBuf>,
 }
 
 impl Shelf {
@@ -424,7 +442,7 @@ impl Shelf {
         name: &str,
         source: &Opened,
     ) -> Result<Target> {
-        if let Some(outbox) = outbox(session, config, name) {
+        if let Some(outbox) = outbox(session, config, name, self.scratch.as_deref()) {
             return Ok(Target::Outbox(Box::new(outbox)));
         }
         if let Some(known) = self.open.get(name) {
@@ -437,7 +455,7 @@ impl Shelf {
 
     /// The same, where it is there already.
     async fn seen(&mut self, session: &Session, config: &Config, name: &str) -> Result<Target> {
-        match outbox(session, config, name) {
+        match outbox(session, config, name, None) {
             Some(outbox) => Ok(Target::Outbox(Box::new(outbox))),
             None => self.source(session, config, name).await.map(Target::Repository),
         }
@@ -467,7 +485,7 @@ async fn make(
                 .next("stillpoint copy list"));
         }
     }
-    let mut shelf = Shelf::default();
+    let mut shelf = Shelf { scratch: options.scratch, ..Shelf::default() };
     let mut answer = RunAnswer { copies: Vec::new(), warnings: Vec::new() };
     let mut failures: Vec<Error> = Vec::new();
     for copy in copies {

@@ -1,6 +1,10 @@
 //! The repositories of copies: opened behind what they are made of, and created once.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
@@ -115,13 +119,18 @@ pub(super) async fn look(session: &Session, held: &Held, seen: &mut Seen) {
 }
 
 /// A folder from which others fetch copies, if that is what the name stands for.
-pub(crate) fn outbox(session: &Session, config: &Config, name: &str) -> Option<Outbox> {
+pub(crate) fn outbox(
+    session: &Session,
+    config: &Config,
+    name: &str,
+    scratch: Option<&Path>,
+) -> Option<Outbox> {
     let repository = config.repositories.get(name).filter(|repository| repository.is_handoff)?;
     Some(Outbox {
         path: PathBuf::from(&repository.url),
         quota: repository.quota,
         engines: session.engines.clone(),
-        scratch: drill::place(&session.environment, None),
+        scratch: drill::place(&session.environment, scratch),
         process: (process::own(), process::is_gone),
     })
 }
@@ -132,7 +141,7 @@ pub(super) fn outboxes(session: &Session, held: &Held) -> BTreeMap<String, Outbo
     // What is written now is what counts.
     let all = former.chain([held.config()]).flat_map(|config| {
         let names = config.repositories.keys();
-        names.filter_map(|name| Some((name.clone(), outbox(session, config, name)?)))
+        names.filter_map(|name| Some((name.clone(), outbox(session, config, name, None)?)))
     });
     all.collect()
 }

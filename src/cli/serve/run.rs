@@ -69,13 +69,15 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
             page: drill::page,
         },
     };
-    let coordinator = Coordinator::new(
+    let scratch = drivers.rehearsal.scratch.clone();
+    let mut coordinator = Coordinator::new(
         session.world.clone(),
         state.clone(),
         session.user(),
         Arc::new(drivers),
         Arc::clone(&channels) as Arc<dyn Notifier>,
     );
+    coordinator.scratch = Some(scratch);
     tracing::info!(
         event = "serve.started",
         worker = coordinator.worker,

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     coordinator::{
-        CopyReport, CopyStanding, Copying, Delivery, HandOff,
+        CopyReport, CopyStanding, Copying, Delivery, HandOff, Outbox,
         state::{Filter, Outcome, Phase, Stage, Task},
     },
     pipeline::Meter,
@@ -481,7 +481,12 @@ impl Coordinator {
         let Some(rule) = member.policy.copies.iter().find(|rule| rule.name == name) else {
             return Ok(Ending::superseded("no such copy is configured here"));
         };
-        let delivery = fleet.delivery(member, rule)?;
+        let mut delivery = fleet.delivery(member, rule)?;
+        let own;
+        if let (Delivery::HandOff(hand_off), Some(scratch)) = (&mut delivery, &self.scratch) {
+            own = Outbox { scratch: scratch.clone(), ..hand_off.outbox.clone() };
+            hand_off.outbox = &own;
+        }
         let pace = self.pace(fleet, &rule.to);
         let report = delivery.run(&self.world, &pace, meter).await?;
         self.note_handed(member, rule, &report.expired).await?;

@@ -25,7 +25,10 @@ use super::{
     watch::Notifier,
 };
 use crate::{
-    coordinator::state::{Claim, LEAD, Scope, State},
+    coordinator::{
+        ScratchPlace,
+        state::{Claim, LEAD, Scope, State},
+    },
     world::World,
 };
 
@@ -62,6 +65,8 @@ pub struct Coordinator {
     pub hands: Arc<dyn Hands>,
     /// Who is told of what is the matter.
     pub notifier: Arc<dyn Notifier>,
+    /// Where what is handed over is restored before; otherwise, where its folder says.
+    pub scratch: Option<ScratchPlace>,
     /// How often it looks.
     pub rhythm: Rhythm,
     /// What the rest knows of each other.
@@ -239,8 +244,8 @@ impl Coordinator {
         let mut random = [0; 8];
         world.entropy.fill(&mut random);
         let worker = data_encoding::HEXLOWER.encode(&random);
-        let shared = Shared::default();
-        Self { world, state, worker, place, hands, notifier, rhythm: Rhythm::default(), shared }
+        let (scratch, rhythm, shared) = (None, Rhythm::default(), Shared::default());
+        Self { world, state, worker, place, hands, notifier, scratch, rhythm, shared }
     }
 
     /// Runs the policies of a fleet until `stop` is true: then nothing is begun any more, captures

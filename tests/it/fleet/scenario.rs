@@ -292,6 +292,7 @@ fn fleet(scenario: &Scenario, since: DateTime<Utc>) -> Fleet {
                 endpoint,
                 host: format!("host-{}", place % 800),
                 streams_max: std::num::NonZeroUsize::MIN,
+                pickup: None,
             }),
             obstacle: None,
             policy: Arc::clone(&policies[policy]),
