@@ -252,9 +252,8 @@ impl Outbox {
         match is_there(&self.path) {
             Ok(true) => Ok(()),
             Ok(false) => {
-                let error = Error::new(ErrorKind::Transient, code::STORE_UNREACHABLE, "hand over");
-                Err(error
-                    .with("folder", self.path.display())
+                let step = format!("hand over to {}", self.path.display());
+                Err(Error::new(ErrorKind::Transient, code::STORE_UNREACHABLE, step)
                     .why("it is not there: it is never created, for a drive may not be mounted")
                     .next(format!("mkdir {}", self.path.display())))
             }

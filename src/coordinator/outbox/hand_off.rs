@@ -257,6 +257,8 @@ impl HandOff<'_> {
             }
         }
         report.copied.reverse();
+        // What is there by now may stand for what was there before.
+        report.expired.extend(self.expire(world).await?);
         Ok(())
     }
 

@@ -42,7 +42,7 @@ fn row_51_what_was_acknowledged_goes_and_does_not_come_back() {
 /// Row 19: what does not fit is refused whole, and told; what somebody took makes room.
 #[test]
 fn row_19_a_quota_is_never_exceeded_and_nothing_is_left_half() {
-    let places = format!("{OUTBOX}quota = \"1700KiB\"\n");
+    let places = format!("{OUTBOX}quota = \"1300KiB\"\n");
     let keep = "keep = { last = 1, until_ack = true }\n";
     let (ward, application) = yard(&places, "", &format!("{TAPE}{keep}"));
     let outbox = make_outbox(&ward);
