@@ -17,7 +17,7 @@ use super::{
     exit,
     open::Opened,
     page::{Page, Table, Tone, printable},
-    serve::{applied_already, outbox},
+    serve::{Held, applied_already, outbox},
     session::Session,
     units,
 };
@@ -399,7 +399,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     let held = applied_already(session, &configured.coordinator).await?;
     let config = held.as_ref().map_or(&configured, |held| held.config());
     // Nor does anything go before somebody has said by what.
-    let may_expire = held.as_ref().is_none_or(|held| held.may_expire());
+    let may_expire = held.as_ref().is_none_or(Held::may_expire);
     match command {
         Command::Run(options) => Box::pin(make(session, (config, may_expire), options)).await,
         Command::List(options) => list(session, config, options).await,

@@ -81,7 +81,7 @@ impl Answer for RunAnswer {
                     (Some(backup), _) => (page.paint(Tone::Good, "taken"), backup.clone()),
                     (None, problem) => {
                         let said = printable(problem.as_deref().unwrap_or_default());
-                        (page.paint(Tone::Bad, "not taken"), said.to_string())
+                        (page.paint(Tone::Bad, "not taken"), said)
                     }
                 };
                 page.line(format!("{name}: {} {word}: {said}", printable(&file.file)));

@@ -372,10 +372,11 @@ fn copy(node: &Node, of_policy: &Keep, repositories: &BTreeMap<String, Repositor
     let kinds = node.get("class").map(|node| node.list().iter().filter_map(kind).collect());
     let to = text(node, "to").unwrap_or_default();
     let is_handoff = repositories.get(&to).is_some_and(|repository| repository.is_handoff);
-    let all = || match is_handoff {
+    let all = || {
+        let mut kinds = vec![CopyKind::Full, CopyKind::Incremental];
         // Complete files have no use for log.
-        true => vec![CopyKind::Full, CopyKind::Incremental],
-        false => vec![CopyKind::Full, CopyKind::Incremental, CopyKind::Logs],
+        kinds.extend((!is_handoff).then_some(CopyKind::Logs));
+        kinds
     };
     CopyRule {
         name: text(node, "name").unwrap_or_default(),

@@ -19,6 +19,7 @@ mod run;
 mod state;
 mod status;
 
+pub(crate) use applied::Held;
 pub(crate) use audit::{Command as AuditCommand, run as audit};
 pub(crate) use copies::outbox;
 pub(crate) use db::{Command as DbCommand, run as db};

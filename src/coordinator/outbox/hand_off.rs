@@ -276,8 +276,8 @@ impl HandOff<'_> {
         let handed = async {
             let (payload, name, mut manifest) =
                 self.restore(world, committed, &scratch, meter).await?;
-            self.check_room(payload.bytes()).await?;
-            meter.begin("hand over", payload.bytes().saturating_mul(2));
+            self.check_room(payload.length()).await?;
+            meter.begin("hand over", payload.length().saturating_mul(2));
             let point = point_name(manifest.point, &manifest.backup);
             let (own, database) = (world.clone(), self.database.to_owned());
             let begun = self.in_outbox(move |outbox| {

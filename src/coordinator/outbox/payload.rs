@@ -50,7 +50,7 @@ impl Payload {
     }
 
     /// How many bytes there are.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(super) fn length(&self) -> u64 {
         self.bytes
     }
 
@@ -207,7 +207,7 @@ mod tests {
         let mut payload = Payload::tar(&from).unwrap();
         let mut bytes = Vec::new();
         payload.read_to_end(&mut bytes).unwrap();
-        assert_eq!(bytes.len() as u64, payload.bytes());
+        assert_eq!(bytes.len() as u64, payload.length());
         let tar = folder.path().join("data.tar");
         fs::write(&tar, &bytes).unwrap();
         let to = folder.path().join("to");

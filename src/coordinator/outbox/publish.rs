@@ -164,7 +164,8 @@ pub(in crate::coordinator) async fn copy_file(
 
 /// What `sha256sum --check` reads.
 fn sums(manifest: &PointManifest) -> String {
-    manifest.files.iter().map(|file| format!("{}  {}\n", file.sha256, file.name)).collect()
+    let line = |file: &HandedFile| [&*file.sha256, "  ", &file.name, "\n"].concat();
+    manifest.files.iter().map(line).collect()
 }
 
 /// Gives a folder that is complete its name, and says that it is ready. **The name of the last file
