@@ -37,8 +37,8 @@ fn row_51_killed_amid_a_file_nothing_is_ready_and_the_next_run_heals() {
     assert_eq!(rows_in(&ready[0].join("database.sqlite"), "big"), 8_000);
 }
 
-/// Row 51: killed between the name of a folder and its last file, every byte is read once more; what
-/// is not as it was written is handed over again.
+/// Row 51: killed between the name of a folder and its last file, every byte is read once more;
+/// what is not as it was written is handed over again.
 #[test]
 fn row_51_killed_before_the_last_file_it_is_completed_or_done_again() {
     let (ward, application) = yard(OUTBOX, "", TAPE);
