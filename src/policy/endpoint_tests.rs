@@ -52,7 +52,7 @@ fn seen(id: &str, sign: &str, ttl: Option<u64>) -> Sighting {
 fn look(registry: &mut Registry, seen: &[Sighting], now: DateTime<Utc>) {
     observe(registry, "files", (seen, true), now);
     let others = succeeded(&rules(), registry, now);
-    lapse(registry, |id| others.contains(id), now);
+    lapse(registry, |_| true, |id| others.contains(id), now);
 }
 
 fn answer(registry: &mut Registry, id: &str, identity: &str, now: DateTime<Utc>) {
@@ -128,7 +128,7 @@ fn whoever_was_succeeded_or_drained_is_not_lost() {
         }
         observe(&mut all, "files", (&[], false), at(61));
         let others = succeeded(&rules(), &all, at(61));
-        lapse(&mut all, |id| others.contains(id), at(61));
+        lapse(&mut all, |_| true, |id| others.contains(id), at(61));
         assert_eq!(all["blue"].end, Some((at(61), End::Expected)), "{is_drained}");
     }
 }
