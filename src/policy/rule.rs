@@ -245,7 +245,7 @@ pub fn belongs<'a>(
     match rule.endpoint.fill_url(target, labels) {
         Ok(url) => Belongs::To { rule: number, database, url },
         Err(label) => none(format!(
-            "[[rule]] {} says by `{label}` how to reach it, and it has no such label",
+            "[[rule]] {} says by `{label}` how to reach it, and it has none that a URL can have",
             number + 1
         )),
     }
@@ -306,6 +306,25 @@ mod tests {
         for text in ["", "{", "}", "{}", "a{b", "{a b}", "{a}}"] {
             assert!(Template::new(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_put_into_a_url_does_not_go_on_in_it() {
+        let none = BTreeMap::new();
+        let template = Template::new("postgres://b@{target}/db?sslmode=verify-full").unwrap();
+        let plain = "postgres://b@[::1]:5432,h:1/db?sslmode=verify-full".to_owned();
+        assert_eq!(template.fill_url("[::1]:5432,h:1", &none), Ok(plain));
+        for evil in
+            ["evil:1/x?y=", "evil:1/x", "a@evil", "h#", "h&x=y", "h%2f", "h?sslmode=disable"]
+        {
+            assert_eq!(template.fill_url(evil, &none), Err("target"), "{evil}");
+        }
+        let path = Template::new("sqlite:{target}").unwrap();
+        assert_eq!(path.fill_url("/srv/a.db", &none), Ok("sqlite:/srv/a.db".to_owned()));
+        assert_eq!(path.fill_url("/srv/a.db?mode=x", &none), Err("target"));
+        let whole = Template::new("{target}").unwrap();
+        let url = "postgres://b@h/db?sslmode=require";
+        assert_eq!(whole.fill_url(url, &none), Ok(url.to_owned()), "it says all of it itself");
     }
 
     /// Row 60: what no rule is about is not left out without a word.

@@ -295,6 +295,35 @@ mod tests {
         assert_eq!(ids(&files.look().unwrap()), Vec::<&str>::new());
     }
 
+    /// Row 18: whoever begins to look while a share is not mounted ends nobody.
+    #[test]
+    fn row_18_an_empty_directory_says_nothing_to_whoever_saw_nothing_there_before() {
+        let flaky = Arc::new(Flaky::default());
+        let mut files = Files::new(Arc::new(Arc::clone(&flaky)), Common::default());
+        for _ in 0..20 {
+            assert!(!files.look().unwrap().is_complete);
+        }
+        flaky.set("blue.json", Ok(BLUE));
+        assert!(files.look().unwrap().is_complete);
+        flaky.files.lock().unwrap().clear();
+        let answer = files.look().unwrap();
+        assert_eq!((ids(&answer), answer.is_complete), (vec![], true));
+        // A file that may not be read may register anybody.
+        flaky.set("red.json", Err(Errno::ACCESS));
+        for _ in 0..20 {
+            assert!(!files.look().unwrap().is_complete);
+        }
+    }
+
+    #[test]
+    fn one_id_with_other_labels_is_no_second_database() {
+        let twice = r#"[{"targets":["h:1"],"labels":{"app":"a"}},
+            {"targets":["h:1"],"labels":{"app":"b"}}]"#;
+        assert!(read(twice.as_bytes(), &Common::default(), None).is_err());
+        let same = r#"[{"targets":["h:1","h:1"],"labels":{"app":"a"}}]"#;
+        assert!(read(same.as_bytes(), &Common::default(), None).is_ok());
+    }
+
     #[test]
     fn a_file_that_is_touched_gives_a_sign_and_what_is_too_large_is_refused() {
         let folder = tempfile::tempdir().unwrap();
