@@ -2,6 +2,7 @@
 
 mod applied;
 mod audit;
+mod catalog;
 mod copies;
 mod db;
 mod desk;
@@ -20,6 +21,7 @@ mod state;
 mod status;
 
 pub(crate) use audit::{Command as AuditCommand, run as audit};
+pub(crate) use catalog::{Command as CatalogCommand, catalog};
 pub(crate) use db::{Command as DbCommand, run as db};
 pub(crate) use desk::{applied_already, found, unprotected};
 pub(crate) use endpoint::{Command as EndpointCommand, run as endpoint};
