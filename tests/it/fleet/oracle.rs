@@ -104,7 +104,7 @@ async fn judged(past: &Past) -> Result<Report, String> {
 
 /// Whether the state database forgot something around an instant.
 fn forgot(past: &Past, at: DateTime<Utc>) -> bool {
-    past.forgot.iter().any(|forgot| (at - *forgot).abs() < TimeDelta::minutes(3))
+    past.forgot.iter().any(|forgot| (at - *forgot).abs() < TimeDelta::minutes(12))
 }
 
 /// Whatever began is over before it begins again.
