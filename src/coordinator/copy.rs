@@ -16,7 +16,7 @@ use crate::{
         Verdict, Window,
     },
     repository::{
-        Holdings, LogToCopy, Pace, Problem, Replication, Repository, Road, VerifyReport,
+        COPIED_FROM, Holdings, LogToCopy, Pace, Problem, Replication, Repository, Road, VerifyReport,
         history::{Committed, History},
     },
     world::World,
@@ -369,8 +369,8 @@ impl Copying<'_> {
             return Ok(());
         }
         let found = problem(backup, error);
-        let is_of_copy = error.facts().iter().any(|(label, _)| *label == "copy");
-        if !is_of_copy {
+        let is_of_source = error.facts().iter().any(|(label, _)| *label == COPIED_FROM);
+        if is_of_source {
             let found = VerifyReport { problems: vec![found.clone()], ..VerifyReport::default() };
             if let Err(error) = self.source.prove(committed, &found).await {
                 tracing::warn!(event = "proof.unwritten", backup, "{error}");

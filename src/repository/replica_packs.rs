@@ -191,7 +191,11 @@ impl Replication<'_> {
         proven.sort_by_key(|committed| std::cmp::Reverse(committed.made()));
         let mut trusted = BTreeSet::new();
         for committed in proven.into_iter().take(TRUSTED_MAX) {
-            trusted.extend(own.resolve(self.target.pack_list(committed).await?).into_keys());
+            // What a damaged list names is read again, and what it is of is mended by itself.
+            match self.target.pack_list(committed).await {
+                Err(error) if is_finding(&error) => {}
+                list => trusted.extend(own.resolve(list?).into_keys()),
+            }
         }
         Ok(trusted)
     }
