@@ -171,7 +171,7 @@ async fn beside_a_collection(seed: u64) {
     let collect = spawn_local(async move {
         let target = Repository::open(own, Arc::new(store), None, None).await?;
         target.forget(&[first], "test").await?;
-        let (grace, orphan_age) = (Duration::ZERO, Duration::ZERO);
+        let (grace, orphan_age) = (Duration::ZERO, Some(Duration::ZERO));
         let options = CollectOptions { grace, orphan_age, ..CollectOptions::default() };
         target.collect(options, &Arc::new(Meter::default())).await.map(drop)
     });
