@@ -163,14 +163,15 @@ impl Copying<'_> {
         let mut since: Vec<DateTime<Utc>> = Vec::new();
         for id in &wanted {
             let Some(committed) = theirs.commit(id) else { continue };
-            since.extend(theirs.proof(id).map(|proof| proof.at));
+            // Its proof is renewed from time to time, and would make nothing ever late.
+            since.push(committed.commit.finished_at);
             standing.lacking.push(committed.clone());
         }
         standing.lacking.sort_by_key(Committed::made);
         for backup in target.backups.iter().filter(|backup| backup.proof != Proof::Verified) {
             let Some(committed) = own.commit(&backup.id) else { continue };
-            let proof = theirs.proof(&backup.id).or_else(|| own.proof(&backup.id));
-            since.extend(proof.map(|proof| proof.at));
+            let found = own.proof(&backup.id).map(|proof| proof.at);
+            since.push(found.unwrap_or(committed.commit.finished_at));
             standing.unproven.push(committed.clone());
         }
         if self.rule.takes(CopyKind::Logs) {
