@@ -16,7 +16,8 @@ use crate::{
         Verdict, Window,
     },
     repository::{
-        COPIED_FROM, Holdings, LogToCopy, Pace, Problem, Replication, Repository, Road, VerifyReport,
+        COPIED_FROM, Holdings, LogToCopy, Pace, Problem, Replication, Repository, Road,
+        VerifyReport,
         history::{Committed, History},
     },
     world::World,

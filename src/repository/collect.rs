@@ -55,12 +55,7 @@ pub struct CollectOptions {
 
 impl Default for CollectOptions {
     fn default() -> Self {
-        Self {
-            grace: Duration::from_hours(72),
-            orphan_age: None,
-            repack_max: 0.1,
-            dry_run: false,
-        }
+        Self { grace: Duration::from_hours(72), orphan_age: None, repack_max: 0.1, dry_run: false }
     }
 }
 

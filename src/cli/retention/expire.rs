@@ -157,7 +157,9 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
                     // Another database may come from where somebody answers.
                     Err(error) if keeping.copy.is_some() => {
                         let name = &keeping.database.name;
-                        failures.push(error.with("database", name).with("repository", keeping.repository()));
+                        failures.push(
+                            error.with("database", name).with("repository", keeping.repository()),
+                        );
                     }
                     done => done?,
                 }

@@ -22,18 +22,23 @@ use crate::support::{
     world::{TestClock, runs_or, runtime, seed_or, world, world_at},
 };
 
-async fn proven(repository: &Repository, committed: &Committed) {
+pub(super) async fn proven(repository: &Repository, committed: &Committed) {
     let meter = Arc::new(Meter::default());
     let report = repository.verify_backup(committed, &meter).await.unwrap();
     assert_eq!(report.problems, []);
     repository.prove(committed, &report).await.unwrap();
 }
 
-async fn copied(source: &Repository, target: &Repository, world: &World, committed: &Committed) {
+pub(super) async fn copied(
+    source: &Repository,
+    target: &Repository,
+    world: &World,
+    committed: &Committed,
+) {
     try_copy(source, target, world, committed).await.unwrap();
 }
 
-async fn try_copy(
+pub(super) async fn try_copy(
     source: &Repository,
     target: &Repository,
     world: &World,
