@@ -28,6 +28,7 @@ use crate::{
     pipeline::Meter,
     policy::{BACKOFF_FIRST, BACKOFF_MAX, CopyRule, CopyState, Reach, rank},
     repository::{Holdings, Pace, Repository, history::Committed},
+    world::World,
 };
 
 /// What such a job is called in the queue, before the name of the copy.
@@ -123,17 +124,9 @@ impl Fleet {
     /// [`Transient`](ErrorKind::Transient) when one is not.
     pub fn copying<'a>(&'a self, member: &'a Member, rule: &'a CopyRule) -> Result<Copying<'a>> {
         let source = member.policy.source_of(rule, &member.repository);
-        Ok(self.copy_within(member, rule, (self.named(source)?, self.named(&rule.to)?)))
-    }
-
-    fn copy_within<'a>(
-        &'a self,
-        member: &'a Member,
-        rule: &'a CopyRule,
-        (source, target): (&'a Repository, &'a Repository),
-    ) -> Copying<'a> {
+        let (source, target) = (self.named(source)?, self.named(&rule.to)?);
         let link = self.links.get(&rule.to);
-        Copying {
+        Ok(Copying {
             database: &member.name,
             policy: &member.policy,
             rule,
@@ -142,7 +135,7 @@ impl Fleet {
             source,
             target,
             windows: link.map(|link| link.windows.as_slice()).unwrap_or_default(),
-        }
+        })
     }
 
     /// The repository from which restoring a member is rehearsed.
@@ -391,6 +384,13 @@ impl Coordinator {
         if !jobs.is_empty() && ended.is_empty() {
             return Ok(again);
         }
+        // A job that was in vain is not repeated at once, whatever came of it.
+        if let Some((at, outcome)) = ended.first()
+            && *outcome != Outcome::Succeeded
+            && now < *at + LOOK_AGAIN
+        {
+            return Ok(*at + LOOK_AGAIN);
+        }
         let is_bad = |outcome: Outcome| matches!(outcome, Outcome::Failed | Outcome::Cancelled);
         let failures = ended.iter().take_while(|(_, outcome)| is_bad(*outcome)).count();
         if let Some((at, outcome)) = ended.first().filter(|_| failures > 0) {
@@ -478,14 +478,17 @@ impl Coordinator {
     pub(super) async fn expire_copies(
         &self,
         fleet: &Fleet,
-        (name, repository): (&str, &Repository),
+        name: &str,
         failures: &mut Vec<String>,
     ) -> Result<usize> {
         let mut expired = 0;
         for member in fleet.members.values() {
             for rule in member.policy.copies.iter().filter(|rule| rule.to == name) {
-                let copying = fleet.copy_within(member, rule, (repository, repository));
-                match expire_copy(&copying, self.world.clock.now()).await {
+                let expired_there = async {
+                    let copying = fleet.copying(member, rule).map_err(blind)?;
+                    expire_copy(&copying, &self.world).await
+                };
+                match expired_there.await {
                     Ok(forgotten) => {
                         expired += forgotten.len();
                         let ids = forgotten.into_iter().map(|one| one.commit.backup);
@@ -500,17 +503,26 @@ impl Coordinator {
 }
 
 /// Forgets whatever of a database a copy does not keep, and lets go log that leads to no point that
-/// is kept there.
+/// is kept there. What people said at the source counts, whenever anything was copied last.
 ///
 /// # Errors
 ///
-/// What keeps the copy from being used.
-pub async fn expire_copy(copying: &Copying<'_>, now: DateTime<Utc>) -> Result<Vec<Committed>> {
-    let (target, database) = (copying.target, copying.database);
+/// What keeps the copy from being used, or what is held from being known: then nothing expires.
+pub async fn expire_copy(copying: &Copying<'_>, world: &World) -> Result<Vec<Committed>> {
+    copying.learn(world).await.map_err(blind)?;
+    let (target, database, now) = (copying.target, copying.database, world.clock.now());
     let of = format!("policy {}, copy {}", copying.policy.name, copying.rule.name);
     let gone = |holdings: &Holdings| copying.gone(holdings, now);
     let forgotten = target.expire(database, &format!("expired by {of}"), gone).await?;
     let needed = |holdings: &Holdings| copying.log_begin(holdings, now);
     target.trim(database, &format!("kept by {of}"), needed).await?;
     Ok(forgotten)
+}
+
+/// Says what follows from not knowing what is held.
+fn blind(error: Error) -> Error {
+    error.why(
+        "what is held, and what happened, is known where the database is copied from: nothing of \
+         it expires in the copy until that can be read",
+    )
 }
