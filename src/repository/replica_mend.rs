@@ -5,7 +5,7 @@
 //! rest: before a pack is given up, everything that anything here needs of it lies elsewhere.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
@@ -125,10 +125,13 @@ impl Replication<'_> {
         for (pack, at_source) in lost {
             let homes = moves.entry(pack).or_default();
             for (home, size_bytes) in at_source {
-                if !sent.contains_key(&home) {
-                    sent.insert(home, self.send_moved(home, size_bytes, &index).await?);
-                }
-                homes.extend(sent.get(&home).into_iter().flatten().copied());
+                let known = match sent.entry(home) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => {
+                        new.insert(self.send_moved(home, size_bytes, &index).await?)
+                    }
+                };
+                homes.extend(known.iter().copied());
             }
         }
         self.target.store_run_of(&index).await?;
