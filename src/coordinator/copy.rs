@@ -64,6 +64,8 @@ pub struct CopyStanding {
     pub held_back: Vec<(String, Proof)>,
     /// Since when the oldest of what it lacks waits.
     pub waiting_since: Option<DateTime<Utc>>,
+    /// From when on it could have been copied, by every window, if that is known.
+    pub could_since: Option<DateTime<Utc>>,
 }
 
 /// What copying came to.
@@ -181,6 +183,7 @@ impl Copying<'_> {
             since.extend(standing.log.since);
         }
         standing.waiting_since = since.into_iter().min();
+        standing.could_since = standing.waiting_since.and_then(|at| self.hours().next_open(at));
         if !target.backups.is_empty() {
             let reached = windows(&self.target.timeline(self.database).await?);
             standing.newest = reached.iter().map(|window| window.to.at).max();

@@ -5,14 +5,14 @@
 //! rest: before a pack is given up, everything that anything here needs of it lies elsewhere.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
-    blobs::read_table,
+    blobs::{Blobs, read_table},
     closure::places,
     entry::{Action, Doom},
     history::{Committed, History, PackList},
@@ -125,17 +125,22 @@ impl Replication<'_> {
         for (pack, at_source) in lost {
             let homes = moves.entry(pack).or_default();
             for (home, size_bytes) in at_source {
-                if !sent.contains_key(&home) {
-                    sent.insert(home, self.send_moved(home, size_bytes, &index).await?);
-                }
-                homes.extend(sent.get(&home).into_iter().flatten().copied());
+                let known = match sent.entry(home) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => {
+                        new.insert(self.send_moved(home, size_bytes, &index).await?)
+                    }
+                };
+                homes.extend(known.iter().copied());
             }
         }
         self.target.store_run_of(&index).await?;
         let own = self.target.history().await?;
         let mut is_all = true;
+        let blobs = self.target.blobs(&own, self.target.usable_packs(&own).await?).await?;
         for (pack, homes) in &mut moves {
-            let (rescued, is_all_of_it) = self.rescue(&own, *pack, &index).await?;
+            let at_target = own.resolve(PackList::from([(*pack, 0)]));
+            let (rescued, is_all_of_it) = self.rescue(at_target, &blobs, &index).await?;
             homes.extend(rescued);
             is_all &= is_all_of_it;
         }
@@ -143,19 +148,19 @@ impl Replication<'_> {
         self.give_up(&own, moves, is_all).await
     }
 
-    /// Puts what is good of a pack, and not in `index`, into new ones. Says as well whether nothing
-    /// is lacking then.
+    /// Puts what is good of some packs, and not in `index`, into new ones. Says as well whether
+    /// nothing is lacking then.
     async fn rescue(
         &self,
-        own: &History,
-        pack: PackName,
+        packs: PackList,
+        blobs: &Blobs,
         index: &Arc<IndexSet>,
     ) -> Result<(Homes, bool)> {
         let stored = self.stored().await?;
-        let blobs = self.target.blobs(own, self.target.usable_packs(own).await?).await?;
-        let (mut good, mut is_all) = (Vec::new(), true);
-        // Its size does not matter here: what lies there has its own.
-        for home in own.resolve(PackList::from([(pack, 0)])).into_keys() {
+        let (mut homes, mut is_all) = (Homes::new(), true);
+        // How long they should be does not matter here: what lies there has a length of its own.
+        for home in packs.into_keys() {
+            let mut good = Vec::new();
             let table = match stored.get(&home) {
                 Some(size_bytes) => read_table(&*self.target.store, home, *size_bytes).await,
                 None => Ok(Vec::new()),
@@ -175,11 +180,11 @@ impl Replication<'_> {
                     blob => good.push(Ok(blob?)),
                 }
             }
+            if !good.is_empty() {
+                homes.extend(self.pack_up(home.kind, good.into_iter(), index).await?);
+            }
         }
-        if good.is_empty() {
-            return Ok((Homes::new(), is_all));
-        }
-        Ok((self.pack_up(pack.kind, good.into_iter(), index).await?, is_all))
+        Ok((homes, is_all))
     }
 
     /// Says in the target's log where what packs held is now, if every backup there finds all that

@@ -56,6 +56,8 @@ pub struct CopyKnown {
     pub name: String,
     /// Since when the oldest of what it lacks waits, if it lacks anything.
     pub waiting_since: Option<DateTime<Utc>>,
+    /// From when on it could have been copied, by every window, if that is known.
+    pub could_since: Option<DateTime<Utc>>,
     /// Backups that it has.
     pub backups: usize,
     /// Backups that it lacks.
@@ -74,6 +76,7 @@ impl CopyKnown {
         let blank = Self {
             name: rule.name.clone(),
             waiting_since: None,
+            could_since: None,
             backups: 0,
             lacking_backups: 0,
             lacking_segments: 0,
@@ -83,6 +86,7 @@ impl CopyKnown {
         match looked {
             Ok(standing) => Self {
                 waiting_since: standing.waiting_since,
+                could_since: standing.could_since,
                 backups: standing.backups,
                 lacking_backups: standing.lacking.len(),
                 lacking_segments: standing.log.segments.len(),
@@ -95,7 +99,8 @@ impl CopyKnown {
 
     /// The same for whoever decides what somebody has to know.
     pub fn state(&self) -> CopyState<'_> {
-        CopyState { name: &self.name, waiting_since: self.waiting_since }
+        let Self { name, waiting_since, could_since, .. } = self;
+        CopyState { name, waiting_since: *waiting_since, could_since: *could_since }
     }
 }
 

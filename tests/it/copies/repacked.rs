@@ -111,7 +111,7 @@ impl Pair {
 
 async fn data_packs(store: &MemoryStore) -> Vec<Key> {
     let listed = store.list("packs/").await.unwrap().into_iter().map(|object| object.key);
-    listed.filter(|key| key.as_str().ends_with(".pack")).collect()
+    listed.filter(|key| key.as_str().rsplit('.').next() == Some("pack")).collect()
 }
 
 /// Gives the first backup up, and empties the pack of what only that needed.
