@@ -183,6 +183,9 @@ pub(crate) enum Command {
     /// Look at who did what.
     #[command(subcommand)]
     Audit(serve::AuditCommand),
+    /// Look after what the state database knows.
+    #[command(subcommand)]
+    Catalog(serve::CatalogCommand),
     /// Print the statements that make a role with the least privileges.
     Grants(grants::Options),
     /// Look after the repository itself.
@@ -263,6 +266,7 @@ impl Command {
                 | Self::Db(_)
                 | Self::Endpoint(_)
                 | Self::Audit(_)
+                | Self::Catalog(_)
                 | Self::Man(_)
                 | Self::MountGuard(_)
                 | Self::DemoCustomer(_)

@@ -45,9 +45,10 @@ pub(crate) struct GcOptions {
     /// How long what is not needed stays, for restores that began before.
     #[arg(long, value_name = "LENGTH", default_value = "3d")]
     grace: String,
-    /// How old something that no backup ever named must be: its writer may still be at work.
-    #[arg(long, value_name = "LENGTH", default_value = "7d")]
-    orphan_age: String,
+    /// How old something that no backup ever named must be: its writer may still be at work
+    /// [default: 7d, in a copy 60d].
+    #[arg(long, value_name = "LENGTH")]
+    orphan_age: Option<String>,
 }
 
 /// Objects and their bytes.
@@ -217,7 +218,8 @@ async fn stats(session: &Session) -> Result<()> {
 }
 
 async fn gc(session: &Session, options: GcOptions) -> Result<()> {
-    let (grace, orphan_age) = (length(&options.grace)?, length(&options.orphan_age)?);
+    let grace = length(&options.grace)?;
+    let orphan_age = options.orphan_age.as_deref().map(length).transpose()?;
     let repository = open::repository(session, Need::Content).await?;
     let dry_run = options.dry_run;
     let options = CollectOptions { grace, orphan_age, dry_run, ..CollectOptions::default() };

@@ -257,7 +257,8 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     partial::refuse_without_target(&options.partial)?;
     let moment = session.moment(&options.at)?;
     let database = options.database.as_str();
-    let sources = Sources::of(session, &options.source, (Some(database), Need::Content))?;
+    let of = (Some(database), Need::Content);
+    let sources = Sources::of(session, &options.source, of).await?;
     let work = async |source: &Source| Box::pin(attempt(session, &options, &moment, source)).await;
     Box::pin(sources.serve(session, database, work)).await
 }

@@ -258,6 +258,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<u8> {
         Command::Endpoint(command) => return Box::pin(serve::endpoint(session, command)).await,
         Command::Db(command) => return Box::pin(serve::db(session, command)).await,
         Command::Audit(command) => return Box::pin(serve::audit(session, command)).await,
+        Command::Catalog(command) => serve::catalog(session, command).await?,
         Command::Grants(options) => grants::run(session, options)?,
         Command::Repo(command) => return repo::run(session, command).await,
         Command::Forget(options) => forget::run(session, options).await?,

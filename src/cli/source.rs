@@ -8,6 +8,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::{
     config::{files, reach},
     open::{self, Need, Opened},
+    serve::found,
     session::Session,
 };
 use crate::{
@@ -70,7 +71,7 @@ impl Sources {
     /// # Errors
     ///
     /// [`Missing`](ErrorKind::Missing) when it has no such copy.
-    pub(crate) fn of(
+    pub(crate) async fn of(
         session: &Session,
         options: &SourceOptions,
         (database, need): (Option<&str>, Need),
@@ -82,13 +83,13 @@ impl Sources {
         if is_typed && !names_config(session) {
             return typed(None, Vec::new());
         }
-        let config = match files::sound(session) {
+        let config = match configured(session).await {
             // Whoever has no configuration is told of --repo, as ever.
             Err(_) if options.from.is_none() && !names_config(session) => {
                 return typed(None, Vec::new());
             }
             Err(_) if is_typed => return typed(None, Vec::new()),
-            loaded => loaded?.config,
+            loaded => loaded?,
         };
         let own = database.and_then(|name| config.databases.get(name));
         let all = own.map_or_else(|| everywhere(&config), |database| places(&config, database));
@@ -252,6 +253,7 @@ async fn mend_from(
     let pace = Pace::new(Arc::clone(&session.world.clock), None);
     let road = Road { pace: &pace, may_go: &|| Ok(()), meter: &meter };
     let replication = Replication::to_mend(copy, broken, road)?;
+    let mut lost = Vec::new();
     let work = async {
         let mut mended = Vec::new();
         let history = broken.history().await?;
@@ -261,27 +263,37 @@ async fn mend_from(
             if theirs.commit(backup).is_none_or(|known| known.forgotten) {
                 continue;
             }
-            let objects = replication.mend(committed).await?;
-            if !objects.is_empty() || history.is_suspect(backup) {
-                replication.prove(backup).await?;
+            let repaired = async {
+                let objects = replication.mend(committed).await?;
+                if !objects.is_empty() || history.is_suspect(backup) {
+                    replication.prove(backup).await?;
+                }
+                Ok(objects)
+            };
+            match repaired.await {
+                // What one lacks on both sides keeps no other from being repaired.
+                Err(error) if is_damage(&error) => lost.push((backup.clone(), error)),
+                objects => mended.extend(objects?),
             }
-            mended.extend(objects);
         }
         mended.extend(replication.mend_log(database).await?);
         Ok(mended)
     };
     let subject = format!("repair {database}");
     let mended = session.watch(&subject, &meter, Box::pin(work)).await;
+    for (backup, error) in lost {
+        session.warn(&format!("{backup} is damaged on both sides: could not {error}"));
+    }
     broken.remember().await?;
     mended
 }
 
 /// The copy that drills of a database restore, where its policy names one.
-pub(crate) fn drilled_from(session: &Session, database: &str) -> Option<String> {
+pub(crate) async fn drilled_from(session: &Session, database: &str) -> Option<String> {
     if session.names_place() {
         return None;
     }
-    let config = files::sound(session).ok()?.config;
+    let config = configured(session).await.ok()?;
     let policy = config.policies.get(&config.databases.get(database)?.policy)?;
     policy.drill.as_ref()?.from.clone()
 }
@@ -292,7 +304,20 @@ pub(crate) async fn open(
     options: &SourceOptions,
     (database, need): (Option<&str>, Need),
 ) -> Result<Opened> {
-    Ok(Sources::of(session, options, (database, need))?.first(session).await?.repository)
+    Ok(Sources::of(session, options, (database, need)).await?.first(session).await?.repository)
+}
+
+/// The configuration, with what was discovered. Without its state, what is written down has to do:
+/// it may be gone with everything else.
+async fn configured(session: &Session) -> Result<Config> {
+    match found(session).await {
+        Ok(loaded) => Ok(loaded.config),
+        Err(error) => {
+            let loaded = files::sound(session)?;
+            session.warn(&format!("what was discovered is not known here: could not {error}"));
+            Ok(loaded.config)
+        }
+    }
 }
 
 fn names_config(session: &Session) -> bool {

@@ -129,7 +129,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let meter = Arc::new(Meter::default());
     let need = if options.keyless { Need::Names } else { Need::Content };
     let database = options.database.as_deref();
-    let sources = Sources::of(session, &options.source, (database, need))?;
+    let sources = Sources::of(session, &options.source, (database, need)).await?;
     let repository = sources.first(session).await?.repository;
     let mut answer = if options.keyless {
         let mut answer = VerifyAnswer::new("hashed");

@@ -331,24 +331,29 @@ impl Judge<'_, '_> {
         let config = self.config;
         let mut origins: BTreeMap<&str, &str> = BTreeMap::new();
         let mut told = BTreeSet::new();
-        for database in config.databases.values() {
-            let Some(policy) = config.policies.get(&database.policy) else { continue };
+        let of = |name: &str| format!("`{name}`");
+        let databases = config.databases.values();
+        let databases = databases.map(|one| (of(&one.name), &one.policy, &one.repository));
+        let found = config.rules.iter();
+        let found = found.map(|one| ("what a rule finds".to_owned(), &one.policy, &one.repository));
+        let stored: Vec<_> = databases.chain(found).collect();
+        for (_, policy, repository) in &stored {
+            let Some(policy) = config.policies.get(*policy) else { continue };
             let layer = layer(self.main, &policy.name).and_then(|(_, node)| node.get("copy"));
             let nodes = layer.map_or(&[][..], Node::list);
             let copies = policy.copies.iter().enumerate();
             // What is left for others may come from anywhere.
             for (place, copy) in copies.filter(|(_, copy)| !config.is_handoff(&copy.to)) {
                 let to = copy.to.as_str();
-                let user = config.databases.values().find(|other| other.repository == to);
-                let first = *origins.entry(to).or_insert(&database.repository);
+                let user = stored.iter().find(|(_, _, other)| *other == to);
+                let first = *origins.entry(to).or_insert(repository);
                 let problem = match user {
-                    Some(user) => format!(
-                        "`{to}` gets copies, and backups of `{}`: a copy holds nothing else",
-                        user.name
+                    Some((user, ..)) => format!(
+                        "`{to}` gets copies, and backups of {user}: a copy holds nothing else"
                     ),
-                    None if first != database.repository => format!(
-                        "`{to}` gets copies from `{first}` and from `{}`: it is made of one",
-                        database.repository
+                    None if first != *repository => format!(
+                        "`{to}` gets copies from `{first}` and from `{repository}`: it is made of \
+                         one"
                     ),
                     None => continue,
                 };

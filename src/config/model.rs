@@ -92,13 +92,19 @@ impl Config {
     }
 
     /// The repository that a copy is fed from in the end, if the named one is a copy: the first
-    /// repository of a database whose policy copies there.
+    /// repository of a database, or of what a rule finds, whose policy copies there.
     pub fn origin_of(&self, repository: &str) -> Option<&str> {
-        let is_fed = |database: &&Database| {
-            let policy = self.policies.get(&database.policy);
+        let feeds = |(policy, _): &(&String, &String)| {
+            let policy = self.policies.get(*policy);
             policy.is_some_and(|policy| policy.copies.iter().any(|copy| copy.to == repository))
         };
-        self.databases.values().find(is_fed).map(|database| &*database.repository)
+        self.stored().find(feeds).map(|(_, repository)| &**repository)
+    }
+
+    /// The policy and the repository of everything that is, or may be, backed up.
+    fn stored(&self) -> impl Iterator<Item = (&String, &String)> {
+        let databases = self.databases.values().map(|one| (&one.policy, &one.repository));
+        databases.chain(self.rules.iter().map(|one| (&one.policy, &one.repository)))
     }
 }
 

@@ -16,7 +16,8 @@ use crate::{
         Verdict, Window,
     },
     repository::{
-        Holdings, LogToCopy, Pace, Problem, Replication, Repository, Road, VerifyReport,
+        COPIED_FROM, Holdings, LogToCopy, Pace, Problem, Replication, Repository, Road,
+        VerifyReport,
         history::{Committed, History},
     },
     world::World,
@@ -65,6 +66,8 @@ pub struct CopyStanding {
     pub held_back: Vec<(String, Proof)>,
     /// Since when the oldest of what it lacks waits.
     pub waiting_since: Option<DateTime<Utc>>,
+    /// From when on it could have been copied, by every window, if that is known.
+    pub could_since: Option<DateTime<Utc>>,
 }
 
 /// What copying came to.
@@ -167,14 +170,15 @@ impl Copying<'_> {
         let mut since: Vec<DateTime<Utc>> = Vec::new();
         for id in &wanted {
             let Some(committed) = theirs.commit(id) else { continue };
-            since.extend(theirs.proof(id).map(|proof| proof.at));
+            // Its proof is renewed from time to time, and would make nothing ever late.
+            since.push(committed.commit.finished_at);
             standing.lacking.push(committed.clone());
         }
         standing.lacking.sort_by_key(Committed::made);
         for backup in target.backups.iter().filter(|backup| backup.proof != Proof::Verified) {
             let Some(committed) = own.commit(&backup.id) else { continue };
-            let proof = theirs.proof(&backup.id).or_else(|| own.proof(&backup.id));
-            since.extend(proof.map(|proof| proof.at));
+            let found = own.proof(&backup.id).map(|proof| proof.at);
+            since.push(found.unwrap_or(committed.commit.finished_at));
             standing.unproven.push(committed.clone());
         }
         if self.rule.takes(CopyKind::Logs) {
@@ -183,6 +187,7 @@ impl Copying<'_> {
             since.extend(standing.log.since);
         }
         standing.waiting_since = since.into_iter().min();
+        standing.could_since = standing.waiting_since.and_then(|at| self.hours().next_open(at));
         if !target.backups.is_empty() {
             let reached = windows(&self.target.timeline(self.database).await?);
             standing.newest = reached.iter().map(|window| window.to.at).max();
@@ -258,6 +263,17 @@ impl Copying<'_> {
         }
         report.sent = replication.sent();
         Ok(report)
+    }
+
+    /// Tells the copy what people said at the source: that is a few bytes, and waits for no window.
+    ///
+    /// # Errors
+    ///
+    /// What keeps either repository from being used.
+    pub async fn learn(&self, world: &World) -> Result<()> {
+        let (pace, meter) = (Pace::new(Arc::clone(&world.clock), None), Arc::new(Meter::default()));
+        let road = Road { pace: &pace, may_go: &|| Ok(()), meter: &meter };
+        Replication::new(self.source, self.target, road)?.custody(self.database).await
     }
 
     fn may_go(&self, world: &World) -> Result<()> {
@@ -373,8 +389,8 @@ impl Copying<'_> {
             return Ok(());
         }
         let found = problem(backup, error);
-        let is_of_copy = error.facts().iter().any(|(label, _)| *label == "copy");
-        if !is_of_copy {
+        let is_of_source = error.facts().iter().any(|(label, _)| *label == COPIED_FROM);
+        if is_of_source {
             let found = VerifyReport { problems: vec![found.clone()], ..VerifyReport::default() };
             if let Err(error) = self.source.prove(committed, &found).await {
                 tracing::warn!(event = "proof.unwritten", backup, "{error}");

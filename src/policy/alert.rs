@@ -94,6 +94,9 @@ pub struct CopyState<'a> {
     pub name: &'a str,
     /// Since when the oldest of what it lacks waits for being copied, if anything does.
     pub waiting_since: Option<DateTime<Utc>>,
+    /// From when on that could have been copied, by the windows of the repository as well, if that
+    /// is known.
+    pub could_since: Option<DateTime<Utc>>,
 }
 
 impl Urgency {
@@ -242,7 +245,7 @@ impl Protection<'_> {
             let rule = policy.copies.iter().find(|rule| rule.name == copy.name)?;
             let waiting = copy.waiting_since?;
             let begins = next_begin(&rule.windows, policy.zone, waiting).unwrap_or(waiting);
-            let since = begins + COPY_LAG_MAX;
+            let since = begins.max(copy.could_since.unwrap_or(begins)) + COPY_LAG_MAX;
             (since <= now).then_some((since, copy.name, waiting))
         });
         let mut late: Vec<_> = late.collect();
@@ -334,7 +337,7 @@ mod tests {
     fn each_class_says_what_is_the_matter_and_since_when() {
         let policy = promises();
         let coverage = intervals(&[(1, 9), (12, 20)]);
-        let copies = [CopyState { name: "dr", waiting_since: Some(at(12)) }];
+        let copies = [CopyState { name: "dr", waiting_since: Some(at(12)), could_since: None }];
         let quiet = protection(&coverage[1..]);
         assert_eq!(told(&quiet, &policy, 22), Vec::<String>::new());
         let loud = Protection {
@@ -356,6 +359,12 @@ mod tests {
                 "copy-lag Ticket since 36: copy dr lacks what is there since 2026-11-01 12:00:00",
             ]
         );
+        // Nothing is late that no window let go.
+        let waits = [CopyState { could_since: Some(at(20)), ..copies[0] }];
+        let waits = Protection { copies: &waits, ..loud };
+        let is_late =
+            |now| told(&waits, &policy, now).iter().any(|one| one.starts_with("copy-lag"));
+        assert_eq!((is_late(43), is_late(44)), (false, true));
         let important = Policy { priority: PAGE_PRIORITY, ..policy.clone() };
         assert!(told(&loud, &important, 36)[1].starts_with("restorable-gap Page"));
         let state = State::Retired;

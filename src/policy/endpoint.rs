@@ -293,6 +293,36 @@ pub fn observe(
     changes
 }
 
+/// Endpoints of which the same name belongs to another database from now on: each ends under a name
+/// of its own, since its database is known by it.
+pub fn make_way(
+    registry: &mut Registry,
+    source: &str,
+    seen: &[Sighting],
+    owner: impl Fn(&Registration) -> Option<String>,
+    now: DateTime<Utc>,
+) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for sighting in seen {
+        let is_displaced = |known: &Registration| {
+            let is_free = !known.is_there() || known.source == source;
+            let is_other = known.labels != sighting.labels || known.target != sighting.target;
+            let next = Registration::new(sighting, source, now);
+            is_free && is_other && owner(known).is_some() && owner(known) != owner(&next)
+        };
+        if registry.get(&sighting.id).is_some_and(is_displaced)
+            && let Some(mut known) = registry.remove(&sighting.id)
+        {
+            if known.is_there() {
+                changes.push(known.ends(End::Lost, "its name is another's now", now));
+            }
+            known.id = format!("{}@{}", known.id, known.since.timestamp_millis());
+            registry.insert(known.id.clone(), known);
+        }
+    }
+    changes
+}
+
 /// Whether what ended is there again: what was there all the time is, once it gives another sign
 /// of life.
 fn is_new(known: &Registration, sighting: &Sighting, source: &str) -> bool {
@@ -326,15 +356,17 @@ fn renew(
     known.labels.clone_from(&sighting.labels);
 }
 
-/// Ends leases that ran out. `successor` says of an endpoint whether another one has its role.
+/// Ends leases that ran out, of endpoints that could have been heard of: `is_silent` says of which.
+/// `has_successor` says of an endpoint whether another one has its role.
 pub fn lapse(
     registry: &mut Registry,
+    is_silent: impl Fn(&Registration) -> bool,
     has_successor: impl Fn(&str) -> bool,
     now: DateTime<Utc>,
 ) -> Vec<Change> {
     let mut changes = Vec::new();
     for known in registry.values_mut().filter(|known| known.is_there()) {
-        if known.leased_until().is_some_and(|ends| ends < now) {
+        if known.leased_until().is_some_and(|ends| ends < now) && is_silent(known) {
             let is_expected = known.is_leaving() || has_successor(&known.id);
             let end = if is_expected { End::Expected } else { End::Lost };
             changes.push(known.ends(end, "its lease ran out", now));

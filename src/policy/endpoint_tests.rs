@@ -10,7 +10,7 @@ use super::{
     civil::tests::utc,
     endpoint::{
         Drain, End, Phase, Registration, Registry, Sighting, Wanted, absence, choose, forgettable,
-        is_over, lapse, observe, succeeded,
+        is_over, lapse, make_way, observe, succeeded,
     },
     model::{
         Policy, State,
@@ -52,7 +52,7 @@ fn seen(id: &str, sign: &str, ttl: Option<u64>) -> Sighting {
 fn look(registry: &mut Registry, seen: &[Sighting], now: DateTime<Utc>) {
     observe(registry, "files", (seen, true), now);
     let others = succeeded(&rules(), registry, now);
-    lapse(registry, |id| others.contains(id), now);
+    lapse(registry, |_| true, |id| others.contains(id), now);
 }
 
 fn answer(registry: &mut Registry, id: &str, identity: &str, now: DateTime<Utc>) {
@@ -68,6 +68,45 @@ fn chosen(registry: &Registry, now: DateTime<Utc>) -> Option<String> {
 
 fn phase(registry: &Registry, id: &str, now: DateTime<Utc>) -> Phase {
     registry[id].phase(chosen(registry, now).as_deref())
+}
+
+/// Row 9b: a name that comes to mean another database takes nothing from the first one, which is
+/// known as long as it is remembered, and pages when it becomes too old.
+#[test]
+fn row_9b_a_name_that_another_database_takes_leaves_the_first_one_known() {
+    let mut all = Registry::new();
+    let owner = |one: &Registration| one.labels.get("app").cloned();
+    let step = |all: &mut Registry, seen: &[Sighting], now| {
+        make_way(all, "files", seen, owner, now);
+        look(all, seen, now);
+    };
+    step(&mut all, &[seen("h:1", "1", None)], at(0));
+    let mut other = seen("h:1", "2", None);
+    other.labels.insert("app".to_owned(), "billing".to_owned());
+    step(&mut all, &[other.clone()], at(60));
+    let owners = |all: &Registry| {
+        let owned = all.values().map(|one| (owner(one).unwrap(), one.end.map(|(_, end)| end)));
+        owned.collect::<Vec<_>>()
+    };
+    let both = [("billing".to_owned(), None), ("shop".to_owned(), Some(End::Lost))];
+    assert_eq!(owners(&all), both);
+    // The same again changes nothing, and what only says more of itself is not another one.
+    other.labels.insert("version".to_owned(), "2".to_owned());
+    other.sign = Some("3".to_owned());
+    step(&mut all, &[other], at(120));
+    assert_eq!(owners(&all), both);
+    assert_eq!(all["h:1"].since, at(60));
+    assert_eq!(forgettable(&all, owner, at(9_000_000)), Vec::<String>::new());
+}
+
+/// Row 9: who was not listened to cannot have fallen silent.
+#[test]
+fn row_9_a_lease_runs_out_only_where_somebody_listened() {
+    let mut all = Registry::new();
+    look(&mut all, &[seen("blue", "1", Some(90))], at(0));
+    assert_eq!(lapse(&mut all, |_| false, |_| false, at(9_000)), []);
+    assert!(all["blue"].is_there());
+    assert_eq!(lapse(&mut all, |_| true, |_| false, at(9_000)).len(), 1);
 }
 
 #[test]
@@ -128,7 +167,7 @@ fn whoever_was_succeeded_or_drained_is_not_lost() {
         }
         observe(&mut all, "files", (&[], false), at(61));
         let others = succeeded(&rules(), &all, at(61));
-        lapse(&mut all, |id| others.contains(id), at(61));
+        lapse(&mut all, |_| true, |id| others.contains(id), at(61));
         assert_eq!(all["blue"].end, Some((at(61), End::Expected)), "{is_drained}");
     }
 }

@@ -37,7 +37,7 @@ pub use copy::{Candidate, Hours};
 pub use due::{DUE_TIMES_MAX, Decision, Fate, GRACE, Schedule, Settled, Skip, Step, Waiting, Why};
 pub use endpoint::{
     Change, Drain, End, Phase, Registration, Registry, Sighting, Wanted, absence, choose,
-    forgettable, is_over, lapse, observe, succeeded,
+    forgettable, is_over, lapse, make_way, observe, succeeded,
 };
 pub use event::{Event, EventEnd, WHOLE_DATABASE};
 pub use facts::{Attempt, BACKOFF_FIRST, BACKOFF_MAX, Facts, Need, Outcome, Pause};

@@ -171,14 +171,46 @@ impl Template {
     ///
     /// The label that is not there.
     pub fn fill(&self, target: &str, labels: &BTreeMap<String, String>) -> Result<String, &str> {
+        self.fill_with(target, labels, |_| true)
+    }
+
+    /// The same for a URL: what is put into one that has text of its own may not go on in it, such
+    /// as with other settings.
+    ///
+    /// # Errors
+    ///
+    /// The label that is not there, or that cannot be part of a URL.
+    pub fn fill_url(
+        &self,
+        target: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<String, &str> {
+        let has_text = self.0.iter().any(|piece| matches!(piece, Piece::Text(_)));
+        let is_plain = |value: &str| !value.contains(['?', '#', '@', '&', '%', '\\']);
+        // A path is put behind a scheme as it is; a place in a URL has none.
+        let is_place = self.0.iter().any(|piece| match piece {
+            Piece::Text(text) => text.contains("//"),
+            Piece::Label(_) => false,
+        });
+        self.fill_with(target, labels, |value| {
+            !has_text || is_plain(value) && !(is_place && value.contains('/'))
+        })
+    }
+
+    fn fill_with(
+        &self,
+        target: &str,
+        labels: &BTreeMap<String, String>,
+        may_be: impl Fn(&str) -> bool,
+    ) -> Result<String, &str> {
         let mut text = String::new();
         for piece in &self.0 {
             text += match piece {
                 Piece::Text(text) => text,
-                Piece::Label(label) if label == TARGET => target,
+                Piece::Label(label) if label == TARGET && may_be(target) => target,
                 Piece::Label(label) => {
                     let value = labels.get(label).filter(|value| !value.is_empty());
-                    value.map(String::as_str).ok_or(&**label)?
+                    value.map(String::as_str).filter(|value| may_be(value)).ok_or(&**label)?
                 }
             };
         }
@@ -210,10 +242,10 @@ pub fn belongs<'a>(
     if NAME_BYTES_MAX < database.len() || database.chars().any(char::is_control) {
         return none(format!("[[rule]] {} makes a name of it that none can have", number + 1));
     }
-    match rule.endpoint.fill(target, labels) {
+    match rule.endpoint.fill_url(target, labels) {
         Ok(url) => Belongs::To { rule: number, database, url },
         Err(label) => none(format!(
-            "[[rule]] {} says by `{label}` how to reach it, and it has no such label",
+            "[[rule]] {} says by `{label}` how to reach it, and it has none that a URL can have",
             number + 1
         )),
     }
@@ -274,6 +306,25 @@ mod tests {
         for text in ["", "{", "}", "{}", "a{b", "{a b}", "{a}}"] {
             assert!(Template::new(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_put_into_a_url_does_not_go_on_in_it() {
+        let none = BTreeMap::new();
+        let template = Template::new("postgres://b@{target}/db?sslmode=verify-full").unwrap();
+        let plain = "postgres://b@[::1]:5432,h:1/db?sslmode=verify-full".to_owned();
+        assert_eq!(template.fill_url("[::1]:5432,h:1", &none), Ok(plain));
+        for evil in
+            ["evil:1/x?y=", "evil:1/x", "a@evil", "h#", "h&x=y", "h%2f", "h?sslmode=disable"]
+        {
+            assert_eq!(template.fill_url(evil, &none), Err("target"), "{evil}");
+        }
+        let path = Template::new("sqlite:{target}").unwrap();
+        assert_eq!(path.fill_url("/srv/a.db", &none), Ok("sqlite:/srv/a.db".to_owned()));
+        assert_eq!(path.fill_url("/srv/a.db?mode=x", &none), Err("target"));
+        let whole = Template::new("{target}").unwrap();
+        let url = "postgres://b@h/db?sslmode=require";
+        assert_eq!(whole.fill_url(url, &none), Ok(url.to_owned()), "it says all of it itself");
     }
 
     /// Row 60: what no rule is about is not left out without a word.

@@ -33,13 +33,20 @@ const DOOM_PACKS_MAX: usize = 20_000;
 /// Other objects named by one doom entry, an even number.
 const DOOM_OBJECTS_MAX: usize = 50_000;
 
+/// How old orphans are that go.
+const ORPHAN_AGE: Duration = Duration::from_hours(7 * 24);
+
+/// In a copy, a first backup may be on its way for weeks, within narrow windows.
+const REPLICA_ORPHAN_AGE: Duration = Duration::from_hours(60 * 24);
+
 /// How garbage is collected.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CollectOptions {
     /// How long doomed objects stay for readers that began before.
     pub grace: Duration,
-    /// How old a pack must be that no backup ever named: its writer may still be at work.
-    pub orphan_age: Duration,
+    /// How old a pack must be that no backup ever named: its writer may still be at work. Without
+    /// it, what is usual, which in a copy is longer.
+    pub orphan_age: Option<Duration>,
     /// How much of the stored bytes one run may copy out of half-empty packs, from 0 to 1.
     pub repack_max: f64,
     /// Only say what would be done.
@@ -48,12 +55,7 @@ pub struct CollectOptions {
 
 impl Default for CollectOptions {
     fn default() -> Self {
-        Self {
-            grace: Duration::from_hours(72),
-            orphan_age: Duration::from_hours(7 * 24),
-            repack_max: 0.1,
-            dry_run: false,
-        }
+        Self { grace: Duration::from_hours(72), orphan_age: None, repack_max: 0.1, dry_run: false }
     }
 }
 
@@ -100,7 +102,7 @@ impl Repository {
         self.doom(options, meter, &mut report).await?;
         self.sweep(options, meter, &mut report).await?;
         if !options.dry_run {
-            let young = self.world.clock.now() - age(options.orphan_age);
+            let young = self.young(options);
             self.sweep_beats(young, &mut report).await?;
         }
         Ok(report)
@@ -183,20 +185,29 @@ impl Repository {
             }
             objects.extend([commit.manifest.clone(), commit.packs.clone()]);
         }
-        let young = self.world.clock.now() - age(options.orphan_age);
+        let young = self.young(options);
         objects.extend(self.stale_segments(history, young).await?);
-        let garbage = listed
-            .iter()
-            .filter(|object| {
-                PackName::from_key(&object.key).is_some_and(|pack| {
-                    !needed.contains(&pack)
-                        && !history.is_doomed_pack(&pack)
-                        && (forgotten.contains(&pack) || object.modified < young)
-                })
-            })
-            .filter_map(sized)
-            .collect();
+        let unneeded = listed.iter().filter_map(|object| {
+            let pack = PackName::from_key(&object.key)?;
+            let is_unneeded = !needed.contains(&pack) && !history.is_doomed_pack(&pack);
+            is_unneeded.then_some((pack, object))
+        });
+        let (left, mut orphans): (Vec<_>, Vec<_>) =
+            unneeded.partition(|(pack, _)| forgotten.contains(pack));
+        // A copy of a backup takes as long as it takes: as long as anything comes, what came before
+        // may be of the same one.
+        let comes = orphans.iter().any(|(_, object)| object.modified >= young);
+        let may_wait = comes && self.descriptor().is_replica();
+        orphans.retain(|(_, object)| object.modified < young && !may_wait);
+        let garbage = left.into_iter().chain(orphans);
+        let garbage = garbage.map(|(pack, object)| (pack, object.size_bytes)).collect();
         Ok(Marked { needed, garbage, objects })
+    }
+
+    /// When what nobody names is younger than this, its writer may still be at work.
+    fn young(&self, options: CollectOptions) -> DateTime<Utc> {
+        let usual = if self.descriptor().is_replica() { REPLICA_ORPHAN_AGE } else { ORPHAN_AGE };
+        self.world.clock.now() - age(options.orphan_age.unwrap_or(usual))
     }
 
     /// Captured log that no backup can use: before the oldest backup in it, or without any backup

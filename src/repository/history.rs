@@ -201,11 +201,20 @@ impl History {
 
     /// The packs that hold today what `packs` held when a backup was committed.
     pub fn resolve(&self, packs: PackList) -> PackList {
+        self.resolve_as_if(packs, &BTreeMap::new())
+    }
+
+    /// The same if packs moved as `moves` says.
+    pub(super) fn resolve_as_if(
+        &self,
+        packs: PackList,
+        moves: &BTreeMap<PackName, Vec<(PackName, u64)>>,
+    ) -> PackList {
         let mut resolved = PackList::new();
         let mut followed = HashSet::new();
         let mut pending: Vec<_> = packs.into_iter().collect();
         while let Some((pack, size_bytes)) = pending.pop() {
-            match self.moved.get(&pack) {
+            match moves.get(&pack).or_else(|| self.moved.get(&pack)) {
                 // An entry can only move a pack to packs that did not exist when earlier entries
                 // were written, so following moves ends; the check is against a forged log.
                 Some(homes) if followed.insert(pack) => pending.extend(homes.iter().copied()),

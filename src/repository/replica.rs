@@ -50,6 +50,9 @@ const ATTEMPTS_MAX: u32 = 8;
 /// Pack lists of one backup: each attempt that needs other packs has a name of its own.
 const LISTS_MAX: u32 = 64;
 
+/// The fact of an error that says that it was the source that could not be read, and where it is.
+pub const COPIED_FROM: &str = "copied from";
+
 /// How bytes may go from one repository to the other.
 #[derive(Clone, Copy)]
 pub struct Road<'a> {
@@ -185,7 +188,7 @@ impl Repository {
         };
         Err(Error::new(ErrorKind::Refused, code::REPLICA, "copy into the repository")
             .with("place", place)
-            .with("copied from", self.location())
+            .with(COPIED_FROM, self.location())
             .why(problem)
             .next("give each copy a place of its own, and feed it from one origin"))
     }
@@ -247,6 +250,11 @@ impl<'a> Replication<'a> {
         Self { source, target, road, whole, listed, sent_objects, sent_bytes }
     }
 
+    /// Marks an error as one of reading the source.
+    pub(super) fn at_source(&self, error: Error) -> Error {
+        error.with(COPIED_FROM, self.source.location())
+    }
+
     /// Objects and bytes that were sent so far.
     pub fn sent(&self) -> (u64, u64) {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -283,8 +291,10 @@ impl<'a> Replication<'a> {
         }
         let (_, before) = self.sent();
         let (name, hash) = (&commit.manifest, &commit.manifest_hash);
-        let manifest = self.source.hashed(name, hash, MANIFEST_BYTES_MAX).await?;
-        let original = self.source.pack_list(committed).await?;
+        let at_source = |error| self.at_source(error);
+        let manifest = self.source.hashed(name, hash, MANIFEST_BYTES_MAX).await;
+        let manifest = manifest.map_err(at_source)?;
+        let original = self.source.pack_list(committed).await.map_err(at_source)?;
         for _ in 0..ATTEMPTS_MAX {
             let packs = self.packs(committed, &original).await?;
             // No backup of the target has that name: whatever lies there is of no use.

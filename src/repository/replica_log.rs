@@ -246,10 +246,13 @@ impl Replication<'_> {
             timeline => timeline?,
         };
         let own = self.target.history().await?;
+        // What a copy should have at all is decided when log is copied to it.
+        let is_replica = self.target.descriptor().is_replica();
+        let there = segments_in(self.target, database).await?;
         let mut mended = Vec::new();
         for id in timeline.coverage.iter().flat_map(|coverage| &coverage.segments) {
             let key = names::segment(database, &id.stream, id.seq)?;
-            if own.is_doomed_object(key.as_str()) {
+            if own.is_doomed_object(key.as_str()) || is_replica && !there.contains(id) {
                 continue;
             }
             match read_segment(self.target, &key, id).await {

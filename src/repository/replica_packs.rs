@@ -6,7 +6,7 @@
 //! it was read back.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, PoisonError},
 };
 
@@ -15,17 +15,17 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
+    blobs::read_table,
     entry::{Action, Doom},
     history::{Committed, History, PackList},
     index_set::IndexSet,
-    manifest::{MANIFEST_BYTES_MAX, PACK_LIST_BYTES_MAX},
     names,
-    pack::{PACK_BYTES_MAX, PackBuilder, PackEntry, PackName, SealedBlob, inspect},
+    pack::{PACK_BYTES_MAX, PackBuilder, PackEntry, PackKind, PackName, SealedBlob, inspect},
     packer::persist,
     replica::{Replication, bad_copy},
-    store::Key,
     verify::is_finding,
 };
+use crate::pipeline::id::ChunkId;
 
 /// Packs on their way at once. Each is held in memory.
 const TRANSFERS_MAX: usize = 2;
@@ -34,9 +34,12 @@ const TRANSFERS_MAX: usize = 2;
 /// were when it was proven.
 const TRUSTED_MAX: usize = 2;
 
+/// Packs that hold what another one held, and their sizes in bytes.
+pub(super) type Homes = Vec<(PackName, u64)>;
+
 /// How a pack gets to the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     /// Under its own name.
     AsItIs,
     /// Its blobs in a new pack.
@@ -45,7 +48,7 @@ enum Way {
 
 /// What the target has of a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum There {
+pub(super) enum There {
     /// All of it.
     Whole,
     /// Nothing, and the name is free.
@@ -68,14 +71,15 @@ impl Replication<'_> {
         let (mut list, mut to_send) = (PackList::new(), BTreeMap::new());
         for (pack, size_bytes) in original {
             let one = PackList::from([(*pack, *size_bytes)]);
-            if self.has(&own, &stored, &trusted, one.clone()).await? == There::Whole {
+            let sides = (&*theirs, &*own);
+            if self.has(sides, &stored, &trusted, one.clone()).await? == There::Whole {
                 list.extend(one);
                 continue;
             }
             // What the source itself has moved since comes as it lies there now.
             for (home, size_bytes) in theirs.resolve(one) {
                 let one = PackList::from([(home, size_bytes)]);
-                let way = match self.has(&own, &stored, &trusted, one.clone()).await? {
+                let way = match self.has(sides, &stored, &trusted, one.clone()).await? {
                     There::Whole => None,
                     There::Nothing => Some(Way::AsItIs),
                     There::Lost => Some(Way::Moved),
@@ -90,8 +94,45 @@ impl Replication<'_> {
         Ok(list)
     }
 
-    /// What the target has of a pack, wherever it lies there.
+    /// What the target has of a pack. One that it has moved is whole only if nothing was left
+    /// behind: it took along what its own backups needed then, and another one may need the rest.
     async fn has(
+        &self,
+        (theirs, own): (&History, &History),
+        stored: &PackList,
+        trusted: &BTreeSet<PackName>,
+        pack: PackList,
+    ) -> Result<There> {
+        let there = self.lies(own, stored, trusted, pack.clone()).await?;
+        let homes = own.resolve(pack.clone());
+        if there != There::Whole || homes == pack {
+            return Ok(there);
+        }
+        let is_whole = self.covers(&theirs.resolve(pack), &homes).await?;
+        Ok(if is_whole { There::Whole } else { There::Lost })
+    }
+
+    /// Whether packs of the target hold everything that packs of the source do, by their tables.
+    pub(super) async fn covers(&self, at_source: &PackList, homes: &PackList) -> Result<bool> {
+        let mut known = HashSet::new();
+        for (home, size_bytes) in homes {
+            match read_table(&*self.target.store, *home, *size_bytes).await {
+                Err(error) if is_finding(&error) => return Ok(false),
+                table => known.extend(table?.into_iter().map(|entry| blob_of(&entry))),
+            }
+        }
+        for (pack, size_bytes) in at_source {
+            let table = read_table(&*self.source.store, *pack, *size_bytes).await;
+            let table = table.map_err(|error| self.at_source(error.with("pack", pack)))?;
+            if !table.iter().all(|entry| known.contains(&blob_of(entry))) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What of a pack lies at the target, wherever it is there.
+    pub(super) async fn lies(
         &self,
         own: &History,
         stored: &PackList,
@@ -130,7 +171,7 @@ impl Replication<'_> {
     }
 
     /// The packs that lie at the target, and their sizes in bytes.
-    async fn stored(&self) -> Result<PackList> {
+    pub(super) async fn stored(&self) -> Result<PackList> {
         let mut listed = self.listed.lock().await;
         if let Some(known) = &*listed {
             return Ok(known.clone());
@@ -150,12 +191,16 @@ impl Replication<'_> {
         proven.sort_by_key(|committed| std::cmp::Reverse(committed.made()));
         let mut trusted = BTreeSet::new();
         for committed in proven.into_iter().take(TRUSTED_MAX) {
-            trusted.extend(own.resolve(self.target.pack_list(committed).await?).into_keys());
+            // What a damaged list names is read again, and what it is of is mended by itself.
+            match self.target.pack_list(committed).await {
+                Err(error) if is_finding(&error) => {}
+                list => trusted.extend(own.resolve(list?).into_keys()),
+            }
         }
         Ok(trusted)
     }
 
-    async fn send(&self, packs: BTreeMap<PackName, (u64, Way)>) -> Result<()> {
+    pub(super) async fn send(&self, packs: BTreeMap<PackName, (u64, Way)>) -> Result<()> {
         let domain = self.target.domain()?;
         let index = Arc::new(IndexSet::new(domain.repository(), PackList::new()));
         let sent = stream::iter(packs)
@@ -181,24 +226,26 @@ impl Replication<'_> {
 
     /// Reads a pack at the source, and makes sure that it is what its name says.
     async fn fetch(&self, pack: PackName, size_bytes: u64) -> Result<(Bytes, Vec<PackEntry>)> {
+        self.fetched(pack, size_bytes).await.map_err(|error| self.at_source(error))
+    }
+
+    async fn fetched(&self, pack: PackName, size_bytes: u64) -> Result<(Bytes, Vec<PackEntry>)> {
         let store = &self.source.store;
         let bytes = store.read(&pack.key(), PACK_BYTES_MAX as u64).await?.ok_or_else(|| {
             Error::new(ErrorKind::Missing, code::MISSING_OBJECT, format!("read pack {pack}"))
-                .with("repository", store.location())
+                .with("pack", pack)
                 .why("chunks of at least one backup were in it")
         })?;
         let checked = self.source.world.cpu.run(move |_| {
             let (_, entries) = inspect(&pack, &bytes)?;
             Ok::<_, Error>((bytes, entries))
         });
-        let (bytes, entries) = checked.await?.map_err(|error: Error| {
-            error.with("pack", pack).with("repository", self.source.location())
-        })?;
+        let (bytes, entries) = checked.await?.map_err(|error: Error| error.with("pack", pack))?;
         if bytes.len() as u64 == size_bytes {
             return Ok((bytes, entries));
         }
         Err(Error::new(ErrorKind::Corrupt, code::CORRUPT_OBJECT, format!("read pack {pack}"))
-            .with("repository", self.source.location())
+            .with("pack", pack)
             .why("it is not as long as the backup says"))
     }
 
@@ -237,23 +284,35 @@ impl Replication<'_> {
     }
 
     /// Stores the blobs of a pack under new names.
-    async fn send_moved(
+    pub(super) async fn send_moved(
         &self,
         pack: PackName,
         size_bytes: u64,
         index: &Arc<IndexSet>,
-    ) -> Result<Vec<(PackName, u64)>> {
+    ) -> Result<Homes> {
         (self.road.may_go)()?;
         let (bytes, entries) = self.fetch(pack, size_bytes).await?;
+        let blobs = entries.into_iter().map(move |entry| {
+            let range = entry.range();
+            SealedBlob::decode(&bytes.slice(range.start as usize..range.end as usize))
+        });
+        self.pack_up(pack.kind, blobs, index).await
+    }
+
+    /// Stores blobs in new packs.
+    pub(super) async fn pack_up(
+        &self,
+        kind: PackKind,
+        blobs: impl Iterator<Item = Result<SealedBlob>> + Send + 'static,
+        index: &Arc<IndexSet>,
+    ) -> Result<Homes> {
         let domain = self.target.domain()?;
         let entropy = Arc::clone(&self.target.world.entropy);
         let build = self.target.world.cpu.run(move |_| {
-            let begin = || PackBuilder::new(pack.kind, &domain, &*entropy);
+            let begin = || PackBuilder::new(kind, &domain, &*entropy);
             let (mut packs, mut filling) = (Vec::new(), begin());
-            for entry in entries {
-                let range = entry.range();
-                let blob = bytes.slice(range.start as usize..range.end as usize);
-                let blob = SealedBlob::decode(&blob)?;
+            for blob in blobs {
+                let blob = blob?;
                 if !filling.accepts(&blob) {
                     packs.push(std::mem::replace(&mut filling, begin()).finish());
                 }
@@ -273,66 +332,15 @@ impl Replication<'_> {
     }
 
     /// Says in the target's log where what a pack held is now.
-    async fn say_moved(&self, pack: PackName, homes: Vec<(PackName, u64)>) -> Result<()> {
+    pub(super) async fn say_moved(&self, pack: PackName, homes: Homes) -> Result<()> {
         let doom =
             Doom { packs: vec![pack], moved: BTreeMap::from([(pack, homes)]), ..Doom::default() };
         self.target.append(async |_| Ok(Some(Action::Doom(Box::new(doom.clone()))))).await?;
         Ok(())
     }
+}
 
-    /// Brings back what a backup at the target needs and is not as it was written there. Returns
-    /// the names of the objects that were damaged or missing.
-    ///
-    /// # Errors
-    ///
-    /// [`Corrupt`](ErrorKind::Corrupt) or [`Missing`](ErrorKind::Missing) when the source has no
-    /// good one either.
-    pub async fn mend(&self, committed: &Committed) -> Result<Vec<String>> {
-        let commit = &committed.commit;
-        let mut mended = Vec::new();
-        for (name, hash, limit) in [
-            (&commit.manifest, &commit.manifest_hash, MANIFEST_BYTES_MAX),
-            (&commit.packs, &commit.packs_hash, PACK_LIST_BYTES_MAX),
-        ] {
-            match self.target.hashed(name, hash, limit).await {
-                Err(error) if is_finding(&error) => {
-                    let good = self.source.hashed(name, hash, limit).await?;
-                    self.whole(&Key::new(name.clone())?, good, true).await?;
-                    mended.push(name.clone());
-                }
-                known => drop(known?),
-            }
-        }
-        let (theirs, own) = (self.source.history().await?, self.target.history().await?);
-        let stored = self.stored().await?;
-        let mut to_send = BTreeMap::new();
-        for (pack, size_bytes) in self.target.pack_list(committed).await? {
-            let one = PackList::from([(pack, size_bytes)]);
-            let there = self.has(&own, &stored, &BTreeSet::new(), one.clone()).await?;
-            if there == There::Whole {
-                continue;
-            }
-            mended.push(pack.key().to_string());
-            let homes = theirs.resolve(one.clone());
-            if there == There::Nothing && homes == one {
-                to_send.insert(pack, (size_bytes, Way::AsItIs));
-            } else {
-                self.replace(pack, homes).await?;
-            }
-        }
-        self.send(to_send).await?;
-        Ok(mended)
-    }
-
-    /// Puts what a pack held into new packs, from wherever the source has it.
-    async fn replace(&self, pack: PackName, at_source: PackList) -> Result<()> {
-        let domain = self.target.domain()?;
-        let index = Arc::new(IndexSet::new(domain.repository(), PackList::new()));
-        let mut homes = Vec::new();
-        for (home, size_bytes) in at_source {
-            homes.extend(self.send_moved(home, size_bytes, &index).await?);
-        }
-        self.target.store_run_of(&index).await?;
-        self.say_moved(pack, homes).await
-    }
+/// What a blob is, wherever it lies: a chunk may be stored in full, and against other chunks.
+pub(super) fn blob_of(entry: &PackEntry) -> (ChunkId, Option<ChunkId>) {
+    (entry.label.id, entry.label.base)
 }

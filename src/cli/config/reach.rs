@@ -116,6 +116,15 @@ pub(crate) async fn endpoint(
         _ => database.endpoint.clone(),
     };
     let (engine, mut endpoint) = session.endpoint(&url)?;
+    let is_meant = |name: &String| engine.name() == name || engine.schemes().contains(&&**name);
+    if let Some(other) = database.engine.as_ref().filter(|name| !is_meant(name)) {
+        return Err(Error::new(ErrorKind::Config, code::CONFIG_VALUE, "reach the database")
+            .with("database", &database.name)
+            .with("its engine", other)
+            .with("its endpoint is one of", engine.name())
+            .why("another engine would be backed up under its name")
+            .next("correct `engine`, or `endpoint`"));
+    }
     if let Some(password) = &database.password {
         let with = (&*session.world.clock, &session.environment);
         let of = format!("the password of {}", database.name);

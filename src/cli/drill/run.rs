@@ -125,9 +125,12 @@ async fn drill(session: &Session, options: Options) -> Result<u8> {
     let moment = session.moment(&options.at)?;
     // The copy that the policy rehearses is the one that would really be used.
     let from = options.source.from.clone();
-    let from = from.or_else(|| source::drilled_from(session, &options.database));
+    let from = match from {
+        None => source::drilled_from(session, &options.database).await,
+        named => named,
+    };
     let of = (Some(options.database.as_str()), Need::Content);
-    let source = Sources::of(session, &SourceOptions { from }, of)?.first(session).await?;
+    let source = Sources::of(session, &SourceOptions { from }, of).await?.first(session).await?;
     let repository = source.repository;
     let (wanted, asked) = if options.random {
         drawn(session, &repository, &options.database).await?

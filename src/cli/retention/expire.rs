@@ -1,6 +1,6 @@
 //! `stillpoint expire`: forgets what nothing keeps any more.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use clap::Args;
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     config::{Config, Database},
     policy::{Proof, Retention},
-    repository::{Holdings, history::History},
+    repository::{Holdings, Pace, Replication, Road, history::History},
 };
 
 /// What `expire` is told.
@@ -154,8 +154,17 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         let worked = async {
             let repository = reach::repository(session, config, name).await?;
             for keeping in databases {
-                let expiry = Expiry { session, repository: &repository, keeping, now };
-                expiry.run(&mut answer).await?;
+                let expiry = Expiry { session, config, repository: &repository, keeping, now };
+                match expiry.run(&mut answer).await {
+                    // Another database may come from where somebody answers.
+                    Err(error) if keeping.copy.is_some() => {
+                        let name = &keeping.database.name;
+                        failures.push(
+                            error.with("database", name).with("repository", keeping.repository()),
+                        );
+                    }
+                    done => done?,
+                }
             }
             if options.database.is_none() {
                 let history = repository.history().await?;
@@ -182,6 +191,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
 
 struct Expiry<'a> {
     session: &'a Session,
+    config: &'a Config,
     repository: &'a Opened,
     keeping: Keeping<'a>,
     now: DateTime<Utc>,
@@ -192,8 +202,13 @@ impl Expiry<'_> {
         let Database { name, .. } = self.keeping.database;
         let repository = self.keeping.repository();
         let decide = |holdings: &Holdings| self.keeping.decide(holdings, self.now);
+        let told = self.learn(answer.dry_run).await?;
         let history = self.repository.history().await?;
         let mut seen = Holdings::of(&history, name);
+        if let Some(told) = told {
+            seen.holds.extend(told.holds);
+            seen.events = told.events;
+        }
         let mut gone = gone(&decide(&seen));
         if !answer.dry_run && !gone.is_empty() {
             let reason = format!("expired by policy {}", self.keeping.policy.name);
@@ -245,6 +260,34 @@ impl Expiry<'_> {
         answer.warnings.extend(unproven(name, &seen));
         answer.databases.push(expired);
         Ok(())
+    }
+}
+
+impl Expiry<'_> {
+    /// Has a copy know what people said where it is copied from, whenever anything was copied last.
+    /// Where nothing is to be changed, that is the answer.
+    async fn learn(&self, dry_run: bool) -> Result<Option<Holdings>> {
+        let Keeping { database, policy, copy: Some(copy) } = self.keeping else { return Ok(None) };
+        let from = policy.source_of(copy, &database.repository);
+        let learned = async {
+            let source = reach::repository(self.session, self.config, from).await?;
+            if dry_run {
+                return Ok(Some(Holdings::of(&*source.history().await?, &database.name)));
+            }
+            let (clock, meter) = (Arc::clone(&self.session.world.clock), Arc::default());
+            let pace = Pace::new(clock, None);
+            let road = Road { pace: &pace, may_go: &|| Ok(()), meter: &meter };
+            let replication = Replication::new(&source, self.repository, road)?;
+            replication.custody(&database.name).await?;
+            self.repository.remember().await?;
+            Ok(None)
+        };
+        learned.await.map_err(|error: Error| {
+            error.with("copied from", from).why(
+                "what is held, and what happened, is known there: nothing of the database expires \
+                 in the copy until that can be read",
+            )
+        })
     }
 }
 

@@ -21,8 +21,8 @@ use crate::{
         told,
     },
     policy::{
-        Absence, Change, End, Registration, Registry, Wanted, forgettable, is_over, lapse, observe,
-        succeeded,
+        Absence, Change, End, Registration, Registry, Wanted, forgettable, is_over, lapse,
+        make_way, observe, succeeded,
     },
 };
 
@@ -69,12 +69,19 @@ pub(super) fn finds_more(held: &Held, registry: &Registry, now: DateTime<Utc>) -
     view(held.config()) != view(&next)
 }
 
+/// An endpoint, since when it is registered, and since when it is being given up.
+type Drained = (String, DateTime<Utc>, DateTime<Utc>);
+
 /// What is known of one round to the next.
 struct Rounds {
     discovery: Discovery,
     /// When endpoints were last asked who they are.
     asked: BTreeMap<String, Duration>,
-    draining: BTreeMap<String, Draining>,
+    /// Those that are being given up, by which endpoint it is and since when it was asked.
+    draining: BTreeMap<Drained, Draining>,
+    /// Since when sources are listened to without a break, and when each last answered.
+    listening: Option<Duration>,
+    answered: BTreeMap<String, Duration>,
     /// When it was last looked what need not be remembered.
     forgot: Option<Duration>,
     /// Databases of whose lack of an endpoint somebody was told.
@@ -94,6 +101,8 @@ pub(super) async fn run(
         discovery: Discovery::new(&asks(first.config()), Arc::clone(clock)),
         asked: BTreeMap::new(),
         draining: BTreeMap::new(),
+        listening: None,
+        answered: BTreeMap::new(),
         forgot: None,
         absent: BTreeSet::new(),
     };
@@ -105,6 +114,7 @@ pub(super) async fn run(
             rounds.discovery.change(&asks(held.config()));
         }
         if !coordinator.leads() {
+            rounds.pause();
             continue;
         }
         let held = Arc::clone(&helds.borrow());
@@ -119,8 +129,30 @@ pub(super) async fn run(
                     found.notify_one();
                 }
             }
-            Err(error) => tracing::warn!(event = "discovery.failed", why = told(&error)),
+            Err(error) => {
+                rounds.listening = None;
+                tracing::warn!(event = "discovery.failed", why = told(&error));
+            }
         }
+    }
+}
+
+impl Rounds {
+    /// Whoever does not lead hears nobody: what was heard before is old by the time it leads again.
+    fn pause(&mut self) {
+        self.discovery.forget();
+        self.listening = None;
+        self.draining.clear();
+    }
+
+    /// Whether silence means something: its source was listened to, and answered, for as long as
+    /// the endpoint may be silent.
+    fn heard_of(&self, one: &Registration, now: Duration) -> bool {
+        let Some((ttl, since)) = one.ttl.zip(self.listening) else { return false };
+        let is_long = ttl <= now.saturating_sub(since);
+        let answered = self.answered.get(&one.source);
+        let is_answered = answered.is_some_and(|at| now.saturating_sub(*at) <= ttl);
+        is_long && (one.source == BY_HAND || is_answered)
     }
 }
 
@@ -156,7 +188,10 @@ impl Round<'_> {
         let now = self.session.world.clock.elapsed();
         let forgets = rounds.forgot.is_none_or(|at| FORGET_PERIOD <= now.saturating_sub(at));
         rounds.forgot = if forgets { Some(now) } else { rounds.forgot };
-        self.take_in(&heard, &names, forgets).await?;
+        rounds.listening.get_or_insert(now);
+        rounds.answered.extend(heard.iter().map(|told| (told.source.clone(), now)));
+        rounds.answered.retain(|source, _| names.contains(source));
+        self.take_in(&heard, (&names, forgets), |one| rounds.heard_of(one, now)).await?;
         let registry = self.state.endpoints().await?;
         if registry.is_empty() {
             return Ok(registry);
@@ -170,12 +205,19 @@ impl Round<'_> {
     }
 
     /// Takes in what was heard, and ends what ran out.
-    async fn take_in(&self, heard: &[Told], names: &[String], forgets: bool) -> Result<()> {
+    async fn take_in(
+        &self,
+        heard: &[Told],
+        (names, forgets): (&[String], bool),
+        is_silent: impl Fn(&Registration) -> bool + Sync,
+    ) -> Result<()> {
         let rules: Vec<_> = self.held.config().rules.iter().map(|one| one.rule.clone()).collect();
         let who = &self.coordinator.worker;
         let change = |registry: &mut Registry, now: DateTime<Utc>| {
             let mut changes = Vec::new();
             for Told { source, seen, is_complete } in heard {
+                let owner = |one: &Registration| self.held.owner(one);
+                changes.extend(make_way(registry, source, seen, owner, now));
                 changes.extend(observe(registry, source, (seen, *is_complete), now));
             }
             // Nobody is asked for them any more.
@@ -185,7 +227,7 @@ impl Round<'_> {
                 changes.extend(observe(registry, source, (&[], true), now));
             }
             let others = succeeded(&rules, registry, now);
-            changes.extend(lapse(registry, |id| others.contains(id), now));
+            changes.extend(lapse(registry, &is_silent, |id| others.contains(id), now));
             if forgets {
                 for id in forgettable(registry, |one| self.held.owner(one), now - REMEMBERED) {
                     registry.remove(&id);
@@ -219,12 +261,21 @@ impl Round<'_> {
             let age = last.map(|last| now.saturating_sub(*last));
             let is_new = one.active.is_none() && one.wanted != Wanted::Pending;
             let every = if is_new { PROBE_AGAIN } else { period };
-            let is_asked = is_new || chosen.contains(&*one.id);
+            // One that fell silent and answers again may be the newest.
+            let is_asked = is_new || one.silent.is_some() || chosen.contains(&*one.id);
             one.is_there() && is_asked && age.is_none_or(|age| every <= age)
         };
-        let mut due: Vec<&Registration> = registry.values().filter(is_due).collect();
-        due.sort_by_key(|one| (one.active.is_some(), asked.get(&one.id).copied()));
-        due.truncate(PROBES_MAX);
+        let is_meant = |one: &&Registration| config.candidate(one).is_some();
+        let (mut new, mut due): (Vec<&Registration>, Vec<_>) =
+            registry.values().filter(is_due).filter(is_meant).partition(|one| one.active.is_none());
+        for all in [&mut new, &mut due] {
+            all.sort_by_key(|one| asked.get(&one.id).copied());
+        }
+        // Those that never answer leave room for those that serve, and the other way round.
+        let room = PROBES_MAX.saturating_sub(due.len()).max(PROBES_MAX / 2);
+        new.truncate(room);
+        due.truncate(PROBES_MAX - new.len());
+        due.extend(new);
         asked.extend(due.iter().map(|one| (one.id.clone(), now)));
         let answers = join_all(due.iter().map(|one| self.ask(config, one))).await;
         let answers: Vec<_> =
@@ -273,16 +324,23 @@ impl Round<'_> {
         &self,
         config: &Config,
         registry: &Registry,
-        draining: &mut BTreeMap<String, Draining>,
+        draining: &mut BTreeMap<Drained, Draining>,
     ) -> Result<()> {
         let now = self.session.world.clock.now();
         let is_open = |one: &Registration| {
             one.is_there()
                 && one.drain.is_some_and(|drain| drain.done.is_none() && now < drain.until)
         };
-        draining.retain(|id, _| registry.get(id).is_some_and(&is_open));
+        let key =
+            |one: &Registration| one.drain.map(|drain| (one.id.clone(), one.since, drain.since));
+        draining.retain(|known, _| {
+            registry
+                .get(&known.0)
+                .is_some_and(|one| is_open(one) && key(one).as_ref() == Some(known))
+        });
         for one in registry.values().filter(|one| is_open(one)) {
-            let looked = self.drained(config, one, draining.entry(one.id.clone()).or_default());
+            let Some(key) = key(one) else { continue };
+            let looked = self.drained(config, one, draining.entry(key).or_default());
             let (done, trouble) = match looked.await {
                 Ok(done) => (done, None),
                 Err(error) => (None, Some(told(&error))),
@@ -292,7 +350,9 @@ impl Round<'_> {
             }
             let who = &self.coordinator.worker;
             let note = |registry: &mut Registry, now: DateTime<Utc>| {
-                let own = registry.get_mut(&one.id).filter(|own| own.since == one.since);
+                // Asked anew meanwhile, it is to be looked at anew.
+                let asked = |one: &Registration| (one.since, one.drain.map(|drain| drain.since));
+                let own = registry.get_mut(&one.id).filter(|own| asked(own) == asked(one));
                 let Some(own) = own else { return Vec::new() };
                 own.trouble.clone_from(&trouble);
                 let Some(told) = &done else { return Vec::new() };
@@ -358,12 +418,17 @@ impl Round<'_> {
                 continue;
             }
             let backups = self.coordinator.known(name).map_or(0, |standing| standing.backups);
-            if found.on_absence == Absence::Retire && backups > 0 && !is_ended(name) {
+            // What a person said of it holds; and one that was lost is to be known of.
+            let is_marked = marks.iter().any(|one| one.database == *name && one.holds(now));
+            let is_lost = matches!(found.absence, Some((_, End::Lost, _)));
+            if found.on_absence == Absence::Retire && !is_lost {
+                if backups == 0 || is_marked {
+                    continue;
+                }
                 let mark = Some(Mark::Retired);
                 self.state.set_mark(name, mark, ABSENT, &self.coordinator.worker).await?;
                 tracing::info!(event = "database.retired", database = name, why = ABSENT);
-            } else if found.on_absence == Absence::Alert && absent.insert(name.clone()) {
-                let is_lost = matches!(found.absence, Some((_, End::Lost, _)));
+            } else if absent.insert(name.clone()) {
                 let why = found.obstacle().unwrap_or_default();
                 tracing::warn!(event = "endpoint.absent", database = name, is_lost, why);
             }

@@ -126,26 +126,18 @@ pub(crate) async fn schedule(session: &Session, options: Options) -> Result<()> 
             Step::Run { due, why } => ("run", why.code(), Some(due)),
             Step::Wait { until, what } => ("wait", what.code(), until),
         };
-        let mut says = match (step, at) {
+        let mut says = vec![match (step, at) {
             ("run", Some(due)) => format!("runs now for {} ({why})", local(due)),
             (_, Some(until)) => format!("waits until {} ({why})", local(until)),
             _ => format!("waits ({why})"),
-        };
-        if let Some(next) = decided.next {
-            says += &format!("; next due {}", local(next));
-        }
-        match timing {
-            Some(timing) => {
-                says += &format!(", by \"{}\"", timing.pattern);
-                if decided.offset_seconds > 0 {
-                    let offset = u64::try_from(decided.offset_seconds).unwrap_or_default();
-                    let offset = units::duration(std::time::Duration::from_secs(offset));
-                    says += &format!(" and {offset}, its place in the spread");
-                }
-            }
-            None if decided.next.is_some() => says += ", as what is promised demands",
-            None => says += "nothing of this kind is ever due",
-        }
+        }];
+        says.extend(decided.next.map(|next| format!("next due {}", local(next))));
+        says.push(match timing {
+            Some(timing) => format!("by \"{}\"{}", timing.pattern, spread(decided.offset_seconds)),
+            None if decided.next.is_some() => "as what is promised demands".to_owned(),
+            None => "nothing of this kind is ever due".to_owned(),
+        });
+        let says = says.join(", ");
         KindRow {
             kind: decided.kind.name(),
             pattern: timing.map(|timing| timing.pattern.clone()),
@@ -166,6 +158,17 @@ pub(crate) async fn schedule(session: &Session, options: Options) -> Result<()> 
         kinds,
         past: past(&desk, member).await?,
     })
+}
+
+/// A place in the spread, in words.
+fn spread(offset_seconds: i64) -> String {
+    match u64::try_from(offset_seconds) {
+        Ok(offset) if offset > 0 => {
+            let offset = units::duration(std::time::Duration::from_secs(offset));
+            format!(" and {offset}, its place in the spread")
+        }
+        _ => String::new(),
+    }
 }
 
 /// What became of the newest due times: jobs, and what was left out.

@@ -2,6 +2,7 @@
 
 mod applied;
 mod audit;
+mod catalog;
 mod copies;
 mod db;
 mod desk;
@@ -21,6 +22,7 @@ mod status;
 
 pub(crate) use applied::Held;
 pub(crate) use audit::{Command as AuditCommand, run as audit};
+pub(crate) use catalog::{Command as CatalogCommand, catalog};
 pub(crate) use copies::outbox;
 pub(crate) use db::{Command as DbCommand, run as db};
 pub(crate) use desk::{applied_already, found, unprotected};

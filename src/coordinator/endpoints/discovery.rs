@@ -79,6 +79,8 @@ struct Source {
     files: Option<Files>,
     asked: Option<Duration>,
     running: Option<Looking>,
+    /// Whether what it is about to answer is of no use any more.
+    is_stale: bool,
     /// Why it did not answer the last time.
     trouble: Option<String>,
 }
@@ -89,7 +91,12 @@ impl Ask {
         match &self.whom {
             Whom::Files(path) => format!("files {}", path.display()),
             Whom::Program(words) => format!("exec {}", words.join(" ")),
-            Whom::Dns { name, .. } => format!("dns {name}"),
+            Whom::Dns { name, is_service, port, server } => {
+                let kind = if *is_service { "srv" } else { "a" };
+                let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+                let server = server.map(|server| format!(" @{server}")).unwrap_or_default();
+                format!("dns {kind} {name}{port}{server}")
+            }
         }
     }
 
@@ -107,6 +114,7 @@ impl Discovery {
             files: None,
             asked: None,
             running: None,
+            is_stale: false,
             trouble: None,
         };
         Self { sources: asks.iter().map(source).collect(), clock }
@@ -122,6 +130,14 @@ impl Discovery {
             }
         }
         *self = next;
+    }
+
+    /// Whatever is about to be answered is not to be heard any more.
+    pub fn forget(&mut self) {
+        for source in &mut self.sources {
+            source.is_stale = source.running.is_some();
+            source.asked = None;
+        }
     }
 
     /// The names of all that are asked.
@@ -167,6 +183,10 @@ impl Source {
             }
             Err(cause) => Err(Error::bug("ask for endpoints").caused_by(cause)),
         };
+        if std::mem::take(&mut self.is_stale) {
+            self.asked = None;
+            return None;
+        }
         match answer {
             Ok(answer) => {
                 self.trouble = None;

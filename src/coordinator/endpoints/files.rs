@@ -86,6 +86,11 @@ pub(super) struct Files {
     common: Common,
     identity: Option<String>,
     known: BTreeMap<String, Vec<Sighting>>,
+    /// Whether anything was ever registered there, as far as this process knows: a share that is
+    /// not mounted is an empty directory as well.
+    has_known: bool,
+    /// Ids that are registered twice, each told once.
+    twice: BTreeSet<String>,
     /// What is wrong with files, so that it is told once, and in how many looks it was.
     wrong: BTreeMap<String, (String, u32)>,
 }
@@ -93,7 +98,8 @@ pub(super) struct Files {
 impl Files {
     pub(super) fn new(folder: Arc<dyn Folder>, common: Common) -> Self {
         let (known, wrong) = (BTreeMap::new(), BTreeMap::new());
-        Self { folder, common, identity: None, known, wrong }
+        let (has_known, twice) = (false, BTreeSet::new());
+        Self { folder, common, identity: None, known, has_known, twice, wrong }
     }
 
     /// Looks. What could not be read is as it was when it could be.
@@ -143,23 +149,29 @@ impl Files {
         }
         self.wrong.retain(|name, _| listed.contains(name));
         self.known = known;
-        let mut ids = BTreeSet::new();
-        let known = self.known.values().flatten();
-        // The first file that has an id keeps it.
-        let first = known.filter(|sighting| ids.insert(sighting.id.as_str()));
-        let all: Vec<Sighting> = first.take(TARGETS_MAX).cloned().collect();
-        Ok(Answer { seen: all, is_complete })
+        self.has_known |= !self.known.is_empty();
+        is_complete &= self.has_known;
+        let mut all: BTreeMap<&str, &Sighting> = BTreeMap::new();
+        for sighting in self.known.values().flatten() {
+            // The first file that has an id keeps it.
+            let first = all.entry(&sighting.id).or_insert(sighting);
+            let is_other = first.labels != sighting.labels || first.target != sighting.target;
+            if is_other && self.twice.insert(sighting.id.clone()) {
+                let why = "another file has the same id with other labels or another target";
+                tracing::warn!(event = "endpoint.unreadable", id = sighting.id, why);
+            }
+        }
+        if TARGETS_MAX < all.len() {
+            return Err(wrong("there are too many endpoints"));
+        }
+        Ok(Answer { seen: all.into_values().cloned().collect(), is_complete })
     }
 
     /// What a file registers; or why that is not known, and whether it may pass.
     fn read(&self, name: &str) -> Result<Vec<Sighting>, (String, bool)> {
         let entry = self.folder.read(name, BYTES_MAX).map_err(|cause| {
-            let lasts = matches!(
-                cause.kind(),
-                io::ErrorKind::NotFound
-                    | io::ErrorKind::PermissionDenied
-                    | io::ErrorKind::InvalidInput
-            );
+            let lasts =
+                matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput);
             (cause.to_string(), !lasts)
         })?;
         if BYTES_MAX < entry.bytes.len() as u64 {
@@ -281,6 +293,35 @@ mod tests {
         assert_eq!(ids(&files.look().unwrap()), ["blue"]);
         flaky.files.lock().unwrap().clear();
         assert_eq!(ids(&files.look().unwrap()), Vec::<&str>::new());
+    }
+
+    /// Row 18: whoever begins to look while a share is not mounted ends nobody.
+    #[test]
+    fn row_18_an_empty_directory_says_nothing_to_whoever_saw_nothing_there_before() {
+        let flaky = Arc::new(Flaky::default());
+        let mut files = Files::new(Arc::new(Arc::clone(&flaky)), Common::default());
+        for _ in 0..20 {
+            assert!(!files.look().unwrap().is_complete);
+        }
+        flaky.set("blue.json", Ok(BLUE));
+        assert!(files.look().unwrap().is_complete);
+        flaky.files.lock().unwrap().clear();
+        let answer = files.look().unwrap();
+        assert_eq!((ids(&answer), answer.is_complete), (vec![], true));
+        // A file that may not be read may register anybody.
+        flaky.set("red.json", Err(Errno::ACCESS));
+        for _ in 0..20 {
+            assert!(!files.look().unwrap().is_complete);
+        }
+    }
+
+    #[test]
+    fn one_id_with_other_labels_is_no_second_database() {
+        let twice = r#"[{"targets":["h:1"],"labels":{"app":"a"}},
+            {"targets":["h:1"],"labels":{"app":"b"}}]"#;
+        assert!(read(twice.as_bytes(), &Common::default(), None).is_err());
+        let same = r#"[{"targets":["h:1","h:1"],"labels":{"app":"a"}}]"#;
+        assert!(read(same.as_bytes(), &Common::default(), None).is_ok());
     }
 
     #[test]

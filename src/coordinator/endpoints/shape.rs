@@ -78,6 +78,16 @@ pub(super) fn read(bytes: &[u8], common: &Common, sign: Option<&str>) -> Result<
     for group in groups {
         sightings(group, common, sign, &mut seen)?;
     }
+    let mut first: BTreeMap<&str, &Sighting> = BTreeMap::new();
+    for one in &seen {
+        if first.insert(&one.id, one).is_some_and(|before| before.labels != one.labels) {
+            return Err(wrong(
+                "one id, or one target without an id, is there twice with other \
+                 labels: each endpoint needs an id of its own",
+            )
+            .with("id", &one.id));
+        }
+    }
     Ok(seen)
 }
 

@@ -138,8 +138,9 @@ impl HandOff<'_> {
         let Holdings { holds, events, .. } = &source;
         let there = Stock { backups: &own, holds, events, state: self.state };
         let wanted = self.rule.wanted(self.policy, &candidates, &there, now);
-        let waiting = wanted.iter().filter_map(|id| theirs.proof(id)).map(|proof| proof.at);
-        standing.waiting_since = waiting.min();
+        let waiting = wanted.iter().filter_map(|id| theirs.commit(id));
+        standing.waiting_since = waiting.map(|made| made.commit.finished_at).min();
+        standing.could_since = standing.waiting_since.and_then(|at| self.hours().next_open(at));
         standing.lacking = wanted.iter().filter_map(|id| theirs.commit(id)).cloned().collect();
         standing.lacking.sort_by_key(Committed::made);
         standing.held_back = self.held_back(&candidates, &there, now);

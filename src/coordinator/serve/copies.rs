@@ -28,6 +28,7 @@ use crate::{
     pipeline::Meter,
     policy::{BACKOFF_FIRST, BACKOFF_MAX, CopyRule, CopyState, Reach, Window, rank},
     repository::{Holdings, Pace, Repository, history::Committed},
+    world::World,
 };
 
 /// What such a job is called in the queue, before the name of the copy.
@@ -55,6 +56,8 @@ pub struct CopyKnown {
     pub name: String,
     /// Since when the oldest of what it lacks waits, if it lacks anything.
     pub waiting_since: Option<DateTime<Utc>>,
+    /// From when on it could have been copied, by every window, if that is known.
+    pub could_since: Option<DateTime<Utc>>,
     /// Backups that it has.
     pub backups: usize,
     /// Backups that it lacks.
@@ -75,6 +78,7 @@ impl CopyKnown {
         let blank = Self {
             name: rule.name.clone(),
             waiting_since: None,
+            could_since: None,
             backups: 0,
             lacking_backups: 0,
             lacking_segments: 0,
@@ -85,6 +89,7 @@ impl CopyKnown {
         match looked {
             Ok(standing) => Self {
                 waiting_since: standing.waiting_since,
+                could_since: standing.could_since,
                 backups: standing.backups,
                 lacking_backups: standing.lacking.len(),
                 lacking_segments: standing.log.segments.len(),
@@ -98,7 +103,8 @@ impl CopyKnown {
 
     /// The same for whoever decides what somebody has to know.
     pub fn state(&self) -> CopyState<'_> {
-        CopyState { name: &self.name, waiting_since: self.waiting_since }
+        let Self { name, waiting_since, could_since, .. } = self;
+        CopyState { name, waiting_since: *waiting_since, could_since: *could_since }
     }
 }
 
@@ -126,11 +132,10 @@ impl Fleet {
     ///
     /// [`Transient`](ErrorKind::Transient) when one is not.
     pub fn delivery<'a>(&'a self, member: &'a Member, rule: &'a CopyRule) -> Result<Delivery<'a>> {
-        let source = self.named(member.policy.source_of(rule, &member.repository))?;
         let Some(outbox) = self.outboxes.get(&rule.to) else {
-            let ends = (&**source, &**self.named(&rule.to)?);
-            return Ok(Delivery::Replica(self.copy_within(member, rule, ends)));
+            return self.copying(member, rule).map(Delivery::Replica);
         };
+        let source = self.named(member.policy.source_of(rule, &member.repository))?;
         Ok(Delivery::HandOff(HandOff {
             database: &member.name,
             policy: &member.policy,
@@ -148,13 +153,15 @@ impl Fleet {
         self.links.get(name).map(|link| link.windows.as_slice()).unwrap_or_default()
     }
 
-    fn copy_within<'a>(
-        &'a self,
-        member: &'a Member,
-        rule: &'a CopyRule,
-        (source, target): (&'a Repository, &'a Repository),
-    ) -> Copying<'a> {
-        Copying {
+    /// The same, of one in a repository.
+    ///
+    /// # Errors
+    ///
+    /// As [`delivery`](Self::delivery).
+    pub fn copying<'a>(&'a self, member: &'a Member, rule: &'a CopyRule) -> Result<Copying<'a>> {
+        let source = member.policy.source_of(rule, &member.repository);
+        let (source, target) = (self.named(source)?, self.named(&rule.to)?);
+        Ok(Copying {
             database: &member.name,
             policy: &member.policy,
             rule,
@@ -163,7 +170,7 @@ impl Fleet {
             source,
             target,
             windows: self.windows_of(&rule.to),
-        }
+        })
     }
 
     /// The repository from which restoring a member is rehearsed.
@@ -427,6 +434,13 @@ impl Coordinator {
         if !jobs.is_empty() && ended.is_empty() {
             return Ok(again);
         }
+        // A job that was in vain is not repeated at once, whatever came of it.
+        if let Some((at, outcome)) = ended.first()
+            && *outcome != Outcome::Succeeded
+            && now < *at + LOOK_AGAIN
+        {
+            return Ok(*at + LOOK_AGAIN);
+        }
         let is_bad = |outcome: Outcome| matches!(outcome, Outcome::Failed | Outcome::Cancelled);
         let failures = ended.iter().take_while(|(_, outcome)| is_bad(*outcome)).count();
         if let Some((at, outcome)) = ended.first().filter(|_| failures > 0) {
@@ -520,14 +534,17 @@ impl Coordinator {
     pub(super) async fn expire_copies(
         &self,
         fleet: &Fleet,
-        (name, repository): (&str, &Repository),
+        name: &str,
         failures: &mut Vec<String>,
     ) -> Result<usize> {
         let mut expired = 0;
         for member in fleet.members.values() {
             for rule in member.policy.copies.iter().filter(|rule| rule.to == name) {
-                let copying = fleet.copy_within(member, rule, (repository, repository));
-                match expire_copy(&copying, self.world.clock.now()).await {
+                let expired_there = async {
+                    let copying = fleet.copying(member, rule).map_err(blind)?;
+                    expire_copy(&copying, &self.world).await
+                };
+                match expired_there.await {
                     Ok(forgotten) => {
                         expired += forgotten.len();
                         let ids = forgotten.into_iter().map(|one| one.commit.backup);
@@ -542,17 +559,26 @@ impl Coordinator {
 }
 
 /// Forgets whatever of a database a copy does not keep, and lets go log that leads to no point that
-/// is kept there.
+/// is kept there. What people said at the source counts, whenever anything was copied last.
 ///
 /// # Errors
 ///
-/// What keeps the copy from being used.
-pub async fn expire_copy(copying: &Copying<'_>, now: DateTime<Utc>) -> Result<Vec<Committed>> {
-    let (target, database) = (copying.target, copying.database);
+/// What keeps the copy from being used, or what is held from being known: then nothing expires.
+pub async fn expire_copy(copying: &Copying<'_>, world: &World) -> Result<Vec<Committed>> {
+    copying.learn(world).await.map_err(blind)?;
+    let (target, database, now) = (copying.target, copying.database, world.clock.now());
     let of = format!("policy {}, copy {}", copying.policy.name, copying.rule.name);
     let gone = |holdings: &Holdings| copying.gone(holdings, now);
     let forgotten = target.expire(database, &format!("expired by {of}"), gone).await?;
     let needed = |holdings: &Holdings| copying.log_begin(holdings, now);
     target.trim(database, &format!("kept by {of}"), needed).await?;
     Ok(forgotten)
+}
+
+/// Says what follows from not knowing what is held.
+fn blind(error: Error) -> Error {
+    error.why(
+        "what is held, and what happened, is known where the database is copied from: nothing of \
+         it expires in the copy until that can be read",
+    )
 }

@@ -3,7 +3,10 @@
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{LogPosition, Result};
 
-use super::fleet::{Member, Place};
+use super::{
+    fleet::{Member, Place},
+    standing::unjoined,
+};
 use crate::{
     coordinator::state::{Filter, Outcome, Phase, State, Task},
     policy::{Drain, Kind, Logs},
@@ -64,7 +67,9 @@ impl Draining {
     /// A capture looks again only after it has noted what it found before: what it finds the
     /// second time, it looked for after somebody asked. No clocks are compared.
     fn has_run_dry(&mut self, timeline: &Timeline) -> bool {
-        let is_joined = timeline.coverage.last().is_some_and(|last| !last.backups.is_empty());
+        // What a capture that began anew will find joins nothing before the next backup.
+        let is_joined = unjoined(timeline).is_none()
+            && timeline.coverage.last().is_some_and(|last| !last.backups.is_empty());
         let Some(beat) = timeline.beat.as_ref().filter(|beat| is_joined && !beat.is_last) else {
             return false;
         };

@@ -75,7 +75,7 @@ pub async fn standing(
 
 /// Since when a capture stores log that no backup leads into, although it stored none yet: nothing
 /// has been committed since it began, and nothing can be restored up to now.
-fn unjoined(timeline: &Timeline) -> Option<DateTime<Utc>> {
+pub(super) fn unjoined(timeline: &Timeline) -> Option<DateTime<Utc>> {
     let beat = timeline.beat.as_ref().filter(|beat| !beat.is_last)?;
     let has_stored = timeline.coverage.iter().any(|coverage| {
         let is_joined = coverage.end.position == beat.position && !coverage.backups.is_empty();

@@ -149,8 +149,8 @@ impl Coordinator {
                 Err(error) => failures.push(format!("{}: {}", member.name, told(&error))),
             }
         }
-        if let Some(repository) = fleet.repositories.get(name).filter(|_| fleet.may_expire) {
-            expired += self.expire_copies(fleet, (name, repository), &mut failures).await?;
+        if fleet.may_expire && fleet.repositories.contains_key(name) {
+            expired += self.expire_copies(fleet, name, &mut failures).await?;
         }
         let freed = self.hands.collect(fleet, name, meter).await?;
         let pruned = self.state.prune(self.world.clock.now() - PERIOD * HISTORY_DAYS).await?;

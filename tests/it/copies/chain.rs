@@ -49,4 +49,13 @@ fn configurations_that_mix_copies_are_errors_with_places() {
     let (status, told) = ward.run(&["config", "check"]);
     assert_eq!(status, 3, "{told}");
     assert!(told.contains("it is made of one") && told.contains("toml:"), "{told}");
+    // The same of what a rule finds.
+    let rule = "[[rule]]\nselect = \"app\"\ndatabase = \"{app}\"\nendpoint = \"sqlite:{target}\"\n";
+    for (place, problem) in [("dr", "a copy holds nothing else"), ("more", "it is made of one")] {
+        let more = "[repository.more]\nurl = \"more\"\n";
+        ward.configure(&format!("{text}{more}{rule}repository = \"{place}\"\n"));
+        let (status, told) = ward.run(&["config", "check"]);
+        assert_eq!(status, 3, "{told}");
+        assert!(told.contains(problem) && told.contains("toml:"), "{told}");
+    }
 }

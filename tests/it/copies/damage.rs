@@ -113,6 +113,25 @@ fn row_82_verify_repairs_the_original_and_copying_the_copy() {
     assert_eq!(copy(&ward)["held_back"][0]["backup"], unproven);
 }
 
+/// A damaged list at the copy is mended there, and nothing is said against the original.
+#[test]
+fn row_82_damage_in_the_copy_is_no_damage_of_the_original() {
+    let (ward, application) = yard(PLACES, "", DR);
+    grow(&application, 100);
+    let first = prove(&ward, &[]);
+    copy(&ward);
+    damage(&find(&ward.path("dr").join("snap"), "packs"));
+    grow(&application, 100);
+    let second = prove(&ward, &[]);
+    copy(&ward);
+    assert_eq!(listed(&ward, "dr"), [first, second]);
+    let list = ward.json(&["list", "app", "--repo", "repo"]);
+    let proofs = list["backups"].as_array().unwrap().iter().map(|backup| &backup["proof"]);
+    assert!(proofs.into_iter().all(|proof| proof != "suspect"), "{list:#}");
+    let (status, told) = ward.run(&["verify", "--repo", "dr"]);
+    assert_eq!(status, 0, "{told}");
+}
+
 /// The file of a kind below a folder.
 fn find(folder: &std::path::Path, kind: &str) -> std::path::PathBuf {
     let mut found = None;

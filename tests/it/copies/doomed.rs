@@ -22,18 +22,23 @@ use crate::support::{
     world::{TestClock, runs_or, runtime, seed_or, world, world_at},
 };
 
-async fn proven(repository: &Repository, committed: &Committed) {
+pub(super) async fn proven(repository: &Repository, committed: &Committed) {
     let meter = Arc::new(Meter::default());
     let report = repository.verify_backup(committed, &meter).await.unwrap();
     assert_eq!(report.problems, []);
     repository.prove(committed, &report).await.unwrap();
 }
 
-async fn copied(source: &Repository, target: &Repository, world: &World, committed: &Committed) {
+pub(super) async fn copied(
+    source: &Repository,
+    target: &Repository,
+    world: &World,
+    committed: &Committed,
+) {
     try_copy(source, target, world, committed).await.unwrap();
 }
 
-async fn try_copy(
+pub(super) async fn try_copy(
     source: &Repository,
     target: &Repository,
     world: &World,
@@ -171,7 +176,7 @@ async fn beside_a_collection(seed: u64) {
     let collect = spawn_local(async move {
         let target = Repository::open(own, Arc::new(store), None, None).await?;
         target.forget(&[first], "test").await?;
-        let (grace, orphan_age) = (Duration::ZERO, Duration::ZERO);
+        let (grace, orphan_age) = (Duration::ZERO, Some(Duration::ZERO));
         let options = CollectOptions { grace, orphan_age, ..CollectOptions::default() };
         target.collect(options, &Arc::new(Meter::default())).await.map(drop)
     });

@@ -186,6 +186,41 @@ fn row_71_holds_and_events_travel() {
     ward.ok(&["forget", &first, "--repo", "dr"]);
 }
 
+/// Rows 66 and 71: a hold counts in the copy before anything is copied again, whatever the windows
+/// say; and where what is held cannot be read, nothing goes.
+#[test]
+fn row_66_71_a_hold_counts_before_the_copy_runs_again() {
+    let policy = "keep = { last = 9 }\npitr_window = \"1s\"";
+    let (ward, application) = yard(PLACES, policy, &format!("{DR}keep = {{ last = 9 }}\n"));
+    let mut made = Vec::new();
+    for _ in 0..2 {
+        application.execute("INSERT INTO t DEFAULT VALUES", []).unwrap();
+        made.push(prove(&ward, &[]));
+    }
+    copy(&ward);
+    let now = stillpoint::world::World::real(1).clock.now();
+    let other = (now + chrono::TimeDelta::days(3)).format("%a").to_string().to_uppercase();
+    let text = fs::read_to_string(ward.path("stillpoint.toml")).unwrap();
+    let closed = format!("{DR}window = [\"{other} 08:00-09:00\"]\nkeep = {{ last = 1 }}\n");
+    ward.configure(&text.replace(&format!("{DR}keep = {{ last = 9 }}\n"), &closed));
+    let words = ["hold", "add", "app", "--case", "LEG-7", "--backup", &made[0], "--repo", "repo"];
+    let hold = ward.json(&words)["hold"]["id"].as_str().unwrap().to_owned();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let planned = ward.json(&["expire", "--dry-run"]);
+    assert_eq!(planned["gone"], serde_json::json!([]), "{planned:#}");
+    ward.ok(&["expire"]);
+    assert_eq!(listed(&ward, "dr"), made);
+    ward.ok(&["hold", "release", &hold, "--reason", "settled", "--repo", "repo"]);
+    fs::rename(ward.path("repo"), ward.path("away")).unwrap();
+    let (status, told) = ward.run(&["expire"]);
+    assert_ne!(status, 0, "{told}");
+    assert!(told.contains("what is held"), "{told}");
+    assert_eq!(listed(&ward, "dr"), made);
+    fs::rename(ward.path("away"), ward.path("repo")).unwrap();
+    ward.ok(&["expire"]);
+    assert_eq!(listed(&ward, "dr"), made[1..]);
+}
+
 #[test]
 fn a_copy_takes_nothing_but_copies_and_nothing_is_copied_over_something_else() {
     let (ward, _application) = yard(PLACES, "", DR);

@@ -8,5 +8,6 @@ mod doomed;
 mod everyday;
 mod pace;
 mod postgres;
+mod repacked;
 mod serving;
 pub(crate) mod yard;

@@ -137,6 +137,15 @@ async fn a_partial_restore_of_postgresql_that_is_killed_at_any_phase_leaves_noth
     };
     let ask = |query: &str| tokio::runtime::Handle::current().block_on(story.ask(query));
     let after = |phase: &str| {
+        // What a killed client asked for last, its server process may still be at.
+        let busy = "SELECT count(*)::text FROM pg_stat_activity
+            WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND state <> 'idle'";
+        for _ in 0..50 {
+            if ask(busy) == "0" {
+                break;
+            }
+            sleep(Duration::from_millis(100));
+        }
         run(ask(
             "SELECT coalesce(string_agg(format('DROP TABLE %s CASCADE;', oid::regclass), ''), '')
             FROM pg_class WHERE relname ~ '_restored_' AND relkind = 'r'",

@@ -237,7 +237,7 @@ impl Transaction for Open<'_> {
             .iter()
             .any(|change| sql.starts_with(change));
         let connection = self.line.ledger.connection();
-        let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+        let mut statement = connection.prepare_cached(sql).map_err(|error| failed(&error))?;
         let columns = statement.column_count();
         let values = values.iter().map(|value| match value {
             Value::Null => types::Value::Null,
@@ -257,13 +257,18 @@ impl Transaction for Open<'_> {
             (0..columns).map(value).collect::<rusqlite::Result<Vec<_>>>().map(Row)
         };
         let rows = statement.query_map(rusqlite::params_from_iter(values), read);
-        rows.and_then(Iterator::collect).map_err(failed)
+        rows.and_then(Iterator::collect).map_err(|error| failed(&error))
     }
 
     async fn commit(mut self: Box<Self>) -> Result<()> {
         self.line.call().await;
         let ledger = &self.line.ledger;
-        ledger.connection().prepare_cached("COMMIT").unwrap().execute([]).map_err(failed)?;
+        ledger
+            .connection()
+            .prepare_cached("COMMIT")
+            .unwrap()
+            .execute([])
+            .map_err(|error| failed(&error))?;
         self.is_begun = false;
         ledger.note_awake();
         if self.has_changed {
@@ -287,6 +292,6 @@ impl Drop for Open<'_> {
     }
 }
 
-fn failed(error: rusqlite::Error) -> Error {
+fn failed(error: &rusqlite::Error) -> Error {
     Error::bug("use the state database").caused_by(error.to_string())
 }

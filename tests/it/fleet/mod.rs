@@ -2,6 +2,8 @@
 //! database's statements are the real ones; how long databases and repositories take, and what
 //! goes wrong, is a model that a seed repeats.
 
+#![expect(clippy::unwrap_used, reason = "all of it is tests")]
+
 mod ledger;
 mod model;
 mod oracle;

@@ -94,7 +94,7 @@ pub(super) struct Model {
 impl Vault {
     pub(super) fn new(time: &Arc<Time>, seed: u64, median: Duration, failing: u8) -> Arc<Self> {
         let inner = Inner {
-            dice: Dice::new(seed ^ 0x7661_756c_74),
+            dice: Dice::new(seed ^ 0x7661_756c),
             failing,
             stuck: failing / 8,
             median_seconds: median.as_secs_f64(),

@@ -104,7 +104,7 @@ async fn judged(past: &Past) -> Result<Report, String> {
 
 /// Whether the state database forgot something around an instant.
 fn forgot(past: &Past, at: DateTime<Utc>) -> bool {
-    past.forgot.iter().any(|forgot| (at - *forgot).abs() < TimeDelta::minutes(3))
+    past.forgot.iter().any(|forgot| (at - *forgot).abs() < TimeDelta::minutes(12))
 }
 
 /// Whatever began is over before it begins again.
@@ -193,7 +193,7 @@ fn paged(
             .any(|(from, to)| SOON < (*to).min(breach.to) - (*from).max(breach.from));
         let is_clear = is_clear_of_others(all, breach, near);
         // Whoever was not told that the one before was over, since nobody was awake, knows.
-        let last = heard.iter().filter(|one| one.at < breach.from - near).next_back();
+        let last = heard.iter().rfind(|one| one.at < breach.from - near);
         let is_known = last.as_ref().is_some_and(raised);
         if is_seen && pages == 0 && !is_known {
             let Breach { from, to } = breach;

@@ -38,19 +38,7 @@ use super::{
 };
 
 /// What promises there are: calendars in several zones, by both changes of clocks and a leap day.
-const POLICIES: &str = "
-version = 1
-timezone = 'Europe/Berlin'
-repository.a.url = 'a'
-repository.b.url = 'b'
-policy.daily = { rpo = '30h', full = { at = '0 22 * * *', spread = '6h' }, incremental = { at = '0 22 * * *', spread = '6h' }, logs = 'never', keep = { last = 3, daily = 5 }, pitr_window = '2d' }
-policy.nightly = { rpo = '30h', full = { at = '30 2 * * *', spread = '90m' }, logs = 'never', keep = { last = 3, daily = 5 }, pitr_window = '2d' }
-policy.hourly = { rpo = '3h', timezone = 'America/New_York', full = '15 1 * * SUN', incremental = '5 * * * *', logs = 'never', keep = { last = 5, daily = 3 }, pitr_window = '1d', missed = { run = 'latest', within = '2h' } }
-policy.stream = { rpo = '90m', timezone = 'Australia/Lord_Howe', full = { at = '0 2 * * *', spread = '1h' }, logs = 'stream', keep = { last = 2, weekly = 2 }, pitr_window = '3d', priority = 90 }
-policy.office = { rpo = '40h', timezone = 'America/St_Johns', full = '0 23 * * *', logs = 'never', blackout = ['MON-FRI 08:00-18:00'], keep = { last = 2 }, pitr_window = '1d', drill = { every = '3d' } }
-policy.often = { rpo = '8h', timezone = 'UTC', full = '45 */4 * * *', logs = 'never', keep = { last = 4, hourly = 6 }, pitr_window = '1d' }
-database.x = { endpoint = 'sqlite:x', repository = 'a', policy = 'nightly' }
-";
+const POLICIES: &str = include_str!("policies.toml");
 
 /// The names in it, in the order in which databases take them in turn.
 const NAMES: [&str; 5] = ["nightly", "hourly", "stream", "office", "often"];
@@ -66,6 +54,8 @@ const STARTS: [&str; 4] = [
     // A leap day.
     "2028-02-26T17:00:00Z",
 ];
+
+const DAY: Duration = Duration::from_hours(24);
 
 /// Who was not heard of for so long has lost what it works on.
 const LEASE: Duration = Duration::from_mins(12);
@@ -342,8 +332,12 @@ impl<F: Future> Future for Thawed<'_, F> {
 }
 
 impl Stage {
+    fn below(&self, limit: usize) -> i64 {
+        self.dice.below(limit).cast_signed() as i64
+    }
+
     fn end(&self) -> Duration {
-        Duration::from_secs(86_400) * self.scenario.days
+        DAY * self.scenario.days
     }
 
     async fn play(&self, rhythm: Rhythm) -> Result<Report, String> {
@@ -429,7 +423,7 @@ impl Stage {
         let mut all = Happened::default();
         let mut over: Vec<(Duration, Trouble, String)> = Vec::new();
         // At the end everything is well for a day, so that everything that began is over.
-        let quiet_from = self.end() - Duration::from_secs(86_400).min(self.end() / 2);
+        let quiet_from = self.end().saturating_sub(DAY.min(self.end() / 2));
         let has = |trouble| self.scenario.has(trouble);
         let names: Vec<&String> = self.fleet.members.keys().collect();
         while self.time.elapsed() < self.end() {
@@ -469,13 +463,13 @@ impl Stage {
             let seat = &self.seats[self.dice.below(self.seats.len())];
             all.told.push((self.time.now(), format!("{trouble:?}, seat {}", seat.own)));
             match trouble {
-                Trouble::Kills => seat.line.die_after(self.dice.below(400) as i64),
+                Trouble::Kills => seat.line.die_after(self.below(400)),
                 Trouble::Freezes => {
                     let long = Duration::from_secs(300 + self.dice.below(5_400) as u64);
                     self.freeze(seat, now + long);
                 }
                 Trouble::Clocks => {
-                    let by = TimeDelta::seconds(self.dice.below(600) as i64 - 300);
+                    let by = TimeDelta::seconds(self.below(600) - 300);
                     all.skew = all.skew.max(by.abs());
                     seat.watch.go_wrong(by);
                 }

@@ -83,7 +83,7 @@ fn nobody_is_told_anything_when_nothing_goes_wrong() {
         days: 10,
         coordinators: 2,
         slots: 10,
-        median: Duration::from_secs(60),
+        median: Duration::from_mins(1),
         ..Scenario::of(3)
     };
     let report = run(&scenario);

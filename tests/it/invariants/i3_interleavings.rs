@@ -18,7 +18,7 @@ use crate::support::{
 /// Collects everything at once: nothing but the log protects what is needed.
 pub(super) const RUTHLESS: CollectOptions = CollectOptions {
     grace: Duration::ZERO,
-    orphan_age: Duration::ZERO,
+    orphan_age: Some(Duration::ZERO),
     repack_max: 1.0,
     dry_run: false,
 };

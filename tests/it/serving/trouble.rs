@@ -40,6 +40,39 @@ fn a_state_database_that_stands_still_for_a_while_holds_nobody_up_for_ever() {
     assert_eq!(serving.stop(), 143);
 }
 
+/// Losing the state database loses no backup: what there is of it is in the repository.
+#[test]
+fn a_state_database_that_is_lost_is_filled_again_from_the_repositories() {
+    let ward = Ward::new(&format!("{HEAD}{QUIET}{}{}", block("app"), block("old")));
+    for name in ["app", "old"] {
+        drop(ward.create(&format!("{name}.db")));
+    }
+    let serving = ward.serve();
+    for name in ["app", "old"] {
+        ward.wait_for_backups(name, 1);
+        ward.wait_until("its job", || is_done(&ward, name));
+    }
+    assert_eq!(serving.stop(), 143);
+    fs::remove_dir_all(ward.path("state")).unwrap();
+    ward.configure(&format!("{HEAD}{QUIET}{}", block("app")));
+    let rebuilt = ward.json(&["catalog", "rebuild"]);
+    let rows = rebuilt["databases"].as_array().unwrap();
+    let of = |name: &str| rows.iter().find(|row| row["name"] == name).unwrap();
+    assert_eq!((&of("app")["backups"], &of("app")["configured"]), (&1.into(), &true.into()));
+    assert_eq!((&of("old")["backups"], &of("old")["configured"]), (&1.into(), &false.into()));
+    assert!(of("app")["restorable_to"].is_string());
+    assert!(ward.ok(&["audit", "log"]).contains("catalog.rebuilt"));
+    // Nothing is backed up once more because of it.
+    let serving = ward.serve();
+    ward.wait_until("it serves", || ward.said().matches("serve.started").count() >= 2);
+    sleep(Duration::from_secs(3));
+    assert_eq!(ward.status("app")["backups"], 1);
+    assert_eq!(serving.stop(), 143);
+    fs::rename(ward.path("repo"), ward.path("away")).unwrap();
+    let (status, told) = ward.run(&["catalog", "rebuild"]);
+    assert_eq!(status, 4, "{told}");
+}
+
 /// A due time that was served elsewhere is not served here.
 #[test]
 fn a_database_that_moves_to_another_repository_gets_its_first_backup_there() {

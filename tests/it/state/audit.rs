@@ -63,6 +63,7 @@ pub(super) async fn tables_of_an_older_program_become_these(bench: &Bench) {
     let before = bench.state.enqueue(&due("shop", 1), "s").await.unwrap();
     for statement in [
         "UPDATE meta SET value = 1 WHERE key = 'version'",
+        "DROP INDEX job_burden",
         "DROP TABLE endpoint",
         "DROP TABLE adoption",
     ] {
