@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     config::{Config, Database},
-    coordinator::{CopyReport, CopyStanding, Copying, Delivery, HandOff, Outbox},
+    coordinator::{CopyReport, CopyStanding, Copying, Delivery, HandOff, Outbox, Terms},
     pipeline::Meter,
     policy::{CopyKind, CopyRule, Policy, Proof, State},
     repository::Pace,
@@ -366,28 +366,10 @@ impl<'a> OneCopy<'a> {
         let windows = repository.map(|r| r.windows.as_slice()).unwrap_or_default();
         let Self { database: Database { name: database, labels, .. }, policy, rule, .. } = self;
         let state = State::Active;
+        let terms = Terms { database, policy, rule, state, labels, source, windows };
         match target {
-            Target::Repository(target) => Delivery::Replica(Copying {
-                database,
-                policy,
-                rule,
-                state,
-                labels,
-                source,
-                target,
-                windows,
-            }),
-            Target::Outbox(outbox) => Delivery::HandOff(HandOff {
-                database,
-                policy,
-                rule,
-                state,
-                labels,
-                source,
-                outbox,
-                windows,
-                may_expire,
-            }),
+            Target::Repository(target) => Delivery::Replica(Copying { terms, target }),
+            Target::Outbox(outbox) => Delivery::HandOff(HandOff { terms, outbox, may_expire }),
         }
     }
 }

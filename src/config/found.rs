@@ -9,7 +9,10 @@ use std::{
 use chrono::{DateTime, Utc};
 
 use super::model::{Config, Database, Ruling};
-use crate::policy::{Absence, Belongs, End, Registration, Registry, absence, belongs, choose};
+use crate::policy::{
+    Absence, Belongs, End, Registered, Registration, Registry, Unprotected, absence, belongs,
+    choose,
+};
 
 /// What was found of a database whose endpoints come and go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +20,7 @@ pub struct Found {
     /// The rule that gives it endpoints, from 1.
     pub rule: usize,
     /// The endpoint that is backed up.
-    pub chosen: Option<Chosen>,
+    pub chosen: Option<Registered>,
     /// All that are registered.
     pub present: BTreeSet<String>,
     /// Since when there is none, how the last one ended, and which that was.
@@ -28,32 +31,6 @@ pub struct Found {
     pub handoff: Duration,
     /// What follows when there is none for longer.
     pub on_absence: Absence,
-}
-
-/// The endpoint of a database that is backed up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chosen {
-    /// Its name.
-    pub id: String,
-    /// Who it said that it is.
-    pub identity: Option<String>,
-    /// Since when it is registered.
-    pub since: DateTime<Utc>,
-}
-
-/// An endpoint that belongs to no database.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unprotected {
-    /// What it is called: its label `database`, or else its id.
-    pub name: String,
-    /// What its label `engine` says.
-    pub engine: Option<String>,
-    /// What is said of it.
-    pub labels: BTreeMap<String, String>,
-    /// Since when it is registered.
-    pub since: DateTime<Utc>,
-    /// Why nothing is backed up there, for people.
-    pub why: String,
 }
 
 impl Config {
@@ -134,7 +111,7 @@ impl Config {
         });
         let found = Found {
             rule: rule + 1,
-            chosen: chosen.map(|(_, _, one)| Chosen {
+            chosen: chosen.map(|(_, _, one)| Registered {
                 id: one.id.clone(),
                 identity: one.identity.clone(),
                 since: one.since,

@@ -22,7 +22,7 @@ mod tree;
 mod tests;
 
 pub use explain::Setting;
-pub use found::{Chosen, Found, Unprotected};
+pub use found::Found;
 pub use load::{EXAMPLE, Loaded, Source, load};
 pub use model::{
     Alerting, Channel, Config, Coordinator, Database, Discover, DiscoverKind, Encryption,

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Dura
 use chrono_tz::Tz;
 use zeroize::Zeroizing;
 
-use super::found::{Found, Unprotected};
-use crate::policy::{Class, Lifecycle, Policy, Rule, Window};
+use super::found::Found;
+use crate::policy::{Class, Lifecycle, Policy, Rule, Unprotected, Window};
 
 /// Everything that was configured.
 #[derive(Clone, Debug)]

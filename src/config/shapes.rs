@@ -90,11 +90,9 @@ const RULE: &[Key] = &[
         "how to reach one, made of its target and of labels [default: \"{target}\"]",
     )
     .alike(&["url", "dsn"]),
-    Key::new("engine", Shape::Text(&NAME), "its engine, where the endpoint does not say it"),
-    Key::new("password", Shape::Choice(SECRET), "the password of its user")
-        .alike(&["pass", "secret"]),
-    Key::new("policy", Shape::Text(&NAME), "what is promised for it [default: \"default\"]")
-        .alike(&["tier", "plan"]),
+    ENGINE,
+    PASSWORD,
+    PROMISE,
     Key::new(
         "repository",
         Shape::Text(&NAME),
@@ -228,14 +226,21 @@ const LIMITS: &[Key] = &[
 /// One window, or several.
 const WINDOWS: Shape = Shape::Either(&[Shape::Text(&WINDOW), Shape::List(&Shape::Text(&WINDOW))]);
 
+/// What is said of a database, whether by itself or by a rule.
+const ENGINE: Key =
+    Key::new("engine", Shape::Text(&NAME), "its engine, where the endpoint does not say it");
+const PASSWORD: Key = Key::new("password", Shape::Choice(SECRET), "the password of its user")
+    .alike(&["pass", "secret"]);
+const PROMISE: Key =
+    Key::new("policy", Shape::Text(&NAME), "what is promised for it [default: \"default\"]")
+        .alike(&["tier", "plan"]);
+
 const DATABASE: &[Key] = &[
     Key::new("endpoint", Shape::Text(&ANY), "where it is: sqlite:PATH or postgres://USER@HOST/DB")
         .alike(&["url", "host", "dsn", "path"]),
-    Key::new("engine", Shape::Text(&NAME), "its engine, where the endpoint does not say it"),
-    Key::new("password", Shape::Choice(SECRET), "the password of its user")
-        .alike(&["pass", "secret"]),
-    Key::new("policy", Shape::Text(&NAME), "what is promised for it [default: \"default\"]")
-        .alike(&["tier", "plan"]),
+    ENGINE,
+    PASSWORD,
+    PROMISE,
     Key::new(
         "repository",
         Shape::Text(&NAME),

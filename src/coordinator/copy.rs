@@ -1,24 +1,17 @@
 //! One copy of one database: what it lacks, and bringing that to it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
-use super::reach::windows;
+use super::{reach::windows, terms::Terms};
 use crate::{
     pipeline::Meter,
-    policy::{
-        Backup, Candidate, CopyKind, CopyRule, Hours, Keep, Policy, Proof, Rules, State, Stock,
-        Verdict, Window,
-    },
+    policy::{Candidate, CopyKind, Proof, Stock, Verdict},
     repository::{
         COPIED_FROM, Holdings, LogToCopy, Pace, Problem, Replication, Repository, Road,
-        VerifyReport,
-        history::{Committed, History},
+        VerifyReport, history::Committed,
     },
     world::World,
 };
@@ -26,22 +19,10 @@ use crate::{
 /// A copy of a database.
 #[derive(Clone, Copy, Debug)]
 pub struct Copying<'a> {
-    /// The database.
-    pub database: &'a str,
-    /// What is promised for it.
-    pub policy: &'a Policy,
-    /// What is said of the copy.
-    pub rule: &'a CopyRule,
-    /// Whether the database is still protected.
-    pub state: State,
-    /// Words to choose the database by: whom it concerns is among them.
-    pub labels: &'a BTreeMap<String, String>,
-    /// Where it is copied from.
-    pub source: &'a Repository,
+    /// What is said of it.
+    pub terms: Terms<'a>,
     /// The copy.
     pub target: &'a Repository,
-    /// When the repository that gets it may be written to; always, if there is none.
-    pub windows: &'a [Window],
 }
 
 /// What a copy has, and what it lacks.
@@ -106,36 +87,18 @@ impl CopyStanding {
 }
 
 impl Copying<'_> {
-    fn rules(&self) -> Rules<'_> {
-        Rules::of_copy(self.policy, self.rule)
-    }
-
-    /// When it may run.
-    pub fn hours(&self) -> Hours<'_> {
-        Hours {
-            zone: self.policy.zone,
-            of_copy: &self.rule.windows,
-            of_repository: self.windows,
-            closed: &self.policy.blackout_hard,
-        }
-    }
-
-    fn holdings(&self, history: &History) -> Holdings {
-        Holdings::of(history, self.database).about(&subjects(&self.rule.keep, self.labels))
-    }
-
     /// The backups of the copy that nothing keeps.
     pub fn gone(&self, holdings: &Holdings, now: DateTime<Utc>) -> Vec<String> {
-        let holdings = holdings.clone().about(&subjects(&self.rule.keep, self.labels));
-        let kept = self.rules().retain(&holdings.stock(self.state), now);
+        let holdings = holdings.clone().about(&self.terms.subjects());
+        let kept = self.terms.rules().retain(&holdings.stock(self.terms.state), now);
         let gone = kept.verdicts.into_iter().filter(|verdict| !Verdict::is_kept(verdict));
         gone.map(|verdict| verdict.id).collect()
     }
 
     /// From when on the copy needs log.
     pub fn log_begin(&self, holdings: &Holdings, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let holdings = holdings.clone().about(&subjects(&self.rule.keep, self.labels));
-        self.rules().retain(&holdings.stock(self.state), now).log_begin()
+        let holdings = holdings.clone().about(&self.terms.subjects());
+        self.terms.rules().retain(&holdings.stock(self.terms.state), now).log_begin()
     }
 
     /// What the copy has, and what it lacks.
@@ -144,8 +107,8 @@ impl Copying<'_> {
     ///
     /// What keeps either repository from being read.
     pub async fn look(&self, now: DateTime<Utc>) -> Result<CopyStanding> {
-        let (theirs, own) = (self.source.history().await?, self.target.history().await?);
-        let (source, target) = (self.holdings(&theirs), self.holdings(&own));
+        let (theirs, own) = (self.terms.source.history().await?, self.target.history().await?);
+        let (source, target) = (self.terms.holdings(&theirs), self.terms.holdings(&own));
         let mut standing =
             CopyStanding { backups: target.backups.len(), ..CopyStanding::default() };
         let mut candidates = Vec::new();
@@ -164,9 +127,9 @@ impl Copying<'_> {
         }
         let holds: Vec<_> = target.holds.iter().chain(&source.holds).cloned().collect();
         let Holdings { backups, events, .. } = &target;
-        let there = Stock { backups, holds: &holds, events, state: self.state };
-        let wanted = self.rule.wanted(self.policy, &candidates, &there, now);
-        standing.held_back = self.held_back(&candidates, &there, now);
+        let there = Stock { backups, holds: &holds, events, state: self.terms.state };
+        let wanted = self.terms.rule.wanted(self.terms.policy, &candidates, &there, now);
+        standing.held_back = self.terms.held_back(&candidates, &there, now);
         let mut since: Vec<DateTime<Utc>> = Vec::new();
         for id in &wanted {
             let Some(committed) = theirs.commit(id) else { continue };
@@ -181,36 +144,20 @@ impl Copying<'_> {
             since.push(found.unwrap_or(committed.commit.finished_at));
             standing.unproven.push(committed.clone());
         }
-        if self.rule.takes(CopyKind::Logs) {
+        if self.terms.rule.takes(CopyKind::Logs) {
             let from = self.log_begin(&target, now);
-            standing.log = self.source.log_to_copy(self.target, self.database, from).await?;
+            standing.log =
+                self.terms.source.log_to_copy(self.target, self.terms.database, from).await?;
             since.extend(standing.log.since);
         }
         standing.waiting_since = since.into_iter().min();
-        standing.could_since = standing.waiting_since.and_then(|at| self.hours().next_open(at));
+        standing.could_since =
+            standing.waiting_since.and_then(|at| self.terms.hours().next_open(at));
         if !target.backups.is_empty() {
-            let reached = windows(&self.target.timeline(self.database).await?);
+            let reached = windows(&self.target.timeline(self.terms.database).await?);
             standing.newest = reached.iter().map(|window| window.to.at).max();
         }
         Ok(standing)
-    }
-
-    /// What would go if it were proven.
-    fn held_back(
-        &self,
-        candidates: &[Candidate],
-        there: &Stock<'_>,
-        now: DateTime<Utc>,
-    ) -> Vec<(String, Proof)> {
-        let proven = candidates.iter().cloned().map(|one| Candidate {
-            backup: Backup { proof: Proof::Verified, ..one.backup },
-            kind: one.kind,
-        });
-        let proven: Vec<_> = proven.collect();
-        let wanted: BTreeSet<String> = self.rule.wanted(self.policy, &proven, there, now);
-        let doubtful = candidates.iter().map(|one| &one.backup);
-        let doubtful = doubtful.filter(|b| b.proof != Proof::Verified && wanted.contains(&b.id));
-        doubtful.map(|backup| (backup.id.clone(), backup.proof)).collect()
     }
 
     /// Brings to the copy what it lacks. What is damaged at the source stays there, is written down
@@ -220,9 +167,9 @@ impl Copying<'_> {
     ///
     /// What keeps anything from being copied; what was copied before stays.
     pub async fn run(&self, world: &World, pace: &Pace, meter: &Arc<Meter>) -> Result<CopyReport> {
-        let may_go = || self.may_go(world);
+        let may_go = || self.terms.may_go(world.clock.now());
         let road = Road { pace, may_go: &may_go, meter };
-        let replication = Replication::new(self.source, self.target, road)?;
+        let replication = Replication::new(self.terms.source, self.target, road)?;
         let mut report = CopyReport::default();
         let done = self.carry(world, &replication, &mut report).await;
         report.sent = replication.sent();
@@ -247,12 +194,12 @@ impl Copying<'_> {
         pace: &Pace,
         meter: &Arc<Meter>,
     ) -> Result<CopyReport> {
-        let may_go = || self.may_go(world);
+        let may_go = || self.terms.may_go(world.clock.now());
         let road = Road { pace, may_go: &may_go, meter };
-        let replication = Replication::new(self.source, self.target, road)?;
+        let replication = Replication::new(self.terms.source, self.target, road)?;
         let mut report = CopyReport::default();
         let done = async {
-            replication.custody(self.database).await?;
+            replication.custody(self.terms.database).await?;
             self.carry_log(world, &replication, &mut report).await
         };
         match done.await {
@@ -273,20 +220,7 @@ impl Copying<'_> {
     pub async fn learn(&self, world: &World) -> Result<()> {
         let (pace, meter) = (Pace::new(Arc::clone(&world.clock), None), Arc::new(Meter::default()));
         let road = Road { pace: &pace, may_go: &|| Ok(()), meter: &meter };
-        Replication::new(self.source, self.target, road)?.custody(self.database).await
-    }
-
-    fn may_go(&self, world: &World) -> Result<()> {
-        let now = world.clock.now();
-        if self.hours().are_open(now) {
-            return Ok(());
-        }
-        let step = format!("copy {} to {} outside of its windows", self.database, self.rule.name);
-        let error = Error::new(ErrorKind::Busy, code::COPY_PAUSED, step);
-        Err(match self.hours().next_open(now) {
-            Some(at) => error.with("opens", at),
-            None => error,
-        })
+        Replication::new(self.terms.source, self.target, road)?.custody(self.terms.database).await
     }
 
     async fn carry(
@@ -295,9 +229,9 @@ impl Copying<'_> {
         replication: &Replication<'_>,
         report: &mut CopyReport,
     ) -> Result<()> {
-        self.may_go(world)?;
+        self.terms.may_go(world.clock.now())?;
         replication.slots().await?;
-        replication.custody(self.database).await?;
+        replication.custody(self.terms.database).await?;
         let standing = self.look(world.clock.now()).await?;
         for committed in standing.lacking {
             match replication.backup(&committed).await {
@@ -326,7 +260,7 @@ impl Copying<'_> {
         self.repair(world, standing.damaged, (replication, report)).await?;
         self.carry_log(world, replication, report).await?;
         // What is held may only now be there.
-        replication.custody(self.database).await
+        replication.custody(self.terms.database).await
     }
 
     /// Brings back to the source what is damaged there, of backups that the copy has.
@@ -361,12 +295,12 @@ impl Copying<'_> {
         replication: &Replication<'_>,
         report: &mut CopyReport,
     ) -> Result<()> {
-        if !self.rule.takes(CopyKind::Logs) {
+        if !self.terms.rule.takes(CopyKind::Logs) {
             return Ok(());
         }
         let own = self.target.history().await?;
-        let from = self.log_begin(&self.holdings(&own), world.clock.now());
-        let copied = replication.log(self.database, from).await?;
+        let from = self.log_begin(&self.terms.holdings(&own), world.clock.now());
+        let copied = replication.log(self.terms.database, from).await?;
         report.segments += copied.segments;
         for (object, what) in copied.problems {
             report.problems.push(Problem { object, what, backups: Vec::new() });
@@ -383,7 +317,7 @@ impl Copying<'_> {
         report: &mut CopyReport,
     ) -> Result<()> {
         let backup = &committed.commit.backup;
-        let theirs = self.source.history().await?;
+        let theirs = self.terms.source.history().await?;
         if theirs.commit(backup).is_none_or(|known| known.forgotten) {
             // It was given up while it was copied.
             return Ok(());
@@ -392,7 +326,7 @@ impl Copying<'_> {
         let is_of_source = error.facts().iter().any(|(label, _)| *label == COPIED_FROM);
         if is_of_source {
             let found = VerifyReport { problems: vec![found.clone()], ..VerifyReport::default() };
-            if let Err(error) = self.source.prove(committed, &found).await {
+            if let Err(error) = self.terms.source.prove(committed, &found).await {
                 tracing::warn!(event = "proof.unwritten", backup, "{error}");
             }
         }
@@ -404,14 +338,6 @@ impl Copying<'_> {
 /// Of which kind a backup is.
 pub fn kind_of(committed: &Committed) -> CopyKind {
     if committed.commit.incremental { CopyKind::Incremental } else { CopyKind::Full }
-}
-
-/// Whom a database concerns, where retention follows from events about somebody: what its label of
-/// that name says, apart by commas.
-pub fn subjects(keep: &Keep, labels: &BTreeMap<String, String>) -> Vec<String> {
-    let label = keep.event.as_ref().and_then(|rule| labels.get(&rule.subject));
-    let names = label.into_iter().flat_map(|label| label.split(',')).map(str::trim);
-    names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 /// Whether it is about objects that are not as they were written.

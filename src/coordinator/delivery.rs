@@ -24,8 +24,8 @@ impl<'a> Delivery<'a> {
     /// When it may run.
     pub fn hours(&self) -> Hours<'_> {
         match self {
-            Self::Replica(copying) => copying.hours(),
-            Self::HandOff(hand_off) => hand_off.hours(),
+            Self::Replica(copying) => copying.terms.hours(),
+            Self::HandOff(hand_off) => hand_off.terms.hours(),
         }
     }
 

@@ -21,6 +21,7 @@ mod partial;
 mod pickup;
 mod point;
 mod present;
+mod program;
 mod reach;
 mod restore;
 mod scratch;
@@ -28,11 +29,12 @@ mod scratch_copy;
 mod serve;
 mod site;
 pub mod state;
+mod terms;
 
 pub use archive::{Files, Pushed, push};
 pub use backup::{BackupJob, BackupReport, back_up};
 pub use capture::{CaptureEvent, CaptureJob, CaptureReport, Process, capture, retire};
-pub use copy::{CopyReport, CopyStanding, Copying, kind_of, subjects};
+pub use copy::{CopyReport, CopyStanding, Copying, kind_of};
 pub use delivery::Delivery;
 pub use drill::{DrillJob, Expectation, draw, drill};
 pub use endpoints::{Ask, Discovery, Told, Whom};
@@ -46,6 +48,7 @@ pub use partial::{PartialJob, PartialReport, bring, compare, plan_partial};
 pub use pickup::{Dump, PICKUP_SCHEME, PickUp, pick_up};
 pub use point::{Chosen, Wanted, choose};
 pub use present::{PresentJob, Shown, check_point, present_at, present_copied};
+pub use program::{Unprinted, printed};
 pub use reach::{Restorable, Window, windows};
 pub use restore::{
     ResolvedRestore, RestoreJob, RestoreReport, engine_of, plan, rewriting_beside, run,
@@ -56,6 +59,6 @@ pub use scratch_copy::{CopyJob, PlannedCopy, Presented, ScratchCopy, Way, plan_c
 pub use serve::{
     BackupTask, Caps, Coordinator, CopyKnown, Decided, Draining, Drivers, Ending, Endpoints, Fleet,
     Hands, Link, Member, NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind, NoticeUrgency, Notifier,
-    Place, Registered, Rehearsal, Rhythm, Standing, Unprotected, add_drills, decided, expire,
-    expire_copy, standing, told,
+    Place, Rehearsal, Rhythm, Standing, add_drills, decided, expire, expire_copy, standing, told,
 };
+pub use terms::{Terms, subjects};

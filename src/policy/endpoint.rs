@@ -128,6 +128,32 @@ pub struct Change {
     pub detail: String,
 }
 
+/// The endpoint of a database that is backed up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// Its name.
+    pub id: String,
+    /// Who it said that it is.
+    pub identity: Option<String>,
+    /// Since when it is registered.
+    pub since: DateTime<Utc>,
+}
+
+/// An endpoint that belongs to no database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unprotected {
+    /// What it is called: its label `database`, or else its id.
+    pub name: String,
+    /// What its label `engine` says.
+    pub engine: Option<String>,
+    /// What is said of it.
+    pub labels: BTreeMap<String, String>,
+    /// Since when it is registered.
+    pub since: DateTime<Utc>,
+    /// Why nothing is backed up there, for people.
+    pub why: String,
+}
+
 impl Sighting {
     /// Whether a target names a password: everybody may read what is registered.
     pub fn names_password(target: &str) -> bool {

@@ -36,8 +36,8 @@ pub use civil::{Cycle, Stretch};
 pub use copy::{Candidate, Hours};
 pub use due::{DUE_TIMES_MAX, Decision, Fate, GRACE, Schedule, Settled, Skip, Step, Waiting, Why};
 pub use endpoint::{
-    Change, Drain, End, Phase, Registration, Registry, Sighting, Wanted, absence, choose,
-    forgettable, is_over, lapse, make_way, observe, succeeded,
+    Change, Drain, End, Phase, Registered, Registration, Registry, Sighting, Unprotected, Wanted,
+    absence, choose, forgettable, is_over, lapse, make_way, observe, succeeded,
 };
 pub use event::{Event, EventEnd, WHOLE_DATABASE};
 pub use facts::{Attempt, BACKOFF_FIRST, BACKOFF_MAX, Facts, Need, Outcome, Pause};

@@ -2,25 +2,16 @@
 //!
 //! None is shown, whatever goes wrong: errors name where it should have come from.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use stillpoint_contract::{Clock, Error, ErrorKind, Result, code};
-use tokio::{
-    io::AsyncReadExt as _,
-    process::{Child, Command},
-};
 use zeroize::Zeroizing;
 
 use super::super::{environment::Environment, secret};
-use crate::config::Secret;
-
-/// How long a program may take to print a secret.
-const PROGRAM_TIME_MAX: Duration = Duration::from_secs(30);
+use crate::{
+    config::Secret,
+    coordinator::{Unprinted, printed},
+};
 
 /// The longest secret that a program prints, in bytes.
 const SECRET_BYTES_MAX: u64 = 4096;
@@ -59,35 +50,25 @@ fn variable(environment: &Environment, name: &str) -> Result<Zeroizing<String>> 
     })
 }
 
-/// What a program prints. It is told nothing, heard out up to a limit, and ended with whatever it
-/// started when it takes too long.
+/// What a program prints.
 async fn print(words: &[String], clock: &dyn Clock) -> Result<Zeroizing<String>> {
     let failed = |why: &'static str| {
         Error::new(ErrorKind::Config, code::NO_KEY, "have a program print a secret")
             .with("program", words.first().cloned().unwrap_or_default())
             .why(why)
     };
-    let (program, arguments) = words.split_first().ok_or_else(|| failed("none is named"))?;
-    let mut command = Command::new(program);
-    command.args(arguments).process_group(0).kill_on_drop(true);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let spawned = command.spawn();
-    let mut running =
-        Group(spawned.map_err(|cause| failed("it cannot be started").caused_by(cause))?);
-    let printed = tokio::select! {
-        biased;
-        printed = hear(&mut running.0) => printed,
-        () = clock.sleep(PROGRAM_TIME_MAX) => {
-            return Err(failed("it printed nothing complete within 30 seconds, and was ended"));
+    let bytes = match printed(words, SECRET_BYTES_MAX, clock).await {
+        Ok(bytes) => bytes,
+        Err(Unprinted::TooMuch) => return Err(failed("it printed more than 4,096 bytes")),
+        Err(unprinted) => {
+            let (why, cause) = unprinted.told();
+            let error = failed(why);
+            return Err(match cause {
+                Some(cause) => error.caused_by(cause),
+                None => error,
+            });
         }
     };
-    let (bytes, is_good) = printed.map_err(|cause| failed("it broke off").caused_by(cause))?;
-    if bytes.len() as u64 > SECRET_BYTES_MAX {
-        return Err(failed("it printed more than 4,096 bytes"));
-    }
-    if !is_good {
-        return Err(failed("it ended with a failure; run it by hand to see what it says"));
-    }
     let text = str::from_utf8(&bytes).map_err(|_| failed("what it printed is not UTF-8"))?;
     if text.trim().is_empty() {
         return Err(failed("it printed nothing"));
@@ -95,32 +76,10 @@ async fn print(words: &[String], clock: &dyn Clock) -> Result<Zeroizing<String>>
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-/// All that a program prints, and whether it ended well.
-async fn hear(child: &mut Child) -> std::io::Result<(Zeroizing<Vec<u8>>, bool)> {
-    // As large as it may become, so that no copy is left behind where it was smaller.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_BYTES_MAX as usize + 2));
-    if let Some(out) = child.stdout.take() {
-        out.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes).await?;
-    }
-    let is_good = child.wait().await?.success();
-    Ok((bytes, is_good))
-}
-
-/// A program and what it started: none of it outlives this.
-struct Group(Child);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // Its number is its own as long as it was not waited for.
-        let number = self.0.id().and_then(|id| i32::try_from(id).ok());
-        if let Some(group) = number.and_then(Pid::from_raw) {
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::world::SystemClock;
 
@@ -128,14 +87,14 @@ mod tests {
         ["sh", "-c", script].map(str::to_owned).to_vec()
     }
 
-    async fn printed(script: &str) -> Result<String> {
+    async fn run(script: &str) -> Result<String> {
         let clock = SystemClock::new();
         print(&program(script), &clock).await.map(|text| text.to_string())
     }
 
     #[tokio::test]
     async fn a_program_prints_a_secret_or_says_why_not() {
-        assert_eq!(printed("echo 'correct horse'").await.unwrap(), "correct horse\n");
+        assert_eq!(run("echo 'correct horse'").await.unwrap(), "correct horse\n");
         for (script, why) in [
             ("echo hunter2; exit 3", "a failure"),
             ("head -c 9000 /dev/zero | tr '\\0' x", "more than 4,096"),
@@ -143,7 +102,7 @@ mod tests {
             ("echo", "printed nothing"),
             ("exec nonsense-that-is-nowhere", "a failure"),
         ] {
-            let error = printed(script).await.unwrap_err();
+            let error = run(script).await.unwrap_err();
             assert!(error.reason().is_some_and(|told| told.contains(why)), "{script}: {error:?}");
             assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
         }

@@ -11,11 +11,11 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::{
     super::{config::reach, drill, init, process, session::Session},
     applied::Held,
-    fleet::{Seen, open_already},
+    fleet::{Seen, note_opened, open_already},
 };
 use crate::{
     config::Config,
-    coordinator::{CopyKnown, Fleet, Link, Member, Outbox, state::State as Coordinated, told},
+    coordinator::{CopyKnown, Fleet, Link, Member, Outbox, state::State as Coordinated},
     repository::Repository,
 };
 
@@ -60,14 +60,7 @@ pub(super) async fn open(
             let source = repositories.get(source).map(|source| &**source);
             replica(session, state, config, (name, source)).await.map(Arc::new)
         };
-        match opened {
-            Ok(opened) => drop(repositories.insert(name.to_owned(), opened)),
-            Err(error) => {
-                let why = told(&error);
-                tracing::error!(event = "repository.unopened", repository = name, why);
-                unopened.insert(name.to_owned(), why);
-            }
-        }
+        drop(note_opened(name, opened, (repositories, unopened)));
     }
 }
 

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     config::{Config, Database},
     coordinator::{
-        Caps, Endpoints, Fleet, Member, Place, Registered, Unprotected,
+        Caps, Endpoints, Fleet, Member, Place,
         state::{Adoption, Known, Mark, Marked, State as Coordinated},
         told,
     },
@@ -62,15 +62,7 @@ pub(super) async fn open(
             Some(known) => Ok(known),
             None => repository(session, state, config, name).await.map(Arc::new),
         };
-        match opened {
-            Ok(opened) => drop(repositories.insert(name.to_owned(), opened)),
-            Err(error) => {
-                let why = told(&error);
-                tracing::error!(event = "repository.unopened", repository = name, why);
-                unopened.insert(name.to_owned(), why);
-                first = first.or(Some(error));
-            }
-        }
+        first = first.or(note_opened(name, opened, (&mut repositories, &mut unopened)));
     }
     let copied = (&mut repositories, &mut unopened);
     copies::open(session, (state, held), before, copied.0, copied.1).await;
@@ -82,8 +74,31 @@ pub(super) async fn open(
     let (caps, may_expire) = (caps(&held.loaded.config), held.may_expire());
     let links = copies::links(&held.loaded.config);
     let outboxes = copies::outboxes(session, held);
-    let unprotected = unprotected(&held.loaded.config);
+    let unprotected = held.loaded.config.unprotected.clone();
     Ok(Fleet { members, repositories, outboxes, unopened, caps, links, may_expire, unprotected })
+}
+
+/// Keeps a repository that was opened, or why it was not. Returns that error.
+pub(super) fn note_opened(
+    name: &str,
+    opened: Result<Arc<Repository>>,
+    (repositories, unopened): (
+        &mut BTreeMap<String, Arc<Repository>>,
+        &mut BTreeMap<String, String>,
+    ),
+) -> Option<Error> {
+    match opened {
+        Ok(opened) => {
+            repositories.insert(name.to_owned(), opened);
+            None
+        }
+        Err(error) => {
+            let why = told(&error);
+            tracing::error!(event = "repository.unopened", repository = name, why);
+            unopened.insert(name.to_owned(), why);
+            Some(error)
+        }
+    }
 }
 
 /// Everything that holds, for those who only look: nothing is created, and what cannot be opened
@@ -100,24 +115,12 @@ pub(super) async fn look(
     let (caps, may_expire) = (caps(&held.loaded.config), held.may_expire());
     let links = copies::links(&held.loaded.config);
     let outboxes = copies::outboxes(session, held);
-    let unprotected = unprotected(&held.loaded.config);
+    let unprotected = held.loaded.config.unprotected.clone();
     let unopened = BTreeMap::new();
     Ok((
         Fleet { members, repositories, outboxes, unopened, caps, links, may_expire, unprotected },
         seen,
     ))
-}
-
-/// Endpoints that belong to no database.
-fn unprotected(config: &Config) -> Vec<Unprotected> {
-    let all = config.unprotected.iter().map(|one| Unprotected {
-        name: one.name.clone(),
-        engine: one.engine.clone(),
-        labels: one.labels.clone(),
-        since: one.since,
-        why: one.why.clone(),
-    });
-    all.collect()
 }
 
 /// A repository that is open, and still where its configuration says.
@@ -268,16 +271,11 @@ fn obstacle(database: &Database) -> Option<String> {
 
 fn endpoints(database: &Database) -> Endpoints {
     let found = database.found.as_ref();
-    let chosen = found.and_then(|found| found.chosen.as_ref()).map(|chosen| Registered {
-        id: chosen.id.clone(),
-        identity: chosen.identity.clone(),
-        since: chosen.since,
-    });
     Endpoints {
         lifecycle: database.lifecycle,
         adopted: None,
         is_discovered: found.is_some() || database.endpoint.is_empty(),
-        chosen,
+        chosen: found.and_then(|found| found.chosen.clone()),
         present: found.map(|found| found.present.clone()).unwrap_or_default(),
     }
 }

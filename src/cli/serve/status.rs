@@ -24,8 +24,8 @@ use super::{
     metrics::state_name,
 };
 use crate::{
-    coordinator::{CopyKnown, Fleet, Member, Unprotected, add_drills, standing, state::Marked},
-    policy::{Interval, State},
+    coordinator::{CopyKnown, Fleet, Member, add_drills, standing, state::Marked},
+    policy::{Interval, State, Unprotected},
 };
 
 /// Databases that are looked at together.

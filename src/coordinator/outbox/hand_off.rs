@@ -1,6 +1,6 @@
 //! What of a database an outbox lacks, and handing that over.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{Error, ErrorKind, Overwrite, RestoreExtras, Result, code};
@@ -13,41 +13,25 @@ use super::{
 };
 use crate::{
     coordinator::{
-        copy::{CopyReport, CopyStanding, kind_of, subjects},
+        copy::{CopyReport, CopyStanding, kind_of},
         point::Wanted,
         restore::{RestoreJob, plan, run, staging_beside},
         scratch::Scratch,
+        terms::Terms,
     },
     pipeline::Meter,
-    policy::{
-        Backup, Candidate, CopyRule, Hours, Policy, Proof, Rules, State, Stock, Verdict, Window,
-    },
-    repository::{
-        Holdings, Pace, Problem, Repository, VerifyReport,
-        history::{Committed, History},
-    },
+    policy::{Backup, Candidate, Proof, Stock, Verdict},
+    repository::{Holdings, Pace, Problem, VerifyReport, history::Committed},
     world::World,
 };
 
 /// Points of a database that are handed over.
 #[derive(Clone, Copy, Debug)]
 pub struct HandOff<'a> {
-    /// The database.
-    pub database: &'a str,
-    /// What is promised for it.
-    pub policy: &'a Policy,
     /// What is said of what is handed over.
-    pub rule: &'a CopyRule,
-    /// Whether the database is still protected.
-    pub state: State,
-    /// Words to choose the database by: whom it concerns is among them.
-    pub labels: &'a BTreeMap<String, String>,
-    /// Where it is restored from.
-    pub source: &'a Repository,
+    pub terms: Terms<'a>,
     /// Where its files are left.
     pub outbox: &'a Outbox,
-    /// When that may be written to; always, if there is none.
-    pub windows: &'a [Window],
     /// Whether anything that is there may go.
     pub may_expire: bool,
 }
@@ -56,41 +40,9 @@ pub struct HandOff<'a> {
 type Restored = (Payload, String, PointManifest);
 
 impl HandOff<'_> {
-    fn rules(&self) -> Rules<'_> {
-        Rules::of_copy(self.policy, self.rule)
-    }
-
-    /// When it may run.
-    pub fn hours(&self) -> Hours<'_> {
-        Hours {
-            zone: self.policy.zone,
-            of_copy: &self.rule.windows,
-            of_repository: self.windows,
-            closed: &self.policy.blackout_hard,
-        }
-    }
-
-    fn may_go(&self, world: &World) -> Result<()> {
-        let now = world.clock.now();
-        if self.hours().are_open(now) {
-            return Ok(());
-        }
-        let step = format!("hand {} over outside of the windows", self.database);
-        let error = Error::new(ErrorKind::Busy, code::COPY_PAUSED, step);
-        Err(match self.hours().next_open(now) {
-            Some(at) => error.with("opens", at),
-            None => error,
-        })
-    }
-
-    fn holdings(&self, history: &History) -> Holdings {
-        let subjects = subjects(&self.rule.keep, self.labels);
-        Holdings::of(history, self.database).about(&subjects)
-    }
-
     /// Points that are there, as retention sees them.
     fn backups(&self, contents: &Contents) -> Vec<Backup> {
-        let subjects = subjects(&self.rule.keep, self.labels);
+        let subjects = self.terms.subjects();
         let backup = |point: &Point| Backup {
             id: point.manifest.backup.clone(),
             at: point.manifest.point,
@@ -111,8 +63,8 @@ impl HandOff<'_> {
     /// What keeps the source or the folder from being read.
     pub async fn look(&self, now: DateTime<Utc>) -> Result<CopyStanding> {
         let contents = self.contents().await?;
-        let theirs = self.source.history().await?;
-        let source = self.holdings(&theirs);
+        let theirs = self.terms.source.history().await?;
+        let source = self.terms.holdings(&theirs);
         let own = self.backups(&contents);
         let mut standing = CopyStanding {
             backups: own.len(),
@@ -136,36 +88,20 @@ impl HandOff<'_> {
         });
         let candidates: Vec<Candidate> = candidates.collect();
         let Holdings { holds, events, .. } = &source;
-        let there = Stock { backups: &own, holds, events, state: self.state };
-        let wanted = self.rule.wanted(self.policy, &candidates, &there, now);
+        let there = Stock { backups: &own, holds, events, state: self.terms.state };
+        let wanted = self.terms.rule.wanted(self.terms.policy, &candidates, &there, now);
         let waiting = wanted.iter().filter_map(|id| theirs.commit(id));
         standing.waiting_since = waiting.map(|made| made.commit.finished_at).min();
-        standing.could_since = standing.waiting_since.and_then(|at| self.hours().next_open(at));
+        standing.could_since =
+            standing.waiting_since.and_then(|at| self.terms.hours().next_open(at));
         standing.lacking = wanted.iter().filter_map(|id| theirs.commit(id)).cloned().collect();
         standing.lacking.sort_by_key(Committed::made);
-        standing.held_back = self.held_back(&candidates, &there, now);
+        standing.held_back = self.terms.held_back(&candidates, &there, now);
         Ok(standing)
     }
 
-    /// What would be handed over if it were proven.
-    fn held_back(
-        &self,
-        candidates: &[Candidate],
-        there: &Stock<'_>,
-        now: DateTime<Utc>,
-    ) -> Vec<(String, Proof)> {
-        let proven = candidates.iter().cloned().map(|one| Candidate {
-            backup: Backup { proof: Proof::Verified, ..one.backup },
-            kind: one.kind,
-        });
-        let wanted = self.rule.wanted(self.policy, &proven.collect::<Vec<_>>(), there, now);
-        let doubtful = candidates.iter().map(|one| &one.backup);
-        let doubtful = doubtful.filter(|b| b.proof != Proof::Verified && wanted.contains(&b.id));
-        doubtful.map(|backup| (backup.id.clone(), backup.proof)).collect()
-    }
-
     async fn contents(&self) -> Result<Contents> {
-        let database = self.database.to_owned();
+        let database = self.terms.database.to_owned();
         self.in_outbox(move |outbox| outbox.contents(&database)).await
     }
 
@@ -188,12 +124,12 @@ impl HandOff<'_> {
             return Ok(Vec::new());
         }
         let contents = self.contents().await?;
-        let history = self.source.history().await?;
-        let source = self.holdings(&history);
+        let history = self.terms.source.history().await?;
+        let source = self.terms.holdings(&history);
         let own = self.backups(&contents);
         let Holdings { holds, events, .. } = &source;
-        let stock = Stock { backups: &own, holds, events, state: self.state };
-        let verdicts = self.rules().retain(&stock, world.clock.now()).verdicts;
+        let stock = Stock { backups: &own, holds, events, state: self.terms.state };
+        let verdicts = self.terms.rules().retain(&stock, world.clock.now()).verdicts;
         let is_gone = |point: &Point| {
             let own = verdicts.iter().find(|verdict| verdict.id == point.manifest.backup);
             own.is_some_and(|verdict| !Verdict::is_kept(verdict))
@@ -201,7 +137,7 @@ impl HandOff<'_> {
         let gone: Vec<Point> =
             contents.points.iter().filter(|point| is_gone(point)).cloned().collect();
         let ids = gone.iter().map(|point| point.manifest.backup.clone()).collect();
-        let (world, database) = (world.clone(), self.database.to_owned());
+        let (world, database) = (world.clone(), self.terms.database.to_owned());
         let known: Vec<String> = source.backups.iter().map(|backup| backup.id.clone()).collect();
         self.in_outbox(move |outbox| {
             gone.iter().try_for_each(|point| outbox.remove(&world, &database, point))?;
@@ -236,18 +172,18 @@ impl HandOff<'_> {
         (pace, meter): (&Pace, &Arc<Meter>),
         report: &mut CopyReport,
     ) -> Result<()> {
-        self.may_go(world)?;
-        let may_go = || self.may_go(world);
+        self.terms.may_go(world.clock.now())?;
+        let may_go = || self.terms.may_go(world.clock.now());
         let way = Way { pace, may_go: &may_go, meter };
-        let (own, database) = (world.clone(), self.database.to_owned());
+        let (own, database) = (world.clone(), self.terms.database.to_owned());
         self.in_outbox(move |outbox| outbox.sweep(&own, &database)).await?;
         for folder in self.contents().await?.unready {
-            complete(world, self.outbox, (self.database, &folder), way).await?;
+            complete(world, self.outbox, (self.terms.database, &folder), way).await?;
         }
         report.expired = self.expire(world).await?;
         let lacking = self.look(world.clock.now()).await?.lacking;
         for committed in lacking.into_iter().rev() {
-            self.may_go(world)?;
+            self.terms.may_go(world.clock.now())?;
             match Box::pin(self.hand_over(world, &committed, way, meter)).await {
                 Ok(bytes) => {
                     report.sent = (report.sent.0 + 1, report.sent.1 + bytes);
@@ -280,7 +216,7 @@ impl HandOff<'_> {
             self.check_room(payload.length()).await?;
             meter.begin("hand over", payload.length().saturating_mul(2));
             let point = point_name(manifest.point, &manifest.backup);
-            let (own, database) = (world.clone(), self.database.to_owned());
+            let (own, database) = (world.clone(), self.terms.database.to_owned());
             let begun = self.in_outbox(move |outbox| {
                 // It is removed also when nobody waits for it any more.
                 let folder = outbox.begin(&own, &database, &point)?;
@@ -322,22 +258,22 @@ impl HandOff<'_> {
         let target = scratch.database();
         let job = RestoreJob {
             engines: &self.outbox.engines,
-            database: self.database,
+            database: self.terms.database,
             wanted: Wanted::Backup(commit.backup.clone()),
             target: &target,
             overwrite: Overwrite::Never,
             extras: RestoreExtras::default(),
         };
         let staging = staging_beside(world, &target)?;
-        let resolved = Box::pin(plan(self.source, &job, &staging)).await?;
-        let report = Box::pin(run(world, self.source, &resolved, meter)).await?;
+        let resolved = Box::pin(plan(self.terms.source, &job, &staging)).await?;
+        let report = Box::pin(run(world, self.terms.source, &resolved, meter)).await?;
         let is_directory = target.is_dir();
         let (engine, version) = (&resolved.manifest.engine, &resolved.manifest.version);
         let name = if is_directory { "data.tar".to_owned() } else { format!("database.{engine}") };
         let manifest = PointManifest {
             schema: HANDOFF_SCHEMA.to_owned(),
             program: concat!("stillpoint ", env!("CARGO_PKG_VERSION")).to_owned(),
-            database: self.database.to_owned(),
+            database: self.terms.database.to_owned(),
             backup: commit.backup.clone(),
             made: committed.made(),
             engine: engine.clone(),
@@ -365,7 +301,7 @@ impl HandOff<'_> {
         report: &mut CopyReport,
     ) -> Result<()> {
         let backup = &committed.commit.backup;
-        let theirs = self.source.history().await?;
+        let theirs = self.terms.source.history().await?;
         if theirs.commit(backup).is_none_or(|known| known.forgotten) {
             return Ok(());
         }
@@ -378,7 +314,7 @@ impl HandOff<'_> {
         // What the engine finds was backed up so: the bytes are those that were stored.
         if error.code() != code::RESTORE_CHECK_FAILED {
             let found = VerifyReport { problems: vec![problem.clone()], ..VerifyReport::default() };
-            if let Err(error) = self.source.prove(committed, &found).await {
+            if let Err(error) = self.terms.source.prove(committed, &found).await {
                 tracing::warn!(event = "proof.unwritten", backup, "{error}");
             }
         }

@@ -10,7 +10,7 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use stillpoint_contract::{Error, ErrorKind, Result, code};
+use stillpoint_contract::{Error, Result};
 use tokio::sync::watch;
 
 use super::{
@@ -22,11 +22,11 @@ use super::{
 };
 use crate::{
     coordinator::{
-        CopyReport, CopyStanding, Copying, Delivery, HandOff, Outbox,
+        CopyReport, CopyStanding, Copying, Delivery, HandOff, Outbox, Terms,
         state::{Filter, Outcome, Phase, Stage, Task},
     },
     pipeline::Meter,
-    policy::{BACKOFF_FIRST, BACKOFF_MAX, CopyRule, CopyState, Reach, Window, rank},
+    policy::{BACKOFF_FIRST, BACKOFF_MAX, CopyRule, CopyState, Reach, rank},
     repository::{Holdings, Pace, Repository, history::Committed},
     world::World,
 };
@@ -135,22 +135,20 @@ impl Fleet {
         let Some(outbox) = self.outboxes.get(&rule.to) else {
             return self.copying(member, rule).map(Delivery::Replica);
         };
-        let source = self.named(member.policy.source_of(rule, &member.repository))?;
-        Ok(Delivery::HandOff(HandOff {
+        let (terms, may_expire) = (self.terms(member, rule)?, self.may_expire);
+        Ok(Delivery::HandOff(HandOff { terms, outbox, may_expire }))
+    }
+
+    fn terms<'a>(&'a self, member: &'a Member, rule: &'a CopyRule) -> Result<Terms<'a>> {
+        Ok(Terms {
             database: &member.name,
             policy: &member.policy,
             rule,
             state: member.state,
             labels: &member.labels,
-            source,
-            outbox,
-            windows: self.windows_of(&rule.to),
-            may_expire: self.may_expire,
-        }))
-    }
-
-    fn windows_of(&self, name: &str) -> &[Window] {
-        self.links.get(name).map(|link| link.windows.as_slice()).unwrap_or_default()
+            source: self.opened(member.policy.source_of(rule, &member.repository))?,
+            windows: self.links.get(&rule.to).map_or(&[], |link| &link.windows),
+        })
     }
 
     /// The same, of one in a repository.
@@ -159,18 +157,7 @@ impl Fleet {
     ///
     /// As [`delivery`](Self::delivery).
     pub fn copying<'a>(&'a self, member: &'a Member, rule: &'a CopyRule) -> Result<Copying<'a>> {
-        let source = member.policy.source_of(rule, &member.repository);
-        let (source, target) = (self.named(source)?, self.named(&rule.to)?);
-        Ok(Copying {
-            database: &member.name,
-            policy: &member.policy,
-            rule,
-            state: member.state,
-            labels: &member.labels,
-            source,
-            target,
-            windows: self.windows_of(&rule.to),
-        })
+        Ok(Copying { terms: self.terms(member, rule)?, target: self.opened(&rule.to)? })
     }
 
     /// The repository from which restoring a member is rehearsed.
@@ -182,18 +169,9 @@ impl Fleet {
         let from = member.policy.drill.as_ref().and_then(|drill| drill.from.as_ref());
         let rule = from.and_then(|from| member.policy.copies.iter().find(|c| c.name == *from));
         match rule {
-            Some(rule) => self.named(&rule.to),
+            Some(rule) => self.opened(&rule.to),
             None => self.repository(member),
         }
-    }
-
-    fn named(&self, name: &str) -> Result<&Arc<Repository>> {
-        self.repositories.get(name).ok_or_else(|| {
-            let why = self.unopened.get(name).cloned().unwrap_or_default();
-            Error::new(ErrorKind::Transient, code::STORE_UNREACHABLE, "use the repository")
-                .with("repository", name)
-                .why(why)
-        })
     }
 }
 
@@ -566,8 +544,8 @@ impl Coordinator {
 /// What keeps the copy from being used, or what is held from being known: then nothing expires.
 pub async fn expire_copy(copying: &Copying<'_>, world: &World) -> Result<Vec<Committed>> {
     copying.learn(world).await.map_err(blind)?;
-    let (target, database, now) = (copying.target, copying.database, world.clock.now());
-    let of = format!("policy {}, copy {}", copying.policy.name, copying.rule.name);
+    let (target, database, now) = (copying.target, copying.terms.database, world.clock.now());
+    let of = format!("policy {}, copy {}", copying.terms.policy.name, copying.terms.rule.name);
     let gone = |holdings: &Holdings| copying.gone(holdings, now);
     let forgotten = target.expire(database, &format!("expired by {of}"), gone).await?;
     let needed = |holdings: &Holdings| copying.log_begin(holdings, now);

@@ -12,7 +12,7 @@ use stillpoint_contract::{Endpoint, Engine, Error, ErrorKind, Result, code};
 
 use crate::{
     coordinator::{Outbox, Successor, state::Adoption},
-    policy::{Lifecycle, Policy, State, Window},
+    policy::{Lifecycle, Policy, Registered, State, Unprotected, Window},
     repository::Repository,
 };
 
@@ -35,21 +35,6 @@ pub struct Fleet {
     pub may_expire: bool,
     /// Endpoints that belong to no database.
     pub unprotected: Vec<Unprotected>,
-}
-
-/// An endpoint that belongs to no database: nothing is backed up there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unprotected {
-    /// What it is called.
-    pub name: String,
-    /// Its engine, as far as that is said.
-    pub engine: Option<String>,
-    /// What is said of it.
-    pub labels: BTreeMap<String, String>,
-    /// Since when it is known.
-    pub since: DateTime<Utc>,
-    /// Why it belongs to none, for people.
-    pub why: String,
 }
 
 /// How a repository may be written to by copies.
@@ -116,17 +101,6 @@ pub struct Endpoints {
     pub chosen: Option<Registered>,
     /// All that are registered.
     pub present: BTreeSet<String>,
-}
-
-/// An endpoint that was discovered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Registered {
-    /// Its name.
-    pub id: String,
-    /// Who it said that it is.
-    pub identity: Option<String>,
-    /// Since when it is registered.
-    pub since: DateTime<Utc>,
 }
 
 impl Endpoints {

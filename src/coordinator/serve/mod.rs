@@ -20,7 +20,7 @@ pub use copies::{CopyKnown, add_drills, expire_copy};
 pub use drain::Draining;
 pub use drivers::{Drivers, Rehearsal};
 pub use evaluate::{Decided, decided};
-pub use fleet::{Caps, Endpoints, Fleet, Link, Member, Place, Registered, Unprotected};
+pub use fleet::{Caps, Endpoints, Fleet, Link, Member, Place};
 pub use hands::{BackupTask, Ending, Hands};
 pub use notice::{NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind, NoticeUrgency};
 pub use run::{Coordinator, Rhythm};

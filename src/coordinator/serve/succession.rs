@@ -8,7 +8,7 @@ use stillpoint_contract::{Error, ErrorKind, quoted};
 use tokio::sync::watch;
 
 use super::{
-    fleet::{Fleet, Member, Registered},
+    fleet::{Fleet, Member},
     hands::Ending,
     run::Coordinator,
     standing::Standing,
@@ -17,7 +17,8 @@ use super::{
 use crate::{
     coordinator::{Successor, state::Claim},
     policy::{
-        Alert, Attempt, Interval, Kind, Lifecycle, Need, Outcome, Protection, Reach, State, alerts,
+        Alert, Attempt, Interval, Kind, Lifecycle, Need, Outcome, Protection, Reach, Registered,
+        State, Unprotected, alerts,
     },
 };
 
@@ -131,7 +132,7 @@ impl Member {
 impl Fleet {
     /// What somebody has to know of endpoints that belong to no database.
     pub(super) fn unprotected(&self) -> Vec<Alert> {
-        let told = |one: &super::Unprotected| {
+        let told = |one: &Unprotected| {
             let reach = Reach { state: State::Active, since: one.since, coverage: &[] };
             let protection = Protection {
                 database: &one.name,
