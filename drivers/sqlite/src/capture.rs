@@ -569,18 +569,13 @@ impl Capture {
             self.throttle.set(&self.observer.database, None)?;
             return Ok(state);
         }
+        self.slow_down(&state)?;
         // Nobody else may copy anything back, and others are told by what we cannot.
         self.checkpoint()?;
         state = self.observer.observe()?;
-        let fits = self.ready_bytes() + self.unread_bytes(&state) <= READY_BYTES_MAX;
-        let is_hopeless = self.is_held_by_others(&state);
-        let excess = state.bytes().saturating_sub(LONG_BYTES);
-        // Until the next look, only the throttle sees what is written.
-        let allowed = if fits { LONG_BYTES } else { 0 };
-        let pauses = (!is_hopeless).then(|| Pauses::of(self.database(), excess, allowed));
-        self.throttle.set(&self.observer.database, pauses)?;
+        let is_within_reach = self.slow_down(&state)?;
         let now = self.database().clock.elapsed();
-        if !fits || is_hopeless || now < self.let_go_after {
+        if !is_within_reach || now < self.let_go_after {
             return Ok(state);
         }
         self.let_go_after = now + LET_GO_INTERVAL;
@@ -600,13 +595,31 @@ impl Capture {
             state = self.observer.observe()?;
         }
         self.read_ahead(&state)?;
-        self.throttle.set(&self.observer.database, None)?;
         let mut writer = self.database().open_writable()?;
+        self.throttle.set(&self.observer.database, None)?;
         if write_lock(self.database(), &mut writer, LOCK_WAIT).is_ok() {
             self.let_go()?;
         }
         drop(writer);
-        self.observer.observe()
+        state = self.observer.observe()?;
+        if self.hold.let_go_at().is_none() {
+            // A disk takes its time to copy what a writer has written meanwhile.
+            self.slow_down(&state)?;
+        }
+        Ok(state)
+    }
+
+    /// Slows writers down as a log of this length asks for, unless that is of no use. Returns
+    /// whether the log can be let go as soon as it is copied back.
+    fn slow_down(&mut self, state: &LogState) -> Result<bool> {
+        let fits = self.ready_bytes() + self.unread_bytes(state) <= READY_BYTES_MAX;
+        let is_hopeless = self.is_held_by_others(state);
+        let excess = state.bytes().saturating_sub(LONG_BYTES);
+        // Until the next look, only the throttle sees what is written.
+        let allowed = if fits { LONG_BYTES } else { 0 };
+        let pauses = (!is_hopeless).then(|| Pauses::of(self.database(), excess, allowed));
+        self.throttle.set(&self.observer.database, pauses)?;
+        Ok(fits && !is_hopeless)
     }
 
     /// Lets the log go while writers are kept out, if all of it can be had in our hands and be
