@@ -1,5 +1,5 @@
-//! What a program prints: secrets, endpoints. It is told nothing, heard out up to a limit, and ended
-//! with whatever it started when it takes too long.
+//! What a program prints: secrets, endpoints. It is told nothing, heard out up to a limit, and
+//! ended with whatever it started when it takes too long.
 
 use std::{io, process::Stdio, time::Duration};
 
