@@ -130,7 +130,7 @@ impl Fleet {
     ///
     /// # Errors
     ///
-    /// [`Transient`](ErrorKind::Transient) when one is not.
+    /// [`Transient`](stillpoint_contract::ErrorKind::Transient) when one is not.
     pub fn delivery<'a>(&'a self, member: &'a Member, rule: &'a CopyRule) -> Result<Delivery<'a>> {
         let Some(outbox) = self.outboxes.get(&rule.to) else {
             return self.copying(member, rule).map(Delivery::Replica);
