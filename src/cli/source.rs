@@ -258,7 +258,7 @@ async fn mend_from(
         let mut mended = Vec::new();
         let history = broken.history().await?;
         let theirs = copy.history().await?;
-        for committed in history.live().into_iter().filter(|c| c.commit.database == database) {
+        for committed in history.live_of(database) {
             let backup = &committed.commit.backup;
             if theirs.commit(backup).is_none_or(|known| known.forgotten) {
                 continue;

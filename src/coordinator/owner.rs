@@ -37,9 +37,7 @@ impl Owner {
     /// Finds it; a name without a backup has no owner.
     pub(super) async fn of(repository: &Repository, database: &str) -> Result<Option<Self>> {
         let history = repository.history().await?;
-        let live = history.live();
-        let newest = live.into_iter().rev().find(|c| c.commit.database == database);
-        Ok(newest.cloned().map(Self))
+        Ok(history.live_of(database).next_back().cloned().map(Self))
     }
 
     /// The newest backup under the name.

@@ -3,10 +3,12 @@
 //! Retention rests on these facts, so they are where the backups are: whoever loses everything but
 //! the repository loses no hold, no event and no proof.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
+
+use super::shards::Shards;
 
 /// The longest case, name, subject, reason or problem in an entry, in bytes.
 pub const WORDS_BYTES_MAX: usize = 1_000;
@@ -123,14 +125,14 @@ pub struct Event {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Custody {
     /// The newest answer about each backup that was read back.
-    proofs: BTreeMap<String, Verified>,
-    holds: BTreeMap<String, Hold>,
+    proofs: Shards<Arc<Verified>>,
+    holds: Arc<BTreeMap<String, Hold>>,
     /// In the order in which they were recorded.
-    events: Vec<Event>,
+    events: Arc<Vec<Event>>,
     /// Where each is, by its id.
-    places: BTreeMap<String, usize>,
+    places: Arc<BTreeMap<String, usize>>,
     /// Of each database, from when on log is needed.
-    trims: BTreeMap<String, DateTime<Utc>>,
+    trims: Arc<BTreeMap<String, DateTime<Utc>>>,
 }
 
 /// What cannot be, in words.
@@ -138,7 +140,7 @@ type Impossible = &'static str;
 
 impl Custody {
     pub(super) fn proof(&self, backup: &str) -> Option<&Verified> {
-        self.proofs.get(backup)
+        self.proofs.get(backup).map(Arc::as_ref)
     }
 
     pub(super) fn holds(&self) -> impl Iterator<Item = &Hold> {
@@ -154,23 +156,25 @@ impl Custody {
     }
 
     pub(super) fn trim(&mut self, trimmed: &Trimmed) {
-        self.trims.insert(trimmed.database.clone(), trimmed.before);
+        Arc::make_mut(&mut self.trims).insert(trimmed.database.clone(), trimmed.before);
     }
 
     pub(super) fn verify(&mut self, verified: &Verified) {
-        self.proofs.insert(verified.backup.clone(), verified.clone());
+        self.proofs.insert(&verified.backup, Arc::new(verified.clone()));
     }
 
     pub(super) fn hold(&mut self, at: DateTime<Utc>, held: &Held) -> Result<(), Impossible> {
         let hold = Hold { at, held: held.clone(), released: None };
-        match self.holds.insert(held.hold.clone(), hold) {
+        match Arc::make_mut(&mut self.holds).insert(held.hold.clone(), hold) {
             None => Ok(()),
             Some(_) => Err("a hold is made once"),
         }
     }
 
     pub(super) fn release(&mut self, at: DateTime<Utc>, ended: &Ended) -> Result<(), Impossible> {
-        let hold = self.holds.get_mut(&ended.id).filter(|hold| hold.released.is_none());
+        let hold = Arc::make_mut(&mut self.holds)
+            .get_mut(&ended.id)
+            .filter(|hold| hold.released.is_none());
         hold.ok_or("it releases what is not held")?.released = Some((at, ended.clone()));
         Ok(())
     }
@@ -180,15 +184,21 @@ impl Custody {
         at: DateTime<Utc>,
         recorded: &Recorded,
     ) -> Result<(), Impossible> {
-        if self.places.insert(recorded.event.clone(), self.events.len()).is_some() {
+        let place = self.events.len();
+        if Arc::make_mut(&mut self.places).insert(recorded.event.clone(), place).is_some() {
             return Err("an event is recorded once");
         }
-        self.events.push(Event { at, recorded: recorded.clone(), withdrawn: None });
+        Arc::make_mut(&mut self.events).push(Event {
+            at,
+            recorded: recorded.clone(),
+            withdrawn: None,
+        });
         Ok(())
     }
 
     pub(super) fn withdraw(&mut self, at: DateTime<Utc>, ended: &Ended) -> Result<(), Impossible> {
-        let event = self.places.get(&ended.id).and_then(|place| self.events.get_mut(*place));
+        let events = Arc::make_mut(&mut self.events);
+        let event = self.places.get(&ended.id).and_then(|place| events.get_mut(*place));
         let event = event.filter(|event| event.withdrawn.is_none());
         event.ok_or("it withdraws what does not stand")?.withdrawn = Some((at, ended.clone()));
         Ok(())

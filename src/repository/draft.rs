@@ -144,18 +144,20 @@ impl Repository {
         self.refuse_replica()?;
         names::check_database(&intent.database)?;
         let history = self.history().await?;
-        let live: Vec<_> = history.commits_of(&intent.database).filter(|c| !c.forgotten).collect();
+        let live: Vec<_> = history.live_of(&intent.database).collect();
         let ordinal = live.len() as u64;
         // What cannot be restored lends nothing: its chunks are stored again.
         let parent = live.into_iter().rfind(|c| !history.is_suspect(&c.commit.backup)).cloned();
-        let mut usable = self.usable_packs(&history).await?;
-        for suspect in self.packs_of_suspects(&history).await? {
-            usable.remove(&suspect);
-        }
-        let blobs = self.blobs(&history, usable).await?;
-        let base = match &parent {
-            Some(parent) => self.base(&history, parent, &blobs).await,
+        let lent = match &parent {
+            Some(parent) => Some(self.pack_list(parent).await.map(|list| history.resolve(list))),
             None => None,
+        };
+        let needed = lent.as_ref().and_then(|lent| lent.as_ref().ok()).cloned().unwrap_or_default();
+        let suspects = self.packs_of_suspects(&history).await?;
+        let blobs = self.lately(&history, &needed, &suspects).await?;
+        let base = match (&parent, lent) {
+            (Some(parent), Some(lent)) => self.base(parent, lent, &blobs).await,
+            _ => None,
         };
         let writer = ChunkWriter::new(blobs, self.world.clone(), Arc::clone(&meter), options);
         let shared = Shared {
@@ -175,7 +177,8 @@ impl Repository {
     /// damaged.
     async fn packs_of_suspects(&self, history: &History) -> Result<BTreeSet<PackName>> {
         let mut packs = BTreeSet::new();
-        let suspects = history.live().into_iter().filter(|c| history.is_suspect(&c.commit.backup));
+        let live = history.commits().filter(|committed| !committed.forgotten);
+        let suspects = live.filter(|committed| history.is_suspect(&committed.commit.backup));
         for suspect in suspects {
             match self.pack_list(suspect).await {
                 Ok(list) => packs.extend(history.resolve(list).into_keys()),
@@ -189,8 +192,8 @@ impl Repository {
     /// The parent as a base, unless something of it is damaged: then the backup goes without.
     async fn base(
         &self,
-        history: &History,
         parent: &Committed,
+        lent: Result<PackList>,
         blobs: &super::blobs::Blobs,
     ) -> Option<BackupReader> {
         let open = async {
@@ -198,7 +201,7 @@ impl Repository {
             if manifest.chunk_bytes != self.descriptor().chunk_bytes {
                 return Err(Error::bug("build on a backup with other chunks"));
             }
-            let packs = history.resolve(self.pack_list(parent).await?);
+            let packs = lent?;
             let gone = packs.keys().find(|pack| blobs.index.size_of(pack).is_none());
             if let Some(pack) = gone {
                 return Err(Error::new(ErrorKind::Missing, code::MISSING_OBJECT, "read the base")

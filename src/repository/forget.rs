@@ -69,9 +69,8 @@ impl Repository {
         let mut forgotten = Vec::new();
         self.append(async |history| {
             let chosen = choose(&Holdings::of(history, database));
-            let own =
-                |c: &&Committed| c.commit.database == database && chosen.contains(&c.commit.backup);
-            forgotten = history.live().into_iter().filter(own).cloned().collect();
+            let own = history.live_of(database).filter(|c| chosen.contains(&c.commit.backup));
+            forgotten = own.cloned().collect();
             refuse_held(history, &forgotten)?;
             Ok((!forgotten.is_empty()).then(|| forget(&forgotten, reason)))
         })

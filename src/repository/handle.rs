@@ -1,26 +1,22 @@
 //! Opening a repository, and what everything else needs of it.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{StreamExt as _, stream};
 use stillpoint_contract::{Error, ErrorKind, Result, code, quoted};
 use tokio::sync::Mutex;
 
 use super::{
-    blobs::Blobs,
     descriptor::{DESCRIPTOR_BYTES_MAX, Descriptor, Encryption},
     entry::{Action, hash_of},
     envelope::{self, ObjectKind},
     history::{Committed, Head, History, PackList},
-    index_run::RunName,
-    index_set::IndexSet,
     keys::{KeySlot, NewSlot, PassphraseCost, Secret, unwrap},
+    known::Known,
     log::{Appended, Log},
     manifest::{MANIFEST_BYTES_MAX, Manifest, PACK_LIST_BYTES_MAX, decode_pack_list},
     names,
     notary::KeyNotary,
-    pack::PackName,
     packer::persist,
     reader::BackupReader,
     store::{Key, Store},
@@ -40,9 +36,6 @@ pub(super) const INDEX_RUN_BYTES_MAX: u64 = 64 << 20;
 /// The longest key slot, in bytes.
 pub(super) const KEY_SLOT_BYTES_MAX: u64 = 64 << 10;
 
-/// Index runs that are read at once.
-const INDEX_READS_MAX: usize = 4;
-
 /// An open repository.
 #[derive(Debug)]
 pub struct Repository {
@@ -53,6 +46,7 @@ pub struct Repository {
     domain: Option<Arc<Domain>>,
     master: Option<RepositoryKey>,
     history: Mutex<Arc<History>>,
+    pub(super) known: Mutex<Known>,
 }
 
 impl Repository {
@@ -97,7 +91,8 @@ impl Repository {
             entropy: Arc::clone(&world.entropy),
         };
         let domain = domain.map(Arc::new);
-        Ok(Self { store, world, log, descriptor, domain, master, history: Mutex::default() })
+        let (history, known) = (Mutex::default(), Mutex::default());
+        Ok(Self { store, world, log, descriptor, domain, master, history, known })
     }
 
     /// Appends an entry, unless somebody else appends one first.
@@ -222,53 +217,6 @@ impl Repository {
         Ok((slot, bytes))
     }
 
-    /// Everything that may be referred to now: packs that exist and are not doomed.
-    pub(super) async fn usable_packs(&self, history: &History) -> Result<PackList> {
-        let listed = self.store.list(names::PACKS).await?;
-        Ok(listed
-            .into_iter()
-            .filter_map(|object| Some((PackName::from_key(&object.key)?, object.size_bytes)))
-            .filter(|(pack, _)| !history.is_doomed_pack(pack))
-            .collect())
-    }
-
-    /// Blobs in `usable` packs, by every index run that can be read.
-    pub(super) async fn blobs(&self, history: &History, usable: PackList) -> Result<Blobs> {
-        let domain = self.domain()?;
-        let index = Arc::new(IndexSet::new(domain.repository(), usable));
-        let listed = self.store.list(names::INDEX).await?;
-        let runs = listed
-            .into_iter()
-            .filter_map(|object| RunName::from_key(&object.key))
-            .filter(|run| !history.is_doomed_index(run));
-        let mut reads = stream::iter(runs.collect::<Vec<_>>())
-            .map(|run| async move { (run, self.store.read(&run.key(), INDEX_RUN_BYTES_MAX).await) })
-            .buffered(INDEX_READS_MAX);
-        while let Some((run, read)) = reads.next().await {
-            let index = Arc::clone(&index);
-            let added = match read {
-                Ok(Some(bytes)) => {
-                    let job = move |_: &mut _| {
-                        if blake3::hash(&bytes).as_bytes() == run.as_bytes() {
-                            index.add_run(bytes)
-                        } else {
-                            Err(unreadable(run))
-                        }
-                    };
-                    self.world.cpu.run(job).await?
-                }
-                Ok(None) => Ok(()),
-                Err(error) if error.kind() == ErrorKind::Corrupt => Err(error),
-                Err(error) => return Err(error),
-            };
-            if let Err(error) = added {
-                tracing::warn!(%run, "an index run is unreadable and is not used: {error}");
-            }
-        }
-        let (store, cpu) = (Arc::clone(&self.store), self.world.cpu.clone());
-        Ok(Blobs { store, domain, cpu, index, opened: Arc::new(AtomicU64::new(0)) })
-    }
-
     /// Reads the manifest of a backup.
     pub async fn manifest(&self, committed: &Committed) -> Result<Manifest> {
         let domain = self.domain()?;
@@ -300,9 +248,7 @@ impl Repository {
         let history = self.history().await?;
         let manifest = self.manifest(committed).await?;
         let packs = history.resolve(self.pack_list(committed).await?);
-        let blobs = self.blobs(&history, packs.clone()).await?;
-        blobs.cover(&packs).await?;
-        Ok(BackupReader::new(manifest, blobs))
+        Ok(BackupReader::new(manifest, self.blobs_of(&history, &packs).await?))
     }
 
     pub(super) async fn hashed(&self, name: &str, hash: &str, limit_bytes: u64) -> Result<Bytes> {
@@ -435,8 +381,4 @@ fn damaged(name: &str, what: &'static str) -> Error {
     Error::new(ErrorKind::Corrupt, code::CORRUPT_OBJECT, format!("read {name}"))
         .with("problem", what)
         .next("restore the object from another copy of the repository: it never changes")
-}
-
-fn unreadable(run: RunName) -> Error {
-    Error::new(ErrorKind::Corrupt, code::CORRUPT_OBJECT, format!("read index run {run}"))
 }

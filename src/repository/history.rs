@@ -1,6 +1,9 @@
 //! What the log says, folded: which backups exist, which objects are doomed, where moved blobs are.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -11,6 +14,7 @@ use super::{
     entry::{Action, Commit, Doom, Drilled, Entry},
     index_run::RunName,
     pack::PackName,
+    shards::Shards,
 };
 
 /// Packs and their sizes in bytes.
@@ -67,19 +71,25 @@ pub struct Doomed {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
     head: Head,
-    commits: BTreeMap<String, Committed>,
+    commits: Shards<Arc<Committed>>,
     /// The backups of each database, by id.
-    of: HashMap<String, Vec<String>>,
-    dooms: BTreeMap<u64, Doomed>,
-    doomed_packs: HashMap<PackName, u64>,
-    doomed_indexes: HashSet<RunName>,
-    doomed_objects: HashSet<String>,
-    moved: HashMap<PackName, Vec<(PackName, u64)>>,
+    of: Shards<Vec<String>>,
+    doomed: Arc<Garbage>,
     descriptor: Option<String>,
-    drills: BTreeMap<String, Drilled>,
+    drills: Arc<BTreeMap<String, Drilled>>,
     key_slots: BTreeMap<String, String>,
     removed_slots: HashSet<String>,
     custody: Custody,
+}
+
+/// What is doomed, and where what was in it is now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Garbage {
+    dooms: BTreeMap<u64, Doomed>,
+    packs: HashSet<PackName>,
+    indexes: HashSet<RunName>,
+    objects: HashSet<String>,
+    moved: HashMap<PackName, Vec<(PackName, u64)>>,
 }
 
 impl History {
@@ -93,27 +103,32 @@ impl History {
         self.descriptor.as_deref()
     }
 
-    /// Every backup that was ever committed, also forgotten ones, by id.
+    /// Every backup that was ever committed, also forgotten ones, in no order to rely on.
     pub fn commits(&self) -> impl Iterator<Item = &Committed> {
-        self.commits.values()
+        self.commits.values().map(Arc::as_ref)
     }
 
     /// The backups that exist, in the order of their commits.
     pub fn live(&self) -> Vec<&Committed> {
-        let mut live: Vec<_> = self.commits.values().filter(|c| !c.forgotten).collect();
+        let mut live: Vec<_> = self.commits().filter(|c| !c.forgotten).collect();
         live.sort_by_key(|committed| committed.seq);
         live
     }
 
     /// Every backup of a database that was ever committed, also forgotten ones, in that order.
-    pub fn commits_of(&self, database: &str) -> impl Iterator<Item = &Committed> {
-        let ids = self.of.get(database).into_iter().flatten();
-        ids.filter_map(|id| self.commits.get(id))
+    pub fn commits_of(&self, database: &str) -> impl DoubleEndedIterator<Item = &Committed> {
+        let ids = self.of.get(database).map(Vec::as_slice).unwrap_or_default().iter();
+        ids.filter_map(|id| self.commit(id))
+    }
+
+    /// The backups of a database that exist, in the order of their commits.
+    pub fn live_of(&self, database: &str) -> impl DoubleEndedIterator<Item = &Committed> {
+        self.commits_of(database).filter(|committed| !committed.forgotten)
     }
 
     /// Whether a database has a backup that exists.
     pub fn protects(&self, database: &str) -> bool {
-        self.commits_of(database).any(|c| !c.forgotten)
+        self.live_of(database).next().is_some()
     }
 
     /// Whether a database had backups, and all of them are forgotten.
@@ -136,27 +151,27 @@ impl History {
 
     /// One backup by id, also a forgotten one.
     pub fn commit(&self, backup: &str) -> Option<&Committed> {
-        self.commits.get(backup)
+        self.commits.get(backup).map(Arc::as_ref)
     }
 
     /// The doom entries, by number.
     pub fn dooms(&self) -> &BTreeMap<u64, Doomed> {
-        &self.dooms
+        &self.doomed.dooms
     }
 
     /// Whether a pack is doomed: it must not be referenced by anything new.
     pub fn is_doomed_pack(&self, pack: &PackName) -> bool {
-        self.doomed_packs.contains_key(pack)
+        self.doomed.packs.contains(pack)
     }
 
     /// Whether an index run is superseded.
     pub fn is_doomed_index(&self, run: &RunName) -> bool {
-        self.doomed_indexes.contains(run)
+        self.doomed.indexes.contains(run)
     }
 
     /// Whether an object (segment, manifest, pack list) is doomed.
     pub fn is_doomed_object(&self, name: &str) -> bool {
-        self.doomed_objects.contains(name)
+        self.doomed.objects.contains(name)
     }
 
     /// Every drill, in the order in which they began.
@@ -214,7 +229,7 @@ impl History {
         let mut followed = HashSet::new();
         let mut pending: Vec<_> = packs.into_iter().collect();
         while let Some((pack, size_bytes)) = pending.pop() {
-            match moves.get(&pack).or_else(|| self.moved.get(&pack)) {
+            match moves.get(&pack).or_else(|| self.doomed.moved.get(&pack)) {
                 // An entry can only move a pack to packs that did not exist when earlier entries
                 // were written, so following moves ends; the check is against a forged log.
                 Some(homes) if followed.insert(pack) => pending.extend(homes.iter().copied()),
@@ -249,18 +264,18 @@ impl History {
             Action::Forget { backups, .. } => {
                 for backup in backups {
                     let known = self.commits.get_mut(backup);
-                    known.ok_or_else(|| broken(entry, "it forgets what never was"))?.forgotten =
-                        true;
+                    let known = known.ok_or_else(|| broken(entry, "it forgets what never was"))?;
+                    Arc::make_mut(known).forgotten = true;
                 }
             }
             Action::Doom(doom) => self.fold_doom(entry, doom),
             Action::Swept { doom } => {
-                let known = self.dooms.get_mut(doom);
+                let known = Arc::make_mut(&mut self.doomed).dooms.get_mut(doom);
                 known.ok_or_else(|| broken(entry, "it sweeps what was not doomed"))?.swept = true;
             }
             Action::Drill(drill) => self.fold_drill(entry, drill)?,
             Action::Verified(verified) => {
-                if !self.commits.contains_key(&verified.backup) {
+                if self.commits.get(&verified.backup).is_none() {
                     return Err(broken(entry, "it verifies what never was"));
                 }
                 self.custody.verify(verified);
@@ -298,8 +313,11 @@ impl History {
 
     fn fold_commit(&mut self, entry: &Entry, commit: &Commit) -> Result<()> {
         let committed = Committed { seq: entry.seq, commit: commit.clone(), forgotten: false };
-        self.of.entry(commit.database.clone()).or_default().push(commit.backup.clone());
-        match self.commits.insert(commit.backup.clone(), committed) {
+        match self.of.get_mut(&commit.database) {
+            Some(own) => own.push(commit.backup.clone()),
+            None => drop(self.of.insert(&commit.database, vec![commit.backup.clone()])),
+        }
+        match self.commits.insert(&commit.backup, Arc::new(committed)) {
             None => Ok(()),
             Some(_) => Err(broken(entry, "a backup is committed once")),
         }
@@ -317,21 +335,20 @@ impl History {
     }
 
     fn fold_drill(&mut self, entry: &Entry, drill: &Drilled) -> Result<()> {
-        match self.drills.insert(drill.drill.clone(), drill.clone()) {
+        match Arc::make_mut(&mut self.drills).insert(drill.drill.clone(), drill.clone()) {
             None => Ok(()),
             Some(_) => Err(broken(entry, "a drill is recorded once")),
         }
     }
 
     fn fold_doom(&mut self, entry: &Entry, doom: &Doom) {
-        for pack in &doom.packs {
-            self.doomed_packs.insert(*pack, entry.seq);
-        }
-        self.doomed_indexes.extend(doom.indexes.iter().copied());
-        self.doomed_objects.extend(doom.objects.iter().cloned());
-        self.moved.extend(doom.moved.iter().map(|(from, to)| (*from, to.clone())));
+        let garbage = Arc::make_mut(&mut self.doomed);
+        garbage.packs.extend(doom.packs.iter().copied());
+        garbage.indexes.extend(doom.indexes.iter().copied());
+        garbage.objects.extend(doom.objects.iter().cloned());
+        garbage.moved.extend(doom.moved.iter().map(|(from, to)| (*from, to.clone())));
         let doomed = Doomed { at: entry.at, doom: doom.clone(), swept: false };
-        self.dooms.insert(entry.seq, doomed);
+        garbage.dooms.insert(entry.seq, doomed);
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) struct IndexSet {
 
 /// A run, in memory or not.
 #[derive(Debug)]
-enum Run {
+pub(super) enum Run {
     Resident(IndexRun<Bytes>),
     Spooled(IndexRun<SpooledFile>),
 }
@@ -105,20 +105,18 @@ impl IndexSet {
         }
     }
 
-    /// Adds a stored run.
-    ///
-    /// # Errors
-    ///
-    /// [`Corrupt`](ErrorKind::Corrupt) when it is damaged; it is then not used.
-    pub(super) fn add_run(&self, bytes: Bytes) -> Result<()> {
-        let size_bytes = bytes.len() as u64;
+    /// The same, with stored runs, of which so many bytes are in memory.
+    pub(super) fn with_runs(mut self, runs: Vec<Arc<Run>>, resident_bytes: u64) -> Self {
+        self.covered = Mutex::new(runs.iter().flat_map(|run| run.packs()).collect());
+        (self.runs, self.resident_bytes) = (RwLock::new(runs), Mutex::new(resident_bytes));
+        self
+    }
+
+    /// Adds a run that was made here.
+    fn add_run(&self, bytes: Bytes) -> Result<()> {
         let mut resident = lock(&self.resident_bytes);
-        let run = if *resident + size_bytes <= RESIDENT_BYTES_MAX {
-            *resident += size_bytes;
-            Run::Resident(IndexRun::open(bytes)?)
-        } else {
-            Run::Spooled(IndexRun::open(spool(&bytes)?)?)
-        };
+        let run = Run::open(bytes, *resident)?;
+        *resident += run.resident_bytes();
         drop(resident);
         lock(&self.covered).extend(run.packs());
         self.runs.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(run));
@@ -250,6 +248,26 @@ impl IndexSet {
 }
 
 impl Run {
+    /// Opens a run where so many bytes of others are in memory already.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`](ErrorKind::Corrupt) when it is damaged; it is then not used.
+    pub(super) fn open(bytes: Bytes, resident_bytes: u64) -> Result<Self> {
+        if resident_bytes + bytes.len() as u64 <= RESIDENT_BYTES_MAX {
+            return IndexRun::open(bytes).map(Self::Resident);
+        }
+        IndexRun::open(spool(&bytes)?).map(Self::Spooled)
+    }
+
+    /// What it needs in memory.
+    pub(super) fn resident_bytes(&self) -> u64 {
+        match self {
+            Self::Resident(run) => run.size_bytes(),
+            Self::Spooled(_) => 0,
+        }
+    }
+
     fn find(&self, id: &ChunkId) -> Result<Vec<Located>> {
         match self {
             Self::Resident(run) => run.find(id),

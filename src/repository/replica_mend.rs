@@ -110,8 +110,7 @@ impl Replication<'_> {
     async fn find_all(&self, own: &History, committed: &Committed, moves: &Moves) -> Result<()> {
         let manifest = self.target.manifest(committed).await?;
         let packs = own.resolve_as_if(self.target.pack_list(committed).await?, moves);
-        let blobs = self.target.blobs(own, packs.clone()).await?;
-        blobs.cover(&packs).await?;
+        let blobs = self.target.blobs_of(own, &packs).await?;
         places(&BackupReader::new(manifest, blobs), |_| ()).await
     }
 

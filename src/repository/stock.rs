@@ -50,7 +50,7 @@ pub struct HoldIntent {
 impl Holdings {
     /// As of some entry of the log.
     pub fn of(history: &History, database: &str) -> Self {
-        let backups = history.commits_of(database).filter(|c| !c.forgotten);
+        let backups = history.live_of(database);
         let made: Vec<Held> = history
             .holds()
             .filter(|hold| hold.released.is_none() && hold.held.database == database)

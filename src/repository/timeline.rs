@@ -178,8 +178,7 @@ impl Repository {
     /// [`Missing`](ErrorKind::Missing) when the repository never heard of it.
     pub async fn timeline(&self, database: &str) -> Result<Timeline> {
         let history = self.history().await?;
-        let mut backups: Vec<Committed> =
-            history.commits_of(database).filter(|c| !c.forgotten).cloned().collect();
+        let mut backups: Vec<Committed> = history.live_of(database).cloned().collect();
         backups.sort_by_key(Committed::made);
         let mut timeline = Timeline {
             database: database.to_owned(),

@@ -154,7 +154,7 @@ async fn adopt(session: &Session, options: &AdoptOptions) -> Result<u8> {
     let member = fleet.members.get(database).filter(|one| one.state == State::Active);
     let member = member.ok_or_else(|| missing(database))?;
     let history = fleet.repository(member)?.history().await?;
-    let newest = history.live().into_iter().rev().find(|one| one.commit.database == *database);
+    let newest = history.live_of(database).next_back();
     let newest = newest.ok_or_else(|| {
         Error::new(ErrorKind::Missing, code::NO_SUCH_BACKUP, "adopt another server")
             .with("database", database)
@@ -188,7 +188,7 @@ async fn forget(session: &Session, options: &ForgetOptions) -> Result<u8> {
     }
     let repository = fleet.repository(member)?;
     let history = repository.history().await?;
-    let own = history.live().into_iter().filter(|one| one.commit.database == *database);
+    let own = history.live_of(database);
     let own: Vec<_> = own.cloned().collect();
     repository.refuse_held(&own).await?;
     let ids: Vec<String> = own.iter().map(|one| one.commit.backup.clone()).collect();

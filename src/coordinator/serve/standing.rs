@@ -61,7 +61,7 @@ pub async fn standing(
         standing.need = Some(Need::First(last.unwrap_or(since).max(since)));
         return Ok(standing);
     }
-    let newest = history.live().into_iter().rev().find(|one| one.commit.database == database);
+    let newest = history.live_of(database).next_back();
     standing.incarnation = newest.map(|one| one.commit.incarnation.clone());
     let mut timeline = repository.timeline(database).await?;
     standing.leave_out_damaged(&history, &mut timeline);

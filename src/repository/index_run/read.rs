@@ -99,6 +99,11 @@ impl<R: ReadAt> IndexRun<R> {
         self.header.entries as usize
     }
 
+    /// How long it is.
+    pub fn size_bytes(&self) -> u64 {
+        self.source.size_bytes()
+    }
+
     /// Whether it has none.
     pub fn is_empty(&self) -> bool {
         self.header.entries == 0

@@ -1,0 +1,222 @@
+//! What a process remembers of packs and index runs: whoever makes thousands of backups does not
+//! list and read everything for each of them.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use stillpoint_contract::{Entropy, Error, ErrorKind, Result, code};
+use tokio::sync::MutexGuard;
+
+use super::{
+    blobs::Blobs,
+    handle::{INDEX_RUN_BYTES_MAX, Repository},
+    history::{History, PackList},
+    index_run::{IndexRun, Merge, RunName},
+    index_set::{IndexSet, Run},
+    names,
+    pack::PackName,
+};
+use crate::pipeline::id::RepositoryId;
+
+/// How long a listing may be used for new backups: no pack goes that the log has not doomed before.
+const LISTED_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// Index runs that are read at once.
+const READS_MAX: usize = 4;
+
+/// Packs that are asked themselves what they hold, before every index run is read for them.
+const ASKED_MAX: usize = 8;
+
+/// Small runs that are remembered one by one; more of them are merged, in memory.
+const SMALL_RUNS_MAX: usize = 32;
+
+/// Entries of a small run.
+const SMALL_ENTRIES_MAX: usize = 4096;
+
+/// What is remembered.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    listed_at: Option<Duration>,
+    packs: PackList,
+    /// Runs that were read.
+    names: HashSet<RunName>,
+    /// What they say; of what lies in packs that are gone, too.
+    runs: Vec<Arc<Run>>,
+    resident_bytes: u64,
+}
+
+impl Known {
+    /// Packs that may be referred to: they exist and are not doomed.
+    fn usable(&self, history: &History) -> PackList {
+        let usable = self.packs.iter().filter(|(pack, _)| !history.is_doomed_pack(pack));
+        usable.map(|(pack, size_bytes)| (*pack, *size_bytes)).collect()
+    }
+
+    /// The places of small runs, if there are so many that they are better merged.
+    fn small(&self) -> Option<Vec<Arc<Run>>> {
+        let small: Vec<_> = self.runs.iter().filter(|run| is_small(run)).map(Arc::clone).collect();
+        (small.len() > SMALL_RUNS_MAX).then_some(small)
+    }
+}
+
+impl Repository {
+    /// Packs that may be referred to, and the blobs in them by every index run. What was listed a
+    /// moment ago is not listed again, if everything that is `needed` is in it.
+    pub(super) async fn lately(
+        &self,
+        history: &History,
+        needed: &PackList,
+        suspects: &BTreeSet<PackName>,
+    ) -> Result<Blobs> {
+        let mut known = self.known.lock().await;
+        let age = |at| self.world.clock.elapsed().saturating_sub(at);
+        let is_recent = known.listed_at.is_some_and(|at| age(at) < LISTED_AGE_MAX);
+        if !is_recent || !needed.keys().all(|pack| known.packs.contains_key(pack)) {
+            self.look_around(&mut known, history).await?;
+        }
+        let mut usable = known.usable(history);
+        usable.retain(|pack, _| !suspects.contains(pack));
+        self.known_blobs(&known, usable)
+    }
+
+    /// Everything that may be referred to now: packs that exist and are not doomed.
+    pub(super) async fn usable_packs(&self, history: &History) -> Result<PackList> {
+        let mut known = self.known.lock().await;
+        self.look_around(&mut known, history).await?;
+        Ok(known.usable(history))
+    }
+
+    /// Blobs in `usable` packs, by every index run that can be read.
+    pub(super) async fn blobs(&self, history: &History, usable: PackList) -> Result<Blobs> {
+        let mut known = self.known.lock().await;
+        self.look_around(&mut known, history).await?;
+        self.known_blobs(&known, usable)
+    }
+
+    /// Blobs in the packs of one backup, every one of which is covered.
+    pub(super) async fn blobs_of(&self, history: &History, packs: &PackList) -> Result<Blobs> {
+        let blobs = self.known_blobs(&*self.known.lock().await, packs.clone())?;
+        let unknown = packs.keys().filter(|pack| !blobs.index.covers(pack)).count();
+        if unknown <= ASKED_MAX && blobs.cover(packs).await.is_ok() {
+            return Ok(blobs);
+        }
+        // What a pack cannot say itself, an index run may.
+        let blobs = self.blobs(history, packs.clone()).await?;
+        blobs.cover(packs).await?;
+        Ok(blobs)
+    }
+
+    fn known_blobs(&self, known: &Known, usable: PackList) -> Result<Blobs> {
+        let domain = self.domain()?;
+        let index = IndexSet::new(domain.repository(), usable);
+        let index = Arc::new(index.with_runs(known.runs.clone(), known.resident_bytes));
+        let (store, cpu) = (Arc::clone(&self.store), self.world.cpu.clone());
+        Ok(Blobs { store, domain, cpu, index, opened: Arc::new(AtomicU64::new(0)) })
+    }
+
+    /// Lists packs and index runs, and reads those runs that are new.
+    async fn look_around(
+        &self,
+        known: &mut MutexGuard<'_, Known>,
+        history: &History,
+    ) -> Result<()> {
+        let at = self.world.clock.elapsed();
+        let packs = self.store.list(names::PACKS).await?;
+        let runs = self.store.list(names::INDEX).await?;
+        let named = runs.iter().filter_map(|object| RunName::from_key(&object.key));
+        let there: HashSet<RunName> = named.filter(|run| !history.is_doomed_index(run)).collect();
+        let gone = known.names.difference(&there).count();
+        if known.names.len() < 2 * gone {
+            // Others say now what they said.
+            (known.runs, known.resident_bytes) = (Vec::new(), 0);
+            known.names.clear();
+        }
+        let mut unread: Vec<RunName> = there.difference(&known.names).copied().collect();
+        unread.sort_unstable();
+        let mut reads = stream::iter(unread)
+            .map(|run| async move { (run, self.store.read(&run.key(), INDEX_RUN_BYTES_MAX).await) })
+            .buffered(READS_MAX);
+        while let Some((name, read)) = reads.next().await {
+            let bytes = match read {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => continue,
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    tell_unreadable(name, &error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let resident_bytes = known.resident_bytes;
+            let job = move |_: &mut _| open(name, bytes, resident_bytes);
+            match self.world.cpu.run(job).await? {
+                Ok(run) => {
+                    known.resident_bytes += run.resident_bytes();
+                    known.runs.push(Arc::new(run));
+                    known.names.insert(name);
+                }
+                Err(error) => tell_unreadable(name, &error),
+            }
+            if let Some(small) = known.small() {
+                self.merge_small(known, small).await?;
+            }
+        }
+        let sized = packs.into_iter();
+        let sized = sized.filter_map(|o| Some((PackName::from_key(&o.key)?, o.size_bytes)));
+        known.packs = sized.collect();
+        known.listed_at = Some(at);
+        Ok(())
+    }
+
+    async fn merge_small(
+        &self,
+        known: &mut MutexGuard<'_, Known>,
+        small: Vec<Arc<Run>>,
+    ) -> Result<()> {
+        let (repository, entropy) = (self.domain()?.repository(), Arc::clone(&self.world.entropy));
+        let job = move |_: &mut _| merge(repository, &small, &*entropy);
+        let merged = self.world.cpu.run(job).await??;
+        known.runs.retain(|run| !is_small(run));
+        known.runs.extend(merged.into_iter().map(|run| Arc::new(Run::Resident(run))));
+        known.resident_bytes = known.runs.iter().map(|run| run.resident_bytes()).sum();
+        Ok(())
+    }
+}
+
+fn is_small(run: &Run) -> bool {
+    matches!(run, Run::Resident(run) if run.len() < SMALL_ENTRIES_MAX)
+}
+
+fn open(name: RunName, bytes: Bytes, resident_bytes: u64) -> Result<Run> {
+    if blake3::hash(&bytes).as_bytes() != name.as_bytes() {
+        return Err(Error::new(ErrorKind::Corrupt, code::CORRUPT_OBJECT, "read an index run")
+            .with("run", name));
+    }
+    Run::open(bytes, resident_bytes)
+}
+
+fn merge(
+    repository: RepositoryId,
+    small: &[Arc<Run>],
+    entropy: &dyn Entropy,
+) -> Result<Vec<IndexRun<Bytes>>> {
+    let runs = small.iter().filter_map(|run| match &**run {
+        Run::Resident(run) => Some(run),
+        Run::Spooled(_) => None,
+    });
+    let none = BTreeSet::new();
+    let mut merge = Merge::new(repository, runs, &none)?;
+    let mut merged = Vec::new();
+    while let Some(run) = merge.next_run(entropy)? {
+        merged.push(IndexRun::open(run.bytes)?);
+    }
+    Ok(merged)
+}
+
+fn tell_unreadable(run: RunName, error: &Error) {
+    tracing::warn!(%run, "an index run is unreadable and is not used: {error}");
+}
