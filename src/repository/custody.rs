@@ -3,7 +3,10 @@
 //! Retention rests on these facts, so they are where the backups are: whoever loses everything but
 //! the repository loses no hold, no event and no proof.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
@@ -126,6 +129,8 @@ pub struct Event {
 pub(super) struct Custody {
     /// The newest answer about each backup that was read back.
     proofs: Shards<Arc<Verified>>,
+    /// Backups of which that answer says that they cannot be restored.
+    suspects: Arc<BTreeSet<String>>,
     holds: Arc<BTreeMap<String, Hold>>,
     /// In the order in which they were recorded.
     events: Arc<Vec<Event>>,
@@ -159,7 +164,17 @@ impl Custody {
         Arc::make_mut(&mut self.trims).insert(trimmed.database.clone(), trimmed.before);
     }
 
+    pub(super) fn suspects(&self) -> impl Iterator<Item = &str> {
+        self.suspects.iter().map(String::as_str)
+    }
+
     pub(super) fn verify(&mut self, verified: &Verified) {
+        let id = &verified.backup;
+        if verified.problem.is_some() {
+            Arc::make_mut(&mut self.suspects).insert(id.clone());
+        } else if self.suspects.contains(id) {
+            Arc::make_mut(&mut self.suspects).remove(id);
+        }
         self.proofs.insert(&verified.backup, Arc::new(verified.clone()));
     }
 

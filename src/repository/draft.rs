@@ -177,9 +177,7 @@ impl Repository {
     /// damaged.
     async fn packs_of_suspects(&self, history: &History) -> Result<BTreeSet<PackName>> {
         let mut packs = BTreeSet::new();
-        let live = history.commits().filter(|committed| !committed.forgotten);
-        let suspects = live.filter(|committed| history.is_suspect(&committed.commit.backup));
-        for suspect in suspects {
+        for suspect in history.suspects() {
             match self.pack_list(suspect).await {
                 Ok(list) => packs.extend(history.resolve(list).into_keys()),
                 Err(error) if is_finding(&error) => {}

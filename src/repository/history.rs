@@ -144,6 +144,11 @@ impl History {
         own.find(|c| task.is_some() && c.commit.task.as_deref() == task)
     }
 
+    /// Backups that exist and of which it is known that they cannot be restored.
+    pub fn suspects(&self) -> impl Iterator<Item = &Committed> {
+        self.custody.suspects().filter_map(|id| self.commit(id)).filter(|c| !c.forgotten)
+    }
+
     /// Whether it is known of a backup that it cannot be restored.
     pub fn is_suspect(&self, backup: &str) -> bool {
         self.proof(backup).is_some_and(|proof| proof.problem.is_some())

@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io::Write as _,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use bytes::Bytes;
@@ -32,12 +32,32 @@ pub(super) const FRESH_ENTRIES_MAX: usize = 100_000;
 #[derive(Debug)]
 pub(super) struct IndexSet {
     /// Packs that may be referred to: they exist and are not doomed.
-    usable: RwLock<PackList>,
+    usable: RwLock<Usable>,
     repository: RepositoryId,
     runs: RwLock<Vec<Arc<Run>>>,
-    covered: Mutex<HashSet<PackName>>,
+    covered: RwLock<Covered>,
     resident_bytes: Mutex<u64>,
     fresh: Mutex<Fresh>,
+}
+
+/// Packs that may be referred to: what others may look at as well, and what was stored here.
+#[derive(Debug)]
+struct Usable {
+    shared: Arc<PackList>,
+    own: PackList,
+}
+
+impl Usable {
+    fn get(&self, pack: &PackName) -> Option<u64> {
+        self.own.get(pack).or_else(|| self.shared.get(pack)).copied()
+    }
+}
+
+/// Packs of which it is known what they hold, likewise.
+#[derive(Clone, Debug, Default)]
+struct Covered {
+    shared: Arc<HashSet<PackName>>,
+    own: HashSet<PackName>,
 }
 
 /// A run, in memory or not.
@@ -94,20 +114,26 @@ impl Places {
 
 impl IndexSet {
     /// Begins with no runs. Only blobs in `usable` packs are ever found.
-    pub(super) fn new(repository: RepositoryId, usable: PackList) -> Self {
+    pub(super) fn new(repository: RepositoryId, usable: impl Into<Arc<PackList>>) -> Self {
         Self {
-            usable: RwLock::new(usable),
+            usable: RwLock::new(Usable { shared: usable.into(), own: PackList::new() }),
             repository,
             runs: RwLock::default(),
-            covered: Mutex::default(),
+            covered: RwLock::default(),
             resident_bytes: Mutex::default(),
             fresh: Mutex::default(),
         }
     }
 
-    /// The same, with stored runs, of which so many bytes are in memory.
-    pub(super) fn with_runs(mut self, runs: Vec<Arc<Run>>, resident_bytes: u64) -> Self {
-        self.covered = Mutex::new(runs.iter().flat_map(|run| run.packs()).collect());
+    /// The same, with stored runs: the packs that they cover, and how much of them is in memory.
+    pub(super) fn with_runs(
+        mut self,
+        runs: Vec<Arc<Run>>,
+        covered: &Arc<HashSet<PackName>>,
+        resident_bytes: u64,
+    ) -> Self {
+        let shared = Arc::clone(covered);
+        self.covered = RwLock::new(Covered { shared, own: HashSet::new() });
         (self.runs, self.resident_bytes) = (RwLock::new(runs), Mutex::new(resident_bytes));
         self
     }
@@ -118,8 +144,8 @@ impl IndexSet {
         let run = Run::open(bytes, *resident)?;
         *resident += run.resident_bytes();
         drop(resident);
-        lock(&self.covered).extend(run.packs());
-        self.runs.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(run));
+        write(&self.covered).own.extend(run.packs());
+        write(&self.runs).push(Arc::new(run));
         Ok(())
     }
 
@@ -132,10 +158,10 @@ impl IndexSet {
             Fresh { cutting, ..Fresh::default() }
         };
         Self {
-            usable: RwLock::new(usable),
+            usable: RwLock::new(Usable { shared: usable.into(), own: PackList::new() }),
             repository: self.repository,
-            runs: RwLock::new(self.runs.read().unwrap_or_else(PoisonError::into_inner).clone()),
-            covered: Mutex::new(lock(&self.covered).clone()),
+            runs: RwLock::new(read(&self.runs).clone()),
+            covered: RwLock::new(read(&self.covered).clone()),
             resident_bytes: Mutex::new(*lock(&self.resident_bytes)),
             fresh: Mutex::new(fresh),
         }
@@ -148,8 +174,8 @@ impl IndexSet {
         size_bytes: u64,
         entries: Vec<PackEntry>,
     ) -> Result<()> {
-        self.usable.write().unwrap_or_else(PoisonError::into_inner).insert(pack, size_bytes);
-        lock(&self.covered).insert(pack);
+        write(&self.usable).own.insert(pack, size_bytes);
+        write(&self.covered).own.insert(pack);
         let pack_bytes = u32::try_from(size_bytes).map_err(|_| Error::bug("index a pack"))?;
         let fresh = &mut *lock(&self.fresh);
         let gathering = Arc::make_mut(&mut fresh.gathering);
@@ -162,13 +188,15 @@ impl IndexSet {
 
     /// Whether a run or this writer says what `pack` holds.
     pub(super) fn covers(&self, pack: &PackName) -> bool {
-        lock(&self.covered).contains(pack)
+        let covered = read(&self.covered);
+        covered.own.contains(pack) || covered.shared.contains(pack)
     }
 
     /// Stops referring to packs that others doomed meanwhile.
     pub(super) fn retire(&self, is_doomed: impl Fn(&PackName) -> bool) {
-        let mut usable = self.usable.write().unwrap_or_else(PoisonError::into_inner);
-        usable.retain(|pack, _| !is_doomed(pack));
+        let mut usable = write(&self.usable);
+        usable.own.retain(|pack, _| !is_doomed(pack));
+        Arc::make_mut(&mut usable.shared).retain(|pack, _| !is_doomed(pack));
     }
 
     /// Claims the right to store a chunk: `false` when it is stored, or being stored, already.
@@ -182,12 +210,12 @@ impl IndexSet {
     /// Every usable place of a chunk. Reads spooled runs: call it on a CPU thread.
     pub(super) fn find(&self, id: &ChunkId) -> Result<Vec<Located>> {
         let mut found = Vec::new();
-        let usable = self.usable.read().unwrap_or_else(PoisonError::into_inner);
+        let usable = read(&self.usable);
         // A pack of another size than it was written with is damaged, and as good as gone.
         let is_usable =
-            |place: &Located| usable.get(&place.pack) == Some(&u64::from(place.pack_bytes));
+            |place: &Located| usable.get(&place.pack) == Some(u64::from(place.pack_bytes));
         found.extend(lock(&self.fresh).of(id).filter(is_usable));
-        for run in &*self.runs.read().unwrap_or_else(PoisonError::into_inner) {
+        for run in &*read(&self.runs) {
             let places = run.find(id)?;
             found.extend(places.into_iter().filter(is_usable));
         }
@@ -215,7 +243,7 @@ impl IndexSet {
 
     /// The size of a usable pack, in bytes.
     pub(super) fn size_of(&self, pack: &PackName) -> Option<u64> {
-        self.usable.read().unwrap_or_else(PoisonError::into_inner).get(pack).copied()
+        read(&self.usable).get(pack)
     }
 
     /// Whether enough was added to be worth a run.
@@ -275,7 +303,7 @@ impl Run {
         }
     }
 
-    fn packs(&self) -> Vec<PackName> {
+    pub(super) fn packs(&self) -> Vec<PackName> {
         match self {
             Self::Resident(run) => run.packs().collect(),
             Self::Spooled(run) => run.packs().collect(),
@@ -297,6 +325,14 @@ pub(super) fn spool(bytes: &Bytes) -> Result<SpooledFile> {
 
 fn is_full(place: &Located) -> bool {
     place.entry.label.encoding != Encoding::Delta
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

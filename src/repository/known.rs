@@ -42,21 +42,20 @@ const SMALL_ENTRIES_MAX: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Known {
     listed_at: Option<Duration>,
-    packs: PackList,
+    /// The newest entry by which something was doomed when it was listed.
+    doomed_by: Option<u64>,
+    /// Packs that may be referred to: they exist and were not doomed.
+    usable: Arc<PackList>,
     /// Runs that were read.
     names: HashSet<RunName>,
     /// What they say; of what lies in packs that are gone, too.
     runs: Vec<Arc<Run>>,
+    /// The packs that they cover.
+    covered: Arc<HashSet<PackName>>,
     resident_bytes: u64,
 }
 
 impl Known {
-    /// Packs that may be referred to: they exist and are not doomed.
-    fn usable(&self, history: &History) -> PackList {
-        let usable = self.packs.iter().filter(|(pack, _)| !history.is_doomed_pack(pack));
-        usable.map(|(pack, size_bytes)| (*pack, *size_bytes)).collect()
-    }
-
     /// The places of small runs, if there are so many that they are better merged.
     fn small(&self) -> Option<Vec<Arc<Run>>> {
         let small: Vec<_> = self.runs.iter().filter(|run| is_small(run)).map(Arc::clone).collect();
@@ -75,12 +74,15 @@ impl Repository {
     ) -> Result<Blobs> {
         let mut known = self.known.lock().await;
         let age = |at| self.world.clock.elapsed().saturating_sub(at);
-        let is_recent = known.listed_at.is_some_and(|at| age(at) < LISTED_AGE_MAX);
-        if !is_recent || !needed.keys().all(|pack| known.packs.contains_key(pack)) {
+        let is_recent = known.listed_at.is_some_and(|at| age(at) < LISTED_AGE_MAX)
+            && doomed_by(history) <= known.doomed_by;
+        if !is_recent || !needed.keys().all(|pack| known.usable.contains_key(pack)) {
             self.look_around(&mut known, history).await?;
         }
-        let mut usable = known.usable(history);
-        usable.retain(|pack, _| !suspects.contains(pack));
+        let mut usable = Arc::clone(&known.usable);
+        if !suspects.is_empty() {
+            Arc::make_mut(&mut usable).retain(|pack, _| !suspects.contains(pack));
+        }
         self.known_blobs(&known, usable)
     }
 
@@ -88,7 +90,7 @@ impl Repository {
     pub(super) async fn usable_packs(&self, history: &History) -> Result<PackList> {
         let mut known = self.known.lock().await;
         self.look_around(&mut known, history).await?;
-        Ok(known.usable(history))
+        Ok((*known.usable).clone())
     }
 
     /// Blobs in `usable` packs, by every index run that can be read.
@@ -111,10 +113,11 @@ impl Repository {
         Ok(blobs)
     }
 
-    fn known_blobs(&self, known: &Known, usable: PackList) -> Result<Blobs> {
+    fn known_blobs(&self, known: &Known, usable: impl Into<Arc<PackList>>) -> Result<Blobs> {
         let domain = self.domain()?;
         let index = IndexSet::new(domain.repository(), usable);
-        let index = Arc::new(index.with_runs(known.runs.clone(), known.resident_bytes));
+        let index = index.with_runs(known.runs.clone(), &known.covered, known.resident_bytes);
+        let index = Arc::new(index);
         let (store, cpu) = (Arc::clone(&self.store), self.world.cpu.clone());
         Ok(Blobs { store, domain, cpu, index, opened: Arc::new(AtomicU64::new(0)) })
     }
@@ -134,7 +137,7 @@ impl Repository {
         if known.names.len() < 2 * gone {
             // Others say now what they said.
             (known.runs, known.resident_bytes) = (Vec::new(), 0);
-            known.names.clear();
+            (known.covered, known.names) = (Arc::default(), HashSet::new());
         }
         let mut unread: Vec<RunName> = there.difference(&known.names).copied().collect();
         unread.sort_unstable();
@@ -156,6 +159,7 @@ impl Repository {
             match self.world.cpu.run(job).await? {
                 Ok(run) => {
                     known.resident_bytes += run.resident_bytes();
+                    Arc::make_mut(&mut known.covered).extend(run.packs());
                     known.runs.push(Arc::new(run));
                     known.names.insert(name);
                 }
@@ -167,8 +171,9 @@ impl Repository {
         }
         let sized = packs.into_iter();
         let sized = sized.filter_map(|o| Some((PackName::from_key(&o.key)?, o.size_bytes)));
-        known.packs = sized.collect();
-        known.listed_at = Some(at);
+        let usable = sized.filter(|(pack, _)| !history.is_doomed_pack(pack));
+        known.usable = Arc::new(usable.collect());
+        (known.listed_at, known.doomed_by) = (Some(at), doomed_by(history));
         Ok(())
     }
 
@@ -185,6 +190,10 @@ impl Repository {
         known.resident_bytes = known.runs.iter().map(|run| run.resident_bytes()).sum();
         Ok(())
     }
+}
+
+fn doomed_by(history: &History) -> Option<u64> {
+    history.dooms().last_key_value().map(|(seq, _)| *seq)
 }
 
 fn is_small(run: &Run) -> bool {
