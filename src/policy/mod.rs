@@ -51,5 +51,5 @@ pub use retention::{
     Backup, Held, Hold, LogRange, LogReason, Proof, Retention, Rules, Stock, Verdict,
 };
 pub use rule::{Absence, Belongs, Lifecycle, Rule, Selector, TARGET, Template, belongs};
-pub use urgency::{is_stalled, rank};
+pub use urgency::{RANK_PER_RPO, is_stalled, rank};
 pub use window::{is_open, next_begin, open_until};

@@ -6,8 +6,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::model::Policy;
 
-/// So many points of priority are worth as much as one RPO of age.
-const POINTS_PER_RPO: u128 = 100;
+/// What one RPO of age adds to a rank: as much as a hundred points of priority.
+pub const RANK_PER_RPO: u32 = 100_000;
 
 /// Where a database stands in the queue: the largest goes first.
 ///
@@ -17,7 +17,7 @@ const POINTS_PER_RPO: u128 = 100;
 /// since age has no limit.
 pub fn rank(policy: &Policy, age: TimeDelta) -> u64 {
     let age_ms = u128::try_from(age.num_milliseconds()).unwrap_or(0);
-    let urgency = age_ms * POINTS_PER_RPO * 1000 / policy.rpo.as_millis().max(1);
+    let urgency = age_ms * u128::from(RANK_PER_RPO) / policy.rpo.as_millis().max(1);
     u64::try_from(urgency).unwrap_or(u64::MAX).saturating_add(u64::from(policy.priority) * 1000)
 }
 

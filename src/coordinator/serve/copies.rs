@@ -446,6 +446,7 @@ impl Coordinator {
             repository: rule.to.clone(),
             host: String::new(),
             rank: rank(&member.policy, fresh.map_or(TimeDelta::zero(), |fresh| fresh.age)),
+            rpo: member.policy.rpo,
         };
         self.state.enqueue(&task, &self.worker).await?;
         Ok(again)

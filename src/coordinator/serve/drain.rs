@@ -1,5 +1,7 @@
 //! An endpoint is given up once everything on it can be restored.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{LogPosition, Result};
 
@@ -103,6 +105,7 @@ async fn backed_up(
         repository: member.repository.clone(),
         host: place.host.clone(),
         rank: RANK,
+        rpo: Duration::ZERO,
     };
     let filter = Filter {
         database: Some(member.name.clone()),

@@ -248,6 +248,7 @@ fn task(
         repository: member.repository.clone(),
         host: member.place.as_ref().map(|place| place.host.clone()).unwrap_or_default(),
         rank: rank(&member.policy, age),
+        rpo: member.policy.rpo,
     }
 }
 

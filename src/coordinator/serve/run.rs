@@ -38,6 +38,9 @@ const STUCK_MAX: Duration = Duration::from_hours(12);
 /// How long what a repository said of a database may be used.
 const STANDING_AGE_MAX: Duration = Duration::from_secs(20);
 
+/// How often ranks of what waits grow.
+const RANKS_GROW: Duration = Duration::from_secs(30);
+
 /// So far apart at least, on average, databases are looked at although nothing is known to have
 /// changed.
 const LOOKS_APART: Duration = Duration::from_millis(60);
@@ -298,10 +301,7 @@ impl Coordinator {
             self.world.clock.sleep(self.rhythm.renew).await;
             let renewed = self.state.renew(&self.worker, &self.place, self.rhythm.lease).await;
             let reaped = match renewed {
-                Ok(()) => match self.state.reap(&self.worker).await {
-                    Ok(_) => self.state.reap_stalled(STUCK_MAX, &self.worker).await.map(drop),
-                    Err(error) => Err(error),
-                },
+                Ok(()) => self.tidy().await,
                 Err(error) => Err(error),
             };
             for (database, trouble) in self.shared.untold() {
@@ -315,6 +315,13 @@ impl Coordinator {
                 tracing::warn!(event = "state.unreachable", "{error}");
             }
         }
+    }
+
+    /// Ends what nobody is heard of any more, and lets what waits become more urgent.
+    async fn tidy(&self) -> Result<()> {
+        self.state.reap(&self.worker).await?;
+        self.state.reap_stalled(STUCK_MAX, &self.worker).await?;
+        self.state.let_ranks_grow(RANKS_GROW).await
     }
 
     /// Looks at each database when something may be due for it.

@@ -1,6 +1,6 @@
 //! Once a day, each repository gives up what no promise keeps, and frees the space.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use stillpoint_contract::Result;
@@ -93,6 +93,7 @@ impl Coordinator {
                 repository: name.clone(),
                 host: String::new(),
                 rank: RANK,
+                rpo: Duration::ZERO,
             };
             let one = Settling {
                 database: own,

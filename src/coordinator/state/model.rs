@@ -1,9 +1,13 @@
 //! What a queue is made of: tasks, attempts at them, and who has which.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{Error, Result};
 
 use super::database::Row;
+#[cfg(doc)]
+use crate::policy::RANK_PER_RPO;
 
 /// Jobs that are told in one go, unless more are asked for.
 const JOBS_MAX: u32 = 1_000;
@@ -25,6 +29,8 @@ pub struct Task {
     pub host: String,
     /// Who goes first when not all can: the larger number.
     pub rank: u64,
+    /// While it waits, it grows by [`RANK_PER_RPO`] in so long; not at all, if that is nothing.
+    pub rpo: Duration,
 }
 
 /// An attempt at a task.
@@ -202,7 +208,7 @@ fn outcome(word: &str) -> Result<Outcome> {
 }
 
 /// A task and which attempt at it, from the columns `id, name, kind, due, why, repository, host,
-/// rank, attempt`.
+/// rank, attempt, rpo`.
 pub(super) fn task(row: &Row) -> Result<(Task, u32)> {
     let text = |column| row.text(column).map(str::to_owned);
     let task = Task {
@@ -213,28 +219,29 @@ pub(super) fn task(row: &Row) -> Result<(Task, u32)> {
         repository: text(5)?,
         host: text(6)?,
         rank: row.number(7)?.unsigned_abs(),
+        rpo: Duration::from_millis(row.number(9)?.unsigned_abs()),
     };
     Ok((task, row.number(8)? as u32))
 }
 
-/// A job, from the columns `id, name, kind, due, why, repository, host, rank, attempt, state,
-/// worker, started, moved, ended, outcome, reason, bytes`.
+/// A job, from the columns `id, name, kind, due, why, repository, host, rank, attempt, rpo,
+/// state, worker, started, moved, ended, outcome, reason, bytes`.
 pub(super) fn job(row: &Row) -> Result<Job> {
     let (task, attempt) = task(row)?;
-    let phase = match row.text(9)? {
+    let phase = match row.text(10)? {
         "waiting" => Phase::Waiting,
         "running" => Phase::Running {
-            worker: row.text(10)?.to_owned(),
-            started: row.time(11)?,
-            moved: row.time(12)?,
+            worker: row.text(11)?.to_owned(),
+            started: row.time(12)?,
+            moved: row.time(13)?,
         },
         _ => Phase::Ended {
-            started: row.maybe_time(11)?,
-            at: row.time(13)?,
-            outcome: outcome(row.text(14)?)?,
-            reason: row.maybe_text(15)?.unwrap_or_default().to_owned(),
+            started: row.maybe_time(12)?,
+            at: row.time(14)?,
+            outcome: outcome(row.text(15)?)?,
+            reason: row.maybe_text(16)?.unwrap_or_default().to_owned(),
         },
     };
-    let bytes = row.number(16)?.unsigned_abs();
+    let bytes = row.number(17)?.unsigned_abs();
     Ok(Job { id: row.text(0)?.to_owned(), task, attempt, phase, bytes })
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use stillpoint_contract::{Error, ErrorKind, Result, code};
@@ -12,8 +13,9 @@ use super::{
     database::{Transaction, Value, told},
     model::{Claim, Outcome, Scope, Task, task},
     store::State,
-    workers::alive,
+    workers::{alive, micros},
 };
+use crate::policy::RANK_PER_RPO;
 
 /// Why a job ended, for people.
 const REASON_BYTES_MAX: usize = 4 << 10;
@@ -65,10 +67,12 @@ impl State {
             Value::from(task.repository.as_str()),
             Value::from(task.host.as_str()),
             Value::from(i64::try_from(task.rank).unwrap_or(i64::MAX)),
+            Value::from(i64::try_from(task.rpo.as_millis()).unwrap_or(i64::MAX)),
+            Value::from(open.now()),
         ];
         let insert = "INSERT INTO job (id, name, kind, due, attempt, why, repository, host, rank,
-                 state, epoch, bytes)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'waiting', 0, 0)";
+                 rpo, ranked, state, epoch, bytes)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'waiting', 0, 0)";
         open.run(insert, &values).await?;
         let detail = format!("{} of {} because of {}", task.kind, task.database, task.why);
         note(open, Deed { who, action: "job.queued", subject: &id, detail: &detail }).await?;
@@ -93,13 +97,14 @@ impl State {
         let now = open.now();
         alive(&mut *open, worker).await?;
         if let Some(number) = &known {
-            let made = "SELECT id, name, kind, due, why, repository, host, rank, attempt, epoch
+            let made =
+                "SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, epoch
                  FROM job WHERE state = 'running' AND ticket = $1 AND worker = $2";
             let values = [Value::from(number.as_str()), Value::from(worker)];
             if let Some(row) = open.run(made, &values).await?.first() {
                 ticket.number = None;
                 let (task, attempt) = task(row)?;
-                let (job, epoch) = (row.text(0)?.to_owned(), row.number(9)?);
+                let (job, epoch) = (row.text(0)?.to_owned(), row.number(10)?);
                 return Ok(Some(Claim { job, task, attempt, worker: worker.to_owned(), epoch }));
             }
         }
@@ -117,7 +122,7 @@ impl State {
                      WHERE c.scope = r.scope AND c.name = r.name AND r.jobs >= c.most
                  UNION SELECT scope, name FROM cap WHERE most = 0
              )
-             SELECT id, name, kind, due, why, repository, host, rank, attempt, epoch
+             SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, epoch
              FROM job AS j WHERE state = 'waiting'
                  AND NOT EXISTS (SELECT 1 FROM reached WHERE scope = 'all')
                  AND repository NOT IN (SELECT name FROM reached WHERE scope = 'repository')
@@ -131,7 +136,7 @@ impl State {
             return Ok(None);
         };
         let (task, attempt) = task(row)?;
-        let (id, epoch) = (row.text(0)?.to_owned(), row.number(9)? + 1);
+        let (id, epoch) = (row.text(0)?.to_owned(), row.number(10)? + 1);
         let number = known.unwrap_or_else(|| self.new_id(now));
         ticket.number = Some(number.clone());
         let values = [
@@ -150,6 +155,24 @@ impl State {
         open.commit().await?;
         ticket.number = None;
         Ok(Some(Claim { job: id, task, attempt, worker: worker.to_owned(), epoch }))
+    }
+
+    /// Lets the ranks of what has waited grow, if that was not done for so long.
+    pub async fn let_ranks_grow(&self, unless_within: Duration) -> Result<()> {
+        let mut open = self.database.begin().await?;
+        let now = open.now();
+        let ranked = now.saturating_sub(micros(unless_within));
+        let find = "SELECT id FROM job
+             WHERE state = 'waiting' AND rpo > 0 AND ranked <= $1 LIMIT 1";
+        if open.run(find, &[Value::from(ranked)]).await?.is_empty() {
+            return Ok(());
+        }
+        let factor = i64::from(RANK_PER_RPO);
+        let values = [Value::from(now), Value::from(factor), Value::from(ranked)];
+        let grow = "UPDATE job SET rank = rank + ($1 - ranked) / 1000 * $2 / rpo, ranked = $1
+             WHERE state = 'waiting' AND rpo > 0 AND ranked <= $3";
+        open.run(grow, &values).await?;
+        open.commit().await
     }
 
     /// Notes how far a job has got.
@@ -238,7 +261,7 @@ impl State {
     /// [`Missing`](ErrorKind::Missing) when there is no such job.
     pub async fn retry(&self, job: &str, who: &str) -> Result<Option<String>> {
         let mut open = self.database.begin().await?;
-        let select = "SELECT id, name, kind, due, why, repository, host, rank, attempt, state,
+        let select = "SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, state,
                  (SELECT max(o.attempt) FROM job AS o
                      WHERE o.name = j.name AND o.kind = j.kind AND o.due = j.due)
              FROM job AS j WHERE id = $1";
@@ -249,7 +272,7 @@ impl State {
                 .next("stillpoint jobs list"));
         };
         let (task, attempt) = task(row)?;
-        if row.number(10)? > i64::from(attempt) {
+        if row.number(11)? > i64::from(attempt) {
             return Ok(None);
         }
         let id = self.put(&mut *open, &task, who).await?;

@@ -5,7 +5,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::database::{Database, Transaction, Value};
 
 /// The version of these tables.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 const META: &str = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BIGINT NOT NULL)";
 
@@ -87,25 +87,28 @@ const SECOND: [&str; 3] = [
     )",
 ];
 
+/// Statements that make version 3 of version 2.
+const THIRD: [&str; 2] = [
+    // How fast the rank of a job grows while it waits, in milliseconds for an RPO's worth.
+    "ALTER TABLE job ADD COLUMN rpo BIGINT NOT NULL DEFAULT 0",
+    // When it last did.
+    "ALTER TABLE job ADD COLUMN ranked BIGINT NOT NULL DEFAULT 0",
+];
+
 /// Makes the tables where there are none, and makes older ones newer.
 pub(super) async fn prepare(database: &dyn Database) -> Result<()> {
     let mut open = database.begin().await?;
     open.run(META, &[]).await?;
-    match number(&mut *open, "version").await? {
-        None => {
-            for table in TABLES.into_iter().chain(SECOND) {
+    let steps: [&[&str]; VERSION as usize] = [&TABLES, &SECOND, &THIRD];
+    match number(&mut *open, "version").await?.unwrap_or(0) {
+        VERSION => {}
+        older @ 0..VERSION => {
+            for table in steps.into_iter().skip(older as usize).flatten() {
                 open.run(table, &[]).await?;
             }
             set_number(&mut *open, "version", VERSION).await?;
         }
-        Some(1) => {
-            for table in SECOND {
-                open.run(table, &[]).await?;
-            }
-            set_number(&mut *open, "version", VERSION).await?;
-        }
-        Some(VERSION) => {}
-        Some(newer) => {
+        newer => {
             return Err(Error::new(ErrorKind::Unsupported, code::STATE, "use the state database")
                 .with("its version", newer)
                 .with("known here", VERSION)

@@ -169,6 +169,6 @@ async fn is_there_for(open: &mut dyn Transaction, time: Duration, away: Duration
     Ok(now.saturating_sub(since) >= micros(time))
 }
 
-fn micros(duration: Duration) -> i64 {
+pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 2)
 }

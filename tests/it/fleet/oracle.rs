@@ -20,7 +20,7 @@ use super::{
 /// How soon a breach is to be told, and how soon that it is over, while somebody is awake.
 const SOON: TimeDelta = TimeDelta::minutes(60);
 
-/// So long after its commit a backup may be known to nobody.
+/// After its commit a backup may be known to nobody, while somebody is awake for so long.
 const UNHEARD: TimeDelta = TimeDelta::minutes(40);
 
 /// A stretch in which a promise was broken.
@@ -131,7 +131,7 @@ fn breaches_of(past: &Past, member: &Member, is_seeming: bool) -> Vec<Breach> {
     let mut points = points(&record, past.end);
     for (_, from, to) in past.outages.iter().filter(|one| one.0 == member.repository) {
         for (seen, _) in points.iter_mut().filter(|_| is_seeming) {
-            if *from - UNHEARD < *seen && *seen <= *from {
+            if *seen <= *from && awake_within(past, *seen, *from) < UNHEARD {
                 *seen = *to;
             }
         }
@@ -151,6 +151,12 @@ fn breaches_of(past: &Past, member: &Member, is_seeming: bool) -> Vec<Breach> {
         breaches.push(Breach { from: deadline, to: past.end });
     }
     breaches
+}
+
+/// For how long somebody was awake in a stretch.
+fn awake_within(past: &Past, from: DateTime<Utc>, to: DateTime<Utc>) -> TimeDelta {
+    let inside = past.awake.iter().map(|awake| awake.1.min(to) - awake.0.max(from));
+    inside.filter(|time| *time > TimeDelta::zero()).sum()
 }
 
 /// From when on which point could be restored, in the order of the former.

@@ -220,6 +220,7 @@ pub(crate) fn task(database: &str, kind: &str, rank: u64) -> Task {
         repository: "primary".to_owned(),
         host: "db1".to_owned(),
         rank,
+        rpo: Duration::ZERO,
     }
 }
 

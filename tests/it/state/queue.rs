@@ -1,5 +1,7 @@
 //! What waits, what runs, and how it ends.
 
+use std::time::Duration;
+
 use stillpoint::coordinator::state::{Filter, Outcome, Scope, Task};
 use stillpoint_contract::{ErrorKind, code};
 
@@ -53,6 +55,31 @@ pub(super) async fn the_first_in_rank_is_taken_and_no_cap_is_passed(bench: &Benc
     let next = bench.claim("w1").await;
     assert_eq!((next.task.database.as_str(), next.task.due), ("b", minute(1)));
     assert_eq!(state.claim("w1").await.unwrap(), None);
+}
+
+pub(super) async fn what_waits_becomes_more_urgent(bench: &Bench) {
+    let state = &bench.state;
+    bench.worker("w1").await;
+    // Three hundred thousand points a second, and none.
+    let starving = Task { rpo: Duration::from_millis(333), ..task("starving", "full", 1) };
+    state.enqueue(&starving, "s").await.unwrap();
+    state.enqueue(&task("patient", "full", 2), "s").await.unwrap();
+    bench.wait(Duration::from_millis(50)).await;
+    state.let_ranks_grow(Duration::from_mins(1)).await.unwrap();
+    state.enqueue(&task("new", "full", 5_000), "s").await.unwrap();
+    let order = async || {
+        let jobs = bench.jobs().await;
+        let mut ranks: Vec<_> =
+            jobs.iter().map(|job| (job.task.rank, &job.task.database)).collect();
+        ranks.sort();
+        ranks.iter().rev().map(|(_, name)| name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(order().await, ["new", "patient", "starving"], "that was done a moment ago");
+    state.let_ranks_grow(Duration::ZERO).await.unwrap();
+    assert_eq!(order().await, ["starving", "new", "patient"]);
+    assert_eq!(bench.claim("w1").await.task.database, "starving");
+    state.let_ranks_grow(Duration::ZERO).await.unwrap();
+    assert_eq!(bench.claim("w1").await.task.database, "new");
 }
 
 pub(super) async fn a_cap_of_nothing_lets_nothing_run(bench: &Bench) {
