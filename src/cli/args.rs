@@ -163,6 +163,12 @@ pub(crate) enum Command {
     /// It runs what was applied; the first time, it applies the configuration itself. SIGTERM
     /// lets running jobs end, for a minute.
     Serve(serve::Options),
+    /// Work beside databases that only this host reaches: do what `serve` has decided for them.
+    ///
+    /// It takes what names it from the state database that it shares with whoever serves, and
+    /// brings backups to the repository itself. It listens nowhere and decides nothing. SIGTERM
+    /// lets running jobs end, for a minute.
+    Agent(serve::AgentOptions),
     /// Show whether every promise is kept.
     Status(serve::StatusOptions),
     /// Show what the configuration would change, and what follows from it; changes nothing.
@@ -281,6 +287,7 @@ impl Command {
             Self::Mount(options) => options.scratch.as_deref(),
             Self::Restore(options) => options.partial.scratch.as_deref(),
             Self::Serve(options) => options.scratch.as_deref(),
+            Self::Agent(options) => options.work.scratch.as_deref(),
             _ => None,
         }
     }
@@ -297,6 +304,7 @@ impl Command {
             Self::Logs(logs::Command::Stream(_))
                 | Self::Mount(_)
                 | Self::Serve(_)
+                | Self::Agent(_)
                 | Self::Demo(_)
                 | Self::DemoCustomer(_)
         )

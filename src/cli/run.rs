@@ -251,6 +251,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<u8> {
         Command::Config(command) => return Box::pin(config::run(session, command)).await,
         Command::Schedule(command) => Box::pin(schedule::run(session, command)).await?,
         Command::Serve(options) => Box::pin(serve::run(session, options)).await?,
+        Command::Agent(options) => return Box::pin(serve::agent(session, options)).await,
         Command::Status(options) => return Box::pin(serve::status(session, options)).await,
         Command::Plan => return Box::pin(serve::plan(session)).await,
         Command::Apply(options) => return Box::pin(serve::apply(session, options)).await,
@@ -345,7 +346,9 @@ fn trace(typed: &Typed, environment: &Environment) {
     // The FUSE library warns of mounts that are gone already, which is how most of them end.
     let level = match (global.quiet, global.verbose) {
         (true, _) => "error,fuser=off",
-        (false, 0) if !matches!(typed.command, Command::Serve(_)) => "warn,fuser=off",
+        (false, 0) if !matches!(typed.command, Command::Serve(_) | Command::Agent(_)) => {
+            "warn,fuser=off"
+        }
         (false, 0 | 1) => "stillpoint=info,warn,fuser=off",
         (false, 2) => "stillpoint=debug,info",
         (false, _) => "trace",

@@ -277,6 +277,7 @@ fn database(name: &str, node: &Node, repository: String) -> Database {
         repository,
         labels: labels(node),
         lifecycle: lifecycle(node),
+        agent: text(node, "agent"),
         found: None,
     }
 }

@@ -155,6 +155,7 @@ fn made(name: &str, ruling: &Ruling, one: &Registration) -> Database {
         repository: ruling.repository.clone(),
         labels: one.labels.clone(),
         lifecycle: Some(ruling.rule.lifecycle),
+        agent: None,
         found: None,
     }
 }

@@ -123,6 +123,14 @@ pub struct Coordinator {
     pub mail: Option<Mail>,
 }
 
+impl Coordinator {
+    /// One of which only its state database is known.
+    pub fn at(state: &str) -> Self {
+        let state = Some(state.to_owned());
+        Self { state, running: 1, running_per_host: None, metrics: None, mail: None }
+    }
+}
+
 /// How mail is sent.
 #[derive(Clone, Debug)]
 pub struct Mail {
@@ -221,6 +229,8 @@ pub struct Database {
     pub labels: BTreeMap<String, String>,
     /// What it means when its server says that it is another one, if somebody said.
     pub lifecycle: Option<Lifecycle>,
+    /// The name of the agent that reaches it, if whoever serves does not.
+    pub agent: Option<String>,
     /// What was found of it, where its endpoints come and go.
     pub found: Option<Found>,
 }

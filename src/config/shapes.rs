@@ -253,6 +253,12 @@ const DATABASE: &[Key] = &[
         "whether another server in its place begins another incarnation, or is refused until \
          somebody says that it is right [default: as it was: in its old place it may]",
     ),
+    Key::new(
+        "agent",
+        Shape::Text(&NAME),
+        "the agent that reaches it: stillpoint agent --name NAME [default: whoever serves]",
+    )
+    .alike(&["worker", "runner"]),
     Key::new("labels", Shape::Named(&Shape::Text(&ANY)), "words to choose databases by"),
 ];
 

@@ -1,6 +1,7 @@
 //! Whether what is promised is kept: how old the newest point is, and what lacks in the window.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
 
 use super::model::{Logs, Policy, State};
 
@@ -20,7 +21,7 @@ pub struct Reach<'a> {
 }
 
 /// A stretch of time of which every instant can be restored; a single one, if both ends are equal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Interval {
     /// The first instant.
     pub from: DateTime<Utc>,

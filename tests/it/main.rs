@@ -1,5 +1,6 @@
 //! What needs more than one module.
 
+mod agents;
 mod archive;
 mod archive_outage;
 mod bank;

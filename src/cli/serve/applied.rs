@@ -156,6 +156,13 @@ impl Held {
         &self.loaded.config
     }
 
+    /// Whether only agents back up to a repository.
+    pub(super) fn is_of_agents(&self, repository: &str) -> bool {
+        let mut own = self.loaded.config.databases.values();
+        let is_ruled = self.loaded.config.rules.iter().any(|one| one.repository == repository);
+        !is_ruled && own.all(|one| one.repository != repository || one.agent.is_some())
+    }
+
     /// Whether anything may expire by it.
     pub(crate) fn may_expire(&self) -> bool {
         self.document.expires

@@ -39,13 +39,13 @@ pub(super) struct Seen {
 pub(super) async fn open(
     session: &Session,
     state: &Coordinated,
-    held: &Held,
+    (held, seat): (&Held, Seat<'_>),
     known: &BTreeMap<String, Known>,
     before: Option<&Fleet>,
 ) -> Result<Fleet> {
     let marks = state.marks().await?;
     let adoptions = state.adoptions().await?;
-    let mut members = members(session, held, known, (&marks, &adoptions)).await?;
+    let mut members = members(session, (held, seat), known, (&marks, &adoptions)).await?;
     for (name, member) in &mut members {
         let same = before.and_then(|before| before.members.get(name));
         // Whoever works on one that is as it was need not stop.
@@ -57,15 +57,28 @@ pub(super) async fn open(
     }
     let (mut repositories, mut unopened) = (BTreeMap::new(), BTreeMap::new());
     let mut first = None;
-    for (name, config) in used(held) {
+    for (name, config) in used(held, seat) {
+        let is_of_agents = held.is_of_agents(name);
         let opened = match open_already(config, name, before) {
             Some(known) => Ok(known),
+            // A place that has the same name here need not be the one that they mean.
+            None if is_of_agents && seat == Seat::Serving => {
+                reach::repository(session, config, name)
+                    .await
+                    .map(|opened| Arc::new(opened.into_repository()))
+            }
             None => repository(session, state, config, name).await.map(Arc::new),
         };
+        if let (Err(error), true) = (&opened, is_of_agents && seat == Seat::Serving) {
+            unopened.insert(name.to_owned(), told(error));
+            continue;
+        }
         first = first.or(note_opened(name, opened, (&mut repositories, &mut unopened)));
     }
     let copied = (&mut repositories, &mut unopened);
-    copies::open(session, (state, held), before, copied.0, copied.1).await;
+    if seat == Seat::Serving {
+        copies::open(session, (state, held), before, copied.0, copied.1).await;
+    }
     // Others are looked after all the same; but where there are none, somebody has to know now.
     match first {
         Some(error) if repositories.is_empty() => return Err(error),
@@ -109,7 +122,8 @@ pub(super) async fn look(
     known: &BTreeMap<String, Known>,
     marks: &[Marked],
 ) -> Result<(Fleet, Seen)> {
-    let members = members(session, held, known, (marks, &BTreeMap::new())).await?;
+    let seat = Seat::Serving;
+    let members = members(session, (held, seat), known, (marks, &BTreeMap::new())).await?;
     let seen = seen(session, held).await;
     let repositories = seen.repositories.clone();
     let (caps, may_expire) = (caps(&held.loaded.config), held.may_expire());
@@ -138,7 +152,7 @@ pub(super) fn open_already(
 /// The repositories that can be opened.
 pub(super) async fn seen(session: &Session, held: &Held) -> Seen {
     let mut seen = Seen::default();
-    for (name, config) in used(held) {
+    for (name, config) in used(held, Seat::Serving) {
         match reach::repository(session, config, name).await {
             Ok(opened) => {
                 seen.repositories.insert(name.to_owned(), Arc::new(opened.into_repository()));
@@ -151,23 +165,26 @@ pub(super) async fn seen(session: &Session, held: &Held) -> Seen {
 }
 
 /// The repositories in which backups are, and the configuration that says where they are.
-fn used(held: &Held) -> BTreeMap<&str, &Config> {
+fn used<'a>(held: &'a Held, seat: Seat<'_>) -> BTreeMap<&'a str, &'a Config> {
     let config = &held.loaded.config;
     let mut used: BTreeMap<&str, &Config> = BTreeMap::new();
     for (config, name) in held.former() {
-        if let Some(database) = config.databases.get(name) {
+        if let Some(database) = config.databases.get(name).filter(|one| seat.minds(one)) {
             used.insert(&database.repository, config);
         }
     }
-    used.extend(config.databases.values().map(|one| (one.repository.as_str(), config)));
+    let own = config.databases.values().filter(|one| seat.minds(one));
+    used.extend(own.map(|one| (one.repository.as_str(), config)));
     // Where the next database that is discovered goes.
-    used.extend(config.rules.iter().map(|one| (one.repository.as_str(), config)));
+    if seat == Seat::Serving {
+        used.extend(config.rules.iter().map(|one| (one.repository.as_str(), config)));
+    }
     used
 }
 
 async fn members(
     session: &Session,
-    held: &Held,
+    (held, seat): (&Held, Seat<'_>),
     known: &BTreeMap<String, Known>,
     (marks, adoptions): (&[Marked], &BTreeMap<String, Adoption>),
 ) -> Result<BTreeMap<String, Arc<Member>>> {
@@ -179,15 +196,16 @@ async fn members(
         .map(|marked| marked.database.as_str())
         .collect();
     let mut members = BTreeMap::new();
-    for database in config.databases.values() {
+    for database in config.databases.values().filter(|one| seat.minds(one)) {
         let state = if retired.contains(&*database.name) { State::Retired } else { State::Active };
-        let mut member = member(session, config, database, state, known).await?;
+        let mut member = member(session, (config, seat), database, state, known).await?;
         member.endpoints.adopted = adoptions.get(&database.name).cloned();
         members.insert(database.name.clone(), Arc::new(member));
     }
     for (config, name) in held.former() {
-        let Some(database) = config.databases.get(name) else { continue };
-        let member = member(session, config, database, State::Retired, known).await?;
+        let database = config.databases.get(name).filter(|one| seat.minds(one));
+        let Some(database) = database else { continue };
+        let member = member(session, (config, seat), database, State::Retired, known).await?;
         members.entry(database.name.clone()).or_insert_with(|| Arc::new(member));
     }
     Ok(members)
@@ -226,9 +244,33 @@ fn caps(config: &Config) -> Caps {
     }
 }
 
+/// Whose eyes a fleet is opened with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seat<'a> {
+    /// Of whoever serves: databases of agents are none of its business, but what is promised is.
+    Serving,
+    /// Of an agent: nothing but its own databases.
+    Agent(&'a str),
+}
+
+impl Seat<'_> {
+    /// Whether it has to do with a database at all.
+    fn minds(self, database: &Database) -> bool {
+        self == Self::Serving || self.reaches(database)
+    }
+
+    /// Whether it connects to a database.
+    fn reaches(self, database: &Database) -> bool {
+        match self {
+            Self::Serving => database.agent.is_none(),
+            Self::Agent(name) => database.agent.as_deref() == Some(name),
+        }
+    }
+}
+
 async fn member(
     session: &Session,
-    config: &Config,
+    (config, seat): (&Config, Seat<'_>),
     database: &Database,
     state: State,
     known: &BTreeMap<String, Known>,
@@ -237,6 +279,7 @@ async fn member(
     let policy = policy.ok_or_else(|| Error::bug("find a policy that was checked"))?;
     let now = session.world.clock.now();
     let (place, obstacle) = match state {
+        _ if !seat.reaches(database) => (None, None),
         State::Retired => (None, None),
         State::Active | State::Retiring => match obstacle(database) {
             Some(obstacle) => (None, Some(obstacle)),
@@ -257,6 +300,7 @@ async fn member(
         labels: database.labels.clone(),
         subjects: Keeping { database, policy, copy: None }.subjects(),
         endpoints: endpoints(database),
+        agent: database.agent.clone(),
     })
 }
 

@@ -97,6 +97,8 @@ struct Row {
     attempt: u32,
     repository: String,
     host: String,
+    /// The agent that is to do it, if whoever serves does not.
+    agent: Option<String>,
     state: &'static str,
     worker: Option<String>,
     started_at: Option<Stamp>,
@@ -118,6 +120,7 @@ impl Row {
             attempt: job.attempt,
             repository: job.task.repository,
             host: job.task.host,
+            agent: Some(job.task.agent).filter(|agent| !agent.is_empty()),
             state: "waiting",
             worker: None,
             started_at: None,

@@ -33,6 +33,9 @@ pub(super) struct Measured<'a> {
     pub copies: Vec<CopyKnown>,
 }
 
+/// When each agent was last heard of.
+pub(super) type Agents = BTreeMap<String, DateTime<Utc>>;
+
 /// Families of metrics, as they are written.
 struct Page(String);
 
@@ -78,7 +81,7 @@ fn seconds(at: DateTime<Utc>) -> f64 {
 pub(super) fn page(
     fleet: &Fleet,
     measured: &[Measured<'_>],
-    (jobs, registry): (&[Job], &Registry),
+    (jobs, registry, agents): (&[Job], &Registry, &Agents),
     now: DateTime<Utc>,
 ) -> String {
     let mut page = Page(String::new());
@@ -157,6 +160,7 @@ pub(super) fn page(
         })
     });
     page.gauge("database_alert", "What is the matter with a database.", open);
+    seen(&mut page, agents);
     queue(&mut page, jobs);
     endpoints(&mut page, fleet, registry);
     let databases = fleet.members.values();
@@ -250,6 +254,13 @@ fn endpoints(page: &mut Page, fleet: &Fleet, registry: &Registry) {
         "Whether a policy applies to what was configured or discovered.",
         active.chain(none),
     );
+}
+
+/// When agents were last heard of.
+fn seen(page: &mut Page, agents: &Agents) {
+    let samples = agents.iter();
+    let samples = samples.map(|(name, at)| (vec![("agent", &**name)], Some(seconds(*at))));
+    page.gauge("agent_last_seen_timestamp_seconds", "When an agent was last heard of.", samples);
 }
 
 fn queue(page: &mut Page, jobs: &[Job]) {

@@ -1,5 +1,6 @@
 //! `stillpoint serve`, and what people tell and ask those that serve.
 
+mod agent;
 mod applied;
 mod audit;
 mod catalog;
@@ -20,6 +21,7 @@ mod run;
 mod state;
 mod status;
 
+pub(crate) use agent::{AgentOptions, run as agent};
 pub(crate) use applied::Held;
 pub(crate) use audit::{Command as AuditCommand, run as audit};
 pub(crate) use catalog::{Command as CatalogCommand, catalog};

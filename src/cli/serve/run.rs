@@ -10,7 +10,7 @@ use super::{
     super::{config::files, drill, process, session::Session},
     applied::{self, Document, Held},
     discovery,
-    fleet::{self, Seen},
+    fleet::{self, Seat, Seen},
     http,
     matters::pause,
     metrics::{self, Measured},
@@ -46,6 +46,31 @@ pub(crate) struct Options {
     pub(in crate::cli) scratch: Option<PathBuf>,
 }
 
+impl Options {
+    /// Whoever does what is due, with the real drivers.
+    pub(super) fn coordinator(
+        &self,
+        session: &Session,
+        state: &State,
+        notifier: Arc<dyn Notifier>,
+    ) -> Coordinator {
+        let (world, place) = (session.world.clone(), session.user());
+        let scratch = drill::place(&session.environment, self.scratch.as_deref());
+        let rehearsal = Rehearsal {
+            engines: session.engines.clone(),
+            scratch: scratch.clone(),
+            way: if self.no_mount { Way::Restore } else { Way::Mount },
+            page: drill::page,
+        };
+        let process = (process::own(), process::is_gone as fn(&str) -> bool);
+        let drivers = Drivers { world: world.clone(), place: place.clone(), process, rehearsal };
+        let drivers = Arc::new(drivers);
+        let mut coordinator = Coordinator::new(world, state.clone(), place, drivers, notifier);
+        coordinator.scratch = Some(scratch);
+        coordinator
+    }
+}
+
 /// Runs them.
 pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let configured = files::sound(session)?;
@@ -53,31 +78,13 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let held = hold(session, &state).await?;
     let channels = Channels::of(&held.loaded.config, &session.world, &session.environment);
     let channels = Arc::new(channels);
-    let fleet = Arc::new(open(session, &state, &held, None).await?);
+    let fleet = Arc::new(open(session, &state, (&held, Seat::Serving), None).await?);
     let listener = match held.loaded.config.coordinator.metrics {
         Some(address) => Some(http::listen(address).await?),
         None => None,
     };
-    let drivers = Drivers {
-        world: session.world.clone(),
-        place: session.user(),
-        process: (process::own(), process::is_gone),
-        rehearsal: Rehearsal {
-            engines: session.engines.clone(),
-            scratch: drill::place(&session.environment, options.scratch.as_deref()),
-            way: if options.no_mount { Way::Restore } else { Way::Mount },
-            page: drill::page,
-        },
-    };
-    let scratch = drivers.rehearsal.scratch.clone();
-    let mut coordinator = Coordinator::new(
-        session.world.clone(),
-        state.clone(),
-        session.user(),
-        Arc::new(drivers),
-        Arc::clone(&channels) as Arc<dyn Notifier>,
-    );
-    coordinator.scratch = Some(scratch);
+    let notifier = Arc::clone(&channels) as Arc<dyn Notifier>;
+    let coordinator = options.coordinator(session, &state, notifier);
     tracing::info!(
         event = "serve.started",
         worker = coordinator.worker,
@@ -87,15 +94,14 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let (send_fleet, fleets) = watch::channel(fleet);
     let (send_held, helds) = watch::channel(Arc::new(held));
     let found = Notify::new();
-    let (send_stop, stop) = watch::channel(false);
-    let signalled = async {
-        let mut signals = session.stop.clone();
-        drop(signals.wait_for(Option::is_some).await);
-        tracing::info!(event = "serve.draining");
-        tell(sd_notify::NotifyState::Stopping);
-        send_stop.send_replace(true);
-        std::future::pending::<()>().await;
+    let following = Following {
+        seat: Seat::Serving,
+        helds: &send_held,
+        fleets: &send_fleet,
+        channels: Some(&channels),
+        found: &found,
     };
+    let (send_stop, stop) = watch::channel(false);
     let metrics = async {
         if let Some(listener) = listener {
             http::serve(listener, async || page(session, &coordinator, &fleets).await).await;
@@ -105,17 +111,27 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     tell(sd_notify::NotifyState::Ready);
     let served = tokio::select! {
         served = coordinator.serve(fleets.clone(), stop) => served,
-        () = signalled => Ok(()),
+        () = signalled(session, &send_stop) => Ok(()),
         () = metrics => Ok(()),
-        () = reload(session, &state, &send_held, (&send_fleet, &channels), &found) => Ok(()),
+        () = follow(session, &state, &following) => Ok(()),
         () = discovery::run(session, &coordinator, (helds, fleets.clone()), &found) => Ok(()),
     };
     tracing::info!(event = "serve.ended");
     served
 }
 
+/// Waits for a signal, and has everything come to its end.
+pub(super) async fn signalled(session: &Session, stop: &watch::Sender<bool>) {
+    let mut signals = session.stop.clone();
+    drop(signals.wait_for(Option::is_some).await);
+    tracing::info!(event = "serve.draining");
+    tell(sd_notify::NotifyState::Stopping);
+    stop.send_replace(true);
+    std::future::pending::<()>().await;
+}
+
 /// Whoever supervises us is told; nobody has to.
-fn tell(what: sd_notify::NotifyState<'_>) {
+pub(super) fn tell(what: sd_notify::NotifyState<'_>) {
     drop(sd_notify::notify(&[what]));
 }
 
@@ -150,27 +166,32 @@ async fn has_backups(seen: &Seen) -> Result<bool> {
     Ok(seen.unopened.values().any(|error| error.code() != code::NO_REPOSITORY))
 }
 
-async fn open(
+pub(super) async fn open(
     session: &Session,
     state: &State,
-    held: &Held,
+    (held, seat): (&Held, Seat<'_>),
     before: Option<&Fleet>,
 ) -> Result<Fleet> {
     let names = held.loaded.config.databases.keys().map(String::as_str);
     let former = held.former();
     let all = names.chain(former.iter().map(|(_, name)| *name));
     let known = state.look_after(all).await?;
-    fleet::open(session, state, held, &known, before).await
+    fleet::open(session, state, (held, seat), &known, before).await
+}
+
+/// What follows what is applied.
+pub(super) struct Following<'a> {
+    pub(super) seat: Seat<'a>,
+    pub(super) helds: &'a watch::Sender<Arc<Held>>,
+    pub(super) fleets: &'a watch::Sender<Arc<Fleet>>,
+    pub(super) channels: Option<&'a Channels>,
+    /// Something was discovered.
+    pub(super) found: &'a Notify,
 }
 
 /// Follows what is applied and said meanwhile. What cannot be followed is tried again.
-async fn reload(
-    session: &Session,
-    state: &State,
-    helds: &watch::Sender<Arc<Held>>,
-    (fleets, channels): (&watch::Sender<Arc<Fleet>>, &Channels),
-    found: &Notify,
-) {
+pub(super) async fn follow(session: &Session, state: &State, following: &Following<'_>) {
+    let Following { seat, helds, fleets, channels, found } = *following;
     let mut marks = state.marks().await.unwrap_or_default();
     let mut adoptions = state.adoptions().await.unwrap_or_default();
     let mut told_of = String::new();
@@ -200,10 +221,10 @@ async fn reload(
             }
             let applied = applied.ok_or_else(|| Error::bug("find what was applied"))?;
             let next = Arc::new(Held::read(session, &applied, registry)?);
-            let fleet = open(session, state, &next, Some(&before)).await?;
+            let fleet = open(session, state, (&next, seat), Some(&before)).await?;
             opened_at = session.world.clock.elapsed();
             if is_new {
-                channels.change(&next.loaded.config);
+                channels.inspect(|channels| channels.change(&next.loaded.config));
                 tracing::info!(event = "config.applied", digest = next.digest);
             }
             helds.send_replace(next);
@@ -248,5 +269,6 @@ async fn page(
         jobs.extend(coordinator.state.jobs(&filter).await.unwrap_or_default());
     }
     let registry = coordinator.state.endpoints().await.unwrap_or_default();
-    metrics::page(&fleet, &measured, (&jobs, &registry), now)
+    let agents = coordinator.state.agents().await.unwrap_or_default();
+    metrics::page(&fleet, &measured, (&jobs, &registry, &agents), now)
 }

@@ -24,7 +24,10 @@ use super::{
     metrics::state_name,
 };
 use crate::{
-    coordinator::{CopyKnown, Fleet, Member, add_drills, standing, state::Marked},
+    coordinator::{
+        CopyKnown, Fleet, Member, add_drills, reported, silence, standing,
+        state::{Marked, State as Shared},
+    },
     policy::{Interval, State, Unprotected},
 };
 
@@ -71,6 +74,8 @@ struct Row {
     drill_failed: Option<Stamp>,
     /// The endpoint that is backed up, where they come and go.
     endpoint: Option<String>,
+    /// The agent that reaches it, if whoever serves does not.
+    agent: Option<String>,
     paused: bool,
     paused_until: Option<Stamp>,
     copies: Vec<CopyRow>,
@@ -225,14 +230,20 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let members = chosen(&fleet, &options, &wanted, !unprotected.is_empty())?;
     let marks = desk.state.marks().await?;
     let now = session.world.clock.now();
-    let row = |member| row(session, (&fleet, &seen), member, (&marks, now));
+    let state = &desk.state;
+    let row = |member| row(session, (&fleet, &seen, state), member, (&marks, now));
     let rows = stream::iter(members).map(row);
     let mut databases: Vec<Row> = rows.buffered(TOGETHER).collect().await;
     let mut known = desk.state.look_after([]).await?;
+    let agents = desk.state.agents().await?;
     for row in databases.iter_mut().filter(|row| row.rpo.is_some()) {
         let noted = known.remove(&row.name).and_then(|known| known.trouble);
         let member = fleet.members.get(&row.name);
-        row.trouble = member.and_then(|member| member.obstacle.clone()).or(noted);
+        let silent = row.agent.as_ref().and_then(|agent| {
+            let heard = agents.get(agent).copied();
+            silence(agent, heard, now)
+        });
+        row.trouble = member.and_then(|member| member.obstacle.clone()).or(silent).or(noted);
     }
     databases.extend(unprotected);
     let is_broken = databases.iter().any(Row::is_broken);
@@ -288,6 +299,7 @@ fn unprotected(fleet: &Fleet, options: &Options, wanted: &BTreeMap<&str, &str>) 
         drill_passed: None,
         drill_failed: None,
         endpoint: None,
+        agent: None,
         paused: false,
         paused_until: None,
         copies: Vec::new(),
@@ -316,13 +328,20 @@ fn labels(text: &str) -> Result<BTreeMap<&str, &str>> {
 
 async fn row(
     session: &Session,
-    (fleet, seen): (&Fleet, &Seen),
+    (fleet, seen, state): (&Fleet, &Seen, &Shared),
     member: &Member,
     (marks, now): (&[Marked], DateTime<Utc>),
 ) -> Row {
     let asked = match fleet.repository(member) {
         Ok(repository) => standing(repository, &member.name, member.since).await,
         Err(error) => Err(error),
+    };
+    let asked = match asked {
+        // What only its agent can ask.
+        Err(error) if member.agent.is_some() => {
+            reported(state, &member.name).await.and_then(|said| said.ok_or(error))
+        }
+        asked => asked,
     };
     let copies = copies::known(session, fleet, member).await;
     let asked = match asked {
@@ -375,6 +394,7 @@ async fn row(
         drill_passed: known.drill_passed.map(Stamp),
         drill_failed: known.drill_failed.map(Stamp),
         endpoint: member.endpoints.chosen.as_ref().map(|chosen| chosen.id.clone()),
+        agent: member.agent.clone(),
         paused: paused.is_some(),
         paused_until: paused.and_then(|pause| pause.until).map(Stamp),
         copies: copies.iter().map(|known| CopyRow::of(known, now)).collect(),

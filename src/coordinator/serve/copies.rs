@@ -447,6 +447,7 @@ impl Coordinator {
             host: String::new(),
             rank: rank(&member.policy, fresh.map_or(TimeDelta::zero(), |fresh| fresh.age)),
             rpo: member.policy.rpo,
+            agent: String::new(),
         };
         self.state.enqueue(&task, &self.worker).await?;
         Ok(again)

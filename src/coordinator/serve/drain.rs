@@ -106,6 +106,7 @@ async fn backed_up(
         host: place.host.clone(),
         rank: RANK,
         rpo: Duration::ZERO,
+        agent: member.agent.clone().unwrap_or_default(),
     };
     let filter = Filter {
         database: Some(member.name.clone()),

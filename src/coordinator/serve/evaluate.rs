@@ -117,7 +117,10 @@ impl Coordinator {
         let mut all = Vec::new();
         for (kind, decision) in schedule.decide(&facts, now) {
             let task = match decision.step {
-                Step::Run { due, why } => Some(task(member, &standing, (kind, due, why), now)),
+                Step::Run { due, why } => {
+                    let task = task(member, &standing, (kind, due, why), now);
+                    Some(Task { agent: fleet.agent_for(member, kind).to_owned(), ..task })
+                }
                 Step::Wait { until, .. } => {
                     again = again.min(until.unwrap_or(again));
                     None
@@ -246,9 +249,10 @@ fn task(
         due,
         why: why.code().to_owned(),
         repository: member.repository.clone(),
-        host: member.place.as_ref().map(|place| place.host.clone()).unwrap_or_default(),
+        host: member.host().to_owned(),
         rank: rank(&member.policy, age),
         rpo: member.policy.rpo,
+        agent: String::new(),
     }
 }
 

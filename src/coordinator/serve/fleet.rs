@@ -86,6 +86,8 @@ pub struct Member {
     pub subjects: Vec<String>,
     /// What is known of its endpoints.
     pub endpoints: Endpoints,
+    /// The agent that reaches it, if whoever serves does not.
+    pub agent: Option<String>,
 }
 
 /// What is known of the endpoints of a database.
@@ -141,6 +143,13 @@ impl Fleet {
         Arc::ptr_eq(own, theirs) && repositories[0] == repositories[1]
     }
 
+    /// The agent that is to look after a repository, because it cannot be opened here.
+    pub(super) fn keeper(&self, repository: &str) -> Option<&str> {
+        let mut own = self.members.values().filter(|member| member.repository == repository);
+        own.find_map(|member| member.agent.as_deref())
+            .filter(|_| self.unopened.contains_key(repository))
+    }
+
     /// The repository of a member.
     pub fn repository(&self, member: &Member) -> Result<&Arc<Repository>> {
         self.opened(&member.repository)
@@ -179,6 +188,13 @@ impl Member {
             && self.labels == other.labels
             && self.subjects == other.subjects
             && self.endpoints == other.endpoints
+            && self.agent == other.agent
+    }
+
+    /// Which machine it burdens, as far as that is known.
+    pub(super) fn host(&self) -> &str {
+        let place = self.place.as_ref().map(|place| place.host.as_str());
+        place.or(self.agent.as_deref()).unwrap_or_default()
     }
 
     /// Where it is.

@@ -1,6 +1,7 @@
 //! Policies are run: what is due is put into a queue and done, log is captured, and whoever has to
 //! know of something is told.
 
+mod agent;
 mod copies;
 mod drain;
 mod drivers;
@@ -16,6 +17,7 @@ mod upkeep;
 mod watch;
 mod work;
 
+pub use agent::{reported, silence};
 pub use copies::{CopyKnown, add_drills, expire_copy};
 pub use drain::Draining;
 pub use drivers::{Drivers, Rehearsal};

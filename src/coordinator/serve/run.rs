@@ -129,7 +129,7 @@ pub(super) struct Shared {
     to_schedule: Mutex<BTreeSet<String>>,
     to_watch: Mutex<BTreeSet<String>>,
     copies: Mutex<Shelf>,
-    woken: Notify,
+    pub(super) woken: Notify,
     ended: Notify,
     /// Something is to be sent.
     pub(super) posted: Notify,
@@ -288,15 +288,16 @@ impl Coordinator {
         let mut of: Vec<(Scope, &str, u32)> =
             repositories.map(|(name, most)| (Scope::Repository, name.as_str(), *most)).collect();
         if let Some(most) = caps.host {
-            let places = fleet.members.values().filter_map(|member| member.place.as_ref());
-            let hosts: BTreeSet<&str> = places.map(|place| place.host.as_str()).collect();
-            of.extend(hosts.into_iter().map(|host| (Scope::Host, host, most)));
+            let hosts: BTreeSet<&str> =
+                fleet.members.values().map(|member| member.host()).collect();
+            let hosts = hosts.into_iter().filter(|host| !host.is_empty());
+            of.extend(hosts.map(|host| (Scope::Host, host, most)));
         }
         self.state.set_caps(caps.all, &of).await
     }
 
     /// Says that it lives, for as long as it does, and ends what nobody is heard of any more.
-    async fn live(&self) {
+    pub(super) async fn live(&self) {
         loop {
             self.world.clock.sleep(self.rhythm.renew).await;
             let renewed = self.state.renew(&self.worker, &self.place, self.rhythm.lease).await;
@@ -332,7 +333,7 @@ impl Coordinator {
     ) {
         let mut fleet = Arc::clone(&fleets.borrow_and_update());
         let mut wakes = Wakes::of(&fleet, self.world.clock.now());
-        let mut looked = None;
+        let (mut looked, mut heard) = (None, 0);
         loop {
             tokio::select! {
                 biased;
@@ -347,6 +348,9 @@ impl Coordinator {
                 if let Err(error) = self.set_caps(&fleet).await {
                     tracing::warn!(event = "state.unreachable", "{error}");
                 }
+            }
+            if let Err(error) = self.hear(&fleet, &mut heard).await {
+                tracing::warn!(event = "state.unreachable", "{error}");
             }
             for name in self.shared.to_schedule() {
                 wakes.set(name, self.world.clock.now());
@@ -402,7 +406,11 @@ impl Coordinator {
     }
 
     /// Takes jobs that may run, and does them.
-    async fn labour(&self, fleets: watch::Receiver<Arc<Fleet>>, stop: watch::Receiver<bool>) {
+    pub(super) async fn labour(
+        &self,
+        fleets: watch::Receiver<Arc<Fleet>>,
+        stop: watch::Receiver<bool>,
+    ) {
         let (give, take) = mpsc::channel(1);
         tokio::join!(self.claim(give, stop.clone()), self.work_off(take, &fleets, stop));
     }
@@ -492,10 +500,19 @@ impl Coordinator {
         self.standing_now(fleet, member).await
     }
 
+    async fn asked(&self, fleet: &Fleet, member: &Member) -> Result<Standing> {
+        match self.hands.standing(fleet, member).await {
+            Err(error) if member.agent.is_some() && !self.state.is_agent() => {
+                self.reported(member).await?.ok_or(error)
+            }
+            asked => asked,
+        }
+    }
+
     /// What the repository says of a database.
     pub(super) async fn standing_now(&self, fleet: &Fleet, member: &Member) -> Result<Standing> {
         let now = self.world.clock.elapsed();
-        let mut standing = self.hands.standing(fleet, member).await?;
+        let mut standing = self.asked(fleet, member).await?;
         if let Some((passed, failed)) = self.shared.copies().drills.get(&member.name).copied() {
             standing.drill_passed = standing.drill_passed.max(passed);
             standing.drill_failed = standing.drill_failed.max(failed);

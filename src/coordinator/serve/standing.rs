@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use stillpoint_contract::{LogPosition, Result};
 
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
 };
 
 /// What a repository says about one database.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// What can be restored.
     pub coverage: Vec<Interval>,

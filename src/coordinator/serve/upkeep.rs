@@ -76,7 +76,9 @@ impl Coordinator {
             .collect();
         // What was handed over is looked after whenever somebody looks what lacks there.
         let is_open = |name: &&String| {
-            !fleet.unopened.contains_key(*name) && !fleet.outboxes.contains_key(*name)
+            let is_out_of_reach = fleet.unopened.contains_key(*name);
+            (!is_out_of_reach || fleet.keeper(name).is_some())
+                && !fleet.outboxes.contains_key(*name)
         };
         for name in names.into_iter().filter(is_open) {
             let own = format!("repository {name}");
@@ -94,6 +96,7 @@ impl Coordinator {
                 host: String::new(),
                 rank: RANK,
                 rpo: Duration::ZERO,
+                agent: fleet.keeper(name).unwrap_or_default().to_owned(),
             };
             let one = Settling {
                 database: own,

@@ -286,13 +286,15 @@ impl Coordinator {
         let (standing, cause) = match asked {
             Ok(standing) => {
                 self.remember(member, &standing).await?;
-                (standing, member.obstacle.clone().or_else(|| self.shared.trouble_of(&member.name)))
+                let own = member.obstacle.clone().or_else(|| self.shared.trouble_of(&member.name));
+                (standing, self.trouble_of_agent(member).await?.or(own))
             }
             Err(error) => {
                 tracing::warn!(event = "repository.unreachable", "{error}");
                 let cause = format!("repository {} cannot be read", member.repository);
                 is_known = false;
-                (self.recalled(member).await?, Some(cause))
+                let silence = self.trouble_of_agent(member).await?;
+                (self.recalled(member).await?, Some(silence.unwrap_or(cause)))
             }
         };
         let Member { state, since, .. } = *member;

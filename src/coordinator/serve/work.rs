@@ -44,7 +44,7 @@ impl Coordinator {
         fleets: &watch::Receiver<Arc<Fleet>>,
         fleet: &Fleet,
         claim: &Claim,
-    ) {
+    ) -> Outcome {
         let meter = Arc::new(Meter::default());
         let patience = fleet.members.get(&claim.task.database).map(|member| {
             let is_drill = claim.task.kind == Kind::Drill.name();
@@ -73,14 +73,15 @@ impl Coordinator {
             tracing::warn!(event = "job.unheard", job, "could not note how a job ended: {error}");
             if error.kind() == ErrorKind::Fenced {
                 // Whoever took it over notes what becomes of it.
-                return;
+                return Outcome::Lost;
             }
             tokio::select! {
                 biased;
                 () = self.world.clock.sleep(self.rhythm.report) => {}
-                () = self.dropped() => return,
+                () = self.dropped() => return outcome,
             }
         }
+        outcome
     }
 
     /// Says how far the job is. Ends when it is to be given up.
@@ -136,10 +137,12 @@ impl Coordinator {
                 let task = BackupTask { kind, due: format!("{} {}", task.kind, stamp(task.due)) };
                 let ending = self.hands.back_up(fleet, member, task, meter).await?;
                 // Whoever cannot ask the repository later has to know of it.
-                if let Ok(standing) = self.standing_now(fleet, member).await
-                    && let Err(error) = self.remember(member, &standing).await
-                {
-                    tracing::warn!(event = "state.unreachable", "{error}");
+                if let Ok(standing) = self.standing_now(fleet, member).await {
+                    let remembered = self.remember(member, &standing).await;
+                    let told = self.report(member, &standing).await;
+                    if let Err(error) = remembered.and(told) {
+                        tracing::warn!(event = "state.unreachable", "{error}");
+                    }
                 }
                 Ok(ending)
             }

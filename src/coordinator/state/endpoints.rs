@@ -108,6 +108,7 @@ impl State {
             "DELETE FROM looked WHERE name = $1",
             "DELETE FROM skipped WHERE name = $1",
             "DELETE FROM adoption WHERE name = $1",
+            "DELETE FROM report WHERE name = $1",
         ] {
             open.run(delete, &[Value::from(database)]).await?;
         }

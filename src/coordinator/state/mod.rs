@@ -1,5 +1,6 @@
 //! What coordinators remember: a queue and a cache. Losing it loses no backup.
 
+mod agents;
 mod audit;
 mod board;
 mod database;

@@ -31,6 +31,8 @@ pub struct Task {
     pub rank: u64,
     /// While it waits, it grows by [`RANK_PER_RPO`] in so long; not at all, if that is nothing.
     pub rpo: Duration,
+    /// The agent that is to do it; nothing, if whoever serves does.
+    pub agent: String,
 }
 
 /// An attempt at a task.
@@ -208,7 +210,7 @@ fn outcome(word: &str) -> Result<Outcome> {
 }
 
 /// A task and which attempt at it, from the columns `id, name, kind, due, why, repository, host,
-/// rank, attempt, rpo`.
+/// rank, attempt, rpo, agent`.
 pub(super) fn task(row: &Row) -> Result<(Task, u32)> {
     let text = |column| row.text(column).map(str::to_owned);
     let task = Task {
@@ -220,28 +222,29 @@ pub(super) fn task(row: &Row) -> Result<(Task, u32)> {
         host: text(6)?,
         rank: row.number(7)?.unsigned_abs(),
         rpo: Duration::from_millis(row.number(9)?.unsigned_abs()),
+        agent: text(10)?,
     };
     Ok((task, row.number(8)? as u32))
 }
 
-/// A job, from the columns `id, name, kind, due, why, repository, host, rank, attempt, rpo,
+/// A job, from the columns `id, name, kind, due, why, repository, host, rank, attempt, rpo, agent,
 /// state, worker, started, moved, ended, outcome, reason, bytes`.
 pub(super) fn job(row: &Row) -> Result<Job> {
     let (task, attempt) = task(row)?;
-    let phase = match row.text(10)? {
+    let phase = match row.text(11)? {
         "waiting" => Phase::Waiting,
         "running" => Phase::Running {
-            worker: row.text(11)?.to_owned(),
-            started: row.time(12)?,
-            moved: row.time(13)?,
+            worker: row.text(12)?.to_owned(),
+            started: row.time(13)?,
+            moved: row.time(14)?,
         },
         _ => Phase::Ended {
-            started: row.maybe_time(12)?,
-            at: row.time(14)?,
-            outcome: outcome(row.text(15)?)?,
-            reason: row.maybe_text(16)?.unwrap_or_default().to_owned(),
+            started: row.maybe_time(13)?,
+            at: row.time(15)?,
+            outcome: outcome(row.text(16)?)?,
+            reason: row.maybe_text(17)?.unwrap_or_default().to_owned(),
         },
     };
-    let bytes = row.number(17)?.unsigned_abs();
+    let bytes = row.number(18)?.unsigned_abs();
     Ok(Job { id: row.text(0)?.to_owned(), task, attempt, phase, bytes })
 }

@@ -20,6 +20,9 @@ use crate::policy::RANK_PER_RPO;
 /// Why a job ended, for people.
 const REASON_BYTES_MAX: usize = 4 << 10;
 
+/// No rank is larger when it is queued, so that it can grow.
+const RANK_MAX: i64 = 1 << 60;
+
 impl State {
     /// Puts an attempt at a task into the queue, unless one waits or runs, or one succeeded.
     /// Returns its id.
@@ -66,13 +69,14 @@ impl State {
             Value::from(task.why.as_str()),
             Value::from(task.repository.as_str()),
             Value::from(task.host.as_str()),
-            Value::from(i64::try_from(task.rank).unwrap_or(i64::MAX)),
+            Value::from(i64::try_from(task.rank).unwrap_or(RANK_MAX).min(RANK_MAX)),
             Value::from(i64::try_from(task.rpo.as_millis()).unwrap_or(i64::MAX)),
             Value::from(open.now()),
+            Value::from(task.agent.as_str()),
         ];
         let insert = "INSERT INTO job (id, name, kind, due, attempt, why, repository, host, rank,
-                 rpo, ranked, state, epoch, bytes)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'waiting', 0, 0)";
+                 rpo, ranked, agent, state, epoch, bytes)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'waiting', 0, 0)";
         open.run(insert, &values).await?;
         let detail = format!("{} of {} because of {}", task.kind, task.database, task.why);
         note(open, Deed { who, action: "job.queued", subject: &id, detail: &detail }).await?;
@@ -98,13 +102,14 @@ impl State {
         alive(&mut *open, worker).await?;
         if let Some(number) = &known {
             let made =
-                "SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, epoch
+                "SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, agent,
+                 epoch
                  FROM job WHERE state = 'running' AND ticket = $1 AND worker = $2";
             let values = [Value::from(number.as_str()), Value::from(worker)];
             if let Some(row) = open.run(made, &values).await?.first() {
                 ticket.number = None;
                 let (task, attempt) = task(row)?;
-                let (job, epoch) = (row.text(0)?.to_owned(), row.number(10)?);
+                let (job, epoch) = (row.text(0)?.to_owned(), row.number(11)?);
                 return Ok(Some(Claim { job, task, attempt, worker: worker.to_owned(), epoch }));
             }
         }
@@ -122,21 +127,22 @@ impl State {
                      WHERE c.scope = r.scope AND c.name = r.name AND r.jobs >= c.most
                  UNION SELECT scope, name FROM cap WHERE most = 0
              )
-             SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, epoch
-             FROM job AS j WHERE state = 'waiting'
+             SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, agent,
+                 epoch
+             FROM job AS j WHERE state = 'waiting' AND agent = $1
                  AND NOT EXISTS (SELECT 1 FROM reached WHERE scope = 'all')
                  AND repository NOT IN (SELECT name FROM reached WHERE scope = 'repository')
                  AND host NOT IN (SELECT name FROM reached WHERE scope = 'host')
                  AND NOT EXISTS (SELECT 1 FROM job AS r WHERE r.state = 'running'
                      AND r.name = j.name AND r.kind = j.kind)
              ORDER BY rank DESC, due, id LIMIT 1";
-        let found = open.run(first, &[]).await?;
+        let found = open.run(first, &[Value::from(self.agent.as_str())]).await?;
         let Some(row) = found.first() else {
             ticket.number = None;
             return Ok(None);
         };
         let (task, attempt) = task(row)?;
-        let (id, epoch) = (row.text(0)?.to_owned(), row.number(10)? + 1);
+        let (id, epoch) = (row.text(0)?.to_owned(), row.number(11)? + 1);
         let number = known.unwrap_or_else(|| self.new_id(now));
         ticket.number = Some(number.clone());
         let values = [
@@ -261,7 +267,8 @@ impl State {
     /// [`Missing`](ErrorKind::Missing) when there is no such job.
     pub async fn retry(&self, job: &str, who: &str) -> Result<Option<String>> {
         let mut open = self.database.begin().await?;
-        let select = "SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, state,
+        let select =
+            "SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, agent, state,
                  (SELECT max(o.attempt) FROM job AS o
                      WHERE o.name = j.name AND o.kind = j.kind AND o.due = j.due)
              FROM job AS j WHERE id = $1";
@@ -272,7 +279,7 @@ impl State {
                 .next("stillpoint jobs list"));
         };
         let (task, attempt) = task(row)?;
-        if row.number(11)? > i64::from(attempt) {
+        if row.number(12)? > i64::from(attempt) {
             return Ok(None);
         }
         let id = self.put(&mut *open, &task, who).await?;

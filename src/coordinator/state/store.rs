@@ -25,6 +25,8 @@ pub struct State {
     entropy: Arc<dyn Entropy>,
     /// When nobody looked for so long who was not heard of, everybody gets as long again.
     pub(super) away: Duration,
+    /// The agent that this is, if it is one: it takes what it is to do, and nothing else.
+    pub(super) agent: String,
     /// How long whoever decides what is due leads.
     pub(super) lead_term: Duration,
 }
@@ -38,7 +40,8 @@ impl State {
     pub async fn open(database: Arc<dyn Database>, entropy: Arc<dyn Entropy>) -> Result<Self> {
         tables::prepare(&*database).await?;
         let (unsure, newest) = (Arc::default(), Arc::default());
-        Ok(Self { database, unsure, newest, entropy, away: AWAY, lead_term: LEAD })
+        let (agent, away, lead_term) = (String::new(), AWAY, LEAD);
+        Ok(Self { database, unsure, newest, entropy, away, agent, lead_term })
     }
 
     /// The same for coordinators that say more rarely that they live: those of a simulation.
@@ -46,6 +49,18 @@ impl State {
     pub fn with_term(mut self, term: Duration) -> Self {
         (self.away, self.lead_term) = (term, term);
         self
+    }
+
+    /// The same for an agent.
+    #[must_use]
+    pub fn of_agent(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.agent);
+        self
+    }
+
+    /// Whether this is an agent.
+    pub fn is_agent(&self) -> bool {
+        !self.agent.is_empty()
     }
 
     /// A new id, which sorts by the time, and after all others of this process.

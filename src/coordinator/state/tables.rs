@@ -88,11 +88,18 @@ const SECOND: [&str; 3] = [
 ];
 
 /// Statements that make version 3 of version 2.
-const THIRD: [&str; 2] = [
+const THIRD: [&str; 6] = [
     // How fast the rank of a job grows while it waits, in milliseconds for an RPO's worth.
     "ALTER TABLE job ADD COLUMN rpo BIGINT NOT NULL DEFAULT 0",
     // When it last did.
     "ALTER TABLE job ADD COLUMN ranked BIGINT NOT NULL DEFAULT 0",
+    // The agent that is to do it; without one, whoever serves.
+    "ALTER TABLE job ADD COLUMN agent TEXT NOT NULL DEFAULT ''",
+    "CREATE INDEX job_of_agent ON job (agent, rank DESC, due, id) WHERE state = 'waiting'",
+    // When an agent was last heard of.
+    "CREATE TABLE agent (name TEXT PRIMARY KEY, seen BIGINT NOT NULL)",
+    // What agents say of databases, and when each said something else.
+    "CREATE TABLE report (name TEXT PRIMARY KEY, at BIGINT NOT NULL, body TEXT NOT NULL)",
 ];
 
 /// Makes the tables where there are none, and makes older ones newer.

@@ -30,6 +30,12 @@ impl State {
         let renew = "INSERT INTO worker (name, place, until) VALUES ($1, $2, $3)
              ON CONFLICT (name) DO UPDATE SET until = excluded.until";
         open.run(renew, &values).await?;
+        if !self.agent.is_empty() {
+            let seen = "INSERT INTO agent (name, seen) VALUES ($1, $2)
+                 ON CONFLICT (name) DO UPDATE SET seen = excluded.seen";
+            let now = open.now();
+            open.run(seen, &[Value::from(self.agent.as_str()), Value::from(now)]).await?;
+        }
         open.commit().await
     }
 

@@ -10,6 +10,10 @@ use super::{
 };
 use crate::pipeline::{id::ChunkId, keys::Domain};
 
+/// Room that a pack has at first. Many are small, and room for a large one that is given back
+/// again and again leaves the allocator with holes.
+const FIRST_BYTES: usize = 64 << 10;
+
 /// A pack being filled. Holds at most its target and one blob more in memory.
 pub struct PackBuilder {
     kind: PackKind,
@@ -59,7 +63,7 @@ impl PackBuilder {
         let (epoch, repository) = (domain.epoch(), domain.repository());
         let header = PackHeader { kind, epoch, repository, random };
         let target_bytes = target_bytes.min(PACK_BYTES_MAX / 2);
-        let mut bytes = Vec::with_capacity(target_bytes);
+        let mut bytes = Vec::with_capacity(target_bytes.min(FIRST_BYTES));
         bytes.extend_from_slice(&header.encode());
         let (entries, ids, bases) = (Vec::new(), HashSet::new(), HashSet::new());
         Self { kind, target_bytes, bytes, entries, ids, bases }

@@ -290,6 +290,7 @@ fn fleet(scenario: &Scenario, since: DateTime<Utc>) -> Fleet {
             labels: BTreeMap::new(),
             subjects: Vec::new(),
             endpoints: Endpoints::default(),
+            agent: None,
         };
         (name, Arc::new(member))
     };

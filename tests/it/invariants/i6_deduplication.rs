@@ -139,7 +139,7 @@ fn i6_what_went_a_moment_ago_is_not_built_upon() {
         let shop = Driver::new(&world, "shop", &ledger);
         let old = shop.back_up(&here, &data, Method::Whole).await.unwrap();
         // One process has listed what is there; another forgets and dooms it.
-        there.forget(&[old.commit.backup.clone()], "test").await.unwrap();
+        there.forget(std::slice::from_ref(&old.commit.backup), "test").await.unwrap();
         for _ in 0..2 {
             there.collect(RUTHLESS, &Arc::default()).await.unwrap();
         }

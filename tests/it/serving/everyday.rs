@@ -2,7 +2,7 @@
 
 use std::{fs, thread::sleep, time::Duration};
 
-use super::ward::{HEAD, Ward, fill, rows};
+use super::ward::{HEAD, Ward, fill, listening, rows};
 
 /// Row 74: six lines are enough. Row 15: nobody is listened to.
 #[test]
@@ -33,23 +33,6 @@ fn row_74_the_shortest_configuration_makes_a_scheduled_backup() {
     assert_eq!(serving.stop(), 143);
     ward.ok(&["audit", "verify"]);
     ward.ok(&["verify", "--repo", "repo"]);
-}
-
-/// Sockets of a process that listen on a port.
-fn listening(process: u32) -> usize {
-    let socket = |entry: std::io::Result<fs::DirEntry>| {
-        let link = fs::read_link(entry.ok()?.path()).ok()?;
-        let link = link.to_str()?;
-        Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
-    };
-    let own: Vec<String> =
-        fs::read_dir(format!("/proc/{process}/fd")).unwrap().filter_map(socket).collect();
-    let all = ["tcp", "tcp6"].map(|name| fs::read_to_string(format!("/proc/net/{name}")));
-    // Source: proc_net(5): field 4 is the state, in which 0A is LISTEN, and field 10 the inode.
-    let lines = all.iter().flatten().flat_map(|text| text.lines());
-    let fields = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let listens = fields.filter(|fields| fields.get(3) == Some(&"0A"));
-    listens.filter(|fields| own.iter().any(|own| fields.get(9) == Some(&own.as_str()))).count()
 }
 
 #[test]

@@ -109,8 +109,13 @@ impl Ward {
     }
 
     pub(crate) fn serve_with(&self, variables: &[(&str, &str)]) -> Serving {
+        self.start(&["serve"], variables)
+    }
+
+    /// Starts what goes on until it is told to end; what it says is kept with what others say.
+    pub(crate) fn start(&self, words: &[&str], variables: &[(&str, &str)]) -> Serving {
         let log = File::options().create(true).append(true).open(self.path("serve.log")).unwrap();
-        let mut command = self.command(&["serve"]);
+        let mut command = self.command(words);
         command.envs(variables.iter().copied());
         command.stdout(log.try_clone().unwrap()).stderr(log);
         Serving { child: command.spawn().unwrap() }
@@ -163,6 +168,23 @@ pub(crate) fn fill(connection: &Connection, count: u32) {
 
 pub(crate) fn rows(connection: &Connection) -> i64 {
     connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
+}
+
+/// Sockets of a process that listen on a port.
+pub(crate) fn listening(process: u32) -> usize {
+    let socket = |entry: std::io::Result<fs::DirEntry>| {
+        let link = fs::read_link(entry.ok()?.path()).ok()?;
+        let link = link.to_str()?;
+        Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
+    };
+    let own: Vec<String> =
+        fs::read_dir(format!("/proc/{process}/fd")).unwrap().filter_map(socket).collect();
+    let all = ["tcp", "tcp6"].map(|name| fs::read_to_string(format!("/proc/net/{name}")));
+    // Source: proc_net(5): field 4 is the state, in which 0A is LISTEN, and field 10 the inode.
+    let lines = all.iter().flatten().flat_map(|text| text.lines());
+    let fields = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let listens = fields.filter(|fields| fields.get(3) == Some(&"0A"));
+    listens.filter(|fields| own.iter().any(|own| fields.get(9) == Some(&own.as_str()))).count()
 }
 
 impl Serving {

@@ -68,6 +68,10 @@ pub(super) async fn tables_of_an_older_program_become_these(bench: &Bench) {
         "DROP TABLE adoption",
         "ALTER TABLE job DROP COLUMN rpo",
         "ALTER TABLE job DROP COLUMN ranked",
+        "DROP INDEX job_of_agent",
+        "ALTER TABLE job DROP COLUMN agent",
+        "DROP TABLE agent",
+        "DROP TABLE report",
     ] {
         bench.behind(statement).await;
     }

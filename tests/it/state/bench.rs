@@ -221,6 +221,7 @@ pub(crate) fn task(database: &str, kind: &str, rank: u64) -> Task {
         host: "db1".to_owned(),
         rank,
         rpo: Duration::ZERO,
+        agent: String::new(),
     }
 }
 

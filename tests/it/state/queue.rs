@@ -72,7 +72,7 @@ pub(super) async fn what_waits_becomes_more_urgent(bench: &Bench) {
         let mut ranks: Vec<_> =
             jobs.iter().map(|job| (job.task.rank, &job.task.database)).collect();
         ranks.sort();
-        ranks.iter().rev().map(|(_, name)| name.to_string()).collect::<Vec<_>>()
+        ranks.iter().rev().map(|(_, name)| (*name).clone()).collect::<Vec<_>>()
     };
     assert_eq!(order().await, ["new", "patient", "starving"], "that was done a moment ago");
     state.let_ranks_grow(Duration::ZERO).await.unwrap();
@@ -80,6 +80,53 @@ pub(super) async fn what_waits_becomes_more_urgent(bench: &Bench) {
     assert_eq!(bench.claim("w1").await.task.database, "starving");
     state.let_ranks_grow(Duration::ZERO).await.unwrap();
     assert_eq!(bench.claim("w1").await.task.database, "new");
+}
+
+pub(super) async fn an_agent_takes_what_is_its_own_and_nobody_else_does(bench: &Bench) {
+    let state = &bench.state;
+    bench.worker("w1").await;
+    let [here, there] = ["here", "there"].map(|name| state.clone().of_agent(name));
+    here.renew("a1", "host", LEASE).await.unwrap();
+    there.renew("a2", "host", LEASE).await.unwrap();
+    for agent in ["here", ""] {
+        let own = Task { agent: agent.to_owned(), ..task(&format!("of {agent}"), "full", 1) };
+        state.enqueue(&own, "s").await.unwrap();
+    }
+    assert_eq!(there.claim("a2").await.unwrap(), None);
+    let own = here.claim("a1").await.unwrap().unwrap();
+    assert_eq!((own.task.database.as_str(), own.task.agent.as_str()), ("of here", "here"));
+    assert_eq!(here.claim("a1").await.unwrap(), None);
+    assert_eq!(bench.claim("w1").await.task.database, "of ");
+    here.finish(&own, Outcome::Failed, "").await.unwrap();
+    // What is tried again stays whose it was.
+    state.retry(&own.job, "eve").await.unwrap().unwrap();
+    assert_eq!(state.claim("w1").await.unwrap(), None);
+    assert_eq!(here.claim("a1").await.unwrap().unwrap().attempt, 2);
+}
+
+pub(super) async fn what_agents_say_is_heard(bench: &Bench) {
+    let state = &bench.state;
+    let agent = state.clone().of_agent("here");
+    assert!(agent.is_agent() && !state.is_agent());
+    assert!(state.agents().await.unwrap().is_empty());
+    bench.worker("w1").await;
+    assert!(state.agents().await.unwrap().is_empty(), "whoever serves is no agent");
+    agent.renew("a1", "host", LEASE).await.unwrap();
+    let first = state.agents().await.unwrap()["here"];
+    bench.wait(Duration::from_millis(20)).await;
+    agent.renew("a1", "host", LEASE).await.unwrap();
+    assert!(first < state.agents().await.unwrap()["here"]);
+    assert_eq!(state.reported("shop").await.unwrap(), None);
+    agent.report("shop", "{}").await.unwrap();
+    assert_eq!(state.reported("shop").await.unwrap().as_deref(), Some("{}"));
+    let (names, heard) = state.reported_since(0).await.unwrap();
+    assert_eq!(names, ["shop"]);
+    assert_eq!(state.reported_since(heard).await.unwrap(), (Vec::new(), heard));
+    bench.wait(Duration::from_millis(20)).await;
+    agent.report("shop", "[]").await.unwrap();
+    assert_eq!(state.reported_since(heard).await.unwrap().0, ["shop"]);
+    state.forget_database("shop", "", "eve").await.unwrap();
+    assert_eq!(state.reported("shop").await.unwrap(), None);
 }
 
 pub(super) async fn a_cap_of_nothing_lets_nothing_run(bench: &Bench) {

@@ -36,6 +36,8 @@ promises! {
         a_due_time_is_queued_once_and_again_only_after_a_failure
         the_first_in_rank_is_taken_and_no_cap_is_passed
         what_waits_becomes_more_urgent
+        an_agent_takes_what_is_its_own_and_nobody_else_does
+        what_agents_say_is_heard
         a_cap_of_nothing_lets_nothing_run
         never_two_of_a_kind_for_one_database
         somebody_may_end_a_job

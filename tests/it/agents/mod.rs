@@ -1,0 +1,6 @@
+//! Agents: what only another host reaches is backed up from there.
+
+#![expect(clippy::unwrap_used, reason = "all of it is tests")]
+
+mod everyday;
+mod postgres;
