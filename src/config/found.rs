@@ -97,6 +97,10 @@ impl Config {
         all: &[(usize, String, &Registration)],
         now: DateTime<Utc>,
     ) -> Option<()> {
+        if self.databases.get(name).is_some_and(|database| database.agent.is_some()) {
+            // Its agent reaches what was written down.
+            return None;
+        }
         let of = |id: &str| all.iter().find(|(_, _, one)| one.id == id);
         let registrations: Vec<_> = all.iter().map(|(_, _, one)| *one).collect();
         let newest = all.last()?;

@@ -147,3 +147,15 @@ fn no_password_of_a_rule_is_shown() {
     let shown = format!("{:?}{:?}", loaded.sources, loaded.problems);
     assert!(!shown.contains("hunter2"), "{shown}");
 }
+
+#[test]
+fn an_agent_reaches_what_was_written_down_and_nothing_else() {
+    let told = problems(&format!("[database.x]\nagent = \"db-7\"\n{FILES}{RULE}"));
+    assert_eq!(told, ["SP0110 an agent cannot be told where `x` is"]);
+    let database = "[database.\"shop/main\"]\nendpoint = \"sqlite:own.db\"\nagent = \"db-7\"\n";
+    let blue = registered("blue", SHOP, 0);
+    let config = with(&format!("{database}{FILES}{RULE}"), vec![blue]);
+    let shop = &config.databases["shop/main"];
+    assert_eq!((shop.endpoint.as_str(), shop.agent.as_deref()), ("sqlite:own.db", Some("db-7")));
+    assert!(shop.found.is_none());
+}

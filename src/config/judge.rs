@@ -76,7 +76,12 @@ impl Judge<'_, '_> {
                 self.unknown((repository, "repository"), known);
             }
             self.endpoint(node);
-            if node.get("endpoint").is_none() && config.rules.is_empty() {
+            if let Some(agent) = node.get("agent").filter(|_| node.get("endpoint").is_none()) {
+                let what = format!("an agent cannot be told where `{name}` is");
+                let problem = Problem::error(code::CONFIG_LACKS, Spot::clone(&agent.spot), what);
+                let help = "endpoint = \"...\": agents do not look for discovered ones";
+                self.problems.push(problem.help(help));
+            } else if node.get("endpoint").is_none() && config.rules.is_empty() {
                 let what = format!("`{name}` does not say where it is");
                 let problem = Problem::error(code::CONFIG_LACKS, Spot::clone(spot), what);
                 let help = "endpoint = \"...\", or a [[rule]] that gives it discovered ones";

@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub(crate) struct AgentOptions {
     /// Its name: it looks after databases with `agent = "NAME"`.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: String,
     /// The state database of those that serve, postgres://USER@HOST/DB [default: that of the
     /// configuration].
@@ -48,8 +48,11 @@ pub(crate) async fn run(session: &Session, options: AgentOptions) -> Result<u8> 
     let Some(held) = applied::held(session, &state).await? else {
         return Err(nothing_holds());
     };
-    let own = held.config().databases.values().filter(|one| one.agent.as_deref() == Some(name));
-    if own.count() == 0 {
+    let mut own = held.config().databases.values().filter(|one| one.agent.as_deref() == Some(name));
+    if own.next().is_none() {
+        if options.once {
+            return Err(nobodys(name));
+        }
         tracing::warn!(event = "agent.idle", agent = name, "no database names this agent");
     }
     let seat = Seat::Agent(name);
@@ -94,6 +97,14 @@ async fn open(session: &Session, settings: &Settings) -> Result<State> {
         .why("an agent works for those that serve, with the state database that they share")
         .next("in the configuration: [coordinator] state = \"postgres://USER@HOST/DB\"")
         .next(format!("stillpoint agent --state {}", quoted("postgres://USER@HOST/DB"))))
+}
+
+fn nobodys(name: &str) -> Error {
+    Error::new(ErrorKind::Missing, code::CONFIG_NAME, "find what the agent is for")
+        .with("agent", name)
+        .why("no database that was applied names it")
+        .next(format!("in the configuration: [database.NAME] agent = {}", quoted(name)))
+        .next("stillpoint apply")
 }
 
 fn nothing_holds() -> Error {

@@ -158,9 +158,11 @@ impl Held {
 
     /// Whether only agents back up to a repository.
     pub(super) fn is_of_agents(&self, repository: &str) -> bool {
-        let mut own = self.loaded.config.databases.values();
-        let is_ruled = self.loaded.config.rules.iter().any(|one| one.repository == repository);
-        !is_ruled && own.all(|one| one.repository != repository || one.agent.is_some())
+        let config = &self.loaded.config;
+        let is_ruled = config.rules.iter().any(|one| one.repository == repository);
+        let mut own = config.databases.values().filter(|one| one.repository == repository);
+        let is_used = own.clone().next().is_some();
+        is_used && !is_ruled && own.all(|one| one.agent.is_some())
     }
 
     /// Whether anything may expire by it.

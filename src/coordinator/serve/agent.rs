@@ -93,10 +93,12 @@ impl Coordinator {
             }
             Ok(outcomes)
         };
+        let mut stopping = stop.clone();
         tokio::select! {
             biased;
             done = done => done,
             () = self.live() => Err(Error::bug("say that an agent lives")),
+            () = self.lose_patience(&mut stopping) => Err(Error::bug("end an agent")),
         }
     }
 
@@ -122,6 +124,9 @@ impl Coordinator {
 
     async fn report_all(&self, fleet: &Fleet, said: &mut BTreeMap<String, Standing>) {
         for member in fleet.members.values() {
+            if let Some(obstacle) = &member.obstacle {
+                self.shared.trouble(&member.name, Some(obstacle.clone()));
+            }
             let reported = async {
                 let standing = self.standing_now(fleet, member).await?;
                 if said.get(&member.name) != Some(&standing) {
@@ -150,6 +155,16 @@ impl Coordinator {
     /// Where a database stands, as its agent last said.
     pub(super) async fn reported(&self, member: &Member) -> Result<Option<Standing>> {
         reported(&self.state, &member.name).await
+    }
+
+    /// What waits for an agent, or for whoever serves, goes to who is to do it now.
+    pub(super) async fn reassign(&self, fleet: &Fleet) -> Result<()> {
+        let agent_of = |database: &str, kind: &str| {
+            let member = fleet.members.get(database)?;
+            let kind = Kind::ALL.into_iter().find(|one| one.name() == kind)?;
+            Some(fleet.agent_for(member, kind).to_owned())
+        };
+        self.state.reassign(agent_of, &self.worker).await.map(drop)
     }
 
     /// Has those databases looked at of which agents said something else since.

@@ -203,6 +203,7 @@ impl Member {
             let error = Error::new(ErrorKind::Denied, code::CONFIG_VALUE, "reach the database");
             match &self.obstacle {
                 Some(obstacle) => error.with("obstacle", obstacle),
+                None if self.agent.is_some() => error.why("only its agent reaches it"),
                 None => error.why("it is retired, and nobody has to know where it is"),
             }
         })

@@ -334,6 +334,7 @@ impl Coordinator {
         let mut fleet = Arc::clone(&fleets.borrow_and_update());
         let mut wakes = Wakes::of(&fleet, self.world.clock.now());
         let (mut looked, mut heard) = (None, 0);
+        let mut is_reassigned = false;
         loop {
             tokio::select! {
                 biased;
@@ -345,11 +346,19 @@ impl Coordinator {
                 let next = Arc::clone(&fleets.borrow_and_update());
                 self.shared.doubt(&wakes.follow(&fleet, &next, self.world.clock.now()));
                 fleet = next;
+                is_reassigned = false;
                 if let Err(error) = self.set_caps(&fleet).await {
                     tracing::warn!(event = "state.unreachable", "{error}");
                 }
             }
-            if let Err(error) = self.hear(&fleet, &mut heard).await {
+            let heard = async {
+                if !is_reassigned && self.leads() {
+                    self.reassign(&fleet).await?;
+                    is_reassigned = true;
+                }
+                self.hear(&fleet, &mut heard).await
+            };
+            if let Err(error) = heard.await {
                 tracing::warn!(event = "state.unreachable", "{error}");
             }
             for name in self.shared.to_schedule() {
@@ -448,12 +457,7 @@ impl Coordinator {
     ) {
         let mut running = FuturesUnordered::new();
         let mut is_open = true;
-        let mut patience = pin!(async {
-            is_true(&mut stop).await;
-            self.world.clock.sleep(DRAIN_MAX).await;
-            self.shared.dropped.send_replace(true);
-            std::future::pending::<()>().await;
-        });
+        let mut patience = pin!(self.lose_patience(&mut stop));
         while is_open || !running.is_empty() {
             tokio::select! {
                 biased;
@@ -472,6 +476,14 @@ impl Coordinator {
                 Some(()) = running.next(), if !running.is_empty() => {}
             }
         }
+    }
+
+    /// Has running jobs dropped a while after it is told to end; is never done.
+    pub(super) async fn lose_patience(&self, stop: &mut watch::Receiver<bool>) {
+        is_true(stop).await;
+        self.world.clock.sleep(DRAIN_MAX).await;
+        self.shared.dropped.send_replace(true);
+        std::future::pending::<()>().await;
     }
 
     /// Is done once running jobs are to be dropped.

@@ -83,6 +83,7 @@ impl Coordinator {
         let mut fleet = Arc::clone(&fleets.borrow_and_update());
         let mut wakes = Wakes::of(&fleet, self.world.clock.now());
         let mut matters = Matters::default();
+        let mut has_led = false;
         loop {
             tokio::select! {
                 biased;
@@ -97,12 +98,14 @@ impl Coordinator {
                 matters.unknown.retain(|name| fleet.members.contains_key(name));
             }
             match self.tell(&fleet, &mut wakes, &mut matters).await {
-                Ok(true) => {}
-                Ok(false) => {
+                Ok(true) => has_led = true,
+                Ok(false) if has_led => {
                     // Whoever leads meanwhile knows more.
+                    has_led = false;
                     matters = Matters::default();
                     wakes = Wakes::of(&fleet, self.world.clock.now());
                 }
+                Ok(false) => {}
                 Err(error) => tracing::warn!(event = "state.unreachable", "{error}"),
             }
         }

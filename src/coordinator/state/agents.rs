@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{Error, Result};
 
-use super::{database::Value, store::State};
+use super::{
+    audit::{Deed, note},
+    database::Value,
+    store::State,
+};
 
 /// What is said of one database at most.
 const REPORT_BYTES_MAX: usize = 256 << 10;
@@ -20,6 +24,36 @@ impl State {
         let mut open = self.database.begin().await?;
         let rows = open.run("SELECT name, seen FROM agent", &[]).await?;
         rows.iter().map(|row| Ok((row.text(0)?.to_owned(), row.time(1)?))).collect()
+    }
+
+    /// Has what waits done by whoever is to do it now, by database and kind; nothing where that is
+    /// not known. Returns how many jobs go to somebody else.
+    pub async fn reassign(
+        &self,
+        agent_of: impl Fn(&str, &str) -> Option<String>,
+        who: &str,
+    ) -> Result<usize> {
+        let mut open = self.database.begin().await?;
+        let select = "SELECT id, name, kind, agent FROM job WHERE state = 'waiting'";
+        let mut count = 0;
+        for row in open.run(select, &[]).await? {
+            let (id, name, kind, before) = (row.text(0)?, row.text(1)?, row.text(2)?, row.text(3)?);
+            let Some(agent) = agent_of(name, kind).filter(|agent| agent != before) else {
+                continue;
+            };
+            let update = "UPDATE job SET agent = $1 WHERE id = $2";
+            open.run(update, &[Value::from(agent.as_str()), Value::from(id)]).await?;
+            let named = |agent: &str| match agent {
+                "" => "whoever serves".to_owned(),
+                agent => format!("agent {agent}"),
+            };
+            let detail = format!("{} does it, and not {}", named(&agent), named(before));
+            let deed = Deed { who, action: "job.reassigned", subject: id, detail: &detail };
+            note(&mut *open, deed).await?;
+            count += 1;
+        }
+        open.commit().await?;
+        Ok(count)
     }
 
     /// Says where a database stands.

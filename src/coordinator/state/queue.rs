@@ -10,7 +10,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
     audit::{Deed, note},
-    database::{Transaction, Value, told},
+    database::{Row, Transaction, Value, told},
     model::{Claim, Outcome, Scope, Task, task},
     store::State,
     workers::{alive, micros},
@@ -113,35 +113,11 @@ impl State {
                 return Ok(Some(Claim { job, task, attempt, worker: worker.to_owned(), epoch }));
             }
         }
-        // Counted once, and not for each job that waits.
-        let first = "WITH burden AS MATERIALIZED (
-                 SELECT repository, host, count(*) AS jobs FROM job
-                     WHERE state = 'running' GROUP BY repository, host
-             ), running AS MATERIALIZED (
-                 SELECT 'all' AS scope, '' AS name, sum(jobs) AS jobs FROM burden
-                 UNION ALL SELECT 'repository', repository, sum(jobs) FROM burden
-                     GROUP BY repository
-                 UNION ALL SELECT 'host', host, sum(jobs) FROM burden GROUP BY host
-             ), reached AS MATERIALIZED (
-                 SELECT c.scope, c.name FROM running AS r CROSS JOIN cap AS c
-                     WHERE c.scope = r.scope AND c.name = r.name AND r.jobs >= c.most
-                 UNION SELECT scope, name FROM cap WHERE most = 0
-             )
-             SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, agent,
-                 epoch
-             FROM job AS j WHERE state = 'waiting' AND agent = $1
-                 AND NOT EXISTS (SELECT 1 FROM reached WHERE scope = 'all')
-                 AND repository NOT IN (SELECT name FROM reached WHERE scope = 'repository')
-                 AND host NOT IN (SELECT name FROM reached WHERE scope = 'host')
-                 AND NOT EXISTS (SELECT 1 FROM job AS r WHERE r.state = 'running'
-                     AND r.name = j.name AND r.kind = j.kind)
-             ORDER BY rank DESC, due, id LIMIT 1";
-        let found = open.run(first, &[Value::from(self.agent.as_str())]).await?;
-        let Some(row) = found.first() else {
+        let Some(row) = first_that_may(&mut *open, &self.agent).await? else {
             ticket.number = None;
             return Ok(None);
         };
-        let (task, attempt) = task(row)?;
+        let (task, attempt) = task(&row)?;
         let (id, epoch) = (row.text(0)?.to_owned(), row.number(11)? + 1);
         let number = known.unwrap_or_else(|| self.new_id(now));
         ticket.number = Some(number.clone());
@@ -305,6 +281,56 @@ impl State {
         }
         open.commit().await
     }
+}
+
+/// The job of an agent, or of whoever serves, that comes first of those that may run now.
+async fn first_that_may(open: &mut dyn Transaction, agent: &str) -> Result<Option<Row>> {
+    let agent = Value::from(agent);
+    let foremost = "SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, agent,
+             epoch
+         FROM job WHERE state = 'waiting' AND agent = $1 ORDER BY rank DESC, due, id LIMIT 1";
+    let found = open.run(foremost, std::slice::from_ref(&agent)).await?.pop();
+    let Some(row) = found else { return Ok(None) };
+    // Most often that one may: what stands against it alone is found soon.
+    let against = "SELECT scope FROM cap WHERE scope = 'all'
+             AND most <= (SELECT count(*) FROM job WHERE state = 'running')
+         UNION ALL SELECT scope FROM cap WHERE scope = 'repository' AND name = $1
+             AND most <= (SELECT count(*) FROM job WHERE state = 'running' AND repository = $1)
+         UNION ALL SELECT scope FROM cap WHERE scope = 'host' AND name = $2
+             AND most <= (SELECT count(*) FROM job WHERE state = 'running' AND host = $2)
+         UNION ALL SELECT kind FROM job WHERE state = 'running' AND name = $3 AND kind = $4";
+    let own = [5, 6, 1, 2].map(|column| row.text(column).map(Value::from));
+    let own = own.into_iter().collect::<Result<Vec<_>>>()?;
+    let against = open.run(against, &own).await?;
+    if against.is_empty() {
+        return Ok(Some(row));
+    }
+    for one in &against {
+        if one.text(0)? == "all" {
+            return Ok(None);
+        }
+    }
+    // Counted once, and not for each job that waits.
+    let first = "WITH burden AS MATERIALIZED (
+             SELECT repository, host, count(*) AS jobs FROM job
+                 WHERE state = 'running' GROUP BY repository, host
+         ), running AS MATERIALIZED (
+             SELECT 'repository' AS scope, repository AS name, sum(jobs) AS jobs FROM burden
+                 GROUP BY repository
+             UNION ALL SELECT 'host', host, sum(jobs) FROM burden GROUP BY host
+         ), reached AS MATERIALIZED (
+             SELECT c.scope, c.name FROM running AS r CROSS JOIN cap AS c
+                 WHERE c.scope = r.scope AND c.name = r.name AND r.jobs >= c.most
+             UNION SELECT scope, name FROM cap WHERE most = 0
+         )
+         SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, agent, epoch
+         FROM job AS j WHERE state = 'waiting' AND agent = $1
+             AND repository NOT IN (SELECT name FROM reached WHERE scope = 'repository')
+             AND host NOT IN (SELECT name FROM reached WHERE scope = 'host')
+             AND NOT EXISTS (SELECT 1 FROM job AS r WHERE r.state = 'running'
+                 AND r.name = j.name AND r.kind = j.kind)
+         ORDER BY rank DESC, due, id LIMIT 1";
+    Ok(open.run(first, &[agent]).await?.pop())
 }
 
 /// A claim that is being made. Dropped with its number, nobody knows whether it was.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use rusqlite::{Connection, types};
+use rusqlite::{Connection, config::DbConfig, types};
 use stillpoint_contract::{Clock, Error, ErrorKind, Result, code};
 use tokio::sync::{Mutex, MutexGuard, oneshot};
 
@@ -65,6 +65,9 @@ impl SqliteState {
             }
         }
         connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        // Otherwise statements are prepared anew whenever other values are bound.
+        let stable = DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG;
+        connection.set_db_config(stable, true).map_err(|error| failed(&error))?;
         let (jobs, work) = mpsc::channel::<Job>();
         let serve = move || work.into_iter().for_each(|job| job(&mut connection));
         let thread = thread::Builder::new().name("state".to_owned()).spawn(serve);

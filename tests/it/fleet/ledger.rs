@@ -13,7 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
-use rusqlite::{Connection, backup::Backup, types};
+use rusqlite::{Connection, backup::Backup, config::DbConfig, types};
 use stillpoint::{
     coordinator::state::{Database, Row, Transaction, Value},
     repository::store::Dice,
@@ -72,6 +72,7 @@ impl Ledger {
     pub(super) fn new(time: &Arc<Time>, look_every: u64) -> Arc<Self> {
         let connection = Connection::open_in_memory().unwrap();
         connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).unwrap();
         Arc::new(Self {
             time: Arc::clone(time),
             connection: Mutex::new(connection),

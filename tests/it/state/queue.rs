@@ -102,6 +102,19 @@ pub(super) async fn an_agent_takes_what_is_its_own_and_nobody_else_does(bench: &
     state.retry(&own.job, "eve").await.unwrap().unwrap();
     assert_eq!(state.claim("w1").await.unwrap(), None);
     assert_eq!(here.claim("a1").await.unwrap().unwrap().attempt, 2);
+    // What waits goes where it is to be done now; what runs, and what nobody knows, stays.
+    for name in ["moved", "unknown"] {
+        let own = Task { agent: "here".to_owned(), ..task(name, "full", 1) };
+        state.enqueue(&own, "s").await.unwrap();
+    }
+    let agent_of = |name: &str, _: &str| match name {
+        "moved" | "of here" => Some("there".to_owned()),
+        _ => None,
+    };
+    assert_eq!(state.reassign(agent_of, "s").await.unwrap(), 1);
+    assert_eq!(state.reassign(agent_of, "s").await.unwrap(), 0);
+    assert_eq!(there.claim("a2").await.unwrap().unwrap().task.database, "moved");
+    assert_eq!(here.claim("a1").await.unwrap().unwrap().task.database, "unknown");
 }
 
 pub(super) async fn what_agents_say_is_heard(bench: &Bench) {
