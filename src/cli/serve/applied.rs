@@ -45,7 +45,7 @@ pub(crate) struct Held {
     pub(super) digest: String,
     pub(super) document: Document,
     /// With everything in it that was discovered.
-    pub(super) loaded: Loaded,
+    pub(super) config: Config,
     former: Vec<(Config, Vec<String>)>,
     /// What is remembered of endpoints.
     pub(super) registry: Registry,
@@ -82,7 +82,7 @@ impl Document {
                     former.push(Former { databases, files: one.files.clone() });
                 }
             }
-            let gone = held.loaded.config.databases.keys().filter(|name| !is_back(name));
+            let gone = held.config.databases.keys().filter(|name| !is_back(name));
             let databases: Vec<_> = gone.cloned().collect();
             if !databases.is_empty() {
                 former.push(Former { databases, files: held.document.files.clone() });
@@ -114,16 +114,16 @@ impl Held {
                 .next("stillpoint apply")
         })?;
         let now = session.world.clock.now();
-        let loaded = sound(load(sources(&document.files), now))?;
+        let config = sound(load(sources(&document.files), now))?.config;
         let former = document
             .former
             .iter()
             .map(|one| Ok((sound(load(sources(&one.files), now))?.config, one.databases.clone())));
         let former = former.collect::<Result<Vec<_>>>()?;
         let written = former.iter().map(|(config, _)| config);
-        let written = [&loaded.config].into_iter().chain(written).cloned().collect();
+        let written = [&config].into_iter().chain(written).cloned().collect();
         let (digest, empty) = (applied.digest.clone(), Registry::new());
-        let mut held = Self { digest, loaded, former, document, registry: empty, written };
+        let mut held = Self { digest, config, former, document, registry: empty, written };
         held.discover(registry, now);
         Ok(held)
     }
@@ -131,7 +131,7 @@ impl Held {
     /// Puts in what is remembered of endpoints now, in place of what was.
     pub(super) fn discover(&mut self, registry: Registry, now: DateTime<Utc>) {
         let former = self.former.iter_mut().map(|(config, _)| config);
-        let all = [&mut self.loaded.config].into_iter().chain(former);
+        let all = [&mut self.config].into_iter().chain(former);
         for (config, written) in all.zip(&self.written) {
             config.clone_from(written);
             config.discover(&registry, now);
@@ -151,14 +151,19 @@ impl Held {
         self.written.iter().find_map(|config| config.owner(one))
     }
 
+    /// Everything that it says, layer by layer.
+    pub(super) fn effective(&self, session: &Session) -> serde_json::Value {
+        load(sources(&self.document.files), session.world.clock.now()).effective()
+    }
+
     /// What it says.
     pub(crate) fn config(&self) -> &Config {
-        &self.loaded.config
+        &self.config
     }
 
     /// Whether only agents back up to a repository.
     pub(super) fn is_of_agents(&self, repository: &str) -> bool {
-        let config = &self.loaded.config;
+        let config = &self.config;
         let is_ruled = config.rules.iter().any(|one| one.repository == repository);
         let mut own = config.databases.values().filter(|one| one.repository == repository);
         let is_used = own.clone().next().is_some();

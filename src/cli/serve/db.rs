@@ -126,7 +126,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     };
     let desk = Desk::open(session).await?;
     let held = desk.held(session).await?;
-    if !held.loaded.config.databases.contains_key(&database) {
+    if !held.config.databases.contains_key(&database) {
         return Err(missing(&database));
     }
     let who = session.user();

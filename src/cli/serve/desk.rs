@@ -38,7 +38,7 @@ pub(crate) async fn found(session: &Session) -> Result<Loaded> {
 pub(crate) async fn unprotected(session: &Session) -> Result<Vec<(String, String)>> {
     let configured = files::sound(session)?.config;
     let config = match applied_already(session, &configured.coordinator).await? {
-        Some(held) => held.loaded.config,
+        Some(held) => held.config,
         None => found(session).await?.config,
     };
     let all = config.unprotected.into_iter();

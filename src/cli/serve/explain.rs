@@ -297,7 +297,7 @@ pub(crate) async fn alert(session: &Session, options: Options) -> Result<()> {
     let now = session.world.clock.now();
     let standing = known(&fleet, member).await?;
     let paused = pause(&desk.state.marks().await?, &member.name, now);
-    let config = desk.held(session).await?.loaded.config;
+    let config = desk.held(session).await?.config;
     let board = desk.state.board().await?.board;
     let is_told = |class: Class| board.open().any(|(key, _)| *key == (class, member.name.clone()));
     let copies = copies::known(session, &fleet, member).await;

@@ -84,10 +84,10 @@ pub(super) async fn open(
         Some(error) if repositories.is_empty() => return Err(error),
         _ => {}
     }
-    let (caps, may_expire) = (caps(&held.loaded.config), held.may_expire());
-    let links = copies::links(&held.loaded.config);
+    let (caps, may_expire) = (caps(&held.config), held.may_expire());
+    let links = copies::links(&held.config);
     let outboxes = copies::outboxes(session, held);
-    let unprotected = held.loaded.config.unprotected.clone();
+    let unprotected = held.config.unprotected.clone();
     Ok(Fleet { members, repositories, outboxes, unopened, caps, links, may_expire, unprotected })
 }
 
@@ -126,10 +126,10 @@ pub(super) async fn look(
     let members = members(session, (held, seat), known, (marks, &BTreeMap::new())).await?;
     let seen = seen(session, held).await;
     let repositories = seen.repositories.clone();
-    let (caps, may_expire) = (caps(&held.loaded.config), held.may_expire());
-    let links = copies::links(&held.loaded.config);
+    let (caps, may_expire) = (caps(&held.config), held.may_expire());
+    let links = copies::links(&held.config);
     let outboxes = copies::outboxes(session, held);
-    let unprotected = held.loaded.config.unprotected.clone();
+    let unprotected = held.config.unprotected.clone();
     let unopened = BTreeMap::new();
     Ok((
         Fleet { members, repositories, outboxes, unopened, caps, links, may_expire, unprotected },
@@ -166,7 +166,7 @@ pub(super) async fn seen(session: &Session, held: &Held) -> Seen {
 
 /// The repositories in which backups are, and the configuration that says where they are.
 fn used<'a>(held: &'a Held, seat: Seat<'_>) -> BTreeMap<&'a str, &'a Config> {
-    let config = &held.loaded.config;
+    let config = &held.config;
     let mut used: BTreeMap<&str, &Config> = BTreeMap::new();
     for (config, name) in held.former() {
         if let Some(database) = config.databases.get(name).filter(|one| seat.minds(one)) {
@@ -188,7 +188,7 @@ async fn members(
     known: &BTreeMap<String, Known>,
     (marks, adoptions): (&[Marked], &BTreeMap<String, Adoption>),
 ) -> Result<BTreeMap<String, Arc<Member>>> {
-    let config = &held.loaded.config;
+    let config = &held.config;
     let now = session.world.clock.now();
     let retired: BTreeSet<&str> = marks
         .iter()

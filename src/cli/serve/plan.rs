@@ -150,7 +150,7 @@ async fn work_out(session: &Session, desk: &Desk) -> Result<(PlanAnswer, Option<
     let document = Document::next(session, &files::sources(session)?, before.as_ref());
     let (plan, _) = document.write()?;
     let nothing = Value::Object(serde_json::Map::new());
-    let old = before.as_ref().map_or(nothing, |held| held.loaded.effective());
+    let old = before.as_ref().map_or(nothing, |held| held.effective(session));
     let new = desk.configured.effective();
     let mut changes = differences(&old, &new);
     let mut shortens_retention = false;
@@ -241,7 +241,7 @@ async fn consequences(
     seen: &Seen,
 ) -> Result<BTreeMap<String, Consequence>> {
     let mut all: BTreeMap<String, Consequence> = BTreeMap::new();
-    let active = held.loaded.config.databases.keys().map(|name| (&held.loaded.config, &**name));
+    let active = held.config.databases.keys().map(|name| (&held.config, &**name));
     let active = active.map(|(config, name)| (config, name, State::Active));
     let former = held.former().into_iter().map(|(config, name)| (config, name, State::Retired));
     for (old, name, state) in active.chain(former) {

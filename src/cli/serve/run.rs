@@ -73,13 +73,13 @@ impl Options {
 
 /// Runs them.
 pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
-    let configured = files::sound(session)?;
-    let state = state::open(session, &configured.config.coordinator).await?;
+    let settings = files::sound(session)?.config.coordinator;
+    let state = state::open(session, &settings).await?;
     let held = hold(session, &state).await?;
-    let channels = Channels::of(&held.loaded.config, &session.world, &session.environment);
+    let channels = Channels::of(&held.config, &session.world, &session.environment);
     let channels = Arc::new(channels);
     let fleet = Arc::new(open(session, &state, (&held, Seat::Serving), None).await?);
-    let listener = match held.loaded.config.coordinator.metrics {
+    let listener = match held.config.coordinator.metrics {
         Some(address) => Some(http::listen(address).await?),
         None => None,
     };
@@ -172,7 +172,7 @@ pub(super) async fn open(
     (held, seat): (&Held, Seat<'_>),
     before: Option<&Fleet>,
 ) -> Result<Fleet> {
-    let names = held.loaded.config.databases.keys().map(String::as_str);
+    let names = held.config.databases.keys().map(String::as_str);
     let former = held.former();
     let all = names.chain(former.iter().map(|(_, name)| *name));
     let known = state.look_after(all).await?;
@@ -224,7 +224,7 @@ pub(super) async fn follow(session: &Session, state: &State, following: &Followi
             let fleet = open(session, state, (&next, seat), Some(&before)).await?;
             opened_at = session.world.clock.elapsed();
             if is_new {
-                channels.inspect(|channels| channels.change(&next.loaded.config));
+                channels.inspect(|channels| channels.change(&next.config));
                 tracing::info!(event = "config.applied", digest = next.digest);
             }
             helds.send_replace(next);
