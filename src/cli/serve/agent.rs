@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use stillpoint_contract::{Error, ErrorKind, Result, code, quoted};
 use tokio::sync::{Notify, watch};
 
@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub(crate) struct AgentOptions {
     /// Its name: it looks after databases with `agent = "NAME"`.
-    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     name: String,
     /// The state database of those that serve, postgres://USER@HOST/DB [default: that of the
     /// configuration].
