@@ -183,10 +183,11 @@ impl Repository {
         small: Vec<Arc<Run>>,
     ) -> Result<()> {
         let (repository, entropy) = (self.domain()?.repository(), Arc::clone(&self.world.entropy));
-        let job = move |_: &mut _| merge(repository, &small, &*entropy);
+        let resident_bytes = known.resident_bytes;
+        let job = move |_: &mut _| merge(repository, &small, resident_bytes, &*entropy);
         let merged = self.world.cpu.run(job).await??;
         known.runs.retain(|run| !is_small(run));
-        known.runs.extend(merged.into_iter().map(|run| Arc::new(Run::Resident(run))));
+        known.runs.extend(merged.into_iter().map(Arc::new));
         known.resident_bytes = known.runs.iter().map(|run| run.resident_bytes()).sum();
         Ok(())
     }
@@ -205,14 +206,25 @@ fn open(name: RunName, bytes: Bytes, resident_bytes: u64) -> Result<Run> {
         return Err(Error::new(ErrorKind::Corrupt, code::CORRUPT_OBJECT, "read an index run")
             .with("run", name));
     }
+    fitting(bytes, resident_bytes)
+}
+
+/// A small run stays in memory, so that it is merged with others: each that does not is a file that
+/// stays open.
+fn fitting(bytes: Bytes, resident_bytes: u64) -> Result<Run> {
+    let run = IndexRun::open(bytes.clone())?;
+    if run.len() < SMALL_ENTRIES_MAX {
+        return Ok(Run::Resident(run));
+    }
     Run::open(bytes, resident_bytes)
 }
 
 fn merge(
     repository: RepositoryId,
     small: &[Arc<Run>],
+    resident_bytes: u64,
     entropy: &dyn Entropy,
-) -> Result<Vec<IndexRun<Bytes>>> {
+) -> Result<Vec<Run>> {
     let runs = small.iter().filter_map(|run| match &**run {
         Run::Resident(run) => Some(run),
         Run::Spooled(_) => None,
@@ -221,7 +233,7 @@ fn merge(
     let mut merge = Merge::new(repository, runs, &none)?;
     let mut merged = Vec::new();
     while let Some(run) = merge.next_run(entropy)? {
-        merged.push(IndexRun::open(run.bytes)?);
+        merged.push(fitting(run.bytes, resident_bytes)?);
     }
     Ok(merged)
 }
