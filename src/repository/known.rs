@@ -56,7 +56,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// The places of small runs, if there are so many that they are better merged.
+    /// Small runs, if there are so many that they are better merged.
     fn small(&self) -> Option<Vec<Arc<Run>>> {
         let small: Vec<_> = self.runs.iter().filter(|run| is_small(run)).map(Arc::clone).collect();
         (small.len() > SMALL_RUNS_MAX).then_some(small)
@@ -86,34 +86,33 @@ impl Repository {
         self.known_blobs(&known, usable)
     }
 
-    /// Everything that may be referred to now: packs that exist and are not doomed.
-    pub(super) async fn usable_packs(&self, history: &History) -> Result<PackList> {
+    /// Everything that may be referred to now, packs that exist and are not doomed, and the blobs
+    /// in it.
+    pub(super) async fn usable(&self, history: &History) -> Result<(Arc<PackList>, Blobs)> {
         let mut known = self.known.lock().await;
         self.look_around(&mut known, history).await?;
-        Ok((*known.usable).clone())
-    }
-
-    /// Blobs in `usable` packs, by every index run that can be read.
-    pub(super) async fn blobs(&self, history: &History, usable: PackList) -> Result<Blobs> {
-        let mut known = self.known.lock().await;
-        self.look_around(&mut known, history).await?;
-        self.known_blobs(&known, usable)
+        Ok((Arc::clone(&known.usable), self.known_blobs(&known, Arc::clone(&known.usable))?))
     }
 
     /// Blobs in the packs of one backup, every one of which is covered.
     pub(super) async fn blobs_of(&self, history: &History, packs: &PackList) -> Result<Blobs> {
-        let blobs = self.known_blobs(&*self.known.lock().await, packs.clone())?;
+        let packs = &Arc::new(packs.clone());
+        let blobs = self.known_blobs(&*self.known.lock().await, Arc::clone(packs))?;
         let unknown = packs.keys().filter(|pack| !blobs.index.covers(pack)).count();
         if unknown <= ASKED_MAX && blobs.cover(packs).await.is_ok() {
             return Ok(blobs);
         }
         // What a pack cannot say itself, an index run may.
-        let blobs = self.blobs(history, packs.clone()).await?;
+        let blobs = {
+            let mut known = self.known.lock().await;
+            self.look_around(&mut known, history).await?;
+            self.known_blobs(&known, Arc::clone(packs))?
+        };
         blobs.cover(packs).await?;
         Ok(blobs)
     }
 
-    fn known_blobs(&self, known: &Known, usable: impl Into<Arc<PackList>>) -> Result<Blobs> {
+    fn known_blobs(&self, known: &Known, usable: Arc<PackList>) -> Result<Blobs> {
         let domain = self.domain()?;
         let index = IndexSet::new(domain.repository(), usable);
         let index = index.with_runs(known.runs.clone(), &known.covered, known.resident_bytes);
@@ -185,9 +184,17 @@ impl Repository {
         let (repository, entropy) = (self.domain()?.repository(), Arc::clone(&self.world.entropy));
         let resident_bytes = known.resident_bytes;
         let job = move |_: &mut _| merge(repository, &small, resident_bytes, &*entropy);
-        let merged = self.world.cpu.run(job).await??;
+        let merged = self.world.cpu.run(job).await?;
         known.runs.retain(|run| !is_small(run));
-        known.runs.extend(merged.into_iter().map(Arc::new));
+        match merged {
+            Ok(merged) => known.runs.extend(merged.into_iter().map(Arc::new)),
+            Err(error) => {
+                // Their packs say the same.
+                tracing::warn!("small index runs are unreadable and are not used: {error}");
+                let covered = known.runs.iter().flat_map(|run| run.packs()).collect();
+                known.covered = Arc::new(covered);
+            }
+        }
         known.resident_bytes = known.runs.iter().map(|run| run.resident_bytes()).sum();
         Ok(())
     }

@@ -47,9 +47,8 @@ impl Repository {
         share_max: f64,
         meter: &Arc<Meter>,
     ) -> Result<Repacked> {
-        let usable = self.usable_packs(history).await?;
+        let (usable, blobs) = self.usable(history).await?;
         let total_bytes: u64 = usable.values().sum();
-        let blobs = self.blobs(history, usable.clone()).await?;
         let mut live = self.live_blobs(history, &blobs).await?;
         let mut candidates: Vec<(u64, PackName)> = live
             .iter()

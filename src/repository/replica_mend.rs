@@ -136,7 +136,7 @@ impl Replication<'_> {
         self.target.store_run_of(&index).await?;
         let own = self.target.history().await?;
         let mut is_all = true;
-        let blobs = self.target.blobs(&own, self.target.usable_packs(&own).await?).await?;
+        let (_, blobs) = self.target.usable(&own).await?;
         for (pack, homes) in &mut moves {
             let at_target = own.resolve(PackList::from([(*pack, 0)]));
             let (rescued, is_all_of_it) = self.rescue(at_target, &blobs, &index).await?;

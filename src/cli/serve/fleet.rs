@@ -5,12 +5,13 @@ use std::{
     num::NonZeroUsize,
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
-use stillpoint_contract::{Endpoint, Error, Result, code};
+use stillpoint_contract::{Endpoint, Error, ErrorKind, Result, code};
 
 use super::{
-    super::{config::reach, init, retention::Keeping, session::Session},
+    super::{config::reach, init, open::Opened, retention::Keeping, session::Session},
     applied::Held,
     copies,
 };
@@ -24,6 +25,12 @@ use crate::{
     policy::State,
     repository::Repository,
 };
+
+/// How long somebody may take to create a repository before others try.
+const CREATION_MAX: Duration = Duration::from_secs(30);
+
+/// How long others wait before they look again whether it is there.
+const CREATION_PAUSE: Duration = Duration::from_millis(200);
 
 /// Connections to a database, and parts copied at once.
 const STREAMS: NonZeroUsize = NonZeroUsize::new(4).expect("four is not zero");
@@ -221,18 +228,36 @@ async fn repository(
 ) -> Result<Repository> {
     let (place, key) = reach::place(session, config, name).await?;
     let seen = format!("repository {name} at {place}");
-    let opened = match reach::repository(session, config, name).await {
-        Err(error)
-            if error.code() == code::NO_REPOSITORY && state.known(&seen).await?.is_none() =>
-        {
-            let (created, _) = init::create(session, &place, key).await?;
-            tracing::info!(event = "repository.created", repository = name, place);
-            created
+    if state.known(&seen).await?.is_some() {
+        return reach::repository(session, config, name).await.map(Opened::into_repository);
+    }
+    // Two that create it at once would each find what the other has begun.
+    let (lease, own) = (format!("creation of {seen}"), session.world.new_id());
+    let mut waited = Duration::ZERO;
+    while state.lease(&lease, &own, Some(CREATION_MAX)).await?.is_none() {
+        if CREATION_MAX * 2 <= waited {
+            return Err(Error::new(ErrorKind::Busy, code::STATE, "create a repository")
+                .with("repository", name)
+                .why("somebody else is at it"));
         }
-        opened => opened?.into_repository(),
+        session.world.clock.sleep(CREATION_PAUSE).await;
+        waited += CREATION_PAUSE;
+    }
+    let opened = match reach::repository(session, config, name).await {
+        Err(error) if error.code() == code::NO_REPOSITORY => {
+            let created = init::create(session, &place, key).await;
+            created.map(|(created, _)| {
+                tracing::info!(event = "repository.created", repository = name, place);
+                created
+            })
+        }
+        opened => opened.map(Opened::into_repository),
     };
-    state.look_after([&*seen]).await?;
-    Ok(opened)
+    if opened.is_ok() {
+        state.look_after([&*seen]).await?;
+    }
+    state.release(&lease, &own).await?;
+    opened
 }
 
 fn caps(config: &Config) -> Caps {

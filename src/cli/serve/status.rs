@@ -239,11 +239,14 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     for row in databases.iter_mut().filter(|row| row.rpo.is_some()) {
         let noted = known.remove(&row.name).and_then(|known| known.trouble);
         let member = fleet.members.get(&row.name);
-        let silent = row.agent.as_ref().and_then(|agent| {
-            let heard = agents.get(agent).copied();
-            silence(agent, heard, now)
-        });
-        row.trouble = member.and_then(|member| member.obstacle.clone()).or(silent).or(noted);
+        let of_agent = match &row.agent {
+            Some(agent) => match silence(agent, agents.get(agent).copied(), now) {
+                None => reported(state, &row.name).await?.and_then(|report| report.obstacle),
+                silent => silent,
+            },
+            None => None,
+        };
+        row.trouble = member.and_then(|member| member.obstacle.clone()).or(of_agent).or(noted);
     }
     databases.extend(unprotected);
     let is_broken = databases.iter().any(Row::is_broken);
@@ -339,7 +342,8 @@ async fn row(
     let asked = match asked {
         // What only its agent can ask.
         Err(error) if member.agent.is_some() => {
-            reported(state, &member.name).await.and_then(|said| said.ok_or(error))
+            let said = reported(state, &member.name).await;
+            said.and_then(|said| said.map(|said| said.standing).ok_or(error))
         }
         asked => asked,
     };

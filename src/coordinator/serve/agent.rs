@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Error, Result};
 use tokio::sync::watch;
 
@@ -48,20 +49,15 @@ impl Coordinator {
         fleet: watch::Receiver<Arc<Fleet>>,
         stop: watch::Receiver<bool>,
     ) -> Result<()> {
-        self.state.renew(&self.worker, &self.place, self.rhythm.lease).await?;
-        let done = async {
+        self.alive(async {
             tokio::join!(
                 self.keep_reporting(fleet.clone(), stop.clone()),
                 self.labour(fleet.clone(), stop.clone()),
                 self.capture(fleet.clone(), stop.clone()),
             );
-        };
-        tokio::select! {
-            biased;
-            () = done => {}
-            () = self.live() => {}
-        }
-        Ok(())
+            Ok(())
+        })
+        .await
     }
 
     /// Does what is due now, one after the other, and nothing that becomes due once nothing was
@@ -75,7 +71,6 @@ impl Coordinator {
         fleets: watch::Receiver<Arc<Fleet>>,
         stop: watch::Receiver<bool>,
     ) -> Result<Vec<Outcome>> {
-        self.state.renew(&self.worker, &self.place, self.rhythm.lease).await?;
         let fleet = Arc::clone(&fleets.borrow());
         let clock = &self.world.clock;
         let done = async {
@@ -94,12 +89,14 @@ impl Coordinator {
             Ok(outcomes)
         };
         let mut stopping = stop.clone();
-        tokio::select! {
-            biased;
-            done = done => done,
-            () = self.live() => Err(Error::bug("say that an agent lives")),
-            () = self.lose_patience(&mut stopping) => Err(Error::bug("end an agent")),
-        }
+        self.alive(async {
+            tokio::select! {
+                biased;
+                done = done => done,
+                never = self.lose_patience(&mut stopping) => match never {},
+            }
+        })
+        .await
     }
 
     /// Says where its databases stand, again and again.
@@ -122,16 +119,13 @@ impl Coordinator {
         }
     }
 
-    async fn report_all(&self, fleet: &Fleet, said: &mut BTreeMap<String, Standing>) {
+    async fn report_all(&self, fleet: &Fleet, said: &mut BTreeMap<String, Report>) {
         for member in fleet.members.values() {
-            if let Some(obstacle) = &member.obstacle {
-                self.shared.trouble(&member.name, Some(obstacle.clone()));
-            }
             let reported = async {
-                let standing = self.standing_now(fleet, member).await?;
-                if said.get(&member.name) != Some(&standing) {
-                    self.report(member, &standing).await?;
-                    said.insert(member.name.clone(), standing);
+                let report = Report::of(member, self.standing_now(fleet, member).await?);
+                if said.get(&member.name) != Some(&report) {
+                    self.report(&member.name, &report).await?;
+                    said.insert(member.name.clone(), report);
                 }
                 Ok::<_, Error>(())
             };
@@ -143,18 +137,13 @@ impl Coordinator {
 
     /// Says where a database stands, if this is an agent: before its job ends, so that nobody has
     /// the same done again.
-    pub(super) async fn report(&self, member: &Member, standing: &Standing) -> Result<()> {
+    pub(super) async fn report(&self, database: &str, report: &Report) -> Result<()> {
         if !self.state.is_agent() {
             return Ok(());
         }
-        let body = serde_json::to_string(standing)
+        let body = serde_json::to_string(report)
             .map_err(|cause| Error::bug("write where a database stands").caused_by(cause))?;
-        self.state.report(&member.name, &body).await
-    }
-
-    /// Where a database stands, as its agent last said.
-    pub(super) async fn reported(&self, member: &Member) -> Result<Option<Standing>> {
-        reported(&self.state, &member.name).await
+        self.state.report(database, &body).await
     }
 
     /// What waits for an agent, or for whoever serves, goes to who is to do it now.
@@ -189,17 +178,36 @@ impl Coordinator {
         if let Some(silence) = silence(agent, seen, self.world.clock.now()) {
             return Ok(Some(silence));
         }
+        let report = reported(&self.state, &member.name).await?;
+        if let Some(obstacle) = report.and_then(|report| report.obstacle) {
+            return Ok(Some(obstacle));
+        }
         Ok(self.state.known(&member.name).await?.and_then(|known| known.trouble))
     }
 }
 
-/// Where a database stands, as its agent last said. What a newer agent says may not be understood
+/// What an agent says of a database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Where it stands, by its repository.
+    pub standing: Standing,
+    /// Why the agent cannot reach it, such as a password that cannot be read.
+    pub obstacle: Option<String>,
+}
+
+impl Report {
+    pub(super) fn of(member: &Member, standing: Standing) -> Self {
+        Self { standing, obstacle: member.obstacle.clone() }
+    }
+}
+
+/// What was last said of a database by its agent. What a newer agent says may not be understood
 /// here: then it is as if it said nothing.
 ///
 /// # Errors
 ///
 /// What keeps the state database from being used.
-pub async fn reported(state: &State, database: &str) -> Result<Option<Standing>> {
+pub async fn reported(state: &State, database: &str) -> Result<Option<Report>> {
     let body = state.reported(database).await?;
     Ok(body.and_then(|body| serde_json::from_str(&body).ok()))
 }

@@ -17,7 +17,7 @@ mod upkeep;
 mod watch;
 mod work;
 
-pub use agent::{reported, silence};
+pub use agent::{Report, reported, silence};
 pub use copies::{CopyKnown, add_drills, expire_copy};
 pub use drain::Draining;
 pub use drivers::{Drivers, Rehearsal};

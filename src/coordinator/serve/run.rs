@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    convert::Infallible,
     fmt,
     pin::pin,
     sync::{
@@ -17,6 +18,7 @@ use stillpoint_contract::Result;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
+    agent::reported,
     copies::Shelf,
     evaluate::{Looked, Said},
     fleet::{Fleet, Member},
@@ -262,10 +264,9 @@ impl Coordinator {
         fleet: watch::Receiver<Arc<Fleet>>,
         stop: watch::Receiver<bool>,
     ) -> Result<()> {
-        self.state.renew(&self.worker, &self.place, self.rhythm.lease).await?;
-        let first = Arc::clone(&fleet.borrow());
-        self.set_caps(&first).await?;
-        let done = async {
+        self.alive(async {
+            let first = Arc::clone(&fleet.borrow());
+            self.set_caps(&first).await?;
             tokio::join!(
                 self.schedule(fleet.clone(), stop.clone()),
                 self.labour(fleet.clone(), stop.clone()),
@@ -273,13 +274,19 @@ impl Coordinator {
                 self.watch(fleet.clone(), stop.clone()),
                 self.make_copies(fleet.clone(), stop.clone()),
             );
-        };
+            Ok(())
+        })
+        .await
+    }
+
+    /// Says that it lives until something is done.
+    pub(super) async fn alive<T>(&self, done: impl Future<Output = Result<T>>) -> Result<T> {
+        self.state.renew(&self.worker, &self.place, self.rhythm.lease).await?;
         tokio::select! {
             biased;
-            () = done => {}
-            () = self.live() => {}
+            done = done => done,
+            never = self.live() => match never {},
         }
-        Ok(())
     }
 
     async fn set_caps(&self, fleet: &Fleet) -> Result<()> {
@@ -297,7 +304,7 @@ impl Coordinator {
     }
 
     /// Says that it lives, for as long as it does, and ends what nobody is heard of any more.
-    pub(super) async fn live(&self) {
+    async fn live(&self) -> Infallible {
         loop {
             self.world.clock.sleep(self.rhythm.renew).await;
             let renewed = self.state.renew(&self.worker, &self.place, self.rhythm.lease).await;
@@ -461,7 +468,7 @@ impl Coordinator {
         while is_open || !running.is_empty() {
             tokio::select! {
                 biased;
-                () = &mut patience => {}
+                never = &mut patience => match never {},
                 claim = take.recv(), if is_open => match claim {
                     None => is_open = false,
                     Some(claim) => {
@@ -479,11 +486,11 @@ impl Coordinator {
     }
 
     /// Has running jobs dropped a while after it is told to end; is never done.
-    pub(super) async fn lose_patience(&self, stop: &mut watch::Receiver<bool>) {
+    pub(super) async fn lose_patience(&self, stop: &mut watch::Receiver<bool>) -> Infallible {
         is_true(stop).await;
         self.world.clock.sleep(DRAIN_MAX).await;
         self.shared.dropped.send_replace(true);
-        std::future::pending::<()>().await;
+        std::future::pending().await
     }
 
     /// Is done once running jobs are to be dropped.
@@ -515,7 +522,8 @@ impl Coordinator {
     async fn asked(&self, fleet: &Fleet, member: &Member) -> Result<Standing> {
         match self.hands.standing(fleet, member).await {
             Err(error) if member.agent.is_some() && !self.state.is_agent() => {
-                self.reported(member).await?.ok_or(error)
+                let report = reported(&self.state, &member.name).await?;
+                report.map(|report| report.standing).ok_or(error)
             }
             asked => asked,
         }

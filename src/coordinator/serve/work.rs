@@ -7,6 +7,7 @@ use stillpoint_contract::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 
 use super::{
+    agent::Report,
     copies::COPY,
     fleet::Fleet,
     hands::{BackupTask, Ending},
@@ -139,7 +140,7 @@ impl Coordinator {
                 // Whoever cannot ask the repository later has to know of it.
                 if let Ok(standing) = self.standing_now(fleet, member).await {
                     let remembered = self.remember(member, &standing).await;
-                    let told = self.report(member, &standing).await;
+                    let told = self.report(&member.name, &Report::of(member, standing)).await;
                     if let Err(error) = remembered.and(told) {
                         tracing::warn!(event = "state.unreachable", "{error}");
                     }

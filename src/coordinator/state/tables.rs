@@ -88,13 +88,14 @@ const SECOND: [&str; 3] = [
 ];
 
 /// Statements that make version 3 of version 2.
-const THIRD: [&str; 6] = [
+const THIRD: [&str; 7] = [
     // How fast the rank of a job grows while it waits, in milliseconds for an RPO's worth.
     "ALTER TABLE job ADD COLUMN rpo BIGINT NOT NULL DEFAULT 0",
     // When it last did.
     "ALTER TABLE job ADD COLUMN ranked BIGINT NOT NULL DEFAULT 0",
     // The agent that is to do it; without one, whoever serves.
     "ALTER TABLE job ADD COLUMN agent TEXT NOT NULL DEFAULT ''",
+    "DROP INDEX job_waiting",
     "CREATE INDEX job_of_agent ON job (agent, rank DESC, due, id) WHERE state = 'waiting'",
     // When an agent was last heard of.
     "CREATE TABLE agent (name TEXT PRIMARY KEY, seen BIGINT NOT NULL)",

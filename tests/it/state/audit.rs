@@ -69,6 +69,7 @@ pub(super) async fn tables_of_an_older_program_become_these(bench: &Bench) {
         "ALTER TABLE job DROP COLUMN rpo",
         "ALTER TABLE job DROP COLUMN ranked",
         "DROP INDEX job_of_agent",
+        "CREATE INDEX job_waiting ON job (rank DESC, due, id) WHERE state = 'waiting'",
         "ALTER TABLE job DROP COLUMN agent",
         "DROP TABLE agent",
         "DROP TABLE report",
