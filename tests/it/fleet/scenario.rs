@@ -58,7 +58,7 @@ const STARTS: [&str; 4] = [
 const DAY: Duration = Duration::from_hours(24);
 
 /// Who was not heard of for so long has lost what it works on.
-const LEASE: Duration = Duration::from_mins(12);
+pub(super) const LEASE: Duration = Duration::from_mins(12);
 
 /// What may go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -249,7 +249,7 @@ impl Scenario {
 }
 
 /// Looks that are rare enough for a month to pass quickly.
-fn rhythm() -> Rhythm {
+pub(super) fn rhythm() -> Rhythm {
     Rhythm {
         tick: Duration::from_mins(5),
         renew: Duration::from_mins(4),
