@@ -60,7 +60,11 @@ pub(crate) async fn store(
         Writers::Many => store::Writers::Several,
         Writers::Single => store::Writers::Single,
     };
-    let options = StoreOptions { values: session.environment.cloud(), writers };
+    let options = StoreOptions {
+        values: session.environment.cloud(),
+        writers,
+        requests: Some(Arc::clone(&session.requests)),
+    };
     let world = &session.world;
     store::open(place, &options, &*world.clock, Arc::clone(&world.entropy)).await
 }

@@ -23,7 +23,7 @@ use super::{
     terminal,
     zone::Zone,
 };
-use crate::{pipeline::Meter, registry, world::World};
+use crate::{pipeline::Meter, registry, repository::store::Requests, world::World};
 
 /// A signal that asks us to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,8 @@ pub(crate) struct Session {
     pub err: Look,
     /// Where progress is shown.
     pub display: Display,
+    /// What stores were asked.
+    pub requests: Arc<Requests>,
     /// When to give up.
     pub timeout: Option<Duration>,
     /// Which run of the program this is.
@@ -119,6 +121,7 @@ impl Session {
             zone,
             out,
             err,
+            requests: Arc::default(),
             timeout,
             run,
             stop,

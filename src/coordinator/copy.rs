@@ -30,6 +30,8 @@ pub struct Copying<'a> {
 pub struct CopyStanding {
     /// Backups that it has.
     pub backups: usize,
+    /// What they take, in bytes, where that is known.
+    pub stored_bytes: Option<u64>,
     /// The newest point that can be restored from it.
     pub newest: Option<DateTime<Utc>>,
     /// Backups that were handed over and that nobody has acknowledged; nothing of a repository.
@@ -153,6 +155,8 @@ impl Copying<'_> {
         standing.waiting_since = since.into_iter().min();
         standing.could_since =
             standing.waiting_since.and_then(|at| self.terms.hours().next_open(at));
+        let live = own.live_of(self.terms.database);
+        standing.stored_bytes = Some(live.map(|one| one.commit.stored_bytes).sum());
         if !target.backups.is_empty() {
             let reached = windows(&self.target.timeline(self.terms.database).await?);
             standing.newest = reached.iter().map(|window| window.to.at).max();

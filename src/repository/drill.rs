@@ -266,6 +266,8 @@ impl Repository {
             started_at: at,
             finished_at: record.finished_at,
             passed: record.passed,
+            rto_ms: record.rto_ms,
+            rpo_ms: record.rpo_ms,
             record_hash: self.store_evidence(&record_key, record.encode()?).await?,
             record: record_key.to_string(),
             page_hash: self.store_evidence(&page_key, page.as_bytes().to_vec()).await?,

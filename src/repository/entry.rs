@@ -151,6 +151,12 @@ pub struct Drilled {
     pub finished_at: DateTime<Utc>,
     /// Whether everything was as it should be.
     pub passed: bool,
+    /// How long it took until the restored database answered, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rto_ms: Option<u64>,
+    /// How much of what was committed was not there, as time in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rpo_ms: Option<u64>,
     /// Object name of the record.
     pub record: String,
     /// BLAKE3 of the record's bytes, in hex.

@@ -432,6 +432,8 @@ pub(crate) mod tests {
             started_at: DateTime::UNIX_EPOCH,
             finished_at: DateTime::UNIX_EPOCH,
             passed: true,
+            rto_ms: None,
+            rpo_ms: None,
             record: "r".to_owned(),
             record_hash: "0".repeat(64),
             page: "p".to_owned(),

@@ -39,7 +39,7 @@ async fn opened(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>> {
 }
 
 async fn on(server: &Server, prefix: &str, writers: Writers) -> Arc<dyn Store> {
-    let options = StoreOptions { values: server.options(), writers };
+    let options = StoreOptions { values: server.options(), writers, requests: None };
     opened(&format!("{}{prefix}", server.url()), &options).await.unwrap()
 }
 
@@ -135,7 +135,7 @@ async fn a_store_that_ignores_conditions_is_found_out() {
 #[tokio::test]
 async fn wrong_credentials_are_denied() {
     let Some(server) = required(Service::Azurite) else { return };
-    let mut options = StoreOptions { values: server.options(), writers: Writers::Several };
+    let mut options = StoreOptions { values: server.options(), ..StoreOptions::default() };
     options.values.insert("AZURE_STORAGE_ACCOUNT_KEY".to_owned(), "d3Jvbmc=".to_owned());
     let store = opened(&server.url(), &options).await.unwrap();
     let error = store.create(&key("x"), Bytes::new()).await.unwrap_err();
@@ -146,7 +146,7 @@ async fn wrong_credentials_are_denied() {
 #[tokio::test]
 async fn a_missing_bucket_is_named() {
     let Some(server) = required(Service::Moto) else { return };
-    let options = StoreOptions { values: server.options(), writers: Writers::Several };
+    let options = StoreOptions { values: server.options(), ..StoreOptions::default() };
     let store = opened("s3://no-such-bucket/x", &options).await.unwrap();
     let error = store.create(&key("x"), Bytes::new()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Missing, "{error:?}");
@@ -186,7 +186,7 @@ fn service(answer: impl Fn(&str) -> &'static str + Send + 'static) -> StoreOptio
         ("AWS_TIMEOUT", "1s"),
     ];
     let values = values.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-    StoreOptions { values, writers: Writers::Several }
+    StoreOptions { values, ..StoreOptions::default() }
 }
 
 #[tokio::test]

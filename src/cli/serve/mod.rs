@@ -20,6 +20,7 @@ mod plan;
 mod run;
 mod state;
 mod status;
+mod stock;
 
 pub(crate) use agent::{AgentOptions, run as agent};
 pub(crate) use applied::Held;

@@ -13,9 +13,10 @@ use super::{
     fleet::{self, Seat, Seen},
     http,
     matters::pause,
-    metrics::{self, Measured},
+    metrics::{self, Counted, Measured},
     notify::Channels,
     state,
+    stock::{StockTaking, Stocks},
 };
 use crate::{
     coordinator::{
@@ -104,7 +105,9 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let (send_stop, stop) = watch::channel(false);
     let metrics = async {
         if let Some(listener) = listener {
-            http::serve(listener, async || page(session, &coordinator, &fleets).await).await;
+            let taking = StockTaking::default();
+            let page = async || page(session, &coordinator, &fleets, taking.taken()).await;
+            tokio::join!(http::serve(listener, page), taking.run(&*session.world.clock, &fleets));
         }
         std::future::pending::<()>().await;
     };
@@ -250,6 +253,7 @@ async fn page(
     session: &Session,
     coordinator: &Coordinator,
     fleets: &watch::Receiver<Arc<Fleet>>,
+    stocks: Stocks,
 ) -> String {
     let fleet = Arc::clone(&fleets.borrow());
     let now = session.world.clock.now();
@@ -270,5 +274,7 @@ async fn page(
     }
     let registry = coordinator.state.endpoints().await.unwrap_or_default();
     let agents = coordinator.state.agents().await.unwrap_or_default();
-    metrics::page(&fleet, &measured, (&jobs, &registry, &agents), now)
+    let (tally, requests) = (coordinator.tally(), session.requests.read().collect());
+    let counted = Counted { tally: &tally, requests, stocks };
+    metrics::page(&fleet, &measured, (&jobs, &registry, &agents), &counted, now)
 }

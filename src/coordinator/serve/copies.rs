@@ -60,6 +60,8 @@ pub struct CopyKnown {
     pub could_since: Option<DateTime<Utc>>,
     /// Backups that it has.
     pub backups: usize,
+    /// What they take, in bytes, if that is known.
+    pub stored_bytes: Option<u64>,
     /// Backups that it lacks.
     pub lacking_backups: usize,
     /// Segments of log that it lacks.
@@ -80,6 +82,7 @@ impl CopyKnown {
             waiting_since: None,
             could_since: None,
             backups: 0,
+            stored_bytes: None,
             lacking_backups: 0,
             lacking_segments: 0,
             newest: None,
@@ -91,6 +94,7 @@ impl CopyKnown {
                 waiting_since: standing.waiting_since,
                 could_since: standing.could_since,
                 backups: standing.backups,
+                stored_bytes: standing.stored_bytes,
                 lacking_backups: standing.lacking.len(),
                 lacking_segments: standing.log.segments.len(),
                 newest: standing.newest,

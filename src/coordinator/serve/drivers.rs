@@ -143,7 +143,8 @@ impl Hands for Drivers {
             Some(first) => {
                 let count = report.problems.len();
                 let problem = format!("{}: {}", first.object, first.what);
-                Ending::failed(format!("{told}, which is damaged in {count} places: {problem}"))
+                let told = format!("{told}, which is damaged in {count} places: {problem}");
+                Ending { damaged: count as u64, ..Ending::failed(told) }
             }
         })
     }

@@ -144,6 +144,9 @@ impl Coordinator {
                     *looked = self.state.all_looked().await?;
                     return Ok(now);
                 }
+                for skipped in one.skipped {
+                    *self.shared.tally().missed.entry(skipped.reason).or_default() += 1;
+                }
                 looked.insert((one.database, one.kind), one.until);
             }
         }

@@ -78,21 +78,23 @@ pub struct Ending {
     pub outcome: Outcome,
     /// What was done, or why not, for people.
     pub reason: String,
+    /// Objects that were found damaged.
+    pub damaged: u64,
 }
 
 impl Ending {
     /// It did.
     pub fn succeeded(reason: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Succeeded, reason: reason.into() }
+        Self { outcome: Outcome::Succeeded, reason: reason.into(), damaged: 0 }
     }
 
     /// It did not.
     pub fn failed(reason: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Failed, reason: reason.into() }
+        Self { outcome: Outcome::Failed, reason: reason.into(), damaged: 0 }
     }
 
     /// It does not matter any more.
     pub fn superseded(reason: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Superseded, reason: reason.into() }
+        Self { outcome: Outcome::Superseded, reason: reason.into(), damaged: 0 }
     }
 }

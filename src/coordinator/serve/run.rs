@@ -24,6 +24,7 @@ use super::{
     fleet::{Fleet, Member},
     hands::Hands,
     standing::Standing,
+    tally::Tally,
     watch::Notifier,
 };
 use crate::{
@@ -131,6 +132,7 @@ pub(super) struct Shared {
     to_schedule: Mutex<BTreeSet<String>>,
     to_watch: Mutex<BTreeSet<String>>,
     copies: Mutex<Shelf>,
+    tally: Mutex<Tally>,
     pub(super) woken: Notify,
     ended: Notify,
     /// Something is to be sent.
@@ -167,6 +169,11 @@ impl Shared {
     /// What is known of copies.
     pub(super) fn copies(&self) -> MutexGuard<'_, Shelf> {
         Self::lock(&self.copies)
+    }
+
+    /// What was counted.
+    pub(super) fn tally(&self) -> MutexGuard<'_, Tally> {
+        Self::lock(&self.tally)
     }
 
     /// Whether this coordinator led when it last looked.
@@ -501,6 +508,11 @@ impl Coordinator {
     /// Whether it decides what is due, and tells people.
     pub fn leads(&self) -> bool {
         self.shared.leads()
+    }
+
+    /// What it has counted since it began.
+    pub fn tally(&self) -> Tally {
+        self.shared.tally().clone()
     }
 
     /// What was last found out about a database.

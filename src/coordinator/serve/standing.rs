@@ -9,7 +9,7 @@ use stillpoint_contract::{LogPosition, Result};
 use crate::{
     coordinator::reach::windows,
     policy::{Interval, Need},
-    repository::{Repository, Timeline, history::History},
+    repository::{Repository, Timeline, entry::Drilled, history::History},
 };
 
 /// What a repository says about one database.
@@ -23,6 +23,15 @@ pub struct Standing {
     pub newest_backup: Option<DateTime<Utc>>,
     /// The state of the newest one that read everything.
     pub newest_full: Option<DateTime<Utc>>,
+    /// The state of the newest one that did not.
+    #[serde(default)]
+    pub newest_incremental: Option<DateTime<Utc>>,
+    /// What backups take, in bytes; what is shared counts for the first that stored it.
+    #[serde(default)]
+    pub stored_bytes: u64,
+    /// How long the newest drill that passed needed, and how much was not in what it restored.
+    #[serde(default)]
+    pub rehearsed: Rehearsed,
     /// Why a full backup is needed at once.
     pub need: Option<Need>,
     /// The end of the last drill that passed.
@@ -39,6 +48,15 @@ pub struct Standing {
     pub captured_at: Option<DateTime<Utc>>,
 }
 
+/// What the newest drill that passed measured, in milliseconds, as far as it did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rehearsed {
+    /// From the start until the first answer.
+    pub rto_ms: Option<u64>,
+    /// How much was committed and is not there, as time.
+    pub rpo_ms: Option<u64>,
+}
+
 /// Asks the repository. `since` is when somebody began to look after the database.
 ///
 /// # Errors
@@ -52,6 +70,10 @@ pub async fn standing(
     let history = repository.history().await?;
     let mut standing = Standing::default();
     for drill in history.drills().filter(|drill| drill.database == database) {
+        if drill.passed && standing.drill_passed <= Some(drill.finished_at) {
+            let Drilled { rto_ms, rpo_ms, .. } = *drill;
+            standing.rehearsed = Rehearsed { rto_ms, rpo_ms };
+        }
         let newest =
             if drill.passed { &mut standing.drill_passed } else { &mut standing.drill_failed };
         *newest = (*newest).max(Some(drill.finished_at));
@@ -116,8 +138,12 @@ impl Standing {
         self.backups = timeline.backups.len();
         let states = timeline.backups.iter().map(|backup| &backup.commit);
         self.newest_backup = states.clone().map(|commit| commit.consistent_time).max();
-        let fulls = states.filter(|commit| !commit.incremental);
-        self.newest_full = fulls.map(|commit| commit.consistent_time).max();
+        let newest = |incremental: bool| {
+            let own = states.clone().filter(|commit| commit.incremental == incremental);
+            own.map(|commit| commit.consistent_time).max()
+        };
+        (self.newest_full, self.newest_incremental) = (newest(false), newest(true));
+        self.stored_bytes = states.map(|commit| commit.stored_bytes).sum();
         let pairs = timeline.backups.windows(2).filter_map(|pair| match pair {
             [before, after] if before.commit.incarnation != after.commit.incarnation => {
                 Some(after.commit.consistent_time)

@@ -20,9 +20,10 @@ use super::{
     notice::{Notice, Outgoing},
     run::{Coordinator, Wakes, is_true, spaced},
     standing::Standing,
+    tally::Suppressed,
     work::told,
 };
-use crate::policy::{Alert, Interval, Protection, Reach, alerts};
+use crate::policy::{Alert, AlertKey, Interval, Protection, Reach, alerts};
 
 /// One that something is the matter with, so often.
 const LOOK_AT_TROUBLE: TimeDelta = TimeDelta::seconds(15);
@@ -58,6 +59,8 @@ struct Matters {
     of: BTreeMap<String, Vec<Alert>>,
     /// Databases whose repository cannot be read.
     unknown: BTreeSet<String>,
+    /// What nobody is told of, because somebody knows.
+    muted: BTreeSet<AlertKey>,
 }
 
 impl Coordinator {
@@ -150,8 +153,15 @@ impl Coordinator {
     }
 
     /// Writes down what is new and what is over, and what is to be sent because of it.
-    async fn post(&self, fleet: &Fleet, matters: &Matters) -> Result<()> {
+    async fn post(&self, fleet: &Fleet, matters: &mut Matters) -> Result<()> {
         let mut current: Vec<Alert> = matters.of.values().flatten().cloned().collect();
+        let muted = current.iter().filter(|alert| alert.muted_until.is_some()).map(Alert::key);
+        let muted: BTreeSet<AlertKey> = muted.collect();
+        let new = muted.difference(&matters.muted).count() as u64;
+        if new > 0 {
+            *self.shared.tally().suppressed.entry(Suppressed::Paused).or_default() += new;
+        }
+        matters.muted = muted;
         current.extend(fleet.unprotected());
         let mut kept = self.state.board().await?;
         let lasting = kept.board.open().filter(|((_, database), _)| {

@@ -47,6 +47,13 @@ impl Coordinator {
         claim: &Claim,
     ) -> Outcome {
         let meter = Arc::new(Meter::default());
+        let began_at = self.world.clock.elapsed();
+        let place = fleet.members.get(&claim.task.database).and_then(|one| one.place.as_ref());
+        let is_planned = Kind::ALL.iter().any(|kind| kind.name() == claim.task.kind);
+        if is_planned && claim.attempt == 1 {
+            let late = (self.world.clock.now() - claim.task.due).to_std().unwrap_or_default();
+            self.shared.tally().lateness.add(late);
+        }
         let patience = fleet.members.get(&claim.task.database).map(|member| {
             let is_drill = claim.task.kind == Kind::Drill.name();
             member.policy.stall * if is_drill { DRILL_PATIENCE } else { 1 }
@@ -61,7 +68,14 @@ impl Coordinator {
             ending = self.attend(claim, &meter, patience) => ending,
             () = self.dropped() => Ending::superseded("the coordinator ends"),
         };
-        let Ending { outcome, reason } = ending;
+        let Ending { outcome, reason, damaged } = ending;
+        let engine = place.map_or("", |place| place.engine.name());
+        let took = self.world.clock.elapsed().saturating_sub(began_at);
+        {
+            let mut tally = self.shared.tally();
+            tally.ended((&claim.task.kind, engine), outcome, took);
+            tally.damaged += damaged;
+        }
         let (job, database, kind) = (&claim.job, &claim.task.database, &claim.task.kind);
         let word = outcome.word();
         if outcome == Outcome::Failed {

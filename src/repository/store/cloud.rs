@@ -358,7 +358,7 @@ mod tests {
 
     fn options(pairs: &[(&str, &str)]) -> StoreOptions {
         let values = pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-        StoreOptions { values, writers: Writers::Several }
+        StoreOptions { values, ..StoreOptions::default() }
     }
 
     #[test]

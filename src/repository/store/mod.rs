@@ -1,12 +1,13 @@
 //! The narrow waist: a flat space of immutable objects, written once.
 //!
-//! `local`, `memory` and `cloud` keep objects; `faulty`, `gate` and `single_writer` wrap a store;
-//! `fs` and `sim_fs` are what `local` stands on; `probe` and `conformance` ask a store what it
-//! really does; `open` finds the store behind a URL.
+//! `local`, `memory` and `cloud` keep objects; `counted`, `faulty`, `gate` and `single_writer`
+//! wrap a store; `fs` and `sim_fs` are what `local` stands on; `probe` and `conformance` ask a
+//! store what it really does; `open` finds the store behind a URL.
 
 #[cfg(feature = "cloud")]
 mod cloud;
 pub mod conformance;
+mod counted;
 mod dice;
 mod faulty;
 mod fs;
@@ -24,6 +25,7 @@ mod tests;
 
 #[cfg(feature = "cloud")]
 pub use cloud::CloudStore;
+pub use counted::Requests;
 pub use dice::Dice;
 pub use faulty::{Call, Fault, FaultyStore, Rates};
 pub use fs::{Entry, Fs, Node, RealFs};

@@ -10,7 +10,9 @@ use std::{
 
 use stillpoint_contract::{Clock, Entropy, Error, ErrorKind, Result, code};
 
-use super::{LocalStore, MemoryStore, RealFs, SingleWriter, Store, Writers};
+use super::{
+    LocalStore, MemoryStore, RealFs, Requests, SingleWriter, Store, Writers, counted::Counted,
+};
 
 /// How to reach a store.
 #[derive(Clone, Default)]
@@ -21,6 +23,8 @@ pub struct StoreOptions {
     /// How many writers share the store. [`Writers::Single`] where [`probe`](super::probe) found
     /// that the store ignores conditions.
     pub writers: Writers,
+    /// Where requests are counted, if anywhere.
+    pub requests: Option<Arc<Requests>>,
 }
 
 /// Without the values: they are secrets.
@@ -29,6 +33,7 @@ impl std::fmt::Debug for StoreOptions {
         f.debug_struct("StoreOptions")
             .field("values", &self.values.keys())
             .field("writers", &self.writers)
+            .field("requests", &self.requests)
             .finish()
     }
 }
@@ -47,6 +52,19 @@ const SCHEMES: &str = "a plain path, file:, s3:, az:, gs:";
 /// [`UNKNOWN_SCHEME`](code::UNKNOWN_SCHEME) for a scheme we do not know;
 /// [`Config`](ErrorKind::Config) when the options do not suffice.
 pub async fn open(
+    url: &str,
+    options: &StoreOptions,
+    clock: &dyn Clock,
+    entropy: Arc<dyn Entropy>,
+) -> Result<Arc<dyn Store>> {
+    let store = uncounted(url, options, clock, entropy).await?;
+    Ok(match &options.requests {
+        Some(requests) => Arc::new(Counted::new(store, Arc::clone(requests))),
+        None => store,
+    })
+}
+
+async fn uncounted(
     url: &str,
     options: &StoreOptions,
     clock: &dyn Clock,

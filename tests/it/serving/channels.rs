@@ -185,6 +185,31 @@ fn metrics_are_served_where_somebody_asked_for_them() {
         body.contains("stillpoint_database_rto_target_seconds{database=\"one\"} 3600"),
         "{body}"
     );
+    // The second database has no server: its jobs fail, and so does nobody else's.
+    ward.wait_until("a job that failed", || page().contains("outcome=\"failed\""));
+    let packs = "stillpoint_repository_objects{repo=\"primary\",class=\"packs\"}";
+    ward.wait_until("a count", || page().contains(packs));
+    let text = page();
+    let body = text.split_once("\r\n\r\n").unwrap().1;
+    for known in [
+        "# TYPE stillpoint_jobs_total counter",
+        "stillpoint_jobs_total{kind=\"full\",outcome=\"succeeded\"} 1",
+        "# TYPE stillpoint_job_duration_seconds histogram",
+        "stillpoint_job_duration_seconds_bucket{kind=\"full\",engine=\"sqlite\",le=\"+Inf\"}",
+        "# TYPE stillpoint_schedule_lateness_seconds histogram",
+        "stillpoint_database_backup_last_success_timestamp_seconds{database=\"one\",kind=\"full\"}",
+        "stillpoint_database_coverage_gap_seconds{database=\"one\"} 0",
+        "stillpoint_database_repo_bytes{database=\"one\",copy=\"primary\"}",
+        "# TYPE stillpoint_repository_bytes gauge",
+        "# TYPE stillpoint_repository_dedup_ratio gauge",
+        "# TYPE stillpoint_repository_requests_total counter",
+        "stillpoint_verify_corrupt_objects_total 0",
+    ] {
+        assert!(body.contains(known), "{known}: {body}");
+    }
+    for unknown in ["drill_rto_seconds", "kind=\"incremental\"", "alerts_suppressed_total"] {
+        assert!(!body.contains(unknown), "{unknown}: {body}");
+    }
     assert!(ask(port, "/").starts_with("HTTP/1.1 404"));
     promtool(&["check", "metrics"], Path::new("/"), body);
     // Every series that the rules ask for is one that there is, once something is the matter.
