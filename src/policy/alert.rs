@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
 use super::{
+    anomaly::{Anomaly, Oddity},
     facts::Pause,
     model::{Policy, State},
     promise::{Interval, Reach},
@@ -34,6 +35,10 @@ pub enum Class {
     DrillOverdue,
     /// A copy is behind.
     CopyLag,
+    /// Much of it was rewritten where it lies, or is gone.
+    SuspiciousChange,
+    /// It grew far more than usual.
+    UnusualSize,
     /// No policy applies to the database.
     Unprotected,
 }
@@ -83,6 +88,8 @@ pub struct Protection<'a> {
     pub copies: &'a [CopyState<'a>],
     /// Since when it is known that stored bytes are damaged, if they are.
     pub corrupt_since: Option<DateTime<Utc>>,
+    /// The newest of its last backups that is not like those before it.
+    pub anomaly: Option<Anomaly>,
     /// What probably stands in the way, such as `repository primary cannot be reached`.
     pub cause: Option<&'a str>,
 }
@@ -114,19 +121,21 @@ impl Urgency {
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::RpoBreached,
         Self::RestorableGap,
         Self::Corruption,
         Self::DrillFailed,
         Self::DrillOverdue,
         Self::CopyLag,
+        Self::SuspiciousChange,
+        Self::UnusualSize,
         Self::Unprotected,
     ];
 
     /// Their names.
-    pub const NAMES: [&str; 7] = {
-        let mut names = [""; 7];
+    pub const NAMES: [&str; 9] = {
+        let mut names = [""; 9];
         let mut at = 0;
         while at < names.len() {
             names[at] = Self::ALL[at].name();
@@ -144,6 +153,8 @@ impl Class {
             Self::DrillFailed => "drill-failed",
             Self::DrillOverdue => "drill-overdue",
             Self::CopyLag => "copy-lag",
+            Self::SuspiciousChange => "suspicious-change",
+            Self::UnusualSize => "unusual-size",
             Self::Unprotected => "unprotected",
         }
     }
@@ -166,6 +177,7 @@ pub fn alerts(known: &Protection<'_>, policy: Option<&Policy>, now: DateTime<Utc
         known.failed_drill(policy),
         known.overdue_drill(policy, now),
         known.copy_lag(policy, now),
+        known.odd(policy),
     ];
     let is_active = known.reach.state == State::Active;
     let is_told = |alert: &Alert| is_active || alert.class == Class::Corruption;
@@ -257,6 +269,35 @@ impl Protection<'_> {
         let what = told.collect::<Vec<_>>().join("; ");
         Some(self.alert(Class::CopyLag, Urgency::Ticket, since, what))
     }
+
+    fn odd(&self, policy: &Policy) -> Option<Alert> {
+        let Anomaly { oddity, at, bytes: own, usual_bytes } = self.anomaly?;
+        let (when, own, usual) = (time(at, policy.zone), bytes(own), bytes(usual_bytes));
+        let (class, what) = match oddity {
+            Oddity::Rewritten => {
+                let what = format!("{own} were rewritten in the backup of {when}, usually {usual}");
+                (Class::SuspiciousChange, what)
+            }
+            Oddity::Shrunk => {
+                let what = format!("it has {own} in the backup of {when}, and had {usual} before");
+                (Class::SuspiciousChange, what)
+            }
+            Oddity::Grown => {
+                let what = format!("it has {own} in the backup of {when}, and had {usual} before");
+                (Class::UnusualSize, what)
+            }
+        };
+        Some(self.alert(class, Urgency::Ticket, at, what))
+    }
+}
+
+/// Bytes, as people read them.
+fn bytes(bytes: u64) -> String {
+    let units = [(1_u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match units.into_iter().find(|(unit, _)| *unit <= bytes) {
+        Some((unit, name)) => format!("{:.1} {name}", bytes as f64 / unit as f64),
+        None => format!("{bytes} B"),
+    }
 }
 
 fn time(at: DateTime<Utc>, zone: Tz) -> String {
@@ -320,6 +361,7 @@ mod tests {
             drill_failed: None,
             copies: &[],
             corrupt_since: None,
+            anomaly: None,
             cause: None,
         }
     }

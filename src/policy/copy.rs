@@ -153,6 +153,7 @@ mod tests {
             own_log: None,
             subjects: Vec::new(),
             is_acknowledged: false,
+            is_odd: false,
         }
     }
 

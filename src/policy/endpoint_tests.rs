@@ -330,6 +330,7 @@ fn row_7_fifty_replacements_a_day_for_thirty_days_page_nobody() {
             drill_failed: None,
             copies: &[],
             corrupt_since: None,
+            anomaly: None,
             cause: None,
         };
         assert_eq!(alerts(&protection, Some(&policy), now), [], "at {now}");

@@ -4,6 +4,7 @@
 //! them is elsewhere, so that dry runs, explanations and simulations ask the very same code.
 
 mod alert;
+mod anomaly;
 mod board;
 mod calendar;
 mod civil;
@@ -30,6 +31,7 @@ mod window;
 pub use alert::{
     Alert, COPY_LAG_MAX, Class, CopyState, PAGE_PRIORITY, Protection, Urgency, alerts,
 };
+pub use anomaly::{Anomaly, KEPT_BEFORE, Oddity, Sizes, TOLD, anomalies};
 pub use board::{AlertKey, Board, Message, Told};
 pub use calendar::{BadPattern, Calendar, Turns, UnevenDay, check, uneven_days};
 pub use civil::{Cycle, Stretch};

@@ -46,6 +46,8 @@ pub enum Reason {
     Remains,
     /// None that was verified is newer.
     Unproven,
+    /// What came after it was rewritten or is gone to a large part.
+    BeforeChange,
     /// Somebody holds it.
     Held {
         /// In which case.
@@ -80,6 +82,7 @@ impl Reason {
             Self::Floor { .. } => "floor",
             Self::Remains => "remains",
             Self::Unproven => "unproven",
+            Self::BeforeChange => "before-change",
             Self::Held { .. } => "held",
         }
     }
@@ -103,6 +106,7 @@ impl fmt::Display for Reason {
             Self::Floor { rank, of } => write!(f, "floor {rank} of {of}"),
             Self::Remains => f.write_str("the last one of a retired database"),
             Self::Unproven => f.write_str("none that was verified is newer"),
+            Self::BeforeChange => f.write_str("before a suspicious change"),
             Self::Held { case } => write!(f, "held: case {case}"),
         }
     }

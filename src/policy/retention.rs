@@ -15,11 +15,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
 use super::{
+    anomaly::KEPT_BEFORE,
     civil::{Cycle, Stretch},
     event::{Event, EventEnd},
     model::{CopyKind, CopyRule, Keep, Policy, State},
     reason::{Reason, Until},
 };
+
+/// So many backups from before a suspicious change are kept.
+const BEFORE_ODD: usize = 2;
 
 /// What is promised about keeping, in one repository.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +68,8 @@ pub struct Backup {
     pub subjects: Vec<String>,
     /// Whether whoever it was handed to has confirmed to have it.
     pub is_acknowledged: bool,
+    /// Whether so much was rewritten or is gone in it that what was there before may be wanted.
+    pub is_odd: bool,
 }
 
 /// Whether a backup can be restored.
@@ -177,6 +183,7 @@ impl<'a> Rules<'a> {
         inventory.each();
         inventory.floor();
         inventory.unproven();
+        inventory.before_odd();
         inventory.held();
         inventory.close()
     }
@@ -442,6 +449,21 @@ impl<'a> Inventory<'a> {
                 Proof::Verified => until = Until::Gone(self.backups[index].at),
                 Proof::Unverified | Proof::Suspect => self.keep(index, Reason::Unproven, until),
             }
+        }
+    }
+
+    /// Whoever finds out late that most of a database was rewritten wants what was there before.
+    fn before_odd(&mut self) {
+        let is_recent = |at: DateTime<Utc>| self.now < at + KEPT_BEFORE;
+        let odd = (0..self.backups.len()).find(|index| {
+            let backup = self.backups[*index];
+            backup.is_odd && is_recent(backup.at)
+        });
+        let Some(odd) = odd else { return };
+        let until = self.backups[odd].at + KEPT_BEFORE;
+        let before = self.verified().into_iter().filter(|index| *index < odd);
+        for index in before.take(BEFORE_ODD.max(self.rules.floor as usize)).collect::<Vec<_>>() {
+            self.keep(index, Reason::BeforeChange, Until::Instant(until));
         }
     }
 

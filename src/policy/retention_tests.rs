@@ -20,7 +20,16 @@ use super::{
 fn backup(id: &str, at: DateTime<Utc>, proof: Proof) -> Backup {
     let own_log = Some((at - TimeDelta::minutes(9), at));
     let subjects = Vec::new();
-    Backup { id: id.to_owned(), at, seq: 1, proof, own_log, subjects, is_acknowledged: true }
+    Backup {
+        id: id.to_owned(),
+        at,
+        seq: 1,
+        proof,
+        own_log,
+        subjects,
+        is_acknowledged: true,
+        is_odd: false,
+    }
 }
 
 /// A verified one for each of so many days, the last on 26 November 2026 at 03:00.
@@ -359,6 +368,7 @@ fn backups() -> impl Strategy<Value = Vec<Backup>> {
                 seq,
                 subjects,
                 is_acknowledged,
+                is_odd: false,
                 ..backup(&format!("b{seq}"), at, proof)
             })
             .collect()

@@ -12,13 +12,13 @@ use super::{
         EVENTS_MAX, Ended, Event, HOLDS_MAX, Held, HeldPart, Hold, Recorded, Verified,
         WORDS_BYTES_MAX,
     },
-    entry::Action,
+    entry::{Action, Commit},
     handle::Repository,
     history::{Committed, History},
     names,
     verify::VerifyReport,
 };
-use crate::policy::{self, Keep, Proof, Rules, State, WHOLE_DATABASE};
+use crate::policy::{self, Anomaly, Keep, Proof, Rules, Sizes, State, WHOLE_DATABASE};
 
 /// For so long, the same answer about a backup is not recorded again.
 const PROOF_AGE_MAX: TimeDelta = TimeDelta::days(1);
@@ -51,6 +51,7 @@ impl Holdings {
     /// As of some entry of the log.
     pub fn of(history: &History, database: &str) -> Self {
         let backups = history.live_of(database);
+        let odd = anomalies_of(history, database);
         let made: Vec<Held> = history
             .holds()
             .filter(|hold| hold.released.is_none() && hold.held.database == database)
@@ -58,7 +59,7 @@ impl Holdings {
             .collect();
         let events = history.events().iter().filter(|event| concerns(event, database));
         Self {
-            backups: backups.map(|committed| backup(history, committed)).collect(),
+            backups: backups.map(|committed| backup(history, committed, &odd)).collect(),
             events: last_words(events),
             holds: made.iter().map(hold).collect(),
             made,
@@ -96,7 +97,29 @@ impl Holdings {
     }
 }
 
-fn backup(history: &History, committed: &Committed) -> policy::Backup {
+/// What is not like others among all backups of a database that were ever made, by their ids.
+pub fn anomalies_of(history: &History, database: &str) -> BTreeMap<String, Anomaly> {
+    let mut all: Vec<&Committed> = history.commits_of(database).collect();
+    all.sort_by_key(|committed| (committed.commit.consistent_time, committed.made()));
+    let mut odd = BTreeMap::new();
+    for own in all.chunk_by(|one, other| one.commit.incarnation == other.commit.incarnation) {
+        let sizes: Vec<Sizes> = own.iter().map(|committed| sizes(&committed.commit)).collect();
+        let found = own.iter().zip(policy::anomalies(&sizes));
+        odd.extend(found.filter_map(|(one, odd)| Some((one.commit.backup.clone(), odd?))));
+    }
+    odd
+}
+
+fn sizes(commit: &Commit) -> Sizes {
+    let Commit { consistent_time, size_bytes, stored_bytes, .. } = *commit;
+    Sizes { at: consistent_time, size_bytes, stored_bytes }
+}
+
+fn backup(
+    history: &History,
+    committed: &Committed,
+    odd: &BTreeMap<String, Anomaly>,
+) -> policy::Backup {
     let commit = &committed.commit;
     let proof = history.proof(&commit.backup).map_or(Proof::Unverified, |verified| {
         if verified.problem.is_none() { Proof::Verified } else { Proof::Suspect }
@@ -110,6 +133,7 @@ fn backup(history: &History, committed: &Committed) -> policy::Backup {
         own_log: None,
         subjects: Vec::new(),
         is_acknowledged: false,
+        is_odd: odd.get(&commit.backup).is_some_and(|anomaly| anomaly.oddity.is_loss()),
     }
 }
 

@@ -41,6 +41,7 @@ pub(super) fn matters(
         drill_failed: standing.drill_failed,
         copies: &copies,
         corrupt_since: standing.corrupt_since,
+        anomaly: standing.anomaly,
         cause: None,
     };
     alerts(&protection, Some(&member.policy), now)

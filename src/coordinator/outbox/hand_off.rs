@@ -52,6 +52,7 @@ impl HandOff<'_> {
             own_log: None,
             subjects: subjects.clone(),
             is_acknowledged: point.is_acknowledged,
+            is_odd: false,
         };
         contents.points.iter().map(backup).collect()
     }

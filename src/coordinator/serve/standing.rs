@@ -8,8 +8,8 @@ use stillpoint_contract::{LogPosition, Result};
 
 use crate::{
     coordinator::reach::windows,
-    policy::{Interval, Need},
-    repository::{Repository, Timeline, entry::Drilled, history::History},
+    policy::{Anomaly, Interval, Need, TOLD},
+    repository::{Repository, Timeline, anomalies_of, entry::Drilled, history::History},
 };
 
 /// What a repository says about one database.
@@ -40,6 +40,9 @@ pub struct Standing {
     pub drill_failed: Option<DateTime<Utc>>,
     /// Since when it is known that a backup cannot be restored, if the newest look found that.
     pub corrupt_since: Option<DateTime<Utc>>,
+    /// The newest of its last backups that is not like those before it.
+    #[serde(default)]
+    pub anomaly: Option<Anomaly>,
     /// The states of first backups of incarnations that followed others.
     pub successions: Vec<DateTime<Utc>>,
     /// Which incarnation the newest backup is of.
@@ -86,6 +89,7 @@ pub async fn standing(
     }
     let newest = history.live_of(database).next_back();
     standing.incarnation = newest.map(|one| one.commit.incarnation.clone());
+    standing.anomaly = odd(&history, database);
     let mut timeline = repository.timeline(database).await?;
     standing.leave_out_damaged(&history, &mut timeline);
     standing.read(&timeline);
@@ -94,6 +98,14 @@ pub async fn standing(
         standing.need = unjoined(&repository.timeline(database).await?).map(Need::Gap);
     }
     Ok(standing)
+}
+
+/// The newest of the last backups that is not like those before it.
+fn odd(history: &History, database: &str) -> Option<Anomaly> {
+    let found = anomalies_of(history, database);
+    let mut newest: Vec<_> = history.live_of(database).collect();
+    newest.sort_by_key(|one| std::cmp::Reverse((one.commit.consistent_time, one.made())));
+    newest.iter().take(TOLD).find_map(|one| found.get(&one.commit.backup).copied())
 }
 
 /// Since when a capture stores log that no backup leads into, although it stored none yet: nothing

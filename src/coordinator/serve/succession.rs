@@ -142,6 +142,7 @@ impl Fleet {
                 drill_failed: None,
                 copies: &[],
                 corrupt_since: None,
+                anomaly: None,
                 cause: Some(&one.why),
             };
             alerts(&protection, None, one.since)

@@ -323,6 +323,7 @@ impl Coordinator {
             drill_failed: standing.drill_failed,
             copies: &copies,
             corrupt_since: standing.corrupt_since,
+            anomaly: standing.anomaly,
             cause: cause.as_deref(),
         };
         let found = alerts(&protection, Some(&member.policy), now);

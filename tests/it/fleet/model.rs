@@ -444,6 +444,7 @@ impl Inner {
                 own_log: None,
                 subjects: Vec::new(),
                 is_acknowledged: false,
+                is_odd: false,
             })
             .collect();
         let stock =

@@ -7,6 +7,7 @@ mod channels;
 mod everyday;
 mod explains;
 mod fence;
+mod oddities;
 mod plans;
 mod trouble;
 pub(crate) mod ward;
