@@ -7,8 +7,9 @@ use super::ward::{HEAD, Ward};
 
 /// Keeps one backup, and no log; the alerts of both classes come to one file.
 const POLICY: &str = "[policy.default]\nlogs = \"never\"\nrpo = \"40d\"\npitr_window = \"1s\"\n\
-    floor = 1\nkeep = { last = 1 }\nfull = \"0 3 1 1 *\"\n[database.app]\nendpoint = \
-    \"sqlite:app.db\"\n[[alert]]\nname = \"file\"\nwhen = [\"suspicious-change\", \"unusual-size\"]\n\
+    floor = 1\nkeep = { last = 1 }\nfull = \"0 3 1 1 *\"\n\
+    [database.app]\nendpoint = \"sqlite:app.db\"\n\
+    [[alert]]\nname = \"file\"\nwhen = [\"suspicious-change\", \"unusual-size\"]\n\
     to = [{ exec = [\"sh\", \"-c\", \"cat >> told; echo >> told\"] }]\n";
 
 /// Rows of text that compresses well.
