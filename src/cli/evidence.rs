@@ -1,4 +1,4 @@
-//! `stillpoint report verify`: proves that the evidence of drills is as it was written.
+//! `stillpoint report`: what is kept, and proof that the evidence of drills is as it was written.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -9,6 +9,7 @@ use super::{
     exit,
     open::{self, Need},
     page::{Page, Tone, printable},
+    retention::report,
     session::Session,
     units,
 };
@@ -21,6 +22,11 @@ pub(crate) enum Command {
     /// Each drill is an entry in the log of the repository, whose entries are chained and signed,
     /// and names the hashes of its evidence: no byte of it can change unnoticed.
     Verify(Options),
+    /// Tell of every database what is kept, by what promise, and until when.
+    ///
+    /// Of what was retired and of every copy as well. Ends with a failure where not every
+    /// repository could be looked into; what could be is told all the same.
+    Retention(report::Options),
 }
 
 /// What `report verify` is told.
@@ -77,7 +83,13 @@ impl Answer for VerifyAnswer {
 
 /// Does what is to be done with reports.
 pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
-    let Command::Verify(options) = command;
+    match command {
+        Command::Verify(options) => verify(session, options).await,
+        Command::Retention(options) => report::run(session, options).await.map(|()| exit::OK),
+    }
+}
+
+async fn verify(session: &Session, options: Options) -> Result<u8> {
     let repository = open::repository(session, Need::Names).await?;
     let database = options.database.as_deref();
     let report = repository.verify_drills(database).await?;

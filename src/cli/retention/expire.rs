@@ -267,7 +267,9 @@ impl Expiry<'_> {
     /// Has a copy know what people said where it is copied from, whenever anything was copied last.
     /// Where nothing is to be changed, that is the answer.
     async fn learn(&self, dry_run: bool) -> Result<Option<Holdings>> {
-        let Keeping { database, policy, copy: Some(copy) } = self.keeping else { return Ok(None) };
+        let Keeping { database, policy, copy: Some(copy), .. } = self.keeping else {
+            return Ok(None);
+        };
         let from = policy.source_of(copy, &database.repository);
         let learned = async {
             let source = reach::repository(self.session, self.config, from).await?;

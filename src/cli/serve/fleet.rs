@@ -323,7 +323,7 @@ async fn member(
         policy: Arc::new(policy.clone()),
         repository: database.repository.clone(),
         labels: database.labels.clone(),
-        subjects: Keeping { database, policy, copy: None }.subjects(),
+        subjects: Keeping { database, policy, copy: None, state }.subjects(),
         endpoints: endpoints(database),
         agent: database.agent.clone(),
     })
