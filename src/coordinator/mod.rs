@@ -58,8 +58,8 @@ pub use scratch::{Scratch, ScratchPlace};
 pub use scratch_copy::{CopyJob, PlannedCopy, Presented, ScratchCopy, Way, plan_copy};
 pub use serve::{
     BackupTask, Caps, Coordinator, CopyKnown, Decided, Draining, Drivers, Ending, Endpoints, Fleet,
-    Hands, Link, Member, NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind, NoticeUrgency, Notifier,
-    Place, Rehearsal, Report, Rhythm, Standing, add_drills, decided, expire, expire_copy, reported,
-    silence, standing, told,
+    HISTORY_DAYS, Hands, Link, Member, NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind,
+    NoticeUrgency, Notifier, Place, Rehearsal, Report, Rhythm, Standing, add_drills, decided,
+    expire, expire_copy, reported, silence, standing, told,
 };
 pub use terms::{Terms, subjects};

@@ -32,7 +32,7 @@ pub use alert::{
 };
 pub use board::{AlertKey, Board, Message, Told};
 pub use calendar::{BadPattern, Calendar, Turns, UnevenDay, check, uneven_days};
-pub use civil::{Cycle, Stretch};
+pub use civil::{Cycle, Stretch, midnight};
 pub use copy::{Candidate, Hours};
 pub use due::{DUE_TIMES_MAX, Decision, Fate, GRACE, Schedule, Settled, Skip, Step, Waiting, Why};
 pub use endpoint::{

@@ -50,7 +50,7 @@ pub(crate) struct Kept {
     /// The copy that it is about; nothing for the original.
     pub(crate) copy: Option<String>,
     /// `active` or `retired`.
-    state: &'static str,
+    pub(crate) state: &'static str,
     policy: String,
     zone: String,
     rules: Vec<Promised>,
@@ -70,6 +70,20 @@ struct Promised {
     seconds: Option<u64>,
     /// The same for people.
     says: String,
+}
+
+impl Kept {
+    /// What is promised, and what there is, in words.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let mut words: Vec<String> = self.rules.iter().map(|rule| rule.says.clone()).collect();
+        words.extend(self.event.iter().map(|event| event.says.clone()));
+        if let Some(there) = &self.holdings {
+            words.push(format!("now {}", units::count(there.backups, "backup", "backups")));
+            words.extend(there.holds.iter().map(|hold| format!("held: {}", hold.says)));
+        }
+        words.extend(self.problem.clone());
+        words
+    }
 }
 
 /// What is kept until so long after an event.
@@ -216,7 +230,8 @@ impl There {
 /// Tells it.
 pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let promises = promises(session).await?;
-    let (mut databases, failures) = kept(session, &promises).await;
+    let mut shelf = Shelf::new(session);
+    let (mut databases, failures) = kept(&mut shelf, &promises).await;
     if let Some(name) = &options.database {
         databases.retain(|kept| kept.database == *name);
         if databases.is_empty() {
@@ -230,11 +245,9 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
 }
 
 /// What is kept of every database in every place, and why nobody could look into others.
-pub(crate) async fn kept(session: &Session, promises: &Promises) -> (Vec<Kept>, Vec<Error>) {
-    let now = session.world.clock.now();
+pub(crate) async fn kept(shelf: &mut Shelf<'_>, promises: &Promises) -> (Vec<Kept>, Vec<Error>) {
     let (mut kept, mut failures) = (Vec::new(), Vec::new());
-    let mut shelf = Shelf { session, now, open: BTreeMap::new() };
-    for (config, database, state) in promises.held.databases(&promises.marks, now) {
+    for (config, database, state) in promises.held.databases(&promises.marks, shelf.now) {
         let Some(keeping) = Keeping::of(config, database) else { continue };
         let keeping = Keeping { state, ..keeping };
         for keeping in std::iter::once(keeping).chain(keeping.copies()) {
@@ -375,14 +388,20 @@ struct Seen {
 }
 
 /// Repositories that are open, by name.
-struct Shelf<'a> {
+pub(crate) struct Shelf<'a> {
     session: &'a Session,
-    now: DateTime<Utc>,
-    open: BTreeMap<String, Arc<Opened>>,
+    pub(crate) now: DateTime<Utc>,
+    pub(crate) open: BTreeMap<String, Arc<Opened>>,
 }
 
-impl Shelf<'_> {
-    async fn open(&mut self, config: &Config, name: &str) -> Result<Arc<Opened>> {
+impl<'a> Shelf<'a> {
+    /// Nothing is open yet.
+    pub(crate) fn new(session: &'a Session) -> Self {
+        Self { session, now: session.world.clock.now(), open: BTreeMap::new() }
+    }
+
+    /// One of them.
+    pub(crate) async fn open(&mut self, config: &Config, name: &str) -> Result<Arc<Opened>> {
         if let Some(known) = self.open.get(name) {
             return Ok(Arc::clone(known));
         }

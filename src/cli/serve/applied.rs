@@ -42,7 +42,7 @@ struct Former {
 #[derive(Debug)]
 pub(crate) struct Held {
     /// What tells it from others.
-    pub(super) digest: String,
+    pub(crate) digest: String,
     pub(super) document: Document,
     /// With everything in it that was discovered.
     pub(super) config: Config,

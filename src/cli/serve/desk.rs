@@ -57,10 +57,12 @@ pub(crate) async fn applied_already(
     applied::held(session, &state::open(session, coordinator).await?).await
 }
 
-/// What holds, or would, and what people said of databases.
+/// What holds, or would, what people said of databases, and where that was noted.
 pub(crate) struct Promises {
     pub(crate) held: Held,
     pub(crate) marks: Vec<Marked>,
+    /// The state database, if there is one.
+    pub(crate) state: Option<State>,
 }
 
 /// What is promised. Nothing is made.
@@ -68,14 +70,15 @@ pub(crate) async fn promises(session: &Session) -> Result<Promises> {
     let coordinator = files::sound(session)?.config.coordinator;
     if !state::is_there(session, &coordinator)? {
         let held = Held::written(session, Registry::new())?;
-        return Ok(Promises { held, marks: Vec::new() });
+        return Ok(Promises { held, marks: Vec::new(), state: None });
     }
     let state = state::open(session, &coordinator).await?;
     let held = match applied::held(session, &state).await? {
         Some(held) => held,
         None => Held::written(session, state.endpoints().await?)?,
     };
-    Ok(Promises { held, marks: state.marks().await? })
+    let marks = state.marks().await?;
+    Ok(Promises { held, marks, state: Some(state) })
 }
 
 impl Desk {

@@ -27,6 +27,6 @@ pub use hands::{BackupTask, Ending, Hands};
 pub use notice::{NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind, NoticeUrgency};
 pub use run::{Coordinator, Rhythm};
 pub use standing::{Standing, standing};
-pub use upkeep::expire;
+pub use upkeep::{HISTORY_DAYS, expire};
 pub use watch::Notifier;
 pub use work::told;

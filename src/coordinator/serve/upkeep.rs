@@ -32,7 +32,7 @@ const RETRY: TimeDelta = TimeDelta::hours(1);
 const RANK: u64 = 1_000_000;
 
 /// So many days of ended jobs are remembered.
-const HISTORY_DAYS: i32 = 30;
+pub const HISTORY_DAYS: i32 = 30;
 
 /// Forgets whatever of a database's backups no promise keeps, and lets go log that leads to no
 /// point that is kept. What is held, or has become the last that can be restored, is not among it,

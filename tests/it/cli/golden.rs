@@ -82,7 +82,10 @@ fn stable(field: &str, text: &str) -> String {
     };
     if field == "recovery_key" {
         "<secret>".to_owned()
-    } else if matches!(field, "by" | "into" | "sandbox" | "source" | "started_by" | "teardown") {
+    } else if matches!(
+        field,
+        "by" | "into" | "made_by" | "month" | "sandbox" | "source" | "started_by" | "teardown"
+    ) {
         format!("<{field}>")
     } else if field == "engine_version" {
         "<version>".to_owned()
@@ -105,7 +108,7 @@ fn stable(field: &str, text: &str) -> String {
         "<position>".to_owned()
     } else if hex(text) {
         "<hex>".to_owned()
-    } else if text.starts_with("drills/") {
+    } else if text.starts_with("drills/") || text.starts_with("reports/") {
         "<object>".to_owned()
     } else if text.starts_with('/') {
         "<path>".to_owned()

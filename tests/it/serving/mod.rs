@@ -7,6 +7,7 @@ mod channels;
 mod everyday;
 mod explains;
 mod fence;
+mod monthly;
 mod plans;
 mod trouble;
 pub(crate) mod ward;
