@@ -42,7 +42,7 @@ pub use endpoint::{
 pub use event::{Event, EventEnd, WHOLE_DATABASE};
 pub use facts::{Attempt, BACKOFF_FIRST, BACKOFF_MAX, Facts, Need, Outcome, Pause};
 pub use model::{
-    CopyKind, CopyRule, CopyWhen, DrillPoint, DrillRule, EventRule, Keep, Kind, Logs, Missed,
+    CopyKind, CopyRule, CopyWhen, DrillPoint, DrillRule, EventRule, Keep, Kind, Logs, Missed, Mode,
     Period, PeriodUnit, Policy, State, Timing, Window,
 };
 pub use promise::{FIRST_BACKUP_MAX, Freshness, Interval, Reach};

@@ -51,7 +51,9 @@ impl Known {
             let Some(last) = lines.last() else { break };
             after = last.seq;
             first = first.or(lines.first().map(|line| line.at));
-            lines.iter().for_each(|line| told.take(line));
+            for line in &lines {
+                told.take(line);
+            }
         }
         let since = |known: DateTime<Utc>| Some(known.max(from)).filter(|known| *known < to);
         let alerts_from = first.and_then(since);
@@ -135,7 +137,9 @@ impl Told {
                 all.entry(database).or_default().push(one);
             }
         }
-        all.values_mut().for_each(|own| own.sort_by_key(|one| one.since));
+        for own in all.values_mut() {
+            own.sort_by_key(|one| one.since);
+        }
         all
     }
 }

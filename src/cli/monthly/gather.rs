@@ -5,7 +5,7 @@ use stillpoint_contract::{Error, Result};
 
 use super::{
     breaches::Known,
-    record::{Anchor, Breaches, Copied, Drill, Jobs, Made, Month, Promise},
+    record::{Anchor, BackedUp, Breaches, Copied, Jobs, Month, Promise, Rehearsal},
 };
 use crate::{
     cli::{
@@ -45,7 +45,9 @@ pub(super) async fn gather(
         }
     }
     let (kept, failures) = kept(shelf, promises).await;
-    failures.into_iter().for_each(|error| gathered.fail(error));
+    for error in failures {
+        gathered.fail(error);
+    }
     for (config, database, _) in promises.held.databases(&promises.marks, shelf.now) {
         let Some(policy) = config.policies.get(&database.policy) else { continue };
         let of = |one: &&Kept| one.database == database.name;
@@ -116,7 +118,7 @@ impl Month {
         let own = shelf.open.get(&database.repository);
         if let Some(own) = own {
             let history = own.history().await?;
-            let mut made = Made::default();
+            let mut made = BackedUp::default();
             for one in history.commits_of(&database.name) {
                 let commit = &one.commit;
                 if !is_in(commit.finished_at) {
@@ -175,14 +177,14 @@ async fn drill(
     place: &str,
     drilled: Drilled,
     policy: &Policy,
-) -> Result<Drill> {
+) -> Result<Rehearsal> {
     let (measured, problem) = match repository.drill_record(&drilled).await {
         Ok(record) => ((record.rto_ms, record.rpo_ms), None),
         Err(error) => ((None, None), Some(told(&error))),
     };
     let (rto_ms, rpo_ms) = measured;
     let promised = policy.rto.map(|rto| rto.as_millis());
-    Ok(Drill {
+    Ok(Rehearsal {
         drill: drilled.drill,
         from: place.to_owned(),
         finished_at: Stamp(drilled.finished_at),

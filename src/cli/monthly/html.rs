@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use super::record::{Breach, Drill, Month, MonthRecord};
+use super::record::{Breach, Month, MonthRecord, Rehearsal};
 use crate::cli::{
     drill::html::{STYLE, escape, length, section, table, time},
     units,
@@ -26,7 +26,7 @@ pub(super) fn page(record: &MonthRecord) -> String {
     if !record.problems.is_empty() {
         let items = record.problems.iter().map(|what| format!("<li>{}</li>\n", escape(what)));
         let items: String = items.collect();
-        page.push_str(&format!("<ul class=\"causes\">\n{items}</ul>\n"));
+        page += &["<ul class=\"causes\">\n", &items, "</ul>\n"].concat();
     }
     section(&mut page, "Promises", &promises(record));
     section(&mut page, "Broken promises", &breaches(record));
@@ -99,7 +99,7 @@ fn breaches(record: &MonthRecord) -> String {
 }
 
 fn drills(record: &MonthRecord) -> String {
-    let row = |one: &Month, drill: &Drill| {
+    let row = |one: &Month, drill: &Rehearsal| {
         let (class, word) = if drill.passed { ("good", "passed") } else { ("bad", "failed") };
         let in_time = drill.in_time.map(|in_time| if in_time { "yes" } else { "no" });
         [

@@ -65,9 +65,9 @@ pub(super) struct Month {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) jobs: Option<Jobs>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) backups: Option<Made>,
+    pub(super) backups: Option<BackedUp>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) drills: Option<Vec<Drill>>,
+    pub(super) drills: Option<Vec<Rehearsal>>,
     pub(super) copies: Vec<Copied>,
     /// What is kept of it now, there and in every copy, with what is held.
     pub(super) retention: Vec<Kept>,
@@ -111,7 +111,7 @@ pub(super) struct Jobs {
 
 /// Backups that were made.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Made {
+pub(super) struct BackedUp {
     pub(super) made: u64,
     pub(super) full: u64,
     pub(super) incremental: u64,
@@ -131,7 +131,7 @@ pub(super) struct Made {
 
 /// A drill.
 #[derive(Debug, Serialize)]
-pub(super) struct Drill {
+pub(super) struct Rehearsal {
     pub(super) drill: String,
     /// The repository that was restored from.
     pub(super) from: String,

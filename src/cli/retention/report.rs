@@ -94,7 +94,7 @@ struct EventKept {
     after: String,
     /// The label that says whom it concerns, or `database`.
     label: String,
-    subjects: Vec<Subject>,
+    subjects: Vec<Whose>,
     /// When it ends, whoever is the last; nothing where a day is not known.
     ends: Option<Stamp>,
     /// The same for people.
@@ -103,7 +103,7 @@ struct EventKept {
 
 /// When it happened to somebody.
 #[derive(Clone, Debug, Serialize)]
-struct Subject {
+struct Whose {
     subject: String,
     on: Option<NaiveDate>,
     ends: Option<Stamp>,
@@ -347,9 +347,9 @@ fn event(keeping: &Keeping<'_>, events: &[Event]) -> Option<EventKept> {
     let of = |subjects: &[String]| rule.end(subjects, events, rules.zone);
     let subject = |name: &String| match of(std::slice::from_ref(name)) {
         EventEnd::Known { subject, on, end } => {
-            Subject { subject, on: Some(on), ends: Some(Stamp(end)) }
+            Whose { subject, on: Some(on), ends: Some(Stamp(end)) }
         }
-        EventEnd::Unknown(subject) => Subject { subject, on: None, ends: None },
+        EventEnd::Unknown(subject) => Whose { subject, on: None, ends: None },
     };
     let EventRule { after, event, subject: label } = rule;
     let whole = of(&subjects);

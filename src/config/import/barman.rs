@@ -92,7 +92,9 @@ pub(super) fn import(sources: &[Source]) -> Result<Imported> {
             ALIKE.iter().filter_map(|key| Some((*key, said.get(*key)?.as_str()))).collect();
         let password = said.contains_key("password").then_some(Password::File);
         if password.is_some() {
-            draft.assume(format!("the password of {server} is to be put into the file that is named"));
+            draft.assume(format!(
+                "the password of {server} is to be put into the file that is named"
+            ));
         }
         let endpoint = endpoint(&hosts, (&user, &database), &more);
         let name = server.to_owned();

@@ -105,7 +105,9 @@ fn repositories(sheet: &Sheet, stanzas: &[&str], draft: &mut Draft) -> Vec<usize
     for number in 1..=NUMBER_MAX {
         let prefix = format!("repo{number}-");
         let is_there = sheet.settings.iter().any(|one| one.key.starts_with(&prefix));
-        if !is_there && !(number == 1 && !stanzas.is_empty()) {
+        // The first one is there although nothing is said of it.
+        let is_implied = number == 1 && !stanzas.is_empty();
+        if !is_there && !is_implied {
             continue;
         }
         let key = |name: &str| format!("{prefix}{name}");

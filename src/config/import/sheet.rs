@@ -29,17 +29,27 @@ pub(super) struct Setting {
     pub(super) value: String,
 }
 
+/// What became of a setting.
+#[derive(Clone, Debug)]
+enum Fate {
+    /// Nobody has looked at it.
+    Unseen,
+    /// It was carried over.
+    Taken,
+    /// It was not, and why.
+    Told(String),
+}
+
 /// All of them, and which were carried over or told of.
 #[derive(Debug)]
 pub(super) struct Sheet {
     pub(super) settings: Vec<Setting>,
-    /// Nothing: nobody has looked yet. Without a reason, it was carried over.
-    fates: RefCell<Vec<Option<Option<String>>>>,
+    fates: RefCell<Vec<Fate>>,
 }
 
 impl Sheet {
     pub(super) fn new(settings: Vec<Setting>) -> Self {
-        let fates = RefCell::new(vec![None; settings.len()]);
+        let fates = RefCell::new(vec![Fate::Unseen; settings.len()]);
         Self { settings, fates }
     }
 
@@ -68,14 +78,14 @@ impl Sheet {
     /// The same, which is carried over.
     pub(super) fn take(&self, sections: &[&str], key: &str) -> Option<&str> {
         let place = sections.iter().find_map(|section| self.place(section, key))?;
-        self.fates.borrow_mut()[place] = Some(None);
+        self.fates.borrow_mut()[place] = Fate::Taken;
         Some(&self.settings[place].value)
     }
 
     /// A value that is not carried over as it is, and why.
     pub(super) fn leave(&self, sections: &[&str], key: &str, why: &str) -> Option<&str> {
         let place = sections.iter().find_map(|section| self.place(section, key))?;
-        self.fates.borrow_mut()[place] = Some(Some(why.to_owned()));
+        self.fates.borrow_mut()[place] = Fate::Told(why.to_owned());
         Some(&self.settings[place].value)
     }
 
@@ -84,9 +94,9 @@ impl Sheet {
         let fates = self.fates.borrow();
         let left = self.settings.iter().zip(&*fates).filter_map(|(setting, fate)| {
             let why = match fate {
-                Some(None) => return None,
-                Some(Some(why)) => why.clone(),
-                None => why(setting),
+                Fate::Taken => return None,
+                Fate::Told(why) => why.clone(),
+                Fate::Unseen => why(setting),
             };
             let file = sources.get(setting.file).map(|source| source.path.clone());
             Some(Left {

@@ -8,6 +8,7 @@ mod everyday;
 mod explains;
 mod fence;
 mod monthly;
+mod observe;
 mod plans;
 mod trouble;
 pub(crate) mod ward;
