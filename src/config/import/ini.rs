@@ -2,7 +2,7 @@
 
 use stillpoint_contract::Result;
 
-use super::{super::load::Source, bad, sheet::Setting};
+use super::{super::load::Source, sheet::Setting, translate::bad};
 
 /// The longest name of a section.
 const NAME_BYTES_MAX: usize = 200;

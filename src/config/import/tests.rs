@@ -3,7 +3,10 @@
 use chrono::DateTime;
 use proptest::prelude::*;
 
-use super::{super::load::load, *};
+use super::{
+    super::load::{Source, load},
+    *,
+};
 
 const PEERS: [Peer; 3] = [Peer::PgBackRest, Peer::Barman, Peer::WalG];
 

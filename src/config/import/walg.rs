@@ -6,9 +6,10 @@ use stillpoint_contract::Result;
 
 use super::{
     super::load::Source,
-    Imported, bad,
+    Imported,
     draft::{Database, Draft, Keeping, Password, Policy, Repository, beside, endpoint},
     sheet::{Setting, Sheet},
+    translate::bad,
 };
 
 /// Where backups are, and the scheme of the same place here.
