@@ -457,6 +457,8 @@ async fn make(
     options: RunOptions,
 ) -> Result<u8> {
     let mut copies = OneCopy::all(config, options.database.as_deref())?;
+    // What is only watched is copied where a person names it.
+    copies.retain(|copy| options.database.is_some() || !config.is_observed(copy.database));
     if let Some(name) = &options.copy {
         let known: Vec<String> = copies.iter().map(|copy| copy.rule.name.clone()).collect();
         copies.retain(|copy| copy.rule.name == *name);

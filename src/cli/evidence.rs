@@ -1,4 +1,4 @@
-//! `stillpoint report verify`: proves that the evidence of drills is as it was written.
+//! `stillpoint report`: what is kept, and proof that the evidence of drills is as it was written.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -6,9 +6,10 @@ use stillpoint_contract::{ErrorKind, Result};
 
 use super::{
     answer::Answer,
-    exit,
+    exit, monthly,
     open::{self, Need},
     page::{Page, Tone, printable},
+    retention::report,
     session::Session,
     units,
 };
@@ -16,11 +17,22 @@ use super::{
 /// What to do with reports.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Check that the evidence of every drill is as it was written.
+    /// Check that the evidence of every drill and every report is as it was written.
     ///
-    /// Each drill is an entry in the log of the repository, whose entries are chained and signed,
+    /// Each of them is an entry in the log of the repository, whose entries are chained and signed,
     /// and names the hashes of its evidence: no byte of it can change unnoticed.
     Verify(Options),
+    /// Report on a month: what was promised for every database, and what became of it.
+    ///
+    /// The report is kept in a repository, as JSON and as a page, named by its signed log as the
+    /// evidence of drills is. What is not known is left out. Ends with a failure where not every
+    /// repository could be looked into; the report is made all the same, and says so.
+    Monthly(monthly::Options),
+    /// Tell of every database what is kept, by what promise, and until when.
+    ///
+    /// Of what was retired and of every copy as well. Ends with a failure where not every
+    /// repository could be looked into; what could be is told all the same.
+    Retention(report::Options),
 }
 
 /// What `report verify` is told.
@@ -34,6 +46,8 @@ pub(crate) struct Options {
 struct VerifyAnswer {
     intact: bool,
     drills: usize,
+    /// Reports on months.
+    reports: usize,
     objects: u64,
     bytes: u64,
     log_entries: u64,
@@ -52,8 +66,9 @@ impl Answer for VerifyAnswer {
 
     fn write(&self, page: &mut Page<'_>) {
         page.line(format!(
-            "Verified the evidence of {} ({}) against {} of the log",
+            "Verified the evidence of {} and {} ({}) against {} of the log",
             units::count(self.drills as u64, "drill", "drills"),
+            units::count(self.reports as u64, "report", "reports"),
             units::bytes(self.bytes),
             units::count(self.log_entries, "entry", "entries"),
         ));
@@ -77,15 +92,29 @@ impl Answer for VerifyAnswer {
 
 /// Does what is to be done with reports.
 pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
-    let Command::Verify(options) = command;
+    match command {
+        Command::Verify(options) => verify(session, options).await,
+        Command::Monthly(options) => Box::pin(monthly::run(session, options)).await,
+        Command::Retention(options) => report::run(session, options).await.map(|()| exit::OK),
+    }
+}
+
+async fn verify(session: &Session, options: Options) -> Result<u8> {
     let repository = open::repository(session, Need::Names).await?;
     let database = options.database.as_deref();
-    let report = repository.verify_drills(database).await?;
+    let mut report = repository.verify_drills(database).await?;
+    if database.is_none() {
+        let reports = repository.verify_reports().await?;
+        report.objects += reports.objects;
+        report.bytes += reports.bytes;
+        report.problems.extend(reports.problems);
+    }
     let history = repository.history().await?;
     let problems = report.problems.into_iter();
     let answer = VerifyAnswer {
         intact: problems.len() == 0,
         drills: repository.drills(database).await?.len(),
+        reports: if database.is_some() { 0 } else { history.reports().count() },
         objects: report.objects,
         bytes: report.bytes,
         log_entries: history.head().seq,

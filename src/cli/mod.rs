@@ -30,6 +30,7 @@ mod logs;
 mod man;
 mod memory;
 mod moment;
+mod monthly;
 mod mount;
 mod native;
 mod open;

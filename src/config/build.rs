@@ -19,7 +19,7 @@ use super::{
 };
 use crate::policy::{
     Absence, Class, CopyKind, CopyRule, CopyWhen, DrillPoint, DrillRule, EventRule, Keep,
-    Lifecycle, Logs, Missed, Period, Policy, Rule, Selector, Template, Timing, Window,
+    Lifecycle, Logs, Missed, Mode, Period, Policy, Rule, Selector, Template, Timing, Window,
 };
 
 /// How many jobs run at once, where nothing is said.
@@ -274,6 +274,7 @@ fn database(name: &str, node: &Node, repository: String) -> Database {
         engine: text(node, "engine"),
         password: node.get("password").and_then(secret),
         policy: text(node, "policy").unwrap_or_else(|| BUILT_IN.to_owned()),
+        mode: mode(node.get("mode")),
         repository,
         labels: labels(node),
         lifecycle: lifecycle(node),
@@ -298,6 +299,7 @@ fn policy(
     let own_zone = layers.get("timezone").and_then(|node| form::zone(node.text()?).ok());
     Policy {
         name: name.to_owned(),
+        mode: mode(layers.get("mode")).unwrap_or_default(),
         zone: own_zone.unwrap_or(zone),
         rpo: length(layers.get("rpo")).unwrap_or_default(),
         rto: length(layers.get("rto")),
@@ -314,6 +316,13 @@ fn policy(
         priority: number("priority").unwrap_or_default() as u8,
         stall: length(layers.get("stall")).unwrap_or_default(),
         drill: layers.get("drill").and_then(drill),
+    }
+}
+
+fn mode(node: Option<&Node>) -> Option<Mode> {
+    match node?.text()? {
+        "observe" => Some(Mode::Observe),
+        _ => Some(Mode::Protect),
     }
 }
 

@@ -156,6 +156,7 @@ fn made(name: &str, ruling: &Ruling, one: &Registration) -> Database {
         engine: ruling.engine.clone(),
         password: ruling.password.clone(),
         policy: ruling.policy.clone(),
+        mode: None,
         repository: ruling.repository.clone(),
         labels: one.labels.clone(),
         lifecycle: Some(ruling.rule.lifecycle),

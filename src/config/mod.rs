@@ -7,6 +7,7 @@ mod found;
 #[cfg(test)]
 mod found_tests;
 mod handoffs;
+mod import;
 mod judge;
 mod layers;
 mod load;
@@ -23,6 +24,7 @@ mod tests;
 
 pub use explain::Setting;
 pub use found::Found;
+pub use import::{IMPORT_BYTES_MAX, Imported, Left, Peer, barman_directory, import};
 pub use load::{EXAMPLE, Loaded, Source, load};
 pub use model::{
     Alerting, Channel, Config, Coordinator, Database, Discover, DiscoverKind, Encryption,

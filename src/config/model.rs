@@ -6,7 +6,7 @@ use chrono_tz::Tz;
 use zeroize::Zeroizing;
 
 use super::found::Found;
-use crate::policy::{Class, Lifecycle, Policy, Rule, Unprotected, Window};
+use crate::policy::{Class, Lifecycle, Mode, Policy, Rule, Unprotected, Window};
 
 /// Everything that was configured.
 #[derive(Clone, Debug)]
@@ -83,6 +83,23 @@ impl Config {
     /// Whether a repository is a folder in which files are left for others.
     pub fn is_handoff(&self, repository: &str) -> bool {
         self.repositories.get(repository).is_some_and(|repository| repository.is_handoff)
+    }
+
+    /// Whether a database is only watched: nothing is written for it.
+    pub fn is_observed(&self, database: &Database) -> bool {
+        let of_policy = self.policies.get(&database.policy).map(|policy| policy.mode);
+        database.mode.or(of_policy) == Some(Mode::Observe)
+    }
+
+    /// Whether all that is kept in a repository is only watched.
+    pub fn is_only_observed(&self, repository: &str) -> bool {
+        let mut own = self.databases.values().filter(|one| one.repository == repository);
+        let mut rules = self.rules.iter().filter(|one| one.repository == repository);
+        let is_used = own.clone().next().is_some() || rules.clone().next().is_some();
+        let of_policy = |name: &String| self.policies.get(name).map(|policy| policy.mode);
+        is_used
+            && own.all(|one| self.is_observed(one))
+            && rules.all(|one| of_policy(&one.policy) == Some(Mode::Observe))
     }
 
     /// The repositories that something can be restored from, by name.
@@ -223,6 +240,8 @@ pub struct Database {
     pub password: Option<Secret>,
     /// The name of its policy.
     pub policy: String,
+    /// Whether anything is done for it, where it says another thing than its policy.
+    pub mode: Option<Mode>,
     /// The name of its repository.
     pub repository: String,
     /// Words to choose it by.

@@ -4,7 +4,7 @@ use super::{
     form::{ANY, CRON, LENGTH, NAME, PERIOD, RATE, SELECTOR, SIZE, SOCKET, TEMPLATE, WINDOW, ZONE},
     shape::{Key, Shape},
 };
-use crate::policy::{Absence, Class, Lifecycle};
+use crate::policy::{Absence, Class, Lifecycle, Mode};
 
 /// Of what somebody can be told.
 const CLASSES: &[&str] = &Class::NAMES;
@@ -235,12 +235,20 @@ const PROMISE: Key =
     Key::new("policy", Shape::Text(&NAME), "what is promised for it [default: \"default\"]")
         .alike(&["tier", "plan"]);
 
+const MODE: Key = Key::new(
+    "mode",
+    Shape::Word(&Mode::NAMES),
+    "\"observe\": nothing is written for it, and it is told whether others keep the promise \
+     [default: \"protect\"]",
+);
+
 const DATABASE: &[Key] = &[
     Key::new("endpoint", Shape::Text(&ANY), "where it is: sqlite:PATH or postgres://USER@HOST/DB")
         .alike(&["url", "host", "dsn", "path"]),
     ENGINE,
     PASSWORD,
     PROMISE,
+    MODE,
     Key::new(
         "repository",
         Shape::Text(&NAME),
@@ -339,6 +347,7 @@ pub(super) const POLICY: &[Key] = &[
     Key::new("extends", Shape::Text(&NAME), "the policy that says what this one does not")
         .alike(&["inherits", "parent", "base"]),
     Key::new("timezone", Shape::Text(&ZONE), "the zone of its calendar"),
+    MODE,
     Key::new("rpo", Shape::Text(&LENGTH), "how old the newest restorable point may be"),
     Key::new("rto", Shape::Text(&LENGTH), "how long a restore may take"),
     Key::new("pitr_window", Shape::Text(&LENGTH), "how far back every instant can be reached")

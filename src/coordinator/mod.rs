@@ -58,8 +58,9 @@ pub use scratch::{Scratch, ScratchPlace};
 pub use scratch_copy::{CopyJob, PlannedCopy, Presented, ScratchCopy, Way, plan_copy};
 pub use serve::{
     BOUNDS_SECONDS, BackupTask, Caps, Coordinator, CopyKnown, Decided, Draining, Drivers, Ending,
-    Endpoints, Fleet, Hands, Histogram, Link, Member, NOTICE_SCHEMA, Notice, NoticeAlert,
-    NoticeKind, NoticeUrgency, Notifier, Place, Rehearsal, Rehearsed, Report, Rhythm, Standing,
-    Suppressed, Tally, add_drills, decided, expire, expire_copy, reported, silence, standing, told,
+    Endpoints, Fleet, HISTORY_DAYS, Hands, Histogram, Link, Member, NOTICE_SCHEMA, Notice,
+    NoticeAlert, NoticeKind, NoticeUrgency, Notifier, Place, Rehearsal, Rehearsed, Report, Rhythm,
+    Standing, Suppressed, Tally, add_drills, decided, expire, expire_copy, reported, silence,
+    standing, told,
 };
 pub use terms::{Terms, subjects};

@@ -31,7 +31,7 @@ pub(super) fn last_instant(zone: Tz, local: NaiveDateTime) -> DateTime<Utc> {
 }
 
 /// When a day begins.
-pub(super) fn midnight(zone: Tz, date: NaiveDate) -> DateTime<Utc> {
+pub fn midnight(zone: Tz, date: NaiveDate) -> DateTime<Utc> {
     first_instant(zone, date.and_time(NaiveTime::MIN))
 }
 

@@ -34,7 +34,7 @@ pub use alert::{
 pub use anomaly::{Anomaly, KEPT_BEFORE, Oddity, Sizes, TOLD, anomalies};
 pub use board::{AlertKey, Board, Message, Told};
 pub use calendar::{BadPattern, Calendar, Turns, UnevenDay, check, uneven_days};
-pub use civil::{Cycle, Stretch};
+pub use civil::{Cycle, Stretch, midnight};
 pub use copy::{Candidate, Hours};
 pub use due::{DUE_TIMES_MAX, Decision, Fate, GRACE, Schedule, Settled, Skip, Step, Waiting, Why};
 pub use endpoint::{
@@ -44,7 +44,7 @@ pub use endpoint::{
 pub use event::{Event, EventEnd, WHOLE_DATABASE};
 pub use facts::{Attempt, BACKOFF_FIRST, BACKOFF_MAX, Facts, Need, Outcome, Pause};
 pub use model::{
-    CopyKind, CopyRule, CopyWhen, DrillPoint, DrillRule, EventRule, Keep, Kind, Logs, Missed,
+    CopyKind, CopyRule, CopyWhen, DrillPoint, DrillRule, EventRule, Keep, Kind, Logs, Missed, Mode,
     Period, PeriodUnit, Policy, State, Timing, Window,
 };
 pub use promise::{FIRST_BACKUP_MAX, Freshness, Interval, Reach};

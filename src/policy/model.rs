@@ -10,6 +10,8 @@ use chrono_tz::Tz;
 pub struct Policy {
     /// Its name.
     pub name: String,
+    /// Whether anything is done for it.
+    pub mode: Mode,
     /// The zone of its calendar: schedules, windows, and the days and months of what is kept.
     pub zone: Tz,
     /// How old the newest restorable point may be.
@@ -55,6 +57,21 @@ pub enum State {
     Retiring,
     /// Nothing is stored any more. What is there is kept, verified and restored as before.
     Retired,
+}
+
+/// Whether anything is done for what is promised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mode {
+    /// Whatever it takes.
+    #[default]
+    Protect,
+    /// Nothing: it is watched and told whether others keep the promise.
+    Observe,
+}
+
+impl Mode {
+    /// Their names.
+    pub const NAMES: [&str; 2] = ["protect", "observe"];
 }
 
 /// What is run for a database by its calendar.
@@ -312,6 +329,7 @@ pub(super) mod tests {
     pub(in crate::policy) fn policy() -> Policy {
         Policy {
             name: "tier1".to_owned(),
+            mode: Mode::Protect,
             zone: Tz::Europe__Berlin,
             rpo: HOUR,
             rto: None,

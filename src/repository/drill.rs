@@ -298,7 +298,7 @@ impl Repository {
         Ok(())
     }
 
-    async fn store_evidence(&self, key: &Key, plain: Vec<u8>) -> Result<String> {
+    pub(super) async fn store_evidence(&self, key: &Key, plain: Vec<u8>) -> Result<String> {
         let (domain, entropy) = (self.domain()?, Arc::clone(&self.world.entropy));
         let name = key.to_string();
         let seal = self.world.cpu.run(move |scratch| {
@@ -350,7 +350,7 @@ impl Repository {
         self.evidence(&drill.page, &drill.page_hash).await
     }
 
-    async fn evidence(&self, name: &str, hash: &str) -> Result<Vec<u8>> {
+    pub(super) async fn evidence(&self, name: &str, hash: &str) -> Result<Vec<u8>> {
         let bytes = self.hashed(name, hash, EVIDENCE_BYTES_MAX as u64 + 4096).await?;
         let (domain, name) = (self.domain()?, name.to_owned());
         let open = self.world.cpu.run(move |scratch| {
@@ -370,7 +370,7 @@ impl Repository {
         let mut report = VerifyReport::default();
         for drill in self.drills(database).await? {
             if !self.is_unlocked() {
-                self.hash_drill(&drill, &mut report).await?;
+                self.hash_evidence(drill_objects(&drill), &mut report).await?;
                 continue;
             }
             report.objects += 2;
@@ -395,13 +395,18 @@ impl Repository {
         report: &mut VerifyReport,
     ) -> Result<()> {
         for drill in history.drills() {
-            self.hash_drill(drill, report).await?;
+            self.hash_evidence(drill_objects(drill), report).await?;
         }
         Ok(())
     }
 
-    async fn hash_drill(&self, drill: &Drilled, report: &mut VerifyReport) -> Result<()> {
-        for (name, hash) in [(&drill.record, &drill.record_hash), (&drill.page, &drill.page_hash)] {
+    /// Compares objects with the hashes that the log says.
+    pub(super) async fn hash_evidence(
+        &self,
+        objects: [(&String, &String); 2],
+        report: &mut VerifyReport,
+    ) -> Result<()> {
+        for (name, hash) in objects {
             report.objects += 1;
             match self.hashed(name, hash, EVIDENCE_BYTES_MAX as u64 + 4096).await {
                 Ok(bytes) => report.bytes += bytes.len() as u64,
@@ -411,4 +416,8 @@ impl Repository {
         }
         Ok(())
     }
+}
+
+fn drill_objects(drill: &Drilled) -> [(&String, &String); 2] {
+    [(&drill.record, &drill.record_hash), (&drill.page, &drill.page_hash)]
 }

@@ -69,6 +69,8 @@ pub enum Action {
     },
     /// A backup was restored for proof, and what came of it is recorded.
     Drill(Box<Drilled>),
+    /// What became of the promises of a month is recorded.
+    Report(Box<Reported>),
     /// A backup was read back.
     Verified(Box<Verified>),
     /// Somebody forbade to remove something.
@@ -157,6 +159,25 @@ pub struct Drilled {
     /// How much of what was committed was not there, as time in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rpo_ms: Option<u64>,
+    /// Object name of the record.
+    pub record: String,
+    /// BLAKE3 of the record's bytes, in hex.
+    pub record_hash: String,
+    /// Object name of the page that shows it.
+    pub page: String,
+    /// BLAKE3 of the page's bytes, in hex.
+    pub page_hash: String,
+}
+
+/// A report on a month, as the log knows it. Everything else is in its record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reported {
+    /// Its id, a ULID.
+    pub report: String,
+    /// The month, such as `2026-10`.
+    pub month: String,
+    /// When it was made.
+    pub made_at: DateTime<Utc>,
     /// Object name of the record.
     pub record: String,
     /// BLAKE3 of the record's bytes, in hex.

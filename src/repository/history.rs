@@ -11,7 +11,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
     custody::{Custody, Event, Held, HeldPart, Hold, Verified},
-    entry::{Action, Commit, Doom, Drilled, Entry},
+    entry::{Action, Commit, Doom, Drilled, Entry, Reported},
     index_run::RunName,
     pack::PackName,
     shards::Shards,
@@ -77,6 +77,7 @@ pub struct History {
     doomed: Arc<Garbage>,
     descriptor: Option<String>,
     drills: Arc<BTreeMap<String, Drilled>>,
+    reports: Arc<BTreeMap<String, Reported>>,
     key_slots: BTreeMap<String, String>,
     removed_slots: HashSet<String>,
     custody: Custody,
@@ -184,6 +185,11 @@ impl History {
         self.drills.values()
     }
 
+    /// Every report on a month, in the order in which they were made.
+    pub fn reports(&self) -> impl Iterator<Item = &Reported> {
+        self.reports.values()
+    }
+
     /// What came of reading a backup back the last time, if anybody did.
     pub fn proof(&self, backup: &str) -> Option<&Verified> {
         self.custody.proof(backup)
@@ -279,6 +285,7 @@ impl History {
                 known.ok_or_else(|| broken(entry, "it sweeps what was not doomed"))?.swept = true;
             }
             Action::Drill(drill) => self.fold_drill(entry, drill)?,
+            Action::Report(report) => self.fold_report(entry, report)?,
             Action::Verified(verified) => {
                 if self.commits.get(&verified.backup).is_none() {
                     return Err(broken(entry, "it verifies what never was"));
@@ -343,6 +350,13 @@ impl History {
         match Arc::make_mut(&mut self.drills).insert(drill.drill.clone(), drill.clone()) {
             None => Ok(()),
             Some(_) => Err(broken(entry, "a drill is recorded once")),
+        }
+    }
+
+    fn fold_report(&mut self, entry: &Entry, report: &Reported) -> Result<()> {
+        match Arc::make_mut(&mut self.reports).insert(report.report.clone(), report.clone()) {
+            None => Ok(()),
+            Some(_) => Err(broken(entry, "a report is recorded once")),
         }
     }
 

@@ -30,6 +30,7 @@ mod known;
 pub mod log;
 mod log_range;
 pub mod manifest;
+pub mod monthly;
 pub mod names;
 mod notary;
 mod on_demand;

@@ -21,6 +21,8 @@ pub const PACKS: &str = "packs/";
 pub const STREAMS: &str = "streams/";
 /// Prefix of what drills found out.
 pub const DRILLS: &str = "drills/";
+/// Prefix of reports on months.
+pub const REPORTS: &str = "reports/";
 /// Prefix of short-lived objects; never under object lock. Of them, a copy has the newest sign of
 /// life of a capture alone.
 pub const CONTROL: &str = "control/";
@@ -30,7 +32,7 @@ const TOLERATED: &str = "lost+found";
 
 /// Whether a name right below the place of a repository is somebody else's.
 pub fn is_foreign(name: &str) -> bool {
-    let prefixes = [LOG, KEYS, SNAPSHOTS, INDEX, PACKS, STREAMS, DRILLS, CONTROL, "tmp/"];
+    let prefixes = [LOG, KEYS, SNAPSHOTS, INDEX, PACKS, STREAMS, DRILLS, REPORTS, CONTROL, "tmp/"];
     let is_ours = name == DESCRIPTOR || prefixes.iter().any(|p| p.strip_suffix('/') == Some(name));
     !is_ours && !name.starts_with('.') && name != TOLERATED
 }
@@ -81,6 +83,11 @@ pub fn drill_record(at: DateTime<Utc>, database: &str, drill: &str) -> Result<Ke
 /// The page that shows the record of a drill.
 pub fn drill_page(at: DateTime<Utc>, database: &str, drill: &str) -> Result<Key> {
     dated(DRILLS, at, database, &format!("{drill}.page"))
+}
+
+/// A part of a report on a month: its `record`, or the `page` that shows it.
+pub fn report(month: &str, report: &str, part: &str) -> Result<Key> {
+    Key::new(format!("{REPORTS}{}/{report}.{part}", month.replace('-', "/")))
 }
 
 fn dated(prefix: &str, at: DateTime<Utc>, database: &str, file: &str) -> Result<Key> {

@@ -105,6 +105,7 @@ impl Repository {
         self.verify_segments(&history, &mut report).await?;
         self.verify_slots(&history, &mut report).await?;
         self.hash_drills(&history, &mut report).await?;
+        self.hash_reports(&history, &mut report).await?;
         Ok(report)
     }
 

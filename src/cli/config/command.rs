@@ -1,6 +1,10 @@
 //! The commands below `stillpoint config`.
 
-use std::{fs::File, io::Write as _, path::PathBuf};
+use std::{
+    fs::File,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Subcommand, ValueHint};
 use serde::Serialize;
@@ -13,7 +17,7 @@ use super::{
         page::Page,
         session::Session,
     },
-    check, explain,
+    check, explain, import,
 };
 use crate::config::{EXAMPLE, schema};
 
@@ -32,6 +36,10 @@ pub(crate) enum Command {
     Show,
     /// Show where each setting of a database or of a policy comes from.
     Explain(explain::Options),
+    /// Write a configuration from that of another tool, and tell what has no equivalent.
+    ///
+    /// No secret is repeated: where one was, the file says from where it is to come.
+    Import(import::Options),
 }
 
 /// What `config init` is told.
@@ -73,22 +81,26 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
         }
         Command::Show => explain::show(session)?,
         Command::Explain(options) => explain::run(session, options).await?,
+        Command::Import(options) => import::run(session, options)?,
     }
     Ok(exit::OK)
 }
 
 fn init(session: &Session, options: InitOptions) -> Result<()> {
-    if let Some(path) = &options.out {
-        let failed = |cause: std::io::Error| {
-            let is_there = cause.kind() == std::io::ErrorKind::AlreadyExists;
-            let kind = if is_there { ErrorKind::Refused } else { ErrorKind::Exhausted };
-            Error::new(kind, code::FILE, "write the configuration")
-                .with("file", path.display())
-                .caused_by(cause)
-        };
-        let mut file = File::create_new(path).map_err(failed)?;
-        file.write_all(EXAMPLE.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-    }
+    options.out.as_deref().map_or(Ok(()), |path| write_new(path, EXAMPLE))?;
     let path = options.out.map(|path| path.display().to_string());
     session.answer(&InitAnswer { path, text: EXAMPLE })
+}
+
+/// Writes a file that must not be there yet.
+pub(super) fn write_new(path: &Path, text: &str) -> Result<()> {
+    let failed = |cause: std::io::Error| {
+        let is_there = cause.kind() == std::io::ErrorKind::AlreadyExists;
+        let kind = if is_there { ErrorKind::Refused } else { ErrorKind::Exhausted };
+        Error::new(kind, code::FILE, "write the configuration")
+            .with("file", path.display())
+            .caused_by(cause)
+    };
+    let mut file = File::create_new(path).map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
 }

@@ -4,6 +4,7 @@ mod check;
 mod command;
 mod explain;
 pub(super) mod files;
+mod import;
 pub(super) mod reach;
 pub(super) mod secret;
 

@@ -11,7 +11,7 @@ use crate::{
     repository::drill::{Assertion, DrillRecord, EngineCheck, Phase, RowCheck, TableRows},
 };
 
-const STYLE: &str = include_str!("style.css");
+pub(in crate::cli) const STYLE: &str = include_str!("style.css");
 
 /// Tables of which rows are shown; the record has all.
 const TABLES_MAX: usize = 200;
@@ -50,12 +50,12 @@ pub(crate) fn page(record: &DrillRecord) -> String {
     page
 }
 
-fn push(page: &mut String, text: std::fmt::Arguments<'_>) {
+pub(in crate::cli) fn push(page: &mut String, text: std::fmt::Arguments<'_>) {
     page.write_fmt(text).expect("a String grows");
 }
 
 /// Text as a page shows it.
-fn escape(text: &str) -> String {
+pub(in crate::cli) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -72,18 +72,18 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-fn time(at: DateTime<Utc>) -> String {
+pub(in crate::cli) fn time(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
-fn length(milliseconds: u64) -> String {
+pub(in crate::cli) fn length(milliseconds: u64) -> String {
     match milliseconds {
         0..1000 => format!("{milliseconds} ms"),
         _ => units::duration(Duration::from_millis(milliseconds)),
     }
 }
 
-fn section(page: &mut String, title: &str, content: &str) {
+pub(in crate::cli) fn section(page: &mut String, title: &str, content: &str) {
     push(page, format_args!("<section>\n<h2>{title}</h2>\n{content}</section>\n"));
 }
 
@@ -206,7 +206,7 @@ fn rates(phases: &[Phase]) -> String {
 }
 
 /// A table; a heading that begins with `#` is of numbers. Cells are HTML.
-fn table<const N: usize>(
+pub(in crate::cli) fn table<const N: usize>(
     headings: &[&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> String {

@@ -213,7 +213,7 @@ fn expectations(options: &Options) -> Result<Vec<Expectation>> {
 }
 
 /// Writes both forms of the evidence, durably, and never over anything.
-pub(super) fn write_evidence(
+pub(crate) fn write_evidence(
     directory: &Path,
     drill: &str,
     record: &[u8],

@@ -133,6 +133,10 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let config = held.as_ref().map_or(&configured, |held| held.config());
     let mut places: BTreeMap<&str, Vec<Keeping<'_>>> = BTreeMap::new();
     for database in files::chosen(config, options.database.as_deref())? {
+        // What is only watched expires where a person names it.
+        if options.database.is_none() && config.is_observed(database) {
+            continue;
+        }
         let Some(keeping) = Keeping::of(config, database) else { continue };
         // What was handed over goes with the next run of its copy.
         let copies = keeping.copies().filter(|copy| !config.is_handoff(copy.repository()));
@@ -267,7 +271,9 @@ impl Expiry<'_> {
     /// Has a copy know what people said where it is copied from, whenever anything was copied last.
     /// Where nothing is to be changed, that is the answer.
     async fn learn(&self, dry_run: bool) -> Result<Option<Holdings>> {
-        let Keeping { database, policy, copy: Some(copy) } = self.keeping else { return Ok(None) };
+        let Keeping { database, policy, copy: Some(copy), .. } = self.keeping else {
+            return Ok(None);
+        };
         let from = policy.source_of(copy, &database.repository);
         let learned = async {
             let source = reach::repository(self.session, self.config, from).await?;

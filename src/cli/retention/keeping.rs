@@ -70,13 +70,15 @@ pub(in crate::cli) struct Keeping<'a> {
     pub(in crate::cli) policy: &'a Policy,
     /// The copy that it is about; without one, it is the original.
     pub(in crate::cli) copy: Option<&'a CopyRule>,
+    /// Whether the database is still protected.
+    pub(in crate::cli) state: State,
 }
 
 impl<'a> Keeping<'a> {
     /// A configured database, and its policy.
     pub(in crate::cli) fn of(config: &'a Config, database: &'a Database) -> Option<Self> {
         let policy = config.policies.get(&database.policy)?;
-        Some(Self { database, policy, copy: None })
+        Some(Self { database, policy, copy: None, state: State::Active })
     }
 
     /// The same about each of its copies.
@@ -92,11 +94,15 @@ impl<'a> Keeping<'a> {
     /// Decides about what there is.
     pub(in crate::cli) fn decide(&self, holdings: &Holdings, now: DateTime<Utc>) -> Retention {
         let holdings = holdings.clone().about(&self.subjects());
-        let rules = match self.copy {
+        self.rules().retain(&holdings.stock(self.state), now)
+    }
+
+    /// What is promised about keeping there.
+    pub(super) fn rules(&self) -> Rules<'a> {
+        match self.copy {
             Some(copy) => Rules::of_copy(self.policy, copy),
             None => Rules::of(self.policy),
-        };
-        rules.retain(&holdings.stock(State::Active), now)
+        }
     }
 
     /// Whom the database concerns: what its label of that name says, apart by commas.

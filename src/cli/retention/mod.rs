@@ -5,5 +5,6 @@ pub(super) mod expire;
 pub(super) mod explain;
 pub(super) mod hold;
 mod keeping;
+pub(super) mod report;
 
 pub(super) use keeping::Keeping;

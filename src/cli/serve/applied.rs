@@ -5,11 +5,11 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
-use super::super::session::Session;
+use super::super::{config::files, session::Session};
 use crate::{
-    config::{Config, Loaded, Source, load},
-    coordinator::state::{Applied, State},
-    policy::{Registration, Registry},
+    config::{Config, Database, Loaded, Source, load},
+    coordinator::state::{Applied, Mark, Marked, State},
+    policy::{self, Registration, Registry},
 };
 
 /// The newest form of what is kept.
@@ -42,7 +42,7 @@ struct Former {
 #[derive(Debug)]
 pub(crate) struct Held {
     /// What tells it from others.
-    pub(super) digest: String,
+    pub(crate) digest: String,
     pub(super) document: Document,
     /// With everything in it that was discovered.
     pub(super) config: Config,
@@ -53,7 +53,7 @@ pub(crate) struct Held {
     written: Vec<Config>,
 }
 
-fn files(sources: &[Source]) -> Vec<File> {
+fn kept(sources: &[Source]) -> Vec<File> {
     let file = |source: &Source| File { path: source.path.clone(), text: source.text.clone() };
     sources.iter().map(file).collect()
 }
@@ -66,7 +66,7 @@ fn sources(files: &[File]) -> Vec<Source> {
 impl Document {
     /// What is to hold from now on: these files, and what is left of what held before.
     pub(super) fn next(session: &Session, given: &[Source], before: Option<&Held>) -> Self {
-        let files = files(given);
+        let files = kept(given);
         let now = session.world.clock.now();
         let mut loaded = load(given.to_vec(), now);
         if let Some(held) = before {
@@ -126,6 +126,37 @@ impl Held {
         let mut held = Self { digest, config, former, document, registry: empty, written };
         held.discover(registry, now);
         Ok(held)
+    }
+
+    /// What would hold, where nothing was applied yet.
+    pub(super) fn written(session: &Session, registry: Registry) -> Result<Self> {
+        let document = Document::next(session, &files::sources(session)?, None);
+        let (digest, text) = document.write()?;
+        let who = session.user();
+        let applied = Applied { digest, text, who, at: session.world.clock.now() };
+        Self::read(session, &applied, registry)
+    }
+
+    /// Every database that is looked after, or was, with the configuration that says how, and
+    /// whether it is still protected.
+    pub(crate) fn databases(
+        &self,
+        marks: &[Marked],
+        now: DateTime<Utc>,
+    ) -> Vec<(&Config, &Database, policy::State)> {
+        let is_retired = |name: &str| {
+            let mut own = marks.iter().filter(|marked| marked.database == name);
+            own.any(|marked| marked.mark == Mark::Retired && marked.holds(now))
+        };
+        let own = self.config.databases.values().map(|database| {
+            let is_over = is_retired(&database.name);
+            let state = if is_over { policy::State::Retired } else { policy::State::Active };
+            (&self.config, database, state)
+        });
+        let former = self.former().into_iter().filter_map(|(config, name)| {
+            Some((config, config.databases.get(name)?, policy::State::Retired))
+        });
+        own.chain(former).collect()
     }
 
     /// Puts in what is remembered of endpoints now, in place of what was.

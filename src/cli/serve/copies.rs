@@ -19,10 +19,19 @@ use crate::{
     repository::Repository,
 };
 
-/// The repositories that copies go to, each with the one that it is made of, in an order in which
-/// they can be created.
-fn targets(held: &Held) -> Vec<(&Config, &str, &str)> {
-    let mut targets: Vec<(&Config, &str, &str)> = Vec::new();
+/// A repository that copies go to.
+struct Target<'a> {
+    config: &'a Config,
+    name: &'a str,
+    /// The one that it is made of.
+    source: &'a str,
+    /// Whether all that would go there is only watched.
+    is_observed: bool,
+}
+
+/// The repositories that copies go to, in an order in which they can be created.
+fn targets(held: &Held) -> Vec<Target<'_>> {
+    let mut targets: Vec<Target<'_>> = Vec::new();
     let former = held.former();
     let former = former.iter().filter_map(|(config, name)| {
         config.databases.get(*name).map(|database| (*config, database))
@@ -33,10 +42,16 @@ fn targets(held: &Held) -> Vec<(&Config, &str, &str)> {
         let Some(policy) = config.policies.get(&database.policy) else { continue };
         for rule in policy.copies_in_order() {
             // A folder for others is not opened.
-            if !config.is_handoff(&rule.to) && !targets.iter().any(|(_, to, _)| *to == rule.to) {
-                let source = policy.source_of(rule, &database.repository);
-                targets.push((config, &rule.to, source));
+            if config.is_handoff(&rule.to) {
+                continue;
             }
+            let is_observed = config.is_observed(database);
+            if let Some(known) = targets.iter_mut().find(|known| known.name == rule.to) {
+                known.is_observed &= is_observed;
+                continue;
+            }
+            let (name, source) = (&*rule.to, policy.source_of(rule, &database.repository));
+            targets.push(Target { config, name, source, is_observed });
         }
     }
     targets
@@ -50,12 +65,15 @@ pub(super) async fn open(
     repositories: &mut BTreeMap<String, Arc<Repository>>,
     unopened: &mut BTreeMap<String, String>,
 ) {
-    for (config, name, source) in targets(held) {
+    for Target { config, name, source, is_observed } in targets(held) {
         if repositories.contains_key(name) {
             continue;
         }
         let opened = if let Some(known) = open_already(config, name, before) {
             Ok(known)
+        } else if is_observed {
+            let opened = reach::repository(session, config, name).await;
+            opened.map(|opened| Arc::new(opened.into_repository()))
         } else {
             let source = repositories.get(source).map(|source| &**source);
             replica(session, state, config, (name, source)).await.map(Arc::new)
@@ -97,7 +115,7 @@ async fn replica(
 
 /// Opens what copies go to, for whoever only looks.
 pub(super) async fn look(session: &Session, held: &Held, seen: &mut Seen) {
-    for (config, name, _) in targets(held) {
+    for Target { config, name, .. } in targets(held) {
         if seen.repositories.contains_key(name) || seen.unopened.contains_key(name) {
             continue;
         }

@@ -4,7 +4,7 @@ use stillpoint_contract::Result;
 
 use super::{
     super::{config::files, session::Session},
-    applied::{self, Document, Held},
+    applied::{self, Held},
     fleet::{self, Seen},
     state,
 };
@@ -12,8 +12,9 @@ use crate::{
     config::{Coordinator, Loaded},
     coordinator::{
         Fleet,
-        state::{Applied, State},
+        state::{Marked, State},
     },
+    policy::Registry,
 };
 
 /// The state database, and the configuration that is written down now.
@@ -56,6 +57,30 @@ pub(crate) async fn applied_already(
     applied::held(session, &state::open(session, coordinator).await?).await
 }
 
+/// What holds, or would, what people said of databases, and where that was noted.
+pub(crate) struct Promises {
+    pub(crate) held: Held,
+    pub(crate) marks: Vec<Marked>,
+    /// The state database, if there is one.
+    pub(crate) state: Option<State>,
+}
+
+/// What is promised. Nothing is made.
+pub(crate) async fn promises(session: &Session) -> Result<Promises> {
+    let coordinator = files::sound(session)?.config.coordinator;
+    if !state::is_there(session, &coordinator)? {
+        let held = Held::written(session, Registry::new())?;
+        return Ok(Promises { held, marks: Vec::new(), state: None });
+    }
+    let state = state::open(session, &coordinator).await?;
+    let held = match applied::held(session, &state).await? {
+        Some(held) => held,
+        None => Held::written(session, state.endpoints().await?)?,
+    };
+    let marks = state.marks().await?;
+    Ok(Promises { held, marks, state: Some(state) })
+}
+
 impl Desk {
     /// Opens it.
     pub(crate) async fn open(session: &Session) -> Result<Self> {
@@ -70,11 +95,7 @@ impl Desk {
         if let Some(held) = applied::held(session, &self.state).await? {
             return Ok(held);
         }
-        let document = Document::next(session, &files::sources(session)?, None);
-        let (digest, text) = document.write()?;
-        let who = session.user();
-        let applied = Applied { digest, text, who, at: session.world.clock.now() };
-        Held::read(session, &applied, self.state.endpoints().await?)
+        Held::written(session, self.state.endpoints().await?)
     }
 
     /// Everything that holds, opened. Nothing is created.

@@ -123,6 +123,7 @@ pub(crate) async fn schedule(session: &Session, options: Options) -> Result<()> 
     let kinds = decisions.into_iter().map(|decided| {
         let timing = timing(member, decided.kind);
         let (step, why, at) = match decided.decision.step {
+            _ if member.is_observed => ("wait", "observe", None),
             Step::Run { due, why } => ("run", why.code(), Some(due)),
             Step::Wait { until, what } => ("wait", what.code(), until),
         };

@@ -65,18 +65,19 @@ pub(super) async fn open(
     let (mut repositories, mut unopened) = (BTreeMap::new(), BTreeMap::new());
     let mut first = None;
     for (name, config) in used(held, seat) {
-        let is_of_agents = held.is_of_agents(name);
+        // Nothing is made where nothing is written, and it may be there only for others.
+        let is_of_others = held.is_of_agents(name) || config.is_only_observed(name);
         let opened = match open_already(config, name, before) {
             Some(known) => Ok(known),
             // A place that has the same name here need not be the one that they mean.
-            None if is_of_agents && seat == Seat::Serving => {
+            None if is_of_others && seat == Seat::Serving => {
                 reach::repository(session, config, name)
                     .await
                     .map(|opened| Arc::new(opened.into_repository()))
             }
             None => repository(session, state, config, name).await.map(Arc::new),
         };
-        if let (Err(error), true) = (&opened, is_of_agents && seat == Seat::Serving) {
+        if let (Err(error), true) = (&opened, is_of_others && seat == Seat::Serving) {
             unopened.insert(name.to_owned(), told(error));
             continue;
         }
@@ -323,9 +324,10 @@ async fn member(
         policy: Arc::new(policy.clone()),
         repository: database.repository.clone(),
         labels: database.labels.clone(),
-        subjects: Keeping { database, policy, copy: None }.subjects(),
+        subjects: Keeping { database, policy, copy: None, state }.subjects(),
         endpoints: endpoints(database),
         agent: database.agent.clone(),
+        is_observed: config.is_observed(database),
     })
 }
 

@@ -28,7 +28,7 @@ pub(crate) use audit::{Command as AuditCommand, run as audit};
 pub(crate) use catalog::{Command as CatalogCommand, catalog};
 pub(crate) use copies::outbox;
 pub(crate) use db::{Command as DbCommand, run as db};
-pub(crate) use desk::{applied_already, found, unprotected};
+pub(crate) use desk::{Promises, applied_already, found, promises, unprotected};
 pub(crate) use endpoint::{Command as EndpointCommand, run as endpoint};
 pub(crate) use explain::{
     Options as ExplainOptions, alert as explain_alert, schedule as explain_schedule,

@@ -349,7 +349,8 @@ fn side<'a>(config: &'a Config, name: &str, state: State) -> Option<Side<'a>> {
 
 impl Side<'_> {
     fn subjects(&self) -> Vec<String> {
-        Keeping { database: self.database, policy: self.policy, copy: None }.subjects()
+        let Self { database, policy, state } = *self;
+        Keeping { database, policy, copy: None, state }.subjects()
     }
 }
 

@@ -213,6 +213,9 @@ impl Answer for StatusAnswer {
                 let class = page.paint(tone, matter.class);
                 page.line(format!("{name}: {class}: {}", printable(&matter.what)));
             }
+            if row.state == "observe" {
+                page.line(format!("{name}: observe: it is watched, and nothing is written for it"));
+            }
             if row.paused {
                 let until = row.paused_until.map(|at| format!(" until {}", page.time(at.0)));
                 page.line(format!("{name}: paused{}", until.unwrap_or_default()));
@@ -380,13 +383,14 @@ async fn row(
         what: alert.what,
     });
     let known = known.unwrap_or_default();
+    let is_observed = member.is_observed && member.state == State::Active;
     let ends = |pick: fn(&Interval) -> DateTime<Utc>| known.coverage.iter().map(pick);
     Row {
         name: member.name.clone(),
         engine: member.place.as_ref().map(|place| place.engine.name().to_owned()),
         policy: member.policy.name.clone(),
         repository: member.repository.clone(),
-        state: state_name(member.state),
+        state: if is_observed { "observe" } else { state_name(member.state) },
         restorable_from: ends(|interval| interval.from).min().map(Stamp),
         restorable_to: ends(|interval| interval.to).max().map(Stamp),
         rpo_seconds: member.policy.rpo.as_secs(),

@@ -343,7 +343,9 @@ impl Coordinator {
     ) -> Result<DateTime<Utc>> {
         let delivery = fleet.delivery(member, rule)?;
         let now = self.world.clock.now();
-        if let Delivery::HandOff(hand_off) = &delivery {
+        if let Delivery::HandOff(hand_off) = &delivery
+            && !member.is_observed
+        {
             self.note_handed(member, rule, &hand_off.expire(&self.world).await?).await?;
         }
         let standing = delivery.look(now).await?;
@@ -355,6 +357,9 @@ impl Coordinator {
             self.shared.copies().drills.insert(member.name.clone(), drilled);
         }
         let again = now + LOOK_AGAIN;
+        if member.is_observed {
+            return Ok(again);
+        }
         if !delivery.hours().are_open(now) {
             return Ok(delivery.hours().next_open(now).map_or(again, |opens| again.min(opens)));
         }
@@ -522,7 +527,7 @@ impl Coordinator {
         failures: &mut Vec<String>,
     ) -> Result<usize> {
         let mut expired = 0;
-        for member in fleet.members.values() {
+        for member in fleet.members.values().filter(|member| !member.is_observed) {
             for rule in member.policy.copies.iter().filter(|rule| rule.to == name) {
                 let expired_there = async {
                     let copying = fleet.copying(member, rule).map_err(blind)?;

@@ -89,6 +89,9 @@ impl Coordinator {
         member: &Member,
         (said, looked): (&Said, &mut Looked),
     ) -> Result<DateTime<Utc>> {
+        if member.is_observed {
+            return Ok(self.world.clock.now() + spaced(self.rhythm.look, fleet));
+        }
         let tried = self.state.attempts(&member.name, JOBS_MAX).await?;
         let mut standing = self.standing(fleet, member).await?;
         standing.need = member.need(&standing).or(standing.need);

@@ -88,6 +88,8 @@ pub struct Member {
     pub endpoints: Endpoints,
     /// The agent that reaches it, if whoever serves does not.
     pub agent: Option<String>,
+    /// Whether it is only watched: nothing is written for it.
+    pub is_observed: bool,
 }
 
 /// What is known of the endpoints of a database.
@@ -189,6 +191,7 @@ impl Member {
             && self.subjects == other.subjects
             && self.endpoints == other.endpoints
             && self.agent == other.agent
+            && self.is_observed == other.is_observed
     }
 
     /// Which machine it burdens, as far as that is known.

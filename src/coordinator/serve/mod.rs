@@ -29,6 +29,6 @@ pub use notice::{NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind, NoticeUrgency};
 pub use run::{Coordinator, Rhythm};
 pub use standing::{Rehearsed, Standing, standing};
 pub use tally::{BOUNDS_SECONDS, Histogram, Suppressed, Tally};
-pub use upkeep::expire;
+pub use upkeep::{HISTORY_DAYS, expire};
 pub use watch::Notifier;
 pub use work::told;

@@ -140,5 +140,6 @@ impl Coordinator {
 }
 
 fn is_captured(member: &Member) -> bool {
-    member.state == State::Active && member.policy.logs != Logs::Never && member.place.is_some()
+    let is_wanted = member.state == State::Active && member.policy.logs != Logs::Never;
+    is_wanted && member.place.is_some() && !member.is_observed
 }

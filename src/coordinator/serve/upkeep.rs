@@ -32,7 +32,7 @@ const RETRY: TimeDelta = TimeDelta::hours(1);
 const RANK: u64 = 1_000_000;
 
 /// So many days of ended jobs are remembered.
-const HISTORY_DAYS: i32 = 30;
+pub const HISTORY_DAYS: i32 = 30;
 
 /// Forgets whatever of a database's backups no promise keeps, and lets go log that leads to no
 /// point that is kept. What is held, or has become the last that can be restored, is not among it,
@@ -69,6 +69,7 @@ impl Coordinator {
         let names: BTreeSet<&String> = fleet
             .members
             .values()
+            .filter(|one| !one.is_observed)
             .flat_map(|one| {
                 let copies = one.policy.copies.iter().map(|rule| &rule.to);
                 std::iter::once(&one.repository).chain(copies)
@@ -143,7 +144,7 @@ impl Coordinator {
     ) -> Result<Ending> {
         let (mut expired, mut failures) = (0, Vec::new());
         let own = fleet.members.values().filter(|member| member.repository == name);
-        for member in own.filter(|_| fleet.may_expire) {
+        for member in own.filter(|member| fleet.may_expire && !member.is_observed) {
             meter.begin("expire", 0);
             match self.hands.expire(fleet, member, self.world.clock.now()).await {
                 Ok(forgotten) => {

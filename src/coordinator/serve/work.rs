@@ -136,6 +136,9 @@ impl Coordinator {
             // Another coordinator may know it already.
             return Ok(Ending::superseded("it is not configured here"));
         };
+        if member.is_observed {
+            return Ok(Ending::superseded("it is only observed"));
+        }
         let is_backup = [Kind::Full, Kind::Incremental].iter().any(|kind| kind.name() == task.kind);
         if member.is_absent() && is_backup {
             return Ok(Ending::superseded("there is no endpoint; it is begun when there is one"));

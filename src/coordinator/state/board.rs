@@ -1,12 +1,13 @@
 //! Who was told what, and what is still to be told. Both change in one transaction: killed in
 //! between, nothing is forgotten and nothing begins anew.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
-    database::{Row, Value},
+    audit::{Deed, note},
+    database::{Row, Transaction, Value},
     store::State,
     tables::{number, set_number},
 };
@@ -79,13 +80,19 @@ impl State {
         }
         for (key, told) in kept.board.open() {
             let (key, body) = (name(key), wire(key, told)?);
-            if stored.remove(key.as_str()) != Some(body.as_str()) {
+            let before = stored.remove(key.as_str());
+            if before.is_none() {
+                let since = told.since.to_rfc3339_opts(SecondsFormat::Micros, true);
+                tell(&mut *open, "alert.raised", &key, &format!(" since {since}")).await?;
+            }
+            if before != Some(body.as_str()) {
                 let set = "INSERT INTO alert (key, body) VALUES ($1, $2)
                      ON CONFLICT (key) DO UPDATE SET body = excluded.body";
                 open.run(set, &[Value::from(key.as_str()), Value::from(body.as_str())]).await?;
             }
         }
         for over in stored.into_keys() {
+            tell(&mut *open, "alert.over", over, "").await?;
             open.run("DELETE FROM alert WHERE key = $1", &[Value::from(over)]).await?;
         }
         for body in messages {
@@ -121,6 +128,14 @@ impl State {
         open.run("DELETE FROM message WHERE id = $1", &[Value::from(id)]).await?;
         open.commit().await
     }
+}
+
+/// Notes what becomes of an alert: what is told and over is remembered nowhere else.
+async fn tell(open: &mut dyn Transaction, action: &str, key: &str, more: &str) -> Result<()> {
+    let (class, database) = key.split_once(' ').unwrap_or((key, ""));
+    let detail = format!("{class}{more}");
+    let deed = Deed { who: "coordinator", action, subject: database, detail: &detail };
+    note(open, deed).await
 }
 
 fn name((class, database): &AlertKey) -> String {

@@ -16,6 +16,40 @@ pub(crate) fn assert_shape(name: &str, answer: &Value) {
     assert_eq!(golden, shape, "{} differs; scripts rely on it", path.display());
 }
 
+/// Compares a text for people with `tests/golden/<name>.txt`, times, ids and sizes aside.
+pub(crate) fn assert_text(name: &str, text: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.txt"));
+    let shape: String = text.lines().map(|line| form_of(line) + "\n").collect();
+    if std::env::var_os("STILLPOINT_BLESS").is_some() {
+        std::fs::write(&path, &shape).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(golden, shape, "{} differs", path.display());
+}
+
+fn form_of(line: &str) -> String {
+    let is_day = |word: &str| word.len() == 10 && word.chars().filter(|c| *c == '-').count() == 2;
+    let is_clock =
+        |word: &str| word.contains(':') && word.starts_with(|c: char| c.is_ascii_digit());
+    let is_id = |word: &str| word.len() == 26 && word.bytes().all(|b| b.is_ascii_alphanumeric());
+    let words: Vec<&str> = line.split(' ').collect();
+    let mut formed: Vec<String> = Vec::new();
+    for (place, word) in words.iter().enumerate() {
+        let before = place.checked_sub(1).map_or("", |before| words[before]);
+        let bare = word.trim_end_matches([',', ':']);
+        if is_id(bare) {
+            formed.push(word.replace(bare, "<id>"));
+        } else if (is_day(before) && is_clock(word)) || matches!(bare, "B" | "KiB" | "MiB") {
+            formed.pop();
+            let what = if is_clock(word) { "<time>" } else { "<size>" };
+            formed.push(format!("{what}{}", word.trim_start_matches(|c| c != ',')));
+        } else {
+            formed.push((*word).to_owned());
+        }
+    }
+    formed.join(" ")
+}
+
 fn shape_of(field: &str, value: &Value) -> Value {
     match value {
         // Whether backups can be mounted is the machine's affair.
@@ -48,7 +82,10 @@ fn stable(field: &str, text: &str) -> String {
     };
     if field == "recovery_key" {
         "<secret>".to_owned()
-    } else if matches!(field, "by" | "into" | "sandbox" | "source" | "started_by" | "teardown") {
+    } else if matches!(
+        field,
+        "by" | "into" | "made_by" | "month" | "sandbox" | "source" | "started_by" | "teardown"
+    ) {
         format!("<{field}>")
     } else if field == "engine_version" {
         "<version>".to_owned()
@@ -71,7 +108,7 @@ fn stable(field: &str, text: &str) -> String {
         "<position>".to_owned()
     } else if hex(text) {
         "<hex>".to_owned()
-    } else if text.starts_with("drills/") {
+    } else if text.starts_with("drills/") || text.starts_with("reports/") {
         "<object>".to_owned()
     } else if text.starts_with('/') {
         "<path>".to_owned()

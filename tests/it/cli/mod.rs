@@ -8,6 +8,7 @@ mod config;
 mod demo;
 mod everyday;
 pub(crate) mod golden;
+mod imports;
 mod refusals;
 mod restores;
 mod stopping;

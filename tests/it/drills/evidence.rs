@@ -116,6 +116,40 @@ async fn no_byte_of_the_evidence_changes_unnoticed() {
     assert!(told.status != 0 && told.err.contains("SP0206"), "{}{}", told.out, told.err);
 }
 
+/// Row 1: a report on a month is as good as the evidence of a drill.
+#[tokio::test]
+async fn row_1_no_byte_of_a_report_changes_unnoticed() {
+    let site = site();
+    let config = "version = 1\ntimezone = \"UTC\"\n[repository.primary]\nurl = \"repo\"\n\
+         encryption = { key = { file = \"key\" } }\n\
+         [database.\"app.db\"]\nendpoint = \"sqlite:app.db\"\n";
+    fs::write(site.path("stillpoint.toml"), config).unwrap();
+    site.ok(&["report", "monthly", "-c", "stillpoint.toml"]);
+    let world = World::real(1);
+    let repository = site.open(&world).await;
+    let evidence = files(&site.path("repo/reports"));
+    assert_eq!(evidence.len(), 2, "{evidence:?}");
+    for path in &evidence {
+        let bytes = fs::read(path).unwrap();
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        for place in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[place] ^= 1;
+            fs::write(path, &changed).unwrap();
+            let report = repository.verify_reports().await.unwrap();
+            assert_eq!(report.problems.len(), 1, "byte {place} of {}", path.display());
+        }
+        site.fails(&["report", "verify"], 9, &[]);
+        site.fails(&["verify", "--keyless"], 9, &[]);
+        fs::remove_file(path).unwrap();
+        site.fails(&["report", "verify"], 9, &[]);
+        fs::write(path, &bytes).unwrap();
+    }
+    assert_eq!(site.json(&["report", "verify"])["reports"], 1);
+    site.ok(&["repo", "gc", "--grace", "0s", "--orphan-age", "0s"]);
+    site.ok(&["report", "verify"]);
+}
+
 #[test]
 fn garbage_collection_leaves_evidence_alone_even_of_backups_that_are_gone() {
     let site = site();

@@ -291,6 +291,7 @@ fn fleet(scenario: &Scenario, since: DateTime<Utc>) -> Fleet {
             subjects: Vec::new(),
             endpoints: Endpoints::default(),
             agent: None,
+            is_observed: false,
         };
         (name, Arc::new(member))
     };

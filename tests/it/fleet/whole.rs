@@ -196,6 +196,7 @@ fn fleet(
             subjects: Vec::new(),
             endpoints: Endpoints::default(),
             agent: None,
+            is_observed: false,
         };
         (name, Arc::new(member))
     };

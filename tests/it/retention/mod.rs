@@ -4,4 +4,5 @@
 
 mod commands;
 mod facts;
+mod report;
 mod trim;

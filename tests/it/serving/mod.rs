@@ -7,6 +7,8 @@ mod channels;
 mod everyday;
 mod explains;
 mod fence;
+mod monthly;
+mod observe;
 mod oddities;
 mod plans;
 mod trouble;
