@@ -8,10 +8,11 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
     answer::Answer,
-    config::{files, reach},
+    choice::Labels,
+    config::reach,
     drill, exit,
     page::{Page, Tone, printable},
-    serve::applied_already,
+    serve::{applied_already, found},
     session::Session,
 };
 use crate::{
@@ -35,6 +36,8 @@ pub(crate) enum Command {
 pub(crate) struct RunOptions {
     /// The database [default: all that have a folder].
     database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
 }
 
 #[derive(Debug, Serialize)]
@@ -93,13 +96,13 @@ impl Answer for RunAnswer {
 /// Does it.
 pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     let Command::Run(options) = command;
-    let configured = files::sound(session)?.config;
+    let configured = found(session).await?.config;
     let held = applied_already(session, &configured.coordinator).await?;
     let config = held.as_ref().map_or(&configured, |held| held.config());
     let scratch = drill::place(&session.environment, None);
     let mut answer = RunAnswer { databases: Vec::new(), warnings: Vec::new() };
     let mut failures: Vec<Error> = Vec::new();
-    for database in files::chosen(config, options.database.as_deref())? {
+    for database in options.labels.of(&config.databases, options.database.as_deref())? {
         let Some(folder) = reach::drop_folder(database) else {
             if options.database.is_some() {
                 let step = "pick files up";
