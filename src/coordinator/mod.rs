@@ -59,7 +59,7 @@ pub use scratch_copy::{CopyJob, PlannedCopy, Presented, ScratchCopy, Way, plan_c
 pub use serve::{
     BackupTask, Caps, Coordinator, CopyKnown, Decided, Draining, Drivers, Ending, Endpoints, Fleet,
     Hands, Link, Member, NOTICE_SCHEMA, Notice, NoticeAlert, NoticeKind, NoticeUrgency, Notifier,
-    Place, Rehearsal, Report, Rhythm, Standing, add_drills, decided, expire, expire_copy, reported,
-    silence, standing, told,
+    Place, Rehearsal, Report, Rhythm, Standing, add_drills, decided, expire, expire_copy,
+    read_back, reported, silence, standing, told,
 };
 pub use terms::{Terms, subjects};
