@@ -40,7 +40,7 @@ pub use drill::{DrillJob, Expectation, draw, drill};
 pub use endpoints::{Ask, Discovery, Told, Whom};
 pub use events::{Events, Happened, events, last_loss};
 pub use fetch::{Fetched, Fetcher};
-pub use forecast::{Estimate, Forecast, Lost, forecast};
+pub use forecast::{Estimate, Forecast, Lost, Stop, forecast};
 pub use mount::stand_guard;
 pub use outbox::{HANDOFF_SCHEMA, HandOff, HandedFile, Outbox, Point, PointManifest};
 pub use owner::Successor;

@@ -2,5 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "all of it is tests")]
 
+mod groups;
 mod shops;
 mod verbs;

@@ -83,10 +83,12 @@ fn row_42_a_configured_database_is_backed_up_by_its_name() {
 /// Row 42: every verb that is about databases of the configuration chooses alike.
 #[test]
 fn row_42_every_verb_chooses_by_labels() {
-    let copy = "[repository.dr]\nurl = \"dr\"\n\
-        [[policy.default.copy]]\nname = \"dr\"\nto = \"dr\"\n";
-    let ward = shops(&copy.replace("[[policy", "[policy.default.drill]\nevery = \"7d\"\n[[policy"));
-    ward.ok(&["backup", "-l", "team"]);
+    // One has a copy and no backup yet.
+    let copied = "[repository.dr]\nurl = \"dr\"\n[policy.copied]\nextends = \"default\"\n\
+        [[policy.copied.copy]]\nname = \"dr\"\nto = \"dr\"\n";
+    let audit = database("bank/audit", "ledger.db", "audit");
+    let ward = shops(&format!("{copied}{audit}repository = \"vault\"\npolicy = \"copied\"\n"));
+    ward.ok(&["backup", "-l", "team, team!=audit"]);
     let shop = ["shop/orders", "shop/stock"];
     let l = ["-l", "team=shop"];
     let answers = |words: &[&str]| {
@@ -112,21 +114,27 @@ fn row_42_every_verb_chooses_by_labels() {
     assert_eq!(ward.status("bank/ledger")["paused"], false);
     let resumed = answers(&["db", "resume"]);
     assert_eq!(resumed.len(), 2);
+    assert_eq!(each(&one(&["copy", "list"]), "copies", "copy").len(), 0);
+    let copies = ward.json(&["copy", "list", "-l", "team=audit"]);
+    assert_eq!(each(&copies, "copies", "database"), ["bank/audit"]);
     assert_eq!(one(&["jobs", "list"])["jobs"], Value::Array(Vec::new()));
 
     // Where several repositories are meant, each is asked.
-    let all = ward.json(&["list", "-l", "team"]);
+    let all = ward.json(&["list", "-l", "team, team!=audit"]);
     assert_eq!(each(&all, "databases", "name"), ["bank/ledger", "shop/orders", "shop/stock"]);
     assert!(all["place"].as_str().unwrap().contains("vault"), "{all}");
     assert_eq!(ward.json(&["verify", "-l", "team"])["backups"], 3);
-    assert_eq!(each(&ward.json(&["check", "-l", "team"]), "databases", "name").len(), 3);
+    let (status, checked) = ran(&ward, &["check", "-l", "team"]);
+    let recent = checked[0]["databases"].as_array().unwrap().iter().map(|one| &one["recent"]);
+    assert_eq!(status, 7, "one was never backed up: {checked:?}");
+    assert_eq!(recent.filter(|recent| **recent == true).count(), 3, "{checked:?}");
 
     // Where none fits, that is no success, and the labels that there are are named.
     for verb in ["backup", "status", "list", "check", "verify", "expire", "copy run"] {
         let words: Vec<&str> = verb.split(' ').chain(["-l", "team=nobody"]).collect();
         let (status, told) = ward.run(&words);
         assert_eq!(status, 6, "{verb}: {told}");
-        assert!(told.contains("team=bank, team=shop"), "{verb}: {told}");
+        assert!(told.contains("team=audit, team=bank, team=shop"), "{verb}: {told}");
     }
     let (status, told) = ward.run(&["status", "-l", "team="]);
     assert_eq!(status, 6, "{told}");
