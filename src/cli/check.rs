@@ -9,6 +9,7 @@ use stillpoint_contract::{ErrorKind, Result};
 
 use super::{
     answer::{Answer, Stamp},
+    choice::Labels,
     config::{self, files},
     examine, exit,
     native::Native,
@@ -17,6 +18,7 @@ use super::{
     reach::Reach,
     serve,
     session::{Session, length},
+    source::{SourceOptions, Sources},
     units,
     wire::Backup,
 };
@@ -30,8 +32,10 @@ const CLOCK_AHEAD_MAX: TimeDelta = TimeDelta::minutes(5);
 pub(crate) struct Options {
     /// The repository, or a copy of it that may be incomplete [default: --repo]; or a database,
     /// such as postgres://host, to see what its server lacks.
-    #[arg(value_name = "DIR|URL", value_hint = clap::ValueHint::DirPath)]
+    #[arg(id = "database", value_name = "DIR|URL", value_hint = clap::ValueHint::DirPath)]
     pub place: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
     /// Only look whether every object is there, by name and size. Needs no key.
     #[arg(long)]
     files_only: bool,
@@ -164,6 +168,30 @@ fn write_missing(page: &mut Page<'_>, whose: &str, missing: &[String]) {
 }
 
 impl CheckAnswer {
+    /// Adds what is found in one repository, of some databases or of all.
+    async fn add(
+        &mut self,
+        session: &Session,
+        repository: &Opened,
+        names: Option<&[String]>,
+        age: Option<Option<Duration>>,
+    ) -> Result<()> {
+        let is_meant = |name: &String| names.is_none_or(|names| names.contains(name));
+        let place = repository.location();
+        self.place = if self.place.is_empty() { place } else { format!("{}, {place}", self.place) };
+        let found = repository.files_only().await?.into_iter();
+        let found = found.filter(|found| is_meant(&found.backup.commit.database));
+        self.backups.extend(found.map(|found| Completion::of(found, session.native())));
+        let logs = repository.logs_by_name().await?.into_iter();
+        self.logs.extend(logs.filter(|log| is_meant(&log.database)).map(CapturedLog::from));
+        if let Some(max_age) = age {
+            self.databases.extend(protection(session, repository, (names, max_age)).await?);
+        }
+        self.complete = self.backups.iter().all(|found| found.complete);
+        self.recent = self.databases.iter().all(|database| database.recent);
+        Ok(())
+    }
+
     fn has_whole_logs(&self) -> bool {
         self.logs.iter().all(|log| log.complete)
     }
@@ -226,30 +254,33 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let max_age = options.max_age.as_deref().map(length).transpose()?;
     let need = if options.files_only { Need::Names } else { Need::Content };
     let is_fleet = options.place.is_none() && !options.files_only && files::are_there(session);
-    let repository = if is_fleet && !session.names_place() {
-        config::reach::either(session, None).await?
+    let mut answer = CheckAnswer {
+        place: String::new(),
+        complete: true,
+        recent: true,
+        backups: Vec::new(),
+        logs: Vec::new(),
+        databases: Vec::new(),
+        unprotected: Vec::new(),
+    };
+    let age = (!options.files_only).then_some(max_age);
+    if options.labels.labels.is_some() {
+        let (of, source) = ((&options.labels, need), SourceOptions::default());
+        for (sources, names) in Sources::labelled(session, &source, of).await? {
+            let repository = sources.first(session).await?.repository;
+            answer.add(session, &repository, Some(&names), age).await?;
+        }
     } else {
-        open::repository(session, need).await?
-    };
-    let unprotected = if is_fleet { serve::unprotected(session).await? } else { Vec::new() };
-    let found = repository.files_only().await?;
-    let backups: Vec<_> =
-        found.into_iter().map(|found| Completion::of(found, session.native())).collect();
-    let logs = repository.logs_by_name().await?.into_iter().map(CapturedLog::from).collect();
-    let databases = if options.files_only {
-        Vec::new()
-    } else {
-        protection(session, &repository, max_age).await?
-    };
-    let answer = CheckAnswer {
-        place: repository.location(),
-        complete: backups.iter().all(|found| found.complete),
-        recent: databases.iter().all(|database| database.recent),
-        backups,
-        logs,
-        databases,
-        unprotected: unprotected.into_iter().map(|(name, why)| Unprotected { name, why }).collect(),
-    };
+        let repository = if is_fleet && !session.names_place() {
+            config::reach::either(session, None).await?
+        } else {
+            open::repository(session, need).await?
+        };
+        let unprotected = if is_fleet { serve::unprotected(session).await? } else { Vec::new() };
+        let unprotected = unprotected.into_iter().map(|(name, why)| Unprotected { name, why });
+        answer.unprotected = unprotected.collect();
+        answer.add(session, &repository, None, age).await?;
+    }
     session.answer(&answer)?;
     let is_sound = answer.databases.iter().all(|database| database.problems.is_empty());
     Ok(match (answer.complete, is_sound, answer.has_whole_logs(), answer.recent) {
@@ -262,18 +293,25 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
 
 /// Checks the repository alone, by names and sizes.
 pub(crate) async fn repository(session: &Session, options: RepositoryOptions) -> Result<u8> {
-    run(session, Options { place: options.place, files_only: true, max_age: None }).await
+    let labels = Labels::default();
+    run(session, Options { place: options.place, labels, files_only: true, max_age: None }).await
 }
 
 async fn protection(
     session: &Session,
     repository: &Opened,
-    max_age: Option<Duration>,
+    (names, max_age): (Option<&[String]>, Option<Duration>),
 ) -> Result<Vec<Database>> {
     let now = session.world.clock.now();
     let history = repository.history().await?;
     let mut databases = Vec::new();
-    for name in repository.databases().await? {
+    let known = repository.databases().await?;
+    for name in names.unwrap_or(&known).iter().cloned() {
+        if !known.contains(&name) {
+            let (restorable_to, age_ms, problems) = (None, None, Vec::new());
+            databases.push(Database { name, restorable_to, age_ms, recent: false, problems });
+            continue;
+        }
         // Nobody wants to restore a database whose every backup was forgotten.
         if history.has_given_up(&name) && repository.running_capture(&name).await?.is_none() {
             continue;

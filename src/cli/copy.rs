@@ -13,11 +13,12 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
     answer::{Answer, Stamp},
-    config::{files, reach},
+    choice::Labels,
+    config::reach,
     exit,
     open::Opened,
     page::{Page, Table, Tone, printable},
-    serve::{Held, applied_already, outbox},
+    serve::{Held, applied_already, found, outbox},
     session::Session,
     units,
 };
@@ -47,6 +48,8 @@ pub(crate) enum Command {
 pub(crate) struct RunOptions {
     /// The database [default: all that are configured].
     database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
     /// Only the copy of this name.
     #[arg(long, value_name = "NAME")]
     copy: Option<String>,
@@ -70,6 +73,8 @@ impl Command {
 pub(crate) struct ListOptions {
     /// The database [default: all that are configured].
     database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
 }
 
 #[derive(Debug, Serialize)]
@@ -343,9 +348,9 @@ struct OneCopy<'a> {
 }
 
 impl<'a> OneCopy<'a> {
-    fn all(config: &'a Config, database: Option<&str>) -> Result<Vec<Self>> {
+    fn all(config: &'a Config, labels: &Labels, database: Option<&str>) -> Result<Vec<Self>> {
         let mut all = Vec::new();
-        for database in files::chosen(config, database)? {
+        for database in labels.of(&config.databases, database)? {
             let Some(policy) = config.policies.get(&database.policy) else { continue };
             for rule in policy.copies_in_order() {
                 let from = policy.source_of(rule, &database.repository);
@@ -376,7 +381,7 @@ impl<'a> OneCopy<'a> {
 
 /// Does it.
 pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
-    let configured = files::sound(session)?.config;
+    let configured = found(session).await?.config;
     // Where a coordinator serves, what was applied holds, and not what a file says by now.
     let held = applied_already(session, &configured.coordinator).await?;
     let config = held.as_ref().map_or(&configured, |held| held.config());
@@ -456,7 +461,7 @@ async fn make(
     (config, may_expire): (&Config, bool),
     options: RunOptions,
 ) -> Result<u8> {
-    let mut copies = OneCopy::all(config, options.database.as_deref())?;
+    let mut copies = OneCopy::all(config, &options.labels, options.database.as_deref())?;
     // What is only watched is copied where a person names it.
     copies.retain(|copy| options.database.is_some() || !config.is_observed(copy.database));
     if let Some(name) = &options.copy {
@@ -522,7 +527,7 @@ async fn list(session: &Session, config: &Config, options: ListOptions) -> Resul
     let mut shelf = Shelf::default();
     let now = session.world.clock.now();
     let mut answer = ListAnswer { now: Stamp(now), copies: Vec::new() };
-    for copy in OneCopy::all(config, options.database.as_deref())? {
+    for copy in OneCopy::all(config, &options.labels, options.database.as_deref())? {
         let looked = async {
             let source = shelf.source(session, config, copy.from).await?;
             let target = shelf.seen(session, config, &copy.rule.to).await?;

@@ -8,12 +8,13 @@ use stillpoint_contract::Result;
 
 use super::{
     answer::{Answer, Stamp},
+    choice::Labels,
     native::Native,
-    open::Need,
+    open::{Need, Opened},
     page::{Page, Table, Tone},
     reach::Reach,
     session::Session,
-    source::{self, SourceOptions},
+    source::{SourceOptions, Sources},
     units,
     wire::Backup,
 };
@@ -24,6 +25,8 @@ use crate::repository::Timeline;
 pub(crate) struct Options {
     /// Only this database.
     database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
     #[command(flatten)]
     source: SourceOptions,
 }
@@ -67,6 +70,36 @@ impl Database {
     }
 }
 
+impl ListAnswer {
+    /// Adds databases of one repository, of which there may be several.
+    async fn add(
+        &mut self,
+        session: &Session,
+        repository: &Opened,
+        names: Vec<String>,
+    ) -> Result<()> {
+        for (own, one) in [
+            (&mut self.repository, repository.id().to_owned()),
+            (&mut self.place, repository.location()),
+        ] {
+            *own = if own.is_empty() { one } else { format!("{own}, {one}") };
+        }
+        let native = session.native();
+        for name in names {
+            let timeline = repository.timeline(&name).await?;
+            self.warnings.extend(Reach::of(&timeline, native).warning(&name));
+            self.warnings.extend(timeline.clock_doubt());
+            self.databases.push(Database::of(&timeline, native));
+            self.backups.extend(timeline.backups.iter().map(|b| Backup::of(&b.commit, native)));
+            self.warnings.extend(timeline.problems);
+        }
+        if !repository.is_unlocked() {
+            self.warnings.push("without its key, captured logs are not counted".to_owned());
+        }
+        Ok(())
+    }
+}
+
 impl Answer for ListAnswer {
     const SCHEMA: &'static str = "list/1";
 
@@ -105,31 +138,33 @@ impl Answer for ListAnswer {
 
 /// Lists. Without the key, what was captured since the backups is not counted.
 pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
-    let of = (options.database.as_deref(), Need::Names);
-    let repository = source::open(session, &options.source, of).await?;
-    let names = match options.database {
-        Some(name) => vec![name],
-        None => repository.databases().await?,
-    };
     let mut answer = ListAnswer {
-        repository: repository.id().to_owned(),
-        place: repository.location(),
+        repository: String::new(),
+        place: String::new(),
         now: Stamp(session.world.clock.now()),
         databases: Vec::new(),
         backups: Vec::new(),
         warnings: Vec::new(),
     };
-    let native = session.native();
-    for name in names {
-        let timeline = repository.timeline(&name).await?;
-        answer.warnings.extend(Reach::of(&timeline, native).warning(&name));
-        answer.warnings.extend(timeline.clock_doubt());
-        answer.databases.push(Database::of(&timeline, native));
-        answer.backups.extend(timeline.backups.iter().map(|b| Backup::of(&b.commit, native)));
-        answer.warnings.extend(timeline.problems);
-    }
-    if !repository.is_unlocked() {
-        answer.warnings.push("without its key, captured logs are not counted".to_owned());
+    if options.labels.labels.is_some() {
+        let of = (&options.labels, Need::Names);
+        for (sources, names) in Sources::labelled(session, &options.source, of).await? {
+            let repository = sources.first(session).await?.repository;
+            let known = repository.databases().await?;
+            let (known, unknown): (Vec<_>, _) = names.into_iter().partition(|n| known.contains(n));
+            let lacks = |name: String| format!("nothing of {name} is backed up yet");
+            answer.warnings.extend(unknown.into_iter().map(lacks));
+            answer.add(session, &repository, known).await?;
+        }
+    } else {
+        let of = (options.database.as_deref(), Need::Names);
+        let sources = Sources::of(session, &options.source, of).await?;
+        let repository = sources.first(session).await?.repository;
+        let names = match options.database {
+            Some(name) => vec![name],
+            None => repository.databases().await?,
+        };
+        answer.add(session, &repository, names).await?;
     }
     answer.warnings.iter().for_each(|warning| session.warn(warning));
     session.answer(&answer)

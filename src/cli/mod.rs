@@ -10,6 +10,7 @@ mod args;
 mod backup;
 mod bar;
 mod check;
+mod choice;
 mod completion;
 mod config;
 mod copy;

@@ -1,6 +1,6 @@
 //! `stillpoint pickup`: files that applications left, taken as backups.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -8,14 +8,17 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
     answer::Answer,
-    config::{files, reach},
+    choice::Labels,
+    config::reach,
     drill, exit,
+    open::Opened,
     page::{Page, Tone, printable},
-    serve::applied_already,
+    serve::{applied_already, found},
     session::Session,
 };
 use crate::{
-    coordinator::{Dump, PickUp, Successor, pick_up},
+    config::Database,
+    coordinator::{Dump, PickUp, ScratchPlace, Successor, pick_up},
     pipeline::Meter,
 };
 
@@ -35,6 +38,8 @@ pub(crate) enum Command {
 pub(crate) struct RunOptions {
     /// The database [default: all that have a folder].
     database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
 }
 
 #[derive(Debug, Serialize)]
@@ -93,13 +98,13 @@ impl Answer for RunAnswer {
 /// Does it.
 pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     let Command::Run(options) = command;
-    let configured = files::sound(session)?.config;
+    let configured = found(session).await?.config;
     let held = applied_already(session, &configured.coordinator).await?;
     let config = held.as_ref().map_or(&configured, |held| held.config());
     let scratch = drill::place(&session.environment, None);
     let mut answer = RunAnswer { databases: Vec::new(), warnings: Vec::new() };
     let mut failures: Vec<Error> = Vec::new();
-    for database in files::chosen(config, options.database.as_deref())? {
+    for database in options.labels.of(&config.databases, options.database.as_deref())? {
         let Some(folder) = reach::drop_folder(database) else {
             if options.database.is_some() {
                 let step = "pick files up";
@@ -110,22 +115,11 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
             }
             continue;
         };
-        let meter = Arc::new(Meter::default());
         let work = async {
-            let (engine, _) = reach::endpoint(session, database).await?;
             let repository = reach::repository(session, config, &database.repository).await?;
-            let job = PickUp {
-                engine: &*engine,
-                folder: &folder,
-                database: &database.name,
-                successor: Successor::InPlace,
-                scratch: &scratch,
-            };
-            let dumps = Box::pin(pick_up(&session.world, &repository, &job, &meter)).await;
-            repository.remember().await?;
-            dumps
+            take(session, &repository, (database, &folder), &scratch).await
         };
-        match session.watch(&database.name, &meter, Box::pin(work)).await {
+        match Box::pin(work).await {
             Ok(dumps) => answer.databases.push(Ran {
                 database: database.name.clone(),
                 folder: folder.display().to_string(),
@@ -146,4 +140,26 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
         None if is_refused => Ok(exit::status(ErrorKind::Refused)),
         None => Ok(exit::OK),
     }
+}
+
+/// Takes what was left of one database.
+pub(crate) async fn take(
+    session: &Session,
+    repository: &Opened,
+    (database, folder): (&Database, &Path),
+    scratch: &ScratchPlace,
+) -> Result<Vec<Dump>> {
+    let meter = Arc::new(Meter::default());
+    let (engine, _) = reach::endpoint(session, database).await?;
+    let job = PickUp {
+        engine: &*engine,
+        folder,
+        database: &database.name,
+        successor: Successor::InPlace,
+        scratch,
+    };
+    let work = Box::pin(pick_up(&session.world, repository, &job, &meter));
+    let dumps = session.watch(&database.name, &meter, work).await;
+    repository.remember().await?;
+    dumps
 }

@@ -235,7 +235,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<u8> {
     }
     match command {
         Command::Init(options) => init::run(session, options).await?,
-        Command::Backup(options) => Box::pin(backup::run(session, options)).await?,
+        Command::Backup(options) => return Box::pin(backup::run(session, options)).await,
         Command::List(options) => list::run(session, options).await?,
         Command::Show(options) => show::run(session, options).await?,
         Command::Timeline(options) => timeline::run(session, options).await?,

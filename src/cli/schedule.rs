@@ -9,7 +9,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
     answer::{Answer, Stamp},
-    config::files,
+    choice::Labels,
     page::{Page, Table},
     serve,
     session::Session,
@@ -34,6 +34,8 @@ pub(crate) enum Command {
 pub(crate) struct NextOptions {
     /// The database [default: all of them].
     database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
     /// From when on, such as 2027-03-28 [default: now].
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     around: Option<String>,
@@ -90,7 +92,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<()> {
         None => session.world.clock.now(),
         Some(text) => session.instant(text)?,
     };
-    let chosen = files::chosen(config, options.database.as_deref())?;
+    let chosen = options.labels.of(&config.databases, options.database.as_deref())?;
     let mut due = Vec::new();
     for database in chosen {
         if let Some(policy) = config.policies.get(&database.policy) {

@@ -6,6 +6,7 @@ use clap::Args;
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
+    choice::Labels,
     config::{files, reach},
     open::{self, Need, Opened},
     serve::found,
@@ -41,7 +42,7 @@ enum Place {
 /// The places that a database can be read from.
 #[derive(Debug)]
 pub(crate) struct Sources {
-    config: Option<Config>,
+    config: Option<Arc<Config>>,
     need: Need,
     /// In the order in which they are tried.
     places: Vec<Place>,
@@ -77,26 +78,69 @@ impl Sources {
         (database, need): (Option<&str>, Need),
     ) -> Result<Self> {
         let is_typed = options.from.is_none() && session.names_place();
-        let typed = |config: Option<Config>, others| {
-            Ok(Self { config, need, places: vec![Place::Typed], others })
-        };
+        let alone = || Ok(Self::typed(None, need, Vec::new()));
         if is_typed && !names_config(session) {
-            return typed(None, Vec::new());
+            return alone();
         }
         let config = match configured(session).await {
             // Whoever has no configuration is told of --repo, as ever.
             Err(_) if options.from.is_none() && !names_config(session) => {
-                return typed(None, Vec::new());
+                return alone();
             }
-            Err(_) if is_typed => return typed(None, Vec::new()),
-            loaded => loaded?,
+            Err(_) if is_typed => return alone(),
+            loaded => Arc::new(loaded?),
         };
+        Self::in_config(config, options, is_typed, (database, need))
+    }
+
+    /// The places of databases that were chosen by their labels, and their names: those together
+    /// that are in the same places.
+    ///
+    /// # Errors
+    ///
+    /// [`Missing`](ErrorKind::Missing) when none fits, or one has no such copy.
+    pub(crate) async fn labelled(
+        session: &Session,
+        options: &SourceOptions,
+        (labels, need): (&Labels, Need),
+    ) -> Result<Vec<(Self, Vec<String>)>> {
+        let is_typed = options.from.is_none() && session.names_place();
+        let config = Arc::new(configured(session).await?);
+        let names = labels.names(&config)?;
+        if is_typed {
+            let others = everywhere(&config);
+            return Ok(vec![(Self::typed(Some(config), need, others), names)]);
+        }
+        let mut groups: Vec<(Self, Vec<String>)> = Vec::new();
+        for name in names {
+            let of = (Some(name.as_str()), need);
+            let sources = Self::in_config(Arc::clone(&config), options, is_typed, of)?;
+            // Where nobody says `--from`, these are its others as well.
+            let same = |(known, _): &&mut (Self, _)| known.places == sources.places;
+            match groups.iter_mut().find(same) {
+                Some((_, names)) => names.push(name),
+                None => groups.push((sources, vec![name])),
+            }
+        }
+        Ok(groups)
+    }
+
+    fn typed(config: Option<Arc<Config>>, need: Need, others: Vec<Place>) -> Self {
+        Self { config, need, places: vec![Place::Typed], others }
+    }
+
+    fn in_config(
+        config: Arc<Config>,
+        options: &SourceOptions,
+        is_typed: bool,
+        (database, need): (Option<&str>, Need),
+    ) -> Result<Self> {
         let own = database.and_then(|name| config.databases.get(name));
         let all = own.map_or_else(|| everywhere(&config), |database| places(&config, database));
         let is_original = |name: &&String| config.origin_of(name).is_none();
         let originals = config.restorable().filter(is_original).count();
         if is_typed {
-            return typed(Some(config), all);
+            return Ok(Self::typed(Some(config), need, all));
         }
         let places = match &options.from {
             Some(from) => vec![named(&config, &all, from)?],
@@ -309,7 +353,7 @@ pub(crate) async fn open(
 
 /// The configuration, with what was discovered. Without its state, what is written down has to do:
 /// it may be gone with everything else.
-async fn configured(session: &Session) -> Result<Config> {
+pub(crate) async fn configured(session: &Session) -> Result<Config> {
     match found(session).await {
         Ok(loaded) => Ok(loaded.config),
         Err(error) => {

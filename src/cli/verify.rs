@@ -8,6 +8,7 @@ use stillpoint_contract::{ErrorKind, Result};
 
 use super::{
     answer::Answer,
+    choice::Labels,
     exit,
     open::{Need, Opened},
     page::{Page, Tone, printable},
@@ -25,13 +26,15 @@ use crate::{
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The backups, or how their ids begin; all, and all captured log, if none is given.
-    #[arg(value_name = "BACKUP")]
+    #[arg(value_name = "BACKUP", conflicts_with = "labels")]
     backups: Vec<String>,
     /// All backups and the captured log of this database.
     #[arg(long, value_name = "NAME", conflicts_with = "backups")]
     database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
     /// Hash every object and compare it with its name, instead of decoding it. Needs no key.
-    #[arg(long, conflicts_with_all = ["backups", "database"])]
+    #[arg(long, conflicts_with_all = ["backups", "database", "labels"])]
     keyless: bool,
     #[command(flatten)]
     source: SourceOptions,
@@ -82,6 +85,16 @@ impl VerifyAnswer {
         }));
         self.intact = self.problems.is_empty();
     }
+
+    /// Adds what was found elsewhere.
+    fn join(&mut self, other: Self) {
+        self.backups += other.backups;
+        self.objects += other.objects;
+        self.bytes += other.bytes;
+        self.problems.extend(other.problems);
+        self.repaired.extend(other.repaired);
+        self.intact = self.problems.is_empty();
+    }
 }
 
 impl Answer for VerifyAnswer {
@@ -128,34 +141,54 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let start = session.world.clock.elapsed();
     let meter = Arc::new(Meter::default());
     let need = if options.keyless { Need::Names } else { Need::Content };
-    let database = options.database.as_deref();
-    let sources = Sources::of(session, &options.source, (database, need)).await?;
-    let repository = sources.first(session).await?.repository;
-    let mut answer = if options.keyless {
-        let mut answer = VerifyAnswer::new("hashed");
-        answer.add(session.watch("verify", &meter, repository.verify_names(&meter)).await?);
-        answer
+    let groups = if options.labels.labels.is_some() {
+        let all = Sources::labelled(session, &options.source, (&options.labels, need)).await?;
+        all.into_iter().map(|(sources, names)| (sources, Some(names))).collect()
     } else {
-        let found = decode(session, &repository, &options, &meter).await?;
-        Box::pin(repair(session, (&sources, &repository), &options, (found, &meter))).await?
+        let database = options.database.as_deref();
+        let sources = Sources::of(session, &options.source, (database, need)).await?;
+        vec![(sources, options.database.map(|name| vec![name]))]
     };
+    let mut answer = VerifyAnswer::new(if options.keyless { "hashed" } else { "decoded" });
+    for (sources, mut databases) in groups {
+        let repository = sources.first(session).await?.repository;
+        if options.keyless {
+            answer.add(session.watch("verify", &meter, repository.verify_names(&meter)).await?);
+            continue;
+        }
+        if let (Some(names), true) = (&mut databases, options.labels.labels.is_some()) {
+            let known = repository.databases().await?;
+            names.retain(|name| known.contains(name));
+        }
+        let what = What { backups: &options.backups, databases: databases.as_deref() };
+        let found = decode(session, &repository, what, &meter).await?;
+        let found = repair(session, (&sources, &repository), what, (found, &meter));
+        answer.join(Box::pin(found).await?);
+    }
     let took = session.world.clock.elapsed().saturating_sub(start);
     answer.elapsed_ms = milliseconds(took);
     session.answer(&answer)?;
     Ok(if answer.intact { exit::OK } else { exit::status(ErrorKind::Corrupt) })
 }
 
+/// What is verified: these backups, or else everything of these databases, or of all.
+#[derive(Clone, Copy)]
+struct What<'a> {
+    backups: &'a [String],
+    databases: Option<&'a [String]>,
+}
+
 /// Brings back what is damaged from another copy, where a configuration names one, and looks again.
 async fn repair(
     session: &Session,
     (sources, repository): (&Sources, &Opened),
-    options: &Options,
+    what: What<'_>,
     (found, meter): (VerifyAnswer, &Arc<Meter>),
 ) -> Result<VerifyAnswer> {
     if found.intact {
         return Ok(found);
     }
-    let (backups, mut databases) = chosen(repository, options).await?;
+    let (backups, mut databases) = chosen(repository, what).await?;
     databases.extend(backups.into_iter().map(|backup| backup.commit.database));
     databases.sort();
     databases.dedup();
@@ -164,7 +197,7 @@ async fn repair(
     if mended.is_empty() {
         return Ok(found);
     }
-    let mut answer = decode(session, repository, options, meter).await?;
+    let mut answer = decode(session, repository, what, meter).await?;
     answer.repaired = mended.into_iter().map(|(object, _)| object).collect();
     Ok(answer)
 }
@@ -172,17 +205,17 @@ async fn repair(
 async fn decode(
     session: &Session,
     repository: &Opened,
-    options: &Options,
+    what: What<'_>,
     meter: &Arc<Meter>,
 ) -> Result<VerifyAnswer> {
     let mut answer = VerifyAnswer::new("decoded");
-    if options.backups.is_empty() && options.database.is_none() {
+    if what.backups.is_empty() && what.databases.is_none() {
         // Decoding sees no damage where nothing was to be decoded: key slots, indexes, tables.
         let work = repository.verify_names(meter);
         let report = session.watch("verify", meter, work).await?;
         answer.add(VerifyReport { backups: 0, bytes: 0, ..report });
     }
-    let (backups, databases) = chosen(repository, options).await?;
+    let (backups, databases) = chosen(repository, what).await?;
     meter.begin("decode", backups.iter().map(|backup| backup.commit.size_bytes).sum());
     for committed in &backups {
         let work = repository.verify_backup(committed, meter);
@@ -202,16 +235,16 @@ async fn decode(
 }
 
 /// The backups to verify, and the databases whose captured log to verify.
-async fn chosen(repository: &Opened, options: &Options) -> Result<(Vec<Committed>, Vec<String>)> {
-    if !options.backups.is_empty() {
+async fn chosen(repository: &Opened, what: What<'_>) -> Result<(Vec<Committed>, Vec<String>)> {
+    if !what.backups.is_empty() {
         let mut backups = Vec::new();
-        for id in &options.backups {
+        for id in what.backups {
             backups.push(repository.find_backup(id).await?);
         }
         return Ok((backups, Vec::new()));
     }
-    let databases = match &options.database {
-        Some(database) => vec![database.clone()],
+    let databases = match what.databases {
+        Some(names) => names.to_vec(),
         None => repository.databases().await?,
     };
     let mut backups = Vec::new();

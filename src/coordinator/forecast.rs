@@ -17,12 +17,25 @@ const DRILLS_MAX: usize = 6;
 const SEGMENTS_MAX: usize = 4096;
 
 /// What is known of a restore before it is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forecast {
     /// How long it will take; `None` when no drill tells.
     pub estimate: Option<Estimate>,
     /// What was captured and will not be in the restored database.
     pub lost: Lost,
+    /// Where it will stop; `None` where that is the end of the log, or too much log lies before.
+    pub stop: Option<Stop>,
+}
+
+/// The state that a point really is: that after the last commit before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// When that was committed; of a backup without log, the instant of its own state.
+    pub at: DateTime<Utc>,
+    /// Where, where the engine has positions.
+    pub position: Option<LogPosition>,
+    /// Whether it is a commit of the log, and not the state of the backup.
+    pub is_commit: bool,
 }
 
 /// How long a restore will take: as fast as the fastest drill and as slow as the slowest.
@@ -69,7 +82,8 @@ pub async fn forecast(repository: &Repository, resolved: &ResolvedRestore) -> Re
     }
     let estimate = estimate(&records, resolved.manifest.size_bytes, resolved.log_bytes);
     let timeline = repository.timeline(database).await?;
-    Ok(Forecast { estimate, lost: lost(repository, &timeline, resolved).await? })
+    let (lost, stop) = follow(repository, &timeline, resolved).await?;
+    Ok(Forecast { estimate, lost, stop })
 }
 
 fn estimate(records: &[DrillRecord], size_bytes: u64, log_bytes: u64) -> Option<Estimate> {
@@ -123,15 +137,16 @@ fn phase(record: &DrillRecord, name: &str) -> Option<(f64, f64)> {
     Some((bytes as f64, found.took_ms as f64))
 }
 
-async fn lost(
+/// Follows the log to the point and beyond it: what is lost, and where a restore will stop.
+async fn follow(
     repository: &Repository,
     timeline: &Timeline,
     resolved: &ResolvedRestore,
-) -> Result<Lost> {
+) -> Result<(Lost, Option<Stop>)> {
     let backup = &resolved.chosen.backup;
     let own = &backup.commit.consistent_at;
     let (until, mut reached) = match &resolved.chosen.until {
-        RecoveryTarget::Latest => return Ok(Lost::default()),
+        RecoveryTarget::Latest => return Ok((Lost::default(), None)),
         RecoveryTarget::Time(at) => (Until::Time(*at), Some(*at)),
         RecoveryTarget::Position(at) => (Until::Position(at.clone()), None),
         RecoveryTarget::Consistent => match own {
@@ -140,6 +155,8 @@ async fn lost(
         },
     };
     let mut lost = Lost::default();
+    let (at, position) = (backup.commit.consistent_time, own.clone());
+    let mut stop = Some(Stop { at, position, is_commit: false });
     let mut passed = Passed { until, is_there: false };
     if timeline.coverage_of(backup).is_some() {
         let mut log = repository.log_in(timeline, backup).await?;
@@ -147,6 +164,7 @@ async fn lost(
             let Some(head) = log.next().await? else { break };
             if looked == SEGMENTS_MAX {
                 lost.is_more = true;
+                stop = stop.filter(|_| lost.transactions > 0);
                 break;
             }
             for event in head.events.iter().filter(|event| event.what == LogEventKind::Commit) {
@@ -158,6 +176,7 @@ async fn lost(
                     lost.transactions += 1;
                 } else {
                     reached = reached.max(Some(event.at));
+                    stop = Some(Stop { at: event.at, position: Some(position), is_commit: true });
                 }
             }
         }
@@ -168,7 +187,7 @@ async fn lost(
     // Commits that were seen at once bear one time.
     let is_later = |newest: &DateTime<Utc>| *newest > reached || lost.transactions > 0;
     lost.newest = ends.chain(backups).max().filter(is_later);
-    Ok(lost)
+    Ok((lost, stop))
 }
 
 fn is_at_or_before(position: &LogPosition, other: &LogPosition) -> bool {

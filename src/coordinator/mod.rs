@@ -40,7 +40,7 @@ pub use drill::{DrillJob, Expectation, draw, drill};
 pub use endpoints::{Ask, Discovery, Told, Whom};
 pub use events::{Events, Happened, events, last_loss};
 pub use fetch::{Fetched, Fetcher};
-pub use forecast::{Estimate, Forecast, Lost, forecast};
+pub use forecast::{Estimate, Forecast, Lost, Stop, forecast};
 pub use mount::stand_guard;
 pub use outbox::{HANDOFF_SCHEMA, HandOff, HandedFile, Outbox, Point, PointManifest};
 pub use owner::Successor;
@@ -60,7 +60,7 @@ pub use serve::{
     BOUNDS_SECONDS, BackupTask, Caps, Coordinator, CopyKnown, Decided, Draining, Drivers, Ending,
     Endpoints, Fleet, HISTORY_DAYS, Hands, Histogram, Link, Member, NOTICE_SCHEMA, Notice,
     NoticeAlert, NoticeKind, NoticeUrgency, Notifier, Place, Rehearsal, Rehearsed, Report, Rhythm,
-    Standing, Suppressed, Tally, add_drills, decided, expire, expire_copy, reported, silence,
-    standing, told,
+    Standing, Suppressed, Tally, add_drills, decided, expire, expire_copy, read_back, reported,
+    silence, standing, told,
 };
 pub use terms::{Terms, subjects};

@@ -15,6 +15,7 @@ mod full_store;
 mod handoff;
 mod invariants;
 mod kills;
+mod labels;
 mod mounts;
 mod mounts_amid;
 mod mounts_unprivileged;

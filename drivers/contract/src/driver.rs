@@ -83,6 +83,11 @@ pub trait Engine: fmt::Debug + Send + Sync {
             .why("only files that are complete databases are picked up, such as those of SQLite"))
     }
 
+    /// Whether a database is one file; otherwise it is a directory.
+    fn is_one_file(&self) -> bool {
+        false
+    }
+
     /// Whether a sandbox finds in what it reads whatever [`check`](Self::check) would find there,
     /// so that a part of a database can be read without checking all of it.
     fn checks_as_it_reads(&self) -> bool {

@@ -69,6 +69,10 @@ impl Engine for SqliteEngine {
         .await
     }
 
+    fn is_one_file(&self) -> bool {
+        true
+    }
+
     async fn plan_restore(&self, request: &RestoreRequest<'_>) -> Result<RestorePlan> {
         restore::plan(request)
     }

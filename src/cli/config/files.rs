@@ -8,7 +8,7 @@ use std::{
 use stillpoint_contract::{Error, ErrorKind, Result, code, quoted};
 
 use super::super::session::Session;
-use crate::config::{Config, Database, Loaded, Source, load};
+use crate::config::{Loaded, Source, load};
 
 /// Where a configuration is, unless somebody says otherwise.
 const USUAL: &str = "/etc/stillpoint/stillpoint.toml";
@@ -59,17 +59,6 @@ pub(crate) fn sound(session: &Session) -> Result<Loaded> {
     Err(Error::new(ErrorKind::Config, code::BAD_CONFIG, "use the configuration")
         .caused_by(what)
         .next(format!("stillpoint config check -c {}", quoted(&main))))
-}
-
-/// The databases that are meant: the one that was named, or all that are configured.
-pub(crate) fn chosen<'a>(config: &'a Config, name: Option<&str>) -> Result<Vec<&'a Database>> {
-    let Some(name) = name else { return Ok(config.databases.values().collect()) };
-    config.databases.get(name).map(|database| vec![database]).ok_or_else(|| {
-        let known = config.databases.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        Error::new(ErrorKind::Missing, code::CONFIG_NAME, "find the database")
-            .with("given", name)
-            .with("configured", known)
-    })
 }
 
 fn source(path: &Path, left: &mut u64) -> Result<Source> {

@@ -14,6 +14,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::{html, show};
 use crate::{
     cli::{
+        choice::{Labels, each},
         environment::Environment,
         exit,
         open::{Need, Opened},
@@ -42,7 +43,10 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The database, by the name that `list` shows.
-    database: String,
+    #[arg(required_unless_present = "labels")]
+    database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
     /// The moment, as `restore --at` takes it.
     #[arg(
         long,
@@ -94,7 +98,7 @@ impl Command {
 /// Does what is to be done with drills.
 pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     match command {
-        Command::Run(options) => Box::pin(drill(session, options)).await,
+        Command::Run(options) => Box::pin(all(session, options)).await,
         Command::List(options) => show::list(session, options).await,
         Command::Show(options) => show::show(session, options).await,
     }
@@ -119,23 +123,33 @@ pub(crate) fn place(environment: &Environment, chosen: Option<&Path>) -> Scratch
     }
 }
 
-async fn drill(session: &Session, options: Options) -> Result<u8> {
+/// Rehearses one database, or one after the other.
+async fn all(session: &Session, options: Options) -> Result<u8> {
+    let Some(database) = &options.database else {
+        let names = options.labels.names(&source::configured(session).await?)?;
+        let work = async |name: &str| Box::pin(drill(session, &options, name)).await;
+        return Ok(each(session, &names, work).await);
+    };
+    Box::pin(drill(session, &options, database)).await
+}
+
+async fn drill(session: &Session, options: &Options, database: &str) -> Result<u8> {
     let scratch = place(&session.environment, options.scratch.as_deref());
-    let expectations = expectations(&options)?;
+    let expectations = expectations(options)?;
     let moment = session.moment(&options.at)?;
     // The copy that the policy rehearses is the one that would really be used.
     let from = options.source.from.clone();
     let from = match from {
-        None => source::drilled_from(session, &options.database).await,
+        None => source::drilled_from(session, database).await,
         named => named,
     };
-    let of = (Some(options.database.as_str()), Need::Content);
+    let of = (Some(database), Need::Content);
     let source = Sources::of(session, &SourceOptions { from }, of).await?.first(session).await?;
     let repository = source.repository;
     let (wanted, asked) = if options.random {
-        drawn(session, &repository, &options.database).await?
+        drawn(session, &repository, database).await?
     } else {
-        let wanted = wanted(session, &repository, &options.database, moment).await?;
+        let wanted = wanted(session, &repository, database, moment).await?;
         (wanted, options.at.clone())
     };
     let asked = match &wanted {
@@ -148,7 +162,7 @@ async fn drill(session: &Session, options: Options) -> Result<u8> {
     }
     let job = DrillJob {
         engines: &session.engines,
-        database: &options.database,
+        database,
         wanted,
         asked: &asked,
         is_random: options.random,
@@ -160,7 +174,7 @@ async fn drill(session: &Session, options: Options) -> Result<u8> {
     };
     let meter = Arc::new(Meter::default());
     let work = Box::pin(coordinator::drill(&session.world, &repository, &job, &meter));
-    let mut record = session.watch(&options.database, &meter, work).await?;
+    let mut record = session.watch(database, &meter, work).await?;
     if source.name.is_some() {
         record.notes.push(format!("restored from {}", source.told));
     }

@@ -42,7 +42,7 @@ pub(crate) struct PartialOptions {
     #[arg(
         long,
         value_name = "URL",
-        conflicts_with_all = ["to", "force", "delta", "start", "tablespace"]
+        conflicts_with_all = ["to", "force", "delta", "start", "tablespace", "labels"]
     )]
     pub(crate) into: Option<String>,
     /// The name of the restored table or database, which must be free [default: its own name with

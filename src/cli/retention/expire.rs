@@ -10,7 +10,8 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::{
     super::{
         answer::{Answer, Stamp},
-        config::{files, reach},
+        choice::Labels,
+        config::reach,
         open::Opened,
         page::{Page, Table, Tone, printable},
         serve::{applied_already, found},
@@ -31,6 +32,8 @@ use crate::{
 pub(crate) struct Options {
     /// The database [default: all that are configured].
     database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
     /// Only tell what would go, and what stays for which reasons; change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -132,7 +135,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     }
     let config = held.as_ref().map_or(&configured, |held| held.config());
     let mut places: BTreeMap<&str, Vec<Keeping<'_>>> = BTreeMap::new();
-    for database in files::chosen(config, options.database.as_deref())? {
+    for database in options.labels.of(&config.databases, options.database.as_deref())? {
         // What is only watched expires where a person names it.
         if options.database.is_none() && config.is_observed(database) {
             continue;
@@ -170,7 +173,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
                     done => done?,
                 }
             }
-            if options.database.is_none() {
+            if options.database.is_none() && options.labels.labels.is_none() {
                 let history = repository.history().await?;
                 answer.unknown.extend(unknown(config, name, &history));
             }

@@ -8,7 +8,8 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::{
     super::{
         answer::{Answer, Stamp},
-        config::{files, reach},
+        choice::Labels,
+        config::reach,
         open::Opened,
         page::{Page, Table},
         serve,
@@ -88,7 +89,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<()> {
     };
     let config = serve::found(session).await?.config;
     let (repository, name, only) = find(session, &config, &options.what).await?;
-    let database = files::chosen(&config, Some(&name))?;
+    let database = Labels::default().of(&config.databases, Some(&name))?;
     let keeping = database.into_iter().find_map(|database| Keeping::of(&config, database));
     let keeping = keeping.ok_or_else(|| Error::bug("find the policy of a database"))?;
     let holdings = repository.stock(&name).await?;

@@ -8,6 +8,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code, quoted};
 use super::{
     super::{
         answer::{Answer, Stamp},
+        choice::Labels,
         exit,
         page::{Page, printable},
         session::Session,
@@ -64,7 +65,10 @@ pub(crate) struct ForgetOptions {
 #[derive(Debug, Args)]
 pub(crate) struct PauseOptions {
     /// The database.
-    database: String,
+    #[arg(required_unless_present = "labels")]
+    database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
     /// Until when, such as "2026-12-01 06:00".
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
@@ -77,7 +81,10 @@ pub(crate) struct PauseOptions {
 #[derive(Debug, Args)]
 pub(crate) struct Said {
     /// The database.
-    database: String,
+    #[arg(required_unless_present = "labels")]
+    database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
     /// Why, for those who wonder.
     #[arg(long, value_name = "TEXT", default_value = "asked for on the command line")]
     reason: String,
@@ -112,30 +119,36 @@ impl Answer for DbAnswer {
 
 /// Says it.
 pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
-    let (database, reason, mark, said) = match command {
-        Command::Pause(PauseOptions { database, until, reason }) => {
+    let (whom, reason, mark, said) = match command {
+        Command::Pause(PauseOptions { database, labels, until, reason }) => {
             let until = until.map(|text| end(session, &text)).transpose()?;
-            (database, reason, Some(Mark::Paused { until }), "paused")
+            ((database, labels), reason, Some(Mark::Paused { until }), "paused")
         }
-        Command::Resume(Said { database, reason }) => (database, reason, None, "active"),
-        Command::Retire(Said { database, reason }) => {
-            (database, reason, Some(Mark::Retired), "retired")
+        Command::Resume(Said { database, labels, reason }) => {
+            ((database, labels), reason, None, "active")
+        }
+        Command::Retire(Said { database, labels, reason }) => {
+            ((database, labels), reason, Some(Mark::Retired), "retired")
         }
         Command::Adopt(options) => return adopt(session, &options).await,
         Command::Forget(options) => return forget(session, &options).await,
     };
     let desk = Desk::open(session).await?;
     let held = desk.held(session).await?;
-    if !held.config.databases.contains_key(&database) {
-        return Err(missing(&database));
-    }
+    let names = match whom {
+        (Some(name), _) if held.config.databases.contains_key(&name) => vec![name],
+        (Some(name), _) => return Err(missing(&name)),
+        (None, labels) => labels.names(&held.config)?,
+    };
     let who = session.user();
-    let cancelled = desk.state.set_mark(&database, mark, &reason, &who).await?;
     let until = match mark {
         Some(Mark::Paused { until }) => until.map(Stamp),
         _ => None,
     };
-    session.answer(&DbAnswer { database, said, until, cancelled, forgotten: None })?;
+    for database in names {
+        let cancelled = desk.state.set_mark(&database, mark, &reason, &who).await?;
+        session.answer(&DbAnswer { database, said, until, cancelled, forgotten: None })?;
+    }
     Ok(exit::OK)
 }
 

@@ -294,7 +294,7 @@ impl Seat<'_> {
     }
 }
 
-async fn member(
+pub(super) async fn member(
     session: &Session,
     (config, seat): (&Config, Seat<'_>),
     database: &Database,

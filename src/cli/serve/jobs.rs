@@ -9,6 +9,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::{
     super::{
         answer::{Answer, Stamp},
+        choice::Labels,
         exit,
         page::{Page, Table, printable},
         session::Session,
@@ -41,6 +42,8 @@ pub(crate) enum Command {
 pub(crate) struct ListOptions {
     /// Only those of this database.
     database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
     /// Only those that have come so far.
     #[arg(long, value_name = "STATE")]
     state: Option<How>,
@@ -247,8 +250,22 @@ async fn list(session: &Session, desk: &Desk, options: ListOptions) -> Result<()
         How::Running => Stage::Running,
         How::Ended => Stage::Ended,
     });
-    let (database, most) = (options.database, options.count);
-    let jobs = desk.state.jobs(&Filter { database, stage, most, ..Filter::default() }).await?;
+    let most = options.count;
+    let databases = match (options.database, &options.labels.labels) {
+        (None, Some(_)) => {
+            let names = options.labels.names(desk.held(session).await?.config())?;
+            names.into_iter().map(Some).collect()
+        }
+        (database, _) => vec![database],
+    };
+    let mut jobs = Vec::new();
+    for database in databases {
+        let filter = Filter { database, stage, most, ..Filter::default() };
+        jobs.extend(desk.state.jobs(&filter).await?);
+        // Their ids are in the order in which they were put into the queue.
+        jobs.sort_by(|one: &Job, other| other.id.cmp(&one.id));
+        jobs.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+    }
     session.answer(&ListAnswer { jobs: jobs.into_iter().map(Row::of).collect() })
 }
 

@@ -11,6 +11,7 @@ mod discovery;
 mod endpoint;
 mod explain;
 mod fleet;
+mod hand;
 mod http;
 mod jobs;
 mod matters;
@@ -33,6 +34,7 @@ pub(crate) use endpoint::{Command as EndpointCommand, run as endpoint};
 pub(crate) use explain::{
     Options as ExplainOptions, alert as explain_alert, schedule as explain_schedule,
 };
+pub(crate) use hand::Holding;
 pub(crate) use jobs::{Command as JobsCommand, run as jobs};
 pub(crate) use plan::{ApplyOptions, apply, plan};
 pub(crate) use run::{Options, run};

@@ -1,16 +1,17 @@
 //! `stillpoint status`: whether every promise is kept, on one screen.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap::Args;
 use futures::{StreamExt as _, stream};
 use serde::Serialize;
-use stillpoint_contract::{Error, ErrorKind, Result, code};
+use stillpoint_contract::{ErrorKind, Result};
 
 use super::{
     super::{
         answer::{Answer, Stamp},
+        choice::Labels,
         copy::{lag, told_lag},
         exit,
         page::{Page, Table, Tone, printable},
@@ -39,9 +40,8 @@ const TOGETHER: usize = 8;
 pub(crate) struct Options {
     /// Only this database.
     database: Option<String>,
-    /// Only databases with these labels, such as team=shop.
-    #[arg(short = 'l', long, value_name = "LABELS")]
-    labels: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
     /// End with 7 where a promise is broken.
     #[arg(long)]
     fail: bool,
@@ -228,14 +228,17 @@ impl Answer for StatusAnswer {
 pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     let desk = Desk::open(session).await?;
     let (fleet, seen) = desk.fleet(session).await?;
-    let wanted = options.labels.as_deref().map(labels).transpose()?.unwrap_or_default();
-    let unprotected = unprotected(&fleet, &options, &wanted);
-    let members = chosen(&fleet, &options, &wanted, !unprotected.is_empty())?;
+    let unprotected = unprotected(&fleet, &options)?;
+    let chosen = options.labels.of(&fleet.members, options.database.as_deref());
+    let members = match chosen {
+        Err(error) if error.kind() == ErrorKind::Missing && !unprotected.is_empty() => Vec::new(),
+        chosen => chosen?,
+    };
     let marks = desk.state.marks().await?;
     let now = session.world.clock.now();
     let state = &desk.state;
     let row = |member| row(session, (&fleet, &seen, state), member, (&marks, now));
-    let rows = stream::iter(members).map(row);
+    let rows = stream::iter(members).map(|member| row(member));
     let mut databases: Vec<Row> = rows.buffered(TOGETHER).collect().await;
     let mut known = desk.state.look_after([]).await?;
     let agents = desk.state.agents().await?;
@@ -257,36 +260,13 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     Ok(if options.fail && is_broken { exit::CHECK_FAILED } else { exit::OK })
 }
 
-/// Whether labels are among those that something has.
-fn has(own: &BTreeMap<String, String>, wanted: &BTreeMap<&str, &str>) -> bool {
-    wanted.iter().all(|(label, value)| own.get(*label).is_some_and(|own| own == value))
-}
-
-fn chosen<'a>(
-    fleet: &'a Fleet,
-    options: &Options,
-    wanted: &BTreeMap<&str, &str>,
-    is_known: bool,
-) -> Result<Vec<&'a Member>> {
-    let all = fleet.members.values().map(|member| &**member);
-    let Some(name) = &options.database else {
-        return Ok(all.filter(|member| has(&member.labels, wanted)).collect());
-    };
-    match fleet.members.get(name) {
-        Some(found) => Ok(vec![found]),
-        None if is_known => Ok(Vec::new()),
-        None => Err(Error::new(ErrorKind::Missing, code::CONFIG_NAME, "find the database")
-            .with("given", name)
-            .with("configured", fleet.members.len())
-            .next("stillpoint status")),
-    }
-}
-
 /// Endpoints that no rule is about: nothing is backed up there.
-fn unprotected(fleet: &Fleet, options: &Options, wanted: &BTreeMap<&str, &str>) -> Vec<Row> {
-    let is_meant = |one: &&Unprotected| match &options.database {
-        Some(name) => *name == one.name,
-        None => has(&one.labels, wanted),
+fn unprotected(fleet: &Fleet, options: &Options) -> Result<Vec<Row>> {
+    let selector = options.labels.selector()?;
+    let is_meant = |one: &&Unprotected| match (&options.database, &selector) {
+        (Some(name), _) => *name == one.name,
+        (None, Some(selector)) => selector.fits(&one.labels),
+        (None, None) => true,
     };
     let row = |one: &Unprotected| Row {
         name: one.name.clone(),
@@ -313,23 +293,7 @@ fn unprotected(fleet: &Fleet, options: &Options, wanted: &BTreeMap<&str, &str>) 
         trouble: None,
         problem: Some(format!("UNPROTECTED: {}", one.why)),
     };
-    fleet.unprotected.iter().filter(is_meant).map(row).collect()
-}
-
-/// Reads labels such as `team=shop,env=prod`.
-fn labels(text: &str) -> Result<BTreeMap<&str, &str>> {
-    let pair =
-        |pair: &'_ str| pair.split_once('=').map(|(label, value)| (label.len(), value.len()));
-    let mut labels = BTreeMap::new();
-    for part in text.split(',') {
-        if pair(part).is_none() {
-            return Err(Error::new(ErrorKind::Invalid, code::USAGE, "understand the labels")
-                .with("given", text)
-                .with("form", "label=value,label=value"));
-        }
-        labels.extend(part.split_once('='));
-    }
-    Ok(labels)
+    Ok(fleet.unprotected.iter().filter(is_meant).map(row).collect())
 }
 
 async fn row(

@@ -23,7 +23,9 @@ use crate::{
     },
     pipeline::Meter,
     policy::{DrillPoint, Kind, Lifecycle, Logs},
-    repository::{CollectOptions, Repository, WriteOptions, drill::DrillRecord},
+    repository::{
+        CollectOptions, Repository, VerifyReport, drill::DrillRecord, history::Committed,
+    },
     world::World,
 };
 
@@ -93,6 +95,23 @@ impl Drivers {
     }
 }
 
+/// Reads every byte of a backup back, and writes down what came of it: only what was proven counts
+/// where retention asks what may replace what.
+///
+/// # Errors
+///
+/// What keeps it from being read; damage is in the report.
+pub async fn read_back(
+    repository: &Repository,
+    committed: &Committed,
+    meter: &Arc<Meter>,
+) -> Result<VerifyReport> {
+    meter.begin("verify", committed.commit.size_bytes);
+    let report = repository.verify_backup(committed, meter).await?;
+    repository.prove(committed, &report).await?;
+    Ok(report)
+}
+
 #[async_trait(?Send)]
 impl Hands for Drivers {
     async fn standing(&self, fleet: &Fleet, member: &Member) -> Result<Standing> {
@@ -120,24 +139,14 @@ impl Hands for Drivers {
             let told = format!("backup {}, by an earlier attempt", made.commit.backup);
             (made, told)
         } else {
-            let job = BackupJob {
-                engine: &*place.engine,
-                endpoint: &place.endpoint,
-                database: &member.name,
-                full: task.kind == Kind::Full,
-                successor: member.endpoints.successor(),
-                streams_max: place.streams_max,
-                options: WriteOptions::default(),
-                task: Some(&task.due),
-            };
+            let full = task.kind == Kind::Full;
+            let job = BackupJob { full, task: Some(&task.due), ..member.backup()? };
             let report = back_up(&self.world, repository, job, meter).await?;
             let commit = &report.committed.commit;
             let told = format!("backup {}, {} bytes stored", commit.backup, commit.stored_bytes);
             (report.committed, told)
         };
-        meter.begin("verify", committed.commit.size_bytes);
-        let report = repository.verify_backup(&committed, meter).await?;
-        repository.prove(&committed, &report).await?;
+        let report = read_back(repository, &committed, meter).await?;
         Ok(match report.problems.first() {
             None => Ending::succeeded(told),
             Some(first) => {

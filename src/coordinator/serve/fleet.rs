@@ -11,9 +11,9 @@ use chrono::{DateTime, Utc};
 use stillpoint_contract::{Endpoint, Engine, Error, ErrorKind, Result, code};
 
 use crate::{
-    coordinator::{Outbox, Successor, state::Adoption},
+    coordinator::{BackupJob, Outbox, Successor, state::Adoption},
     policy::{Lifecycle, Policy, Registered, State, Unprotected, Window},
-    repository::Repository,
+    repository::{Repository, WriteOptions},
 };
 
 /// Everything that policies are run for.
@@ -198,6 +198,25 @@ impl Member {
     pub(super) fn host(&self) -> &str {
         let place = self.place.as_ref().map(|place| place.host.as_str());
         place.or(self.agent.as_deref()).unwrap_or_default()
+    }
+
+    /// How it is backed up, whoever asks for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Member::place`].
+    pub fn backup(&self) -> Result<BackupJob<'_>> {
+        let place = self.place()?;
+        Ok(BackupJob {
+            engine: &*place.engine,
+            endpoint: &place.endpoint,
+            database: &self.name,
+            full: false,
+            successor: self.endpoints.successor(),
+            streams_max: place.streams_max,
+            options: WriteOptions::default(),
+            task: None,
+        })
     }
 
     /// Where it is.

@@ -21,7 +21,7 @@ mod work;
 pub use agent::{Report, reported, silence};
 pub use copies::{CopyKnown, add_drills, expire_copy};
 pub use drain::Draining;
-pub use drivers::{Drivers, Rehearsal};
+pub use drivers::{Drivers, Rehearsal, read_back};
 pub use evaluate::{Decided, decided};
 pub use fleet::{Caps, Endpoints, Fleet, Link, Member, Place};
 pub use hands::{BackupTask, Ending, Hands};

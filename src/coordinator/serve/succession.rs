@@ -30,7 +30,7 @@ const QUESTION: &str = "nothing is backed up:";
 
 impl Member {
     /// Whether its endpoints come and go, and there is none.
-    pub(super) fn is_absent(&self) -> bool {
+    pub fn is_absent(&self) -> bool {
         self.state == State::Active && self.endpoints.is_discovered && self.place.is_none()
     }
 

@@ -1,4 +1,4 @@
-//! `stillpoint backup`: copies a database while it is in use.
+//! `stillpoint backup URL`: copies a database while it is in use.
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -6,16 +6,20 @@ use clap::Args;
 use serde::Serialize;
 use stillpoint_contract::Result;
 
-use super::{
-    answer::Answer,
-    native::Native,
-    open::{self, Need},
-    page::{Page, printable},
-    session::Session,
-    units,
-    wire::{Backup, milliseconds},
-};
+use super::configured;
 use crate::{
+    cli::{
+        answer::Answer,
+        choice::Labels,
+        config::files,
+        examine, exit,
+        native::Native,
+        open::{self, Need},
+        page::{Page, printable},
+        session::Session,
+        units,
+        wire::{Backup, milliseconds},
+    },
     coordinator::{BackupJob, BackupReport, Successor, back_up},
     pipeline::{Meter, compress::Level},
     repository::WriteOptions,
@@ -27,26 +31,29 @@ const STREAMS_DEFAULT: NonZeroUsize = NonZeroUsize::new(4).expect("four is not z
 /// What `backup` is told.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The database, as an engine and an address: sqlite:app.db, or postgres://user@host.
-    #[arg(value_name = "URL")]
-    database: String,
+    /// The database, as an engine and an address: sqlite:app.db, or postgres://user@host. Or its
+    /// name in the configuration: then it goes where that says, and is read back.
+    #[arg(value_name = "URL|NAME", required_unless_present = "labels")]
+    pub(super) database: Option<String>,
+    #[command(flatten)]
+    pub(super) labels: Labels,
     /// The name of the database in the repository [default: that of its file or host].
-    #[arg(long, value_name = "NAME")]
-    name: Option<String>,
+    #[arg(long, value_name = "NAME", conflicts_with = "labels")]
+    pub(super) name: Option<String>,
     /// Read everything, also what is known not to have changed.
     #[arg(long)]
-    full: bool,
+    pub(super) full: bool,
     /// Accept that another database has the name from now on, such as one that was re-created in
     /// another place.
-    #[arg(long)]
-    new_incarnation: bool,
-    /// Connections to the database, and parts copied at once.
-    #[arg(long, value_name = "NUMBER", default_value_t = STREAMS_DEFAULT)]
-    streams: NonZeroUsize,
+    #[arg(long, conflicts_with = "labels")]
+    pub(super) new_incarnation: bool,
+    /// Connections to the database, and parts copied at once [default: 4].
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) streams: Option<NonZeroUsize>,
     /// The zstd level of new data, from -5 (fastest) to 9 (smallest) [default: 1 at first, then
     /// whatever keeps processor and repository equally busy].
     #[arg(long, value_name = "LEVEL", allow_negative_numbers = true, value_parser = level)]
-    level: Option<Level>,
+    pub(super) level: Option<Level>,
 }
 
 fn level(text: &str) -> std::result::Result<Level, String> {
@@ -56,17 +63,17 @@ fn level(text: &str) -> std::result::Result<Level, String> {
 }
 
 #[derive(Debug, Serialize)]
-struct BackupAnswer {
-    backup: Backup,
+pub(super) struct BackupAnswer {
+    pub(super) backup: Backup,
     method: String,
-    read_bytes: u64,
+    pub(super) read_bytes: u64,
     new_bytes: u64,
-    elapsed_ms: u64,
+    pub(super) elapsed_ms: u64,
     new_incarnation: bool,
 }
 
 impl BackupAnswer {
-    fn of(report: BackupReport, native: Native<'_>) -> Self {
+    pub(super) fn of(report: BackupReport, native: Native<'_>) -> Self {
         Self {
             backup: Backup::of(&report.committed.commit, native),
             method: report.method,
@@ -114,11 +121,23 @@ impl Answer for BackupAnswer {
     }
 }
 
-/// Takes the backup.
-pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
-    let (engine, endpoint) = session.endpoint(&options.database)?;
-    let name = match options.name {
-        Some(name) => name,
+/// Takes the backup, or several.
+pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
+    match &options.database {
+        Some(url) if is_url(session, url) => by_url(session, &options, url).await,
+        _ => Box::pin(configured::run(session, &options)).await,
+    }
+}
+
+/// Whether it is the URL of a database, as far as that can be told from a name.
+fn is_url(session: &Session, text: &str) -> bool {
+    examine::is_database(session, text) || !files::are_there(session)
+}
+
+async fn by_url(session: &Session, options: &Options, url: &str) -> Result<u8> {
+    let (engine, endpoint) = session.endpoint(url)?;
+    let name = match &options.name {
+        Some(name) => name.clone(),
         None => engine.default_name(&endpoint)?,
     };
     let repository = open::repository(session, Need::Content).await?;
@@ -128,7 +147,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         database: &name,
         full: options.full,
         successor: if options.new_incarnation { Successor::Anybody } else { Successor::InPlace },
-        streams_max: options.streams,
+        streams_max: options.streams.unwrap_or(STREAMS_DEFAULT),
         options: WriteOptions { level: options.level, ..WriteOptions::default() },
         task: None,
     };
@@ -136,5 +155,6 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let work = back_up(&session.world, &repository, job, &meter);
     let report = session.watch(&name, &meter, Box::pin(work)).await?;
     repository.remember().await?;
-    session.answer(&BackupAnswer::of(report, session.native()))
+    session.answer(&BackupAnswer::of(report, session.native()))?;
+    Ok(exit::OK)
 }

@@ -1,6 +1,11 @@
 //! `stillpoint restore`: brings a database back as it was at any captured moment.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::Args;
 use serde::Serialize;
@@ -9,21 +14,23 @@ use stillpoint_contract::{
     RestoreExtras, Result, code,
 };
 
-use super::{
-    advice::{command_line, repeated_options, with_options},
-    answer::{Answer, Stamp},
-    exit,
-    forecast::Outlook,
-    moment::{FORMS, Moment},
-    open::{Need, Opened},
-    page::{Page, Tone, printable},
-    partial,
-    session::Session,
-    source::{Source, SourceOptions, Sources},
-    units,
-    wire::{Backup, Event, Point, milliseconds},
-};
+use super::group;
 use crate::{
+    cli::{
+        advice::{command_line, repeated_options, with_options},
+        answer::{Answer, Stamp},
+        choice::Labels,
+        exit,
+        forecast::Outlook,
+        moment::{FORMS, Moment},
+        open::{Need, Opened},
+        page::{Page, Tone, printable},
+        partial,
+        session::Session,
+        source::{Source, SourceOptions, Sources},
+        units,
+        wire::{Backup, Event, Point, milliseconds},
+    },
     coordinator::{self, ResolvedRestore, RestoreJob, RestoreReport, Wanted},
     pipeline::Meter,
 };
@@ -32,7 +39,11 @@ use crate::{
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The database, by the name that `list` shows.
-    database: String,
+    #[arg(required_unless_present = "labels")]
+    database: Option<String>,
+    /// Several databases, all to the time that --at says, or none of them.
+    #[command(flatten)]
+    pub(super) labels: Labels,
     /// The moment: latest; 2026-11-21T13:20:05Z; "2026-11-21 13:20:05" in your zone, or with one,
     /// such as Europe/Berlin or +02:00, behind it; "today 13:20"; "yesterday 13:20:05"; 13:20;
     /// -10m, -1h30m, -2d; a position that `timeline` prints; or another form that the database's
@@ -44,50 +55,51 @@ pub(crate) struct Options {
         allow_hyphen_values = true,
         conflicts_with_all = ["backup", "before_drop"]
     )]
-    at: String,
+    pub(super) at: String,
     /// Restore the state of this backup alone, without log; its id, or how it begins.
-    #[arg(long, value_name = "BACKUP")]
+    #[arg(long, value_name = "BACKUP", conflicts_with = "labels")]
     backup: Option<String>,
     /// Just before this table or database was dropped the last time, or else lost its contents:
     /// its name, as `timeline` shows it, or the end of it. Without --to only the point is told.
-    #[arg(long, value_name = "NAME", conflicts_with = "backup")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["backup", "labels"])]
     before_drop: Option<String>,
-    /// Where the restored database shall be: a file, or a directory for a server.
+    /// Where the restored database shall be: a file, or a directory for a server. Of several: the
+    /// directory in which each gets one of its own, by its name.
     #[arg(
         long,
         value_name = "PATH",
         value_hint = clap::ValueHint::AnyPath,
         required_unless_present_any = ["before_drop", "into"]
     )]
-    to: Option<PathBuf>,
+    pub(super) to: Option<PathBuf>,
     /// Replace what is there, unless somebody is using it.
     #[arg(long)]
-    force: bool,
+    pub(super) force: bool,
     /// Put the database in its place even when the engine's check finds damage in it, as one that
     /// was damaged before it was backed up; says what was found and ends with status 9.
     #[arg(long)]
-    accept_damage: bool,
+    pub(super) accept_damage: bool,
     /// Put what lived outside of the database's directory into this one, which is empty or not
     /// there yet: WHAT is its name, its number, or its old place. May be given several times;
     /// otherwise it comes to lie inside.
-    #[arg(long, value_name = "WHAT=DIR")]
+    #[arg(long, value_name = "WHAT=DIR", conflicts_with = "labels")]
     tablespace: Vec<String>,
     /// Turn the stopped server's directory that is there into the restored one: only blocks that
     /// differ are fetched and written, and files that do not belong to it are removed. When it is
     /// interrupted, the same command goes on.
-    #[arg(long, conflicts_with = "force")]
+    #[arg(long, conflicts_with_all = ["force", "labels"])]
     delta: bool,
     /// Start a server on the restored directory, and wait until it accepts connections.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "labels")]
     start: bool,
     /// Only tell what would be read, from where, how long it takes by past drills, and what is
     /// lost after the point; change nothing.
     #[arg(long)]
-    plan: bool,
+    pub(super) plan: bool,
     #[command(flatten)]
-    source: SourceOptions,
+    pub(super) source: SourceOptions,
     #[command(flatten)]
-    pub(super) partial: partial::PartialOptions,
+    pub(crate) partial: partial::PartialOptions,
 }
 
 #[derive(Debug, Serialize)]
@@ -256,10 +268,14 @@ impl Answer for RestoreAnswer {
 pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
     partial::refuse_without_target(&options.partial)?;
     let moment = session.moment(&options.at)?;
-    let database = options.database.as_str();
+    let Some(database) = options.database.as_deref() else {
+        return Box::pin(group::run(session, &options, &moment)).await;
+    };
     let of = (Some(database), Need::Content);
     let sources = Sources::of(session, &options.source, of).await?;
-    let work = async |source: &Source| Box::pin(attempt(session, &options, &moment, source)).await;
+    let work = async |source: &Source| {
+        Box::pin(attempt(session, &options, (database, &moment), source)).await
+    };
     Box::pin(sources.serve(session, database, work)).await
 }
 
@@ -267,12 +283,12 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
 async fn attempt(
     session: &Session,
     options: &Options,
-    moment: &Moment,
+    (database, moment): (&str, &Moment),
     source: &Source,
 ) -> Result<u8> {
     let (repository, moment) = (&source.repository, moment.clone());
     let proposal = match &options.before_drop {
-        Some(name) => Some(propose(session, repository, options, name).await?),
+        Some(name) => Some(propose(session, repository, (database, name)).await?),
         None => None,
     };
     if options.partial.into.is_some() {
@@ -282,9 +298,9 @@ async fn attempt(
                 wanted
             }
             (Some(backup), None) => backup_of(repository, backup).await?,
-            (None, None) => wanted(session, repository, &options.database, moment).await?,
+            (None, None) => wanted(session, repository, database, moment).await?,
         };
-        let about = (options.database.as_str(), options.accept_damage, options.plan);
+        let about = (database, options.accept_damage, options.plan);
         return partial::run(session, &options.partial, about, (repository, wanted)).await;
     }
     let Some(to) = options.to.clone() else {
@@ -300,23 +316,9 @@ async fn attempt(
     let wanted = match (&options.backup, proposal) {
         (_, Some((wanted, _))) => wanted,
         (Some(backup), None) => backup_of(repository, backup).await?,
-        (None, None) => wanted(session, repository, &options.database, moment).await?,
+        (None, None) => wanted(session, repository, database, moment).await?,
     };
-    let job = RestoreJob {
-        engines: &session.engines,
-        database: &options.database,
-        wanted,
-        target: &to,
-        overwrite: if options.force { Overwrite::Replace } else { Overwrite::Never },
-        extras: extras(options)?,
-    };
-    let staging = if options.delta {
-        coordinator::rewriting_beside(&to)?
-    } else {
-        coordinator::staging_beside(&session.world, &to)?
-    };
-    let mut resolved = coordinator::plan(repository, &job, &staging).await?;
-    resolved.accept_damage = options.accept_damage;
+    let resolved = resolve(session, options, repository, (database, wanted, &to)).await?;
     resolved.chosen.warnings.iter().for_each(|warning| session.warn(warning));
     if options.plan {
         let forecast = coordinator::forecast(repository, &resolved).await?;
@@ -324,15 +326,40 @@ async fn attempt(
         if !options.delta && outlook.is_too_small(resolved.manifest.size_bytes) {
             session.warn("the target's file system has not enough free space for the database");
         }
-        session.answer(&planned(session, options, &resolved, (source, outlook)))?;
+        session.answer(&planned(session, (options, database), &resolved, (source, outlook)))?;
         return Ok(exit::OK);
     }
     let meter = Arc::new(Meter::default());
     let work = coordinator::run(&session.world, repository, &resolved, &meter);
-    let report = session.watch(&options.database, &meter, work).await?;
+    let report = session.watch(database, &meter, work).await?;
     let is_sound = report.damage.is_empty();
-    session.answer(&restored(session, options, (source, &resolved), report))?;
+    session.answer(&restored(session, (options, database), (source, &resolved), report))?;
     Ok(if is_sound { exit::OK } else { exit::status(ErrorKind::Corrupt) })
+}
+
+/// Finds out whether and how a point can be had at a place. Changes nothing.
+pub(super) async fn resolve(
+    session: &Session,
+    options: &Options,
+    repository: &Opened,
+    (database, wanted, target): (&str, Wanted, &Path),
+) -> Result<ResolvedRestore> {
+    let job = RestoreJob {
+        engines: &session.engines,
+        database,
+        wanted,
+        target,
+        overwrite: if options.force { Overwrite::Replace } else { Overwrite::Never },
+        extras: extras(options)?,
+    };
+    let staging = if options.delta {
+        coordinator::rewriting_beside(target)?
+    } else {
+        coordinator::staging_beside(&session.world, target)?
+    };
+    let mut resolved = coordinator::plan(repository, &job, &staging).await?;
+    resolved.accept_damage = options.accept_damage;
+    Ok(resolved)
 }
 
 async fn backup_of(repository: &Opened, id: &str) -> Result<Wanted> {
@@ -368,17 +395,16 @@ fn target_of(options: &Options) -> String {
 async fn propose(
     session: &Session,
     repository: &Opened,
-    options: &Options,
-    name: &str,
+    (database, name): (&str, &str),
 ) -> Result<(Wanted, BeforeDropAnswer)> {
-    let timeline = repository.timeline(&options.database).await?;
+    let timeline = repository.timeline(database).await?;
     let loss = coordinator::last_loss(repository, &timeline, name).await?;
     let position = loss.before.position.clone();
     let at = position.to_string();
-    let words = ["restore", &options.database, "--at", &at, "--to", "PATH"];
+    let words = ["restore", database, "--at", &at, "--to", "PATH"];
     let render = |position: &LogPosition| session.native().render_of(&timeline, position);
     let answer = BeforeDropAnswer {
-        database: options.database.clone(),
+        database: database.to_owned(),
         loss: Event::of(loss, &render),
         command: with_options(&command_line(&words), &repeated_options(&session.global)),
     };
@@ -387,7 +413,7 @@ async fn propose(
 
 fn planned(
     session: &Session,
-    options: &Options,
+    (options, database): (&Options, &str),
     resolved: &ResolvedRestore,
     (source, outlook): (&Source, Outlook),
 ) -> PlanAnswer {
@@ -398,7 +424,7 @@ fn planned(
         RecoveryTarget::Consistent | RecoveryTarget::Latest => None,
     };
     let to = target_of(options);
-    let mut words = vec!["restore", &options.database];
+    let mut words = vec!["restore", database];
     match (&at, until) {
         (Some(at), _) => words.extend(["--at", at]),
         (None, RecoveryTarget::Consistent) => {
@@ -421,7 +447,7 @@ fn planned(
         source: source.told.clone(),
         outlook,
         log_bytes: resolved.log_bytes,
-        database: options.database.clone(),
+        database: database.to_owned(),
         backup: Backup::of(&resolved.chosen.backup.commit, session.native()),
         engine_version: resolved.manifest.version.clone(),
         until: match (until, &at) {
@@ -446,7 +472,7 @@ fn planned(
 
 fn restored(
     session: &Session,
-    options: &Options,
+    (options, database): (&Options, &str),
     (source, resolved): (&Source, &ResolvedRestore),
     report: RestoreReport,
 ) -> RestoreAnswer {
@@ -455,7 +481,7 @@ fn restored(
     RestoreAnswer {
         source: source.told.clone(),
         is_named: source.name.is_some(),
-        database: options.database.clone(),
+        database: database.to_owned(),
         target: target_of(options),
         backup: Backup::of(&resolved.chosen.backup.commit, session.native()),
         reached_position: reached.map(ToString::to_string),
