@@ -454,16 +454,18 @@ impl<'a> Inventory<'a> {
 
     /// Whoever finds out late that most of a database was rewritten wants what was there before.
     fn before_odd(&mut self) {
-        let is_recent = |at: DateTime<Utc>| self.now < at + KEPT_BEFORE;
-        let odd = (0..self.backups.len()).find(|index| {
-            let backup = self.backups[*index];
-            backup.is_odd && is_recent(backup.at)
-        });
-        let Some(odd) = odd else { return };
-        let until = self.backups[odd].at + KEPT_BEFORE;
-        let before = self.verified().into_iter().filter(|index| *index < odd);
-        for index in before.take(BEFORE_ODD.max(self.rules.floor as usize)).collect::<Vec<_>>() {
-            self.keep(index, Reason::BeforeChange, Until::Instant(until));
+        let verified = self.verified();
+        let odd = (0..self.backups.len()).filter(|index| self.backups[*index].is_odd);
+        // The newest first: what is before several stays the longest.
+        for odd in odd.rev().collect::<Vec<_>>() {
+            let until = self.backups[odd].at.checked_add_signed(KEPT_BEFORE);
+            let until = Until::Instant(until.unwrap_or(DateTime::<Utc>::MAX_UTC));
+            let before = verified.iter().copied().filter(|index| *index < odd);
+            for index in before.take(BEFORE_ODD.max(self.rules.floor as usize)) {
+                if !self.kept[index].0.contains(&Reason::BeforeChange) {
+                    self.keep(index, Reason::BeforeChange, until);
+                }
+            }
         }
     }
 

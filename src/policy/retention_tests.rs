@@ -277,6 +277,23 @@ fn events_and_receipts_keep_every_one() {
 }
 
 #[test]
+fn what_was_there_before_a_suspicious_change_stays_for_a_fortnight() {
+    let mut case = Case::new(Keep::default(), nights(10));
+    let kept_before = |case: &Case, now: &str| {
+        let kept = case.kept(now).into_iter().filter(|told| told.contains("before a suspicious"));
+        kept.map(|told| told[..5].to_owned()).collect::<Vec<_>>()
+    };
+    assert!(kept_before(&case, NOON).is_empty());
+    case.backups[3].is_odd = true;
+    assert_eq!(kept_before(&case, NOON), ["11-21", "11-22"]);
+    // Another one does not make it shorter, and keeps what was before it.
+    case.backups[1].is_odd = true;
+    assert_eq!(kept_before(&case, NOON), ["11-21", "11-22", "11-23", "11-24"]);
+    assert_eq!(kept_before(&case, "2026-12-08T12:00:00"), ["11-23", "11-24"]);
+    assert!(kept_before(&case, "2026-12-10T12:00:00").is_empty());
+}
+
+#[test]
 fn each_copy_has_rules_of_its_own() {
     let copy = |kinds: &[CopyKind], until_acknowledged| CopyRule {
         name: "dr".to_owned(),
@@ -360,15 +377,16 @@ fn backups() -> impl Strategy<Value = Vec<Backup>> {
         4 => Just(Proof::Verified), 2 => Just(Proof::Unverified), 1 => Just(Proof::Suspect)
     ];
     let subjects = proptest::collection::vec("[ab]", 0..3);
-    let one = (hour(), proof, subjects, proptest::bool::weighted(0.8));
+    let some = proptest::bool::weighted;
+    let one = (hour(), proof, subjects, some(0.8), some(0.1));
     proptest::collection::vec(one, 0..40).prop_map(|all| {
         let numbered = (0..).zip(all);
         numbered
-            .map(|(seq, (at, proof, subjects, is_acknowledged))| Backup {
+            .map(|(seq, (at, proof, subjects, is_acknowledged, is_odd))| Backup {
                 seq,
                 subjects,
                 is_acknowledged,
-                is_odd: false,
+                is_odd,
                 ..backup(&format!("b{seq}"), at, proof)
             })
             .collect()

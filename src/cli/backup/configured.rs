@@ -168,6 +168,10 @@ async fn turn(
     if let Some(rest) = holding.rest(session, &member) {
         return Ok(Turn::Skipped(rest.why));
     }
+    // What is only watched is backed up where a person names it.
+    if member.is_observed {
+        return Ok(Turn::Skipped("it is only watched: mode = \"observe\"".to_owned()));
+    }
     let repository = opened(session, holding, shelf, database).await?;
     let Some(folder) = reach::drop_folder(database) else {
         return one(session, options, (&member, repository)).await.map(Turn::Made);

@@ -51,6 +51,9 @@ const LOOKS_APART: Duration = Duration::from_millis(60);
 /// How long after an error a database is looked at again.
 const LOOK_AFTER_ERROR: TimeDelta = TimeDelta::seconds(30);
 
+/// One part in so many of a tick is a moment.
+const MOMENT: u32 = 10;
+
 /// A point is noted where it is so much newer than the one that was.
 const NEWS_AGE_MIN: TimeDelta = TimeDelta::seconds(30);
 
@@ -354,7 +357,11 @@ impl Coordinator {
                 biased;
                 () = is_true(&mut stop) => return,
                 () = self.world.clock.sleep(self.rhythm.tick) => {}
-                () = self.shared.woken.notified() => {}
+                // Much happens at once in a large fleet: what follows within a moment is looked at
+                // together.
+                () = self.shared.woken.notified() => {
+                    self.world.clock.sleep(self.rhythm.tick / MOMENT).await;
+                }
             }
             if fleets.has_changed().unwrap_or(false) {
                 let next = Arc::clone(&fleets.borrow_and_update());
