@@ -156,7 +156,7 @@ fn row_56_all_are_restored_or_none() {
 /// Row 56: a server and a file, in repositories of their own, at one time.
 #[tokio::test(flavor = "multi_thread")]
 async fn row_56_a_server_and_a_file_are_restored_to_the_same_time() {
-    let Some(mut story) = Story::begin(17, "sql").await else { return };
+    let Some(mut story) = Story::begin(15, "sql").await else { return };
     let (place, key) = (story.site.path("repo"), story.site.path("key"));
     let ward = Ward::new(&format!(
         "{HEAD}[repository.servers]\nurl = \"{}\"\n\
@@ -185,7 +185,7 @@ async fn row_56_a_server_and_a_file_are_restored_to_the_same_time() {
     story.end(of_shop).await;
     of_cart.stop();
 
-    let mut places = vec![Postgres::programs(17).unwrap()];
+    let mut places = vec![Postgres::programs(15).unwrap()];
     places.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
     let path = env::join_paths(places).unwrap();
     let to = story.site.path("then");
