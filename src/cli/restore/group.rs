@@ -361,7 +361,7 @@ impl Group<'_> {
     fn command(&self, at: DateTime<Utc>) -> String {
         let (options, at) = (self.options, exact(at));
         let labels = options.labels.labels.as_deref().unwrap_or_default();
-        let to = self.directory.display().to_string();
+        let to = options.to.as_deref().unwrap_or(self.directory).display().to_string();
         let mut words = vec!["restore", "-l", labels, "--at", &at, "--to", &to];
         words.extend(options.force.then_some("--force"));
         words.extend(options.accept_damage.then_some("--accept-damage"));
