@@ -164,7 +164,8 @@ async fn row_56_a_server_and_a_file_are_restored_to_the_same_time() {
          [policy.default]\nlogs = \"never\"\n\
          [database.shop]\nendpoint = \"{}\"\nrepository = \"servers\"\n\
          labels = {{ app = \"shop\" }}\n\
-         [database.cart]\nendpoint = \"sqlite:cart.db\"\nlabels = {{ app = \"shop\" }}\n",
+         [database.cart]\nendpoint = \"sqlite:cart.db\"\nrepository = \"primary\"\n\
+         labels = {{ app = \"shop\" }}\n",
         place.display(),
         key.display(),
         story.url,
