@@ -202,9 +202,12 @@ pub(super) async fn run(session: &Session, options: &Options, moment: &Moment) -
         .why("each has positions and a newest state of its own: only a time is the same for all")
         .next("--at \"2026-11-21 13:20:05\", or --at -10m"));
     };
-    let Some(directory) = options.to.as_deref() else {
-        return Err(Error::bug("restore several databases without a directory"));
+    let directory = match options.to.as_deref().map(std::path::absolute) {
+        Some(Ok(directory)) => directory,
+        Some(Err(cause)) => return Err(failed(Path::new("."), cause)),
+        None => return Err(Error::bug("restore several databases without a directory")),
     };
+    let directory = directory.as_path();
     let of = (&options.labels, Need::Content);
     let groups = Sources::labelled(session, &options.source, of).await?;
     let all = || groups.iter().flat_map(|(of, names)| names.iter().map(move |name| (of, name)));
@@ -276,22 +279,34 @@ impl Group<'_> {
         Ok(if engine.is_one_file() { file() } else { own })
     }
 
-    async fn resolve(&self, database: &str, source: &Source) -> Result<ResolvedRestore> {
-        let repository = &source.repository;
-        let target = self.target(repository, database).await?;
-        let what = (database, Wanted::Time(self.at), &*target);
-        resolve(self.session, self.options, repository, what).await
+    async fn resolve(
+        &self,
+        (database, source): (&str, &Source),
+        target: &Path,
+    ) -> Result<ResolvedRestore> {
+        let what = (database, Wanted::Time(self.at), target);
+        resolve(self.session, self.options, &source.repository, what).await
     }
 
     /// What would be done. Changes nothing.
     async fn plan(&self, database: &str, source: &Source) -> Result<Planned> {
-        let (session, resolved) = (self.session, self.resolve(database, source).await?);
+        let session = self.session;
+        let target = self.target(&source.repository, database).await?;
+        let above = target.parent().unwrap_or(self.directory);
+        // Drivers plan for directories that are there. Where this one is not, neither is a target.
+        let stands_for = match above.ancestors().find(|place| place.is_dir()) {
+            Some(place) if place != above => {
+                coordinator::staging_beside(&session.world, &place.join(FILE))?
+            }
+            _ => target.clone(),
+        };
+        let resolved = self.resolve((database, source), &stands_for).await?;
         let forecast = coordinator::forecast(&source.repository, &resolved).await?;
         let of = (&*resolved.manifest.engine, self.at);
         Ok(Planned {
             database: database.to_owned(),
             source: source.told.clone(),
-            target: resolved.plan.target.display().to_string(),
+            target: target.display().to_string(),
             backup: Backup::of(&resolved.chosen.backup.commit, session.native()),
             stop: forecast.stop.map(|stop| StopPoint::of(session, stop, of)),
             restored_bytes: resolved.manifest.size_bytes,
@@ -301,18 +316,23 @@ impl Group<'_> {
     }
 
     async fn restore(&self, database: &str, source: &Source) -> Result<Done> {
-        let (session, resolved) = (self.session, self.resolve(database, source).await?);
-        let target = &resolved.plan.target;
+        let session = self.session;
+        let target = self.target(&source.repository, database).await?;
         let above = target.parent().unwrap_or(self.directory);
         fs::create_dir_all(above).map_err(|cause| failed(above, cause))?;
         let meter = Arc::new(Meter::default());
-        let work = coordinator::run(&session.world, &source.repository, &resolved, &meter);
-        let report = session.watch(database, &meter, work).await;
-        if report.is_err() && above != self.directory {
+        let work = async {
+            let resolved = self.resolve((database, source), &target).await?;
+            let work = coordinator::run(&session.world, &source.repository, &resolved, &meter);
+            let report = session.watch(database, &meter, work).await?;
+            Ok(self.done(source, &resolved, report))
+        };
+        let done = work.await;
+        if done.is_err() && above != self.directory {
             // What is not empty stays.
             drop(fs::remove_dir(above));
         }
-        Ok(self.done(source, &resolved, report?))
+        done
     }
 
     fn done(&self, source: &Source, resolved: &ResolvedRestore, report: RestoreReport) -> Done {
@@ -341,7 +361,7 @@ impl Group<'_> {
     fn command(&self, at: DateTime<Utc>) -> String {
         let (options, at) = (self.options, exact(at));
         let labels = options.labels.labels.as_deref().unwrap_or_default();
-        let to = self.directory.display().to_string();
+        let to = options.to.as_deref().unwrap_or(self.directory).display().to_string();
         let mut words = vec!["restore", "-l", labels, "--at", &at, "--to", &to];
         words.extend(options.force.then_some("--force"));
         words.extend(options.accept_damage.then_some("--accept-damage"));

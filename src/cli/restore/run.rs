@@ -41,7 +41,6 @@ pub(crate) struct Options {
     /// The database, by the name that `list` shows.
     #[arg(required_unless_present = "labels")]
     database: Option<String>,
-    /// Several databases, all to the time that --at says, or none of them.
     #[command(flatten)]
     pub(super) labels: Labels,
     /// The moment: latest; 2026-11-21T13:20:05Z; "2026-11-21 13:20:05" in your zone, or with one,

@@ -10,15 +10,13 @@ pub(super) const DATABASES: [(&str, &str, &str); 3] = [
 ];
 
 /// `shop/orders` and `shop/stock` of one team, `bank/ledger` of another, each with a row, and what
-/// `more` configures; `bank/ledger` goes to a repository of its own.
+/// `more` configures.
 pub(super) fn shops(more: &str) -> Ward {
     let mut config = format!(
         "{HEAD}[repository.vault]\nurl = \"vault\"\n[policy.default]\nlogs = \"never\"\n{more}"
     );
     for (name, file, team) in DATABASES {
-        let repository = if team == "bank" { "vault" } else { "primary" };
         config += &database(name, file, team);
-        config += &format!("repository = \"{repository}\"\n");
     }
     let ward = Ward::new(&config);
     for repository in ["repo", "vault"] {
@@ -30,9 +28,11 @@ pub(super) fn shops(more: &str) -> Ward {
     ward
 }
 
-/// A database of a team, to be configured.
+/// A database of a team, to be configured: only those of `shop` go to `repo`.
 pub(super) fn database(name: &str, file: &str, team: &str) -> String {
+    let repository = if team == "shop" { "primary" } else { "vault" };
     format!(
-        "[database.\"{name}\"]\nendpoint = \"sqlite:{file}\"\nlabels = {{ team = \"{team}\" }}\n"
+        "[database.\"{name}\"]\nendpoint = \"sqlite:{file}\"\nlabels = {{ team = \"{team}\" }}\n\
+         repository = \"{repository}\"\n"
     )
 }

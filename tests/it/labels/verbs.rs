@@ -87,7 +87,7 @@ fn row_42_every_verb_chooses_by_labels() {
     let copied = "[repository.dr]\nurl = \"dr\"\n[policy.copied]\nextends = \"default\"\n\
         [[policy.copied.copy]]\nname = \"dr\"\nto = \"dr\"\n";
     let audit = database("bank/audit", "ledger.db", "audit");
-    let ward = shops(&format!("{copied}{audit}repository = \"vault\"\npolicy = \"copied\"\n"));
+    let ward = shops(&format!("{copied}{audit}policy = \"copied\"\n"));
     ward.ok(&["backup", "-l", "team, team!=audit"]);
     let shop = ["shop/orders", "shop/stock"];
     let l = ["-l", "team=shop"];
