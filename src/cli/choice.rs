@@ -141,6 +141,10 @@ mod tests {
         labels.of(&fleet(), name).map(|found| found.len())
     }
 
+    fn told(error: &Error) -> Vec<String> {
+        error.facts().into_iter().map(|(_, fact)| fact.to_owned()).collect()
+    }
+
     /// Row 42: one way to choose, for every verb.
     #[test]
     fn row_42_databases_are_chosen_by_name_by_labels_or_all() {
@@ -149,7 +153,6 @@ mod tests {
         assert_eq!(chosen(Some("team=shop"), None).unwrap(), 1);
         assert_eq!(chosen(Some("team"), None).unwrap(), 2);
         assert_eq!(chosen(Some("team!=shop"), None).unwrap(), 2);
-        let told = |error: &Error| error.facts().iter().map(|(_, f)| f.clone()).collect::<Vec<_>>();
         let none = chosen(Some("team=x"), None).unwrap_err();
         assert_eq!(none.kind(), ErrorKind::Missing);
         assert_eq!(told(&none), ["team=x", "team=bank, team=shop, tier=1"]);
