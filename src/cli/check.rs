@@ -174,7 +174,7 @@ impl CheckAnswer {
         session: &Session,
         repository: &Opened,
         names: Option<&[String]>,
-        age: Option<Option<Duration>>,
+        (need, max_age): (Need, Option<Duration>),
     ) -> Result<()> {
         let is_meant = |name: &String| names.is_none_or(|names| names.contains(name));
         let place = repository.location();
@@ -184,7 +184,7 @@ impl CheckAnswer {
         self.backups.extend(found.map(|found| Completion::of(found, session.native())));
         let logs = repository.logs_by_name().await?.into_iter();
         self.logs.extend(logs.filter(|log| is_meant(&log.database)).map(CapturedLog::from));
-        if let Some(max_age) = age {
+        if need == Need::Content {
             self.databases.extend(protection(session, repository, (names, max_age)).await?);
         }
         self.complete = self.backups.iter().all(|found| found.complete);
@@ -263,12 +263,11 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
         databases: Vec::new(),
         unprotected: Vec::new(),
     };
-    let age = (!options.files_only).then_some(max_age);
     if options.labels.labels.is_some() {
         let (of, source) = ((&options.labels, need), SourceOptions::default());
         for (sources, names) in Sources::labelled(session, &source, of).await? {
             let repository = sources.first(session).await?.repository;
-            answer.add(session, &repository, Some(&names), age).await?;
+            answer.add(session, &repository, Some(&names), (need, max_age)).await?;
         }
     } else {
         let repository = if is_fleet && !session.names_place() {
@@ -279,7 +278,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
         let unprotected = if is_fleet { serve::unprotected(session).await? } else { Vec::new() };
         let unprotected = unprotected.into_iter().map(|(name, why)| Unprotected { name, why });
         answer.unprotected = unprotected.collect();
-        answer.add(session, &repository, None, age).await?;
+        answer.add(session, &repository, None, (need, max_age)).await?;
     }
     session.answer(&answer)?;
     let is_sound = answer.databases.iter().all(|database| database.problems.is_empty());

@@ -142,7 +142,7 @@ mod tests {
     }
 
     fn told(error: &Error) -> Vec<String> {
-        error.facts().iter().map(|(_, fact)| (*fact).to_string()).collect()
+        error.facts().into_iter().map(|(_, fact)| fact.to_owned()).collect()
     }
 
     /// Row 42: one way to choose, for every verb.

@@ -33,8 +33,8 @@ struct LostHistory {
 
 impl Outlook {
     /// What is known of a restore to a place, if it goes to one.
-    pub(crate) fn of(forecast: Forecast, target: Option<&Path>) -> Self {
-        let Forecast { estimate, lost: Lost { transactions, is_more, newest }, .. } = forecast;
+    pub(crate) fn of(forecast: &Forecast, target: Option<&Path>) -> Self {
+        let Forecast { estimate, lost: Lost { transactions, is_more, newest }, .. } = *forecast;
         let time = |estimate: Estimate| EstimatedTime {
             least_ms: milliseconds(estimate.least),
             most_ms: milliseconds(estimate.most),

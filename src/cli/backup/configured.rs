@@ -134,7 +134,7 @@ pub(super) async fn run(session: &Session, options: &Options) -> Result<u8> {
         let (outcome, why, made) =
             match Box::pin(turn(session, options, (&holding, database), &mut shelf)).await {
                 Ok(Turn::Made(report)) => {
-                    (SUCCEEDED, None, Some(BackupAnswer::of(report, session.native())))
+                    (SUCCEEDED, None, Some(BackupAnswer::of(*report, session.native())))
                 }
                 Ok(Turn::Took(what)) => (SUCCEEDED, Some(what), None),
                 Ok(Turn::Skipped(why)) => (SKIPPED, Some(why), None),
@@ -152,7 +152,7 @@ pub(super) async fn run(session: &Session, options: &Options) -> Result<u8> {
 
 /// What became of one of several, unless it failed.
 enum Turn {
-    Made(BackupReport),
+    Made(Box<BackupReport>),
     /// What an application had left.
     Took(String),
     Skipped(String),
@@ -174,7 +174,9 @@ async fn turn(
     }
     let repository = opened(session, holding, shelf, database).await?;
     let Some(folder) = reach::drop_folder(database) else {
-        return one(session, options, (&member, repository)).await.map(Turn::Made);
+        return one(session, options, (&member, repository))
+            .await
+            .map(|report| Turn::Made(Box::new(report)));
     };
     let scratch = drill::place(&session.environment, None);
     let dumps = pickup::take(session, repository, (database, &folder), &scratch).await?;

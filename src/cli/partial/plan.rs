@@ -37,7 +37,7 @@ pub(super) async fn tell(
     let (resolved, presented) = coordinator::plan_partial(repository, job).await?;
     let presented = presented.recorded();
     let forecast = coordinator::forecast(repository, &resolved).await?;
-    let outlook = Outlook::of(forecast, Some(&job.scratch.root));
+    let outlook = Outlook::of(&forecast, Some(&job.scratch.root));
     let size_bytes = resolved.manifest.size_bytes;
     let mut warnings = resolved.chosen.warnings.clone();
     if !presented.mounted && outlook.is_too_small(size_bytes) {

@@ -73,7 +73,7 @@ struct StopPoint {
 }
 
 impl StopPoint {
-    fn of(session: &Session, stop: Stop, (engine, asked): (&str, DateTime<Utc>)) -> Self {
+    fn of(session: &Session, stop: &Stop, (engine, asked): (&str, DateTime<Utc>)) -> Self {
         let render = |position| session.native().render(engine, position);
         let point = Point {
             at: Stamp(stop.at),
@@ -225,7 +225,9 @@ pub(super) async fn run(session: &Session, options: &Options, moment: &Moment) -
         return Err(group.refused(&plans, failures, common));
     }
     let warnings: Vec<String> = plans.iter().flat_map(|one| one.warnings.clone()).collect();
-    warnings.iter().for_each(|warning| session.warn(warning));
+    for warning in &warnings {
+        session.warn(warning);
+    }
     let (asked, shown) = (Stamp(at), directory.display().to_string());
     if options.plan {
         let command = group.command(at);
@@ -308,7 +310,7 @@ impl Group<'_> {
             source: source.told.clone(),
             target: target.display().to_string(),
             backup: Backup::of(&resolved.chosen.backup.commit, session.native()),
-            stop: forecast.stop.map(|stop| StopPoint::of(session, stop, of)),
+            stop: forecast.stop.as_ref().map(|stop| StopPoint::of(session, stop, of)),
             restored_bytes: resolved.manifest.size_bytes,
             log_bytes: resolved.log_bytes,
             warnings: resolved.chosen.warnings,
@@ -346,7 +348,7 @@ impl Group<'_> {
         Done {
             source: source.told.clone(),
             backup: Backup::of(commit, session.native()),
-            stop: StopPoint::of(session, stop, (&resolved.manifest.engine, self.at)),
+            stop: StopPoint::of(session, &stop, (&resolved.manifest.engine, self.at)),
             transactions_replayed: reached.transactions,
             check: report.check,
             damage: report.damage,

@@ -321,7 +321,7 @@ async fn attempt(
     resolved.chosen.warnings.iter().for_each(|warning| session.warn(warning));
     if options.plan {
         let forecast = coordinator::forecast(repository, &resolved).await?;
-        let outlook = Outlook::of(forecast, Some(&to));
+        let outlook = Outlook::of(&forecast, Some(&to));
         if !options.delta && outlook.is_too_small(resolved.manifest.size_bytes) {
             session.warn("the target's file system has not enough free space for the database");
         }

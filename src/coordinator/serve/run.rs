@@ -278,7 +278,7 @@ impl Coordinator {
             let first = Arc::clone(&fleet.borrow());
             self.set_caps(&first).await?;
             tokio::join!(
-                self.schedule(fleet.clone(), stop.clone()),
+                Box::pin(self.schedule(fleet.clone(), stop.clone())),
                 self.labour(fleet.clone(), stop.clone()),
                 self.capture(fleet.clone(), stop.clone()),
                 self.watch(fleet.clone(), stop.clone()),

@@ -69,7 +69,9 @@ fn row_42_a_configured_database_is_backed_up_by_its_name() {
     let refused = |words: &[&str], status: i32, said: &[&str]| {
         let (ended, told) = ward.run(words);
         assert_eq!(ended, status, "{told}");
-        said.iter().for_each(|said| assert!(told.contains(said), "{said}\n{told}"));
+        for said in said {
+            assert!(told.contains(said), "{said}\n{told}");
+        }
     };
     refused(&["backup", "bank/legder"], 6, &["bank/ledger, shop/orders", "sqlite:app.db"]);
     refused(&["backup", "bank/ledger", "--repo", "repo"], 2, &["--repo"]);
