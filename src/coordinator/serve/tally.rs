@@ -24,7 +24,8 @@ pub struct Histogram {
 pub enum Suppressed {
     /// The database is paused.
     Paused,
-    /// Its endpoint went away, and another one takes over.
+    /// A job did not matter any more: its endpoint went away, another one takes over, or nothing
+    /// may be done for a while.
     Superseded,
 }
 

@@ -71,11 +71,7 @@ impl Coordinator {
         let Ending { outcome, reason, damaged } = ending;
         let engine = place.map_or("", |place| place.engine.name());
         let took = self.world.clock.elapsed().saturating_sub(began_at);
-        {
-            let mut tally = self.shared.tally();
-            tally.ended((&claim.task.kind, engine), outcome, took);
-            tally.damaged += damaged;
-        }
+        self.shared.tally().damaged += damaged;
         let (job, database, kind) = (&claim.job, &claim.task.database, &claim.task.kind);
         let word = outcome.word();
         if outcome == Outcome::Failed {
@@ -96,6 +92,8 @@ impl Coordinator {
                 () = self.dropped() => return outcome,
             }
         }
+        // What somebody else took over is counted there.
+        self.shared.tally().ended((kind, engine), outcome, took);
         outcome
     }
 
