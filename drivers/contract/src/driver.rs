@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Capabilities, Error, ErrorKind, Finding, Lineage, LogArchive, LogMark, LogPosition, LogRange,
-    LogSource, NativePoint, OpenedLog, PartName, Result, Sandbox, SandboxRequest, SegmentHead,
-    ShareRequest, Sink, Source, Tally, code,
+    LogSource, NativePoint, OpenedLog, PartName, Result, Rows, Sandbox, SandboxRequest,
+    SegmentHead, ShareRequest, Sink, Source, Tally, code,
 };
 
 /// One kind of database server: how to reach one, and how to build one from a backup.
@@ -236,6 +236,17 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) when the server keeps no log, with the
     /// statement that would change it.
     async fn open_log(&self, since: Option<&LogMark>) -> Result<OpenedLog>;
+
+    /// Opens a session that moves rows of its tables.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) when the server cannot be written to, such as
+    /// a standby.
+    async fn rows(&self) -> Result<Box<dyn Rows>> {
+        Err(Error::new(ErrorKind::Unsupported, code::USAGE, "move rows")
+            .why("rows of this engine are not moved"))
+    }
 
     /// How far its log goes by now: everything that is committed lies before that. `None` where
     /// positions cannot be asked for.

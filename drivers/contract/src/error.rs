@@ -214,6 +214,23 @@ pub mod code {
     pub const SANDBOX_SERVER: Code = Code(802);
     /// A backup cannot be mounted here.
     pub const NO_MOUNT: Code = Code(803);
+
+    /// Rows of that table, or selected in that way, cannot be moved.
+    pub const ROWS_REFUSED: Code = Code(900);
+    /// No such archive set, run or file.
+    pub const NO_SUCH_ARCHIVE: Code = Code(901);
+    /// What was deleted is not what the file holds; nothing was.
+    pub const ROWS_DIFFER: Code = Code(902);
+    /// A file of archived rows, or what belongs to it, is not what was written.
+    pub const ARCHIVE_FILE: Code = Code(903);
+    /// The ledger of what was pruned is not what it has to be.
+    pub const LEDGER: Code = Code(904);
+    /// Rows of that set are being moved by somebody else.
+    pub const ROWS_LOCKED: Code = Code(905);
+    /// Rows that are to be put back are there already.
+    pub const ROWS_CONFLICT: Code = Code(906);
+    /// A gate before the deletion of rows is not passed.
+    pub const PRUNE_GATE: Code = Code(907);
 }
 
 /// A failed step, what to do about it, and what caused it.

@@ -20,6 +20,7 @@ mod partial;
 mod pattern;
 mod point;
 mod position;
+mod rows;
 mod sandbox;
 mod world;
 
@@ -47,6 +48,11 @@ pub use partial::{
 pub use pattern::TablePattern;
 pub use point::NativePoint;
 pub use position::{Lineage, LogPosition, LogRange};
+pub use rows::{
+    ArchiveSet, Burden, Class, Column, Conflict, Cutoff, CutoffForm, Estimate, Exporting, Key,
+    KeyRange, Kind, Lag, LedgerEntry, Link, Member, Pruning, PutBack, PutBackTally, ROW_BYTES_MAX,
+    Referrer, RowBatch, RowSink, RowWriter, Rows, Space, Table, values,
+};
 pub use sandbox::{
     ANSWER_BYTES_MAX, Examined, Sandbox, SandboxRequest, TALLIES_MAX, Tally, Verdict,
 };

@@ -1,0 +1,18 @@
+//! Rows of live tables, on their way into files and back.
+//!
+//! Nothing here decides that rows are deleted: a driver carries out one step after the other, and
+//! says what each one saw.
+
+mod batch;
+mod column;
+mod session;
+mod set;
+
+pub use batch::{ROW_BYTES_MAX, RowBatch, RowWriter, values};
+pub use column::{Class, Column, Kind};
+pub use session::{
+    Burden, Estimate, Exporting, Lag, LedgerEntry, Pruning, PutBack, Referrer, RowSink, Rows, Space,
+};
+pub use set::{
+    ArchiveSet, Conflict, Cutoff, CutoffForm, Key, KeyRange, Link, Member, PutBackTally, Table,
+};

@@ -1,0 +1,287 @@
+//! What an engine must be able to do so that rows can be moved out of its tables, and back.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    batch::RowBatch,
+    set::{ArchiveSet, Conflict, Cutoff, KeyRange, PutBackTally, Table},
+};
+use crate::{Error, ErrorKind, Finding, Result, code};
+
+/// A session that moves rows.
+///
+/// # Contract
+///
+/// Checked by `stillpoint-conformance` for every engine:
+///
+/// - A row has the same bytes each time it is read, by whatever method, unless it was changed.
+/// - What [`Pruning::delete`] hands over are the rows that are gone once it commits, and no others.
+/// - A ledger entry is there exactly when its transaction committed.
+/// - Dropping any of these, or any future of theirs, leaves the database as it was: no open
+///   transaction, no lock.
+/// - Times and numbers look the same whatever the session's, role's or server's settings are.
+#[async_trait]
+pub trait Rows: fmt::Debug + Send {
+    /// The time by the database's clock.
+    async fn now(&mut self) -> Result<DateTime<Utc>>;
+
+    /// Looks at a table.
+    ///
+    /// # Errors
+    ///
+    /// [`Missing`](ErrorKind::Missing) when there is none of that name;
+    /// [`Unsupported`](ErrorKind::Unsupported) when its rows cannot be moved, such as those of a
+    /// view.
+    async fn table(&mut self, name: &str) -> Result<Table>;
+
+    /// The tables that refer to a table, by their names, and the links: all of them, whatever
+    /// happens to their rows when rows of the table are deleted.
+    async fn referrers(&mut self, table: &Table) -> Result<Vec<Referrer>>;
+
+    /// Puts the cutoff into a predicate, where it says `:cutoff`, as what is compared there.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](ErrorKind::Invalid) when the predicate is none, selects other rows at other
+    /// times, looks at other tables, or compares the cutoff with something that is no time.
+    async fn bind(
+        &mut self,
+        table: &Table,
+        predicate: &str,
+        cutoff: Option<&Cutoff>,
+    ) -> Result<String>;
+
+    /// Everything that speaks against moving a set, and what would change it. Changes nothing.
+    async fn examine(&mut self, set: &ArchiveSet) -> Result<Vec<Finding>>;
+
+    /// How many rows of the root are selected; counted, not guessed.
+    async fn estimate(&mut self, set: &ArchiveSet) -> Result<Estimate>;
+
+    /// Waits until nobody else moves rows of a set, and not even a transaction of somebody who is
+    /// gone can commit any more; keeps others out as long as the session lives.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`](ErrorKind::Busy) when somebody else is at it for longer than `patience`.
+    async fn lock(&mut self, set: &str, patience: Duration) -> Result<()>;
+
+    /// Makes the ledger if there is none: the table `archive_ledger`, in a schema `stillpoint`
+    /// where the engine has schemas, else with that as its prefix.
+    async fn open_ledger(&mut self) -> Result<()>;
+
+    /// What the ledger says of a set, in the order of runs, batches and slices; nothing where
+    /// there is no ledger.
+    async fn ledger(&mut self, set: &str) -> Result<Vec<LedgerEntry>>;
+
+    /// Opens a read of one state of the database.
+    async fn snapshot(&mut self) -> Result<Box<dyn Exporting + '_>>;
+
+    /// Opens a transaction that deletes, after [`lock`](Self::lock).
+    async fn prune(&mut self) -> Result<Box<dyn Pruning + '_>>;
+
+    /// Opens a transaction that puts rows of a table back. With `staging`, into a new table of
+    /// that name instead, in the same schema.
+    ///
+    /// `table` is what rows look like; columns that the table has besides get what they have by
+    /// default, generated ones are left to the engine.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) when the table as it is now cannot take the rows.
+    async fn put_back<'a>(
+        &'a mut self,
+        table: &Table,
+        conflict: &Conflict,
+        staging: Option<&str>,
+    ) -> Result<Box<dyn PutBack + 'a>>;
+
+    /// How the server fares, for those who slow down.
+    async fn burden(&mut self, set: &ArchiveSet) -> Result<Burden>;
+
+    /// How much space a table takes.
+    async fn space(&mut self, table: &Table) -> Result<Space>;
+
+    /// Lets the engine use the space of deleted rows again, and says what was done.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) for a method that the engine does not have.
+    async fn reclaim(&mut self, _table: &Table, method: &str) -> Result<String> {
+        Err(Error::new(ErrorKind::Unsupported, code::USAGE, "reclaim space").with("method", method))
+    }
+}
+
+/// A table that refers to another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Referrer {
+    /// Its name.
+    pub table: String,
+    /// The name of the constraint, or what comes closest.
+    pub constraint: String,
+    /// The columns that refer.
+    pub columns: Vec<String>,
+    /// The columns that are referred to, in the same order.
+    pub parent_columns: Vec<String>,
+    /// Whether deleting a row deletes or changes those that refer to it; otherwise it fails.
+    pub is_cascading: bool,
+}
+
+/// Who takes rows.
+#[async_trait]
+pub trait RowSink: Send {
+    /// Takes some.
+    ///
+    /// # Errors
+    ///
+    /// Whoever hands them over gives up, and returns this error.
+    async fn put(&mut self, rows: RowBatch) -> Result<()>;
+}
+
+/// A read of one state of the database.
+#[async_trait]
+pub trait Exporting: fmt::Debug + Send {
+    /// The position of that state in the log, as the engine prints it, where it has one.
+    async fn position(&mut self) -> Result<Option<String>>;
+
+    /// Hands over rows of the root, in the order of its key and at most so many. Returns how many.
+    async fn root(
+        &mut self,
+        set: &ArchiveSet,
+        range: &KeyRange,
+        rows_max: u64,
+        into: &mut dyn RowSink,
+    ) -> Result<u64>;
+
+    /// Hands over the rows of a member that hang on rows of the root in a range, in any order.
+    /// Returns how many.
+    async fn member(
+        &mut self,
+        set: &ArchiveSet,
+        member: usize,
+        range: &KeyRange,
+        into: &mut dyn RowSink,
+    ) -> Result<u64>;
+}
+
+/// A transaction that deletes. Dropped, it is as if it had never been.
+#[async_trait]
+pub trait Pruning: fmt::Debug + Send {
+    /// Makes sure that nobody changes the schema of the set's tables before the end, and returns
+    /// their fingerprints, as [`Table`] has them.
+    async fn fingerprints(&mut self, set: &ArchiveSet) -> Result<Vec<String>>;
+
+    /// Deletes rows of a member that hang on rows of the root in a range (for the root, those
+    /// rows), and hands them over as they were. Returns how many.
+    ///
+    /// Members that refer to others go first.
+    async fn delete(
+        &mut self,
+        set: &ArchiveSet,
+        member: usize,
+        range: &KeyRange,
+        into: &mut dyn RowSink,
+    ) -> Result<u64>;
+
+    /// Adds an entry to the ledger.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](ErrorKind::Refused) when the slice has one already.
+    async fn note(&mut self, entry: &LedgerEntry) -> Result<()>;
+
+    /// Removes an entry from the ledger, since its rows are put back.
+    async fn strike(&mut self, entry: &LedgerEntry) -> Result<()>;
+
+    /// Makes it so.
+    ///
+    /// # Errors
+    ///
+    /// [`Transient`](ErrorKind::Transient) also when the outcome is unknown: the ledger knows, once
+    /// [`Rows::lock`] was taken anew.
+    async fn commit(self: Box<Self>) -> Result<()>;
+
+    /// Leaves everything as it was.
+    async fn roll_back(self: Box<Self>) -> Result<()>;
+}
+
+/// A slice whose rows are gone from the table: an entry of the ledger in the database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerEntry {
+    /// The set.
+    pub set: String,
+    /// The run.
+    pub run: String,
+    /// The batch of the run.
+    pub batch: u32,
+    /// The slice of the batch.
+    pub slice: u32,
+    /// How many rows, of all tables.
+    pub rows: u64,
+    /// The hash of them all, as hexadecimal text.
+    pub hash: String,
+    /// When, by the database's clock; whoever notes an entry leaves that to the database.
+    pub at: Option<DateTime<Utc>>,
+    /// The position in the log, as the engine prints it, where it has one; left to the database,
+    /// too.
+    pub position: Option<String>,
+}
+
+/// A transaction that puts rows back. Dropped, it is as if it had never been.
+#[async_trait]
+pub trait PutBack: fmt::Debug + Send {
+    /// Puts rows back.
+    async fn rows(&mut self, rows: RowBatch) -> Result<()>;
+
+    /// Makes it so.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](ErrorKind::Refused) when rows with such keys are there, and that is not allowed.
+    async fn commit(self: Box<Self>) -> Result<PutBackTally>;
+}
+
+/// What is to be moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Estimate {
+    /// How many rows of the root.
+    pub rows: u64,
+    /// How many bytes they take, from the table's size and number of rows.
+    pub bytes: u64,
+}
+
+/// How a server fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Burden {
+    /// How far behind its replicas are.
+    pub lag: Lag,
+    /// How many bytes of log were written since an arbitrary beginning, where it has one.
+    pub log_bytes: Option<u128>,
+    /// How many dead rows its tables of the set have.
+    pub dead_rows: Option<u64>,
+    /// How many sessions are working.
+    pub active: Option<u32>,
+}
+
+/// How far behind replicas are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lag {
+    /// There are none.
+    NoReplica,
+    /// The slowest one, so much.
+    Behind(Duration),
+    /// Nobody can tell.
+    Unknown,
+}
+
+/// How much space a table takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// With its indexes.
+    pub total_bytes: u64,
+    /// What of that new rows can use.
+    pub reusable_bytes: u64,
+}

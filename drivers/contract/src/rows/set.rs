@@ -1,0 +1,142 @@
+//! What is moved: tables, how they hang together, and stretches of them.
+
+use std::fmt;
+
+use bytes::Bytes;
+use chrono::{DateTime, NaiveDateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::column::Column;
+
+/// A table as the server has it now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// Its name, complete and quoted where that is needed, as the engine's users write it.
+    pub name: String,
+    /// Who it is: two tables of one name in different databases, schemas or times differ.
+    pub identity: String,
+    /// Its columns, in order.
+    pub columns: Vec<Column>,
+    /// The columns of its key, by their places in `columns`: a primary key, or another unique one
+    /// without NULLs. Empty when it has none.
+    pub key: Vec<usize>,
+    /// A hash of everything that a change of the schema would change: columns, types, keys,
+    /// triggers and constraints that see deletions.
+    pub fingerprint: String,
+}
+
+/// Rows that are moved together: those of one table that a predicate selects, and those of other
+/// tables that refer to them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArchiveSet {
+    /// Its name.
+    pub name: String,
+    /// Its tables; the first one is the root, and each other one follows the one that it refers
+    /// to.
+    pub members: Vec<Member>,
+    /// Which rows of the root, in the engine's SQL, without `:cutoff`. It is immutable: it selects
+    /// the same of the same rows at any time.
+    pub predicate: String,
+}
+
+impl ArchiveSet {
+    /// The table whose rows the predicate selects.
+    pub fn root(&self) -> &Member {
+        self.members.first().expect("a set has a root")
+    }
+}
+
+/// One table of a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The table, with its columns in the forms in which they are moved.
+    pub table: Table,
+    /// What it refers to; `None` for the root.
+    pub link: Option<Link>,
+}
+
+/// How rows of one table of a set refer to another one's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The place of the table that is referred to, in [`ArchiveSet::members`].
+    pub parent: usize,
+    /// The columns that refer, by name.
+    pub columns: Vec<String>,
+    /// The columns that are referred to, by name, in the same order.
+    pub parent_columns: Vec<String>,
+}
+
+/// Where rows are old enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cutoff {
+    /// Rows before this instant are.
+    pub at: DateTime<Utc>,
+    /// What the clock showed then that wrote times without a zone; must be known where there are
+    /// such.
+    pub local: Option<NaiveDateTime>,
+    /// How the database writes times, where its columns do not say it.
+    pub form: Option<CutoffForm>,
+}
+
+/// How a database without types for times writes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CutoffForm {
+    /// As text, `2024-11-27 21:14:31`.
+    Datetime,
+    /// As text, `2024-11-27T21:14:31`.
+    Iso8601,
+    /// As text, `2024-11-27`.
+    Date,
+    /// As seconds since 1970.
+    Unix,
+    /// As milliseconds since 1970.
+    UnixMs,
+    /// As the days and their fractions since noon in Greenwich on November 24, 4714 B.C.
+    JulianDay,
+}
+
+/// The values of a row's key: a row of only those columns, in the form of [`RowBatch`].
+///
+/// [`RowBatch`]: super::RowBatch
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Key(pub Bytes);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({})", self.0.escape_ascii())
+    }
+}
+
+/// A stretch of a set's root, in the order of its key as the engine compares it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyRange {
+    /// It begins behind this key; `None` for the beginning.
+    pub after: Option<Key>,
+    /// It ends with this key; `None` for the end.
+    pub to: Option<Key>,
+}
+
+/// What happens where a row that is put back has the key of one that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// Nothing is put back at all.
+    Fail,
+    /// The one that is there stays.
+    Skip,
+    /// It is replaced.
+    Overwrite,
+    /// It is replaced where the other one is newer by this column.
+    Newer(String),
+}
+
+/// What became of rows that were put back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PutBackTally {
+    /// New ones.
+    pub inserted: u64,
+    /// Those that replaced another one.
+    pub replaced: u64,
+    /// Those that did not, since another one was there.
+    pub skipped: u64,
+}
