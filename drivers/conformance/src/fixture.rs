@@ -3,7 +3,7 @@
 use std::{fmt, path::Path, sync::Arc};
 
 use async_trait::async_trait;
-use stillpoint_contract::{Capabilities, Clock, Endpoint, Engine, RestorePlan, Result};
+use stillpoint_contract::{Capabilities, Clock, Endpoint, Engine, Error, RestorePlan, Result};
 
 use crate::{Bank, Transfer};
 
@@ -29,9 +29,37 @@ pub trait Fixture: fmt::Debug + Send + Sync {
     /// or why the engine has no sandbox.
     fn balances_statement(&self) -> Result<&'static str, &'static str>;
 
+    /// Tables for rows to be moved out of, or why rows are not.
+    fn row_tables(&self) -> Result<RowTables, &'static str> {
+        Err("rows of this engine are not moved")
+    }
+
     /// Starts a new database that holds [`Bank::opening`], and beside it at least 1 MiB that no
     /// transfer touches, so that there is something to keep. Its files go when it is dropped.
     async fn start(&self) -> Result<Arc<dyn Server>>;
+}
+
+/// Tables for rows to be moved out of.
+///
+/// - `orders (id, placed, status, total, note, …)` with a key `id`, a time `placed` and one
+///   generated column; `items (id, order_id, body)` refers to it, by an index, and
+///   `parts (id, item_id, label)` to that.
+/// - `named (name, v)` with a key of text; `pairs (a, b, v)` with one of a number and a text.
+/// - `samples (id, …)` with rows of every type; `zoneless (id, at)` with a time without a zone.
+/// - `keyless` without a key, and `floating` with one of floating-point numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct RowTables {
+    /// The statements that make all of them.
+    pub create: &'static str,
+    /// What names of tables begin with in a set.
+    pub schema: &'static str,
+    /// Whether others can write while an export reads.
+    pub reads_beside_writers: bool,
+    /// Statements after which new sessions have other settings by default; none where no setting
+    /// changes how values look.
+    pub other_settings: &'static str,
+    /// The statement that drops the index by which `items` are found.
+    pub drop_index: &'static str,
 }
 
 /// One running database, with a connection of the workload's own.
@@ -61,6 +89,16 @@ pub trait Server: fmt::Debug + Send + Sync {
 
     /// Plays a scene that the fixture offers.
     async fn play(&self, scene: Scene) -> Result<()>;
+
+    /// Runs statements as an application does.
+    async fn execute(&self, _statements: &str) -> Result<()> {
+        Err(Error::bug("run statements of an application"))
+    }
+
+    /// The first column of what a statement answers, as text.
+    async fn ask(&self, _statement: &str) -> Result<Vec<String>> {
+        Err(Error::bug("run a statement of an application"))
+    }
 
     /// An address of this engine at which nothing answers.
     fn nowhere(&self) -> Endpoint;

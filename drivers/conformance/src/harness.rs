@@ -160,6 +160,7 @@ fn excuse(fixture: &dyn Fixture, sentence: &Sentence) -> Option<String> {
         Need::NoSandbox => {
             fixture.balances_statement().is_ok().then(|| "it has sandboxes".to_owned())
         }
+        Need::Rows => fixture.row_tables().err().map(str::to_owned),
         Need::Scene(scene) => fixture.offers(*scene).err().map(str::to_owned),
         _ => None,
     })

@@ -14,5 +14,5 @@ mod suite;
 mod watch;
 
 pub use bank::{ACCOUNTS, Bank, OPENING_BALANCE, Transfer, WRITERS};
-pub use fixture::{Fixture, Scene, Server};
+pub use fixture::{Fixture, RowTables, Scene, Server};
 pub use harness::run;

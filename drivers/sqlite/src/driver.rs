@@ -5,13 +5,14 @@ use std::{path::Path, sync::Arc};
 use async_trait::async_trait;
 use stillpoint_contract::{
     BackupRequest, Clock, Driver, Endpoint, Engine, Evidence, LogMark, OpenedLog, Probe, Reached,
-    Recovery, RestorePlan, RestoreRequest, Result, Sandbox, SandboxRequest, ShareRequest, Sink,
+    Recovery, RestorePlan, RestoreRequest, Result, Rows, Sandbox, SandboxRequest, ShareRequest,
+    Sink,
 };
 
 use crate::{
     config::Config,
     connect::Database,
-    dump, log, recover, restore, sandbox, share,
+    dump, log, recover, restore, rows, sandbox, share,
     snapshot::{self, blocking},
     version,
 };
@@ -119,5 +120,9 @@ impl Driver for SqliteDriver {
 
     async fn open_log(&self, since: Option<&LogMark>) -> Result<OpenedLog> {
         log::open(&self.database, since).await
+    }
+
+    async fn rows(&self) -> Result<Box<dyn Rows>> {
+        rows::open(&self.database).await
     }
 }

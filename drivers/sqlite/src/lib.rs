@@ -19,6 +19,7 @@ mod position;
 mod recover;
 mod restore;
 mod resume;
+mod rows;
 mod sandbox;
 mod segment;
 mod share;

@@ -12,7 +12,9 @@ use std::{
 
 use async_trait::async_trait;
 use rusqlite::{Connection, config::DbConfig};
-use stillpoint_conformance::{Bank, Fixture, Scene, Server, Transfer, memory::RealClock, run};
+use stillpoint_conformance::{
+    Bank, Fixture, RowTables, Scene, Server, Transfer, memory::RealClock, run,
+};
 use stillpoint_contract::{
     Capabilities, Clock, Consistency, Endpoint, Engine, Error, ErrorKind, Incremental, LogSupply,
     RestorePlan, Result, code,
@@ -28,6 +30,33 @@ const BULK_ROWS: u32 = 42;
 
 /// How long the workload waits for locks.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Tables for rows to be moved out of. Values of other classes than their columns are declared for
+/// are among the samples.
+const ROW_TABLES: &str = "
+    CREATE TABLE orders (id INTEGER PRIMARY KEY, placed TEXT NOT NULL, status TEXT NOT NULL,
+        total NUMERIC, note TEXT, twice INTEGER GENERATED ALWAYS AS (id * 2) STORED);
+    CREATE TABLE items (id INTEGER PRIMARY KEY, order_id INTEGER NOT NULL REFERENCES orders,
+        body TEXT);
+    CREATE INDEX items_order ON items (order_id);
+    CREATE TABLE parts (id INTEGER PRIMARY KEY,
+        item_id INTEGER NOT NULL REFERENCES items (id) ON DELETE CASCADE, label TEXT);
+    CREATE INDEX parts_item ON parts (item_id);
+    CREATE TABLE named (name TEXT NOT NULL, v INTEGER);
+    CREATE UNIQUE INDEX named_name ON named (name COLLATE BINARY);
+    CREATE TABLE pairs (a INTEGER, b TEXT, v INTEGER, PRIMARY KEY (a, b)) WITHOUT ROWID;
+    CREATE TABLE zoneless (id INTEGER PRIMARY KEY, at TEXT);
+    CREATE TABLE keyless (a TEXT PRIMARY KEY, b TEXT UNIQUE);
+    CREATE TABLE floating (a REAL PRIMARY KEY NOT NULL);
+    CREATE TABLE samples (id INTEGER PRIMARY KEY, i INTEGER, r REAL, t TEXT, b BLOB, n NUMERIC,
+        \"o'dd \"\"one\" ANY, twice AS (id * 2));
+    INSERT INTO samples (id, i, r, t, b, n, \"o'dd \"\"one\") VALUES
+        (-9223372036854775808, -1, -0.0, '', x'', 1.5, '12'),
+        (1, 9223372036854775807, 9e999, 'ü', x'00ff', '1e3', 12),
+        (2, 'text', 'text', 12, 'text', x'31', 12.5),
+        (3, 1.5, 1e300, x'ff00', 1, '0012', x''),
+        (4, CAST(x'ff61' AS TEXT), 5e-324, CAST(x'6100c3' AS TEXT), NULL, NULL, NULL),
+        (5, NULL, NULL, NULL, 0.1, 9007199254740993, 'x');";
 
 fn main() -> ExitCode {
     run([Journal::Wal, Journal::Delete].map(|journal| Arc::new(journal) as Arc<dyn Fixture>))
@@ -67,6 +96,16 @@ impl Fixture for Journal {
 
     fn balances_statement(&self) -> Result<&'static str, &'static str> {
         Ok("SELECT balance FROM account ORDER BY id")
+    }
+
+    fn row_tables(&self) -> Result<RowTables, &'static str> {
+        Ok(RowTables {
+            create: ROW_TABLES,
+            schema: "",
+            reads_beside_writers: *self == Self::Wal,
+            other_settings: "",
+            drop_index: "DROP INDEX items_order",
+        })
     }
 
     async fn start(&self) -> Result<Arc<dyn Server>> {
@@ -289,6 +328,25 @@ impl Server for Application {
             }
             Scene::Damage => Ok(()),
         }
+    }
+
+    async fn execute(&self, statements: &str) -> Result<()> {
+        self.with(|connection| connection.execute_batch(statements))
+    }
+
+    async fn ask(&self, statement: &str) -> Result<Vec<String>> {
+        self.with(|connection| {
+            let mut statement = connection.prepare(statement)?;
+            let text = |row: &rusqlite::Row<'_>| {
+                let value: rusqlite::types::Value = row.get(0)?;
+                Ok(match value {
+                    rusqlite::types::Value::Integer(number) => number.to_string(),
+                    rusqlite::types::Value::Text(text) => text,
+                    other => format!("{other:?}"),
+                })
+            };
+            statement.query_map([], text)?.collect()
+        })
     }
 
     fn nowhere(&self) -> Endpoint {

@@ -8,6 +8,7 @@ mod incremental;
 mod probe;
 mod publish;
 mod recovery;
+mod rows;
 mod sandbox;
 mod table;
 

@@ -32,10 +32,11 @@ pub(crate) enum Need {
     SingleDatabase,
     Sandbox,
     NoSandbox,
+    Rows,
     Scene(Scene),
 }
 
-use Need::{Incremental, Log, NoLog, NoSandbox, Sandbox, SingleDatabase};
+use Need::{Incremental, Log, NoLog, NoSandbox, Rows, Sandbox, SingleDatabase};
 
 macro_rules! sentences {
     ($($module:ident::$name:ident [$($need:expr),*] $text:literal)*) => {
@@ -172,6 +173,44 @@ sentences! {
         "A sandbox that is dropped ends, and can be removed."
     sandbox::no_sandbox_is_unsupported [NoSandbox]
         "An engine without sandboxes says so."
+
+    rows::what_has_no_rows_is_refused [Rows]
+        "A table is told with its key and with who refers to it; a view is Unsupported, nothing \
+         Missing."
+    rows::a_changed_schema_has_another_fingerprint [Rows]
+        "A change of a table's schema, or of who refers to it, changes its fingerprint."
+    rows::what_speaks_against_a_set_is_told [Rows]
+        "What speaks against moving a set is told, with the statement that changes it."
+    rows::predicates_that_are_none_are_refused [Rows]
+        "A predicate is one expression about one row, the same at any time; others are Invalid."
+    rows::a_cutoff_is_bound_as_what_it_is [Rows]
+        "A cutoff is the same literal whatever the session's settings are."
+    rows::an_export_sees_one_state [Rows]
+        "Everything that is exported is of one state."
+    rows::settings_change_no_bytes [Rows]
+        "Values have the same bytes whatever the role's or the server's settings are."
+    rows::keys_of_any_text_make_ranges [Rows]
+        "Ranges of keys of any text hold each row once."
+    rows::keys_of_several_columns_make_ranges [Rows]
+        "So do ranges of keys of several columns."
+    rows::a_dropped_export_leaves_nothing [Rows]
+        "Dropping an export at any await leaves no transaction."
+    rows::deleted_rows_are_those_that_were_exported [Rows]
+        "Deleted rows have the bytes that they were exported with, and are those that are gone."
+    rows::rows_hang_on_those_they_refer_to [Rows]
+        "Rows of other tables go with those that they refer to, over any number of references."
+    rows::a_dropped_deletion_never_was [Rows]
+        "Dropping a deletion at any await, or rolling it back, leaves every row, and no entry."
+    rows::a_ledger_entry_is_there_when_its_transaction_committed [Rows]
+        "A ledger entry is there exactly when its transaction committed, and once."
+    rows::a_lock_keeps_others_out [Rows]
+        "A lock keeps others from the same set, as long as its session lives."
+    rows::what_others_changed_is_seen [Rows]
+        "What others changed, added or deleted since the export shows in what is deleted."
+    rows::rows_come_back_as_they_were [Rows]
+        "Rows that are put back have the bytes that they had, in their table or in a new one."
+    rows::rows_that_are_there_are_treated_as_asked [Rows]
+        "Rows that are there already are kept, replaced or refused, as asked."
 
     cancel::a_dropped_probe_leaves_nothing []
         "Dropping connect or probe at any await leaves the server as it was."

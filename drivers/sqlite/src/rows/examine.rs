@@ -1,0 +1,179 @@
+//! What speaks against moving rows of a set.
+
+use stillpoint_contract::{ArchiveSet, Class, Finding, Kind, Member, Referrer, Result, Weight};
+
+use super::{
+    schema::{is_indexed, key, listed, own_name, quoted, referrers, triggers},
+    worker::Desk,
+};
+use crate::connect::Journal;
+
+const STEP: &str = "look at the tables of the set";
+
+/// Collations that are SQLite's own. Source: <https://www.sqlite.org/datatype3.html>, 7.
+const COLLATIONS: [&str; 3] = ["BINARY", "NOCASE", "RTRIM"];
+
+fn finding(
+    subject: &'static str,
+    found: impl Into<String>,
+    weight: Weight,
+    statement: Option<String>,
+) -> Finding {
+    Finding { subject, found: found.into(), weight, statement }
+}
+
+/// Everything that speaks against moving a set.
+pub(super) fn examine(desk: &Desk, set: &ArchiveSet) -> Result<Vec<Finding>> {
+    let mut findings = vec![journal(desk)?];
+    for (at, member) in set.members.iter().enumerate() {
+        let own = own_name(&member.table.name)?;
+        if at == 0 {
+            findings.extend(root(desk, member, &own)?);
+        }
+        findings.extend(deletion(desk, member, &own)?);
+        findings.extend(link(desk, member, &own)?);
+        let connection = desk.connection();
+        for referrer in desk.sql(referrers(connection, &own), STEP)? {
+            if !is_in_set(set, at, &referrer) {
+                findings.push(outside(member, &referrer));
+            }
+            findings.extend(index(desk, &referrer)?);
+        }
+        for (trigger, sql) in desk.sql(triggers(connection, &own), STEP)? {
+            findings.extend(on_delete(member, &trigger, &sql));
+        }
+    }
+    findings.dedup();
+    Ok(findings)
+}
+
+/// Source: <https://www.sqlite.org/wal.html>, 1, "Overview".
+fn journal(desk: &Desk) -> Result<Finding> {
+    Ok(match desk.database.journal(desk.connection())? {
+        Journal::Wal => finding("journal_mode", "wal", Weight::Fine, None),
+        Journal::Rollback => finding(
+            "journal_mode",
+            "a rollback journal: nobody can write while rows are read",
+            Weight::Advice,
+            Some("PRAGMA journal_mode = WAL".to_owned()),
+        ),
+    })
+}
+
+fn root(desk: &Desk, member: &Member, own: &str) -> Result<Vec<Finding>> {
+    let table = &member.table;
+    let terms = desk.sql(key(desk.connection(), own), STEP)?;
+    let lacking = |found: String, statement| {
+        vec![finding("key", format!("{}: {found}", table.name), Weight::Lacking, statement)]
+    };
+    if terms.is_empty() {
+        let statement = format!("CREATE UNIQUE INDEX … ON {} (…)", table.name);
+        return Ok(lacking("no unique columns that are all NOT NULL".to_owned(), Some(statement)));
+    }
+    for term in &terms {
+        let column = table.columns.iter().find(|column| column.name == term.name);
+        let is_real =
+            column.is_some_and(|column| column.kind == Kind::Dynamic { declared: Class::Real });
+        if is_real {
+            return Ok(lacking(format!("{} holds floating-point numbers", term.name), None));
+        }
+        let collation = term.collation.as_deref().unwrap_or(COLLATIONS[0]);
+        if !COLLATIONS.iter().any(|known| known.eq_ignore_ascii_case(collation)) {
+            return Ok(lacking(format!("only the application can compare by {collation}"), None));
+        }
+    }
+    let names = terms.iter().map(|term| term.name.as_str()).collect::<Vec<_>>().join(", ");
+    Ok(vec![finding("key", format!("{}: {names}", table.name), Weight::Fine, None)])
+}
+
+/// Whether rows can be deleted at all: a trigger, an index or a check may need functions or
+/// collations that only the application has.
+fn deletion(desk: &Desk, member: &Member, own: &str) -> Result<Vec<Finding>> {
+    let explain = format!("EXPLAIN DELETE FROM main.{}", quoted(own));
+    match desk.connection().prepare(&explain) {
+        Ok(_) => Ok(Vec::new()),
+        Err(e) if matches!(e, rusqlite::Error::SqlInputError { .. }) => {
+            let found = format!("{}: rows cannot be deleted here: {e}", member.table.name);
+            Ok(vec![finding("deletion", found, Weight::Lacking, None)])
+        }
+        Err(e) => desk.sql(Err(e), STEP),
+    }
+}
+
+/// Without an index, each deletion reads the whole table.
+/// Source: <https://www.sqlite.org/foreignkeys.html>, 3, "Required and Suggested Database Indexes".
+fn link(desk: &Desk, member: &Member, own: &str) -> Result<Option<Finding>> {
+    let Some(link) = &member.link else { return Ok(None) };
+    let indexed = desk.sql(is_indexed(desk.connection(), own, &link.columns), STEP)?;
+    Ok((!indexed).then(|| lacks_index(&member.table.name, own, &link.columns)))
+}
+
+fn index(desk: &Desk, referrer: &Referrer) -> Result<Option<Finding>> {
+    let own = own_name(&referrer.table)?;
+    let indexed = desk.sql(is_indexed(desk.connection(), &own, &referrer.columns), STEP)?;
+    Ok((!indexed).then(|| lacks_index(&referrer.table, &own, &referrer.columns)))
+}
+
+fn lacks_index(shown: &str, own: &str, columns: &[String]) -> Finding {
+    let name = quoted(&format!("{own}_{}", columns.join("_")));
+    let listed = listed(columns.iter().map(String::as_str));
+    finding(
+        "index",
+        format!("{shown}: none on ({}), so that each deletion reads all of it", columns.join(", ")),
+        Weight::Lacking,
+        Some(format!("CREATE INDEX {name} ON {shown} ({listed})")),
+    )
+}
+
+/// Whether a table of the set refers by the same columns: another reference of the same table would
+/// let other rows go, or keep these.
+fn is_in_set(set: &ArchiveSet, parent: usize, referrer: &Referrer) -> bool {
+    let same = |left: &[String], right: &[String]| {
+        left.len() == right.len()
+            && left.iter().zip(right).all(|(left, right)| left.eq_ignore_ascii_case(right))
+    };
+    set.members.iter().any(|member| {
+        member.table.name == referrer.table
+            && member.link.as_ref().is_some_and(|link| {
+                link.parent == parent
+                    && same(&link.columns, &referrer.columns)
+                    && same(&link.parent_columns, &referrer.parent_columns)
+            })
+    })
+}
+
+fn outside(member: &Member, referrer: &Referrer) -> Finding {
+    let then = if referrer.is_cascading {
+        "its rows would be deleted or changed without having been copied"
+    } else {
+        "rows that it refers to cannot be deleted"
+    };
+    finding(
+        "reference",
+        format!(
+            "{} refers to {} and is not in the set ({}): {then}",
+            referrer.table, member.table.name, referrer.constraint
+        ),
+        Weight::Lacking,
+        Some(format!(
+            "children = [{{ table = \"{}\", fk = \"{}\" }}]",
+            referrer.table,
+            referrer.columns.join(", ")
+        )),
+    )
+}
+
+fn on_delete(member: &Member, trigger: &str, sql: &str) -> Option<Finding> {
+    let upper = sql.to_uppercase();
+    let head = upper.split("BEGIN").next().unwrap_or_default();
+    if !head.contains("DELETE") {
+        return None;
+    }
+    let then = if upper.contains("IGNORE") {
+        "it may keep rows from being deleted, and what it keeps is not pruned"
+    } else {
+        "it fires for each row that is pruned"
+    };
+    let found = format!("{}: trigger {trigger}: {then}", member.table.name);
+    Some(finding("trigger", found, Weight::Advice, None))
+}

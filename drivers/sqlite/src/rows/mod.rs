@@ -1,0 +1,13 @@
+//! Rows of tables, on their way into files and back.
+
+mod examine;
+mod lock;
+mod predicate;
+mod prune;
+mod put_back;
+mod schema;
+mod select;
+mod session;
+mod worker;
+
+pub(crate) use session::open;

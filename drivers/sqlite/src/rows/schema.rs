@@ -1,0 +1,311 @@
+//! Tables, their keys, and who refers to them.
+
+use rusqlite::{Connection, OptionalExtension as _};
+use stillpoint_contract::{
+    Class, Column, Error, ErrorKind, Kind, Referrer, Result, Table, TablePattern, code,
+};
+
+use super::worker::Desk;
+
+const STEP: &str = "look at the table";
+
+/// A name in a statement.
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Names in a statement, one after the other.
+pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    names.into_iter().map(quoted).collect::<Vec<_>>().join(", ")
+}
+
+/// A table's own name, of a complete one.
+pub(super) fn own_name(name: &str) -> Result<String> {
+    let pattern = TablePattern::new(name)?;
+    match pattern.names().as_slice() {
+        [own] | ["main", own] if pattern.is_exact() => Ok((*own).to_owned()),
+        _ => Err(missing(name)),
+    }
+}
+
+fn missing(name: &str) -> Error {
+    Error::new(ErrorKind::Missing, code::NO_SUCH_TABLE, STEP)
+        .with("table", name)
+        .next("sqlite3 FILE .tables lists those that are there")
+}
+
+fn refused(name: &str, why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, STEP).with("table", name).why(why.into())
+}
+
+/// One column of a key, and how the key's index compares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Term {
+    pub(super) name: String,
+    /// None where text is not compared, as that of a row id.
+    pub(super) collation: Option<String>,
+}
+
+impl Term {
+    /// The column in an expression.
+    pub(super) fn sql(&self) -> String {
+        let name = quoted(&self.name);
+        match &self.collation {
+            Some(collation) => format!("{name} COLLATE {}", quoted(collation)),
+            None => name,
+        }
+    }
+}
+
+/// Looks at a table.
+pub(super) fn table(desk: &Desk, name: &str) -> Result<Table> {
+    let own = own_name(name)?;
+    let connection = desk.connection();
+    let found = "SELECT name, type FROM pragma_table_list \
+                 WHERE schema = 'main' AND name = ?1 COLLATE NOCASE";
+    let found = connection
+        .query_row(found, [&own], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
+        .optional();
+    let (own, kind) = desk.sql(found, STEP)?.ok_or_else(|| missing(name))?;
+    if kind != "table" {
+        return Err(refused(name, format!("it is a {kind} table or view: it has no rows itself"))
+            .next("name the tables in which the rows are"));
+    }
+    let lower = own.to_lowercase();
+    if lower.starts_with("sqlite_") || lower.starts_with("stillpoint_") {
+        return Err(refused(name, "it belongs to SQLite or to Stillpoint"));
+    }
+    let columns = desk.sql(columns(connection, &own), STEP)?;
+    let terms = desk.sql(key(connection, &own), STEP)?;
+    let place = |term: &Term| columns.iter().position(|column| column.name == term.name);
+    let key = terms.iter().filter_map(place).collect();
+    let fingerprint = desk.sql(fingerprint(connection, &own), STEP)?;
+    let identity = format!("{}/{own}", desk.database.identity.id);
+    Ok(Table { name: shown(connection, &own), identity, columns, key, fingerprint })
+}
+
+/// A name as people write it: without quotes where SQLite needs none.
+pub(super) fn shown(connection: &Connection, own: &str) -> String {
+    let is_plain = own.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_enough = is_plain && connection.prepare(&format!("SELECT 1 FROM main.{own}")).is_ok();
+    if is_enough { own.to_owned() } else { quoted(own) }
+}
+
+/// Columns that `SELECT *` does not show are those of virtual tables only, save generated ones.
+/// Source: <https://www.sqlite.org/pragma.html#pragma_table_xinfo>.
+fn columns(connection: &Connection, own: &str) -> rusqlite::Result<Vec<Column>> {
+    let is_strict = is_strict(connection, own)?;
+    let query = "SELECT cid, name, type, \"notnull\", hidden FROM pragma_table_xinfo(?1, 'main')";
+    let mut query = connection.prepare(query)?;
+    let columns = query.query_map([own], |row| {
+        let engine_type: String = row.get(2)?;
+        Ok(Column {
+            name: row.get(1)?,
+            id: row.get::<_, i32>(0)? + 1,
+            kind: Kind::Dynamic { declared: declared(&engine_type, is_strict) },
+            engine_type,
+            is_cast: false,
+            is_nullable: row.get::<_, i64>(3)? == 0,
+            is_generated: matches!(row.get::<_, i64>(4)?, 2 | 3),
+        })
+    })?;
+    columns.collect()
+}
+
+/// Whether every value has the type that its column is declared for.
+fn is_strict(connection: &Connection, own: &str) -> rusqlite::Result<bool> {
+    let query = "SELECT strict FROM pragma_table_list WHERE schema = 'main' AND name = ?1";
+    connection.query_row(query, [own], |row| row.get(0))
+}
+
+/// What a column is declared for. Source: <https://www.sqlite.org/datatype3.html>, 3.1,
+/// "Determination Of Column Affinity"; <https://www.sqlite.org/stricttables.html>, 2.
+fn declared(engine_type: &str, is_strict: bool) -> Class {
+    let upper = engine_type.to_uppercase();
+    let has = |part: &str| upper.contains(part);
+    if is_strict && upper == "ANY" {
+        Class::Any
+    } else if has("INT") {
+        Class::Integer
+    } else if has("CHAR") || has("CLOB") || has("TEXT") {
+        Class::Text
+    } else if upper.is_empty() || has("BLOB") {
+        Class::Blob
+    } else if has("REAL") || has("FLOA") || has("DOUB") {
+        Class::Real
+    } else {
+        Class::Any
+    }
+}
+
+/// The key of a table: its primary key where that holds no NULLs, else the first unique index
+/// without any. A primary key of several columns, or of another type than INTEGER, may hold them.
+/// Source: <https://www.sqlite.org/lang_createtable.html>, "The PRIMARY KEY".
+pub(super) fn key(connection: &Connection, own: &str) -> rusqlite::Result<Vec<Term>> {
+    let query = "SELECT name, \"notnull\", pk FROM pragma_table_xinfo(?1, 'main')";
+    let mut query = connection.prepare(query)?;
+    let rows = query.query_map([own], |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?, row.get::<_, i64>(2)?))
+    })?;
+    let columns: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
+    let without_rowid = "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ?1";
+    let without_rowid: bool = connection.query_row(without_rowid, [own], |row| row.get(0))?;
+
+    let query = "SELECT name, origin FROM pragma_index_list(?1, 'main') \
+                 WHERE \"unique\" AND NOT partial ORDER BY origin <> 'pk', seq DESC";
+    let mut query = connection.prepare(query)?;
+    let indexes =
+        query.query_map([own], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    let indexes: Vec<_> = indexes.collect::<rusqlite::Result<_>>()?;
+
+    let primary: Vec<_> = columns.iter().filter(|(.., pk)| *pk > 0).collect();
+    let is_row_id = !indexes.iter().any(|(_, origin)| origin == "pk");
+    if let ([(name, ..)], true) = (primary.as_slice(), is_row_id) {
+        return Ok(vec![Term { name: name.clone(), collation: None }]);
+    }
+    for (index, origin) in indexes {
+        let terms = terms(connection, &index)?;
+        let is_filled = |term: &Term| {
+            let column = columns.iter().find(|(name, ..)| *name == term.name);
+            column.is_some_and(|(_, is_filled, pk)| *is_filled || without_rowid && *pk > 0)
+        };
+        let is_whole = terms.len() == if origin == "pk" { primary.len() } else { terms.len() };
+        if !terms.is_empty() && is_whole && terms.iter().all(is_filled) {
+            return Ok(terms);
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// The columns of an index; none where it is on an expression.
+fn terms(connection: &Connection, index: &str) -> rusqlite::Result<Vec<Term>> {
+    let query = "SELECT name, coll FROM pragma_index_xinfo(?1, 'main') WHERE key ORDER BY seqno";
+    let mut query = connection.prepare(query)?;
+    let rows = query.query_map([index], |row| {
+        Ok((row.get::<_, Option<String>>(0)?, row.get::<_, Option<String>>(1)?))
+    })?;
+    let mut terms = Vec::new();
+    for row in rows {
+        match row? {
+            (Some(name), collation) => terms.push(Term { name, collation }),
+            (None, _) => return Ok(Vec::new()),
+        }
+    }
+    Ok(terms)
+}
+
+/// Whether an index begins with these columns, in any order.
+pub(super) fn is_indexed(
+    connection: &Connection,
+    own: &str,
+    wanted: &[String],
+) -> rusqlite::Result<bool> {
+    if let [only] = wanted
+        && key(connection, own)?.first().is_some_and(|term| term.name.eq_ignore_ascii_case(only))
+    {
+        return Ok(true);
+    }
+    let query = "SELECT name FROM pragma_index_list(?1, 'main') WHERE NOT partial";
+    let mut query = connection.prepare(query)?;
+    let indexes: Vec<String> =
+        query.query_map([own], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    for index in indexes {
+        let terms = terms(connection, &index)?;
+        let first = terms.get(..wanted.len()).unwrap_or_default();
+        let has = |name: &String| first.iter().any(|term| term.name.eq_ignore_ascii_case(name));
+        if wanted.iter().all(has) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The tables that refer to a table.
+pub(super) fn referrers(connection: &Connection, own: &str) -> rusqlite::Result<Vec<Referrer>> {
+    let query = "SELECT m.name, f.id, f.\"from\", f.\"to\", f.on_delete \
+                 FROM pragma_table_list AS m, pragma_foreign_key_list(m.name, 'main') AS f \
+                 WHERE m.schema = 'main' AND m.type = 'table' AND f.\"table\" = ?1 COLLATE NOCASE \
+                 ORDER BY m.name, f.id, f.seq";
+    let mut query = connection.prepare(query)?;
+    let mut rows = query.query([own])?;
+    let mut found: Vec<((String, i64), Referrer)> = Vec::new();
+    while let Some(row) = rows.next()? {
+        let at = (row.get::<_, String>(0)?, row.get::<_, i64>(1)?);
+        let (from, to): (String, Option<String>) = (row.get(2)?, row.get(3)?);
+        let action: String = row.get(4)?;
+        if found.last().is_none_or(|(last, _)| *last != at) {
+            let is_cascading = matches!(action.as_str(), "CASCADE" | "SET NULL" | "SET DEFAULT");
+            let referrer = Referrer {
+                table: shown(connection, &at.0),
+                constraint: String::new(),
+                columns: Vec::new(),
+                parent_columns: Vec::new(),
+                is_cascading,
+            };
+            found.push((at, referrer));
+        }
+        if let Some((_, referrer)) = found.last_mut() {
+            referrer.columns.push(from);
+            referrer.parent_columns.extend(to);
+        }
+    }
+    let mut primary = None;
+    for ((name, _), referrer) in &mut found {
+        if referrer.parent_columns.is_empty() {
+            // A reference without columns is one to the primary key.
+            if primary.is_none() {
+                primary = Some(primary_key(connection, own)?);
+            }
+            referrer.parent_columns.clone_from(primary.as_ref().unwrap_or(&Vec::new()));
+        }
+        let columns = referrer.columns.join(", ");
+        // Most foreign keys of SQLite have no names.
+        referrer.constraint = format!("FOREIGN KEY ({columns}) of {name}");
+    }
+    Ok(found.into_iter().map(|(_, referrer)| referrer).collect())
+}
+
+fn primary_key(connection: &Connection, own: &str) -> rusqlite::Result<Vec<String>> {
+    let query = "SELECT name FROM pragma_table_xinfo(?1, 'main') WHERE pk > 0 ORDER BY pk";
+    let mut query = connection.prepare(query)?;
+    query.query_map([own], |row| row.get(0))?.collect()
+}
+
+/// A hash of the statements that made a table, its indexes and triggers, and the tables that refer
+/// to it. `ALTER TABLE` rewrites them.
+pub(super) fn fingerprint(connection: &Connection, own: &str) -> rusqlite::Result<String> {
+    let query = "SELECT type, name, coalesce(sql, '') FROM main.sqlite_schema \
+                 WHERE tbl_name = ?1 COLLATE NOCASE ORDER BY type, name";
+    let mut hash = blake3::Hasher::new();
+    let mut add = |parts: [String; 3]| {
+        for part in parts {
+            hash.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        }
+    };
+    let mut query = connection.prepare(query)?;
+    let mut rows = query.query([own])?;
+    while let Some(row) = rows.next()? {
+        add([row.get(0)?, row.get(1)?, row.get(2)?]);
+    }
+    let mut others = connection.prepare(
+        "SELECT DISTINCT s.type, s.name, coalesce(s.sql, '') FROM main.sqlite_schema AS s, \
+         pragma_foreign_key_list(s.name, 'main') AS f \
+         WHERE s.type = 'table' AND f.\"table\" = ?1 COLLATE NOCASE ORDER BY s.name",
+    )?;
+    let mut rows = others.query([own])?;
+    while let Some(row) = rows.next()? {
+        add([row.get(0)?, row.get(1)?, row.get(2)?]);
+    }
+    Ok(hash.finalize().to_hex().to_string())
+}
+
+/// The triggers on a table, with what they are.
+pub(super) fn triggers(
+    connection: &Connection,
+    own: &str,
+) -> rusqlite::Result<Vec<(String, String)>> {
+    let query = "SELECT name, sql FROM main.sqlite_schema \
+                 WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE ORDER BY name";
+    let mut query = connection.prepare(query)?;
+    query.query_map([own], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}

@@ -1,0 +1,293 @@
+//! A session that moves rows of one database.
+
+use std::{fs, time::Duration};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use stillpoint_contract::{
+    ArchiveSet, Burden, Conflict, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, KeyRange,
+    Lag, LedgerEntry, Pruning, PutBack, PutBackTally, Referrer, Result, RowSink, Rows, Space,
+    Table, code,
+};
+
+use super::{
+    examine::examine,
+    lock::SetLock,
+    predicate,
+    prune::{self, Prune},
+    put_back::{self, Return},
+    schema::{self, own_name, quoted},
+    select::{columns, condition, count, hand_over, prepare, terms, tuple},
+    worker::{Batches, Desk, Transaction, Worker},
+};
+use crate::{config::Config, connect::Database, snapshot::blocking, version};
+
+/// Settings of a connection that moves rows. References hold, and triggers fire, as they do for
+/// applications that say so; written means synced; the log is copied back as anybody's is.
+/// Sources: <https://www.sqlite.org/foreignkeys.html>, 2, "Enabling Foreign Key Support";
+/// <https://www.sqlite.org/pragma.html#pragma_recursive_triggers>.
+const SETTINGS: &str = "
+    PRAGMA query_only = OFF; PRAGMA foreign_keys = ON; PRAGMA recursive_triggers = ON;
+    PRAGMA ignore_check_constraints = OFF; PRAGMA case_sensitive_like = OFF;
+    PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 1000";
+
+/// Opens a session.
+pub(crate) async fn open(database: &Database) -> Result<Box<dyn Rows>> {
+    let database = database.clone();
+    blocking(move || {
+        database.check_identity()?;
+        let connection = database.open_writable()?;
+        version::check(&connection)?;
+        database.sql(connection.execute_batch(SETTINGS), "open the database")?;
+        if database.sql(connection.is_readonly("main"), "open the database")? {
+            return Err(Error::new(ErrorKind::Unsupported, code::UNSUITABLE_DATABASE, "move rows")
+                .with("file", database.path.display())
+                .why("the file, or the disk that it is on, cannot be written to"));
+        }
+        let worker = Worker::start(connection, database.clone())?;
+        Ok(Box::new(Session { worker, database }) as Box<dyn Rows>)
+    })
+    .await
+}
+
+#[derive(Debug)]
+struct Session {
+    worker: Worker,
+    database: Database,
+}
+
+#[async_trait]
+impl Rows for Session {
+    async fn now(&mut self) -> Result<DateTime<Utc>> {
+        // SQLite asks the machine that it runs on, as we do.
+        Ok(self.database.clock.now())
+    }
+
+    async fn table(&mut self, name: &str) -> Result<Table> {
+        let name = name.to_owned();
+        self.worker.run(move |desk| schema::table(desk, &name)).await
+    }
+
+    async fn referrers(&mut self, table: &Table) -> Result<Vec<Referrer>> {
+        let own = own_name(&table.name)?;
+        let look = move |desk: &mut Desk| {
+            let found = schema::referrers(desk.connection(), &own);
+            desk.sql(found, "ask which tables refer to the table")
+        };
+        self.worker.run(look).await
+    }
+
+    async fn bind(
+        &mut self,
+        table: &Table,
+        predicate: &str,
+        cutoff: Option<&Cutoff>,
+    ) -> Result<String> {
+        let (table, predicate, cutoff) = (table.clone(), predicate.to_owned(), cutoff.copied());
+        let bind =
+            move |desk: &mut Desk| predicate::bind(desk, &table, &predicate, cutoff.as_ref());
+        self.worker.run(bind).await
+    }
+
+    async fn examine(&mut self, set: &ArchiveSet) -> Result<Vec<Finding>> {
+        let set = set.clone();
+        self.worker.run(move |desk| examine(desk, &set)).await
+    }
+
+    async fn estimate(&mut self, set: &ArchiveSet) -> Result<Estimate> {
+        let set = set.clone();
+        self.worker.run(move |desk| estimate(desk, &set)).await
+    }
+
+    async fn lock(&mut self, set: &str, patience: Duration) -> Result<()> {
+        let set = set.to_owned();
+        let take = move |desk: &mut Desk| {
+            desk.lock = None;
+            desk.lock = Some(SetLock::take(&desk.database, &set, patience)?);
+            Ok(())
+        };
+        self.worker.run(take).await
+    }
+
+    async fn open_ledger(&mut self) -> Result<()> {
+        self.worker.run(prune::open_ledger).await
+    }
+
+    async fn ledger(&mut self, set: &str) -> Result<Vec<LedgerEntry>> {
+        let set = set.to_owned();
+        self.worker.run(move |desk| prune::read(desk, &set)).await
+    }
+
+    async fn snapshot(&mut self) -> Result<Box<dyn Exporting + '_>> {
+        let begin = |desk: &mut Desk| {
+            // The state is that of the first read.
+            let begun = desk.connection().execute_batch("BEGIN; PRAGMA main.schema_version");
+            desk.sql(begun, "begin to read rows")
+        };
+        Ok(Box::new(Export(self.worker.begin(begin).await?)))
+    }
+
+    async fn prune(&mut self) -> Result<Box<dyn Pruning + '_>> {
+        Ok(Box::new(Prune(self.worker.begin(prune::begin).await?)))
+    }
+
+    async fn put_back<'a>(
+        &'a mut self,
+        table: &Table,
+        conflict: &Conflict,
+        staging: Option<&str>,
+    ) -> Result<Box<dyn PutBack + 'a>> {
+        let (table, conflict) = (table.clone(), conflict.clone());
+        let staging = staging.map(str::to_owned);
+        let mut transaction = self.worker.begin(|_| Ok(())).await?;
+        let begin =
+            move |desk: &mut Desk| put_back::begin(desk, &table, &conflict, staging.as_deref());
+        let plan = transaction.run(begin).await?;
+        Ok(Box::new(Return { transaction, plan, tally: PutBackTally::default() }))
+    }
+
+    async fn burden(&mut self, _: &ArchiveSet) -> Result<Burden> {
+        let log = Config::beside(&self.database.path, "-wal");
+        Ok(Burden {
+            lag: Lag::NoReplica,
+            log_bytes: fs::metadata(log).ok().map(|file| file.len().into()),
+            dead_rows: None,
+            active: None,
+        })
+    }
+
+    async fn space(&mut self, table: &Table) -> Result<Space> {
+        let table = table.clone();
+        self.worker.run(move |desk| space(desk, &table)).await
+    }
+
+    async fn reclaim(&mut self, _: &Table, method: &str) -> Result<String> {
+        let method = method.to_owned();
+        self.worker.run(move |desk| reclaim(desk, &method)).await
+    }
+}
+
+/// A read of one state.
+#[derive(Debug)]
+struct Export<'a>(Transaction<'a>);
+
+#[async_trait]
+impl Exporting for Export<'_> {
+    async fn position(&mut self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    async fn root(
+        &mut self,
+        set: &ArchiveSet,
+        range: &KeyRange,
+        rows_max: u64,
+        into: &mut dyn RowSink,
+    ) -> Result<u64> {
+        let (set, range) = (set.clone(), range.clone());
+        let work = move |desk: &mut Desk, batches: &mut Batches| {
+            let order = tuple(&terms(desk, &set.root().table)?);
+            select(desk, &set, 0, &range, &format!("ORDER BY {order} LIMIT {rows_max}"), batches)
+        };
+        self.0.hand_over(work, into).await
+    }
+
+    async fn member(
+        &mut self,
+        set: &ArchiveSet,
+        member: usize,
+        range: &KeyRange,
+        into: &mut dyn RowSink,
+    ) -> Result<u64> {
+        let (set, range) = (set.clone(), range.clone());
+        let work = move |desk: &mut Desk, batches: &mut Batches| {
+            select(desk, &set, member, &range, "", batches)
+        };
+        self.0.hand_over(work, into).await
+    }
+}
+
+fn select(
+    desk: &Desk,
+    set: &ArchiveSet,
+    member: usize,
+    range: &KeyRange,
+    order: &str,
+    batches: &mut Batches,
+) -> Result<u64> {
+    let condition = condition(desk, set, member, range)?;
+    let table = &set.members[member].table;
+    let sql = format!(
+        "SELECT {} FROM main.{} WHERE {} {order}",
+        columns(table),
+        quoted(&own_name(&table.name)?),
+        condition.sql,
+    );
+    let mut statement = prepare(desk, desk.connection(), &sql)?;
+    condition.give(desk, &mut statement)?;
+    hand_over(desk, &mut statement, batches)
+}
+
+fn estimate(desk: &Desk, set: &ArchiveSet) -> Result<Estimate> {
+    let table = &set.root().table;
+    let everything = KeyRange::default();
+    let rows = count(desk, table, &condition(desk, set, 0, &everything)?)?;
+    let all = ArchiveSet { predicate: "1".to_owned(), ..set.clone() };
+    let all = count(desk, table, &condition(desk, &all, 0, &everything)?)?;
+    let bytes = u128::from(space(desk, table)?.total_bytes) * u128::from(rows);
+    let bytes = bytes.checked_div(u128::from(all)).unwrap_or(0);
+    Ok(Estimate { rows, bytes: u64::try_from(bytes).unwrap_or(u64::MAX) })
+}
+
+/// Pages of a table and its indexes. Pages that became empty belong to nobody.
+/// Source: <https://www.sqlite.org/dbstat.html>.
+fn space(desk: &Desk, table: &Table) -> Result<Space> {
+    let query = "SELECT coalesce(sum(d.pgsize), 0), coalesce(sum(d.unused), 0) \
+                 FROM main.sqlite_schema AS s, dbstat AS d \
+                 WHERE s.tbl_name = ?1 COLLATE NOCASE AND s.rootpage > 0 \
+                 AND d.schema = 'main' AND d.aggregate = TRUE AND d.name = s.name";
+    let own = own_name(&table.name)?;
+    let found = desk
+        .connection()
+        .query_row(query, [own], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
+    let (total, unused) = desk.sql(found, "ask for the table's pages")?;
+    Ok(Space { total_bytes: total.cast_unsigned(), reusable_bytes: unused.cast_unsigned() })
+}
+
+/// What `auto_vacuum` says where free pages can be moved to the end and cut off.
+/// Source: <https://www.sqlite.org/pragma.html#pragma_auto_vacuum>.
+const INCREMENTAL: i64 = 2;
+
+/// How many pages are given back in one transaction.
+const PAGES_AT_ONCE: u32 = 1000;
+
+fn reclaim(desk: &Desk, method: &str) -> Result<String> {
+    const STEP: &str = "give free pages back";
+    let number = |pragma: &str| -> Result<i64> {
+        let value = desk.connection().pragma_query_value(None, pragma, |row| row.get(0));
+        desk.sql(value, STEP)
+    };
+    if method != "vacuum" {
+        return Err(Error::new(ErrorKind::Unsupported, code::USAGE, STEP)
+            .with("method", method)
+            .with("methods of SQLite", "vacuum"));
+    }
+    let before = number("freelist_count")?;
+    if number("auto_vacuum")? != INCREMENTAL {
+        return Ok(format!(
+            "{before} pages are free for new rows; the file keeps its length, since its auto_vacuum \
+             is not incremental"
+        ));
+    }
+    let mut left = before;
+    while left > 0 {
+        let step = format!("PRAGMA main.incremental_vacuum({PAGES_AT_ONCE})");
+        desk.sql(desk.connection().execute_batch(&step), STEP)?;
+        let now = number("freelist_count")?;
+        if now >= left {
+            break;
+        }
+        left = now;
+    }
+    Ok(format!("{} of {before} free pages were given back", before - left))
+}
