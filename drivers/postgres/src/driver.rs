@@ -6,12 +6,12 @@ use async_trait::async_trait;
 use stillpoint_contract::{
     BackupRequest, Clock, Driver, Endpoint, Engine, Evidence, Finding, LogArchive, LogMark,
     LogPosition, NativePoint, OpenedLog, Probe, Reached, Recovery, RestorePlan, RestoreRequest,
-    Result, Sandbox, SandboxRequest, SegmentHead, ShareRequest, Sink,
+    Result, Rows, Sandbox, SandboxRequest, SegmentHead, ShareRequest, Sink,
 };
 
 use crate::{
     archive::Archive, config::Config, connect::Cluster, facts::Facts, grants, log, points, recover,
-    restore, sandbox, share, snapshot, version::MAJORS, wire::lsn_text,
+    restore, rows, sandbox, share, snapshot, version::MAJORS, wire::lsn_text,
 };
 
 /// PostgreSQL clusters.
@@ -148,6 +148,10 @@ impl Driver for PostgresDriver {
 
     async fn open_log(&self, since: Option<&LogMark>) -> Result<OpenedLog> {
         log::open(&self.cluster, since).await
+    }
+
+    async fn rows(&self) -> Result<Box<dyn Rows>> {
+        rows::open(&self.cluster).await
     }
 
     async fn position(&self) -> Result<Option<LogPosition>> {

@@ -22,6 +22,7 @@ mod points;
 mod position;
 mod recover;
 mod restore;
+mod rows;
 mod sandbox;
 mod sessions;
 mod share;
@@ -36,4 +37,5 @@ mod wire;
 
 pub use config::settings_from;
 pub use driver::PostgresEngine;
+pub use rows::fuzz_copy;
 pub use sessions::Sessions;

@@ -78,7 +78,7 @@ pub(crate) async fn rows_come_back_as_they_were(stage: &Stage) -> Verdict {
             .await??;
         let staged = alone(stage, rows.as_mut(), &format!("\"{staging}\""), "id > 0").await?;
         let mut staged = staged;
-        staged.members[0].table.columns = set.root().table.columns.clone();
+        staged.members[0].table.columns.clone_from(&set.root().table.columns);
         let after = exported(rows.as_mut(), &staged, 0, &all).await?.0;
         ensure!(after == before, "{table} is different in a table of its own");
     }
@@ -116,6 +116,7 @@ pub(crate) async fn rows_that_are_there_are_treated_as_asked(stage: &Stage) -> V
     ensure!(told.contains('b'), "no key is told: {told}");
     let values = stage.server.ask("SELECT v FROM named ORDER BY name").await?.join(",");
     ensure!(values == "9,1", "something was put back: {values}");
+    drop(rows);
 
     let mut rows = stage.driver.rows().await?;
     let mut put_back = rows.put_back(table, &Conflict::Overwrite, None).await?;

@@ -60,7 +60,7 @@ pub(super) async fn fill(stage: &Stage) -> Result<(), Failure> {
     });
     sql.push_str(&rows.collect::<Vec<_>>().join(", "));
     sql.push_str("; INSERT INTO items (id, order_id, body) VALUES ");
-    let rows = (1..=ORDERS * 2).map(|id| format!("({id}, {}, 'b{id}')", (id + 1) / 2));
+    let rows = (1..=ORDERS * 2).map(|id| format!("({id}, {}, 'b{id}')", id.div_ceil(2)));
     sql.push_str(&rows.collect::<Vec<_>>().join(", "));
     sql.push_str("; INSERT INTO parts (id, item_id, label) VALUES ");
     let rows = (1..=ORDERS * 2).map(|id| format!("({id}, {id}, 'p{id}')"));

@@ -1,0 +1,305 @@
+//! What speaks against moving rows of a set.
+
+use stillpoint_contract::{ArchiveSet, Finding, KeyRange, Kind, Member, Referrer, Result, Weight};
+use tokio_postgres::Client;
+
+use super::{
+    conditions::{condition, key_columns, listed},
+    failure::failed,
+    ledger,
+    table::{number_of, referrers},
+};
+use crate::tally::quoted;
+
+const STEP: &str = "look at the tables of the set";
+
+fn finding(
+    subject: &'static str,
+    found: impl Into<String>,
+    weight: Weight,
+    statement: Option<String>,
+) -> Finding {
+    Finding { subject, found: found.into(), weight, statement }
+}
+
+fn lacking(subject: &'static str, found: String, statement: impl Into<Option<String>>) -> Finding {
+    finding(subject, found, Weight::Lacking, statement.into())
+}
+
+/// Everything that speaks against moving a set.
+pub(super) async fn examine(client: &Client, set: &ArchiveSet) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    findings.extend(ledger_rights(client).await?);
+    let key = key(client, set.root()).await?;
+    let has_key = key.weight != Weight::Lacking;
+    findings.push(key);
+    for (at, member) in set.members.iter().enumerate() {
+        let number = number_of(client, &member.table).await?;
+        findings.extend(table(client, member, number).await?);
+        findings.extend(triggers(client, member, number).await?);
+        if let Some(link) = &member.link {
+            findings.extend(index(client, &member.table.name, &link.columns).await?);
+        }
+        for referrer in referrers(client, number).await? {
+            if !is_in_set(set, at, &referrer) {
+                findings.push(outside(member, &referrer));
+            }
+            findings.extend(index(client, &referrer.table, &referrer.columns).await?);
+        }
+    }
+    if has_key {
+        findings.extend(way(client, set).await?);
+    }
+    let mut told: Vec<Finding> = Vec::new();
+    for finding in findings {
+        if !told.contains(&finding) {
+            told.push(finding);
+        }
+    }
+    Ok(told)
+}
+
+async fn ledger_rights(client: &Client) -> Result<Option<Finding>> {
+    let query = "SELECT quote_ident(current_user), quote_ident(current_database()),
+        EXISTS (SELECT FROM pg_namespace WHERE nspname = 'stillpoint'),
+        has_database_privilege(current_database(), 'CREATE'),
+        has_database_privilege(current_database(), 'TEMPORARY'),
+        coalesce((SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace
+            WHERE nspname = 'stillpoint'), false)";
+    let row = client.query_one(query, &[]).await.map_err(|e| failed(e, STEP))?;
+    let text = |at: usize| row.try_get::<_, String>(at).map_err(|e| failed(e, STEP));
+    let is = |at: usize| row.try_get::<_, bool>(at).map_err(|e| failed(e, STEP));
+    let (role, database) = (text(0)?, text(1)?);
+    if !is(4)? {
+        return Ok(Some(lacking(
+            "temporary tables",
+            "the role may make none, and needs them".to_owned(),
+            format!("GRANT TEMPORARY ON DATABASE {database} TO {role}"),
+        )));
+    }
+    if ledger::is_there(client).await? {
+        let query = format!(
+            "SELECT has_schema_privilege('stillpoint', 'USAGE') AND
+                has_table_privilege('{0}', 'SELECT') AND has_table_privilege('{0}', 'INSERT')
+                AND has_table_privilege('{0}', 'DELETE')",
+            ledger::LEDGER
+        );
+        let row = client.query_one(&query, &[]).await.map_err(|e| failed(e, STEP))?;
+        let may: bool = row.try_get(0).map_err(|e| failed(e, STEP))?;
+        let grant = format!(
+            "GRANT USAGE ON SCHEMA stillpoint TO {role}; \
+             GRANT SELECT, INSERT, DELETE ON {} TO {role}",
+            ledger::LEDGER
+        );
+        return Ok((!may).then(|| lacking("ledger", "the role may not use it".to_owned(), grant)));
+    }
+    let (may, grant) = if is(2)? {
+        (is(5)?, format!("GRANT USAGE, CREATE ON SCHEMA stillpoint TO {role}"))
+    } else {
+        (is(3)?, format!("CREATE SCHEMA stillpoint AUTHORIZATION {role}"))
+    };
+    Ok((!may).then(|| lacking("ledger", "the role may not make it".to_owned(), grant)))
+}
+
+async fn key(client: &Client, root: &Member) -> Result<Finding> {
+    let table = &root.table;
+    let told = |found: String, statement: Option<String>| {
+        lacking("key", format!("{}: {found}", table.name), statement)
+    };
+    if table.key.is_empty() {
+        let statement = format!("ALTER TABLE {} ADD PRIMARY KEY (…)", table.name);
+        return Ok(told("no unique columns that are all NOT NULL".to_owned(), Some(statement)));
+    }
+    let columns: Vec<_> = table.key.iter().filter_map(|at| table.columns.get(*at)).collect();
+    for column in &columns {
+        let is_inexact = matches!(
+            column.kind,
+            Kind::Float32 | Kind::Float64 | Kind::List { .. } | Kind::Json | Kind::Jsonb
+        );
+        if is_inexact {
+            let found = format!("{} is a {}", column.name, column.engine_type);
+            return Ok(told(format!("{found}, which has no exact order"), None));
+        }
+    }
+    // Operators are looked for in `pg_catalog` alone.
+    let query = "
+        WITH RECURSIVE b AS (
+            SELECT attname, atttypid AS typ FROM pg_attribute WHERE attrelid = to_regclass($1)
+                AND attname = ANY ($2::text[])
+            UNION ALL SELECT b.attname, t.typbasetype FROM b
+                JOIN pg_type AS t ON t.oid = b.typ WHERE t.typtype = 'd')
+        SELECT b.attname::text FROM b JOIN pg_type AS t ON t.oid = b.typ
+            JOIN pg_namespace AS n ON n.oid = t.typnamespace
+        WHERE n.nspname <> 'pg_catalog' AND t.typtype NOT IN ('d', 'e')";
+    let names: Vec<_> = columns.iter().map(|column| column.name.as_str()).collect();
+    let rows = client.query(query, &[&table.name, &names]).await.map_err(|e| failed(e, STEP))?;
+    if let Some(row) = rows.first() {
+        let name: String = row.try_get(0).map_err(|e| failed(e, STEP))?;
+        return Ok(told(
+            format!("{name} has a type of an extension, with an order of its own"),
+            None,
+        ));
+    }
+    Ok(finding("key", format!("{}: {}", table.name, names.join(", ")), Weight::Fine, None))
+}
+
+/// Rights and settings of a table.
+async fn table(client: &Client, member: &Member, number: u32) -> Result<Vec<Finding>> {
+    let query = "
+        SELECT has_table_privilege(c.oid, 'SELECT'), has_table_privilege(c.oid, 'DELETE'),
+            quote_ident(current_user), row_security_active(c.oid), c.relpersistence = 'u',
+            coalesce('autovacuum_enabled=false' = ANY (c.reloptions), false),
+            EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_type = '4'
+                AND ev_enabled <> 'D'),
+            EXISTS (SELECT FROM pg_publication_tables AS p WHERE p.schemaname = n.nspname
+                AND p.tablename = c.relname) AND (c.relreplident = 'n' OR c.relreplident = 'd'
+                AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary)),
+            EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid)
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1";
+    let row = client.query_one(query, &[&number]).await.map_err(|e| failed(e, STEP))?;
+    let is = |at: usize| row.try_get::<_, bool>(at).map_err(|e| failed(e, STEP));
+    let role: String = row.try_get(2).map_err(|e| failed(e, STEP))?;
+    let name = &member.table.name;
+    let told = |what: &str| format!("{name}: {what}");
+    let mut findings = Vec::new();
+    if !is(0)? || !is(1)? {
+        let grant = format!("GRANT SELECT, DELETE ON {name} TO {role}");
+        findings.push(lacking("privileges", told("the role may not read and delete rows"), grant));
+    }
+    if is(3)? {
+        let bypass = format!("ALTER ROLE {role} BYPASSRLS");
+        findings.push(lacking("row security", told("the role does not see all rows"), bypass));
+    }
+    if is(6)? {
+        findings.push(lacking("rule", told("a rule does something else than to delete"), None));
+    }
+    if is(7)? {
+        let identity = format!("ALTER TABLE {name} REPLICA IDENTITY FULL");
+        let what = "it is published, and rows without identity cannot be deleted";
+        findings.push(lacking("replica identity", told(what), identity));
+    }
+    let advice = |subject, what: &str, statement: String| {
+        finding(subject, told(what), Weight::Advice, Some(statement))
+    };
+    if is(4)? {
+        let logged = format!("ALTER TABLE {name} SET LOGGED");
+        findings.push(advice("unlogged table", "a crash empties it, and not the ledger", logged));
+    }
+    if is(5)? {
+        let reset = format!("ALTER TABLE {name} RESET (autovacuum_enabled)");
+        findings.push(advice("autovacuum", "nobody makes the space of rows free", reset));
+    }
+    if is(8)? {
+        let what = format!("{name}: rows of tables that inherit from it stay");
+        findings.push(finding("inheritance", what, Weight::Advice, None));
+    }
+    Ok(findings)
+}
+
+/// Source of the bits: PostgreSQL 18, `src/include/catalog/pg_trigger.h`, `TRIGGER_TYPE_DELETE`,
+/// `TRIGGER_TYPE_BEFORE` and `TRIGGER_TYPE_ROW`.
+async fn triggers(client: &Client, member: &Member, number: u32) -> Result<Vec<Finding>> {
+    let query = "SELECT quote_ident(tgname), tgtype & 3 = 3 FROM pg_trigger
+        WHERE tgrelid = $1 AND NOT tgisinternal AND tgenabled NOT IN ('D', 'R')
+            AND tgtype & 8 = 8 ORDER BY tgname";
+    let rows = client.query(query, &[&number]).await.map_err(|e| failed(e, STEP))?;
+    let mut findings = Vec::new();
+    for row in &rows {
+        let name: String = row.try_get(0).map_err(|e| failed(e, STEP))?;
+        let is_before: bool = row.try_get(1).map_err(|e| failed(e, STEP))?;
+        let then = if is_before {
+            "it may keep rows from being deleted, and what it keeps is not pruned"
+        } else {
+            "it fires for what is pruned"
+        };
+        let found = format!("{}: trigger {name}: {then}", member.table.name);
+        findings.push(finding("trigger", found, Weight::Advice, None));
+    }
+    Ok(findings)
+}
+
+/// Nothing makes an index on columns that refer, and without one each deletion reads the whole
+/// table. Source: PostgreSQL 18 documentation, 5.5.5, "Foreign Keys".
+async fn index(client: &Client, table: &str, columns: &[String]) -> Result<Option<Finding>> {
+    let query = "
+        SELECT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = to_regclass($1)
+            AND i.indisvalid AND i.indpred IS NULL AND NOT EXISTS (
+                SELECT FROM unnest($2::text[]) AS wanted WHERE wanted NOT IN (
+                    SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS u(k, n)
+                        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = u.k
+                    WHERE n <= cardinality($2::text[])))),
+            (SELECT relname::text FROM pg_class WHERE oid = to_regclass($1))";
+    let row = client.query_one(query, &[&table, &columns]).await.map_err(|e| failed(e, STEP))?;
+    if row.try_get(0).map_err(|e| failed(e, STEP))? {
+        return Ok(None);
+    }
+    let own: Option<String> = row.try_get(1).map_err(|e| failed(e, STEP))?;
+    let name = format!("{}_{}_idx", own.unwrap_or_default(), columns.join("_"));
+    let create = format!(
+        "CREATE INDEX CONCURRENTLY {} ON {table} ({})",
+        quoted(&name),
+        listed(columns.iter().map(String::as_str))
+    );
+    let columns = columns.join(", ");
+    let found = format!("{table}: none on ({columns}), so that each deletion reads all of it");
+    Ok(Some(lacking("index", found, create)))
+}
+
+/// Whether a table of the set refers by the same columns: another reference of the same table would
+/// let other rows go, or keep these.
+fn is_in_set(set: &ArchiveSet, parent: usize, referrer: &Referrer) -> bool {
+    set.members.iter().any(|member| {
+        member.table.name == referrer.table
+            && member.link.as_ref().is_some_and(|link| {
+                link.parent == parent
+                    && link.columns.len() == referrer.columns.len()
+                    && link.columns.iter().zip(&link.parent_columns).all(|pair| {
+                        referrer.columns.iter().zip(&referrer.parent_columns).any(|p| p == pair)
+                    })
+            })
+    })
+}
+
+fn outside(member: &Member, referrer: &Referrer) -> Finding {
+    let then = if referrer.is_cascading {
+        "its rows would be deleted or changed without having been copied"
+    } else {
+        "rows that it refers to cannot be deleted"
+    };
+    let found = format!(
+        "{} refers to {} and is not in the set ({}): {then}",
+        referrer.table, member.table.name, referrer.constraint
+    );
+    let add = format!(
+        "children = [{{ table = '{}', fk = '{}' }}]",
+        referrer.table,
+        referrer.columns.join(", ")
+    );
+    lacking("reference", found, add)
+}
+
+/// Whether a range of keys is found without reading the whole table.
+async fn way(client: &Client, set: &ArchiveSet) -> Result<Option<Finding>> {
+    /// Reading a table of so many pages from end to end is as good as any way.
+    const PAGES_MIN: i32 = 1000;
+    let table = &set.root().table;
+    let condition = condition(client, set, 0, &KeyRange::default()).await?;
+    let key = key_columns(table)?;
+    let query = format!(
+        "EXPLAIN (FORMAT TEXT) SELECT FROM ONLY {} WHERE {condition} ORDER BY {key} LIMIT 1000",
+        table.name
+    );
+    let rows = client.query(&query, &[]).await.map_err(|e| failed(e, STEP))?;
+    let lines: std::result::Result<Vec<String>, _> =
+        rows.iter().map(|row| row.try_get(0)).collect();
+    let lines = lines.map_err(|e| failed(e, STEP))?;
+    let query = "SELECT relpages FROM pg_class WHERE oid = to_regclass($1)";
+    let row = client.query_one(query, &[&table.name]).await.map_err(|e| failed(e, STEP))?;
+    let pages: i32 = row.try_get(0).map_err(|e| failed(e, STEP))?;
+    if pages < PAGES_MIN || !lines.iter().any(|line| line.contains("Seq Scan")) {
+        return Ok(None);
+    }
+    let found = format!("{}: each step reads the whole table ({})", table.name, lines[0].trim());
+    let analyze = format!("ANALYZE {}", table.name);
+    Ok(Some(finding("plan", found, Weight::Advice, Some(analyze))))
+}

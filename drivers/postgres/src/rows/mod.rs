@@ -1,0 +1,18 @@
+//! Rows of tables, on their way into files and back.
+
+mod conditions;
+mod copy;
+mod examine;
+mod export;
+mod failure;
+mod ledger;
+mod literal;
+mod predicate;
+mod prune;
+mod put_back;
+mod session;
+mod table;
+mod transaction;
+
+pub use copy::fuzz_copy;
+pub(crate) use session::open;

@@ -1,0 +1,117 @@
+//! Transactions that delete.
+
+use async_trait::async_trait;
+use stillpoint_contract::{
+    ArchiveSet, Error, ErrorKind, KeyRange, LedgerEntry, Pruning, Result, RowSink, Table, code,
+};
+use tokio_postgres::Client;
+
+use super::{
+    conditions::{columns, condition},
+    copy::copy_out,
+    failure::failed,
+    ledger,
+    table::{fingerprint, number_of},
+    transaction::Transaction,
+};
+
+const STEP: &str = "delete rows";
+
+/// Each statement sees what was committed before it, and rows that somebody else changed meanwhile
+/// are looked at anew. Source: PostgreSQL 18 documentation, 13.2.1, "Read Committed Isolation
+/// Level".
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+
+/// An open transaction that deletes.
+#[derive(Debug)]
+pub(super) struct Prune<'a>(pub(super) Transaction<'a>);
+
+#[async_trait]
+impl Pruning for Prune<'_> {
+    async fn fingerprints(&mut self, set: &ArchiveSet) -> Result<Vec<String>> {
+        let step = self.0.step()?;
+        let done = fingerprints(step.client()?, set).await;
+        step.end(done)
+    }
+
+    async fn delete(
+        &mut self,
+        set: &ArchiveSet,
+        member: usize,
+        range: &KeyRange,
+        into: &mut dyn RowSink,
+    ) -> Result<u64> {
+        let step = self.0.step()?;
+        let done = delete(step.client()?, set, member, range, into).await;
+        step.end(done)
+    }
+
+    async fn note(&mut self, entry: &LedgerEntry) -> Result<()> {
+        let step = self.0.step()?;
+        let done = ledger::note(step.client()?, entry).await;
+        step.end(done)
+    }
+
+    async fn strike(&mut self, entry: &LedgerEntry) -> Result<()> {
+        let step = self.0.step()?;
+        let done = ledger::strike(step.client()?, entry).await;
+        step.end(done)
+    }
+
+    async fn commit(self: Box<Self>) -> Result<()> {
+        self.0.commit().await
+    }
+
+    async fn roll_back(self: Box<Self>) -> Result<()> {
+        self.0.roll_back().await
+    }
+}
+
+async fn fingerprints(client: &Client, set: &ArchiveSet) -> Result<Vec<String>> {
+    let tables: Vec<_> = set.members.iter().map(|m| format!("ONLY {}", m.table.name)).collect();
+    // What changes a table's columns, references, triggers or rules needs a lock that this one
+    // excludes. Source: PostgreSQL 18 documentation, 13.3.1, "Table-Level Locks".
+    let lock = format!("LOCK TABLE {} IN ROW EXCLUSIVE MODE", tables.join(", "));
+    client.batch_execute(&lock).await.map_err(|e| failed(e, STEP))?;
+    let mut found = Vec::new();
+    for member in &set.members {
+        let number = number_of(client, &member.table).await?;
+        found.push(fingerprint(client, number).await?);
+    }
+    Ok(found)
+}
+
+async fn delete(
+    client: &Client,
+    set: &ArchiveSet,
+    member: usize,
+    range: &KeyRange,
+    into: &mut dyn RowSink,
+) -> Result<u64> {
+    let condition = condition(client, set, member, range).await?;
+    let table = &set.members[member].table;
+    let statement =
+        format!("DELETE FROM ONLY {} WHERE {condition} RETURNING {}", table.name, columns(table));
+    let count = copy_out(client, &statement, into, STEP).await?;
+    check(client, table, &condition).await?;
+    Ok(count)
+}
+
+/// A trigger may put back what was deleted, in place of the row that was returned.
+async fn check(client: &Client, table: &Table, condition: &str) -> Result<()> {
+    let query = "SELECT EXISTS (SELECT FROM pg_trigger
+        WHERE tgrelid = $1 AND NOT tgisinternal AND tgenabled <> 'D')";
+    let number = number_of(client, table).await?;
+    let row = client.query_one(query, &[&number]).await.map_err(|e| failed(e, STEP))?;
+    if !row.try_get::<_, bool>(0).map_err(|e| failed(e, STEP))? {
+        return Ok(());
+    }
+    let query = format!("SELECT FROM ONLY {} WHERE {condition} LIMIT 1", table.name);
+    let left = client.query_opt(&query, &[]).await.map_err(|e| failed(e, STEP))?;
+    if left.is_none() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Refused, code::ROWS_DIFFER, STEP)
+        .with("table", &table.name)
+        .why("rows are still there: a trigger keeps them or puts them back, or others add some"))
+}

@@ -1,0 +1,267 @@
+//! A session that moves rows of one database.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_lc_rs::digest::{SHA256, digest};
+use chrono::{DateTime, Utc};
+use stillpoint_contract::{
+    ArchiveSet, Burden, Conflict, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, Lag,
+    LedgerEntry, Pruning, PutBack, Referrer, Result, Rows, Space, Table, code,
+};
+use tokio_postgres::{Client, error::SqlState};
+
+use super::{
+    examine::examine,
+    export::{self, Export},
+    failure::failed,
+    ledger, predicate,
+    prune::{self, Prune},
+    put_back,
+    table::{self, number_of},
+    transaction::Connection,
+};
+use crate::{
+    connect::{APPLICATION, Cluster},
+    error::unexpected,
+    version::Version,
+};
+
+/// How long a lock of others is waited for; somebody else's work waits behind us meanwhile.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// Settings that say how values are written, whatever role, database and server have, and what is
+/// done when we are not heard of. Source: PostgreSQL 18 documentation, 19.11, "Client Connection
+/// Defaults", and 19.3.2, "TCP Settings".
+const SETTINGS: &str = "
+    SET search_path = ''; SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD';
+    SET IntervalStyle = 'postgres'; SET extra_float_digits = 1; SET bytea_output = 'hex';
+    SET client_encoding = 'UTF8'; SET lc_monetary = 'C'; SET xmloption = 'content';
+    SET standard_conforming_strings = on; SET row_security = off; SET statement_timeout = 0;
+    SET transform_null_equals = off; SET idle_in_transaction_session_timeout = '10min';
+    SET default_transaction_deferrable = off;
+    SELECT set_config('synchronous_commit', 'local', false)
+        WHERE current_setting('synchronous_commit') = 'off'";
+
+/// Opens a session.
+pub(crate) async fn open(cluster: &Cluster) -> Result<Box<dyn Rows>> {
+    const STEP: &str = "prepare a session that moves rows";
+    let sql = cluster.sql().await?;
+    let query = "SELECT pg_catalog.pg_is_in_recovery(),
+        pg_catalog.current_setting('server_version_num')::int4,
+        pg_catalog.current_setting('default_transaction_read_only') = 'on'";
+    let row = sql.client.query_one(query, &[]).await.map_err(|e| failed(e, STEP))?;
+    let get = |at: usize| row.try_get::<_, bool>(at).map_err(|e| failed(e, STEP));
+    if get(0)? {
+        return Err(Error::new(ErrorKind::Unsupported, code::UNSUITABLE_DATABASE, "move rows")
+            .with("host", &sql.host)
+            .why("it is a standby, to which nobody can write")
+            .next("connect to its primary: postgres://one,other/…?target_session_attrs=primary"));
+    }
+    if get(2)? {
+        return Err(Error::new(ErrorKind::Unsupported, code::UNSUITABLE_DATABASE, "move rows")
+            .with("host", &sql.host)
+            .why("default_transaction_read_only is on: nobody is to write to it"));
+    }
+    let number: i32 = row.try_get(1).map_err(|e| failed(e, STEP))?;
+    let version = Version::new(u32::try_from(number).unwrap_or(0))?;
+    let mut settings = format!("{SETTINGS}; SET lock_timeout = {}", LOCK_WAIT.as_millis());
+    if version.major() >= 14 {
+        // A server that works for somebody who is gone notices it.
+        settings.push_str("; SET idle_session_timeout = 0");
+        settings.push_str("; SET client_connection_check_interval = '1s'");
+    }
+    sql.client.batch_execute(&settings).await.map_err(|e| failed(e, STEP))?;
+    Ok(Box::new(Session { connection: Connection::new(sql) }))
+}
+
+#[derive(Debug)]
+struct Session {
+    connection: Connection,
+}
+
+#[async_trait]
+impl Rows for Session {
+    async fn now(&mut self) -> Result<DateTime<Utc>> {
+        const STEP: &str = "ask the server for the time";
+        let query = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
+        let row = self.connection.client()?.query_one(query, &[]).await;
+        let micros = row.and_then(|row| row.try_get(0)).map_err(|e| failed(e, STEP))?;
+        DateTime::from_timestamp_micros(micros).ok_or_else(|| unexpected("no time", STEP))
+    }
+
+    async fn table(&mut self, name: &str) -> Result<Table> {
+        table::table(self.connection.client()?, name).await
+    }
+
+    async fn referrers(&mut self, table: &Table) -> Result<Vec<Referrer>> {
+        let client = self.connection.client()?;
+        table::referrers(client, number_of(client, table).await?).await
+    }
+
+    async fn bind(
+        &mut self,
+        table: &Table,
+        predicate: &str,
+        cutoff: Option<&Cutoff>,
+    ) -> Result<String> {
+        predicate::bind(&mut self.connection, table, predicate, cutoff).await
+    }
+
+    async fn examine(&mut self, set: &ArchiveSet) -> Result<Vec<Finding>> {
+        examine(self.connection.client()?, set).await
+    }
+
+    async fn estimate(&mut self, set: &ArchiveSet) -> Result<Estimate> {
+        const STEP: &str = "count rows";
+        let (table, client) = (&set.root().table, self.connection.client()?);
+        let query = format!(
+            "SELECT count(*), pg_total_relation_size($1::oid), (SELECT reltuples::float8
+                FROM pg_class WHERE oid = $1::oid) FROM ONLY {} WHERE ({})",
+            table.name, set.predicate
+        );
+        let number = number_of(client, table).await?;
+        let row = client.query_one(&query, &[&number]).await.map_err(|e| failed(e, STEP))?;
+        let get = |at: usize| row.try_get::<_, i64>(at).map_err(|e| failed(e, STEP));
+        let (rows, bytes) = (get(0)?.cast_unsigned(), get(1)?.cast_unsigned());
+        // -1 where nobody has counted yet.
+        let all: f64 = row.try_get(2).map_err(|e| failed(e, STEP))?;
+        let share = (rows as f64 / all.max(rows as f64).max(1.0)).clamp(0.0, 1.0);
+        Ok(Estimate { rows, bytes: (bytes as f64 * share) as u64 })
+    }
+
+    async fn lock(&mut self, set: &str, patience: Duration) -> Result<()> {
+        let step = self.connection.step()?;
+        let done = lock(step.client()?, set, patience).await;
+        step.end(done)
+    }
+
+    async fn open_ledger(&mut self) -> Result<()> {
+        let step = self.connection.step()?;
+        let done = ledger::open(step.client()?).await;
+        step.end(done)
+    }
+
+    async fn ledger(&mut self, set: &str) -> Result<Vec<LedgerEntry>> {
+        ledger::read(self.connection.client()?, set).await
+    }
+
+    async fn snapshot(&mut self) -> Result<Box<dyn Exporting + '_>> {
+        Ok(Box::new(Export(self.connection.begin(export::BEGIN).await?)))
+    }
+
+    async fn prune(&mut self) -> Result<Box<dyn Pruning + '_>> {
+        Ok(Box::new(Prune(self.connection.begin(prune::BEGIN).await?)))
+    }
+
+    async fn put_back<'a>(
+        &'a mut self,
+        table: &Table,
+        conflict: &Conflict,
+        staging: Option<&str>,
+    ) -> Result<Box<dyn PutBack + 'a>> {
+        let begun = put_back::begin(&mut self.connection, table, conflict, staging).await?;
+        Ok(Box::new(begun))
+    }
+
+    async fn burden(&mut self, set: &ArchiveSet) -> Result<Burden> {
+        burden(self.connection.client()?, set).await
+    }
+
+    async fn space(&mut self, table: &Table) -> Result<Space> {
+        space(self.connection.client()?, table).await
+    }
+
+    async fn reclaim(&mut self, table: &Table, method: &str) -> Result<String> {
+        const STEP: &str = "let the server use free space again";
+        if method != "vacuum" {
+            return Err(Error::new(ErrorKind::Unsupported, code::USAGE, STEP)
+                .with("method", method)
+                .with("methods of PostgreSQL", "vacuum"));
+        }
+        let statement = format!("VACUUM {}", table.name);
+        let step = self.connection.step()?;
+        let done = step.client()?.batch_execute(&statement).await;
+        step.end(done.map_err(|e| failed(e, STEP)))?;
+        Ok(format!("{statement}: the table keeps its length, and new rows use what is free"))
+    }
+}
+
+/// Locks of a session live as long as it does in the server, whoever is gone: what a transaction
+/// of ours does is over when the next one gets the lock.
+/// Source: PostgreSQL 18 documentation, 13.3.5, "Advisory Locks".
+async fn lock(client: &Client, set: &str, patience: Duration) -> Result<()> {
+    const STEP: &str = "keep others from moving rows of the set";
+    let hash = digest(&SHA256, format!("stillpoint archive {set}").as_bytes());
+    let number = hash.as_ref().first_chunk().map_or(0, |first| i64::from_be_bytes(*first));
+    // Zero would mean to wait for ever.
+    let limit = |wait: Duration| format!("SET lock_timeout = {}", wait.as_millis().max(1));
+    client.batch_execute(&limit(patience)).await.map_err(|e| failed(e, STEP))?;
+    let locked = client.execute("SELECT pg_advisory_lock($1)", &[&number]).await;
+    client.batch_execute(&limit(LOCK_WAIT)).await.map_err(|e| failed(e, STEP))?;
+    match locked {
+        Ok(_) => Ok(()),
+        Err(e) if e.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+            Err(Error::new(ErrorKind::Busy, code::ROWS_LOCKED, STEP)
+                .with("set", set)
+                .why("another session moves rows of this set, or has not ended yet")
+                .next(
+                    "SELECT a.* FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) \
+                     WHERE l.locktype = 'advisory' shows who it is",
+                )
+                .next("wait for it, then run the same command again")
+                .caused_by(e))
+        }
+        Err(e) => Err(failed(e, STEP)),
+    }
+}
+
+/// A replica that has everything says no lag after a while, and neither does one that has never
+/// said anything: they are told apart by how far they are.
+/// Source: PostgreSQL 18 documentation, 27.2.4, "pg_stat_replication".
+async fn burden(client: &Client, set: &ArchiveSet) -> Result<Burden> {
+    const STEP: &str = "ask the server how it fares";
+    let query = "
+        SELECT count(*), count(*) FILTER (WHERE state IS NULL OR replay_lag IS NULL
+                AND (replay_lsn IS NULL OR replay_lsn < sent_lsn)),
+            (extract(epoch FROM max(replay_lag)) * 1000000)::int8,
+            (pg_current_wal_insert_lsn() - '0/0')::int8,
+            (SELECT count(*) FROM pg_stat_activity WHERE state = 'active'
+                AND pid <> pg_backend_pid() AND backend_type = 'client backend')
+        FROM pg_stat_replication
+        WHERE application_name IS DISTINCT FROM $1 AND state IS DISTINCT FROM 'backup'";
+    let row = client.query_one(query, &[&APPLICATION]).await.map_err(|e| failed(e, STEP))?;
+    let get = |at: usize| row.try_get::<_, Option<i64>>(at).map_err(|e| failed(e, STEP));
+    let (replicas, unknown) = (get(0)?.unwrap_or(0), get(1)?.unwrap_or(0));
+    let lag = match (replicas, unknown, get(2)?) {
+        (0, ..) => Lag::NoReplica,
+        (_, 0, lag) => {
+            Lag::Behind(Duration::from_micros(u64::try_from(lag.unwrap_or(0)).unwrap_or(0)))
+        }
+        _ => Lag::Unknown,
+    };
+    let log = get(3)?.and_then(|bytes| u128::try_from(bytes).ok());
+    let active = get(4)?.and_then(|count| u32::try_from(count).ok());
+    let names: Vec<_> = set.members.iter().map(|member| member.table.name.as_str()).collect();
+    let query = "SELECT sum(n_dead_tup)::int8 FROM pg_stat_all_tables
+        WHERE relid = ANY (SELECT to_regclass(name) FROM unnest($1::text[]) AS name)";
+    let row = client.query_one(query, &[&names]).await;
+    let dead: Option<i64> = row.and_then(|row| row.try_get(0)).map_err(|e| failed(e, STEP))?;
+    let dead_rows = dead.and_then(|dead| u64::try_from(dead).ok());
+    Ok(Burden { lag, log_bytes: log, dead_rows, active })
+}
+
+/// How much is free inside is estimated by the rows that are dead.
+async fn space(client: &Client, table: &Table) -> Result<Space> {
+    const STEP: &str = "ask how much space the table takes";
+    let query = "SELECT pg_total_relation_size($1::oid), coalesce((SELECT
+            (pg_table_size($1::oid) * (n_dead_tup::float8 / nullif(n_dead_tup + n_live_tup, 0)))::int8
+            FROM pg_stat_all_tables WHERE relid = $1::oid), 0)";
+    let number = number_of(client, table).await?;
+    let row = client.query_one(query, &[&number]).await.map_err(|e| failed(e, STEP))?;
+    let get = |at: usize| row.try_get::<_, i64>(at).map_err(|e| failed(e, STEP));
+    Ok(Space {
+        total_bytes: u64::try_from(get(0)?).unwrap_or(0),
+        reusable_bytes: u64::try_from(get(1)?).unwrap_or(0),
+    })
+}
