@@ -69,7 +69,6 @@ async fn shown(client: &Client, column: &Column, value: &[u8]) -> Result<String>
     }
     let number = |bytes: Option<i64>| bytes.map(|n| n.to_string()).ok_or_else(wrong);
     let asked = match &column.kind {
-        Kind::Text | Kind::Enum { .. } => return as_text(),
         Kind::Bool => return Ok((value == [1]).to_string()),
         Kind::Int16 => return number(value.try_into().ok().map(|v| i16::from_be_bytes(v).into())),
         Kind::Int32 => return number(value.try_into().ok().map(|v| i32::from_be_bytes(v).into())),
@@ -84,8 +83,8 @@ async fn shown(client: &Client, column: &Column, value: &[u8]) -> Result<String>
         }
         Kind::Bytes if column.engine_type.starts_with("bit varying") => Type::VARBIT,
         Kind::Bytes if column.engine_type.starts_with("bit") => Type::BIT,
-        // A column that is text as a rule, and had a value that is none.
-        Kind::Bytes => return as_text(),
+        // Bytes of other types are those of a column that is text, and had a value that is none.
+        Kind::Text | Kind::Enum { .. } | Kind::Bytes => return as_text(),
         Kind::Uuid => Type::UUID,
         Kind::Date => Type::DATE,
         Kind::Time => Type::TIME,

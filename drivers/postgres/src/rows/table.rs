@@ -144,10 +144,9 @@ fn column(row: &Row) -> std::result::Result<Column, tokio_postgres::Error> {
             let element = kind(row.try_get(10)?, typmod, true).map(Box::new);
             element.map(|element| Kind::List { element, element_type })
         }
-        Some(_) => None,
         None if typtype == "e" => Some(Kind::Enum { labels: row.try_get(12)? }),
         None if typtype == "b" => kind(typname, typmod, is_own),
-        None => None,
+        _ => None,
     };
     Ok(Column {
         name: row.try_get(1)?,

@@ -13,5 +13,6 @@ mod overwritten;
 mod process;
 mod restore;
 mod resume;
+mod rows;
 mod snapshot;
 mod users;
