@@ -31,7 +31,6 @@ pub(super) async fn examine(client: &Client, set: &ArchiveSet) -> Result<Vec<Fin
     let mut findings = Vec::new();
     findings.extend(ledger_rights(client).await?);
     let key = key(client, set.root()).await?;
-    let has_key = key.weight != Weight::Lacking;
     findings.push(key);
     for (at, member) in set.members.iter().enumerate() {
         let number = number_of(client, &member.table).await?;
@@ -47,7 +46,8 @@ pub(super) async fn examine(client: &Client, set: &ArchiveSet) -> Result<Vec<Fin
             findings.extend(index(client, &referrer.table, &referrer.columns).await?);
         }
     }
-    if has_key {
+    // What lacks a key or a privilege cannot be asked that.
+    if findings.iter().all(|finding| finding.weight < Weight::Lacking) {
         findings.extend(way(client, set).await?);
     }
     let mut told: Vec<Finding> = Vec::new();

@@ -41,8 +41,9 @@ impl Pruning for Prune<'_> {
         range: &KeyRange,
         into: &mut dyn RowSink,
     ) -> Result<u64> {
+        let names = self.0.usual_names();
         let step = self.0.step()?;
-        let done = delete(step.client()?, set, member, range, into).await;
+        let done = delete(step.client()?, &names, (set, member), range, into).await;
         step.end(done)
     }
 
@@ -83,29 +84,35 @@ async fn fingerprints(client: &Client, set: &ArchiveSet) -> Result<Vec<String>> 
 
 async fn delete(
     client: &Client,
-    set: &ArchiveSet,
-    member: usize,
+    names: &str,
+    (set, member): (&ArchiveSet, usize),
     range: &KeyRange,
     into: &mut dyn RowSink,
 ) -> Result<u64> {
     let condition = condition(client, set, member, range).await?;
     let table = &set.members[member].table;
-    let statement =
-        format!("DELETE FROM ONLY {} WHERE {condition} RETURNING {}", table.name, columns(table));
-    let count = copy_out(client, &statement, into, STEP).await?;
+    let (name, columns) = (&table.name, columns(table));
+    if !has_triggers(client, table).await? {
+        let sql = format!("DELETE FROM ONLY {name} WHERE {condition} RETURNING {columns}");
+        return copy_out(client, &sql, into, STEP).await;
+    }
+    let sql = format!("DELETE FROM ONLY {name} WHERE {names} AND {condition} RETURNING {columns}");
+    let count = copy_out(client, &sql, into, STEP).await?;
+    client.batch_execute("SET LOCAL search_path = ''").await.map_err(|e| failed(e, STEP))?;
     check(client, table, &condition).await?;
     Ok(count)
 }
 
-/// A trigger may put back what was deleted, in place of the row that was returned.
-async fn check(client: &Client, table: &Table, condition: &str) -> Result<()> {
+async fn has_triggers(client: &Client, table: &Table) -> Result<bool> {
     let query = "SELECT EXISTS (SELECT FROM pg_trigger
         WHERE tgrelid = $1 AND NOT tgisinternal AND tgenabled <> 'D')";
     let number = number_of(client, table).await?;
     let row = client.query_one(query, &[&number]).await.map_err(|e| failed(e, STEP))?;
-    if !row.try_get::<_, bool>(0).map_err(|e| failed(e, STEP))? {
-        return Ok(());
-    }
+    row.try_get(0).map_err(|e| failed(e, STEP))
+}
+
+/// A trigger may put back what was deleted, in place of the row that was returned.
+async fn check(client: &Client, table: &Table, condition: &str) -> Result<()> {
     let query = format!("SELECT FROM ONLY {} WHERE {condition} LIMIT 1", table.name);
     let left = client.query_opt(&query, &[]).await.map_err(|e| failed(e, STEP))?;
     if left.is_none() {

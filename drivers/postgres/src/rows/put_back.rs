@@ -52,8 +52,9 @@ pub(super) async fn begin<'a>(
 ) -> Result<Return<'a>> {
     let mut transaction =
         connection.begin("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
+    let names = transaction.usual_names();
     let step = transaction.step()?;
-    let done = prepare(step.client()?, table, conflict, staging).await;
+    let done = prepare(step.client()?, &names, table, conflict, staging).await;
     let (rows, insert) = step.end(done)?;
     let must_all = *conflict == Conflict::Fail;
     Ok(Return { transaction, rows: Some(rows), insert, columns: table.columns.len(), must_all })
@@ -61,6 +62,7 @@ pub(super) async fn begin<'a>(
 
 async fn prepare(
     client: &Client,
+    usual_names: &str,
     table: &Table,
     conflict: &Conflict,
     staging: Option<&str>,
@@ -69,7 +71,7 @@ async fn prepare(
         None => look(client, &table.name).await?,
         Some(name) => stage(client, table, name).await?,
     };
-    let insert = plan(table, &now, conflict)?;
+    let insert = plan(table, &now, conflict, usual_names)?;
     let mut columns = Vec::new();
     for (at, column) in table.columns.iter().enumerate() {
         let of = if column.is_cast { "text" } else { checked_type(column)? };
@@ -149,7 +151,7 @@ async fn stage(client: &Client, table: &Table, name: &str) -> Result<Table> {
     look(client, &full).await
 }
 
-fn plan(table: &Table, now: &Table, conflict: &Conflict) -> Result<String> {
+fn plan(table: &Table, now: &Table, conflict: &Conflict, usual_names: &str) -> Result<String> {
     let place_now = |name: &str| now.columns.iter().find(|column| column.name == name);
     let (mut names, mut values) = (Vec::new(), Vec::new());
     for (at, column) in table.columns.iter().enumerate() {
@@ -187,7 +189,7 @@ fn plan(table: &Table, now: &Table, conflict: &Conflict) -> Result<String> {
     // Source: PostgreSQL 18 documentation, 5.6, "System Columns"; INSERT, "ON CONFLICT Clause".
     Ok(format!(
         "WITH put AS (INSERT INTO {} AS there ({}) OVERRIDING SYSTEM VALUE
-            SELECT {} FROM {PASSING} {policy} RETURNING (there.xmax = 0) AS is_new)
+            SELECT {} FROM {PASSING} WHERE {usual_names} {policy} RETURNING (there.xmax = 0) AS is_new)
          SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new),
             (SELECT count(*) FROM {PASSING}) FROM put",
         now.name,

@@ -49,7 +49,8 @@ pub(crate) async fn open(cluster: &Cluster) -> Result<Box<dyn Rows>> {
     let sql = cluster.sql().await?;
     let query = "SELECT pg_catalog.pg_is_in_recovery(),
         pg_catalog.current_setting('server_version_num')::int4,
-        pg_catalog.current_setting('default_transaction_read_only') = 'on'";
+        pg_catalog.current_setting('default_transaction_read_only') = 'on',
+        pg_catalog.current_setting('search_path')";
     let row = sql.client.query_one(query, &[]).await.map_err(|e| failed(e, STEP))?;
     let get = |at: usize| row.try_get::<_, bool>(at).map_err(|e| failed(e, STEP));
     if get(0)? {
@@ -72,7 +73,8 @@ pub(crate) async fn open(cluster: &Cluster) -> Result<Box<dyn Rows>> {
         settings.push_str("; SET client_connection_check_interval = '1s'");
     }
     sql.client.batch_execute(&settings).await.map_err(|e| failed(e, STEP))?;
-    Ok(Box::new(Session { connection: Connection::new(sql) }))
+    let usual_path = row.try_get(3).map_err(|e| failed(e, STEP))?;
+    Ok(Box::new(Session { connection: Connection::new(sql, usual_path) }))
 }
 
 #[derive(Debug)]

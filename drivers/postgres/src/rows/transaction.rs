@@ -4,22 +4,26 @@
 use futures::FutureExt as _;
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
-use super::failure::failed;
+use super::{failure::failed, literal};
 use crate::connect::Sql;
 
 /// A session, as long as it can be used.
 #[derive(Debug)]
-pub(super) struct Connection(Option<Sql>);
+pub(super) struct Connection {
+    sql: Option<Sql>,
+    /// Where sessions of the role look for names, unless they say something else.
+    usual_path: String,
+}
 
 impl Connection {
     /// Takes a session.
-    pub(super) fn new(sql: Sql) -> Self {
-        Self(Some(sql))
+    pub(super) fn new(sql: Sql, usual_path: String) -> Self {
+        Self { sql: Some(sql), usual_path }
     }
 
     /// The session.
     pub(super) fn client(&self) -> Result<&tokio_postgres::Client> {
-        let sql = self.0.as_ref().filter(|sql| !sql.client.is_closed());
+        let sql = self.sql.as_ref().filter(|sql| !sql.client.is_closed());
         sql.map(|sql| &sql.client).ok_or_else(|| {
             Error::new(ErrorKind::Transient, code::SOURCE_VANISHED, "use the session")
                 .why("it ended, or was ended in the middle of a statement")
@@ -70,7 +74,7 @@ impl Step<'_> {
 impl Drop for Step<'_> {
     fn drop(&mut self) {
         if !self.is_over {
-            self.connection.0 = None;
+            self.connection.sql = None;
         }
     }
 }
@@ -84,6 +88,19 @@ pub(super) struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
+    /// A condition that holds, and after which names in functions of triggers mean what they mean
+    /// to applications: those look for them along their own path, and not along ours, which is
+    /// empty.
+    ///
+    /// Names in the statement itself are understood before any of it is carried out, and the
+    /// condition is looked at before the first row is.
+    /// Sources: PostgreSQL 18 documentation, 5.10.3, "The Schema Search Path"; 52.5, "Planner and
+    /// Optimizer"; `src/backend/executor/nodeResult.c`, "one-time filter".
+    pub(super) fn usual_names(&self) -> String {
+        let path = literal::text(&self.connection.usual_path);
+        format!("(SELECT pg_catalog.set_config('search_path', {path}, true)) IS NOT NULL")
+    }
+
     /// Begins something in it.
     pub(super) fn step(&mut self) -> Result<Step<'_>> {
         if self.is_disturbed {
@@ -139,7 +156,7 @@ impl Drop for Transaction<'_> {
             client.batch_execute("ROLLBACK").now_or_never().is_none_or(|done| done.is_ok())
         });
         if !sent {
-            self.connection.0 = None;
+            self.connection.sql = None;
         }
     }
 }

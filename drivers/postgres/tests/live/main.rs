@@ -10,5 +10,6 @@ mod oracles;
 mod own_index;
 mod places;
 mod restore;
+mod rows;
 mod stage;
 mod ways;

@@ -1,0 +1,334 @@
+//! Rows that are moved: triggers and references that interfere, roles that may little, sessions that
+//! are ended, and how fast it is.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use stillpoint_contract::{
+    ArchiveSet, Conflict, Cutoff, ErrorKind, KeyRange, Link, Member, Result, RowBatch, RowSink,
+    Rows, Table, Weight, code,
+};
+use stillpoint_testcontainers::PostgresOptions;
+
+use crate::stage::Stage;
+
+const PATIENCE: Duration = Duration::from_millis(100);
+const MAJOR: u32 = 15;
+
+#[derive(Debug, Default)]
+struct Kept(Vec<RowBatch>);
+
+#[async_trait]
+impl RowSink for Kept {
+    async fn put(&mut self, rows: RowBatch) -> Result<()> {
+        self.0.push(rows);
+        Ok(())
+    }
+}
+
+async fn open(stage: &Stage) -> Box<dyn Rows> {
+    stage.driver("").await.rows().await.unwrap()
+}
+
+fn set(table: Table, predicate: &str) -> ArchiveSet {
+    let members = vec![Member { table, link: None }];
+    ArchiveSet { name: "set".to_owned(), members, predicate: predicate.to_owned() }
+}
+
+/// Deletes everything of a set that is selected.
+async fn delete(rows: &mut dyn Rows, set: &ArchiveSet) -> Result<u64> {
+    rows.lock("set", PATIENCE).await?;
+    let mut pruning = rows.prune().await?;
+    pruning.fingerprints(set).await?;
+    let mut count = 0;
+    for member in (0..set.members.len()).rev() {
+        count += pruning.delete(set, member, &KeyRange::default(), &mut Kept::default()).await?;
+    }
+    pruning.commit().await?;
+    Ok(count)
+}
+
+async fn count(stage: &Stage, query: &str) -> i64 {
+    stage.client().await.query_one(query, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_interferes_with_a_deletion_is_noticed() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    let function = |body: &str| {
+        format!("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$; ")
+    };
+    let trigger = |when: &str| {
+        format!("CREATE TRIGGER x {when} DELETE ON t FOR EACH ROW EXECUTE FUNCTION f()")
+    };
+    let child =
+        |how: &str| format!("CREATE TABLE c (t int REFERENCES t {how}); INSERT INTO c VALUES (2)");
+    for (interferes, number, weight) in [
+        (
+            function("IF old.id = 2 THEN RETURN NULL; END IF; RETURN old;") + &trigger("BEFORE"),
+            Some(code::ROWS_DIFFER),
+            Weight::Advice,
+        ),
+        (
+            function("INSERT INTO t VALUES (old.id, 'again'); RETURN NULL;") + &trigger("AFTER"),
+            Some(code::ROWS_DIFFER),
+            Weight::Advice,
+        ),
+        (
+            function("RAISE EXCEPTION 'no'; RETURN NULL;") + &trigger("AFTER"),
+            Some(code::ROWS_REFUSED),
+            Weight::Advice,
+        ),
+        // What a reference refuses comes after the last row was sent, or with the commit.
+        (child(""), Some(code::ROWS_REFUSED), Weight::Lacking),
+        (child("DEFERRABLE INITIALLY DEFERRED"), Some(code::ROWS_REFUSED), Weight::Lacking),
+        (child("ON DELETE CASCADE"), None, Weight::Lacking),
+        ("CREATE RULE x AS ON DELETE TO t DO INSTEAD NOTHING".to_owned(), None, Weight::Lacking),
+    ] {
+        let make = "DROP TABLE IF EXISTS c; DROP TABLE IF EXISTS t; DROP FUNCTION IF EXISTS f;
+            CREATE TABLE t (id int PRIMARY KEY, a text);
+            INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')";
+        let client = stage.client().await;
+        client.batch_execute(make).await.unwrap();
+        client.batch_execute(&interferes).await.unwrap();
+        let mut rows = open(&stage).await;
+        let set = set(rows.table("t").await.unwrap(), "id < 3");
+        let findings = rows.examine(&set).await.unwrap();
+        let told = findings.iter().any(|finding| finding.weight == weight);
+        assert!(told, "{interferes}: {findings:?}");
+        let Some(number) = number else { continue };
+        let error = delete(rows.as_mut(), &set).await.expect_err(&interferes);
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, number), "{error:?}");
+        drop(rows);
+        stage.settled().await;
+        assert_eq!(count(&stage, "SELECT count(*) FROM t").await, 3, "{interferes}");
+    }
+}
+
+/// What a role lacks is told with the statement that grants it, one after the other, until it can.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_may_nothing_is_told_what_it_needs() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    stage
+        .run(
+            "CREATE ROLE mover LOGIN; REVOKE TEMPORARY ON DATABASE postgres FROM public;
+             CREATE TABLE t (id int PRIMARY KEY, a text);
+             ALTER TABLE t ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY p ON t USING (id < 2);
+             INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')",
+        )
+        .await;
+    let mut granted = 0;
+    loop {
+        let driver = stage.driver("user=mover").await;
+        let mut rows = driver.rows().await.unwrap();
+        let set = set(rows.table("public.t").await.unwrap(), "id < 3");
+        let findings = rows.examine(&set).await.unwrap();
+        let lacking = findings.into_iter().find(|finding| finding.weight == Weight::Lacking);
+        let Some(lacking) = lacking else { break };
+        drop(rows);
+        stage.run(&lacking.statement.expect(&lacking.found)).await;
+        granted += 1;
+        assert!(granted < 10, "no end");
+    }
+    assert!(granted >= 4, "{granted} statements");
+    let driver = stage.driver("user=mover").await;
+    let mut rows = driver.rows().await.unwrap();
+    rows.open_ledger().await.unwrap();
+    let table = rows.table("t").await.unwrap();
+    let predicate = rows.bind(&table, "id < 3", None).await.unwrap();
+    let set = set(table, &predicate);
+    assert!(rows.examine(&set).await.unwrap().iter().all(|f| f.weight < Weight::Lacking));
+    assert_eq!(delete(rows.as_mut(), &set).await.unwrap(), 2);
+    rows.burden(&set).await.unwrap();
+    rows.space(&set.root().table).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_of_others_are_not_waited_for_long_and_ended_sessions_are_noticed() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    stage.run("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2)").await;
+    let other = stage.client().await;
+    other.batch_execute("BEGIN; SELECT FROM t WHERE id = 2 FOR UPDATE").await.unwrap();
+    let mut rows = open(&stage).await;
+    let set = set(rows.table("t").await.unwrap(), "id > 0");
+    let error = delete(rows.as_mut(), &set).await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Busy, code::DATABASE_BUSY), "{error:?}");
+    other.batch_execute("ROLLBACK").await.unwrap();
+
+    let mut pruning = rows.prune().await.unwrap();
+    pruning.delete(&set, 0, &KeyRange::default(), &mut Kept::default()).await.unwrap();
+    stage
+        .run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE application_name = 'stillpoint'",
+        )
+        .await;
+    let error = pruning.commit().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
+    assert_eq!(count(&stage, "SELECT count(*) FROM t").await, 2);
+    let error = rows.table("t").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
+    let mut rows = open(&stage).await;
+    assert_eq!(delete(rows.as_mut(), &set).await.unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_told_apart() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    stage
+        .run(
+            "CREATE SCHEMA other; CREATE TABLE t (id int PRIMARY KEY);
+             CREATE TABLE other.t (id int PRIMARY KEY); CREATE TABLE \"O.dd \"\"T\" (id int UNIQUE);
+             CREATE TABLE whole (id int, d date, PRIMARY KEY (id, d)) PARTITION BY RANGE (d);
+             CREATE TABLE leaf PARTITION OF whole FOR VALUES FROM ('2019-01-01') TO ('2020-01-01');
+             INSERT INTO whole VALUES (1, '2019-05-05'), (2, '2019-06-06');
+             CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE heir () INHERITS (parent);
+             INSERT INTO parent VALUES (1); INSERT INTO heir VALUES (1)",
+        )
+        .await;
+    let mut rows = open(&stage).await;
+    let error = rows.table("t").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error:?}");
+    let (one, other) =
+        (rows.table("public.t").await.unwrap(), rows.table("other.t").await.unwrap());
+    assert_ne!(one.identity, other.identity);
+    let odd = rows.table("\"O.dd \"\"T\"").await.unwrap();
+    assert_eq!((odd.name.as_str(), odd.key.len()), ("public.\"O.dd \"\"T\"", 0));
+    assert_eq!(rows.table(&odd.name).await.unwrap(), odd);
+    rows.bind(&odd, "id > 0", None).await.unwrap();
+    let error = rows.table("whole").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
+    let leaf = set(rows.table("leaf").await.unwrap(), "d < '2019-06-01'");
+    assert_eq!(delete(rows.as_mut(), &leaf).await.unwrap(), 1);
+    let parent = set(rows.table("parent").await.unwrap(), "id > 0");
+    assert_eq!(delete(rows.as_mut(), &parent).await.unwrap(), 1, "rows of an heir go as well");
+}
+
+/// In our sessions, operators of extensions are not found by their names.
+#[tokio::test(flavor = "multi_thread")]
+async fn types_of_extensions_are_compared_as_they_should_be() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    if stage.client().await.batch_execute("CREATE EXTENSION citext").await.is_err() {
+        return;
+    }
+    stage
+        .run(
+            "CREATE TABLE t (id int PRIMARY KEY, a citext, at timestamp, n int);
+             INSERT INTO t VALUES (1, 'Open', '2019-01-01', 1), (2, 'closed', '2019-01-01', 1);
+             CREATE TABLE k (a citext PRIMARY KEY); INSERT INTO k VALUES ('a')",
+        )
+        .await;
+    let mut rows = open(&stage).await;
+    let table = rows.table("t").await.unwrap();
+    let error = rows.bind(&table, "a <> 'open'", None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error:?}");
+    rows.bind(&table, "a::text = 'closed' AND id > 0", None).await.unwrap();
+    let at = "2020-06-01T00:00:00Z".parse().unwrap();
+    let cutoff = Cutoff { at, local: None, form: None };
+    let error = rows.bind(&table, "n < :cutoff", Some(&cutoff)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error:?}");
+    let error = rows.bind(&table, "at < :cutoff", Some(&cutoff)).await.unwrap_err();
+    let advice = format!("{:?}", error.advice());
+    assert!(advice.contains("cutoff_timezone"), "{error:?}");
+    let local = "2020-06-01T02:00:00".parse().ok();
+    let bound = rows.bind(&table, "at < :cutoff", Some(&Cutoff { local, ..cutoff })).await.unwrap();
+    assert_eq!(bound, "at < '2020-06-01 02:00:00.000000'::timestamp without time zone");
+    let keyed = set(rows.table("k").await.unwrap(), "true");
+    let findings = rows.examine(&keyed).await.unwrap();
+    let key = findings.iter().find(|finding| finding.subject == "key").unwrap();
+    assert_eq!(key.weight, Weight::Lacking, "{findings:?}");
+}
+
+/// A row is in a table or put back, whatever its table has become.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_go_back_into_a_table_that_has_changed() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    stage
+        .run(
+            "CREATE TABLE p (id int PRIMARY KEY);
+             CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a varchar(10), p int
+                REFERENCES p);
+             INSERT INTO p VALUES (1); INSERT INTO t (a, p) VALUES ('x', 1), ('y', NULL)",
+        )
+        .await;
+    let mut rows = open(&stage).await;
+    let set = set(rows.table("t").await.unwrap(), "true");
+    let mut all = Kept::default();
+    let mut snapshot = rows.snapshot().await.unwrap();
+    snapshot.root(&set, &KeyRange::default(), 9, &mut all).await.unwrap();
+    drop(snapshot);
+    stage
+        .run(
+            "DELETE FROM t; DELETE FROM p; ALTER TABLE t ALTER id TYPE bigint;
+             ALTER TABLE t ALTER a TYPE text; ALTER TABLE t ADD more int NOT NULL DEFAULT 7",
+        )
+        .await;
+    let table = &set.root().table;
+    let mut back = rows.put_back(table, &Conflict::Fail, None).await.unwrap();
+    back.rows(all.0[0].clone()).await.unwrap();
+    let error = back.commit().await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.code()),
+        (ErrorKind::Refused, code::ROWS_CONFLICT),
+        "{error:?}"
+    );
+    stage.run("INSERT INTO p VALUES (1)").await;
+    let mut back = rows.put_back(table, &Conflict::Fail, None).await.unwrap();
+    back.rows(all.0[0].clone()).await.unwrap();
+    assert_eq!(back.commit().await.unwrap().inserted, 2);
+    assert_eq!(count(&stage, "SELECT sum(id + more)::int8 FROM t").await, 17);
+}
+
+/// Measures; the limit only tells that nothing is quadratic.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_rows_move_quickly() {
+    const ROWS: u64 = 300_000;
+    let settings = ["fsync = off", "max_wal_size = '4GB'"].map(str::to_owned).to_vec();
+    let options = PostgresOptions { settings, ..PostgresOptions::default() };
+    let Some(stage) = Stage::open_with(MAJOR, &options).await else { return };
+    stage
+        .run(&format!(
+            "CREATE TABLE t (id int8 PRIMARY KEY, c int, at timestamptz, n numeric(12,2), u uuid,
+                a text, b text, y bytea);
+             CREATE TABLE child (id int8 PRIMARY KEY, t int8 REFERENCES t);
+             CREATE INDEX ON child (t);
+             INSERT INTO t SELECT i, i % 7, '2019-01-01', i / 3.0, gen_random_uuid(), md5(i::text),
+                repeat('x', 60), decode(md5(i::text), 'hex') FROM generate_series(1, {ROWS}) AS i;
+             INSERT INTO child SELECT i, i * 10 FROM generate_series(1, {ROWS} / 10) AS i;
+             VACUUM ANALYZE t; VACUUM ANALYZE child"
+        ))
+        .await;
+    let mut rows = open(&stage).await;
+    let table = rows.table("t").await.unwrap();
+    let at = "2020-01-01T00:00:00Z".parse().unwrap();
+    let cutoff = Cutoff { at, local: None, form: None };
+    let predicate = rows.bind(&table, "at < :cutoff AND c >= 0", Some(&cutoff)).await.unwrap();
+    let mut set = set(table, &predicate);
+    let (columns, parent_columns) = (vec!["t".to_owned()], vec!["id".to_owned()]);
+    let link = Some(Link { parent: 0, columns, parent_columns });
+    set.members.push(Member { table: rows.table("child").await.unwrap(), link });
+    let clock = stillpoint_conformance::memory::RealClock::new();
+    let elapsed = || stillpoint_contract::Clock::elapsed(&clock);
+    let began = elapsed();
+    let mut kept = Kept::default();
+    let mut snapshot = rows.snapshot().await.unwrap();
+    let count = snapshot.root(&set, &KeyRange::default(), ROWS * 2, &mut kept).await.unwrap();
+    drop(snapshot);
+    let read = elapsed() - began;
+    assert_eq!(count, ROWS);
+    assert!(kept.0.len() > 10 && kept.0.iter().all(|batch| batch.bytes().len() < 1 << 20));
+    let began = elapsed();
+    assert_eq!(delete(rows.as_mut(), &set).await.unwrap(), ROWS + ROWS / 10);
+    let deleted = elapsed() - began;
+    let began = elapsed();
+    let table = &set.root().table;
+    let mut back = rows.put_back(table, &Conflict::Skip, None).await.unwrap();
+    for batch in kept.0 {
+        back.rows(batch).await.unwrap();
+    }
+    assert_eq!(back.commit().await.unwrap().inserted, ROWS);
+    let put_back = elapsed() - began;
+    println!("{ROWS} rows: read in {read:?}, deleted in {deleted:?}, put back in {put_back:?}");
+    assert!(read + deleted + put_back < Duration::from_mins(2));
+}
