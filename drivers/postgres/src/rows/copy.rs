@@ -223,6 +223,27 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_rows_or_an_error(
+            length in proptest::prelude::any::<u8>(),
+            rest in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+        ) {
+            let mut near = stream(&[&[Some(&rest), None], &[Some(b"x")]]);
+            fuzz_copy(&near);
+            let at = usize::from(length) % near.len();
+            near[at] ^= rest.first().copied().unwrap_or(1) | 1;
+            fuzz_copy(&near);
+            let mut cutter = Cutter::default();
+            for chunk in near.chunks(usize::from(length) + 1) {
+                if cutter.push(chunk).is_err() {
+                    break;
+                }
+            }
+            fuzz_copy(&[&[length], &rest[..]].concat());
+        }
+    }
+
     #[test]
     fn what_is_cut_short_or_too_long_is_noticed() {
         let bytes = stream(&[&[Some(b"abc")]]);

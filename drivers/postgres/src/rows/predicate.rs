@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn only_one_expression_is_a_predicate() {
         for fine in [
-            "a < :cutoff AND b IN ('x', 'it''s; -- fine', E'\\'; -- \\\\', \"we(ird\"\"\", $x$;'$x$)",
+            "a < :cutoff AND b IN ('x', 'it''s; --', E'\\'; -- \\\\', \"we(ird\"\"\", $x$;'$x$)",
             "(a - 1) / 2 > 3 AND b[1:2] = '{}' AND c::date < :cutoff AND d = $$)$$",
             "U&'\\0061' = a AND a$b = 'x\\'",
         ] {

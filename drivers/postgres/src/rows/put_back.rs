@@ -189,7 +189,8 @@ fn plan(table: &Table, now: &Table, conflict: &Conflict, usual_names: &str) -> R
     // Source: PostgreSQL 18 documentation, 5.6, "System Columns"; INSERT, "ON CONFLICT Clause".
     Ok(format!(
         "WITH put AS (INSERT INTO {} AS there ({}) OVERRIDING SYSTEM VALUE
-            SELECT {} FROM {PASSING} WHERE {usual_names} {policy} RETURNING (there.xmax = 0) AS is_new)
+            SELECT {} FROM {PASSING} WHERE {usual_names} {policy}
+            RETURNING (there.xmax = 0) AS is_new)
          SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new),
             (SELECT count(*) FROM {PASSING}) FROM put",
         now.name,

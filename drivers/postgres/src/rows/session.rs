@@ -257,7 +257,8 @@ async fn burden(client: &Client, set: &ArchiveSet) -> Result<Burden> {
 async fn space(client: &Client, table: &Table) -> Result<Space> {
     const STEP: &str = "ask how much space the table takes";
     let query = "SELECT pg_total_relation_size($1::oid), coalesce((SELECT
-            (pg_table_size($1::oid) * (n_dead_tup::float8 / nullif(n_dead_tup + n_live_tup, 0)))::int8
+            (pg_table_size($1::oid) * (n_dead_tup::float8
+                / nullif(n_dead_tup + n_live_tup, 0)))::int8
             FROM pg_stat_all_tables WHERE relid = $1::oid), 0)";
     let number = number_of(client, table).await?;
     let row = client.query_one(query, &[&number]).await.map_err(|e| failed(e, STEP))?;

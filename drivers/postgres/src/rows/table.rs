@@ -244,7 +244,8 @@ pub(super) async fn fingerprint(client: &Client, number: u32) -> Result<String> 
             FROM pg_trigger WHERE tgrelid = $1 AND NOT tgisinternal
         UNION ALL SELECT concat_ws(E'\\t', 'rule', ev_enabled, pg_get_ruledef(oid))
             FROM pg_rewrite WHERE ev_class = $1
-        UNION ALL SELECT concat_ws(E'\\t', 'policy', polname, polcmd, pg_get_expr(polqual, polrelid))
+        UNION ALL SELECT concat_ws(E'\\t', 'policy', polname, polcmd,
+                pg_get_expr(polqual, polrelid))
             FROM pg_policy WHERE polrelid = $1
         UNION ALL SELECT concat_ws(E'\\t', 'inherits', inhrelid::regclass, inhparent::regclass)
             FROM pg_inherits WHERE inhrelid = $1 OR inhparent = $1";

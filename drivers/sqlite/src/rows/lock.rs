@@ -1,9 +1,9 @@
 //! A lock for whoever moves rows of a set: a file beside the database, locked by the kernel.
 //!
 //! A lock in the database itself would have to outlive transactions, and so would outlive a process
-//! that is killed. The kernel releases this one with the last handle, when the process has ended and
-//! with it every transaction that it had: SQLite rolls back what its journal or log does not say is
-//! committed. Source: flock(2); <https://www.sqlite.org/atomiccommit.html>.
+//! that is killed. The kernel releases this one with the last handle, when the process has ended
+//! and with it every transaction that it had: SQLite rolls back what its journal or log does not
+//! say is committed. Source: flock(2); <https://www.sqlite.org/atomiccommit.html>.
 
 use std::{
     fs::{self, File, OpenOptions},

@@ -275,8 +275,8 @@ fn reclaim(desk: &Desk, method: &str) -> Result<String> {
     let before = number("freelist_count")?;
     if number("auto_vacuum")? != INCREMENTAL {
         return Ok(format!(
-            "{before} pages are free for new rows; the file keeps its length, since its auto_vacuum \
-             is not incremental"
+            "{before} pages are free for new rows; the file keeps its length, since its \
+             auto_vacuum is not incremental"
         ));
     }
     let mut left = before;

@@ -313,7 +313,8 @@ async fn many_rows_move_quickly() {
     let (directory, db) = database("CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT, b REAL, c)");
     db.execute_batch(&format!(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS})
-         INSERT INTO t SELECT i, 'text of about forty letters, as usual ' || i, i / 3.0, i % 7 FROM n"
+         INSERT INTO t SELECT i, 'text of about forty letters, as usual ' || i, i / 3.0,
+            i % 7 FROM n"
     ))
     .unwrap();
     let mut rows = open(&at(&directory)).await;
