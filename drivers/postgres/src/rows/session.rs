@@ -218,6 +218,8 @@ async fn lock(client: &Client, set: &str, patience: Duration) -> Result<()> {
     }
 }
 
+/// Who only stores log, such as `pg_receivewal`, never says how far it has replayed it.
+///
 /// A replica that has everything says no lag after a while, and neither does one that has never
 /// said anything: they are told apart by how far they are.
 /// Source: PostgreSQL 18 documentation, 27.2.4, "pg_stat_replication".
@@ -231,7 +233,8 @@ async fn burden(client: &Client, set: &ArchiveSet) -> Result<Burden> {
             (SELECT count(*) FROM pg_stat_activity WHERE state = 'active'
                 AND pid <> pg_backend_pid() AND backend_type = 'client backend')
         FROM pg_stat_replication
-        WHERE application_name IS DISTINCT FROM $1 AND state IS DISTINCT FROM 'backup'";
+        WHERE application_name IS DISTINCT FROM $1 AND state IS DISTINCT FROM 'backup'
+            AND NOT coalesce(replay_lsn IS NULL AND flush_lsn IS NOT NULL, false)";
     let row = client.query_one(query, &[&APPLICATION]).await.map_err(|e| failed(e, STEP))?;
     let get = |at: usize| row.try_get::<_, Option<i64>>(at).map_err(|e| failed(e, STEP));
     let (replicas, unknown) = (get(0)?.unwrap_or(0), get(1)?.unwrap_or(0));

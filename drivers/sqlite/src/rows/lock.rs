@@ -27,12 +27,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The lock of a set. Dropped, it is free, and its file is gone.
 #[derive(Debug)]
 pub(super) struct SetLock {
+    set: String,
     path: PathBuf,
     /// Holds the lock.
     file: File,
 }
 
 impl SetLock {
+    /// Whether it is that of a set.
+    pub(super) fn is_of(&self, set: &str) -> bool {
+        self.set == set
+    }
+
     /// Waits for the lock of a set, at most for `patience`.
     pub(super) fn take(database: &Database, set: &str, patience: Duration) -> Result<Self> {
         let hash = blake3::hash(set.as_bytes()).to_hex();
@@ -41,7 +47,7 @@ impl SetLock {
         loop {
             let tried = Self::try_take(&path).map_err(|e| error::file(e, STEP, &path))?;
             if let Some(file) = tried {
-                return Ok(Self { path, file });
+                return Ok(Self { set: set.to_owned(), path, file });
             }
             if patience <= database.clock.elapsed().saturating_sub(began) {
                 return Err(Error::new(ErrorKind::Busy, code::ROWS_LOCKED, STEP)

@@ -71,7 +71,12 @@ fn check_alone(desk: &Desk, table: &Table, predicate: &str, bound: &str) -> Resu
         empty.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
         Ok(empty)
     };
-    let empty = desk.sql(empty(), STEP)?;
+    let empty = empty().map_err(|e| {
+        Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, STEP)
+            .with("table", &table.name)
+            .why("its definition needs functions that only the application has")
+            .caused_by(e)
+    })?;
     let first = table.columns.first().map_or("", |column| column.name.as_str());
     let index = format!(
         "CREATE INDEX \"stillpoint predicate\" ON {} ({}) WHERE ({bound})",

@@ -77,7 +77,7 @@ pub(super) struct Prune<'a>(pub(super) Transaction<'a>);
 
 /// Takes the write lock, which keeps others from writing and from changing the schema.
 pub(super) fn begin(desk: &mut Desk) -> Result<()> {
-    if desk.lock.is_none() {
+    if desk.locks.is_empty() {
         return Err(Error::bug("delete rows of a set that is not locked"));
     }
     desk.sql(desk.connection().execute_batch("BEGIN IMMEDIATE"), "begin to delete rows")

@@ -12,7 +12,6 @@ use stillpoint_contract::{
 
 use super::{
     examine::examine,
-    lock::SetLock,
     predicate,
     prune::{self, Prune},
     put_back::{self, Return},
@@ -100,13 +99,7 @@ impl Rows for Session {
     }
 
     async fn lock(&mut self, set: &str, patience: Duration) -> Result<()> {
-        let set = set.to_owned();
-        let take = move |desk: &mut Desk| {
-            desk.lock = None;
-            desk.lock = Some(SetLock::take(&desk.database, &set, patience)?);
-            Ok(())
-        };
-        self.worker.run(take).await
+        self.worker.lock(set, patience).await
     }
 
     async fn open_ledger(&mut self) -> Result<()> {

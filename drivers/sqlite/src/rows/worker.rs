@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use rusqlite::{Connection, ErrorCode, InterruptHandle};
@@ -26,11 +27,11 @@ const BATCHES_READY_MAX: usize = 4;
 /// How many jobs wait: one that works, and what dropped futures left behind.
 const JOBS_MAX: usize = 64;
 
-/// What the thread works with. The lock goes after the connection, and so after its transaction.
+/// What the thread works with. Locks go after the connection, and so after its transaction.
 pub(super) struct Desk {
     connection: Option<Connection>,
     pub(super) database: Database,
-    pub(super) lock: Option<SetLock>,
+    pub(super) locks: Vec<SetLock>,
 }
 
 impl Desk {
@@ -86,7 +87,7 @@ impl Worker {
         let (jobs, mut waiting) = mpsc::channel::<Job>(JOBS_MAX);
         let is_over = Arc::new(AtomicBool::new(false));
         let ends = Arc::clone(&is_over);
-        let mut desk = Desk { connection: Some(connection), database, lock: None };
+        let mut desk = Desk { connection: Some(connection), database, locks: Vec::new() };
         let work = move || {
             while let Some(job) = waiting.blocking_recv() {
                 if ends.load(Ordering::Acquire) {
@@ -138,6 +139,21 @@ impl Worker {
         };
         let (done, ()) = tokio::join!(work, take);
         taken.and(done)
+    }
+
+    /// Waits for the lock of a set, and keeps it as long as the thread lives.
+    pub(super) async fn lock(&self, set: &str, patience: Duration) -> Result<()> {
+        let set = set.to_owned();
+        let take = move |desk: &mut Desk| {
+            let is_ours = desk.locks.iter().any(|lock| lock.is_of(&set));
+            (!is_ours).then(|| SetLock::take(&desk.database, &set, patience)).transpose()
+        };
+        // Nobody who drops this future in between has the lock afterwards.
+        if let Some(lock) = self.run(take).await? {
+            let keep: Job = Box::new(|desk| desk.locks.push(lock));
+            self.jobs.try_send(keep).map_err(|_| ended())?;
+        }
+        Ok(())
     }
 
     /// Begins a transaction.

@@ -163,6 +163,11 @@ pub(crate) async fn a_lock_keeps_others_out(stage: &Stage) -> Verdict {
     let refused = second.lock("set", PATIENCE).await;
     ensure!(kind_of(&refused) == Some(ErrorKind::Busy), "two have it: {refused:?}");
     second.lock("another set", PATIENCE).await?;
+    // Who gave up waiting does not get it later.
+    let mut third = stage.connect().await?.rows().await?;
+    let waits = third.lock("set", Duration::from_secs(60));
+    let given_up = tokio::time::timeout(PATIENCE, waits).await;
+    ensure!(given_up.is_err(), "it did not wait");
     first.lock("set", PATIENCE).await?;
     let waits = second.lock("set", Duration::from_secs(10));
     let ends = async {
@@ -176,7 +181,7 @@ pub(crate) async fn a_lock_keeps_others_out(stage: &Stage) -> Verdict {
     ended?;
     waited?;
     ensure!(second.ledger("set").await?.is_empty(), "what was dropped committed");
-    drop(second);
+    drop((second, third));
     stage.settled().await?;
     Ok(Outcome::Proven)
 }
