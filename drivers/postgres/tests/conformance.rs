@@ -57,13 +57,13 @@ const ROW_TABLES: &str = r#"
     CREATE TABLE floating (a float8 PRIMARY KEY);
     CREATE TYPE mood AS ENUM ('sad', 'it''s "ok"', 'happy');
     CREATE DOMAIN amount AS numeric(10,3) CHECK (value >= 0);
-    CREATE TYPE duo AS (x int, y text);
+    CREATE TYPE duo AS (x float8, y interval, z bytea);
     CREATE TABLE samples (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "o'dd ""one""" int,
         gone text, b bool, i2 int2, i4 int4, f4 float4, f8 float8, n numeric, n2 numeric(12,2),
         n38 numeric(38,10), t text, vc varchar(20), ch char(5), na name, by bytea, bi bit(5),
         vb bit varying(9), u uuid, d date, ti time, tz timetz(3), ts timestamp, tst timestamptz(6),
         iv interval, j json, jb jsonb, e mood, dom amount, ai int[], at text[], an numeric(6,1)[],
-        ae mood[], c duo, r int4range, inet inet, cidr cidr, mac macaddr, m money, x xml,
+        ae mood[], c duo, r tstzrange, inet inet, cidr cidr, mac macaddr, m money, x xml,
         tsv tsvector, pt point, o oid, twice int GENERATED ALWAYS AS (i4 * 2) STORED);
     ALTER TABLE samples DROP COLUMN gone;
     INSERT INTO samples (id, t) OVERRIDING SYSTEM VALUE VALUES (9000000000, NULL);
@@ -76,12 +76,14 @@ const ROW_TABLES: &str = r#"
         B'10101', B'', '00000000-0000-0000-0000-0000000000ff', 'infinity', '24:00', '23:59:59.5-13',
         '4714-11-24 BC', '294276-12-31 23:59:59.999999+00', '1 year -2 days 03:04:05.000006',
         '{"a": 1,  "a":2 }', '{"a": 1e400}', 'it''s "ok"', 12.345, '{1,NULL,3}',
-        '{"a,b","\"",NULL,""}', '{1.5}', '{sad}', '(1,"x,y")', '[1,5)', '10.0.0.1/8', '10.0.0.0/8',
+        '{"a,b","\"",NULL,""}', '{1.5}', '{sad}',
+        '(0.12345678901234567,"1 year -2 days 03:04:05","\\x00ff")',
+        '[2024-03-10 07:00:00+00,2024-07-01)', '10.0.0.1/8', '10.0.0.0/8',
         '08:00:2b:01:02:03', 12.34, '<a>x</a>', 'a:1 b:2', '(0.1,2)', 4294967295),
       (-1, false, 0, 1, '-0', 5e-324, 1e-200, -9999999999.99, 0, '', 'x', '', '', '', B'00000',
         B'111111111', 'ffffffff-ffff-ffff-ffff-ffffffffffff', '-infinity', '00:00', '00:00+15:59',
         'infinity', '-infinity', '-178000000 years', 'null', 'null', 'sad', 0, '{}', '{}', '{}',
-        '{}', '(,)', 'empty', '::1', '::/0', '00:00:00:00:00:00', -0.01, '', '',
+        '{}', '(,,)', 'empty', '::1', '::/0', '00:00:00:00:00:00', -0.01, '', '',
         '(NaN,Infinity)', 0),
       (0, NULL, 1, -1, 'NaN', '-Infinity', 123456789012345678901234567890.123, 0.01, -0.0000000001,
         repeat('long', 3000), 'x  ', 'abcde', repeat('n', 63), decode(repeat('ab', 5000), 'hex'),
