@@ -165,7 +165,7 @@ pub(crate) async fn a_lock_keeps_others_out(stage: &Stage) -> Verdict {
     second.lock("another set", PATIENCE).await?;
     // Who gave up waiting does not get it later.
     let mut third = stage.connect().await?.rows().await?;
-    let waits = third.lock("set", Duration::from_secs(60));
+    let waits = third.lock("set", Duration::from_mins(1));
     let given_up = tokio::time::timeout(PATIENCE, waits).await;
     ensure!(given_up.is_err(), "it did not wait");
     first.lock("set", PATIENCE).await?;
