@@ -264,6 +264,15 @@ async fn rows_go_back_into_a_table_that_has_changed() {
              ALTER TABLE t ALTER a TYPE text; ALTER TABLE t ADD more int NOT NULL DEFAULT 7",
         )
         .await;
+    // A trigger that names a table as applications do.
+    stage
+        .run(
+            "CREATE TABLE log (id bigint);
+             CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN INSERT INTO log VALUES (new.id); RETURN new; END $$;
+             CREATE TRIGGER z BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION g()",
+        )
+        .await;
     let table = &set.root().table;
     let mut back = rows.put_back(table, &Conflict::Fail, None).await.unwrap();
     back.rows(all.0[0].clone()).await.unwrap();
@@ -278,6 +287,7 @@ async fn rows_go_back_into_a_table_that_has_changed() {
     back.rows(all.0[0].clone()).await.unwrap();
     assert_eq!(back.commit().await.unwrap().inserted, 2);
     assert_eq!(count(&stage, "SELECT sum(id + more)::int8 FROM t").await, 17);
+    assert_eq!(count(&stage, "SELECT count(*) FROM log").await, 2);
 }
 
 /// Measures; the limit only tells that nothing is quadratic.

@@ -183,6 +183,7 @@ async fn keys_are_compared_as_their_index_does() {
             }
             drop(snapshot);
             seen += 1;
+            assert!(seen <= 4, "{table}: pages overlap");
             let row = page.0[0].rows().next().unwrap().to_vec();
             let value = stillpoint_contract::values(&row).next().unwrap().unwrap().unwrap();
             let mut writer = stillpoint_contract::RowWriter::default();
