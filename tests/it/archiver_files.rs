@@ -1,4 +1,5 @@
 //! Another program reads our Parquet files, and finds in them what was in the rows.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::{fs, path::PathBuf};
 
@@ -50,12 +51,12 @@ fn ask(duckdb: &DuckDb, sql: &str) -> Vec<Vec<Option<String>>> {
 
 fn array(values: &[Option<&[u8]>]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let has_null = i32::from(values.iter().any(Option::is_none));
-    for word in [1, has_null, 25, values.len() as i32, 1] {
+    let has_null = u32::from(values.iter().any(Option::is_none));
+    for word in [1, has_null, 25, values.len() as u32, 1] {
         bytes.extend(word.to_be_bytes());
     }
     for value in values {
-        bytes.extend(value.map_or(-1, |value| value.len() as i32).to_be_bytes());
+        bytes.extend(value.map_or(u32::MAX, |value| value.len() as u32).to_be_bytes());
         bytes.extend(value.unwrap_or_default());
     }
     bytes
@@ -64,15 +65,21 @@ fn array(values: &[Option<&[u8]>]) -> Vec<u8> {
 /// A kind, what DuckDB calls it, and two values with DuckDB's text of them.
 type Case = (Kind, &'static str, [(Vec<u8>, &'static str); 2]);
 
+const DAY: i64 = 86_400_000_000;
+
+fn be<const N: usize>(bytes: [u8; N]) -> Vec<u8> {
+    bytes.to_vec()
+}
+
+fn i(value: i64) -> Vec<u8> {
+    be(value.to_be_bytes())
+}
+
 fn cases() -> Vec<Case> {
-    fn be<const N: usize>(bytes: [u8; N]) -> Vec<u8> {
-        bytes.to_vec()
-    }
-    let i = |value: i64| value.to_be_bytes().to_vec();
-    let list = |element| Kind::List { element: Box::new(element), element_type: 25 };
-    let dynamic = |declared| Kind::Dynamic { declared };
-    let microsecond = 1_i64;
-    let day = 86_400_000_000_i64;
+    [numbers(), texts_and_bytes(), times(), composites()].concat()
+}
+
+fn numbers() -> Vec<Case> {
     vec![
         (Kind::Int64, "BIGINT", [(i(i64::MIN), "-9223372036854775808"), (i(7), "7")]),
         (Kind::Bool, "BOOLEAN", [(vec![0], "false"), (vec![1], "true")]),
@@ -121,6 +128,11 @@ fn cases() -> Vec<Case> {
                 (vec![0, 0, 0, 0, 0, 0, 0, 0], "0"),
             ],
         ),
+    ]
+}
+
+fn texts_and_bytes() -> Vec<Case> {
+    vec![
         (Kind::Text, "VARCHAR", [(vec![], ""), ("é\n\"😀".into(), "é\n\"😀")]),
         (
             Kind::Enum { labels: vec!["new".to_owned()] },
@@ -142,6 +154,11 @@ fn cases() -> Vec<Case> {
                 (vec![255; 16], "ffffffff-ffff-ffff-ffff-ffffffffffff"),
             ],
         ),
+    ]
+}
+
+fn times() -> Vec<Case> {
+    vec![
         (
             Kind::Date,
             "DATE",
@@ -150,7 +167,7 @@ fn cases() -> Vec<Case> {
                 (be((-800_000_i32).to_be_bytes()), "0192-09-04 (BC)"),
             ],
         ),
-        (Kind::Time, "TIME", [(i(0), "00:00:00"), (i(day - microsecond), "23:59:59.999999")]),
+        (Kind::Time, "TIME", [(i(0), "00:00:00"), (i(DAY - 1), "23:59:59.999999")]),
         (
             Kind::TimeTz,
             "TIME WITH TIME ZONE",
@@ -180,6 +197,13 @@ fn cases() -> Vec<Case> {
                 (vec![0; 16], "{'months': 0, 'days': 0, 'microseconds': 0}"),
             ],
         ),
+    ]
+}
+
+fn composites() -> Vec<Case> {
+    let list = |element| Kind::List { element: Box::new(element), element_type: 25 };
+    let dynamic = |declared| Kind::Dynamic { declared };
+    vec![
         (
             list(Kind::Text),
             "VARCHAR[]",
@@ -229,9 +253,8 @@ fn cases() -> Vec<Case> {
 fn duckdb_finds_what_was_written() {
     let Some(duckdb) = DuckDb::required() else { return };
     let cases = cases();
-    let named =
-        |(at, (kind, ..)): (usize, &Case)| column(&format!("c{at}"), at as i32 + 1, kind.clone());
-    let columns: Vec<_> = cases.iter().enumerate().map(named).collect();
+    let named = |((kind, ..), id): (&Case, i32)| column(&format!("c{}", id - 1), id, kind.clone());
+    let columns: Vec<_> = cases.iter().zip(1..).map(named).collect();
     let values = |which: usize| -> Vec<_> {
         cases.iter().map(|(_, _, values)| Some(values[which].0.clone())).collect()
     };

@@ -85,10 +85,10 @@ pub(super) fn take<'a>(kind: &'a Kind, bytes: &'a [u8]) -> Option<Cell<'a>> {
             let days = days.checked_add(EPOCH_DAYS).filter(|_| days != i32::MIN)?;
             Cell::Date(Some(days).filter(|days| *days != i32::MAX)?)
         }
-        Kind::Time => Cell::Time(long(bytes).filter(is_time)?),
+        Kind::Time => Cell::Time(long(bytes).filter(|time| is_time(*time))?),
         Kind::TimeTz => {
             let (time, west) = bytes.split_first_chunk()?;
-            let time = Some(i64::from_be_bytes(*time)).filter(is_time)?;
+            let time = Some(i64::from_be_bytes(*time)).filter(|time| is_time(*time))?;
             let east = i32::from_be_bytes(west.try_into().ok()?).checked_neg()?;
             let utc = (time - i64::from(east) * MICROSECONDS).rem_euclid(DAY);
             Cell::TimeTz { utc, east }
@@ -139,8 +139,8 @@ fn long(bytes: &[u8]) -> Option<i64> {
 }
 
 /// PostgreSQL knows 24:00, files do not.
-const fn is_time(time: &i64) -> bool {
-    0 <= *time && *time < DAY
+const fn is_time(time: i64) -> bool {
+    0 <= time && time < DAY
 }
 
 /// Writes a value of a column of that kind; `None` when the column holds no such values, as those
@@ -169,7 +169,7 @@ pub(super) fn put(kind: &Kind, cell: &Cell<'_>, out: &mut Vec<u8>) -> Option<()>
         }
         (Kind::Time, Cell::Time(time)) => out.extend_from_slice(&time.to_be_bytes()),
         (Kind::TimeTz, Cell::TimeTz { utc, east }) => {
-            let utc = Some(*utc).filter(is_time)?;
+            let utc = Some(*utc).filter(|utc| is_time(*utc))?;
             let time = (utc + i64::from(*east) * MICROSECONDS).rem_euclid(DAY);
             out.extend_from_slice(&time.to_be_bytes());
             out.extend_from_slice(&east.checked_neg()?.to_be_bytes());

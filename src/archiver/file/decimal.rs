@@ -65,11 +65,15 @@ fn encode(number: i128, scale: u8, space: &mut [u8; HEADER_BYTES + 2 * GROUPS_MA
     let first = groups.iter().rposition(|group| *group != 0);
     let last = groups.iter().position(|group| *group != 0);
     let (used, weight) = match (first, last) {
-        (Some(first), Some(last)) => (&groups[last..=first], first as i16 - behind_point as i16),
+        (Some(first), Some(last)) => {
+            // There are few of them.
+            let weight = (first as u16).cast_signed() - (behind_point as u16).cast_signed();
+            (&groups[last..=first], weight)
+        }
         _ => (&groups[..0], 0),
     };
     let sign = if number < 0 { NEGATIVE } else { POSITIVE };
-    let header = [used.len() as u16, weight as u16, sign, u16::from(scale)];
+    let header = [used.len() as u16, weight.cast_unsigned(), sign, u16::from(scale)];
     let length = HEADER_BYTES + 2 * used.len();
     let words = header.iter().chain(used.iter().rev());
     for (place, word) in space.as_chunks_mut::<2>().0.iter_mut().zip(words) {
@@ -92,8 +96,6 @@ fn split_off(rest: &mut u128, base: u16) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
-
     use proptest::prelude::{any, proptest};
 
     use super::*;

@@ -13,6 +13,9 @@ const DIMENSION_BYTES: usize = 8;
 
 const NULL: i32 = -1;
 
+/// The bytes end before a value does.
+struct CutOff;
+
 /// The elements of a list that was looked through.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Elements<'a> {
@@ -42,7 +45,7 @@ impl<'a> Elements<'a> {
         let elements = rest;
         let mut has_null = false;
         while left > 0 {
-            match take_value(&mut rest)? {
+            match take_value(&mut rest).ok()? {
                 None => has_null = true,
                 Some(value) => drop(cell::take(kind, value)?),
             }
@@ -56,7 +59,7 @@ impl<'a> Elements<'a> {
     pub(super) fn iter(&self) -> impl Iterator<Item = Option<Cell<'a>>> {
         let (kind, mut rest) = (self.kind, self.bytes);
         std::iter::from_fn(move || {
-            let value = take_value(&mut rest)?;
+            let value = take_value(&mut rest).ok()?;
             Some(value.and_then(|value| cell::take(kind, value)))
         })
     }
@@ -68,14 +71,16 @@ fn take_word(rest: &mut &[u8]) -> Option<i32> {
     Some(i32::from_be_bytes(*word))
 }
 
-fn take_value<'a>(rest: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
-    let length = take_word(rest)?;
+/// A value, or that it is NULL; `Err` when it is cut off.
+fn take_value<'a>(rest: &mut &'a [u8]) -> Result<Option<&'a [u8]>, CutOff> {
+    let length = take_word(rest).ok_or(CutOff)?;
     if length == NULL {
-        return Some(None);
+        return Ok(None);
     }
-    let (value, behind) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+    let length = usize::try_from(length).map_err(|_| CutOff)?;
+    let (value, behind) = rest.split_at_checked(length).ok_or(CutOff)?;
     *rest = behind;
-    Some(Some(value))
+    Ok(Some(value))
 }
 
 /// A list as it is being written behind other bytes.

@@ -8,6 +8,7 @@ mod cell;
 mod decimal;
 mod decode;
 mod encode;
+pub mod fuzz;
 mod layout;
 mod list;
 #[cfg(feature = "parquet")]

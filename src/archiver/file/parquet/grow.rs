@@ -40,7 +40,7 @@ pub(super) enum Grow {
 pub(super) enum Parts {
     TimeTz(Time64MicrosecondBuilder, Int32Builder),
     Interval(Int32Builder, Int32Builder, Int64Builder),
-    Dynamic(Int64Builder, Float64Builder, StringBuilder, BinaryBuilder, BinaryBuilder),
+    Dynamic(Box<Classes>),
 }
 
 /// Appends a value that matches, or NULL.
@@ -52,6 +52,15 @@ macro_rules! append {
             Some(_) => return Err(mismatch()),
         }
     };
+}
+
+/// The members of a value that says itself what it is.
+pub(super) struct Classes {
+    integer: Int64Builder,
+    real: Float64Builder,
+    text: StringBuilder,
+    blob: BinaryBuilder,
+    raw_text: BinaryBuilder,
 }
 
 impl Grow {
@@ -69,9 +78,13 @@ impl Grow {
                 Self::Struct { parts: Box::new(parts), fields: fields.clone(), validity }
             }
             (Kind::Dynamic { declared: Class::Any }, DataType::Struct(fields)) => {
-                let (integer, real) = (Int64Builder::new(), Float64Builder::new());
-                let (blob, raw) = (BinaryBuilder::new(), BinaryBuilder::new());
-                let parts = Parts::Dynamic(integer, real, StringBuilder::new(), blob, raw);
+                let parts = Parts::Dynamic(Box::new(Classes {
+                    integer: Int64Builder::new(),
+                    real: Float64Builder::new(),
+                    text: StringBuilder::new(),
+                    blob: BinaryBuilder::new(),
+                    raw_text: BinaryBuilder::new(),
+                }));
                 Self::Struct { parts: Box::new(parts), fields: fields.clone(), validity }
             }
             (Kind::List { element, .. }, DataType::List(field)) => Self::List {
@@ -216,7 +229,7 @@ impl Parts {
                 to_days.append_value(days);
                 to_microseconds.append_value(microseconds);
             }
-            (Self::Dynamic(integer, real, text, blob, raw), cell) => {
+            (Self::Dynamic(members), cell) => {
                 let mut is_known = cell.is_none();
                 macro_rules! member {
                     ($to:expr, $pattern:pat => $value:expr) => {
@@ -228,11 +241,11 @@ impl Parts {
                         }
                     };
                 }
-                member!(integer, Cell::Int64(value) => *value);
-                member!(real, Cell::Float64(bits) => f64::from_bits(*bits));
-                member!(text, Cell::Text(value) => value);
-                member!(blob, Cell::Bytes(value) => value);
-                member!(raw, Cell::RawText(value) => value);
+                member!(members.integer, Cell::Int64(value) => *value);
+                member!(members.real, Cell::Float64(bits) => f64::from_bits(*bits));
+                member!(members.text, Cell::Text(value) => value);
+                member!(members.blob, Cell::Bytes(value) => value);
+                member!(members.raw_text, Cell::RawText(value) => value);
                 if !is_known {
                     return Err(mismatch());
                 }
@@ -250,12 +263,12 @@ impl Parts {
             Self::Interval(months, days, microseconds) => {
                 vec![shared(months.finish()), shared(days.finish()), shared(microseconds.finish())]
             }
-            Self::Dynamic(integer, real, text, blob, raw) => vec![
-                shared(integer.finish()),
-                shared(real.finish()),
-                shared(text.finish()),
-                shared(blob.finish()),
-                shared(raw.finish()),
+            Self::Dynamic(members) => vec![
+                shared(members.integer.finish()),
+                shared(members.real.finish()),
+                shared(members.text.finish()),
+                shared(members.blob.finish()),
+                shared(members.raw_text.finish()),
             ],
         }
     }

@@ -57,13 +57,14 @@ impl<'a> Values<'a> {
     pub(super) fn new(kind: &'a Kind, arrays: &[&'a dyn Array]) -> Result<Self> {
         let [whole, others @ ..] = arrays else { return Err(other()) };
         let source = match kind {
-            Kind::TimeTz => match others {
-                [offset] => Source::TimeTz(cast(*whole)?, cast(*offset)?),
-                _ => {
+            Kind::TimeTz => {
+                if let [offset] = others {
+                    Source::TimeTz(cast(*whole)?, cast(*offset)?)
+                } else {
                     let parts = cast::<StructArray>(*whole)?;
                     Source::TimeTz(part(parts, 0)?, part(parts, 1)?)
                 }
-            },
+            }
             Kind::Bool => Source::Bool(cast(*whole)?),
             Kind::Int16 => Source::Int16(cast(*whole)?),
             Kind::Int32 => Source::Int32(cast(*whole)?),
@@ -178,7 +179,7 @@ impl Members<'_> {
     }
 }
 
-fn cast<'a, T: 'static>(array: &'a dyn Array) -> Result<&'a T> {
+fn cast<T: 'static>(array: &dyn Array) -> Result<&T> {
     array.as_any().downcast_ref().ok_or_else(other)
 }
 

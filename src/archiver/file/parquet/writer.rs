@@ -32,6 +32,9 @@ const GROUP_ROWS_MAX: usize = 122_880;
 /// A row group is held in memory.
 const GROUP_BYTES_MAX: usize = 64 << 20;
 
+/// The same before it is compressed, about.
+const GROUP_PLAIN_BYTES_MAX: usize = 128 << 20;
+
 /// Longer bounds of values do not make a reader skip more.
 const BOUND_BYTES_MAX: usize = 64;
 
@@ -54,6 +57,8 @@ pub(in super::super) struct Writer {
     /// What has grown in `columns`.
     rows: usize,
     bytes: usize,
+    /// What is in the row group, or a little more.
+    group_bytes: usize,
     /// What was written, as it was and compressed, to tell how long the rest becomes.
     written_bytes: u64,
     order: Order,
@@ -75,7 +80,16 @@ impl Writer {
             columns.push(Grow::new(&column.kind, field)?);
         }
         let out = out.map_err(failed)?;
-        Ok(Self { schema, columns, out, rows: 0, bytes: 0, written_bytes: 0, order })
+        Ok(Self {
+            schema,
+            columns,
+            out,
+            rows: 0,
+            bytes: 0,
+            group_bytes: 0,
+            written_bytes: 0,
+            order,
+        })
     }
 
     /// Begins a row of so many bytes.
@@ -106,7 +120,12 @@ impl Writer {
         }
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), arrays);
         self.out.write(&batch.map_err(grow::refused)?).map_err(failed)?;
-        // Values that fill a row group compressed are many times as long for whoever reads it.
+        // What compresses well is long again for whoever reads the row group.
+        let has_begun = self.out.in_progress_rows() <= self.rows;
+        self.group_bytes = self.bytes + if has_begun { 0 } else { self.group_bytes };
+        if self.group_bytes > GROUP_PLAIN_BYTES_MAX {
+            self.out.flush().map_err(failed)?;
+        }
         self.written_bytes += self.bytes as u64;
         self.rows = 0;
         self.bytes = 0;
@@ -180,7 +199,8 @@ impl Order {
     fn new(layout: &Layout<'_>) -> Self {
         let leaf = |at: usize| -> i32 {
             let before = layout.columns[..at].iter();
-            before.map(|column| schema::leaves(&column.kind)).sum::<usize>() as i32
+            let leaves = before.map(|column| schema::leaves(&column.kind)).sum::<usize>();
+            (leaves as u32).cast_signed()
         };
         let ordered = |at: &&usize| layout.columns.get(**at).is_some_and(is_ordered);
         let key = layout.key.iter().filter(|_| layout.is_sorted);

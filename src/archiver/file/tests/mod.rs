@@ -7,3 +7,5 @@ mod parquet;
 mod print;
 mod round_trip;
 mod support;
+
+pub(super) use support::edges;

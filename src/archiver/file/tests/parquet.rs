@@ -6,7 +6,7 @@ use bytes::Bytes;
 use parquet::{
     basic::{Compression, LogicalType, Type},
     file::{
-        metadata::{ParquetMetaData, ParquetMetaDataReader},
+        metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData},
         reader::{FileReader, SerializedFileReader},
     },
 };
@@ -19,8 +19,8 @@ use super::{
 
 const ROWS: i64 = 250_000;
 
-fn number(value: i64) -> Option<Vec<u8>> {
-    Some(value.to_be_bytes().to_vec())
+fn number(value: i64) -> Vec<u8> {
+    value.to_be_bytes().to_vec()
 }
 
 fn table() -> Vec<Column> {
@@ -31,7 +31,7 @@ fn table() -> Vec<Column> {
 fn row(at: i64) -> Row {
     let text = format!("customer {at} {}", "x".repeat(100 * usize::from(at % 1000 == 0)));
     let uuid = blake3::hash(&at.to_be_bytes()).as_bytes()[..16].to_vec();
-    vec![Some(vec![1; 16]), number(at * 2), Some(text.into_bytes()), Some(uuid), None]
+    vec![Some(vec![1; 16]), Some(number(at * 2)), Some(text.into_bytes()), Some(uuid), None]
 }
 
 /// A file, and the most that was guessed of its length.
@@ -60,7 +60,7 @@ fn files_are_laid_out_for_query_engines() {
     let length = bytes.len() as u64;
     assert!(guessed > length / 2 && guessed < length * 2, "{guessed} is not about {length}");
     let metadata = metadata(&bytes);
-    let groups: Vec<_> = metadata.row_groups().iter().map(|group| group.num_rows()).collect();
+    let groups: Vec<_> = metadata.row_groups().iter().map(RowGroupMetaData::num_rows).collect();
     assert_eq!(groups, [122_880, 122_880, 4240]);
     for group in metadata.row_groups() {
         let sorting = group.sorting_columns().unwrap();
@@ -98,7 +98,7 @@ fn files_are_laid_out_for_query_engines() {
         let mut absent = 0;
         for at in 0..100 {
             let value = match column {
-                1 => number(at * 2 + 1),
+                1 => Some(number(at * 2 + 1)),
                 _ => row(ROWS + at)[column].clone(),
             };
             absent += i32::from(!may_hold(&bytes, &columns, column, &value.unwrap()).unwrap());
@@ -185,8 +185,7 @@ fn every_field_has_its_own_number_and_type() {
     ];
     for (kind, expected) in in_utc {
         let is_adjusted = match leaf(&kind).logical_type_ref().unwrap() {
-            LogicalType::Time(time) => time.is_adjusted_to_u_t_c,
-            LogicalType::Timestamp(time) => time.is_adjusted_to_u_t_c,
+            LogicalType::Time(time) | LogicalType::Timestamp(time) => time.is_adjusted_to_u_t_c,
             other => panic!("{other:?}"),
         };
         assert_eq!(is_adjusted, expected, "{kind:?}");

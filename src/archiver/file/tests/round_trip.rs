@@ -36,8 +36,8 @@ fn no_rows_are_a_file_too() {
 #[test]
 fn names_may_look_like_each_other() {
     let names = ["a", "A", "a__offset", "A__OFFSET", "a__offset_", "x.y", "\"", "é", "", "list"];
-    let named = |(at, name): (usize, &&str)| column(name, at as i32 + 1, Kind::TimeTz);
-    let columns: Vec<_> = names.iter().enumerate().map(named).collect();
+    let columns: Vec<_> =
+        names.iter().zip(1..).map(|(name, id)| column(name, id, Kind::TimeTz)).collect();
     let value = edges(&Kind::TimeTz).pop();
     let rows = [vec![value; names.len()], vec![None; names.len()]];
     for format in FORMATS {

@@ -30,8 +30,8 @@ pub(super) fn column(name: &str, id: i32, kind: Kind) -> Column {
 }
 
 pub(super) fn columns(kinds: &[Kind]) -> Vec<Column> {
-    let named = |(at, kind): (usize, &Kind)| column(&format!("c{at}"), at as i32, kind.clone());
-    kinds.iter().enumerate().map(named).collect()
+    let named = |(kind, id): (&Kind, i32)| column(&format!("c{id}"), id, kind.clone());
+    kinds.iter().zip(0..).map(named).collect()
 }
 
 pub(super) fn list(element: Kind) -> Kind {
@@ -145,14 +145,14 @@ pub(super) fn array(values: &[Option<Vec<u8>>]) -> Vec<u8> {
         bytes.extend(word.to_be_bytes());
     }
     if !values.is_empty() {
-        bytes.extend((values.len() as i32).to_be_bytes());
+        bytes.extend((values.len() as u32).to_be_bytes());
         bytes.extend(1_i32.to_be_bytes());
     }
     for value in values {
         match value {
             None => bytes.extend((-1_i32).to_be_bytes()),
             Some(value) => {
-                bytes.extend((value.len() as i32).to_be_bytes());
+                bytes.extend((value.len() as u32).to_be_bytes());
                 bytes.extend(value);
             }
         }
@@ -211,7 +211,7 @@ const TEXTS: &[&str] = &[
 ];
 
 /// The values at the edges of what fits.
-pub(super) fn edges(kind: &Kind) -> Vec<Vec<u8>> {
+pub(in super::super) fn edges(kind: &Kind) -> Vec<Vec<u8>> {
     let texts = || TEXTS.iter().map(|text| text.as_bytes().to_vec()).collect::<Vec<_>>();
     let floats = [
         0,

@@ -86,7 +86,7 @@ pub(super) fn write_interval(months: i32, days: i32, microseconds: i64, out: &mu
     let microseconds = microseconds.unsigned_abs();
     let (seconds, fraction) = (microseconds / 1_000_000, microseconds % 1_000_000);
     write!(out, "P{months}M{days}DT{sign}{seconds}").expect(WRITTEN);
-    write_fraction(fraction as i64, out);
+    write_fraction(fraction.cast_signed(), out);
     out.push(b'S');
 }
 
@@ -161,8 +161,6 @@ pub(super) fn read_interval(text: &str) -> Option<(i32, i32, i64)> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
-
     use chrono::{Datelike, NaiveDate};
     use proptest::prelude::proptest;
 

@@ -287,7 +287,7 @@ pub(in super::super) fn write_plain(
 }
 
 /// Writes the bytes of a value from such a text.
-pub(super) fn read_plain(
+pub(in super::super) fn read_plain(
     kind: &Kind,
     text: &[u8],
     scratch: &mut Vec<u8>,

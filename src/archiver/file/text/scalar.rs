@@ -113,11 +113,8 @@ pub(super) fn read(kind: &Kind, text: &[u8], out: &mut Vec<u8>) -> Option<()> {
         }
         Kind::Uuid => {
             let mut digits = [0; 32];
-            let all = text.iter().filter(|byte| **byte != b'-');
-            let mut count = 0;
-            for byte in all {
-                *digits.get_mut(count)? = *byte;
-                count += 1;
+            for (at, byte) in text.iter().filter(|byte| **byte != b'-').enumerate() {
+                *digits.get_mut(at)? = *byte;
             }
             let mut bytes = [0; 16];
             HEXLOWER.decode_mut(&digits, &mut bytes).ok()?;
@@ -142,8 +139,11 @@ pub(super) fn read(kind: &Kind, text: &[u8], out: &mut Vec<u8>) -> Option<()> {
             })
         }
         Kind::Decimal { scale, .. } => Cell::Decimal(read_decimal(text, *scale)?),
-        Kind::Text | Kind::Enum { .. } | Kind::Json | Kind::Jsonb => Cell::Text(text),
-        Kind::Dynamic { declared: Class::Text } => Cell::Text(text),
+        Kind::Text
+        | Kind::Enum { .. }
+        | Kind::Json
+        | Kind::Jsonb
+        | Kind::Dynamic { declared: Class::Text } => Cell::Text(text),
         Kind::Date => Cell::Date(calendar::read_date(text)?.try_into().ok()?),
         Kind::Time => Cell::Time(calendar::read_time(text)?),
         Kind::TimeTz => {
