@@ -71,7 +71,7 @@ fn be<const N: usize>(bytes: [u8; N]) -> Vec<u8> {
     bytes.to_vec()
 }
 
-fn i(value: i64) -> Vec<u8> {
+fn long(value: i64) -> Vec<u8> {
     be(value.to_be_bytes())
 }
 
@@ -81,7 +81,7 @@ fn cases() -> Vec<Case> {
 
 fn numbers() -> Vec<Case> {
     vec![
-        (Kind::Int64, "BIGINT", [(i(i64::MIN), "-9223372036854775808"), (i(7), "7")]),
+        (Kind::Int64, "BIGINT", [(long(i64::MIN), "-9223372036854775808"), (long(7), "7")]),
         (Kind::Bool, "BOOLEAN", [(vec![0], "false"), (vec![1], "true")]),
         (
             Kind::Int16,
@@ -167,31 +167,31 @@ fn times() -> Vec<Case> {
                 (be((-800_000_i32).to_be_bytes()), "0192-09-04 (BC)"),
             ],
         ),
-        (Kind::Time, "TIME", [(i(0), "00:00:00"), (i(DAY - 1), "23:59:59.999999")]),
+        (Kind::Time, "TIME", [(long(0), "00:00:00"), (long(DAY - 1), "23:59:59.999999")]),
         (
             Kind::TimeTz,
             "TIME WITH TIME ZONE",
             [
-                ([i(3_600_000_000), be((-7200_i32).to_be_bytes())].concat(), "23:00:00+00"),
-                ([i(0), be(0_i32.to_be_bytes())].concat(), "00:00:00+00"),
+                ([long(3_600_000_000), be((-7200_i32).to_be_bytes())].concat(), "23:00:00+00"),
+                ([long(0), be(0_i32.to_be_bytes())].concat(), "00:00:00+00"),
             ],
         ),
         (
             Kind::Timestamp,
             "TIMESTAMP",
-            [(i(0), "2000-01-01 00:00:00"), (i(-1), "1999-12-31 23:59:59.999999")],
+            [(long(0), "2000-01-01 00:00:00"), (long(-1), "1999-12-31 23:59:59.999999")],
         ),
         (
             Kind::TimestampTz,
             "TIMESTAMP WITH TIME ZONE",
-            [(i(0), "2000-01-01 00:00:00+00"), (i(1), "2000-01-01 00:00:00.000001+00")],
+            [(long(0), "2000-01-01 00:00:00+00"), (long(1), "2000-01-01 00:00:00.000001+00")],
         ),
         (
             Kind::Interval,
             "STRUCT(months INTEGER, days INTEGER, microseconds BIGINT)",
             [
                 (
-                    [i(-1), be(2_i32.to_be_bytes()), be((-3_i32).to_be_bytes())].concat(),
+                    [long(-1), be(2_i32.to_be_bytes()), be((-3_i32).to_be_bytes())].concat(),
                     "{'months': -3, 'days': 2, 'microseconds': -1}",
                 ),
                 (vec![0; 16], "{'months': 0, 'days': 0, 'microseconds': 0}"),
@@ -220,7 +220,7 @@ fn composites() -> Vec<Case> {
         (
             dynamic(Class::Integer),
             "BIGINT",
-            [([vec![b'i'], i(-1)].concat(), "-1"), ([vec![b'i'], i(1)].concat(), "1")],
+            [([vec![b'i'], long(-1)].concat(), "-1"), ([vec![b'i'], long(1)].concat(), "1")],
         ),
         (
             dynamic(Class::Real),
@@ -237,12 +237,15 @@ fn composites() -> Vec<Case> {
             "STRUCT(integer BIGINT, real DOUBLE, text VARCHAR, blob BLOB, raw_text BLOB)",
             [
                 (
-                    [vec![b'i'], i(5)].concat(),
+                    [vec![b'i'], long(5)].concat(),
                     "{'integer': 5, 'real': NULL, 'text': NULL, 'blob': NULL, 'raw_text': NULL}",
                 ),
                 (
                     b"t\xfe".to_vec(),
-                    r"{'integer': NULL, 'real': NULL, 'text': NULL, 'blob': NULL, 'raw_text': '\\xFE'}",
+                    concat!(
+                        "{'integer': NULL, 'real': NULL, 'text': NULL, 'blob': NULL, ",
+                        r"'raw_text': '\\xFE'}"
+                    ),
                 ),
             ],
         ),

@@ -118,7 +118,7 @@ impl Encoder {
         self.file.as_mut().map_or(Ok(()), File::end_row)
     }
 
-    /// About how long the file is, with what is not written yet.
+    /// About how long the file is, with what is not written yet; 0 once there is a misfit.
     pub fn len_bytes(&self) -> u64 {
         self.file.as_ref().map_or(0, File::len_bytes)
     }
