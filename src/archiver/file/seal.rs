@@ -1,6 +1,5 @@
 //! What a file says of its rows as a whole, so that whoever reads other ones notices.
 
-use data_encoding::HEXLOWER;
 use stillpoint_contract::{Error, ErrorKind, Result, RowBatch, code};
 
 /// How many rows there are, and the BLAKE3 hash of their bytes, one row behind the other.
@@ -36,13 +35,13 @@ impl Seal {
     /// As text: the number and the hash.
     #[cfg(feature = "parquet")]
     pub(super) fn text(&self) -> String {
-        format!("{} {}", self.rows, HEXLOWER.encode(&self.hash))
+        format!("{} {}", self.rows, data_encoding::HEXLOWER.encode(&self.hash))
     }
 
     #[cfg(feature = "parquet")]
     pub(super) fn of_text(text: &str) -> Option<Self> {
         let (rows, hash) = text.split_once(' ')?;
-        let hash = HEXLOWER.decode(hash.as_bytes()).ok()?;
+        let hash = data_encoding::HEXLOWER.decode(hash.as_bytes()).ok()?;
         Some(Self { rows: rows.parse().ok()?, hash: hash.try_into().ok()? })
     }
 
