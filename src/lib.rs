@@ -2,6 +2,7 @@
 //!
 //! Read `ARCHITECTURE.md` first. The modules, in the order in which a byte meets them:
 
+pub mod archiver;
 pub mod cli;
 pub mod config;
 pub mod coordinator;

@@ -9,6 +9,7 @@ azurite=3.35.0
 s3rver=3.7.1
 moto=5.2
 aiosmtpd=1.4
+duckdb=2.0.1
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 tools=$root/.tools
@@ -77,7 +78,7 @@ if ! has node "$node"; then
     echo "$node" >"$tools/node/stamp"
 fi
 
-python="moto[server]~=$moto aiosmtpd~=$aiosmtpd"
+python="moto[server]~=$moto aiosmtpd~=$aiosmtpd duckdb~=$duckdb"
 if ! has python "$python"; then
     echo "installing: $python"
     rm -rf "$tools/python"

@@ -11,6 +11,7 @@
 //! # Ok::<(), stillpoint_testcontainers::StartError>(())
 //! ```
 
+mod duckdb;
 mod http;
 mod mail;
 mod postgres;
@@ -18,6 +19,7 @@ mod process;
 mod server;
 mod service;
 
+pub use duckdb::DuckDb;
 pub use mail::Mail;
 pub use postgres::{POSTGRES_USER, POSTGRES_VERSIONS, Postgres, PostgresMissing, PostgresOptions};
 pub use server::{Server, StartError};

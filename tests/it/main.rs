@@ -3,6 +3,8 @@
 mod agents;
 mod archive;
 mod archive_outage;
+#[cfg(feature = "parquet")]
+mod archiver_files;
 mod bank;
 mod cli;
 mod company;

@@ -1,0 +1,260 @@
+//! Writes rows into a Parquet file.
+
+use std::{cmp::Ordering, sync::Arc};
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use parquet::{
+    arrow::{ArrowWriter, arrow_writer::ArrowWriterOptions},
+    basic::{Compression, ZstdLevel},
+    file::{
+        metadata::{KeyValue, SortingColumn},
+        properties::{EnabledStatistics, WriterProperties, WriterVersion},
+    },
+    schema::types::ColumnPath,
+};
+use stillpoint_contract::{Class, Column, Error, Kind, Result};
+
+use super::{
+    super::{
+        cell::Cell,
+        decode::{BATCH_BYTES, ROWS_MAX},
+        layout::Layout,
+        seal::Seal,
+    },
+    grow::{self, Grow},
+    schema::{self, failed},
+};
+
+/// What query engines choose themselves. Source: DuckDB, Parquet Tips, Row Group Size.
+const GROUP_ROWS_MAX: usize = 122_880;
+
+/// A row group is held in memory.
+const GROUP_BYTES_MAX: usize = 64 << 20;
+
+/// The same before it is compressed, about.
+const GROUP_PLAIN_BYTES_MAX: usize = 128 << 20;
+
+/// Longer bounds of values do not make a reader skip more.
+const BOUND_BYTES_MAX: usize = 64;
+
+/// How many of a hundred lookups of values that are not there find nothing out.
+const BLOOM_FALSE: f64 = 0.01;
+
+/// Higher levels gain little, and take several times as long.
+const LEVEL: i32 = 1;
+
+/// Names in the key-value metadata.
+const ORIGIN: &str = "stillpoint.origin";
+const COLUMNS: &str = "stillpoint.columns";
+pub(super) const SEAL: &str = "stillpoint.seal";
+
+/// Writes rows.
+pub(in super::super) struct Writer {
+    schema: SchemaRef,
+    columns: Vec<Grow>,
+    out: ArrowWriter<Vec<u8>>,
+    /// What has grown in `columns`.
+    rows: usize,
+    bytes: usize,
+    /// What is in the row group, or a little more.
+    group_bytes: usize,
+    /// What was written, as it was and compressed, to tell how long the rest becomes.
+    written_bytes: u64,
+    order: Order,
+}
+
+impl Writer {
+    pub(in super::super) fn new(layout: &Layout<'_>) -> Result<Self> {
+        let schema = Arc::new(schema::schema(layout.columns));
+        let order = Order::new(layout);
+        let properties = properties(layout, &order)?;
+        let options =
+            ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+        let out = ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(&schema), options);
+        let mut fields = schema.fields().iter();
+        let mut columns = Vec::new();
+        for column in layout.columns {
+            let field = fields.nth(schema::width(&column.kind) - 1);
+            let field = field.ok_or_else(|| Error::bug("lay out a Parquet file"))?;
+            columns.push(Grow::new(&column.kind, field)?);
+        }
+        let out = out.map_err(failed)?;
+        Ok(Self {
+            schema,
+            columns,
+            out,
+            rows: 0,
+            bytes: 0,
+            group_bytes: 0,
+            written_bytes: 0,
+            order,
+        })
+    }
+
+    /// Begins a row of so many bytes.
+    pub(in super::super) fn begin_row(&mut self, bytes: usize) -> Result<()> {
+        let is_full = self.rows >= ROWS_MAX || self.bytes + bytes > BATCH_BYTES;
+        if self.rows > 0 && is_full {
+            self.flush()?;
+        }
+        self.bytes += bytes;
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// Adds the next value of a row, `None` for NULL.
+    pub(in super::super) fn append(&mut self, at: usize, cell: Option<&Cell<'_>>) -> Result<()> {
+        self.order.see(at, cell);
+        self.columns[at].append(cell)
+    }
+
+    pub(in super::super) fn end_row(&mut self) -> Result<()> {
+        self.order.end_row()
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let mut arrays = Vec::with_capacity(self.schema.fields().len());
+        for column in &mut self.columns {
+            column.finish(&mut arrays)?;
+        }
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), arrays);
+        self.out.write(&batch.map_err(grow::refused)?).map_err(failed)?;
+        // What compresses well is long again for whoever reads the row group.
+        let has_begun = self.out.in_progress_rows() <= self.rows;
+        self.group_bytes = self.bytes + if has_begun { 0 } else { self.group_bytes };
+        if self.group_bytes > GROUP_PLAIN_BYTES_MAX {
+            self.out.flush().map_err(failed)?;
+        }
+        self.written_bytes += self.bytes as u64;
+        self.rows = 0;
+        self.bytes = 0;
+        Ok(())
+    }
+
+    /// About how long the file is, with what is not compressed yet.
+    pub(in super::super) fn len_bytes(&self) -> u64 {
+        let out = (self.out.bytes_written() + self.out.in_progress_size()) as u64;
+        let rest = self.bytes as u64;
+        // As well as what came before; half as long before anything did.
+        let rest = match self.written_bytes {
+            0 => rest / 2,
+            written => (u128::from(rest) * u128::from(out) / u128::from(written)) as u64,
+        };
+        out + rest
+    }
+
+    pub(in super::super) fn finish(mut self, seal: &Seal) -> Result<Vec<u8>> {
+        self.flush()?;
+        self.out.append_key_value_metadata(KeyValue::new(SEAL.to_owned(), seal.text()));
+        self.out.into_inner().map_err(failed)
+    }
+}
+
+fn properties(layout: &Layout<'_>, order: &Order) -> Result<WriterProperties> {
+    let json = |error: serde_json::Error| Error::bug("describe a Parquet file").caused_by(error);
+    let origin = serde_json::to_string(layout.origin).map_err(json)?;
+    let columns = serde_json::to_string(layout.columns).map_err(json)?;
+    let about = [(ORIGIN, origin), (COLUMNS, columns)];
+    let about = about.map(|(name, value)| KeyValue::new(name.to_owned(), value));
+    let level = ZstdLevel::try_new(LEVEL).map_err(failed)?;
+    let mut properties = WriterProperties::builder()
+        .set_writer_version(WriterVersion::PARQUET_1_0)
+        .set_compression(Compression::ZSTD(level))
+        .set_max_row_group_row_count(Some(GROUP_ROWS_MAX))
+        .set_max_row_group_bytes(Some(GROUP_BYTES_MAX))
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_statistics_truncate_length(Some(BOUND_BYTES_MAX))
+        .set_column_index_truncate_length(Some(BOUND_BYTES_MAX))
+        .set_sorting_columns(order.columns())
+        .set_key_value_metadata(Some(about.to_vec()));
+    for at in layout.sought() {
+        let column = &layout.columns[at];
+        if has_filter(&column.kind) {
+            let path = ColumnPath::new(vec![column.name.clone()]);
+            properties = properties.set_column_bloom_filter_fpp(path, BLOOM_FALSE);
+        }
+    }
+    Ok(properties.build())
+}
+
+/// Whether a value is sought in one leaf of the file, and filters for such are of use.
+pub(super) fn has_filter(kind: &Kind) -> bool {
+    schema::leaves(kind) == 1 && !matches!(kind, Kind::List { .. } | Kind::Bool)
+}
+
+/// Looks whether rows come in the order that the file says.
+///
+/// Only the leading columns of the key count whose order is the same for every engine and for
+/// Parquet: that of numbers and times.
+struct Order {
+    /// Their places, and the leaves that they are in the file.
+    columns: Vec<(usize, i32)>,
+    last: Vec<i64>,
+    row: Vec<i64>,
+    has_last: bool,
+}
+
+impl Order {
+    fn new(layout: &Layout<'_>) -> Self {
+        let leaf = |at: usize| -> i32 {
+            let before = layout.columns[..at].iter();
+            let leaves = before.map(|column| schema::leaves(&column.kind)).sum::<usize>();
+            (leaves as u32).cast_signed()
+        };
+        let ordered = |at: &&usize| layout.columns.get(**at).is_some_and(is_ordered);
+        let key = layout.key.iter().filter(|_| layout.is_sorted);
+        let columns: Vec<_> = key.take_while(ordered).map(|at| (*at, leaf(*at))).collect();
+        let none = vec![0; columns.len()];
+        Self { columns, last: none.clone(), row: none, has_last: false }
+    }
+
+    fn columns(&self) -> Option<Vec<SortingColumn>> {
+        let sorting = |(_, column_idx): &(usize, i32)| SortingColumn {
+            column_idx: *column_idx,
+            descending: false,
+            nulls_first: false,
+        };
+        (!self.columns.is_empty()).then(|| self.columns.iter().map(sorting).collect())
+    }
+
+    fn see(&mut self, at: usize, cell: Option<&Cell<'_>>) {
+        for (place, (column, _)) in self.columns.iter().enumerate() {
+            if *column == at {
+                // Keys have no NULLs; one would come last.
+                self.row[place] = cell.map_or(i64::MAX, ordinal);
+            }
+        }
+    }
+
+    fn end_row(&mut self) -> Result<()> {
+        if self.has_last && self.row.cmp(&self.last) == Ordering::Less {
+            return Err(Error::bug("write rows in the order of their key"));
+        }
+        self.has_last = true;
+        std::mem::swap(&mut self.last, &mut self.row);
+        Ok(())
+    }
+}
+
+fn is_ordered(column: &Column) -> bool {
+    matches!(
+        column.kind,
+        Kind::Int16
+            | Kind::Int32
+            | Kind::Int64
+            | Kind::Date
+            | Kind::Timestamp
+            | Kind::TimestampTz
+            | Kind::Dynamic { declared: Class::Integer }
+    )
+}
+
+fn ordinal(cell: &Cell<'_>) -> i64 {
+    match cell {
+        Cell::Int16(value) => (*value).into(),
+        Cell::Int32(value) | Cell::Date(value) => (*value).into(),
+        Cell::Int64(value) | Cell::Timestamp(value) => *value,
+        _ => 0,
+    }
+}

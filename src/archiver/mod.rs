@@ -1,0 +1,3 @@
+//! Rows of live tables, moved into files and back.
+
+pub mod file;

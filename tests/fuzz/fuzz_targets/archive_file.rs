@@ -1,0 +1,4 @@
+//! Fuzzes `stillpoint::archiver::file::fuzz::fuzz_file`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| stillpoint::archiver::file::fuzz::fuzz_file(bytes));
