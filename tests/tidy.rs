@@ -13,7 +13,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("registry", &[]),
     ("world", &["pipeline"]),
     ("repository", &["policy", "pipeline", "world"]),
-    ("archiver", &["repository", "pipeline", "world"]),
+    ("archiver", &["repository", "policy", "pipeline", "world"]),
     ("coordinator", &["archiver", "repository", "policy", "pipeline", "world"]),
     ("config", &["policy"]),
     (

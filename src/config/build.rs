@@ -7,7 +7,7 @@ use chrono_tz::Tz;
 use stillpoint_contract::code;
 
 use super::{
-    form,
+    archives, form,
     layers::{BUILT_IN, Layers},
     model::{
         Alerting, Channel, Config, Coordinator, Database, Discover, DiscoverKind, Encryption,
@@ -93,17 +93,22 @@ pub(super) fn build(main: &Node, built_in: &Node, problems: &mut Vec<Problem>) -
     };
     let alerts = main.get("alert").map_or(&[][..], Node::list).iter().map(alerting).collect();
     let unprotected = Vec::new();
-    Config {
+    let archives = BTreeMap::new();
+    let mut config = Config {
         zone,
         coordinator,
         repositories,
         policies,
         databases,
+        archives,
         alerts,
         discover,
         rules,
         unprotected,
-    }
+    };
+    let archives = archives::build(main, &config).into_iter();
+    config.archives = archives.map(|rule| (rule.name.clone(), rule)).collect();
+    config
 }
 
 fn discovery(node: &Node) -> Option<Discover> {
@@ -224,7 +229,7 @@ fn period(node: Option<&Node>) -> Option<Period> {
     form::period(node?.text()?).ok()
 }
 
-fn windows(node: Option<&Node>) -> Vec<Window> {
+pub(super) fn windows(node: Option<&Node>) -> Vec<Window> {
     let one = node.filter(|node| node.text().is_some()).map(std::slice::from_ref);
     let windows = one.or(node.map(Node::list)).unwrap_or_default().iter();
     windows.filter_map(|node| form::window(node.text()?).ok()).collect()

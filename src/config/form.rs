@@ -46,6 +46,13 @@ pub(super) const PERIOD: Form = Form {
     check: |text| period(text).map(drop),
 };
 
+pub(super) const CUTOFF: Form = Form {
+    what: "a time before now",
+    example: "now - 24 months",
+    pattern: "^now *- *[0-9]+ *(hours?|days?|weeks?|months?|years?|h|d|w|mo|y)$",
+    check: |text| cutoff(text).map(drop),
+};
+
 pub(super) const SIZE: Form = Form {
     what: "a size",
     example: "2TiB",
@@ -166,6 +173,18 @@ pub(super) fn period(text: &str) -> Result<Period, String> {
     }
 }
 
+/// An age such as `now - 24 months`.
+pub(super) fn cutoff(text: &str) -> Result<Period, String> {
+    const UNITS: [(&str, &str); 5] =
+        [("hour", "h"), ("day", "d"), ("week", "w"), ("month", "mo"), ("year", "y")];
+    let age = text.trim().strip_prefix("now").map(str::trim_start);
+    let age = age.and_then(|age| age.strip_prefix('-')).map(str::trim);
+    let age = age.ok_or("it does not begin with `now -`")?;
+    let (number, unit, rest) = number_and_unit(age)?;
+    let long = UNITS.iter().find(|(name, _)| unit.strip_suffix('s').unwrap_or(unit) == *name);
+    period(&format!("{number}{}{rest}", long.map_or(unit, |(_, short)| short)))
+}
+
 /// A size in bytes, such as `400MiB`.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 11] = [
@@ -271,6 +290,17 @@ mod tests {
         assert_eq!(period("18mo"), Ok(Period { count: 18, unit: PeriodUnit::Months }));
         for wrong in ["7", "0d", "7m", "1y6mo", "y"] {
             assert!(period(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn cutoffs_lie_before_now() {
+        let months = Period { count: 24, unit: PeriodUnit::Months };
+        for text in ["now - 24 months", "now-24mo", " now -24 month"] {
+            assert_eq!(cutoff(text), Ok(months), "{text}");
+        }
+        for wrong in ["24 months", "now + 1 day", "now", "now - ", "now - 1 m", "now - 1 day 2"] {
+            assert!(cutoff(wrong).is_err(), "{wrong}");
         }
     }
 

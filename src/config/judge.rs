@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use stillpoint_contract::code;
 
 use super::{
+    archives,
     build::named,
     handoffs,
     layers::{BUILT_IN, LAYERS_MAX, layer},
@@ -41,6 +42,7 @@ pub(super) fn judge(main: &Node, config: &Config, now: DateTime<Utc>, problems: 
     judge.fed();
     judge.alerts();
     handoffs::judge(main, config, problems);
+    archives::judge(main, config, problems);
 }
 
 struct Judge<'a, 'p> {

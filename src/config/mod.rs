@@ -1,5 +1,6 @@
 //! Policies as code: TOML or JSON files of one schema, of which all errors are told at once.
 
+mod archives;
 mod build;
 mod explain;
 mod form;

@@ -6,7 +6,7 @@ use chrono_tz::Tz;
 use zeroize::Zeroizing;
 
 use super::found::Found;
-use crate::policy::{Class, Lifecycle, Mode, Policy, Rule, Unprotected, Window};
+use crate::policy::{ArchiveRule, Class, Lifecycle, Mode, Policy, Rule, Unprotected, Window};
 
 /// Everything that was configured.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct Config {
     pub policies: BTreeMap<String, Policy>,
     /// What is protected, by name.
     pub databases: BTreeMap<String, Database>,
+    /// Which rows are moved out of live tables, by name.
+    pub archives: BTreeMap<String, ArchiveRule>,
     /// Who is told of what.
     pub alerts: Vec<Alerting>,
     /// Who knows which endpoints there are.

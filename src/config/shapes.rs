@@ -1,6 +1,7 @@
 //! Everything that can be configured.
 
 use super::{
+    archives::ARCHIVE,
     form::{ANY, CRON, LENGTH, NAME, PERIOD, RATE, SELECTOR, SIZE, SOCKET, TEMPLATE, WINDOW, ZONE},
     shape::{Key, Shape},
 };
@@ -10,7 +11,7 @@ use crate::policy::{Absence, Class, Lifecycle, Mode};
 const CLASSES: &[&str] = &Class::NAMES;
 
 /// Tables of names, which several files may each add to.
-pub(super) const SHARED: [&str; 3] = ["repository", "policy", "database"];
+pub(super) const SHARED: [&str; 4] = ["repository", "policy", "database", "archive"];
 
 /// A whole configuration.
 pub(super) static CONFIGURATION: Shape = Shape::Table(&[
@@ -30,6 +31,12 @@ pub(super) static CONFIGURATION: Shape = Shape::Table(&[
         "server",
         "target",
     ]),
+    Key::new(
+        "archive",
+        Shape::Named(&Shape::Table(ARCHIVE)),
+        "which rows are moved out of live tables into files",
+    )
+    .alike(&["archives", "archiver"]),
     Key::new(
         "discover",
         Shape::List(&Shape::Table(DISCOVER)),

@@ -23,6 +23,8 @@ pub const STREAMS: &str = "streams/";
 pub const DRILLS: &str = "drills/";
 /// Prefix of reports on months.
 pub const REPORTS: &str = "reports/";
+/// Prefix of rows that were moved out of live tables.
+pub const ARCHIVE: &str = "archive/";
 /// Prefix of short-lived objects; never under object lock. Of them, a copy has the newest sign of
 /// life of a capture alone.
 pub const CONTROL: &str = "control/";
@@ -32,7 +34,8 @@ const TOLERATED: &str = "lost+found";
 
 /// Whether a name right below the place of a repository is somebody else's.
 pub fn is_foreign(name: &str) -> bool {
-    let prefixes = [LOG, KEYS, SNAPSHOTS, INDEX, PACKS, STREAMS, DRILLS, REPORTS, CONTROL, "tmp/"];
+    let prefixes =
+        [LOG, KEYS, SNAPSHOTS, INDEX, PACKS, STREAMS, DRILLS, REPORTS, ARCHIVE, CONTROL, "tmp/"];
     let is_ours = name == DESCRIPTOR || prefixes.iter().any(|p| p.strip_suffix('/') == Some(name));
     !is_ours && !name.starts_with('.') && name != TOLERATED
 }

@@ -239,7 +239,7 @@ impl Suite {
         let names: Vec<&str> = vec![
             "names/abcdefghijklmnopqrstuvwxyz",
             "names/ABCDEFGHIJKLMNOPQRSTUVWXYZ",
-            "names/0123456789-_.%~",
+            "names/0123456789-_.%~=",
             "names/a%20b",
             "names/a%2Fb",
             "names/a%2fb",

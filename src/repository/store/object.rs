@@ -10,7 +10,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 /// The name of one object, such as `packs/9f/9f86d0….pack`.
 ///
 /// Invariant: relative, `/`-separated, at most 900 bytes; segments are not empty, not `.` or `..`,
-/// and consist of ASCII letters, digits and `-_.%~`. Anything else is percent-encoded by whoever
+/// and consist of ASCII letters, digits and `-_.%~=`. Anything else is percent-encoded by whoever
 /// builds the name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
@@ -26,7 +26,7 @@ impl Key {
     /// [`Invalid`](ErrorKind::Invalid) when the invariant does not hold.
     pub fn new(name: impl Into<String>) -> Result<Self> {
         let name = name.into();
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.%~".contains(&b);
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.%~=".contains(&b);
         let good = |s: &str| !matches!(s, "" | "." | "..") && s.bytes().all(allowed);
         if name.len() <= Self::LENGTH_BYTES_MAX && name.split('/').all(good) {
             Ok(Self(name))
@@ -220,7 +220,9 @@ mod tests {
 
     #[test]
     fn names_cannot_leave_the_store() {
-        for good in ["a", "packs/9f/9f.pack", "snap/2026/11/app%20x.db/01J.manifest"] {
+        for good in
+            ["a", "packs/9f/9f.pack", "snap/2026/11/app%20x.db/01J.manifest", "expire=open/a"]
+        {
             assert!(Key::new(good).is_ok(), "{good}");
         }
         for bad in ["", "/a", "a/", "a//b", "../a", "a/./b", "a b", "a\\b", "ä", "a\0"] {

@@ -2,8 +2,8 @@
 //! itself sent.
 //!
 //! A row is the number of its columns (`i16`), and for each column the length of its value (`i32`,
-//! -1 for NULL) and the value; numbers are big-endian. That is how PostgreSQL's binary `COPY` frames
-//! a tuple. Source: PostgreSQL 18 documentation, COPY, Binary Format.
+//! -1 for NULL) and the value; numbers are big-endian. That is how PostgreSQL's binary `COPY`
+//! frames a tuple. Source: PostgreSQL 18 documentation, COPY, Binary Format.
 
 use bytes::Bytes;
 

@@ -1,0 +1,276 @@
+//! `[archive.NAME]`: which rows are moved out of live tables.
+
+use std::time::Duration;
+
+use stillpoint_contract::{CutoffForm, code};
+
+use super::{
+    build::named,
+    form::{
+        ANY, CRON, CUTOFF, LENGTH, NAME, PERIOD, RATE, SIZE, WINDOW, ZONE, cutoff, length, rate,
+        size,
+    },
+    model::Config,
+    problem::Problem,
+    shape::{Key, Shape, suggestion},
+    tree::{Node, Spot, Value},
+};
+use crate::policy::{ArchiveRule, ArchivedChild, FileFormat, Gates, Throttle};
+
+/// How large files and slices are, and how long a transaction takes, where nothing is said.
+const FILE_BYTES: u64 = 64 << 20;
+const SLICE_ROWS: u64 = 8_000;
+const TRANSACTION: Duration = Duration::from_millis(250);
+
+/// What a database without types for times can have for one.
+const CUTOFF_FORMS: [(&str, CutoffForm); 6] = [
+    ("datetime", CutoffForm::Datetime),
+    ("iso8601", CutoffForm::Iso8601),
+    ("date", CutoffForm::Date),
+    ("unix", CutoffForm::Unix),
+    ("unix-ms", CutoffForm::UnixMs),
+    ("julian-day", CutoffForm::JulianDay),
+];
+
+const CHILD: &[Key] = &[
+    Key::new("table", Shape::Text(&ANY), "the table").must(),
+    Key::new(
+        "fk",
+        Shape::Either(&[Shape::Text(&NAME), Shape::List(&Shape::Text(&NAME))]),
+        "the columns that refer to the root, or to another child [default: its only foreign key]",
+    )
+    .alike(&["columns", "foreign_key"]),
+];
+
+const GATE: &[Key] = &[
+    Key::new(
+        "second_copy",
+        Shape::Text(&NAME),
+        "the repository that gets a second copy of each file, which is read back",
+    )
+    .alike(&["copy", "copied"]),
+    Key::new("verified_backup", Shape::Flag, "whether a verified backup must have the rows"),
+    Key::new("min_age", Shape::Text(&LENGTH), "how old the file must be").alike(&["age", "after"]),
+];
+
+const THROTTLE: &[Key] = &[
+    Key::new(
+        "max_replica_lag",
+        Shape::Text(&LENGTH),
+        "while a replica is further behind, or nobody knows how far, nothing is deleted \
+         [default: 2s]",
+    )
+    .alike(&["max_lag", "lag"]),
+    Key::new(
+        "max_threads_running",
+        Shape::Whole { least: 1, most: 1_000_000 },
+        "while more sessions are working, nothing is deleted",
+    )
+    .alike(&["max_sessions", "max_active"]),
+    Key::new("max_wal_rate", Shape::Text(&RATE), "how much log may be written, by anybody")
+        .alike(&["max_log_rate"]),
+    Key::new(
+        "max_dead_rows",
+        Shape::Whole { least: 1, most: i64::MAX },
+        "while its tables have more dead rows, nothing is deleted",
+    )
+    .alike(&["max_dead_tuples"]),
+];
+
+/// What an archive may say.
+pub(super) const ARCHIVE: &[Key] = &[
+    Key::new("database", Shape::Text(&NAME), "the database").must().alike(&["server", "db"]),
+    Key::new(
+        "to",
+        Shape::Text(&NAME),
+        "the repository that the files go to [default: the database's]",
+    )
+    .alike(&["repository", "repo", "dest"]),
+    Key::new("root", Shape::Text(&ANY), "the table, with its schema").must().alike(&["table"]),
+    Key::new(
+        "where",
+        Shape::Text(&ANY),
+        "which of its rows, in the engine's SQL; :cutoff stands for the cutoff",
+    )
+    .must()
+    .alike(&["predicate", "select"]),
+    Key::new("cutoff", Shape::Text(&CUTOFF), "how old rows are at least, by the database's clock"),
+    Key::new(
+        "cutoff_timezone",
+        Shape::Text(&ZONE),
+        "the zone of the cutoff's calendar, and of times that the database keeps without one",
+    )
+    .alike(&["timezone"]),
+    Key::new(
+        "cutoff_form",
+        Shape::Word(&["datetime", "iso8601", "date", "unix", "unix-ms", "julian-day"]),
+        "how a database without types for times writes them",
+    ),
+    Key::new(
+        "children",
+        Shape::List(&Shape::Table(CHILD)),
+        "tables whose rows refer to those rows, and go with them",
+    )
+    .alike(&["child", "related"]),
+    Key::new(
+        "on_unlisted_child",
+        Shape::Word(&["refuse", "include"]),
+        "what happens when other tables refer to them [default: \"refuse\"]",
+    ),
+    Key::new(
+        "format",
+        Shape::Word(&["parquet", "csv", "jsonl"]),
+        "the format of files [default: \"parquet\"]",
+    ),
+    Key::new(
+        "encryption",
+        Shape::Word(&["none"]),
+        "\"none\": files may lie in an encrypted repository without being encrypted",
+    ),
+    Key::new("lookup", Shape::List(&Shape::Text(&NAME)), "columns by whose values rows are found"),
+    Key::new("file_target", Shape::Text(&SIZE), "how large a file is [default: 64MiB]"),
+    Key::new(
+        "slice_rows",
+        Shape::Whole { least: 1, most: 50_000 },
+        "how many rows are deleted together at least [default: 8000]",
+    )
+    .alike(&["batch", "limit"]),
+    Key::new(
+        "txn_target",
+        Shape::Whole { least: 1, most: 60_000 },
+        "how many milliseconds a transaction should take that deletes [default: 250]",
+    ),
+    Key::new("verify", Shape::Word(&["row"]), "what is compared before rows are deleted"),
+    Key::new("delete_gate", Shape::Table(GATE), "what must be so before rows are deleted")
+        .alike(&["gate", "prune"]),
+    Key::new("throttle", Shape::Table(THROTTLE), "when the work rests"),
+    Key::new(
+        "schedule",
+        Shape::Text(&CRON),
+        "when those that serve begin a run, in the zone of the cutoff [default: never]",
+    )
+    .alike(&["cron", "at", "every"]),
+    Key::new("window", Shape::List(&Shape::Text(&WINDOW)), "when it may run [default: always]"),
+    Key::new("max_runtime", Shape::Text(&LENGTH), "how long it runs at most")
+        .alike(&["run_time", "runtime"]),
+    Key::new("keep", Shape::Text(&PERIOD), "how long files are kept [default: for ever]")
+        .alike(&["retention"]),
+];
+
+/// Everything that is archived.
+pub(super) fn build(main: &Node, config: &Config) -> Vec<ArchiveRule> {
+    let rules = named(main, "archive").filter_map(|(name, _, node)| rule(name, node, config));
+    rules.collect()
+}
+
+fn rule(name: &str, node: &Node, config: &Config) -> Option<ArchiveRule> {
+    let text = |key: &str| node.get(key).and_then(Node::text).map(str::to_owned);
+    let number = |key: &str| whole(node.get(key));
+    let database = text("database")?;
+    let of_database = || config.databases.get(&database).map(|one| one.repository.clone());
+    let form = text("cutoff_form");
+    let list = |key: &str| node.get(key).map_or(&[][..], Node::list);
+    let texts = |key: &str| list(key).iter().filter_map(Node::text).map(str::to_owned).collect();
+    Some(ArchiveRule {
+        name: name.to_owned(),
+        to: text("to").or_else(of_database).unwrap_or_default(),
+        database,
+        root: text("root")?,
+        selects: text("where")?,
+        age: text("cutoff").and_then(|text| cutoff(&text).ok()),
+        zone: text("cutoff_timezone").and_then(|text| text.parse().ok()),
+        form: form
+            .and_then(|form| CUTOFF_FORMS.iter().find(|(name, _)| *name == form))
+            .map(|(_, form)| *form),
+        children: list("children").iter().filter_map(child).collect(),
+        includes_unlisted: text("on_unlisted_child").as_deref() == Some("include"),
+        format: match text("format").as_deref() {
+            Some("csv") => FileFormat::Csv,
+            Some("jsonl") => FileFormat::Jsonl,
+            _ => FileFormat::Parquet,
+        },
+        is_plain: text("encryption").as_deref() == Some("none"),
+        lookup: texts("lookup"),
+        file_bytes: text("file_target").and_then(|text| size(&text).ok()).unwrap_or(FILE_BYTES),
+        slice_rows: number("slice_rows").unwrap_or(SLICE_ROWS),
+        transaction: number("txn_target").map_or(TRANSACTION, Duration::from_millis),
+        gates: node.get("delete_gate").map(gates).unwrap_or_default(),
+        throttle: node.get("throttle").map(throttle).unwrap_or_default(),
+        schedule: text("schedule"),
+        windows: super::build::windows(node.get("window")),
+        runtime_max: text("max_runtime").and_then(|text| length(&text).ok()),
+        keep: text("keep").and_then(|text| super::form::period(&text).ok()),
+    })
+}
+
+fn whole(node: Option<&Node>) -> Option<u64> {
+    match node?.value {
+        Value::Whole(number) => u64::try_from(number).ok(),
+        _ => None,
+    }
+}
+
+fn child(node: &Node) -> Option<ArchivedChild> {
+    let table = node.get("table")?.text()?.to_owned();
+    let columns = node.get("fk").map_or_else(Vec::new, |fk| match fk.text() {
+        Some(one) => vec![one.to_owned()],
+        None => fk.list().iter().filter_map(Node::text).map(str::to_owned).collect(),
+    });
+    Some(ArchivedChild { table, columns })
+}
+
+fn gates(node: &Node) -> Gates {
+    let is_true =
+        |key: &str| node.get(key).is_some_and(|one| matches!(one.value, Value::Flag(true)));
+    Gates {
+        second_copy: node.get("second_copy").and_then(Node::text).map(str::to_owned),
+        verified_backup: is_true("verified_backup"),
+        age: node.get("min_age").and_then(|age| length(age.text()?).ok()),
+    }
+}
+
+fn throttle(node: &Node) -> Throttle {
+    let usual = Throttle::default();
+    let lag = node.get("max_replica_lag").and_then(|lag| length(lag.text()?).ok());
+    let active = whole(node.get("max_threads_running"));
+    Throttle {
+        lag: lag.unwrap_or(usual.lag),
+        active: active.and_then(|active| u32::try_from(active).ok()),
+        log_bytes_per_second: node.get("max_wal_rate").and_then(|max| rate(max.text()?).ok()),
+        dead_rows: whole(node.get("max_dead_rows")),
+    }
+}
+
+/// Notes names of nothing, and what is said of a cutoff that is not there.
+pub(super) fn judge(main: &Node, config: &Config, problems: &mut Vec<Problem>) {
+    for (name, spot, node) in named(main, "archive") {
+        let databases = config.databases.keys().map(String::as_str);
+        let repositories = config.repositories.keys().map(String::as_str);
+        problems.extend(unknown(node.get("database"), "database", databases));
+        problems.extend(unknown(node.get("to"), "repository", repositories.clone()));
+        let copy = node.get("delete_gate").and_then(|gate| gate.get("second_copy"));
+        problems.extend(unknown(copy, "repository", repositories));
+        let compares =
+            node.get("where").and_then(Node::text).is_some_and(|w| w.contains(":cutoff"));
+        if compares && node.get("cutoff").is_none() {
+            let what = format!("`{name}` does not say what :cutoff stands for");
+            let problem = Problem::error(code::CONFIG_LACKS, Spot::clone(spot), what);
+            problems.push(problem.help("cutoff = \"now - 24 months\"".to_owned()));
+        }
+    }
+}
+
+fn unknown<'k>(
+    node: Option<&Node>,
+    what: &str,
+    known: impl Iterator<Item = &'k str> + Clone,
+) -> Option<Problem> {
+    let node = node?;
+    let name = node.text()?;
+    if known.clone().any(|known| known == name) {
+        return None;
+    }
+    let spot = Spot::clone(&node.spot);
+    let problem = Problem::error(code::CONFIG_NAME, spot, format!("no {what} is `{name}`"));
+    Some(problem.help(suggestion(name, known, &[])))
+}
