@@ -5,29 +5,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Column, Error, ErrorKind, Kind, Result, code};
 
-/// How rows are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Format {
-    /// Apache Parquet: small, with types, and what query engines read best.
-    #[default]
-    Parquet,
-    /// RFC 4180, compressed.
-    Csv,
-    /// One JSON object on each line, compressed.
-    Jsonl,
-}
-
-impl Format {
-    /// How the names of such files end, without the first dot.
-    pub const fn extension(self) -> &'static str {
-        match self {
-            Self::Parquet => "parquet",
-            Self::Csv => "csv.zst",
-            Self::Jsonl => "jsonl.zst",
-        }
-    }
-}
+pub use crate::policy::FileFormat as Format;
 
 /// Where the rows of a file come from. Parquet files hold it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

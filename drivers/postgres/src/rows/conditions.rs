@@ -21,6 +21,16 @@ pub(super) fn key_columns(table: &Table) -> Result<String> {
     Ok(columns)
 }
 
+/// A table's key, to order rows by that are selected as [`columns`] says. A bare name would be that
+/// of a column of the result, and where that is text, so would be its order.
+/// Source: PostgreSQL 18 documentation, SELECT, "ORDER BY Clause".
+pub(super) fn key_order(table: &Table) -> Result<String> {
+    key_columns(table)?;
+    let columns = table.key.iter().filter_map(|at| table.columns.get(*at));
+    let names = columns.map(|column| format!("{}.{}", table.name, quoted(&column.name)));
+    Ok(names.collect::<Vec<_>>().join(", "))
+}
+
 /// A table's columns, as they stand in rows.
 pub(super) fn columns(table: &Table) -> String {
     let shown = |column: &Column| {

@@ -5,7 +5,7 @@ use stillpoint_contract::{ArchiveSet, Exporting, KeyRange, Result, RowSink};
 use tokio_postgres::Client;
 
 use super::{
-    conditions::{columns, condition, key_columns},
+    conditions::{columns, condition, key_order},
     copy::copy_out,
     failure::failed,
     transaction::Transaction,
@@ -69,7 +69,7 @@ async fn root(
         "SELECT {} FROM ONLY {} WHERE {condition} ORDER BY {} LIMIT {rows_max}",
         columns(table),
         table.name,
-        key_columns(table)?,
+        key_order(table)?,
     );
     copy_out(client, &query, into, STEP).await
 }

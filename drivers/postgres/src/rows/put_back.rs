@@ -172,7 +172,11 @@ fn plan(table: &Table, now: &Table, conflict: &Conflict, usual_names: &str) -> R
             Some(target) => {
                 names.push(column.name.as_str());
                 // Nothing is said of a type that is the same: a cast could cut values short.
-                values.push(if column.is_cast {
+                values.push(if column.is_cast && target.engine_type == "regclass" {
+                    // What is gone has a number only, and a cast of text takes that for a name.
+                    // Source: PostgreSQL 18, `src/backend/utils/adt/regproc.c`, `text_regclass`.
+                    format!("CASE WHEN c{at} ~ '^[0-9]+$' THEN c{at}::oid ELSE c{at}::regclass END")
+                } else if column.is_cast {
                     format!("c{at}::{}", target.engine_type)
                 } else {
                     format!("c{at}")

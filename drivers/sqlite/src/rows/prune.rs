@@ -32,7 +32,13 @@ pub(super) fn open_ledger(desk: &mut Desk) -> Result<()> {
 /// What the ledger says of a set.
 pub(super) fn read(desk: &Desk, set: &str) -> Result<Vec<LedgerEntry>> {
     let connection = desk.connection();
-    if !desk.sql(connection.table_exists(Some("main"), LEDGER), STEP)? {
+    // Asked by a statement: what the connection knows of the schema by itself may be older than a
+    // ledger that somebody else has made since.
+    // Source: https://www.sqlite.org/c3ref/table_column_metadata.html
+    let is_there = "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema \
+                    WHERE type = 'table' AND name = ?1)";
+    let is_there = connection.query_row(is_there, [LEDGER], |row| row.get(0));
+    if !desk.sql::<bool>(is_there, STEP)? {
         return Ok(Vec::new());
     }
     let query = format!(

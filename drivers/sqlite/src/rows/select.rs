@@ -62,9 +62,11 @@ fn chain(desk: &Desk, set: &ArchiveSet, member: usize, range: &KeyRange) -> Resu
 }
 
 fn root(desk: &Desk, set: &ArchiveSet, range: &KeyRange) -> Result<String> {
-    let terms = terms(desk, &set.root().table)?;
-    let names = tuple(&terms);
     let mut parts = Vec::new();
+    // All rows are counted also where there is no key, so that this is told by whoever examines.
+    let is_bounded = range.after.is_some() || range.to.is_some();
+    let terms = if is_bounded { terms(desk, &set.root().table)? } else { Vec::new() };
+    let names = tuple(&terms);
     let mut next = 1;
     for (sign, key) in [(">", &range.after), ("<=", &range.to)] {
         if key.is_some() {

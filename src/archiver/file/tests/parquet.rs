@@ -13,7 +13,7 @@ use parquet::{
 use stillpoint_contract::{Class, Column, ErrorKind, Kind};
 
 use super::{
-    super::{Encoded, Encoder, Format, Layout, Origin, may_hold},
+    super::{Decoder, Encoded, Encoder, Format, Layout, Origin, may_hold},
     support::{Row, batch, bytes_of, columns, decode, kinds},
 };
 
@@ -110,6 +110,25 @@ fn files_are_laid_out_for_query_engines() {
     assert_eq!(may_hold(&bytes, &columns, 9, &[]).unwrap_err().kind(), ErrorKind::Invalid);
     let other = may_hold(&bytes, &columns[..2], 1, &[0; 8]).unwrap_err();
     assert_eq!(other.kind(), ErrorKind::Corrupt);
+}
+
+/// What compresses to nothing is as long as ever for whoever reads it.
+#[test]
+fn long_rows_are_read_a_few_at_a_time() {
+    const LONG: usize = 1 << 20;
+    let columns = columns(&[Kind::Int16, Kind::Bytes, Kind::Int64]);
+    let row = |at: u8| vec![Some(vec![0, at]), Some(vec![at; LONG]), None];
+    let (bytes, _) = push_all(&columns, (0..200).map(row), false);
+    assert!(bytes.len() < LONG, "{}", bytes.len());
+    let groups = metadata(&bytes).num_row_groups();
+    assert!(groups >= 2, "{groups}");
+    let mut decoder = Decoder::new(&bytes, &columns, Format::Parquet).unwrap();
+    let mut rows = 0;
+    while let Some(batch) = decoder.next().unwrap() {
+        assert!(batch.len() <= 8, "{}", batch.len());
+        rows += batch.len();
+    }
+    assert_eq!(rows, 200);
 }
 
 #[test]

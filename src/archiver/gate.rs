@@ -1,0 +1,105 @@
+//! What must be so before rows are deleted that are in a durable, verified file already.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
+use stillpoint_contract::Result;
+
+use super::{
+    document::{Batch, Plan},
+    place::{Place, Sheet},
+    rewrite::remove_files,
+    shelve,
+};
+use crate::{pipeline::cpu::CpuPool, repository::store::Key};
+
+/// Something that has to be so before the rows of a batch are deleted.
+#[async_trait]
+pub trait Gate: fmt::Debug + Send + Sync {
+    /// Why they may not be deleted yet; `None` when they may.
+    async fn closed(
+        &self,
+        plan: &Plan,
+        batch: &Batch,
+        now: DateTime<Utc>,
+    ) -> Result<Option<String>>;
+
+    /// A batch that had passed was written anew, without some of its rows.
+    async fn renew(&self, _plan: &Plan, _old: &Batch, _new: &Batch) -> Result<()> {
+        Ok(())
+    }
+
+    /// Where else files are because of it.
+    fn copy(&self) -> Option<&Place> {
+        None
+    }
+}
+
+/// The files must have been there for so long.
+#[derive(Clone, Copy, Debug)]
+pub struct Aged(pub Duration);
+
+#[async_trait]
+impl Gate for Aged {
+    async fn closed(
+        &self,
+        _plan: &Plan,
+        batch: &Batch,
+        now: DateTime<Utc>,
+    ) -> Result<Option<String>> {
+        let age = TimeDelta::from_std(self.0).unwrap_or(TimeDelta::MAX);
+        // A clock that went back deletes nothing.
+        let open = batch.made.checked_add_signed(age);
+        Ok(match open {
+            Some(open) if now >= open => None,
+            Some(open) => Some(format!("its files are to be kept beside the rows until {open}")),
+            None => Some("its files are to be kept beside the rows for ever".to_owned()),
+        })
+    }
+}
+
+/// There must be a second copy of the files; it is made here, and read back.
+#[derive(Debug)]
+pub struct SecondCopy {
+    /// Where the first one is.
+    pub from: Place,
+    /// Where the second one is to be.
+    pub to: Place,
+    /// Threads for work.
+    pub cpu: CpuPool,
+}
+
+#[async_trait]
+impl Gate for SecondCopy {
+    async fn closed(
+        &self,
+        plan: &Plan,
+        batch: &Batch,
+        _now: DateTime<Utc>,
+    ) -> Result<Option<String>> {
+        self.bring(plan, batch).await.map(|()| None)
+    }
+
+    async fn renew(&self, plan: &Plan, old: &Batch, new: &Batch) -> Result<()> {
+        self.bring(plan, new).await?;
+        remove_files(&self.to, old, Some(new)).await
+    }
+
+    fn copy(&self) -> Option<&Place> {
+        Some(&self.to)
+    }
+}
+
+impl SecondCopy {
+    async fn bring(&self, plan: &Plan, batch: &Batch) -> Result<()> {
+        for file in batch.members.iter().filter_map(|member| member.file.as_ref()) {
+            let bytes = shelve::verified(&self.from, &self.cpu, file).await?;
+            self.to.put(&Key::new(&*file.key)?, bytes).await?;
+        }
+        shelve::read_back(&self.to, &self.cpu, plan, batch).await?;
+        self.to.write(&plan.run, Sheet::Plan, plan).await?;
+        let sheet = Sheet::Batch { batch: batch.number, generation: batch.generation };
+        self.to.write(&plan.run, sheet, batch).await
+    }
+}

@@ -1,0 +1,302 @@
+//! Where the objects of an archive set are, and how its documents are written and read.
+//!
+//! Everything is written once. Documents say which files count; a file that no document names is
+//! nothing, whatever directory it is in.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+use stillpoint_contract::{Error, ErrorKind, Result, code};
+
+use super::file::Format;
+use crate::repository::{
+    names::ARCHIVE,
+    store::{Key, Listed, Put, Store},
+};
+
+/// The longest document, in bytes: a batch of 100,000 slices.
+const DOCUMENT_BYTES_MAX: u64 = 64 << 20;
+
+/// The longest file, in bytes: one is read as a whole, and verified, before rows are deleted.
+pub(super) const FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// The longest name of a set, in bytes.
+const NAME_BYTES_MAX: usize = 100;
+
+/// Where an archive set is.
+#[derive(Clone, Debug)]
+pub struct Place {
+    store: Arc<dyn Store>,
+    set: String,
+}
+
+/// What a document is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sheet {
+    /// What a run is to move.
+    Plan,
+    /// What files of a batch hold; a later generation replaces an earlier one.
+    Batch { batch: u32, generation: u32 },
+    /// The rows of all slices of a batch are gone from their tables.
+    Sealed { batch: u32 },
+    /// Nothing of a batch counts.
+    Void { batch: u32 },
+    /// The time of a batch was over.
+    Expired { batch: u32 },
+    /// Nothing more comes of a run.
+    End,
+}
+
+impl Place {
+    /// The place of a set in a store.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](ErrorKind::Invalid) when the name is none.
+    pub fn new(store: Arc<dyn Store>, set: &str) -> Result<Self> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let is_name = !set.is_empty()
+            && set.len() <= NAME_BYTES_MAX
+            && set.chars().all(is_plain)
+            && !set.starts_with(['_', '.']);
+        if is_name {
+            return Ok(Self { store, set: set.to_owned() });
+        }
+        Err(Error::new(ErrorKind::Invalid, code::BAD_NAME, "name an archive set")
+            .with("name", set)
+            .with("allowed", "ASCII letters, digits, `-`, `_` and `.`, the first no `_` or `.`"))
+    }
+
+    /// The names of the sets in a store.
+    pub async fn sets(store: &dyn Store) -> Result<Vec<String>> {
+        let mut sets: Vec<String> = Vec::new();
+        for listed in store.list(ARCHIVE).await? {
+            let rest = listed.key.as_str().strip_prefix(ARCHIVE);
+            let name = rest.and_then(|rest| rest.split_once('/')).map(|(name, _)| name);
+            if let Some(name) = name
+                && sets.last().is_none_or(|last| last != name)
+            {
+                sets.push(name.to_owned());
+            }
+        }
+        Ok(sets)
+    }
+
+    /// The name of the set.
+    pub fn set(&self) -> &str {
+        &self.set
+    }
+
+    /// Where it is kept, for messages.
+    pub fn location(&self) -> String {
+        self.store.location()
+    }
+
+    /// The same set in another store.
+    pub fn in_store(&self, store: Arc<dyn Store>) -> Self {
+        Self { store, set: self.set.clone() }
+    }
+
+    fn documents(&self) -> String {
+        format!("{ARCHIVE}{}/_stillpoint/", self.set)
+    }
+
+    fn sheet(&self, run: &str, sheet: Sheet) -> Result<Key> {
+        let folder = self.documents();
+        Key::new(match sheet {
+            Sheet::Plan => format!("{folder}{run}/plan.json"),
+            Sheet::Batch { batch, generation } => {
+                format!("{folder}{run}/{batch:06}.{generation:04}.json")
+            }
+            Sheet::Sealed { batch } => format!("{folder}{run}/{batch:06}.sealed.json"),
+            Sheet::Void { batch } => format!("{folder}{run}/{batch:06}.void.json"),
+            Sheet::Expired { batch } => format!("{folder}{run}/{batch:06}.expired.json"),
+            Sheet::End => format!("{folder}{run}/end.json"),
+        })
+    }
+
+    /// A document of the set itself.
+    pub(super) fn notice(&self, kind: &str, id: &str) -> Result<Key> {
+        Key::new(format!("{}_{kind}/{id}.json", self.documents()))
+    }
+
+    /// The documents of the set itself of one kind, oldest first.
+    pub(super) async fn notices<T: DeserializeOwned>(&self, kind: &str) -> Result<Vec<T>> {
+        let mut found = Vec::new();
+        for listed in self.store.list(&format!("{}_{kind}/", self.documents())).await? {
+            found.extend(self.read_at(&listed.key).await?);
+        }
+        Ok(found)
+    }
+
+    /// The runs of the set, and their documents, oldest first.
+    pub(super) async fn runs(&self) -> Result<Vec<(String, Vec<Sheet>)>> {
+        let folder = self.documents();
+        let mut runs: Vec<(String, Vec<Sheet>)> = Vec::new();
+        for listed in self.store.list(&folder).await? {
+            let rest = listed.key.as_str().strip_prefix(&folder).unwrap_or_default();
+            let Some((run, name)) = rest.split_once('/') else { continue };
+            let Some(sheet) = sheet_of(name).filter(|_| !run.starts_with('_')) else { continue };
+            match runs.last_mut().filter(|(last, _)| last == run) {
+                Some((_, sheets)) => sheets.push(sheet),
+                None => runs.push((run.to_owned(), vec![sheet])),
+            }
+        }
+        Ok(runs)
+    }
+
+    /// Writes a document. One that is there already with the very same content is as good.
+    pub(super) async fn write<T: Serialize>(
+        &self,
+        run: &str,
+        sheet: Sheet,
+        document: &T,
+    ) -> Result<()> {
+        self.write_at(&self.sheet(run, sheet)?, document).await
+    }
+
+    /// Writes a document of which only matters that it is there: whoever wrote it before said the
+    /// same, at another time.
+    pub(super) async fn mark<T: Serialize>(
+        &self,
+        run: &str,
+        sheet: Sheet,
+        document: &T,
+    ) -> Result<()> {
+        let bytes = to_bytes(document)?;
+        self.store.create(&self.sheet(run, sheet)?, bytes).await.map(|_| ())
+    }
+
+    pub(super) async fn write_at<T: Serialize>(&self, key: &Key, document: &T) -> Result<()> {
+        self.put(key, to_bytes(document)?).await
+    }
+
+    /// Reads a document.
+    pub(super) async fn read<T: DeserializeOwned>(
+        &self,
+        run: &str,
+        sheet: Sheet,
+    ) -> Result<Option<T>> {
+        self.read_at(&self.sheet(run, sheet)?).await
+    }
+
+    async fn read_at<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>> {
+        let Some(bytes) = self.store.read(key, DOCUMENT_BYTES_MAX).await? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|cause| {
+            Error::new(ErrorKind::Corrupt, code::ARCHIVE_FILE, format!("read {key}"))
+                .caused_by(cause)
+                .why("it is not what was written there")
+        })
+    }
+
+    /// The name of a file: nobody else ever has it.
+    pub(super) fn file(&self, at: &FileName<'_>) -> Result<Key> {
+        let table: String = at.table.chars().map(plain).collect();
+        Key::new(format!(
+            "{ARCHIVE}{}/{table}/expire={}/{}-{:06}-{}.{}",
+            self.set,
+            at.expire,
+            at.run,
+            at.batch,
+            at.hash.get(..8).unwrap_or(at.hash),
+            at.format.extension()
+        ))
+    }
+
+    /// Writes a file, or a document, durably.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](ErrorKind::Refused) when something else has that name.
+    pub(super) async fn put(&self, key: &Key, bytes: Bytes) -> Result<()> {
+        if self.store.create(key, bytes.clone()).await? == Put::Created {
+            return Ok(());
+        }
+        let there = self.store.read(key, FILE_BYTES_MAX).await?;
+        if there.is_some_and(|there| there == bytes) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Refused, code::ARCHIVE_FILE, format!("write {key}"))
+            .why("something else has that name; nothing is ever overwritten"))
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`](ErrorKind::Corrupt) when it is gone.
+    pub(super) async fn file_bytes(&self, key: &str, bytes: u64) -> Result<Bytes> {
+        let key = Key::new(key)?;
+        let found = self.store.read(&key, bytes.min(FILE_BYTES_MAX)).await?;
+        found.ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, code::ARCHIVE_FILE, format!("read {key}"))
+                .why("rows that were archived are gone with it")
+                .with("place", self.store.location())
+        })
+    }
+
+    /// The files of a run, whether documents name them or not.
+    pub(super) async fn files_of(&self, run: &str) -> Result<Vec<Listed>> {
+        let folder = format!("{ARCHIVE}{}/", self.set);
+        let documents = self.documents();
+        let listed = self.store.list(&folder).await?;
+        let is_of = |listed: &Listed| {
+            let name = listed.key.as_str();
+            let file = name.rsplit('/').next().unwrap_or_default();
+            !name.starts_with(&documents)
+                && file.strip_prefix(run).is_some_and(|rest| rest.starts_with('-'))
+        };
+        Ok(listed.into_iter().filter(is_of).collect())
+    }
+
+    /// Removes a file that counts for nothing.
+    pub(super) async fn remove(&self, key: &Key) -> Result<()> {
+        self.store.delete(key).await.map(|_| ())
+    }
+}
+
+fn to_bytes<T: Serialize>(document: &T) -> Result<Bytes> {
+    let bytes = serde_json::to_vec_pretty(document);
+    bytes.map(Bytes::from).map_err(|cause| Error::bug("write a document").caused_by(cause))
+}
+
+/// What makes the name of a file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FileName<'a> {
+    /// The table whose rows it holds.
+    pub(super) table: &'a str,
+    /// When it may be removed, or `open`.
+    pub(super) expire: &'a str,
+    /// The run.
+    pub(super) run: &'a str,
+    /// The batch.
+    pub(super) batch: u32,
+    /// The hash of its bytes.
+    pub(super) hash: &'a str,
+    /// Its format.
+    pub(super) format: Format,
+}
+
+/// What stands for a character in a directory's name. Two tables may share a directory: files
+/// have names of their own.
+fn plain(c: char) -> char {
+    if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '~' }
+}
+
+fn sheet_of(name: &str) -> Option<Sheet> {
+    let stem = name.strip_suffix(".json")?;
+    match stem {
+        "plan" => return Some(Sheet::Plan),
+        "end" => return Some(Sheet::End),
+        _ => {}
+    }
+    let (batch, what) = stem.split_once('.')?;
+    let batch = batch.parse().ok()?;
+    match what {
+        "sealed" => Some(Sheet::Sealed { batch }),
+        "void" => Some(Sheet::Void { batch }),
+        "expired" => Some(Sheet::Expired { batch }),
+        generation => Some(Sheet::Batch { batch, generation: generation.parse().ok()? }),
+    }
+}

@@ -1,0 +1,193 @@
+//! From a policy to what is moved: tables looked at, the cutoff decided, everything refused that
+//! could lose a row.
+
+use chrono::{DateTime, LocalResult, NaiveDateTime, TimeZone as _, Utc};
+use chrono_tz::Tz;
+use stillpoint_contract::{
+    ArchiveSet, Cutoff, Error, ErrorKind, Estimate, Finding, Link, Member, Referrer, Result, Rows,
+    Weight, code,
+};
+
+use crate::policy::{ArchiveRule, ArchivedChild};
+
+/// The most tables of one set.
+const MEMBERS_MAX: usize = 64;
+
+/// How far behind the database's clock cutoffs are, so that a row of a transaction that is still
+/// open is none of theirs.
+const MARGIN_SECONDS: i64 = 60;
+
+/// What a policy means now.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// What is moved.
+    pub set: ArchiveSet,
+    /// When that was decided, by the database's clock.
+    pub at: DateTime<Utc>,
+    /// Rows before this instant are moved.
+    pub cutoff: Option<DateTime<Utc>>,
+    /// What there is to know before.
+    pub findings: Vec<Finding>,
+    /// How much it is.
+    pub estimate: Estimate,
+}
+
+impl Prepared {
+    /// Refuses what cannot be moved safely.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](ErrorKind::Refused) with everything that speaks against it, and the statements
+    /// that would change it.
+    pub fn admit(&self) -> Result<()> {
+        let lacking = self.findings.iter().filter(|finding| finding.weight == Weight::Lacking);
+        let lacking: Vec<&Finding> = lacking.collect();
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        let step = format!("move rows of {}", self.set.root().table.name);
+        let mut error = Error::new(ErrorKind::Refused, code::ROWS_REFUSED, step)
+            .why("rows could be lost, or the work would fail half-way; nothing was changed");
+        for finding in lacking {
+            error = error.with(finding.subject, &finding.found);
+            if let Some(statement) = &finding.statement {
+                error = error.next(statement.clone());
+            }
+        }
+        Err(error)
+    }
+}
+
+/// Decides what a policy means now. Changes nothing.
+pub async fn prepare(rows: &mut dyn Rows, rule: &ArchiveRule) -> Result<Prepared> {
+    let root = rows.table(&rule.root).await?;
+    let at = rows.now().await?;
+    let safe = at - chrono::TimeDelta::seconds(MARGIN_SECONDS);
+    let instant = rule.cutoff(safe);
+    if instant.is_none() && rule.selects.contains(":cutoff") {
+        let step = "decide which rows are old enough";
+        return Err(Error::new(ErrorKind::Config, code::CONFIG_LACKS, step)
+            .with("where", &rule.selects)
+            .next(format!("[archive.{}]  cutoff = \"now - 24 months\"", rule.name)));
+    }
+    let cutoff = instant.map(|at| Cutoff {
+        at,
+        local: rule.zone.map(|zone| shown(zone, at)),
+        form: rule.form,
+    });
+    let predicate = rows.bind(&root, &rule.selects, cutoff.as_ref()).await?;
+    let members = vec![Member { table: root, link: None }];
+    let mut set = ArchiveSet { name: rule.name.clone(), members, predicate };
+    add_members(rows, rule, &mut set).await?;
+    let findings = rows.examine(&set).await?;
+    let estimate = rows.estimate(&set).await?;
+    Ok(Prepared { set, at, cutoff: instant, findings, estimate })
+}
+
+/// What clocks of a zone showed before an instant, and not after it again: where they were put
+/// back, a time may be that of either hour, and rows of the later one are not old enough yet.
+fn shown(zone: Tz, at: DateTime<Utc>) -> NaiveDateTime {
+    let local = at.with_timezone(&zone).naive_local();
+    match zone.from_local_datetime(&local) {
+        LocalResult::Ambiguous(first, second) if first == at => local - (second - first),
+        _ => local,
+    }
+}
+
+/// Adds the tables that are listed, and the others that refer to them where those are wanted.
+async fn add_members(rows: &mut dyn Rows, rule: &ArchiveRule, set: &mut ArchiveSet) -> Result<()> {
+    let mut listed = Vec::new();
+    for child in &rule.children {
+        listed.push((rows.table(&child.table).await?.name, child, false));
+    }
+    let mut parent = 0;
+    while parent < set.members.len() {
+        let table = set.members[parent].table.clone();
+        for referrer in rows.referrers(&table).await? {
+            let fits = |(name, child, _): &&mut (String, &ArchivedChild, bool)| {
+                *name == referrer.table
+                    && (child.columns.is_empty() || child.columns == referrer.columns)
+            };
+            let is_listed = match listed.iter_mut().find(fits) {
+                Some((_, _, is_found)) => {
+                    *is_found = true;
+                    true
+                }
+                None => false,
+            };
+            let is_member = set.members.iter().any(|one| one.table.name == referrer.table);
+            if is_member && is_listed {
+                return Err(refers_twice(&referrer));
+            }
+            if !is_member && (is_listed || rule.includes_unlisted) {
+                add(rows, set, parent, referrer).await?;
+            }
+        }
+        parent += 1;
+    }
+    let Some((name, child, _)) = listed.into_iter().find(|(_, _, is_found)| !is_found) else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::Config, code::CONFIG_VALUE, "find what a child refers to")
+        .with("archive", &rule.name)
+        .with("child", name)
+        .with("fk", child.columns.join(", "))
+        .why("no foreign key of it refers to the root, or to another child"))
+}
+
+async fn add(
+    rows: &mut dyn Rows,
+    set: &mut ArchiveSet,
+    parent: usize,
+    referrer: Referrer,
+) -> Result<()> {
+    if set.members.len() >= MEMBERS_MAX {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            code::ROWS_REFUSED,
+            "gather a set's tables",
+        )
+        .with("limit", MEMBERS_MAX));
+    }
+    let table = rows.table(&referrer.table).await?;
+    let link = Link { parent, columns: referrer.columns, parent_columns: referrer.parent_columns };
+    set.members.push(Member { table, link: Some(link) });
+    Ok(())
+}
+
+fn refers_twice(referrer: &Referrer) -> Error {
+    Error::new(ErrorKind::Refused, code::ROWS_REFUSED, "gather a set's tables")
+        .with("table", &referrer.table)
+        .with("constraint", &referrer.constraint)
+        .why("it refers to the set twice; a row of it could hang on rows that stay")
+        .next("name the columns: children = [{ table = \"TABLE\", fk = \"COLUMN\" }]")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_later_time_is_shown_before_an_instant() {
+        let zone = chrono_tz::America::New_York;
+        for (at, expected) in [
+            ("2025-03-09T06:59:59Z", "2025-03-09T01:59:59"),
+            ("2025-03-09T07:00:00Z", "2025-03-09T03:00:00"),
+            ("2025-11-02T04:59:59Z", "2025-11-02T00:59:59"),
+            // The hour that comes again, and then does.
+            ("2025-11-02T05:00:00Z", "2025-11-02T00:00:00"),
+            ("2025-11-02T05:59:59Z", "2025-11-02T00:59:59"),
+            ("2025-11-02T06:00:00Z", "2025-11-02T01:00:00"),
+            ("2025-11-02T07:00:00Z", "2025-11-02T02:00:00"),
+        ] {
+            let at: DateTime<Utc> = at.parse().expect("a time");
+            let local = shown(zone, at);
+            assert_eq!(local, expected.parse().expect("a time"), "{at}");
+            // Whatever shows less was before.
+            for minutes in 0..180 {
+                let later = at + chrono::TimeDelta::minutes(minutes);
+                assert!(later.with_timezone(&zone).naive_local() >= local, "{at} {later}");
+            }
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Rows on their way out of their tables: deleted only if what the deletion returned is, row by
+//! row, what the file holds.
+
+use std::{ops::Range, time::Duration};
+
+use async_trait::async_trait;
+use stillpoint_contract::{
+    ArchiveSet, Error, ErrorKind, LedgerEntry, Pruning, Result, RowBatch, RowSink, Rows, code,
+};
+
+use super::{
+    behind::Behind,
+    document::{Batch, Plan, Slice, Tally},
+    file::SliceHash,
+    witness::{Step, Witness},
+};
+use crate::pipeline::cpu::CpuPool;
+
+/// The most slices that are deleted at once.
+const SLICES_MAX: usize = 64;
+
+/// What became of slices.
+#[derive(Debug)]
+pub(super) enum Pruned {
+    /// Their rows are gone from their tables.
+    Gone,
+    /// Nothing was deleted, since what would have been deleted is not what the file holds.
+    Differs(Difference),
+}
+
+/// How a slice differs from its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The slice.
+    pub slice: u32,
+    /// The table.
+    pub table: String,
+    /// How.
+    pub how: String,
+    /// Whether the table's columns or constraints are others now, so that no slice can be deleted.
+    pub is_schema: bool,
+}
+
+/// Deletes the rows of some slices of a batch in one transaction.
+///
+/// The batch's files were read back: what its slices say is what the files hold.
+pub(super) async fn prune(
+    rows: &mut dyn Rows,
+    cpu: &CpuPool,
+    batch: &Batch,
+    set: &ArchiveSet,
+    slices: &[Slice],
+    witness: &dyn Witness,
+) -> Result<Pruned> {
+    let mut transaction = rows.prune().await?;
+    witness.see(&Step::Begun);
+    match delete(&mut *transaction, cpu, batch, set, slices, witness).await {
+        Ok(None) => {
+            witness.see(&Step::Committing);
+            transaction.commit().await?;
+            witness.see(&Step::Committed {
+                rows: slices.iter().map(Slice::rows).sum(),
+                slices: slices.len() as u64,
+            });
+            Ok(Pruned::Gone)
+        }
+        Ok(Some(difference)) => {
+            transaction.roll_back().await?;
+            Ok(Pruned::Differs(difference))
+        }
+        Err(error) => {
+            // The error counts; a transaction that is not committed never was.
+            drop(transaction.roll_back().await);
+            if error.code() != code::ROWS_DIFFER || error.kind() == ErrorKind::Bug {
+                return Err(error);
+            }
+            // The engine noticed that something interferes with deletions.
+            Ok(Pruned::Differs(Difference {
+                slice: slices.first().map_or(0, |slice| slice.number),
+                table: set.root().table.name.clone(),
+                how: error.reason().unwrap_or("deletions are interfered with").to_owned(),
+                is_schema: false,
+            }))
+        }
+    }
+}
+
+async fn delete(
+    transaction: &mut dyn Pruning,
+    cpu: &CpuPool,
+    batch: &Batch,
+    set: &ArchiveSet,
+    slices: &[Slice],
+    witness: &dyn Witness,
+) -> Result<Option<Difference>> {
+    let first = slices.first().map_or(0, |slice| slice.number);
+    let fingerprints = transaction.fingerprints(set).await?;
+    for ((now, then), member) in fingerprints.iter().zip(&batch.members).zip(&set.members) {
+        if *now != then.fingerprint {
+            return Ok(Some(Difference {
+                slice: first,
+                table: member.table.name.clone(),
+                how: "its columns, keys, triggers or constraints are others now".to_owned(),
+                is_schema: true,
+            }));
+        }
+    }
+    for slice in slices {
+        let range = slice.range()?;
+        for member in (0..set.members.len()).rev() {
+            let mut hash = Hashing(Behind::new(cpu, SliceHash::default()));
+            let told = transaction.delete(set, member, &range, &mut hash).await?;
+            let found = Tally::of(&hash.0.rest().await?);
+            let wanted = &slice.members[member];
+            if told != found.rows {
+                return Err(Error::new(ErrorKind::Bug, code::ROWS_DIFFER, "count deleted rows")
+                    .with("told", told)
+                    .with("handed over", found.rows));
+            }
+            if found != *wanted {
+                return Ok(Some(Difference {
+                    slice: slice.number,
+                    table: set.members[member].table.name.clone(),
+                    how: how(&found, wanted),
+                    is_schema: false,
+                }));
+            }
+        }
+        witness.see(&Step::Compared { slice: slice.number });
+        transaction.note(&entry(set, batch, slice)).await?;
+        witness.see(&Step::Noted { slice: slice.number });
+    }
+    Ok(None)
+}
+
+fn how(found: &Tally, wanted: &Tally) -> String {
+    match found.rows.cmp(&wanted.rows) {
+        std::cmp::Ordering::Equal => {
+            format!("some of its {} rows are others than in the file", wanted.rows)
+        }
+        _ => format!("there are {} rows now, and {} in the file", found.rows, wanted.rows),
+    }
+}
+
+/// What the ledger says of a slice once it is deleted.
+pub(super) fn entry(set: &ArchiveSet, batch: &Batch, slice: &Slice) -> LedgerEntry {
+    let (rows, hash) = match &slice.noted {
+        Some(noted) => (noted.rows, noted.hash.clone()),
+        None => (slice.rows(), slice.hash()),
+    };
+    LedgerEntry {
+        set: set.name.clone(),
+        run: batch.run.clone(),
+        batch: batch.number,
+        slice: slice.number,
+        rows,
+        hash,
+        at: None,
+        position: None,
+    }
+}
+
+/// What the ledger says of the slices of a batch: for each of them, whether it is deleted.
+///
+/// # Errors
+///
+/// [`Corrupt`](ErrorKind::Corrupt) when it says something else of one than the batch does.
+pub(super) fn ledgered(batch: &Batch, ledger: &[LedgerEntry], plan: &Plan) -> Result<Vec<bool>> {
+    let set = plan.archive_set();
+    let of_slice = |slice: &Slice| {
+        let found = ledger.iter().find(|entry| {
+            entry.run == batch.run && entry.batch == batch.number && entry.slice == slice.number
+        });
+        let Some(found) = found else { return Ok(false) };
+        let wanted = entry(&set, batch, slice);
+        if found.hash == wanted.hash && found.rows == wanted.rows {
+            return Ok(true);
+        }
+        let step = "compare the ledger with the manifest";
+        Err(Error::new(ErrorKind::Corrupt, code::LEDGER, step)
+            .with("batch", batch_name(batch))
+            .with("slice", slice.number)
+            .why("other rows were deleted than the manifest says"))
+    };
+    batch.slices.iter().map(of_slice).collect()
+}
+
+/// A batch, for people.
+pub(super) fn batch_name(batch: &Batch) -> String {
+    format!("{}-{:06}", batch.run, batch.number)
+}
+
+struct Hashing(Behind<SliceHash>);
+
+#[async_trait]
+impl RowSink for Hashing {
+    async fn put(&mut self, rows: RowBatch) -> Result<()> {
+        self.0
+            .work(move |hash| {
+                rows.rows().for_each(|row| hash.add(row));
+                Ok(())
+            })
+            .await
+    }
+}
+
+/// How many slices are deleted at once: as many as a transaction of the wanted length can have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stride {
+    slices: usize,
+    target: Duration,
+}
+
+impl Stride {
+    pub(super) fn new(target: Duration) -> Self {
+        Self { slices: 1, target }
+    }
+
+    /// The slices from the first one of some.
+    pub(super) fn of(&self, slices: usize) -> Range<usize> {
+        0..self.slices.min(slices)
+    }
+
+    /// Learns from a transaction: one more where there is room, half of them where it was long.
+    pub(super) fn learn(&mut self, took: Duration) {
+        if took > self.target {
+            self.slices = (self.slices / 2).max(1);
+        } else if took * 2 < self.target {
+            self.slices = (self.slices + 1).min(SLICES_MAX);
+        }
+    }
+
+    /// Wants transactions of another length, where somebody said so.
+    pub(super) fn aim_at(&mut self, target: Option<Duration>) {
+        self.target = target.unwrap_or(self.target);
+    }
+
+    /// Each slice by itself: one of them differs.
+    pub(super) fn single(&mut self) {
+        self.slices = 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transactions_grow_slowly_and_shrink_fast() {
+        let mut stride = Stride::new(Duration::from_millis(250));
+        for _ in 0..7 {
+            stride.learn(Duration::from_millis(20));
+        }
+        assert_eq!(stride.of(100), 0..8);
+        assert_eq!(stride.of(3), 0..3);
+        stride.learn(Duration::from_millis(200));
+        assert_eq!(stride.of(100), 0..8);
+        stride.learn(Duration::from_millis(300));
+        assert_eq!(stride.of(100), 0..4);
+        for _ in 0..5 {
+            stride.learn(Duration::from_secs(9));
+        }
+        assert_eq!(stride.of(100), 0..1);
+    }
+}

@@ -1,0 +1,377 @@
+//! Archived rows, found and read again.
+
+use bytes::Bytes;
+use stillpoint_contract::{Column, Error, ErrorKind, LedgerEntry, Result, code, values};
+
+use super::{
+    document::{Batch, Plan, Slice},
+    file::value_text,
+    place::Place,
+    reconcile::{Hidden, hidden},
+    shelf::Shelf,
+    shelve::{keep_slices, read_back, verified},
+};
+use crate::pipeline::cpu::CpuPool;
+
+/// Which rows are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The table; the root where that is not said.
+    pub table: Option<String>,
+    /// What has to be so of a row: all of it.
+    pub terms: Vec<Term>,
+    /// The run; all of them where that is not said.
+    pub run: Option<String>,
+    /// At most so many rows.
+    pub rows_max: Option<u64>,
+}
+
+/// Something that has to be so of a row: a column compared with a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// The column.
+    pub column: String,
+    /// How.
+    pub compares: Compares,
+    /// With what, as the engine writes it.
+    pub value: String,
+}
+
+/// How values are compared: as numbers where both are, else as texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compares {
+    /// `=`
+    Equal,
+    /// `!=`
+    Unequal,
+    /// `<`
+    Less,
+    /// `<=`
+    AtMost,
+    /// `>`
+    More,
+    /// `>=`
+    AtLeast,
+}
+
+impl Wanted {
+    /// Reads conditions such as `id >= 7 and city = 'Bonn'`.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](ErrorKind::Invalid) when it is none.
+    pub fn terms_of(text: &str) -> Result<Vec<Term>> {
+        let mut terms = Vec::new();
+        let mut rest = text.trim();
+        while !rest.is_empty() {
+            let (term, behind) = term(rest).ok_or_else(|| {
+                Error::new(ErrorKind::Invalid, code::USAGE, "understand a condition")
+                    .with("given", text)
+                    .with("at", rest)
+                    .with("forms", "id = 7; city = 'Bonn' and created_at < 2024-01-01")
+            })?;
+            terms.push(term);
+            rest = behind;
+        }
+        Ok(terms)
+    }
+}
+
+/// The first term of a text, and what follows the `and` behind it.
+fn term(text: &str) -> Option<(Term, &str)> {
+    const SIGNS: [(&str, Compares); 6] = [
+        ("!=", Compares::Unequal),
+        ("<=", Compares::AtMost),
+        (">=", Compares::AtLeast),
+        ("=", Compares::Equal),
+        ("<", Compares::Less),
+        (">", Compares::More),
+    ];
+    let (column, rest) = word(text)?;
+    let rest = rest.trim_start();
+    let (sign, compares) = SIGNS.iter().find(|(sign, _)| rest.starts_with(sign))?;
+    let (value, rest) = word(rest[sign.len()..].trim_start())?;
+    let rest = rest.trim_start();
+    let behind = if rest.is_empty() {
+        rest
+    } else {
+        let (and, behind) = rest.split_at_checked(3)?;
+        let is_and = and.eq_ignore_ascii_case("and") && behind.starts_with(char::is_whitespace);
+        let behind = behind.trim_start();
+        if !is_and || behind.is_empty() {
+            return None;
+        }
+        behind
+    };
+    Some((Term { column, compares: *compares, value }, behind))
+}
+
+/// The first word of a text, or what stands in quotes there, doubled quotes in it once.
+fn word(text: &str) -> Option<(String, &str)> {
+    let quote = text.chars().next().filter(|c| "'\"".contains(*c));
+    let Some(quote) = quote else {
+        let end = text.find(|c: char| c.is_whitespace() || "=<>!".contains(c));
+        let (word, rest) = text.split_at(end.unwrap_or(text.len()));
+        return (!word.is_empty()).then(|| (word.to_owned(), rest));
+    };
+    let mut word = String::new();
+    let mut rest = &text[1..];
+    loop {
+        let end = rest.find(quote)?;
+        word.push_str(&rest[..end]);
+        rest = &rest[end + 1..];
+        match rest.strip_prefix(quote) {
+            Some(behind) => {
+                word.push(quote);
+                rest = behind;
+            }
+            None => return Some((word, rest)),
+        }
+    }
+}
+
+impl Compares {
+    fn holds(self, found: Option<&str>, wanted: &str) -> bool {
+        // As in SQL, nothing compares with NULL.
+        let Some(found) = found else { return false };
+        let numbers = found.parse::<i128>().ok().zip(wanted.parse::<i128>().ok());
+        let order = match numbers {
+            Some((found, wanted)) => found.cmp(&wanted),
+            None => match found.parse::<f64>().ok().zip(wanted.parse::<f64>().ok()) {
+                Some((found, wanted)) => match found.partial_cmp(&wanted) {
+                    Some(order) => order,
+                    None => return false,
+                },
+                None => found.cmp(wanted),
+            },
+        };
+        match self {
+            Self::Equal => order.is_eq(),
+            Self::Unequal => order.is_ne(),
+            Self::Less => order.is_lt(),
+            Self::AtMost => order.is_le(),
+            Self::More => order.is_gt(),
+            Self::AtLeast => order.is_ge(),
+        }
+    }
+}
+
+/// Rows of one file that were wanted.
+#[derive(Clone, Debug)]
+pub struct FoundRows {
+    /// The run whose file it is.
+    pub run: String,
+    /// The batch.
+    pub batch: u32,
+    /// The table.
+    pub table: String,
+    /// The table's columns, in the forms of the file.
+    pub columns: Vec<Column>,
+    /// The rows.
+    pub rows: Vec<Bytes>,
+}
+
+/// Reads the rows that are wanted, and hands over those of one file after the other.
+///
+/// Only rows count that are gone from their tables.
+pub async fn find(
+    place: &Place,
+    cpu: &CpuPool,
+    wanted: &Wanted,
+    mut take: impl AsyncFnMut(FoundRows) -> Result<()>,
+) -> Result<u64> {
+    let shelf = Shelf::load(place).await?;
+    if let Some(run) = &wanted.run {
+        shelf.run(run)?;
+    }
+    let hidden = hidden(place).await?;
+    let mut count = 0;
+    for (plan, batch) in shelf.sealed() {
+        if wanted.run.as_ref().is_some_and(|run| *run != plan.run) {
+            continue;
+        }
+        let left = wanted.rows_max.map_or(u64::MAX, |max| max.saturating_sub(count));
+        if left == 0 {
+            break;
+        }
+        let number = plan.member_of(wanted.table.as_deref())?;
+        let found = of_batch(place, cpu, plan, batch, number, &hidden, &wanted.terms, left).await?;
+        if !found.rows.is_empty() {
+            count += found.rows.len() as u64;
+            take(found).await?;
+        }
+    }
+    Ok(count)
+}
+
+#[expect(clippy::too_many_arguments, reason = "each is a part of the question")]
+async fn of_batch(
+    place: &Place,
+    cpu: &CpuPool,
+    plan: &Plan,
+    batch: &Batch,
+    number: usize,
+    hidden: &Hidden,
+    terms: &[Term],
+    rows_max: u64,
+) -> Result<FoundRows> {
+    let member = &batch.members[number];
+    let mut found = FoundRows {
+        run: plan.run.clone(),
+        batch: batch.number,
+        table: plan.members[number].table.name.clone(),
+        columns: member.columns.clone(),
+        rows: Vec::new(),
+    };
+    let Some(file) = &member.file else { return Ok(found) };
+    let terms = terms.iter().map(|term| {
+        let place = member.columns.iter().position(|column| column.name == term.column);
+        place.map(|place| (place, term.clone())).ok_or_else(|| {
+            let known: Vec<&str> = member.columns.iter().map(|one| &*one.name).collect();
+            Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find a column")
+                .with("column", &term.column)
+                .with("columns", known.join(", "))
+        })
+    });
+    let terms: Vec<(usize, Term)> = terms.collect::<Result<_>>()?;
+    let bytes = verified(place, cpu, file).await?;
+    let (columns, format, slices) = (member.columns.clone(), plan.format, batch.slices.clone());
+    let hidden: Vec<u32> = hidden.slices_of(batch);
+    found.rows = cpu
+        .run(move |_| {
+            let mut rows = Vec::new();
+            keep_slices(&bytes, &columns, format, &slices, number, |slice, row| {
+                let is_wanted = !hidden.contains(&slice.number)
+                    && (rows.len() as u64) < rows_max
+                    && fits(row, &columns, &terms)?;
+                if is_wanted {
+                    rows.push(Bytes::copy_from_slice(row));
+                }
+                Ok(())
+            })?;
+            Ok::<_, Error>(rows)
+        })
+        .await??;
+    Ok(found)
+}
+
+fn fits(row: &[u8], columns: &[Column], terms: &[(usize, Term)]) -> Result<bool> {
+    if terms.is_empty() {
+        return Ok(true);
+    }
+    let values = values(row).collect::<Result<Vec<_>>>()?;
+    for (place, term) in terms {
+        let value = values.get(*place).copied().flatten();
+        let text = value.and_then(|value| value_text(&columns[*place].kind, value));
+        if !term.compares.holds(text.as_deref(), &term.value) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What is wrong with a batch.
+#[derive(Debug)]
+pub struct Damage {
+    /// The run.
+    pub run: String,
+    /// The batch.
+    pub batch: u32,
+    /// What.
+    pub error: Error,
+}
+
+/// What a verification found.
+#[derive(Debug, Default)]
+pub struct Verified {
+    /// How many batches were looked at.
+    pub batches: u64,
+    /// How many rows they hold.
+    pub rows: u64,
+    /// How many bytes their files have.
+    pub bytes: u64,
+    /// What is wrong.
+    pub damages: Vec<Damage>,
+}
+
+/// Reads files back and decodes every row; with a ledger, also compares what was deleted with what
+/// is written down.
+pub async fn verify(
+    place: &Place,
+    cpu: &CpuPool,
+    ledger: Option<&[LedgerEntry]>,
+    mut picks: impl FnMut(&Batch) -> bool,
+) -> Result<Verified> {
+    let shelf = Shelf::load(place).await?;
+    let mut verified = Verified::default();
+    for run in &shelf.runs {
+        for one in run.batches.values().filter(|one| one.is_there()) {
+            if !picks(&one.batch) {
+                continue;
+            }
+            let look = async || {
+                read_back(place, cpu, &run.plan, &one.batch).await?;
+                ledger.map_or(Ok(()), |ledger| agree(&run.plan, one, ledger))
+            };
+            let looked = look().await;
+            verified.batches += 1;
+            verified.rows += one.batch.rows();
+            let files = one.batch.members.iter().filter_map(|member| member.file.as_ref());
+            verified.bytes += files.map(|file| file.bytes).sum::<u64>();
+            if let Err(error) = looked {
+                let (run, batch) = (run.plan.run.clone(), one.batch.number);
+                verified.damages.push(Damage { run, batch, error });
+            }
+        }
+    }
+    Ok(verified)
+}
+
+fn agree(plan: &Plan, one: &super::shelf::ShelvedBatch, ledger: &[LedgerEntry]) -> Result<()> {
+    let gone = one.gone(plan, ledger)?;
+    if !one.is_sealed() || gone.len() == one.batch.slices.len() {
+        return Ok(());
+    }
+    let is_gone = |slice: &&Slice| gone.iter().any(|gone| gone.number == slice.number);
+    let live: Vec<&Slice> = one.batch.slices.iter().filter(|slice| !is_gone(slice)).collect();
+    Err(Error::new(ErrorKind::Refused, code::LEDGER, "compare the ledger with the manifest")
+        .with("slices without an entry", live.len())
+        .with("their rows", live.iter().map(|slice| slice.rows()).sum::<u64>())
+        .why("their rows live in the table again, as after a restore to a time before the run")
+        .next("stillpoint archive reconcile SET"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_are_understood_or_refused() {
+        let terms =
+            Wanted::terms_of("id>=7 and \"the city\" = 'it''s' AND at < 2024-01-01").unwrap();
+        let shown: Vec<_> = terms.iter().map(|t| (&*t.column, t.compares, &*t.value)).collect();
+        assert_eq!(
+            shown,
+            [
+                ("id", Compares::AtLeast, "7"),
+                ("the city", Compares::Equal, "it's"),
+                ("at", Compares::Less, "2024-01-01"),
+            ]
+        );
+        assert_eq!(Wanted::terms_of("  ").unwrap(), []);
+        for wrong in ["id", "id =", "= 7", "id = 7 and", "id = 7 or a = 8", "id = '7", "a = 1 b"] {
+            assert!(Wanted::terms_of(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers_compare_as_numbers_and_nothing_compares_with_null() {
+        assert!(Compares::Less.holds(Some("9"), "10"));
+        assert!(Compares::Less.holds(Some("9.5"), "10"));
+        assert!(!Compares::Less.holds(Some("b"), "a10"));
+        assert!(Compares::Unequal.holds(Some("x"), "y"));
+        assert!(!Compares::Unequal.holds(None, "y"));
+        let far = "170141183460469231731687303715884105727";
+        assert!(!Compares::Equal.holds(Some(far), "170141183460469231731687303715884105726"));
+    }
+}

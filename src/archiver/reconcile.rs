@@ -1,0 +1,168 @@
+//! After a restore of the database: which archived rows live in their tables again.
+//!
+//! The ledger lies in the database, and goes back in time with it: a slice that is in files and
+//! not in the ledger was deleted in a future that the database has not had.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use stillpoint_contract::{Driver, LedgerEntry, Result};
+
+use super::{
+    document::{Batch, Slice},
+    place::Place,
+    prune::{Pruned, prune},
+    shelf::Shelf,
+    shelve::read_back,
+    witness::Witness,
+};
+use crate::world::World;
+
+/// What was found, as a document: the newest one counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reconciled {
+    /// When, by the coordinator's clock.
+    pub at: DateTime<Utc>,
+    /// Slices whose rows live in their tables again.
+    pub live: Vec<LiveSlice>,
+}
+
+/// A slice whose rows live in their tables again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LiveSlice {
+    /// Its run.
+    pub run: String,
+    /// Its batch.
+    pub batch: u32,
+    /// Its number.
+    pub slice: u32,
+    /// How many rows it has, of all tables.
+    pub rows: u64,
+}
+
+/// Slices that readers of the archive pass over, since their rows are in their tables.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hidden(Vec<LiveSlice>);
+
+impl Hidden {
+    /// Whether a slice is one of them.
+    pub(super) fn has(&self, slice: &LiveSlice) -> bool {
+        self.0.contains(slice)
+    }
+
+    /// The numbers of those of a batch.
+    pub(super) fn slices_of(&self, batch: &Batch) -> Vec<u32> {
+        let of_batch = |live: &&LiveSlice| live.run == batch.run && live.batch == batch.number;
+        self.0.iter().filter(of_batch).map(|live| live.slice).collect()
+    }
+}
+
+const NOTICES: &str = "reconciled";
+
+/// What the newest document says.
+pub(super) async fn hidden(place: &Place) -> Result<Hidden> {
+    let notices: Vec<Reconciled> = place.notices(NOTICES).await?;
+    Ok(Hidden(notices.into_iter().next_back().unwrap_or_default().live))
+}
+
+/// What the comparison found.
+#[derive(Clone, Debug, Default)]
+pub struct Overlap {
+    /// How many slices, and rows, are in files and not in their tables.
+    pub archived: (u64, u64),
+    /// Slices whose rows live in their tables again.
+    pub live: Vec<LiveSlice>,
+    /// Entries of the ledger of which no manifest knows: rows that were deleted, and whose files
+    /// this place does not have.
+    pub unknown: Vec<LedgerEntry>,
+    /// How many rows were deleted again.
+    pub pruned_rows: u64,
+    /// Slices that were not, since their rows are others now.
+    pub differing: Vec<LiveSlice>,
+}
+
+/// Compares the ledger of a database with what is in files.
+pub async fn compare(place: &Place, ledger: &[LedgerEntry]) -> Result<Overlap> {
+    let shelf = Shelf::load(place).await?;
+    let mut overlap = Overlap::default();
+    for run in &shelf.runs {
+        for one in run.batches.values().filter(|one| one.is_sealed()) {
+            let gone = one.gone(&run.plan, ledger)?;
+            for slice in &one.batch.slices {
+                if gone.iter().any(|gone| gone.number == slice.number) {
+                    overlap.archived.0 += 1;
+                    overlap.archived.1 += slice.rows();
+                } else {
+                    overlap.live.push(live(&one.batch, slice));
+                }
+            }
+        }
+    }
+    let is_known = |entry: &&LedgerEntry| {
+        shelf.runs.iter().any(|run| {
+            let batch = run.batches.get(&entry.batch).filter(|_| run.plan.run == entry.run);
+            batch.is_some_and(|one| {
+                one.void.is_none()
+                    && one.batch.slices.iter().any(|slice| slice.number == entry.slice)
+            })
+        })
+    };
+    overlap.unknown = ledger.iter().filter(|entry| !is_known(entry)).cloned().collect();
+    Ok(overlap)
+}
+
+fn live(batch: &Batch, slice: &Slice) -> LiveSlice {
+    LiveSlice {
+        run: batch.run.clone(),
+        batch: batch.number,
+        slice: slice.number,
+        rows: slice.rows(),
+    }
+}
+
+/// Compares, deletes again what is told to be deleted, and writes down what readers pass over.
+///
+/// Rows are deleted again only if they are what the files hold; they are not exported again.
+pub async fn reconcile(
+    place: &Place,
+    world: &World,
+    driver: &dyn Driver,
+    prunes: bool,
+    witness: &dyn Witness,
+) -> Result<Overlap> {
+    let mut rows = driver.rows().await?;
+    rows.lock(place.set(), std::time::Duration::from_secs(10)).await?;
+    let ledger = rows.ledger(place.set()).await?;
+    let mut overlap = compare(place, &ledger).await?;
+    if prunes && !overlap.live.is_empty() {
+        rows.open_ledger().await?;
+        let shelf = Shelf::load(place).await?;
+        for (plan, batch) in shelf.sealed() {
+            let is_live = |slice: &&Slice| overlap.live.contains(&live(batch, slice));
+            let slices: Vec<Slice> = batch.slices.iter().filter(is_live).cloned().collect();
+            if slices.is_empty() {
+                continue;
+            }
+            read_back(place, &world.cpu, plan, batch).await?;
+            let set = batch.set_of(plan);
+            for slice in slices {
+                let one = std::slice::from_ref(&slice);
+                match prune(&mut *rows, &world.cpu, batch, &set, one, witness).await? {
+                    Pruned::Gone => {
+                        overlap.pruned_rows += slice.rows();
+                        overlap.archived.0 += 1;
+                        overlap.archived.1 += slice.rows();
+                        overlap.live.retain(|one| *one != live(batch, &slice));
+                    }
+                    Pruned::Differs(_) => overlap.differing.push(live(batch, &slice)),
+                }
+            }
+        }
+    }
+    let known: Vec<Reconciled> = place.notices(NOTICES).await?;
+    let before = known.last().map(|last| last.live.clone()).unwrap_or_default();
+    if before != overlap.live {
+        let found = Reconciled { at: world.clock.now(), live: overlap.live.clone() };
+        place.write_at(&place.notice(NOTICES, &world.new_id())?, &found).await?;
+    }
+    Ok(overlap)
+}

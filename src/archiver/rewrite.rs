@@ -1,0 +1,179 @@
+//! A batch written anew, without some of its rows: files hold what was deleted from the tables, and
+//! nothing that is to be nowhere.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use stillpoint_contract::{Error, Result, RowBatch};
+
+use super::{
+    document::{Batch, BatchMember, Noted, Plan, Slice, Tally, Void},
+    file::{Encoded, Encoder, Layout, Origin, SliceHash},
+    place::{Place, Sheet},
+    shelve::{keep_slices, read_back, verified, write},
+};
+use crate::{pipeline::cpu::CpuPool, repository::store::Key};
+
+/// How many bytes of rows are encoded at once.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// Whether a row of a slice is kept, of the table with that place in the plan.
+pub(super) type Keeps = Arc<dyn Fn(&Slice, usize, &[u8]) -> Result<bool> + Send + Sync>;
+
+/// Writes a batch anew with only some of its slices, and of those only some rows. The files before
+/// are removed once the new ones were read back. `None` when no slice is left: the batch is void
+/// then.
+pub(super) async fn rewrite(
+    place: &Place,
+    cpu: &CpuPool,
+    plan: &Plan,
+    old: &Batch,
+    slices: Vec<Slice>,
+    keeps: &Keeps,
+    (reason, now): (&str, DateTime<Utc>),
+) -> Result<Option<Batch>> {
+    if slices.is_empty() {
+        void(place, old, reason, now).await?;
+        return Ok(None);
+    }
+    let mut slices: Vec<Slice> = slices.into_iter().map(noted).collect();
+    let mut members = Vec::new();
+    for (number, member) in old.members.iter().enumerate() {
+        let file = match &member.file {
+            Some(file) => {
+                let bytes = verified(place, cpu, file).await?;
+                let of = Filter { plan, old, number, slices: &slices, keeps };
+                let (written, tallies) = of.run(cpu, bytes).await?;
+                for (slice, tally) in slices.iter_mut().zip(tallies) {
+                    slice.members[number] = tally;
+                }
+                match written {
+                    (_, 0) => None,
+                    (bytes, rows) => {
+                        let table = &plan.members[number].table.name;
+                        Some(write(place, plan, table, old.number, bytes, rows).await?)
+                    }
+                }
+            }
+            None => None,
+        };
+        members.push(BatchMember { file, ..member.clone() });
+    }
+    let new = Batch {
+        generation: old.generation + 1,
+        made: now,
+        reason: reason.to_owned(),
+        members,
+        slices,
+        ..old.clone()
+    };
+    new.check(plan)?;
+    read_back(place, cpu, plan, &new).await?;
+    let sheet = Sheet::Batch { batch: new.number, generation: new.generation };
+    place.write(&plan.run, sheet, &new).await?;
+    remove_files(place, old, Some(&new)).await?;
+    Ok(Some(new))
+}
+
+/// A slice that remembers what the ledger says of it, whatever is taken out of it.
+fn noted(slice: Slice) -> Slice {
+    let noted = slice.noted.clone();
+    let noted = noted.or_else(|| Some(Noted { rows: slice.rows(), hash: slice.hash() }));
+    Slice { noted, ..slice }
+}
+
+/// Says that nothing of a batch counts, and removes its files.
+pub(super) async fn void(
+    place: &Place,
+    batch: &Batch,
+    reason: &str,
+    at: DateTime<Utc>,
+) -> Result<()> {
+    let void = Void { reason: reason.to_owned(), at };
+    place.mark(&batch.run, Sheet::Void { batch: batch.number }, &void).await?;
+    remove_files(place, batch, None).await
+}
+
+/// Removes the files of a batch that a newer generation of it does not have.
+pub(super) async fn remove_files(place: &Place, old: &Batch, new: Option<&Batch>) -> Result<()> {
+    let is_kept = |key: &str| {
+        let files = new.into_iter().flat_map(|new| &new.members);
+        files.filter_map(|member| member.file.as_ref()).any(|file| file.key == key)
+    };
+    for file in old.members.iter().filter_map(|member| member.file.as_ref()) {
+        if !is_kept(&file.key) {
+            place.remove(&Key::new(&*file.key)?).await?;
+        }
+    }
+    Ok(())
+}
+
+/// One table of a batch that is written anew.
+struct Filter<'a> {
+    plan: &'a Plan,
+    old: &'a Batch,
+    number: usize,
+    /// Those that are kept.
+    slices: &'a [Slice],
+    keeps: &'a Keeps,
+}
+
+impl Filter<'_> {
+    /// The file of the rows that are kept, how many those are, and which in each slice.
+    async fn run(&self, cpu: &CpuPool, bytes: Bytes) -> Result<((Bytes, u64), Vec<Tally>)> {
+        let (plan, old, number) = (self.plan, self.old, self.number);
+        let table = plan.members[number].table.clone();
+        let columns = old.members[number].columns.clone();
+        let origin = Origin {
+            set: plan.set.clone(),
+            table: table.name.clone(),
+            identity: table.identity.clone(),
+            fingerprint: old.members[number].fingerprint.clone(),
+            run: plan.run.clone(),
+            batch: old.number,
+            cutoff: plan.cutoff.map(|cutoff| cutoff.to_rfc3339()),
+        };
+        let (format, lookup, all) = (plan.format, plan.lookup.clone(), old.slices.clone());
+        let (kept, keeps) = (self.slices.to_vec(), Arc::clone(self.keeps));
+        let work = move || {
+            let layout = Layout {
+                columns: &columns,
+                key: &table.key,
+                is_sorted: number == 0,
+                lookup: &lookup,
+                format,
+                origin: &origin,
+            };
+            let mut encoder = Encoder::new(&layout)?;
+            let mut hashes = vec![SliceHash::default(); kept.len()];
+            let (mut rows, mut ends) = (Vec::new(), Vec::new());
+            keep_slices(&bytes, &columns, format, &all, number, |slice, row| {
+                let place = kept.binary_search_by_key(&slice.number, |one| one.number);
+                if let Ok(place) = place
+                    && keeps(slice, number, row)?
+                {
+                    hashes[place].add(row);
+                    rows.extend_from_slice(row);
+                    ends.push(u32::try_from(rows.len()).map_err(|_| Error::bug("hold rows"))?);
+                }
+                if rows.len() >= CHUNK_BYTES {
+                    let rows = Bytes::from(std::mem::take(&mut rows));
+                    encoder.push(&RowBatch::new(rows, std::mem::take(&mut ends)))?;
+                }
+                Ok(())
+            })?;
+            encoder.push(&RowBatch::new(rows.into(), ends))?;
+            Ok::<_, Error>((encoder.finish()?, hashes))
+        };
+        let (encoded, hashes) = cpu.run(move |_| work()).await??;
+        match encoded {
+            Encoded::File { bytes, rows } => {
+                Ok(((bytes, rows), hashes.iter().map(Tally::of).collect()))
+            }
+            Encoded::Misfits(_) => {
+                Err(Error::bug("write rows in the form in which they were read"))
+            }
+        }
+    }
+}

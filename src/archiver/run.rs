@@ -1,0 +1,288 @@
+//! A run: everything that a policy selects is brought into files, and then deleted.
+//!
+//! A run that was interrupted at any step is continued by the next one. What is in the table and
+//! what the ledger has are, at every step, all rows that there were, each of them once.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chrono::{DateTime, Utc};
+use stillpoint_contract::{Driver, Error, ErrorKind, Finding, LedgerEntry, Result, Rows, code};
+
+use super::{
+    document::{DOCUMENT_FORMAT, Plan},
+    erase::replay,
+    gate::Gate,
+    place::{Place, Sheet},
+    prepare::{Prepared, prepare},
+    prune::Difference,
+    reconcile::{compare, hidden},
+    shelf::{Shelf, Shelved},
+    witness::{Step, Witness},
+    work::Work,
+};
+use crate::{policy::ArchiveRule, world::World};
+
+/// How long a run waits for another one of the same set.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a run begins anew after the connection, or the store, failed for a moment.
+const ATTEMPTS_MAX: u32 = 5;
+
+/// How long it waits before.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
+
+/// What a run works with.
+#[derive(Debug)]
+pub struct Archiving<'a> {
+    /// The database.
+    pub driver: &'a dyn Driver,
+    /// Where files go.
+    pub place: &'a Place,
+    /// Time and threads.
+    pub world: &'a World,
+    /// What is moved.
+    pub rule: &'a ArchiveRule,
+    /// What must be so before rows are deleted.
+    pub gates: &'a [Box<dyn Gate>],
+    /// When it stops early.
+    pub limits: Limits,
+    /// Who is told.
+    pub witness: &'a dyn Witness,
+}
+
+/// When a run stops early.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// At this instant.
+    pub until: Option<DateTime<Utc>>,
+    /// After so many rows of the root.
+    pub rows_max: Option<u64>,
+    /// Before anything is deleted.
+    pub keeps_source: bool,
+}
+
+/// Why a run stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Quit {
+    /// Everything is moved that was selected.
+    Finished,
+    /// Nothing was selected; nothing was written.
+    NothingSelected,
+    /// As many rows as wanted are moved.
+    RowsMax,
+    /// The time is over, or the window is closed.
+    OutOfTime,
+    /// Rows are not to be deleted yet.
+    Gate(String),
+    /// They are not to be deleted by this run.
+    KeptSource,
+}
+
+impl Quit {
+    /// Whether nothing is left to do.
+    pub fn is_done(&self) -> bool {
+        matches!(self, Self::Finished | Self::NothingSelected)
+    }
+
+    /// In a few words.
+    pub fn words(&self) -> String {
+        match self {
+            Self::Finished => "everything selected is moved".to_owned(),
+            Self::NothingSelected => "nothing is selected".to_owned(),
+            Self::RowsMax => "as many rows as wanted are moved".to_owned(),
+            Self::OutOfTime => "its time is over".to_owned(),
+            Self::Gate(why) => format!("rows may not be deleted yet: {why}"),
+            Self::KeptSource => "rows are to stay in their tables".to_owned(),
+        }
+    }
+}
+
+/// What a run did.
+#[derive(Clone, Debug)]
+pub struct RunReport {
+    /// The run; none where nothing was selected.
+    pub run: Option<String>,
+    /// Why it stopped.
+    pub quit: Quit,
+    /// How many rows are in files now that were not before, of all tables.
+    pub exported_rows: u64,
+    /// How many bytes those files have.
+    pub file_bytes: u64,
+    /// How many rows were deleted, of all tables.
+    pub pruned_rows: u64,
+    /// How many rows of the root were selected when the run was planned.
+    pub planned_rows: u64,
+    /// How many rows were left, since they changed each time before they were deleted.
+    pub left_rows: u64,
+    /// What differed.
+    pub differences: Vec<Difference>,
+    /// How long it rested, and why.
+    pub rested: BTreeMap<String, Duration>,
+    /// What there is to know.
+    pub findings: Vec<Finding>,
+}
+
+/// How many plans one run makes at most, where tables change under it.
+const PLANS_MAX: u32 = 3;
+
+impl Archiving<'_> {
+    /// Carries out a run, or goes on with the one that was interrupted.
+    ///
+    /// It may be dropped, or killed, at any moment.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](ErrorKind::Refused) when rows could be lost;
+    /// [`Corrupt`](ErrorKind::Corrupt) when a file is not what was written: no row is deleted then.
+    pub async fn run(&self) -> Result<RunReport> {
+        let mut report = RunReport {
+            run: None,
+            quit: Quit::NothingSelected,
+            exported_rows: 0,
+            file_bytes: 0,
+            pruned_rows: 0,
+            planned_rows: 0,
+            left_rows: 0,
+            differences: Vec::new(),
+            rested: BTreeMap::new(),
+            findings: Vec::new(),
+        };
+        let mut attempt = 1;
+        loop {
+            let error = match self.attempt(&mut report).await {
+                Ok(quit) => {
+                    // Who was erased, and came back with a restore of the database, goes again.
+                    let copies = self.gates.iter().filter_map(|gate| gate.copy());
+                    let places = std::iter::once(self.place).chain(copies);
+                    let places: Vec<Place> = places.cloned().collect();
+                    replay(&places, self.world).await?;
+                    report.quit = quit;
+                    return Ok(report);
+                }
+                Err(error) => error,
+            };
+            // What was done until then, the ledger and the manifests know.
+            if !error.kind().is_transient() || attempt == ATTEMPTS_MAX {
+                return Err(error);
+            }
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                attempt,
+                "the run begins anew"
+            );
+            attempt += 1;
+            self.world.clock.sleep(BETWEEN_ATTEMPTS).await;
+        }
+    }
+
+    async fn attempt(&self, report: &mut RunReport) -> Result<Quit> {
+        let mut pruner = self.driver.rows().await?;
+        pruner.lock(&self.rule.name, PATIENCE).await?;
+        let mut reader = self.driver.rows().await?;
+        let root = reader.table(&self.rule.root).await?;
+        if let Some(last) = Shelf::load(self.place).await?.runs.last() {
+            check_identity(&last.plan, &root.identity, self.place)?;
+        }
+        let ledger = pruner.ledger(&self.rule.name).await?;
+        refuse_unreconciled(self.place, &ledger).await?;
+        let mut plans = 0;
+        loop {
+            let shelf = Shelf::load(self.place).await?;
+            let begun = shelf.unfinished();
+            let (run, is_new) = match begun {
+                Some(run) => (run.clone(), false),
+                None => match self.plan(&mut *reader, report).await? {
+                    Some(plan) => (plan, true),
+                    None => return Ok(report.quit_of_nothing()),
+                },
+            };
+            report.run = Some(run.plan.run.clone());
+            report.planned_rows = run.plan.rows;
+            let (rows, bytes) = (run.plan.rows, run.plan.bytes);
+            self.witness.see(&Step::Planned { rows, bytes });
+            if !self.limits.keeps_source {
+                pruner.open_ledger().await?;
+            }
+            let mut work = Work::new(self, &mut *report);
+            let quit = work.carry_out(&mut *pruner, &mut *reader, run).await?;
+            plans += u32::from(is_new);
+            // What was continued may leave newer rows for a run of its own, and tables that
+            // changed amid a run leave the rest of them.
+            let is_through = is_new && !work.is_outdated || plans == PLANS_MAX;
+            if is_through || quit != Quit::Finished {
+                return Ok(quit);
+            }
+        }
+    }
+
+    /// Decides what is moved, and writes it down. `None` when nothing is selected.
+    async fn plan(&self, reader: &mut dyn Rows, report: &mut RunReport) -> Result<Option<Shelved>> {
+        let prepared = prepare(reader, self.rule).await?;
+        report.findings.clone_from(&prepared.findings);
+        prepared.admit()?;
+        if prepared.estimate.rows == 0 {
+            return Ok(None);
+        }
+        let plan = new_plan(self.rule, &prepared, self.world.new_id(), self.world.clock.now());
+        self.place.write(&plan.run, Sheet::Plan, &plan).await?;
+        Ok(Some(Shelved { plan, batches: BTreeMap::new(), end: None }))
+    }
+}
+
+impl RunReport {
+    /// A run that finds nothing more after it did something is finished.
+    fn quit_of_nothing(&self) -> Quit {
+        if self.run.is_some() { Quit::Finished } else { Quit::NothingSelected }
+    }
+}
+
+fn new_plan(rule: &ArchiveRule, prepared: &Prepared, run: String, now: DateTime<Utc>) -> Plan {
+    Plan {
+        format_version: DOCUMENT_FORMAT,
+        run,
+        set: rule.name.clone(),
+        made: prepared.at,
+        cutoff: prepared.cutoff,
+        selects: rule.selects.clone(),
+        predicate: prepared.set.predicate.clone(),
+        members: Plan::members_of(&prepared.set),
+        format: rule.format,
+        expire: rule.expire(now),
+        lookup: rule.lookup.clone(),
+        rows: prepared.estimate.rows,
+        bytes: prepared.estimate.bytes,
+    }
+}
+
+/// Refuses to archive rows a second time that live again after a restore, before somebody has
+/// looked at them.
+async fn refuse_unreconciled(place: &Place, ledger: &[LedgerEntry]) -> Result<()> {
+    let overlap = compare(place, ledger).await?;
+    let known = hidden(place).await?;
+    let news = overlap.live.iter().filter(|live| !known.has(live));
+    let rows: Vec<u64> = news.map(|live| live.rows).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Refused, code::LEDGER, "go on with an archive set")
+        .with("set", place.set())
+        .with("slices", rows.len())
+        .with("rows", rows.iter().sum::<u64>())
+        .why("archived rows live in their tables again, as after a restore to an earlier time")
+        .next(format!("stillpoint archive reconcile {}", place.set())))
+}
+
+/// Refuses to mix the rows of different tables.
+fn check_identity(plan: &Plan, identity: &str, place: &Place) -> Result<()> {
+    let known = plan.members.first().map_or("", |member| &*member.table.identity);
+    if known == identity {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Refused, code::FOREIGN_DATABASE, "go on with an archive set")
+        .with("set", &plan.set)
+        .with("place", place.location())
+        .with("known", known)
+        .with("found", identity)
+        .why("the set holds rows of another table; those of two tables are never mixed")
+        .next("give the new table a set of its own: [archive.OTHER-NAME]"))
+}

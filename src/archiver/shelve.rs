@@ -1,0 +1,187 @@
+//! Files on their way into a store: durable, and read back, before anything else relies on them.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use stillpoint_contract::{Column, Error, ErrorKind, Result, code};
+
+use super::{
+    document::{Batch, BatchMember, DOCUMENT_FORMAT, File, Plan, Slice, Tally},
+    export::Draft,
+    file::{Decoder, SliceHash},
+    place::{FileName, Place, Sheet},
+};
+use crate::pipeline::cpu::CpuPool;
+
+/// Writes the files of a batch, reads them back, and writes down that they are there.
+///
+/// # Errors
+///
+/// [`Corrupt`](ErrorKind::Corrupt) when what is read back is not what the database sent.
+pub(super) async fn shelve(
+    place: &Place,
+    cpu: &CpuPool,
+    plan: &Plan,
+    draft: Draft,
+    batch: u32,
+    now: DateTime<Utc>,
+) -> Result<Batch> {
+    let mut members = Vec::new();
+    for (member, file) in draft.set.members.into_iter().zip(draft.files) {
+        let file = match file {
+            Some((bytes, rows)) => {
+                Some(write(place, plan, &member.table.name, batch, bytes, rows).await?)
+            }
+            None => None,
+        };
+        let table = member.table;
+        members.push(BatchMember { columns: table.columns, fingerprint: table.fingerprint, file });
+    }
+    let batch = Batch {
+        format_version: DOCUMENT_FORMAT,
+        run: plan.run.clone(),
+        number: batch,
+        generation: 0,
+        made: now,
+        reason: String::new(),
+        position: draft.position,
+        members,
+        slices: draft.slices,
+    };
+    batch.check(plan).map_err(|_| Error::bug("count the rows of a batch"))?;
+    read_back(place, cpu, plan, &batch).await?;
+    place.write(&plan.run, Sheet::Batch { batch: batch.number, generation: 0 }, &batch).await?;
+    Ok(batch)
+}
+
+/// Writes a file.
+pub(super) async fn write(
+    place: &Place,
+    plan: &Plan,
+    table: &str,
+    batch: u32,
+    bytes: Bytes,
+    rows: u64,
+) -> Result<File> {
+    let hash = blake3::hash(&bytes).to_hex().to_string();
+    let name = FileName {
+        table,
+        expire: &plan.expire,
+        run: &plan.run,
+        batch,
+        hash: &hash,
+        format: plan.format,
+    };
+    let key = place.file(&name)?;
+    let length = bytes.len() as u64;
+    place.put(&key, bytes).await?;
+    Ok(File { key: key.as_str().to_owned(), bytes: length, rows, hash })
+}
+
+/// Reads the files of a batch back as they are stored, and decodes every row.
+///
+/// # Errors
+///
+/// [`Corrupt`](ErrorKind::Corrupt) when a byte, or a row, is not what was written down.
+pub(super) async fn read_back(
+    place: &Place,
+    cpu: &CpuPool,
+    plan: &Plan,
+    batch: &Batch,
+) -> Result<()> {
+    for (number, member) in batch.members.iter().enumerate() {
+        let tallies = batch.slices.iter().map(|slice| slice.members[number].clone());
+        let tallies: Vec<Tally> = tallies.collect();
+        match &member.file {
+            Some(file) => {
+                let bytes = verified(place, cpu, file).await?;
+                let columns = member.columns.clone();
+                let (format, name) = (plan.format, file.key.clone());
+                cpu.run(move |_| {
+                    compare(&bytes, &columns, format, &tallies)
+                        .map_err(|error| error.during(format!("read {name} back")))
+                })
+                .await??;
+            }
+            None if tallies.iter().all(|tally| tally.rows == 0) => {}
+            None => return Err(differs("a file is missing")),
+        }
+    }
+    Ok(())
+}
+
+/// The bytes of a file, which are what was written.
+pub(super) async fn verified(place: &Place, cpu: &CpuPool, file: &File) -> Result<Bytes> {
+    let bytes = place.file_bytes(&file.key, file.bytes).await?;
+    let (hash, bytes) = cpu.run(move |_| (blake3::hash(&bytes).to_hex(), bytes)).await?;
+    if *hash == *file.hash && bytes.len() as u64 == file.bytes {
+        return Ok(bytes);
+    }
+    Err(differs("its bytes are not the ones that were written")
+        .with("file", &file.key)
+        .with("place", place.location())
+        .next("stillpoint archive verify SET --full"))
+}
+
+fn compare(
+    bytes: &Bytes,
+    columns: &[Column],
+    format: super::file::Format,
+    tallies: &[Tally],
+) -> Result<()> {
+    let mut decoder = Decoder::new(bytes, columns, format)?;
+    let mut hash = SliceHash::default();
+    let mut slices = tallies.iter().enumerate().filter(|(_, tally)| tally.rows > 0).peekable();
+    while let Some(rows) = decoder.next()? {
+        for row in rows.rows() {
+            let Some((number, tally)) = slices.peek() else {
+                return Err(differs("it holds more rows than were written"));
+            };
+            hash.add(row);
+            if hash.rows() == tally.rows {
+                if hash.hex() != tally.hash {
+                    return Err(
+                        differs("its rows are not the ones that were read").with("slice", number)
+                    );
+                }
+                hash = SliceHash::default();
+                slices.next();
+            }
+        }
+    }
+    if hash.rows() > 0 || slices.peek().is_some() {
+        return Err(differs("it holds fewer rows than were written"));
+    }
+    Ok(())
+}
+
+fn differs(why: &'static str) -> Error {
+    Error::new(ErrorKind::Corrupt, code::ARCHIVE_FILE, "verify a file of archived rows").why(why)
+}
+
+/// The rows of those slices of a batch that count, decoded from its file and handed over slice by
+/// slice, for one table.
+pub(super) fn keep_slices(
+    bytes: &Bytes,
+    columns: &[Column],
+    format: super::file::Format,
+    slices: &[Slice],
+    member: usize,
+    mut keep: impl FnMut(&Slice, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut decoder = Decoder::new(bytes, columns, format)?;
+    let mut filled = slices.iter().filter(|slice| slice.members[member].rows > 0);
+    let mut now = filled.next();
+    let mut seen = 0;
+    while let Some(rows) = decoder.next()? {
+        for row in rows.rows() {
+            let slice = now.ok_or_else(|| differs("it holds more rows than were written"))?;
+            keep(slice, row)?;
+            seen += 1;
+            if seen == slice.members[member].rows {
+                seen = 0;
+                now = filled.next();
+            }
+        }
+    }
+    Ok(())
+}

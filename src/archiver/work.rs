@@ -1,0 +1,454 @@
+//! A run as it is carried out: what is pending is deleted, what is left is read, and of both one
+//! while the other.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use stillpoint_contract::{ArchiveSet, ErrorKind, Key, KeyRange, LedgerEntry, Result, Rows};
+
+use super::{
+    control::{Control, LOOK_EVERY, control},
+    document::{Batch, End, Plan, Sealed, Slice, Void},
+    export::{Sizes, export},
+    pace::Pace,
+    place::Sheet,
+    prune::{Difference, Pruned, Stride, ledgered, prune},
+    rewrite::{Keeps, rewrite, void},
+    run::{Archiving, Quit, RunReport},
+    shelf::{Shelved, ShelvedBatch},
+    shelve::{read_back, shelve},
+    witness::Step,
+};
+
+/// How often rows are read again that were changed between being read and being deleted.
+const PASSES_MAX: u32 = 3;
+
+/// How many differences a report names.
+const DIFFERENCES_MAX: usize = 100;
+
+/// A run as it is carried out.
+pub(super) struct Work<'a, 'b> {
+    archiving: &'b Archiving<'a>,
+    stride: Stride,
+    pace: Pace,
+    begun: Duration,
+    /// What somebody told it, and when it looked.
+    told: Control,
+    looked: Option<Duration>,
+    /// Whether the policy or the tables are not those of the plan any more.
+    pub(super) is_outdated: bool,
+    report: &'b mut RunReport,
+}
+
+/// What became of a batch.
+#[derive(Default)]
+struct Outcome {
+    /// Why the run stops.
+    quit: Option<Quit>,
+    /// How many rows of the root were left.
+    left_rows: u64,
+    /// What the batch is now, if it is done with.
+    became: Option<ShelvedBatch>,
+    /// Whether the tables are not those of the plan any more.
+    is_other_schema: bool,
+}
+
+impl<'a, 'b> Work<'a, 'b> {
+    pub(super) fn new(archiving: &'b Archiving<'a>, report: &'b mut RunReport) -> Self {
+        Self {
+            archiving,
+            stride: Stride::new(archiving.rule.transaction),
+            pace: Pace::new(archiving.rule.throttle.clone()),
+            begun: archiving.world.clock.elapsed(),
+            told: Control::default(),
+            looked: None,
+            is_outdated: false,
+            report,
+        }
+    }
+
+    /// Moves what the plan of a run selects, as far as that goes now.
+    pub(super) async fn carry_out(
+        &mut self,
+        pruner: &mut dyn Rows,
+        reader: &mut dyn Rows,
+        mut run: Shelved,
+    ) -> Result<Quit> {
+        let ledger = pruner.ledger(&run.plan.set).await?;
+        self.settle(&mut run, &ledger).await?;
+        let keeps_source = self.archiving.limits.keeps_source;
+        let mut gate = None;
+        let pending: Vec<Batch> = run.pending().cloned().collect();
+        for batch in pending.iter().filter(|_| !keeps_source) {
+            let outcome = self.prune_again(pruner, &run.plan, batch, &ledger).await?;
+            run.batches.extend(outcome.became.map(|one| (batch.number, one)));
+            match outcome.quit {
+                Some(Quit::Gate(why)) => gate = Some(why),
+                Some(quit) => return Ok(quit),
+                None => {}
+            }
+        }
+        if !self.is_current(reader, &run.plan).await? {
+            if let Some(why) = gate {
+                return Ok(Quit::Gate(why));
+            }
+            self.is_outdated = true;
+            return self.end(&run.plan, "the policy or the tables are others now", 0).await;
+        }
+        let mut left = 0;
+        for _ in 0..PASSES_MAX {
+            let after = resume_after(&run);
+            let outcome = self.pass(pruner, reader, &mut run, after).await?;
+            match outcome.quit {
+                Some(Quit::Gate(why)) => gate = Some(why),
+                Some(quit) => return Ok(quit),
+                None => {}
+            }
+            left = outcome.left_rows;
+            if outcome.is_other_schema {
+                self.is_outdated = true;
+                return self.end(&run.plan, "the tables are others now", left).await;
+            }
+            if left == 0 || gate.is_some() || keeps_source {
+                break;
+            }
+        }
+        self.report.left_rows = left;
+        match gate {
+            _ if keeps_source => Ok(Quit::KeptSource),
+            Some(why) => Ok(Quit::Gate(why)),
+            None => self.end(&run.plan, "everything selected is moved", left).await,
+        }
+    }
+
+    /// Ends a run of which nothing is pending.
+    async fn end(&mut self, plan: &Plan, reason: &str, left_rows: u64) -> Result<Quit> {
+        let end = End {
+            reason: reason.to_owned(),
+            rows: self.report.pruned_rows,
+            left_rows,
+            at: self.archiving.world.clock.now(),
+        };
+        self.archiving.place.mark(&plan.run, Sheet::End, &end).await?;
+        Ok(Quit::Finished)
+    }
+
+    /// Whether the policy and the tables are those of the plan.
+    async fn is_current(&self, reader: &mut dyn Rows, plan: &Plan) -> Result<bool> {
+        let rule = self.archiving.rule;
+        if plan.selects != rule.selects || plan.format != rule.format || plan.lookup != rule.lookup
+        {
+            return Ok(false);
+        }
+        for member in &plan.members {
+            let table = reader.table(&member.table.name).await?;
+            if table.fingerprint != member.table.fingerprint {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Removes files that no document names, and seals batches that were deleted completely.
+    async fn settle(&mut self, run: &mut Shelved, ledger: &[LedgerEntry]) -> Result<()> {
+        let Archiving { place, world, witness, .. } = self.archiving;
+        let live = run.batches.values().filter(|one| one.is_there());
+        let members = live.flat_map(|one| &one.batch.members);
+        let named = members.filter_map(|member| member.file.as_ref());
+        let named: BTreeSet<String> = named.map(|file| file.key.clone()).collect();
+        let mut files = 0;
+        for listed in place.files_of(&run.plan.run).await? {
+            if !named.contains(listed.key.as_str()) {
+                place.remove(&listed.key).await?;
+                files += 1;
+            }
+        }
+        if files > 0 {
+            witness.see(&Step::Removed { files });
+        }
+        let plan = run.plan.clone();
+        let open = run.batches.values_mut().filter(|one| one.sealed.is_none() && one.is_there());
+        for one in open {
+            if ledgered(&one.batch, ledger, &plan)?.iter().all(|gone| *gone) {
+                one.sealed = Some(self.seal(&one.batch, world.clock.now()).await?);
+            }
+        }
+        Ok(())
+    }
+
+    async fn seal(&mut self, batch: &Batch, at: DateTime<Utc>) -> Result<Sealed> {
+        let sealed = Sealed { generation: batch.generation, rows: batch.rows(), at };
+        let place = self.archiving.place;
+        place.mark(&batch.run, Sheet::Sealed { batch: batch.number }, &sealed).await?;
+        self.archiving.witness.see(&Step::Sealed { batch: batch.number });
+        Ok(sealed)
+    }
+
+    /// Deletes what is left of a batch that an earlier process wrote.
+    async fn prune_again(
+        &mut self,
+        pruner: &mut dyn Rows,
+        plan: &Plan,
+        batch: &Batch,
+        ledger: &[LedgerEntry],
+    ) -> Result<Outcome> {
+        let gone = ledgered(batch, ledger, plan)?;
+        if gone.iter().all(|gone| *gone) {
+            return Ok(Outcome::default());
+        }
+        read_back(self.archiving.place, &self.archiving.world.cpu, plan, batch).await?;
+        let slices = batch.slices.iter().zip(gone).filter(|(_, gone)| !gone);
+        let slices = slices.map(|(slice, _)| slice.clone()).collect();
+        self.prune_batch(pruner, plan, batch, slices).await
+    }
+
+    /// Brings rows into files, and deletes those of one batch while the next one is read.
+    async fn pass(
+        &mut self,
+        pruner: &mut dyn Rows,
+        reader: &mut dyn Rows,
+        run: &mut Shelved,
+        mut range: KeyRange,
+    ) -> Result<Outcome> {
+        let plan = run.plan.clone();
+        let mut set = plan.archive_set();
+        let mut number = run.next_batch();
+        let mut outcome = Outcome::default();
+        let mut ready: Option<Batch> = None;
+        let mut is_last = false;
+        let mut read_rows = 0;
+        loop {
+            let quit = self.quit(read_rows);
+            let archiving = self.archiving;
+            let sizes = Sizes {
+                file_bytes: archiving.rule.file_bytes,
+                slice_rows: archiving.rule.slice_rows,
+                rows_max: archiving
+                    .limits
+                    .rows_max
+                    .map_or(u64::MAX, |max| max - read_rows.min(max)),
+            };
+            let reads = quit.is_none() && !is_last && sizes.rows_max > 0;
+            let reading = async {
+                if reads {
+                    read_batch(archiving, reader, &plan, &mut set, number, &range, sizes).await
+                } else {
+                    Ok(None)
+                }
+            };
+            let pruning = async {
+                match ready.take().filter(|_| !archiving.limits.keeps_source) {
+                    Some(batch) => {
+                        let slices = batch.slices.clone();
+                        self.prune_batch(pruner, &plan, &batch, slices).await
+                    }
+                    None => Ok(Outcome::default()),
+                }
+            };
+            let (read, pruned) = tokio::join!(reading, pruning);
+            let pruned = pruned?;
+            run.batches.extend(pruned.became.map(|one| (one.batch.number, one)));
+            outcome.left_rows += pruned.left_rows;
+            outcome.is_other_schema |= pruned.is_other_schema;
+            let read = read?;
+            if let Some(read) = &read {
+                self.report.exported_rows += read.batch.rows();
+                self.report.file_bytes += file_bytes(&read.batch);
+                read_rows += read.root_rows;
+                let batch = read.batch.clone();
+                let one = ShelvedBatch { batch, sealed: None, void: None, expired: None };
+                run.batches.insert(number, one);
+                range.after = Some(read.last.clone());
+                is_last = read.is_last;
+                number += 1;
+            } else {
+                is_last |= reads;
+            }
+            let has_batch = read.is_some();
+            ready = read.map(|read| read.batch);
+            match pruned.quit {
+                Some(Quit::Gate(why)) => outcome.quit = Some(Quit::Gate(why)),
+                Some(quit) => return Ok(Outcome { quit: Some(quit), ..outcome }),
+                None => {}
+            }
+            if outcome.is_other_schema {
+                if let Some(batch) = ready.take() {
+                    let now = archiving.world.clock.now();
+                    void(archiving.place, &batch, "the tables are others now", now).await?;
+                    run.batches.remove(&batch.number);
+                }
+                return Ok(outcome);
+            }
+            if !has_batch {
+                let max = Some(Quit::RowsMax).filter(|_| sizes.rows_max == 0 && !is_last);
+                outcome.quit = quit.or(outcome.quit).or(max);
+                return Ok(outcome);
+            }
+        }
+    }
+
+    /// Deletes slices of a batch whose files are durable and were read back, and then seals it.
+    async fn prune_batch(
+        &mut self,
+        pruner: &mut dyn Rows,
+        plan: &Plan,
+        batch: &Batch,
+        mut slices: Vec<Slice>,
+    ) -> Result<Outcome> {
+        let Archiving { place, world, witness, gates, .. } = self.archiving;
+        for gate in *gates {
+            if let Some(why) = gate.closed(plan, batch, world.clock.now()).await? {
+                return Ok(Outcome { quit: Some(Quit::Gate(why)), ..Outcome::default() });
+            }
+        }
+        let set = batch.set_of(plan);
+        let mut deferred: Vec<Slice> = Vec::new();
+        let mut is_other_schema = false;
+        while !slices.is_empty() {
+            if let Some(quit) = self.quit(0) {
+                return Ok(Outcome { quit: Some(quit), ..Outcome::default() });
+            }
+            if self.rest(pruner, &set).await? {
+                continue;
+            }
+            let some = self.stride.of(slices.len());
+            let begun = world.clock.elapsed();
+            let pruned =
+                prune(pruner, &world.cpu, batch, &set, &slices[some.clone()], *witness).await;
+            let difference = match pruned {
+                Ok(Pruned::Gone) => {
+                    let gone: Vec<Slice> = slices.drain(some).collect();
+                    self.report.pruned_rows += gone.iter().map(Slice::rows).sum::<u64>();
+                    self.stride.learn(world.clock.elapsed().saturating_sub(begun));
+                    continue;
+                }
+                Ok(Pruned::Differs(difference)) => difference,
+                // Somebody holds a lock on some of its rows for long.
+                Err(error) if error.kind() == ErrorKind::Busy => Difference {
+                    slice: slices[0].number,
+                    table: set.root().table.name.clone(),
+                    how: format!("somebody else holds its rows: {error}"),
+                    is_schema: false,
+                },
+                Err(error) => return Err(error),
+            };
+            if some.len() > 1 && !difference.is_schema {
+                self.stride.single();
+                continue;
+            }
+            witness.see(&Step::Deferred { slice: difference.slice, why: difference.how.clone() });
+            is_other_schema |= difference.is_schema;
+            deferred.extend(if is_other_schema {
+                std::mem::take(&mut slices)
+            } else {
+                vec![slices.remove(0)]
+            });
+            if self.report.differences.len() < DIFFERENCES_MAX {
+                self.report.differences.push(difference);
+            }
+        }
+        let left_rows = deferred.iter().map(|slice| slice.members[0].rows).sum();
+        let now = world.clock.now();
+        let written = if deferred.is_empty() {
+            Some(batch.clone())
+        } else {
+            let mut kept = batch.slices.clone();
+            kept.retain(|slice| deferred.iter().all(|one| one.number != slice.number));
+            let all: Keeps = Arc::new(|_, _, _| Ok(true));
+            let reason = ("some rows had changed, and were not deleted", now);
+            let written = rewrite(place, &world.cpu, plan, batch, kept, &all, reason).await?;
+            if let Some(written) = &written {
+                for gate in *gates {
+                    gate.renew(plan, batch, written).await?;
+                }
+            }
+            written
+        };
+        let mut became =
+            ShelvedBatch { batch: batch.clone(), sealed: None, void: None, expired: None };
+        if let Some(written) = written {
+            became.sealed = Some(self.seal(&written, now).await?);
+            became.batch = written;
+        } else {
+            became.void = Some(Void { reason: "all of it had changed".to_owned(), at: now });
+        }
+        Ok(Outcome { quit: None, left_rows, became: Some(became), is_other_schema })
+    }
+
+    /// Why the run stops here, if it does.
+    fn quit(&self, read_rows: u64) -> Option<Quit> {
+        let Archiving { limits, rule, world, .. } = self.archiving;
+        let now = world.clock.now();
+        let worked = world.clock.elapsed().saturating_sub(self.begun);
+        let zone = rule.zone.unwrap_or(chrono_tz::Tz::UTC);
+        let is_over = limits.until.is_some_and(|until| now >= until)
+            || rule.runtime_max.is_some_and(|max| worked >= max)
+            || (!rule.windows.is_empty() && !crate::policy::is_open(&rule.windows, zone, now));
+        if is_over {
+            return Some(Quit::OutOfTime);
+        }
+        limits.rows_max.is_some_and(|max| read_rows > max).then_some(Quit::RowsMax)
+    }
+
+    /// Rests where somebody said so, or the server needs it; whether it did.
+    async fn rest(&mut self, pruner: &mut dyn Rows, set: &ArchiveSet) -> Result<bool> {
+        let Archiving { world, witness, .. } = self.archiving;
+        let now = world.clock.elapsed();
+        if self.looked.is_none_or(|looked| now.saturating_sub(looked) >= LOOK_EVERY) {
+            self.looked = Some(now);
+            self.told = control(self.archiving.place).await?;
+            self.pace.allow_lag(self.told.lag_max_ms.map(Duration::from_millis));
+            self.stride.aim_at(self.told.transaction_ms.map(Duration::from_millis));
+        }
+        let rest = if self.told.is_paused {
+            Some((format!("{} paused it", self.told.by), LOOK_EVERY))
+        } else {
+            self.pace.rest(pruner, set, now).await?
+        };
+        let Some((why, length)) = rest else { return Ok(false) };
+        witness.see(&Step::Resting { why: why.clone(), length });
+        world.clock.sleep(length).await;
+        *self.report.rested.entry(why).or_default() += length;
+        Ok(true)
+    }
+}
+
+/// Where reading goes on: behind what was read and is not deleted yet.
+fn resume_after(run: &Shelved) -> KeyRange {
+    let slices = run.pending().flat_map(|batch| &batch.slices);
+    let last = slices.last().and_then(|slice| slice.range().ok());
+    KeyRange { after: last.and_then(|range| range.to), to: None }
+}
+
+/// A batch that was just written.
+struct JustRead {
+    batch: Batch,
+    last: Key,
+    is_last: bool,
+    root_rows: u64,
+}
+
+async fn read_batch(
+    archiving: &Archiving<'_>,
+    reader: &mut dyn Rows,
+    plan: &Plan,
+    set: &mut ArchiveSet,
+    number: u32,
+    range: &KeyRange,
+    sizes: Sizes,
+) -> Result<Option<JustRead>> {
+    let Archiving { world, place, witness, .. } = archiving;
+    let draft = export(reader, &world.cpu, plan, set, number, range, sizes).await?;
+    let Some(draft) = draft else { return Ok(None) };
+    witness.see(&Step::Read { rows: draft.slices.iter().map(Slice::rows).sum() });
+    let (last, is_last) = (draft.last.clone(), draft.is_last);
+    let batch = shelve(place, &world.cpu, plan, draft, number, world.clock.now()).await?;
+    let bytes = file_bytes(&batch);
+    witness.see(&Step::Shelved { batch: number, rows: batch.rows(), bytes });
+    let root_rows = batch.slices.iter().map(|slice| slice.members[0].rows).sum();
+    Ok(Some(JustRead { batch, last, is_last, root_rows }))
+}
+
+fn file_bytes(batch: &Batch) -> u64 {
+    batch.members.iter().filter_map(|member| member.file.as_ref()).map(|file| file.bytes).sum()
+}
