@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::{
     answer::Format,
-    archive, backup, check, completion, config, copy, demo, drill, evidence, exit, fetch, forget,
-    grants, init, list, logs, man, mount, pickup, repo, restore,
+    archive, archiver, backup, check, completion, config, copy, demo, drill, evidence, exit, fetch,
+    forget, grants, init, list, logs, man, mount, pickup, repo, restore,
     retention::{event, expire, explain, hold},
     schedule, serve, show, timeline, verify,
 };
@@ -197,6 +197,9 @@ pub(crate) enum Command {
     /// Look after the repository itself.
     #[command(subcommand)]
     Repo(repo::Command),
+    /// Move historical rows out of live tables into files, and look after those.
+    #[command(subcommand)]
+    Archive(archiver::Command),
     /// Give up backups that are no longer wanted.
     Forget(forget::Options),
     /// Give up what the policies do not keep any more.

@@ -6,6 +6,7 @@
 mod advice;
 mod answer;
 mod archive;
+mod archiver;
 mod args;
 mod backup;
 mod bar;

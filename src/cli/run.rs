@@ -22,7 +22,7 @@ use tracing_subscriber::EnvFilter;
 use super::{
     advice,
     answer::{self, Format, complain},
-    archive,
+    archive, archiver,
     args::{Command, Typed},
     backup, check, completion, config, copy, demo, drill,
     environment::Environment,
@@ -262,6 +262,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<u8> {
         Command::Catalog(command) => serve::catalog(session, command).await?,
         Command::Grants(options) => grants::run(session, options)?,
         Command::Repo(command) => return repo::run(session, command).await,
+        Command::Archive(command) => return Box::pin(archiver::run(session, command)).await,
         Command::Forget(options) => forget::run(session, options).await?,
         Command::Expire(options) => expire::run(session, options).await?,
         Command::Copy(command) => return Box::pin(copy::run(session, command)).await,

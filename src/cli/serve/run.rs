@@ -7,7 +7,7 @@ use stillpoint_contract::{Error, Result, code};
 use tokio::sync::{Notify, watch};
 
 use super::{
-    super::{config::files, drill, process, session::Session},
+    super::{archiver, config::files, drill, process, session::Session},
     applied::{self, Document, Held},
     discovery,
     fleet::{self, Seat, Seen},
@@ -111,12 +111,15 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         }
         std::future::pending::<()>().await;
     };
+    let leads = || coordinator.leads();
+    let archives = archiver::tend(session, &state, leads, helds.clone());
     tell(sd_notify::NotifyState::Ready);
     let served = tokio::select! {
         served = coordinator.serve(fleets.clone(), stop) => served,
         () = signalled(session, &send_stop) => Ok(()),
         () = metrics => Ok(()),
         () = follow(session, &state, &following) => Ok(()),
+        () = archives => Ok(()),
         () = discovery::run(session, &coordinator, (helds, fleets.clone()), &found) => Ok(()),
     };
     tracing::info!(event = "serve.ended");

@@ -1,0 +1,132 @@
+//! `stillpoint archive hold`: what nobody may remove or erase.
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use stillpoint_contract::Result;
+
+use super::place::Set;
+use crate::{
+    archiver::{ArchiveHold, Shelf, held, hold, release},
+    cli::{
+        answer::{Answer, Stamp},
+        exit,
+        page::{Page, Table, printable},
+        session::Session,
+    },
+};
+
+/// What to do with holds on archived rows.
+#[derive(Debug, Subcommand)]
+pub(crate) enum HoldCommand {
+    /// Forbid to remove or erase rows of a set, or of one run of it.
+    Add(AddOptions),
+    /// List holds.
+    Ls(ListOptions),
+    /// Release a hold.
+    Release(ReleaseOptions),
+}
+
+/// What `archive hold add` is told.
+#[derive(Debug, Args)]
+pub(crate) struct AddOptions {
+    /// The archive set.
+    set: String,
+    /// In which case, such as LEG-2231.
+    #[arg(long, value_name = "CASE")]
+    case: String,
+    /// Only this run.
+    #[arg(long, value_name = "RUN")]
+    run: Option<String>,
+}
+
+/// What `archive hold ls` is told.
+#[derive(Debug, Args)]
+pub(crate) struct ListOptions {
+    /// The archive set.
+    set: String,
+}
+
+/// What `archive hold release` is told.
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseOptions {
+    /// The archive set.
+    set: String,
+    /// The hold, or how its id begins.
+    hold: String,
+    /// Why.
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
+#[derive(Debug, Serialize)]
+struct HoldsAnswer {
+    set: String,
+    /// What was added or released, or all that there are.
+    holds: Vec<HoldRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct HoldRow {
+    id: String,
+    run: Option<String>,
+    case: String,
+    by: String,
+    since: Stamp,
+}
+
+impl HoldRow {
+    fn of(hold: ArchiveHold) -> Self {
+        let ArchiveHold { id, run, case, by, at } = hold;
+        Self { id, run, case, by, since: Stamp(at) }
+    }
+}
+
+impl Answer for HoldsAnswer {
+    const SCHEMA: &'static str = "archive-holds/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        if self.holds.is_empty() {
+            page.line(format!("Nobody holds rows of archive set {}.", printable(&self.set)));
+            return;
+        }
+        let mut table = Table::new(&["HOLD", "CASE", "RUN", "SINCE", "BY"]);
+        for hold in &self.holds {
+            table.row(vec![
+                hold.id.clone(),
+                hold.case.clone(),
+                hold.run.clone().unwrap_or_else(|| "all".to_owned()),
+                page.time(hold.since.0),
+                hold.by.clone(),
+            ]);
+        }
+        page.table(&table);
+    }
+}
+
+/// Does it.
+pub(super) async fn run(session: &Session, command: HoldCommand) -> Result<u8> {
+    let (set, holds) = match command {
+        HoldCommand::Add(options) => {
+            let place = Set::of(session, &options.set).await?.place(session).await?;
+            if let Some(run) = &options.run {
+                Shelf::load(&place).await?.run(run)?;
+            }
+            let (run, user) = (options.run.as_deref(), session.user());
+            let made = hold(&place, &session.world, run, &options.case, &user).await?;
+            (options.set, vec![made])
+        }
+        HoldCommand::Ls(options) => {
+            let place = Set::of(session, &options.set).await?.place(session).await?;
+            (options.set, held(&place).await?.0)
+        }
+        HoldCommand::Release(options) => {
+            let place = Set::of(session, &options.set).await?.place(session).await?;
+            let (id, reason, user) = (&options.hold, &options.reason, session.user());
+            let ended = release(&place, &session.world, id, reason, &user).await?;
+            (options.set, vec![ended])
+        }
+    };
+    let holds = holds.into_iter().map(HoldRow::of).collect();
+    session.answer(&HoldsAnswer { set, holds })?;
+    Ok(exit::OK)
+}

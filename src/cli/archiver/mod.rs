@@ -1,0 +1,20 @@
+//! `stillpoint archive`: rows moved out of live tables, and what became of them.
+
+mod command;
+mod control;
+mod erase;
+mod hold;
+mod place;
+mod plan;
+mod publish;
+mod read;
+mod reclaim;
+mod reconcile;
+mod restore;
+mod run;
+mod show;
+mod tend;
+mod verify;
+
+pub(crate) use command::{Command, run};
+pub(crate) use tend::tend;

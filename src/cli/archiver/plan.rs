@@ -1,0 +1,175 @@
+//! `stillpoint archive plan`: what a run would move, and what speaks against it.
+
+use clap::Args;
+use serde::Serialize;
+use stillpoint_contract::{ErrorKind, Finding, Result, Weight};
+
+use super::place::Set;
+use crate::{
+    archiver::{Prepared, Shelf, prepare},
+    cli::{
+        answer::{Answer, Stamp},
+        exit,
+        page::{Page, Table, Tone, printable},
+        session::Session,
+        units,
+    },
+};
+
+/// What `archive plan` is told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The archive set.
+    set: String,
+}
+
+#[derive(Debug, Serialize)]
+struct PlanAnswer {
+    set: String,
+    database: String,
+    /// The run that would be continued, or `null`.
+    unfinished: Option<String>,
+    cutoff: Option<Stamp>,
+    predicate: String,
+    rows: u64,
+    bytes: u64,
+    /// In the order in which they are exported; they are deleted in the opposite one.
+    tables: Vec<TableRow>,
+    findings: Vec<Found>,
+    /// Whether `archive run` would begin.
+    admitted: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct TableRow {
+    table: String,
+    /// The columns of its key.
+    key: Vec<String>,
+    columns: usize,
+    /// The table that it refers to, or `null` for the root.
+    refers_to: Option<String>,
+    by: Vec<String>,
+}
+
+/// A finding on the wire.
+#[derive(Debug, Serialize)]
+pub(super) struct Found {
+    subject: &'static str,
+    state: String,
+    /// `fine`, `advice` or `lacking`.
+    weight: &'static str,
+    statement: Option<String>,
+}
+
+impl Found {
+    pub(super) fn of(finding: &Finding) -> Self {
+        let weight = match finding.weight {
+            Weight::Fine => "fine",
+            Weight::Advice => "advice",
+            Weight::Lacking => "lacking",
+        };
+        let (state, statement) = (finding.found.clone(), finding.statement.clone());
+        Self { subject: finding.subject, state, weight, statement }
+    }
+
+    pub(super) fn write(&self, page: &mut Page<'_>) {
+        let (tone, word) = match self.weight {
+            "lacking" => (Tone::Bad, "REFUSED"),
+            "advice" => (Tone::Warning, "advice"),
+            _ => (Tone::Good, "fine"),
+        };
+        let word = page.paint(tone, word);
+        page.line(format!("{word}  {}: {}", self.subject, printable(&self.state)));
+        if let Some(statement) = &self.statement {
+            page.line(format!("    {}", printable(statement)));
+        }
+    }
+}
+
+impl Answer for PlanAnswer {
+    const SCHEMA: &'static str = "archive-plan/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        let cutoff = self.cutoff.map_or_else(|| "none".to_owned(), |at| page.time(at.0));
+        let rows = format!("{}, about {}", units::grouped(self.rows), units::bytes(self.bytes));
+        let mut facts = vec![
+            ("set", self.set.clone()),
+            ("database", self.database.clone()),
+            ("cutoff", cutoff),
+            ("selects", self.predicate.clone()),
+            ("rows", rows),
+        ];
+        if let Some(run) = &self.unfinished {
+            facts.push(("first", format!("run {run} is continued, as it was planned")));
+        }
+        page.facts(0, &facts);
+        page.blank();
+        let mut table = Table::new(&["TABLE", "KEY", ">COLUMNS", "REFERS TO", "BY"]);
+        for row in &self.tables {
+            table.row(vec![
+                row.table.clone(),
+                row.key.join(", "),
+                row.columns.to_string(),
+                row.refers_to.clone().unwrap_or_else(|| "-".to_owned()),
+                row.by.join(", "),
+            ]);
+        }
+        page.table(&table);
+        let told: Vec<&Found> = self.findings.iter().filter(|f| f.weight != "fine").collect();
+        if !told.is_empty() {
+            page.blank();
+            for finding in told {
+                finding.write(page);
+            }
+        }
+        page.blank();
+        page.line(if self.admitted {
+            format!("Nothing was changed. To begin: stillpoint archive run {}", self.set)
+        } else {
+            "A run would refuse to begin: rows could be lost, or it would fail half-way.".to_owned()
+        });
+    }
+}
+
+/// Shows it.
+pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
+    let set = Set::of(session, &options.set).await?;
+    let place = set.place(session).await?;
+    let shelf = Shelf::load(&place).await?;
+    let driver = set.driver(session).await?;
+    let mut rows = driver.rows().await?;
+    let prepared = prepare(&mut *rows, &set.rule).await?;
+    let unfinished = shelf.unfinished().map(|run| run.plan.run.clone());
+    let answer = answer_of(&set, &prepared, unfinished);
+    let status = if answer.admitted { exit::OK } else { exit::status(ErrorKind::Refused) };
+    session.answer(&answer)?;
+    Ok(status)
+}
+
+fn answer_of(set: &Set, prepared: &Prepared, unfinished: Option<String>) -> PlanAnswer {
+    let members = &prepared.set.members;
+    let tables = members.iter().map(|member| {
+        let columns = &member.table.columns;
+        let key = member.table.key.iter().filter_map(|at| columns.get(*at));
+        let link = member.link.as_ref();
+        TableRow {
+            table: member.table.name.clone(),
+            key: key.map(|column| column.name.clone()).collect(),
+            columns: columns.len(),
+            refers_to: link.map(|link| members[link.parent].table.name.clone()),
+            by: link.map(|link| link.columns.clone()).unwrap_or_default(),
+        }
+    });
+    PlanAnswer {
+        set: set.rule.name.clone(),
+        database: set.rule.database.clone(),
+        unfinished,
+        cutoff: prepared.cutoff.map(Stamp),
+        predicate: prepared.set.predicate.clone(),
+        rows: prepared.estimate.rows,
+        bytes: prepared.estimate.bytes,
+        tables: tables.collect(),
+        findings: prepared.findings.iter().map(Found::of).collect(),
+        admitted: prepared.admit().is_ok(),
+    }
+}

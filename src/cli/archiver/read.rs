@@ -1,0 +1,137 @@
+//! `stillpoint archive get` and `scan`: archived rows, printed.
+
+use clap::{Args, ValueEnum};
+use stillpoint_contract::{Error, ErrorKind, Result, code};
+
+use super::place::Set;
+use crate::{
+    archiver::{
+        Compares, FoundRows, Place, Shelf, Term, Wanted,
+        file::{csv_header, csv_record, json_line},
+        find,
+    },
+    cli::{answer::print, exit, session::Session},
+};
+
+/// What `archive get` is told.
+#[derive(Debug, Args)]
+pub(crate) struct GetOptions {
+    /// The archive set.
+    set: String,
+    /// The value of the key; of a key of several columns, once for each of them, in order.
+    #[arg(long = "id", value_name = "VALUE", required = true, allow_hyphen_values = true)]
+    id: Vec<String>,
+    /// The table [default: the root].
+    #[arg(long, value_name = "TABLE")]
+    table: Option<String>,
+    /// The form of rows.
+    #[arg(long, value_name = "FORM", default_value = "jsonl")]
+    format: Form,
+}
+
+/// What `archive scan` is told.
+#[derive(Debug, Args)]
+pub(crate) struct ScanOptions {
+    /// The archive set.
+    set: String,
+    /// Which rows, such as: customer_id = 42 and created_at < 2024-01-01
+    #[arg(long = "where", value_name = "CONDITION", default_value = "")]
+    condition: String,
+    /// The table [default: the root].
+    #[arg(long, value_name = "TABLE")]
+    table: Option<String>,
+    /// Only rows of this run.
+    #[arg(long, value_name = "RUN")]
+    run: Option<String>,
+    /// At most so many rows.
+    #[arg(long, value_name = "NUMBER")]
+    limit: Option<u64>,
+    /// The form of rows.
+    #[arg(long, value_name = "FORM", default_value = "jsonl")]
+    format: Form,
+}
+
+/// The form of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// Comma-separated values with a header.
+    Csv,
+    /// One JSON object in a line.
+    Jsonl,
+}
+
+/// Prints rows by their key.
+pub(super) async fn get(session: &Session, options: GetOptions) -> Result<u8> {
+    let set = Set::of(session, &options.set).await?;
+    let place = set.place(session).await?;
+    let key = key_of(&place, options.table.as_deref()).await?;
+    if key.len() != options.id.len() {
+        return Err(Error::new(ErrorKind::Invalid, code::USAGE, "find rows by their key")
+            .with("key", key.join(", "))
+            .with("values", options.id.len()));
+    }
+    let term = |(column, value)| Term { column, compares: Compares::Equal, value };
+    let terms = key.into_iter().zip(options.id).map(term).collect();
+    let wanted = Wanted { table: options.table, terms, ..Wanted::default() };
+    let count = write(session, &place, &wanted, options.format).await?;
+    if count == 0 {
+        return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find the row")
+            .with("set", &options.set)
+            .why("no archived row has that key; it may still be in its table"));
+    }
+    Ok(exit::OK)
+}
+
+/// Prints rows.
+pub(super) async fn scan(session: &Session, options: ScanOptions) -> Result<u8> {
+    let terms = Wanted::terms_of(&options.condition)?;
+    let set = Set::of(session, &options.set).await?;
+    let place = set.place(session).await?;
+    let ScanOptions { table, run, limit, format, .. } = options;
+    write(session, &place, &Wanted { table, terms, run, rows_max: limit }, format).await?;
+    Ok(exit::OK)
+}
+
+/// The columns of a table's key.
+async fn key_of(place: &Place, table: Option<&str>) -> Result<Vec<String>> {
+    let shelf = Shelf::load(place).await?;
+    let plan = &shelf.runs.last().ok_or_else(|| nothing(place))?.plan;
+    let table = &plan.members[plan.member_of(table)?].table;
+    let key = table.key.iter().filter_map(|at| table.columns.get(*at));
+    Ok(key.map(|column| column.name.clone()).collect())
+}
+
+fn nothing(place: &Place) -> Error {
+    Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "read archived rows")
+        .with("set", place.set())
+        .with("place", place.location())
+        .why("nothing was archived yet")
+}
+
+async fn write(session: &Session, place: &Place, wanted: &Wanted, form: Form) -> Result<u64> {
+    let mut header = Vec::new();
+    find(place, &session.world.cpu, wanted, async |found: FoundRows| {
+        let mut text = Vec::new();
+        if form == Form::Csv {
+            csv_header(&found.columns, &mut text);
+            if text == header {
+                text.clear();
+            } else {
+                // Files of an earlier schema have other columns.
+                let is_first = header.is_empty();
+                header.clone_from(&text);
+                if !is_first {
+                    text.insert(0, b'\n');
+                }
+            }
+        }
+        for row in &found.rows {
+            match form {
+                Form::Csv => csv_record(row, &found.columns, &mut text)?,
+                Form::Jsonl => json_line(row, &found.columns, &mut text)?,
+            }
+        }
+        print(&String::from_utf8_lossy(&text))
+    })
+    .await
+}

@@ -1,0 +1,99 @@
+//! `stillpoint archive reconcile`: after a restore of the database, which archived rows live again.
+
+use clap::Args;
+use serde::Serialize;
+use stillpoint_contract::Result;
+
+use super::place::Set;
+use crate::{
+    archiver::{self, LiveSlice, Nobody},
+    cli::{
+        answer::Answer,
+        exit,
+        page::{Page, Tone, printable},
+        session::Session,
+        units,
+    },
+};
+
+/// What `archive reconcile` is told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The archive set.
+    set: String,
+    /// Delete those rows again; only those that are what the files hold.
+    #[arg(long)]
+    prune: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct ReconcileAnswer {
+    set: String,
+    archived_rows: u64,
+    /// Rows that are in files, and in their tables again; readers of the archive pass over them.
+    live_rows: u64,
+    live: Vec<LiveSlice>,
+    /// Rows that were deleted again.
+    pruned_rows: u64,
+    /// Slices that were not, since their rows are others now.
+    differing: Vec<LiveSlice>,
+    /// Rows that the ledger says were deleted, and of whose files nothing is known here.
+    unknown_rows: u64,
+}
+
+impl Answer for ReconcileAnswer {
+    const SCHEMA: &'static str = "archive-reconcile/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        let rows = |count| format!("{} rows", units::grouped(count));
+        page.line(format!("Archive set {}", printable(&self.set)));
+        page.facts(
+            2,
+            &[
+                ("only in files", rows(self.archived_rows)),
+                ("live again", rows(self.live_rows)),
+                ("deleted again", rows(self.pruned_rows)),
+            ],
+        );
+        if self.unknown_rows > 0 {
+            let lost = page.paint(Tone::Bad, "MISSING");
+            page.line(format!(
+                "  {lost}: the ledger says that {} were archived; no manifest here knows of them",
+                rows(self.unknown_rows)
+            ));
+        }
+        if self.live_rows > 0 {
+            let set = printable(&self.set);
+            page.line(
+                "  Rows that live again are not read from the archive until they are deleted.",
+            );
+            page.line(format!("  To delete them: stillpoint archive reconcile {set} --prune"));
+        }
+        if !self.differing.is_empty() {
+            let slices = units::count(self.differing.len() as u64, "slice", "slices");
+            page.line(format!(
+                "  {slices} hold rows that are others now; a run archives them anew"
+            ));
+        }
+    }
+}
+
+/// Compares, and prunes if told to.
+pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
+    let set = Set::of(session, &options.set).await?;
+    let place = set.place(session).await?;
+    let driver = set.driver(session).await?;
+    let world = &session.world;
+    let overlap = archiver::reconcile(&place, world, &*driver, options.prune, &Nobody).await?;
+    let unknown_rows: u64 = overlap.unknown.iter().map(|entry| entry.rows).sum();
+    session.answer(&ReconcileAnswer {
+        set: options.set,
+        archived_rows: overlap.archived.1,
+        live_rows: overlap.live.iter().map(|slice| slice.rows).sum(),
+        live: overlap.live,
+        pruned_rows: overlap.pruned_rows,
+        differing: overlap.differing,
+        unknown_rows,
+    })?;
+    Ok(if unknown_rows > 0 { exit::CHECK_FAILED } else { exit::OK })
+}

@@ -1,0 +1,241 @@
+//! `stillpoint archive run`: rows into files, and then out of their tables.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use clap::Args;
+use serde::Serialize;
+use stillpoint_contract::Result;
+
+use super::{place::Set, plan::Found};
+use crate::{
+    archiver::{Archiving, Batch, Gate, Limits, Plan, Quit, RunReport, Step, Witness},
+    cli::{
+        answer::Answer,
+        exit,
+        page::{Page, Tone, printable},
+        session::Session,
+        units,
+    },
+    pipeline::Meter,
+    repository::Repository,
+};
+
+/// What `archive run` is told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The archive set.
+    set: String,
+    /// Stop at this time, such as 05:00; the next run goes on.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    until: Option<String>,
+    /// Stop after so many rows of the root; the next run goes on.
+    #[arg(long, value_name = "NUMBER")]
+    max_rows: Option<u64>,
+    /// Write files only; a later run deletes the rows.
+    #[arg(long)]
+    keep_source: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct RunAnswer {
+    set: String,
+    run: Option<String>,
+    /// `finished`, `nothing-selected`, `rows-max`, `out-of-time`, `gate` or `kept-source`.
+    quit: &'static str,
+    why: String,
+    planned_rows: u64,
+    exported_rows: u64,
+    file_bytes: u64,
+    pruned_rows: u64,
+    left_rows: u64,
+    differences: Vec<DifferenceRow>,
+    rested: Vec<Rest>,
+    findings: Vec<Found>,
+    elapsed_ms: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct DifferenceRow {
+    table: String,
+    slice: u32,
+    how: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Rest {
+    why: String,
+    ms: u64,
+}
+
+impl Answer for RunAnswer {
+    const SCHEMA: &'static str = "archive-run/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        let tone = if self.left_rows == 0 { Tone::Good } else { Tone::Warning };
+        let why = page.paint(tone, &self.why);
+        page.line(format!("Archive set {}: {why}", printable(&self.set)));
+        let took = Duration::from_millis(self.elapsed_ms);
+        let written = format!(
+            "{} rows, {}",
+            units::grouped(self.exported_rows),
+            units::bytes(self.file_bytes)
+        );
+        let mut facts = vec![
+            ("run", self.run.clone().unwrap_or_else(|| "none".to_owned())),
+            ("into files", written),
+            ("deleted", format!("{} rows", units::grouped(self.pruned_rows))),
+            ("took", units::duration(took)),
+        ];
+        if self.left_rows > 0 {
+            let left = units::grouped(self.left_rows);
+            facts.push((
+                "left",
+                format!("{left} rows that kept changing; the next run tries again"),
+            ));
+        }
+        page.facts(2, &facts);
+        for one in &self.differences {
+            let (table, how) = (printable(&one.table), printable(&one.how));
+            page.line(format!("  not deleted at first: {table}, slice {}: {how}", one.slice));
+        }
+        for rest in &self.rested {
+            let length = units::duration(Duration::from_millis(rest.ms));
+            page.line(format!("  rested {length}: {}", printable(&rest.why)));
+        }
+        for finding in &self.findings {
+            finding.write(page);
+        }
+    }
+}
+
+/// Carries it out.
+pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
+    let until = options.until.as_deref().map(|text| session.instant(text)).transpose()?;
+    let set = Set::of(session, &options.set).await?;
+    let place = set.place(session).await?;
+    let driver = set.driver(session).await?;
+    let gates = set.gates(session, &place).await?;
+    let meter = Arc::new(Meter::default());
+    let witness = Watcher::new(Arc::clone(&meter));
+    let archiving = Archiving {
+        driver: &*driver,
+        place: &place,
+        world: &session.world,
+        rule: &set.rule,
+        gates: &gates,
+        limits: Limits { until, rows_max: options.max_rows, keeps_source: options.keep_source },
+        witness: &witness,
+    };
+    let begun = session.world.clock.elapsed();
+    let report = session.watch(&set.rule.name, &meter, Box::pin(archiving.run())).await?;
+    let took = session.world.clock.elapsed().saturating_sub(begun);
+    let status = status_of(&report);
+    session.answer(&answer_of(&set.rule.name, report, took))?;
+    Ok(status)
+}
+
+fn status_of(report: &RunReport) -> u8 {
+    // Rows that kept changing are left for the next run, and somebody should know.
+    if report.left_rows > 0 { exit::CHECK_FAILED } else { exit::OK }
+}
+
+fn answer_of(set: &str, report: RunReport, took: Duration) -> RunAnswer {
+    let quit = match &report.quit {
+        Quit::Finished => "finished",
+        Quit::NothingSelected => "nothing-selected",
+        Quit::RowsMax => "rows-max",
+        Quit::OutOfTime => "out-of-time",
+        Quit::Gate(_) => "gate",
+        Quit::KeptSource => "kept-source",
+    };
+    let differences = report.differences.into_iter();
+    let rested = report.rested.into_iter();
+    RunAnswer {
+        set: set.to_owned(),
+        run: report.run,
+        quit,
+        why: report.quit.words(),
+        planned_rows: report.planned_rows,
+        exported_rows: report.exported_rows,
+        file_bytes: report.file_bytes,
+        pruned_rows: report.pruned_rows,
+        left_rows: report.left_rows,
+        differences: differences
+            .map(|one| DifferenceRow { table: one.table, slice: one.slice, how: one.how })
+            .collect(),
+        rested: rested.map(|(why, length)| Rest { why, ms: length.as_millis() as u64 }).collect(),
+        findings: report
+            .findings
+            .iter()
+            .filter(|finding| finding.weight != stillpoint_contract::Weight::Fine)
+            .map(Found::of)
+            .collect(),
+        elapsed_ms: took.as_millis() as u64,
+    }
+}
+
+/// Shows progress, and writes steps to the log.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    meter: Arc<Meter>,
+    /// What a row takes in its table, as far as that is known.
+    row_bytes: AtomicU64,
+}
+
+impl Watcher {
+    pub(super) fn new(meter: Arc<Meter>) -> Self {
+        Self { meter, row_bytes: AtomicU64::new(0) }
+    }
+}
+
+impl Witness for Watcher {
+    fn see(&self, step: &Step) {
+        match step {
+            Step::Planned { rows, bytes } => {
+                self.row_bytes.store(bytes.checked_div(*rows).unwrap_or(0), Ordering::Relaxed);
+                self.meter.begin("archiving", *bytes);
+            }
+            Step::Committed { rows, .. } => {
+                self.meter.advance(rows * self.row_bytes.load(Ordering::Relaxed));
+            }
+            Step::Deferred { .. } | Step::Resting { .. } => tracing::warn!(?step, "archiving"),
+            _ => {}
+        }
+        tracing::debug!(?step, "archiving");
+    }
+}
+
+/// A verified backup of the database must hold the rows: one of a state after they were read.
+#[derive(Debug)]
+pub(super) struct BackedUp {
+    pub(super) repository: Repository,
+    pub(super) database: String,
+}
+
+#[async_trait]
+impl Gate for BackedUp {
+    async fn closed(
+        &self,
+        _plan: &Plan,
+        batch: &Batch,
+        _now: DateTime<Utc>,
+    ) -> Result<Option<String>> {
+        let history = self.repository.history().await?;
+        let has_them = history.live_of(&self.database).any(|committed| {
+            let commit = &committed.commit;
+            commit.started_at >= batch.made
+                && history.proof(&commit.backup).is_some()
+                && !history.is_suspect(&commit.backup)
+        });
+        let why = || format!("no verified backup of {} has been made since", self.database);
+        Ok((!has_them).then(why))
+    }
+}

@@ -1,0 +1,111 @@
+//! `stillpoint archive verify`: every byte and every row of archived files, read back.
+
+use clap::Args;
+use serde::Serialize;
+use stillpoint_contract::Result;
+
+use super::place::Set;
+use crate::{
+    archiver,
+    cli::{
+        answer::Answer,
+        exit,
+        page::{Page, Tone, printable},
+        session::Session,
+        units,
+    },
+    coordinator::told,
+};
+
+/// What `archive verify` is told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The archive set.
+    set: String,
+    /// Only about so many of a hundred batches, chosen by chance.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    sample: Option<u8>,
+    /// Compare also with the ledger in the database.
+    #[arg(long)]
+    against_ledger: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct VerifyAnswer {
+    set: String,
+    batches: u64,
+    rows: u64,
+    bytes: u64,
+    against_ledger: bool,
+    damages: Vec<DamageRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct DamageRow {
+    run: String,
+    batch: u32,
+    what: String,
+}
+
+impl Answer for VerifyAnswer {
+    const SCHEMA: &'static str = "archive-verify/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        let (tone, word) = match self.damages.len() {
+            0 => (Tone::Good, "intact"),
+            _ => (Tone::Bad, "DAMAGED"),
+        };
+        let word = page.paint(tone, word);
+        page.line(format!("Archive set {}: {word}", printable(&self.set)));
+        let (rows, bytes) = (units::grouped(self.rows), units::bytes(self.bytes));
+        let mut facts = vec![("read back", format!("{rows} rows, {bytes}"))];
+        facts.push(("batches", self.batches.to_string()));
+        if self.against_ledger {
+            facts.push(("ledger", "compared".to_owned()));
+        }
+        page.facts(2, &facts);
+        for damage in &self.damages {
+            let what = printable(&damage.what);
+            page.line(format!("  run {}, batch {}: {what}", damage.run, damage.batch));
+        }
+    }
+}
+
+/// Verifies.
+pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
+    let set = Set::of(session, &options.set).await?;
+    let place = set.place(session).await?;
+    let ledger = if options.against_ledger {
+        let driver = set.driver(session).await?;
+        Some(driver.rows().await?.ledger(&set.rule.name).await?)
+    } else {
+        None
+    };
+    let percent = options.sample.unwrap_or(100);
+    let entropy = &session.world.entropy;
+    let picks = |_: &archiver::Batch| {
+        let mut random = [0; 2];
+        entropy.fill(&mut random);
+        u16::from_le_bytes(random) % 100 < u16::from(percent)
+    };
+    let world = &session.world;
+    let verified = archiver::verify(&place, &world.cpu, ledger.as_deref(), picks).await?;
+    let status = match verified.damages.first() {
+        None => exit::OK,
+        Some(damage) => exit::status(damage.error.kind()),
+    };
+    let damages = verified.damages.into_iter().map(|damage| DamageRow {
+        run: damage.run,
+        batch: damage.batch,
+        what: told(&damage.error),
+    });
+    session.answer(&VerifyAnswer {
+        set: options.set,
+        batches: verified.batches,
+        rows: verified.rows,
+        bytes: verified.bytes,
+        against_ledger: options.against_ledger,
+        damages: damages.collect(),
+    })?;
+    Ok(status)
+}
