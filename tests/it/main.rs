@@ -3,6 +3,7 @@
 mod agents;
 mod archive;
 mod archive_outage;
+mod archiver;
 #[cfg(feature = "parquet")]
 mod archiver_files;
 mod bank;

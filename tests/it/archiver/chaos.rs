@@ -1,0 +1,267 @@
+//! Invariants 1 to 3: whatever writers do, and wherever a run is killed.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that panics has failed, and says what it tried"
+)]
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use stillpoint::{
+    repository::store::{Dice, Fault, FaultyStore, MemoryStore, Store},
+    world::World,
+};
+use stillpoint_contract::{Clock, ErrorKind};
+
+use super::shop::{InPostgres, Shop, Sqlite, Yard};
+use crate::site::{seed, setting};
+
+/// How many seeds; `STILLPOINT_RUNS` says otherwise.
+fn seeds(usual: u64) -> std::ops::Range<u64> {
+    let first = seed();
+    first..first + setting("STILLPOINT_RUNS", usual)
+}
+
+/// What an application believes its orders to be: their tokens, by their numbers. An order that
+/// was archived keeps the token that it had then.
+#[derive(Debug, Default)]
+struct Belief {
+    orders: BTreeMap<i64, String>,
+    /// Of each order that was ever put away under a number that others have now.
+    gone: Vec<String>,
+    made: u64,
+}
+
+impl Belief {
+    fn token(&mut self) -> String {
+        self.made += 1;
+        format!("t{}", self.made)
+    }
+}
+
+fn below(dice: &Dice, limit: usize) -> i64 {
+    i64::try_from(dice.below(limit)).unwrap()
+}
+
+/// Changes orders at random, in the range of what is archived and outside of it.
+async fn write<S: Shop>(shop: &S, belief: &mut Belief, dice: &Dice) {
+    let orders = shop.table("orders");
+    let id = below(dice, 60);
+    match dice.below(6) {
+        0 | 1 => {
+            let token = belief.token();
+            let taken = shop.ask(&format!("SELECT token FROM {orders} WHERE id = {id}")).await;
+            if taken.is_empty() {
+                let state = ["closed", "open"][dice.below(2)];
+                let insert = format!(
+                    "INSERT INTO {orders} VALUES ({id}, '{token}', '{state}', 'n', 1) \
+                     ON CONFLICT DO NOTHING"
+                );
+                if shop.change(&[insert]).await == [1] {
+                    belief.gone.extend(belief.orders.insert(id, token));
+                }
+            }
+        }
+        2 | 3 => {
+            let token = belief.token();
+            let state = ["closed", "open"][dice.below(2)];
+            let set = format!("token = '{token}', state = '{state}'");
+            let update = format!("UPDATE {orders} SET {set} WHERE id = {id}");
+            if shop.change(&[update]).await == [1] {
+                belief.orders.insert(id, token);
+            }
+        }
+        4 => {
+            if shop.change(&[format!("DELETE FROM {orders} WHERE id = {id}")]).await == [1] {
+                belief.orders.remove(&id);
+            }
+        }
+        _ => {
+            // The order gets another number: it moves to another slice.
+            let other = 60 + below(dice, 60);
+            let token = belief.token();
+            let free = format!("NOT EXISTS (SELECT 1 FROM {orders} WHERE id = {other})");
+            let set = format!("id = {other}, token = '{token}'");
+            let update = format!("UPDATE {orders} SET {set} WHERE id = {id} AND {free}");
+            if shop.change(&[update]).await == [1] {
+                belief.orders.remove(&id);
+                belief.gone.extend(belief.orders.insert(other, token));
+            }
+        }
+    }
+}
+
+/// Archives orders while they are written to, is killed at a step that the seed chooses, and goes
+/// on; in the end each order is in its table or in the archive.
+async fn survive<S: Shop>(shop: S, seed: u64) {
+    let dice = Dice::new(seed);
+    let mut yard = Yard::new(shop, false);
+    yard.rule.slice_rows = 1 + dice.below(12) as u64;
+    yard.rule.file_bytes = [1, 64 << 20][dice.below(2)];
+    yard.fill(0..40, 0).await;
+    let mut belief = Belief::default();
+    belief.orders.extend((0..40).map(|id| (id, format!("o{id}"))));
+    let mut killed = 0;
+    for _ in 0..3 {
+        let done = AtomicBool::new(false);
+        let step = 1 + below(&dice, 60);
+        let archive = async {
+            let run = yard.run_until(step).await;
+            done.store(true, Ordering::Relaxed);
+            run
+        };
+        let writes = async {
+            while !done.load(Ordering::Relaxed) {
+                write(&yard.shop, &mut belief, &dice).await;
+                tokio::task::yield_now().await;
+            }
+        };
+        let (run, ()) = tokio::join!(archive, writes);
+        match run {
+            None => killed += 1,
+            Some(run) => drop(run.unwrap()),
+        }
+    }
+    let last = yard.run().await.unwrap();
+    assert!(last.quit.is_done(), "{last:?}");
+    let (live, archived) = (yard.live("orders").await, yard.archived("orders").await);
+    let mut found = [live.clone(), archived.clone()].concat();
+    found.sort();
+    let mut wanted: Vec<String> = belief.orders.values().chain(&belief.gone).cloned().collect();
+    wanted.sort();
+    assert_eq!(
+        found, wanted,
+        "killed {killed} times; live {live:?}; archived {archived:?}\n\
+         repeat: STILLPOINT_SEED={seed} STILLPOINT_RUNS=1"
+    );
+    let closed = yard.shop.table("orders");
+    let left = format!("SELECT token FROM {closed} WHERE state = 'closed'");
+    assert_eq!(yard.shop.ask(&left).await, Vec::<String>::new(), "STILLPOINT_SEED={seed}");
+    println!("seed {seed}: killed {killed} times, {} archived", archived.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_orders_of_sqlite_survive_writers_and_kills() {
+    for seed in seeds(40) {
+        survive(Sqlite::new().await, seed).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_orders_of_postgresql_survive_writers_and_kills() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    for seed in seeds(40) {
+        shop.reset().await;
+        survive(&shop, seed).await;
+    }
+}
+
+/// Kills a run at each step that it has, one after the other; after each, and after the run that
+/// follows, each row is where it belongs.
+async fn kill_at_each_step<S: Shop>(mut yard: Yard<S>) {
+    yard.rule.slice_rows = 3;
+    let all = |letter: &str, numbers: Vec<i64>| {
+        let mut all: Vec<String> = numbers.iter().map(|one| format!("{letter}{one}")).collect();
+        all.sort();
+        all
+    };
+    let orders = all("o", (0..25).collect());
+    let items = all("i", (0..25).flat_map(|id| [id * 100, id * 100 + 1]).collect());
+    yard.fill(0..25, 2).await;
+    let mut steps = 0;
+    loop {
+        steps += 1;
+        let run = yard.run_until(steps).await;
+        // What counts in the archive is what the ledger says, whether or not it was sealed.
+        let driver = yard.shop.driver().await;
+        let mut rows = driver.rows().await.unwrap();
+        let ledger = rows.ledger("orders").await.unwrap();
+        let noted: u64 = ledger.iter().map(|entry| entry.rows).sum();
+        let live = yard.live("orders").await.len() + yard.live("items").await.len();
+        assert_eq!(noted as usize + live, orders.len() + items.len(), "killed at step {steps}");
+        drop(rows);
+        if let Some(run) = run {
+            assert!(run.unwrap().quit.is_done());
+            break;
+        }
+    }
+    assert!(steps > 12, "{steps}");
+    assert_eq!((yard.live("orders").await.len(), yard.live("items").await.len()), (0, 0));
+    assert_eq!(yard.archived("orders").await, orders);
+    assert_eq!(yard.archived("items").await, items);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_i3_sqlite_is_killed_at_each_step() {
+    kill_at_each_step(Yard::new(Sqlite::new().await, true)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_i3_postgresql_is_killed_at_each_step() {
+    let Some(shop) = InPostgres::new(17).await else { return };
+    kill_at_each_step(Yard::new(shop, true)).await;
+}
+
+/// Invariant 14: each call of the store fails once, in each way in which it can.
+#[tokio::test(flavor = "multi_thread")]
+async fn i14_any_call_of_the_store_may_fail() {
+    let faults = [
+        Fault::Fail(ErrorKind::Transient),
+        Fault::Fail(ErrorKind::Exhausted),
+        Fault::LoseAnswer,
+        Fault::Twice,
+        Fault::FlipBit,
+    ];
+    for fault in faults {
+        let mut number = 0;
+        loop {
+            let memory: Arc<dyn Store> = Arc::new(MemoryStore::default());
+            let faulty = Arc::new(FaultyStore::new(Arc::clone(&memory), 1));
+            let mut yard = Yard::in_store(Sqlite::new().await, true, Arc::clone(&faulty) as _);
+            yard.world.clock = Arc::new(Impatient);
+            yard.fill(0..12, 1).await;
+            faulty.fault_at(number, fault);
+            let run = yard.run().await;
+            let is_through = faulty.calls() <= number;
+            faulty.heal();
+            if run.is_err() {
+                assert!(yard.run().await.unwrap().quit.is_done(), "{fault:?} at call {number}");
+            }
+            let at = format!("{fault:?} at call {number}");
+            assert_eq!(yard.live("orders").await.len(), 0, "{at}");
+            assert_eq!(yard.archived("orders").await.len(), 12, "{at}");
+            assert_eq!(yard.archived("items").await.len(), 12, "{at}");
+            if is_through {
+                break;
+            }
+            number += 1;
+        }
+        assert!(number > 8, "{number}");
+    }
+}
+
+/// A clock whose waits are over at once.
+#[derive(Debug)]
+struct Impatient;
+
+#[async_trait::async_trait]
+impl Clock for Impatient {
+    fn now(&self) -> chrono::DateTime<chrono::Utc> {
+        World::real(1).clock.now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    async fn sleep(&self, _duration: Duration) {
+        tokio::task::yield_now().await;
+    }
+}

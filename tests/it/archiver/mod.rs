@@ -1,0 +1,16 @@
+//! Rows that are moved out of live tables, while they change and while whoever moves them is
+//! killed: each of them is in its table or in a file that counts, never in neither, never in both.
+
+mod chaos;
+mod keeping;
+mod partitions;
+mod protocol;
+mod published;
+mod regressions;
+mod shop;
+mod throttle;
+mod through;
+mod types_postgres;
+mod types_sqlite;
+mod values_postgres;
+mod zones;

@@ -1,0 +1,411 @@
+//! Invariants 2 and 5 to 15, each where it is most likely to break.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use std::{
+    fs,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use stillpoint::{
+    archiver::{Aged, Nobody, Place, Quit, SecondCopy, Shelf, Step, Witness, reconcile, verify},
+    policy::FileFormat,
+    repository::store::{Key, MemoryStore, Store},
+};
+use stillpoint_contract::{ErrorKind, code};
+use tokio::runtime::Handle;
+
+use super::shop::{InPostgres, Shop, Sqlite, Yard};
+
+/// Does something to the shop as soon as the first transaction that deletes has begun, or before.
+pub(super) struct Meddler<S: 'static> {
+    pub(super) shop: Arc<S>,
+    pub(super) when: fn(&Step) -> bool,
+    pub(super) statements: Mutex<Vec<String>>,
+}
+
+impl<S> std::fmt::Debug for Meddler<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meddler")
+    }
+}
+
+impl<S: Shop> Witness for Meddler<S> {
+    fn see(&self, step: &Step) {
+        let statements = if (self.when)(step) {
+            std::mem::take(&mut *self.statements.lock().unwrap())
+        } else {
+            Vec::new()
+        };
+        for statement in statements {
+            let shop = Arc::clone(&self.shop);
+            tokio::task::block_in_place(|| {
+                Handle::current().block_on(async { shop.change(&[statement]).await })
+            });
+        }
+    }
+}
+
+/// Files are durable, and nothing is deleted yet.
+pub(super) const SHELVED: fn(&Step) -> bool = |step| matches!(step, Step::Shelved { .. });
+
+/// Archives twenty orders, while somebody does something between a file and the deletion of its
+/// rows.
+async fn meddled<S: Shop + 'static>(shop: S, statements: &[&str]) -> Yard<Arc<S>> {
+    let shop = Arc::new(shop);
+    let yard = Yard::new(Arc::clone(&shop), false);
+    yard.fill(0..20, 0).await;
+    let orders = shop.table("orders");
+    let statements = statements.iter().map(|one| one.replace("orders", &orders)).collect();
+    let meddler = Meddler { shop, when: SHELVED, statements: Mutex::new(statements) };
+    let report = yard.run_seen(&meddler).await.unwrap();
+    assert!(report.quit.is_done(), "{report:?}");
+    assert!(!report.differences.is_empty(), "nobody noticed: {report:?}");
+    assert_eq!(report.left_rows, 0, "{report:?}");
+    yard
+}
+
+fn tokens(numbers: impl IntoIterator<Item = i64>) -> Vec<String> {
+    let mut tokens: Vec<String> = numbers.into_iter().map(|one| format!("o{one}")).collect();
+    tokens.sort();
+    tokens
+}
+
+/// The six races of invariant 7.
+async fn race<S: Shop + 'static>(make: impl AsyncFn() -> S) {
+    // An update is archived as it is in the end: pt-archiver loses it.
+    let yard = meddled(make().await, &["UPDATE orders SET token = 'new' WHERE id = 7"]).await;
+    let mut wanted = tokens((0..20).filter(|one| *one != 7));
+    wanted.insert(0, "new".to_owned());
+    assert_eq!((yard.archived("orders").await, yard.live("orders").await.len()), (wanted, 0));
+
+    // A row that is inserted into the range is archived, or stays: pt-archiver loses it.
+    let insert = "INSERT INTO orders VALUES (-3, 'below', 'closed', NULL, 0)";
+    let yard = meddled(make().await, &[insert]).await;
+    let mut wanted = tokens(0..20);
+    wanted.insert(0, "below".to_owned());
+    assert_eq!((yard.archived("orders").await, yard.live("orders").await.len()), (wanted, 0));
+
+    // One that somebody deleted is in no file.
+    let yard = meddled(make().await, &["DELETE FROM orders WHERE id = 7"]).await;
+    let wanted = tokens((0..20).filter(|one| *one != 7));
+    assert_eq!((yard.archived("orders").await, yard.live("orders").await.len()), (wanted, 0));
+
+    // One that was deleted and inserted again.
+    let again = [
+        "DELETE FROM orders WHERE id = 7",
+        "INSERT INTO orders VALUES (7, 'again', 'closed', NULL, 7.5)",
+    ];
+    let yard = meddled(make().await, &again).await;
+    let mut wanted = tokens((0..20).filter(|one| *one != 7));
+    wanted.insert(0, "again".to_owned());
+    assert_eq!((yard.archived("orders").await, yard.live("orders").await.len()), (wanted, 0));
+
+    // One that is not selected any more stays.
+    let yard = meddled(make().await, &["UPDATE orders SET state = 'open' WHERE id = 7"]).await;
+    let wanted = tokens((0..20).filter(|one| *one != 7));
+    assert_eq!((yard.archived("orders").await, yard.live("orders").await), (wanted, tokens([7])));
+
+    // One that gets another key.
+    let moved = ["UPDATE orders SET id = 700 WHERE id = 7"];
+    let yard = meddled(make().await, &moved).await;
+    assert_eq!(
+        (yard.archived("orders").await, yard.live("orders").await.len()),
+        (tokens(0..20), 0)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i7_sqlite_races_lose_nothing() {
+    Box::pin(race(async || Sqlite::new().await)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i7_postgresql_races_lose_nothing() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    let shop = &*Box::leak(Box::new(shop));
+    let fresh = async || {
+        shop.reset().await;
+        shop
+    };
+    Box::pin(race(fresh)).await;
+}
+
+/// A trigger that keeps rows from being deleted: nothing is lost, and somebody is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn i7_rows_that_a_trigger_keeps_stay_and_are_in_no_file() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    let keep = "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN IF OLD.id = 7 THEN RETURN NULL; END IF; RETURN OLD; END $$;
+        CREATE TRIGGER keep BEFORE DELETE ON orders FOR EACH ROW EXECUTE FUNCTION keep()";
+    shop.client().await.batch_execute(keep).await.unwrap();
+    let yard = Yard::new(shop, false);
+    yard.fill(0..30, 0).await;
+    let report = yard.run().await.unwrap();
+    assert_eq!(report.left_rows, 10, "{report:?}");
+    let kept = yard.live("orders").await;
+    assert!(kept.contains(&"o7".to_owned()) && kept.len() == 10, "{kept:?}");
+    let archived = yard.archived("orders").await;
+    assert!(archived.len() == 20 && !archived.contains(&"o7".to_owned()), "{archived:?}");
+}
+
+/// Invariant 2: whatever is changed in a stored file, nothing is deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn i2_i5_a_file_that_is_not_what_was_written_deletes_nothing() {
+    for format in FileFormat::ALL {
+        let mut yard = Yard::new(Sqlite::new().await, false);
+        yard.rule.format = format;
+        yard.fill(0..50, 0).await;
+        yard.limits.keeps_source = true;
+        assert_eq!(yard.run().await.unwrap().quit, Quit::KeptSource);
+        yard.limits.keeps_source = false;
+        let files = yard.store.list("archive/orders/orders/").await.unwrap();
+        let [file] = files.as_slice() else { panic!("{files:?}") };
+        let whole = yard.store.read(&file.key, 1 << 20).await.unwrap().unwrap();
+        let flipped = |at: usize| {
+            let mut bytes = whole.to_vec();
+            bytes[at] ^= 1;
+            bytes
+        };
+        let other = [whole.as_ref(), b"x"].concat();
+        let damaged = [
+            flipped(0),
+            flipped(whole.len() / 2),
+            flipped(whole.len() - 1),
+            whole[..whole.len() / 2].to_vec(),
+            Vec::new(),
+            other,
+        ];
+        for bytes in damaged {
+            yard.store.delete(&file.key).await.unwrap();
+            yard.store.create(&file.key, bytes.into()).await.unwrap();
+            let error = yard.run().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+            assert_eq!(yard.live("orders").await.len(), 50);
+            let found = verify(&yard.place, &yard.world.cpu, None, |_| true).await.unwrap();
+            assert_eq!(found.damages.len(), 1);
+        }
+        // A file that is gone.
+        yard.store.delete(&file.key).await.unwrap();
+        assert_eq!(yard.run().await.unwrap_err().kind(), ErrorKind::Corrupt);
+        yard.store.create(&file.key, whole).await.unwrap();
+        assert_eq!(yard.run().await.unwrap().pruned_rows, 50);
+        assert_eq!(yard.archived("orders").await, tokens(0..50));
+    }
+}
+
+/// Two files of one table that change places are both found out.
+#[tokio::test(flavor = "multi_thread")]
+async fn i5_files_that_are_swapped_are_found_out() {
+    let mut yard = Yard::new(Sqlite::new().await, false);
+    yard.rule.file_bytes = 1;
+    yard.fill(0..300, 0).await;
+    yard.limits.keeps_source = true;
+    yard.run().await.unwrap();
+    let files = yard.store.list("archive/orders/orders/").await.unwrap();
+    assert!(files.len() > 1, "{files:?}");
+    let bytes = async |key: &Key| yard.store.read(key, 1 << 20).await.unwrap().unwrap();
+    let (one, other) = (bytes(&files[0].key).await, bytes(&files[1].key).await);
+    for (key, bytes) in [(&files[0].key, other), (&files[1].key, one)] {
+        yard.store.delete(key).await.unwrap();
+        yard.store.create(key, bytes).await.unwrap();
+    }
+    let found = verify(&yard.place, &yard.world.cpu, None, |_| true).await.unwrap();
+    assert_eq!(found.damages.len(), 2);
+    yard.limits.keeps_source = false;
+    assert_eq!(yard.run().await.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(yard.live("orders").await.len(), 300);
+}
+
+/// Invariant 6: where nothing is selected, nothing is written, neither here nor there.
+#[tokio::test(flavor = "multi_thread")]
+async fn i6_a_second_run_writes_nothing() {
+    let yard = Yard::new(Sqlite::new().await, true);
+    yard.fill(0..25, 2).await;
+    assert_eq!(yard.run().await.unwrap().pruned_rows, 75);
+    let names = async || {
+        let listed = yard.store.list("").await.unwrap();
+        listed.into_iter().map(|one| one.key).collect::<Vec<_>>()
+    };
+    let (before, ledger) = (names().await, "SELECT count(*) || '' FROM stillpoint_archive_ledger");
+    let noted = yard.shop.ask(ledger).await;
+    // It changes for one connection whenever another one commits.
+    let watching = rusqlite::Connection::open(yard.shop.path()).unwrap();
+    let version = || watching.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0));
+    let unchanged = version().unwrap();
+    let again = yard.run().await.unwrap();
+    assert_eq!((again.quit, again.run), (Quit::NothingSelected, None));
+    assert_eq!((names().await, yard.shop.ask(ledger).await), (before, noted));
+    assert_eq!(version().unwrap(), unchanged);
+}
+
+/// Invariant 8: a table that refers to the root and is not listed.
+async fn refuse_unlisted<S: Shop>(yard: &mut Yard<S>) {
+    yard.fill(0..5, 2).await;
+    let error = yard.run().await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_REFUSED), "{error:?}");
+    let told = format!("{:?} {:?}", error.facts(), error.advice());
+    assert!(told.contains("items"), "{told}");
+    assert_eq!((yard.live("orders").await.len(), yard.live("items").await.len()), (5, 10));
+    assert_eq!(yard.store.list("").await.unwrap(), []);
+    yard.rule.includes_unlisted = true;
+    assert_eq!(yard.run().await.unwrap().pruned_rows, 15);
+    assert_eq!((yard.archived("orders").await.len(), yard.archived("items").await.len()), (5, 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i8_children_that_are_not_listed_are_refused() {
+    let sqlite = Sqlite::new().await;
+    refuse_unlisted(&mut Yard::new(sqlite, false)).await;
+    let Some(shop) = InPostgres::new(18).await else { return };
+    refuse_unlisted(&mut Yard::new(shop, false)).await;
+}
+
+/// Invariant 10: tables that change between a file and the deletion of its rows.
+async fn drift<S: Shop + 'static>(make: impl AsyncFn() -> S, changes: &[&str]) {
+    for change in changes {
+        let shop = Arc::new(make().await);
+        let yard = Yard::new(Arc::clone(&shop), false);
+        yard.fill(0..20, 0).await;
+        let orders = shop.table("orders");
+        let statements = Mutex::new(vec![change.replace("orders", &orders)]);
+        let meddler = Meddler { shop, when: SHELVED, statements };
+        let report = yard.run_seen(&meddler).await.unwrap_or_else(|e| panic!("{change}: {e:?}"));
+        assert!(report.differences.iter().any(|one| one.is_schema), "{change}: {report:?}");
+        assert_eq!(yard.archived("orders").await, tokens(0..20), "{change}");
+        assert_eq!(yard.live("orders").await.len(), 0, "{change}");
+        let shelf = Shelf::load(&yard.place).await.unwrap();
+        assert_eq!(shelf.runs.len(), 2, "{change}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i10_tables_that_change_are_read_again() {
+    let common = [
+        "ALTER TABLE orders ADD COLUMN extra TEXT DEFAULT 'x'",
+        "ALTER TABLE orders DROP COLUMN note",
+        "ALTER TABLE orders RENAME COLUMN note TO remark",
+    ];
+    drift(async || Sqlite::new().await, &common).await;
+    let Some(shop) = InPostgres::new(17).await else { return };
+    let shop = &*Box::leak(Box::new(shop));
+    let reset = async || {
+        shop.reset().await;
+        shop
+    };
+    drift(reset, &common).await;
+    drift(reset, &["ALTER TABLE orders ALTER COLUMN note TYPE varchar(100)"]).await;
+}
+
+/// Invariant 11: one name for two tables.
+#[tokio::test(flavor = "multi_thread")]
+async fn i11_rows_of_two_tables_are_never_mixed() {
+    let first = Yard::new(Sqlite::new().await, false);
+    first.fill(0..5, 0).await;
+    first.run().await.unwrap();
+    let second = Yard::in_store(Sqlite::new().await, false, Arc::clone(&first.store));
+    second.fill(0..5, 0).await;
+    let error = second.run().await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::FOREIGN_DATABASE));
+    assert_eq!(second.live("orders").await.len(), 5);
+}
+
+/// Gates: nothing is deleted before it may be, and a second copy is there before.
+#[tokio::test(flavor = "multi_thread")]
+async fn gates_hold_rows_back() {
+    let mut yard = Yard::new(Sqlite::new().await, true);
+    yard.fill(0..25, 2).await;
+    yard.gates.push(Box::new(Aged(Duration::from_hours(1))));
+    let report = yard.run().await.unwrap();
+    assert!(matches!(report.quit, Quit::Gate(_)), "{report:?}");
+    assert_eq!((report.exported_rows, report.pruned_rows), (75, 0));
+    assert_eq!((yard.live("orders").await.len(), yard.archived("orders").await.len()), (25, 0));
+    let again = yard.run().await.unwrap();
+    assert!(matches!(again.quit, Quit::Gate(_)) && again.exported_rows == 0, "{again:?}");
+
+    let second: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let to = Place::new(Arc::clone(&second), "orders").unwrap();
+    let (from, cpu) = (yard.place.clone(), yard.world.cpu.clone());
+    yard.gates = vec![Box::new(SecondCopy { from, to: to.clone(), cpu })];
+    assert_eq!(yard.run().await.unwrap().pruned_rows, 75);
+    let found = verify(&to, &yard.world.cpu, None, |_| true).await.unwrap();
+    assert_eq!((found.rows, found.damages.len()), (75, 0));
+}
+
+/// Invariant 15: the database goes back to a time amid a run.
+#[tokio::test(flavor = "multi_thread")]
+async fn i15_after_a_restore_it_is_known_which_rows_live_again() {
+    let mut yard = Yard::new(Sqlite::new().await, true);
+    yard.fill(0..40, 1).await;
+    yard.limits.rows_max = Some(20);
+    assert_eq!(yard.run().await.unwrap().quit, Quit::RowsMax);
+    let copy = yard.shop.path().with_extension("copy");
+    let (path, to) = (yard.shop.path(), copy.display().to_string());
+    rusqlite::Connection::open(&path).unwrap().execute("VACUUM INTO ?", [&to]).unwrap();
+    yard.limits.rows_max = None;
+    assert!(yard.run().await.unwrap().quit.is_done());
+    assert_eq!(yard.archived("orders").await, tokens(0..40));
+
+    // Back in place, by the file: as a restore would bring it.
+    for suffix in ["-wal", "-shm"] {
+        let mut beside = path.clone().into_os_string();
+        beside.push(suffix);
+        drop(fs::remove_file(beside));
+    }
+    fs::write(&path, fs::read(&copy).unwrap()).unwrap();
+    let live = yard.live("orders").await;
+    assert!(!live.is_empty() && live.len() < 40, "{live:?}");
+    let error = yard.run().await.unwrap_err();
+    assert_eq!(error.code(), code::LEDGER, "{error:?}");
+    assert!(error.advice()[0].contains("archive reconcile"), "{error:?}");
+
+    let driver = yard.shop.driver().await;
+    let found = reconcile(&yard.place, &yard.world, &*driver, false, &Nobody).await.unwrap();
+    let rows: u64 = found.live.iter().map(|slice| slice.rows).sum();
+    assert_eq!(rows as usize, 2 * live.len());
+    // Each row is counted once.
+    let mut all = [yard.archived("orders").await, yard.live("orders").await].concat();
+    all.sort();
+    assert_eq!(all, tokens(0..40));
+
+    let files = yard.store.list("archive/orders/orders/").await.unwrap();
+    let pruned = reconcile(&yard.place, &yard.world, &*driver, true, &Nobody).await.unwrap();
+    assert_eq!((pruned.pruned_rows, pruned.live.len()), (rows, 0));
+    assert_eq!(yard.store.list("archive/orders/orders/").await.unwrap(), files);
+    assert_eq!(yard.archived("orders").await, tokens(0..40));
+    assert_eq!(yard.live("orders").await.len(), 0);
+}
+
+/// Counts steps.
+#[derive(Debug, Default)]
+struct Counter(AtomicU64);
+
+impl Witness for Counter {
+    fn see(&self, step: &Step) {
+        if matches!(step, Step::Committed { .. }) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A run that is to stop early stops, says why, and is continued.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_stops_when_it_is_told_to() {
+    let mut yard = Yard::new(Sqlite::new().await, false);
+    yard.fill(0..100, 0).await;
+    yard.limits.until = Some(yard.world.clock.now());
+    let counter = Counter::default();
+    let report = yard.run_seen(&counter).await.unwrap();
+    assert_eq!((report.quit, counter.0.load(Ordering::Relaxed)), (Quit::OutOfTime, 0));
+    yard.limits.until = None;
+    yard.limits.rows_max = Some(30);
+    let report = yard.run().await.unwrap();
+    assert_eq!((report.quit, report.pruned_rows), (Quit::RowsMax, 30));
+    yard.limits.rows_max = None;
+    let report = yard.run().await.unwrap();
+    assert_eq!((report.quit, report.pruned_rows), (Quit::Finished, 70));
+    assert_eq!(yard.archived("orders").await, tokens(0..100));
+}

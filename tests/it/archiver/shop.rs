@@ -1,0 +1,360 @@
+//! A shop whose orders are archived: on SQLite, and on PostgreSQL where there is one.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::FutureExt as _;
+use rusqlite::Connection;
+use stillpoint::{
+    archiver::{
+        Archiving, FoundRows, Gate, Limits, Place, RunReport, Step, Wanted, Witness,
+        file::json_line, find, put_back,
+    },
+    policy::{ArchiveRule, ArchivedChild, FileFormat, Gates, Throttle},
+    registry,
+    repository::store::{MemoryStore, Store},
+    world::World,
+};
+use stillpoint_contract::{Conflict, Driver, Endpoint, Engine, PutBackTally, Result};
+use stillpoint_testcontainers::Postgres;
+use tempfile::TempDir;
+use tokio_postgres::Client;
+
+/// The table. Each order, and each item, has a token that no other one ever had.
+pub(crate) const ORDERS: &str = "
+    CREATE TABLE orders (id INTEGER PRIMARY KEY, token TEXT NOT NULL UNIQUE, state TEXT NOT NULL,
+        note TEXT, amount NUMERIC(12, 2))";
+
+/// What some shops have besides.
+const ITEMS: [&str; 2] = [
+    "CREATE TABLE IF NOT EXISTS items (id INTEGER PRIMARY KEY, order_id INTEGER NOT NULL
+        REFERENCES orders (id), token TEXT NOT NULL UNIQUE)",
+    "CREATE INDEX IF NOT EXISTS items_order ON items (order_id)",
+];
+
+/// Leaves nothing of the test before.
+pub(crate) const RESET: &str = "
+    DROP TABLE IF EXISTS items; DROP TABLE IF EXISTS orders;
+    DROP SCHEMA IF EXISTS stillpoint CASCADE;";
+
+/// A database with the shop.
+#[async_trait]
+pub(crate) trait Shop: Send + Sync {
+    /// A driver of its own.
+    async fn driver(&self) -> Box<dyn Driver>;
+
+    /// Runs statements in one transaction; how many rows each one changed.
+    async fn change(&self, statements: &[String]) -> Vec<u64>;
+
+    /// What a query of one column of text answers.
+    async fn ask(&self, query: &str) -> Vec<String>;
+
+    /// The name of one of its tables.
+    fn table(&self, name: &str) -> String;
+}
+
+/// The shop in a file.
+pub(crate) struct Sqlite {
+    folder: TempDir,
+}
+
+impl Sqlite {
+    #[expect(clippy::unused_async, reason = "other shops are made by waiting")]
+    pub(crate) async fn new() -> Self {
+        let shop = Self { folder: tempfile::Builder::new().prefix("shop-").tempdir().unwrap() };
+        let connection = Connection::open(shop.path()).unwrap();
+        connection.pragma_update(None, "journal_mode", "WAL").unwrap();
+        connection.execute_batch(ORDERS).unwrap();
+        shop
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().join("shop.db")
+    }
+
+    fn connect(&self) -> Connection {
+        let connection = Connection::open(self.path()).unwrap();
+        connection.busy_timeout(Duration::from_secs(30)).unwrap();
+        connection.pragma_update(None, "foreign_keys", true).unwrap();
+        connection
+    }
+}
+
+#[async_trait]
+impl Shop for Sqlite {
+    async fn driver(&self) -> Box<dyn Driver> {
+        driver("sqlite", &self.path().display().to_string()).await
+    }
+
+    async fn change(&self, statements: &[String]) -> Vec<u64> {
+        let mut connection = self.connect();
+        let statements = statements.to_vec();
+        let change = move || {
+            let transaction = connection
+                .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+                .unwrap();
+            let changed = statements.iter().map(|statement| {
+                transaction.execute(statement, []).unwrap_or_else(|e| panic!("{statement}: {e}"))
+            });
+            let changed = changed.map(|changed| changed as u64).collect();
+            transaction.commit().unwrap();
+            changed
+        };
+        tokio::task::spawn_blocking(change).await.unwrap()
+    }
+
+    async fn ask(&self, query: &str) -> Vec<String> {
+        let connection = self.connect();
+        let mut statement = connection.prepare(query).unwrap();
+        let rows = statement.query_map([], |row| row.get(0)).unwrap();
+        rows.map(Result::<String, _>::unwrap).collect()
+    }
+
+    fn table(&self, name: &str) -> String {
+        name.to_owned()
+    }
+}
+
+/// The shop in a server.
+pub(crate) struct InPostgres {
+    pub(crate) server: Postgres,
+}
+
+impl InPostgres {
+    /// `None` where there is no such server, which fails in continuous integration.
+    pub(crate) async fn new(major: u32) -> Option<Self> {
+        let shop = Self { server: Postgres::required(major)? };
+        shop.reset().await;
+        Some(shop)
+    }
+
+    /// As new.
+    pub(crate) async fn reset(&self) {
+        self.client().await.batch_execute(&format!("{RESET}{ORDERS}")).await.unwrap();
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        crate::postgres::connect(&self.server).await
+    }
+}
+
+#[async_trait]
+impl Shop for InPostgres {
+    async fn driver(&self) -> Box<dyn Driver> {
+        let address = format!("//postgres@127.0.0.1:{}/postgres", self.server.port());
+        driver("postgres", &address).await
+    }
+
+    async fn change(&self, statements: &[String]) -> Vec<u64> {
+        let mut client = self.client().await;
+        let transaction = client.transaction().await.unwrap();
+        let mut changed = Vec::new();
+        for statement in statements {
+            let done = transaction.execute(statement, &[]).await;
+            changed.push(done.unwrap_or_else(|e| panic!("{statement}: {e}")));
+        }
+        transaction.commit().await.unwrap();
+        changed
+    }
+
+    async fn ask(&self, query: &str) -> Vec<String> {
+        let rows = self.client().await.query(query, &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    fn table(&self, name: &str) -> String {
+        format!("public.{name}")
+    }
+}
+
+/// What leads to a shop is one.
+macro_rules! lead {
+    ($($to:ty),*) => {$(
+        #[async_trait]
+        impl<S: Shop> Shop for $to {
+            async fn driver(&self) -> Box<dyn Driver> {
+                (**self).driver().await
+            }
+
+            async fn change(&self, statements: &[String]) -> Vec<u64> {
+                (**self).change(statements).await
+            }
+
+            async fn ask(&self, query: &str) -> Vec<String> {
+                (**self).ask(query).await
+            }
+
+            fn table(&self, name: &str) -> String {
+                (**self).table(name)
+            }
+        }
+    )*};
+}
+
+lead!(&S, Arc<S>);
+
+pub(crate) async fn driver(scheme: &str, address: &str) -> Box<dyn Driver> {
+    let world = World::real(1);
+    let engines = registry::engines(&world.clock);
+    let engine: &Arc<dyn Engine> =
+        engines.iter().find(|engine| engine.schemes().contains(&scheme)).unwrap();
+    let endpoint = Endpoint {
+        scheme: scheme.to_owned(),
+        address: address.to_owned(),
+        settings: BTreeMap::new(),
+    };
+    engine.connect(&endpoint).await.unwrap()
+}
+
+/// A shop, and the archive of its closed orders.
+pub(crate) struct Yard<S> {
+    pub(crate) shop: S,
+    pub(crate) world: World,
+    pub(crate) rule: ArchiveRule,
+    pub(crate) place: Place,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) gates: Vec<Box<dyn Gate>>,
+    pub(crate) limits: Limits,
+}
+
+impl<S: Shop> Yard<S> {
+    /// Orders only, or with their items.
+    pub(crate) fn new(shop: S, with_items: bool) -> Self {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        Self::in_store(shop, with_items, store)
+    }
+
+    pub(crate) fn in_store(shop: S, with_items: bool, store: Arc<dyn Store>) -> Self {
+        let items = ArchivedChild { table: shop.table("items"), columns: Vec::new() };
+        let rule = ArchiveRule {
+            name: "orders".to_owned(),
+            database: "shop".to_owned(),
+            to: "primary".to_owned(),
+            root: shop.table("orders"),
+            selects: "state = 'closed'".to_owned(),
+            age: None,
+            zone: None,
+            form: None,
+            children: if with_items { vec![items] } else { Vec::new() },
+            includes_unlisted: false,
+            format: FileFormat::Parquet,
+            is_plain: true,
+            lookup: Vec::new(),
+            file_bytes: 64 << 20,
+            slice_rows: 10,
+            transaction: Duration::from_millis(250),
+            gates: Gates::default(),
+            throttle: Throttle::default(),
+            schedule: None,
+            windows: Vec::new(),
+            runtime_max: None,
+            keep: None,
+        };
+        let place = Place::new(Arc::clone(&store), "orders").unwrap();
+        let world = World::real(2);
+        let limits = Limits::default();
+        Self { shop, world, rule, place, store, gates: Vec::new(), limits }
+    }
+
+    /// A run.
+    pub(crate) async fn run(&self) -> Result<RunReport> {
+        self.run_seen(&stillpoint::archiver::Nobody).await
+    }
+
+    pub(crate) async fn run_seen(&self, witness: &dyn Witness) -> Result<RunReport> {
+        let driver = self.shop.driver().await;
+        let archiving = Archiving {
+            driver: &*driver,
+            place: &self.place,
+            world: &self.world,
+            rule: &self.rule,
+            gates: &self.gates,
+            limits: self.limits,
+            witness,
+        };
+        Box::pin(archiving.run()).await
+    }
+
+    /// A run that ends amid its `number`th step, as if it had been killed there. `None` if it was.
+    pub(crate) async fn run_until(&self, number: i64) -> Option<Result<RunReport>> {
+        let killer = Killer(AtomicI64::new(number));
+        let run = std::panic::AssertUnwindSafe(self.run_seen(&killer)).catch_unwind().await;
+        run.map_err(|cause| assert!(cause.is::<Killed>(), "it broke")).ok()
+    }
+
+    /// Puts everything back that is archived of the root.
+    pub(crate) async fn put_back(&self) -> Result<PutBackTally> {
+        let driver = self.shop.driver().await;
+        let (wanted, conflict) = (Wanted::default(), Conflict::Fail);
+        let back = put_back(&self.place, &self.world, &*driver, &wanted, &conflict, None);
+        Box::pin(back).await
+    }
+
+    /// The tokens of a table's archived rows, sorted.
+    pub(crate) async fn archived(&self, table: &str) -> Vec<String> {
+        let wanted = Wanted { table: Some(self.shop.table(table)), ..Wanted::default() };
+        let mut tokens = Vec::new();
+        let take = async |found: FoundRows| {
+            for row in &found.rows {
+                let mut line = Vec::new();
+                json_line(row, &found.columns, &mut line)?;
+                let row: serde_json::Value = serde_json::from_slice(&line).unwrap();
+                tokens.push(row["token"].as_str().unwrap().to_owned());
+            }
+            Ok(())
+        };
+        Box::pin(find(&self.place, &self.world.cpu, &wanted, take)).await.unwrap();
+        tokens.sort();
+        tokens
+    }
+
+    /// The tokens of a table's rows, sorted.
+    pub(crate) async fn live(&self, table: &str) -> Vec<String> {
+        let table = self.shop.table(table);
+        let mut tokens = self.shop.ask(&format!("SELECT token FROM {table}")).await;
+        tokens.sort();
+        tokens
+    }
+
+    /// Adds closed orders, each with so many items.
+    pub(crate) async fn fill(&self, ids: std::ops::Range<i64>, items: i64) {
+        let (orders, of_items) = (self.shop.table("orders"), self.shop.table("items"));
+        if items > 0 {
+            self.shop.change(&ITEMS.map(str::to_owned)).await;
+        }
+        let mut statements = Vec::new();
+        for id in ids {
+            statements.push(format!(
+                "INSERT INTO {orders} VALUES ({id}, 'o{id}', 'closed', 'note {id}', {id}.50)"
+            ));
+            statements.extend((0..items).map(|item| {
+                let item = id * 100 + item;
+                format!("INSERT INTO {of_items} VALUES ({item}, {id}, 'i{item}')")
+            }));
+        }
+        self.shop.change(&statements).await;
+    }
+}
+
+/// Ends a run amid a step.
+#[derive(Debug)]
+struct Killer(AtomicI64);
+
+struct Killed;
+
+impl Witness for Killer {
+    fn see(&self, _step: &Step) {
+        if self.0.fetch_sub(1, Ordering::Relaxed) == 1 {
+            std::panic::resume_unwind(Box::new(Killed));
+        }
+    }
+}

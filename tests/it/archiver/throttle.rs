@@ -1,0 +1,190 @@
+//! Invariant 13: while replicas are too far behind, or nobody knows how far, no row is deleted.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use std::{
+    fmt,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use chrono::TimeDelta;
+use stillpoint::{
+    archiver::{Quit, Step, Witness},
+    world::World,
+};
+use stillpoint_contract::Driver;
+use tokio::runtime::Handle;
+use tokio_postgres::Client;
+
+use super::shop::{InPostgres, Shop, Yard, driver};
+
+/// Counts rests and transactions, and does something after some rests.
+struct Nurse<'a> {
+    /// After so many rests in a row.
+    after: u64,
+    help: &'a (dyn Fn() + Sync),
+    rests: AtomicU64,
+    /// How many transactions there were before the last rest.
+    begun: AtomicU64,
+    begun_at_rest: Mutex<Vec<u64>>,
+}
+
+impl fmt::Debug for Nurse<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Nurse")
+    }
+}
+
+impl<'a> Nurse<'a> {
+    fn new(after: u64, help: &'a (dyn Fn() + Sync)) -> Self {
+        let (rests, begun) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { after, help, rests, begun, begun_at_rest: Mutex::default() }
+    }
+
+    /// How many transactions had begun at each rest.
+    fn begun_at_rest(&self) -> Vec<u64> {
+        self.begun_at_rest.lock().unwrap().clone()
+    }
+}
+
+impl Witness for Nurse<'_> {
+    fn see(&self, step: &Step) {
+        match step {
+            Step::Begun => {
+                self.begun.fetch_add(1, Ordering::Relaxed);
+            }
+            Step::Resting { .. } => {
+                let begun = self.begun.load(Ordering::Relaxed);
+                self.begun_at_rest.lock().unwrap().push(begun);
+                if self.rests.fetch_add(1, Ordering::Relaxed) + 1 == self.after {
+                    (self.help)();
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Waits amid a step.
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    tokio::task::block_in_place(|| Handle::current().block_on(future))
+}
+
+/// Waits until a query answers yes.
+async fn until(client: &Client, query: &str) {
+    let clock = World::real(1).clock;
+    for _ in 0..600 {
+        // A standby that is about to connect has no row yet.
+        let row = client.query_opt(query, &[]).await.unwrap();
+        if row.and_then(|row| row.get::<_, Option<bool>>(0)) == Some(true) {
+            return;
+        }
+        // What is replayed is some log.
+        client.batch_execute("SELECT pg_logical_emit_message(false, '', '')").await.unwrap();
+        clock.sleep(Duration::from_millis(50)).await;
+    }
+    panic!("not within half a minute: {query}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i13_no_row_is_deleted_while_a_replica_does_not_follow() {
+    let Some(mut shop) = InPostgres::new(18).await else { return };
+    let standby = shop.server.standby().unwrap();
+    let replica = crate::postgres::connect(&standby).await;
+    let client = shop.client().await;
+    until(&client, "SELECT state = 'streaming' FROM pg_stat_replication").await;
+    let mut yard = Yard::new(&shop, false);
+    yard.fill(0..100, 0).await;
+    yard.rule.throttle.lag = Duration::from_secs(1);
+    replica.batch_execute("SELECT pg_wal_replay_pause()").await.unwrap();
+    until(&client, "SELECT replay_lag > '1.5 s' FROM pg_stat_replication").await;
+
+    let go_on = || wait(replica.batch_execute("SELECT pg_wal_replay_resume()")).unwrap();
+    let nurse = Nurse::new(5, &go_on);
+    let report = yard.run_seen(&nurse).await.unwrap();
+    assert_eq!((report.quit.clone(), report.pruned_rows), (Quit::Finished, 100), "{report:?}");
+    let begun = nurse.begun_at_rest();
+    assert!(begun.len() >= 5 && begun[..5] == [0; 5], "{begun:?}");
+    assert!(report.rested.keys().any(|why| why.contains("replicas are")), "{report:?}");
+    assert!(report.rested.values().sum::<Duration>() >= Duration::from_secs(2), "{report:?}");
+    assert_eq!(yard.archived("orders").await.len(), 100);
+}
+
+/// The shop as somebody sees it who may not look at replicas.
+struct Clerk<'a>(&'a InPostgres);
+
+#[async_trait]
+impl Shop for Clerk<'_> {
+    async fn driver(&self) -> Box<dyn Driver> {
+        driver("postgres", &format!("//clerk@127.0.0.1:{}/postgres", self.0.server.port())).await
+    }
+
+    async fn change(&self, statements: &[String]) -> Vec<u64> {
+        self.0.change(statements).await
+    }
+
+    async fn ask(&self, query: &str) -> Vec<String> {
+        self.0.ask(query).await
+    }
+
+    fn table(&self, name: &str) -> String {
+        self.0.table(name)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i13_no_row_is_deleted_while_nobody_knows_how_far_replicas_are() {
+    let Some(mut shop) = InPostgres::new(17).await else { return };
+    let _standby = shop.server.standby().unwrap();
+    let client = shop.client().await;
+    until(&client, "SELECT state = 'streaming' FROM pg_stat_replication").await;
+    let rights = "CREATE ROLE clerk LOGIN; ALTER TABLE orders OWNER TO clerk;
+        GRANT CREATE ON DATABASE postgres TO clerk;";
+    client.batch_execute(rights).await.unwrap();
+    let mut yard = Yard::new(Clerk(&shop), false);
+    yard.fill(0..50, 0).await;
+    yard.limits.until = Some(yard.world.clock.now() + TimeDelta::seconds(4));
+    let nurse = Nurse::new(u64::MAX, &|| {});
+    let report = yard.run_seen(&nurse).await.unwrap();
+    assert_eq!((report.quit.clone(), report.pruned_rows), (Quit::OutOfTime, 0), "{report:?}");
+    assert_eq!((report.exported_rows, yard.live("orders").await.len()), (50, 50));
+    assert!(report.rested.keys().any(|why| why.contains("is not known")), "{report:?}");
+    assert!(nurse.begun_at_rest().iter().all(|begun| *begun == 0));
+    // Once it is known, the same run goes on.
+    client.batch_execute("GRANT pg_monitor TO clerk").await.unwrap();
+    yard.limits.until = None;
+    let report = yard.run().await.unwrap();
+    assert_eq!((report.quit.clone(), report.pruned_rows), (Quit::Finished, 50), "{report:?}");
+    assert_eq!((report.exported_rows, yard.archived("orders").await.len()), (0, 50));
+}
+
+/// Sentry #107906: a burst of dead rows, which autovacuum and replicas had to bear.
+#[tokio::test(flavor = "multi_thread")]
+async fn sentry_107906_dead_rows_have_a_limit() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    let mut yard = Yard::new(&shop, false);
+    yard.fill(0..100, 0).await;
+    yard.rule.throttle.dead_rows = Some(1_000);
+    let client = shop.client().await;
+    let litter = "ALTER TABLE orders SET (autovacuum_enabled = off);
+        INSERT INTO orders SELECT n, 'dead ' || n, 'open' FROM generate_series(1000, 4999) AS n;
+        DELETE FROM orders WHERE state = 'open'; SELECT pg_stat_force_next_flush()";
+    for statement in litter.split(';') {
+        client.batch_execute(statement).await.unwrap();
+    }
+    let dead = "SELECT n_dead_tup >= 4000 FROM pg_stat_all_tables
+        WHERE relid = 'orders'::regclass";
+    until(&client, dead).await;
+
+    let vacuum = || wait(client.batch_execute("VACUUM orders")).unwrap();
+    let nurse = Nurse::new(3, &vacuum);
+    let report = yard.run_seen(&nurse).await.unwrap();
+    assert_eq!((report.quit.clone(), report.pruned_rows), (Quit::Finished, 100), "{report:?}");
+    assert!(nurse.begun_at_rest().len() >= 3, "{report:?}");
+    assert_eq!(nurse.begun_at_rest()[..3], [0; 3]);
+    assert!(report.rested.keys().any(|why| why.contains("dead rows")), "{report:?}");
+}

@@ -1,0 +1,218 @@
+//! The whole way through the program: a configuration, a database in a file, real kills.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+};
+
+use rusqlite::Connection;
+use serde_json::Value;
+
+use crate::serving::ward::{HEAD, Ward};
+
+const ARCHIVE: &str = r#"
+[database.shop]
+endpoint = "sqlite:shop.db"
+[archive.orders]
+database = "shop"
+root = "orders"
+where = "created_at < :cutoff and state = 'closed'"
+cutoff = "now - 24 months"
+cutoff_form = "datetime"
+children = [{ table = "items" }]
+slice_rows = 50
+"#;
+
+/// Orders that are archived, and the two that are not.
+const ORDERS: u64 = 1_000;
+const STAY: u64 = 2;
+
+/// A repository that is not encrypted, a configuration, and a shop.
+fn shop() -> Ward {
+    let ward = Ward::new(&format!("{HEAD}{ARCHIVE}"));
+    ward.ok(&["init", "--repo", "repo", "--no-encryption"]);
+    let shop = Connection::open(ward.path("shop.db")).unwrap();
+    shop.pragma_update(None, "journal_mode", "WAL").unwrap();
+    let tables = "
+        CREATE TABLE orders (id INTEGER PRIMARY KEY, customer TEXT, state TEXT, amount REAL,
+            created_at TEXT NOT NULL);
+        CREATE TABLE items (id INTEGER PRIMARY KEY,
+            order_id INTEGER NOT NULL REFERENCES orders (id), what TEXT);
+        CREATE INDEX items_order ON items (order_id);";
+    shop.execute_batch(tables).unwrap();
+    let fill = "
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
+        INSERT INTO orders SELECT i, 'customer ' || (i % 7), 'closed', i / 4.0,
+            datetime('now', '-3 years', '+' || i || ' minutes') FROM n";
+    shop.execute(fill, [ORDERS.cast_signed()]).unwrap();
+    let young = "INSERT INTO orders VALUES (1000000, 'young', 'closed', 1, datetime('now')),
+        (1000001, 'open', 'open', 1, '2001-01-01 00:00:00')";
+    shop.execute(young, []).unwrap();
+    shop.execute("INSERT INTO items SELECT id * 2, id, 'a thing' FROM orders", []).unwrap();
+    ward
+}
+
+fn count(ward: &Ward, table: &str) -> u64 {
+    let shop = Connection::open(ward.path("shop.db")).unwrap();
+    let count = shop.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0));
+    let count: i64 = count.unwrap();
+    count.cast_unsigned()
+}
+
+/// Rows that are printed.
+fn scan(ward: &Ward, words: &[&str]) -> Vec<Value> {
+    let output = ward.command(&[&["archive"], words].concat()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8(output.stderr).unwrap());
+    let lines = output.stdout.lines().map(Result::unwrap);
+    lines.map(|line| serde_json::from_str(&line).unwrap()).collect()
+}
+
+#[test]
+fn orders_are_planned_archived_found_and_put_back() {
+    let ward = shop();
+    let plan = ward.json(&["archive", "plan", "orders"]);
+    assert_eq!((plan["rows"].as_u64(), plan["admitted"].as_bool()), (Some(ORDERS), Some(true)));
+    assert_eq!(plan["tables"][1]["refers_to"], "orders", "{plan:#}");
+    assert_eq!(count(&ward, "orders"), ORDERS + STAY);
+
+    let run = ward.json(&["archive", "run", "orders"]);
+    assert_eq!(run["quit"], "finished", "{run:#}");
+    assert_eq!(
+        (run["exported_rows"].as_u64(), run["pruned_rows"].as_u64()),
+        (Some(2 * ORDERS), Some(2 * ORDERS))
+    );
+    assert_eq!((count(&ward, "orders"), count(&ward, "items")), (STAY, STAY));
+    let again = ward.json(&["archive", "run", "orders"]);
+    assert_eq!(again["quit"], "nothing-selected", "{again:#}");
+
+    let runs = ward.json(&["archive", "ls", "orders"]);
+    assert_eq!(runs["runs"][0]["archived_rows"].as_u64(), Some(2 * ORDERS), "{runs:#}");
+    let shown = ward.json(&["archive", "show", "orders"]);
+    assert_eq!(shown["batches"][0]["state"], "archived", "{shown:#}");
+    let verified = ward.json(&["archive", "verify", "orders", "--against-ledger"]);
+    assert_eq!(verified["rows"].as_u64(), Some(2 * ORDERS), "{verified:#}");
+
+    let found = scan(&ward, &["get", "orders", "--id", "8"]);
+    assert_eq!((found.len(), found[0]["amount"].as_f64()), (1, Some(2.0)), "{found:?}");
+    let (status, told) = ward.run(&["archive", "get", "orders", "--id", "1000000"]);
+    assert!(status == 6 && told.contains("no archived row"), "{told}");
+    let where_ = "customer = 'customer 3' and id <= 70";
+    let some = scan(&ward, &["scan", "orders", "--where", where_]);
+    assert_eq!(some.len(), 10, "{some:?}");
+    let things = scan(&ward, &["scan", "orders", "--table", "items", "--limit", "5"]);
+    assert_eq!(things.len(), 5);
+    let csv = ward.ok(&["archive", "scan", "orders", "--where", "id = 8", "--format", "csv"]);
+    assert!(csv.starts_with("\"id\",\"customer\"") && csv.lines().count() == 2, "{csv}");
+
+    let restore = ["archive", "restore", "orders", "--where", where_];
+    let back = ward.json(&restore);
+    assert_eq!(back["inserted"].as_u64(), Some(10), "{back:#}");
+    let (status, told) = ward.run(&restore);
+    assert!(status == 5 && told.contains("SP0906"), "{told}");
+    let skipped = ward.json(&[&restore[..], &["--on-conflict", "skip"]].concat());
+    assert_eq!(skipped["skipped"].as_u64(), Some(10), "{skipped:#}");
+    let staged = ["archive", "restore", "orders", "--all", "--staging", "orders_before"];
+    assert_eq!(ward.json(&staged)["inserted"].as_u64(), Some(ORDERS));
+    assert_eq!((count(&ward, "orders"), count(&ward, "orders_before")), (STAY + 10, ORDERS));
+}
+
+#[test]
+fn what_cannot_be_archived_is_refused_with_what_would_change_it() {
+    let ward = shop();
+    let shop = Connection::open(ward.path("shop.db")).unwrap();
+    shop.execute_batch("DROP INDEX items_order").unwrap();
+    let (status, told) = ward.run(&["archive", "run", "orders"]);
+    assert!(status == 5 && told.contains("SP0900") && told.contains("CREATE INDEX"), "{told}");
+    assert_eq!((count(&ward, "orders"), count(&ward, "items")), (ORDERS + STAY, ORDERS + STAY));
+    let (status, told) = ward.run(&["archive", "plan", "orders"]);
+    assert!(status == 5 && told.contains("CREATE INDEX"), "{told}");
+    let (status, told) = ward.run(&["archive", "run", "nothing"]);
+    assert!(status == 6 && told.contains("SP0901") && told.contains("orders"), "{told}");
+    for (wrong, code) in [
+        ("created_at < :cutoff) or (1", "SP09"),
+        ("created_at < datetime('now')", "SP09"),
+        ("id in (select order_id from items)", "SP09"),
+    ] {
+        let config = ARCHIVE.replace("created_at < :cutoff and state = 'closed'", wrong);
+        ward.configure(&format!("{HEAD}{config}"));
+        let (status, told) = ward.run(&["archive", "run", "orders"]);
+        assert!(matches!(status, 2 | 5) && told.contains(code), "{wrong}: {status} {told}");
+    }
+    assert_eq!(count(&ward, "orders"), ORDERS + STAY);
+}
+
+#[test]
+fn what_is_configured_wrongly_is_told_all_at_once() {
+    let wrong = ARCHIVE
+        .replace("database = \"shop\"", "database = \"shpo\"")
+        .replace("cutoff = \"now - 24 months\"\n", "")
+        .replace("slice_rows = 50", "slice_rows = 0\nto = \"nowhere\"");
+    let ward = Ward::new(&format!("{HEAD}{wrong}"));
+    let (status, told) = ward.run(&["config", "check"]);
+    assert_eq!(status, 3, "{told}");
+    for said in ["shpo", ":cutoff", "nowhere", "from 1 to 50000"] {
+        assert!(told.contains(said), "{said}: {told}");
+    }
+}
+
+/// Kills the program as soon as it says that it has taken a step, each step once; whatever is
+/// killed, the next run goes on, and in the end each row is where it belongs.
+#[test]
+fn i1_the_program_is_killed_at_each_step_that_it_names() {
+    let ward = shop();
+    let all = 2 * (ORDERS + STAY);
+    let mut number = 0;
+    loop {
+        let mut command = ward.command(&["archive", "run", "orders"]);
+        command.env("STILLPOINT_LOG", "stillpoint::cli::archiver=debug");
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let mut steps = lines.filter(|line| line.contains("step="));
+        let is_there = steps.nth(number).is_some();
+        if is_there {
+            child.kill().unwrap();
+        }
+        let status = child.wait().unwrap();
+        let live = count(&ward, "orders") + count(&ward, "items");
+        assert_eq!(live + noted(&ward), all, "killed at step {number}");
+        if !is_there {
+            assert!(status.success(), "{status}");
+            break;
+        }
+        number += 3;
+    }
+    assert!(number > 9, "{number}");
+    assert_eq!((count(&ward, "orders"), count(&ward, "items")), (STAY, STAY));
+    let mut ids: Vec<u64> =
+        scan(&ward, &["scan", "orders"]).iter().map(|row| row["id"].as_u64().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=ORDERS).collect::<Vec<_>>());
+    ward.ok(&["archive", "verify", "orders", "--against-ledger"]);
+}
+
+/// How many rows the ledger says are archived.
+fn noted(ward: &Ward) -> u64 {
+    let shop = Connection::open(ward.path("shop.db")).unwrap();
+    let sum = "SELECT coalesce(sum(rows), 0) FROM stillpoint_archive_ledger";
+    // Before the first run, there is no ledger.
+    let noted: i64 = shop.query_row(sum, [], |row| row.get(0)).unwrap_or_default();
+    noted.cast_unsigned()
+}
+
+#[test]
+fn those_that_serve_begin_a_run_when_its_time_has_come() {
+    let ward = shop();
+    // Its newest time is past, and no run was begun since.
+    let config = format!("{HEAD}{ARCHIVE}schedule = \"0 0 1 1 *\"\n");
+    ward.configure(&config);
+    let serving = ward.serve();
+    ward.wait_until("the orders", || count(&ward, "orders") == STAY && noted(&ward) == 2 * ORDERS);
+    ward.wait_until("the end", || ward.said().contains("archive.ended"));
+    let runs = ward.json(&["archive", "ls", "orders"]);
+    assert_eq!(runs["runs"].as_array().unwrap().len(), 1, "{runs:#}");
+    assert!(ward.ok(&["audit", "log"]).contains("archive.ended"));
+    assert_eq!(ward.said().matches("archive.started").count(), 1);
+    assert_eq!(serving.stop(), 143);
+}
