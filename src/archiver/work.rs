@@ -4,14 +4,16 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use stillpoint_contract::{ArchiveSet, ErrorKind, Key, KeyRange, LedgerEntry, Result, Rows};
+use stillpoint_contract::{
+    ArchiveSet, Error, ErrorKind, Key, KeyRange, LedgerEntry, Result, Rows, code,
+};
 
 use super::{
     control::{Control, LOOK_EVERY, control},
     document::{Batch, End, Plan, Sealed, Slice, Void},
     export::{Sizes, export},
     pace::Pace,
-    place::Sheet,
+    place::{Place, Sheet},
     prune::{Difference, Pruned, Stride, ledgered, prune},
     rewrite::{Keeps, rewrite, void},
     run::{Archiving, Quit, RunReport},
@@ -92,6 +94,10 @@ impl<'a, 'b> Work<'a, 'b> {
             if let Some(why) = gate {
                 return Ok(Quit::Gate(why));
             }
+            // What is pending may be deleted in part: only pruning brings that to an end.
+            if keeps_source {
+                return Ok(Quit::KeptSource);
+            }
             self.is_outdated = true;
             return self.end(&run.plan, "the policy or the tables are others now", 0).await;
         }
@@ -159,6 +165,7 @@ impl<'a, 'b> Work<'a, 'b> {
         let mut files = 0;
         for listed in place.files_of(&run.plan.run).await? {
             if !named.contains(listed.key.as_str()) {
+                refuse_stale(place, run, listed.key.as_str()).await?;
                 place.remove(&listed.key).await?;
                 files += 1;
             }
@@ -411,6 +418,25 @@ impl<'a, 'b> Work<'a, 'b> {
         *self.report.rested.entry(why).or_default() += length;
         Ok(true)
     }
+}
+
+/// Refuses to take a file for garbage because a listing, which may be stale, does not have its
+/// manifest yet: reads are never stale.
+async fn refuse_stale(place: &Place, run: &Shelved, file: &str) -> Result<()> {
+    let name = file.rsplit('/').next().unwrap_or_default();
+    let rest = name.strip_prefix(&*run.plan.run).and_then(|rest| rest.strip_prefix('-'));
+    let number = rest.and_then(|rest| rest.split('-').next()?.parse().ok());
+    let Some(batch) = number else { return Ok(()) };
+    let generation = run.batches.get(&batch).map_or(0, |one| one.batch.generation + 1);
+    let newer: Option<Batch> =
+        place.read(&run.plan.run, Sheet::Batch { batch, generation }).await?;
+    if newer.is_none() {
+        return Ok(());
+    }
+    let step = "look for files that count for nothing";
+    Err(Error::new(ErrorKind::Transient, code::STORE_UNREACHABLE, step)
+        .with("file", file)
+        .why("a listing of the store is behind what was written"))
 }
 
 /// Where reading goes on: behind what was read and is not deleted yet.

@@ -15,6 +15,7 @@ use std::{
 };
 
 use stillpoint::{
+    archiver::Place,
     repository::store::{Dice, Fault, FaultyStore, MemoryStore, Store},
     world::World,
 };
@@ -244,6 +245,28 @@ async fn i14_any_call_of_the_store_may_fail() {
             number += 1;
         }
         assert!(number > 8, "{number}");
+    }
+}
+
+/// Listings may lag: a file whose manifest is not listed yet is no garbage.
+#[tokio::test(flavor = "multi_thread")]
+async fn i14_listings_may_be_stale() {
+    for step in 1..16 {
+        let memory: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let stale = FaultyStore::new(Arc::clone(&memory), 1).with_stale_lists(60);
+        let mut yard = Yard::in_store(Sqlite::new().await, true, Arc::new(stale));
+        yard.world.clock = Arc::new(Impatient);
+        yard.rule.slice_rows = 3;
+        yard.fill(0..12, 1).await;
+        drop(yard.run_until(step).await);
+        // It refuses, or goes on; whatever it does, nothing is lost.
+        drop(yard.run().await);
+        yard.place = Place::new(Arc::clone(&memory), "orders").unwrap();
+        let last = yard.run().await.unwrap_or_else(|e| panic!("step {step}: {e:?}"));
+        assert!(last.quit.is_done(), "step {step}: {last:?}");
+        assert_eq!(yard.live("orders").await.len(), 0, "step {step}");
+        assert_eq!(yard.archived("orders").await.len(), 12, "step {step}");
+        assert_eq!(yard.archived("items").await.len(), 12, "step {step}");
     }
 }
 
