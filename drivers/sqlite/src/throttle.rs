@@ -51,7 +51,9 @@ impl Pauses {
     /// How long writers have for themselves between pauses, on average; `None` before any is made.
     fn between(self, database: &Database) -> Option<Duration> {
         let excess = self.excess + wal_length(database).saturating_sub(self.wal_length);
-        let micros = 32_000 - 320 * (excess >> 20).min(80);
+        let mebibytes = excess >> 20;
+        // Where that was not enough, a disk is slow, and a gap is near.
+        let micros = 32_000 - 320 * mebibytes.min(80) - 55 * mebibytes.saturating_sub(80).min(80);
         (self.allowed <= excess).then(|| Duration::from_micros(micros))
     }
 }
