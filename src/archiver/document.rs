@@ -7,6 +7,7 @@ use stillpoint_contract::{
 };
 
 use super::file::{Format, SliceHash};
+use crate::pipeline::file_key::FileKeyId;
 
 /// The version of these documents.
 pub const DOCUMENT_FORMAT: u32 = 1;
@@ -157,7 +158,23 @@ pub struct File {
     pub bytes: u64,
     /// How many rows it holds.
     pub rows: u64,
-    /// BLAKE3 of its bytes, as hexadecimal text.
+    /// BLAKE3 of its bytes as they are stored, as hexadecimal text.
+    pub hash: String,
+    /// How it is encrypted; none where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<FileEncryption>,
+}
+
+/// How a file is encrypted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEncryption {
+    /// The name of its key's object, which is in the same store as the file.
+    pub key: String,
+    /// The id of its key.
+    pub id: FileKeyId,
+    /// How many bytes it has when it is decrypted.
+    pub bytes: u64,
+    /// BLAKE3 of those, as hexadecimal text.
     pub hash: String,
 }
 
@@ -242,6 +259,11 @@ fn key_of(text: &str) -> Result<Key> {
 }
 
 impl Batch {
+    /// Its files.
+    pub fn files(&self) -> impl Iterator<Item = &File> {
+        self.members.iter().filter_map(|member| member.file.as_ref())
+    }
+
     /// How many rows it holds, of all tables.
     pub fn rows(&self) -> u64 {
         self.slices.iter().map(Slice::rows).sum()

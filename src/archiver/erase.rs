@@ -3,21 +3,20 @@
 //! What is written down of an erasure is a salted hash of the value, so that the list of the
 //! erased does not say who they were.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
-use stillpoint_contract::{Column, Error, ErrorKind, Result, code, values};
+use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
-    document::{Batch, Plan, Slice},
-    file::value_text,
+    copy::follow,
+    garbage::{Removed, sweep},
     hold::held,
     place::Place,
-    rewrite::{Keeps, rewrite},
     shelf::Shelf,
-    shelve::{keep_slices, verified},
+    subject::{Searched, Subject},
 };
 use crate::world::World;
 
@@ -58,12 +57,14 @@ fn hash(salt: &str, value: &str) -> String {
 }
 
 /// What an erasure did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Erased {
-    /// How many rows were taken out of files, of all tables.
+    /// How many rows were taken out of files, of all tables and at all places.
     pub rows: u64,
-    /// How many batches were written anew.
+    /// How many batches were written anew, at all places.
     pub batches: u64,
+    /// What became of the files before.
+    pub removed: Removed,
 }
 
 /// Writes an erasure down, and takes the subject's rows out of all files.
@@ -120,134 +121,35 @@ pub(super) async fn replay(places: &[Place], world: &World) -> Result<Erased> {
         return Ok(erased);
     }
     let holds = held(place).await?;
-    for place in places {
+    let subjects: Vec<Subject> = all.iter().map(subject).collect();
+    for (number, place) in places.iter().enumerate() {
+        if number > 0 {
+            let followed = follow(&places[0], place, &world.cpu, &holds).await?;
+            erased.rows += followed.rows;
+            erased.batches += followed.batches;
+            erased.removed.add(followed.removed);
+        }
         let shelf = Shelf::load(place).await?;
-        for run in &shelf.runs {
-            if holds.of_run(&run.plan.run) {
-                continue;
-            }
+        for run in shelf.runs.iter().filter(|run| !holds.of_run(&run.plan.run)) {
             let live = run.batches.values().filter(|one| one.is_there());
             for one in live {
-                let rows = from_batch(place, world, &run.plan, &one.batch, &all).await?;
-                erased.rows += rows;
-                erased.batches += u64::from(rows > 0);
+                let of = Searched { place, world, plan: &run.plan, batch: &one.batch };
+                let doomed = of.find(&subjects).await?;
+                if doomed.rows > 0 {
+                    erased.rows += doomed.rows;
+                    erased.batches += 1;
+                    erased.removed.add(of.take_out(doomed, "a subject was erased").await?);
+                }
             }
         }
+        // What was interrupted between a new manifest and the end of the files before it.
+        erased.removed.add(sweep(place, &Shelf::load(place).await?).await?);
     }
     Ok(erased)
 }
 
-/// Which values of a column lead to rows that are erased.
-#[derive(Clone, Debug, Default)]
-struct Doomed {
-    rows: u64,
-    /// Rows of each table, by their places in the file.
-    of_member: Vec<BTreeSet<u64>>,
-}
-
-async fn from_batch(
-    place: &Place,
-    world: &World,
-    plan: &Plan,
-    batch: &Batch,
-    erasures: &[Erasure],
-) -> Result<u64> {
-    let doomed = doomed(place, world, plan, batch, erasures).await?;
-    if doomed.rows == 0 {
-        return Ok(0);
-    }
-    let rows = doomed.rows;
-    // Rows come in the order of their file, each once.
-    let seen: Vec<std::sync::atomic::AtomicU64> =
-        batch.members.iter().map(|_| std::sync::atomic::AtomicU64::new(0)).collect();
-    let keeps: Keeps = Arc::new(move |_: &Slice, member, _: &[u8]| {
-        let at = seen[member].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Ok(!doomed.of_member[member].contains(&at))
-    });
-    let reason = ("a subject was erased", world.clock.now());
-    rewrite(place, &world.cpu, plan, batch, batch.slices.clone(), &keeps, reason).await?;
-    Ok(rows)
-}
-
-/// Finds the rows of subjects, and those that hang on them.
-async fn doomed(
-    place: &Place,
-    world: &World,
-    plan: &Plan,
-    batch: &Batch,
-    erasures: &[Erasure],
-) -> Result<Doomed> {
-    let mut doomed = Doomed::default();
-    // What rows of later tables refer to, of each table: the texts of the columns.
-    let mut keys: Vec<Vec<BTreeSet<Vec<String>>>> = Vec::new();
-    for (number, member) in batch.members.iter().enumerate() {
-        let planned = &plan.members[number];
-        let at = |names: &[String]| -> Vec<usize> {
-            let place = |name: &String| member.columns.iter().position(|one| one.name == *name);
-            names.iter().filter_map(place).collect()
-        };
-        let subjects: Vec<(usize, Erasure)> = erasures
-            .iter()
-            .filter(|one| one.table == planned.table.name)
-            .flat_map(|one| {
-                at(std::slice::from_ref(&one.column)).into_iter().map(|place| (place, one.clone()))
-            })
-            .collect();
-        // Which columns of this table others refer to, and which of its own refer.
-        let offers: Vec<Vec<usize>> = plan
-            .members
-            .iter()
-            .map(|other| match &other.link {
-                Some(link) if link.parent == number => at(&link.parent_columns),
-                _ => Vec::new(),
-            })
-            .collect();
-        let parent = planned.link.as_ref().map(|link| {
-            let gone = keys.get(link.parent).and_then(|of| of.get(number)).cloned();
-            (at(&link.columns), gone.unwrap_or_default())
-        });
-        let mut found = BTreeSet::new();
-        let mut offered = vec![BTreeSet::new(); plan.members.len()];
-        if let Some(file) = &member.file {
-            let bytes = verified(place, &world.cpu, file).await?;
-            let (columns, format) = (member.columns.clone(), plan.format);
-            let slices = batch.slices.clone();
-            let work = move || {
-                let mut row_number = 0;
-                keep_slices(&bytes, &columns, format, &slices, number, |_, row| {
-                    let values = values(row).collect::<Result<Vec<_>>>()?;
-                    let of_subject = subjects.iter().any(|(place, erasure)| {
-                        text(&columns, &values, *place).is_some_and(|text| erasure.is_of(&text))
-                    });
-                    let hangs = parent.as_ref().is_some_and(|(places, gone)| {
-                        texts(&columns, &values, places).is_some_and(|key| gone.contains(&key))
-                    });
-                    if of_subject || hangs {
-                        found.insert(row_number);
-                        for (offered, places) in offered.iter_mut().zip(&offers) {
-                            let key = texts(&columns, &values, places);
-                            offered.extend(key.filter(|key| !key.is_empty()));
-                        }
-                    }
-                    row_number += 1;
-                    Ok(())
-                })?;
-                Ok::<_, Error>((found, offered))
-            };
-            (found, offered) = world.cpu.run(move |_| work()).await??;
-        }
-        doomed.rows += found.len() as u64;
-        doomed.of_member.push(found);
-        keys.push(offered);
-    }
-    Ok(doomed)
-}
-
-fn text(columns: &[Column], values: &[Option<&[u8]>], place: usize) -> Option<String> {
-    let value = values.get(place).copied().flatten()?;
-    value_text(&columns.get(place)?.kind, value)
-}
-
-fn texts(columns: &[Column], values: &[Option<&[u8]>], places: &[usize]) -> Option<Vec<String>> {
-    places.iter().map(|place| text(columns, values, *place)).collect()
+fn subject(erasure: &Erasure) -> Subject {
+    let (table, column) = (Some(erasure.table.clone()), erasure.column.clone());
+    let erasure = erasure.clone();
+    Subject { table, column, is_one: Arc::new(move |value: &str| erasure.is_of(value)) }
 }

@@ -1,66 +1,194 @@
-//! Files whose time is over.
+//! Rows whose time is over: files whose month has come, and rows of those to whom something
+//! happened long enough ago.
+
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use serde::Deserialize;
 use stillpoint_contract::Result;
 
 use super::{
-    document::Expired,
-    hold::held,
+    copy::follow,
+    document::{Expired, Plan},
+    event::{Days, EVENTS, WITHDRAWALS},
+    garbage::{Removed, discard, sweep},
+    hold::{Holds, held},
     place::{Place, Sheet},
-    rewrite::remove_files,
-    shelf::Shelf,
+    shelf::{Shelf, ShelvedBatch},
+    subject::{Doomed, Searched, Subject},
 };
+use crate::{policy::ArchiveRule, world::World};
 
-/// A batch that is, or would be, removed.
+/// A batch that is, or would be, removed, or written anew without some of its rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expiring {
     /// Its run.
     pub run: String,
     /// Its number.
     pub batch: u32,
-    /// How many rows it holds, of all tables.
+    /// How many rows go, of all tables.
     pub rows: u64,
+    /// How many rows it holds, of all tables.
+    pub of_rows: u64,
     /// How many bytes its files have.
     pub bytes: u64,
-    /// The month from which on it may be removed.
+    /// The month from which on it may be removed, or `open`: its rows go as those whom they are
+    /// about.
     pub expire: String,
     /// Whether a hold keeps it.
     pub is_held: bool,
 }
 
-/// Removes batches whose month has come, unless they are held; with `is_dry`, only says which.
+/// What is, or would be, removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expiry {
+    /// Batches.
+    pub batches: Vec<Expiring>,
+    /// What became of their files, at all places.
+    pub removed: Removed,
+    /// Set when the clock is behind a time that was written down: nothing is removed then.
+    pub ahead: Option<DateTime<Utc>>,
+}
+
+/// Removes batches whose month has come, and rows of subjects whose time is over, unless they are
+/// held; with `is_dry`, only says which. Second copies go as the first ones do.
 ///
 /// A clock that goes back removes nothing: the latest time that any document of the set has is no
 /// later than now, or nothing is done.
-pub async fn expire(place: &Place, now: DateTime<Utc>, is_dry: bool) -> Result<Vec<Expiring>> {
-    let shelf = Shelf::load(place).await?;
-    let holds = held(place).await?;
-    let month = now.format("%Y-%m").to_string();
-    let mut expiring = Vec::new();
-    for run in &shelf.runs {
-        let is_over = run.plan.expire != "open" && run.plan.expire <= month;
-        for one in run.batches.values().filter(|one| is_over && one.is_sealed()) {
-            // What was written later than now was written by another clock than ours.
-            if one.batch.made > now {
-                continue;
-            }
-            let is_held = holds.of_run(&run.plan.run);
-            let files = one.batch.members.iter().filter_map(|member| member.file.as_ref());
-            expiring.push(Expiring {
-                run: run.plan.run.clone(),
-                batch: one.batch.number,
-                rows: one.batch.rows(),
-                bytes: files.map(|file| file.bytes).sum(),
-                expire: run.plan.expire.clone(),
-                is_held,
-            });
-            if !is_dry && !is_held {
-                let expired = Expired { rows: one.batch.rows(), at: now };
-                let sheet = Sheet::Expired { batch: one.batch.number };
-                place.mark(&run.plan.run, sheet, &expired).await?;
-                remove_files(place, &one.batch, None).await?;
-            }
+pub async fn expire(
+    places: &[Place],
+    world: &World,
+    rule: &ArchiveRule,
+    now: DateTime<Utc>,
+    is_dry: bool,
+) -> Result<Expiry> {
+    let mut expiry = Expiry::default();
+    let Some((first, copies)) = places.split_first() else { return Ok(expiry) };
+    let shelf = Shelf::load(first).await?;
+    expiry.ahead = newest_word(first, &shelf).await?.filter(|newest| *newest > now);
+    if expiry.ahead.is_some() {
+        return Ok(expiry);
+    }
+    let holds = held(first).await?;
+    let over = Over { place: first, world, now, is_dry, holds: &holds };
+    over.months(&shelf, &mut expiry).await?;
+    over.subjects(&shelf, rule, &mut expiry).await?;
+    if !is_dry {
+        expiry.removed.add(sweep(first, &Shelf::load(first).await?).await?);
+        for copy in copies {
+            expiry.removed.add(follow(first, copy, &world.cpu, &holds).await?.removed);
+            expiry.removed.add(sweep(copy, &Shelf::load(copy).await?).await?);
         }
     }
-    Ok(expiring)
+    Ok(expiry)
+}
+
+/// The latest time that was written down about a set.
+async fn newest_word(place: &Place, shelf: &Shelf) -> Result<Option<DateTime<Utc>>> {
+    #[derive(Deserialize)]
+    struct Said {
+        at: DateTime<Utc>,
+    }
+    let mut times = Vec::new();
+    for run in &shelf.runs {
+        times.extend(run.end.as_ref().map(|end| end.at));
+        for one in run.batches.values() {
+            times.push(one.batch.made);
+            times.extend(one.sealed.as_ref().map(|sealed| sealed.at));
+            times.extend(one.void.as_ref().map(|void| void.at));
+            times.extend(one.expired.as_ref().map(|expired| expired.at));
+        }
+    }
+    for kind in ["holds", "released", "erased", "reconciled", EVENTS, WITHDRAWALS] {
+        let said: Vec<Said> = place.notices(kind).await?;
+        times.extend(said.iter().map(|said| said.at));
+    }
+    Ok(times.into_iter().max())
+}
+
+/// What is looked for.
+struct Over<'a> {
+    place: &'a Place,
+    world: &'a World,
+    now: DateTime<Utc>,
+    is_dry: bool,
+    holds: &'a Holds,
+}
+
+impl Over<'_> {
+    /// Removes batches whose month has come.
+    async fn months(&self, shelf: &Shelf, expiry: &mut Expiry) -> Result<()> {
+        let month = self.now.format("%Y-%m").to_string();
+        for run in &shelf.runs {
+            let is_over = run.plan.expire != "open" && run.plan.expire <= month;
+            for one in run.batches.values().filter(|one| is_over && one.is_sealed()) {
+                let expiring = self.expiring(&run.plan, one, one.batch.rows());
+                if !expiring.is_held && !self.is_dry {
+                    expiry.removed.add(self.remove(one).await?);
+                }
+                expiry.batches.push(expiring);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes out rows of subjects whose time is over. Of whom nothing is known stays.
+    async fn subjects(&self, shelf: &Shelf, rule: &ArchiveRule, expiry: &mut Expiry) -> Result<()> {
+        let Some(retention) = &rule.retention else { return Ok(()) };
+        let zone = rule.zone.unwrap_or(chrono_tz::Tz::UTC);
+        let days = Days::of(self.place, &retention.event, &retention.subject).await?;
+        let days = days.only(|on| retention.end_after(on, zone) <= self.now);
+        if days.is_empty() {
+            return Ok(());
+        }
+        let is_one = Arc::new(move |value: &str| days.has(value));
+        let subjects = [Subject { table: None, column: retention.subject.clone(), is_one }];
+        for run in shelf.runs.iter().filter(|run| run.plan.expire == "open") {
+            for one in run.batches.values().filter(|one| one.is_sealed()) {
+                let (place, world) = (self.place, self.world);
+                let searched = Searched { place, world, plan: &run.plan, batch: &one.batch };
+                let doomed = searched.find(&subjects).await?;
+                if doomed.rows == 0 {
+                    continue;
+                }
+                let expiring = self.expiring(&run.plan, one, doomed.rows);
+                if !expiring.is_held && !self.is_dry {
+                    expiry.removed.add(self.take_out(&searched, one, doomed).await?);
+                }
+                expiry.batches.push(expiring);
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_out(
+        &self,
+        searched: &Searched<'_>,
+        one: &ShelvedBatch,
+        doomed: Doomed,
+    ) -> Result<Removed> {
+        if doomed.rows == one.batch.rows() {
+            return self.remove(one).await;
+        }
+        searched.take_out(doomed, "the time of some rows was over").await
+    }
+
+    async fn remove(&self, one: &ShelvedBatch) -> Result<Removed> {
+        let expired = Expired { rows: one.batch.rows(), at: self.now };
+        let sheet = Sheet::Expired { batch: one.batch.number };
+        self.place.mark(&one.batch.run, sheet, &expired).await?;
+        discard(self.place, &one.batch, None).await
+    }
+
+    fn expiring(&self, plan: &Plan, one: &ShelvedBatch, rows: u64) -> Expiring {
+        Expiring {
+            run: plan.run.clone(),
+            batch: one.batch.number,
+            rows,
+            of_rows: one.batch.rows(),
+            bytes: one.batch.files().map(|file| file.bytes).sum(),
+            expire: plan.expire.clone(),
+            is_held: self.holds.of_run(&plan.run),
+        }
+    }
 }

@@ -7,12 +7,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use stillpoint_contract::Result;
 
 use super::{
+    copy::bring,
     document::{Batch, Plan},
-    place::{Place, Sheet},
-    rewrite::remove_files,
-    shelve,
+    garbage::discard,
+    place::Place,
 };
-use crate::{pipeline::cpu::CpuPool, repository::store::Key};
+use crate::pipeline::cpu::CpuPool;
 
 /// Something that has to be so before the rows of a batch are deleted.
 #[async_trait]
@@ -78,28 +78,15 @@ impl Gate for SecondCopy {
         batch: &Batch,
         _now: DateTime<Utc>,
     ) -> Result<Option<String>> {
-        self.bring(plan, batch).await.map(|()| None)
+        bring(&self.from, &self.to, &self.cpu, plan, batch).await.map(|()| None)
     }
 
     async fn renew(&self, plan: &Plan, old: &Batch, new: &Batch) -> Result<()> {
-        self.bring(plan, new).await?;
-        remove_files(&self.to, old, Some(new)).await
+        bring(&self.from, &self.to, &self.cpu, plan, new).await?;
+        discard(&self.to, old, Some(new)).await.map(|_| ())
     }
 
     fn copy(&self) -> Option<&Place> {
         Some(&self.to)
-    }
-}
-
-impl SecondCopy {
-    async fn bring(&self, plan: &Plan, batch: &Batch) -> Result<()> {
-        for file in batch.members.iter().filter_map(|member| member.file.as_ref()) {
-            let bytes = shelve::verified(&self.from, &self.cpu, file).await?;
-            self.to.put(&Key::new(&*file.key)?, bytes).await?;
-        }
-        shelve::read_back(&self.to, &self.cpu, plan, batch).await?;
-        self.to.write(&plan.run, Sheet::Plan, plan).await?;
-        let sheet = Sheet::Batch { batch: batch.number, generation: batch.generation };
-        self.to.write(&plan.run, sheet, batch).await
     }
 }

@@ -7,13 +7,19 @@
 
 mod behind;
 mod control;
+mod copy;
 mod document;
+mod encryption;
 mod erase;
+mod event;
 mod expire;
 mod export;
 pub mod file;
+pub mod fuzz;
+mod garbage;
 mod gate;
 mod hold;
+mod keyring;
 mod pace;
 mod place;
 mod prepare;
@@ -26,22 +32,26 @@ mod rewrite;
 mod run;
 mod shelf;
 mod shelve;
+mod subject;
 mod witness;
 mod work;
 
 pub use control::{Control, control, tell};
 pub use document::{
-    Batch, BatchMember, DOCUMENT_FORMAT, End, Expired, File, Noted, Plan, PlannedLink,
-    PlannedMember, Sealed, Slice, Tally, Void, key_text,
+    Batch, BatchMember, DOCUMENT_FORMAT, End, Expired, File, FileEncryption, Noted, Plan,
+    PlannedLink, PlannedMember, Sealed, Slice, Tally, Void, key_text,
 };
 pub use erase::{Erased, Erasure, erase};
-pub use expire::{Expiring, expire};
+pub use event::{ArchiveEvent, ArchiveWithdrawal, events, record, withdraw};
+pub use expire::{Expiring, Expiry, expire};
+pub use garbage::{KeptFile, Removed};
 pub use gate::{Aged, Gate, SecondCopy};
 pub use hold::{ArchiveHold, ArchiveRelease, Holds, held, hold, release};
+pub use keyring::Keyring;
 pub use place::Place;
 pub use prepare::{Prepared, prepare};
 pub use prune::Difference;
-pub use publish::{duckdb_views, hive_tables};
+pub use publish::{duckdb_views, hive_tables, refuse_encrypted};
 pub use put_back::put_back;
 pub use read::{Compares, Damage, FoundRows, Term, Verified, Wanted, find, verify};
 pub use reconcile::{LiveSlice, Overlap, Reconciled, compare, reconcile};

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
-use super::file::Format;
+use super::{file::Format, keyring::Keyring};
 use crate::repository::{
     names::ARCHIVE,
-    store::{Key, Listed, Put, Store},
+    store::{Key, Put, Store},
 };
 
 /// The longest document, in bytes: a batch of 100,000 slices.
@@ -27,8 +27,10 @@ const NAME_BYTES_MAX: usize = 100;
 /// Where an archive set is.
 #[derive(Clone, Debug)]
 pub struct Place {
-    store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
     set: String,
+    /// What wraps and unwraps the keys of its files; none where no secret is at hand.
+    pub(super) keyring: Option<Keyring>,
 }
 
 /// What a document is about.
@@ -61,7 +63,7 @@ impl Place {
             && set.chars().all(is_plain)
             && !set.starts_with(['_', '.']);
         if is_name {
-            return Ok(Self { store, set: set.to_owned() });
+            return Ok(Self { store, set: set.to_owned(), keyring: None });
         }
         Err(Error::new(ErrorKind::Invalid, code::BAD_NAME, "name an archive set")
             .with("name", set)
@@ -93,12 +95,12 @@ impl Place {
         self.store.location()
     }
 
-    /// The same set in another store.
-    pub fn in_store(&self, store: Arc<dyn Store>) -> Self {
-        Self { store, set: self.set.clone() }
+    /// The same place, with the secret that its files are, or may be, encrypted with.
+    pub fn with_keyring(self, keyring: Keyring) -> Self {
+        Self { keyring: Some(keyring), ..self }
     }
 
-    fn documents(&self) -> String {
+    pub(super) fn documents(&self) -> String {
         format!("{ARCHIVE}{}/_stillpoint/", self.set)
     }
 
@@ -164,8 +166,11 @@ impl Place {
         sheet: Sheet,
         document: &T,
     ) -> Result<()> {
-        let bytes = to_bytes(document)?;
-        self.store.create(&self.sheet(run, sheet)?, bytes).await.map(|_| ())
+        self.mark_at(&self.sheet(run, sheet)?, document).await
+    }
+
+    pub(super) async fn mark_at<T: Serialize>(&self, key: &Key, document: &T) -> Result<()> {
+        self.store.create(key, to_bytes(document)?).await.map(|_| ())
     }
 
     pub(super) async fn write_at<T: Serialize>(&self, key: &Key, document: &T) -> Result<()> {
@@ -181,7 +186,7 @@ impl Place {
         self.read_at(&self.sheet(run, sheet)?).await
     }
 
-    async fn read_at<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>> {
+    pub(super) async fn read_at<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>> {
         let Some(bytes) = self.store.read(key, DOCUMENT_BYTES_MAX).await? else { return Ok(None) };
         serde_json::from_slice(&bytes).map(Some).map_err(|cause| {
             Error::new(ErrorKind::Corrupt, code::ARCHIVE_FILE, format!("read {key}"))
@@ -236,23 +241,12 @@ impl Place {
         })
     }
 
-    /// The files of a run, whether documents name them or not.
-    pub(super) async fn files_of(&self, run: &str) -> Result<Vec<Listed>> {
-        let folder = format!("{ARCHIVE}{}/", self.set);
+    /// All files, whether documents name them or not.
+    pub(super) async fn files(&self) -> Result<Vec<Key>> {
         let documents = self.documents();
-        let listed = self.store.list(&folder).await?;
-        let is_of = |listed: &Listed| {
-            let name = listed.key.as_str();
-            let file = name.rsplit('/').next().unwrap_or_default();
-            !name.starts_with(&documents)
-                && file.strip_prefix(run).is_some_and(|rest| rest.starts_with('-'))
-        };
-        Ok(listed.into_iter().filter(is_of).collect())
-    }
-
-    /// Removes a file that counts for nothing.
-    pub(super) async fn remove(&self, key: &Key) -> Result<()> {
-        self.store.delete(key).await.map(|_| ())
+        let listed = self.store.list(&format!("{ARCHIVE}{}/", self.set)).await?;
+        let names = listed.into_iter().map(|listed| listed.key);
+        Ok(names.filter(|name| !name.as_str().starts_with(&documents)).collect())
     }
 }
 
@@ -272,7 +266,7 @@ pub(super) struct FileName<'a> {
     pub(super) run: &'a str,
     /// The batch.
     pub(super) batch: u32,
-    /// The hash of its bytes.
+    /// The hash of its bytes; of an encrypted one, the id of its key.
     pub(super) hash: &'a str,
     /// Its format.
     pub(super) format: Format,

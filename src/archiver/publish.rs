@@ -2,9 +2,29 @@
 
 use std::fmt::Write as _;
 
-use stillpoint_contract::{Class, Column, Kind};
+use stillpoint_contract::{Class, Column, Error, ErrorKind, Kind, Result, code};
 
 use super::{document::Plan, file::Format, place::Place, shelf::Shelf};
+
+/// Refuses a set of which files are encrypted that count: no query engine could read them.
+///
+/// # Errors
+///
+/// [`Refused`](ErrorKind::Refused) with what reads them instead.
+pub fn refuse_encrypted(place: &Place, shelf: &Shelf) -> Result<()> {
+    let files = shelf.sealed().flat_map(|(_, batch)| batch.files());
+    let encrypted = files.filter(|file| file.encryption.is_some()).count();
+    if encrypted == 0 {
+        return Ok(());
+    }
+    let set = place.set();
+    Err(Error::new(ErrorKind::Refused, code::ARCHIVE_KEY, "publish an archive set")
+        .with("set", set)
+        .with("encrypted files", encrypted)
+        .why("query engines cannot read files that the repository's key encrypts")
+        .next(format!("stillpoint archive scan {set} --format csv > {set}.csv"))
+        .next(format!("for runs to come: [archive.{set}]  encryption = \"none\"")))
+}
 
 /// Views for DuckDB, one for each table of a set, over the files of sealed batches and no others.
 /// Source: DuckDB documentation, Reading and Writing Parquet Files, and CSV, and JSON.

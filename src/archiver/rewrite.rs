@@ -10,10 +10,11 @@ use stillpoint_contract::{Error, Result, RowBatch};
 use super::{
     document::{Batch, BatchMember, Noted, Plan, Slice, Tally, Void},
     file::{Encoded, Encoder, Layout, Origin, SliceHash},
+    garbage::{Removed, discard},
     place::{Place, Sheet},
-    shelve::{keep_slices, read_back, verified, write},
+    shelve::{Written, keep_slices, read_back, verified},
 };
-use crate::{pipeline::cpu::CpuPool, repository::store::Key};
+use crate::pipeline::cpu::CpuPool;
 
 /// How many bytes of rows are encoded at once.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -22,8 +23,8 @@ const CHUNK_BYTES: usize = 256 << 10;
 pub(super) type Keeps = Arc<dyn Fn(&Slice, usize, &[u8]) -> Result<bool> + Send + Sync>;
 
 /// Writes a batch anew with only some of its slices, and of those only some rows. The files before
-/// are removed once the new ones were read back. `None` when no slice is left: the batch is void
-/// then.
+/// are removed, and their keys destroyed, once the new ones were read back. No batch when no slice
+/// is left: it is void then.
 pub(super) async fn rewrite(
     place: &Place,
     cpu: &CpuPool,
@@ -32,10 +33,9 @@ pub(super) async fn rewrite(
     slices: Vec<Slice>,
     keeps: &Keeps,
     (reason, now): (&str, DateTime<Utc>),
-) -> Result<Option<Batch>> {
+) -> Result<(Option<Batch>, Removed)> {
     if slices.is_empty() {
-        void(place, old, reason, now).await?;
-        return Ok(None);
+        return Ok((None, void(place, old, reason, now).await?));
     }
     let mut slices: Vec<Slice> = slices.into_iter().map(noted).collect();
     let mut members = Vec::new();
@@ -51,8 +51,13 @@ pub(super) async fn rewrite(
                 match written {
                     (_, 0) => None,
                     (bytes, rows) => {
-                        let table = &plan.members[number].table.name;
-                        Some(write(place, plan, table, old.number, bytes, rows).await?)
+                        let of = Written {
+                            plan,
+                            table: &plan.members[number].table.name,
+                            batch: old.number,
+                            generation: old.generation + 1,
+                        };
+                        Some(of.write(place, cpu, bytes, rows).await?)
                     }
                 }
             }
@@ -72,8 +77,8 @@ pub(super) async fn rewrite(
     read_back(place, cpu, plan, &new).await?;
     let sheet = Sheet::Batch { batch: new.number, generation: new.generation };
     place.write(&plan.run, sheet, &new).await?;
-    remove_files(place, old, Some(&new)).await?;
-    Ok(Some(new))
+    let removed = discard(place, old, Some(&new)).await?;
+    Ok((Some(new), removed))
 }
 
 /// A slice that remembers what the ledger says of it, whatever is taken out of it.
@@ -89,24 +94,10 @@ pub(super) async fn void(
     batch: &Batch,
     reason: &str,
     at: DateTime<Utc>,
-) -> Result<()> {
+) -> Result<Removed> {
     let void = Void { reason: reason.to_owned(), at };
     place.mark(&batch.run, Sheet::Void { batch: batch.number }, &void).await?;
-    remove_files(place, batch, None).await
-}
-
-/// Removes the files of a batch that a newer generation of it does not have.
-pub(super) async fn remove_files(place: &Place, old: &Batch, new: Option<&Batch>) -> Result<()> {
-    let is_kept = |key: &str| {
-        let files = new.into_iter().flat_map(|new| &new.members);
-        files.filter_map(|member| member.file.as_ref()).any(|file| file.key == key)
-    };
-    for file in old.members.iter().filter_map(|member| member.file.as_ref()) {
-        if !is_kept(&file.key) {
-            place.remove(&Key::new(&*file.key)?).await?;
-        }
-    }
-    Ok(())
+    discard(place, batch, None).await
 }
 
 /// One table of a batch that is written anew.

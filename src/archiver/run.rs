@@ -11,6 +11,7 @@ use stillpoint_contract::{Driver, Error, ErrorKind, Finding, LedgerEntry, Result
 use super::{
     document::{DOCUMENT_FORMAT, Plan},
     erase::replay,
+    garbage::sweep,
     gate::Gate,
     place::{Place, Sheet},
     prepare::{Prepared, prepare},
@@ -156,6 +157,10 @@ impl Archiving<'_> {
                     let places = std::iter::once(self.place).chain(copies);
                     let places: Vec<Place> = places.cloned().collect();
                     replay(&places, self.world).await?;
+                    if self.place.keyring.is_some() {
+                        // Keys of files that were being written when somebody was killed.
+                        sweep(self.place, &Shelf::load(self.place).await?).await?;
+                    }
                     report.quit = quit;
                     return Ok(report);
                 }

@@ -5,12 +5,14 @@ use chrono::{DateTime, Utc};
 use stillpoint_contract::{Column, Error, ErrorKind, Result, code};
 
 use super::{
-    document::{Batch, BatchMember, DOCUMENT_FORMAT, File, Plan, Slice, Tally},
+    document::{Batch, BatchMember, DOCUMENT_FORMAT, File, FileEncryption, Plan, Slice, Tally},
+    encryption::{Seal, decrypt, encrypt},
     export::Draft,
     file::{Decoder, SliceHash},
+    keyring::{KeyOf, Keyring},
     place::{FileName, Place, Sheet},
 };
-use crate::pipeline::cpu::CpuPool;
+use crate::{pipeline::cpu::CpuPool, repository::store::Key};
 
 /// Writes the files of a batch, reads them back, and writes down that they are there.
 ///
@@ -29,7 +31,8 @@ pub(super) async fn shelve(
     for (member, file) in draft.set.members.into_iter().zip(draft.files) {
         let file = match file {
             Some((bytes, rows)) => {
-                Some(write(place, plan, &member.table.name, batch, bytes, rows).await?)
+                let of = Written { plan, table: &member.table.name, batch, generation: 0 };
+                Some(of.write(place, cpu, bytes, rows).await?)
             }
             None => None,
         };
@@ -53,28 +56,82 @@ pub(super) async fn shelve(
     Ok(batch)
 }
 
-/// Writes a file.
-pub(super) async fn write(
-    place: &Place,
-    plan: &Plan,
-    table: &str,
-    batch: u32,
-    bytes: Bytes,
-    rows: u64,
-) -> Result<File> {
-    let hash = blake3::hash(&bytes).to_hex().to_string();
-    let name = FileName {
-        table,
-        expire: &plan.expire,
-        run: &plan.run,
-        batch,
-        hash: &hash,
-        format: plan.format,
-    };
-    let key = place.file(&name)?;
-    let length = bytes.len() as u64;
-    place.put(&key, bytes).await?;
-    Ok(File { key: key.as_str().to_owned(), bytes: length, rows, hash })
+/// Of what a file is a part.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) table: &'a str,
+    pub(super) batch: u32,
+    pub(super) generation: u32,
+}
+
+impl Written<'_> {
+    /// Writes a file: encrypted, where the place says so, with a key that is durable before.
+    pub(super) async fn write(
+        self,
+        place: &Place,
+        cpu: &CpuPool,
+        bytes: Bytes,
+        rows: u64,
+    ) -> Result<File> {
+        if let Some(keyring) = place.encrypts() {
+            return self.write_encrypted(place, keyring, cpu, bytes, rows).await;
+        }
+        let hash = blake3::hash(&bytes).to_hex().to_string();
+        let name = self.name(place, &hash)?;
+        let length = bytes.len() as u64;
+        place.put(&name, bytes).await?;
+        let key = name.as_str().to_owned();
+        Ok(File { key, bytes: length, rows, hash, encryption: None })
+    }
+
+    async fn write_encrypted(
+        self,
+        place: &Place,
+        keyring: &Keyring,
+        cpu: &CpuPool,
+        plain: Bytes,
+        rows: u64,
+    ) -> Result<File> {
+        let id = Place::new_key_id(keyring);
+        let name = self.name(place, &id.to_string())?;
+        let run = self.plan.run.clone();
+        let of = KeyOf { run, batch: self.batch, generation: self.generation, id };
+        let (object, key) = place.make_key(keyring, &of, &name).await?;
+        let (repository, file_name) = (keyring.repository(), name.clone());
+        let work = move || {
+            let seal = Seal { key: &key, id, name: file_name.as_str() };
+            let stored = encrypt(&seal, repository, &plain)?;
+            let (hash, of_plain) = (blake3::hash(&stored), blake3::hash(&plain));
+            Ok::<_, Error>((stored, hash, plain.len() as u64, of_plain))
+        };
+        let (stored, hash, plain_bytes, of_plain) = cpu.run(move |_| work()).await??;
+        let length = stored.len() as u64;
+        place.put(&name, stored).await?;
+        Ok(File {
+            key: name.as_str().to_owned(),
+            bytes: length,
+            rows,
+            hash: hash.to_hex().to_string(),
+            encryption: Some(FileEncryption {
+                key: object.as_str().to_owned(),
+                id,
+                bytes: plain_bytes,
+                hash: of_plain.to_hex().to_string(),
+            }),
+        })
+    }
+
+    fn name(self, place: &Place, hash: &str) -> Result<Key> {
+        place.file(&FileName {
+            table: self.table,
+            expire: &self.plan.expire,
+            run: &self.plan.run,
+            batch: self.batch,
+            hash,
+            format: self.plan.format,
+        })
+    }
 }
 
 /// Reads the files of a batch back as they are stored, and decodes every row.
@@ -109,8 +166,25 @@ pub(super) async fn read_back(
     Ok(())
 }
 
-/// The bytes of a file, which are what was written.
+/// The rows of a file as it was encoded: its bytes are what was written, and are decrypted.
 pub(super) async fn verified(place: &Place, cpu: &CpuPool, file: &File) -> Result<Bytes> {
+    let bytes = stored(place, cpu, file).await?;
+    let Some(encryption) = &file.encryption else { return Ok(bytes) };
+    let key = place.file_key(file, encryption).await?;
+    let (id, name) = (encryption.id, file.key.clone());
+    let work = move || {
+        let plain = decrypt(&Seal { key: &key, id, name: &name }, &bytes)?;
+        Ok::<_, Error>((blake3::hash(&plain).to_hex(), plain))
+    };
+    let (hash, plain) = cpu.run(move |_| work()).await??;
+    if *hash == *encryption.hash && plain.len() as u64 == encryption.bytes {
+        return Ok(plain);
+    }
+    Err(differs("what it was encrypted from is not what was written").with("file", &file.key))
+}
+
+/// The bytes of a file as they are stored, which are what was written. No key is needed.
+pub(super) async fn stored(place: &Place, cpu: &CpuPool, file: &File) -> Result<Bytes> {
     let bytes = place.file_bytes(&file.key, file.bytes).await?;
     let (hash, bytes) = cpu.run(move |_| (blake3::hash(&bytes).to_hex(), bytes)).await?;
     if *hash == *file.hash && bytes.len() as u64 == file.bytes {
@@ -119,7 +193,7 @@ pub(super) async fn verified(place: &Place, cpu: &CpuPool, file: &File) -> Resul
     Err(differs("its bytes are not the ones that were written")
         .with("file", &file.key)
         .with("place", place.location())
-        .next("stillpoint archive verify SET --full"))
+        .next("stillpoint archive verify SET"))
 }
 
 fn compare(

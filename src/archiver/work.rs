@@ -1,19 +1,18 @@
 //! A run as it is carried out: what is pending is deleted, what is left is read, and of both one
 //! while the other.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use stillpoint_contract::{
-    ArchiveSet, Error, ErrorKind, Key, KeyRange, LedgerEntry, Result, Rows, code,
-};
+use stillpoint_contract::{ArchiveSet, ErrorKind, Key, KeyRange, LedgerEntry, Result, Rows};
 
 use super::{
     control::{Control, LOOK_EVERY, control},
     document::{Batch, End, Plan, Sealed, Slice, Void},
     export::{Sizes, export},
+    garbage::settle,
     pace::Pace,
-    place::{Place, Sheet},
+    place::Sheet,
     prune::{Difference, Pruned, Stride, ledgered, prune},
     rewrite::{Keeps, rewrite, void},
     run::{Archiving, Quit, RunReport},
@@ -158,18 +157,7 @@ impl<'a, 'b> Work<'a, 'b> {
     /// Removes files that no document names, and seals batches that were deleted completely.
     async fn settle(&mut self, run: &mut Shelved, ledger: &[LedgerEntry]) -> Result<()> {
         let Archiving { place, world, witness, .. } = self.archiving;
-        let live = run.batches.values().filter(|one| one.is_there());
-        let members = live.flat_map(|one| &one.batch.members);
-        let named = members.filter_map(|member| member.file.as_ref());
-        let named: BTreeSet<String> = named.map(|file| file.key.clone()).collect();
-        let mut files = 0;
-        for listed in place.files_of(&run.plan.run).await? {
-            if !named.contains(listed.key.as_str()) {
-                refuse_stale(place, run, listed.key.as_str()).await?;
-                place.remove(&listed.key).await?;
-                files += 1;
-            }
-        }
+        let files = settle(place, run).await?.files;
         if files > 0 {
             witness.see(&Step::Removed { files });
         }
@@ -363,7 +351,7 @@ impl<'a, 'b> Work<'a, 'b> {
             kept.retain(|slice| deferred.iter().all(|one| one.number != slice.number));
             let all: Keeps = Arc::new(|_, _, _| Ok(true));
             let reason = ("some rows had changed, and were not deleted", now);
-            let written = rewrite(place, &world.cpu, plan, batch, kept, &all, reason).await?;
+            let (written, _) = rewrite(place, &world.cpu, plan, batch, kept, &all, reason).await?;
             if let Some(written) = &written {
                 for gate in *gates {
                     gate.renew(plan, batch, written).await?;
@@ -418,25 +406,6 @@ impl<'a, 'b> Work<'a, 'b> {
         *self.report.rested.entry(why).or_default() += length;
         Ok(true)
     }
-}
-
-/// Refuses to take a file for garbage because a listing, which may be stale, does not have its
-/// manifest yet: reads are never stale.
-async fn refuse_stale(place: &Place, run: &Shelved, file: &str) -> Result<()> {
-    let name = file.rsplit('/').next().unwrap_or_default();
-    let rest = name.strip_prefix(&*run.plan.run).and_then(|rest| rest.strip_prefix('-'));
-    let number = rest.and_then(|rest| rest.split('-').next()?.parse().ok());
-    let Some(batch) = number else { return Ok(()) };
-    let generation = run.batches.get(&batch).map_or(0, |one| one.batch.generation + 1);
-    let newer: Option<Batch> =
-        place.read(&run.plan.run, Sheet::Batch { batch, generation }).await?;
-    if newer.is_none() {
-        return Ok(());
-    }
-    let step = "look for files that count for nothing";
-    Err(Error::new(ErrorKind::Transient, code::STORE_UNREACHABLE, step)
-        .with("file", file)
-        .why("a listing of the store is behind what was written"))
 }
 
 /// Where reading goes on: behind what was read and is not deleted yet.

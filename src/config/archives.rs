@@ -7,15 +7,17 @@ use stillpoint_contract::{CutoffForm, code};
 use super::{
     build::named,
     form::{
-        ANY, CRON, CUTOFF, LENGTH, NAME, PERIOD, RATE, SIZE, WINDOW, ZONE, cutoff, length, rate,
-        size,
+        ANY, BASIS, CRON, CUTOFF, ENCRYPTION, LENGTH, NAME, PERIOD, RATE, SIZE, WINDOW, ZONE,
+        cutoff, event_of, length, period, rate, size,
     },
     model::Config,
     problem::Problem,
     shape::{Key, Shape, suggestion},
     tree::{Node, Spot, Value},
 };
-use crate::policy::{ArchiveRule, ArchivedChild, FileFormat, Gates, Throttle};
+use crate::policy::{
+    ArchiveEncryption, ArchiveRule, ArchivedChild, EventRule, FileFormat, Gates, Period, Throttle,
+};
 
 /// How large files and slices are, and how long a transaction takes, where nothing is said.
 const FILE_BYTES: u64 = 64 << 20;
@@ -77,6 +79,18 @@ const THROTTLE: &[Key] = &[
     .alike(&["max_dead_tuples"]),
 ];
 
+const RETENTION: &[Key] = &[
+    Key::new(
+        "basis",
+        Shape::Text(&BASIS),
+        "from when on: \"archived\", or \"subject.EVENT\", which `archive event add` records \
+         [default: \"archived\"]",
+    ),
+    Key::new("keep", Shape::Text(&PERIOD), "for how long").must().alike(&["for", "after"]),
+    Key::new("subject", Shape::Text(&NAME), "the column of the root that says whose a row is")
+        .alike(&["column"]),
+];
+
 /// What an archive may say.
 pub(super) const ARCHIVE: &[Key] = &[
     Key::new("database", Shape::Text(&NAME), "the database").must().alike(&["server", "db"]),
@@ -124,8 +138,9 @@ pub(super) const ARCHIVE: &[Key] = &[
     ),
     Key::new(
         "encryption",
-        Shape::Word(&["none"]),
-        "\"none\": files may lie in an encrypted repository without being encrypted",
+        Shape::Text(&ENCRYPTION),
+        "\"repo\": each file with a key of its own, which the repository's wraps; \"none\": query \
+         engines can read them [default: \"repo\" in an encrypted repository]",
     ),
     Key::new("lookup", Shape::List(&Shape::Text(&NAME)), "columns by whose values rows are found"),
     Key::new("file_target", Shape::Text(&SIZE), "how large a file is [default: 64MiB]"),
@@ -153,8 +168,16 @@ pub(super) const ARCHIVE: &[Key] = &[
     Key::new("window", Shape::List(&Shape::Text(&WINDOW)), "when it may run [default: always]"),
     Key::new("max_runtime", Shape::Text(&LENGTH), "how long it runs at most")
         .alike(&["run_time", "runtime"]),
-    Key::new("keep", Shape::Text(&PERIOD), "how long files are kept [default: for ever]")
-        .alike(&["retention"]),
+    Key::new(
+        "keep",
+        Shape::Text(&PERIOD),
+        "how long files are kept from when they were written [default: for ever]",
+    ),
+    Key::new(
+        "retention",
+        Shape::Table(RETENTION),
+        "the same as keep, or how long rows are kept from an event on that is recorded",
+    ),
 ];
 
 /// Everything that is archived.
@@ -189,7 +212,11 @@ fn rule(name: &str, node: &Node, config: &Config) -> Option<ArchiveRule> {
             Some("jsonl") => FileFormat::Jsonl,
             _ => FileFormat::Parquet,
         },
-        is_plain: text("encryption").as_deref() == Some("none"),
+        encryption: match text("encryption").as_deref() {
+            Some("repo") => Some(ArchiveEncryption::Repository),
+            Some("none") => Some(ArchiveEncryption::None),
+            _ => None,
+        },
         lookup: texts("lookup"),
         file_bytes: text("file_target").and_then(|text| size(&text).ok()).unwrap_or(FILE_BYTES),
         slice_rows: number("slice_rows").unwrap_or(SLICE_ROWS),
@@ -199,7 +226,25 @@ fn rule(name: &str, node: &Node, config: &Config) -> Option<ArchiveRule> {
         schedule: text("schedule"),
         windows: super::build::windows(node.get("window")),
         runtime_max: text("max_runtime").and_then(|text| length(&text).ok()),
-        keep: text("keep").and_then(|text| super::form::period(&text).ok()),
+        keep: keep(node),
+        retention: node.get("retention").and_then(retention),
+    })
+}
+
+/// How long files are kept from when they were written.
+fn keep(node: &Node) -> Option<Period> {
+    let keep = |node: &Node| period(node.get("keep")?.text()?).ok();
+    let from_archived = node.get("retention").filter(|node| retention(node).is_none());
+    keep(node).or_else(|| keep(from_archived?))
+}
+
+/// How long rows are kept from an event on.
+fn retention(node: &Node) -> Option<EventRule> {
+    let text = |key: &str| node.get(key).and_then(Node::text);
+    Some(EventRule {
+        after: text("keep").and_then(|text| period(text).ok())?,
+        event: event_of(text("basis")?)?.to_owned(),
+        subject: text("subject")?.to_owned(),
     })
 }
 
@@ -257,6 +302,35 @@ pub(super) fn judge(main: &Node, config: &Config, problems: &mut Vec<Problem>) {
             let problem = Problem::error(code::CONFIG_LACKS, Spot::clone(spot), what);
             problems.push(problem.help("cutoff = \"now - 24 months\"".to_owned()));
         }
+        problems.extend(
+            node.get("retention")
+                .and_then(|retention| judge_retention(name, retention, node.get("keep"))),
+        );
+    }
+}
+
+/// What does not go together in how long rows are kept.
+fn judge_retention(name: &str, node: &Node, keep: Option<&Node>) -> Option<Problem> {
+    let spot = Spot::clone(&node.spot);
+    if let Some(keep) = keep {
+        let what = format!("`{name}` says twice how long rows are kept");
+        let problem = Problem::error(code::CONFIG_VALUE, Spot::clone(&keep.spot), what);
+        return Some(problem.beside(spot, "here, too").help("leave one of them out".to_owned()));
+    }
+    let event = node.get("basis").and_then(Node::text).and_then(event_of);
+    match (event, node.get("subject")) {
+        (Some(_), None) => {
+            let what = format!("`{name}` does not say whose event it is");
+            let problem = Problem::error(code::CONFIG_LACKS, spot, what);
+            Some(problem.help("subject = \"customer_id\"".to_owned()))
+        }
+        (None, Some(subject)) => {
+            let what = format!("`{name}` names a subject, and counts from no event of it");
+            let spot = Spot::clone(&subject.spot);
+            let problem = Problem::error(code::CONFIG_LACKS, spot, what);
+            Some(problem.help("basis = \"subject.closed_at\"".to_owned()))
+        }
+        _ => None,
     }
 }
 

@@ -7,6 +7,11 @@ use chrono_tz::Tz;
 
 use crate::policy::{self, Period, PeriodUnit, Selector, Template, Window};
 
+/// The event of a subject that a basis of retention names; none where it names none.
+pub(super) fn event_of(basis: &str) -> Option<&str> {
+    basis.strip_prefix("subject.")
+}
+
 /// A form, and how it is checked.
 #[derive(Debug)]
 pub(super) struct Form {
@@ -44,6 +49,31 @@ pub(super) const PERIOD: Form = Form {
     example: "7y",
     pattern: "^[0-9]+(h|d|w|mo|y)$",
     check: |text| period(text).map(drop),
+};
+
+pub(super) const BASIS: Form = Form {
+    what: "what counts from",
+    example: "subject.closed_at",
+    pattern: "^(archived|subject\\..+)$",
+    check: |text| match event_of(text) {
+        Some(event) => (NAME.check)(event),
+        None if text == "archived" => Ok(()),
+        None => Err("neither `archived` nor an event of a subject".to_owned()),
+    },
+};
+
+pub(super) const ENCRYPTION: Form = Form {
+    what: "how archived files are encrypted",
+    example: "repo",
+    pattern: "^(repo|none)$",
+    check: |text| match text {
+        "repo" | "none" => Ok(()),
+        "parquet-modular" => Err("its keys are named in the footers of the files, and CSV and \
+                                  JSON have none: `repo` gives each file of any format a key \
+                                  that can be destroyed"
+            .to_owned()),
+        _ => Err("neither `repo` nor `none`".to_owned()),
+    },
 };
 
 pub(super) const CUTOFF: Form = Form {

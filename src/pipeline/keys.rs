@@ -14,6 +14,7 @@ use super::{
 const CONTEXT_ID: &str = "stillpoint 2026-11 v1 chunk id";
 const CONTEXT_BLOB: &str = "stillpoint 2026-11 v1 blob encryption";
 const CONTEXT_OBJECT: &str = "stillpoint 2026-11 v1 object encryption";
+const CONTEXT_FILE: &str = "stillpoint 2026-11 v1 archived file key wrapping";
 const CONTEXT_SIGN: &str = "stillpoint 2026-11 v1 log signature seed";
 const CONTEXT_FINGERPRINT: &str = "stillpoint 2026-11 v1 master fingerprint";
 
@@ -80,6 +81,7 @@ pub(super) struct Secrets {
     id: Zeroizing<[u8; 32]>,
     pub(super) blob: Zeroizing<[u8; 32]>,
     pub(super) object: Zeroizing<[u8; 32]>,
+    pub(super) file: Zeroizing<[u8; 32]>,
     sign: Zeroizing<[u8; 32]>,
 }
 
@@ -95,6 +97,7 @@ impl Domain {
             id: key.derive(CONTEXT_ID),
             blob: key.derive(CONTEXT_BLOB),
             object: key.derive(CONTEXT_OBJECT),
+            file: key.derive(CONTEXT_FILE),
             sign: key.derive(CONTEXT_SIGN),
         };
         Self { repository, epoch, secrets: Some(Arc::new(secrets)) }

@@ -3,6 +3,7 @@
 pub mod adaptive;
 pub mod compress;
 pub mod cpu;
+pub mod file_key;
 pub mod id;
 pub mod keys;
 mod meter;

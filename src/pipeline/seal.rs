@@ -278,7 +278,7 @@ impl Domain {
     }
 }
 
-fn derived_key(context: &str, secret: &[u8; 32], salt: &Salt) -> LessSafeKey {
+pub(super) fn derived_key(context: &str, secret: &[u8; 32], salt: &Salt) -> LessSafeKey {
     let mut material = Zeroizing::new([0; 48]);
     material[..32].copy_from_slice(secret);
     material[32..].copy_from_slice(salt);
@@ -300,7 +300,7 @@ pub(crate) fn nonce(counter: u64) -> Nonce {
 }
 
 /// Decrypts ciphertext and tag into `plain`, without touching the input.
-fn open_gather(
+pub(super) fn open_gather(
     key: &LessSafeKey,
     nonce: Nonce,
     aad: &[u8],

@@ -9,7 +9,7 @@ use stillpoint_contract::CutoffForm;
 
 use super::{
     civil::first_instant,
-    model::{Period, PeriodUnit, Window},
+    model::{EventRule, Period, PeriodUnit, Window},
 };
 
 /// What is archived.
@@ -37,8 +37,8 @@ pub struct ArchiveRule {
     pub includes_unlisted: bool,
     /// The format of files.
     pub format: FileFormat,
-    /// Whether they may lie in an encrypted repository without being encrypted.
-    pub is_plain: bool,
+    /// How they are encrypted; as their repository is where that is not said.
+    pub encryption: Option<ArchiveEncryption>,
     /// Columns by whose values files are looked up.
     pub lookup: Vec<String>,
     /// A file is full with so many bytes.
@@ -57,8 +57,19 @@ pub struct ArchiveRule {
     pub windows: Vec<Window>,
     /// How long a run works at most.
     pub runtime_max: Option<Duration>,
-    /// How long files are kept; for ever where that is not said.
+    /// How long files are kept from when they were written; for ever where that is not said.
     pub keep: Option<Period>,
+    /// How long rows are kept from when something happened to whom they are about.
+    pub retention: Option<EventRule>,
+}
+
+/// How files are encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArchiveEncryption {
+    /// Each with a key of its own, which the repository's secret wraps.
+    Repository,
+    /// Not at all, whatever repository they lie in.
+    None,
 }
 
 /// A table whose rows refer to those that are archived.
@@ -147,7 +158,9 @@ impl ArchiveRule {
     /// The month in which files written at an instant may be removed, as `2033-04`, or `open`.
     pub fn expire(&self, now: DateTime<Utc>) -> String {
         let zone = self.zone.unwrap_or(Tz::UTC);
-        let Some(keep) = self.keep else { return "open".to_owned() };
+        // What counts from an event has no month before the event is known.
+        let keep = self.keep.filter(|_| self.retention.is_none());
+        let Some(keep) = keep else { return "open".to_owned() };
         // The month after, so that none of them is removed within its time.
         let last = keep.after(now, zone).with_timezone(&zone).date_naive();
         let month = last.checked_add_months(Months::new(1)).unwrap_or(last);

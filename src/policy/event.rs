@@ -49,13 +49,18 @@ impl EventRule {
             let Some(on) = events.iter().rev().find(is_about).and_then(|event| event.on) else {
                 return EventEnd::Unknown(subject.clone());
             };
-            let last_day = self.after.after_date(on);
-            let end = midnight(zone, last_day.succ_opt().unwrap_or(last_day));
+            let end = self.end_after(on, zone);
             if !matches!(&last, Some(EventEnd::Known { end: other, .. }) if end <= *other) {
                 last = Some(EventEnd::Known { subject: subject.clone(), on, end });
             }
         }
         last.unwrap_or_else(|| EventEnd::Unknown(self.subject.clone()))
+    }
+
+    /// Until when something is kept of somebody to whom it happened on a day.
+    pub fn end_after(&self, on: NaiveDate, zone: Tz) -> DateTime<Utc> {
+        let last_day = self.after.after_date(on);
+        midnight(zone, last_day.succ_opt().unwrap_or(last_day))
     }
 }
 

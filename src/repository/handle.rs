@@ -156,6 +156,11 @@ impl Repository {
         self.domain.is_some()
     }
 
+    /// What seals what lies beside its content; none where its key is not at hand.
+    pub fn key_domain(&self) -> Option<&Domain> {
+        self.domain.as_deref()
+    }
+
     /// The log up to now.
     pub async fn history(&self) -> Result<Arc<History>> {
         let mut history = self.history.lock().await;

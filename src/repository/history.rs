@@ -71,6 +71,7 @@ pub struct Doomed {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
     head: Head,
+    latest: Option<DateTime<Utc>>,
     commits: Shards<Arc<Committed>>,
     /// The backups of each database, by id.
     of: Shards<Vec<String>>,
@@ -97,6 +98,11 @@ impl History {
     /// The newest entry that was folded.
     pub fn head(&self) -> &Head {
         &self.head
+    }
+
+    /// The latest time that any entry says: no clock that is right shows an earlier one.
+    pub fn latest(&self) -> Option<DateTime<Utc>> {
+        self.latest
     }
 
     /// BLAKE3 of the descriptor, as the first entry names it.
@@ -319,6 +325,7 @@ impl History {
                 self.removed_slots.insert(slot.clone());
             }
         }
+        self.latest = self.latest.max(Some(entry.at));
         self.head = Head { seq: entry.seq, hash };
         Ok(())
     }

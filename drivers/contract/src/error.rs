@@ -231,6 +231,8 @@ pub mod code {
     pub const ROWS_CONFLICT: Code = Code(906);
     /// A gate before the deletion of rows is not passed.
     pub const PRUNE_GATE: Code = Code(907);
+    /// The key of a file of archived rows is gone, or is not what was written.
+    pub const ARCHIVE_KEY: Code = Code(910);
 }
 
 /// A failed step, what to do about it, and what caused it.

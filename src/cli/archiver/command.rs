@@ -4,8 +4,8 @@ use clap::Subcommand;
 use stillpoint_contract::Result;
 
 use super::{
-    control, erase, hold, plan, publish, read, reclaim, reconcile, restore, run as carry_out, show,
-    verify,
+    control, erase, event, expire, hold, plan, publish, read, reclaim, reconcile, restore,
+    run as carry_out, show, verify,
 };
 use crate::cli::session::Session;
 
@@ -42,10 +42,14 @@ pub(crate) enum Command {
     /// Forbid to remove or erase archived rows.
     #[command(subcommand)]
     Hold(hold::HoldCommand),
+    /// Record what happened to whom, from which it counts how long rows are kept.
+    #[command(subcommand)]
+    Event(event::EventCommand),
     /// Take somebody's rows out of all files, now and should they come back.
     Erase(erase::EraseOptions),
-    /// Remove files whose time is over.
-    Expire(erase::ExpireOptions),
+    /// Remove rows whose time is over: files whose month has come, and rows of those to whom
+    /// something happened long enough ago.
+    Expire(expire::ExpireOptions),
     /// Print statements that make archived rows tables of a query engine.
     Publish(publish::Options),
     /// Show what became of the space of archived rows, and let it be used again.
@@ -71,7 +75,8 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
         Command::Set(options) => control::set(session, options).await,
         Command::Hold(command) => hold::run(session, command).await,
         Command::Erase(options) => Box::pin(erase::run(session, options)).await,
-        Command::Expire(options) => erase::run_expire(session, options).await,
+        Command::Event(command) => event::run(session, command).await,
+        Command::Expire(options) => Box::pin(expire::run(session, options)).await,
         Command::Publish(options) => publish::run(session, options).await,
         Command::Reclaim(options) => Box::pin(reclaim::run(session, options)).await,
         Command::Reconcile(options) => Box::pin(reconcile::run(session, options)).await,

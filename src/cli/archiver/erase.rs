@@ -1,16 +1,15 @@
-//! `stillpoint archive erase` and `expire`: archived rows that are to be nowhere.
+//! `stillpoint archive erase`: somebody's archived rows, which are to be nowhere.
 
 use clap::Args;
 use serde::Serialize;
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
-use super::place::Set;
+use super::{kept::Gone, place::Set};
 use crate::{
-    archiver::{Expiring, erase, expire},
+    archiver::erase,
     cli::{
         answer::Answer,
-        exit,
-        page::{Page, Table, printable},
+        page::{Page, printable},
         session::Session,
         units,
     },
@@ -32,21 +31,13 @@ pub(crate) struct EraseOptions {
     reason: String,
 }
 
-/// What `archive expire` is told.
-#[derive(Debug, Args)]
-pub(crate) struct ExpireOptions {
-    /// The archive set.
-    set: String,
-    /// Only show what would go.
-    #[arg(long)]
-    dry_run: bool,
-}
-
 #[derive(Debug, Serialize)]
 struct EraseAnswer {
     set: String,
     erased_rows: u64,
     rewritten_batches: u64,
+    #[serde(flatten)]
+    gone: Gone,
 }
 
 impl Answer for EraseAnswer {
@@ -57,7 +48,8 @@ impl Answer for EraseAnswer {
         let set = printable(&self.set);
         page.line(format!("{rows} erased from the files of archive set {set}."));
         let batches = units::count(self.rewritten_batches, "batch was", "batches were");
-        page.line(format!("  {batches} written anew; the files before are gone."));
+        page.line(format!("  {batches} written anew."));
+        self.gone.write(page);
         page.line("  Should the subject be archived again, the same run erases it.");
     }
 }
@@ -75,81 +67,13 @@ pub(super) async fn run(session: &Session, options: EraseOptions) -> Result<u8> 
     let subject = (options.table.as_deref(), column.trim(), value);
     let user = session.user();
     let erased = erase(&places, &session.world, subject, (&options.reason, &user)).await?;
+    let gone = Gone::of(erased.removed);
+    let status = gone.status();
     session.answer(&EraseAnswer {
         set: options.set,
         erased_rows: erased.rows,
         rewritten_batches: erased.batches,
+        gone,
     })?;
-    Ok(exit::OK)
-}
-
-#[derive(Debug, Serialize)]
-struct ExpireAnswer {
-    set: String,
-    dry_run: bool,
-    batches: Vec<ExpireRow>,
-}
-
-#[derive(Debug, Serialize)]
-struct ExpireRow {
-    run: String,
-    batch: u32,
-    rows: u64,
-    bytes: u64,
-    expire: String,
-    held: bool,
-}
-
-impl Answer for ExpireAnswer {
-    const SCHEMA: &'static str = "archive-expire/1";
-
-    fn write(&self, page: &mut Page<'_>) {
-        if self.batches.is_empty() {
-            page.line("No file's time is over.");
-            return;
-        }
-        let mut table = Table::new(&["RUN", ">BATCH", ">ROWS", ">SIZE", "FROM", "WHAT"]);
-        for row in &self.batches {
-            let what = match (row.held, self.dry_run) {
-                (true, _) => "held: it stays",
-                (false, true) => "would go",
-                (false, false) => "removed",
-            };
-            table.row(vec![
-                row.run.clone(),
-                row.batch.to_string(),
-                units::grouped(row.rows),
-                units::bytes(row.bytes),
-                row.expire.clone(),
-                what.to_owned(),
-            ]);
-        }
-        page.table(&table);
-    }
-}
-
-/// Removes files whose time is over.
-pub(super) async fn run_expire(session: &Session, options: ExpireOptions) -> Result<u8> {
-    let set = Set::of(session, &options.set).await?;
-    let now = session.world.clock.now();
-    let mut batches = Vec::new();
-    for (number, place) in set.places(session).await?.iter().enumerate() {
-        let expiring = expire(place, now, options.dry_run).await?;
-        // The second copy goes as the first one does.
-        batches.extend(expiring.into_iter().filter(|_| number == 0));
-    }
-    let row = |one: Expiring| ExpireRow {
-        run: one.run,
-        batch: one.batch,
-        rows: one.rows,
-        bytes: one.bytes,
-        expire: one.expire,
-        held: one.is_held,
-    };
-    session.answer(&ExpireAnswer {
-        set: options.set,
-        dry_run: options.dry_run,
-        batches: batches.into_iter().map(row).collect(),
-    })?;
-    Ok(exit::OK)
+    Ok(status)
 }

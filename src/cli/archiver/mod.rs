@@ -3,7 +3,10 @@
 mod command;
 mod control;
 mod erase;
+mod event;
+mod expire;
 mod hold;
+mod kept;
 mod place;
 mod plan;
 mod publish;

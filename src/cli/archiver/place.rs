@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use stillpoint_contract::{Driver, Error, ErrorKind, Result, code};
 
 use crate::{
-    archiver::{Aged, Gate, Place, SecondCopy},
-    cli::{config::reach, open, serve, session::Session},
-    config::Config,
-    policy::ArchiveRule,
-    repository::{
-        descriptor::{DESCRIPTOR_BYTES_MAX, Descriptor, Encryption},
-        names,
-        store::Store,
+    archiver::{Aged, Gate, Keyring, Place, SecondCopy},
+    cli::{
+        config::reach,
+        open::{self, Opened},
+        serve,
+        session::Session,
     },
+    config::Config,
+    policy::{ArchiveEncryption, ArchiveRule},
+    repository::descriptor::Encryption,
 };
 
 /// An archive set of the configuration.
@@ -47,46 +49,98 @@ impl Set {
 
     /// Where its files are.
     pub(super) async fn place(&self, session: &Session) -> Result<Place> {
-        let store = self.store(session, &self.rule.to).await?;
-        Place::new(store, &self.rule.name)
+        let first = self.opened(session, &self.rule.to).await?;
+        self.place_in(session, &self.rule.to, &first).await
+    }
+
+    /// The same; also where the key of an encrypted repository is not at hand.
+    pub(super) async fn place_or_locked(&self, session: &Session) -> Result<Place> {
+        let first = reach::repository_or_locked(session, &self.config, &self.rule.to).await?;
+        self.place_in(session, &self.rule.to, &first).await
     }
 
     /// Where its files are, and where second copies of them are.
     pub(super) async fn places(&self, session: &Session) -> Result<Vec<Place>> {
-        let first = self.place(session).await?;
-        let mut places = vec![first];
+        let mut places = vec![self.place(session).await?];
         if let Some(name) = &self.rule.gates.second_copy {
-            let store = self.store(session, name).await?;
-            places.push(places[0].in_store(store));
+            places.push(self.second(session, name).await?);
         }
         Ok(places)
     }
 
-    async fn store(&self, session: &Session, repository: &str) -> Result<Arc<dyn Store>> {
-        // Opens it, so that everything is checked that a repository has to be.
-        let opened = reach::repository(session, &self.config, repository).await?;
-        let writers = opened.descriptor().writers;
-        let (url, _) = reach::place(session, &self.config, repository).await?;
-        let store = open::store(session, &url, writers).await?;
-        self.admit_plain(&*store, repository).await?;
-        Ok(store)
+    /// Where second copies are.
+    async fn second(&self, session: &Session, name: &str) -> Result<Place> {
+        let first = self.opened(session, &self.rule.to).await?;
+        let second = self.opened(session, name).await?;
+        let is_encrypted = self.encrypts(&first)?;
+        let has_secret = second.descriptor().encryption != Encryption::None;
+        if is_encrypted && !has_secret {
+            let step = "keep second copies of encrypted files";
+            return Err(Error::new(ErrorKind::Refused, code::ARCHIVE_KEY, step)
+                .with("repository", name)
+                .why("it is not encrypted, and has no secret to wrap the keys of files with")
+                .next("name a repository that is encrypted: second_copy = \"NAME\"")
+                .next(format!("[archive.{}]  encryption = \"none\"", self.rule.name)));
+        }
+        if has_secret && !is_encrypted && self.rule.encryption.is_none() {
+            let step = "keep files that are not encrypted in an encrypted repository";
+            return Err(Error::new(ErrorKind::Refused, code::CONFIG_LACKS, step)
+                .with("repository", name)
+                .why("second copies are as the first ones are, and those are not encrypted")
+                .next(format!("[archive.{}]  encryption = \"none\"", self.rule.name)));
+        }
+        self.place_in(session, name, &second).await
     }
 
-    /// Files can be read by whoever reads the store: of an encrypted repository, somebody must
-    /// have said that this is wanted.
-    async fn admit_plain(&self, store: &dyn Store, repository: &str) -> Result<()> {
-        let bytes = store.read(&names::descriptor(), DESCRIPTOR_BYTES_MAX).await?;
-        let descriptor = bytes.map(|bytes| Descriptor::decode(&bytes)).transpose()?;
-        let is_encrypted = descriptor.is_some_and(|one| one.encryption != Encryption::None);
-        if !is_encrypted || self.rule.is_plain {
-            return Ok(());
+    /// When the log of each repository was last written, by the clocks of those who did: no clock
+    /// that is right shows an earlier time.
+    pub(super) async fn latest(&self, session: &Session) -> Result<Option<DateTime<Utc>>> {
+        let mut latest = None;
+        let second = self.rule.gates.second_copy.as_ref();
+        for name in std::iter::once(&self.rule.to).chain(second) {
+            let opened = self.opened(session, name).await?;
+            latest = latest.max(opened.history().await?.latest());
         }
-        let step = "write files of rows into an encrypted repository";
-        Err(Error::new(ErrorKind::Refused, code::CONFIG_LACKS, step)
-            .with("repository", repository)
-            .why("archived files are read by query engines, and are not encrypted")
-            .next(format!("[archive.{}]  encryption = \"none\"", self.rule.name))
-            .next("or send them to a repository that is not encrypted: to = \"NAME\""))
+        Ok(latest)
+    }
+
+    /// Opens a repository, so that everything is checked that it has to be.
+    async fn opened(&self, session: &Session, repository: &str) -> Result<Opened> {
+        reach::repository(session, &self.config, repository).await
+    }
+
+    async fn place_in(
+        &self,
+        session: &Session,
+        repository: &str,
+        opened: &Opened,
+    ) -> Result<Place> {
+        let (url, _) = reach::place(session, &self.config, repository).await?;
+        let store = open::store(session, &url, opened.descriptor().writers).await?;
+        let place = Place::new(store, &self.rule.name)?;
+        let encrypts = self.encrypts(opened)?;
+        let domain = opened.key_domain().filter(|domain| domain.is_encrypted());
+        let Some(domain) = domain.cloned() else { return Ok(place) };
+        let entropy = Arc::clone(&session.world.entropy);
+        Ok(place.with_keyring(Keyring::new(domain, entropy, encrypts)?))
+    }
+
+    /// Whether files that are written to a repository are encrypted.
+    fn encrypts(&self, opened: &Opened) -> Result<bool> {
+        let has_secret = opened.descriptor().encryption != Encryption::None;
+        match self.rule.encryption {
+            None => Ok(has_secret),
+            Some(ArchiveEncryption::None) => Ok(false),
+            Some(ArchiveEncryption::Repository) if has_secret => Ok(true),
+            Some(ArchiveEncryption::Repository) => {
+                let step = "encrypt files of archived rows";
+                Err(Error::new(ErrorKind::Refused, code::ARCHIVE_KEY, step)
+                    .with("repository", opened.location())
+                    .why("it is not encrypted, and has no secret to wrap the keys of files with")
+                    .next("send them to a repository that is encrypted: to = \"NAME\"")
+                    .next(format!("[archive.{}]  encryption = \"none\"", self.rule.name)))
+            }
+        }
     }
 
     /// Its database.
@@ -112,8 +166,7 @@ impl Set {
             gates.push(Box::new(Aged(age)));
         }
         if let Some(name) = &wanted.second_copy {
-            let store = self.store(session, name).await?;
-            let (from, to) = (place.clone(), place.in_store(store));
+            let (from, to) = (place.clone(), self.second(session, name).await?);
             gates.push(Box::new(SecondCopy { from, to, cpu: session.world.cpu.clone() }));
         }
         if wanted.verified_backup {

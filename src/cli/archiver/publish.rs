@@ -5,7 +5,7 @@ use stillpoint_contract::Result;
 
 use super::place::Set;
 use crate::{
-    archiver::{Shelf, duckdb_views, hive_tables},
+    archiver::{Shelf, duckdb_views, hive_tables, refuse_encrypted},
     cli::{answer::print, exit, session::Session},
 };
 
@@ -33,6 +33,7 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let set = Set::of(session, &options.set).await?;
     let place = set.place(session).await?;
     let shelf = Shelf::load(&place).await?;
+    refuse_encrypted(&place, &shelf)?;
     print(&match options.engine {
         Engine::Duckdb => duckdb_views(&place, &shelf),
         Engine::Hive => hive_tables(&place, &shelf),

@@ -154,6 +154,7 @@ struct FileRow {
     bytes: u64,
     rows: u64,
     blake3: String,
+    encrypted: bool,
 }
 
 impl Answer for ShowAnswer {
@@ -246,6 +247,7 @@ fn batch_row(run: &Shelved, one: &ShelvedBatch) -> BatchRow {
             bytes: file.bytes,
             rows: file.rows,
             blake3: file.hash.clone(),
+            encrypted: file.encryption.is_some(),
         })
     });
     BatchRow {

@@ -36,6 +36,8 @@ struct VerifyAnswer {
     batches: u64,
     rows: u64,
     bytes: u64,
+    /// Encrypted files that could only be compared with the hashes of their bytes.
+    undecrypted_files: u64,
     against_ledger: bool,
     damages: Vec<DamageRow>,
 }
@@ -60,6 +62,11 @@ impl Answer for VerifyAnswer {
         let (rows, bytes) = (units::grouped(self.rows), units::bytes(self.bytes));
         let mut facts = vec![("read back", format!("{rows} rows, {bytes}"))];
         facts.push(("batches", self.batches.to_string()));
+        if self.undecrypted_files > 0 {
+            let files = units::count(self.undecrypted_files, "file", "files");
+            let what = format!("{files}: only bytes were compared, without the repository's key");
+            facts.push(("encrypted", what));
+        }
         if self.against_ledger {
             facts.push(("ledger", "compared".to_owned()));
         }
@@ -74,7 +81,7 @@ impl Answer for VerifyAnswer {
 /// Verifies.
 pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let set = Set::of(session, &options.set).await?;
-    let place = set.place(session).await?;
+    let place = set.place_or_locked(session).await?;
     let ledger = if options.against_ledger {
         let driver = set.driver(session).await?;
         Some(driver.rows().await?.ledger(&set.rule.name).await?)
@@ -104,6 +111,7 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
         batches: verified.batches,
         rows: verified.rows,
         bytes: verified.bytes,
+        undecrypted_files: verified.undecrypted,
         against_ledger: options.against_ledger,
         damages: damages.collect(),
     })?;

@@ -21,8 +21,7 @@ use crate::{
 
 /// Opens a repository as it is configured. Nobody is asked for anything.
 pub(crate) async fn repository(session: &Session, config: &Config, name: &str) -> Result<Opened> {
-    let (place, key) = place(session, config, name).await?;
-    let opened = open::at(session, &place, key).await?;
+    let opened = repository_or_locked(session, config, name).await?;
     if !opened.is_unlocked() {
         let step = format!("open repository {name} without its key");
         return Err(Error::new(ErrorKind::Config, code::NO_KEY, step)
@@ -31,6 +30,16 @@ pub(crate) async fn repository(session: &Session, config: &Config, name: &str) -
             .next(format!("[repository.{name}]  encryption = {{ key = {{ file = \"FILE\" }} }}")));
     }
     Ok(opened)
+}
+
+/// The same; one that is encrypted without its key where the configuration says nothing of that.
+pub(crate) async fn repository_or_locked(
+    session: &Session,
+    config: &Config,
+    name: &str,
+) -> Result<Opened> {
+    let (place, key) = place(session, config, name).await?;
+    open::at(session, &place, key).await
 }
 
 /// Where a repository is that is configured, and what opens it.

@@ -247,7 +247,7 @@ impl<S: Shop> Yard<S> {
             children: if with_items { vec![items] } else { Vec::new() },
             includes_unlisted: false,
             format: FileFormat::Parquet,
-            is_plain: true,
+            encryption: None,
             lookup: Vec::new(),
             file_bytes: 64 << 20,
             slice_rows: 10,
@@ -258,6 +258,7 @@ impl<S: Shop> Yard<S> {
             windows: Vec::new(),
             runtime_max: None,
             keep: None,
+            retention: None,
         };
         let place = Place::new(Arc::clone(&store), "orders").unwrap();
         let world = World::real(2);

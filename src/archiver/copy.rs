@@ -1,0 +1,84 @@
+//! Second copies of files: brought, read back, and kept what the first ones are.
+
+use stillpoint_contract::Result;
+
+use super::{
+    document::{Batch, Expired, Plan, Void},
+    encryption::Seal,
+    garbage::{Removed, discard},
+    hold::Holds,
+    place::{Place, Sheet},
+    shelf::Shelf,
+    shelve::{read_back, stored},
+};
+use crate::{pipeline::cpu::CpuPool, repository::store::Key};
+
+/// Brings the files of a batch to another place, and reads them back there. They are not encrypted
+/// anew; their keys are wrapped by the secret of the repository there, so that they can be read
+/// when the first place is lost.
+pub(super) async fn bring(
+    from: &Place,
+    to: &Place,
+    cpu: &CpuPool,
+    plan: &Plan,
+    batch: &Batch,
+) -> Result<()> {
+    for file in batch.files() {
+        let bytes = stored(from, cpu, file).await?;
+        if let Some(encryption) = &file.encryption {
+            let key = from.file_key(file, encryption).await?;
+            let seal = Seal { key: &key, id: encryption.id, name: &file.key };
+            to.keep_key(&Key::new(&*encryption.key)?, seal).await?;
+        }
+        to.put(&Key::new(&*file.key)?, bytes).await?;
+    }
+    read_back(to, cpu, plan, batch).await?;
+    to.write(&plan.run, Sheet::Plan, plan).await?;
+    let sheet = Sheet::Batch { batch: batch.number, generation: batch.generation };
+    to.write(&plan.run, sheet, batch).await
+}
+
+/// What following the first place did.
+#[derive(Debug, Default)]
+pub(super) struct Followed {
+    /// How many rows are not at the second place any more.
+    pub(super) rows: u64,
+    /// How many batches were brought anew.
+    pub(super) batches: u64,
+    pub(super) removed: Removed,
+}
+
+/// Lets a second place have what the first one has: batches that were written anew, and none that
+/// are gone there. What is held stays.
+pub(super) async fn follow(
+    from: &Place,
+    to: &Place,
+    cpu: &CpuPool,
+    holds: &Holds,
+) -> Result<Followed> {
+    let mut followed = Followed::default();
+    let (first, second) = (Shelf::load(from).await?, Shelf::load(to).await?);
+    for run in second.runs.iter().filter(|run| !holds.of_run(&run.plan.run)) {
+        let Some(of) = first.runs.iter().find(|one| one.plan.run == run.plan.run) else { continue };
+        for one in run.batches.values().filter(|one| one.is_there()) {
+            let Some(now) = of.batches.get(&one.batch.number) else { continue };
+            let number = one.batch.number;
+            if let Some(Expired { rows, at }) = now.expired {
+                to.mark(&run.plan.run, Sheet::Expired { batch: number }, &Expired { rows, at })
+                    .await?;
+            } else if let Some(Void { reason, at }) = now.void.clone() {
+                to.mark(&run.plan.run, Sheet::Void { batch: number }, &Void { reason, at }).await?;
+            } else if now.batch.generation > one.batch.generation {
+                bring(from, to, cpu, &of.plan, &now.batch).await?;
+                followed.rows += one.batch.rows().saturating_sub(now.batch.rows());
+                followed.batches += 1;
+                followed.removed.add(discard(to, &one.batch, Some(&now.batch)).await?);
+                continue;
+            } else {
+                continue;
+            }
+            followed.removed.add(discard(to, &one.batch, None).await?);
+        }
+    }
+    Ok(followed)
+}

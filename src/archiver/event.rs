@@ -1,0 +1,191 @@
+//! What happened to somebody, from which it counts how long their rows are kept.
+//!
+//! Whose event it is, is written down as a salted hash, so that the list of events does not say
+//! who they were. All events of a set share a salt: rows are looked up among any number of them.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+use stillpoint_contract::{Error, ErrorKind, Result, code};
+
+use super::place::Place;
+use crate::world::World;
+
+pub(super) const EVENTS: &str = "events";
+pub(super) const WITHDRAWALS: &str = "withdrawn";
+const SALTS: &str = "salts";
+const SALT: &str = "subjects";
+
+/// Something that happened to a subject.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveEvent {
+    /// Its id.
+    pub id: String,
+    /// What happened, as the policy calls it.
+    pub event: String,
+    /// The column of the root that says whose a row is.
+    pub column: String,
+    /// The hash of the subject under the set's salt.
+    pub subject: String,
+    /// On which day it happened.
+    pub on: NaiveDate,
+    /// Why it was recorded.
+    pub reason: String,
+    /// Who.
+    pub by: String,
+    /// When, by the coordinator's clock.
+    pub at: DateTime<Utc>,
+}
+
+/// That an event is taken back: the day is not known any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveWithdrawal {
+    /// The event.
+    pub event: String,
+    /// Why.
+    pub reason: String,
+    /// Who.
+    pub by: String,
+    /// When, by the coordinator's clock.
+    pub at: DateTime<Utc>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Salt {
+    salt: String,
+}
+
+/// The events of a set that stand, oldest first.
+pub async fn events(place: &Place) -> Result<Vec<ArchiveEvent>> {
+    let withdrawn: Vec<ArchiveWithdrawal> = place.notices(WITHDRAWALS).await?;
+    let mut events: Vec<ArchiveEvent> = place.notices(EVENTS).await?;
+    events.retain(|event| withdrawn.iter().all(|one| one.event != event.id));
+    Ok(events)
+}
+
+/// Records that something happened to a subject on some day. Of several days, the last one that
+/// was recorded counts.
+pub async fn record(
+    place: &Place,
+    world: &World,
+    (event, column, value): (&str, &str, &str),
+    on: NaiveDate,
+    (reason, by): (&str, &str),
+) -> Result<ArchiveEvent> {
+    let made = ArchiveEvent {
+        id: world.new_id(),
+        event: event.to_owned(),
+        column: column.to_owned(),
+        subject: hash(&salt(place, world).await?, column, value),
+        on,
+        reason: reason.to_owned(),
+        by: by.to_owned(),
+        at: world.clock.now(),
+    };
+    place.write_at(&place.notice(EVENTS, &made.id)?, &made).await?;
+    Ok(made)
+}
+
+/// Takes an event back.
+///
+/// # Errors
+///
+/// [`Missing`](ErrorKind::Missing) when there is none that begins so.
+pub async fn withdraw(
+    place: &Place,
+    world: &World,
+    id: &str,
+    reason: &str,
+    by: &str,
+) -> Result<ArchiveEvent> {
+    let events = events(place).await?;
+    let fitting: Vec<&ArchiveEvent> =
+        events.iter().filter(|event| !id.is_empty() && event.id.starts_with(id)).collect();
+    let [event] = fitting.as_slice() else {
+        let known: Vec<&str> = events.iter().map(|event| &*event.id).collect();
+        return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_EVENT, "find the event")
+            .with("given", id)
+            .with("events", known.join(", ")));
+    };
+    let withdrawal = ArchiveWithdrawal {
+        event: event.id.clone(),
+        reason: reason.to_owned(),
+        by: by.to_owned(),
+        at: world.clock.now(),
+    };
+    place.write_at(&place.notice(WITHDRAWALS, &event.id)?, &withdrawal).await?;
+    Ok((*event).clone())
+}
+
+/// On which days something happened to whom.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Days {
+    salt: String,
+    column: String,
+    /// By the hashes of subjects.
+    days: BTreeMap<String, NaiveDate>,
+}
+
+impl Days {
+    /// The days of one event, of subjects that one column names.
+    pub(super) async fn of(place: &Place, event: &str, column: &str) -> Result<Self> {
+        let of_event = |one: &ArchiveEvent| one.event == event && one.column == column;
+        let found = events(place).await?.into_iter().filter(of_event);
+        let days: BTreeMap<String, NaiveDate> = found.map(|one| (one.subject, one.on)).collect();
+        let salt = match days.is_empty() {
+            true => String::new(),
+            false => known_salt(place).await?.ok_or_else(|| {
+                Error::new(ErrorKind::Corrupt, code::ARCHIVE_FILE, "read events of a set")
+                    .with("set", place.set())
+                    .why("the salt of their subjects is gone")
+            })?,
+        };
+        Ok(Self { salt, column: column.to_owned(), days })
+    }
+
+    /// Only those of which something is so.
+    pub(super) fn only(mut self, is_wanted: impl Fn(NaiveDate) -> bool) -> Self {
+        self.days.retain(|_, on| is_wanted(*on));
+        self
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.days.is_empty()
+    }
+
+    /// Whether there is a day of this subject.
+    pub(super) fn has(&self, value: &str) -> bool {
+        self.days.contains_key(&hash(&self.salt, &self.column, value))
+    }
+}
+
+/// The salt of a set, made where there is none; whoever is first makes it.
+async fn salt(place: &Place, world: &World) -> Result<String> {
+    if let Some(salt) = known_salt(place).await? {
+        return Ok(salt);
+    }
+    let mut random = [0; 16];
+    world.entropy.fill(&mut random);
+    let made = Salt { salt: HEXLOWER.encode(&random) };
+    place.mark_at(&place.notice(SALTS, SALT)?, &made).await?;
+    known_salt(place).await?.ok_or_else(|| {
+        Error::new(ErrorKind::Transient, code::STORE_UNREACHABLE, "read what was just written")
+            .with("place", place.location())
+    })
+}
+
+async fn known_salt(place: &Place) -> Result<Option<String>> {
+    let salt: Option<Salt> = place.read_at(&place.notice(SALTS, SALT)?).await?;
+    Ok(salt.map(|salt| salt.salt))
+}
+
+fn hash(salt: &str, column: &str, value: &str) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("stillpoint 2026-11 v1 subject of an event");
+    for part in [salt, column, value] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}

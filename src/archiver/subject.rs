@@ -1,0 +1,159 @@
+//! Rows of somebody, found in files with all that hangs on them, and taken out.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use stillpoint_contract::{Column, Error, Result, values};
+
+use super::{
+    document::{Batch, Plan, Slice},
+    file::value_text,
+    garbage::Removed,
+    place::Place,
+    rewrite::{Keeps, rewrite},
+    shelve::{keep_slices, verified},
+};
+use crate::world::World;
+
+/// Whose rows are looked for.
+#[derive(Clone)]
+pub(super) struct Subject {
+    /// The table whose rows are somebody's; the root where that is not said.
+    pub(super) table: Option<String>,
+    /// The column that says whose.
+    pub(super) column: String,
+    /// Whether a value of it is one of those.
+    pub(super) is_one: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+}
+
+impl fmt::Debug for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { table, column, .. } = self;
+        f.debug_struct("Subject").field("table", table).field("column", column).finish()
+    }
+}
+
+/// Rows that are to go.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Doomed {
+    /// How many, of all tables.
+    pub(super) rows: u64,
+    /// Rows of each table, by their places in the file.
+    of_member: Vec<BTreeSet<u64>>,
+}
+
+/// A batch in which they are looked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Searched<'a> {
+    pub(super) place: &'a Place,
+    pub(super) world: &'a World,
+    pub(super) plan: &'a Plan,
+    pub(super) batch: &'a Batch,
+}
+
+impl Searched<'_> {
+    /// Writes the batch anew without some rows.
+    pub(super) async fn take_out(&self, doomed: Doomed, reason: &str) -> Result<Removed> {
+        let Self { place, world, plan, batch } = *self;
+        // Rows come in the order of their file, each once.
+        let seen: Vec<AtomicU64> = batch.members.iter().map(|_| AtomicU64::new(0)).collect();
+        let keeps: Keeps = Arc::new(move |_: &Slice, member, _: &[u8]| {
+            let at = seen[member].fetch_add(1, Ordering::Relaxed);
+            Ok(!doomed.of_member[member].contains(&at))
+        });
+        let reason = (reason, world.clock.now());
+        let slices = batch.slices.clone();
+        let (_, removed) = rewrite(place, &world.cpu, plan, batch, slices, &keeps, reason).await?;
+        Ok(removed)
+    }
+
+    /// Finds the rows of subjects, and those that hang on them.
+    pub(super) async fn find(&self, subjects: &[Subject]) -> Result<Doomed> {
+        let Self { place, world, plan, batch } = *self;
+        let mut doomed = Doomed::default();
+        // What rows of later tables refer to, of each table: the texts of the columns.
+        let mut keys: Vec<Vec<BTreeSet<Vec<String>>>> = Vec::new();
+        for (number, member) in batch.members.iter().enumerate() {
+            let planned = &plan.members[number];
+            let at = |names: &[String]| -> Vec<usize> {
+                let place = |name: &String| member.columns.iter().position(|one| one.name == *name);
+                names.iter().filter_map(place).collect()
+            };
+            let is_of_table = |one: &&Subject| match &one.table {
+                Some(table) => *table == planned.table.name,
+                None => number == 0,
+            };
+            let of_table = subjects.iter().filter(is_of_table);
+            let subjects: Vec<(usize, Subject)> = of_table
+                .flat_map(|one| {
+                    at(std::slice::from_ref(&one.column))
+                        .into_iter()
+                        .map(|place| (place, one.clone()))
+                })
+                .collect();
+            // Which columns of this table others refer to, and which of its own refer.
+            let offers: Vec<Vec<usize>> = plan
+                .members
+                .iter()
+                .map(|other| match &other.link {
+                    Some(link) if link.parent == number => at(&link.parent_columns),
+                    _ => Vec::new(),
+                })
+                .collect();
+            let parent = planned.link.as_ref().map(|link| {
+                let gone = keys.get(link.parent).and_then(|of| of.get(number)).cloned();
+                (at(&link.columns), gone.unwrap_or_default())
+            });
+            let mut found = BTreeSet::new();
+            let mut offered = vec![BTreeSet::new(); plan.members.len()];
+            if let Some(file) = &member.file {
+                let bytes = verified(place, &world.cpu, file).await?;
+                let (columns, format) = (member.columns.clone(), plan.format);
+                let slices = batch.slices.clone();
+                let work = move || {
+                    let mut row_number = 0;
+                    keep_slices(&bytes, &columns, format, &slices, number, |_, row| {
+                        let values = values(row).collect::<Result<Vec<_>>>()?;
+                        let of_subject = subjects.iter().any(|(place, subject)| {
+                            text(&columns, &values, *place)
+                                .is_some_and(|text| (subject.is_one)(&text))
+                        });
+                        let hangs = parent.as_ref().is_some_and(|(places, gone)| {
+                            texts(&columns, &values, places).is_some_and(|key| gone.contains(&key))
+                        });
+                        if of_subject || hangs {
+                            found.insert(row_number);
+                            for (offered, places) in offered.iter_mut().zip(&offers) {
+                                let key = texts(&columns, &values, places);
+                                offered.extend(key.filter(|key| !key.is_empty()));
+                            }
+                        }
+                        row_number += 1;
+                        Ok(())
+                    })?;
+                    Ok::<_, Error>((found, offered))
+                };
+                (found, offered) = world.cpu.run(move |_| work()).await??;
+            }
+            doomed.rows += found.len() as u64;
+            doomed.of_member.push(found);
+            keys.push(offered);
+        }
+        Ok(doomed)
+    }
+}
+
+fn text(columns: &[Column], values: &[Option<&[u8]>], place: usize) -> Option<String> {
+    let value = values.get(place).copied().flatten()?;
+    value_text(&columns.get(place)?.kind, value)
+}
+
+fn texts(columns: &[Column], values: &[Option<&[u8]>], places: &[usize]) -> Option<Vec<String>> {
+    places.iter().map(|place| text(columns, values, *place)).collect()
+}

@@ -1,0 +1,123 @@
+//! `stillpoint archive expire`: archived rows whose time is over.
+
+use clap::Args;
+use serde::Serialize;
+use stillpoint_contract::Result;
+
+use super::{kept::Gone, place::Set};
+use crate::{
+    archiver::{Expiring, Expiry, expire},
+    cli::{
+        answer::{Answer, Stamp},
+        exit,
+        page::{Page, Table, Tone},
+        session::Session,
+        units,
+    },
+};
+
+/// What `archive expire` is told.
+#[derive(Debug, Args)]
+pub(crate) struct ExpireOptions {
+    /// The archive set.
+    set: String,
+    /// Only show what would go.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct ExpireAnswer {
+    set: String,
+    dry_run: bool,
+    batches: Vec<ExpireRow>,
+    #[serde(flatten)]
+    gone: Gone,
+    /// A time that was written down and that the clock has not reached: nothing was removed.
+    ahead: Option<Stamp>,
+}
+
+#[derive(Debug, Serialize)]
+struct ExpireRow {
+    run: String,
+    batch: u32,
+    /// How many rows go.
+    rows: u64,
+    /// How many rows the batch has.
+    of_rows: u64,
+    bytes: u64,
+    /// A month, or `open` for rows that go as those whom they are about.
+    expire: String,
+    held: bool,
+}
+
+impl Answer for ExpireAnswer {
+    const SCHEMA: &'static str = "archive-expire/1";
+
+    fn write(&self, page: &mut Page<'_>) {
+        if let Some(ahead) = &self.ahead {
+            let what = page.paint(Tone::Warning, "The clock went back: nothing is removed.");
+            let at = page.time(ahead.0);
+            page.line(what);
+            page.line(format!("  Something was written down at {at}, which is later than now."));
+            return;
+        }
+        if self.batches.is_empty() {
+            page.line("No row's time is over.");
+            return;
+        }
+        let heading = ["RUN", ">BATCH", ">ROWS", ">OF", ">SIZE", "FROM", "WHAT"];
+        let mut table = Table::new(&heading);
+        for row in &self.batches {
+            let what = match (row.held, self.dry_run) {
+                (true, _) => "held: it stays",
+                (false, true) => "would go",
+                (false, false) => "removed",
+            };
+            table.row(vec![
+                row.run.clone(),
+                row.batch.to_string(),
+                units::grouped(row.rows),
+                units::grouped(row.of_rows),
+                units::bytes(row.bytes),
+                row.expire.clone(),
+                what.to_owned(),
+            ]);
+        }
+        page.table(&table);
+        if !self.dry_run {
+            self.gone.write(page);
+        }
+    }
+}
+
+/// Removes what is over.
+pub(super) async fn run(session: &Session, options: ExpireOptions) -> Result<u8> {
+    let set = Set::of(session, &options.set).await?;
+    let places = set.places(session).await?;
+    let now = session.world.clock.now();
+    let latest = set.latest(session).await?.filter(|latest| *latest > now);
+    let expiry = match latest {
+        Some(latest) => Expiry { ahead: Some(latest), ..Expiry::default() },
+        None => expire(&places, &session.world, &set.rule, now, options.dry_run).await?,
+    };
+    let row = |one: Expiring| ExpireRow {
+        run: one.run,
+        batch: one.batch,
+        rows: one.rows,
+        of_rows: one.of_rows,
+        bytes: one.bytes,
+        expire: one.expire,
+        held: one.is_held,
+    };
+    let gone = Gone::of(expiry.removed);
+    let status = if expiry.ahead.is_some() { exit::CHECK_FAILED } else { gone.status() };
+    session.answer(&ExpireAnswer {
+        set: options.set,
+        dry_run: options.dry_run,
+        batches: expiry.batches.into_iter().map(row).collect(),
+        gone,
+        ahead: expiry.ahead.map(Stamp),
+    })?;
+    Ok(status)
+}

@@ -1,0 +1,4 @@
+//! Fuzzes `stillpoint::archiver::fuzz::fuzz_encrypted_file`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| stillpoint::archiver::fuzz::fuzz_encrypted_file(bytes));
