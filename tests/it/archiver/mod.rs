@@ -2,7 +2,10 @@
 //! killed: each of them is in its table or in a file that counts, never in neither, never in both.
 
 mod chaos;
+mod encrypted;
+mod events;
 mod keeping;
+mod keys;
 mod partitions;
 mod protocol;
 mod published;

@@ -350,7 +350,8 @@ impl<S: Shop> Yard<S> {
 #[derive(Debug)]
 struct Killer(AtomicI64);
 
-struct Killed;
+/// What somebody who is killed leaves.
+pub(crate) struct Killed;
 
 impl Witness for Killer {
     fn see(&self, _step: &Step) {
