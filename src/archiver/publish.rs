@@ -131,20 +131,42 @@ fn newest<'a>(shelf: &'a Shelf, plan: &'a Plan, number: usize) -> &'a [Column] {
 }
 
 fn hive_column(column: &Column) -> String {
-    let kind = match &column.kind {
-        Kind::Bool => "boolean".to_owned(),
-        Kind::Int16 => "smallint".to_owned(),
-        Kind::Int32 => "int".to_owned(),
-        Kind::Int64 | Kind::Time => "bigint".to_owned(),
-        Kind::Float32 => "float".to_owned(),
-        Kind::Float64 => "double".to_owned(),
-        Kind::Decimal { precision, scale } => format!("decimal({precision},{scale})"),
-        Kind::Date => "date".to_owned(),
-        Kind::Timestamp | Kind::TimestampTz => "timestamp".to_owned(),
-        Kind::Text | Kind::Enum { .. } | Kind::Json | Kind::Jsonb => "string".to_owned(),
-        _ => "binary".to_owned(),
+    let name = column.name.replace('`', "``");
+    match &column.kind {
+        Kind::TimeTz => format!("  `{name}` bigint,\n  `{name}__offset` int"),
+        kind => format!("  `{name}` {}", hive_type(kind)),
+    }
+}
+
+/// What a column of a Parquet file is to Hive, as `file/FORMAT.md` says what it is there.
+fn hive_type(kind: &Kind) -> String {
+    let name = match kind {
+        Kind::Bool => "boolean",
+        Kind::Int16 => "smallint",
+        Kind::Int32 => "int",
+        Kind::Int64 | Kind::Time | Kind::Dynamic { declared: Class::Integer } => "bigint",
+        Kind::Float32 => "float",
+        Kind::Float64 | Kind::Dynamic { declared: Class::Real } => "double",
+        Kind::Decimal { precision, scale } => {
+            return format!("decimal({},{scale})", precision.max(scale));
+        }
+        Kind::Date => "date",
+        Kind::Timestamp | Kind::TimestampTz => "timestamp",
+        Kind::Text
+        | Kind::Enum { .. }
+        | Kind::Json
+        | Kind::Jsonb
+        | Kind::Dynamic { declared: Class::Text } => "string",
+        Kind::Bytes | Kind::Uuid | Kind::Dynamic { declared: Class::Blob } => "binary",
+        // As an element; a column of them is two.
+        Kind::TimeTz => "struct<time:bigint,offset:int>",
+        Kind::Interval => "struct<months:int,days:int,microseconds:bigint>",
+        Kind::List { element, .. } => return format!("array<{}>", hive_type(element)),
+        Kind::Dynamic { declared: Class::Any } => {
+            "struct<integer:bigint,real:double,text:string,blob:binary,raw_text:binary>"
+        }
     };
-    format!("  `{}` {kind}", column.name.replace('`', "``"))
+    name.to_owned()
 }
 
 /// The set's name for the root; with the table's behind it for the others.

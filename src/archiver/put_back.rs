@@ -1,21 +1,47 @@
 //! Archived rows on their way back into a table.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use stillpoint_contract::{
-    Conflict, Driver, Error, ErrorKind, PutBackTally, Result, RowBatch, Table, code,
+    Column, Conflict, Driver, Error, ErrorKind, PutBackTally, Result, RowBatch, Table, code,
 };
 
 use super::{
+    identity::ledger_of,
     place::Place,
-    read::{FoundRows, Wanted, find},
+    read::{Visible, Wanted, visible},
     shelf::Shelf,
+    subject::Searched,
 };
 use crate::world::World;
 
 /// How many bytes of rows are handed over at once.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// Puts archived rows back, those of each file in one transaction. They stay in the archive.
+/// How archived rows are put back.
+#[derive(Clone, Debug)]
+pub struct Returning {
+    /// Which: of one table, or else rows of the root and all that hang on them.
+    pub wanted: Wanted,
+    /// What happens where a row with the same key is there.
+    pub conflict: Conflict,
+    /// The name of a new table that takes rows of the root, or of the table that is named; that of
+    /// another one has the other's name behind it.
+    pub staging: Option<String>,
+}
+
+/// What became of the rows of a table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Returned {
+    /// The table that has them now.
+    pub table: String,
+    /// What became of them.
+    pub tally: PutBackTally,
+}
+
+/// Puts archived rows back, those of each file in one transaction, parents before children. They
+/// stay in the archive.
 ///
 /// # Errors
 ///
@@ -25,34 +51,79 @@ pub async fn put_back(
     place: &Place,
     world: &World,
     driver: &dyn Driver,
-    wanted: &Wanted,
-    conflict: &Conflict,
-    staging: Option<&str>,
-) -> Result<PutBackTally> {
+    returning: &Returning,
+) -> Result<Vec<Returned>> {
     let shelf = Shelf::load(place).await?;
-    let Some(run) = shelf.runs.last() else {
+    let Some(last) = shelf.runs.last() else {
         return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find the set")
             .with("set", place.set())
             .with("place", place.location()));
     };
-    let number = run.plan.member_of(wanted.table.as_deref())?;
-    let table = run.plan.members[number].table.clone();
+    let wanted = &returning.wanted;
+    last.plan.member_of(wanted.table.as_deref())?;
+    if let Some(run) = &wanted.run {
+        shelf.run(run)?;
+    }
+    let ledger = ledger_of(place, driver).await?;
     let mut rows = driver.rows().await?;
-    let mut tally = PutBackTally::default();
-    find(place, &world.cpu, wanted, async |found: FoundRows| {
-        let table = Table { columns: found.columns, ..table.clone() };
-        let mut transaction = rows.put_back(&table, conflict, staging).await?;
-        for batch in batches(found.rows) {
-            transaction.rows(batch).await?;
+    let mut all: Vec<Returned> = Vec::new();
+    // By the table that rows come from: the staging table that was made.
+    let mut made: BTreeMap<String, String> = BTreeMap::new();
+    for visible in visible(place, &shelf, ledger.as_deref()).await? {
+        let Visible { plan, batch, .. } = &visible;
+        if wanted.run.as_ref().is_some_and(|run| *run != plan.run) {
+            continue;
         }
-        let one = transaction.commit().await?;
-        tally.inserted += one.inserted;
-        tally.replaced += one.replaced;
-        tally.skipped += one.skipped;
-        Ok(())
-    })
-    .await?;
-    Ok(tally)
+        let searched = Searched { place, world, plan, batch };
+        let first = plan.member_of(wanted.table.as_deref())?;
+        let found = searched.rows_of(&wanted.terms, first).await?;
+        let members =
+            if wanted.table.is_some() { first..first + 1 } else { 0..batch.members.len() };
+        for number in members {
+            let picked = found.of_member(number);
+            let mut at = 0;
+            let picks = move |_: &[Column], _: &[u8]| {
+                at += 1;
+                Ok(picked.contains(&(at - 1)))
+            };
+            let found = visible.read(place, &world.cpu, number, u64::MAX, picks).await?;
+            if found.rows.is_empty() {
+                continue;
+            }
+            let source = &plan.members[number].table;
+            let staging = returning.staging.as_ref().map(|name| {
+                if number == first { name.clone() } else { staging_name(name, &source.name) }
+            });
+            let name = made.get(&source.name).unwrap_or(&source.name).clone();
+            let staging = staging.filter(|_| !made.contains_key(&source.name));
+            let table = Table { name, columns: found.columns, ..source.clone() };
+            let mut transaction =
+                rows.put_back(&table, &returning.conflict, staging.as_deref()).await?;
+            let into = transaction.table().to_owned();
+            for batch in batches(found.rows) {
+                transaction.rows(batch).await?;
+            }
+            let tally = transaction.commit().await?;
+            if staging.is_some() {
+                made.insert(source.name.clone(), into.clone());
+            }
+            let known = all.iter_mut().find(|one| one.table == into);
+            let of = match known {
+                Some(of) => of,
+                None => all.push_mut(Returned { table: into, ..Returned::default() }),
+            };
+            of.tally.inserted += tally.inserted;
+            of.tally.replaced += tally.replaced;
+            of.tally.skipped += tally.skipped;
+        }
+    }
+    Ok(all)
+}
+
+/// The name of a new table for rows that hang on those of another one.
+fn staging_name(name: &str, of: &str) -> String {
+    let last = of.rsplit('.').next().unwrap_or(of).trim_matches('"');
+    format!("{name}_{last}")
 }
 
 fn batches(rows: Vec<Bytes>) -> Vec<RowBatch> {

@@ -1,5 +1,7 @@
 //! Archived rows, found and read again.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use stillpoint_contract::{Column, Error, ErrorKind, LedgerEntry, Result, code, values};
 
@@ -8,7 +10,7 @@ use super::{
     file::value_text,
     place::Place,
     reconcile::{Hidden, hidden},
-    shelf::Shelf,
+    shelf::{Shelf, Shelved, ShelvedBatch},
     shelve::{keep_slices, read_back, stored, verified},
 };
 use crate::pipeline::cpu::CpuPool;
@@ -171,31 +173,76 @@ pub struct FoundRows {
     pub rows: Vec<Bytes>,
 }
 
+/// A batch of which readers see something.
+#[derive(Debug)]
+pub(super) struct Visible<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) batch: &'a Batch,
+    /// Those of its slices whose rows are gone from their tables.
+    slices: BTreeSet<u32>,
+}
+
+/// What readers see: rows that are gone from their tables. The ledger knows which those are; where
+/// it cannot be asked, documents tell it of batches that are gone completely.
+pub(super) async fn visible<'a>(
+    place: &Place,
+    shelf: &'a Shelf,
+    ledger: Option<&[LedgerEntry]>,
+) -> Result<Vec<Visible<'a>>> {
+    let hidden = hidden(place).await?;
+    let mut found = Vec::new();
+    for run in &shelf.runs {
+        for one in run.batches.values().filter(|one| one.is_there()) {
+            let batch = &one.batch;
+            let slices = match ledger {
+                Some(ledger) => one.gone(&run.plan, ledger)?.iter().map(|s| s.number).collect(),
+                None if one.is_sealed() => {
+                    let shown = batch.slices.iter().filter(|slice| !hidden.has_slice(batch, slice));
+                    shown.map(|slice| slice.number).collect()
+                }
+                None => BTreeSet::new(),
+            };
+            if !slices.is_empty() {
+                found.push(Visible { plan: &run.plan, batch, slices });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// How many rows are in files of batches that are not gone completely: which of them still are in
+/// their tables, only the ledger knows.
+pub fn unsettled_rows(shelf: &Shelf) -> u64 {
+    shelf.runs.iter().flat_map(Shelved::pending).map(Batch::rows).sum()
+}
+
 /// Reads the rows that are wanted, and hands over those of one file after the other.
 ///
-/// Only rows count that are gone from their tables.
+/// Only rows count that are gone from their tables, as [`visible`] says.
 pub async fn find(
     place: &Place,
     cpu: &CpuPool,
     wanted: &Wanted,
+    ledger: Option<&[LedgerEntry]>,
     mut take: impl AsyncFnMut(FoundRows) -> Result<()>,
 ) -> Result<u64> {
     let shelf = Shelf::load(place).await?;
     if let Some(run) = &wanted.run {
         shelf.run(run)?;
     }
-    let hidden = hidden(place).await?;
     let mut count = 0;
-    for (plan, batch) in shelf.sealed() {
-        if wanted.run.as_ref().is_some_and(|run| *run != plan.run) {
+    for visible in visible(place, &shelf, ledger).await? {
+        if wanted.run.as_ref().is_some_and(|run| *run != visible.plan.run) {
             continue;
         }
         let left = wanted.rows_max.map_or(u64::MAX, |max| max.saturating_sub(count));
         if left == 0 {
             break;
         }
-        let number = plan.member_of(wanted.table.as_deref())?;
-        let found = of_batch(place, cpu, plan, batch, number, &hidden, &wanted.terms, left).await?;
+        let number = visible.plan.member_of(wanted.table.as_deref())?;
+        let terms = places_of(&wanted.terms, &visible.batch.members[number].columns)?;
+        let picks = move |columns: &[Column], row: &[u8]| fits(row, columns, &terms);
+        let found = visible.read(place, cpu, number, left, picks).await?;
         if !found.rows.is_empty() {
             count += found.rows.len() as u64;
             take(found).await?;
@@ -204,58 +251,63 @@ pub async fn find(
     Ok(count)
 }
 
-#[expect(clippy::too_many_arguments, reason = "each is a part of the question")]
-async fn of_batch(
-    place: &Place,
-    cpu: &CpuPool,
-    plan: &Plan,
-    batch: &Batch,
-    number: usize,
-    hidden: &Hidden,
-    terms: &[Term],
-    rows_max: u64,
-) -> Result<FoundRows> {
-    let member = &batch.members[number];
-    let mut found = FoundRows {
-        run: plan.run.clone(),
-        batch: batch.number,
-        table: plan.members[number].table.name.clone(),
-        columns: member.columns.clone(),
-        rows: Vec::new(),
-    };
-    let Some(file) = &member.file else { return Ok(found) };
-    let terms = terms.iter().map(|term| {
-        let place = member.columns.iter().position(|column| column.name == term.column);
+/// Where the columns of conditions are.
+pub(super) fn places_of(terms: &[Term], columns: &[Column]) -> Result<Vec<(usize, Term)>> {
+    let places = terms.iter().map(|term| {
+        let place = columns.iter().position(|column| column.name == term.column);
         place.map(|place| (place, term.clone())).ok_or_else(|| {
-            let known: Vec<&str> = member.columns.iter().map(|one| &*one.name).collect();
+            let known: Vec<&str> = columns.iter().map(|one| &*one.name).collect();
             Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find a column")
                 .with("column", &term.column)
                 .with("columns", known.join(", "))
         })
     });
-    let terms: Vec<(usize, Term)> = terms.collect::<Result<_>>()?;
-    let bytes = verified(place, cpu, file).await?;
-    let (columns, format, slices) = (member.columns.clone(), plan.format, batch.slices.clone());
-    let hidden: Vec<u32> = hidden.slices_of(batch);
-    found.rows = cpu
-        .run(move |_| {
-            let mut rows = Vec::new();
-            keep_slices(&bytes, &columns, format, &slices, number, |slice, row| {
-                let is_wanted = !hidden.contains(&slice.number)
-                    && (rows.len() as u64) < rows_max
-                    && fits(row, &columns, &terms)?;
-                if is_wanted {
-                    rows.push(Bytes::copy_from_slice(row));
-                }
-                Ok(())
-            })?;
-            Ok::<_, Error>(rows)
-        })
-        .await??;
-    Ok(found)
+    places.collect()
 }
 
-fn fits(row: &[u8], columns: &[Column], terms: &[(usize, Term)]) -> Result<bool> {
+impl Visible<'_> {
+    /// Reads rows of a member, at most so many.
+    pub(super) async fn read(
+        &self,
+        place: &Place,
+        cpu: &CpuPool,
+        number: usize,
+        rows_max: u64,
+        mut picks: impl FnMut(&[Column], &[u8]) -> Result<bool> + Send + 'static,
+    ) -> Result<FoundRows> {
+        let member = &self.batch.members[number];
+        let mut found = FoundRows {
+            run: self.plan.run.clone(),
+            batch: self.batch.number,
+            table: self.plan.members[number].table.name.clone(),
+            columns: member.columns.clone(),
+            rows: Vec::new(),
+        };
+        let Some(file) = &member.file else { return Ok(found) };
+        let bytes = verified(place, cpu, file).await?;
+        let (columns, format) = (member.columns.clone(), self.plan.format);
+        let (slices, shown) = (self.batch.slices.clone(), self.slices.clone());
+        found.rows = cpu
+            .run(move |_| {
+                let mut rows = Vec::new();
+                keep_slices(&bytes, &columns, format, &slices, number, |slice, row| {
+                    // Asked of every row: it may count them.
+                    let is_picked = picks(&columns, row)?;
+                    let has_room = (rows.len() as u64) < rows_max;
+                    if is_picked && has_room && shown.contains(&slice.number) {
+                        rows.push(Bytes::copy_from_slice(row));
+                    }
+                    Ok(())
+                })?;
+                Ok::<_, Error>(rows)
+            })
+            .await??;
+        Ok(found)
+    }
+}
+
+/// Whether a row is as conditions say.
+pub(super) fn fits(row: &[u8], columns: &[Column], terms: &[(usize, Term)]) -> Result<bool> {
     if terms.is_empty() {
         return Ok(true);
     }
@@ -306,6 +358,7 @@ pub async fn verify(
     mut picks: impl FnMut(&Batch) -> bool,
 ) -> Result<Verified> {
     let shelf = Shelf::load(place).await?;
+    let hidden = hidden(place).await?;
     let mut verified = Verified::default();
     let is_locked = |batch: &Batch| {
         place.keyring.is_none() && batch.files().any(|file| file.encryption.is_some())
@@ -323,7 +376,7 @@ pub async fn verify(
                 } else {
                     read_back(place, cpu, &run.plan, &one.batch).await?;
                 }
-                ledger.map_or(Ok(()), |ledger| agree(&run.plan, one, ledger))
+                ledger.map_or(Ok(()), |ledger| agree(&run.plan, one, ledger, &hidden))
             };
             let looked = look().await;
             if is_locked(&one.batch) {
@@ -342,8 +395,14 @@ pub async fn verify(
     Ok(verified)
 }
 
-fn agree(plan: &Plan, one: &super::shelf::ShelvedBatch, ledger: &[LedgerEntry]) -> Result<()> {
+fn agree(plan: &Plan, one: &ShelvedBatch, ledger: &[LedgerEntry], hidden: &Hidden) -> Result<()> {
     let gone = one.gone(plan, ledger)?;
+    if gone.iter().any(|slice| hidden.has_slice(&one.batch, slice)) {
+        let step = "compare the ledger with what readers see";
+        return Err(Error::new(ErrorKind::Refused, code::LEDGER, step)
+            .why("readers pass over rows that are gone from their tables")
+            .next(format!("stillpoint archive reconcile {}", plan.set)));
+    }
     if !one.is_sealed() || gone.len() == one.batch.slices.len() {
         return Ok(());
     }
@@ -353,7 +412,7 @@ fn agree(plan: &Plan, one: &super::shelf::ShelvedBatch, ledger: &[LedgerEntry]) 
         .with("slices without an entry", live.len())
         .with("their rows", live.iter().map(|slice| slice.rows()).sum::<u64>())
         .why("their rows live in the table again, as after a restore to a time before the run")
-        .next("stillpoint archive reconcile SET"))
+        .next(format!("stillpoint archive reconcile {}", plan.set)))
 }
 
 #[cfg(test)]

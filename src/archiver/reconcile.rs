@@ -9,6 +9,7 @@ use stillpoint_contract::{Driver, LedgerEntry, Result};
 
 use super::{
     document::{Batch, Slice},
+    identity,
     place::Place,
     prune::{Pruned, prune},
     shelf::Shelf,
@@ -46,13 +47,14 @@ pub(super) struct Hidden(Vec<LiveSlice>);
 impl Hidden {
     /// Whether a slice is one of them.
     pub(super) fn has(&self, slice: &LiveSlice) -> bool {
-        self.0.contains(slice)
+        // How many rows it has is another number once somebody was erased.
+        let place = |one: &LiveSlice| (one.run.clone(), one.batch, one.slice);
+        self.0.iter().any(|one| place(one) == place(slice))
     }
 
-    /// The numbers of those of a batch.
-    pub(super) fn slices_of(&self, batch: &Batch) -> Vec<u32> {
-        let of_batch = |live: &&LiveSlice| live.run == batch.run && live.batch == batch.number;
-        self.0.iter().filter(of_batch).map(|live| live.slice).collect()
+    /// Whether a slice of a batch is one of them.
+    pub(super) fn has_slice(&self, batch: &Batch, slice: &Slice) -> bool {
+        self.has(&live(batch, slice))
     }
 }
 
@@ -119,23 +121,44 @@ fn live(batch: &Batch, slice: &Slice) -> LiveSlice {
     }
 }
 
+/// What a reconciliation may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reconciling {
+    /// Delete rows again that live again.
+    pub prunes: bool,
+    /// Take the table for the one that rows come from, though it is another one.
+    pub adopts: bool,
+}
+
 /// Compares, deletes again what is told to be deleted, and writes down what readers pass over.
 ///
 /// Rows are deleted again only if they are what the files hold; they are not exported again.
+///
+/// # Errors
+///
+/// [`Refused`](stillpoint_contract::ErrorKind::Refused) when the table is not the one that rows
+/// come from.
 pub async fn reconcile(
     place: &Place,
     world: &World,
     driver: &dyn Driver,
-    prunes: bool,
+    may: Reconciling,
     witness: &dyn Witness,
 ) -> Result<Overlap> {
     let mut rows = driver.rows().await?;
     rows.lock(place.set(), std::time::Duration::from_secs(10)).await?;
+    let shelf = Shelf::load(place).await?;
+    if let Some(root) = shelf.runs.last().and_then(|run| run.plan.members.first()) {
+        let identity = rows.table(&root.table.name).await?.identity;
+        if may.adopts {
+            identity::adopt(place, &shelf, world, &identity).await?;
+        }
+        identity::check(place, &shelf, &identity).await?;
+    }
     let ledger = rows.ledger(place.set()).await?;
     let mut overlap = compare(place, &ledger).await?;
-    if prunes && !overlap.live.is_empty() {
+    if may.prunes && !overlap.live.is_empty() {
         rows.open_ledger().await?;
-        let shelf = Shelf::load(place).await?;
         for (plan, batch) in shelf.sealed() {
             let is_live = |slice: &&Slice| overlap.live.contains(&live(batch, slice));
             let slices: Vec<Slice> = batch.slices.iter().filter(is_live).cloned().collect();
@@ -158,11 +181,15 @@ pub async fn reconcile(
             }
         }
     }
-    let known: Vec<Reconciled> = place.notices(NOTICES).await?;
-    let before = known.last().map(|last| last.live.clone()).unwrap_or_default();
-    if before != overlap.live {
-        let found = Reconciled { at: world.clock.now(), live: overlap.live.clone() };
-        place.write_at(&place.notice(NOTICES, &world.new_id())?, &found).await?;
-    }
+    write_down(place, world, &overlap.live).await?;
     Ok(overlap)
+}
+
+/// Writes down what readers pass over, unless that is what was written last.
+pub(super) async fn write_down(place: &Place, world: &World, live: &[LiveSlice]) -> Result<()> {
+    if hidden(place).await?.0 == live {
+        return Ok(());
+    }
+    let found = Reconciled { at: world.clock.now(), live: live.to_vec() };
+    place.write_at(&place.notice(NOTICES, &world.new_id())?, &found).await
 }

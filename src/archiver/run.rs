@@ -13,10 +13,11 @@ use super::{
     erase::replay,
     garbage::sweep,
     gate::Gate,
+    identity,
     place::{Place, Sheet},
     prepare::{Prepared, prepare},
     prune::Difference,
-    reconcile::{compare, hidden},
+    reconcile::{compare, hidden, write_down},
     shelf::{Shelf, Shelved},
     witness::{Step, Witness},
     work::Work,
@@ -185,11 +186,9 @@ impl Archiving<'_> {
         pruner.lock(&self.rule.name, PATIENCE).await?;
         let mut reader = self.driver.rows().await?;
         let root = reader.table(&self.rule.root).await?;
-        if let Some(last) = Shelf::load(self.place).await?.runs.last() {
-            check_identity(&last.plan, &root.identity, self.place)?;
-        }
+        identity::check(self.place, &Shelf::load(self.place).await?, &root.identity).await?;
         let ledger = pruner.ledger(&self.rule.name).await?;
-        refuse_unreconciled(self.place, &ledger).await?;
+        refuse_unreconciled(self.place, self.world, &ledger).await?;
         let mut plans = 0;
         loop {
             let shelf = Shelf::load(self.place).await?;
@@ -260,14 +259,14 @@ fn new_plan(rule: &ArchiveRule, prepared: &Prepared, run: String, now: DateTime<
 }
 
 /// Refuses to archive rows a second time that live again after a restore, before somebody has
-/// looked at them.
-async fn refuse_unreconciled(place: &Place, ledger: &[LedgerEntry]) -> Result<()> {
+/// looked at them. Those that are gone again are read from the archive again.
+async fn refuse_unreconciled(place: &Place, world: &World, ledger: &[LedgerEntry]) -> Result<()> {
     let overlap = compare(place, ledger).await?;
     let known = hidden(place).await?;
     let news = overlap.live.iter().filter(|live| !known.has(live));
     let rows: Vec<u64> = news.map(|live| live.rows).collect();
     if rows.is_empty() {
-        return Ok(());
+        return write_down(place, world, &overlap.live).await;
     }
     Err(Error::new(ErrorKind::Refused, code::LEDGER, "go on with an archive set")
         .with("set", place.set())
@@ -275,19 +274,4 @@ async fn refuse_unreconciled(place: &Place, ledger: &[LedgerEntry]) -> Result<()
         .with("rows", rows.iter().sum::<u64>())
         .why("archived rows live in their tables again, as after a restore to an earlier time")
         .next(format!("stillpoint archive reconcile {}", place.set())))
-}
-
-/// Refuses to mix the rows of different tables.
-fn check_identity(plan: &Plan, identity: &str, place: &Place) -> Result<()> {
-    let known = plan.members.first().map_or("", |member| &*member.table.identity);
-    if known == identity {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Refused, code::FOREIGN_DATABASE, "go on with an archive set")
-        .with("set", &plan.set)
-        .with("place", place.location())
-        .with("known", known)
-        .with("found", identity)
-        .why("the set holds rows of another table; those of two tables are never mixed")
-        .next("give the new table a set of its own: [archive.OTHER-NAME]"))
 }

@@ -193,7 +193,7 @@ pub(super) async fn stored(place: &Place, cpu: &CpuPool, file: &File) -> Result<
     Err(differs("its bytes are not the ones that were written")
         .with("file", &file.key)
         .with("place", place.location())
-        .next("stillpoint archive verify SET"))
+        .next(format!("stillpoint archive verify {}", place.set())))
 }
 
 fn compare(

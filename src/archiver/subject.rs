@@ -12,10 +12,11 @@ use std::{
 use stillpoint_contract::{Column, Error, Result, values};
 
 use super::{
-    document::{Batch, Plan, Slice},
+    document::{Batch, BatchMember, Plan, Slice},
     file::value_text,
     garbage::Removed,
     place::Place,
+    read::{Term, fits, places_of},
     rewrite::{Keeps, rewrite},
     shelve::{keep_slices, verified},
 };
@@ -39,13 +40,23 @@ impl fmt::Debug for Subject {
     }
 }
 
-/// Rows that are to go.
+/// Whether a row of a member, with those columns, is one that is looked for.
+type Picks = Arc<dyn Fn(usize, &[Column], &[u8]) -> Result<bool> + Send + Sync>;
+
+/// Rows that were found: those that are to go, or to be put back.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Doomed {
     /// How many, of all tables.
     pub(super) rows: u64,
     /// Rows of each table, by their places in the file.
     of_member: Vec<BTreeSet<u64>>,
+}
+
+impl Doomed {
+    /// The places of a table's rows in its file.
+    pub(super) fn of_member(&self, number: usize) -> BTreeSet<u64> {
+        self.of_member.get(number).cloned().unwrap_or_default()
+    }
 }
 
 /// A batch in which they are looked for.
@@ -75,6 +86,48 @@ impl Searched<'_> {
 
     /// Finds the rows of subjects, and those that hang on them.
     pub(super) async fn find(&self, subjects: &[Subject]) -> Result<Doomed> {
+        let of_member = |(number, member): (usize, &BatchMember)| -> Vec<(usize, Subject)> {
+            let table = &self.plan.members[number].table.name;
+            let is_of_table = |one: &&Subject| match &one.table {
+                Some(of) => of == table,
+                None => number == 0,
+            };
+            let of_table = subjects.iter().filter(is_of_table);
+            let placed = of_table.filter_map(|one| {
+                let place = member.columns.iter().position(|column| column.name == one.column)?;
+                Some((place, one.clone()))
+            });
+            placed.collect()
+        };
+        let subjects: Vec<_> = self.batch.members.iter().enumerate().map(of_member).collect();
+        let picks: Picks = Arc::new(move |number, columns, row| {
+            let subjects = &subjects[number];
+            if subjects.is_empty() {
+                return Ok(false);
+            }
+            let values = values(row).collect::<Result<Vec<_>>>()?;
+            let is_one = |(place, subject): &(usize, Subject)| {
+                text(columns, &values, *place).is_some_and(|text| (subject.is_one)(&text))
+            };
+            Ok(subjects.iter().any(is_one))
+        });
+        self.family(&picks).await
+    }
+
+    /// Finds rows of one table that are as conditions say, and those that hang on them.
+    pub(super) async fn rows_of(&self, terms: &[Term], number: usize) -> Result<Doomed> {
+        let terms = places_of(terms, &self.batch.members[number].columns)?;
+        let picks: Picks =
+            Arc::new(
+                move |of, columns, row| {
+                    if of == number { fits(row, columns, &terms) } else { Ok(false) }
+                },
+            );
+        self.family(&picks).await
+    }
+
+    /// Finds rows that are picked, and those that hang on them.
+    async fn family(&self, picks: &Picks) -> Result<Doomed> {
         let Self { place, world, plan, batch } = *self;
         let mut doomed = Doomed::default();
         // What rows of later tables refer to, of each table: the texts of the columns.
@@ -85,18 +138,6 @@ impl Searched<'_> {
                 let place = |name: &String| member.columns.iter().position(|one| one.name == *name);
                 names.iter().filter_map(place).collect()
             };
-            let is_of_table = |one: &&Subject| match &one.table {
-                Some(table) => *table == planned.table.name,
-                None => number == 0,
-            };
-            let of_table = subjects.iter().filter(is_of_table);
-            let subjects: Vec<(usize, Subject)> = of_table
-                .flat_map(|one| {
-                    at(std::slice::from_ref(&one.column))
-                        .into_iter()
-                        .map(|place| (place, one.clone()))
-                })
-                .collect();
             // Which columns of this table others refer to, and which of its own refer.
             let offers: Vec<Vec<usize>> = plan
                 .members
@@ -115,19 +156,15 @@ impl Searched<'_> {
             if let Some(file) = &member.file {
                 let bytes = verified(place, &world.cpu, file).await?;
                 let (columns, format) = (member.columns.clone(), plan.format);
-                let slices = batch.slices.clone();
+                let (slices, picks) = (batch.slices.clone(), Arc::clone(picks));
                 let work = move || {
                     let mut row_number = 0;
                     keep_slices(&bytes, &columns, format, &slices, number, |_, row| {
                         let values = values(row).collect::<Result<Vec<_>>>()?;
-                        let of_subject = subjects.iter().any(|(place, subject)| {
-                            text(&columns, &values, *place)
-                                .is_some_and(|text| (subject.is_one)(&text))
-                        });
                         let hangs = parent.as_ref().is_some_and(|(places, gone)| {
                             texts(&columns, &values, places).is_some_and(|key| gone.contains(&key))
                         });
-                        if of_subject || hangs {
+                        if hangs || picks(number, &columns, row)? {
                             found.insert(row_number);
                             for (offered, places) in offered.iter_mut().zip(&offers) {
                                 let key = texts(&columns, &values, places);

@@ -1,14 +1,14 @@
 //! `stillpoint archive get` and `scan`: archived rows, printed.
 
 use clap::{Args, ValueEnum};
-use stillpoint_contract::{Error, ErrorKind, Result, code};
+use stillpoint_contract::{Error, ErrorKind, LedgerEntry, Result, code};
 
 use super::place::Set;
 use crate::{
     archiver::{
         Compares, FoundRows, Place, Shelf, Term, Wanted,
         file::{csv_header, csv_record, json_line},
-        find,
+        find, ledger_of, unsettled_rows,
     },
     cli::{answer::print, exit, session::Session},
 };
@@ -73,7 +73,7 @@ pub(super) async fn get(session: &Session, options: GetOptions) -> Result<u8> {
     let term = |(column, value)| Term { column, compares: Compares::Equal, value };
     let terms = key.into_iter().zip(options.id).map(term).collect();
     let wanted = Wanted { table: options.table, terms, ..Wanted::default() };
-    let count = write(session, &place, &wanted, options.format).await?;
+    let count = write(session, &set, &place, &wanted, options.format).await?;
     if count == 0 {
         return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find the row")
             .with("set", &options.set)
@@ -88,7 +88,8 @@ pub(super) async fn scan(session: &Session, options: ScanOptions) -> Result<u8> 
     let set = Set::of(session, &options.set).await?;
     let place = set.place(session).await?;
     let ScanOptions { table, run, limit, format, .. } = options;
-    write(session, &place, &Wanted { table, terms, run, rows_max: limit }, format).await?;
+    let wanted = Wanted { table, terms, run, rows_max: limit };
+    write(session, &set, &place, &wanted, format).await?;
     Ok(exit::OK)
 }
 
@@ -108,9 +109,36 @@ fn nothing(place: &Place) -> Error {
         .why("nothing was archived yet")
 }
 
-async fn write(session: &Session, place: &Place, wanted: &Wanted, form: Form) -> Result<u64> {
+/// What the ledger says, if it has to be asked: only it knows which rows of a run that has not
+/// ended are gone from their tables.
+async fn ledger(session: &Session, set: &Set, place: &Place) -> Result<Option<Vec<LedgerEntry>>> {
+    let unsettled = unsettled_rows(&Shelf::load(place).await?);
+    if unsettled == 0 {
+        return Ok(None);
+    }
+    let ask = async { ledger_of(place, &*set.driver(session).await?).await };
+    let why = match ask.await {
+        Ok(Some(ledger)) => return Ok(Some(ledger)),
+        Ok(None) => "its table is not the one that they came from".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    session.warn(&format!(
+        "{unsettled} rows of a run that has not ended are not shown: which of them are archived \
+         only the database knows, and it could not be asked: {why}"
+    ));
+    Ok(None)
+}
+
+async fn write(
+    session: &Session,
+    set: &Set,
+    place: &Place,
+    wanted: &Wanted,
+    form: Form,
+) -> Result<u64> {
     let mut header = Vec::new();
-    find(place, &session.world.cpu, wanted, async |found: FoundRows| {
+    let ledger = ledger(session, set, place).await?;
+    find(place, &session.world.cpu, wanted, ledger.as_deref(), async |found: FoundRows| {
         let mut text = Vec::new();
         if form == Form::Csv {
             csv_header(&found.columns, &mut text);

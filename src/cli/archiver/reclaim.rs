@@ -21,8 +21,8 @@ use crate::{
 pub(crate) struct Options {
     /// The archive set.
     set: String,
-    /// How: none only reports; vacuum (PostgreSQL) and incremental_vacuum (SQLite) let the space be
-    /// used again.
+    /// How: none only reports; vacuum lets the space be used again, and gives it back to the system
+    /// where the engine can.
     #[arg(long, value_name = "METHOD", default_value = "none")]
     method: String,
 }
@@ -99,7 +99,11 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
         let table = rows.table(&name).await?;
         let before = rows.space(&table).await?;
         if options.method != "none" {
-            done.push(rows.reclaim(&table, &options.method).await?);
+            let said = rows.reclaim(&table, &options.method).await?;
+            // Of a whole file, it is said of each of its tables.
+            if !done.contains(&said) {
+                done.push(said);
+            }
         }
         let after = rows.space(&table).await?;
         tables.push(TableRow {

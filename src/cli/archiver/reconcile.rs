@@ -6,7 +6,7 @@ use stillpoint_contract::Result;
 
 use super::place::Set;
 use crate::{
-    archiver::{self, LiveSlice, Nobody},
+    archiver::{self, LiveSlice, Nobody, Reconciling},
     cli::{
         answer::Answer,
         exit,
@@ -24,6 +24,10 @@ pub(crate) struct Options {
     /// Delete those rows again; only those that are what the files hold.
     #[arg(long)]
     prune: bool,
+    /// Say that the database was restored, so that its table, which is another one now, takes the
+    /// place of the one that rows come from.
+    #[arg(long)]
+    adopt: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -84,7 +88,8 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let place = set.place(session).await?;
     let driver = set.driver(session).await?;
     let world = &session.world;
-    let overlap = archiver::reconcile(&place, world, &*driver, options.prune, &Nobody).await?;
+    let may = Reconciling { prunes: options.prune, adopts: options.adopt };
+    let overlap = archiver::reconcile(&place, world, &*driver, may, &Nobody).await?;
     let unknown_rows: u64 = overlap.unknown.iter().map(|entry| entry.rows).sum();
     session.answer(&ReconcileAnswer {
         set: options.set,

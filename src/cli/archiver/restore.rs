@@ -2,15 +2,15 @@
 
 use clap::{ArgGroup, Args};
 use serde::Serialize;
-use stillpoint_contract::{Conflict, Error, ErrorKind, Result, code};
+use stillpoint_contract::{Conflict, Error, ErrorKind, PutBackTally, Result, code};
 
 use super::place::Set;
 use crate::{
-    archiver::{Wanted, put_back},
+    archiver::{Returned, Returning, Wanted, put_back},
     cli::{
         answer::Answer,
         exit,
-        page::{Page, printable},
+        page::{Page, Table, printable},
         session::Session,
         units,
     },
@@ -28,13 +28,15 @@ pub(crate) struct Options {
     /// All of them.
     #[arg(long)]
     all: bool,
-    /// The table [default: the root].
+    /// Only rows of this table [default: rows of the root, and those of other tables that hang on
+    /// them].
     #[arg(long, value_name = "TABLE")]
     table: Option<String>,
     /// Only rows of this run.
     #[arg(long, value_name = "RUN")]
     run: Option<String>,
-    /// Put them into a new table of this name, beside the table.
+    /// Put them into a new table of this name, beside the table; rows of the root's children into
+    /// tables NAME_CHILD.
     #[arg(long, value_name = "NAME")]
     staging: Option<String>,
     /// What happens where a row with the same key is there: fail, skip, overwrite, or
@@ -51,26 +53,41 @@ struct RestoreAnswer {
     inserted: u64,
     replaced: u64,
     skipped: u64,
+    /// The same of each table that has rows now.
+    tables: Vec<TableRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct TableRow {
+    table: String,
+    inserted: u64,
+    replaced: u64,
+    skipped: u64,
+}
+
+impl TableRow {
+    fn of(returned: Returned) -> Self {
+        let Returned { table, tally } = returned;
+        let PutBackTally { inserted, replaced, skipped } = tally;
+        Self { table, inserted, replaced, skipped }
+    }
 }
 
 impl Answer for RestoreAnswer {
     const SCHEMA: &'static str = "archive-restore/1";
 
     fn write(&self, page: &mut Page<'_>) {
-        let into = match &self.staging {
-            Some(staging) => format!("the new table {}", printable(staging)),
-            None => "their table".to_owned(),
-        };
-        page.line(format!("Rows of archive set {} are in {into}", printable(&self.set)));
-        let rows = |count| units::grouped(count);
-        page.facts(
-            2,
-            &[
-                ("new", rows(self.inserted)),
-                ("replaced", rows(self.replaced)),
-                ("left as they were", rows(self.skipped)),
-            ],
-        );
+        page.line(format!("Rows of archive set {} are back", printable(&self.set)));
+        let mut table = Table::new(&["TABLE", ">NEW", ">REPLACED", ">LEFT AS THEY WERE"]);
+        for row in &self.tables {
+            table.row(vec![
+                row.table.clone(),
+                units::grouped(row.inserted),
+                units::grouped(row.replaced),
+                units::grouped(row.skipped),
+            ]);
+        }
+        page.table(&table);
         page.line("They stay in the archive, too; the next run archives them again.");
     }
 }
@@ -103,15 +120,23 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let driver = set.driver(session).await?;
     let Options { table, run, staging, .. } = options;
     let wanted = Wanted { table: table.clone(), terms, run, rows_max: None };
-    let tally =
-        put_back(&place, &session.world, &*driver, &wanted, &conflict, staging.as_deref()).await?;
+    let returning = Returning { wanted, conflict, staging: staging.clone() };
+    let returned = put_back(&place, &session.world, &*driver, &returning).await?;
+    if returned.is_empty() {
+        return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find rows to put back")
+            .with("set", &options.set)
+            .why("no archived row is as the condition says; such rows may still be in their table")
+            .next(format!("stillpoint archive ls {}", options.set)));
+    }
+    let sum = |of: fn(&PutBackTally) -> u64| returned.iter().map(|one| of(&one.tally)).sum();
     session.answer(&RestoreAnswer {
         set: options.set,
         table,
         staging,
-        inserted: tally.inserted,
-        replaced: tally.replaced,
-        skipped: tally.skipped,
+        inserted: sum(|tally| tally.inserted),
+        replaced: sum(|tally| tally.replaced),
+        skipped: sum(|tally| tally.skipped),
+        tables: returned.into_iter().map(TableRow::of).collect(),
     })?;
     Ok(exit::OK)
 }

@@ -45,6 +45,28 @@ impl Belief {
         self.made += 1;
         format!("t{}", self.made)
     }
+
+    fn tokens(&self) -> Vec<String> {
+        let mut tokens: Vec<String> = self.orders.values().chain(&self.gone).cloned().collect();
+        tokens.sort();
+        tokens
+    }
+}
+
+impl<S: Shop> Yard<S> {
+    /// Each order is in its table or in the archive, and in one of them only. Returns how many are
+    /// archived.
+    async fn conserves(&self, wanted: Vec<String>, seed: u64) -> usize {
+        let (live, archived) = (self.live("orders").await, self.archived("orders").await);
+        let mut found = [live.clone(), archived.clone()].concat();
+        found.sort();
+        assert_eq!(
+            found, wanted,
+            "live {live:?}; archived {archived:?}\n\
+             repeat: STILLPOINT_SEED={seed} STILLPOINT_RUNS=1"
+        );
+        archived.len()
+    }
 }
 
 fn below(dice: &Dice, limit: usize) -> i64 {
@@ -129,23 +151,15 @@ async fn survive<S: Shop>(shop: S, seed: u64) {
             None => killed += 1,
             Some(run) => drop(run.unwrap()),
         }
+        yard.conserves(belief.tokens(), seed).await;
     }
     let last = yard.run().await.unwrap();
     assert!(last.quit.is_done(), "{last:?}");
-    let (live, archived) = (yard.live("orders").await, yard.archived("orders").await);
-    let mut found = [live.clone(), archived.clone()].concat();
-    found.sort();
-    let mut wanted: Vec<String> = belief.orders.values().chain(&belief.gone).cloned().collect();
-    wanted.sort();
-    assert_eq!(
-        found, wanted,
-        "killed {killed} times; live {live:?}; archived {archived:?}\n\
-         repeat: STILLPOINT_SEED={seed} STILLPOINT_RUNS=1"
-    );
+    let archived = yard.conserves(belief.tokens(), seed).await;
     let closed = yard.shop.table("orders");
     let left = format!("SELECT token FROM {closed} WHERE state = 'closed'");
     assert_eq!(yard.shop.ask(&left).await, Vec::<String>::new(), "STILLPOINT_SEED={seed}");
-    println!("seed {seed}: killed {killed} times, {} archived", archived.len());
+    println!("seed {seed}: killed {killed} times, {archived} archived");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,6 +202,12 @@ async fn kill_at_each_step<S: Shop>(mut yard: Yard<S>) {
         let live = yard.live("orders").await.len() + yard.live("items").await.len();
         assert_eq!(noted as usize + live, orders.len() + items.len(), "killed at step {steps}");
         drop(rows);
+        // And that is what readers see.
+        for (table, all) in [("orders", &orders), ("items", &items)] {
+            let mut found = [yard.live(table).await, yard.archived(table).await].concat();
+            found.sort();
+            assert_eq!(found, **all, "{table}, killed at step {steps}");
+        }
         if let Some(run) = run {
             assert!(run.unwrap().quit.is_done());
             break;

@@ -10,6 +10,7 @@ mod partitions;
 mod protocol;
 mod published;
 mod regressions;
+mod returns;
 mod shop;
 mod throttle;
 mod through;

@@ -11,7 +11,9 @@ use std::{
 };
 
 use stillpoint::{
-    archiver::{Aged, Nobody, Place, Quit, SecondCopy, Shelf, Step, Witness, reconcile, verify},
+    archiver::{
+        Aged, Nobody, Place, Quit, Reconciling, SecondCopy, Shelf, Step, Witness, reconcile, verify,
+    },
     policy::FileFormat,
     repository::store::{Key, MemoryStore, Store},
 };
@@ -363,7 +365,8 @@ async fn i15_after_a_restore_it_is_known_which_rows_live_again() {
     assert!(error.advice()[0].contains("archive reconcile"), "{error:?}");
 
     let driver = yard.shop.driver().await;
-    let found = reconcile(&yard.place, &yard.world, &*driver, false, &Nobody).await.unwrap();
+    let look = Reconciling::default();
+    let found = reconcile(&yard.place, &yard.world, &*driver, look, &Nobody).await.unwrap();
     let rows: u64 = found.live.iter().map(|slice| slice.rows).sum();
     assert_eq!(rows as usize, 2 * live.len());
     // Each row is counted once.
@@ -372,7 +375,8 @@ async fn i15_after_a_restore_it_is_known_which_rows_live_again() {
     assert_eq!(all, tokens(0..40));
 
     let files = yard.store.list("archive/orders/orders/").await.unwrap();
-    let pruned = reconcile(&yard.place, &yard.world, &*driver, true, &Nobody).await.unwrap();
+    let prunes = Reconciling { prunes: true, ..look };
+    let pruned = reconcile(&yard.place, &yard.world, &*driver, prunes, &Nobody).await.unwrap();
     assert_eq!((pruned.pruned_rows, pruned.live.len()), (rows, 0));
     assert_eq!(yard.store.list("archive/orders/orders/").await.unwrap(), files);
     assert_eq!(yard.archived("orders").await, tokens(0..40));

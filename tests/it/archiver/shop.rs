@@ -16,8 +16,8 @@ use futures::FutureExt as _;
 use rusqlite::Connection;
 use stillpoint::{
     archiver::{
-        Archiving, FoundRows, Gate, Limits, Place, RunReport, Step, Wanted, Witness,
-        file::json_line, find, put_back,
+        Archiving, FoundRows, Gate, Limits, Place, Returning, RunReport, Step, Wanted, Witness,
+        file::json_line, find, ledger_of, put_back,
     },
     policy::{ArchiveRule, ArchivedChild, FileFormat, Gates, Throttle},
     registry,
@@ -295,9 +295,10 @@ impl<S: Shop> Yard<S> {
     /// Puts everything back that is archived of the root.
     pub(crate) async fn put_back(&self) -> Result<PutBackTally> {
         let driver = self.shop.driver().await;
-        let (wanted, conflict) = (Wanted::default(), Conflict::Fail);
-        let back = put_back(&self.place, &self.world, &*driver, &wanted, &conflict, None);
-        Box::pin(back).await
+        let wanted = Wanted { table: Some(self.rule.root.clone()), ..Wanted::default() };
+        let returning = Returning { wanted, conflict: Conflict::Fail, staging: None };
+        let back = Box::pin(put_back(&self.place, &self.world, &*driver, &returning)).await?;
+        Ok(back.first().map(|one| one.tally).unwrap_or_default())
     }
 
     /// The tokens of a table's archived rows, sorted.
@@ -313,7 +314,10 @@ impl<S: Shop> Yard<S> {
             }
             Ok(())
         };
-        Box::pin(find(&self.place, &self.world.cpu, &wanted, take)).await.unwrap();
+        let driver = self.shop.driver().await;
+        let ledger = ledger_of(&self.place, &*driver).await.unwrap();
+        let found = find(&self.place, &self.world.cpu, &wanted, ledger.as_deref(), take);
+        Box::pin(found).await.unwrap();
         tokens.sort();
         tokens
     }

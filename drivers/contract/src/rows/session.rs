@@ -233,6 +233,9 @@ pub struct LedgerEntry {
 /// A transaction that puts rows back. Dropped, it is as if it had never been.
 #[async_trait]
 pub trait PutBack: fmt::Debug + Send {
+    /// The table that takes the rows, as [`Rows::table`] finds it.
+    fn table(&self) -> &str;
+
     /// Puts rows back.
     async fn rows(&mut self, rows: RowBatch) -> Result<()>;
 

@@ -29,6 +29,7 @@ const PASSING: &str = "pg_temp.stillpoint_put_back";
 /// An open transaction that puts rows back.
 pub(super) struct Return<'a> {
     transaction: Transaction<'a>,
+    table: String,
     /// Dropped, it tells the server that the rows are incomplete.
     rows: Option<Pin<Box<CopyInSink<Bytes>>>>,
     /// What brings them into their table.
@@ -55,9 +56,17 @@ pub(super) async fn begin<'a>(
     let names = transaction.usual_names();
     let step = transaction.step()?;
     let done = prepare(step.client()?, &names, table, conflict, staging).await;
-    let (rows, insert) = step.end(done)?;
+    let Prepared { table: into, rows, insert } = step.end(done)?;
     let must_all = *conflict == Conflict::Fail;
-    Ok(Return { transaction, rows: Some(rows), insert, columns: table.columns.len(), must_all })
+    let (rows, columns) = (Some(rows), table.columns.len());
+    Ok(Return { transaction, table: into, rows, insert, columns, must_all })
+}
+
+/// What takes rows.
+struct Prepared {
+    table: String,
+    rows: Pin<Box<CopyInSink<Bytes>>>,
+    insert: String,
 }
 
 async fn prepare(
@@ -66,7 +75,7 @@ async fn prepare(
     table: &Table,
     conflict: &Conflict,
     staging: Option<&str>,
-) -> Result<(Pin<Box<CopyInSink<Bytes>>>, String)> {
+) -> Result<Prepared> {
     let now = match staging {
         None => look(client, &table.name).await?,
         Some(name) => stage(client, table, name).await?,
@@ -88,7 +97,7 @@ async fn prepare(
     let mut header = BytesMut::from(SIGNATURE);
     header.put_bytes(0, 8);
     sink.send(header.freeze()).await.map_err(|e| failed(e, STEP))?;
-    Ok((sink, insert))
+    Ok(Prepared { table: now.name, rows: sink, insert })
 }
 
 /// The name of a type, as long as it is nothing else: it comes from a file.
@@ -238,6 +247,10 @@ fn unfit(table: &Table, why: &'static str) -> Error {
 
 #[async_trait]
 impl PutBack for Return<'_> {
+    fn table(&self) -> &str {
+        &self.table
+    }
+
     async fn rows(&mut self, rows: RowBatch) -> Result<()> {
         // What the server would say of another number of columns says nothing of the file.
         let first = rows.rows().next().map_or(self.columns, |row| values(row).count());
@@ -312,7 +325,7 @@ fn refused(cause: tokio_postgres::Error) -> Error {
         .with("key", detail)
         .why("a row that has the same key, or the same unique values, is there")
         .next("--on-conflict skip keeps those that are there, overwrite replaces them")
-        .next("--into-staging NAME puts all of them into a table of their own")
+        .next("--staging NAME puts all of them into a table of their own")
         .caused_by(cause)
 }
 

@@ -18,6 +18,7 @@ const STEP: &str = "put rows back";
 /// How rows of a table are put back.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
+    table: String,
     insert: String,
     /// Finds the row that is there.
     find: Option<String>,
@@ -125,6 +126,7 @@ fn plan(desk: &Desk, table: &Table, now: &Table, conflict: &Conflict) -> Result<
     let find =
         format!("SELECT 1 FROM main.{own} WHERE ({}) = ({})", tuple(&key_terms), marks.join(", "));
     Ok(Plan {
+        table: now.name.clone(),
         insert,
         find: (*conflict != Conflict::Fail).then_some(find),
         given,
@@ -178,6 +180,10 @@ pub(super) struct Return<'a> {
 
 #[async_trait]
 impl PutBack for Return<'_> {
+    fn table(&self) -> &str {
+        &self.plan.table
+    }
+
     async fn rows(&mut self, rows: RowBatch) -> Result<()> {
         let plan = self.plan.clone();
         let put = self.transaction.run(move |desk| put(desk, &plan, &rows)).await?;
@@ -268,7 +274,7 @@ fn refused(e: rusqlite::Error, plan: &Plan, row: &[Dynamic<'_>]) -> Error {
         error
             .why("a row that has the same key, or the same unique values, is there")
             .next("--on-conflict skip keeps those that are there, overwrite replaces them")
-            .next("--into-staging NAME puts all of them into a table of their own")
+            .next("--staging NAME puts all of them into a table of their own")
     } else {
         error.why("the table does not admit the row as it is")
     }
