@@ -62,6 +62,8 @@ pub async fn events(place: &Place) -> Result<Vec<ArchiveEvent>> {
     let withdrawn: Vec<ArchiveWithdrawal> = place.notices(WITHDRAWALS).await?;
     let mut events: Vec<ArchiveEvent> = place.notices(EVENTS).await?;
     events.retain(|event| withdrawn.iter().all(|one| one.event != event.id));
+    // Ids that were made at once are in no order.
+    events.sort_by(|one, other| (one.at, &one.id).cmp(&(other.at, &other.id)));
     Ok(events)
 }
 

@@ -46,7 +46,12 @@ impl Removed {
     pub(super) fn add(&mut self, other: Self) {
         self.keys += other.keys;
         self.files += other.files;
-        self.kept.extend(other.kept);
+        // What is kept is met again by whoever looks for garbage next.
+        for kept in other.kept {
+            if !self.kept.contains(&kept) {
+                self.kept.push(kept);
+            }
+        }
     }
 }
 

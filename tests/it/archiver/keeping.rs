@@ -80,7 +80,8 @@ async fn i16_what_is_held_does_not_expire() {
     yard.run().await.unwrap();
     let places = [yard.place.clone()];
     let expire = async |now, is_dry| {
-        expire(&places, &yard.world, &yard.rule, now, is_dry).await.unwrap().batches
+        let over = expire(&places, &yard.world, &yard.rule, now, is_dry);
+        Box::pin(over).await.unwrap().batches
     };
     let now = yard.world.clock.now();
     let later = now.checked_add_months(Months::new(3)).unwrap();

@@ -8,7 +8,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
 };
 
@@ -18,8 +18,8 @@ use chrono::Months;
 use futures::FutureExt as _;
 use stillpoint::{
     archiver::{
-        Erased, FoundRows, Keyring, Place, Quit, SecondCopy, Shelf, Wanted, duckdb_views, erase,
-        expire, find, refuse_encrypted, verify,
+        Erased, FoundRows, Keyring, Place, Quit, SecondCopy, Shelf, Wanted, erase, expire, find,
+        refuse_encrypted, verify,
     },
     pipeline::{
         id::RepositoryId,
@@ -29,13 +29,13 @@ use stillpoint::{
     repository::store::{Deleted, Key, Listed, MemoryStore, Put, Store},
     world::World,
 };
-use stillpoint_contract::{Error, ErrorKind, Result, code};
+use stillpoint_contract::{Code, Error, ErrorKind, Result, code};
 use zeroize::Zeroizing;
 
 use super::shop::{InPostgres, Killed, Shop, Sqlite, Yard};
 
 const KEYS: &str = "archive/orders/_stillpoint/_keys/";
-const FILES: [&str; 2] = ["archive/orders/orders/", "archive/orders/items/"];
+const DOCUMENTS: &str = "archive/orders/_stillpoint/";
 const WHO: (&str, &str) = ("Art. 17", "dba");
 
 /// The secret of some repository.
@@ -78,7 +78,9 @@ async fn names(store: &dyn Store, prefix: &str) -> Vec<Key> {
 }
 
 async fn files(store: &dyn Store) -> Vec<Key> {
-    [names(store, FILES[0]).await, names(store, FILES[1]).await].concat()
+    let mut names = names(store, "archive/orders/").await;
+    names.retain(|name| !name.as_str().starts_with(DOCUMENTS));
+    names
 }
 
 async fn bytes(store: &dyn Store, key: &Key) -> Vec<u8> {
@@ -174,7 +176,8 @@ async fn erased_is_unreadable<S: Shop>(mut yard: Yard<S>) {
         assert_eq!((found[0].kind(), found[0].code()), (ErrorKind::Corrupt, code::ARCHIVE_KEY));
         let take = async |_: FoundRows| Ok(());
         let read = find(&old, &yard.world.cpu, &Wanted::default(), take).await;
-        assert_eq!(read.unwrap_err().code(), code::ARCHIVE_KEY);
+        // That rows are gone from their tables is written down at the first place.
+        assert_eq!(read.err().map(|e| e.code()), (number == 0).then_some(code::ARCHIVE_KEY));
     }
 }
 
@@ -201,7 +204,7 @@ async fn a_second_copy_is_read_when_the_first_one_is_lost() {
 }
 
 /// What was done to a place where files are, and rows are still in their tables.
-type Damage = (&'static str, fn(&mut Vec<u8>), code::Code);
+type Damage = (&'static str, fn(&mut Vec<u8>), Code);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i5_what_is_not_as_it_was_written_is_told_and_no_row_is_deleted() {
@@ -215,11 +218,11 @@ async fn i5_what_is_not_as_it_was_written_is_told_and_no_row_is_deleted() {
     let key = names(&*intact, KEYS).await[0].clone();
     let damages: [Damage; 6] = [
         ("a bit of a file", |bytes| bytes[200] ^= 4, code::ARCHIVE_FILE),
-        ("the end of a file", |bytes| drop(bytes.pop()), code::ARCHIVE_FILE),
+        ("the end of a file", |bytes| bytes.truncate(bytes.len() - 1), code::ARCHIVE_FILE),
         ("a bit of a key", |bytes| bytes[80] ^= 4, code::ARCHIVE_KEY),
         ("the salt of a key", |bytes| bytes[50] ^= 4, code::ARCHIVE_KEY),
         ("the repository of a key", |bytes| bytes[20] ^= 4, code::WRONG_KEY),
-        ("the end of a key", |bytes| drop(bytes.pop()), code::ARCHIVE_KEY),
+        ("the end of a key", |bytes| bytes.truncate(bytes.len() - 1), code::ARCHIVE_KEY),
     ];
     for (what, change, expected) in damages {
         let name = if what.ends_with("key") { &key } else { &first };
@@ -256,7 +259,7 @@ async fn swap(store: &dyn Store, names: &[Key]) {
     replace(store, &names[1], one).await;
 }
 
-async fn refuses(yard: &mut Yard<Sqlite>, store: Arc<dyn Store>, what: &str, expected: code::Code) {
+async fn refuses(yard: &mut Yard<Sqlite>, store: Arc<dyn Store>, what: &str, expected: Code) {
     yard.place = place(&store, 1);
     let error = yard.run().await.unwrap_err();
     assert_eq!(error.code(), expected, "{what}: {error:?}");
@@ -282,11 +285,11 @@ async fn i5_a_file_of_another_run_does_not_open_whatever_its_manifest_says() {
     };
     let key = bytes(&*yard.store, &key_of(&one)).await;
     replace(&*yard.store, &key_of(&other), key).await;
-    let name = names(&*yard.store, "archive/orders/_stillpoint/").await.into_iter();
     let of_second = |name: &Key| {
         name.as_str().contains(&*shelf.runs[1].plan.run) && name.as_str().contains("/000001.0000")
     };
-    let manifest = name.into_iter().find(of_second).unwrap();
+    let documents = names(&*yard.store, DOCUMENTS).await;
+    let manifest = documents.into_iter().find(of_second).unwrap();
     let text = String::from_utf8(bytes(&*yard.store, &manifest).await).unwrap();
     let (ours, theirs) = (other.encryption.take().unwrap(), one.encryption.unwrap());
     let forged = text
@@ -315,7 +318,6 @@ async fn without_a_key_bytes_are_verified_and_rows_are_not_read() {
     let shelf = Shelf::load(&locked).await.unwrap();
     let refused = refuse_encrypted(&locked, &shelf).unwrap_err();
     assert!(format!("{refused:?}").contains("archive scan orders"), "{refused:?}");
-    assert!(!duckdb_views(&locked, &shelf).is_empty());
     let name = files(&*yard.store).await[0].clone();
     let mut changed = bytes(&*yard.store, &name).await;
     *changed.last_mut().unwrap() ^= 1;
@@ -394,7 +396,8 @@ async fn i16_no_key_outlives_an_erasure_or_an_expiry_that_was_killed() {
             let places = [place(&store, 1)];
             let work = async || {
                 if expires {
-                    expire(&places, &yard.world, &yard.rule, later, false).await.map(drop)
+                    let over = expire(&places, &yard.world, &yard.rule, later, false);
+                    Box::pin(over).await.map(drop)
                 } else {
                     erase_me(&places, &yard.world).await.map(drop)
                 }
@@ -439,13 +442,12 @@ struct Odd {
     retains: std::sync::Mutex<Vec<&'static str>>,
     /// Odd numbers are before a change, even ones after it.
     kill_at: AtomicI64,
-    changes: AtomicU64,
 }
 
 impl Odd {
     fn new(inner: Arc<dyn Store>) -> Self {
-        let (retains, kill_at, changes) = Default::default();
-        Self { inner, retains, kill_at, changes }
+        let (retains, kill_at) = Default::default();
+        Self { inner, retains, kill_at }
     }
 
     /// At none, with 0.
@@ -454,7 +456,6 @@ impl Odd {
     }
 
     fn pass(&self) {
-        self.changes.fetch_add(1, Ordering::Relaxed);
         if self.kill_at.fetch_sub(1, Ordering::Relaxed) == 1 {
             std::panic::resume_unwind(Box::new(Killed));
         }
