@@ -15,35 +15,40 @@ pub mod file;
 mod gate;
 mod hold;
 mod pace;
+mod parts;
 mod place;
 mod prepare;
 mod prune;
 mod publish;
 mod put_back;
 mod read;
+mod reattach;
 mod reconcile;
 mod rewrite;
 mod run;
 mod shelf;
 mod shelve;
+mod whole;
 mod witness;
 mod work;
 
 pub use control::{Control, control, tell};
 pub use document::{
     Batch, BatchMember, DOCUMENT_FORMAT, End, Expired, File, Noted, Plan, PlannedLink,
-    PlannedMember, Sealed, Slice, Tally, Void, key_text,
+    PlannedMember, PlannedPart, Sealed, Slice, Tally, Void, key_text,
 };
 pub use erase::{Erased, Erasure, erase};
 pub use expire::{Expiring, expire};
 pub use gate::{Aged, Gate, SecondCopy};
 pub use hold::{ArchiveHold, ArchiveRelease, Holds, held, hold, release};
+pub use parts::{PreparedPart, prepare_part};
 pub use place::Place;
 pub use prepare::{Prepared, prepare};
 pub use prune::Difference;
 pub use publish::{duckdb_views, hive_tables};
 pub use put_back::put_back;
 pub use read::{Compares, Damage, FoundRows, Term, Verified, Wanted, find, verify};
+pub use reattach::{Reattached, Standing, standing};
 pub use reconcile::{LiveSlice, Overlap, Reconciled, compare, reconcile};
 pub use run::{Archiving, Limits, Quit, RunReport};
 pub use shelf::{Shelf, Shelved, ShelvedBatch};

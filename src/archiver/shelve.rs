@@ -26,11 +26,10 @@ pub(super) async fn shelve(
     now: DateTime<Utc>,
 ) -> Result<Batch> {
     let mut members = Vec::new();
-    for (member, file) in draft.set.members.into_iter().zip(draft.files) {
+    let planned = plan.members.iter().map(|member| &*member.table.name);
+    for ((member, file), name) in draft.set.members.into_iter().zip(draft.files).zip(planned) {
         let file = match file {
-            Some((bytes, rows)) => {
-                Some(write(place, plan, &member.table.name, batch, bytes, rows).await?)
-            }
+            Some((bytes, rows)) => Some(write(place, plan, name, batch, bytes, rows).await?),
             None => None,
         };
         let table = member.table;
