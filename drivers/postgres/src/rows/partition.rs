@@ -182,6 +182,9 @@ async fn whereabouts(client: &Client, partition: &Partition) -> Result<Whereabou
     read().map_err(|e| failed(e, STEP))
 }
 
+/// How often it is looked anew where a partition is, since somebody else was at it, too.
+const LOOKS_MAX: u32 = 4;
+
 /// Takes a partition out.
 ///
 /// Beside others, it leaves in two transactions: after the first one nobody new sees it, and the
@@ -189,54 +192,63 @@ async fn whereabouts(client: &Client, partition: &Partition) -> Result<Whereabou
 /// Source: PostgreSQL 18 documentation, ALTER TABLE, "DETACH PARTITION".
 pub(super) async fn detach(client: &Client, partition: &Partition) -> Result<Option<Table>> {
     const STEP: &str = "take a partition out of its table";
-    let (name, parent, how) = match whereabouts(client, partition).await? {
-        Whereabouts::Nowhere => return Ok(None),
-        Whereabouts::Alone(name) if name != partition.name => {
-            return Err(Error::new(ErrorKind::Refused, code::ROWS_REFUSED, STEP)
-                .with("partition", &partition.name)
-                .with("table", name)
-                .why("it was taken out, and bears another name now")
-                .next("give it its name back"));
-        }
-        Whereabouts::Alone(name) => return table::table(client, &name).await.map(Some),
-        Whereabouts::Within { parent, .. } if parent != partition.parent => {
-            return Err(Error::new(ErrorKind::Refused, code::ROWS_REFUSED, STEP)
-                .with("partition", &partition.name)
-                .with("known table", &partition.parent)
-                .with("table", parent)
-                .why("it has become a partition of another table"));
-        }
-        Whereabouts::Within { name, parent, is_leaving: true, .. } => (name, parent, " FINALIZE"),
-        Whereabouts::Within { name, parent, leaves_beside: true, .. } => {
-            (name, parent, " CONCURRENTLY")
-        }
-        Whereabouts::Within { name, parent, .. } => (name, parent, ""),
-    };
-    let limit = |wait: Duration| format!("SET lock_timeout = {}", wait.as_millis());
-    // Whoever leaves alone keeps everybody from the table while it waits.
-    let patience = if how.is_empty() { LOCK_WAIT } else { PATIENCE };
-    client.batch_execute(&limit(patience)).await.map_err(|e| failed(e, STEP))?;
-    let leave = format!("ALTER TABLE {parent} DETACH PARTITION {name}{how}");
-    let left = client.batch_execute(&leave).await;
-    client.batch_execute(&limit(LOCK_WAIT)).await.map_err(|e| failed(e, STEP))?;
-    left.map_err(|e| match e.code() {
-        // Somebody else was at it at the same time: where it is now is looked at anew.
-        Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE) => {
-            Error::new(ErrorKind::Busy, code::DATABASE_BUSY, STEP)
-                .with("partition", &name)
-                .why("another partition of the table is on its way out")
-                .next(format!("ALTER TABLE {parent} DETACH PARTITION … FINALIZE"))
-                .caused_by(e)
-        }
-        _ => failed(e, STEP).with("partition", &name),
-    })?;
-    match whereabouts(client, partition).await? {
-        Whereabouts::Alone(name) => table::table(client, &name).await.map(Some),
-        Whereabouts::Nowhere => Ok(None),
-        Whereabouts::Within { .. } => Err(Error::new(ErrorKind::Busy, code::DATABASE_BUSY, STEP)
+    let foreign = |what: &'static str, name: String, why: &'static str| {
+        Error::new(ErrorKind::Refused, code::ROWS_REFUSED, STEP)
             .with("partition", &partition.name)
-            .why("somebody else puts it back")),
+            .with(what, name)
+            .why(why)
+    };
+    for _ in 0..LOOKS_MAX {
+        let (name, parent, how) = match whereabouts(client, partition).await? {
+            Whereabouts::Nowhere => return Ok(None),
+            Whereabouts::Alone(name) if name == partition.name => {
+                return table::table(client, &name).await.map(Some);
+            }
+            Whereabouts::Alone(name) | Whereabouts::Within { name, .. }
+                if name != partition.name =>
+            {
+                let error = foreign("table", name, "it bears another name now");
+                return Err(error.next("give it its name back"));
+            }
+            Whereabouts::Within { parent, .. } if parent != partition.parent => {
+                let why = "it has become a partition of another table";
+                return Err(foreign("table", parent, why));
+            }
+            Whereabouts::Within { name, parent, is_leaving: true, .. } => {
+                (name, parent, " FINALIZE")
+            }
+            Whereabouts::Within { name, parent, leaves_beside: true, .. } => {
+                (name, parent, " CONCURRENTLY")
+            }
+            Whereabouts::Within { name, parent, .. } => (name, parent, ""),
+            Whereabouts::Alone(_) => return Err(Error::bug(STEP)),
+        };
+        let limit = |wait: Duration| format!("SET lock_timeout = {}", wait.as_millis());
+        // Whoever leaves alone keeps everybody from the table while it waits.
+        let patience = if how.is_empty() { LOCK_WAIT } else { PATIENCE };
+        client.batch_execute(&limit(patience)).await.map_err(|e| failed(e, STEP))?;
+        let leave = format!("ALTER TABLE {parent} DETACH PARTITION {name}{how}");
+        let left = client.batch_execute(&leave).await;
+        client.batch_execute(&limit(LOCK_WAIT)).await.map_err(|e| failed(e, STEP))?;
+        match left {
+            Ok(()) => {}
+            // Somebody else was at it at the same time: it is looked anew.
+            Err(e)
+                if matches!(
+                    e.code(),
+                    Some(
+                        &SqlState::UNDEFINED_TABLE
+                            | &SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
+                            | &SqlState::WRONG_OBJECT_TYPE
+                    )
+                ) => {}
+            Err(e) => return Err(failed(e, STEP).with("partition", &name)),
+        }
     }
+    Err(Error::new(ErrorKind::Busy, code::DATABASE_BUSY, STEP)
+        .with("partition", &partition.name)
+        .why("another partition of the table is on its way out, or somebody puts this one back")
+        .next(format!("ALTER TABLE {} DETACH PARTITION … FINALIZE", partition.parent)))
 }
 
 /// Keeps everybody else from a table.
