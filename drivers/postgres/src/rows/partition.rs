@@ -154,7 +154,8 @@ enum Whereabouts {
 async fn whereabouts(client: &Client, partition: &Partition) -> Result<Whereabouts> {
     // The column that says that one is on its way out is there since version 14.
     let query = "
-        SELECT format('%I.%I', n.nspname, c.relname), format('%I.%I', pn.nspname, p.relname),
+        SELECT format('%I.%I', n.nspname, c.relname),
+            CASE WHEN p.oid IS NOT NULL THEN format('%I.%I', pn.nspname, p.relname) END,
             coalesce((to_jsonb(i) ->> 'inhdetachpending')::bool, false),
             current_setting('server_version_num')::int4 >= 140000
                 AND coalesce(t.partdefid, 0) = 0
