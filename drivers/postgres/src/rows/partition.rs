@@ -63,6 +63,7 @@ fn number_of(partition: &Partition) -> Result<u32> {
 
 /// What would make it wrong to take a partition out, one reason after the other.
 ///
+/// Triggers of the whole table are its own as well, and look like those of the server before 15.
 /// What the server sends for a deleted row is not sent for a partition that leaves.
 /// Source: PostgreSQL 18 documentation, 29.1, "Publication".
 const REASONS: &str = "
@@ -76,8 +77,8 @@ const REASONS: &str = "
             THEN 'the role does not own it and its table'
         WHEN EXISTS (SELECT FROM pg_constraint WHERE contype = 'f'
             AND confrelid IN (SELECT oid FROM up)) THEN 'other tables refer to its rows'
-        WHEN EXISTS (SELECT FROM pg_trigger WHERE tgrelid = $1 AND NOT tgisinternal
-            AND tgenabled <> 'D' AND tgtype & 8 = 8) THEN 'a trigger is to see deletions'
+        WHEN EXISTS (SELECT FROM pg_trigger WHERE tgrelid = $1
+            AND (NOT tgisinternal OR tgparentid <> 0 AND tgconstraint = 0) AND tgenabled <> 'D' AND tgtype & 8 = 8) THEN 'a trigger is to see deletions'
         WHEN EXISTS (SELECT FROM pg_publication_tables AS t JOIN pg_namespace AS n
                 ON n.nspname = t.schemaname JOIN pg_class AS k ON k.relnamespace = n.oid
                 AND k.relname = t.tablename WHERE k.oid IN (SELECT oid FROM up))
