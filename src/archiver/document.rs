@@ -3,7 +3,8 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{
-    ArchiveSet, Column, Error, ErrorKind, Key, KeyRange, Link, Member, Result, Table, code,
+    ArchiveSet, Column, Error, ErrorKind, Key, KeyRange, Link, Member, Partition, Result, Table,
+    code,
 };
 
 use super::file::{Format, SliceHash};
@@ -32,6 +33,9 @@ pub struct Plan {
     pub predicate: String,
     /// The tables.
     pub members: Vec<PlannedMember>,
+    /// The partition of the first one whose rows these are, where it has partitions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<PlannedPart>,
     /// The format of files.
     pub format: Format,
     /// When files may be removed, as the name of their directory says it.
@@ -43,6 +47,15 @@ pub struct Plan {
     pub rows: u64,
     /// How many bytes they took.
     pub bytes: u64,
+}
+
+/// A partition whose rows a plan moves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedPart {
+    /// Which.
+    pub partition: Partition,
+    /// Whether it leaves its table as a whole, and is dropped then; otherwise its rows are deleted.
+    pub is_whole: bool,
 }
 
 /// A table of a plan.
@@ -77,11 +90,18 @@ impl Plan {
                 parent_columns: link.parent_columns.clone(),
             }),
         };
-        ArchiveSet {
-            name: self.set.clone(),
-            members: self.members.iter().map(member).collect(),
-            predicate: self.predicate.clone(),
+        let mut members: Vec<Member> = self.members.iter().map(member).collect();
+        // Readers know rows by the table that has the partitions.
+        if let (Some(part), Some(root)) = (&self.part, members.first_mut()) {
+            root.table.name.clone_from(&part.partition.name);
+            root.table.identity.clone_from(&part.partition.identity);
         }
+        ArchiveSet { name: self.set.clone(), members, predicate: self.predicate.clone() }
+    }
+
+    /// The partition that leaves its table as a whole, where one does.
+    pub fn whole(&self) -> Option<&Partition> {
+        self.part.as_ref().filter(|part| part.is_whole).map(|part| &part.partition)
     }
 
     /// The place of a table, by its name with or without its schema; the root where none is said.
@@ -343,6 +363,9 @@ pub struct End {
     pub rows: u64,
     /// How many rows of the root it left where they are, since they kept changing.
     pub left_rows: u64,
+    /// Until when its partition is left alone, since somebody put it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_until: Option<DateTime<Utc>>,
     /// When, by the coordinator's clock.
     pub at: DateTime<Utc>,
 }

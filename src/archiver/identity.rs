@@ -6,7 +6,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use stillpoint_contract::{Driver, Error, ErrorKind, LedgerEntry, Result, code};
+use stillpoint_contract::{Driver, Error, ErrorKind, LedgerEntry, Result, Rows, code};
 
 use super::{place::Place, shelf::Shelf};
 use crate::world::World;
@@ -28,6 +28,14 @@ pub(super) async fn known(place: &Place, shelf: &Shelf) -> Result<Option<String>
     let last = adopted.into_iter().next_back().map(|adopted| adopted.identity);
     let planned = || Some(shelf.runs.last()?.plan.members.first()?.table.identity.clone());
     Ok(last.or_else(planned))
+}
+
+/// What tells a table, whether or not it is partitioned, from all others.
+pub(super) async fn of_table(rows: &mut dyn Rows, name: &str) -> Result<String> {
+    match rows.partitions(name).await? {
+        Some(whole) => Ok(whole.identity),
+        None => Ok(rows.table(name).await?.identity),
+    }
 }
 
 /// Refuses a table that rows do not come from.
@@ -75,7 +83,7 @@ pub async fn ledger_of(place: &Place, driver: &dyn Driver) -> Result<Option<Vec<
         return Ok(None);
     };
     let mut rows = driver.rows().await?;
-    let identity = rows.table(&root.table.name).await?.identity;
+    let identity = of_table(&mut *rows, &root.table.name).await?;
     if known(place, &shelf).await?.is_some_and(|known| known != identity) {
         return Ok(None);
     }

@@ -22,25 +22,28 @@ mod hold;
 mod identity;
 mod keyring;
 mod pace;
+mod parts;
 mod place;
 mod prepare;
 mod prune;
 mod publish;
 mod put_back;
 mod read;
+mod reattach;
 mod reconcile;
 mod rewrite;
 mod run;
 mod shelf;
 mod shelve;
 mod subject;
+mod whole;
 mod witness;
 mod work;
 
 pub use control::{Control, control, tell};
 pub use document::{
     Batch, BatchMember, DOCUMENT_FORMAT, End, Expired, File, FileEncryption, Noted, Plan,
-    PlannedLink, PlannedMember, Sealed, Slice, Tally, Void, key_text,
+    PlannedLink, PlannedMember, PlannedPart, Sealed, Slice, Tally, Void, key_text,
 };
 pub use erase::{Erased, Erasure, erase};
 pub use event::{ArchiveEvent, ArchiveWithdrawal, events, record, withdraw};
@@ -50,12 +53,14 @@ pub use gate::{Aged, Gate, SecondCopy};
 pub use hold::{ArchiveHold, ArchiveRelease, Holds, held, hold, release};
 pub use identity::{Adopted, ledger_of};
 pub use keyring::Keyring;
+pub use parts::{PreparedPart, prepare_part};
 pub use place::Place;
 pub use prepare::{Prepared, prepare};
 pub use prune::Difference;
 pub use publish::{duckdb_views, hive_tables, refuse_encrypted};
 pub use put_back::{Returned, Returning, put_back};
 pub use read::{Compares, Damage, FoundRows, Term, Verified, Wanted, find, unsettled_rows, verify};
+pub use reattach::{Reattached, Standing, standing};
 pub use reconcile::{LiveSlice, Overlap, Reconciled, Reconciling, compare, reconcile};
 pub use run::{Archiving, Limits, Quit, RunReport};
 pub use shelf::{Shelf, Shelved, ShelvedBatch};

@@ -190,7 +190,8 @@ pub(super) fn batch_name(batch: &Batch) -> String {
     format!("{}-{:06}", batch.run, batch.number)
 }
 
-struct Hashing(Behind<SliceHash>);
+/// Who hashes what is handed over.
+pub(super) struct Hashing(pub(super) Behind<SliceHash>);
 
 #[async_trait]
 impl RowSink for Hashing {

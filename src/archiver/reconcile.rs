@@ -149,7 +149,7 @@ pub async fn reconcile(
     rows.lock(place.set(), std::time::Duration::from_secs(10)).await?;
     let shelf = Shelf::load(place).await?;
     if let Some(root) = shelf.runs.last().and_then(|run| run.plan.members.first()) {
-        let identity = rows.table(&root.table.name).await?.identity;
+        let identity = identity::of_table(&mut *rows, &root.table.name).await?;
         if may.adopts {
             identity::adopt(place, &shelf, world, &identity).await?;
         }

@@ -14,6 +14,7 @@ use super::{
     garbage::sweep,
     gate::Gate,
     identity,
+    parts::Parts,
     place::{Place, Sheet},
     prepare::{Prepared, prepare},
     prune::Difference,
@@ -25,7 +26,7 @@ use super::{
 use crate::{policy::ArchiveRule, world::World};
 
 /// How long a run waits for another one of the same set.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often a run begins anew after the connection, or the store, failed for a moment.
 const ATTEMPTS_MAX: u32 = 5;
@@ -34,7 +35,7 @@ const ATTEMPTS_MAX: u32 = 5;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
 
 /// What a run works with.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Archiving<'a> {
     /// The database.
     pub driver: &'a dyn Driver,
@@ -64,11 +65,12 @@ pub struct Limits {
 }
 
 /// Why a run stopped.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Quit {
     /// Everything is moved that was selected.
     Finished,
     /// Nothing was selected; nothing was written.
+    #[default]
     NothingSelected,
     /// As many rows as wanted are moved.
     RowsMax,
@@ -100,7 +102,7 @@ impl Quit {
 }
 
 /// What a run did.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct RunReport {
     /// The run; none where nothing was selected.
     pub run: Option<String>,
@@ -125,7 +127,7 @@ pub struct RunReport {
 }
 
 /// How many plans one run makes at most, where tables change under it.
-const PLANS_MAX: u32 = 3;
+pub(super) const PLANS_MAX: u32 = 3;
 
 impl Archiving<'_> {
     /// Carries out a run, or goes on with the one that was interrupted.
@@ -137,18 +139,7 @@ impl Archiving<'_> {
     /// [`Refused`](ErrorKind::Refused) when rows could be lost;
     /// [`Corrupt`](ErrorKind::Corrupt) when a file is not what was written: no row is deleted then.
     pub async fn run(&self) -> Result<RunReport> {
-        let mut report = RunReport {
-            run: None,
-            quit: Quit::NothingSelected,
-            exported_rows: 0,
-            file_bytes: 0,
-            pruned_rows: 0,
-            planned_rows: 0,
-            left_rows: 0,
-            differences: Vec::new(),
-            rested: BTreeMap::new(),
-            findings: Vec::new(),
-        };
+        let mut report = RunReport::default();
         let mut attempt = 1;
         loop {
             let error = match self.attempt(&mut report).await {
@@ -185,6 +176,16 @@ impl Archiving<'_> {
         let mut pruner = self.driver.rows().await?;
         pruner.lock(&self.rule.name, PATIENCE).await?;
         let mut reader = self.driver.rows().await?;
+        if let Some(whole) = reader.partitions(&self.rule.root).await? {
+            let ledger = pruner.ledger(&self.rule.name).await?;
+            refuse_unreconciled(self.place, self.world, &ledger).await?;
+            report.planned_rows = 0;
+            let (pruner, reader) = (&mut *pruner, &mut *reader);
+            let mut parts =
+                Parts { archiving: self, pruner, reader, report: &mut *report, read_rows: 0 };
+            let quit = parts.run(&whole).await?;
+            return Ok(if quit.is_done() { report.quit_of_nothing() } else { quit });
+        }
         let root = reader.table(&self.rule.root).await?;
         identity::check(self.place, &Shelf::load(self.place).await?, &root.identity).await?;
         let ledger = pruner.ledger(&self.rule.name).await?;
@@ -240,7 +241,12 @@ impl RunReport {
     }
 }
 
-fn new_plan(rule: &ArchiveRule, prepared: &Prepared, run: String, now: DateTime<Utc>) -> Plan {
+pub(super) fn new_plan(
+    rule: &ArchiveRule,
+    prepared: &Prepared,
+    run: String,
+    now: DateTime<Utc>,
+) -> Plan {
     Plan {
         format_version: DOCUMENT_FORMAT,
         run,
@@ -250,6 +256,7 @@ fn new_plan(rule: &ArchiveRule, prepared: &Prepared, run: String, now: DateTime<
         selects: rule.selects.clone(),
         predicate: prepared.set.predicate.clone(),
         members: Plan::members_of(&prepared.set),
+        part: None,
         format: rule.format,
         expire: rule.expire(now),
         lookup: rule.lookup.clone(),
@@ -263,7 +270,11 @@ fn new_plan(rule: &ArchiveRule, prepared: &Prepared, run: String, now: DateTime<
 async fn refuse_unreconciled(place: &Place, world: &World, ledger: &[LedgerEntry]) -> Result<()> {
     let overlap = compare(place, ledger).await?;
     let known = hidden(place).await?;
-    let news = overlap.live.iter().filter(|live| !known.has(live));
+    // A partition that was taken out, and not dropped yet, has its rows whatever the ledger says.
+    let shelf = Shelf::load(place).await?;
+    let open = shelf.runs.iter().filter(|run| run.end.is_none() && run.plan.whole().is_some());
+    let open: Vec<&str> = open.map(|run| &*run.plan.run).collect();
+    let news = overlap.live.iter().filter(|live| !known.has(live) && !open.contains(&&*live.run));
     let rows: Vec<u64> = news.map(|live| live.rows).collect();
     if rows.is_empty() {
         return write_down(place, world, &overlap.live).await;

@@ -28,10 +28,11 @@ pub(super) async fn shelve(
     now: DateTime<Utc>,
 ) -> Result<Batch> {
     let mut members = Vec::new();
-    for (member, file) in draft.set.members.into_iter().zip(draft.files) {
+    let planned = plan.members.iter().map(|member| &*member.table.name);
+    for ((member, file), name) in draft.set.members.into_iter().zip(draft.files).zip(planned) {
         let file = match file {
             Some((bytes, rows)) => {
-                let of = Written { plan, table: &member.table.name, batch, generation: 0 };
+                let of = Written { plan, table: name, batch, generation: 0 };
                 Some(of.write(place, cpu, bytes, rows).await?)
             }
             None => None,

@@ -66,6 +66,31 @@ pub enum Step {
         /// The batch.
         batch: u32,
     },
+    /// A partition is about to be taken out of its table.
+    Detaching {
+        /// Which.
+        partition: String,
+    },
+    /// It is a table of its own.
+    Detached {
+        /// Which.
+        partition: String,
+    },
+    /// It is about to be dropped, and holds what the files hold.
+    Dropping {
+        /// Which.
+        partition: String,
+    },
+    /// It is dropped.
+    Dropped {
+        /// Which.
+        partition: String,
+    },
+    /// It is a partition again.
+    Attached {
+        /// Which.
+        partition: String,
+    },
     /// Files that count for nothing were removed.
     Removed {
         /// How many.

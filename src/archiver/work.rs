@@ -29,7 +29,7 @@ const DIFFERENCES_MAX: usize = 100;
 
 /// A run as it is carried out.
 pub(super) struct Work<'a, 'b> {
-    archiving: &'b Archiving<'a>,
+    pub(super) archiving: &'b Archiving<'a>,
     stride: Stride,
     pace: Pace,
     begun: Duration,
@@ -38,14 +38,18 @@ pub(super) struct Work<'a, 'b> {
     looked: Option<Duration>,
     /// Whether the policy or the tables are not those of the plan any more.
     pub(super) is_outdated: bool,
-    report: &'b mut RunReport,
+    /// Whether rows stay in their tables.
+    pub(super) keeps_rows: bool,
+    /// How many rows of the root it has read.
+    pub(super) read_rows: u64,
+    pub(super) report: &'b mut RunReport,
 }
 
 /// What became of a batch.
 #[derive(Default)]
-struct Outcome {
+pub(super) struct Outcome {
     /// Why the run stops.
-    quit: Option<Quit>,
+    pub(super) quit: Option<Quit>,
     /// How many rows of the root were left.
     left_rows: u64,
     /// What the batch is now, if it is done with.
@@ -64,6 +68,8 @@ impl<'a, 'b> Work<'a, 'b> {
             told: Control::default(),
             looked: None,
             is_outdated: false,
+            keeps_rows: archiving.limits.keeps_source,
+            read_rows: 0,
             report,
         }
     }
@@ -77,7 +83,7 @@ impl<'a, 'b> Work<'a, 'b> {
     ) -> Result<Quit> {
         let ledger = pruner.ledger(&run.plan.set).await?;
         self.settle(&mut run, &ledger).await?;
-        let keeps_source = self.archiving.limits.keeps_source;
+        let keeps_source = self.keeps_rows;
         let mut gate = None;
         let pending: Vec<Batch> = run.pending().cloned().collect();
         for batch in pending.iter().filter(|_| !keeps_source) {
@@ -102,8 +108,8 @@ impl<'a, 'b> Work<'a, 'b> {
         }
         let mut left = 0;
         for _ in 0..PASSES_MAX {
-            let after = resume_after(&run);
-            let outcome = self.pass(pruner, reader, &mut run, after).await?;
+            let set = run.plan.archive_set();
+            let outcome = self.pass(pruner, reader, &mut run, set).await?;
             match outcome.quit {
                 Some(Quit::Gate(why)) => gate = Some(why),
                 Some(quit) => return Ok(quit),
@@ -127,11 +133,12 @@ impl<'a, 'b> Work<'a, 'b> {
     }
 
     /// Ends a run of which nothing is pending.
-    async fn end(&mut self, plan: &Plan, reason: &str, left_rows: u64) -> Result<Quit> {
+    pub(super) async fn end(&mut self, plan: &Plan, reason: &str, left_rows: u64) -> Result<Quit> {
         let end = End {
             reason: reason.to_owned(),
             rows: self.report.pruned_rows,
             left_rows,
+            left_until: None,
             at: self.archiving.world.clock.now(),
         };
         self.archiving.place.mark(&plan.run, Sheet::End, &end).await?;
@@ -145,7 +152,7 @@ impl<'a, 'b> Work<'a, 'b> {
         {
             return Ok(false);
         }
-        for member in &plan.members {
+        for member in &plan.archive_set().members {
             let table = reader.table(&member.table.name).await?;
             if table.fingerprint != member.table.fingerprint {
                 return Ok(false);
@@ -155,7 +162,7 @@ impl<'a, 'b> Work<'a, 'b> {
     }
 
     /// Removes files that no document names, and seals batches that were deleted completely.
-    async fn settle(&mut self, run: &mut Shelved, ledger: &[LedgerEntry]) -> Result<()> {
+    pub(super) async fn settle(&mut self, run: &mut Shelved, ledger: &[LedgerEntry]) -> Result<()> {
         let Archiving { place, world, witness, .. } = self.archiving;
         let files = settle(place, run).await?.files;
         if files > 0 {
@@ -171,7 +178,7 @@ impl<'a, 'b> Work<'a, 'b> {
         Ok(())
     }
 
-    async fn seal(&mut self, batch: &Batch, at: DateTime<Utc>) -> Result<Sealed> {
+    pub(super) async fn seal(&mut self, batch: &Batch, at: DateTime<Utc>) -> Result<Sealed> {
         let sealed = Sealed { generation: batch.generation, rows: batch.rows(), at };
         let place = self.archiving.place;
         place.mark(&batch.run, Sheet::Sealed { batch: batch.number }, &sealed).await?;
@@ -198,15 +205,15 @@ impl<'a, 'b> Work<'a, 'b> {
     }
 
     /// Brings rows into files, and deletes those of one batch while the next one is read.
-    async fn pass(
+    pub(super) async fn pass(
         &mut self,
         pruner: &mut dyn Rows,
         reader: &mut dyn Rows,
         run: &mut Shelved,
-        mut range: KeyRange,
+        mut set: ArchiveSet,
     ) -> Result<Outcome> {
         let plan = run.plan.clone();
-        let mut set = plan.archive_set();
+        let mut range = resume_after(run);
         let mut number = run.next_batch();
         let mut outcome = Outcome::default();
         let mut ready: Option<Batch> = None;
@@ -223,6 +230,7 @@ impl<'a, 'b> Work<'a, 'b> {
                     .rows_max
                     .map_or(u64::MAX, |max| max - read_rows.min(max)),
             };
+            let keeps_rows = self.keeps_rows;
             let reads = quit.is_none() && !is_last && sizes.rows_max > 0;
             let reading = async {
                 if reads {
@@ -232,7 +240,7 @@ impl<'a, 'b> Work<'a, 'b> {
                 }
             };
             let pruning = async {
-                match ready.take().filter(|_| !archiving.limits.keeps_source) {
+                match ready.take().filter(|_| !keeps_rows) {
                     Some(batch) => {
                         let slices = batch.slices.clone();
                         self.prune_batch(pruner, &plan, &batch, slices).await
@@ -250,6 +258,7 @@ impl<'a, 'b> Work<'a, 'b> {
                 self.report.exported_rows += read.batch.rows();
                 self.report.file_bytes += file_bytes(&read.batch);
                 read_rows += read.root_rows;
+                self.read_rows += read.root_rows;
                 let batch = read.batch.clone();
                 let one = ShelvedBatch { batch, sealed: None, void: None, expired: None };
                 run.batches.insert(number, one);
@@ -290,7 +299,7 @@ impl<'a, 'b> Work<'a, 'b> {
         batch: &Batch,
         mut slices: Vec<Slice>,
     ) -> Result<Outcome> {
-        let Archiving { place, world, witness, gates, .. } = self.archiving;
+        let Archiving { world, witness, gates, .. } = self.archiving;
         for gate in *gates {
             if let Some(why) = gate.closed(plan, batch, world.clock.now()).await? {
                 return Ok(Outcome { quit: Some(Quit::Gate(why)), ..Outcome::default() });
@@ -331,17 +340,51 @@ impl<'a, 'b> Work<'a, 'b> {
                 self.stride.single();
                 continue;
             }
-            witness.see(&Step::Deferred { slice: difference.slice, why: difference.how.clone() });
             is_other_schema |= difference.is_schema;
             deferred.extend(if is_other_schema {
                 std::mem::take(&mut slices)
             } else {
                 vec![slices.remove(0)]
             });
-            if self.report.differences.len() < DIFFERENCES_MAX {
-                self.report.differences.push(difference);
-            }
+            self.differs(difference);
         }
+        let (became, left_rows) = self.close(plan, batch, &deferred).await?;
+        Ok(Outcome { quit: None, left_rows, became: Some(became), is_other_schema })
+    }
+
+    /// Tells that something differs.
+    pub(super) fn differs(&mut self, difference: Difference) {
+        let (slice, why) = (difference.slice, difference.how.clone());
+        self.archiving.witness.see(&Step::Deferred { slice, why });
+        if self.report.differences.len() < DIFFERENCES_MAX {
+            self.report.differences.push(difference);
+        }
+    }
+
+    /// Ends a run whose partition is none any more: what was deleted is sealed, and nothing else
+    /// counts, since its rows are where the partition is.
+    pub(super) async fn let_go(&mut self, pruner: &mut dyn Rows, mut run: Shelved) -> Result<Quit> {
+        let ledger = pruner.ledger(&run.plan.set).await?;
+        self.settle(&mut run, &ledger).await?;
+        let pending: Vec<Batch> = run.pending().cloned().collect();
+        for batch in pending {
+            let gone = ledgered(&batch, &ledger, &run.plan)?;
+            let left = batch.slices.iter().zip(gone).filter(|(_, gone)| !gone);
+            let left: Vec<Slice> = left.map(|(slice, _)| slice.clone()).collect();
+            self.close(&run.plan, &batch, &left).await?;
+        }
+        self.end(&run.plan, "its partition is none of the table any more", 0).await
+    }
+
+    /// Seals what was deleted of a batch, and takes the rest out of its files; returns how many
+    /// rows of the root that rest has.
+    async fn close(
+        &mut self,
+        plan: &Plan,
+        batch: &Batch,
+        deferred: &[Slice],
+    ) -> Result<(ShelvedBatch, u64)> {
+        let Archiving { place, world, gates, .. } = self.archiving;
         let left_rows = deferred.iter().map(|slice| slice.members[0].rows).sum();
         let now = world.clock.now();
         let written = if deferred.is_empty() {
@@ -367,11 +410,11 @@ impl<'a, 'b> Work<'a, 'b> {
         } else {
             became.void = Some(Void { reason: "all of it had changed".to_owned(), at: now });
         }
-        Ok(Outcome { quit: None, left_rows, became: Some(became), is_other_schema })
+        Ok((became, left_rows))
     }
 
     /// Why the run stops here, if it does.
-    fn quit(&self, read_rows: u64) -> Option<Quit> {
+    pub(super) fn quit(&self, read_rows: u64) -> Option<Quit> {
         let Archiving { limits, rule, world, .. } = self.archiving;
         let now = world.clock.now();
         let worked = world.clock.elapsed().saturating_sub(self.begun);
@@ -386,7 +429,7 @@ impl<'a, 'b> Work<'a, 'b> {
     }
 
     /// Rests where somebody said so, or the server needs it; whether it did.
-    async fn rest(&mut self, pruner: &mut dyn Rows, set: &ArchiveSet) -> Result<bool> {
+    pub(super) async fn rest(&mut self, pruner: &mut dyn Rows, set: &ArchiveSet) -> Result<bool> {
         let Archiving { world, witness, .. } = self.archiving;
         let now = world.clock.elapsed();
         if self.looked.is_none_or(|looked| now.saturating_sub(looked) >= LOOK_EVERY) {

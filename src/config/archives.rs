@@ -24,6 +24,9 @@ const FILE_BYTES: u64 = 64 << 20;
 const SLICE_ROWS: u64 = 8_000;
 const TRANSACTION: Duration = Duration::from_millis(250);
 
+/// How long a partition stands beside its table, where nothing is said.
+const GRACE: Duration = Duration::from_hours(7 * 24);
+
 /// What a database without types for times can have for one.
 const CUTOFF_FORMS: [(&str, CutoffForm); 6] = [
     ("datetime", CutoffForm::Datetime),
@@ -158,6 +161,17 @@ pub(super) const ARCHIVE: &[Key] = &[
     Key::new("verify", Shape::Word(&["row"]), "what is compared before rows are deleted"),
     Key::new("delete_gate", Shape::Table(GATE), "what must be so before rows are deleted")
         .alike(&["gate", "prune"]),
+    Key::new(
+        "partition_path",
+        Shape::Word(&["auto", "never"]),
+        "\"auto\": a partition of which all rows are selected is taken out as a whole, and dropped \
+         later; \"never\": its rows are deleted [default: \"auto\"]",
+    ),
+    Key::new(
+        "grace",
+        Shape::Text(&LENGTH),
+        "how long a partition that was taken out stays before it is dropped [default: 7d]",
+    ),
     Key::new("throttle", Shape::Table(THROTTLE), "when the work rests"),
     Key::new(
         "schedule",
@@ -222,6 +236,8 @@ fn rule(name: &str, node: &Node, config: &Config) -> Option<ArchiveRule> {
         slice_rows: number("slice_rows").unwrap_or(SLICE_ROWS),
         transaction: number("txn_target").map_or(TRANSACTION, Duration::from_millis),
         gates: node.get("delete_gate").map(gates).unwrap_or_default(),
+        detaches: text("partition_path").as_deref() != Some("never"),
+        grace: text("grace").and_then(|text| length(&text).ok()).unwrap_or(GRACE),
         throttle: node.get("throttle").map(throttle).unwrap_or_default(),
         schedule: text("schedule"),
         windows: super::build::windows(node.get("window")),

@@ -49,6 +49,10 @@ pub struct ArchiveRule {
     pub transaction: Duration,
     /// What must be so before rows are deleted.
     pub gates: Gates,
+    /// Whether partitions of which all rows are selected are taken out as a whole.
+    pub detaches: bool,
+    /// How long such a partition stands beside its table before it is dropped.
+    pub grace: Duration,
     /// When the work rests.
     pub throttle: Throttle,
     /// When those that serve begin a run; never where there is none.

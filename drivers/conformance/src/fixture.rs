@@ -60,6 +60,9 @@ pub struct RowTables {
     pub other_settings: &'static str,
     /// The statement that drops the index by which `items` are found.
     pub drop_index: &'static str,
+    /// Statements that make a table `parted (id, v)` with partitions `early`, of ids below 100, and
+    /// `late`, of those below 200; or why there is no such thing.
+    pub partitions: Result<&'static str, &'static str>,
 }
 
 /// One running database, with a connection of the workload's own.

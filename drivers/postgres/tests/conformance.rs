@@ -93,6 +93,12 @@ const ROW_TABLES: &str = r#"
         NULL, NULL, NULL, NULL, NULL, NULL, NULL);
 "#;
 
+/// A table with two partitions, whose names do not sort as their rows do.
+const PARTITIONS: &str = "
+    CREATE TABLE parted (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+    CREATE TABLE late PARTITION OF parted FOR VALUES FROM (100) TO (200);
+    CREATE TABLE early PARTITION OF parted FOR VALUES FROM (0) TO (100)";
+
 /// How values are written by default, in ways that ours must not be.
 const OTHER_SETTINGS: &str = "
     ALTER ROLE postgres SET TimeZone = 'America/New_York';
@@ -196,6 +202,7 @@ impl Fixture for Setup {
             reads_beside_writers: true,
             other_settings: OTHER_SETTINGS,
             drop_index: "DROP INDEX items_order",
+            partitions: Ok(PARTITIONS),
         })
     }
 

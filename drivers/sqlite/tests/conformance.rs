@@ -105,6 +105,7 @@ impl Fixture for Journal {
             reads_beside_writers: *self == Self::Wal,
             other_settings: "",
             drop_index: "DROP INDEX items_order",
+            partitions: Err("it has no partitions"),
         })
     }
 

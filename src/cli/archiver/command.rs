@@ -4,8 +4,8 @@ use clap::Subcommand;
 use stillpoint_contract::Result;
 
 use super::{
-    control, erase, event, expire, hold, plan, publish, read, reclaim, reconcile, restore,
-    run as carry_out, show, verify,
+    control, erase, event, expire, hold, plan, publish, read, reattach, reclaim, reconcile,
+    restore, run as carry_out, show, verify,
 };
 use crate::cli::session::Session;
 
@@ -39,6 +39,11 @@ pub(crate) enum Command {
     Scan(read::ScanOptions),
     /// Put archived rows back into their table, or into a new one beside it.
     Restore(restore::Options),
+    /// Put a partition back that was taken out of its table and is not dropped yet.
+    ///
+    /// The archive has its rows no more from the same moment on, and runs leave it alone for as
+    /// long as `grace` says.
+    Reattach(reattach::Options),
     /// Forbid to remove or erase archived rows.
     #[command(subcommand)]
     Hold(hold::HoldCommand),
@@ -69,6 +74,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
         Command::Get(options) => read::get(session, options).await,
         Command::Scan(options) => read::scan(session, options).await,
         Command::Restore(options) => Box::pin(restore::run(session, options)).await,
+        Command::Reattach(options) => Box::pin(reattach::run(session, options)).await,
         Command::Status(options) => control::status(session, options).await,
         Command::Pause(options) => control::pause(session, options, true).await,
         Command::Resume(options) => control::pause(session, options, false).await,

@@ -8,7 +8,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::place::Set;
 use crate::{
-    archiver::{Control, Shelf, control, tell},
+    archiver::{Control, Shelf, Standing, control, standing, tell},
     cli::{
         answer::{Answer, Stamp},
         exit,
@@ -47,11 +47,42 @@ struct StatusAnswer {
     /// Rows of all tables that the ledger says are gone from their tables; `null` where the
     /// database cannot be asked.
     pruned_rows: Option<u64>,
+    /// Partitions that were taken out of their tables, and are not dropped yet.
+    standing: Vec<StandingRow>,
     paused: bool,
     lag_max_ms: Option<u64>,
     transaction_ms: Option<u64>,
     told_by: Option<String>,
     told_at: Option<Stamp>,
+}
+
+#[derive(Debug, Serialize)]
+struct StandingRow {
+    partition: String,
+    table: String,
+    run: String,
+    /// Rows that are in files.
+    rows: u64,
+    /// Who answers for its rows: `table` is the one that it became, until they are archived.
+    answers: &'static str,
+    /// Until when it stands there at least, or `null` while it is not archived.
+    until: Option<Stamp>,
+    /// What puts it back.
+    reattach: String,
+}
+
+impl StandingRow {
+    fn of(set: &str, one: Standing) -> Self {
+        Self {
+            reattach: format!("stillpoint archive reattach {set} {}", one.run),
+            partition: one.partition.name,
+            table: one.partition.parent,
+            run: one.run,
+            rows: one.rows,
+            answers: if one.is_archived { "archive" } else { "table" },
+            until: one.until.map(Stamp),
+        }
+    }
 }
 
 impl Answer for StatusAnswer {
@@ -85,6 +116,22 @@ impl Answer for StatusAnswer {
             facts.push(("told by", format!("{by}, {}", page.time(at.0))));
         }
         page.facts(2, &facts);
+        for one in &self.standing {
+            let (partition, table) = (printable(&one.partition), printable(&one.table));
+            let rows = units::grouped(one.rows);
+            page.line(match one.until {
+                Some(until) => format!(
+                    "{partition} is taken out of {table}; its {rows} rows are in the archive; it \
+                     is dropped after {}",
+                    page.time(until.0)
+                ),
+                None => format!(
+                    "{partition} is taken out of {table}; its rows are in it, and not in the \
+                     archive yet"
+                ),
+            });
+            page.line(format!("    {}", printable(&one.reattach)));
+        }
     }
 }
 
@@ -146,6 +193,7 @@ async fn answer(session: &Session, set: &Set, told: Control) -> Result<u8> {
         Some(run) => pruned(session, set, &run.plan.run).await.ok(),
         None => None,
     };
+    let standing = standing(&place, set.rule.grace).await?.into_iter();
     let is_told = !told.by.is_empty();
     session.answer(&StatusAnswer {
         set: set.rule.name.clone(),
@@ -153,6 +201,7 @@ async fn answer(session: &Session, set: &Set, told: Control) -> Result<u8> {
         planned_rows: run.map_or(0, |run| run.plan.rows),
         exported_rows: exported,
         pruned_rows: pruned,
+        standing: standing.map(|one| StandingRow::of(&set.rule.name, one)).collect(),
         paused: told.is_paused,
         lag_max_ms: told.lag_max_ms,
         transaction_ms: told.transaction_ms,

@@ -11,6 +11,7 @@ mod place;
 mod plan;
 mod publish;
 mod read;
+mod reattach;
 mod reclaim;
 mod reconcile;
 mod restore;

@@ -2,11 +2,11 @@
 
 use clap::Args;
 use serde::Serialize;
-use stillpoint_contract::{ErrorKind, Finding, Result, Weight};
+use stillpoint_contract::{Error, ErrorKind, Finding, Result, Weight, code};
 
 use super::place::Set;
 use crate::{
-    archiver::{Prepared, Shelf, prepare},
+    archiver::{Prepared, PreparedPart, Shelf, prepare, prepare_part},
     cli::{
         answer::{Answer, Stamp},
         exit,
@@ -35,6 +35,8 @@ struct PlanAnswer {
     bytes: u64,
     /// In the order in which they are exported; they are deleted in the opposite one.
     tables: Vec<TableRow>,
+    /// Of a table with partitions, those of which rows are selected.
+    partitions: Vec<PartRow>,
     findings: Vec<Found>,
     /// Whether `archive run` would begin.
     admitted: bool,
@@ -49,6 +51,30 @@ struct TableRow {
     /// The table that it refers to, or `null` for the root.
     refers_to: Option<String>,
     by: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct PartRow {
+    partition: String,
+    rows: u64,
+    bytes: u64,
+    /// `detach`: it leaves as a whole, and is dropped after the grace period; `rows`: its rows are
+    /// deleted.
+    path: &'static str,
+    /// Why its rows are deleted, or `null`.
+    why: Option<String>,
+}
+
+impl PartRow {
+    fn of(part: &PreparedPart) -> Self {
+        Self {
+            partition: part.partition.name.clone(),
+            rows: part.prepared.estimate.rows,
+            bytes: part.prepared.estimate.bytes,
+            path: if part.why_rows.is_some() { "rows" } else { "detach" },
+            why: part.why_rows.clone(),
+        }
+    }
 }
 
 /// A finding on the wire.
@@ -115,6 +141,20 @@ impl Answer for PlanAnswer {
             ]);
         }
         page.table(&table);
+        if !self.partitions.is_empty() {
+            page.blank();
+            let mut table = Table::new(&["PARTITION", ">ROWS", ">SIZE", "PATH", "WHY"]);
+            for row in &self.partitions {
+                table.row(vec![
+                    row.partition.clone(),
+                    units::grouped(row.rows),
+                    units::bytes(row.bytes),
+                    row.path.to_owned(),
+                    row.why.clone().unwrap_or_else(|| "-".to_owned()),
+                ]);
+            }
+            page.table(&table);
+        }
         let told: Vec<&Found> = self.findings.iter().filter(|f| f.weight != "fine").collect();
         if !told.is_empty() {
             page.blank();
@@ -138,12 +178,45 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let shelf = Shelf::load(&place).await?;
     let driver = set.driver(session).await?;
     let mut rows = driver.rows().await?;
-    let prepared = prepare(&mut *rows, &set.rule).await?;
+    let (prepared, parts) = match rows.partitions(&set.rule.root).await? {
+        None => (prepare(&mut *rows, &set.rule).await?, Vec::new()),
+        Some(whole) => {
+            let mut parts = Vec::new();
+            for partition in &whole.partitions {
+                parts.push(prepare_part(&mut *rows, &set.rule, partition).await?);
+            }
+            (together(&whole.name, &parts)?, parts)
+        }
+    };
     let unfinished = shelf.unfinished().map(|run| run.plan.run.clone());
-    let answer = answer_of(&set, &prepared, unfinished);
+    let mut answer = answer_of(&set, &prepared, unfinished);
+    let selected = parts.iter().filter(|part| part.prepared.estimate.rows > 0);
+    answer.partitions = selected.map(PartRow::of).collect();
     let status = if answer.admitted { exit::OK } else { exit::status(ErrorKind::Refused) };
     session.answer(&answer)?;
     Ok(status)
+}
+
+/// What partitions have in common, and all of what speaks against one of them.
+fn together(name: &str, parts: &[PreparedPart]) -> Result<Prepared> {
+    let Some(first) = parts.first() else {
+        let step = "look at the partitions of the table";
+        return Err(Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, step)
+            .with("table", name)
+            .why("it has none, and thus no rows"));
+    };
+    let mut all = first.prepared.clone();
+    name.clone_into(&mut all.set.members[0].table.name);
+    for part in &parts[1..] {
+        all.estimate.rows += part.prepared.estimate.rows;
+        all.estimate.bytes += part.prepared.estimate.bytes;
+        for finding in &part.prepared.findings {
+            if !all.findings.contains(finding) {
+                all.findings.push(finding.clone());
+            }
+        }
+    }
+    Ok(all)
 }
 
 fn answer_of(set: &Set, prepared: &Prepared, unfinished: Option<String>) -> PlanAnswer {
@@ -169,6 +242,7 @@ fn answer_of(set: &Set, prepared: &Prepared, unfinished: Option<String>) -> Plan
         rows: prepared.estimate.rows,
         bytes: prepared.estimate.bytes,
         tables: tables.collect(),
+        partitions: Vec::new(),
         findings: prepared.findings.iter().map(Found::of).collect(),
         admitted: prepared.admit().is_ok(),
     }

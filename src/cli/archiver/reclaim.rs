@@ -94,8 +94,16 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
         Some(run) => run.plan.members.iter().map(|member| member.table.name.clone()).collect(),
         None => vec![set.rule.root.clone()],
     };
-    let (mut tables, mut done) = (Vec::new(), Vec::new());
+    // Of a table with partitions, they take the space.
+    let mut holders: Vec<String> = Vec::new();
     for name in names {
+        match rows.partitions(&name).await? {
+            Some(whole) => holders.extend(whole.partitions.into_iter().map(|one| one.name)),
+            None => holders.push(name),
+        }
+    }
+    let (mut tables, mut done) = (Vec::new(), Vec::new());
+    for name in holders {
         let table = rows.table(&name).await?;
         let before = rows.space(&table).await?;
         if options.method != "none" {

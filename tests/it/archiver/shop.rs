@@ -253,6 +253,8 @@ impl<S: Shop> Yard<S> {
             slice_rows: 10,
             transaction: Duration::from_millis(250),
             gates: Gates::default(),
+            detaches: true,
+            grace: Duration::ZERO,
             throttle: Throttle::default(),
             schedule: None,
             windows: Vec::new(),

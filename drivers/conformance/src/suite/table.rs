@@ -212,6 +212,11 @@ sentences! {
     rows::rows_that_are_there_are_treated_as_asked [Rows]
         "Rows that are there already are kept, replaced or refused, as asked."
 
+    rows::a_partition_leaves_as_a_table [Rows]
+        "A partition that leaves its table is a table with the same rows, once and for all."
+    rows::a_partition_is_dropped_or_put_back_in_one_step [Rows]
+        "It is dropped, or put back, with what the ledger says of it, or stays as it was."
+
     cancel::a_dropped_probe_leaves_nothing []
         "Dropping connect or probe at any await leaves the server as it was."
     cancel::a_dropped_backup_leaves_nothing []

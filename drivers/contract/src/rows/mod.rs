@@ -14,5 +14,6 @@ pub use session::{
     Burden, Estimate, Exporting, Lag, LedgerEntry, Pruning, PutBack, Referrer, RowSink, Rows, Space,
 };
 pub use set::{
-    ArchiveSet, Conflict, Cutoff, CutoffForm, Key, KeyRange, Link, Member, PutBackTally, Table,
+    ArchiveSet, Conflict, Cutoff, CutoffForm, Key, KeyRange, Link, Member, Partition, Partitioned,
+    PutBackTally, Table,
 };

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     batch::RowBatch,
-    set::{ArchiveSet, Conflict, Cutoff, KeyRange, PutBackTally, Table},
+    set::{ArchiveSet, Conflict, Cutoff, KeyRange, Partition, Partitioned, PutBackTally, Table},
 };
 use crate::{Error, ErrorKind, Finding, Result, code};
 
@@ -37,6 +37,46 @@ pub trait Rows: fmt::Debug + Send {
     /// [`Unsupported`](ErrorKind::Unsupported) when its rows cannot be moved, such as those of a
     /// view.
     async fn table(&mut self, name: &str) -> Result<Table>;
+
+    /// Looks at the partitions of a table; `None` when it is not partitioned.
+    ///
+    /// # Errors
+    ///
+    /// [`Missing`](ErrorKind::Missing) when there is no table of that name.
+    async fn partitions(&mut self, _name: &str) -> Result<Option<Partitioned>> {
+        Ok(None)
+    }
+
+    /// Why a partition is better not taken out of its table as a whole, `None` when it may be: new
+    /// rows must not want to go there, and nobody must miss that its rows were not deleted.
+    ///
+    /// The root of the set is the partition. Whether it holds rows that are not selected is
+    /// another question: [`strays`](Self::strays).
+    async fn why_not_whole(
+        &mut self,
+        _set: &ArchiveSet,
+        _partition: &Partition,
+    ) -> Result<Option<String>> {
+        Ok(Some("this engine takes no partitions out".to_owned()))
+    }
+
+    /// How many rows of the root are not selected, also since the predicate is unknown of them;
+    /// counted, not guessed.
+    async fn strays(&mut self, _set: &ArchiveSet) -> Result<u64> {
+        Err(unsupported("count rows that are not selected"))
+    }
+
+    /// Takes a partition out of its table, so that it is a table of its own, and returns that;
+    /// `None` when there is none any more. Goes on with what was begun, and does nothing where
+    /// everything is done.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`](ErrorKind::Busy) when others work with the table for longer than we may wait:
+    /// then it is a partition, or on its way out.
+    async fn detach(&mut self, _partition: &Partition) -> Result<Option<Table>> {
+        Err(unsupported("take a partition out"))
+    }
 
     /// The tables that refer to a table, by their names, and the links: all of them, whatever
     /// happens to their rows when rows of the table are deleted.
@@ -115,6 +155,11 @@ pub trait Rows: fmt::Debug + Send {
     }
 }
 
+fn unsupported(step: &'static str) -> Error {
+    Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, step)
+        .why("this engine takes no partitions out of their tables")
+}
+
 /// A table that refers to another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Referrer {
@@ -185,6 +230,39 @@ pub trait Pruning: fmt::Debug + Send {
         range: &KeyRange,
         into: &mut dyn RowSink,
     ) -> Result<u64>;
+
+    /// Keeps everybody else from the root, which is a table that was a partition, until the end.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`](ErrorKind::Busy) when others use it for longer than we may wait.
+    async fn seize(&mut self, _set: &ArchiveSet) -> Result<()> {
+        Err(unsupported("keep others from a table"))
+    }
+
+    /// Hands over rows of the root in a range as they are now, selected or not. Returns how many.
+    async fn look(
+        &mut self,
+        _set: &ArchiveSet,
+        _range: &KeyRange,
+        _into: &mut dyn RowSink,
+    ) -> Result<u64> {
+        Err(unsupported("look at the rows of a table"))
+    }
+
+    /// Drops the root, after [`seize`](Self::seize).
+    async fn discard(&mut self, _set: &ArchiveSet) -> Result<()> {
+        Err(unsupported("drop a table"))
+    }
+
+    /// Makes the root the partition that it was, after [`seize`](Self::seize).
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](ErrorKind::Refused) when it holds rows that do not belong there.
+    async fn attach(&mut self, _set: &ArchiveSet, _partition: &Partition) -> Result<()> {
+        Err(unsupported("put a partition back"))
+    }
 
     /// Adds an entry to the ledger.
     ///

@@ -117,6 +117,30 @@ pub struct KeyRange {
     pub to: Option<Key>,
 }
 
+/// A table whose rows are in others: its partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partitioned {
+    /// Its name, complete, as [`Table`] has it.
+    pub name: String,
+    /// Who it is.
+    pub identity: String,
+    /// Those of its partitions that have rows themselves, in an order of the engine's.
+    pub partitions: Vec<Partition>,
+}
+
+/// A partition that has rows itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    /// Its name, complete, as [`Table`] has it.
+    pub name: String,
+    /// Who it is, whatever its name, and whether it is a partition or a table of its own.
+    pub identity: String,
+    /// The partitioned table of which it is a partition: the whole one, or a partition of that.
+    pub parent: String,
+    /// Which rows belong there, as the engine's users write it.
+    pub bounds: String,
+}
+
 /// What happens where a row that is put back has the key of one that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Conflict {

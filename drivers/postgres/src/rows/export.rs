@@ -74,7 +74,8 @@ async fn root(
     copy_out(client, &query, into, STEP).await
 }
 
-async fn all(
+/// Hands over rows of a member that hang on rows of the root in a range.
+pub(super) async fn all(
     client: &Client,
     set: &ArchiveSet,
     member: usize,

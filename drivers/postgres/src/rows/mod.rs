@@ -7,6 +7,7 @@ mod export;
 mod failure;
 mod ledger;
 mod literal;
+mod partition;
 mod predicate;
 mod prune;
 mod put_back;

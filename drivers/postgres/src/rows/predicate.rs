@@ -43,6 +43,35 @@ pub(super) async fn bind(
     Ok(bound)
 }
 
+/// What all has to hold for a predicate to hold: what `AND` joins.
+pub(super) fn conjuncts(predicate: &str) -> Result<Vec<String>> {
+    let tokens = tokens(predicate).map_err(|why| invalid(predicate, why))?;
+    let is = |token: &str, word: &str| token.eq_ignore_ascii_case(word);
+    let (mut parts, mut depth, mut betweens) = (vec![String::new()], 0_u32, 0_u32);
+    for token in tokens {
+        match token {
+            "(" | "[" => depth += 1,
+            ")" | "]" => depth = depth.saturating_sub(1),
+            // What stands between these is no condition of its own.
+            _ if is(token, "case") => depth += 1,
+            _ if is(token, "end") => depth = depth.saturating_sub(1),
+            _ if depth > 0 => {}
+            _ if is(token, "or") => return Ok(vec![predicate.to_owned()]),
+            _ if is(token, "between") => betweens += 1,
+            _ if is(token, "and") && betweens > 0 => betweens -= 1,
+            _ if is(token, "and") => {
+                parts.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        if let Some(part) = parts.last_mut() {
+            part.push_str(token);
+        }
+    }
+    Ok(parts)
+}
+
 /// The types that the server takes each `:cutoff` for, by what it is compared with.
 async fn cutoff_types(
     client: &Client,
@@ -277,6 +306,20 @@ fn dollars(rest: &str) -> std::result::Result<usize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_predicate_is_cut_where_and_joins() {
+        for (predicate, expected) in [
+            ("a < 1", &["a < 1"][..]),
+            ("a < 1 AND b = 'x and y'", &["a < 1 ", " b = 'x and y'"]),
+            ("a BETWEEN 1 AND 2 and (b AND c)", &["a BETWEEN 1 AND 2 ", " (b AND c)"]),
+            ("a AND b OR c", &["a AND b OR c"]),
+            ("CASE WHEN a AND b THEN c END AND d", &["CASE WHEN a AND b THEN c END ", " d"]),
+            ("\"and\" AND (a OR b)", &["\"and\" ", " (a OR b)"]),
+        ] {
+            assert_eq!(conjuncts(predicate).unwrap(), expected, "{predicate}");
+        }
+    }
 
     #[test]
     fn only_one_expression_is_a_predicate() {

@@ -2,15 +2,17 @@
 
 use async_trait::async_trait;
 use stillpoint_contract::{
-    ArchiveSet, Error, ErrorKind, KeyRange, LedgerEntry, Pruning, Result, RowSink, Table, code,
+    ArchiveSet, Error, ErrorKind, KeyRange, LedgerEntry, Partition, Pruning, Result, RowSink,
+    Table, code,
 };
 use tokio_postgres::Client;
 
 use super::{
     conditions::{columns, condition},
     copy::copy_out,
+    export::all,
     failure::failed,
-    ledger,
+    ledger, partition,
     table::{fingerprint, number_of},
     transaction::Transaction,
 };
@@ -47,6 +49,35 @@ impl Pruning for Prune<'_> {
         step.end(done)
     }
 
+    async fn seize(&mut self, set: &ArchiveSet) -> Result<()> {
+        let step = self.0.step()?;
+        let done = partition::seize(step.client()?, set).await;
+        step.end(done)
+    }
+
+    async fn look(
+        &mut self,
+        set: &ArchiveSet,
+        range: &KeyRange,
+        into: &mut dyn RowSink,
+    ) -> Result<u64> {
+        let step = self.0.step()?;
+        let done = all(step.client()?, &everything(set), 0, range, into).await;
+        step.end(done)
+    }
+
+    async fn discard(&mut self, set: &ArchiveSet) -> Result<()> {
+        let step = self.0.step()?;
+        let done = partition::discard(step.client()?, set).await;
+        step.end(done)
+    }
+
+    async fn attach(&mut self, set: &ArchiveSet, of: &Partition) -> Result<()> {
+        let step = self.0.step()?;
+        let done = partition::attach(step.client()?, set, of).await;
+        step.end(done)
+    }
+
     async fn note(&mut self, entry: &LedgerEntry) -> Result<()> {
         let step = self.0.step()?;
         let done = ledger::note(step.client()?, entry).await;
@@ -66,6 +97,11 @@ impl Pruning for Prune<'_> {
     async fn roll_back(self: Box<Self>) -> Result<()> {
         self.0.roll_back().await
     }
+}
+
+/// The same set, of which every row of the root is selected.
+fn everything(set: &ArchiveSet) -> ArchiveSet {
+    ArchiveSet { predicate: "true".to_owned(), ..set.clone() }
 }
 
 async fn fingerprints(client: &Client, set: &ArchiveSet) -> Result<Vec<String>> {

@@ -16,7 +16,7 @@ use super::{
     conditions::listed,
     copy::SIGNATURE,
     failure::failed,
-    table::table as look,
+    table::{is_partitioned, target as look},
     transaction::{Connection, Transaction},
 };
 use crate::tally::quoted;
@@ -80,7 +80,8 @@ async fn prepare(
         None => look(client, &table.name).await?,
         Some(name) => stage(client, table, name).await?,
     };
-    let insert = plan(table, &now, conflict, usual_names)?;
+    let is_parted = staging.is_none() && is_partitioned(client, &now.name).await?;
+    let insert = plan(table, &now, conflict, usual_names, is_parted)?;
     let mut columns = Vec::new();
     for (at, column) in table.columns.iter().enumerate() {
         let of = if column.is_cast { "text" } else { checked_type(column)? };
@@ -160,7 +161,13 @@ async fn stage(client: &Client, table: &Table, name: &str) -> Result<Table> {
     look(client, &full).await
 }
 
-fn plan(table: &Table, now: &Table, conflict: &Conflict, usual_names: &str) -> Result<String> {
+fn plan(
+    table: &Table,
+    now: &Table,
+    conflict: &Conflict,
+    usual_names: &str,
+    is_parted: bool,
+) -> Result<String> {
     let place_now = |name: &str| now.columns.iter().find(|column| column.name == name);
     let (mut names, mut values) = (Vec::new(), Vec::new());
     for (at, column) in table.columns.iter().enumerate() {
@@ -198,12 +205,21 @@ fn plan(table: &Table, now: &Table, conflict: &Conflict, usual_names: &str) -> R
         return Err(unfit(table, "it has no key by which rows could be found"));
     }
     let policy = on_conflict(table, &names, &key, conflict)?;
+    let is_new = if is_parted {
+        // A row that went into a partition does not show its transaction, and what was there
+        // before the statement still does.
+        let same = |name: &&str| format!("o.{0} = there.{0}", quoted(name));
+        let same = key.iter().map(same).collect::<Vec<_>>().join(" AND ");
+        format!("NOT EXISTS (SELECT FROM {} AS o WHERE {same})", now.name)
+    } else {
+        "there.xmax = 0".to_owned()
+    };
     // A row that was inserted has no transaction yet that locked, replaced or deleted it.
     // Source: PostgreSQL 18 documentation, 5.6, "System Columns"; INSERT, "ON CONFLICT Clause".
     Ok(format!(
         "WITH put AS (INSERT INTO {} AS there ({}) OVERRIDING SYSTEM VALUE
             SELECT {} FROM {PASSING} WHERE {usual_names} {policy}
-            RETURNING (there.xmax = 0) AS is_new)
+            RETURNING ({is_new}) AS is_new)
          SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new),
             (SELECT count(*) FROM {PASSING}) FROM put",
         now.name,

@@ -7,7 +7,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
     ArchiveSet, Burden, Conflict, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, Lag,
-    LedgerEntry, Pruning, PutBack, Referrer, Result, Rows, Space, Table, code,
+    LedgerEntry, Partition, Partitioned, Pruning, PutBack, Referrer, Result, Rows, Space, Table,
+    code,
 };
 use tokio_postgres::{Client, error::SqlState};
 
@@ -15,7 +16,7 @@ use super::{
     examine::examine,
     export::{self, Export},
     failure::failed,
-    ledger, predicate,
+    ledger, partition, predicate,
     prune::{self, Prune},
     put_back,
     table::{self, number_of},
@@ -28,7 +29,7 @@ use crate::{
 };
 
 /// How long a lock of others is waited for; somebody else's work waits behind us meanwhile.
-const LOCK_WAIT: Duration = Duration::from_secs(2);
+pub(super) const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// Settings that say how values are written, whatever role, database and server have, and what is
 /// done when we are not heard of. Source: PostgreSQL 18 documentation, 19.11, "Client Connection
@@ -39,7 +40,7 @@ const SETTINGS: &str = "
     SET client_encoding = 'UTF8'; SET lc_monetary = 'C'; SET xmloption = 'content';
     SET standard_conforming_strings = on; SET row_security = off; SET statement_timeout = 0;
     SET transform_null_equals = off; SET idle_in_transaction_session_timeout = '10min';
-    SET default_transaction_deferrable = off;
+    SET default_transaction_deferrable = off; SET constraint_exclusion = on;
     SELECT set_config('synchronous_commit', 'local', false)
         WHERE current_setting('synchronous_commit') = 'off'";
 
@@ -94,6 +95,28 @@ impl Rows for Session {
 
     async fn table(&mut self, name: &str) -> Result<Table> {
         table::table(self.connection.client()?, name).await
+    }
+
+    async fn partitions(&mut self, name: &str) -> Result<Option<Partitioned>> {
+        partition::partitions(self.connection.client()?, name).await
+    }
+
+    async fn why_not_whole(
+        &mut self,
+        set: &ArchiveSet,
+        partition: &Partition,
+    ) -> Result<Option<String>> {
+        partition::why_not_whole(self.connection.client()?, set, partition).await
+    }
+
+    async fn strays(&mut self, set: &ArchiveSet) -> Result<u64> {
+        partition::strays(self.connection.client()?, set).await
+    }
+
+    async fn detach(&mut self, partition: &Partition) -> Result<Option<Table>> {
+        let step = self.connection.step()?;
+        let done = partition::detach(step.client()?, partition).await;
+        step.end(done)
     }
 
     async fn referrers(&mut self, table: &Table) -> Result<Vec<Referrer>> {

@@ -19,34 +19,60 @@ const DIGITS_MAX: i32 = 38;
 /// Looks at a table.
 pub(super) async fn table(client: &Client, name: &str) -> Result<Table> {
     let found = find(client, name).await?;
+    look(client, name, found).await
+}
+
+/// Looks at a table that rows are put into: its partitions take them.
+pub(super) async fn target(client: &Client, name: &str) -> Result<Table> {
+    let found = find(client, name).await?;
+    if found.is_partitioned() {
+        return read(client, found).await;
+    }
+    look(client, name, found).await
+}
+
+async fn look(client: &Client, name: &str, found: Found) -> Result<Table> {
     if let Some(why) = found.unfit() {
         return Err(Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, STEP)
             .with("table", name)
             .why(why));
     }
+    read(client, found).await
+}
+
+async fn read(client: &Client, found: Found) -> Result<Table> {
     let columns = columns(client, found.number).await?;
     let key = key(client, found.number).await?;
     let place = |number: &i16| columns.iter().position(|column| column.id == i32::from(*number));
     let key = key.iter().filter_map(place).collect();
     let fingerprint = fingerprint(client, found.number).await?;
+    let identity = format!("{}/{}", whose(client).await?, found.number);
+    Ok(Table { name: found.name, identity, columns, key, fingerprint })
+}
+
+/// What names the database: its number, and that of the cluster.
+pub(super) async fn whose(client: &Client) -> Result<String> {
     let query = "SELECT (SELECT system_identifier::text FROM pg_control_system()),
         (SELECT oid FROM pg_database WHERE datname = current_database())";
     let row = client.query_one(query, &[]).await.map_err(|e| failed(e, STEP))?;
     let whose = |row: &Row| Ok((row.try_get::<_, String>(0)?, row.try_get::<_, u32>(1)?));
     let (system, database) = whose(&row).map_err(|e| failed(e, STEP))?;
-    let identity = format!("{system}/{database}/{}", found.number);
-    Ok(Table { name: found.name, identity, columns, key, fingerprint })
+    Ok(format!("{system}/{database}"))
 }
 
 /// What bears a name.
-struct Found {
-    number: u32,
-    name: String,
+pub(super) struct Found {
+    pub(super) number: u32,
+    pub(super) name: String,
     kind: String,
     persistence: String,
 }
 
 impl Found {
+    pub(super) fn is_partitioned(&self) -> bool {
+        self.kind == "p"
+    }
+
     fn unfit(&self) -> Option<&'static str> {
         Some(match (self.kind.as_str(), self.persistence.as_str()) {
             ("r", "t") => "it is a temporary table",
@@ -59,7 +85,7 @@ impl Found {
     }
 }
 
-async fn find(client: &Client, name: &str) -> Result<Found> {
+pub(super) async fn find(client: &Client, name: &str) -> Result<Found> {
     let pattern = TablePattern::new(name)?;
     let names = pattern.names();
     let own = names.last().copied().filter(|_| pattern.is_exact()).unwrap_or_default();
@@ -108,6 +134,11 @@ pub(super) async fn number_of(client: &Client, table: &Table) -> Result<u32> {
     row.try_get::<_, Option<u32>>(0).map_err(|e| failed(e, STEP))?.ok_or_else(|| {
         Error::new(ErrorKind::Missing, code::NO_SUCH_TABLE, STEP).with("table", &table.name)
     })
+}
+
+/// Whether the rows of a table are in its partitions.
+pub(super) async fn is_partitioned(client: &Client, name: &str) -> Result<bool> {
+    find(client, name).await.map(|found| found.is_partitioned())
 }
 
 /// Columns with the type that a domain is made of, and that of an array's elements.

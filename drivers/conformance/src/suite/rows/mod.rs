@@ -4,6 +4,7 @@ mod back;
 mod bind;
 mod export;
 mod moved;
+mod partition;
 mod prune;
 mod schema;
 
@@ -12,6 +13,9 @@ pub(crate) use bind::{a_cutoff_is_bound_as_what_it_is, predicates_that_are_none_
 pub(crate) use export::{
     a_dropped_export_leaves_nothing, an_export_sees_one_state, keys_of_any_text_make_ranges,
     keys_of_several_columns_make_ranges, settings_change_no_bytes,
+};
+pub(crate) use partition::{
+    a_partition_is_dropped_or_put_back_in_one_step, a_partition_leaves_as_a_table,
 };
 pub(crate) use prune::{
     a_dropped_deletion_never_was, a_ledger_entry_is_there_when_its_transaction_committed,
