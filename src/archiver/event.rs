@@ -126,8 +126,7 @@ pub async fn withdraw(
 pub(super) struct Days {
     salt: String,
     column: String,
-    /// By the hashes of subjects.
-    days: BTreeMap<String, NaiveDate>,
+    by_subject: BTreeMap<String, NaiveDate>,
 }
 
 impl Days {
@@ -136,30 +135,31 @@ impl Days {
         let of_event = |one: &ArchiveEvent| one.event == event && one.column == column;
         let found = events(place).await?.into_iter().filter(of_event);
         let days: BTreeMap<String, NaiveDate> = found.map(|one| (one.subject, one.on)).collect();
-        let salt = match days.is_empty() {
-            true => String::new(),
-            false => known_salt(place).await?.ok_or_else(|| {
+        let salt = if days.is_empty() {
+            String::new()
+        } else {
+            known_salt(place).await?.ok_or_else(|| {
                 Error::new(ErrorKind::Corrupt, code::ARCHIVE_FILE, "read events of a set")
                     .with("set", place.set())
                     .why("the salt of their subjects is gone")
-            })?,
+            })?
         };
-        Ok(Self { salt, column: column.to_owned(), days })
+        Ok(Self { salt, column: column.to_owned(), by_subject: days })
     }
 
     /// Only those of which something is so.
     pub(super) fn only(mut self, is_wanted: impl Fn(NaiveDate) -> bool) -> Self {
-        self.days.retain(|_, on| is_wanted(*on));
+        self.by_subject.retain(|_, on| is_wanted(*on));
         self
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.days.is_empty()
+        self.by_subject.is_empty()
     }
 
     /// Whether there is a day of this subject.
     pub(super) fn has(&self, value: &str) -> bool {
-        self.days.contains_key(&hash(&self.salt, &self.column, value))
+        self.by_subject.contains_key(&hash(&self.salt, &self.column, value))
     }
 }
 

@@ -53,9 +53,10 @@ impl Gone {
         page.line(format!("  {files} removed, {keys} destroyed."));
         for kept in &self.kept_files {
             let (file, place) = (printable(&kept.file), printable(&kept.place));
-            let (tone, what) = match kept.unreadable {
-                true => (Tone::Warning, "stays, and cannot be read: its key is destroyed"),
-                false => (Tone::Bad, "STAYS, AND CAN BE READ"),
+            let (tone, what) = if kept.unreadable {
+                (Tone::Warning, "stays, and cannot be read: its key is destroyed")
+            } else {
+                (Tone::Bad, "STAYS, AND CAN BE READ")
             };
             let what = page.paint(tone, what);
             page.line(format!("  {file} in {place} {what} ({})", printable(&kept.why)));
