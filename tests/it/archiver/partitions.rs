@@ -44,7 +44,8 @@ const NESTED: &str = r#"
     CREATE TABLE p11 PARTITION OF p10 FOR VALUES FROM (150) TO (200);
     CREATE TABLE "Old Ones"."p ""1""" PARTITION OF p10 FOR VALUES FROM (100) TO (150);
     CREATE TABLE p9 PARTITION OF parted FOR VALUES FROM (0) TO (100);
-    INSERT INTO parted SELECT n, 'o' || n, 'closed', 'note', n FROM generate_series(60, 219) AS n;"#;
+    INSERT INTO parted
+        SELECT n, 'o' || n, 'closed', 'note', n FROM generate_series(60, 219) AS n;"#;
 
 /// The partitions that leave as a whole.
 const WHOLE: [&str; 2] = ["public.p9", r#""Old Ones"."p ""1""""#];
