@@ -159,7 +159,10 @@ pub async fn reconcile(
     let mut overlap = compare(place, &ledger).await?;
     if may.prunes && !overlap.live.is_empty() {
         rows.open_ledger().await?;
-        for (plan, batch) in shelf.sealed() {
+        // A partition that was taken out and stands there is the run's own to look after.
+        let open = shelf.runs.iter().filter(|run| run.end.is_none() && run.plan.whole().is_some());
+        let open: Vec<&str> = open.map(|run| &*run.plan.run).collect();
+        for (plan, batch) in shelf.sealed().filter(|(plan, _)| !open.contains(&&*plan.run)) {
             let is_live = |slice: &&Slice| overlap.live.contains(&live(batch, slice));
             let slices: Vec<Slice> = batch.slices.iter().filter(is_live).cloned().collect();
             if slices.is_empty() {

@@ -142,7 +142,7 @@ impl Archiving<'_> {
         let mut report = RunReport::default();
         let mut attempt = 1;
         loop {
-            let error = match self.attempt(&mut report).await {
+            let error = match Box::pin(self.attempt(&mut report)).await {
                 Ok(quit) => {
                     // Who was erased, and came back with a restore of the database, goes again.
                     let copies = self.gates.iter().filter_map(|gate| gate.copy());

@@ -30,7 +30,14 @@ const PASSES_MAX: u32 = 3;
 /// Why an attempt to compare came to nothing.
 enum Compared {
     Same,
-    Differs(Difference),
+    Differs(Unlike),
+}
+
+/// How a table differs from its files.
+struct Unlike {
+    difference: Difference,
+    /// Whether rows are gone from it: the archive may be the only place where they are.
+    is_fewer: bool,
 }
 
 impl Work<'_, '_> {
@@ -48,7 +55,12 @@ impl Work<'_, '_> {
         self.keeps_rows = true;
         match self.through(pruner, reader, run, partition).await {
             // Others hold it, or something depends on it: it waits, and the other ones do not.
-            Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::Refused) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::Busy | ErrorKind::Refused | ErrorKind::Unsupported
+                ) =>
+            {
                 let why = error.reason().map(|why| format!(": {why}")).unwrap_or_default();
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
@@ -96,8 +108,8 @@ impl Work<'_, '_> {
                 if let Some(quit) = outcome.quit {
                     return Ok(quit);
                 }
-                if let Compared::Differs(difference) = self.note(pruner, &run, &set).await? {
-                    self.differs(difference);
+                if let Compared::Differs(unlike) = self.note(pruner, &run, &set).await? {
+                    self.differs(unlike.difference);
                     self.forget(&mut run, "rows were written after they were read").await?;
                     continue;
                 }
@@ -117,11 +129,14 @@ impl Work<'_, '_> {
             if let Some(quit) = self.quit(0) {
                 return Ok(quit);
             }
-            let Compared::Differs(difference) = self.discard(pruner, &run, &set).await? else {
+            let Compared::Differs(unlike) = self.discard(pruner, &run, &set).await? else {
                 witness.see(&Step::Dropped { partition: name() });
                 return self.end(&run.plan, "everything selected is moved", 0).await;
             };
-            self.differs(difference);
+            if unlike.is_fewer {
+                return Err(fewer(partition, &unlike));
+            }
+            self.differs(unlike.difference);
             self.strike(pruner, &run.plan).await?;
             self.forget(&mut run, "rows were written after they were archived").await?;
         }
@@ -148,9 +163,12 @@ impl Work<'_, '_> {
         let has_entries = ledger.iter().any(|entry| entry.run == run.plan.run);
         let has_sealed = run.batches.values().any(|one| one.sealed.is_some() && one.void.is_none());
         if has_entries {
-            self.strike(pruner, &run.plan).await?;
+            let step = "go on with a partition that was taken out";
+            return Err(Error::new(ErrorKind::Refused, code::LEDGER, step)
+                .with("run", &run.plan.run)
+                .why("the ledger has some of its slices, and not others"));
         }
-        if has_entries || has_sealed {
+        if has_sealed {
             self.forget(run, "its rows are not in the ledger").await?;
         }
         Ok(())
@@ -181,9 +199,9 @@ impl Work<'_, '_> {
         let mut transaction = pruner.prune().await?;
         witness.see(&Step::Begun);
         transaction.seize(set).await?;
-        if let Some(difference) = self.compare(&mut *transaction, run, set).await? {
+        if let Some(unlike) = self.compare(&mut *transaction, run, set).await? {
             transaction.roll_back().await?;
-            return Ok(Compared::Differs(difference));
+            return Ok(Compared::Differs(unlike));
         }
         let (mut rows, mut slices) = (0, 0);
         for batch in counting(run) {
@@ -211,9 +229,9 @@ impl Work<'_, '_> {
         let mut transaction = pruner.prune().await?;
         witness.see(&Step::Begun);
         transaction.seize(set).await?;
-        if let Some(difference) = self.compare(&mut *transaction, run, set).await? {
+        if let Some(unlike) = self.compare(&mut *transaction, run, set).await? {
             transaction.roll_back().await?;
-            return Ok(Compared::Differs(difference));
+            return Ok(Compared::Differs(unlike));
         }
         witness.see(&Step::Dropping { partition: set.root().table.name.clone() });
         transaction.discard(set).await?;
@@ -228,10 +246,12 @@ impl Work<'_, '_> {
         transaction: &mut dyn Pruning,
         run: &Shelved,
         set: &ArchiveSet,
-    ) -> Result<Option<Difference>> {
-        let differs = |slice: u32, how: String, is_schema: bool| {
-            Some(Difference { slice, table: set.root().table.name.clone(), how, is_schema })
+    ) -> Result<Option<Unlike>> {
+        let differs = |slice: u32, how: String, is_schema: bool, is_fewer: bool| {
+            let table = set.root().table.name.clone();
+            Some(Unlike { difference: Difference { slice, table, how, is_schema }, is_fewer })
         };
+        let mut found_one = None;
         let fingerprints = transaction.fingerprints(set).await?;
         // Stretches follow each other from the first row to the last one, with nothing between.
         let mut range = KeyRange::default();
@@ -239,7 +259,7 @@ impl Work<'_, '_> {
             let member = batch.members.first();
             if member.map(|one| &one.fingerprint) != fingerprints.first() {
                 let how = "its columns, keys, triggers or constraints are others now".to_owned();
-                return Ok(differs(0, how, true));
+                found_one = found_one.or_else(|| differs(0, how, true, false));
             }
             let mut of_batch = set.clone();
             if let Some(member) = member {
@@ -253,14 +273,19 @@ impl Work<'_, '_> {
                 if (found.rows(), found.hash()) != (wanted.rows, wanted.hash) {
                     let (rows, wanted) = (found.rows(), wanted.rows);
                     let how = format!("there are {rows} rows, of {wanted}, or others than in it");
-                    return Ok(differs(slice.number, how, false));
+                    let is_fewer = rows < wanted;
+                    if is_fewer {
+                        return Ok(differs(slice.number, how, false, true));
+                    }
+                    found_one = found_one.or_else(|| differs(slice.number, how, false, false));
                 }
                 self.archiving.witness.see(&Step::Compared { slice: slice.number });
                 range.after = range.to.take();
             }
         }
         let more = self.look(transaction, set, &range).await?.rows;
-        Ok((more > 0).then(|| differs(0, format!("{more} rows are in no file"), false)).flatten())
+        let is_longer = || differs(0, format!("{more} rows are in no file"), false, false);
+        Ok(found_one.or_else(|| is_longer().filter(|_| more > 0)))
     }
 
     async fn look(
@@ -321,6 +346,12 @@ impl Work<'_, '_> {
         let mut transaction = pruner.prune().await?;
         witness.see(&Step::Begun);
         transaction.seize(set).await?;
+        if ledger.iter().any(|entry| entry.run == run.plan.run)
+            && let Some(unlike) = self.compare(&mut *transaction, &run, set).await?
+            && unlike.is_fewer
+        {
+            return Err(fewer(partition, &unlike));
+        }
         transaction.attach(set, partition).await?;
         strike(&mut *transaction, &run.plan, &ledger).await?;
         witness.see(&Step::Committing);
@@ -371,6 +402,16 @@ impl Work<'_, '_> {
         };
         self.end(&run.plan, reason, 0).await
     }
+}
+
+/// Refuses to believe a table that has lost rows which the archive has.
+fn fewer(partition: &Partition, unlike: &Unlike) -> Error {
+    let step = "compare a partition that was taken out with its files";
+    Error::new(ErrorKind::Refused, code::ROWS_DIFFER, step)
+        .with("partition", &partition.name)
+        .with("found", &unlike.difference.how)
+        .why("rows are gone from it that the archive has, and those in the archive stay")
+        .next(format!("put those rows back into it, or: DROP TABLE {}", partition.name))
 }
 
 async fn strike(transaction: &mut dyn Pruning, plan: &Plan, ledger: &[LedgerEntry]) -> Result<()> {

@@ -48,7 +48,7 @@ impl Answer for ReattachAnswer {
         page.facts(
             2,
             &[
-                ("bounds", printable(&self.bounds).to_string()),
+                ("bounds", printable(&self.bounds)),
                 ("taken out by", self.run.clone()),
                 ("archived again", format!("after {until}")),
             ],

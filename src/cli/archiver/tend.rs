@@ -94,7 +94,7 @@ async fn is_due(
 async fn one(session: &Session, state: &State, set: Set) -> String {
     let name = set.rule.name.clone();
     tracing::info!(event = "archive.started", set = name);
-    match carry_out(session, &set).await {
+    match Box::pin(carry_out(session, &set)).await {
         Ok(report) => {
             let why = report.quit.words();
             let (exported, pruned) = (report.exported_rows, report.pruned_rows);
@@ -131,5 +131,5 @@ async fn carry_out(session: &Session, set: &Set) -> Result<RunReport> {
         limits: Limits::default(),
         witness: &witness,
     };
-    archiving.run().await
+    Box::pin(archiving.run()).await
 }

@@ -78,7 +78,8 @@ const REASONS: &str = "
         WHEN EXISTS (SELECT FROM pg_constraint WHERE contype = 'f'
             AND confrelid IN (SELECT oid FROM up)) THEN 'other tables refer to its rows'
         WHEN EXISTS (SELECT FROM pg_trigger WHERE tgrelid = $1
-            AND (NOT tgisinternal OR tgparentid <> 0 AND tgconstraint = 0) AND tgenabled <> 'D' AND tgtype & 8 = 8) THEN 'a trigger is to see deletions'
+            AND (NOT tgisinternal OR tgparentid <> 0 AND tgconstraint = 0)
+            AND tgenabled <> 'D' AND tgtype & 8 = 8) THEN 'a trigger is to see deletions'
         WHEN EXISTS (SELECT FROM pg_publication_tables AS t JOIN pg_namespace AS n
                 ON n.nspname = t.schemaname JOIN pg_class AS k ON k.relnamespace = n.oid
                 AND k.relname = t.tablename WHERE k.oid IN (SELECT oid FROM up))
