@@ -1,5 +1,7 @@
 //! Second copies of files: brought, read back, and kept what the first ones are.
 
+use std::collections::BTreeSet;
+
 use stillpoint_contract::Result;
 
 use super::{
@@ -7,7 +9,8 @@ use super::{
     encryption::Seal,
     garbage::{Removed, discard},
     hold::Holds,
-    place::{Place, Sheet},
+    keyring::KEYS,
+    place::{DOCUMENT_BYTES_MAX, Place, Sheet},
     shelf::Shelf,
     shelve::{read_back, stored},
 };
@@ -81,4 +84,38 @@ pub(super) async fn follow(
         }
     }
     Ok(followed)
+}
+
+/// Lets a second place know what became of the batches that it has, and of what was said about the
+/// set, so that it can be read when the first place is lost.
+pub(super) async fn mirror(from: &Place, to: &Place) -> Result<()> {
+    let folder = from.documents();
+    let listed = to.store.list(&folder).await?;
+    let there: BTreeSet<&str> = listed.iter().map(|one| one.key.as_str()).collect();
+    let has_batch = |run: &str, batch: &str| {
+        let manifest = format!("{folder}{run}/{batch}.0");
+        there.range(&*manifest..).next().is_some_and(|key| key.starts_with(&manifest))
+    };
+    for listed in from.store.list(&folder).await? {
+        let key = listed.key;
+        let Some((run, name)) =
+            key.as_str().strip_prefix(&folder).and_then(|rest| rest.split_once('/'))
+        else {
+            continue;
+        };
+        let is_wanted = match (run.strip_prefix('_'), name.split_once('.')) {
+            (Some(kind), _) => kind != KEYS,
+            (None, Some(("end", _))) => there.contains(&*format!("{folder}{run}/plan.json")),
+            (None, Some((batch, "sealed.json"))) => has_batch(run, batch),
+            // Manifests come with their files.
+            (None, _) => false,
+        };
+        if is_wanted
+            && !there.contains(key.as_str())
+            && let Some(bytes) = from.store.read(&key, DOCUMENT_BYTES_MAX).await?
+        {
+            to.store.create(&key, bytes).await?;
+        }
+    }
+    Ok(())
 }

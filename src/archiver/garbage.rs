@@ -126,52 +126,28 @@ pub(super) async fn sweep(place: &Place, shelf: &Shelf) -> Result<Removed> {
         let named = Named::of(run);
         for (object, of) in listing.keys_of(&run.plan.run) {
             let one = run.batches.get(&of.batch);
-            if one.is_some_and(|one| has_lost(one, of)) && !named.keys.contains(object.as_str()) {
+            let lost = one.is_some_and(|one| has_lost(one, of.generation));
+            if lost && !named.keys.contains(object.as_str()) {
                 place.destroy_key(object).await?;
                 removed.keys += 1;
-                for file in listing.files_of(&run.plan.run).filter(|file| of.is_of(file)) {
-                    if !named.files.contains(file.as_str()) {
-                        remove(place, file, true, &mut removed).await?;
-                    }
-                }
             }
         }
-        for one in run.batches.values() {
-            for old in before(place, one).await? {
-                let is_garbage = |file: &&File| {
-                    !named.files.contains(&*file.key)
-                        && listing.files.iter().any(|listed| listed.as_str() == file.key)
-                };
-                for file in old.files().filter(is_garbage) {
-                    let is_unreadable = file.encryption.is_some();
-                    if let Some(encryption) = &file.encryption {
-                        place.destroy_key(&Key::new(&*encryption.key)?).await?;
-                    }
-                    remove(place, &Key::new(&*file.key)?, is_unreadable, &mut removed).await?;
-                }
+        for file in listing.files_of(&run.plan.run) {
+            let lost = writing_of(run, file).is_some_and(|(batch, generation)| {
+                run.batches.get(&batch).is_some_and(|one| has_lost(one, generation))
+            });
+            if lost && !named.files.contains(file.as_str()) {
+                let is_unreadable = listing.keys.iter().any(|(_, of)| of.is_of(file));
+                remove(place, file, is_unreadable, &mut removed).await?;
             }
         }
     }
     Ok(removed)
 }
 
-/// The writings of a batch that do not count: those before the newest, and all of one whose files
-/// are gone.
-async fn before(place: &Place, one: &ShelvedBatch) -> Result<Vec<Batch>> {
-    let mut found = Vec::new();
-    for generation in 0..one.batch.generation {
-        let sheet = Sheet::Batch { batch: one.batch.number, generation };
-        found.extend(place.read::<Batch>(&one.batch.run, sheet).await?);
-    }
-    if !one.is_there() {
-        found.push(one.batch.clone());
-    }
-    Ok(found)
-}
-
-/// Whether the key is of a writing that does not count, and never will, unless it is named.
-fn has_lost(one: &ShelvedBatch, of: &KeyOf) -> bool {
-    !one.is_there() || of.generation <= one.batch.generation
+/// Whether a writing of a batch does not count, and never will, unless it is named.
+fn has_lost(one: &ShelvedBatch, generation: u32) -> bool {
+    !one.is_there() || generation <= one.batch.generation
 }
 
 /// What the documents of a run name: files, and objects of their keys.
@@ -199,14 +175,13 @@ pub(super) async fn settle(place: &Place, run: &Shelved) -> Result<Removed> {
     let mut removed = Removed::default();
     let listing = Listing::of(place).await?;
     let named = Named::of(run);
-    let mut alive = Vec::new();
+    // Of a batch that is there, a later writing may be on its way, whoever has the lock: somebody
+    // is being erased.
+    let may_come = |batch: u32, generation: u32| {
+        run.batches.get(&batch).is_some_and(|one| !has_lost(one, generation))
+    };
     for (object, of) in listing.keys_of(&run.plan.run) {
-        if named.keys.contains(object.as_str()) {
-            continue;
-        }
-        // Of a batch that is there, a later writing may be on its way: somebody is being erased.
-        if run.batches.get(&of.batch).is_some_and(|one| !has_lost(one, of)) {
-            alive.push(of);
+        if named.keys.contains(object.as_str()) || may_come(of.batch, of.generation) {
             continue;
         }
         refuse_stale(place, run, of.batch, object).await?;
@@ -214,10 +189,13 @@ pub(super) async fn settle(place: &Place, run: &Shelved) -> Result<Removed> {
         removed.keys += 1;
     }
     for file in listing.files_of(&run.plan.run) {
-        if named.files.contains(file.as_str()) || alive.iter().any(|of| of.is_of(file)) {
+        if named.files.contains(file.as_str()) {
             continue;
         }
-        if let Some(batch) = batch_of(run, file) {
+        if let Some((batch, generation)) = writing_of(run, file) {
+            if may_come(batch, generation) {
+                continue;
+            }
             refuse_stale(place, run, batch, file).await?;
         }
         let is_unreadable = listing.keys.iter().any(|(_, of)| of.is_of(file));
@@ -226,10 +204,11 @@ pub(super) async fn settle(place: &Place, run: &Shelved) -> Result<Removed> {
     Ok(removed)
 }
 
-/// The batch that a file says to be of.
-fn batch_of(run: &Shelved, file: &Key) -> Option<u32> {
+/// The batch that a file says to be of, and which writing of it.
+fn writing_of(run: &Shelved, file: &Key) -> Option<(u32, u32)> {
     let name = file.as_str().rsplit('/').next()?;
-    name.strip_prefix(&*run.plan.run)?.strip_prefix('-')?.split('-').next()?.parse().ok()
+    let mut parts = name.strip_prefix(&*run.plan.run)?.strip_prefix('-')?.split('-');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 /// Refuses to take something for garbage because a listing, which may be stale, does not have its

@@ -22,6 +22,9 @@ use crate::{
     repository::store::{Deleted, Key, Put},
 };
 
+/// The folder in which they are.
+pub(super) const KEYS: &str = "keys";
+
 /// What wraps and unwraps the keys of files: the secret of the repository in which they are kept.
 #[derive(Clone)]
 pub struct Keyring {
@@ -85,7 +88,8 @@ impl KeyOf {
     /// Whether a file has the name that the file of this key has.
     pub(super) fn is_of(&self, file: &Key) -> bool {
         let id = self.id.to_string();
-        let stem = format!("{}-{:06}-{}.", self.run, self.batch, &id[..8]);
+        let Self { run, batch, generation, .. } = self;
+        let stem = format!("{run}-{batch:06}-{generation:04}-{}.", &id[..8]);
         file.as_str().rsplit('/').next().is_some_and(|name| name.starts_with(&stem))
     }
 }
@@ -97,7 +101,7 @@ impl Place {
     }
 
     fn key_folder(&self) -> String {
-        format!("{}_keys/", self.documents())
+        format!("{}_{KEYS}/", self.documents())
     }
 
     /// The keys of all files, whether documents name them or not.

@@ -16,7 +16,7 @@ use crate::repository::{
 };
 
 /// The longest document, in bytes: a batch of 100,000 slices.
-const DOCUMENT_BYTES_MAX: u64 = 64 << 20;
+pub(super) const DOCUMENT_BYTES_MAX: u64 = 64 << 20;
 
 /// The longest file, in bytes: one is read as a whole, and verified, before rows are deleted.
 pub(super) const FILE_BYTES_MAX: u64 = 1 << 30;
@@ -199,11 +199,12 @@ impl Place {
     pub(super) fn file(&self, at: &FileName<'_>) -> Result<Key> {
         let table: String = at.table.chars().map(plain).collect();
         Key::new(format!(
-            "{ARCHIVE}{}/{table}/expire={}/{}-{:06}-{}.{}",
+            "{ARCHIVE}{}/{table}/expire={}/{}-{:06}-{:04}-{}.{}",
             self.set,
             at.expire,
             at.run,
             at.batch,
+            at.generation,
             at.hash.get(..8).unwrap_or(at.hash),
             at.format.extension()
         ))
@@ -266,6 +267,8 @@ pub(super) struct FileName<'a> {
     pub(super) run: &'a str,
     /// The batch.
     pub(super) batch: u32,
+    /// Which writing of the batch.
+    pub(super) generation: u32,
     /// The hash of its bytes; of an encrypted one, the id of its key.
     pub(super) hash: &'a str,
     /// Its format.

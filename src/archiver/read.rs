@@ -9,7 +9,7 @@ use super::{
     document::{Batch, Plan, Slice},
     file::value_text,
     place::Place,
-    reconcile::{Hidden, hidden},
+    reconcile::{Hidden, compare, hidden, refuse_unknown},
     shelf::{Shelf, Shelved, ShelvedBatch},
     shelve::{keep_slices, read_back, stored, verified},
 };
@@ -391,6 +391,11 @@ pub async fn verify(
                 verified.damages.push(Damage { run, batch, error });
             }
         }
+    }
+    if let Some(ledger) = ledger
+        && let Err(error) = refuse_unknown(place, &compare(place, ledger).await?)
+    {
+        verified.damages.push(Damage { run: String::new(), batch: 0, error });
     }
     Ok(verified)
 }

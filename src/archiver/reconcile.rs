@@ -3,15 +3,18 @@
 //! The ledger lies in the database, and goes back in time with it: a slice that is in files and
 //! not in the ledger was deleted in a future that the database has not had.
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use stillpoint_contract::{Driver, LedgerEntry, Result};
+use stillpoint_contract::{
+    Driver, Error, ErrorKind, LedgerEntry, Result, RowBatch, RowSink, Rows, code,
+};
 
 use super::{
-    document::{Batch, Slice},
+    document::{Batch, Plan, Slice},
     identity,
     place::Place,
-    prune::{Pruned, prune},
+    prune::{Pruned, entry, prune},
     shelf::Shelf,
     shelve::read_back,
     witness::Witness,
@@ -73,6 +76,9 @@ pub struct Overlap {
     pub archived: (u64, u64),
     /// Slices whose rows live in their tables again.
     pub live: Vec<LiveSlice>,
+    /// Slices of which the ledger does not know, and of whose rows none is in its table: the
+    /// ledger was lost.
+    pub unnoted: Vec<LiveSlice>,
     /// Entries of the ledger of which no manifest knows: rows that were deleted, and whose files
     /// this place does not have.
     pub unknown: Vec<LedgerEntry>,
@@ -112,6 +118,22 @@ pub async fn compare(place: &Place, ledger: &[LedgerEntry]) -> Result<Overlap> {
     Ok(overlap)
 }
 
+/// Refuses where the ledger knows of rows that were deleted, and no manifest does.
+pub(super) fn refuse_unknown(place: &Place, overlap: &Overlap) -> Result<()> {
+    if overlap.unknown.is_empty() {
+        return Ok(());
+    }
+    let set = place.set();
+    Err(Error::new(ErrorKind::Corrupt, code::LEDGER, "compare the ledger with manifests")
+        .with("set", set)
+        .with("place", place.location())
+        .with("slices", overlap.unknown.len())
+        .with("rows", overlap.unknown.iter().map(|entry| entry.rows).sum::<u64>())
+        .why("the ledger says that they were archived, and no manifest here knows of them")
+        .next("look whether `to` names the repository that the rows are in")
+        .next(format!("bring archive/{set}/ back from a second copy")))
+}
+
 fn live(batch: &Batch, slice: &Slice) -> LiveSlice {
     LiveSlice {
         run: batch.run.clone(),
@@ -128,6 +150,8 @@ pub struct Reconciling {
     pub prunes: bool,
     /// Take the table for the one that rows come from, though it is another one.
     pub adopts: bool,
+    /// Note in the ledger again what is in files and in no table, since the ledger was lost.
+    pub notes: bool,
 }
 
 /// Compares, deletes again what is told to be deleted, and writes down what readers pass over.
@@ -157,6 +181,11 @@ pub async fn reconcile(
     }
     let ledger = rows.ledger(place.set()).await?;
     let mut overlap = compare(place, &ledger).await?;
+    set_apart(&mut *rows, &shelf, &mut overlap).await?;
+    if may.notes && !overlap.unnoted.is_empty() {
+        rows.open_ledger().await?;
+        note_again(&mut *rows, &shelf, &mut overlap).await?;
+    }
     if may.prunes && !overlap.live.is_empty() {
         rows.open_ledger().await?;
         // A partition that was taken out and stands there is the run's own to look after.
@@ -186,6 +215,62 @@ pub async fn reconcile(
     }
     write_down(place, world, &overlap.live).await?;
     Ok(overlap)
+}
+
+/// Batches that are sealed, but for those of partitions that a run looks after itself.
+fn of_tables(shelf: &Shelf) -> impl Iterator<Item = (&Plan, &Batch)> {
+    shelf.sealed().filter(|(plan, _)| plan.whole().is_none())
+}
+
+/// Tells slices whose rows are in their table from those that the ledger has forgotten.
+async fn set_apart(rows: &mut dyn Rows, shelf: &Shelf, overlap: &mut Overlap) -> Result<()> {
+    for (plan, batch) in of_tables(shelf) {
+        let set = batch.set_of(plan);
+        for slice in &batch.slices {
+            let Some(at) = overlap.live.iter().position(|one| *one == live(batch, slice)) else {
+                continue;
+            };
+            let range = slice.range()?;
+            let mut snapshot = rows.snapshot().await?;
+            if snapshot.root(&set, &range, 1, &mut Uncounted).await? == 0 {
+                overlap.unnoted.push(overlap.live.remove(at));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Notes slices in the ledger of which it does not know, and whose rows are in no table.
+async fn note_again(rows: &mut dyn Rows, shelf: &Shelf, overlap: &mut Overlap) -> Result<()> {
+    for (plan, batch) in of_tables(shelf) {
+        let set = batch.set_of(plan);
+        let is_unnoted = |slice: &&Slice| overlap.unnoted.contains(&live(batch, slice));
+        let slices: Vec<&Slice> = batch.slices.iter().filter(is_unnoted).collect();
+        if slices.is_empty() {
+            continue;
+        }
+        let mut transaction = rows.prune().await?;
+        for slice in &slices {
+            transaction.note(&entry(&set, batch, slice)).await?;
+        }
+        transaction.commit().await?;
+        for slice in slices {
+            overlap.archived.0 += 1;
+            overlap.archived.1 += slice.rows();
+            overlap.unnoted.retain(|one| *one != live(batch, slice));
+        }
+    }
+    Ok(())
+}
+
+/// Takes rows of which only matters how many there are.
+struct Uncounted;
+
+#[async_trait]
+impl RowSink for Uncounted {
+    async fn put(&mut self, _rows: RowBatch) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Writes down what readers pass over, unless that is what was written last.

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use stillpoint_contract::{Driver, Error, ErrorKind, Finding, LedgerEntry, Result, Rows, code};
 
 use super::{
+    copy::mirror,
     document::{DOCUMENT_FORMAT, Plan},
     erase::replay,
     garbage::sweep,
@@ -18,7 +19,7 @@ use super::{
     place::{Place, Sheet},
     prepare::{Prepared, prepare},
     prune::Difference,
-    reconcile::{compare, hidden, write_down},
+    reconcile::{compare, hidden, refuse_unknown, write_down},
     shelf::{Shelf, Shelved},
     witness::{Step, Witness},
     work::Work,
@@ -149,6 +150,9 @@ impl Archiving<'_> {
                     let places = std::iter::once(self.place).chain(copies);
                     let places: Vec<Place> = places.cloned().collect();
                     replay(&places, self.world).await?;
+                    for copy in &places[1..] {
+                        mirror(self.place, copy).await?;
+                    }
                     if self.place.keyring.is_some() {
                         // Keys of files that were being written when somebody was killed.
                         sweep(self.place, &Shelf::load(self.place).await?).await?;
@@ -269,6 +273,7 @@ pub(super) fn new_plan(
 /// looked at them. Those that are gone again are read from the archive again.
 async fn refuse_unreconciled(place: &Place, world: &World, ledger: &[LedgerEntry]) -> Result<()> {
     let overlap = compare(place, ledger).await?;
+    refuse_unknown(place, &overlap)?;
     let known = hidden(place).await?;
     // A partition that was taken out, and not dropped yet, has its rows whatever the ledger says.
     let shelf = Shelf::load(place).await?;

@@ -129,6 +129,7 @@ impl Written<'_> {
             expire: &self.plan.expire,
             run: &self.plan.run,
             batch: self.batch,
+            generation: self.generation,
             hash,
             format: self.plan.format,
         })

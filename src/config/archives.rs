@@ -311,6 +311,7 @@ pub(super) fn judge(main: &Node, config: &Config, problems: &mut Vec<Problem>) {
         problems.extend(unknown(node.get("to"), "repository", repositories.clone()));
         let copy = node.get("delete_gate").and_then(|gate| gate.get("second_copy"));
         problems.extend(unknown(copy, "repository", repositories));
+        problems.extend(copy.and_then(|copy| judge_copy(name, copy, config)));
         let compares =
             node.get("where").and_then(Node::text).is_some_and(|w| w.contains(":cutoff"));
         if compares && node.get("cutoff").is_none() {
@@ -323,6 +324,17 @@ pub(super) fn judge(main: &Node, config: &Config, problems: &mut Vec<Problem>) {
                 .and_then(|retention| judge_retention(name, retention, node.get("keep"))),
         );
     }
+}
+
+/// A second copy that is none, since it is where the first one is.
+fn judge_copy(name: &str, copy: &Node, config: &Config) -> Option<Problem> {
+    let second = copy.text()?;
+    let rule = config.archives.get(name)?;
+    let url = |name: &str| config.repositories.get(name).map(|one| one.url.clone());
+    let is_same = rule.to == second || url(second).is_some_and(|of| url(&rule.to) == Some(of));
+    let what = format!("the second copy of `{name}` would be where the first one is");
+    let problem = Problem::error(code::CONFIG_VALUE, Spot::clone(&copy.spot), what);
+    is_same.then(|| problem.help("name a repository in another place".to_owned()))
 }
 
 /// What does not go together in how long rows are kept.

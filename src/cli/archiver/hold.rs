@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use stillpoint_contract::Result;
+use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::place::Set;
 use crate::{
@@ -107,6 +107,11 @@ impl Answer for HoldsAnswer {
 pub(super) async fn run(session: &Session, command: HoldCommand) -> Result<u8> {
     let (set, holds) = match command {
         HoldCommand::Add(options) => {
+            if options.case.trim().is_empty() {
+                return Err(Error::new(ErrorKind::Invalid, code::USAGE, "hold rows")
+                    .why("the case is empty, and nobody could tell later what the hold is for")
+                    .next("--case LEG-2231"));
+            }
             let place = Set::of(session, &options.set).await?.place(session).await?;
             if let Some(run) = &options.run {
                 Shelf::load(&place).await?.run(run)?;

@@ -18,6 +18,7 @@ mod restore;
 mod run;
 mod show;
 mod tend;
+mod until;
 mod verify;
 
 pub(crate) use command::{Command, run};

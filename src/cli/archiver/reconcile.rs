@@ -28,6 +28,9 @@ pub(crate) struct Options {
     /// place of the one that rows come from.
     #[arg(long)]
     adopt: bool,
+    /// Note in the ledger again what is in files and in no table, since the ledger was lost.
+    #[arg(long)]
+    note: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -37,6 +40,8 @@ struct ReconcileAnswer {
     /// Rows that are in files, and in their tables again; readers of the archive pass over them.
     live_rows: u64,
     live: Vec<LiveSlice>,
+    /// Rows that are in files, in no table, and not in the ledger.
+    unnoted_rows: u64,
     /// Rows that were deleted again.
     pruned_rows: u64,
     /// Slices that were not, since their rows are others now.
@@ -66,6 +71,15 @@ impl Answer for ReconcileAnswer {
                 rows(self.unknown_rows)
             ));
         }
+        if self.unnoted_rows > 0 {
+            let set = printable(&self.set);
+            page.line(format!(
+                "  {} are in files and in no table, and the ledger does not know of them: it was \
+                 lost.",
+                rows(self.unnoted_rows)
+            ));
+            page.line(format!("  To note them again: stillpoint archive reconcile {set} --note"));
+        }
         if self.live_rows > 0 {
             let set = printable(&self.set);
             page.line(
@@ -88,13 +102,14 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let place = set.place(session).await?;
     let driver = set.driver(session).await?;
     let world = &session.world;
-    let may = Reconciling { prunes: options.prune, adopts: options.adopt };
+    let may = Reconciling { prunes: options.prune, adopts: options.adopt, notes: options.note };
     let overlap = archiver::reconcile(&place, world, &*driver, may, &Nobody).await?;
     let unknown_rows: u64 = overlap.unknown.iter().map(|entry| entry.rows).sum();
     session.answer(&ReconcileAnswer {
         set: options.set,
         archived_rows: overlap.archived.1,
         live_rows: overlap.live.iter().map(|slice| slice.rows).sum(),
+        unnoted_rows: overlap.unnoted.iter().map(|slice| slice.rows).sum(),
         live: overlap.live,
         pruned_rows: overlap.pruned_rows,
         differing: overlap.differing,

@@ -14,7 +14,7 @@ use clap::Args;
 use serde::Serialize;
 use stillpoint_contract::Result;
 
-use super::{place::Set, plan::Found};
+use super::{place::Set, plan::Found, until};
 use crate::{
     archiver::{Archiving, Batch, Gate, Limits, Plan, Quit, RunReport, Step, Witness},
     cli::{
@@ -33,7 +33,8 @@ use crate::{
 pub(crate) struct Options {
     /// The archive set.
     set: String,
-    /// Stop at this time, such as 05:00; the next run goes on.
+    /// Stop at this time: 05:00 when it is that time next, +2h, or a date and a time; the next run
+    /// goes on.
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     until: Option<String>,
     /// Stop after so many rows of the root; the next run goes on.
@@ -118,7 +119,7 @@ impl Answer for RunAnswer {
 
 /// Carries it out.
 pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
-    let until = options.until.as_deref().map(|text| session.instant(text)).transpose()?;
+    let until = options.until.as_deref().map(|text| until::end(session, text)).transpose()?;
     let set = Set::of(session, &options.set).await?;
     let place = set.place(session).await?;
     let driver = set.driver(session).await?;

@@ -73,7 +73,10 @@ impl Answer for VerifyAnswer {
         page.facts(2, &facts);
         for damage in &self.damages {
             let what = printable(&damage.what);
-            page.line(format!("  run {}, batch {}: {what}", damage.run, damage.batch));
+            match damage.batch {
+                0 => page.line(format!("  the set: {what}")),
+                batch => page.line(format!("  run {}, batch {batch}: {what}", damage.run)),
+            }
         }
     }
 }
@@ -90,10 +93,12 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     };
     let percent = options.sample.unwrap_or(100);
     let entropy = &session.world.entropy;
+    // A sample is never empty.
+    let mut is_first = true;
     let picks = |_: &archiver::Batch| {
         let mut random = [0; 2];
         entropy.fill(&mut random);
-        u16::from_le_bytes(random) % 100 < u16::from(percent)
+        std::mem::take(&mut is_first) || u16::from_le_bytes(random) % 100 < u16::from(percent)
     };
     let world = &session.world;
     let verified = archiver::verify(&place, &world.cpu, ledger.as_deref(), picks).await?;

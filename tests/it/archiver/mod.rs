@@ -10,6 +10,7 @@ mod partitions;
 mod protocol;
 mod published;
 mod regressions;
+mod remains;
 mod returns;
 mod shop;
 mod throttle;

@@ -1,0 +1,119 @@
+//! What is left, lost or brought elsewhere: files that nobody names, manifests and ledgers that are
+//! gone, second copies that are the only ones.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says what it tried")]
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use stillpoint::{
+    archiver::{
+        Nobody, Place, Quit, Reconciling, SecondCopy, Wanted, find, ledger_of, reconcile, verify,
+    },
+    repository::store::{Key, MemoryStore, Store},
+};
+use stillpoint_contract::{ErrorKind, code};
+
+use super::shop::{Shop, Sqlite, Yard};
+
+const FILES: &str = "archive/orders/orders/";
+const DOCUMENTS: &str = "archive/orders/_stillpoint/";
+
+async fn keys(store: &dyn Store, folder: &str, ending: &str) -> Vec<Key> {
+    let listed = store.list(folder).await.unwrap();
+    let keys = listed.into_iter().map(|listed| listed.key);
+    keys.filter(|key| key.as_str().ends_with(ending)).collect()
+}
+
+/// An erasure writes a batch anew while a run begins: the run has the set's lock, and the erasure
+/// has not. Its file is on its way, and no garbage.
+#[tokio::test(flavor = "multi_thread")]
+async fn i3_a_run_leaves_alone_what_an_erasure_is_about_to_name() {
+    let mut yard = Yard::new(Sqlite::new().await, false);
+    yard.fill(0..40, 0).await;
+    yard.rule.file_bytes = 1;
+    yard.limits.rows_max = Some(20);
+    assert_eq!(yard.run().await.unwrap().quit, Quit::RowsMax);
+    let there = keys(&*yard.store, FILES, ".parquet").await;
+    let (folder, name) = there[0].as_str().rsplit_once('/').unwrap();
+    let run = name.split('-').next().unwrap();
+    assert!(name.contains("-000001-0000-"), "{name}");
+    let of =
+        |writing: &str| Key::new(format!("{folder}/{run}-{writing}-0badf00d.parquet")).unwrap();
+    let coming = of("000001-0001");
+    let (lost, never) = (of("000001-0000"), of("000099-0000"));
+    for key in [&coming, &lost, &never] {
+        yard.store.create(key, Bytes::from_static(b"rows")).await.unwrap();
+    }
+    yard.limits.rows_max = None;
+    assert!(yard.run().await.unwrap().quit.is_done());
+    let there = keys(&*yard.store, FILES, ".parquet").await;
+    assert!(there.contains(&coming), "{there:?}");
+    assert!(!there.contains(&lost) && !there.contains(&never), "{there:?}");
+}
+
+/// Manifests are gone: that is told, and nothing goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_knows_more_than_the_manifests_is_an_alarm() {
+    let yard = Yard::new(Sqlite::new().await, false);
+    yard.fill(0..20, 0).await;
+    assert!(yard.run().await.unwrap().quit.is_done());
+    for key in keys(&*yard.store, DOCUMENTS, "").await {
+        if !key.as_str().contains("/_") {
+            yard.store.delete(&key).await.unwrap();
+        }
+    }
+    let error = yard.run().await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Corrupt, code::LEDGER), "{error:?}");
+    let driver = yard.shop.driver().await;
+    let ledger = driver.rows().await.unwrap().ledger("orders").await.unwrap();
+    let found = verify(&yard.place, &yard.world.cpu, Some(&ledger), |_| true).await.unwrap();
+    assert_eq!(found.damages.len(), 1, "{found:?}");
+}
+
+/// The ledger is gone, and the rows are in no table: they are not taken for rows that live again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_is_lost_is_written_again() {
+    let yard = Yard::new(Sqlite::new().await, true);
+    yard.fill(0..20, 1).await;
+    assert!(yard.run().await.unwrap().quit.is_done());
+    yard.shop.change(&["DROP TABLE stillpoint_archive_ledger".to_owned()]).await;
+    // Some come back, by somebody else's hands.
+    let back = "INSERT INTO orders SELECT 3, 'o3', 'closed', 'n', 1".to_owned();
+    yard.shop.change(&[back]).await;
+    assert_eq!(yard.run().await.unwrap_err().code(), code::LEDGER);
+
+    let driver = yard.shop.driver().await;
+    let (place, world) = (&yard.place, &yard.world);
+    let look = async |may| reconcile(place, world, &*driver, may, &Nobody).await.unwrap();
+    let found = look(Reconciling::default()).await;
+    let rows = |slices: &[stillpoint::archiver::LiveSlice]| -> u64 {
+        slices.iter().map(|slice| slice.rows).sum()
+    };
+    assert_eq!((rows(&found.live), rows(&found.unnoted)), (20, 20), "{found:?}");
+    let found = look(Reconciling { notes: true, ..Reconciling::default() }).await;
+    assert_eq!((rows(&found.live), rows(&found.unnoted), found.archived.1), (20, 0, 20));
+    let mut archived = yard.archived("orders").await;
+    archived.sort();
+    let mut wanted: Vec<String> = (10..20).map(|id| format!("o{id}")).collect();
+    wanted.sort();
+    assert_eq!(archived, wanted);
+}
+
+/// The first place is lost: the second one knows all that the first one did.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_copy_is_read_like_the_first_one() {
+    let mut yard = Yard::new(Sqlite::new().await, false);
+    yard.fill(0..20, 0).await;
+    let second: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let to = Place::new(Arc::clone(&second), "orders").unwrap();
+    let (from, cpu) = (yard.place.clone(), yard.world.cpu.clone());
+    yard.gates = vec![Box::new(SecondCopy { from, to: to.clone(), cpu })];
+    assert!(yard.run().await.unwrap().quit.is_done());
+    let count =
+        find(&to, &yard.world.cpu, &Wanted::default(), None, async |_| Ok(())).await.unwrap();
+    assert_eq!(count, 20);
+    assert!(ledger_of(&to, &*yard.shop.driver().await).await.unwrap().is_some());
+    yard.gates.clear();
+    yard.place = to;
+    assert_eq!(yard.run().await.unwrap().quit, Quit::NothingSelected);
+}
