@@ -14,6 +14,7 @@ use super::{
     copy::follow,
     garbage::{Removed, sweep},
     hold::held,
+    meaning::meant,
     place::Place,
     shelf::Shelf,
     subject::{Searched, Subject},
@@ -86,12 +87,12 @@ pub async fn erase(
             .with("place", place.location()));
     };
     let member = &last.plan.members[last.plan.member_of(table)?];
-    if !member.table.columns.iter().any(|one| one.name == column) {
+    let Some(of) = member.table.columns.iter().find(|one| one.name == column) else {
         let known: Vec<&str> = member.table.columns.iter().map(|one| &*one.name).collect();
         return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find a column")
             .with("column", column)
             .with("columns", known.join(", ")));
-    }
+    };
     held(place).await?.refuse(None)?;
     let mut salt = [0; 16];
     world.entropy.fill(&mut salt);
@@ -100,7 +101,7 @@ pub async fn erase(
         id: world.new_id(),
         table: member.table.name.clone(),
         column: column.to_owned(),
-        subject: hash(&salt, value),
+        subject: hash(&salt, &meant(&of.kind, value)),
         salt,
         reason: reason.to_owned(),
         by: by.to_owned(),

@@ -10,7 +10,7 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
-use super::place::Place;
+use super::{meaning::meant, place::Place, shelf::Shelf};
 use crate::world::World;
 
 pub(super) const EVENTS: &str = "events";
@@ -76,11 +76,16 @@ pub async fn record(
     on: NaiveDate,
     (reason, by): (&str, &str),
 ) -> Result<ArchiveEvent> {
+    // As rows say it, whose columns are known once something was archived.
+    let shelf = Shelf::load(place).await?;
+    let root = shelf.runs.last().and_then(|run| run.plan.members.first());
+    let of = root.and_then(|root| root.table.columns.iter().find(|one| one.name == column));
+    let value = of.map_or_else(|| value.to_owned(), |of| meant(&of.kind, value));
     let made = ArchiveEvent {
         id: world.new_id(),
         event: event.to_owned(),
         column: column.to_owned(),
-        subject: hash(&salt(place, world).await?, column, value),
+        subject: hash(&salt(place, world).await?, column, &value),
         on,
         reason: reason.to_owned(),
         by: by.to_owned(),

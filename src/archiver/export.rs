@@ -18,6 +18,14 @@ use crate::pipeline::cpu::CpuPool;
 const PAGE_ROWS_MIN: u64 = 128;
 const PAGE_ROWS_MAX: u64 = 65_536;
 
+/// How many slices a batch has at most, so that its manifest stays far below the length that is
+/// read, whatever the keys are.
+const SLICES_MAX: u64 = 4096;
+
+/// How many bytes rows of a batch have at most before they are encoded, and a page more: whoever
+/// reads them holds them in memory.
+const RAW_BYTES_MAX: u64 = 512 << 20;
+
 /// A slice ends once it has so many bytes, however few rows that are: it is deleted at once.
 const SLICE_BYTES_MAX: u64 = 16 << 20;
 
@@ -166,22 +174,33 @@ impl Reading<'_> {
     /// How many rows of the root are read next; `None` when that is enough.
     async fn page(&self, fillers: &mut [Filler], left: u64) -> Result<Option<u64>> {
         let rows = fillers[0].0.look(|root| root.encoder.rows()).await?;
-        let (mut bytes, mut has_misfit) = (0, false);
+        let (mut bytes, mut raw, mut has_misfit) = (0, 0, false);
         for filler in fillers {
             let (of, count) =
                 filler.0.look(|one| (one.encoder.len_bytes(), one.encoder.rows())).await?;
             bytes = of.max(bytes);
+            raw += filler.0.look(|one| one.raw_bytes).await?;
             has_misfit |= of == 0 && count > 0;
         }
         let room = self.sizes.file_bytes.saturating_sub(bytes);
         // However small a file is to be, it gets some rows. One with a misfit is not kept.
-        if left == 0 || (rows > 0 && (room == 0 || has_misfit)) {
+        let slices = SLICES_MAX.saturating_sub(self.slices.len() as u64);
+        let is_full = room == 0 || has_misfit || slices == 0 || raw >= RAW_BYTES_MAX;
+        if left == 0 || (rows > 0 && is_full) {
             return Ok(None);
         }
         // What a row takes in the table is more than in the file: at first, rather too few.
         let planned = self.plan.bytes.checked_div(self.plan.rows);
         let row_bytes = bytes.checked_div(rows).or(planned).unwrap_or(1).max(1);
-        let wanted = (room / row_bytes).clamp(PAGE_ROWS_MIN, PAGE_ROWS_MAX);
+        let mut wanted = (room / row_bytes).clamp(PAGE_ROWS_MIN, PAGE_ROWS_MAX);
+        if let Some(raw_row) = raw.checked_div(rows) {
+            let room = RAW_BYTES_MAX.saturating_sub(raw) / raw_row.max(1);
+            wanted = wanted.min(room.max(PAGE_ROWS_MIN));
+        } else if self.set.members.len() > 1 {
+            // Nobody knows yet how much hangs on a row.
+            wanted = PAGE_ROWS_MIN;
+        }
+        wanted = wanted.min(slices.max(1) * self.sizes.slice_rows.max(1));
         // Slices end with pages: whole ones, where they fit.
         let whole = wanted / self.sizes.slice_rows.max(1) * self.sizes.slice_rows;
         Ok(Some(if whole > 0 { whole } else { wanted }.min(left)))
@@ -217,6 +236,8 @@ struct Filling {
     key: Vec<usize>,
     slice_rows: u64,
     slice_bytes: u64,
+    /// How many bytes its rows have before they are encoded.
+    raw_bytes: u64,
     hash: SliceHash,
     ended: Vec<(SliceHash, Option<Key>)>,
     last: Option<Key>,
@@ -247,6 +268,7 @@ impl Filling {
             key: table.key.clone(),
             slice_rows: u64::MAX,
             slice_bytes: 0,
+            raw_bytes: 0,
             hash: SliceHash::default(),
             ended: Vec::new(),
             last: None,
@@ -258,6 +280,7 @@ impl Filling {
         for row in rows.rows() {
             self.hash.add(row);
             self.slice_bytes += row.len() as u64;
+            self.raw_bytes += row.len() as u64;
             last = Some(row);
             let is_full =
                 self.slice_bytes >= SLICE_BYTES_MAX || self.hash.rows() >= self.slice_rows;

@@ -21,6 +21,7 @@ mod gate;
 mod hold;
 mod identity;
 mod keyring;
+mod meaning;
 mod pace;
 mod parts;
 mod place;

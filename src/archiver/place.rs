@@ -252,8 +252,16 @@ impl Place {
 }
 
 fn to_bytes<T: Serialize>(document: &T) -> Result<Bytes> {
-    let bytes = serde_json::to_vec_pretty(document);
-    bytes.map(Bytes::from).map_err(|cause| Error::bug("write a document").caused_by(cause))
+    let bytes = serde_json::to_vec_pretty(document)
+        .map_err(|cause| Error::bug("write a document").caused_by(cause))?;
+    if bytes.len() as u64 <= DOCUMENT_BYTES_MAX {
+        return Ok(bytes.into());
+    }
+    Err(Error::new(ErrorKind::Exhausted, code::ARCHIVE_FILE, "write a document")
+        .with("bytes", bytes.len())
+        .with("bytes at most", DOCUMENT_BYTES_MAX)
+        .why("nobody could read it again")
+        .next("slice_rows = 8000, or a smaller file_target"))
 }
 
 /// What makes the name of a file.

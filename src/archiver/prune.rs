@@ -57,7 +57,9 @@ pub(super) async fn prune(
     match delete(&mut *transaction, cpu, batch, set, slices, witness).await {
         Ok(None) => {
             witness.see(&Step::Committing);
-            transaction.commit().await?;
+            if let Err(error) = transaction.commit().await {
+                return interfered(error, set, slices);
+            }
             witness.see(&Step::Committed {
                 rows: slices.iter().map(Slice::rows).sum(),
                 slices: slices.len() as u64,
@@ -71,18 +73,22 @@ pub(super) async fn prune(
         Err(error) => {
             // The error counts; a transaction that is not committed never was.
             drop(transaction.roll_back().await);
-            if error.code() != code::ROWS_DIFFER || error.kind() == ErrorKind::Bug {
-                return Err(error);
-            }
-            // The engine noticed that something interferes with deletions.
-            Ok(Pruned::Differs(Difference {
-                slice: slices.first().map_or(0, |slice| slice.number),
-                table: set.root().table.name.clone(),
-                how: error.reason().unwrap_or("deletions are interfered with").to_owned(),
-                is_schema: false,
-            }))
+            interfered(error, set, slices)
         }
     }
+}
+
+/// The engine noticed that something interferes with deletions.
+fn interfered(error: Error, set: &ArchiveSet, slices: &[Slice]) -> Result<Pruned> {
+    if error.code() != code::ROWS_DIFFER || error.kind() == ErrorKind::Bug {
+        return Err(error);
+    }
+    Ok(Pruned::Differs(Difference {
+        slice: slices.first().map_or(0, |slice| slice.number),
+        table: set.root().table.name.clone(),
+        how: error.reason().unwrap_or("deletions are interfered with").to_owned(),
+        is_schema: false,
+    }))
 }
 
 async fn delete(
@@ -107,6 +113,9 @@ async fn delete(
     }
     for slice in slices {
         let range = slice.range()?;
+        if set.members.len() > 1 {
+            transaction.hold(set, &range).await?;
+        }
         for member in (0..set.members.len()).rev() {
             let mut hash = Hashing(Behind::new(cpu, SliceHash::default()));
             let told = transaction.delete(set, member, &range, &mut hash).await?;

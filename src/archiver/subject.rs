@@ -15,6 +15,7 @@ use super::{
     document::{Batch, BatchMember, Plan, Slice},
     file::value_text,
     garbage::Removed,
+    meaning::meant,
     place::Place,
     read::{Term, fits, places_of},
     rewrite::{Keeps, rewrite},
@@ -188,7 +189,8 @@ impl Searched<'_> {
 
 fn text(columns: &[Column], values: &[Option<&[u8]>], place: usize) -> Option<String> {
     let value = values.get(place).copied().flatten()?;
-    value_text(&columns.get(place)?.kind, value)
+    let kind = &columns.get(place)?.kind;
+    Some(meant(kind, &value_text(kind, value)?))
 }
 
 fn texts(columns: &[Column], values: &[Option<&[u8]>], places: &[usize]) -> Option<Vec<String>> {

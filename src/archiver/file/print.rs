@@ -1,6 +1,6 @@
 //! Rows as people read them: in the same forms as files of text.
 
-use stillpoint_contract::{Column, Error, ErrorKind, Kind, Result, code, values};
+use stillpoint_contract::{Class, Column, Error, ErrorKind, Kind, Result, code, values};
 
 use super::{
     cell::{self, Cell},
@@ -14,6 +14,12 @@ use super::{
 /// Bytes are hexadecimal digits, lists are JSON.
 pub fn value_text(kind: &Kind, value: &[u8]) -> Option<String> {
     let mut out = Vec::new();
+    // Where each value says what it is, it is written as that.
+    let of_value = match kind {
+        Kind::Dynamic { .. } => Some(Kind::Dynamic { declared: Class::of(*value.first()?)? }),
+        _ => None,
+    };
+    let kind = of_value.as_ref().unwrap_or(kind);
     json::write_plain(kind, &cell::take(kind, value)?, &mut Vec::new(), &mut out);
     String::from_utf8(out).ok()
 }

@@ -9,6 +9,7 @@ use crate::{
     archiver::erase,
     cli::{
         answer::Answer,
+        exit,
         page::{Page, printable},
         session::Session,
         units,
@@ -47,6 +48,9 @@ impl Answer for EraseAnswer {
         let rows = units::count(self.erased_rows, "row is", "rows are");
         let set = printable(&self.set);
         page.line(format!("{rows} erased from the files of archive set {set}."));
+        if self.erased_rows == 0 {
+            page.line("  No row has that value; should one be archived later, it is erased then.");
+        }
         let batches = units::count(self.rewritten_batches, "batch was", "batches were");
         page.line(format!("  {batches} written anew."));
         self.gone.write(page);
@@ -68,7 +72,8 @@ pub(super) async fn run(session: &Session, options: EraseOptions) -> Result<u8> 
     let user = session.user();
     let erased = erase(&places, &session.world, subject, (&options.reason, &user)).await?;
     let gone = Gone::of(erased.removed);
-    let status = gone.status();
+    // Whoever asks for it expects rows; a value that is written otherwise than theirs is likely.
+    let status = if erased.rows == 0 { exit::CHECK_FAILED } else { gone.status() };
     session.answer(&EraseAnswer {
         set: options.set,
         erased_rows: erased.rows,

@@ -1,6 +1,7 @@
 //! Rows that are moved out of live tables, while they change and while whoever moves them is
 //! killed: each of them is in its table or in a file that counts, never in neither, never in both.
 
+mod answers;
 mod chaos;
 mod encrypted;
 mod events;
@@ -9,6 +10,7 @@ mod keys;
 mod partitions;
 mod protocol;
 mod published;
+mod races_postgres;
 mod regressions;
 mod remains;
 mod returns;

@@ -12,7 +12,8 @@ use std::{
 
 use stillpoint::{
     archiver::{
-        Archiving, Limits, Nobody, Quit, Reattached, Shelf, Step, Wanted, put_back, standing,
+        Archiving, Limits, Nobody, Quit, Reattached, Returning, Shelf, Step, Wanted, put_back,
+        standing,
     },
     repository::store::Dice,
 };
@@ -154,8 +155,11 @@ async fn i12_partitions_leave_as_a_whole_and_rows_of_the_others_are_deleted() {
         let terms = Wanted::terms_of("id >= 150").unwrap();
         let wanted = Wanted { terms, ..Wanted::default() };
         for (conflict, expected) in [(Conflict::Fail, (25, 0)), (Conflict::Overwrite, (0, 25))] {
-            let back = put_back(&yard.place, &yard.world, &*driver, &wanted, &conflict, None);
+            let (wanted, conflict) = (wanted.clone(), conflict.clone());
+            let returning = Returning { wanted, conflict, staging: None };
+            let back = put_back(&yard.place, &yard.world, &*driver, &returning);
             let tally = Box::pin(back).await.unwrap();
+            let tally = tally[0].tally;
             assert_eq!((tally.inserted, tally.replaced), expected);
         }
         assert_eq!(count(&shop, "p11").await, 50);

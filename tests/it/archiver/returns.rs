@@ -52,7 +52,7 @@ async fn i15_a_database_that_was_restored_goes_on_once_it_is_adopted() {
     let error = reconcile(place, world, &*driver, look, &Nobody).await.unwrap_err();
     assert_eq!(error.code(), code::FOREIGN_DATABASE, "{error:?}");
 
-    let adopts = Reconciling { adopts: true, prunes: true };
+    let adopts = Reconciling { adopts: true, prunes: true, notes: false };
     let found = reconcile(place, world, &*driver, adopts, &Nobody).await.unwrap();
     assert_eq!((found.pruned_rows, found.live.len()), (80, 0), "{found:?}");
     yard.fill(40..50, 1).await;
@@ -72,7 +72,7 @@ async fn i3_what_a_copy_of_the_database_hid_is_seen_again() {
     assert!(yard.run().await.unwrap().quit.is_done());
     copy(&path, &held);
     replace(&clone, &path);
-    let adopts = Reconciling { adopts: true, prunes: false };
+    let adopts = Reconciling { adopts: true, ..Reconciling::default() };
     let (place, world) = (&yard.place, &yard.world);
     let driver = yard.shop.driver().await;
     let found = reconcile(place, world, &*driver, adopts, &Nobody).await.unwrap();

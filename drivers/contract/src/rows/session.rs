@@ -219,6 +219,16 @@ pub trait Pruning: fmt::Debug + Send {
     /// their fingerprints, as [`Table`] has them.
     async fn fingerprints(&mut self, set: &ArchiveSet) -> Result<Vec<String>>;
 
+    /// Keeps others from adding rows that hang on rows of the set in a range, until the end: what
+    /// is not committed yet is waited for. Nothing where nobody else can write meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`](ErrorKind::Busy) when somebody else is at it for long.
+    async fn hold(&mut self, _set: &ArchiveSet, _range: &KeyRange) -> Result<()> {
+        Ok(())
+    }
+
     /// Deletes rows of a member that hang on rows of the root in a range (for the root, those
     /// rows), and hands them over as they were. Returns how many.
     ///
@@ -274,12 +284,13 @@ pub trait Pruning: fmt::Debug + Send {
     /// Removes an entry from the ledger, since its rows are put back.
     async fn strike(&mut self, entry: &LedgerEntry) -> Result<()>;
 
-    /// Makes it so.
+    /// Makes it so, unless other rows of the tables would be gone, too, or deleted ones are back.
     ///
     /// # Errors
     ///
     /// [`Transient`](ErrorKind::Transient) also when the outcome is unknown: the ledger knows, once
-    /// [`Rows::lock`] was taken anew.
+    /// [`Rows::lock`] was taken anew. [`Refused`](ErrorKind::Refused) with
+    /// [`ROWS_DIFFER`](code::ROWS_DIFFER) when something interferes; nothing is deleted then.
     async fn commit(self: Box<Self>) -> Result<()>;
 
     /// Leaves everything as it was.

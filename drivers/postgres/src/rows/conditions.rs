@@ -1,9 +1,11 @@
 //! Which rows a step is about, as SQL.
 
-use stillpoint_contract::{ArchiveSet, Column, Error, KeyRange, Member, Result, Table};
+use stillpoint_contract::{
+    ArchiveSet, Column, Error, ErrorKind, KeyRange, Member, Result, Table, code,
+};
 use tokio_postgres::Client;
 
-use super::literal;
+use super::{failure::failed, literal, table::number_of};
 use crate::tally::quoted;
 
 /// Columns of a table, one after the other.
@@ -59,15 +61,66 @@ pub(super) async fn condition(
     parts.push(format!("({})", set.predicate));
     let mut condition = parts.join(" AND ");
     for (child, parent) in path(set, member)?.into_iter().rev() {
-        let link = child.link.as_ref().ok_or_else(unknown)?;
+        let equal = equal(client, child, parent).await?;
         condition = format!(
-            "({}) IN (SELECT {} FROM ONLY {} WHERE {condition})",
-            listed(link.columns.iter().map(String::as_str)),
-            listed(link.parent_columns.iter().map(String::as_str)),
+            "EXISTS (SELECT FROM ONLY {} WHERE {} AND {condition})",
             parent.table.name,
+            equal.join(" AND "),
         );
     }
     Ok(condition)
+}
+
+/// How a foreign key compares: by operators of its own, which need not be those that names and
+/// types lead to. Source: PostgreSQL 18 documentation, 52.13, "pg_constraint", `conpfeqop`.
+const OPERATORS: &str = "
+    SELECT n.nspname::text, o.oprname::text,
+        (SELECT '::' || format_type(oid, -1) FROM pg_type WHERE oid = o.oprleft AND typtype <> 'p'),
+        (SELECT '::' || format_type(oid, -1) FROM pg_type WHERE oid = o.oprright AND typtype <> 'p')
+    FROM pg_constraint AS c
+        CROSS JOIN LATERAL unnest(c.conpfeqop) WITH ORDINALITY AS k(operator, at)
+        JOIN pg_operator AS o ON o.oid = k.operator
+        JOIN pg_namespace AS n ON n.oid = o.oprnamespace
+    WHERE c.oid = (SELECT min(c.oid::int8)::oid FROM pg_constraint AS c
+        WHERE c.contype = 'f' AND c.conrelid = $1 AND c.confrelid = $2
+            AND ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY AS u(k, n)
+                JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = u.k
+                ORDER BY n) = $3
+            AND ARRAY(SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY AS u(k, n)
+                JOIN pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = u.k
+                ORDER BY n) = $4)
+    ORDER BY k.at";
+
+/// That rows of a child refer to one of its parent's, as the foreign key sees it.
+async fn equal(client: &Client, child: &Member, parent: &Member) -> Result<Vec<String>> {
+    const STEP: &str = "look at a foreign key";
+    let link = child.link.as_ref().ok_or_else(unknown)?;
+    let own = number_of(client, &child.table).await?;
+    let other = number_of(client, &parent.table).await?;
+    let found = client
+        .query(OPERATORS, &[&own, &other, &link.columns, &link.parent_columns])
+        .await
+        .map_err(|e| failed(e, STEP))?;
+    let mut operators = Vec::new();
+    for row in &found {
+        let get = |at: usize| row.try_get::<_, Option<String>>(at).map_err(|e| failed(e, STEP));
+        let text = |at: usize| get(at).map(Option::unwrap_or_default);
+        operators.push((text(0)?, text(1)?, text(2)?, text(3)?));
+    }
+    if operators.len() != link.columns.len() {
+        return Err(Error::new(ErrorKind::Refused, code::ROWS_DIFFER, STEP)
+            .with("table", &child.table.name)
+            .with("columns", link.columns.join(", "))
+            .why("there is no such foreign key any more"));
+    }
+    let pairs = link.columns.iter().zip(&link.parent_columns).zip(operators);
+    let compared = pairs.map(|((own, other), (schema, name, left, right))| {
+        let (own, other) = (quoted(own), quoted(other));
+        let (child, parent) = (&child.table.name, &parent.table.name);
+        let schema = quoted(&schema);
+        format!("{parent}.{other}{left} OPERATOR({schema}.{name}) {child}.{own}{right}")
+    });
+    Ok(compared.collect())
 }
 
 /// From a member to the root, each with what it refers to.

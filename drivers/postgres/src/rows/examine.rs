@@ -200,7 +200,8 @@ async fn table(client: &Client, member: &Member, number: u32) -> Result<Vec<Find
 /// `TRIGGER_TYPE_BEFORE` and `TRIGGER_TYPE_ROW`.
 async fn triggers(client: &Client, member: &Member, number: u32) -> Result<Vec<Finding>> {
     let query = "SELECT quote_ident(tgname), tgtype & 3 = 3 FROM pg_trigger
-        WHERE tgrelid = $1 AND NOT tgisinternal AND tgenabled NOT IN ('D', 'R')
+        WHERE tgrelid = $1 AND (NOT tgisinternal OR tgparentid <> 0 AND tgconstraint = 0)
+            AND tgenabled NOT IN ('D', 'R')
             AND tgtype & 8 = 8 ORDER BY tgname";
     let rows = client.query(query, &[&number]).await.map_err(|e| failed(e, STEP))?;
     let mut findings = Vec::new();

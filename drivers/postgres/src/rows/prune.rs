@@ -1,9 +1,11 @@
 //! Transactions that delete.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use stillpoint_contract::{
-    ArchiveSet, Error, ErrorKind, KeyRange, LedgerEntry, Partition, Pruning, Result, RowSink,
-    Table, code,
+    ArchiveSet, Error, ErrorKind, KeyRange, LedgerEntry, Member, Partition, Pruning, Result,
+    RowSink, Table, code,
 };
 use tokio_postgres::Client;
 
@@ -26,12 +28,34 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 
 /// An open transaction that deletes.
 #[derive(Debug)]
-pub(super) struct Prune<'a>(pub(super) Transaction<'a>);
+pub(super) struct Prune<'a> {
+    transaction: Transaction<'a>,
+    /// What was deleted.
+    deleted: Vec<Deleted>,
+}
+
+/// Rows that were deleted by one statement.
+#[derive(Debug)]
+struct Deleted {
+    table: Table,
+    /// Which rows.
+    condition: String,
+    rows: u64,
+    /// What the server had counted before.
+    counted: i64,
+    has_triggers: bool,
+}
+
+impl<'a> Prune<'a> {
+    pub(super) fn new(transaction: Transaction<'a>) -> Self {
+        Self { transaction, deleted: Vec::new() }
+    }
+}
 
 #[async_trait]
 impl Pruning for Prune<'_> {
     async fn fingerprints(&mut self, set: &ArchiveSet) -> Result<Vec<String>> {
-        let step = self.0.step()?;
+        let step = self.transaction.step()?;
         let done = fingerprints(step.client()?, set).await;
         step.end(done)
     }
@@ -43,14 +67,23 @@ impl Pruning for Prune<'_> {
         range: &KeyRange,
         into: &mut dyn RowSink,
     ) -> Result<u64> {
-        let names = self.0.usual_names();
-        let step = self.0.step()?;
+        let names = self.transaction.usual_names();
+        let step = self.transaction.step()?;
         let done = delete(step.client()?, &names, (set, member), range, into).await;
+        let deleted = step.end(done)?;
+        let rows = deleted.rows;
+        self.deleted.push(deleted);
+        Ok(rows)
+    }
+
+    async fn hold(&mut self, set: &ArchiveSet, range: &KeyRange) -> Result<()> {
+        let step = self.transaction.step()?;
+        let done = hold(step.client()?, set, range).await;
         step.end(done)
     }
 
     async fn seize(&mut self, set: &ArchiveSet) -> Result<()> {
-        let step = self.0.step()?;
+        let step = self.transaction.step()?;
         let done = partition::seize(step.client()?, set).await;
         step.end(done)
     }
@@ -61,41 +94,50 @@ impl Pruning for Prune<'_> {
         range: &KeyRange,
         into: &mut dyn RowSink,
     ) -> Result<u64> {
-        let step = self.0.step()?;
+        let step = self.transaction.step()?;
         let done = all(step.client()?, &everything(set), 0, range, into).await;
         step.end(done)
     }
 
     async fn discard(&mut self, set: &ArchiveSet) -> Result<()> {
-        let step = self.0.step()?;
+        let step = self.transaction.step()?;
         let done = partition::discard(step.client()?, set).await;
         step.end(done)
     }
 
     async fn attach(&mut self, set: &ArchiveSet, of: &Partition) -> Result<()> {
-        let step = self.0.step()?;
+        let step = self.transaction.step()?;
         let done = partition::attach(step.client()?, set, of).await;
         step.end(done)
     }
 
     async fn note(&mut self, entry: &LedgerEntry) -> Result<()> {
-        let step = self.0.step()?;
+        let step = self.transaction.step()?;
         let done = ledger::note(step.client()?, entry).await;
         step.end(done)
     }
 
     async fn strike(&mut self, entry: &LedgerEntry) -> Result<()> {
-        let step = self.0.step()?;
+        let step = self.transaction.step()?;
         let done = ledger::strike(step.client()?, entry).await;
         step.end(done)
     }
 
     async fn commit(self: Box<Self>) -> Result<()> {
-        self.0.commit().await
+        let Self { mut transaction, deleted } = *self;
+        let names = transaction.usual_names();
+        let step = transaction.step()?;
+        let done = conclude(step.client()?, &names, &deleted).await;
+        if let Err(error) = step.end(done) {
+            // The error counts; a transaction that is not committed never was.
+            drop(transaction.roll_back().await);
+            return Err(error);
+        }
+        transaction.commit().await
     }
 
     async fn roll_back(self: Box<Self>) -> Result<()> {
-        self.0.roll_back().await
+        self.transaction.roll_back().await
     }
 }
 
@@ -124,24 +166,94 @@ async fn delete(
     (set, member): (&ArchiveSet, usize),
     range: &KeyRange,
     into: &mut dyn RowSink,
-) -> Result<u64> {
+) -> Result<Deleted> {
     let condition = condition(client, set, member, range).await?;
     let table = &set.members[member].table;
     let (name, columns) = (&table.name, columns(table));
-    if !has_triggers(client, table).await? {
-        let sql = format!("DELETE FROM ONLY {name} WHERE {condition} RETURNING {columns}");
-        return copy_out(client, &sql, into, STEP).await;
+    let has_triggers = has_triggers(client, table).await?;
+    let counted = counted(client, number_of(client, table).await?).await?;
+    let names = if has_triggers { format!("{names} AND ") } else { String::new() };
+    let sql = format!("DELETE FROM ONLY {name} WHERE {names}{condition} RETURNING {columns}");
+    let rows = copy_out(client, &sql, into, STEP).await?;
+    if has_triggers {
+        client.batch_execute(OWN_NAMES).await.map_err(|e| failed(e, STEP))?;
+        check(client, table, &condition).await?;
     }
-    let sql = format!("DELETE FROM ONLY {name} WHERE {names} AND {condition} RETURNING {columns}");
-    let count = copy_out(client, &sql, into, STEP).await?;
-    client.batch_execute("SET LOCAL search_path = ''").await.map_err(|e| failed(e, STEP))?;
-    check(client, table, &condition).await?;
-    Ok(count)
+    Ok(Deleted { table: table.clone(), condition, rows, counted, has_triggers })
+}
+
+const OWN_NAMES: &str = "SET LOCAL search_path = ''";
+
+/// Locks the rows that others may be about to refer to, top-down. Whoever adds a row that refers to
+/// one of them holds a lock until the end that this one waits for, and the row is seen by the
+/// statement that follows.
+/// Source: PostgreSQL 18 documentation, 13.3.2, "Row-Level Locks".
+async fn hold(client: &Client, set: &ArchiveSet, range: &KeyRange) -> Result<()> {
+    for (number, member) in set.members.iter().enumerate() {
+        let is_parent = |one: &Member| one.link.as_ref().is_some_and(|link| link.parent == number);
+        if !set.members.iter().any(is_parent) {
+            continue;
+        }
+        let condition = condition(client, set, number, range).await?;
+        let name = &member.table.name;
+        let query = format!(
+            "SELECT count(*) FROM (SELECT FROM ONLY {name} WHERE {condition} FOR UPDATE) AS held"
+        );
+        client.query_one(&query, &[]).await.map_err(|e| failed(e, STEP))?;
+    }
+    Ok(())
+}
+
+/// Lets happen now what was put off until the end, and makes sure that the rows that were handed
+/// over are gone, and no others.
+async fn conclude(client: &Client, names: &str, deleted: &[Deleted]) -> Result<()> {
+    if deleted.is_empty() {
+        return Ok(());
+    }
+    let set_names = format!("SELECT WHERE {names}");
+    client.batch_execute(&set_names).await.map_err(|e| failed(e, STEP))?;
+    let fired = client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await;
+    fired.map_err(|e| failed(e, "let deferred triggers and constraints act"))?;
+    client.batch_execute(OWN_NAMES).await.map_err(|e| failed(e, STEP))?;
+    for one in deleted.iter().filter(|one| one.has_triggers) {
+        check(client, &one.table, &one.condition).await?;
+    }
+    let tracks = client.query_one("SELECT current_setting('track_counts') = 'on'", &[]).await;
+    if !tracks.and_then(|row| row.try_get::<_, bool>(0)).map_err(|e| failed(e, STEP))? {
+        return Ok(());
+    }
+    let mut tables: BTreeMap<u32, (&Deleted, u64)> = BTreeMap::new();
+    for one in deleted {
+        let number = number_of(client, &one.table).await?;
+        tables.entry(number).or_insert((one, 0)).1 += one.rows;
+    }
+    for (number, (first, rows)) in tables {
+        let gone = counted(client, number).await? - first.counted;
+        if u64::try_from(gone).ok() != Some(rows) {
+            return Err(Error::new(ErrorKind::Refused, code::ROWS_DIFFER, STEP)
+                .with("table", &first.table.name)
+                .with("handed over", rows)
+                .with("deleted", gone)
+                .why("other rows would be gone, too: a trigger, or a reference, deletes them"));
+        }
+    }
+    Ok(())
+}
+
+/// How many rows of a table this session has deleted lately, whatever had it delete them: the
+/// server forgets some of them between transactions, and none within one.
+/// Source: PostgreSQL 18, `src/backend/utils/adt/pgstatfuncs.c`,
+/// `pg_stat_get_xact_tuples_deleted`.
+async fn counted(client: &Client, number: u32) -> Result<i64> {
+    let query = "SELECT pg_stat_get_xact_tuples_deleted($1)";
+    let row = client.query_one(query, &[&number]).await;
+    row.and_then(|row| row.try_get(0)).map_err(|e| failed(e, STEP))
 }
 
 async fn has_triggers(client: &Client, table: &Table) -> Result<bool> {
     let query = "SELECT EXISTS (SELECT FROM pg_trigger
-        WHERE tgrelid = $1 AND NOT tgisinternal AND tgenabled <> 'D')";
+        WHERE tgrelid = $1 AND (NOT tgisinternal OR tgparentid <> 0 AND tgconstraint = 0)
+            AND tgenabled <> 'D')";
     let number = number_of(client, table).await?;
     let row = client.query_one(query, &[&number]).await.map_err(|e| failed(e, STEP))?;
     row.try_get(0).map_err(|e| failed(e, STEP))

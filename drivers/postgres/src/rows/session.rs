@@ -41,6 +41,7 @@ const SETTINGS: &str = "
     SET standard_conforming_strings = on; SET row_security = off; SET statement_timeout = 0;
     SET transform_null_equals = off; SET idle_in_transaction_session_timeout = '10min';
     SET default_transaction_deferrable = off; SET constraint_exclusion = on;
+    SET array_nulls = on; SET quote_all_identifiers = off;
     SELECT set_config('synchronous_commit', 'local', false)
         WHERE current_setting('synchronous_commit') = 'off'";
 
@@ -72,6 +73,9 @@ pub(crate) async fn open(cluster: &Cluster) -> Result<Box<dyn Rows>> {
         // A server that works for somebody who is gone notices it.
         settings.push_str("; SET idle_session_timeout = 0");
         settings.push_str("; SET client_connection_check_interval = '1s'");
+    }
+    if version.major() >= 17 {
+        settings.push_str("; SET transaction_timeout = 0");
     }
     sql.client.batch_execute(&settings).await.map_err(|e| failed(e, STEP))?;
     let usual_path = row.try_get(3).map_err(|e| failed(e, STEP))?;
@@ -176,7 +180,7 @@ impl Rows for Session {
     }
 
     async fn prune(&mut self) -> Result<Box<dyn Pruning + '_>> {
-        Ok(Box::new(Prune(self.connection.begin(prune::BEGIN).await?)))
+        Ok(Box::new(Prune::new(self.connection.begin(prune::BEGIN).await?)))
     }
 
     async fn put_back<'a>(

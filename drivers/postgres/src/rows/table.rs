@@ -272,7 +272,8 @@ pub(super) async fn fingerprint(client: &Client, number: u32) -> Result<String> 
                 pg_get_constraintdef(oid)) FROM pg_constraint
             WHERE conrelid = $1 OR confrelid = $1
         UNION ALL SELECT concat_ws(E'\\t', 'trigger', tgenabled, pg_get_triggerdef(oid))
-            FROM pg_trigger WHERE tgrelid = $1 AND NOT tgisinternal
+            FROM pg_trigger WHERE tgrelid = $1
+                AND (NOT tgisinternal OR tgparentid <> 0 AND tgconstraint = 0)
         UNION ALL SELECT concat_ws(E'\\t', 'rule', ev_enabled, pg_get_ruledef(oid))
             FROM pg_rewrite WHERE ev_class = $1
         UNION ALL SELECT concat_ws(E'\\t', 'policy', polname, polcmd,
@@ -306,7 +307,9 @@ pub(super) async fn referrers(client: &Client, number: u32) -> Result<Vec<Referr
             c.confdeltype IN ('c', 'n', 'd')
         FROM pg_constraint AS c JOIN pg_class AS r ON r.oid = c.conrelid
             JOIN pg_namespace AS n ON n.oid = r.relnamespace
-        WHERE c.contype = 'f' AND c.confrelid = $1 AND r.relkind = 'r'
+        WHERE c.contype = 'f' AND c.confrelid = $1 AND r.relkind IN ('r', 'p')
+            AND NOT EXISTS (SELECT FROM pg_constraint AS p
+                WHERE p.oid = c.conparentid AND p.conrelid <> c.conrelid)
         ORDER BY 1, 2";
     let rows = client.query(query, &[&number]).await.map_err(|e| failed(e, STEP))?;
     let read = |row: &Row| {

@@ -1,0 +1,111 @@
+//! Which archived rows are found: those that the engine would have found in its table.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says what it tried")]
+
+use stillpoint::archiver::{FoundRows, Shelf, Wanted, erase, find};
+
+use super::shop::{InPostgres, Shop, Sqlite, Yard};
+
+async fn count<S: Shop>(yard: &Yard<S>, condition: &str) -> u64 {
+    let terms = Wanted::terms_of(condition).unwrap();
+    let wanted = Wanted { terms, ..Wanted::default() };
+    let take = async |_: FoundRows| Ok(());
+    Box::pin(find(&yard.place, &yard.world.cpu, &wanted, None, take)).await.unwrap()
+}
+
+async fn erased<S: Shop>(yard: &Yard<S>, column: &str, value: &str) -> u64 {
+    let places = [yard.place.clone()];
+    erase(&places, &yard.world, (None, column, value), ("Art. 17", "dba")).await.unwrap().rows
+}
+
+/// Columns whose declaration says little of what they hold, which are the commonest ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_of_sqlite_are_found_as_what_they_are() {
+    let mut yard = Yard::new(Sqlite::new().await, false);
+    let day = "date('2020-01-01', '+' || n || ' days')";
+    yard.shop
+        .change(&[
+            "CREATE TABLE visits (code TEXT PRIMARY KEY, state TEXT, at DATETIME, \
+             customer NUMERIC(10), paid BOOLEAN, price DECIMAL(8, 2))"
+                .to_owned(),
+            format!(
+                "WITH RECURSIVE r(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM r WHERE n < 999) \
+                 INSERT INTO visits SELECT printf('%04d', n), 'closed', {day} || ' 12:00:00', \
+                 n % 10, n % 2, n + 0.5 FROM r"
+            ),
+        ])
+        .await;
+    "visits".clone_into(&mut yard.rule.root);
+    assert_eq!(yard.run().await.unwrap().pruned_rows, 1000);
+    for (condition, expected) in [
+        ("at < 2021-01-01", 366),
+        ("at > 2030-01-01", 0),
+        ("paid = 1", 500),
+        ("customer = 3", 100),
+        ("customer >= 9.0", 100),
+        ("price = 7.50", 1),
+        ("code = 7", 0),
+        ("code = 0007", 1),
+    ] {
+        assert_eq!(count(&yard, condition).await, expected, "{condition}");
+    }
+    assert_eq!(erased(&yard, "code", "7").await, 0);
+    assert_eq!(erased(&yard, "customer", "3").await, 100);
+    assert_eq!(count(&yard, "customer = 3").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_of_postgresql_are_found_however_they_are_written() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    shop.client()
+        .await
+        .batch_execute(
+            "DROP TABLE IF EXISTS visits;
+             CREATE TABLE visits (id int PRIMARY KEY, state text, at timestamptz,
+                 customer numeric(10, 2), rate float8, code text, paid bool);
+             INSERT INTO visits SELECT n, 'closed',
+                 timestamptz '2024-01-01 00:00:00+00' + n * interval '1 minute', n % 10,
+                 CASE n % 2 WHEN 0 THEN 'NaN' ELSE n END, '0' || n, n % 2 = 1
+                 FROM generate_series(0, 999) AS n",
+        )
+        .await
+        .unwrap();
+    let mut yard = Yard::new(&shop, false);
+    "public.visits".clone_into(&mut yard.rule.root);
+    assert_eq!(yard.run().await.unwrap().pruned_rows, 1000);
+    for (condition, expected) in [
+        ("at < '2024-01-01 12:00:00'", 720),
+        ("at >= '2024-01-01 12:00:00+00'", 280),
+        ("at >= '2024-01-01 14:00:00+02:00'", 280),
+        ("customer = 3", 100),
+        ("rate = NaN", 500),
+        ("rate = 5", 1),
+        ("code = 7", 0),
+        ("code = 07", 1),
+        ("paid = t", 500),
+    ] {
+        assert_eq!(count(&yard, condition).await, expected, "{condition}");
+    }
+    assert_eq!(erased(&yard, "customer", "3.0").await, 100);
+    assert_eq!(erased(&yard, "paid", "t").await, 500 - 100);
+    shop.client().await.batch_execute("DROP TABLE visits").await.unwrap();
+}
+
+/// However small slices are, a manifest stays short enough to be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_has_no_more_slices_than_its_manifest_can_hold() {
+    let mut yard = Yard::new(Sqlite::new().await, false);
+    yard.rule.slice_rows = 1;
+    yard.shop
+        .change(&[
+            "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < 5000) \
+             INSERT INTO orders SELECT n, 'o' || n, 'closed', 'n', 1 FROM r"
+                .to_owned(),
+        ])
+        .await;
+    assert_eq!(yard.run().await.unwrap().pruned_rows, 5000);
+    let shelf = Shelf::load(&yard.place).await.unwrap();
+    let slices: Vec<usize> =
+        shelf.runs[0].batches.values().map(|one| one.batch.slices.len()).collect();
+    assert!(slices.len() > 1 && slices.iter().all(|count| *count <= 4096), "{slices:?}");
+    assert_eq!(slices.iter().sum::<usize>(), 5000);
+}
