@@ -133,11 +133,17 @@ pub(super) async fn sweep(place: &Place, shelf: &Shelf) -> Result<Removed> {
             }
         }
         for file in listing.files_of(&run.plan.run) {
-            let lost = writing_of(run, file).is_some_and(|(batch, generation)| {
-                run.batches.get(&batch).is_some_and(|one| has_lost(one, generation))
-            });
+            let Some((batch, generation)) = writing_of(run, file) else { continue };
+            let lost = run.batches.get(&batch).is_some_and(|one| has_lost(one, generation));
             if lost && !named.files.contains(file.as_str()) {
-                let is_unreadable = listing.keys.iter().any(|(_, of)| of.is_of(file));
+                // Its key was destroyed, now or before.
+                let sheet = Sheet::Batch { batch, generation };
+                let old: Option<Batch> = place.read(&run.plan.run, sheet).await?;
+                let known = old.as_ref().and_then(|old| {
+                    old.files().find(|one| one.key == file.as_str()).map(|one| &one.encryption)
+                });
+                let had_key = || listing.keys.iter().any(|(_, of)| of.is_of(file));
+                let is_unreadable = known.map_or_else(had_key, Option::is_some);
                 remove(place, file, is_unreadable, &mut removed).await?;
             }
         }

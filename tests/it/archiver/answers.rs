@@ -24,7 +24,7 @@ async fn values_of_sqlite_are_found_as_what_they_are() {
     let day = "date('2020-01-01', '+' || n || ' days')";
     yard.shop
         .change(&[
-            "CREATE TABLE visits (code TEXT PRIMARY KEY, state TEXT, at DATETIME, \
+            "CREATE TABLE visits (code TEXT PRIMARY KEY NOT NULL, state TEXT, at DATETIME, \
              customer NUMERIC(10), paid BOOLEAN, price DECIMAL(8, 2))"
                 .to_owned(),
             format!(
@@ -64,7 +64,7 @@ async fn values_of_postgresql_are_found_however_they_are_written() {
                  customer numeric(10, 2), rate float8, code text, paid bool);
              INSERT INTO visits SELECT n, 'closed',
                  timestamptz '2024-01-01 00:00:00+00' + n * interval '1 minute', n % 10,
-                 CASE n % 2 WHEN 0 THEN 'NaN' ELSE n END, '0' || n, n % 2 = 1
+                 CASE n % 2 WHEN 0 THEN float8 'NaN' ELSE n END, '0' || n, n % 2 = 1
                  FROM generate_series(0, 999) AS n",
         )
         .await
