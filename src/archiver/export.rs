@@ -10,6 +10,7 @@ use super::{
     behind::Behind,
     document::{Plan, Slice, Tally, key_text},
     file::{Encoded, Encoder, Layout, Origin, SliceHash},
+    place::{DOCUMENT_BYTES_MAX, FILE_BYTES_MAX},
 };
 use crate::pipeline::cpu::CpuPool;
 
@@ -20,6 +21,21 @@ const PAGE_ROWS_MAX: u64 = 65_536;
 
 /// A slice ends once it has so many bytes, however few rows that are: it is deleted at once.
 const SLICE_BYTES_MAX: u64 = 16 << 20;
+
+/// The most slices of a batch, and of its first page: the manifest lists each of them, with its
+/// keys, and must be short enough to be read again.
+const SLICES_MAX: u64 = 50_000;
+const SLICES_FIRST: u64 = 1_000;
+
+/// What the manifest takes for its slices at most; erasures may add to that.
+const SLICES_BYTES_MAX: u64 = DOCUMENT_BYTES_MAX / 2;
+
+/// What a slice takes in a manifest beside its keys, and each of its tables in it.
+const SLICE_BYTES: u64 = 200;
+const TALLY_BYTES: u64 = 180;
+
+/// A file that is aimed at stays so far below what can be read again, since pages end late.
+const FILE_TARGET_MAX: u64 = FILE_BYTES_MAX / 2;
 
 /// How large batches and their slices get.
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +126,9 @@ async fn read(
         filling.slice_rows = if member == 0 { sizes.slice_rows } else { u64::MAX };
         fillers.push(Filler(Behind::new(cpu, filling)));
     }
-    let mut reading = Reading { plan, set, sizes, range: range.clone(), slices: Vec::new() };
+    let sizes = Sizes { file_bytes: sizes.file_bytes.min(FILE_TARGET_MAX), ..sizes };
+    let (range, slices) = (range.clone(), Vec::new());
+    let mut reading = Reading { plan, set, sizes, range, slices, listed_bytes: 0, raw_bytes: 0 };
     let is_last = reading.fill(snapshot, &mut fillers).await?;
     let slices = reading.slices;
     let Some(last) = fillers[0].0.look(|root| root.last.clone()).await? else {
@@ -140,6 +158,10 @@ struct Reading<'a> {
     /// What is left to read.
     range: KeyRange,
     slices: Vec<Slice>,
+    /// What the manifest takes for those slices, about.
+    listed_bytes: u64,
+    /// What the rows that hang on them take as they are sent.
+    raw_bytes: u64,
 }
 
 impl Reading<'_> {
@@ -174,17 +196,40 @@ impl Reading<'_> {
             has_misfit |= of == 0 && count > 0;
         }
         let room = self.sizes.file_bytes.saturating_sub(bytes);
+        let slices = self.slices_left();
         // However small a file is to be, it gets some rows. One with a misfit is not kept.
-        if left == 0 || (rows > 0 && (room == 0 || has_misfit)) {
+        if left == 0 || (rows > 0 && (room == 0 || has_misfit || slices == 0)) {
             return Ok(None);
         }
         // What a row takes in the table is more than in the file: at first, rather too few.
         let planned = self.plan.bytes.checked_div(self.plan.rows);
         let row_bytes = bytes.checked_div(rows).or(planned).unwrap_or(1).max(1);
         let wanted = (room / row_bytes).clamp(PAGE_ROWS_MIN, PAGE_ROWS_MAX);
+        let wanted = wanted.min(self.fanned_out(rows));
+        let wanted = wanted.min(slices.saturating_mul(self.sizes.slice_rows.max(1)));
         // Slices end with pages: whole ones, where they fit.
         let whole = wanted / self.sizes.slice_rows.max(1) * self.sizes.slice_rows;
         Ok(Some(if whole > 0 { whole } else { wanted }.min(left)))
+    }
+
+    /// How many more slices the manifest has room for.
+    fn slices_left(&self) -> u64 {
+        let count = self.slices.len() as u64;
+        let Some(each) = self.listed_bytes.checked_div(count) else { return SLICES_FIRST };
+        let room = SLICES_BYTES_MAX.saturating_sub(self.listed_bytes) / each.max(1);
+        // Keys may get longer than those that were seen.
+        room.min(SLICES_MAX.saturating_sub(count)).min(count.max(SLICES_FIRST))
+    }
+
+    /// How many rows of the root are read at once, where others hang on them: how many is known
+    /// only once some were seen, so that pages begin small. All that hangs on a page is read
+    /// before anybody looks at sizes again.
+    fn fanned_out(&self, rows: u64) -> u64 {
+        if self.set.members.len() == 1 {
+            return u64::MAX;
+        }
+        let Some(each) = self.raw_bytes.checked_div(rows) else { return PAGE_ROWS_MIN };
+        (SLICE_BYTES_MAX / each.max(1)).clamp(1, rows.saturating_mul(4).max(PAGE_ROWS_MIN))
     }
 
     /// Adds a slice, and reads what hangs on it.
@@ -199,12 +244,18 @@ impl Reading<'_> {
         let mut members = vec![Tally::of(hash)];
         for (member, filler) in fillers.iter_mut().enumerate().skip(1) {
             snapshot.member(self.set, member, &range, filler).await?;
-            let hash = filler.0.look(|one| std::mem::take(&mut one.hash)).await?;
+            let taken = |one: &mut Filling| {
+                (std::mem::take(&mut one.hash), std::mem::take(&mut one.slice_bytes))
+            };
+            let (hash, raw_bytes) = filler.0.look(taken).await?;
+            self.raw_bytes += raw_bytes;
             members.push(Tally::of(&hash));
         }
         let number = u32::try_from(self.slices.len()).map_err(|_| Error::bug("count slices"))?;
         let text = |key: &Option<Key>| key.as_ref().map(key_text);
         let (after, to) = (text(&range.after), text(&range.to));
+        let keys = [&after, &to].into_iter().flatten().map(String::len).sum::<usize>() as u64;
+        self.listed_bytes += SLICE_BYTES + TALLY_BYTES * members.len() as u64 + keys;
         self.slices.push(Slice { number, after, to, members, noted: None });
         self.range.after = range.to;
         Ok(())

@@ -16,7 +16,7 @@ use crate::repository::{
 };
 
 /// The longest document, in bytes: a batch of 100,000 slices.
-const DOCUMENT_BYTES_MAX: u64 = 64 << 20;
+pub(super) const DOCUMENT_BYTES_MAX: u64 = 64 << 20;
 
 /// The longest file, in bytes: one is read as a whole, and verified, before rows are deleted.
 pub(super) const FILE_BYTES_MAX: u64 = 1 << 30;
@@ -169,6 +169,27 @@ impl Place {
         self.mark_at(&self.sheet(run, sheet)?, document).await
     }
 
+    /// Writes a document, and reads it back: rows are deleted because of what it says.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`](ErrorKind::Corrupt) when something else is read.
+    pub(super) async fn write_read_back<T: Serialize + DeserializeOwned + PartialEq>(
+        &self,
+        run: &str,
+        sheet: Sheet,
+        document: &T,
+    ) -> Result<()> {
+        let key = self.sheet(run, sheet)?;
+        self.write_at(&key, document).await?;
+        if self.read_at::<T>(&key).await?.is_some_and(|there| there == *document) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Corrupt, code::ARCHIVE_FILE, format!("read {key} back"))
+            .why("it is not what was written there")
+            .with("place", self.store.location()))
+    }
+
     pub(super) async fn mark_at<T: Serialize>(&self, key: &Key, document: &T) -> Result<()> {
         self.store.create(key, to_bytes(document)?).await.map(|_| ())
     }
@@ -215,6 +236,9 @@ impl Place {
     ///
     /// [`Refused`](ErrorKind::Refused) when something else has that name.
     pub(super) async fn put(&self, key: &Key, bytes: Bytes) -> Result<()> {
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            return Err(too_long(format!("write {key}"), bytes.len(), FILE_BYTES_MAX));
+        }
         if self.store.create(key, bytes.clone()).await? == Put::Created {
             return Ok(());
         }
@@ -251,8 +275,20 @@ impl Place {
 }
 
 fn to_bytes<T: Serialize>(document: &T) -> Result<Bytes> {
-    let bytes = serde_json::to_vec_pretty(document);
-    bytes.map(Bytes::from).map_err(|cause| Error::bug("write a document").caused_by(cause))
+    let bytes = serde_json::to_vec_pretty(document)
+        .map_err(|cause| Error::bug("write a document").caused_by(cause))?;
+    if bytes.len() as u64 > DOCUMENT_BYTES_MAX {
+        return Err(too_long("write a document".to_owned(), bytes.len(), DOCUMENT_BYTES_MAX));
+    }
+    Ok(bytes.into())
+}
+
+/// What nobody could read again is not written in the first place.
+fn too_long(step: String, bytes: usize, most: u64) -> Error {
+    Error::new(ErrorKind::Refused, code::ARCHIVE_FILE, step)
+        .why("it would be longer than what can be read again")
+        .with("bytes", bytes)
+        .with("bytes at most", most)
 }
 
 /// What makes the name of a file.
@@ -292,5 +328,18 @@ fn sheet_of(name: &str) -> Option<Sheet> {
         "void" => Some(Sheet::Void { batch }),
         "expired" => Some(Sheet::Expired { batch }),
         generation => Some(Sheet::Batch { batch, generation: generation.parse().ok()? }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_that_nobody_could_read_again_is_not_written() {
+        let fits = "x".repeat((DOCUMENT_BYTES_MAX - 2) as usize);
+        assert_eq!(to_bytes(&fits).unwrap().len() as u64, DOCUMENT_BYTES_MAX);
+        let error = to_bytes(&(fits + "x")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused);
     }
 }

@@ -76,7 +76,7 @@ pub(super) async fn rewrite(
     new.check(plan)?;
     read_back(place, cpu, plan, &new).await?;
     let sheet = Sheet::Batch { batch: new.number, generation: new.generation };
-    place.write(&plan.run, sheet, &new).await?;
+    place.write_read_back(&plan.run, sheet, &new).await?;
     let removed = discard(place, old, Some(&new)).await?;
     Ok((Some(new), removed))
 }

@@ -53,7 +53,8 @@ pub(super) async fn shelve(
     };
     batch.check(plan).map_err(|_| Error::bug("count the rows of a batch"))?;
     read_back(place, cpu, plan, &batch).await?;
-    place.write(&plan.run, Sheet::Batch { batch: batch.number, generation: 0 }, &batch).await?;
+    let sheet = Sheet::Batch { batch: batch.number, generation: 0 };
+    place.write_read_back(&plan.run, sheet, &batch).await?;
     Ok(batch)
 }
 

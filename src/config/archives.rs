@@ -21,6 +21,10 @@ use crate::policy::{
 
 /// How large files and slices are, and how long a transaction takes, where nothing is said.
 const FILE_BYTES: u64 = 64 << 20;
+
+/// How large files may be: one is read as a whole, and verified, before rows are deleted.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+
 const SLICE_ROWS: u64 = 8_000;
 const TRANSACTION: Duration = Duration::from_millis(250);
 
@@ -311,6 +315,7 @@ pub(super) fn judge(main: &Node, config: &Config, problems: &mut Vec<Problem>) {
         problems.extend(unknown(node.get("to"), "repository", repositories.clone()));
         let copy = node.get("delete_gate").and_then(|gate| gate.get("second_copy"));
         problems.extend(unknown(copy, "repository", repositories));
+        problems.extend(node.get("file_target").and_then(|node| judge_file(name, node)));
         let compares =
             node.get("where").and_then(Node::text).is_some_and(|w| w.contains(":cutoff"));
         if compares && node.get("cutoff").is_none() {
@@ -323,6 +328,14 @@ pub(super) fn judge(main: &Node, config: &Config, problems: &mut Vec<Problem>) {
                 .and_then(|retention| judge_retention(name, retention, node.get("keep"))),
         );
     }
+}
+
+/// Files that would be longer than what can be read again.
+fn judge_file(name: &str, node: &Node) -> Option<Problem> {
+    size(node.text()?).ok().filter(|bytes| *bytes > FILE_BYTES_MAX)?;
+    let what = format!("`{name}` would have files that are too large to be verified");
+    let problem = Problem::error(code::CONFIG_VALUE, Spot::clone(&node.spot), what);
+    Some(problem.help("at most 1GiB, for example file_target = \"64MiB\"".to_owned()))
 }
 
 /// What does not go together in how long rows are kept.
