@@ -133,7 +133,12 @@ impl<'a, 'b> Work<'a, 'b> {
         match gate {
             _ if keeps_source => Ok(Quit::KeptSource),
             Some(why) => Ok(Quit::Gate(why)),
-            None => self.end(&run.plan, "everything selected is moved", left).await,
+            None if left == 0 => self.end(&run.plan, "everything selected is moved", 0).await,
+            None => {
+                let reason = "everything selected is moved, but for rows that kept changing or \
+                              that others hold";
+                self.end(&run.plan, reason, left).await
+            }
         }
     }
 

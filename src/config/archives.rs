@@ -377,3 +377,25 @@ fn unknown<'k>(
     let problem = Problem::error(code::CONFIG_NAME, spot, format!("no {what} is `{name}`"));
     Some(problem.help(suggestion(name, known, &[])))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Source, load};
+
+    #[test]
+    fn files_that_could_not_be_verified_are_refused() {
+        let told = |target: &str| {
+            let text = format!(
+                "version = 1\ntimezone = \"UTC\"\nrepository.primary.url = \"repo\"\n\
+                 [database.shop]\nendpoint = \"sqlite:/data/shop.db\"\n\
+                 [archive.orders]\ndatabase = \"shop\"\nroot = \"orders\"\nwhere = \"id < 5\"\n\
+                 file_target = \"{target}\"\n"
+            );
+            let source = Source { path: "stillpoint.toml".to_owned(), text };
+            let loaded = load(vec![source], "2026-11-26T12:00:00Z".parse().unwrap());
+            loaded.problems.iter().filter(|one| one.what.contains("too large")).count()
+        };
+        assert_eq!(told("1GiB"), 0);
+        assert_eq!(told("1025MiB"), 1);
+    }
+}
