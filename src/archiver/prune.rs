@@ -1,7 +1,7 @@
 //! Rows on their way out of their tables: deleted only if what the deletion returned is, row by
 //! row, what the file holds.
 
-use std::{ops::Range, time::Duration};
+use std::{collections::HashMap, ops::Range, time::Duration};
 
 use async_trait::async_trait;
 use stillpoint_contract::{
@@ -176,11 +176,10 @@ pub(super) fn entry(set: &ArchiveSet, batch: &Batch, slice: &Slice) -> LedgerEnt
 /// [`Corrupt`](ErrorKind::Corrupt) when it says something else of one than the batch does.
 pub(super) fn ledgered(batch: &Batch, ledger: &[LedgerEntry], plan: &Plan) -> Result<Vec<bool>> {
     let set = plan.archive_set();
+    let of_batch = ledger.iter().filter(|one| one.batch == batch.number && one.run == batch.run);
+    let noted: HashMap<u32, &LedgerEntry> = of_batch.map(|one| (one.slice, one)).collect();
     let of_slice = |slice: &Slice| {
-        let found = ledger.iter().find(|entry| {
-            entry.run == batch.run && entry.batch == batch.number && entry.slice == slice.number
-        });
-        let Some(found) = found else { return Ok(false) };
+        let Some(found) = noted.get(&slice.number) else { return Ok(false) };
         let wanted = entry(&set, batch, slice);
         if found.hash == wanted.hash && found.rows == wanted.rows {
             return Ok(true);

@@ -42,6 +42,8 @@ pub(super) struct Work<'a, 'b> {
     pub(super) keeps_rows: bool,
     /// How many rows of the root it has read.
     pub(super) read_rows: u64,
+    /// How many of those an earlier process had read.
+    again_rows: u64,
     pub(super) report: &'b mut RunReport,
 }
 
@@ -70,6 +72,7 @@ impl<'a, 'b> Work<'a, 'b> {
             is_outdated: false,
             keeps_rows: archiving.limits.keeps_source,
             read_rows: 0,
+            again_rows: 0,
             report,
         }
     }
@@ -87,8 +90,10 @@ impl<'a, 'b> Work<'a, 'b> {
         let mut gate = None;
         let pending: Vec<Batch> = run.pending().cloned().collect();
         for batch in pending.iter().filter(|_| !keeps_source) {
+            let before = self.read_rows;
             let outcome = self.prune_again(pruner, &run.plan, batch, &ledger).await?;
             run.batches.extend(outcome.became.map(|one| (batch.number, one)));
+            self.again_rows += self.read_rows - before;
             match outcome.quit {
                 Some(Quit::Gate(why)) => gate = Some(why),
                 Some(quit) => return Ok(quit),
@@ -128,7 +133,12 @@ impl<'a, 'b> Work<'a, 'b> {
         match gate {
             _ if keeps_source => Ok(Quit::KeptSource),
             Some(why) => Ok(Quit::Gate(why)),
-            None => self.end(&run.plan, "everything selected is moved", left).await,
+            None if left == 0 => self.end(&run.plan, "everything selected is moved", 0).await,
+            None => {
+                let reason = "everything selected is moved, but for rows that kept changing or \
+                              that others hold";
+                self.end(&run.plan, reason, left).await
+            }
         }
     }
 
@@ -201,7 +211,8 @@ impl<'a, 'b> Work<'a, 'b> {
         read_back(self.archiving.place, &self.archiving.world.cpu, plan, batch).await?;
         let slices = batch.slices.iter().zip(gone).filter(|(_, gone)| !gone);
         let slices = slices.map(|(slice, _)| slice.clone()).collect();
-        self.prune_batch(pruner, plan, batch, slices).await
+        let left = self.archiving.limits.rows_max.map(|max| max.saturating_sub(self.read_rows));
+        self.prune_batch(pruner, plan, batch, slices, left).await
     }
 
     /// Brings rows into files, and deletes those of one batch while the next one is read.
@@ -218,7 +229,7 @@ impl<'a, 'b> Work<'a, 'b> {
         let mut outcome = Outcome::default();
         let mut ready: Option<Batch> = None;
         let mut is_last = false;
-        let mut read_rows = 0;
+        let mut read_rows = self.again_rows;
         loop {
             let quit = self.quit(read_rows);
             let archiving = self.archiving;
@@ -243,7 +254,8 @@ impl<'a, 'b> Work<'a, 'b> {
                 match ready.take().filter(|_| !keeps_rows) {
                     Some(batch) => {
                         let slices = batch.slices.clone();
-                        self.prune_batch(pruner, &plan, &batch, slices).await
+                        // Its rows were counted when they were read.
+                        self.prune_batch(pruner, &plan, &batch, slices, None).await
                     }
                     None => Ok(Outcome::default()),
                 }
@@ -298,6 +310,7 @@ impl<'a, 'b> Work<'a, 'b> {
         plan: &Plan,
         batch: &Batch,
         mut slices: Vec<Slice>,
+        mut rows_left: Option<u64>,
     ) -> Result<Outcome> {
         let Archiving { world, witness, gates, .. } = self.archiving;
         for gate in *gates {
@@ -315,13 +328,23 @@ impl<'a, 'b> Work<'a, 'b> {
             if self.rest(pruner, &set).await? {
                 continue;
             }
-            let some = self.stride.of(slices.len());
+            let wanted = self.stride.of(slices.len());
+            // A slice goes as a whole.
+            let some = 0..within(&slices[wanted], rows_left).max(1);
+            if rows_left == Some(0) {
+                return Ok(Outcome { quit: Some(Quit::RowsMax), ..Outcome::default() });
+            }
             let begun = world.clock.elapsed();
             let pruned =
                 prune(pruner, &world.cpu, batch, &set, &slices[some.clone()], *witness).await;
             let difference = match pruned {
                 Ok(Pruned::Gone) => {
                     let gone: Vec<Slice> = slices.drain(some).collect();
+                    if let Some(left) = &mut rows_left {
+                        let rows = gone.iter().map(|slice| slice.members[0].rows).sum::<u64>();
+                        *left = left.saturating_sub(rows);
+                        self.read_rows += rows;
+                    }
                     self.report.pruned_rows += gone.iter().map(Slice::rows).sum::<u64>();
                     self.stride.learn(world.clock.elapsed().saturating_sub(begun));
                     continue;
@@ -451,6 +474,19 @@ impl<'a, 'b> Work<'a, 'b> {
     }
 }
 
+/// How many of some slices, from the first one, have no more rows of the root than that.
+fn within(slices: &[Slice], rows: Option<u64>) -> usize {
+    let Some(mut left) = rows else { return slices.len() };
+    let mut fits = |slice: &&Slice| match left.checked_sub(slice.members[0].rows) {
+        Some(rest) => {
+            left = rest;
+            true
+        }
+        None => false,
+    };
+    slices.iter().take_while(|slice| fits(slice)).count()
+}
+
 /// Where reading goes on: behind what was read and is not deleted yet.
 fn resume_after(run: &Shelved) -> KeyRange {
     let slices = run.pending().flat_map(|batch| &batch.slices);
@@ -489,4 +525,26 @@ async fn read_batch(
 
 fn file_bytes(batch: &Batch) -> u64 {
     batch.members.iter().filter_map(|member| member.file.as_ref()).map(|file| file.bytes).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archiver::document::Tally;
+
+    #[test]
+    fn as_many_slices_as_have_no_more_rows_than_that() {
+        let slice = |rows| Slice {
+            number: 0,
+            after: None,
+            to: None,
+            members: vec![Tally { rows, hash: String::new() }],
+            noted: None,
+        };
+        let slices = [slice(300), slice(200), slice(8)];
+        assert_eq!(within(&slices, None), 3);
+        assert_eq!(within(&slices, Some(500)), 2);
+        assert_eq!(within(&slices, Some(499)), 1);
+        assert_eq!(within(&slices, Some(299)), 0);
+    }
 }

@@ -21,6 +21,10 @@ use crate::policy::{
 
 /// How large files and slices are, and how long a transaction takes, where nothing is said.
 const FILE_BYTES: u64 = 64 << 20;
+
+/// How large files may be: one is read as a whole, and verified, before rows are deleted.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+
 const SLICE_ROWS: u64 = 8_000;
 const TRANSACTION: Duration = Duration::from_millis(250);
 
@@ -312,6 +316,7 @@ pub(super) fn judge(main: &Node, config: &Config, problems: &mut Vec<Problem>) {
         let copy = node.get("delete_gate").and_then(|gate| gate.get("second_copy"));
         problems.extend(unknown(copy, "repository", repositories));
         problems.extend(copy.and_then(|copy| judge_copy(name, copy, config)));
+        problems.extend(node.get("file_target").and_then(|node| judge_file(name, node)));
         let compares =
             node.get("where").and_then(Node::text).is_some_and(|w| w.contains(":cutoff"));
         if compares && node.get("cutoff").is_none() {
@@ -335,6 +340,14 @@ fn judge_copy(name: &str, copy: &Node, config: &Config) -> Option<Problem> {
     let what = format!("the second copy of `{name}` would be where the first one is");
     let problem = Problem::error(code::CONFIG_VALUE, Spot::clone(&copy.spot), what);
     is_same.then(|| problem.help("name a repository in another place".to_owned()))
+}
+
+/// Files that would be longer than what can be read again.
+fn judge_file(name: &str, node: &Node) -> Option<Problem> {
+    size(node.text()?).ok().filter(|bytes| *bytes > FILE_BYTES_MAX)?;
+    let what = format!("`{name}` would have files that are too large to be verified");
+    let problem = Problem::error(code::CONFIG_VALUE, Spot::clone(&node.spot), what);
+    Some(problem.help("at most 1GiB, for example file_target = \"64MiB\"".to_owned()))
 }
 
 /// What does not go together in how long rows are kept.
@@ -375,4 +388,46 @@ fn unknown<'k>(
     let spot = Spot::clone(&node.spot);
     let problem = Problem::error(code::CONFIG_NAME, spot, format!("no {what} is `{name}`"));
     Some(problem.help(suggestion(name, known, &[])))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Source, load};
+
+    #[test]
+    fn files_that_could_not_be_verified_are_refused() {
+        let told = |target: &str| {
+            let text = format!(
+                "version = 1\ntimezone = \"UTC\"\nrepository.primary.url = \"repo\"\n\
+                 [database.shop]\nendpoint = \"sqlite:/data/shop.db\"\n\
+                 [archive.orders]\ndatabase = \"shop\"\nroot = \"orders\"\nwhere = \"id < 5\"\n\
+                 file_target = \"{target}\"\n"
+            );
+            let source = Source { path: "stillpoint.toml".to_owned(), text };
+            let loaded = load(vec![source], "2026-11-26T12:00:00Z".parse().unwrap());
+            loaded.problems.iter().filter(|one| one.what.contains("too large")).count()
+        };
+        assert_eq!(told("1GiB"), 0);
+        assert_eq!(told("1025MiB"), 1);
+    }
+
+    #[test]
+    fn a_second_copy_is_in_another_place() {
+        let told = |copy: &str, url: &str| {
+            let text = format!(
+                "version = 1\ntimezone = \"UTC\"\nrepository.primary.url = \"repo\"\n\
+                 repository.second.url = \"{url}\"\n\
+                 [database.shop]\nendpoint = \"sqlite:/data/shop.db\"\n\
+                 repository = \"primary\"\n\
+                 [archive.orders]\ndatabase = \"shop\"\nroot = \"orders\"\nwhere = \"id < 5\"\n\
+                 delete_gate = {{ second_copy = \"{copy}\" }}\n"
+            );
+            let source = Source { path: "stillpoint.toml".to_owned(), text };
+            let loaded = load(vec![source], "2026-11-26T12:00:00Z".parse().unwrap());
+            loaded.problems.iter().filter(|one| one.what.contains("second copy")).count()
+        };
+        assert_eq!(told("second", "elsewhere"), 0);
+        assert_eq!(told("primary", "elsewhere"), 1);
+        assert_eq!(told("second", "repo"), 1);
+    }
 }
