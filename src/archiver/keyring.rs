@@ -229,8 +229,9 @@ mod tests {
             assert_eq!(KeyOf::of_name(wrong), None, "{wrong}");
         }
         let file = |name: &str| Key::new(format!("archive/o/t/expire=open/{name}")).unwrap();
-        assert!(of.is_of(&file("01KB3Q-000007-abababab.parquet")));
-        assert!(!of.is_of(&file("01KB3Q-000008-abababab.parquet")));
-        assert!(!of.is_of(&file("01KB3Q-000007-abababac.parquet")));
+        assert!(of.is_of(&file("01KB3Q-000007-0012-abababab.parquet")));
+        assert!(!of.is_of(&file("01KB3Q-000008-0012-abababab.parquet")));
+        assert!(!of.is_of(&file("01KB3Q-000007-0011-abababab.parquet")));
+        assert!(!of.is_of(&file("01KB3Q-000007-0012-abababac.parquet")));
     }
 }

@@ -136,7 +136,7 @@ fn word(text: &str) -> Option<(String, &str)> {
 impl Compares {
     fn holds(self, kind: &Kind, found: Option<&str>, wanted: &str) -> bool {
         // As in SQL, nothing compares with NULL.
-        let order = found.and_then(|found| compared(kind, found, wanted));
+        let order = found.map(|found| compared(kind, found, wanted));
         order.is_some_and(|order| match self {
             Self::Equal => order.is_eq(),
             Self::Unequal => order.is_ne(),

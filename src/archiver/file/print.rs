@@ -13,14 +13,15 @@ use super::{
 /// The text of a value that is not NULL; `None` when a column of that kind does not hold it.
 /// Bytes are hexadecimal digits, lists are JSON.
 pub fn value_text(kind: &Kind, value: &[u8]) -> Option<String> {
-    let mut out = Vec::new();
-    // Where each value says what it is, it is written as that.
+    // Where each value says what it is, it is written as that; text may be no text, though.
     let of_value = match kind {
         Kind::Dynamic { .. } => Some(Kind::Dynamic { declared: Class::of(*value.first()?)? }),
         _ => None,
     };
-    let kind = of_value.as_ref().unwrap_or(kind);
-    json::write_plain(kind, &cell::take(kind, value)?, &mut Vec::new(), &mut out);
+    let mut kinds = of_value.iter().chain([kind]);
+    let (kind, cell) = kinds.find_map(|kind| Some((kind, cell::take(kind, value)?)))?;
+    let mut out = Vec::new();
+    json::write_plain(kind, &cell, &mut Vec::new(), &mut out);
     String::from_utf8(out).ok()
 }
 

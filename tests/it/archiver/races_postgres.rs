@@ -24,7 +24,7 @@ async fn run_beside(yard: &Yard<&InPostgres>, statements: &str) -> Result<RunRep
     let transaction = client.transaction().await.unwrap();
     transaction.batch_execute(statements).await.unwrap();
     let commit = async {
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        yard.world.clock.sleep(Duration::from_millis(700)).await;
         transaction.commit().await.unwrap();
     };
     let (run, ()) = tokio::join!(yard.run(), commit);
