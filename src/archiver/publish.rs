@@ -41,17 +41,21 @@ pub fn duckdb_views(place: &Place, shelf: &Shelf) -> String {
             .collect();
         let list = list.join(",\n");
         let (function, options) = match format {
-            Format::Parquet => ("read_parquet", "union_by_name = true".to_owned()),
+            // The directory's `expire=` is no column of the table, which may have one of that name.
+            Format::Parquet => {
+                ("read_parquet", "union_by_name = true, hive_partitioning = false".to_owned())
+            }
             Format::Csv => (
                 "read_csv",
-                "union_by_name = true, header = true, all_varchar = true, allow_quoted_nulls = \
-                 false, compression = 'zstd'"
+                "union_by_name = true, hive_partitioning = false, header = true, all_varchar = \
+                 true, allow_quoted_nulls = false, compression = 'zstd'"
                     .to_owned(),
             ),
             Format::Jsonl => {
                 let columns = json_columns(shelf, *format, &member.table.name);
                 let options = format!(
-                    "columns = {{{columns}}}, format = 'newline_delimited', compression = 'zstd'"
+                    "columns = {{{columns}}}, hive_partitioning = false, format = \
+                     'newline_delimited', compression = 'zstd'"
                 );
                 ("read_json", options)
             }

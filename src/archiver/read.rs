@@ -217,8 +217,13 @@ pub async fn find(
     mut take: impl AsyncFnMut(FoundRows) -> Result<()>,
 ) -> Result<u64> {
     let shelf = Shelf::load(place).await?;
+    let table = wanted.table.as_deref();
     if let Some(run) = &wanted.run {
-        shelf.run(run)?;
+        shelf.run(run)?.plan.member_of(table)?;
+    } else if let Some(last) = shelf.runs.last()
+        && !shelf.runs.iter().any(|run| run.plan.member_of(table).is_ok())
+    {
+        last.plan.member_of(table)?;
     }
     let mut count = 0;
     for visible in visible(place, &shelf, ledger).await? {
@@ -229,7 +234,8 @@ pub async fn find(
         if left == 0 {
             break;
         }
-        let number = visible.plan.member_of(wanted.table.as_deref())?;
+        // Before a table was added to the set, runs did not have it.
+        let Ok(number) = visible.plan.member_of(table) else { continue };
         let terms = places_of(&wanted.terms, &visible.batch.members[number].columns)?;
         let picks = move |columns: &[Column], row: &[u8]| fits(row, columns, &terms);
         let found = visible.read(place, cpu, number, left, picks).await?;
