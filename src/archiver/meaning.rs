@@ -4,7 +4,18 @@
 use std::cmp::Ordering;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
-use stillpoint_contract::{Class, Kind};
+use stillpoint_contract::{Class, Column, Kind};
+
+/// What a value of a column of a file is read as: what the value says itself, where it does, and
+/// where the column was kept as exact text, what it was before.
+pub(super) fn kind_of(column: &Column, planned: &[Column], value: &[u8]) -> Kind {
+    if let Kind::Dynamic { declared } = column.kind {
+        let class = value.first().copied().and_then(Class::of);
+        return Kind::Dynamic { declared: class.unwrap_or(declared) };
+    }
+    let before = planned.iter().find(|one| column.is_cast && one.id == column.id);
+    before.map_or(&column.kind, |before| &before.kind).clone()
+}
 
 /// The form that all texts share which mean the same value.
 pub(super) fn meant(kind: &Kind, text: &str) -> String {
@@ -29,6 +40,8 @@ pub(super) fn compared(kind: &Kind, found: &str, wanted: &str) -> Ordering {
         (Meaning::Time(found), Meaning::Time(wanted)) => found.cmp(&wanted),
         (Meaning::Local(found), Meaning::Local(wanted)) => found.cmp(&wanted),
         (Meaning::Flag(found), Meaning::Flag(wanted)) => found.cmp(&wanted),
+        (Meaning::Number(found), Meaning::Float(wanted)) => found.float().total_cmp(&wanted),
+        (Meaning::Float(found), Meaning::Number(wanted)) => found.total_cmp(&wanted.float()),
         _ => found.cmp(wanted),
     }
 }
@@ -52,9 +65,13 @@ fn read(kind: &Kind, text: &str) -> Meaning {
             _ => None,
         },
         Kind::Int16 | Kind::Int32 | Kind::Int64 | Kind::Decimal { .. } => number(),
-        // What one column holds may be whole numbers and others.
+        // What one column holds may be whole numbers and others, and texts of digits.
         Kind::Dynamic { declared: Class::Integer | Class::Real | Class::Any } => {
-            number().or_else(float)
+            let digits = text.trim_start_matches(['-', '+']);
+            let has_zeros = digits.len() > 1
+                && digits.starts_with('0')
+                && digits[1..].starts_with(|c: char| c.is_ascii_digit());
+            if has_zeros { None } else { number().or_else(float) }
         }
         Kind::Float32 | Kind::Float64 => float(),
         Kind::TimestampTz => instant(text).map(Meaning::Time),
@@ -117,6 +134,10 @@ impl Number {
         format!("{sign}{whole}{point}{}", self.rest)
     }
 
+    fn float(&self) -> f64 {
+        self.text().parse().unwrap_or(f64::NAN)
+    }
+
     fn compare(&self, other: &Self) -> Ordering {
         let size = |one: &Self| (one.whole.len(), one.whole.clone(), one.rest.clone());
         match (self.is_negative, other.is_negative) {
@@ -149,11 +170,31 @@ mod tests {
             order(&Kind::Float64, "NaN", "1").is_gt() && order(&Kind::Float64, "5.0", "5").is_eq()
         );
         assert!(order(&Kind::Bool, "true", "t").is_eq());
+        let real = Kind::Dynamic { declared: Class::Real };
+        assert!(order(&real, "3", "3.0").is_eq() && order(&real, "1e300", "5").is_gt());
         let any = Kind::Dynamic { declared: Class::Any };
-        assert!(order(&any, "2020-06-01 10:00:00", "2021-01-01").is_lt());
-        assert!(order(&any, "3", "3.0").is_eq() && order(&any, "1", "10").is_lt());
+        assert_eq!((&*meant(&any, "3.0"), &*meant(&any, "007")), ("3", "007"));
         let text = Kind::Dynamic { declared: Class::Text };
         assert!(order(&text, "007", "7").is_ne());
+    }
+
+    #[test]
+    fn values_are_read_as_what_they_are_or_were() {
+        let column = |kind: Kind, is_cast| Column {
+            name: "a".to_owned(),
+            id: 1,
+            engine_type: String::new(),
+            kind,
+            is_cast,
+            is_nullable: true,
+            is_generated: false,
+        };
+        let any = column(Kind::Dynamic { declared: Class::Any }, false);
+        assert_eq!(kind_of(&any, &[], b"t007"), Kind::Dynamic { declared: Class::Text });
+        let decimal = Kind::Decimal { precision: 10, scale: 2 };
+        let planned = [column(decimal.clone(), false)];
+        assert_eq!(kind_of(&column(Kind::Text, true), &planned, b"3.00"), decimal);
+        assert_eq!(kind_of(&column(Kind::Text, false), &planned, b"3.00"), Kind::Text);
     }
 
     #[test]

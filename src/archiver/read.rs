@@ -8,7 +8,7 @@ use stillpoint_contract::{Column, Error, ErrorKind, Kind, LedgerEntry, Result, c
 use super::{
     document::{Batch, Plan, Slice},
     file::value_text,
-    meaning::compared,
+    meaning::{compared, kind_of},
     place::Place,
     reconcile::{Hidden, compare, hidden, refuse_unknown},
     shelf::{Shelf, Shelved, ShelvedBatch},
@@ -237,7 +237,8 @@ pub async fn find(
         // Before a table was added to the set, runs did not have it.
         let Ok(number) = visible.plan.member_of(table) else { continue };
         let terms = places_of(&wanted.terms, &visible.batch.members[number].columns)?;
-        let picks = move |columns: &[Column], row: &[u8]| fits(row, columns, &terms);
+        let planned = visible.plan.members[number].table.columns.clone();
+        let picks = move |columns: &[Column], row: &[u8]| fits(row, columns, &planned, &terms);
         let found = visible.read(place, cpu, number, left, picks).await?;
         if !found.rows.is_empty() {
             count += found.rows.len() as u64;
@@ -303,16 +304,22 @@ impl Visible<'_> {
 }
 
 /// Whether a row is as conditions say.
-pub(super) fn fits(row: &[u8], columns: &[Column], terms: &[(usize, Term)]) -> Result<bool> {
+pub(super) fn fits(
+    row: &[u8],
+    columns: &[Column],
+    planned: &[Column],
+    terms: &[(usize, Term)],
+) -> Result<bool> {
     if terms.is_empty() {
         return Ok(true);
     }
     let values = values(row).collect::<Result<Vec<_>>>()?;
     for (place, term) in terms {
         let value = values.get(*place).copied().flatten();
-        let kind = &columns[*place].kind;
-        let text = value.and_then(|value| value_text(kind, value));
-        if !term.compares.holds(kind, text.as_deref(), &term.value) {
+        let column = &columns[*place];
+        let text = value.and_then(|value| value_text(&column.kind, value));
+        let kind = kind_of(column, planned, value.unwrap_or_default());
+        if !term.compares.holds(&kind, text.as_deref(), &term.value) {
             return Ok(false);
         }
     }

@@ -15,7 +15,7 @@ use super::{
     document::{Batch, BatchMember, Plan, Slice},
     file::value_text,
     garbage::Removed,
-    meaning::meant,
+    meaning::{kind_of, meant},
     place::Place,
     read::{Term, fits, places_of},
     rewrite::{Keeps, rewrite},
@@ -101,6 +101,8 @@ impl Searched<'_> {
             placed.collect()
         };
         let subjects: Vec<_> = self.batch.members.iter().enumerate().map(of_member).collect();
+        let planned = self.plan.members.iter().map(|member| member.table.columns.clone());
+        let planned: Vec<Vec<Column>> = planned.collect();
         let picks: Picks = Arc::new(move |number, columns, row| {
             let subjects = &subjects[number];
             if subjects.is_empty() {
@@ -108,7 +110,8 @@ impl Searched<'_> {
             }
             let values = values(row).collect::<Result<Vec<_>>>()?;
             let is_one = |(place, subject): &(usize, Subject)| {
-                text(columns, &values, *place).is_some_and(|text| (subject.is_one)(&text))
+                text((columns, &planned[number]), &values, *place)
+                    .is_some_and(|text| (subject.is_one)(&text))
             };
             Ok(subjects.iter().any(is_one))
         });
@@ -118,10 +121,11 @@ impl Searched<'_> {
     /// Finds rows of one table that are as conditions say, and those that hang on them.
     pub(super) async fn rows_of(&self, terms: &[Term], number: usize) -> Result<Doomed> {
         let terms = places_of(terms, &self.batch.members[number].columns)?;
+        let planned = self.plan.members[number].table.columns.clone();
         let picks: Picks =
             Arc::new(
                 move |of, columns, row| {
-                    if of == number { fits(row, columns, &terms) } else { Ok(false) }
+                    if of == number { fits(row, columns, &planned, &terms) } else { Ok(false) }
                 },
             );
         self.family(&picks).await
@@ -158,17 +162,19 @@ impl Searched<'_> {
                 let bytes = verified(place, &world.cpu, file).await?;
                 let (columns, format) = (member.columns.clone(), plan.format);
                 let (slices, picks) = (batch.slices.clone(), Arc::clone(picks));
+                let known = planned.table.columns.clone();
                 let work = move || {
                     let mut row_number = 0;
                     keep_slices(&bytes, &columns, format, &slices, number, |_, row| {
                         let values = values(row).collect::<Result<Vec<_>>>()?;
                         let hangs = parent.as_ref().is_some_and(|(places, gone)| {
-                            texts(&columns, &values, places).is_some_and(|key| gone.contains(&key))
+                            texts((&columns, &known), &values, places)
+                                .is_some_and(|key| gone.contains(&key))
                         });
                         if hangs || picks(number, &columns, row)? {
                             found.insert(row_number);
                             for (offered, places) in offered.iter_mut().zip(&offers) {
-                                let key = texts(&columns, &values, places);
+                                let key = texts((&columns, &known), &values, places);
                                 offered.extend(key.filter(|key| !key.is_empty()));
                             }
                         }
@@ -187,12 +193,21 @@ impl Searched<'_> {
     }
 }
 
-fn text(columns: &[Column], values: &[Option<&[u8]>], place: usize) -> Option<String> {
+fn text(
+    (columns, planned): (&[Column], &[Column]),
+    values: &[Option<&[u8]>],
+    place: usize,
+) -> Option<String> {
     let value = values.get(place).copied().flatten()?;
-    let kind = &columns.get(place)?.kind;
-    Some(meant(kind, &value_text(kind, value)?))
+    let column = columns.get(place)?;
+    let kind = kind_of(column, planned, value);
+    Some(meant(&kind, &value_text(&column.kind, value)?))
 }
 
-fn texts(columns: &[Column], values: &[Option<&[u8]>], places: &[usize]) -> Option<Vec<String>> {
+fn texts(
+    columns: (&[Column], &[Column]),
+    values: &[Option<&[u8]>],
+    places: &[usize],
+) -> Option<Vec<String>> {
     places.iter().map(|place| text(columns, values, *place)).collect()
 }

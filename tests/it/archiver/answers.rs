@@ -109,3 +109,45 @@ async fn a_batch_has_no_more_slices_than_its_manifest_can_hold() {
     assert!(slices.len() > 1 && slices.iter().all(|count| *count <= 4096), "{slices:?}");
     assert_eq!(slices.iter().sum::<usize>(), 5000);
 }
+
+/// Texts of digits are texts: of those who look alike, one is erased.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_looks_like_somebody_is_not_erased() {
+    let mut yard = Yard::new(Sqlite::new().await, false);
+    yard.shop
+        .change(&[
+            "CREATE TABLE people (id INTEGER PRIMARY KEY, state TEXT, code)".to_owned(),
+            "INSERT INTO people VALUES (1, 'closed', '007'), (2, 'closed', '07'), \
+             (3, 'closed', '7'), (4, 'closed', 7), (5, 'closed', 7.0), (6, 'closed', x'37')"
+                .to_owned(),
+        ])
+        .await;
+    "people".clone_into(&mut yard.rule.root);
+    assert_eq!(yard.run().await.unwrap().pruned_rows, 6);
+    assert_eq!(count(&yard, "code = 007").await, 1);
+    assert_eq!(erased(&yard, "code", "007").await, 1);
+    assert_eq!(erased(&yard, "code", "7").await, 3);
+    assert_eq!(count(&yard, "id > 0").await, 2);
+}
+
+/// A column that was kept as exact text in one file is still of numbers.
+#[tokio::test(flavor = "multi_thread")]
+async fn subjects_are_found_in_files_whose_columns_are_text() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    shop.client()
+        .await
+        .batch_execute(
+            "DROP TABLE IF EXISTS people;
+             CREATE TABLE people (id int PRIMARY KEY, state text, code numeric(10, 2));
+             INSERT INTO people VALUES (1, 'closed', 3), (2, 'closed', 'NaN'), (3, 'closed', 30)",
+        )
+        .await
+        .unwrap();
+    let mut yard = Yard::new(&shop, false);
+    "public.people".clone_into(&mut yard.rule.root);
+    assert_eq!(yard.run().await.unwrap().pruned_rows, 3);
+    assert_eq!(count(&yard, "code < 4").await, 1);
+    assert_eq!(erased(&yard, "code", "3").await, 1);
+    assert_eq!(count(&yard, "id > 0").await, 2);
+    shop.client().await.batch_execute("DROP TABLE people").await.unwrap();
+}
