@@ -240,8 +240,8 @@ async fn conclude(client: &Client, names: &str, deleted: &[Deleted]) -> Result<(
     Ok(())
 }
 
-/// How many rows of a table this session has deleted lately, whatever had it delete them: the
-/// server forgets some of them between transactions, and none within one.
+/// How many rows of a table were deleted through this connection lately, whatever had it delete
+/// them: the server forgets some of them between transactions, and none within one.
 /// Source: PostgreSQL 18, `src/backend/utils/adt/pgstatfuncs.c`,
 /// `pg_stat_get_xact_tuples_deleted`.
 async fn counted(client: &Client, number: u32) -> Result<i64> {
