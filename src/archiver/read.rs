@@ -397,7 +397,7 @@ pub async fn verify(
         }
     }
     if let Some(ledger) = ledger
-        && let Err(error) = refuse_unknown(place, &compare(place, ledger).await?)
+        && let Err(error) = compare(&shelf, ledger).and_then(|all| refuse_unknown(place, &all))
     {
         verified.damages.push(Damage { run: String::new(), batch: 0, error });
     }
@@ -415,8 +415,9 @@ fn agree(plan: &Plan, one: &ShelvedBatch, ledger: &[LedgerEntry], hidden: &Hidde
     if !one.is_sealed() || gone.len() == one.batch.slices.len() {
         return Ok(());
     }
-    let is_gone = |slice: &&Slice| gone.iter().any(|gone| gone.number == slice.number);
-    let live: Vec<&Slice> = one.batch.slices.iter().filter(|slice| !is_gone(slice)).collect();
+    let gone: BTreeSet<u32> = gone.iter().map(|slice| slice.number).collect();
+    let slices = one.batch.slices.iter();
+    let live: Vec<&Slice> = slices.filter(|slice| !gone.contains(&slice.number)).collect();
     Err(Error::new(ErrorKind::Refused, code::LEDGER, "compare the ledger with the manifest")
         .with("slices without an entry", live.len())
         .with("their rows", live.iter().map(|slice| slice.rows()).sum::<u64>())

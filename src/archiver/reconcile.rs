@@ -3,6 +3,8 @@
 //! The ledger lies in the database, and goes back in time with it: a slice that is in files and
 //! not in the ledger was deleted in a future that the database has not had.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -14,7 +16,7 @@ use super::{
     document::{Batch, Plan, Slice},
     identity,
     place::Place,
-    prune::{Pruned, entry, prune},
+    prune::{Pruned, entry, ledgered, prune},
     shelf::Shelf,
     shelve::read_back,
     witness::Witness,
@@ -44,15 +46,24 @@ pub struct LiveSlice {
 }
 
 /// Slices that readers of the archive pass over, since their rows are in their tables.
+///
+/// By their places: how many rows one has is another number once somebody was erased.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Hidden(Vec<LiveSlice>);
+pub(super) struct Hidden(BTreeMap<String, BTreeSet<(u32, u32)>>);
 
 impl Hidden {
+    fn of(slices: &[LiveSlice]) -> Self {
+        let mut places: BTreeMap<String, BTreeSet<(u32, u32)>> = BTreeMap::new();
+        for slice in slices {
+            let of_run = places.entry(slice.run.clone()).or_default();
+            of_run.insert((slice.batch, slice.slice));
+        }
+        Self(places)
+    }
+
     /// Whether a slice is one of them.
     pub(super) fn has(&self, slice: &LiveSlice) -> bool {
-        // How many rows it has is another number once somebody was erased.
-        let place = |one: &LiveSlice| (one.run.clone(), one.batch, one.slice);
-        self.0.iter().any(|one| place(one) == place(slice))
+        self.0.get(&slice.run).is_some_and(|of| of.contains(&(slice.batch, slice.slice)))
     }
 
     /// Whether a slice of a batch is one of them.
@@ -65,8 +76,12 @@ const NOTICES: &str = "reconciled";
 
 /// What the newest document says.
 pub(super) async fn hidden(place: &Place) -> Result<Hidden> {
+    Ok(Hidden::of(&newest(place).await?.live))
+}
+
+async fn newest(place: &Place) -> Result<Reconciled> {
     let notices: Vec<Reconciled> = place.notices(NOTICES).await?;
-    Ok(Hidden(notices.into_iter().next_back().unwrap_or_default().live))
+    Ok(notices.into_iter().next_back().unwrap_or_default())
 }
 
 /// What the comparison found.
@@ -88,33 +103,37 @@ pub struct Overlap {
     pub differing: Vec<LiveSlice>,
 }
 
-/// Compares the ledger of a database with what is in files.
-pub async fn compare(place: &Place, ledger: &[LedgerEntry]) -> Result<Overlap> {
-    let shelf = Shelf::load(place).await?;
+/// Compares the ledger of a database, in its order, with what is in files.
+///
+/// # Errors
+///
+/// [`Corrupt`](ErrorKind::Corrupt) when they say different things of a slice.
+pub fn compare(shelf: &Shelf, ledger: &[LedgerEntry]) -> Result<Overlap> {
+    let entries = ledger.chunk_by(|one, next| (one.batch, &one.run) == (next.batch, &next.run));
+    let mut entries: BTreeMap<(&str, u32), &[LedgerEntry]> =
+        entries.map(|of| ((&*of[0].run, of[0].batch), of)).collect();
     let mut overlap = Overlap::default();
     for run in &shelf.runs {
-        for one in run.batches.values().filter(|one| one.is_sealed()) {
-            let gone = one.gone(&run.plan, ledger)?;
-            for slice in &one.batch.slices {
-                if gone.iter().any(|gone| gone.number == slice.number) {
+        for one in run.batches.values().filter(|one| one.void.is_none()) {
+            let batch = &one.batch;
+            let noted = entries.remove(&(&*batch.run, batch.number)).unwrap_or_default();
+            let known: BTreeSet<u32> = batch.slices.iter().map(|slice| slice.number).collect();
+            let unknown = noted.iter().filter(|entry| !known.contains(&entry.slice));
+            overlap.unknown.extend(unknown.cloned());
+            if !one.is_sealed() {
+                continue;
+            }
+            for (slice, gone) in batch.slices.iter().zip(ledgered(batch, noted, &run.plan)?) {
+                if gone {
                     overlap.archived.0 += 1;
                     overlap.archived.1 += slice.rows();
                 } else {
-                    overlap.live.push(live(&one.batch, slice));
+                    overlap.live.push(live(batch, slice));
                 }
             }
         }
     }
-    let is_known = |entry: &&LedgerEntry| {
-        shelf.runs.iter().any(|run| {
-            let batch = run.batches.get(&entry.batch).filter(|_| run.plan.run == entry.run);
-            batch.is_some_and(|one| {
-                one.void.is_none()
-                    && one.batch.slices.iter().any(|slice| slice.number == entry.slice)
-            })
-        })
-    };
-    overlap.unknown = ledger.iter().filter(|entry| !is_known(entry)).cloned().collect();
+    overlap.unknown.extend(entries.into_values().flatten().cloned());
     Ok(overlap)
 }
 
@@ -180,7 +199,7 @@ pub async fn reconcile(
         identity::check(place, &shelf, &identity).await?;
     }
     let ledger = rows.ledger(place.set()).await?;
-    let mut overlap = compare(place, &ledger).await?;
+    let mut overlap = compare(&shelf, &ledger)?;
     set_apart(&mut *rows, &shelf, &mut overlap).await?;
     if may.notes && !overlap.unnoted.is_empty() {
         rows.open_ledger().await?;
@@ -191,9 +210,11 @@ pub async fn reconcile(
         // A partition that was taken out and stands there is the run's own to look after.
         let open = shelf.runs.iter().filter(|run| run.end.is_none() && run.plan.whole().is_some());
         let open: Vec<&str> = open.map(|run| &*run.plan.run).collect();
+        let alive = Hidden::of(&overlap.live);
+        let mut gone = Vec::new();
         for (plan, batch) in shelf.sealed().filter(|(plan, _)| !open.contains(&&*plan.run)) {
-            let is_live = |slice: &&Slice| overlap.live.contains(&live(batch, slice));
-            let slices: Vec<Slice> = batch.slices.iter().filter(is_live).cloned().collect();
+            let of_batch = batch.slices.iter().filter(|slice| alive.has_slice(batch, slice));
+            let slices: Vec<Slice> = of_batch.cloned().collect();
             if slices.is_empty() {
                 continue;
             }
@@ -206,12 +227,14 @@ pub async fn reconcile(
                         overlap.pruned_rows += slice.rows();
                         overlap.archived.0 += 1;
                         overlap.archived.1 += slice.rows();
-                        overlap.live.retain(|one| *one != live(batch, &slice));
+                        gone.push(live(batch, &slice));
                     }
                     Pruned::Differs(_) => overlap.differing.push(live(batch, &slice)),
                 }
             }
         }
+        let gone = Hidden::of(&gone);
+        overlap.live.retain(|one| !gone.has(one));
     }
     write_down(place, world, &overlap.live).await?;
     Ok(overlap)
@@ -224,28 +247,29 @@ fn of_tables(shelf: &Shelf) -> impl Iterator<Item = (&Plan, &Batch)> {
 
 /// Tells slices whose rows are in their table from those that the ledger has forgotten.
 async fn set_apart(rows: &mut dyn Rows, shelf: &Shelf, overlap: &mut Overlap) -> Result<()> {
+    let alive = Hidden::of(&overlap.live);
     for (plan, batch) in of_tables(shelf) {
         let set = batch.set_of(plan);
-        for slice in &batch.slices {
-            let Some(at) = overlap.live.iter().position(|one| *one == live(batch, slice)) else {
-                continue;
-            };
+        for slice in batch.slices.iter().filter(|slice| alive.has_slice(batch, slice)) {
             let range = slice.range()?;
             let mut snapshot = rows.snapshot().await?;
             if snapshot.root(&set, &range, 1, &mut Uncounted).await? == 0 {
-                overlap.unnoted.push(overlap.live.remove(at));
+                overlap.unnoted.push(live(batch, slice));
             }
         }
     }
+    let forgotten = Hidden::of(&overlap.unnoted);
+    overlap.live.retain(|one| !forgotten.has(one));
     Ok(())
 }
 
 /// Notes slices in the ledger of which it does not know, and whose rows are in no table.
 async fn note_again(rows: &mut dyn Rows, shelf: &Shelf, overlap: &mut Overlap) -> Result<()> {
+    let unnoted = Hidden::of(&std::mem::take(&mut overlap.unnoted));
     for (plan, batch) in of_tables(shelf) {
         let set = batch.set_of(plan);
-        let is_unnoted = |slice: &&Slice| overlap.unnoted.contains(&live(batch, slice));
-        let slices: Vec<&Slice> = batch.slices.iter().filter(is_unnoted).collect();
+        let of_batch = batch.slices.iter().filter(|slice| unnoted.has_slice(batch, slice));
+        let slices: Vec<&Slice> = of_batch.collect();
         if slices.is_empty() {
             continue;
         }
@@ -257,7 +281,6 @@ async fn note_again(rows: &mut dyn Rows, shelf: &Shelf, overlap: &mut Overlap) -
         for slice in slices {
             overlap.archived.0 += 1;
             overlap.archived.1 += slice.rows();
-            overlap.unnoted.retain(|one| *one != live(batch, slice));
         }
     }
     Ok(())
@@ -275,7 +298,7 @@ impl RowSink for Uncounted {
 
 /// Writes down what readers pass over, unless that is what was written last.
 pub(super) async fn write_down(place: &Place, world: &World, live: &[LiveSlice]) -> Result<()> {
-    if hidden(place).await?.0 == live {
+    if newest(place).await?.live == live {
         return Ok(());
     }
     let found = Reconciled { at: world.clock.now(), live: live.to_vec() };

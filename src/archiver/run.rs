@@ -182,7 +182,8 @@ impl Archiving<'_> {
         let mut reader = self.driver.rows().await?;
         if let Some(whole) = reader.partitions(&self.rule.root).await? {
             let ledger = pruner.ledger(&self.rule.name).await?;
-            refuse_unreconciled(self.place, self.world, &ledger).await?;
+            let shelf = Shelf::load(self.place).await?;
+            refuse_unreconciled(self.place, self.world, &shelf, &ledger).await?;
             report.planned_rows = 0;
             let (pruner, reader) = (&mut *pruner, &mut *reader);
             let mut parts =
@@ -191,15 +192,17 @@ impl Archiving<'_> {
             return Ok(if quit.is_done() { report.quit_of_nothing() } else { quit });
         }
         let root = reader.table(&self.rule.root).await?;
-        identity::check(self.place, &Shelf::load(self.place).await?, &root.identity).await?;
+        let shelf = Shelf::load(self.place).await?;
+        identity::check(self.place, &shelf, &root.identity).await?;
         let ledger = pruner.ledger(&self.rule.name).await?;
-        refuse_unreconciled(self.place, self.world, &ledger).await?;
+        refuse_unreconciled(self.place, self.world, &shelf, &ledger).await?;
+        let mut begun = shelf.unfinished().cloned();
+        // These are as long as all that was ever archived.
+        drop((shelf, ledger));
         let mut plans = 0;
         loop {
-            let shelf = Shelf::load(self.place).await?;
-            let begun = shelf.unfinished();
             let (run, is_new) = match begun {
-                Some(run) => (run.clone(), false),
+                Some(run) => (run, false),
                 None => match self.plan(&mut *reader, report).await? {
                     Some(plan) => (plan, true),
                     None => return Ok(report.quit_of_nothing()),
@@ -221,6 +224,7 @@ impl Archiving<'_> {
             if is_through || quit != Quit::Finished {
                 return Ok(quit);
             }
+            begun = Shelf::load(self.place).await?.unfinished().cloned();
         }
     }
 
@@ -271,12 +275,16 @@ pub(super) fn new_plan(
 
 /// Refuses to archive rows a second time that live again after a restore, before somebody has
 /// looked at them. Those that are gone again are read from the archive again.
-async fn refuse_unreconciled(place: &Place, world: &World, ledger: &[LedgerEntry]) -> Result<()> {
-    let overlap = compare(place, ledger).await?;
+async fn refuse_unreconciled(
+    place: &Place,
+    world: &World,
+    shelf: &Shelf,
+    ledger: &[LedgerEntry],
+) -> Result<()> {
+    let overlap = compare(shelf, ledger)?;
     refuse_unknown(place, &overlap)?;
     let known = hidden(place).await?;
     // A partition that was taken out, and not dropped yet, has its rows whatever the ledger says.
-    let shelf = Shelf::load(place).await?;
     let open = shelf.runs.iter().filter(|run| run.end.is_none() && run.plan.whole().is_some());
     let open: Vec<&str> = open.map(|run| &*run.plan.run).collect();
     let news = overlap.live.iter().filter(|live| !known.has(live) && !open.contains(&&*live.run));
