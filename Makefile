@@ -3,12 +3,20 @@
 .PHONY: test soak fuzz bench
 
 # Every test there is. May be repeated at any time: only what is missing is installed. Many of them
-# wait for servers and clocks, so that more than two run well on two cores.
+# wait for servers and clocks, so that more than two run well on two cores, and those of the drivers
+# beside those of the program. What the latter say is shown once the former are through.
 test:
 	@if [ -e testcontainers/install.sh ]; then sh testcontainers/install.sh; fi
+	cargo test --workspace --no-run
 	@threads=$$(nproc); [ "$$threads" -ge 4 ] || threads=4; \
 		export RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$threads}; \
-		echo "cargo test --workspace, $$RUST_TEST_THREADS tests at once"; cargo test --workspace
+		said=$$(mktemp); trap 'rm -f "$$said"' EXIT; \
+		echo "$$RUST_TEST_THREADS tests at once: cargo test --workspace --exclude stillpoint, and" \
+			"cargo test --package stillpoint"; \
+		cargo test --package stillpoint --no-fail-fast >"$$said" 2>&1 & program=$$!; \
+		drivers=0; cargo test --workspace --exclude stillpoint --no-fail-fast || drivers=$$?; \
+		done=0; wait $$program || done=$$?; cat "$$said"; \
+		[ "$$drivers" = 0 ] && [ "$$done" = 0 ]
 
 # The tests with random schedules, longer, ROUNDS times, each time with another seed. A failure
 # prints it.

@@ -38,7 +38,7 @@ const SETTINGS: &str = "
     SET search_path = ''; SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD';
     SET IntervalStyle = 'postgres'; SET extra_float_digits = 1; SET bytea_output = 'hex';
     SET client_encoding = 'UTF8'; SET lc_monetary = 'C'; SET xmloption = 'content';
-    SET standard_conforming_strings = on; SET row_security = off; SET statement_timeout = 0;
+    SET standard_conforming_strings = on; SET row_security = off;
     SET transform_null_equals = off; SET idle_in_transaction_session_timeout = '10min';
     SET default_transaction_deferrable = off; SET constraint_exclusion = on;
     SET array_nulls = on; SET quote_all_identifiers = off;
@@ -49,6 +49,7 @@ const SETTINGS: &str = "
 pub(crate) async fn open(cluster: &Cluster) -> Result<Box<dyn Rows>> {
     const STEP: &str = "prepare a session that moves rows";
     let sql = cluster.sql().await?;
+    unlimited(&sql.client).await.map_err(|e| failed(e, STEP))?;
     let query = "SELECT pg_catalog.pg_is_in_recovery(),
         pg_catalog.current_setting('server_version_num')::int4,
         pg_catalog.current_setting('default_transaction_read_only') = 'on',
@@ -80,6 +81,19 @@ pub(crate) async fn open(cluster: &Cluster) -> Result<Box<dyn Rows>> {
     sql.client.batch_execute(&settings).await.map_err(|e| failed(e, STEP))?;
     let usual_path = row.try_get(3).map_err(|e| failed(e, STEP))?;
     Ok(Box::new(Session { connection: Connection::new(sql, usual_path) }))
+}
+
+/// Lifts the time that a role's statements may take, which counts for this one, too.
+async fn unlimited(client: &Client) -> Result<(), tokio_postgres::Error> {
+    let mut tries = 0;
+    loop {
+        match client.batch_execute("SET statement_timeout = 0").await {
+            Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) && tries < 100 => {
+                tries += 1;
+            }
+            done => return done,
+        }
+    }
 }
 
 #[derive(Debug)]
