@@ -69,6 +69,7 @@ database = "shop"
 root = "orders"
 where = "created_at < :cutoff"
 cutoff = "now - 1 months"
+cutoff_form = "date"
 slice_rows = 1
 """)
         env = {**os.environ, "XDG_STATE_HOME": work}

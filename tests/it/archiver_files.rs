@@ -350,3 +350,73 @@ fn duckdb_reads_columns_whose_names_look_alike() {
     let expected = ["00:00:00+00:00", "0", "A", "a__offset", "x.y", "\"q\""];
     assert_eq!(found, [expected.map(|text| Some(text.to_owned())).to_vec()]);
 }
+
+/// More values than a dictionary takes, so that they are written in another encoding.
+#[test]
+fn duckdb_finds_values_that_come_once() {
+    const EVEN: i64 = 271_000_000_007;
+    const ODD: i64 = -37_325_961_279_403;
+    let Some(duckdb) = DuckDb::required() else { return };
+    let kinds = [
+        Kind::Int64,
+        Kind::Int32,
+        Kind::Int64,
+        Kind::Date,
+        Kind::Time,
+        Kind::Timestamp,
+        Kind::Decimal { precision: 12, scale: 2 },
+        Kind::Dynamic { declared: Class::Integer },
+        Kind::Text,
+        Kind::Bytes,
+    ];
+    let named = (0..).zip(&kinds);
+    let columns: Vec<_> =
+        named.map(|(at, kind)| column(&format!("c{at}"), at + 1, kind.clone())).collect();
+    let row = |id: i64| {
+        let spread = (id * 1_664_525 + 1_013_904_223) % 2_147_483_647;
+        let int32 = i32::try_from(spread).unwrap().to_be_bytes();
+        let wide = id * if id % 2 == 0 { EVEN } else { ODD };
+        let days = i32::try_from(id * 7 % 50_000).unwrap() - 10_957;
+        let epoch = 10_957 * DAY;
+        let (whole, hundredths) = (1 + id % 9973, 1 + id % 89);
+        let digits = [2, 0, 0, 2, whole as u16, (hundredths * 100) as u16];
+        let decimal = digits.iter().flat_map(|digit| digit.to_be_bytes()).collect();
+        vec![
+            Some(long(id)),
+            Some(be(int32)),
+            Some(long(wide)),
+            Some(be(days.to_be_bytes())),
+            Some(long(id * 1_000_003 % DAY)),
+            Some(long(spread * 1_000_003 - epoch)),
+            (id % 1000 != 0).then_some(decimal),
+            Some([vec![b'i'], long(-spread)].concat()),
+            Some(format!("{}{spread}", "é".repeat(id as usize % 30)).into_bytes()),
+            (id % 7 != 0).then(|| spread.to_string().into_bytes()),
+        ]
+    };
+    let rows: Vec<_> = (0..130_000).map(row).collect();
+    let (_folder, path) = write(&columns, &rows);
+    let wrong = format!(
+        "WITH rows AS (SELECT *, (c0 * 1664525 + 1013904223) % 2147483647 AS spread
+             FROM read_parquet('{}'))
+         SELECT count(*), count(*) FILTER (c1 <> spread),
+             count(*) FILTER (c2 <> c0 * CASE WHEN c0 % 2 = 0 THEN {EVEN} ELSE {ODD} END),
+             count(*) FILTER (c3 <> DATE '1970-01-01' + CAST(c0 * 7 % 50000 AS INTEGER)),
+             count(*) FILTER (c4 <> make_time(0, 0, 0) + to_microseconds(c0 * 1000003 % {DAY})),
+             count(*) FILTER (c5 <> make_timestamp(spread * 1000003)),
+             count(*) FILTER (c6 * 100 <> (1 + c0 % 9973) * 100 + 1 + c0 % 89),
+             count(c6), count(*) FILTER (c7 <> -spread),
+             count(*) FILTER (c8 <> repeat('é', c0 % 30) || spread),
+             count(c9), count(*) FILTER (c9 <> encode(CAST(spread AS VARCHAR))) FROM rows",
+        path.display()
+    );
+    let expected = ["130000", "0", "0", "0", "0", "0", "0", "129870", "0", "0", "111428", "0"];
+    assert_eq!(ask(&duckdb, &wrong), [expected.map(|text| Some(text.to_owned())).to_vec()]);
+    let encodings = format!(
+        "SELECT string_agg(path_in_schema, ' ' ORDER BY path_in_schema) FROM parquet_metadata('{}')
+         WHERE row_group_id = 0 AND encodings LIKE '%DELTA_%'",
+        path.display()
+    );
+    let expected = "c0 c1 c2 c3 c4 c5 c6 c7 c8 c9".to_owned();
+    assert_eq!(ask(&duckdb, &encodings), [[Some(expected)]]);
+}

@@ -3,7 +3,7 @@
 use std::{cmp::Ordering, sync::Arc};
 
 use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
+use arrow_schema::{DataType, Schema, SchemaRef};
 use parquet::{
     arrow::{ArrowWriter, arrow_writer::ArrowWriterOptions},
     basic::{Compression, Encoding, ZstdLevel},
@@ -44,6 +44,14 @@ const BLOOM_FALSE: f64 = 0.01;
 /// Higher levels gain little, and take several times as long.
 const LEVEL: i32 = 1;
 
+/// How long a dictionary of values other than text gets, in a row group: with more different ones
+/// than that, their places in it are hardly shorter than they are.
+const DICTIONARY_BYTES: usize = 64 << 10;
+
+/// The most digits of a decimal that is a number of 64 bits in the file.
+/// Source: Apache Parquet, Logical Types, DECIMAL.
+const NUMBER_DIGITS_MAX: u8 = 18;
+
 /// Names in the key-value metadata.
 const ORIGIN: &str = "stillpoint.origin";
 const COLUMNS: &str = "stillpoint.columns";
@@ -68,7 +76,7 @@ impl Writer {
     pub(in super::super) fn new(layout: &Layout<'_>) -> Result<Self> {
         let schema = Arc::new(schema::schema(layout.columns));
         let order = Order::new(layout);
-        let properties = properties(layout, &order)?;
+        let properties = properties(layout, &schema, &order)?;
         let options =
             ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
         let out = ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(&schema), options);
@@ -151,7 +159,7 @@ impl Writer {
     }
 }
 
-fn properties(layout: &Layout<'_>, order: &Order) -> Result<WriterProperties> {
+fn properties(layout: &Layout<'_>, schema: &Schema, order: &Order) -> Result<WriterProperties> {
     let json = |error: serde_json::Error| Error::bug("describe a Parquet file").caused_by(error);
     let origin = serde_json::to_string(layout.origin).map_err(json)?;
     let columns = serde_json::to_string(layout.columns).map_err(json)?;
@@ -168,16 +176,23 @@ fn properties(layout: &Layout<'_>, order: &Order) -> Result<WriterProperties> {
         .set_column_index_truncate_length(Some(BOUND_BYTES_MAX))
         .set_sorting_columns(order.columns())
         .set_key_value_metadata(Some(about.to_vec()));
-    // What ascends is told by how much it does; a dictionary of times is as long as they are.
+    // A dictionary of values that hardly come twice is as long as they are. Differences take as many
+    // bits as the numbers need, and hardly any where they ascend.
     // Source: Apache Parquet, Encodings, Delta encoding.
-    let ascends = |at: usize| order.columns.iter().any(|(of, _)| *of == at);
-    for (at, column) in layout.columns.iter().enumerate() {
-        let is_time = matches!(column.kind, Kind::Timestamp | Kind::TimestampTz);
-        if is_time || ascends(at) {
-            let path = ColumnPath::new(vec![column.name.clone()]);
-            properties = properties
-                .set_column_dictionary_enabled(path.clone(), false)
-                .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+    let mut sorted = order.columns.iter().map(|(at, _)| *at).collect::<Vec<_>>();
+    sorted.extend(layout.key.iter().filter(|_| layout.key.len() == 1));
+    let sorted: Vec<&str> = sorted.iter().map(|at| &*layout.columns[*at].name).collect();
+    for field in schema.fields() {
+        let path = ColumnPath::new(vec![field.name().clone()]);
+        if let Some(encoding) = encoding(field.data_type()) {
+            properties = properties.set_column_encoding(path.clone(), encoding);
+        }
+        let is_time = matches!(field.data_type(), DataType::Timestamp(..));
+        let is_uuid = matches!(field.data_type(), DataType::FixedSizeBinary(_));
+        if is_time || is_uuid || sorted.contains(&&**field.name()) {
+            properties = properties.set_column_dictionary_enabled(path, false);
+        } else if *field.data_type() != DataType::Utf8 {
+            properties = properties.set_column_dictionary_page_size_limit(path, DICTIONARY_BYTES);
         }
     }
     for at in layout.sought() {
@@ -188,6 +203,24 @@ fn properties(layout: &Layout<'_>, order: &Order) -> Result<WriterProperties> {
         }
     }
     Ok(properties.build())
+}
+
+/// How values are written of which a dictionary does not take all: numbers of 32 and 64 bits as
+/// differences, what has a length behind all lengths.
+fn encoding(data_type: &DataType) -> Option<Encoding> {
+    match data_type {
+        DataType::Int16
+        | DataType::Int32
+        | DataType::Int64
+        | DataType::Date32
+        | DataType::Time64(_)
+        | DataType::Timestamp(..) => Some(Encoding::DELTA_BINARY_PACKED),
+        DataType::Decimal128(digits, _) if *digits <= NUMBER_DIGITS_MAX => {
+            Some(Encoding::DELTA_BINARY_PACKED)
+        }
+        DataType::Utf8 | DataType::Binary => Some(Encoding::DELTA_LENGTH_BYTE_ARRAY),
+        _ => None,
+    }
 }
 
 /// Whether a value is sought in one leaf of the file, and filters for such are of use.
