@@ -356,6 +356,17 @@ pub struct Burden {
     pub dead_rows: Option<u64>,
     /// How many sessions are working.
     pub active: Option<u32>,
+    /// How much log the server has to keep; `None` where nobody can tell.
+    pub log_used: Option<LogUsed>,
+}
+
+/// How much log a server has to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogUsed {
+    /// So many bytes, that cannot be written over yet.
+    pub bytes: u64,
+    /// Of so many that it is to have.
+    pub room: u64,
 }
 
 /// How far behind replicas are.

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
     ArchiveSet, Burden, Conflict, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, KeyRange,
-    Lag, LedgerEntry, Pruning, PutBack, PutBackTally, Referrer, Result, RowSink, Rows, Space,
-    Table, code,
+    Lag, LedgerEntry, LogUsed, Pruning, PutBack, PutBackTally, Referrer, Result, RowSink, Rows,
+    Space, Table, code,
 };
 
 use super::{
@@ -141,11 +141,16 @@ impl Rows for Session {
 
     async fn burden(&mut self, _: &ArchiveSet) -> Result<Burden> {
         let log = Config::beside(&self.database.path, "-wal");
+        let bytes = fs::metadata(log).map_or(0, |file| file.len());
+        // It grows while a reader keeps it from being copied back, into what the disk has left.
+        let disk = rustix::fs::statvfs(&self.database.path);
+        let free = disk.map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
         Ok(Burden {
             lag: Lag::NoReplica,
-            log_bytes: fs::metadata(log).ok().map(|file| file.len().into()),
+            log_bytes: Some(bytes.into()),
             dead_rows: None,
             active: None,
+            log_used: free.ok().map(|free| LogUsed { bytes, room: bytes.saturating_add(free) }),
         })
     }
 
