@@ -15,6 +15,7 @@ mod event;
 mod expire;
 mod export;
 pub mod file;
+mod forecast;
 pub mod fuzz;
 mod garbage;
 mod gate;
@@ -49,6 +50,7 @@ pub use document::{
 pub use erase::{Erased, Erasure, erase};
 pub use event::{ArchiveEvent, ArchiveWithdrawal, events, record, withdraw};
 pub use expire::{Expiring, Expiry, expire};
+pub use forecast::measured_rate;
 pub use garbage::{KeptFile, Removed};
 pub use gate::{Aged, Gate, SecondCopy};
 pub use hold::{ArchiveHold, ArchiveRelease, Holding, Holds, held, hold, release};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     batch::RowBatch,
+    outlook::Outlook,
     set::{ArchiveSet, Conflict, Cutoff, KeyRange, Partition, Partitioned, PutBackTally, Table},
 };
 use crate::{Error, ErrorKind, Finding, Result, code};
@@ -100,6 +101,11 @@ pub trait Rows: fmt::Debug + Send {
 
     /// How many rows of the root are selected; counted, not guessed.
     async fn estimate(&mut self, set: &ArchiveSet) -> Result<Estimate>;
+
+    /// What moving a set will do to the server, where so many rows of the root are read at once.
+    /// Changes nothing.
+    async fn outlook(&mut self, set: &ArchiveSet, rows: u64, estimate: Estimate)
+    -> Result<Outlook>;
 
     /// Waits until nobody else moves rows of a set, and not even a transaction of somebody who is
     /// gone can commit any more; keeps others out as long as the session lives.

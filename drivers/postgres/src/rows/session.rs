@@ -7,8 +7,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
     ArchiveSet, Burden, Conflict, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, Lag,
-    LedgerEntry, LogUsed, Partition, Partitioned, Pruning, PutBack, Referrer, Result, Rows, Space,
-    Table, code,
+    LedgerEntry, LogUsed, Outlook, Partition, Partitioned, Pruning, PutBack, Referrer, Result,
+    Rows, Space, Table, code,
 };
 use tokio_postgres::{Client, error::SqlState};
 
@@ -16,7 +16,7 @@ use super::{
     examine::examine,
     export::{self, Export},
     failure::failed,
-    ledger, partition, predicate,
+    ledger, outlook, partition, predicate,
     prune::{self, Prune},
     put_back,
     table::{self, number_of},
@@ -157,6 +157,27 @@ impl Rows for Session {
         let all: f64 = row.try_get(2).map_err(|e| failed(e, STEP))?;
         let share = (rows as f64 / all.max(rows as f64).max(1.0)).clamp(0.0, 1.0);
         Ok(Estimate { rows, bytes: (bytes as f64 * share) as u64 })
+    }
+
+    async fn outlook(
+        &mut self,
+        set: &ArchiveSet,
+        rows: u64,
+        estimate: Estimate,
+    ) -> Result<Outlook> {
+        let mut transaction = self.connection.begin(outlook::BEGIN).await?;
+        let step = transaction.step()?;
+        let done = outlook::outlook(step.client()?, set, (rows, estimate)).await;
+        let mut outlook = step.end(done)?;
+        let step = transaction.step()?;
+        let done = outlook::ends(step.client()?, set).await;
+        match step.end(done) {
+            Ok(ends) => [outlook.first, outlook.last] = ends,
+            // Nobody waits for what is only nice to know.
+            Err(error) => tracing::debug!("keys are not known: {error}"),
+        }
+        transaction.roll_back().await?;
+        Ok(outlook)
     }
 
     async fn lock(&mut self, set: &str, patience: Duration) -> Result<()> {

@@ -6,12 +6,13 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
     ArchiveSet, Burden, Conflict, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, KeyRange,
-    Lag, LedgerEntry, LogUsed, Pruning, PutBack, PutBackTally, Referrer, Result, RowSink, Rows,
-    Space, Table, code,
+    Lag, LedgerEntry, LogUsed, Outlook, Pruning, PutBack, PutBackTally, Referrer, Result, RowSink,
+    Rows, Space, Table, code,
 };
 
 use super::{
     examine::examine,
+    outlook::outlook,
     predicate,
     prune::{self, Prune},
     put_back::{self, Return},
@@ -96,6 +97,16 @@ impl Rows for Session {
     async fn estimate(&mut self, set: &ArchiveSet) -> Result<Estimate> {
         let set = set.clone();
         self.worker.run(move |desk| estimate(desk, &set)).await
+    }
+
+    async fn outlook(
+        &mut self,
+        set: &ArchiveSet,
+        rows: u64,
+        estimate: Estimate,
+    ) -> Result<Outlook> {
+        let set = set.clone();
+        self.worker.run(move |desk| outlook(desk, &set, (rows, estimate))).await
     }
 
     async fn lock(&mut self, set: &str, patience: Duration) -> Result<()> {
