@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::Result;
 
-use super::place::Place;
+use super::{pace::Said, place::Place};
 use crate::world::World;
 
 const NOTICES: &str = "control";
@@ -19,12 +19,9 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub struct Control {
     /// Whether it rests until it is told to go on.
     pub is_paused: bool,
-    /// While replicas are further behind, nothing is deleted; in milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lag_max_ms: Option<u64>,
-    /// How long a transaction should take, in milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub transaction_ms: Option<u64>,
+    /// How it is to work.
+    #[serde(flatten)]
+    pub said: Said,
     /// Who told it.
     #[serde(default)]
     pub by: String,

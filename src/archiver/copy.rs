@@ -13,8 +13,9 @@ use super::{
     place::{DOCUMENT_BYTES_MAX, Place, Sheet},
     shelf::Shelf,
     shelve::{read_back, stored},
+    subject::Searched,
 };
-use crate::{pipeline::cpu::CpuPool, repository::store::Key};
+use crate::{pipeline::cpu::CpuPool, repository::store::Key, world::World};
 
 /// Brings the files of a batch to another place, and reads them back there. They are not encrypted
 /// anew; their keys are wrapped by the secret of the repository there, so that they can be read
@@ -56,23 +57,41 @@ pub(super) struct Followed {
 pub(super) async fn follow(
     from: &Place,
     to: &Place,
-    cpu: &CpuPool,
+    world: &World,
     holds: &Holds,
 ) -> Result<Followed> {
     let mut followed = Followed::default();
+    let kept = holds.subjects();
     let (first, second) = (Shelf::load(from).await?, Shelf::load(to).await?);
     for run in second.runs.iter().filter(|run| !holds.of_run(&run.plan.run)) {
         let Some(of) = first.runs.iter().find(|one| one.plan.run == run.plan.run) else { continue };
         for one in run.batches.values().filter(|one| one.is_there()) {
             let Some(now) = of.batches.get(&one.batch.number) else { continue };
             let number = one.batch.number;
+            let is_as_there = now.expired.is_none()
+                && now.void.is_none()
+                && now.batch.generation <= one.batch.generation;
+            if is_as_there {
+                continue;
+            }
+            let of_second = Searched { place: to, world, plan: &run.plan, batch: &one.batch };
+            // Rows that somebody holds stay where they still are, unless the first place has them.
+            if !kept.is_empty() && of_second.find(&kept).await?.rows > 0 {
+                let of_first = Searched { place: from, batch: &now.batch, ..of_second };
+                let is_gone = now.expired.is_some()
+                    || now.void.is_some()
+                    || of_first.find(&kept).await?.rows == 0;
+                if is_gone {
+                    continue;
+                }
+            }
             if let Some(Expired { rows, at }) = now.expired {
                 to.mark(&run.plan.run, Sheet::Expired { batch: number }, &Expired { rows, at })
                     .await?;
             } else if let Some(Void { reason, at }) = now.void.clone() {
                 to.mark(&run.plan.run, Sheet::Void { batch: number }, &Void { reason, at }).await?;
             } else if now.batch.generation > one.batch.generation {
-                bring(from, to, cpu, &of.plan, &now.batch).await?;
+                bring(from, to, &world.cpu, &of.plan, &now.batch).await?;
                 followed.rows += one.batch.rows().saturating_sub(now.batch.rows());
                 followed.batches += 1;
                 followed.removed.add(discard(to, &one.batch, Some(&now.batch)).await?);

@@ -3,21 +3,17 @@
 //! What is written down of an erasure is a salted hash of the value, so that the list of the
 //! erased does not say who they were.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, Utc};
-use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
-use stillpoint_contract::{Error, ErrorKind, Result, code};
+use stillpoint_contract::{Error, Result};
 
 use super::{
     copy::follow,
     garbage::{Removed, sweep},
     hold::held,
-    meaning::meant,
     place::Place,
     shelf::Shelf,
-    subject::{Searched, Subject},
+    subject::{MarkedSubject, Searched, Subject, meaning_of},
 };
 use crate::world::World;
 
@@ -28,33 +24,15 @@ const NOTICES: &str = "erased";
 pub struct Erasure {
     /// Its id.
     pub id: String,
-    /// The table whose rows are a subject's.
-    pub table: String,
-    /// The column that says whose.
-    pub column: String,
-    /// Random bytes, as hexadecimal text.
-    pub salt: String,
-    /// The hash of the subject under that salt.
-    pub subject: String,
+    /// Who.
+    #[serde(flatten)]
+    pub subject: MarkedSubject,
     /// Why.
     pub reason: String,
     /// Who.
     pub by: String,
     /// When, by the coordinator's clock.
     pub at: DateTime<Utc>,
-}
-
-impl Erasure {
-    fn is_of(&self, value: &str) -> bool {
-        hash(&self.salt, value) == self.subject
-    }
-}
-
-fn hash(salt: &str, value: &str) -> String {
-    let mut hasher = blake3::Hasher::new_derive_key("stillpoint 2026-11 v1 erased subject");
-    hasher.update(salt.as_bytes());
-    hasher.update(value.as_bytes());
-    hasher.finalize().to_hex().to_string()
 }
 
 /// What an erasure did.
@@ -66,6 +44,9 @@ pub struct Erased {
     pub batches: u64,
     /// What became of the files before.
     pub removed: Removed,
+    /// How many batches are as they were, since rows that would go are held; they go when the set
+    /// is next worked on after that.
+    pub held: u64,
 }
 
 /// Writes an erasure down, and takes the subject's rows out of all files.
@@ -81,28 +62,13 @@ pub async fn erase(
 ) -> Result<Erased> {
     let Some(place) = places.first() else { return Err(Error::bug("erase nowhere")) };
     let shelf = Shelf::load(place).await?;
-    let Some(last) = shelf.runs.last() else {
-        return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find the set")
-            .with("set", place.set())
-            .with("place", place.location()));
-    };
-    let member = &last.plan.members[last.plan.member_of(table)?];
-    let Some(of) = member.table.columns.iter().find(|one| one.name == column) else {
-        let known: Vec<&str> = member.table.columns.iter().map(|one| &*one.name).collect();
-        return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find a column")
-            .with("column", column)
-            .with("columns", known.join(", ")));
-    };
-    held(place).await?.refuse(None)?;
-    let mut salt = [0; 16];
-    world.entropy.fill(&mut salt);
-    let salt = HEXLOWER.encode(&salt);
+    let holds = held(place).await?;
+    holds.refuse(None)?;
+    let (name, meant) = meaning_of(place, &shelf, (table, column, value))?;
+    holds.refuse_subject((&name, column, &meant))?;
     let erasure = Erasure {
         id: world.new_id(),
-        table: member.table.name.clone(),
-        column: column.to_owned(),
-        subject: hash(&salt, &meant(&of.kind, value)),
-        salt,
+        subject: MarkedSubject::new(place, &shelf, world, (table, column, value))?,
         reason: reason.to_owned(),
         by: by.to_owned(),
         at: world.clock.now(),
@@ -122,10 +88,11 @@ pub(super) async fn replay(places: &[Place], world: &World) -> Result<Erased> {
         return Ok(erased);
     }
     let holds = held(place).await?;
-    let subjects: Vec<Subject> = all.iter().map(subject).collect();
+    let subjects: Vec<Subject> = all.iter().map(|one| one.subject.search()).collect();
+    let kept = holds.subjects();
     for (number, place) in places.iter().enumerate() {
         if number > 0 {
-            let followed = follow(&places[0], place, &world.cpu, &holds).await?;
+            let followed = follow(&places[0], place, world, &holds).await?;
             erased.rows += followed.rows;
             erased.batches += followed.batches;
             erased.removed.add(followed.removed);
@@ -136,7 +103,12 @@ pub(super) async fn replay(places: &[Place], world: &World) -> Result<Erased> {
             for one in live {
                 let of = Searched { place, world, plan: &run.plan, batch: &one.batch };
                 let doomed = of.find(&subjects).await?;
-                if doomed.rows > 0 {
+                if doomed.rows == 0 {
+                    continue;
+                }
+                if !kept.is_empty() && doomed.meets(&of.find(&kept).await?) {
+                    erased.held += 1;
+                } else {
                     erased.rows += doomed.rows;
                     erased.batches += 1;
                     erased.removed.add(of.take_out(doomed, "a subject was erased").await?);
@@ -147,10 +119,4 @@ pub(super) async fn replay(places: &[Place], world: &World) -> Result<Erased> {
         erased.removed.add(sweep(place, &Shelf::load(place).await?).await?);
     }
     Ok(erased)
-}
-
-fn subject(erasure: &Erasure) -> Subject {
-    let (table, column) = (Some(erasure.table.clone()), erasure.column.clone());
-    let erasure = erasure.clone();
-    Subject { table, column, is_one: Arc::new(move |value: &str| erasure.is_of(value)) }
 }

@@ -76,7 +76,7 @@ pub async fn expire(
     if !is_dry {
         expiry.removed.add(sweep(first, &Shelf::load(first).await?).await?);
         for copy in copies {
-            expiry.removed.add(follow(first, copy, &world.cpu, &holds).await?.removed);
+            expiry.removed.add(follow(first, copy, world, &holds).await?.removed);
             expiry.removed.add(sweep(copy, &Shelf::load(copy).await?).await?);
         }
     }
@@ -122,7 +122,10 @@ impl Over<'_> {
         for run in &shelf.runs {
             let is_over = run.plan.expire != "open" && run.plan.expire <= month;
             for one in run.batches.values().filter(|one| is_over && one.is_sealed()) {
-                let expiring = self.expiring(&run.plan, one, one.batch.rows());
+                let (place, world) = (self.place, self.world);
+                let searched = Searched { place, world, plan: &run.plan, batch: &one.batch };
+                let has_held = self.held_in(&searched).await?.rows > 0;
+                let expiring = self.expiring(&run.plan, one, one.batch.rows(), has_held);
                 if !expiring.is_held && !self.is_dry {
                     expiry.removed.add(self.remove(one).await?);
                 }
@@ -151,7 +154,8 @@ impl Over<'_> {
                 if doomed.rows == 0 {
                     continue;
                 }
-                let expiring = self.expiring(&run.plan, one, doomed.rows);
+                let has_held = doomed.meets(&self.held_in(&searched).await?);
+                let expiring = self.expiring(&run.plan, one, doomed.rows, has_held);
                 if !expiring.is_held && !self.is_dry {
                     expiry.removed.add(self.take_out(&searched, one, doomed).await?);
                 }
@@ -180,7 +184,13 @@ impl Over<'_> {
         discard(self.place, &one.batch, None).await
     }
 
-    fn expiring(&self, plan: &Plan, one: &ShelvedBatch, rows: u64) -> Expiring {
+    /// Rows of a batch that are held because of whose they are.
+    async fn held_in(&self, searched: &Searched<'_>) -> Result<Doomed> {
+        let kept = self.holds.subjects();
+        if kept.is_empty() { Ok(Doomed::default()) } else { searched.find(&kept).await }
+    }
+
+    fn expiring(&self, plan: &Plan, one: &ShelvedBatch, rows: u64, has_held: bool) -> Expiring {
         Expiring {
             run: plan.run.clone(),
             batch: one.batch.number,
@@ -188,7 +198,7 @@ impl Over<'_> {
             of_rows: one.batch.rows(),
             bytes: one.batch.files().map(|file| file.bytes).sum(),
             expire: plan.expire.clone(),
-            is_held: self.holds.of_run(&plan.run),
+            is_held: has_held || self.holds.of_run(&plan.run),
         }
     }
 }

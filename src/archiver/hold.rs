@@ -1,10 +1,14 @@
-//! What nobody may remove or erase: sets, or single runs, that are held for a case.
+//! What nobody may remove or erase: sets, single runs, or rows of somebody, held for a case.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
-use super::place::Place;
+use super::{
+    place::Place,
+    shelf::Shelf,
+    subject::{MarkedSubject, Subject},
+};
 use crate::world::World;
 
 const HOLDS: &str = "holds";
@@ -17,6 +21,9 @@ pub struct ArchiveHold {
     pub id: String,
     /// The run; all of the set where none is said.
     pub run: Option<String>,
+    /// Whose rows; all where nobody is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<MarkedSubject>,
     /// In which case.
     pub case: String,
     /// Who.
@@ -43,9 +50,25 @@ pub struct ArchiveRelease {
 pub struct Holds(pub Vec<ArchiveHold>);
 
 impl Holds {
-    /// Whether a run is held.
+    /// Whether all rows of a run are held.
     pub fn of_run(&self, run: &str) -> bool {
-        self.0.iter().any(|hold| hold.run.as_deref().is_none_or(|held| held == run))
+        let of_all = self.0.iter().filter(|hold| hold.subject.is_none());
+        of_all.clone().any(|hold| hold.run.as_deref().is_none_or(|held| held == run))
+    }
+
+    /// Whose rows are held.
+    pub(super) fn subjects(&self) -> Vec<Subject> {
+        self.0.iter().filter_map(|hold| hold.subject.as_ref()).map(MarkedSubject::search).collect()
+    }
+
+    /// Refuses to erase whose rows are held: the table, the column, and the value as rows say it.
+    pub(super) fn refuse_subject(&self, (table, column, value): (&str, &str, &str)) -> Result<()> {
+        let holds = |hold: &&ArchiveHold| {
+            hold.subject.as_ref().is_some_and(|held| {
+                held.table == table && held.column == column && held.is_of(value)
+            })
+        };
+        self.0.iter().find(holds).map_or(Ok(()), |hold| Err(refusal(hold)))
     }
 
     /// Refuses to touch a run, or all of the set.
@@ -54,15 +77,20 @@ impl Holds {
     ///
     /// [`Refused`](ErrorKind::Refused) while somebody holds it.
     pub fn refuse(&self, run: Option<&str>) -> Result<()> {
-        let holds =
-            |hold: &&ArchiveHold| hold.run.is_none() || run.is_none() || hold.run.as_deref() == run;
-        let Some(hold) = self.0.iter().find(holds) else { return Ok(()) };
-        Err(Error::new(ErrorKind::Refused, code::HELD, "remove archived rows")
-            .with("hold", &hold.id)
-            .with("case", &hold.case)
-            .with("by", &hold.by)
-            .why("they are held; neither a policy nor a person removes them until it is released"))
+        let holds = |hold: &&ArchiveHold| {
+            hold.subject.is_none()
+                && (hold.run.is_none() || run.is_none() || hold.run.as_deref() == run)
+        };
+        self.0.iter().find(holds).map_or(Ok(()), |hold| Err(refusal(hold)))
     }
+}
+
+fn refusal(hold: &ArchiveHold) -> Error {
+    Error::new(ErrorKind::Refused, code::HELD, "remove archived rows")
+        .with("hold", &hold.id)
+        .with("case", &hold.case)
+        .with("by", &hold.by)
+        .why("they are held; neither a policy nor a person removes them until it is released")
 }
 
 /// The holds on a set that are not released.
@@ -73,17 +101,47 @@ pub async fn held(place: &Place) -> Result<Holds> {
     Ok(Holds(holds))
 }
 
-/// Holds a set, or one run of it.
+/// What is to be held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holding<'a> {
+    /// All of a set.
+    Set,
+    /// One run of it.
+    Run(&'a str),
+    /// Rows of somebody, and all that hangs on them, whenever they are archived: the table, which
+    /// is the root where none is said, the column, and its value.
+    Subject(Option<&'a str>, &'a str, &'a str),
+}
+
+/// Holds a set, or some of it.
+///
+/// # Errors
+///
+/// [`Missing`](ErrorKind::Missing) when there is no such run, table or column.
 pub async fn hold(
     place: &Place,
     world: &World,
-    run: Option<&str>,
+    what: Holding<'_>,
     case: &str,
     by: &str,
 ) -> Result<ArchiveHold> {
+    let (mut run, mut subject) = (None, None);
+    match what {
+        Holding::Set => {}
+        Holding::Run(held) => {
+            Shelf::load(place).await?.run(held)?;
+            run = Some(held.to_owned());
+        }
+        Holding::Subject(table, column, value) => {
+            let shelf = Shelf::load(place).await?;
+            let of = (table, column, value);
+            subject = Some(MarkedSubject::new(place, &shelf, world, of)?);
+        }
+    }
     let hold = ArchiveHold {
         id: world.new_id(),
-        run: run.map(str::to_owned),
+        run,
+        subject,
         case: case.to_owned(),
         by: by.to_owned(),
         at: world.clock.now(),

@@ -1,75 +1,274 @@
 //! How fast rows are deleted: as fast as the server, its replicas and its log can stand.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use stillpoint_contract::{ArchiveSet, Burden, Lag, Result, Rows};
+use serde::{Deserialize, Serialize};
+use stillpoint_contract::{ArchiveSet, Burden, Lag, LogUsed, Result, Rows};
 
-use crate::policy::Throttle;
+use crate::policy::{LogShare, Throttle};
 
 /// How long the work rests before it looks again.
 pub(super) const REST: Duration = Duration::from_millis(500);
 
+/// The longest rest before it looks again.
+const REST_MAX: Duration = Duration::from_secs(10);
+
+/// How far beyond a limit nothing helps any more but to stop.
+const CRITICAL: u32 = 2;
+
+/// Why the work rests.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cause {
+    /// Somebody said so.
+    Paused {
+        /// Who.
+        by: String,
+    },
+    /// Replicas are behind.
+    Lag,
+    /// Nobody knows how far they are.
+    UnknownLag,
+    /// Too many sessions work.
+    Sessions,
+    /// Too many rows wait for vacuum.
+    DeadRows,
+    /// Log is written too fast.
+    LogRate,
+    /// Too much of it has to be kept.
+    LogUsed,
+    /// Nobody knows how much has to be kept.
+    UnknownLogUsed,
+    /// Others get their turn.
+    Nice,
+}
+
+impl Cause {
+    /// In a word, for programs.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Paused { .. } => "paused",
+            Self::Lag => "replica-lag",
+            Self::UnknownLag => "replica-lag-unknown",
+            Self::Sessions => "threads-running",
+            Self::DeadRows => "dead-rows",
+            Self::LogRate => "wal-rate",
+            Self::LogUsed => "log-used",
+            Self::UnknownLogUsed => "log-used-unknown",
+            Self::Nice => "nice",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Paused { by } => return write!(f, "{by} paused it"),
+            Self::Lag => "replicas are behind",
+            Self::UnknownLag => "how far replicas are behind is not known",
+            Self::Sessions => "too many sessions are working",
+            Self::DeadRows => "there are too many dead rows to be vacuumed",
+            Self::LogRate => "log is written faster than it may be",
+            Self::LogUsed => "the server has to keep too much log",
+            Self::UnknownLogUsed => {
+                "how much log the server has to keep is not known, as without \
+                 GRANT pg_monitor TO the role"
+            }
+            Self::Nice => "others get their turn after each transaction",
+        })
+    }
+}
+
+/// A rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rest {
+    pub(super) cause: Cause,
+    /// What was seen, for people.
+    pub(super) why: String,
+    pub(super) length: Duration,
+}
+
+impl Rest {
+    pub(super) fn of(cause: Cause, length: Duration) -> Self {
+        Self { why: cause.to_string(), cause, length }
+    }
+}
+
+/// Whether rows may be deleted now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// They may.
+    Go,
+    /// Not before it was looked again.
+    Rest(Rest),
+    /// Not by this run any more; why.
+    Stop(String),
+}
+
+/// What somebody said while a run works: each of these instead of what the policy says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Said {
+    /// While replicas are further behind, nothing is deleted; in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_max_ms: Option<u64>,
+    /// While more sessions are working.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sessions_max: Option<u32>,
+    /// While more log is written, in bytes a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_rate_max: Option<u64>,
+    /// While more of it has to be kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_used_max: Option<LogShare>,
+    /// While there are more dead rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_rows_max: Option<u64>,
+    /// How long it rests after each transaction, in hundredths of what that took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nice_percent: Option<u32>,
+    /// How long a transaction should take, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transaction_ms: Option<u64>,
+    /// How many rows a slice has that is read from then on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slice_rows: Option<u64>,
+}
+
+impl Said {
+    /// What counts: this, or what the policy says.
+    fn of(&self, policy: &Throttle) -> Throttle {
+        Throttle {
+            lag: self.lag_max_ms.map_or(policy.lag, Duration::from_millis),
+            active: self.sessions_max.or(policy.active),
+            log_bytes_per_second: self.log_rate_max.or(policy.log_bytes_per_second),
+            dead_rows: self.dead_rows_max.or(policy.dead_rows),
+            log_used: self.log_used_max.or(policy.log_used),
+            nice_percent: self.nice_percent.unwrap_or(policy.nice_percent),
+            aborts: policy.aborts,
+        }
+    }
+
+    /// What is said now, and where nothing is, what was said before.
+    #[must_use]
+    pub fn after(self, before: Self) -> Self {
+        Self {
+            lag_max_ms: self.lag_max_ms.or(before.lag_max_ms),
+            sessions_max: self.sessions_max.or(before.sessions_max),
+            log_rate_max: self.log_rate_max.or(before.log_rate_max),
+            log_used_max: self.log_used_max.or(before.log_used_max),
+            dead_rows_max: self.dead_rows_max.or(before.dead_rows_max),
+            nice_percent: self.nice_percent.or(before.nice_percent),
+            transaction_ms: self.transaction_ms.or(before.transaction_ms),
+            slice_rows: self.slice_rows.or(before.slice_rows),
+        }
+    }
+}
+
 /// Decides when the work rests.
 #[derive(Debug)]
 pub(super) struct Pace {
+    policy: Throttle,
     throttle: Throttle,
     /// When the log was looked at last, and how long it was then.
     log: Option<(Duration, u128)>,
+    /// How long the last transaction took, unless it was rested for.
+    took: Option<Duration>,
     /// Whether it rests: it goes on only once all is well, not just below a limit.
     is_resting: bool,
 }
 
 impl Pace {
-    pub(super) fn new(throttle: Throttle) -> Self {
-        Self { throttle, log: None, is_resting: false }
+    pub(super) fn new(policy: Throttle) -> Self {
+        Self { throttle: policy.clone(), policy, log: None, took: None, is_resting: false }
     }
 
-    /// Lets replicas be so far behind, where somebody said so.
-    pub(super) fn allow_lag(&mut self, lag: Option<Duration>) {
-        self.throttle.lag = lag.unwrap_or(self.throttle.lag);
+    /// Has it follow what somebody said.
+    pub(super) fn follow(&mut self, said: &Said) {
+        self.throttle = said.of(&self.policy);
     }
 
-    /// Why the work has to rest now, and for how long; `None` when it may go on.
-    pub(super) async fn rest(
+    /// A transaction took so long.
+    pub(super) fn learn(&mut self, took: Duration) {
+        self.took = Some(took);
+    }
+
+    /// Whether the work may go on now.
+    pub(super) async fn turn(
         &mut self,
         rows: &mut dyn Rows,
         set: &ArchiveSet,
         elapsed: Duration,
-    ) -> Result<Option<(String, Duration)>> {
+    ) -> Result<Turn> {
+        if let Some(rest) = self.nice() {
+            return Ok(Turn::Rest(rest));
+        }
         let burden = rows.burden(set).await?;
-        let rest = self.judge(&burden, elapsed);
-        self.is_resting = rest.is_some();
-        Ok(rest)
+        Ok(self.judge(&burden, elapsed))
     }
 
-    fn judge(&mut self, burden: &Burden, elapsed: Duration) -> Option<(String, Duration)> {
-        let throttle = &self.throttle;
+    /// Lets others work for a while after a transaction.
+    fn nice(&mut self) -> Option<Rest> {
+        let length = self.took.take()? * self.throttle.nice_percent / 100;
+        (!length.is_zero()).then(|| Rest::of(Cause::Nice, length))
+    }
+
+    fn judge(&mut self, burden: &Burden, elapsed: Duration) -> Turn {
+        if let Some((cause, why)) = self.over(burden, CRITICAL, 1).filter(|_| self.throttle.aborts)
+        {
+            return Turn::Stop(format!("{cause}, more than twice what they may: {why}"));
+        }
         // Once at rest, half of a limit is where it ends.
         let ease = if self.is_resting { 2 } else { 1 };
-        match burden.lag {
-            Lag::Unknown => {
-                return Some(("how far replicas are behind is not known".to_owned(), REST));
-            }
-            Lag::Behind(lag) if lag > throttle.lag / ease => {
-                return Some((format!("replicas are {:.1} s behind", lag.as_secs_f64()), REST));
-            }
-            Lag::Behind(_) | Lag::NoReplica => {}
+        let rest = self.unknown(burden).map(|cause| Rest::of(cause, REST));
+        let over = || {
+            let (cause, why) = self.over(burden, 1, ease)?;
+            Some(Rest { cause, why, length: REST })
+        };
+        let rest = rest.or_else(over);
+        self.is_resting = rest.is_some();
+        rest.or_else(|| self.log_rest(burden, elapsed)).map_or(Turn::Go, Turn::Rest)
+    }
+
+    /// What is not known, and has to be.
+    fn unknown(&self, burden: &Burden) -> Option<Cause> {
+        if burden.lag == Lag::Unknown {
+            return Some(Cause::UnknownLag);
+        }
+        let is_unknown = self.throttle.log_used.is_some() && burden.log_used.is_none();
+        is_unknown.then_some(Cause::UnknownLogUsed)
+    }
+
+    /// Which limit is exceeded, taken so many times and divided by so much; and what was seen.
+    fn over(&self, burden: &Burden, times: u32, ease: u32) -> Option<(Cause, String)> {
+        let throttle = &self.throttle;
+        let most = |max: u64| max.saturating_mul(times.into()) / u64::from(ease);
+        if let Lag::Behind(lag) = burden.lag
+            && lag > throttle.lag.saturating_mul(times) / ease
+        {
+            let why = format!("replicas are {:.1} s behind", lag.as_secs_f64());
+            return Some((Cause::Lag, why));
         }
         if let (Some(max), Some(active)) = (throttle.active, burden.active)
-            && active > max / ease
+            && u64::from(active) > most(max.into())
         {
-            return Some((format!("{active} sessions are working"), REST));
+            return Some((Cause::Sessions, format!("{active} sessions are working")));
         }
         if let (Some(max), Some(dead)) = (throttle.dead_rows, burden.dead_rows)
-            && dead > max / u64::from(ease)
+            && dead > most(max)
         {
-            return Some((format!("there are {dead} dead rows to be vacuumed"), REST));
+            return Some((Cause::DeadRows, format!("there are {dead} dead rows to be vacuumed")));
         }
-        self.log_rest(burden, elapsed)
+        if let (Some(max), Some(used)) = (throttle.log_used, burden.log_used)
+            && used.bytes > most(bytes_of(max, used))
+        {
+            let LogUsed { bytes, room } = used;
+            return Some((Cause::LogUsed, format!("{bytes} of {room} bytes of log are in use")));
+        }
+        None
     }
 
     /// Rests for as long as what was written needs at the rate that is allowed.
-    fn log_rest(&mut self, burden: &Burden, elapsed: Duration) -> Option<(String, Duration)> {
+    fn log_rest(&mut self, burden: &Burden, elapsed: Duration) -> Option<Rest> {
         let (max, now) = (self.throttle.log_bytes_per_second?, burden.log_bytes?);
         let before = self.log.replace((elapsed, now));
         let (then, before) = before?;
@@ -78,7 +277,18 @@ impl Pace {
         let rest =
             needs.checked_sub(elapsed.saturating_sub(then)).filter(|rest| !rest.is_zero())?;
         let why = format!("{written} bytes of log were written since the last look");
-        Some((why, rest.min(Duration::from_secs(10))))
+        Some(Rest { cause: Cause::LogRate, why, length: rest.min(REST_MAX) })
+    }
+}
+
+/// How many bytes of log a limit is.
+fn bytes_of(max: LogShare, used: LogUsed) -> u64 {
+    match max {
+        LogShare::Bytes(bytes) => bytes,
+        LogShare::Percent(percent) => {
+            let bytes = u128::from(used.room) * u128::from(percent) / 100;
+            u64::try_from(bytes).unwrap_or(u64::MAX)
+        }
     }
 }
 
@@ -86,27 +296,38 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const CALM: Burden =
-        Burden { lag: Lag::NoReplica, log_bytes: None, dead_rows: None, active: None };
+    const CALM: Burden = Burden {
+        lag: Lag::NoReplica,
+        log_bytes: None,
+        dead_rows: None,
+        active: None,
+        log_used: None,
+    };
 
     fn behind(millis: u64) -> Burden {
         Burden { lag: Lag::Behind(Duration::from_millis(millis)), ..CALM }
     }
 
+    /// Why it rests, and how long.
+    fn rest(pace: &mut Pace, burden: Burden, seconds: u64) -> Option<(Cause, Duration)> {
+        match pace.judge(&burden, Duration::from_secs(seconds)) {
+            Turn::Go => None,
+            Turn::Rest(rest) => Some((rest.cause, rest.length)),
+            Turn::Stop(why) => panic!("it stops: {why}"),
+        }
+    }
+
     #[test]
     fn it_rests_until_all_is_well_and_not_just_below_the_limit() {
         let mut pace = Pace::new(Throttle::default());
-        let mut rests = |burden: Burden| {
-            let rest = pace.judge(&burden, Duration::ZERO).is_some();
-            pace.is_resting = rest;
-            rest
-        };
+        let mut rests = |burden: Burden| rest(&mut pace, burden, 0).is_some();
         assert!(!rests(CALM));
         assert!(!rests(behind(1_900)));
         assert!(rests(behind(2_100)));
         assert!(rests(behind(1_900)), "just below the limit");
         assert!(!rests(behind(900)));
         assert!(!rests(behind(1_900)));
+        assert!(rests(behind(20_000)), "it stops only where that was said");
         assert!(rests(Burden { lag: Lag::Unknown, ..CALM }), "unknown is not zero");
     }
 
@@ -115,9 +336,77 @@ mod tests {
         let throttle = Throttle { log_bytes_per_second: Some(1_000), ..Throttle::default() };
         let mut pace = Pace::new(throttle);
         let log = |bytes| Burden { log_bytes: Some(bytes), ..CALM };
-        assert_eq!(pace.judge(&log(5_000), Duration::ZERO), None);
-        let (_, rest) = pace.judge(&log(8_000), Duration::from_secs(1)).expect("it rests");
-        assert_eq!(rest, Duration::from_secs(2));
-        assert_eq!(pace.judge(&log(8_500), Duration::from_secs(3)), None);
+        assert_eq!(rest(&mut pace, log(5_000), 0), None);
+        let rested = rest(&mut pace, log(8_000), 1).expect("it rests");
+        assert_eq!(rested, (Cause::LogRate, Duration::from_secs(2)));
+        assert_eq!(rest(&mut pace, log(8_500), 3), None);
+    }
+
+    #[test]
+    fn each_limit_has_its_cause_and_what_nobody_knows_is_none_below_it() {
+        let throttle = Throttle {
+            active: Some(10),
+            dead_rows: Some(1_000),
+            log_used: Some(LogShare::Percent(60)),
+            ..Throttle::default()
+        };
+        let well = Burden { log_used: Some(LogUsed { bytes: 60, room: 100 }), ..CALM };
+        for (burden, cause) in [
+            (well, None),
+            (Burden { active: Some(11), ..well }, Some(Cause::Sessions)),
+            (Burden { dead_rows: Some(1_001), ..well }, Some(Cause::DeadRows)),
+            (
+                Burden { log_used: Some(LogUsed { bytes: 61, room: 100 }), ..well },
+                Some(Cause::LogUsed),
+            ),
+            (Burden { log_used: None, ..well }, Some(Cause::UnknownLogUsed)),
+        ] {
+            let mut pace = Pace::new(throttle.clone());
+            assert_eq!(rest(&mut pace, burden, 0).map(|rest| rest.0), cause, "{burden:?}");
+        }
+        let bytes = Throttle { log_used: Some(LogShare::Bytes(50)), ..Throttle::default() };
+        assert!(rest(&mut Pace::new(bytes), well, 0).is_some());
+    }
+
+    #[test]
+    fn beyond_twice_a_limit_it_stops_where_that_was_said() {
+        let throttle =
+            Throttle { aborts: true, log_used: Some(LogShare::Percent(40)), ..Throttle::default() };
+        let mut pace = Pace::new(throttle);
+        let used = |bytes| Burden { log_used: Some(LogUsed { bytes, room: 100 }), ..behind(0) };
+        let late = |millis| Burden { log_used: used(0).log_used, ..behind(millis) };
+        assert!(matches!(pace.judge(&late(3_900), Duration::ZERO), Turn::Rest(_)));
+        // Also amid a rest it is twice the limit, not twice the half of it.
+        assert!(matches!(pace.judge(&late(3_900), Duration::ZERO), Turn::Rest(_)));
+        assert!(matches!(pace.judge(&late(4_100), Duration::ZERO), Turn::Stop(_)));
+        assert!(matches!(pace.judge(&used(80), Duration::ZERO), Turn::Rest(_)));
+        let Turn::Stop(why) = pace.judge(&used(81), Duration::ZERO) else { panic!("it goes on") };
+        assert!(why.contains("81 of 100 bytes"), "{why}");
+        let unknown = Burden { lag: Lag::Unknown, ..used(0) };
+        assert!(matches!(pace.judge(&unknown, Duration::ZERO), Turn::Rest(_)), "it may be over");
+    }
+
+    #[test]
+    fn others_get_their_turn_once_after_each_transaction() {
+        let throttle = Throttle { nice_percent: 50, ..Throttle::default() };
+        let mut pace = Pace::new(throttle);
+        assert_eq!(pace.nice(), None);
+        pace.learn(Duration::from_millis(200));
+        assert_eq!(pace.nice(), Some(Rest::of(Cause::Nice, Duration::from_millis(100))));
+        assert_eq!(pace.nice(), None);
+        pace.follow(&Said { nice_percent: Some(0), ..Said::default() });
+        pace.learn(Duration::from_millis(200));
+        assert_eq!(pace.nice(), None);
+    }
+
+    #[test]
+    fn what_somebody_said_counts_instead_of_the_policy() {
+        let mut pace = Pace::new(Throttle::default());
+        pace.follow(&Said { lag_max_ms: Some(5_000), sessions_max: Some(3), ..Said::default() });
+        assert_eq!(rest(&mut pace, behind(4_900), 0), None);
+        let busy = Burden { active: Some(4), ..CALM };
+        assert_eq!(rest(&mut pace, busy, 0).map(|rest| rest.0), Some(Cause::Sessions));
+        pace.follow(&Said::default());
+        assert_eq!(rest(&mut pace, behind(4_900), 0).map(|rest| rest.0), Some(Cause::Lag));
     }
 }

@@ -225,5 +225,5 @@ impl Parts<'_, '_> {
 
 /// Whether the other partitions have to wait, too.
 fn stops(quit: &Quit) -> bool {
-    matches!(quit, Quit::OutOfTime | Quit::RowsMax)
+    matches!(quit, Quit::OutOfTime | Quit::RowsMax | Quit::Critical(_))
 }

@@ -15,6 +15,7 @@ use super::{
     garbage::sweep,
     gate::Gate,
     identity,
+    pace::Cause,
     parts::Parts,
     place::{Place, Sheet},
     prepare::{Prepared, prepare},
@@ -81,6 +82,8 @@ pub enum Quit {
     Gate(String),
     /// They are not to be deleted by this run.
     KeptSource,
+    /// The server, its replicas or its log could not stand more.
+    Critical(String),
 }
 
 impl Quit {
@@ -98,6 +101,7 @@ impl Quit {
             Self::OutOfTime => "its time is over".to_owned(),
             Self::Gate(why) => format!("rows may not be deleted yet: {why}"),
             Self::KeptSource => "rows are to stay in their tables".to_owned(),
+            Self::Critical(why) => format!("it gave up, as critical = \"abort\" says: {why}"),
         }
     }
 }
@@ -122,7 +126,7 @@ pub struct RunReport {
     /// What differed.
     pub differences: Vec<Difference>,
     /// How long it rested, and why.
-    pub rested: BTreeMap<String, Duration>,
+    pub rested: BTreeMap<Cause, Duration>,
     /// What there is to know.
     pub findings: Vec<Finding>,
 }

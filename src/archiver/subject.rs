@@ -9,7 +9,9 @@ use std::{
     },
 };
 
-use stillpoint_contract::{Column, Error, Result, values};
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+use stillpoint_contract::{Column, Error, ErrorKind, Result, code, values};
 
 use super::{
     document::{Batch, BatchMember, Plan, Slice},
@@ -19,6 +21,7 @@ use super::{
     place::Place,
     read::{Term, fits, places_of},
     rewrite::{Keeps, rewrite},
+    shelf::Shelf,
     shelve::{keep_slices, verified},
 };
 use crate::world::World;
@@ -41,6 +44,79 @@ impl fmt::Debug for Subject {
     }
 }
 
+/// A subject as it is written down: nobody reads in it who that is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkedSubject {
+    /// The table whose rows are the subject's.
+    pub table: String,
+    /// The column that says whose.
+    pub column: String,
+    /// Random bytes, as hexadecimal text.
+    pub salt: String,
+    /// The hash of the subject under that salt.
+    pub subject: String,
+}
+
+impl MarkedSubject {
+    /// Marks one, as the newest files of a set have tables and values.
+    pub(super) fn new(
+        place: &Place,
+        shelf: &Shelf,
+        world: &World,
+        (table, column, value): (Option<&str>, &str, &str),
+    ) -> Result<Self> {
+        let (table, value) = meaning_of(place, shelf, (table, column, value))?;
+        let mut salt = [0; 16];
+        world.entropy.fill(&mut salt);
+        let salt = HEXLOWER.encode(&salt);
+        Ok(Self { subject: hash(&salt, &value), table, column: column.to_owned(), salt })
+    }
+
+    /// Whether a value, as [`meaning_of`] has it, is that subject.
+    pub(super) fn is_of(&self, value: &str) -> bool {
+        hash(&self.salt, value) == self.subject
+    }
+
+    /// What its rows are found by.
+    pub(super) fn search(&self) -> Subject {
+        let (table, column) = (Some(self.table.clone()), self.column.clone());
+        let own = self.clone();
+        Subject { table, column, is_one: Arc::new(move |value: &str| own.is_of(value)) }
+    }
+}
+
+/// The complete name of a table of a set, and a value of one of its columns as rows say it.
+///
+/// # Errors
+///
+/// [`Missing`](ErrorKind::Missing) when nothing was archived, or there is no such table or column.
+pub(super) fn meaning_of(
+    place: &Place,
+    shelf: &Shelf,
+    (table, column, value): (Option<&str>, &str, &str),
+) -> Result<(String, String)> {
+    let Some(last) = shelf.runs.last() else {
+        return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find the set")
+            .with("set", place.set())
+            .with("place", place.location()));
+    };
+    let member = &last.plan.members[last.plan.member_of(table)?];
+    let Some(of) = member.table.columns.iter().find(|one| one.name == column) else {
+        let known: Vec<&str> = member.table.columns.iter().map(|one| &*one.name).collect();
+        return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find a column")
+            .with("column", column)
+            .with("columns", known.join(", ")));
+    };
+    Ok((member.table.name.clone(), meant(&of.kind, value)))
+}
+
+fn hash(salt: &str, value: &str) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("stillpoint 2026-11 v1 erased subject");
+    hasher.update(salt.as_bytes());
+    hasher.update(value.as_bytes());
+    hasher.finalize().to_hex().to_string()
+}
+
 /// Whether a row of a member, with those columns, is one that is looked for.
 type Picks = Arc<dyn Fn(usize, &[Column], &[u8]) -> Result<bool> + Send + Sync>;
 
@@ -54,6 +130,11 @@ pub(super) struct Doomed {
 }
 
 impl Doomed {
+    /// Whether some of them are among others.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        self.of_member.iter().zip(&other.of_member).any(|(own, other)| !own.is_disjoint(other))
+    }
+
     /// The places of a table's rows in its file.
     pub(super) fn of_member(&self, number: usize) -> BTreeSet<u64> {
         self.of_member.get(number).cloned().unwrap_or_default()

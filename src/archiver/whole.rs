@@ -14,6 +14,7 @@ use super::{
     behind::Behind,
     document::{Batch, End, Plan, Slice, Tally, Void},
     file::SliceHash,
+    pace::Turn,
     place::Sheet,
     prune::{Difference, Hashing, entry, ledgered},
     rewrite::void,
@@ -125,9 +126,15 @@ impl Work<'_, '_> {
             if let Some(why) = self.waits(&run, partition).await? {
                 return Ok(Quit::Gate(why));
             }
-            while self.rest(pruner, &set).await? {}
-            if let Some(quit) = self.quit(0) {
-                return Ok(quit);
+            loop {
+                if let Some(quit) = self.quit(0) {
+                    return Ok(quit);
+                }
+                match self.turn(pruner, &set).await? {
+                    Turn::Go => break,
+                    Turn::Rest(_) => {}
+                    Turn::Stop(why) => return Ok(Quit::Critical(why)),
+                }
             }
             let Compared::Differs(unlike) = self.discard(pruner, &run, &set).await? else {
                 witness.see(&Step::Dropped { partition: name() });

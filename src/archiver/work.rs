@@ -11,7 +11,7 @@ use super::{
     document::{Batch, End, Plan, Sealed, Slice, Void},
     export::{Sizes, export},
     garbage::settle,
-    pace::Pace,
+    pace::{Cause, Pace, Rest, Turn},
     place::Sheet,
     prune::{Difference, Pruned, Stride, ledgered, prune},
     rewrite::{Keeps, rewrite, void},
@@ -235,7 +235,7 @@ impl<'a, 'b> Work<'a, 'b> {
             let archiving = self.archiving;
             let sizes = Sizes {
                 file_bytes: archiving.rule.file_bytes,
-                slice_rows: archiving.rule.slice_rows,
+                slice_rows: self.told.said.slice_rows.unwrap_or(archiving.rule.slice_rows),
                 rows_max: archiving
                     .limits
                     .rows_max
@@ -325,8 +325,13 @@ impl<'a, 'b> Work<'a, 'b> {
             if let Some(quit) = self.quit(0) {
                 return Ok(Outcome { quit: Some(quit), ..Outcome::default() });
             }
-            if self.rest(pruner, &set).await? {
-                continue;
+            match self.turn(pruner, &set).await? {
+                Turn::Go => {}
+                Turn::Rest(_) => continue,
+                Turn::Stop(why) => {
+                    let quit = Some(Quit::Critical(why));
+                    return Ok(Outcome { quit, ..Outcome::default() });
+                }
             }
             let wanted = self.stride.of(slices.len());
             // A slice goes as a whole.
@@ -346,7 +351,9 @@ impl<'a, 'b> Work<'a, 'b> {
                         self.read_rows += rows;
                     }
                     self.report.pruned_rows += gone.iter().map(Slice::rows).sum::<u64>();
-                    self.stride.learn(world.clock.elapsed().saturating_sub(begun));
+                    let took = world.clock.elapsed().saturating_sub(begun);
+                    self.stride.learn(took);
+                    self.pace.learn(took);
                     continue;
                 }
                 Ok(Pruned::Differs(difference)) => difference,
@@ -451,26 +458,27 @@ impl<'a, 'b> Work<'a, 'b> {
         limits.rows_max.is_some_and(|max| read_rows > max).then_some(Quit::RowsMax)
     }
 
-    /// Rests where somebody said so, or the server needs it; whether it did.
-    pub(super) async fn rest(&mut self, pruner: &mut dyn Rows, set: &ArchiveSet) -> Result<bool> {
+    /// Rests where somebody said so, or the server needs it; whether it did, or is to stop.
+    pub(super) async fn turn(&mut self, pruner: &mut dyn Rows, set: &ArchiveSet) -> Result<Turn> {
         let Archiving { world, witness, .. } = self.archiving;
         let now = world.clock.elapsed();
         if self.looked.is_none_or(|looked| now.saturating_sub(looked) >= LOOK_EVERY) {
             self.looked = Some(now);
             self.told = control(self.archiving.place).await?;
-            self.pace.allow_lag(self.told.lag_max_ms.map(Duration::from_millis));
-            self.stride.aim_at(self.told.transaction_ms.map(Duration::from_millis));
+            self.pace.follow(&self.told.said);
+            self.stride.aim_at(self.told.said.transaction_ms.map(Duration::from_millis));
         }
-        let rest = if self.told.is_paused {
-            Some((format!("{} paused it", self.told.by), LOOK_EVERY))
+        let turn = if self.told.is_paused {
+            Turn::Rest(Rest::of(Cause::Paused { by: self.told.by.clone() }, LOOK_EVERY))
         } else {
-            self.pace.rest(pruner, set, now).await?
+            self.pace.turn(pruner, set, now).await?
         };
-        let Some((why, length)) = rest else { return Ok(false) };
-        witness.see(&Step::Resting { why: why.clone(), length });
-        world.clock.sleep(length).await;
-        *self.report.rested.entry(why).or_default() += length;
-        Ok(true)
+        if let Turn::Rest(Rest { cause, why, length }) = &turn {
+            witness.see(&Step::Resting { why: why.clone(), length: *length });
+            world.clock.sleep(*length).await;
+            *self.report.rested.entry(cause.clone()).or_default() += *length;
+        }
+        Ok(turn)
     }
 }
 

@@ -7,8 +7,8 @@ use stillpoint_contract::{CutoffForm, code};
 use super::{
     build::named,
     form::{
-        ANY, BASIS, CRON, CUTOFF, ENCRYPTION, LENGTH, NAME, PERIOD, RATE, SIZE, WINDOW, ZONE,
-        cutoff, event_of, length, period, rate, size,
+        ANY, BASIS, CRON, CUTOFF, ENCRYPTION, LENGTH, LOG_SHARE, NAME, PERIOD, RATE, SIZE, WINDOW,
+        ZONE, cutoff, event_of, length, log_share, period, rate, size,
     },
     model::Config,
     problem::Problem,
@@ -84,6 +84,25 @@ const THROTTLE: &[Key] = &[
         "while its tables have more dead rows, nothing is deleted",
     )
     .alike(&["max_dead_tuples"]),
+    Key::new(
+        "max_log_used",
+        Shape::Text(&LOG_SHARE),
+        "while the server has to keep more log, nothing is deleted: a size, or a share of \
+         max_wal_size, or with SQLite of what the disk has left",
+    )
+    .alike(&["max_wal_used", "max_wal_size"]),
+    Key::new(
+        "nice_percent",
+        Shape::Whole { least: 0, most: 10_000 },
+        "how long it rests after each transaction, in hundredths of what that took [default: 0]",
+    )
+    .alike(&["nice", "nice_ratio", "sleep_coef"]),
+    Key::new(
+        "critical",
+        Shape::Word(&["rest", "abort"]),
+        "what happens where more than twice a limit is seen: the run rests, or it stops \
+         [default: \"rest\"]",
+    ),
 ];
 
 const RETENTION: &[Key] = &[
@@ -303,6 +322,11 @@ fn throttle(node: &Node) -> Throttle {
         active: active.and_then(|active| u32::try_from(active).ok()),
         log_bytes_per_second: node.get("max_wal_rate").and_then(|max| rate(max.text()?).ok()),
         dead_rows: whole(node.get("max_dead_rows")),
+        log_used: node.get("max_log_used").and_then(|max| log_share(max.text()?).ok()),
+        nice_percent: whole(node.get("nice_percent"))
+            .and_then(|percent| u32::try_from(percent).ok())
+            .unwrap_or(usual.nice_percent),
+        aborts: node.get("critical").and_then(Node::text) == Some("abort"),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{NaiveTime, Weekday};
 use chrono_tz::Tz;
 
-use crate::policy::{self, Period, PeriodUnit, Selector, Template, Window};
+use crate::policy::{self, LogShare, Period, PeriodUnit, Selector, Template, Window};
 
 /// The event of a subject that a basis of retention names; none where it names none.
 pub(super) fn event_of(basis: &str) -> Option<&str> {
@@ -95,6 +95,13 @@ pub(super) const RATE: Form = Form {
     example: "80MiB/s",
     pattern: "^[0-9]+ ?(B|KiB|MiB|GiB|kB|MB|GB)/s$",
     check: |text| rate(text).map(drop),
+};
+
+pub(super) const LOG_SHARE: Form = Form {
+    what: "a share, or a size",
+    example: "60%",
+    pattern: "^([0-9]+%|[0-9]+ ?(B|KiB|MiB|GiB|TiB|PiB|kB|MB|GB|TB|PB))$",
+    check: |text| log_share(text).map(drop),
 };
 
 pub(super) const ZONE: Form = Form {
@@ -239,9 +246,16 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 }
 
 /// Bytes for each second, such as `80MiB/s`.
-pub(super) fn rate(text: &str) -> Result<u64, String> {
+pub(crate) fn rate(text: &str) -> Result<u64, String> {
     let bytes = text.strip_suffix("/s").ok_or("it does not end in `/s`")?;
     size(bytes.trim_end())
+}
+
+/// How much log, such as `60%` or `4GiB`.
+pub(crate) fn log_share(text: &str) -> Result<LogShare, String> {
+    let Some(percent) = text.strip_suffix('%') else { return size(text).map(LogShare::Bytes) };
+    let percent = percent.parse().ok().filter(|percent| (1..=100).contains(percent));
+    percent.map(LogShare::Percent).ok_or_else(|| "it is not between 1% and 100%".to_owned())
 }
 
 /// A zone by its name.

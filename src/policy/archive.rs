@@ -143,12 +143,35 @@ pub struct Throttle {
     pub log_bytes_per_second: Option<u64>,
     /// While its tables have more dead rows.
     pub dead_rows: Option<u64>,
+    /// While the server has to keep more log.
+    pub log_used: Option<LogShare>,
+    /// How long it rests after each transaction, in hundredths of what that took.
+    pub nice_percent: u32,
+    /// Whether it stops, instead of resting, where twice a limit is exceeded.
+    pub aborts: bool,
+}
+
+/// How much log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogShare {
+    /// So many hundredths of what there may be.
+    Percent(u32),
+    /// So many bytes.
+    Bytes(u64),
 }
 
 impl Default for Throttle {
     fn default() -> Self {
-        let lag = Duration::from_secs(2);
-        Self { lag, active: None, log_bytes_per_second: None, dead_rows: None }
+        Self {
+            lag: Duration::from_secs(2),
+            active: None,
+            log_bytes_per_second: None,
+            dead_rows: None,
+            log_used: None,
+            nice_percent: 0,
+            aborts: false,
+        }
     }
 }
 

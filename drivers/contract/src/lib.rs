@@ -49,10 +49,10 @@ pub use pattern::TablePattern;
 pub use point::NativePoint;
 pub use position::{Lineage, LogPosition, LogRange};
 pub use rows::{
-    ArchiveSet, Burden, Class, Column, Conflict, Cutoff, CutoffForm, Estimate, Exporting, Key,
-    KeyRange, Kind, Lag, LedgerEntry, Link, Member, Partition, Partitioned, Pruning, PutBack,
-    PutBackTally, ROW_BYTES_MAX, Referrer, RowBatch, RowSink, RowWriter, Rows, Space, Table,
-    values,
+    ArchiveSet, Burden, Class, Column, Conflict, Cutoff, CutoffForm, Estimate, Explained,
+    Exporting, Key, KeyRange, Kind, Lag, LedgerEntry, Link, LockTaken, LogUsed, Member, Outlook,
+    Partition, Partitioned, Pruning, PutBack, PutBackTally, ROW_BYTES_MAX, Referrer, RowBatch,
+    RowSink, RowWriter, Rows, Space, Table, values,
 };
 pub use sandbox::{
     ANSWER_BYTES_MAX, Examined, Sandbox, SandboxRequest, TALLIES_MAX, Tally, Verdict,

@@ -8,7 +8,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::place::Set;
 use crate::{
-    archiver::{Control, Shelf, Standing, control, standing, tell},
+    archiver::{Control, Said, Shelf, Standing, control, standing, tell},
     cli::{
         answer::{Answer, Stamp},
         exit,
@@ -16,7 +16,13 @@ use crate::{
         session::{Session, length},
         units,
     },
+    config::{log_share, rate},
+    policy::LogShare,
 };
+
+/// What `archive set` understands.
+const SETTINGS: &str = "lag=2s; batch=8000, in rows; txn=250, in milliseconds; threads=40; \
+                        wal_rate=20MiB/s; log_used=60% or 4GiB; dead_rows=2000000; nice=50, in %";
 
 /// What `archive status`, `pause` and `resume` are told.
 #[derive(Debug, Args)]
@@ -30,8 +36,10 @@ pub(crate) struct NameOptions {
 pub(crate) struct SetOptions {
     /// The archive set.
     set: String,
-    /// lag=LENGTH: rest while replicas are further behind; txn=MILLISECONDS: how long a
-    /// transaction should take.
+    /// lag=2s, threads=40, wal_rate=20MiB/s, log_used=60% or 4GiB, dead_rows=2000000: rest while
+    /// there is more; nice=50: rest so many % of a transaction's time after it; txn=250: how many
+    /// milliseconds one should take; batch=8000: how many rows a slice has that is read from now
+    /// on.
     #[arg(value_name = "NAME=VALUE", required = true)]
     values: Vec<String>,
 }
@@ -52,6 +60,13 @@ struct StatusAnswer {
     paused: bool,
     lag_max_ms: Option<u64>,
     transaction_ms: Option<u64>,
+    slice_rows: Option<u64>,
+    sessions_max: Option<u32>,
+    log_rate_max: Option<u64>,
+    /// As `60%`, or in bytes.
+    log_used_max: Option<String>,
+    dead_rows_max: Option<u64>,
+    nice_percent: Option<u32>,
     told_by: Option<String>,
     told_at: Option<Stamp>,
 }
@@ -112,6 +127,13 @@ impl Answer for StatusAnswer {
         let length = |ms| units::duration(Duration::from_millis(ms));
         facts.extend(self.lag_max_ms.map(|ms| ("lag", length(ms))));
         facts.extend(self.transaction_ms.map(|ms| ("transactions", length(ms))));
+        let count = |rows| format!("{} rows", units::grouped(rows));
+        facts.extend(self.slice_rows.map(|rows| ("batch", count(rows))));
+        facts.extend(self.sessions_max.map(|max| ("threads", max.to_string())));
+        facts.extend(self.log_rate_max.map(|max| ("log", units::rate(max as f64))));
+        facts.extend(self.log_used_max.clone().map(|max| ("log used", max)));
+        facts.extend(self.dead_rows_max.map(|rows| ("dead", count(rows))));
+        facts.extend(self.nice_percent.map(|percent| ("nice", format!("{percent} %"))));
         if let (Some(by), Some(at)) = (&self.told_by, self.told_at) {
             facts.push(("told by", format!("{by}, {}", page.time(at.0))));
         }
@@ -156,29 +178,62 @@ pub(super) async fn pause(session: &Session, options: NameOptions, is_paused: bo
 pub(super) async fn set(session: &Session, options: SetOptions) -> Result<u8> {
     let set = Set::of(session, &options.set).await?;
     let place = set.place(session).await?;
-    let mut lag = None;
-    let mut transaction = None;
+    let mut said = Said::default();
     for value in &options.values {
-        match value.split_once('=') {
-            Some(("lag", text)) => lag = Some(length(text)?.as_millis() as u64),
-            Some(("txn", text))
-                if text.parse::<u64>().is_ok_and(|ms| (1..=60_000).contains(&ms)) =>
-            {
-                transaction = text.parse().ok();
-            }
-            _ => {
-                return Err(Error::new(ErrorKind::Invalid, code::USAGE, "understand a setting")
-                    .with("given", value)
-                    .with("forms", "lag=2s; txn=250, in milliseconds up to 60000"));
-            }
-        }
+        read(value, &mut said)?;
     }
-    let change = |told: &mut Control| {
-        told.lag_max_ms = lag.or(told.lag_max_ms);
-        told.transaction_ms = transaction.or(told.transaction_ms);
-    };
+    let change = |told: &mut Control| told.said = said.after(told.said);
     let told = tell(&place, &session.world, &session.user(), change).await?;
     answer(session, &set, told).await
+}
+
+/// Understands one setting.
+fn read(given: &str, said: &mut Said) -> Result<()> {
+    let (name, text) = given.split_once('=').unwrap_or((given, ""));
+    let within = |least: u64, most: u64| {
+        text.parse().ok().filter(|number: &u64| (least..=most).contains(number))
+    };
+    let is_read = match name {
+        "lag" => {
+            said.lag_max_ms = Some(length(text)?.as_millis() as u64);
+            said.lag_max_ms.is_some()
+        }
+        "txn" => {
+            said.transaction_ms = within(1, 60_000);
+            said.transaction_ms.is_some()
+        }
+        "batch" => {
+            said.slice_rows = within(1, 50_000);
+            said.slice_rows.is_some()
+        }
+        "threads" => {
+            said.sessions_max = within(1, 1_000_000).map(|max| max as u32);
+            said.sessions_max.is_some()
+        }
+        "wal_rate" => {
+            said.log_rate_max = rate(text).ok();
+            said.log_rate_max.is_some()
+        }
+        "log_used" => {
+            said.log_used_max = log_share(text).ok();
+            said.log_used_max.is_some()
+        }
+        "dead_rows" => {
+            said.dead_rows_max = within(1, i64::MAX.cast_unsigned());
+            said.dead_rows_max.is_some()
+        }
+        "nice" => {
+            said.nice_percent = within(0, 10_000).map(|percent| percent as u32);
+            said.nice_percent.is_some()
+        }
+        _ => false,
+    };
+    if is_read {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Invalid, code::USAGE, "understand a setting")
+        .with("given", given)
+        .with("forms", SETTINGS))
 }
 
 async fn answer(session: &Session, set: &Set, told: Control) -> Result<u8> {
@@ -203,8 +258,17 @@ async fn answer(session: &Session, set: &Set, told: Control) -> Result<u8> {
         pruned_rows: pruned,
         standing: standing.map(|one| StandingRow::of(&set.rule.name, one)).collect(),
         paused: told.is_paused,
-        lag_max_ms: told.lag_max_ms,
-        transaction_ms: told.transaction_ms,
+        lag_max_ms: told.said.lag_max_ms,
+        transaction_ms: told.said.transaction_ms,
+        slice_rows: told.said.slice_rows,
+        sessions_max: told.said.sessions_max,
+        log_rate_max: told.said.log_rate_max,
+        log_used_max: told.said.log_used_max.map(|max| match max {
+            LogShare::Percent(percent) => format!("{percent}%"),
+            LogShare::Bytes(bytes) => units::bytes(bytes),
+        }),
+        dead_rows_max: told.said.dead_rows_max,
+        nice_percent: told.said.nice_percent,
         told_at: is_told.then_some(Stamp(told.at)),
         told_by: is_told.then_some(told.by),
     })?;

@@ -37,6 +37,8 @@ struct EraseAnswer {
     set: String,
     erased_rows: u64,
     rewritten_batches: u64,
+    /// Batches that stay as they are for now, since rows that would go are held.
+    held_batches: u64,
     #[serde(flatten)]
     gone: Gone,
 }
@@ -48,7 +50,12 @@ impl Answer for EraseAnswer {
         let rows = units::count(self.erased_rows, "row is", "rows are");
         let set = printable(&self.set);
         page.line(format!("{rows} erased from the files of archive set {set}."));
-        if self.erased_rows == 0 {
+        if self.held_batches > 0 {
+            let held = units::count(self.held_batches, "batch has", "batches have");
+            page.line(format!(
+                "  {held} such rows that somebody holds; they are erased after that."
+            ));
+        } else if self.erased_rows == 0 {
             page.line("  No row has that value; should one be archived later, it is erased then.");
         }
         let batches = units::count(self.rewritten_batches, "batch was", "batches were");
@@ -73,11 +80,13 @@ pub(super) async fn run(session: &Session, options: EraseOptions) -> Result<u8> 
     let erased = erase(&places, &session.world, subject, (&options.reason, &user)).await?;
     let gone = Gone::of(erased.removed);
     // Whoever asks for it expects rows; a value that is written otherwise than theirs is likely.
-    let status = if erased.rows == 0 { exit::CHECK_FAILED } else { gone.status() };
+    let is_done = erased.rows > 0 && erased.held == 0;
+    let status = if !is_done { exit::CHECK_FAILED } else { gone.status() };
     session.answer(&EraseAnswer {
         set: options.set,
         erased_rows: erased.rows,
         rewritten_batches: erased.batches,
+        held_batches: erased.held,
         gone,
     })?;
     Ok(status)

@@ -6,7 +6,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::place::Set;
 use crate::{
-    archiver::{ArchiveHold, Shelf, held, hold, release},
+    archiver::{ArchiveHold, Holding, held, hold, release},
     cli::{
         answer::{Answer, Stamp},
         exit,
@@ -18,7 +18,7 @@ use crate::{
 /// What to do with holds on archived rows.
 #[derive(Debug, Subcommand)]
 pub(crate) enum HoldCommand {
-    /// Forbid to remove or erase rows of a set, or of one run of it.
+    /// Forbid to remove or erase rows of a set, of one run of it, or of somebody.
     Add(AddOptions),
     /// List holds.
     Ls(ListOptions),
@@ -35,8 +35,14 @@ pub(crate) struct AddOptions {
     #[arg(long, value_name = "CASE")]
     case: String,
     /// Only this run.
-    #[arg(long, value_name = "RUN")]
+    #[arg(long, value_name = "RUN", conflicts_with = "subject")]
     run: Option<String>,
+    /// Only rows of this subject, and what hangs on them; files that hold such rows stay.
+    #[arg(long, value_name = "COLUMN=VALUE")]
+    subject: Option<String>,
+    /// The table that has the column [default: the root].
+    #[arg(long, value_name = "TABLE", requires = "subject")]
+    table: Option<String>,
 }
 
 /// What `archive hold ls` is told.
@@ -69,6 +75,8 @@ struct HoldsAnswer {
 struct HoldRow {
     id: String,
     run: Option<String>,
+    /// The column that says whose rows are held, or `null`; whose, is not written down.
+    subject: Option<String>,
     case: String,
     by: String,
     since: Stamp,
@@ -76,8 +84,9 @@ struct HoldRow {
 
 impl HoldRow {
     fn of(hold: ArchiveHold) -> Self {
-        let ArchiveHold { id, run, case, by, at } = hold;
-        Self { id, run, case, by, since: Stamp(at) }
+        let ArchiveHold { id, run, subject, case, by, at } = hold;
+        let subject = subject.map(|held| format!("{}.{}", held.table, held.column));
+        Self { id, run, subject, case, by, since: Stamp(at) }
     }
 }
 
@@ -89,12 +98,13 @@ impl Answer for HoldsAnswer {
             page.line(format!("Nobody holds rows of archive set {}.", printable(&self.set)));
             return;
         }
-        let mut table = Table::new(&["HOLD", "CASE", "RUN", "SINCE", "BY"]);
+        let mut table = Table::new(&["HOLD", "CASE", "RUN", "ROWS", "SINCE", "BY"]);
         for hold in &self.holds {
             table.row(vec![
                 hold.id.clone(),
                 hold.case.clone(),
                 hold.run.clone().unwrap_or_else(|| "all".to_owned()),
+                hold.subject.as_ref().map_or_else(|| "all".to_owned(), |of| format!("one {of}")),
                 page.time(hold.since.0),
                 hold.by.clone(),
             ]);
@@ -113,11 +123,20 @@ pub(super) async fn run(session: &Session, command: HoldCommand) -> Result<u8> {
                     .next("--case LEG-2231"));
             }
             let place = Set::of(session, &options.set).await?.place(session).await?;
-            if let Some(run) = &options.run {
-                Shelf::load(&place).await?.run(run)?;
-            }
-            let (run, user) = (options.run.as_deref(), session.user());
-            let made = hold(&place, &session.world, run, &options.case, &user).await?;
+            let what = match (&options.run, &options.subject) {
+                (Some(run), _) => Holding::Run(run),
+                (None, None) => Holding::Set,
+                (None, Some(subject)) => {
+                    let (column, value) = subject.split_once('=').ok_or_else(|| {
+                        Error::new(ErrorKind::Invalid, code::USAGE, "find out whose rows are held")
+                            .with("given", subject)
+                            .with("forms", "--subject customer_id=42")
+                    })?;
+                    Holding::Subject(options.table.as_deref(), column, value)
+                }
+            };
+            let user = session.user();
+            let made = hold(&place, &session.world, what, &options.case, &user).await?;
             (options.set, vec![made])
         }
         HoldCommand::Ls(options) => {

@@ -1,12 +1,16 @@
 //! `stillpoint archive plan`: what a run would move, and what speaks against it.
 
+use std::time::Duration;
+
 use clap::Args;
 use serde::Serialize;
-use stillpoint_contract::{Error, ErrorKind, Finding, Result, Weight, code};
+use stillpoint_contract::{
+    Error, ErrorKind, Explained, Finding, LockTaken, Outlook, Result, Weight, code,
+};
 
 use super::place::Set;
 use crate::{
-    archiver::{Prepared, PreparedPart, Shelf, prepare, prepare_part},
+    archiver::{Prepared, PreparedPart, Shelf, measured_rate, prepare, prepare_part},
     cli::{
         answer::{Answer, Stamp},
         exit,
@@ -33,6 +37,20 @@ struct PlanAnswer {
     predicate: String,
     rows: u64,
     bytes: u64,
+    /// The keys of the first and the last row that is selected; `null` where that is not known.
+    first_key: Option<String>,
+    last_key: Option<String>,
+    /// About how much log is written: at least, and with all pages in it.
+    log_bytes_least: u64,
+    log_bytes_most: u64,
+    /// How many rows of the root went in a second when the set was last worked on, rests included;
+    /// `null` where that is not known.
+    rows_per_second: Option<f64>,
+    /// How long the rows would take at that rate.
+    eta_ms: Option<u64>,
+    /// How rows are selected, as the engine explains it.
+    selecting: Vec<Selecting>,
+    locks: Vec<LockRow>,
     /// In the order in which they are exported; they are deleted in the opposite one.
     tables: Vec<TableRow>,
     /// Of a table with partitions, those of which rows are selected.
@@ -51,6 +69,39 @@ struct TableRow {
     /// The table that it refers to, or `null` for the root.
     refers_to: Option<String>,
     by: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Selecting {
+    table: String,
+    statement: String,
+    plan: Vec<String>,
+}
+
+impl Selecting {
+    fn of(step: Explained) -> Self {
+        let Explained { table, statement, plan, advice: _ } = step;
+        Self { table, statement, plan }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct LockRow {
+    on: String,
+    mode: String,
+    during: &'static str,
+    /// Who waits for it.
+    blocks: &'static str,
+    /// For how long at a time, about; `null` as long as a file takes to be read.
+    about_ms: Option<u64>,
+}
+
+impl LockRow {
+    fn of(lock: LockTaken, transaction: Duration) -> Self {
+        let LockTaken { on, mode, during, blocks, is_brief } = lock;
+        let about_ms = is_brief.then(|| transaction.as_millis() as u64);
+        Self { on, mode, during, blocks, about_ms }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -113,7 +164,7 @@ impl Found {
 }
 
 impl Answer for PlanAnswer {
-    const SCHEMA: &'static str = "archive-plan/1";
+    const SCHEMA: &'static str = "archive-plan/2";
 
     fn write(&self, page: &mut Page<'_>) {
         let cutoff = self.cutoff.map_or_else(|| "none".to_owned(), |at| page.time(at.0));
@@ -125,6 +176,19 @@ impl Answer for PlanAnswer {
             ("selects", self.predicate.clone()),
             ("rows", rows),
         ];
+        if let (Some(first), Some(last)) = (&self.first_key, &self.last_key) {
+            facts.push(("keys", printable(&format!("from {first} to {last}")).to_string()));
+        }
+        let log = [self.log_bytes_least, self.log_bytes_most].map(units::bytes).join(" to ");
+        facts.push(("log", format!("about {log}")));
+        let eta = match (self.eta_ms, self.rows_per_second) {
+            (Some(ms), Some(rate)) => {
+                let length = units::duration(Duration::from_millis(ms));
+                format!("about {length}, at {rate:.0} rows/s as the last time")
+            }
+            _ => "unknown: nothing was deleted yet".to_owned(),
+        };
+        facts.push(("takes", eta));
         if let Some(run) = &self.unfinished {
             facts.push(("first", format!("run {run} is continued, as it was planned")));
         }
@@ -141,6 +205,26 @@ impl Answer for PlanAnswer {
             ]);
         }
         page.table(&table);
+        page.blank();
+        let mut table = Table::new(&["LOCK", "MODE", "WHILE", "FOR ABOUT", "BLOCKS"]);
+        for row in &self.locks {
+            let length = |ms| units::duration(Duration::from_millis(ms));
+            table.row(vec![
+                row.on.clone(),
+                row.mode.clone(),
+                row.during.to_owned(),
+                row.about_ms.map_or_else(|| "a file".to_owned(), length),
+                row.blocks.to_owned(),
+            ]);
+        }
+        page.table(&table);
+        for step in &self.selecting {
+            page.blank();
+            page.line(printable(&step.statement).to_string());
+            for line in &step.plan {
+                page.line(format!("    {}", printable(line)));
+            }
+        }
         if !self.partitions.is_empty() {
             page.blank();
             let mut table = Table::new(&["PARTITION", ">ROWS", ">SIZE", "PATH", "WHY"]);
@@ -171,6 +255,21 @@ impl Answer for PlanAnswer {
     }
 }
 
+impl PlanAnswer {
+    /// Adds what the run will do, and how long it will take.
+    fn show(&mut self, outlook: Outlook, transaction: Duration, rate: Option<f64>) {
+        let Outlook { steps, first, last, locks, log_least, log_most } = outlook;
+        (self.first_key, self.last_key) = (first, last);
+        (self.log_bytes_least, self.log_bytes_most) = (log_least, log_most);
+        self.rows_per_second = rate;
+        self.eta_ms = rate.map(|rate| (self.rows as f64 / rate * 1000.0) as u64);
+        let advice = steps.iter().filter_map(|step| step.advice.as_ref());
+        self.findings.extend(advice.map(Found::of));
+        self.selecting = steps.into_iter().map(Selecting::of).collect();
+        self.locks = locks.into_iter().map(|lock| LockRow::of(lock, transaction)).collect();
+    }
+}
+
 /// Shows it.
 pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let set = Set::of(session, &options.set).await?;
@@ -190,6 +289,12 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     };
     let unfinished = shelf.unfinished().map(|run| run.plan.run.clone());
     let mut answer = answer_of(&set, &prepared, unfinished);
+    // Of partitions, that of the first one with rows stands for all.
+    let of = parts.iter().find(|part| part.prepared.estimate.rows > 0);
+    let of = of.map_or(&prepared.set, |part| &part.prepared.set);
+    let outlook = rows.outlook(of, set.rule.slice_rows, prepared.estimate).await?;
+    let ledger = rows.ledger(&set.rule.name).await?;
+    answer.show(outlook, set.rule.transaction, measured_rate(&shelf, &ledger));
     let selected = parts.iter().filter(|part| part.prepared.estimate.rows > 0);
     answer.partitions = selected.map(PartRow::of).collect();
     let status = if answer.admitted { exit::OK } else { exit::status(ErrorKind::Refused) };
@@ -241,6 +346,14 @@ fn answer_of(set: &Set, prepared: &Prepared, unfinished: Option<String>) -> Plan
         predicate: prepared.set.predicate.clone(),
         rows: prepared.estimate.rows,
         bytes: prepared.estimate.bytes,
+        first_key: None,
+        last_key: None,
+        log_bytes_least: 0,
+        log_bytes_most: 0,
+        rows_per_second: None,
+        eta_ms: None,
+        selecting: Vec::new(),
+        locks: Vec::new(),
         tables: tables.collect(),
         partitions: Vec::new(),
         findings: prepared.findings.iter().map(Found::of).collect(),

@@ -49,7 +49,8 @@ pub(crate) struct Options {
 struct RunAnswer {
     set: String,
     run: Option<String>,
-    /// `finished`, `nothing-selected`, `rows-max`, `out-of-time`, `gate` or `kept-source`.
+    /// `finished`, `nothing-selected`, `rows-max`, `out-of-time`, `gate`, `kept-source` or
+    /// `critical`.
     quit: &'static str,
     why: String,
     planned_rows: u64,
@@ -72,6 +73,8 @@ struct DifferenceRow {
 
 #[derive(Debug, Serialize)]
 struct Rest {
+    /// In a word, such as `replica-lag` or `paused`.
+    cause: &'static str,
     why: String,
     ms: u64,
 }
@@ -80,7 +83,8 @@ impl Answer for RunAnswer {
     const SCHEMA: &'static str = "archive-run/1";
 
     fn write(&self, page: &mut Page<'_>) {
-        let tone = if self.left_rows == 0 { Tone::Good } else { Tone::Warning };
+        let is_well = self.left_rows == 0 && self.quit != "critical";
+        let tone = if is_well { Tone::Good } else { Tone::Warning };
         let why = page.paint(tone, &self.why);
         page.line(format!("Archive set {}: {why}", printable(&self.set)));
         let took = Duration::from_millis(self.elapsed_ms);
@@ -145,7 +149,8 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
 
 fn status_of(report: &RunReport) -> u8 {
     // Rows that kept changing are left for the next run, and somebody should know.
-    if report.left_rows > 0 { exit::CHECK_FAILED } else { exit::OK }
+    let is_well = report.left_rows == 0 && !matches!(report.quit, Quit::Critical(_));
+    if is_well { exit::OK } else { exit::CHECK_FAILED }
 }
 
 fn answer_of(set: &str, report: RunReport, took: Duration) -> RunAnswer {
@@ -156,6 +161,7 @@ fn answer_of(set: &str, report: RunReport, took: Duration) -> RunAnswer {
         Quit::OutOfTime => "out-of-time",
         Quit::Gate(_) => "gate",
         Quit::KeptSource => "kept-source",
+        Quit::Critical(_) => "critical",
     };
     let differences = report.differences.into_iter();
     let rested = report.rested.into_iter();
@@ -172,7 +178,13 @@ fn answer_of(set: &str, report: RunReport, took: Duration) -> RunAnswer {
         differences: differences
             .map(|one| DifferenceRow { table: one.table, slice: one.slice, how: one.how })
             .collect(),
-        rested: rested.map(|(why, length)| Rest { why, ms: length.as_millis() as u64 }).collect(),
+        rested: rested
+            .map(|(cause, length)| Rest {
+                cause: cause.word(),
+                why: cause.to_string(),
+                ms: length.as_millis() as u64,
+            })
+            .collect(),
         findings: report
             .findings
             .iter()

@@ -1,26 +1,49 @@
-//! Archive sets whose time has come, carried out by whoever serves.
+//! Archive sets whose time has come: jobs of the queue that all coordinators share, carried out by
+//! whoever serves.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 use tokio::sync::watch;
 
 use super::{place::Set, run::Watcher};
 use crate::{
-    archiver::{Archiving, Limits, RunReport, Shelf},
+    archiver::{Archiving, Limits, Quit, RunReport, Shelf},
     cli::{serve::Held, session::Session},
     config::Config,
-    coordinator::{state::State, told},
+    coordinator::{
+        state::{Claim, Filter, Outcome, Phase, State, Task},
+        told,
+    },
     pipeline::Meter,
-    policy::{ArchiveRule, Calendar, Timing},
+    policy::{ArchiveRule, Calendar, Timing, is_open},
 };
 
-/// How often it is looked whether a set's time has come.
+/// What such a job is called in the queue, before the name of the set.
+const KIND: &str = "archive ";
+
+/// The part of the queue that these jobs wait in: whoever backs up does not take them.
+const QUEUE: &str = "archive sets";
+
+/// How often it is looked whether a set's time has come, and said how far jobs are.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Archives what is due, as long as it is polled. `leads` says whether this process decides.
+/// How long this process is believed to live after it last said so.
+const LEASE: Duration = Duration::from_mins(1);
+
+/// How many sets are worked on by one process at once.
+const TOGETHER: usize = 4;
+
+/// Backups go first.
+const RANK: u64 = 0;
+
+/// How long after a failure, or while a gate is closed, it is tried again.
+const RETRY: TimeDelta = TimeDelta::hours(1);
+
+/// Queues and carries out what is due, as long as it is polled. `leads` says whether this process
+/// decides.
 ///
 /// The lock of a set keeps two of them from moving the same rows; what one of them leaves, the
 /// next one goes on with.
@@ -30,98 +53,206 @@ pub(crate) async fn tend(
     leads: impl Fn() -> bool,
     helds: watch::Receiver<Arc<Held>>,
 ) {
-    let mut begun: BTreeMap<String, DateTime<Utc>> = BTreeMap::new();
+    let queue = state.clone().of_agent(QUEUE);
+    let worker = format!("archives {}", session.world.new_id());
     let mut running = FuturesUnordered::new();
-    let mut names: Vec<String> = Vec::new();
     loop {
-        tokio::select! {
-            Some(name) = running.next() => names.retain(|one| *one != name),
-            () = session.world.clock.sleep(LOOK_EVERY) => {}
-        }
-        if !leads() {
-            continue;
-        }
         let held = Arc::clone(&helds.borrow());
-        let config = held.config();
-        let now = session.world.clock.now();
-        for rule in config.archives.values().filter(|rule| rule.schedule.is_some()) {
-            if names.contains(&rule.name) {
-                continue;
+        let room = TOGETHER.saturating_sub(running.len());
+        // Whoever archives nothing says nothing.
+        if !running.is_empty() || !held.config().archives.is_empty() {
+            let look = look(session, (state, &queue), &worker, leads(), (held.config(), room));
+            let mut look = std::pin::pin!(look);
+            // What runs may hold the turn in the state database that is waited for.
+            let claims = loop {
+                tokio::select! {
+                    Some(()) = running.next() => {}
+                    claims = &mut look => break claims,
+                }
+            };
+            for claim in claims {
+                running.push(Box::pin(work(session, &queue, held.config().clone(), claim)));
             }
-            match is_due(session, config, rule, begun.get(&rule.name).copied(), now).await {
-                Ok(true) => {
-                    begun.insert(rule.name.clone(), now);
-                    names.push(rule.name.clone());
-                    let set = Set { config: config.clone(), rule: rule.clone() };
-                    running.push(Box::pin(one(session, state, set)));
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    // Told once for each time that is due.
-                    begun.insert(rule.name.clone(), now);
-                    failed(session, state, &rule.name, &error).await;
-                }
+        }
+        let mut sleep = session.world.clock.sleep(LOOK_EVERY);
+        loop {
+            tokio::select! {
+                Some(()) = running.next() => {}
+                () = &mut sleep => break,
             }
         }
     }
 }
 
-/// Whether the newest time of a set's calendar came after its newest run.
-async fn is_due(
+/// Says that this process lives, queues what is due, and takes what it has room for.
+async fn look(
     session: &Session,
+    (state, queue): (&State, &State),
+    worker: &str,
+    leads: bool,
+    (config, room): (&Config, usize),
+) -> Vec<Claim> {
+    let mut claims = Vec::new();
+    let looked = async {
+        state.renew(worker, &session.user(), LEASE).await?;
+        if leads {
+            settle(session, state, config).await;
+        }
+        while claims.len() < room
+            && let Some(claim) = queue.claim(worker).await?
+        {
+            claims.push(claim);
+        }
+        Ok::<_, Error>(())
+    };
+    if let Err(error) = looked.await {
+        tracing::warn!(event = "state.unreachable", "{error}");
+    }
+    claims
+}
+
+/// Puts sets into the queue whose time has come. One that cannot be looked at keeps no other from
+/// it.
+async fn settle(session: &Session, state: &State, config: &Config) {
+    let now = session.world.clock.now();
+    for rule in config.archives.values().filter(|rule| rule.schedule.is_some()) {
+        let settled = async {
+            let Some(due) = due(session, state, config, rule, now).await? else { return Ok(()) };
+            let task = Task {
+                database: rule.database.clone(),
+                kind: format!("{KIND}{}", rule.name),
+                due,
+                why: "calendar".to_owned(),
+                repository: rule.to.clone(),
+                host: String::new(),
+                rank: RANK,
+                rpo: Duration::ZERO,
+                agent: QUEUE.to_owned(),
+            };
+            state.enqueue(&task, &session.user()).await.map(drop)
+        };
+        if let Err(error) = settled.await {
+            let why = told(&error);
+            tracing::error!(event = "archive.failed", set = rule.name, why);
+        }
+    }
+}
+
+/// The newest time of a set's calendar, unless something was, or is being, done for it. Those
+/// before it are covered by it.
+async fn due(
+    session: &Session,
+    state: &State,
     config: &Config,
     rule: &ArchiveRule,
-    begun: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
-) -> Result<bool> {
-    let Some(pattern) = &rule.schedule else { return Ok(false) };
+) -> Result<Option<DateTime<Utc>>> {
+    let Some(pattern) = &rule.schedule else { return Ok(None) };
+    let zone = rule.zone.unwrap_or(config.zone);
     let timing = Timing { pattern: pattern.clone(), spread: Duration::ZERO };
-    let calendar = Calendar::new(&timing, rule.zone.unwrap_or(config.zone)).map_err(|bad| {
+    let calendar = Calendar::new(&timing, zone).map_err(|bad| {
         Error::new(ErrorKind::Config, code::CONFIG_VALUE, "read a schedule").caused_by(bad.why)
     })?;
-    let Some(due) = calendar.turns(&rule.name).last(now) else { return Ok(false) };
-    if begun.is_some_and(|begun| begun >= due) {
-        return Ok(false);
+    let Some(due) = calendar.turns(&rule.name).last(now) else { return Ok(None) };
+    let zone = rule.zone.unwrap_or(chrono_tz::Tz::UTC);
+    if !rule.windows.is_empty() && !is_open(&rule.windows, zone, now) {
+        return Ok(None);
     }
-    // Another process may have been at it, or this one before it was started anew.
+    let (database, kind) = (Some(rule.database.clone()), Some(format!("{KIND}{}", rule.name)));
+    let filter = Filter { database, kind, most: 1, ..Filter::default() };
+    if let Some(job) = state.jobs(&filter).await?.first() {
+        let is_for_it = job.task.due >= due;
+        return Ok(match &job.phase {
+            Phase::Waiting | Phase::Running { .. } => None,
+            Phase::Ended { outcome: Outcome::Succeeded | Outcome::Cancelled, .. } if is_for_it => {
+                None
+            }
+            // Its worker is gone, and somebody else goes on at once.
+            Phase::Ended { outcome: Outcome::Lost, .. } => Some(due),
+            Phase::Ended { at, .. } if is_for_it && now < *at + RETRY => None,
+            Phase::Ended { .. } => Some(due),
+        });
+    }
+    // The state is new, or somebody archived by hand.
     let set = Set { config: config.clone(), rule: rule.clone() };
     let shelf = Shelf::load(&set.place(session).await?).await?;
-    let newest = shelf.runs.last().filter(|run| run.end.is_some());
-    Ok(newest.is_none_or(|run| run.end.as_ref().is_none_or(|end| end.at < due)))
+    let newest = shelf.runs.last().and_then(|run| run.end.as_ref());
+    Ok(newest.is_none_or(|end| end.at < due).then_some(due))
 }
 
-/// Carries one out, and says how it went; returns its name.
-async fn one(session: &Session, state: &State, set: Set) -> String {
-    let name = set.rule.name.clone();
-    tracing::info!(event = "archive.started", set = name);
-    match Box::pin(carry_out(session, &set)).await {
-        Ok(report) => {
-            let why = report.quit.words();
-            let (exported, pruned) = (report.exported_rows, report.pruned_rows);
-            let left = report.left_rows;
-            tracing::info!(event = "archive.ended", set = name, exported, pruned, left, why);
-            let detail = format!("{pruned} rows deleted, {left} left: {why}");
-            drop(state.note(&session.user(), "archive.ended", &name, &detail).await);
+/// Does one job, and notes how it ended.
+async fn work(session: &Session, queue: &State, config: Config, claim: Claim) {
+    let name = claim.task.kind.strip_prefix(KIND).unwrap_or_default().to_owned();
+    let meter = Arc::new(Meter::default());
+    tracing::info!(event = "archive.started", set = name, job = claim.job);
+    let (outcome, reason) = tokio::select! {
+        biased;
+        ended = one(session, config, &name, &meter) => ended,
+        // Dropped amid a transaction, that is rolled back: no row is gone that is not noted.
+        why = attend(session, queue, &claim, &meter) => {
+            tracing::warn!(event = "archive.ended", set = name, job = claim.job, why);
+            return;
         }
-        Err(error) if error.code() == code::ROWS_LOCKED => {
-            tracing::info!(event = "archive.busy", set = name);
-        }
-        Err(error) => failed(session, state, &name, &error).await,
+    };
+    let word = outcome.word();
+    let action = if outcome == Outcome::Failed { "archive.failed" } else { "archive.ended" };
+    match outcome {
+        Outcome::Failed => tracing::error!(event = "archive.failed", set = name, reason),
+        _ => tracing::info!(event = "archive.ended", set = name, word, reason),
     }
-    name
+    drop(queue.note(&session.user(), action, &name, &reason).await);
+    while let Err(error) = queue.finish(&claim, outcome, &reason).await {
+        tracing::warn!(event = "job.unheard", job = claim.job, "{error}");
+        if error.kind() == ErrorKind::Fenced {
+            return;
+        }
+        session.world.clock.sleep(LOOK_EVERY).await;
+    }
 }
 
-async fn failed(session: &Session, state: &State, name: &str, error: &Error) {
-    let why = told(error);
-    tracing::error!(event = "archive.failed", set = name, code = %error.code(), why);
-    drop(state.note(&session.user(), "archive.failed", name, &why).await);
+/// Says how far a job is, until it is somebody else's, or was cancelled.
+async fn attend(session: &Session, queue: &State, claim: &Claim, meter: &Meter) -> String {
+    loop {
+        session.world.clock.sleep(LOOK_EVERY).await;
+        match queue.progress(claim, meter.read().done_bytes).await {
+            Err(error) if error.kind() == ErrorKind::Fenced => return told(&error),
+            Err(error) => tracing::warn!(event = "state.unreachable", "{error}"),
+            Ok(()) => {}
+        }
+    }
 }
 
-async fn carry_out(session: &Session, set: &Set) -> Result<RunReport> {
+/// Carries one out, and says how it went.
+async fn one(
+    session: &Session,
+    config: Config,
+    name: &str,
+    meter: &Arc<Meter>,
+) -> (Outcome, String) {
+    let Some(rule) = config.archives.get(name).cloned() else {
+        return (Outcome::Superseded, "it is not configured here".to_owned());
+    };
+    match Box::pin(carry_out(session, &Set { config, rule }, meter)).await {
+        Ok(report) => {
+            let outcome = match report.quit {
+                Quit::Critical(_) => Outcome::Failed,
+                // It is tried again until the gate is open.
+                Quit::Gate(_) => Outcome::Superseded,
+                _ => Outcome::Succeeded,
+            };
+            let (pruned, left) = (report.pruned_rows, report.left_rows);
+            let reason = format!("{pruned} rows deleted, {left} left: {}", report.quit.words());
+            (outcome, reason)
+        }
+        Err(error) => (Outcome::Failed, told(&error)),
+    }
+}
+
+async fn carry_out(session: &Session, set: &Set, meter: &Arc<Meter>) -> Result<RunReport> {
     let place = set.place(session).await?;
     let driver = set.driver(session).await?;
     let gates = set.gates(session, &place).await?;
-    let witness = Watcher::new(Arc::new(Meter::default()));
+    let witness = Watcher::new(Arc::clone(meter));
     let archiving = Archiving {
         driver: &*driver,
         place: &place,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use chrono::{DateTime, NaiveDate, Utc};
 use stillpoint::{
     archiver::{
-        Expiry, Place, SecondCopy, Shelf, events, expire, hold, record, release, verify, withdraw,
+        Expiry, Holding, Place, SecondCopy, Shelf, erase, events, expire, hold, record, release,
+        verify, withdraw,
     },
     policy::{EventRule, Period, PeriodUnit},
     repository::store::{MemoryStore, Store},
@@ -107,7 +108,7 @@ async fn i16_a_batch_of_which_nobody_is_left_goes_as_a_whole_in_both_places() {
 async fn i16_holds_and_clocks_that_go_back_keep_rows_whose_time_is_over() {
     let yard = yard().await;
     yard.ends("A", "2010-01-31").await;
-    let hold = hold(&yard.place, &yard.world, None, "LEG-1", "dba").await.unwrap();
+    let hold = hold(&yard.place, &yard.world, Holding::Set, "LEG-1", "dba").await.unwrap();
     let now = "2090-01-01T00:00:00Z";
     let kept = yard.expire(now, false).await;
     assert!(kept.batches.len() == 1 && kept.batches[0].is_held, "{kept:?}");
@@ -137,4 +138,40 @@ async fn events_do_not_say_whose_they_are() {
     other.ends("somebody-4711", "2030-01-31").await;
     let (one, two) = (events(&yard.place).await.unwrap(), events(&other.place).await.unwrap());
     assert_ne!(one[0].subject, two[0].subject);
+}
+
+/// Rows of somebody that are held stay in their files, whoever is to be erased, and whatever time
+/// is over; rows of others go.
+#[tokio::test(flavor = "multi_thread")]
+async fn i16_rows_of_a_subject_that_is_held_stay() {
+    let yard = yard().await;
+    let held = Holding::Subject(None, "note", "A");
+    let hold = hold(&yard.place, &yard.world, held, "LEG-3", "dba").await.unwrap();
+    let word = serde_json::to_string(&hold.subject).unwrap();
+    assert!(!word.contains("\"A\""), "it says who: {word}");
+    let places = [yard.place.clone()];
+    let erase = async |column: &'static str, value: &'static str| {
+        let of = (None, column, value);
+        Box::pin(erase(&places, &yard.world, of, ("Art. 17", "dba"))).await
+    };
+    let refused = erase("note", "A").await.unwrap_err();
+    assert_eq!(refused.code(), stillpoint_contract::code::HELD, "{refused}");
+    // An order of A, by another column: it is written down, and waits.
+    let waits = erase("id", "3").await.unwrap();
+    assert_eq!((waits.rows, waits.held), (0, 1));
+    for subject in ["A", "B"] {
+        yard.ends(subject, "2010-01-01").await;
+    }
+    let dry = yard.expire("2030-01-01T00:00:00Z", true).await;
+    assert!(dry.batches.iter().all(|one| one.is_held), "{dry:?}");
+    assert_eq!(yard.expire("2030-01-01T00:00:00Z", false).await.removed.files, 0);
+    assert_eq!(yard.archived("orders").await.len(), 15);
+    // Of somebody else alone.
+    let other = erase("note", "B").await.unwrap();
+    assert_eq!((other.rows, other.held), (0, 1), "the word about order 3 is not forgotten");
+    release(&yard.place, &yard.world, &hold.id, "closed", "dba").await.unwrap();
+    let done = erase("note", "nobody").await.unwrap();
+    // B's orders with their items, and that one of A.
+    assert_eq!((done.rows, done.held), (18, 0));
+    assert_eq!(yard.archived("orders").await.len(), 9);
 }

@@ -6,7 +6,8 @@ use std::{sync::Arc, time::Duration};
 use chrono::Months;
 use stillpoint::{
     archiver::{
-        Place, SecondCopy, Shelf, Step, Witness, erase, expire, held, hold, release, tell, verify,
+        Holding, Place, SecondCopy, Shelf, Step, Witness, erase, expire, held, hold, release, tell,
+        verify,
     },
     policy::{Period, PeriodUnit},
     repository::store::{MemoryStore, Store},
@@ -42,7 +43,7 @@ async fn i16_who_is_erased_is_in_no_file_and_stays_away() {
         let subject = (None, "note", "erase-me");
         erase(&places, &yard.world, subject, ("Art. 17", "dba")).await.unwrap()
     };
-    let hold = hold(&yard.place, &yard.world, None, "LEG-1", "dba").await.unwrap();
+    let hold = hold(&yard.place, &yard.world, Holding::Set, "LEG-1", "dba").await.unwrap();
     let subject = (None, "note", "erase-me");
     let refused = erase(&places, &yard.world, subject, ("Art. 17", "dba")).await.unwrap_err();
     assert_eq!((refused.kind(), refused.code()), (ErrorKind::Refused, code::HELD));
@@ -87,7 +88,7 @@ async fn i16_what_is_held_does_not_expire() {
     let later = now.checked_add_months(Months::new(3)).unwrap();
     assert_eq!(expire(now, false).await, []);
     let run = Shelf::load(&yard.place).await.unwrap().runs[0].plan.run.clone();
-    let hold = hold(&yard.place, &yard.world, Some(&run), "LEG-2", "dba").await.unwrap();
+    let hold = hold(&yard.place, &yard.world, Holding::Run(&run), "LEG-2", "dba").await.unwrap();
     let kept = expire(later, false).await;
     assert!(kept.len() == 1 && kept[0].is_held, "{kept:?}");
     assert_eq!(yard.archived("orders").await.len(), 20);
@@ -141,5 +142,8 @@ async fn a_run_rests_while_somebody_paused_it() {
     assert!(report.quit.is_done() && report.pruned_rows == 30, "{report:?}");
     let rested: Duration = report.rested.values().sum();
     assert!(rested >= Duration::from_secs(1), "{report:?}");
-    assert!(report.rested.keys().any(|why| why.contains("dba paused it")), "{report:?}");
+    assert!(
+        report.rested.keys().any(|why| why.to_string().contains("dba paused it")),
+        "{report:?}"
+    );
 }

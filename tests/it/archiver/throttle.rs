@@ -13,14 +13,15 @@ use std::{
 use async_trait::async_trait;
 use chrono::TimeDelta;
 use stillpoint::{
-    archiver::{Quit, Step, Witness},
+    archiver::{Cause, Quit, Said, Step, Witness, tell},
+    policy::LogShare,
     world::World,
 };
 use stillpoint_contract::Driver;
 use tokio::runtime::Handle;
 use tokio_postgres::Client;
 
-use super::shop::{InPostgres, Shop, Yard, driver};
+use super::shop::{InPostgres, Shop, Sqlite, Yard, driver};
 
 /// Counts rests and transactions, and does something after some rests.
 struct Nurse<'a> {
@@ -109,7 +110,7 @@ async fn i13_no_row_is_deleted_while_a_replica_does_not_follow() {
     assert_eq!((report.quit.clone(), report.pruned_rows), (Quit::Finished, 100), "{report:?}");
     let begun = nurse.begun_at_rest();
     assert!(begun.len() >= 5 && begun[..5] == [0; 5], "{begun:?}");
-    assert!(report.rested.keys().any(|why| why.contains("replicas are")), "{report:?}");
+    assert!(report.rested.keys().any(|why| why.to_string().contains("replicas are")), "{report:?}");
     assert!(report.rested.values().sum::<Duration>() >= Duration::from_secs(2), "{report:?}");
     assert_eq!(yard.archived("orders").await.len(), 100);
 }
@@ -152,7 +153,7 @@ async fn i13_no_row_is_deleted_while_nobody_knows_how_far_replicas_are() {
     let report = yard.run_seen(&nurse).await.unwrap();
     assert_eq!((report.quit.clone(), report.pruned_rows), (Quit::OutOfTime, 0), "{report:?}");
     assert_eq!((report.exported_rows, yard.live("orders").await.len()), (50, 50));
-    assert!(report.rested.keys().any(|why| why.contains("is not known")), "{report:?}");
+    assert!(report.rested.keys().any(|why| why.to_string().contains("is not known")), "{report:?}");
     assert!(nurse.begun_at_rest().iter().all(|begun| *begun == 0));
     // Once it is known, the same run goes on.
     client.batch_execute("GRANT pg_monitor TO clerk").await.unwrap();
@@ -186,5 +187,56 @@ async fn sentry_107906_dead_rows_have_a_limit() {
     assert_eq!((report.quit.clone(), report.pruned_rows), (Quit::Finished, 100), "{report:?}");
     assert!(nurse.begun_at_rest().len() >= 3, "{report:?}");
     assert_eq!(nurse.begun_at_rest()[..3], [0; 3]);
-    assert!(report.rested.keys().any(|why| why.contains("dead rows")), "{report:?}");
+    assert!(report.rested.keys().any(|why| why.to_string().contains("dead rows")), "{report:?}");
+}
+
+/// How much log the server keeps is asked of it; whoever may not know it deletes nothing, and what
+/// is told to a run that works counts from the next transaction on.
+#[tokio::test(flavor = "multi_thread")]
+async fn i13_no_row_is_deleted_while_too_much_log_is_kept() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    let client = shop.client().await;
+    let rights = "CREATE ROLE clerk LOGIN; ALTER TABLE orders OWNER TO clerk;
+        GRANT CREATE ON DATABASE postgres TO clerk;";
+    client.batch_execute(rights).await.unwrap();
+    let mut yard = Yard::new(Clerk(&shop), false);
+    yard.fill(0..50, 0).await;
+    // One segment is in use at any time.
+    yard.rule.throttle.log_used = Some(LogShare::Bytes(1));
+    let help = || {
+        wait(async {
+            client.batch_execute("GRANT pg_monitor TO clerk").await.unwrap();
+            let log_used_max = Some(LogShare::Percent(100));
+            let said = Said { log_used_max, ..Said::default() };
+            tell(&yard.place, &yard.world, "dba", |told| told.said = said).await.unwrap();
+        });
+    };
+    let nurse = Nurse::new(2, &help);
+    let report = yard.run_seen(&nurse).await.unwrap();
+    assert_eq!((report.quit.clone(), report.pruned_rows), (Quit::Finished, 50), "{report:?}");
+    assert_eq!(nurse.begun_at_rest()[..2], [0; 2]);
+    assert!(report.rested.contains_key(&Cause::UnknownLogUsed), "{report:?}");
+    yard.fill(100..110, 0).await;
+    // What was told counts for the set, until something else is.
+    let said = Said { log_used_max: Some(LogShare::Bytes(1)), ..Said::default() };
+    tell(&yard.place, &yard.world, "dba", |told| told.said = said).await.unwrap();
+    yard.rule.throttle.aborts = true;
+    let report = yard.run().await.unwrap();
+    let Quit::Critical(why) = &report.quit else { panic!("{report:?}") };
+    assert!(why.contains("bytes of log are in use"), "{why}");
+    assert_eq!((report.pruned_rows, yard.live("orders").await.len()), (0, 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_lets_others_work_after_each_transaction() {
+    let mut yard = Yard::new(Sqlite::new().await, false);
+    yard.fill(0..60, 0).await;
+    yard.rule.throttle.nice_percent = 300;
+    let nurse = Nurse::new(u64::MAX, &|| {});
+    let report = yard.run_seen(&nurse).await.unwrap();
+    assert_eq!((report.quit.clone(), report.pruned_rows), (Quit::Finished, 60), "{report:?}");
+    assert!(report.rested[&Cause::Nice] > Duration::ZERO, "{report:?}");
+    // Once after each of them, and not again and again.
+    let begun = nurse.begun_at_rest();
+    assert!(begun.windows(2).all(|two| two[0] < two[1]), "{begun:?}");
 }

@@ -5,13 +5,16 @@
 
 mod batch;
 mod column;
+mod outlook;
 mod session;
 mod set;
 
 pub use batch::{ROW_BYTES_MAX, RowBatch, RowWriter, values};
 pub use column::{Class, Column, Kind};
+pub use outlook::{Explained, LockTaken, Outlook};
 pub use session::{
-    Burden, Estimate, Exporting, Lag, LedgerEntry, Pruning, PutBack, Referrer, RowSink, Rows, Space,
+    Burden, Estimate, Exporting, Lag, LedgerEntry, LogUsed, Pruning, PutBack, Referrer, RowSink,
+    Rows, Space,
 };
 pub use set::{
     ArchiveSet, Conflict, Cutoff, CutoffForm, Key, KeyRange, Link, Member, Partition, Partitioned,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     batch::RowBatch,
+    outlook::Outlook,
     set::{ArchiveSet, Conflict, Cutoff, KeyRange, Partition, Partitioned, PutBackTally, Table},
 };
 use crate::{Error, ErrorKind, Finding, Result, code};
@@ -100,6 +101,11 @@ pub trait Rows: fmt::Debug + Send {
 
     /// How many rows of the root are selected; counted, not guessed.
     async fn estimate(&mut self, set: &ArchiveSet) -> Result<Estimate>;
+
+    /// What moving a set will do to the server, where so many rows of the root are read at once.
+    /// Changes nothing.
+    async fn outlook(&mut self, set: &ArchiveSet, rows: u64, estimate: Estimate)
+    -> Result<Outlook>;
 
     /// Waits until nobody else moves rows of a set, and not even a transaction of somebody who is
     /// gone can commit any more; keeps others out as long as the session lives.
@@ -356,6 +362,17 @@ pub struct Burden {
     pub dead_rows: Option<u64>,
     /// How many sessions are working.
     pub active: Option<u32>,
+    /// How much log the server has to keep; `None` where nobody can tell.
+    pub log_used: Option<LogUsed>,
+}
+
+/// How much log a server has to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogUsed {
+    /// So many bytes, that cannot be written over yet.
+    pub bytes: u64,
+    /// Of so many that it is to have.
+    pub room: u64,
 }
 
 /// How far behind replicas are.

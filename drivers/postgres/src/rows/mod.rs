@@ -7,6 +7,7 @@ mod export;
 mod failure;
 mod ledger;
 mod literal;
+mod outlook;
 mod partition;
 mod predicate;
 mod prune;

@@ -7,8 +7,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
     ArchiveSet, Burden, Conflict, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, Lag,
-    LedgerEntry, Partition, Partitioned, Pruning, PutBack, Referrer, Result, Rows, Space, Table,
-    code,
+    LedgerEntry, LogUsed, Outlook, Partition, Partitioned, Pruning, PutBack, Referrer, Result,
+    Rows, Space, Table, code,
 };
 use tokio_postgres::{Client, error::SqlState};
 
@@ -16,7 +16,7 @@ use super::{
     examine::examine,
     export::{self, Export},
     failure::failed,
-    ledger, partition, predicate,
+    ledger, outlook, partition, predicate,
     prune::{self, Prune},
     put_back,
     table::{self, number_of},
@@ -173,6 +173,27 @@ impl Rows for Session {
         Ok(Estimate { rows, bytes: (bytes as f64 * share) as u64 })
     }
 
+    async fn outlook(
+        &mut self,
+        set: &ArchiveSet,
+        rows: u64,
+        estimate: Estimate,
+    ) -> Result<Outlook> {
+        let mut transaction = self.connection.begin(outlook::BEGIN).await?;
+        let step = transaction.step()?;
+        let done = outlook::outlook(step.client()?, set, (rows, estimate)).await;
+        let mut outlook = step.end(done)?;
+        let step = transaction.step()?;
+        let done = outlook::ends(step.client()?, set).await;
+        match step.end(done) {
+            Ok(ends) => [outlook.first, outlook.last] = ends,
+            // Nobody waits for what is only nice to know.
+            Err(error) => tracing::debug!("keys are not known: {error}"),
+        }
+        transaction.roll_back().await?;
+        Ok(outlook)
+    }
+
     async fn lock(&mut self, set: &str, patience: Duration) -> Result<()> {
         let step = self.connection.step()?;
         let done = lock(step.client()?, set, patience).await;
@@ -272,7 +293,8 @@ async fn burden(client: &Client, set: &ArchiveSet) -> Result<Burden> {
             (extract(epoch FROM max(replay_lag)) * 1000000)::int8,
             (pg_current_wal_insert_lsn() - '0/0')::int8,
             (SELECT count(*) FROM pg_stat_activity WHERE state = 'active'
-                AND pid <> pg_backend_pid() AND backend_type = 'client backend')
+                AND pid <> pg_backend_pid() AND backend_type = 'client backend'),
+            has_function_privilege('pg_ls_waldir()', 'EXECUTE')
         FROM pg_stat_replication
         WHERE application_name IS DISTINCT FROM $1 AND state IS DISTINCT FROM 'backup'
             AND NOT coalesce(replay_lsn IS NULL AND flush_lsn IS NOT NULL, false)";
@@ -288,13 +310,33 @@ async fn burden(client: &Client, set: &ArchiveSet) -> Result<Burden> {
     };
     let log = get(3)?.and_then(|bytes| u128::try_from(bytes).ok());
     let active = get(4)?.and_then(|count| u32::try_from(count).ok());
+    let may_look = row.try_get(5);
     let names: Vec<_> = set.members.iter().map(|member| member.table.name.as_str()).collect();
     let query = "SELECT sum(n_dead_tup)::int8 FROM pg_stat_all_tables
         WHERE relid = ANY (SELECT to_regclass(name) FROM unnest($1::text[]) AS name)";
     let row = client.query_one(query, &[&names]).await;
     let dead: Option<i64> = row.and_then(|row| row.try_get(0)).map_err(|e| failed(e, STEP))?;
     let dead_rows = dead.and_then(|dead| u64::try_from(dead).ok());
-    Ok(Burden { lag, log_bytes: log, dead_rows, active })
+    let may_look: bool = may_look.map_err(|e| failed(e, STEP))?;
+    let log_used = if may_look { Some(log_used(client).await?) } else { None };
+    Ok(Burden { lag, log_bytes: log, dead_rows, active, log_used })
+}
+
+/// What the server has to keep of its log, of what `max_wal_size` lets it have: segments up to the
+/// one that is written to, which a checkpoint, an archiver or a slot needs. Those behind that one
+/// were recycled, and are free.
+/// Source: PostgreSQL 18 documentation, 28.5, "WAL Configuration".
+async fn log_used(client: &Client) -> Result<LogUsed> {
+    const STEP: &str = "ask the server how much log it keeps";
+    // Names of segments, behind that of the timeline, are in the order of the log.
+    let query = "SELECT coalesce(sum(size) FILTER (WHERE name ~ '^[0-9A-F]{24}$'
+            AND substr(name, 9) <= substr(pg_walfile_name(pg_current_wal_lsn()), 9)), 0)::int8,
+            pg_size_bytes(current_setting('max_wal_size'))
+        FROM pg_ls_waldir()";
+    let row = client.query_one(query, &[]).await.map_err(|e| failed(e, STEP))?;
+    let get = |at: usize| row.try_get::<_, i64>(at).map_err(|e| failed(e, STEP));
+    let (bytes, room) = (get(0)?.cast_unsigned(), get(1)?.cast_unsigned());
+    Ok(LogUsed { bytes, room })
 }
 
 /// How much is free inside is estimated by the rows that are dead.

@@ -2,6 +2,7 @@
 
 mod examine;
 mod lock;
+mod outlook;
 mod predicate;
 mod prune;
 mod put_back;

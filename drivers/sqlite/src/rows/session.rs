@@ -6,12 +6,13 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
     ArchiveSet, Burden, Conflict, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, KeyRange,
-    Lag, LedgerEntry, Pruning, PutBack, PutBackTally, Referrer, Result, RowSink, Rows, Space,
-    Table, code,
+    Lag, LedgerEntry, LogUsed, Outlook, Pruning, PutBack, PutBackTally, Referrer, Result, RowSink,
+    Rows, Space, Table, code,
 };
 
 use super::{
     examine::examine,
+    outlook::outlook,
     predicate,
     prune::{self, Prune},
     put_back::{self, Return},
@@ -98,6 +99,16 @@ impl Rows for Session {
         self.worker.run(move |desk| estimate(desk, &set)).await
     }
 
+    async fn outlook(
+        &mut self,
+        set: &ArchiveSet,
+        rows: u64,
+        estimate: Estimate,
+    ) -> Result<Outlook> {
+        let set = set.clone();
+        self.worker.run(move |desk| outlook(desk, &set, (rows, estimate))).await
+    }
+
     async fn lock(&mut self, set: &str, patience: Duration) -> Result<()> {
         self.worker.lock(set, patience).await
     }
@@ -141,11 +152,16 @@ impl Rows for Session {
 
     async fn burden(&mut self, _: &ArchiveSet) -> Result<Burden> {
         let log = Config::beside(&self.database.path, "-wal");
+        let bytes = fs::metadata(log).map_or(0, |file| file.len());
+        // It grows while a reader keeps it from being copied back, into what the disk has left.
+        let disk = rustix::fs::statvfs(&self.database.path);
+        let free = disk.map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
         Ok(Burden {
             lag: Lag::NoReplica,
-            log_bytes: fs::metadata(log).ok().map(|file| file.len().into()),
+            log_bytes: Some(bytes.into()),
             dead_rows: None,
             active: None,
+            log_used: free.ok().map(|free| LogUsed { bytes, room: bytes.saturating_add(free) }),
         })
     }
 

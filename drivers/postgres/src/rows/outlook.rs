@@ -1,0 +1,174 @@
+//! What moving a set will do to the server.
+
+use stillpoint_contract::{
+    ArchiveSet, Estimate, Explained, Finding, KeyRange, LockTaken, Member, Outlook, Result, Weight,
+};
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use super::{
+    conditions::{columns, condition, key_columns, key_order, listed},
+    failure::failed,
+};
+
+/// How a look begins that may be given up. Nothing is changed.
+pub(super) const BEGIN: &str =
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '5s'";
+
+/// What a deleted row takes in the log at least: the record, and where the row is. Its columns are
+/// not in it unless the table's identity is `FULL`.
+/// Source: PostgreSQL 18, `src/include/access/heapam_xlog.h`, `xl_heap_delete`.
+const DELETION_BYTES: u64 = 64;
+
+/// Looks at everything but the keys.
+pub(super) async fn outlook(
+    client: &Client,
+    set: &ArchiveSet,
+    (rows, estimate): (u64, Estimate),
+) -> Result<Outlook> {
+    let mut outlook = Outlook::default();
+    // Without a key nothing is begun, and that is told elsewhere.
+    let has_key = !set.root().table.key.is_empty();
+    for (number, member) in set.members.iter().enumerate().filter(|_| has_key) {
+        outlook.steps.push(explained(client, set, number, rows).await?);
+        outlook.locks.extend(locks(set, number, member));
+    }
+    let least = estimate.rows.saturating_mul(DELETION_BYTES);
+    (outlook.log_least, outlook.log_most) = (least, least.saturating_add(estimate.bytes));
+    Ok(outlook)
+}
+
+/// The keys of the first and the last row that is selected.
+pub(super) async fn ends(client: &Client, set: &ArchiveSet) -> Result<[Option<String>; 2]> {
+    const STEP: &str = "find the first and the last row";
+    let table = &set.root().table;
+    if table.key.is_empty() {
+        return Ok([None, None]);
+    }
+    let names = key_columns(table)?;
+    let order = key_order(table)?;
+    let mut ends = [None, None];
+    for (end, way) in ends.iter_mut().zip(["", " DESC"]) {
+        let order = order.split(", ").map(|one| format!("{one}{way}")).collect::<Vec<_>>();
+        let query = format!(
+            "SELECT concat_ws(', ', {names}) FROM ONLY {} WHERE ({}) ORDER BY {} LIMIT 1",
+            table.name,
+            set.predicate,
+            order.join(", ")
+        );
+        let row = client.query_opt(&query, &[]).await.map_err(|e| failed(e, STEP))?;
+        *end = row.map(|row| row.try_get(0)).transpose().map_err(|e| failed(e, STEP))?;
+    }
+    Ok(ends)
+}
+
+async fn explained(
+    client: &Client,
+    set: &ArchiveSet,
+    number: usize,
+    rows: u64,
+) -> Result<Explained> {
+    const STEP: &str = "ask how rows are selected";
+    let member = &set.members[number];
+    let table = &member.table;
+    let condition = condition(client, set, number, &KeyRange::default()).await?;
+    let order = match number {
+        0 if !table.key.is_empty() => format!(" ORDER BY {} LIMIT {rows}", key_order(table)?),
+        _ => String::new(),
+    };
+    let from = format!("FROM ONLY {} WHERE {condition}{order}", table.name);
+    let query = format!("EXPLAIN SELECT {} {from}", columns(table));
+    let said = client.simple_query(&query).await.map_err(|e| failed(e, STEP))?;
+    let lines = said.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    });
+    let plan: Vec<String> = lines.collect();
+    let is_scanned = plan.iter().any(|line| scans(line, &table.name));
+    Ok(Explained {
+        table: table.name.clone(),
+        statement: format!("SELECT … {from}"),
+        advice: is_scanned.then(|| advice(set, member)),
+        plan,
+    })
+}
+
+/// Whether a line of a plan says that all of a table is read.
+fn scans(line: &str, table: &str) -> bool {
+    let own = table.rsplit('.').next().unwrap_or(table);
+    let Some((_, of)) = line.split_once("Seq Scan on ") else { return false };
+    of.split_whitespace().next().is_some_and(|name| name == own || name == table)
+}
+
+/// The index that would find the rows.
+fn advice(set: &ArchiveSet, member: &Member) -> Finding {
+    let table = &member.table;
+    let names: Vec<&str> = match &member.link {
+        Some(link) => link.columns.iter().map(String::as_str).collect(),
+        None => {
+            let all = table.columns.iter().map(|column| column.name.as_str());
+            all.filter(|name| is_named(&set.predicate, name)).collect()
+        }
+    };
+    let on = if names.is_empty() { "…".to_owned() } else { listed(names) };
+    Finding {
+        subject: "sequential scan",
+        found: format!("{}: all of it is read to find the rows", table.name),
+        weight: Weight::Advice,
+        statement: Some(format!("CREATE INDEX CONCURRENTLY ON {} ({on})", table.name)),
+    }
+}
+
+/// Whether a predicate names a column.
+fn is_named(predicate: &str, column: &str) -> bool {
+    let is_part = |letter: char| letter.is_alphanumeric() || letter == '_';
+    predicate.match_indices(column).any(|(at, _)| {
+        !predicate[..at].ends_with(is_part) && !predicate[at + column.len()..].starts_with(is_part)
+    })
+}
+
+/// Sources: PostgreSQL 18 documentation, 13.3.1, "Table-Level Locks", 13.3.2, "Row-Level Locks".
+fn locks(set: &ArchiveSet, number: usize, member: &Member) -> Vec<LockTaken> {
+    let lock = |mode: &str, during, blocks, is_brief| LockTaken {
+        on: member.table.name.clone(),
+        mode: mode.to_owned(),
+        during,
+        blocks,
+        is_brief,
+    };
+    let changes = "changes of the schema";
+    let mut locks = vec![
+        lock("ACCESS SHARE", "rows are read", "DROP, TRUNCATE, most of ALTER TABLE", false),
+        lock("ROW EXCLUSIVE", "rows are deleted", changes, true),
+    ];
+    let is_parent = |one: &Member| one.link.as_ref().is_some_and(|link| link.parent == number);
+    if set.members.iter().any(is_parent) {
+        let blocks = "whoever changes those rows, or refers to them";
+        locks.push(lock("FOR UPDATE, of the rows", "rows are deleted", blocks, true));
+    }
+    locks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scan_of_all_of_a_table_is_seen() {
+        for (line, is_scan) in [
+            ("Seq Scan on orders  (cost=0.00..1.20 rows=1 width=4)", true),
+            ("        ->  Parallel Seq Scan on orders  (cost=0.00..1.20 rows=1 width=4)", true),
+            ("  ->  Seq Scan on orders_old  (cost=0.00..1.20 rows=1 width=4)", false),
+            ("  ->  Index Scan using orders_pkey on orders  (cost=0.15..8 rows=1)", false),
+        ] {
+            assert_eq!(scans(line, "public.orders"), is_scan, "{line}");
+        }
+    }
+
+    #[test]
+    fn columns_of_a_predicate_are_found_as_whole_words() {
+        assert!(is_named("created_at < '2024-01-01' AND id > 5", "created_at"));
+        assert!(is_named("(\"state\" = 'closed')", "state"));
+        assert!(!is_named("created_at < '2024-01-01'", "created"));
+        assert!(!is_named("order_id = 5", "id"));
+    }
+}

@@ -1,0 +1,152 @@
+//! What moving a set will do to the file.
+
+use stillpoint_contract::{
+    ArchiveSet, Estimate, Explained, Finding, KeyRange, LockTaken, Member, Outlook, Result, Table,
+    Weight,
+};
+
+use super::{
+    schema::{listed, own_name, quoted},
+    select::{Condition, condition, prepare, terms},
+    worker::Desk,
+};
+use crate::connect::Journal;
+
+const STEP: &str = "ask how rows are selected";
+
+/// Looks at all of it.
+pub(super) fn outlook(
+    desk: &Desk,
+    set: &ArchiveSet,
+    (rows, estimate): (u64, Estimate),
+) -> Result<Outlook> {
+    let mut outlook = Outlook::default();
+    for (number, member) in set.members.iter().enumerate() {
+        outlook.steps.push(explained(desk, set, number, member, rows)?);
+    }
+    outlook.first = end(desk, set, "")?;
+    outlook.last = end(desk, set, " DESC")?;
+    outlook.locks = locks(desk)?;
+    // Pages are in the log as a whole: those of the rows, and where rows of others are between
+    // them, as many as there are rows.
+    let page: i64 = {
+        let asked = desk.connection().pragma_query_value(None, "page_size", |row| row.get(0));
+        desk.sql(asked, STEP)?
+    };
+    outlook.log_least = estimate.bytes;
+    outlook.log_most = estimate.rows.saturating_mul(page.cast_unsigned()).max(estimate.bytes);
+    Ok(outlook)
+}
+
+/// Source: <https://www.sqlite.org/eqp.html>.
+fn explained(
+    desk: &Desk,
+    set: &ArchiveSet,
+    number: usize,
+    member: &Member,
+    rows: u64,
+) -> Result<Explained> {
+    let table = &member.table;
+    let condition = condition(desk, set, number, &KeyRange::default())?;
+    let order = match number {
+        0 if !table.key.is_empty() => {
+            format!(" ORDER BY {} LIMIT {rows}", ordered(desk, table, "")?)
+        }
+        _ => String::new(),
+    };
+    let own = quoted(&own_name(&table.name)?);
+    let from = format!("FROM main.{own} WHERE {}{order}", condition.sql);
+    let query = format!("EXPLAIN QUERY PLAN SELECT * {from}");
+    let mut query = prepare(desk, desk.connection(), &query)?;
+    condition.give(desk, &mut query)?;
+    let (mut lines, mut plan) = (query.raw_query(), Vec::new());
+    while let Some(line) = desk.sql(lines.next(), STEP)? {
+        plan.push(desk.sql(line.get::<_, String>(3), STEP)?);
+    }
+    let name = own_name(&table.name)?;
+    let is_scanned = plan.iter().any(|line| {
+        line.strip_prefix("SCAN ").is_some_and(|of| of.split_whitespace().next() == Some(&*name))
+    });
+    Ok(Explained {
+        table: table.name.clone(),
+        statement: format!("SELECT … {from}"),
+        advice: is_scanned.then(|| advice(set, member)),
+        plan,
+    })
+}
+
+/// The index that would find the rows.
+fn advice(set: &ArchiveSet, member: &Member) -> Finding {
+    let table = &member.table;
+    let names: Vec<&str> = match &member.link {
+        Some(link) => link.columns.iter().map(String::as_str).collect(),
+        None => {
+            let all = table.columns.iter().map(|column| column.name.as_str());
+            all.filter(|name| is_named(&set.predicate, name)).collect()
+        }
+    };
+    let on = if names.is_empty() { "…".to_owned() } else { listed(names) };
+    Finding {
+        subject: "scan",
+        found: format!("{}: all of it is read to find the rows", table.name),
+        weight: Weight::Advice,
+        statement: Some(format!("CREATE INDEX … ON {} ({on})", table.name)),
+    }
+}
+
+/// Whether a predicate names a column.
+fn is_named(predicate: &str, column: &str) -> bool {
+    let (predicate, column) = (predicate.to_lowercase(), column.to_lowercase());
+    let is_part = |letter: char| letter.is_alphanumeric() || letter == '_';
+    predicate.match_indices(&column).any(|(at, _)| {
+        !predicate[..at].ends_with(is_part) && !predicate[at + column.len()..].starts_with(is_part)
+    })
+}
+
+fn ordered(desk: &Desk, table: &Table, way: &str) -> Result<String> {
+    let terms = terms(desk, table)?;
+    let ordered = terms.iter().map(|term| format!("{}{way}", term.sql()));
+    Ok(ordered.collect::<Vec<_>>().join(", "))
+}
+
+/// The key of the first row in an order.
+fn end(desk: &Desk, set: &ArchiveSet, way: &str) -> Result<Option<String>> {
+    let table = &set.root().table;
+    if table.key.is_empty() {
+        return Ok(None);
+    }
+    let Condition { sql, .. } = condition(desk, set, 0, &KeyRange::default())?;
+    let shown =
+        terms(desk, table)?.into_iter().map(|term| format!("quote({})", quoted(&term.name)));
+    let query = format!(
+        "SELECT {} FROM main.{} WHERE {sql} ORDER BY {} LIMIT 1",
+        shown.collect::<Vec<_>>().join(" || ', ' || "),
+        quoted(&own_name(&table.name)?),
+        ordered(desk, table, way)?,
+    );
+    let mut query = prepare(desk, desk.connection(), &query)?;
+    let mut rows = query.raw_query();
+    let row = desk.sql(rows.next(), STEP)?;
+    row.map(|row| desk.sql(row.get(0), STEP)).transpose()
+}
+
+/// Sources: <https://www.sqlite.org/lang_transaction.html>, 2.2; <https://www.sqlite.org/wal.html>.
+fn locks(desk: &Desk) -> Result<Vec<LockTaken>> {
+    let is_wal = matches!(desk.database.journal(desk.connection())?, Journal::Wal);
+    let lock = |mode: &str, during, blocks, is_brief| LockTaken {
+        on: "the database".to_owned(),
+        mode: mode.to_owned(),
+        during,
+        blocks,
+        is_brief,
+    };
+    let [reading, deleting] = if is_wal {
+        ["nobody; the log is not copied back meanwhile", "whoever else writes"]
+    } else {
+        ["whoever commits", "whoever else writes, and at the end who reads"]
+    };
+    Ok(vec![
+        lock("SHARED", "rows are read", reading, false),
+        lock("RESERVED (BEGIN IMMEDIATE)", "rows are deleted", deleting, true),
+    ])
+}
