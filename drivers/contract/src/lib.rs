@@ -49,8 +49,8 @@ pub use pattern::TablePattern;
 pub use point::NativePoint;
 pub use position::{Lineage, LogPosition, LogRange};
 pub use rows::{
-    ArchiveSet, Burden, Class, Column, Conflict, Cutoff, CutoffForm, Estimate, Exporting, Key,
-    KeyRange, Kind, Lag, LedgerEntry, Link, Member, Partition, Partitioned, Pruning, PutBack,
+    ArchiveSet, Burden, Class, Column, Conflict, Cutoff, CutoffForm, Estimate, Exporting, Keeping,
+    Key, KeyRange, Kind, Lag, LedgerEntry, Link, Member, Partition, Partitioned, Pruning, PutBack,
     PutBackTally, ROW_BYTES_MAX, Referrer, RowBatch, RowSink, RowWriter, Rows, Space, Table,
     values,
 };

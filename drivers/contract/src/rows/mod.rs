@@ -5,11 +5,13 @@
 
 mod batch;
 mod column;
+mod keeping;
 mod session;
 mod set;
 
 pub use batch::{ROW_BYTES_MAX, RowBatch, RowWriter, values};
 pub use column::{Class, Column, Kind};
+pub use keeping::Keeping;
 pub use session::{
     Burden, Estimate, Exporting, Lag, LedgerEntry, Pruning, PutBack, Referrer, RowSink, Rows, Space,
 };
