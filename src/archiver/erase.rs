@@ -12,6 +12,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
     copy::follow,
+    destination,
     garbage::{Removed, sweep},
     hold::held,
     meaning::meant,
@@ -94,6 +95,7 @@ pub async fn erase(
             .with("columns", known.join(", ")));
     };
     held(place).await?.refuse(None)?;
+    destination::check(place, world).await?;
     let mut salt = [0; 16];
     world.entropy.fill(&mut salt);
     let salt = HEXLOWER.encode(&salt);
