@@ -152,6 +152,8 @@ impl Loading<'_> {
         let wanted = opened.wanted(batch);
         let known = opened.of_batch(batch).cloned();
         destination.witness.see(&Step::Copying { batch: batch.number });
+        let others: Vec<(String, u32)> =
+            opened.batches().map(|(run, batch)| (run.to_owned(), batch)).collect();
         let mut new = Vec::new();
         let mut keeping = opened.rows.keep().await?;
         let mut tables = Vec::new();
@@ -171,8 +173,6 @@ impl Loading<'_> {
             keeping.widen(&table).await.map_err(|error| destination.told(error))?;
             tables.push(table);
         }
-        let others: Vec<(String, u32)> =
-            opened.batches().map(|(run, batch)| (run.to_owned(), batch)).collect();
         let mut meeting = Meeting { place, destination, plan, batch, others, shelf: None };
         for (number, table) in tables.iter().enumerate() {
             let member = &batch.members[number];

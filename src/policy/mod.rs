@@ -33,7 +33,9 @@ pub use alert::{
     Alert, COPY_LAG_MAX, Class, CopyState, PAGE_PRIORITY, Protection, Urgency, alerts,
 };
 pub use anomaly::{Anomaly, KEPT_BEFORE, Oddity, Sizes, TOLD, anomalies};
-pub use archive::{ArchiveEncryption, ArchiveRule, ArchivedChild, FileFormat, Gates, Throttle};
+pub use archive::{
+    ArchiveEncryption, ArchiveRule, ArchivedChild, DestinationRule, FileFormat, Gates, Throttle,
+};
 pub use board::{AlertKey, Board, Message, Told};
 pub use calendar::{BadPattern, Calendar, Turns, UnevenDay, check, uneven_days};
 pub use civil::{Cycle, Stretch, midnight};

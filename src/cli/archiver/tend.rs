@@ -118,7 +118,7 @@ async fn failed(session: &Session, state: &State, name: &str, error: &Error) {
 }
 
 async fn carry_out(session: &Session, set: &Set) -> Result<RunReport> {
-    let place = set.place(session).await?;
+    let place = set.home(session).await?;
     let driver = set.driver(session).await?;
     let gates = set.gates(session, &place).await?;
     let witness = Watcher::new(Arc::new(Meter::default()));
