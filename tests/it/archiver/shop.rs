@@ -77,6 +77,13 @@ impl Sqlite {
         shop
     }
 
+    /// A file without any tables.
+    pub(crate) async fn empty() -> Self {
+        let shop = Self::new().await;
+        shop.change(&["DROP TABLE orders".to_owned()]).await;
+        shop
+    }
+
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.path().join("shop.db")
     }
@@ -142,6 +149,17 @@ impl InPostgres {
         self.client().await.batch_execute(&format!("{RESET}{ORDERS}")).await.unwrap();
     }
 
+    /// Another database of the server, as new.
+    pub(crate) async fn beside(&self, name: &str) -> Beside<'_> {
+        let client = self.client().await;
+        for statement in ["DROP DATABASE IF EXISTS", "CREATE DATABASE"] {
+            // Whoever was killed may still be there for a moment.
+            let force = if statement.starts_with("DROP") { "WITH (FORCE)" } else { "" };
+            client.batch_execute(&format!("{statement} {name} {force}")).await.unwrap();
+        }
+        Beside { server: &self.server, name: name.to_owned() }
+    }
+
     pub(crate) async fn client(&self) -> Client {
         crate::postgres::connect(&self.server).await
     }
@@ -173,6 +191,49 @@ impl Shop for InPostgres {
 
     fn table(&self, name: &str) -> String {
         format!("public.{name}")
+    }
+}
+
+/// Another database of the server that a shop is in, without any tables.
+pub(crate) struct Beside<'a> {
+    server: &'a Postgres,
+    name: String,
+}
+
+impl Beside<'_> {
+    pub(crate) async fn client(&self) -> Client {
+        let address = format!("{} dbname={}", self.server.conninfo(), self.name);
+        let (client, connection) =
+            tokio_postgres::connect(&address, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+}
+
+#[async_trait]
+impl Shop for Beside<'_> {
+    async fn driver(&self) -> Box<dyn Driver> {
+        let (port, name) = (self.server.port(), &self.name);
+        driver("postgres", &format!("//postgres@127.0.0.1:{port}/{name}")).await
+    }
+
+    async fn change(&self, statements: &[String]) -> Vec<u64> {
+        let client = self.client().await;
+        let mut changed = Vec::new();
+        for statement in statements {
+            let done = client.execute(statement, &[]).await;
+            changed.push(done.unwrap_or_else(|e| panic!("{statement}: {e}")));
+        }
+        changed
+    }
+
+    async fn ask(&self, query: &str) -> Vec<String> {
+        let rows = self.client().await.query(query, &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    fn table(&self, name: &str) -> String {
+        format!("archive.{name}")
     }
 }
 
