@@ -136,13 +136,17 @@ pub(super) struct Opened {
 }
 
 impl Destination {
-    /// Opens a session. `None` where nothing was ever copied, unless copies are about to be made.
-    pub(super) async fn open(&self, place: &Place, makes: bool) -> Result<Option<Opened>> {
+    /// Opens a session. `None` where nothing was ever copied, unless copies of rows of a plan are
+    /// about to be made.
+    pub(super) async fn open(&self, place: &Place, of: Option<&Plan>) -> Result<Option<Opened>> {
         let known = pairing(place).await?;
-        if known.is_none() && !makes {
+        if known.is_none() && of.is_none() {
             return Ok(None);
         }
         let mut rows = self.driver.rows().await.map_err(|error| self.told(error))?;
+        if let Some(plan) = of {
+            self.refuse_source(&mut *rows, plan).await?;
+        }
         rows.lock(place.set(), PATIENCE).await.map_err(|error| self.told(error))?;
         // No set of an archive has such a name, also none whose rows come from that database.
         let set = format!("{}/table", place.set());
@@ -193,9 +197,9 @@ impl Destination {
             ))
     }
 
-    /// Refuses the database that rows come from.
-    pub(super) async fn refuse_source(&self, opened: &mut Opened, plan: &Plan) -> Result<()> {
-        let whose = format!("{}/", opened.rows.whose().await?);
+    /// Refuses the database that rows come from. Its lock of the set is that of the run itself.
+    async fn refuse_source(&self, rows: &mut dyn Rows, plan: &Plan) -> Result<()> {
+        let whose = format!("{}/", rows.whose().await.map_err(|error| self.told(error))?);
         if !plan.members.iter().any(|member| member.table.identity.starts_with(&whose)) {
             return Ok(());
         }

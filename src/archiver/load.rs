@@ -104,9 +104,8 @@ impl Loading<'_> {
     /// Lets the tables have a batch, and reads it back. Why that is not so, if it is not.
     async fn load(&mut self, plan: &Plan, batch: &Batch) -> Result<Option<String>> {
         let Self { place, destination } = *self;
-        let opened = destination.open(place, true).await?;
+        let opened = destination.open(place, Some(plan)).await?;
         let mut opened = opened.ok_or_else(|| Error::bug("open a destination"))?;
-        destination.refuse_source(&mut opened, plan).await?;
         if self.is_outdated(batch).await? {
             return Ok(Some(format!("batch {} was written anew meanwhile", batch_name(batch))));
         }
@@ -159,14 +158,13 @@ impl Loading<'_> {
         let mut tables = Vec::new();
         for (number, keeper) in keepers.into_iter().enumerate() {
             let planned = &plan.members[number].table;
-            let name = match keeper {
-                Some(name) => name,
-                None => {
-                    let made = keeping.make(planned, schema).await;
-                    let made = made.map_err(|error| destination.told(error))?;
-                    new.push((planned.name.clone(), made.name.clone()));
-                    made.name
-                }
+            let name = if let Some(name) = keeper {
+                name
+            } else {
+                let made = keeping.make(planned, schema).await;
+                let made = made.map_err(|error| destination.told(error))?;
+                new.push((planned.name.clone(), made.name.clone()));
+                made.name
             };
             let columns = batch.members[number].columns.clone();
             let table = Table { name, columns, ..planned.clone() };
@@ -298,8 +296,8 @@ impl Loading<'_> {
     pub(super) async fn load_all(&mut self) -> Result<Vec<String>> {
         let shelf = Shelf::load(self.place).await?;
         let mut reasons = Vec::new();
-        let Some(opened) = self.destination.open(self.place, shelf.sealed().count() > 0).await?
-        else {
+        let first = shelf.sealed().next().map(|(plan, _)| plan);
+        let Some(opened) = self.destination.open(self.place, first).await? else {
             return Ok(reasons);
         };
         let lacking = shelf.sealed().filter(|(_, batch)| !opened.has(batch));
@@ -315,7 +313,7 @@ impl Loading<'_> {
     pub(super) async fn verify(&self) -> Result<Vec<Damage>> {
         let shelf = Shelf::load(self.place).await?;
         let mut damages = Vec::new();
-        let Some(mut opened) = self.destination.open(self.place, false).await? else {
+        let Some(mut opened) = self.destination.open(self.place, None).await? else {
             return Ok(damages);
         };
         let tell = |why: String| {

@@ -22,11 +22,12 @@ impl Place {
         new: Option<&Batch>,
     ) -> Result<Option<Opened>> {
         let Copies::In(destination) = &self.copies else { return Ok(None) };
-        let Some(mut opened) = destination.open(self, false).await? else { return Ok(None) };
+        let opened = Box::pin(destination.open(self, None)).await?;
+        let Some(mut opened) = opened else { return Ok(None) };
         let is_there = opened.of_batch(old).is_some();
         let is_done = new.is_some_and(|new| opened.has(new));
         if is_there && !is_done {
-            withdraw(self, destination, &mut opened, old, new).await?;
+            Box::pin(withdraw(self, destination, &mut opened, old, new)).await?;
         }
         Ok(Some(opened))
     }

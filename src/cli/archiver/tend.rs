@@ -100,6 +100,9 @@ async fn one(session: &Session, state: &State, set: Set) -> String {
             let (exported, pruned) = (report.exported_rows, report.pruned_rows);
             let left = report.left_rows;
             tracing::info!(event = "archive.ended", set = name, exported, pruned, left, why);
+            for why in &report.lacking_copies {
+                tracing::warn!(event = "archive.not-copied", set = name, why);
+            }
             let detail = format!("{pruned} rows deleted, {left} left: {why}");
             drop(state.note(&session.user(), "archive.ended", &name, &detail).await);
         }

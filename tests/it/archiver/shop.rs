@@ -157,6 +157,11 @@ impl InPostgres {
             let force = if statement.starts_with("DROP") { "WITH (FORCE)" } else { "" };
             client.batch_execute(&format!("{statement} {name} {force}")).await.unwrap();
         }
+        self.known(name)
+    }
+
+    /// That database, as it is.
+    pub(crate) fn known(&self, name: &str) -> Beside<'_> {
         Beside { server: &self.server, name: name.to_owned() }
     }
 
