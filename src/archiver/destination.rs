@@ -1,9 +1,10 @@
 //! Another database whose tables have copies of a set's rows.
 //!
 //! Files stay what everything rests on; such a table has what they have, and looks like the one
-//! that rows come from: of each key it has the row that was archived last. What is in it, the ledger
-//! of that database says, in the transaction that put it there. Place and database know each other
-//! by a pairing that both have: a table that was not made for this set is never touched.
+//! that rows come from: of each key it has the row that was archived last. What is in it, the
+//! ledger of that database says, in the transaction that put it there. Place and database know
+//! each other by a pairing that both have: a table that was not made for this set is never
+//! touched.
 
 use std::{fmt, sync::Arc};
 

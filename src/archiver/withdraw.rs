@@ -1,5 +1,5 @@
-//! Rows on their way out of destination tables, before the files lose them: erased and expired ones,
-//! and those that were not deleted where they come from.
+//! Rows on their way out of destination tables, before the files lose them: erased and expired
+//! ones, and those that were not deleted where they come from.
 
 use std::collections::HashSet;
 

@@ -170,8 +170,8 @@ async fn row_53_postgresql_copies_are_there_once_wherever_a_run_is_killed() {
     Box::pin(kill_at_each_step(fresh, history, Some("archive"))).await;
 }
 
-/// Row 53: whatever PostgreSQL can hold is the same in the other database, by its text in both directions;
-/// bit by bit it was compared before rows were deleted.
+/// Row 53: whatever PostgreSQL can hold is the same in the other database, by its text in both
+/// directions; bit by bit it was compared before rows were deleted.
 #[tokio::test(flavor = "multi_thread")]
 async fn row_53_every_type_of_postgresql_is_copied_as_it_was() {
     let Some(shop) = InPostgres::new(18).await else { return };

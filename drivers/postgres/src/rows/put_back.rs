@@ -219,8 +219,8 @@ fn plan(
     ))
 }
 
-/// The value of a column that passed, as a column of a type takes it. Nothing is said of a type that
-/// is the same: a cast could cut values short.
+/// The value of a column that passed, as a column of a type takes it. Nothing is said of a type
+/// that is the same: a cast could cut values short.
 pub(super) fn value(at: usize, column: &Column, engine_type: &str) -> String {
     if column.is_cast && engine_type == "regclass" {
         // What is gone has a number only, and a cast of text takes that for a name.

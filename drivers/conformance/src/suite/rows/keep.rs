@@ -20,7 +20,7 @@ struct Gone {
 async fn gone(stage: &Stage, rows: &mut dyn Rows, name: &str) -> Result<Gone, Failure> {
     let mut set = alone(stage, rows, name, "id > 0").await?;
     for column in &mut set.members[0].table.columns {
-        // One of them in the forms of its own, the other one in those of files that hold odd values.
+        // One of them in the forms of its own, the other one in those for odd values.
         let promoted = Column::promoted(column).filter(|_| name == "orders");
         *column = promoted.unwrap_or_else(|| column.clone());
     }
