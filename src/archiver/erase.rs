@@ -9,6 +9,7 @@ use stillpoint_contract::{Error, Result};
 
 use super::{
     copy::follow,
+    destination,
     garbage::{Removed, sweep},
     hold::held,
     place::Place,
@@ -64,6 +65,7 @@ pub async fn erase(
     let shelf = Shelf::load(place).await?;
     let holds = held(place).await?;
     holds.refuse(None)?;
+    destination::check(place, world).await?;
     let (name, meant) = meaning_of(place, &shelf, (table, column, value))?;
     holds.refuse_subject((&name, column, &meant))?;
     let erasure = Erasure {

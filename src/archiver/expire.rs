@@ -9,6 +9,7 @@ use stillpoint_contract::Result;
 
 use super::{
     copy::follow,
+    destination,
     document::{Expired, Plan},
     event::{Days, EVENTS, WITHDRAWALS},
     garbage::{Removed, discard, sweep},
@@ -64,6 +65,9 @@ pub async fn expire(
 ) -> Result<Expiry> {
     let mut expiry = Expiry::default();
     let Some((first, copies)) = places.split_first() else { return Ok(expiry) };
+    if !is_dry {
+        destination::check(first, world).await?;
+    }
     let shelf = Shelf::load(first).await?;
     expiry.ahead = newest_word(first, &shelf).await?.filter(|newest| *newest > now);
     if expiry.ahead.is_some() {
@@ -180,7 +184,9 @@ impl Over<'_> {
     async fn remove(&self, one: &ShelvedBatch) -> Result<Removed> {
         let expired = Expired { rows: one.batch.rows(), at: self.now };
         let sheet = Sheet::Expired { batch: one.batch.number };
+        let held = self.place.withdraw(&one.batch, None).await?;
         self.place.mark(&one.batch.run, sheet, &expired).await?;
+        drop(held);
         discard(self.place, &one.batch, None).await
     }
 

@@ -8,6 +8,7 @@
 mod behind;
 mod control;
 mod copy;
+mod destination;
 mod document;
 mod encryption;
 mod erase;
@@ -22,6 +23,7 @@ mod gate;
 mod hold;
 mod identity;
 mod keyring;
+mod load;
 mod meaning;
 mod pace;
 mod parts;
@@ -39,10 +41,12 @@ mod shelf;
 mod shelve;
 mod subject;
 mod whole;
+mod withdraw;
 mod witness;
 mod work;
 
 pub use control::{Control, control, tell};
+pub use destination::{Copies, Destination};
 pub use document::{
     Batch, BatchMember, DOCUMENT_FORMAT, End, Expired, File, FileEncryption, Noted, Plan,
     PlannedLink, PlannedMember, PlannedPart, Sealed, Slice, Tally, Void, key_text,
@@ -56,6 +60,7 @@ pub use gate::{Aged, Gate, SecondCopy};
 pub use hold::{ArchiveHold, ArchiveRelease, Holding, Holds, held, hold, release};
 pub use identity::{Adopted, ledger_of};
 pub use keyring::Keyring;
+pub use load::{InTable, verify_copies};
 pub use pace::{Cause, Said};
 pub use parts::{PreparedPart, prepare_part};
 pub use place::Place;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
-use super::{file::Format, keyring::Keyring};
+use super::{destination::Copies, file::Format, keyring::Keyring};
 use crate::repository::{
     names::ARCHIVE,
     store::{Key, Put, Store},
@@ -31,6 +31,8 @@ pub struct Place {
     set: String,
     /// What wraps and unwraps the keys of its files; none where no secret is at hand.
     pub(super) keyring: Option<Keyring>,
+    /// What of copies in tables of another database.
+    pub(super) copies: Copies,
 }
 
 /// What a document is about.
@@ -63,7 +65,8 @@ impl Place {
             && set.chars().all(is_plain)
             && !set.starts_with(['_', '.']);
         if is_name {
-            return Ok(Self { store, set: set.to_owned(), keyring: None });
+            let copies = Copies::default();
+            return Ok(Self { store, set: set.to_owned(), keyring: None, copies });
         }
         Err(Error::new(ErrorKind::Invalid, code::BAD_NAME, "name an archive set")
             .with("name", set)
@@ -98,6 +101,11 @@ impl Place {
     /// The same place, with the secret that its files are, or may be, encrypted with.
     pub fn with_keyring(self, keyring: Keyring) -> Self {
         Self { keyring: Some(keyring), ..self }
+    }
+
+    /// The same place, with what is to become of copies in tables of another database.
+    pub fn with_copies(self, copies: Copies) -> Self {
+        Self { copies, ..self }
     }
 
     pub(super) fn documents(&self) -> String {

@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use stillpoint_contract::{Error, ErrorKind, Partition, Result, code};
 
 use super::{
+    destination,
     place::Place,
     run::{Archiving, RunReport},
     shelf::{Shelf, Shelved},
@@ -66,6 +67,7 @@ impl Archiving<'_> {
     /// [`Missing`](ErrorKind::Missing) when none of that name stands beside its table;
     /// [`Refused`](ErrorKind::Refused) when other rows are where its rows belong.
     pub async fn reattach(&self, which: &str) -> Result<Reattached> {
+        destination::check(self.place, self.world).await?;
         let mut pruner = self.driver.rows().await?;
         pruner.lock(&self.rule.name, super::run::PATIENCE).await?;
         let (run, partition) = self.find(which).await?;

@@ -76,7 +76,9 @@ pub(super) async fn rewrite(
     new.check(plan)?;
     read_back(place, cpu, plan, &new).await?;
     let sheet = Sheet::Batch { batch: new.number, generation: new.generation };
+    let held = place.withdraw(old, Some(&new)).await?;
     place.write(&plan.run, sheet, &new).await?;
+    drop(held);
     let removed = discard(place, old, Some(&new)).await?;
     Ok((Some(new), removed))
 }
@@ -96,7 +98,9 @@ pub(super) async fn void(
     at: DateTime<Utc>,
 ) -> Result<Removed> {
     let void = Void { reason: reason.to_owned(), at };
+    let held = place.withdraw(batch, None).await?;
     place.mark(&batch.run, Sheet::Void { batch: batch.number }, &void).await?;
+    drop(held);
     discard(place, batch, None).await
 }
 

@@ -10,11 +10,13 @@ use stillpoint_contract::{Driver, Error, ErrorKind, Finding, LedgerEntry, Result
 
 use super::{
     copy::mirror,
+    destination::{self, Copies},
     document::{DOCUMENT_FORMAT, Plan},
     erase::replay,
     garbage::sweep,
     gate::Gate,
     identity,
+    load::Loading,
     pace::Cause,
     parts::Parts,
     place::{Place, Sheet},
@@ -125,6 +127,8 @@ pub struct RunReport {
     pub left_rows: u64,
     /// What differed.
     pub differences: Vec<Difference>,
+    /// Why destination tables do not have what they should.
+    pub lacking_copies: Vec<String>,
     /// How long it rested, and why.
     pub rested: BTreeMap<Cause, Duration>,
     /// What there is to know.
@@ -157,6 +161,10 @@ impl Archiving<'_> {
                     for copy in &places[1..] {
                         mirror(self.place, copy).await?;
                     }
+                    if let Copies::In(destination) = &self.place.copies {
+                        let mut loading = Loading { place: self.place, destination };
+                        report.lacking_copies = Box::pin(loading.load_all()).await?;
+                    }
                     if self.place.keyring.is_some() {
                         // Keys of files that were being written when somebody was killed.
                         sweep(self.place, &Shelf::load(self.place).await?).await?;
@@ -181,6 +189,7 @@ impl Archiving<'_> {
     }
 
     async fn attempt(&self, report: &mut RunReport) -> Result<Quit> {
+        destination::check(self.place, self.world).await?;
         let mut pruner = self.driver.rows().await?;
         pruner.lock(&self.rule.name, PATIENCE).await?;
         let mut reader = self.driver.rows().await?;

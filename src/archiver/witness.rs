@@ -26,6 +26,18 @@ pub enum Step {
         /// How many bytes its files have.
         bytes: u64,
     },
+    /// A batch is about to be copied into destination tables.
+    Copying {
+        /// The batch.
+        batch: u32,
+    },
+    /// They have it; it is about to be read back there.
+    Copied {
+        /// The batch.
+        batch: u32,
+        /// How many rows, of all tables.
+        rows: u64,
+    },
     /// A transaction that deletes has begun.
     Begun,
     /// A slice's rows are deleted in a transaction, and are what the file holds.

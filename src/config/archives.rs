@@ -10,13 +10,14 @@ use super::{
         ANY, BASIS, CRON, CUTOFF, ENCRYPTION, LENGTH, LOG_SHARE, NAME, PERIOD, RATE, SIZE, WINDOW,
         ZONE, cutoff, event_of, length, log_share, period, rate, size,
     },
-    model::Config,
+    model::{Config, Database},
     problem::Problem,
     shape::{Key, Shape, suggestion},
     tree::{Node, Spot, Value},
 };
 use crate::policy::{
-    ArchiveEncryption, ArchiveRule, ArchivedChild, EventRule, FileFormat, Gates, Period, Throttle,
+    ArchiveEncryption, ArchiveRule, ArchivedChild, DestinationRule, EventRule, FileFormat, Gates,
+    Period, Throttle,
 };
 
 /// How large files and slices are, and how long a transaction takes, where nothing is said.
@@ -49,6 +50,17 @@ const CHILD: &[Key] = &[
         "the columns that refer to the root, or to another child [default: its only foreign key]",
     )
     .alike(&["columns", "foreign_key"]),
+];
+
+const DESTINATION: &[Key] = &[
+    Key::new("database", Shape::Text(&NAME), "the database: another one, of the same engine")
+        .must()
+        .alike(&["db", "server", "endpoint"]),
+    Key::new(
+        "schema",
+        Shape::Text(&NAME),
+        "the schema of those tables [default: that of the tables that rows come from]",
+    ),
 ];
 
 const GATE: &[Key] = &[
@@ -163,6 +175,13 @@ pub(super) const ARCHIVE: &[Key] = &[
         "the format of files [default: \"parquet\"]",
     ),
     Key::new(
+        "destination",
+        Shape::Either(&[Shape::Word(&["none"]), Shape::Table(DESTINATION)]),
+        "tables of another database that get a copy of the rows, which is read back before rows \
+         are deleted; \"none\" gives copies up that there are",
+    )
+    .alike(&["destination_table", "copy_to", "into"]),
+    Key::new(
         "encryption",
         Shape::Text(&ENCRYPTION),
         "\"repo\": each file with a key of its own, which the repository's wraps; \"none\": query \
@@ -249,6 +268,7 @@ fn rule(name: &str, node: &Node, config: &Config) -> Option<ArchiveRule> {
             Some("jsonl") => FileFormat::Jsonl,
             _ => FileFormat::Parquet,
         },
+        destination: destination(node.get("destination")),
         encryption: match text("encryption").as_deref() {
             Some("repo") => Some(ArchiveEncryption::Repository),
             Some("none") => Some(ArchiveEncryption::None),
@@ -268,6 +288,15 @@ fn rule(name: &str, node: &Node, config: &Config) -> Option<ArchiveRule> {
         keep: keep(node),
         retention: node.get("retention").and_then(retention),
     })
+}
+
+fn destination(node: Option<&Node>) -> DestinationRule {
+    let Some(node) = node else { return DestinationRule::None };
+    let text = |key: &str| node.get(key).and_then(Node::text).map(str::to_owned);
+    match text("database") {
+        Some(database) => DestinationRule::Tables { database, schema: text("schema") },
+        None => DestinationRule::GivenUp,
+    }
 }
 
 /// How long files are kept from when they were written.
@@ -335,11 +364,15 @@ pub(super) fn judge(main: &Node, config: &Config, problems: &mut Vec<Problem>) {
     for (name, spot, node) in named(main, "archive") {
         let databases = config.databases.keys().map(String::as_str);
         let repositories = config.repositories.keys().map(String::as_str);
-        problems.extend(unknown(node.get("database"), "database", databases));
+        problems.extend(unknown(node.get("database"), "database", databases.clone()));
         problems.extend(unknown(node.get("to"), "repository", repositories.clone()));
         let copy = node.get("delete_gate").and_then(|gate| gate.get("second_copy"));
         problems.extend(unknown(copy, "repository", repositories));
         problems.extend(copy.and_then(|copy| judge_copy(name, copy, config)));
+        let destination = node.get("destination");
+        let there = destination.and_then(|destination| destination.get("database"));
+        problems.extend(unknown(there, "database", databases.clone()));
+        problems.extend(destination.and_then(|node| judge_destination(name, node, config)));
         problems.extend(node.get("file_target").and_then(|node| judge_file(name, node)));
         let compares =
             node.get("where").and_then(Node::text).is_some_and(|w| w.contains(":cutoff"));
@@ -364,6 +397,36 @@ fn judge_copy(name: &str, copy: &Node, config: &Config) -> Option<Problem> {
     let what = format!("the second copy of `{name}` would be where the first one is");
     let problem = Problem::error(code::CONFIG_VALUE, Spot::clone(&copy.spot), what);
     is_same.then(|| problem.help("name a repository in another place".to_owned()))
+}
+
+/// Tables that are no copies, since they are where the rows come from, or that cannot have every
+/// value as it is.
+fn judge_destination(name: &str, node: &Node, config: &Config) -> Option<Problem> {
+    let rule = config.archives.get(name)?;
+    let DestinationRule::Tables { database, .. } = &rule.destination else { return None };
+    let (from, to) = (config.databases.get(&rule.database)?, config.databases.get(database)?);
+    let there = node.get("database")?;
+    let problem = |spot: &Spot, what: String, help: &str| {
+        let problem = Problem::error(code::CONFIG_VALUE, Spot::clone(spot), what);
+        Some(problem.help(help.to_owned()))
+    };
+    if rule.database == *database || from.endpoint == to.endpoint {
+        let what = format!("the copies of `{name}` would be where its rows come from");
+        return problem(&there.spot, what, "name another database");
+    }
+    let (of, other) = (engine(from), engine(to));
+    // Some engines have a longer name as well.
+    if of.starts_with(other) || other.starts_with(of) {
+        return None;
+    }
+    let what = format!("rows of {of} are no rows of {other}: values would be others there");
+    problem(&there.spot, what, "name a database of the same engine")
+}
+
+/// What a database says of its engine.
+fn engine(database: &Database) -> &str {
+    let scheme = database.endpoint.split_once(':').map(|(scheme, _)| scheme);
+    database.engine.as_deref().or(scheme).unwrap_or_default()
 }
 
 /// Files that would be longer than what can be read again.
@@ -416,7 +479,10 @@ fn unknown<'k>(
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Source, load};
+    use crate::{
+        config::{Source, load},
+        policy::DestinationRule,
+    };
 
     #[test]
     fn files_that_could_not_be_verified_are_refused() {
@@ -433,6 +499,46 @@ mod tests {
         };
         assert_eq!(told("1GiB"), 0);
         assert_eq!(told("1025MiB"), 1);
+    }
+
+    #[test]
+    fn destination_tables_are_in_another_database_of_the_same_engine() {
+        let told = |destination: &str| {
+            let text = format!(
+                "version = 1\ntimezone = \"UTC\"\nrepository.primary.url = \"repo\"\n\
+                 [database.shop]\nendpoint = \"sqlite:/data/shop.db\"\n\
+                 [database.history]\nendpoint = \"sqlite:/data/history.db\"\n\
+                 [database.alias]\nendpoint = \"sqlite:/data/shop.db\"\n\
+                 [database.server]\nendpoint = \"postgres://db/history\"\n\
+                 [archive.orders]\ndatabase = \"shop\"\nroot = \"orders\"\nwhere = \"id < 5\"\n\
+                 destination = {destination}\n"
+            );
+            let source = Source { path: "stillpoint.toml".to_owned(), text };
+            let loaded = load(vec![source], "2026-11-26T12:00:00Z".parse().unwrap());
+            let told = loaded.problems.iter().map(|one| format!("{} {}", one.code, one.what));
+            let told: Vec<String> = told.collect();
+            (told, loaded.config.archives["orders"].destination.clone())
+        };
+        let tables = |database: &str| DestinationRule::Tables {
+            database: database.to_owned(),
+            schema: None,
+        };
+        let (usual, none) = told("\"none\"");
+        assert_eq!(none, DestinationRule::GivenUp);
+        assert_eq!(told("{ database = \"history\" }"), (usual.clone(), tables("history")));
+        for (destination, why) in [
+            ("{ database = \"shop\" }", "SP0109 the copies of `orders` would be where its rows"),
+            ("{ database = \"alias\" }", "SP0109 the copies of `orders` would be where its rows"),
+            ("{ database = \"server\" }", "SP0109 rows of sqlite are no rows of postgres"),
+            ("{ database = \"histroy\" }", "SP0112 no database is `histroy`"),
+            ("{ schema = \"archive\" }", "SP0110 `database` is not there"),
+            ("\"history\"", "SP0109 "),
+        ] {
+            let (mut told, _) = told(destination);
+            told.retain(|one| !usual.contains(one));
+            assert_eq!(told.len(), 1, "{destination}: {told:?}");
+            assert!(told[0].starts_with(why), "{destination}: {told:?}");
+        }
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub struct ArchiveRule {
     pub includes_unlisted: bool,
     /// The format of files.
     pub format: FileFormat,
+    /// What of copies of the rows in tables of another database.
+    pub destination: DestinationRule,
     /// How they are encrypted; as their repository is where that is not said.
     pub encryption: Option<ArchiveEncryption>,
     /// Columns by whose values files are looked up.
@@ -65,6 +67,23 @@ pub struct ArchiveRule {
     pub keep: Option<Period>,
     /// How long rows are kept from when something happened to whom they are about.
     pub retention: Option<EventRule>,
+}
+
+/// What of copies of archived rows in tables of another database.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DestinationRule {
+    /// There are none, and never were.
+    #[default]
+    None,
+    /// Those that there are stay as they are, and follow no more.
+    GivenUp,
+    /// There are such.
+    Tables {
+        /// The database.
+        database: String,
+        /// The schema of the tables; that of those that rows come from where it is not said.
+        schema: Option<String>,
+    },
 }
 
 /// How files are encrypted.

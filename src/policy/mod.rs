@@ -34,7 +34,8 @@ pub use alert::{
 };
 pub use anomaly::{Anomaly, KEPT_BEFORE, Oddity, Sizes, TOLD, anomalies};
 pub use archive::{
-    ArchiveEncryption, ArchiveRule, ArchivedChild, FileFormat, Gates, LogShare, Throttle,
+    ArchiveEncryption, ArchiveRule, ArchivedChild, DestinationRule, FileFormat, Gates, LogShare,
+    Throttle,
 };
 pub use board::{AlertKey, Board, Message, Told};
 pub use calendar::{BadPattern, Calendar, Turns, UnevenDay, check, uneven_days};

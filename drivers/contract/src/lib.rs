@@ -50,9 +50,9 @@ pub use point::NativePoint;
 pub use position::{Lineage, LogPosition, LogRange};
 pub use rows::{
     ArchiveSet, Burden, Class, Column, Conflict, Cutoff, CutoffForm, Estimate, Explained,
-    Exporting, Key, KeyRange, Kind, Lag, LedgerEntry, Link, LockTaken, LogUsed, Member, Outlook,
-    Partition, Partitioned, Pruning, PutBack, PutBackTally, ROW_BYTES_MAX, Referrer, RowBatch,
-    RowSink, RowWriter, Rows, Space, Table, values,
+    Exporting, Keeping, Key, KeyRange, Kind, Lag, LedgerEntry, Link, LockTaken, LogUsed, Member,
+    Outlook, Partition, Partitioned, Pruning, PutBack, PutBackTally, ROW_BYTES_MAX, Referrer,
+    RowBatch, RowSink, RowWriter, Rows, Space, Table, values,
 };
 pub use sandbox::{
     ANSWER_BYTES_MAX, Examined, Sandbox, SandboxRequest, TALLIES_MAX, Tally, Verdict,

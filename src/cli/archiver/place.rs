@@ -6,15 +6,17 @@ use chrono::{DateTime, Utc};
 use stillpoint_contract::{Driver, Error, ErrorKind, Result, code};
 
 use crate::{
-    archiver::{Aged, Gate, Keyring, Place, SecondCopy},
+    archiver::{
+        Aged, Copies, Destination, Gate, InTable, Keyring, Nobody, Place, SecondCopy, Witness,
+    },
     cli::{
         config::reach,
         open::{self, Opened},
         serve,
         session::Session,
     },
-    config::Config,
-    policy::{ArchiveEncryption, ArchiveRule},
+    config::{Config, Database},
+    policy::{ArchiveEncryption, ArchiveRule, DestinationRule},
     repository::descriptor::Encryption,
 };
 
@@ -59,9 +61,59 @@ impl Set {
         self.place_in(session, &self.rule.to, &first).await
     }
 
+    /// Where its files are, and where their rows are as well: for whoever changes what files hold.
+    pub(super) async fn home(&self, session: &Session) -> Result<Place> {
+        self.home_seen(session, Arc::new(Nobody)).await
+    }
+
+    /// The same; somebody is told of steps.
+    pub(super) async fn home_seen(
+        &self,
+        session: &Session,
+        witness: Arc<dyn Witness>,
+    ) -> Result<Place> {
+        let copies = self.copies(session, witness).await?;
+        Ok(self.place(session).await?.with_copies(copies))
+    }
+
+    /// What of copies in tables of another database.
+    pub(super) async fn copies(
+        &self,
+        session: &Session,
+        witness: Arc<dyn Witness>,
+    ) -> Result<Copies> {
+        let (name, schema) = match &self.rule.destination {
+            DestinationRule::None => return Ok(Copies::Unsaid),
+            DestinationRule::GivenUp => return Ok(Copies::GivenUp),
+            DestinationRule::Tables { database, schema } => (database, schema.clone()),
+        };
+        let (from, _) = reach::endpoint(session, self.database(&self.rule.database)?).await?;
+        let (engine, endpoint) = reach::endpoint(session, self.database(name)?).await?;
+        if engine.name() != from.name() {
+            let step = "copy rows into tables of another database";
+            return Err(Error::new(ErrorKind::Unsupported, code::CONFIG_VALUE, step)
+                .with("rows of", from.name())
+                .with("tables of", engine.name())
+                .why("values of one engine would be others in another one")
+                .next(
+                    "name a database of the same engine: destination = { database = \"NAME\" }",
+                ));
+        }
+        let driver = engine.connect(&endpoint).await?;
+        let (name, world) = (name.clone(), session.world.clone());
+        Ok(Copies::In(Destination { driver: driver.into(), name, schema, world, witness }))
+    }
+
+    fn database(&self, name: &str) -> Result<&Database> {
+        self.config.databases.get(name).ok_or_else(|| {
+            Error::new(ErrorKind::Config, code::CONFIG_NAME, "find the database")
+                .with("given", name)
+        })
+    }
+
     /// Where its files are, and where second copies of them are.
     pub(super) async fn places(&self, session: &Session) -> Result<Vec<Place>> {
-        let mut places = vec![self.place(session).await?];
+        let mut places = vec![self.home(session).await?];
         if let Some(name) = &self.rule.gates.second_copy {
             places.push(self.second(session, name).await?);
         }
@@ -145,11 +197,7 @@ impl Set {
 
     /// Its database.
     pub(super) async fn driver(&self, session: &Session) -> Result<Box<dyn Driver>> {
-        let name = &self.rule.database;
-        let database = self.config.databases.get(name).ok_or_else(|| {
-            Error::new(ErrorKind::Config, code::CONFIG_NAME, "find the database")
-                .with("given", name)
-        })?;
+        let database = self.database(&self.rule.database)?;
         let (engine, endpoint) = reach::endpoint(session, database).await?;
         engine.connect(&endpoint).await
     }
@@ -174,6 +222,10 @@ impl Set {
             let opened = reach::repository(session, &self.config, &of.repository).await?;
             let (repository, database) = (opened.into_repository(), of.name.clone());
             gates.push(Box::new(super::run::BackedUp { repository, database }));
+        }
+        // Last of all: what is there waits for nothing else.
+        if matches!(self.rule.destination, DestinationRule::Tables { .. }) {
+            gates.push(Box::new(InTable { place: place.clone() }));
         }
         Ok(gates)
     }

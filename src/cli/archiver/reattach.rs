@@ -59,7 +59,7 @@ impl Answer for ReattachAnswer {
 /// Puts it back.
 pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let set = Set::of(session, &options.set).await?;
-    let place = set.place(session).await?;
+    let place = set.home(session).await?;
     let driver = set.driver(session).await?;
     let gates = set.gates(session, &place).await?;
     let witness = Watcher::new(Arc::new(Meter::default()));

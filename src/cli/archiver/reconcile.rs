@@ -99,7 +99,7 @@ impl Answer for ReconcileAnswer {
 /// Compares, and prunes if told to.
 pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let set = Set::of(session, &options.set).await?;
-    let place = set.place(session).await?;
+    let place = set.home(session).await?;
     let driver = set.driver(session).await?;
     let world = &session.world;
     let may = Reconciling { prunes: options.prune, adopts: options.adopt, notes: options.note };

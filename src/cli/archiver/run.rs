@@ -59,6 +59,8 @@ struct RunAnswer {
     pruned_rows: u64,
     left_rows: u64,
     differences: Vec<DifferenceRow>,
+    /// Why destination tables lack what files have.
+    lacking_copies: Vec<String>,
     rested: Vec<Rest>,
     findings: Vec<Found>,
     elapsed_ms: u64,
@@ -111,6 +113,9 @@ impl Answer for RunAnswer {
             let (table, how) = (printable(&one.table), printable(&one.how));
             page.line(format!("  not deleted at first: {table}, slice {}: {how}", one.slice));
         }
+        for why in &self.lacking_copies {
+            page.line(format!("  not copied: {}", printable(why)));
+        }
         for rest in &self.rested {
             let length = units::duration(Duration::from_millis(rest.ms));
             page.line(format!("  rested {length}: {}", printable(&rest.why)));
@@ -125,11 +130,11 @@ impl Answer for RunAnswer {
 pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let until = options.until.as_deref().map(|text| until::end(session, text)).transpose()?;
     let set = Set::of(session, &options.set).await?;
-    let place = set.place(session).await?;
+    let meter = Arc::new(Meter::default());
+    let witness = Arc::new(Watcher::new(Arc::clone(&meter)));
+    let place = set.home_seen(session, Arc::<Watcher>::clone(&witness)).await?;
     let driver = set.driver(session).await?;
     let gates = set.gates(session, &place).await?;
-    let meter = Arc::new(Meter::default());
-    let witness = Watcher::new(Arc::clone(&meter));
     let archiving = Archiving {
         driver: &*driver,
         place: &place,
@@ -137,7 +142,7 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
         rule: &set.rule,
         gates: &gates,
         limits: Limits { until, rows_max: options.max_rows, keeps_source: options.keep_source },
-        witness: &witness,
+        witness: &*witness,
     };
     let begun = session.world.clock.elapsed();
     let report = session.watch(&set.rule.name, &meter, Box::pin(archiving.run())).await?;
@@ -149,7 +154,9 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
 
 fn status_of(report: &RunReport) -> u8 {
     // Rows that kept changing are left for the next run, and somebody should know.
-    let is_well = report.left_rows == 0 && !matches!(report.quit, Quit::Critical(_));
+    let is_well = report.left_rows == 0
+        && report.lacking_copies.is_empty()
+        && !matches!(report.quit, Quit::Critical(_));
     if is_well { exit::OK } else { exit::CHECK_FAILED }
 }
 
@@ -178,6 +185,7 @@ fn answer_of(set: &str, report: RunReport, took: Duration) -> RunAnswer {
         differences: differences
             .map(|one| DifferenceRow { table: one.table, slice: one.slice, how: one.how })
             .collect(),
+        lacking_copies: report.lacking_copies,
         rested: rested
             .map(|(cause, length)| Rest {
                 cause: cause.word(),

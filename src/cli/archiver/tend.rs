@@ -240,6 +240,9 @@ async fn one(
                 Quit::Gate(_) => Outcome::Superseded,
                 _ => Outcome::Succeeded,
             };
+            for why in &report.lacking_copies {
+                tracing::warn!(event = "archive.not-copied", set = name, why);
+            }
             let (pruned, left) = (report.pruned_rows, report.left_rows);
             let reason = format!("{pruned} rows deleted, {left} left: {}", report.quit.words());
             (outcome, reason)
@@ -249,7 +252,7 @@ async fn one(
 }
 
 async fn carry_out(session: &Session, set: &Set, meter: &Arc<Meter>) -> Result<RunReport> {
-    let place = set.place(session).await?;
+    let place = set.home(session).await?;
     let driver = set.driver(session).await?;
     let gates = set.gates(session, &place).await?;
     let witness = Watcher::new(Arc::clone(meter));

@@ -1,5 +1,7 @@
 //! `stillpoint archive verify`: every byte and every row of archived files, read back.
 
+use std::sync::Arc;
+
 use clap::Args;
 use serde::Serialize;
 use stillpoint_contract::Result;
@@ -15,6 +17,7 @@ use crate::{
         units,
     },
     coordinator::told,
+    policy::DestinationRule,
 };
 
 /// What `archive verify` is told.
@@ -39,6 +42,8 @@ struct VerifyAnswer {
     /// Encrypted files that could only be compared with the hashes of their bytes.
     undecrypted_files: u64,
     against_ledger: bool,
+    /// Whether destination tables were compared with the files.
+    destination_compared: bool,
     damages: Vec<DamageRow>,
 }
 
@@ -69,6 +74,9 @@ impl Answer for VerifyAnswer {
         }
         if self.against_ledger {
             facts.push(("ledger", "compared".to_owned()));
+        }
+        if self.destination_compared {
+            facts.push(("destination tables", "compared".to_owned()));
         }
         page.facts(2, &facts);
         for damage in &self.damages {
@@ -101,7 +109,15 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
         std::mem::take(&mut is_first) || u16::from_le_bytes(random) % 100 < u16::from(percent)
     };
     let world = &session.world;
-    let verified = archiver::verify(&place, &world.cpu, ledger.as_deref(), picks).await?;
+    let mut verified = archiver::verify(&place, &world.cpu, ledger.as_deref(), picks).await?;
+    // What is compared row by row, and completely, is no sample, and no rows are read without keys.
+    let has_tables = matches!(set.rule.destination, DestinationRule::Tables { .. });
+    let destination_compared = has_tables && options.sample.is_none() && verified.undecrypted == 0;
+    if destination_compared {
+        let copies = set.copies(session, Arc::new(archiver::Nobody)).await?;
+        let place = place.with_copies(copies);
+        verified.damages.extend(Box::pin(archiver::verify_copies(&place)).await?);
+    }
     let status = match verified.damages.first() {
         None => exit::OK,
         Some(damage) => exit::status(damage.error.kind()),
@@ -118,6 +134,7 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
         bytes: verified.bytes,
         undecrypted_files: verified.undecrypted,
         against_ledger: options.against_ledger,
+        destination_compared,
         damages: damages.collect(),
     })?;
     Ok(status)

@@ -15,6 +15,7 @@ mod regressions;
 mod remains;
 mod returns;
 mod shop;
+mod tables;
 mod throttle;
 mod through;
 mod types_postgres;

@@ -19,7 +19,7 @@ use stillpoint::{
         Archiving, FoundRows, Gate, Limits, Place, Returning, RunReport, Step, Wanted, Witness,
         file::json_line, find, ledger_of, put_back,
     },
-    policy::{ArchiveRule, ArchivedChild, FileFormat, Gates, Throttle},
+    policy::{ArchiveRule, ArchivedChild, DestinationRule, FileFormat, Gates, Throttle},
     registry,
     repository::store::{MemoryStore, Store},
     world::World,
@@ -74,6 +74,13 @@ impl Sqlite {
         let connection = Connection::open(shop.path()).unwrap();
         connection.pragma_update(None, "journal_mode", "WAL").unwrap();
         connection.execute_batch(ORDERS).unwrap();
+        shop
+    }
+
+    /// A file without any tables.
+    pub(crate) async fn empty() -> Self {
+        let shop = Self::new().await;
+        shop.change(&["DROP TABLE orders".to_owned()]).await;
         shop
     }
 
@@ -142,6 +149,22 @@ impl InPostgres {
         self.client().await.batch_execute(&format!("{RESET}{ORDERS}")).await.unwrap();
     }
 
+    /// Another database of the server, as new.
+    pub(crate) async fn beside(&self, name: &str) -> Beside<'_> {
+        let client = self.client().await;
+        for statement in ["DROP DATABASE IF EXISTS", "CREATE DATABASE"] {
+            // Whoever was killed may still be there for a moment.
+            let force = if statement.starts_with("DROP") { "WITH (FORCE)" } else { "" };
+            client.batch_execute(&format!("{statement} {name} {force}")).await.unwrap();
+        }
+        self.known(name)
+    }
+
+    /// That database, as it is.
+    pub(crate) fn known(&self, name: &str) -> Beside<'_> {
+        Beside { server: &self.server, name: name.to_owned() }
+    }
+
     pub(crate) async fn client(&self) -> Client {
         crate::postgres::connect(&self.server).await
     }
@@ -173,6 +196,49 @@ impl Shop for InPostgres {
 
     fn table(&self, name: &str) -> String {
         format!("public.{name}")
+    }
+}
+
+/// Another database of the server that a shop is in, without any tables.
+pub(crate) struct Beside<'a> {
+    server: &'a Postgres,
+    name: String,
+}
+
+impl Beside<'_> {
+    pub(crate) async fn client(&self) -> Client {
+        let address = format!("{} dbname={}", self.server.conninfo(), self.name);
+        let (client, connection) =
+            tokio_postgres::connect(&address, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+}
+
+#[async_trait]
+impl Shop for Beside<'_> {
+    async fn driver(&self) -> Box<dyn Driver> {
+        let (port, name) = (self.server.port(), &self.name);
+        driver("postgres", &format!("//postgres@127.0.0.1:{port}/{name}")).await
+    }
+
+    async fn change(&self, statements: &[String]) -> Vec<u64> {
+        let client = self.client().await;
+        let mut changed = Vec::new();
+        for statement in statements {
+            let done = client.execute(statement, &[]).await;
+            changed.push(done.unwrap_or_else(|e| panic!("{statement}: {e}")));
+        }
+        changed
+    }
+
+    async fn ask(&self, query: &str) -> Vec<String> {
+        let rows = self.client().await.query(query, &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    fn table(&self, name: &str) -> String {
+        format!("archive.{name}")
     }
 }
 
@@ -247,6 +313,7 @@ impl<S: Shop> Yard<S> {
             children: if with_items { vec![items] } else { Vec::new() },
             includes_unlisted: false,
             format: FileFormat::Parquet,
+            destination: DestinationRule::None,
             encryption: None,
             lookup: Vec::new(),
             file_bytes: 64 << 20,

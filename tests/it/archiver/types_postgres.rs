@@ -9,7 +9,7 @@ use super::{
 };
 
 /// Settings of the role that say how values are written: none of them is to matter.
-const HOSTILE: &str = "
+pub(super) const HOSTILE: &str = "
     ALTER ROLE postgres SET TimeZone = 'America/New_York';
     ALTER ROLE postgres SET DateStyle = 'SQL, DMY';
     ALTER ROLE postgres SET IntervalStyle = 'sql_standard';
@@ -17,10 +17,10 @@ const HOSTILE: &str = "
     ALTER ROLE postgres SET extra_float_digits = -3;
     ALTER ROLE postgres SET xmlbinary = 'hex';";
 
-const TABLE: &str = "public.\"Every type\"";
+pub(super) const TABLE: &str = "public.\"Every type\"";
 
 /// What the server and its extensions have of the cases.
-async fn cases(shop: &InPostgres) -> Vec<Case> {
+pub(super) async fn cases(shop: &InPostgres) -> Vec<Case> {
     let client = shop.client().await;
     let mut cases = Vec::new();
     for case in CASES {
@@ -50,7 +50,7 @@ fn expression(value: &str, of: &str) -> String {
 
 /// A table with a column of each type: with the values that its form in files holds, and with odd
 /// ones besides; each of them once, and nothing in the last row.
-async fn fill(shop: &InPostgres, cases: &[Case], is_odd: bool) {
+pub(super) async fn fill(shop: &InPostgres, cases: &[Case], is_odd: bool) {
     let names: Vec<String> = cases.iter().enumerate().map(|(at, _)| name(at)).collect();
     let columns: Vec<String> =
         names.iter().zip(cases).map(|(name, case)| format!("{name} {}", case.of)).collect();

@@ -212,6 +212,9 @@ sentences! {
     rows::rows_that_are_there_are_treated_as_asked [Rows]
         "Rows that are there already are kept, replaced or refused, as asked."
 
+    rows::copies_are_found_and_removed_by_their_keys [Rows]
+        "Copies of rows have the bytes that those had, and are found and removed by their keys."
+
     rows::a_partition_leaves_as_a_table [Rows]
         "A partition that leaves its table is a table with the same rows, once and for all."
     rows::a_partition_is_dropped_or_put_back_in_one_step [Rows]

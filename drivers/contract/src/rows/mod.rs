@@ -5,12 +5,14 @@
 
 mod batch;
 mod column;
+mod keeping;
 mod outlook;
 mod session;
 mod set;
 
 pub use batch::{ROW_BYTES_MAX, RowBatch, RowWriter, values};
 pub use column::{Class, Column, Kind};
+pub use keeping::Keeping;
 pub use outlook::{Explained, LockTaken, Outlook};
 pub use session::{
     Burden, Estimate, Exporting, Lag, LedgerEntry, LogUsed, Pruning, PutBack, Referrer, RowSink,

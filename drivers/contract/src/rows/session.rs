@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     batch::RowBatch,
+    keeping::Keeping,
     outlook::Outlook,
     set::{ArchiveSet, Conflict, Cutoff, KeyRange, Partition, Partitioned, PutBackTally, Table},
 };
@@ -145,6 +146,21 @@ pub trait Rows: fmt::Debug + Send {
         staging: Option<&str>,
     ) -> Result<Box<dyn PutBack + 'a>>;
 
+    /// What tells the database from all others: what the identities of its tables begin with.
+    async fn whose(&mut self) -> Result<String> {
+        Err(keeps_none("tell the database from others"))
+    }
+
+    /// The table that [`Keeping::make`] would make, if it is there.
+    async fn twin(&mut self, _of: &Table, _schema: Option<&str>) -> Result<Option<Table>> {
+        Err(keeps_none("look for a table"))
+    }
+
+    /// Opens a transaction on tables that keep copies of rows, after [`lock`](Self::lock).
+    async fn keep(&mut self) -> Result<Box<dyn Keeping + '_>> {
+        Err(keeps_none("keep copies of rows"))
+    }
+
     /// How the server fares, for those who slow down.
     async fn burden(&mut self, set: &ArchiveSet) -> Result<Burden>;
 
@@ -164,6 +180,11 @@ pub trait Rows: fmt::Debug + Send {
 fn unsupported(step: &'static str) -> Error {
     Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, step)
         .why("this engine takes no partitions out of their tables")
+}
+
+fn keeps_none(step: &'static str) -> Error {
+    Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, step)
+        .why("tables of this engine keep no copies of archived rows")
 }
 
 /// A table that refers to another one.

@@ -5,6 +5,7 @@ mod copy;
 mod examine;
 mod export;
 mod failure;
+mod keep;
 mod ledger;
 mod literal;
 mod outlook;

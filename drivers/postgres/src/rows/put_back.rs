@@ -102,7 +102,7 @@ async fn prepare(
 }
 
 /// The name of a type, as long as it is nothing else: it comes from a file.
-fn checked_type(column: &Column) -> Result<&str> {
+pub(super) fn checked_type(column: &Column) -> Result<&str> {
     let text = column.engine_type.as_str();
     let (mut is_quoted, mut inside) = (false, false);
     let is_plain = text.chars().all(|c| {
@@ -187,16 +187,7 @@ fn plan(
             Some(target) if target.is_generated => {}
             Some(target) => {
                 names.push(column.name.as_str());
-                // Nothing is said of a type that is the same: a cast could cut values short.
-                values.push(if column.is_cast && target.engine_type == "regclass" {
-                    // What is gone has a number only, and a cast of text takes that for a name.
-                    // Source: PostgreSQL 18, `src/backend/utils/adt/regproc.c`, `text_regclass`.
-                    format!("CASE WHEN c{at} ~ '^[0-9]+$' THEN c{at}::oid ELSE c{at}::regclass END")
-                } else if column.is_cast {
-                    format!("c{at}::{}", target.engine_type)
-                } else {
-                    format!("c{at}")
-                });
+                values.push(value(at, column, &target.engine_type));
             }
         }
     }
@@ -226,6 +217,20 @@ fn plan(
         listed(names.iter().copied()),
         values.join(", "),
     ))
+}
+
+/// The value of a column that passed, as a column of a type takes it. Nothing is said of a type
+/// that is the same: a cast could cut values short.
+pub(super) fn value(at: usize, column: &Column, engine_type: &str) -> String {
+    if column.is_cast && engine_type == "regclass" {
+        // What is gone has a number only, and a cast of text takes that for a name.
+        // Source: PostgreSQL 18, `src/backend/utils/adt/regproc.c`, `text_regclass`.
+        format!("CASE WHEN c{at} ~ '^[0-9]+$' THEN c{at}::oid ELSE c{at}::regclass END")
+    } else if column.is_cast {
+        format!("c{at}::{engine_type}")
+    } else {
+        format!("c{at}")
+    }
 }
 
 fn on_conflict(table: &Table, names: &[&str], key: &[&str], conflict: &Conflict) -> Result<String> {

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
-    ArchiveSet, Burden, Conflict, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, Lag,
-    LedgerEntry, LogUsed, Outlook, Partition, Partitioned, Pruning, PutBack, Referrer, Result,
+    ArchiveSet, Burden, Conflict, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, Keeping,
+    Lag, LedgerEntry, LogUsed, Outlook, Partition, Partitioned, Pruning, PutBack, Referrer, Result,
     Rows, Space, Table, code,
 };
 use tokio_postgres::{Client, error::SqlState};
@@ -16,6 +16,7 @@ use super::{
     examine::examine,
     export::{self, Export},
     failure::failed,
+    keep::{self, Keep},
     ledger, outlook, partition, predicate,
     prune::{self, Prune},
     put_back,
@@ -226,6 +227,18 @@ impl Rows for Session {
     ) -> Result<Box<dyn PutBack + 'a>> {
         let begun = put_back::begin(&mut self.connection, table, conflict, staging).await?;
         Ok(Box::new(begun))
+    }
+
+    async fn whose(&mut self) -> Result<String> {
+        table::whose(self.connection.client()?).await
+    }
+
+    async fn twin(&mut self, of: &Table, schema: Option<&str>) -> Result<Option<Table>> {
+        keep::twin(self.connection.client()?, of, schema).await
+    }
+
+    async fn keep(&mut self) -> Result<Box<dyn Keeping + '_>> {
+        Ok(Box::new(Keep::new(self.connection.begin(prune::BEGIN).await?)))
     }
 
     async fn burden(&mut self, set: &ArchiveSet) -> Result<Burden> {

@@ -1,6 +1,7 @@
 //! Rows of tables, on their way into files and back.
 
 mod examine;
+mod keep;
 mod lock;
 mod outlook;
 mod predicate;

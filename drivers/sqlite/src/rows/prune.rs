@@ -124,16 +124,7 @@ impl Pruning for Prune<'_> {
 
     async fn strike(&mut self, entry: &LedgerEntry) -> Result<()> {
         let entry = entry.clone();
-        let strike = move |desk: &mut Desk| {
-            let statement = format!(
-                "DELETE FROM main.{LEDGER} \
-                 WHERE set_name = ?1 AND run = ?2 AND batch = ?3 AND slice = ?4"
-            );
-            let key = params![entry.set, entry.run, entry.batch, entry.slice];
-            let struck = desk.sql(desk.connection().execute(&statement, key), STEP)?;
-            if struck == 1 { Ok(()) } else { Err(told(&entry, "the ledger has no such entry")) }
-        };
-        self.0.run(strike).await
+        self.0.run(move |desk| strike(desk, &entry)).await
     }
 
     async fn commit(self: Box<Self>) -> Result<()> {
@@ -153,7 +144,7 @@ fn told(entry: &LedgerEntry, why: &'static str) -> Error {
         .why(why)
 }
 
-fn note(desk: &Desk, entry: &LedgerEntry) -> Result<()> {
+pub(super) fn note(desk: &Desk, entry: &LedgerEntry) -> Result<()> {
     let statement =
         format!("INSERT OR ABORT INTO main.{LEDGER} VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, NULL)");
     let rows = i64::try_from(entry.rows).map_err(|_| Error::bug("count rows"))?;
@@ -173,6 +164,15 @@ fn note(desk: &Desk, entry: &LedgerEntry) -> Result<()> {
         }
         noted => desk.sql(noted, STEP).map(drop),
     }
+}
+
+pub(super) fn strike(desk: &Desk, entry: &LedgerEntry) -> Result<()> {
+    let statement = format!(
+        "DELETE FROM main.{LEDGER} WHERE set_name = ?1 AND run = ?2 AND batch = ?3 AND slice = ?4"
+    );
+    let key = params![entry.set, entry.run, entry.batch, entry.slice];
+    let struck = desk.sql(desk.connection().execute(&statement, key), STEP)?;
+    if struck == 1 { Ok(()) } else { Err(told(entry, "the ledger has no such entry")) }
 }
 
 /// SQLite deletes all rows before it returns the first one, and returns them as they were before

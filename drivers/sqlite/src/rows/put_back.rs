@@ -63,8 +63,12 @@ pub(super) fn begin(
 
 /// A table that holds the same values: of the same types, save where another kind of table would
 /// turn values into others. Source: <https://www.sqlite.org/stricttables.html>, 3.
-fn definition(own: &str, table: &Table) -> String {
+pub(super) fn definition(own: &str, table: &Table) -> String {
     let mut parts: Vec<_> = table.columns.iter().map(column).collect();
+    // Without that, a key of text could hold NULLs.
+    for at in &table.key {
+        parts[*at].push_str(" NOT NULL");
+    }
     let key = table.key.iter().filter_map(|at| table.columns.get(*at));
     let key: Vec<_> = key.map(|column| column.name.as_str()).collect();
     if !key.is_empty() {
@@ -73,7 +77,7 @@ fn definition(own: &str, table: &Table) -> String {
     format!("CREATE TABLE main.{} ({})", quoted(own), parts.join(", "))
 }
 
-fn column(column: &Column) -> String {
+pub(super) fn column(column: &Column) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, ' ' | '_' | '(' | ')' | ',');
     let engine_type = column.engine_type.as_str();
     let is_known = engine_type.chars().all(is_plain) && !engine_type.eq_ignore_ascii_case("ANY");
@@ -81,7 +85,7 @@ fn column(column: &Column) -> String {
     format!("{} {engine_type}", quoted(&column.name))
 }
 
-fn plan(desk: &Desk, table: &Table, now: &Table, conflict: &Conflict) -> Result<Plan> {
+pub(super) fn plan(desk: &Desk, table: &Table, now: &Table, conflict: &Conflict) -> Result<Plan> {
     let place_now = |name: &str| now.columns.iter().find(|column| column.name == name);
     let mut given = Vec::new();
     for (at, column) in table.columns.iter().enumerate() {
@@ -206,7 +210,7 @@ impl PutBack for Return<'_> {
     }
 }
 
-fn put(desk: &Desk, plan: &Plan, rows: &RowBatch) -> Result<PutBackTally> {
+pub(super) fn put(desk: &Desk, plan: &Plan, rows: &RowBatch) -> Result<PutBackTally> {
     let connection = desk.connection();
     let mut insert = prepare(desk, connection, &plan.insert)?;
     let mut find = plan.find.as_deref().map(|sql| prepare(desk, connection, sql)).transpose()?;

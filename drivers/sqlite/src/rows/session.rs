@@ -5,13 +5,14 @@ use std::{fs, time::Duration};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
-    ArchiveSet, Burden, Conflict, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, KeyRange,
-    Lag, LedgerEntry, LogUsed, Outlook, Pruning, PutBack, PutBackTally, Referrer, Result, RowSink,
-    Rows, Space, Table, code,
+    ArchiveSet, Burden, Conflict, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, Keeping,
+    KeyRange, Lag, LedgerEntry, LogUsed, Outlook, Pruning, PutBack, PutBackTally, Referrer, Result,
+    RowSink, Rows, Space, Table, code,
 };
 
 use super::{
     examine::examine,
+    keep::{self, Keep},
     outlook::outlook,
     predicate,
     prune::{self, Prune},
@@ -148,6 +149,20 @@ impl Rows for Session {
             move |desk: &mut Desk| put_back::begin(desk, &table, &conflict, staging.as_deref());
         let plan = transaction.run(begin).await?;
         Ok(Box::new(Return { transaction, plan, tally: PutBackTally::default() }))
+    }
+
+    async fn whose(&mut self) -> Result<String> {
+        Ok(self.database.identity.id.clone())
+    }
+
+    async fn twin(&mut self, of: &Table, schema: Option<&str>) -> Result<Option<Table>> {
+        keep::without_schema(schema)?;
+        let name = of.name.clone();
+        self.worker.run(move |desk| keep::twin(desk, &name)).await
+    }
+
+    async fn keep(&mut self) -> Result<Box<dyn Keeping + '_>> {
+        Ok(Box::new(Keep(self.worker.begin(prune::begin).await?)))
     }
 
     async fn burden(&mut self, _: &ArchiveSet) -> Result<Burden> {

@@ -8,7 +8,7 @@ use super::moved::{Kept, PATIENCE, alone, exported, fill, name};
 use crate::stage::{Failure, Outcome, Stage, Verdict, ensure, kind_of};
 
 /// Rows as they were handed over.
-fn batch(rows: &[Vec<u8>]) -> Result<RowBatch, Failure> {
+pub(super) fn batch(rows: &[Vec<u8>]) -> Result<RowBatch, Failure> {
     let mut writer = RowWriter::default();
     for row in rows {
         let row: Vec<_> = values(row).collect::<stillpoint_contract::Result<_>>()?;

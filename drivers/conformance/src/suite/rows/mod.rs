@@ -3,6 +3,7 @@
 mod back;
 mod bind;
 mod export;
+mod keep;
 mod moved;
 mod partition;
 mod prune;
@@ -14,6 +15,7 @@ pub(crate) use export::{
     a_dropped_export_leaves_nothing, an_export_sees_one_state, keys_of_any_text_make_ranges,
     keys_of_several_columns_make_ranges, settings_change_no_bytes,
 };
+pub(crate) use keep::copies_are_found_and_removed_by_their_keys;
 pub(crate) use partition::{
     a_partition_is_dropped_or_put_back_in_one_step, a_partition_leaves_as_a_table,
 };
