@@ -7,9 +7,11 @@ use stillpoint_contract::Result;
 use super::{
     document::{Batch, Expired, Plan, Void},
     encryption::Seal,
+    erase::REPLAYED,
     garbage::{Removed, discard},
     hold::Holds,
     keyring::KEYS,
+    names::Names,
     place::{DOCUMENT_BYTES_MAX, Place, Sheet},
     shelf::Shelf,
     shelve::{read_back, stored},
@@ -63,6 +65,7 @@ pub(super) async fn follow(
     let mut followed = Followed::default();
     let kept = holds.subjects();
     let (first, second) = (Shelf::load(from).await?, Shelf::load(to).await?);
+    let names = Names::of(&first);
     for run in second.runs.iter().filter(|run| !holds.of_run(&run.plan.run)) {
         let Some(of) = first.runs.iter().find(|one| one.plan.run == run.plan.run) else { continue };
         for one in run.batches.values().filter(|one| one.is_there()) {
@@ -74,7 +77,8 @@ pub(super) async fn follow(
             if is_as_there {
                 continue;
             }
-            let of_second = Searched { place: to, world, plan: &run.plan, batch: &one.batch };
+            let of_second =
+                Searched { place: to, world, names: &names, plan: &run.plan, batch: &one.batch };
             // Rows that somebody holds stay where they still are, unless the first place has them.
             if !kept.is_empty() && of_second.find(&kept).await?.rows > 0 {
                 let of_first = Searched { place: from, batch: &now.batch, ..of_second };
@@ -123,7 +127,7 @@ pub(super) async fn mirror(from: &Place, to: &Place) -> Result<()> {
             continue;
         };
         let is_wanted = match (run.strip_prefix('_'), name.split_once('.')) {
-            (Some(kind), _) => kind != KEYS,
+            (Some(kind), _) => ![KEYS, REPLAYED].contains(&kind),
             (None, Some(("end", _))) => there.contains(&*format!("{folder}{run}/plan.json")),
             (None, Some((batch, "sealed.json"))) => has_batch(run, batch),
             // Manifests come with their files.

@@ -3,15 +3,19 @@
 //! What is written down of an erasure is a salted hash of the value, so that the list of the
 //! erased does not say who they were.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use stillpoint_contract::{Error, Result};
+use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
     copy::follow,
     destination,
+    document::Batch,
     garbage::{Removed, sweep},
-    hold::held,
+    hold::{Holds, held},
+    names::Names,
     place::Place,
     shelf::Shelf,
     subject::{MarkedSubject, Searched, Subject, meaning_of},
@@ -19,6 +23,9 @@ use super::{
 use crate::world::World;
 
 const NOTICES: &str = "erased";
+const REVOKED: &str = "erasures-revoked";
+/// Which is said of one place, and of no copy.
+pub(super) const REPLAYED: &str = "replayed";
 
 /// An erasure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,9 +43,24 @@ pub struct Erasure {
     pub at: DateTime<Utc>,
 }
 
-/// What an erasure did.
+/// That an erasure is over: rows that are archived from then on stay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErasureRevoked {
+    /// The erasure.
+    pub erasure: String,
+    /// Why.
+    pub reason: String,
+    /// Who.
+    pub by: String,
+    /// When, by the coordinator's clock.
+    pub at: DateTime<Utc>,
+}
+
+/// What an erasure did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Erased {
+    /// Its id; none where nothing was written down.
+    pub id: Option<String>,
     /// How many rows were taken out of files, of all tables and at all places.
     pub rows: u64,
     /// How many batches were written anew, at all places.
@@ -48,6 +70,20 @@ pub struct Erased {
     /// How many batches are as they were, since rows that would go are held; they go when the set
     /// is next worked on after that.
     pub held: u64,
+    /// How many batches have no such column: rows of the subject may be in them, under another
+    /// name of the column than the engine tells.
+    pub unlike: u64,
+}
+
+/// How far an erasure goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Erasing {
+    /// Only tell what it would do.
+    Dry,
+    /// Unless there is no such row.
+    IfFound,
+    /// Also if there is none yet: should one be archived later, it goes.
+    Always,
 }
 
 /// Writes an erasure down, and takes the subject's rows out of all files.
@@ -60,14 +96,19 @@ pub async fn erase(
     world: &World,
     (table, column, value): (Option<&str>, &str, &str),
     (reason, by): (&str, &str),
+    erasing: Erasing,
 ) -> Result<Erased> {
     let Some(place) = places.first() else { return Err(Error::bug("erase nowhere")) };
     let shelf = Shelf::load(place).await?;
     let holds = held(place).await?;
-    holds.refuse(None)?;
-    destination::check(place, world).await?;
+    if erasing != Erasing::Dry {
+        holds.refuse(None)?;
+        destination::check(place, world).await?;
+    }
     let (name, meant) = meaning_of(place, &shelf, (table, column, value))?;
-    holds.refuse_subject((&name, column, &meant))?;
+    if erasing != Erasing::Dry {
+        holds.refuse_subject((&name, column, &meant))?;
+    }
     let erasure = Erasure {
         id: world.new_id(),
         subject: MarkedSubject::new(place, &shelf, world, (table, column, value))?,
@@ -75,9 +116,102 @@ pub async fn erase(
         by: by.to_owned(),
         at: world.clock.now(),
     };
+    let found = look(places, world, &erasure, &holds).await?;
+    if erasing == Erasing::Dry || (erasing == Erasing::IfFound && found.rows == 0) {
+        return Ok(found);
+    }
     // First the word, then the deed: killed in between, the next run does it.
     place.write_at(&place.notice(NOTICES, &erasure.id)?, &erasure).await?;
-    replay(places, world).await
+    let mut erased = replay(places, world).await?;
+    erased.unlike = found.unlike;
+    Ok(Erased { id: Some(erasure.id), ..erased })
+}
+
+/// What an erasure would take out.
+async fn look(places: &[Place], world: &World, erasure: &Erasure, holds: &Holds) -> Result<Erased> {
+    let mut found = Erased::default();
+    let (subjects, kept) = ([erasure.subject.search()], holds.subjects());
+    for place in places {
+        let shelf = Shelf::load(place).await?;
+        let names = Names::of(&shelf);
+        for run in &shelf.runs {
+            let plan = &run.plan;
+            for one in run.batches.values().filter(|one| one.is_there()) {
+                let of = Searched { place, world, names: &names, plan, batch: &one.batch };
+                found.unlike += u64::from(of.lacks(&subjects[0]));
+                let doomed = of.find(&subjects).await?;
+                if doomed.rows == 0 {
+                    continue;
+                }
+                let is_held = holds.of_run(&plan.run)
+                    || !kept.is_empty() && doomed.meets(&of.find(&kept).await?);
+                if is_held {
+                    found.held += 1;
+                } else {
+                    found.batches += 1;
+                }
+                found.rows += doomed.rows;
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The erasures of a set, oldest first, each with what ended it.
+pub async fn erasures(place: &Place) -> Result<Vec<(Erasure, Option<ErasureRevoked>)>> {
+    let revoked: Vec<ErasureRevoked> = place.notices(REVOKED).await?;
+    let all: Vec<Erasure> = place.notices(NOTICES).await?;
+    let with = |one: Erasure| {
+        let end = revoked.iter().find(|end| end.erasure == one.id).cloned();
+        (one, end)
+    };
+    Ok(all.into_iter().map(with).collect())
+}
+
+/// Ends an erasure: what is gone stays gone, and rows that are archived from then on stay.
+///
+/// # Errors
+///
+/// [`Missing`](ErrorKind::Missing) when there is no such erasure that is not revoked.
+pub async fn revoke(
+    place: &Place,
+    world: &World,
+    id: &str,
+    (reason, by): (&str, &str),
+) -> Result<ErasureRevoked> {
+    let all = erasures(place).await?;
+    let standing = all.iter().filter(|(_, end)| end.is_none()).map(|(one, _)| &*one.id);
+    if !standing.clone().any(|one| one == id) {
+        let known: Vec<&str> = standing.collect();
+        return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find an erasure")
+            .with("erasure", id)
+            .with("erasures", known.join(", ")));
+    }
+    let revoked = ErasureRevoked {
+        erasure: id.to_owned(),
+        reason: reason.to_owned(),
+        by: by.to_owned(),
+        at: world.clock.now(),
+    };
+    place.write_at(&place.notice(REVOKED, &world.new_id())?, &revoked).await?;
+    Ok(revoked)
+}
+
+/// Which files were searched for the erased, as a document: the newest one counts, and replaces
+/// those before.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Replayed {
+    /// For whom.
+    erasures: BTreeSet<String>,
+    /// The last batch of each run.
+    runs: BTreeMap<String, u32>,
+}
+
+impl Replayed {
+    fn has(&self, erasures: &BTreeSet<String>, batch: &Batch) -> bool {
+        erasures.is_subset(&self.erasures)
+            && self.runs.get(&batch.run).is_some_and(|last| batch.number <= *last)
+    }
 }
 
 /// Takes out of all files what was erased, and came back: with a database that was restored to an
@@ -85,12 +219,14 @@ pub async fn erase(
 pub(super) async fn replay(places: &[Place], world: &World) -> Result<Erased> {
     let mut erased = Erased::default();
     let Some(place) = places.first() else { return Ok(erased) };
-    let all: Vec<Erasure> = place.notices(NOTICES).await?;
+    let mut all = erasures(place).await?;
+    all.retain(|(_, end)| end.is_none());
     if all.is_empty() {
         return Ok(erased);
     }
     let holds = held(place).await?;
-    let subjects: Vec<Subject> = all.iter().map(|one| one.subject.search()).collect();
+    let subjects: Vec<Subject> = all.iter().map(|(one, _)| one.subject.search()).collect();
+    let ids: BTreeSet<String> = all.into_iter().map(|(one, _)| one.id).collect();
     let kept = holds.subjects();
     for (number, place) in places.iter().enumerate() {
         if number > 0 {
@@ -100,15 +236,26 @@ pub(super) async fn replay(places: &[Place], world: &World) -> Result<Erased> {
             erased.removed.add(followed.removed);
         }
         let shelf = Shelf::load(place).await?;
-        for run in shelf.runs.iter().filter(|run| !holds.of_run(&run.plan.run)) {
+        let names = Names::of(&shelf);
+        let before: Option<Replayed> = place.newest_notice(REPLAYED).await?;
+        let before = before.unwrap_or_default();
+        let mut searched = Replayed { erasures: ids.clone(), runs: BTreeMap::new() };
+        let mut held_here = 0;
+        for run in &shelf.runs {
             let live = run.batches.values().filter(|one| one.is_there());
-            for one in live {
-                let of = Searched { place, world, plan: &run.plan, batch: &one.batch };
+            for one in live.filter(|one| !before.has(&ids, &one.batch)) {
+                if holds.of_run(&run.plan.run) {
+                    held_here += 1;
+                    continue;
+                }
+                let (plan, batch) = (&run.plan, &one.batch);
+                let of = Searched { place, world, names: &names, plan, batch };
                 let doomed = of.find(&subjects).await?;
                 if doomed.rows == 0 {
                     continue;
                 }
                 if !kept.is_empty() && doomed.meets(&of.find(&kept).await?) {
+                    held_here += 1;
                     erased.held += 1;
                 } else {
                     erased.rows += doomed.rows;
@@ -116,9 +263,15 @@ pub(super) async fn replay(places: &[Place], world: &World) -> Result<Erased> {
                     erased.removed.add(of.take_out(doomed, "a subject was erased").await?);
                 }
             }
+            if let Some(last) = run.batches.keys().next_back() {
+                searched.runs.insert(run.plan.run.clone(), *last);
+            }
         }
         // What was interrupted between a new manifest and the end of the files before it.
         erased.removed.add(sweep(place, &Shelf::load(place).await?).await?);
+        if held_here == 0 && searched != before {
+            place.replace_notice(REPLAYED, &world.new_id(), &searched).await?;
+        }
     }
     Ok(erased)
 }

@@ -14,6 +14,7 @@ use super::{
     event::{Days, EVENTS, WITHDRAWALS},
     garbage::{Removed, discard, sweep},
     hold::{Holds, held},
+    names::Names,
     place::{Place, Sheet},
     shelf::{Shelf, ShelvedBatch},
     subject::{Doomed, Searched, Subject},
@@ -74,7 +75,8 @@ pub async fn expire(
         return Ok(expiry);
     }
     let holds = held(first).await?;
-    let over = Over { place: first, world, now, is_dry, holds: &holds };
+    let names = Names::of(&shelf);
+    let over = Over { place: first, world, now, is_dry, holds: &holds, names: &names };
     over.months(&shelf, &mut expiry).await?;
     over.subjects(&shelf, rule, &mut expiry).await?;
     if !is_dry {
@@ -117,6 +119,7 @@ struct Over<'a> {
     now: DateTime<Utc>,
     is_dry: bool,
     holds: &'a Holds,
+    names: &'a Names,
 }
 
 impl Over<'_> {
@@ -126,8 +129,8 @@ impl Over<'_> {
         for run in &shelf.runs {
             let is_over = run.plan.expire != "open" && run.plan.expire <= month;
             for one in run.batches.values().filter(|one| is_over && one.is_sealed()) {
-                let (place, world) = (self.place, self.world);
-                let searched = Searched { place, world, plan: &run.plan, batch: &one.batch };
+                let Self { place, world, names, .. } = *self;
+                let searched = Searched { place, world, names, plan: &run.plan, batch: &one.batch };
                 let has_held = self.held_in(&searched).await?.rows > 0;
                 let expiring = self.expiring(&run.plan, one, one.batch.rows(), has_held);
                 if !expiring.is_held && !self.is_dry {
@@ -152,8 +155,8 @@ impl Over<'_> {
         let subjects = [Subject { table: None, column: retention.subject.clone(), is_one }];
         for run in shelf.runs.iter().filter(|run| run.plan.expire == "open") {
             for one in run.batches.values().filter(|one| one.is_sealed()) {
-                let (place, world) = (self.place, self.world);
-                let searched = Searched { place, world, plan: &run.plan, batch: &one.batch };
+                let Self { place, world, names, .. } = *self;
+                let searched = Searched { place, world, names, plan: &run.plan, batch: &one.batch };
                 let doomed = searched.find(&subjects).await?;
                 if doomed.rows == 0 {
                     continue;

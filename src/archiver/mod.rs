@@ -25,6 +25,7 @@ mod identity;
 mod keyring;
 mod load;
 mod meaning;
+mod names;
 mod pace;
 mod parts;
 mod place;
@@ -51,7 +52,7 @@ pub use document::{
     Batch, BatchMember, DOCUMENT_FORMAT, End, Expired, File, FileEncryption, Noted, Plan,
     PlannedLink, PlannedMember, PlannedPart, Sealed, Slice, Tally, Void, key_text,
 };
-pub use erase::{Erased, Erasure, erase};
+pub use erase::{Erased, Erasing, Erasure, ErasureRevoked, erase, erasures, revoke};
 pub use event::{ArchiveEvent, ArchiveWithdrawal, events, record, withdraw};
 pub use expire::{Expiring, Expiry, expire};
 pub use forecast::measured_rate;

@@ -140,6 +140,32 @@ impl Place {
         Ok(found)
     }
 
+    /// The newest document of the set itself of one kind.
+    pub(super) async fn newest_notice<T: DeserializeOwned>(&self, kind: &str) -> Result<Option<T>> {
+        let listed = self.store.list(&format!("{}_{kind}/", self.documents())).await?;
+        match listed.last() {
+            Some(newest) => self.read_at(&newest.key).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Writes a document of the set itself in whose place older ones of its kind stood, and removes
+    /// those.
+    pub(super) async fn replace_notice<T: Serialize>(
+        &self,
+        kind: &str,
+        id: &str,
+        document: &T,
+    ) -> Result<()> {
+        let before = self.store.list(&format!("{}_{kind}/", self.documents())).await?;
+        let key = self.notice(kind, id)?;
+        self.write_at(&key, document).await?;
+        for old in before.into_iter().filter(|old| old.key < key) {
+            self.store.delete(&old.key).await?;
+        }
+        Ok(())
+    }
+
     /// The runs of the set, and their documents, oldest first.
     pub(super) async fn runs(&self) -> Result<Vec<(String, Vec<Sheet>)>> {
         let folder = self.documents();

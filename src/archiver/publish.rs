@@ -1,10 +1,13 @@
 //! What makes archived rows tables of a query engine.
 
-use std::fmt::Write as _;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use stillpoint_contract::{Class, Column, Error, ErrorKind, Kind, Result, code};
 
-use super::{document::Plan, file::Format, place::Place, shelf::Shelf};
+use super::{document::Plan, file::Format, names::Names, place::Place, shelf::Shelf};
 
 /// Refuses a set of which files are encrypted that count: no query engine could read them.
 ///
@@ -33,57 +36,129 @@ pub fn duckdb_views(place: &Place, shelf: &Shelf) -> String {
     let tables = shelf.runs.last().map(|run| &run.plan);
     for (number, member) in tables.into_iter().flat_map(|plan| plan.members.iter().enumerate()) {
         let files = files(place, shelf, &member.table.name);
-        let Some((format, _)) = files.first() else { continue };
-        let list: Vec<String> = files
+        if files.is_empty() {
+            continue;
+        }
+        let common = Common::of(&files);
+        // Files that need the same words, in the order of the first of each.
+        let mut groups: Vec<(Format, Vec<String>, Vec<&str>)> = Vec::new();
+        for file in &files {
+            let casts = common.casts(file);
+            match groups.iter_mut().find(|(of, like, _)| *of == file.format && *like == casts) {
+                Some((_, _, paths)) => paths.push(&file.path),
+                None => groups.push((file.format, casts, vec![&file.path])),
+            }
+        }
+        let selects: Vec<String> = groups
             .iter()
-            .filter(|(of, _)| of == format)
-            .map(|(_, file)| format!("    '{}'", file.replace('\'', "''")))
+            .map(|(format, casts, paths)| select(&files, *format, casts, paths))
             .collect();
-        let list = list.join(",\n");
-        let (function, options) = match format {
-            // The directory's `expire=` is no column of the table, which may have one of that name.
-            Format::Parquet => {
-                ("read_parquet", "union_by_name = true, hive_partitioning = false".to_owned())
-            }
-            Format::Csv => (
-                "read_csv",
-                "union_by_name = true, hive_partitioning = false, header = true, all_varchar = \
-                 true, allow_quoted_nulls = false, compression = 'zstd'"
-                    .to_owned(),
-            ),
-            Format::Jsonl => {
-                let columns = json_columns(shelf, *format, &member.table.name);
-                let options = format!(
-                    "columns = {{{columns}}}, hive_partitioning = false, format = \
-                     'newline_delimited', compression = 'zstd'"
-                );
-                ("read_json", options)
-            }
-        };
         let name = view_name(place.set(), number, &member.table.name);
-        let _ = writeln!(
-            sql,
-            "CREATE OR REPLACE VIEW {name} AS SELECT * FROM {function}([\n{list}\n], {options});"
-        );
+        let selects = selects.join("\nUNION ALL BY NAME ");
+        let _ = writeln!(sql, "CREATE OR REPLACE VIEW {name} AS {selects};");
     }
     sql
+}
+
+/// What reads some files of one format, with columns in another form.
+fn select(files: &[Counted<'_>], format: Format, casts: &[String], paths: &[&str]) -> String {
+    let list: Vec<String> =
+        paths.iter().map(|file| format!("    '{}'", file.replace('\'', "''"))).collect();
+    let list = list.join(",\n");
+    let (function, options) = match format {
+        // The directory's `expire=` is no column of the table, which may have one of that name.
+        Format::Parquet => {
+            ("read_parquet", "union_by_name = true, hive_partitioning = false".to_owned())
+        }
+        Format::Csv => (
+            "read_csv",
+            "union_by_name = true, hive_partitioning = false, header = true, all_varchar = true, \
+             allow_quoted_nulls = false, compression = 'zstd'"
+                .to_owned(),
+        ),
+        Format::Jsonl => {
+            let columns = json_columns(files);
+            let options = format!(
+                "columns = {{{columns}}}, hive_partitioning = false, format = \
+                 'newline_delimited', compression = 'zstd'"
+            );
+            ("read_json", options)
+        }
+    };
+    let columns =
+        if casts.is_empty() { "*".to_owned() } else { format!("* REPLACE ({})", casts.join(", ")) };
+    format!("SELECT {columns} FROM {function}([\n{list}\n], {options})")
+}
+
+/// Columns that some Parquet files have in another form than others, since a value did not fit.
+struct Common<'a> {
+    /// Each with whether it has to be bytes everywhere; else it is text.
+    columns: BTreeMap<&'a str, bool>,
+}
+
+impl<'a> Common<'a> {
+    fn of(files: &[Counted<'a>]) -> Self {
+        let mut kinds: BTreeMap<&str, Vec<&Kind>> = BTreeMap::new();
+        for file in files.iter().filter(|file| file.format == Format::Parquet) {
+            for column in file.columns {
+                let known = kinds.entry(&column.name).or_default();
+                if !known.iter().any(|kind| is_alike(kind, &column.kind)) {
+                    known.push(&column.kind);
+                }
+            }
+        }
+        let differing = kinds.into_iter().filter(|(_, kinds)| kinds.len() > 1);
+        let with = |(name, kinds): (&'a str, Vec<&Kind>)| {
+            (name, kinds.iter().any(|kind| matches!(kind, Kind::Bytes)))
+        };
+        Self { columns: differing.map(with).collect() }
+    }
+
+    /// What brings the columns of a file into the form that holds the values of all files.
+    fn casts(&self, file: &Counted<'_>) -> Vec<String> {
+        if file.format != Format::Parquet {
+            return Vec::new();
+        }
+        let differing = file.columns.iter().filter_map(|column| {
+            let is_bytes = *self.columns.get(&*column.name)?;
+            let name = format!("\"{}\"", column.name.replace('"', "\"\""));
+            let text = match &column.kind {
+                Kind::Bytes => return None,
+                // Which of them is there says of what class the value is.
+                Kind::Dynamic { declared: Class::Any } => format!(
+                    "coalesce(CAST({name}.integer AS VARCHAR), CAST({name}.real AS VARCHAR), \
+                     {name}.text, CAST({name}.blob AS VARCHAR), CAST({name}.raw_text AS VARCHAR))"
+                ),
+                _ => format!("CAST({name} AS VARCHAR)"),
+            };
+            let value = if is_bytes { format!("encode({text})") } else { text };
+            Some(format!("{value} AS {name}"))
+        });
+        differing.collect()
+    }
+}
+
+/// Whether values of two kinds are of one type to a query engine, or of two that it unites.
+fn is_alike(one: &Kind, other: &Kind) -> bool {
+    let is_text = |kind: &Kind| {
+        matches!(kind, Kind::Text | Kind::Enum { .. } | Kind::Json | Kind::Jsonb)
+            || matches!(kind, Kind::Dynamic { declared: Class::Text })
+    };
+    one == other || is_text(one) && is_text(other)
 }
 
 /// The columns of all files of a table, by name, with their types. DuckDB would guess them, and
 /// take text that looks like a time for one, and not show it as it was.
 /// Source: DuckDB documentation, Loading JSON, "Parameters".
-fn json_columns(shelf: &Shelf, format: Format, table: &str) -> String {
+fn json_columns(files: &[Counted<'_>]) -> String {
     let mut columns: Vec<(&str, &str)> = Vec::new();
-    for (plan, batch) in shelf.sealed().filter(|(plan, _)| plan.format == format) {
-        let members = batch.members.iter().zip(&plan.members);
-        let of_table = members.filter(|(_, planned)| planned.table.name == table);
-        for column in of_table.flat_map(|(member, _)| &member.columns) {
-            let of = json_type(&column.kind);
-            match columns.iter_mut().find(|(name, _)| *name == column.name) {
-                Some((_, known)) if *known != of => *known = "VARCHAR",
-                Some(_) => {}
-                None => columns.push((&column.name, of)),
-            }
+    for column in files.iter().filter(|one| one.format == Format::Jsonl).flat_map(|one| one.columns)
+    {
+        let of = json_type(&column.kind);
+        match columns.iter_mut().find(|(name, _)| *name == column.name) {
+            Some((_, known)) if *known != of => *known = "VARCHAR",
+            Some(_) => {}
+            None => columns.push((&column.name, of)),
         }
     }
     let listed = columns.iter().map(|(name, of)| format!("'{}': '{of}'", name.replace('\'', "''")));
@@ -112,11 +187,26 @@ pub fn hive_tables(place: &Place, shelf: &Shelf) -> String {
     let Some(plan) = shelf.runs.last().map(|run| &run.plan) else { return sql };
     for (number, member) in plan.members.iter().enumerate() {
         let files = files(place, shelf, &member.table.name);
-        let Some((Format::Parquet, file)) = files.first() else { continue };
-        // The directory above `expire=...`.
-        let directory = file.rsplitn(3, '/').last().unwrap_or(file);
-        let columns: Vec<String> = newest(shelf, plan, number).iter().map(hive_column).collect();
+        // The directory above `expire=...`; a table that was renamed has several.
+        let parquet = files.iter().filter(|file| file.format == Format::Parquet);
+        let directories: BTreeSet<&str> =
+            parquet.map(|file| file.path.rsplitn(3, '/').last().unwrap_or(&file.path)).collect();
+        let Some(directory) = directories.last() else { continue };
+        for other in directories.iter().filter(|other| *other != directory) {
+            let _ = writeln!(sql, "-- Not in this table: {other}");
+        }
         let name = view_name(place.set(), number, &member.table.name).replace('"', "`");
+        let newest = newest(shelf, plan, number);
+        if newest.iter().any(|column| column.name.eq_ignore_ascii_case("expire")) {
+            // Its name is that of the directories.
+            let _ = writeln!(
+                sql,
+                "-- {name} has a column named expire, as the directories have, and Hive cannot have \
+                 both: see --for duckdb"
+            );
+            continue;
+        }
+        let columns: Vec<String> = newest.iter().map(hive_column).collect();
         let _ = writeln!(
             sql,
             "CREATE EXTERNAL TABLE IF NOT EXISTS {name} (\n{}\n)\nPARTITIONED BY (expire \
@@ -180,16 +270,27 @@ fn view_name(set: &str, number: usize, table: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// The files of a table that count, and their formats.
-fn files(place: &Place, shelf: &Shelf, table: &str) -> Vec<(Format, String)> {
+/// A file that counts.
+struct Counted<'a> {
+    format: Format,
+    columns: &'a [Column],
+    path: String,
+}
+
+/// The files of a table that count, by the name that it has now.
+fn files<'a>(place: &Place, shelf: &'a Shelf, table: &str) -> Vec<Counted<'a>> {
     let root = place.location();
     let root = root.strip_prefix("file://").unwrap_or(&root).trim_end_matches('/').to_owned();
+    let names = Names::of(shelf);
     let mut files = Vec::new();
     for (plan, batch) in shelf.sealed() {
-        let members = batch.members.iter().zip(&plan.members);
-        let of_table = members.filter(|(_, planned)| planned.table.name == table);
-        let found = of_table.filter_map(|(member, _)| member.file.as_ref());
-        files.extend(found.map(|file| (plan.format, format!("{root}/{}", file.key))));
+        let Some(number) = names.table(plan, Some(table)) else { continue };
+        let member = &batch.members[number];
+        files.extend(member.file.as_ref().map(|file| Counted {
+            format: plan.format,
+            columns: &member.columns,
+            path: format!("{root}/{}", file.key),
+        }));
     }
     files
 }

@@ -9,6 +9,7 @@ use stillpoint_contract::{
 
 use super::{
     identity::ledger_of,
+    names::Names,
     place::Place,
     read::{Visible, Wanted, visible},
     shelf::Shelf,
@@ -60,7 +61,11 @@ pub async fn put_back(
             .with("place", place.location()));
     };
     let wanted = &returning.wanted;
-    last.plan.member_of(wanted.table.as_deref())?;
+    let (names, of) = (Names::of(&shelf), wanted.table.as_deref());
+    if names.name(of).is_none() {
+        last.plan.member_of(of)?;
+    }
+    names.check(of, &wanted.terms)?;
     if let Some(run) = &wanted.run {
         shelf.run(run)?;
     }
@@ -74,8 +79,9 @@ pub async fn put_back(
         if wanted.run.as_ref().is_some_and(|run| *run != plan.run) {
             continue;
         }
-        let searched = Searched { place, world, plan, batch };
-        let first = plan.member_of(wanted.table.as_deref())?;
+        // Before a table was added to the set, runs did not have it.
+        let Some(first) = names.table(plan, of) else { continue };
+        let searched = Searched { place, world, names: &names, plan, batch };
         let found = searched.rows_of(&wanted.terms, first).await?;
         let members =
             if wanted.table.is_some() { first..first + 1 } else { 0..batch.members.len() };
@@ -91,12 +97,19 @@ pub async fn put_back(
                 continue;
             }
             let source = &plan.members[number].table;
-            let staging = returning.staging.as_ref().map(|name| {
-                if number == first { name.clone() } else { staging_name(name, &source.name) }
-            });
-            let name = made.get(&source.name).unwrap_or(&source.name).clone();
-            let staging = staging.filter(|_| !made.contains_key(&source.name));
-            let table = Table { name, columns: found.columns, ..source.clone() };
+            let now = names.table_now(plan, number);
+            let staging = returning
+                .staging
+                .as_ref()
+                .map(|name| if number == first { name.clone() } else { staging_name(name, &now) });
+            let name = made.get(&now).unwrap_or(&now).clone();
+            let staging = staging.filter(|_| !made.contains_key(&now));
+            let renamed = |column: Column| {
+                let name = names.column_now(plan, number, &column);
+                Column { name, ..column }
+            };
+            let columns = found.columns.into_iter().map(renamed).collect();
+            let table = Table { name, columns, ..source.clone() };
             let mut transaction =
                 rows.put_back(&table, &returning.conflict, staging.as_deref()).await?;
             let into = transaction.table().to_owned();
@@ -105,7 +118,7 @@ pub async fn put_back(
             }
             let tally = transaction.commit().await?;
             if staging.is_some() {
-                made.insert(source.name.clone(), into.clone());
+                made.insert(now, into.clone());
             }
             let known = all.iter_mut().find(|one| one.table == into);
             let of = match known {

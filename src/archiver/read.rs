@@ -9,6 +9,7 @@ use super::{
     document::{Batch, Plan, Slice},
     file::value_text,
     meaning::{compared, kind_of},
+    names::Names,
     place::Place,
     reconcile::{Hidden, compare, hidden, refuse_unknown},
     shelf::{Shelf, Shelved, ShelvedBatch},
@@ -217,13 +218,17 @@ pub async fn find(
     mut take: impl AsyncFnMut(FoundRows) -> Result<()>,
 ) -> Result<u64> {
     let shelf = Shelf::load(place).await?;
+    let names = Names::of(&shelf);
     let table = wanted.table.as_deref();
-    if let Some(run) = &wanted.run {
-        shelf.run(run)?.plan.member_of(table)?;
-    } else if let Some(last) = shelf.runs.last()
-        && !shelf.runs.iter().any(|run| run.plan.member_of(table).is_ok())
-    {
-        last.plan.member_of(table)?;
+    let runs = match &wanted.run {
+        Some(run) => std::slice::from_ref(shelf.run(run)?),
+        None => &shelf.runs[..],
+    };
+    if let Some(last) = runs.last() {
+        if !runs.iter().any(|run| names.table(&run.plan, table).is_some()) {
+            last.plan.member_of(table)?;
+        }
+        names.check(table, &wanted.terms)?;
     }
     let mut count = 0;
     for visible in visible(place, &shelf, ledger).await? {
@@ -235,8 +240,9 @@ pub async fn find(
             break;
         }
         // Before a table was added to the set, runs did not have it.
-        let Ok(number) = visible.plan.member_of(table) else { continue };
-        let terms = places_of(&wanted.terms, &visible.batch.members[number].columns)?;
+        let Some(number) = names.table(visible.plan, table) else { continue };
+        let columns = &visible.batch.members[number].columns;
+        let terms = names.places(visible.plan, number, columns, &wanted.terms);
         let planned = visible.plan.members[number].table.columns.clone();
         let picks = move |columns: &[Column], row: &[u8]| fits(row, columns, &planned, &terms);
         let found = visible.read(place, cpu, number, left, picks).await?;
@@ -246,20 +252,6 @@ pub async fn find(
         }
     }
     Ok(count)
-}
-
-/// Where the columns of conditions are.
-pub(super) fn places_of(terms: &[Term], columns: &[Column]) -> Result<Vec<(usize, Term)>> {
-    let places = terms.iter().map(|term| {
-        let place = columns.iter().position(|column| column.name == term.column);
-        place.map(|place| (place, term.clone())).ok_or_else(|| {
-            let known: Vec<&str> = columns.iter().map(|one| &*one.name).collect();
-            Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find a column")
-                .with("column", &term.column)
-                .with("columns", known.join(", "))
-        })
-    });
-    places.collect()
 }
 
 impl Visible<'_> {
@@ -308,15 +300,17 @@ pub(super) fn fits(
     row: &[u8],
     columns: &[Column],
     planned: &[Column],
-    terms: &[(usize, Term)],
+    terms: &[(Option<usize>, Term)],
 ) -> Result<bool> {
     if terms.is_empty() {
         return Ok(true);
     }
     let values = values(row).collect::<Result<Vec<_>>>()?;
     for (place, term) in terms {
-        let value = values.get(*place).copied().flatten();
-        let column = &columns[*place];
+        // What a file does not have is as good as NULL, which compares with nothing.
+        let Some(place) = *place else { return Ok(false) };
+        let value = values.get(place).copied().flatten();
+        let column = &columns[place];
         let text = value.and_then(|value| value_text(&column.kind, value));
         let kind = kind_of(column, planned, value.unwrap_or_default());
         if !term.compares.holds(&kind, text.as_deref(), &term.value) {

@@ -125,6 +125,8 @@ pub struct RunReport {
     pub planned_rows: u64,
     /// How many rows were left, since they changed each time before they were deleted.
     pub left_rows: u64,
+    /// How many rows were taken out of files again, since they are somebody's who was erased.
+    pub erased_rows: u64,
     /// What differed.
     pub differences: Vec<Difference>,
     /// Why destination tables do not have what they should.
@@ -157,7 +159,7 @@ impl Archiving<'_> {
                     let copies = self.gates.iter().filter_map(|gate| gate.copy());
                     let places = std::iter::once(self.place).chain(copies);
                     let places: Vec<Place> = places.cloned().collect();
-                    replay(&places, self.world).await?;
+                    report.erased_rows = replay(&places, self.world).await?.rows;
                     for copy in &places[1..] {
                         mirror(self.place, copy).await?;
                     }

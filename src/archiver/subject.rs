@@ -18,8 +18,9 @@ use super::{
     file::value_text,
     garbage::Removed,
     meaning::{kind_of, meant},
+    names::Names,
     place::Place,
-    read::{Term, fits, places_of},
+    read::{Term, fits},
     rewrite::{Keeps, rewrite},
     shelf::Shelf,
     shelve::{keep_slices, verified},
@@ -100,14 +101,12 @@ pub(super) fn meaning_of(
             .with("set", place.set())
             .with("place", place.location()));
     };
-    let member = &last.plan.members[last.plan.member_of(table)?];
-    let Some(of) = member.table.columns.iter().find(|one| one.name == column) else {
-        let known: Vec<&str> = member.table.columns.iter().map(|one| &*one.name).collect();
-        return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find a column")
-            .with("column", column)
-            .with("columns", known.join(", ")));
+    let names = Names::of(shelf);
+    let name = match names.name(table) {
+        Some(name) => name.to_owned(),
+        None => last.plan.members[last.plan.member_of(table)?].table.name.clone(),
     };
-    Ok((member.table.name.clone(), meant(&of.kind, value)))
+    Ok((name, meant(&names.known(table, column)?.kind, value)))
 }
 
 fn hash(salt: &str, value: &str) -> String {
@@ -146,14 +145,25 @@ impl Doomed {
 pub(super) struct Searched<'a> {
     pub(super) place: &'a Place,
     pub(super) world: &'a World,
+    pub(super) names: &'a Names,
     pub(super) plan: &'a Plan,
     pub(super) batch: &'a Batch,
 }
 
 impl Searched<'_> {
+    /// Whether its file has rows of the subject's table, and not the column that says whose.
+    pub(super) fn lacks(&self, subject: &Subject) -> bool {
+        let Some(number) = self.names.table(self.plan, subject.table.as_deref()) else {
+            return false;
+        };
+        let member = &self.batch.members[number];
+        let place = self.names.column(self.plan, number, &member.columns, &subject.column);
+        member.file.is_some() && place.is_none()
+    }
+
     /// Writes the batch anew without some rows.
     pub(super) async fn take_out(&self, doomed: Doomed, reason: &str) -> Result<Removed> {
-        let Self { place, world, plan, batch } = *self;
+        let Self { place, world, plan, batch, .. } = *self;
         // Rows come in the order of their file, each once.
         let seen: Vec<AtomicU64> = batch.members.iter().map(|_| AtomicU64::new(0)).collect();
         let keeps: Keeps = Arc::new(move |_: &Slice, member, _: &[u8]| {
@@ -169,14 +179,12 @@ impl Searched<'_> {
     /// Finds the rows of subjects, and those that hang on them.
     pub(super) async fn find(&self, subjects: &[Subject]) -> Result<Doomed> {
         let of_member = |(number, member): (usize, &BatchMember)| -> Vec<(usize, Subject)> {
-            let table = &self.plan.members[number].table.name;
-            let is_of_table = |one: &&Subject| match &one.table {
-                Some(of) => of == table,
-                None => number == 0,
-            };
+            let (names, plan) = (self.names, self.plan);
+            let is_of_table =
+                |one: &&Subject| names.table(plan, one.table.as_deref()) == Some(number);
             let of_table = subjects.iter().filter(is_of_table);
             let placed = of_table.filter_map(|one| {
-                let place = member.columns.iter().position(|column| column.name == one.column)?;
+                let place = names.column(plan, number, &member.columns, &one.column)?;
                 Some((place, one.clone()))
             });
             placed.collect()
@@ -201,7 +209,8 @@ impl Searched<'_> {
 
     /// Finds rows of one table that are as conditions say, and those that hang on them.
     pub(super) async fn rows_of(&self, terms: &[Term], number: usize) -> Result<Doomed> {
-        let terms = places_of(terms, &self.batch.members[number].columns)?;
+        let columns = &self.batch.members[number].columns;
+        let terms = self.names.places(self.plan, number, columns, terms);
         let planned = self.plan.members[number].table.columns.clone();
         let picks: Picks =
             Arc::new(
@@ -214,7 +223,7 @@ impl Searched<'_> {
 
     /// Finds rows that are picked, and those that hang on them.
     async fn family(&self, picks: &Picks) -> Result<Doomed> {
-        let Self { place, world, plan, batch } = *self;
+        let Self { place, world, plan, batch, .. } = *self;
         let mut doomed = Doomed::default();
         // What rows of later tables refer to, of each table: the texts of the columns.
         let mut keys: Vec<Vec<BTreeSet<Vec<String>>>> = Vec::new();

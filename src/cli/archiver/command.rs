@@ -4,8 +4,8 @@ use clap::Subcommand;
 use stillpoint_contract::Result;
 
 use super::{
-    control, erase, event, expire, hold, plan, publish, read, reattach, reclaim, reconcile,
-    restore, run as carry_out, show, verify,
+    control, erase, erasure, event, expire, hold, plan, publish, read, reattach, reclaim,
+    reconcile, restore, run as carry_out, show, verify,
 };
 use crate::cli::session::Session;
 
@@ -52,6 +52,9 @@ pub(crate) enum Command {
     Event(event::EventCommand),
     /// Take somebody's rows out of all files, now and should they come back.
     Erase(erase::EraseOptions),
+    /// Show who was erased, as far as that may be known, or end an erasure.
+    #[command(subcommand)]
+    Erasure(erasure::ErasureCommand),
     /// Remove rows whose time is over: files whose month has come, and rows of those to whom
     /// something happened long enough ago.
     Expire(expire::ExpireOptions),
@@ -81,6 +84,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
         Command::Set(options) => control::set(session, options).await,
         Command::Hold(command) => hold::run(session, command).await,
         Command::Erase(options) => Box::pin(erase::run(session, options)).await,
+        Command::Erasure(command) => erasure::run(session, command).await,
         Command::Event(command) => event::run(session, command).await,
         Command::Expire(options) => Box::pin(expire::run(session, options)).await,
         Command::Publish(options) => publish::run(session, options).await,

@@ -6,11 +6,11 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{kept::Gone, place::Set};
 use crate::{
-    archiver::erase,
+    archiver::{Erasing, erase},
     cli::{
         answer::Answer,
         exit,
-        page::{Page, printable},
+        page::{Page, Tone, printable},
         session::Session,
         units,
     },
@@ -28,17 +28,29 @@ pub(crate) struct EraseOptions {
     #[arg(long, value_name = "TABLE")]
     table: Option<String>,
     /// Why, for those who ask later.
-    #[arg(long, value_name = "TEXT")]
-    reason: String,
+    #[arg(long, value_name = "TEXT", required_unless_present = "dry_run")]
+    reason: Option<String>,
+    /// Only show which rows would go; changes nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Write the erasure down also if there is no such row yet: should one be archived later, as
+    /// after a restore of the database, it is erased then.
+    #[arg(long, conflicts_with = "dry_run")]
+    even_if_none: bool,
 }
 
 #[derive(Debug, Serialize)]
 struct EraseAnswer {
     set: String,
+    /// What it is called; none where nothing was written down.
+    erasure: Option<String>,
+    is_dry_run: bool,
     erased_rows: u64,
     rewritten_batches: u64,
     /// Batches that stay as they are for now, since rows that would go are held.
     held_batches: u64,
+    /// Batches whose files have no such column.
+    batches_without_column: u64,
     #[serde(flatten)]
     gone: Gone,
 }
@@ -47,7 +59,12 @@ impl Answer for EraseAnswer {
     const SCHEMA: &'static str = "archive-erase/1";
 
     fn write(&self, page: &mut Page<'_>) {
-        let rows = units::count(self.erased_rows, "row is", "rows are");
+        let would = self.is_dry_run;
+        let rows = if would {
+            units::count(self.erased_rows, "row would be", "rows would be")
+        } else {
+            units::count(self.erased_rows, "row is", "rows are")
+        };
         let set = printable(&self.set);
         page.line(format!("{rows} erased from the files of archive set {set}."));
         if self.held_batches > 0 {
@@ -55,13 +72,29 @@ impl Answer for EraseAnswer {
             page.line(format!(
                 "  {held} such rows that somebody holds; they are erased after that."
             ));
-        } else if self.erased_rows == 0 {
+        } else if self.erased_rows == 0 && self.erasure.is_some() {
             page.line("  No row has that value; should one be archived later, it is erased then.");
+        } else if self.erased_rows == 0 {
+            page.line("  No row has that value, and nothing was written down.");
+            page.line("  --even-if-none  has rows erased that are archived later");
         }
-        let batches = units::count(self.rewritten_batches, "batch was", "batches were");
+        let batches = if would {
+            units::count(self.rewritten_batches, "batch would be", "batches would be")
+        } else {
+            units::count(self.rewritten_batches, "batch was", "batches were")
+        };
         page.line(format!("  {batches} written anew."));
+        if self.batches_without_column > 0 {
+            let lack = units::count(self.batches_without_column, "batch has", "batches have");
+            let told = format!(
+                "{lack} no such column: where it had another name then, erase by that name, too."
+            );
+            page.line(format!("  {}", page.paint(Tone::Warning, &told)));
+        }
         self.gone.write(page);
-        page.line("  Should the subject be archived again, the same run erases it.");
+        if self.erasure.is_some() {
+            page.line("  Should the subject be archived again, the same run erases it.");
+        }
     }
 }
 
@@ -76,17 +109,25 @@ pub(super) async fn run(session: &Session, options: EraseOptions) -> Result<u8> 
     let set = Set::of(session, &options.set).await?;
     let places = set.places(session).await?;
     let subject = (options.table.as_deref(), column.trim(), value);
-    let user = session.user();
-    let erased = erase(&places, &session.world, subject, (&options.reason, &user)).await?;
+    let erasing = match (options.dry_run, options.even_if_none) {
+        (true, _) => Erasing::Dry,
+        (false, false) => Erasing::IfFound,
+        (false, true) => Erasing::Always,
+    };
+    let (reason, user) = (options.reason.unwrap_or_default(), session.user());
+    let erased = erase(&places, &session.world, subject, (&reason, &user), erasing).await?;
     let gone = Gone::of(erased.removed);
     // Whoever asks for it expects rows; a value that is written otherwise than theirs is likely.
-    let is_done = erased.rows > 0 && erased.held == 0;
+    let is_done = erased.rows > 0 && (erased.held == 0 || options.dry_run);
     let status = if !is_done { exit::CHECK_FAILED } else { gone.status() };
     session.answer(&EraseAnswer {
         set: options.set,
+        erasure: erased.id,
+        is_dry_run: options.dry_run,
         erased_rows: erased.rows,
         rewritten_batches: erased.batches,
         held_batches: erased.held,
+        batches_without_column: erased.unlike,
         gone,
     })?;
     Ok(status)

@@ -3,6 +3,7 @@
 mod command;
 mod control;
 mod erase;
+mod erasure;
 mod event;
 mod expire;
 mod hold;

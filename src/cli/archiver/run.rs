@@ -55,6 +55,8 @@ struct RunAnswer {
     why: String,
     planned_rows: u64,
     exported_rows: u64,
+    /// Rows of somebody who was erased, taken out of files again.
+    erased_rows: u64,
     file_bytes: u64,
     pruned_rows: u64,
     left_rows: u64,
@@ -107,6 +109,10 @@ impl Answer for RunAnswer {
                 "left",
                 format!("{left} rows that kept changing; the next run tries again"),
             ));
+        }
+        if self.erased_rows > 0 {
+            let erased = units::grouped(self.erased_rows);
+            facts.push(("erased", format!("{erased} rows of somebody who was erased before")));
         }
         page.facts(2, &facts);
         for one in &self.differences {
@@ -179,6 +185,7 @@ fn answer_of(set: &str, report: RunReport, took: Duration) -> RunAnswer {
         why: report.quit.words(),
         planned_rows: report.planned_rows,
         exported_rows: report.exported_rows,
+        erased_rows: report.erased_rows,
         file_bytes: report.file_bytes,
         pruned_rows: report.pruned_rows,
         left_rows: report.left_rows,

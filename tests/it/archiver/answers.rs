@@ -1,7 +1,7 @@
 //! Which archived rows are found: those that the engine would have found in its table.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says what it tried")]
 
-use stillpoint::archiver::{FoundRows, Shelf, Wanted, erase, find};
+use stillpoint::archiver::{Erasing, FoundRows, Shelf, Wanted, erase, find};
 
 use super::shop::{InPostgres, Shop, Sqlite, Yard};
 
@@ -14,7 +14,10 @@ async fn count<S: Shop>(yard: &Yard<S>, condition: &str) -> u64 {
 
 async fn erased<S: Shop>(yard: &Yard<S>, column: &str, value: &str) -> u64 {
     let places = [yard.place.clone()];
-    erase(&places, &yard.world, (None, column, value), ("Art. 17", "dba")).await.unwrap().rows
+    erase(&places, &yard.world, (None, column, value), ("Art. 17", "dba"), Erasing::Always)
+        .await
+        .unwrap()
+        .rows
 }
 
 /// Columns whose declaration says little of what they hold, which are the commonest ones.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use chrono::{DateTime, NaiveDate, Utc};
 use stillpoint::{
     archiver::{
-        Expiry, Holding, Place, SecondCopy, Shelf, erase, events, expire, hold, record, release,
-        verify, withdraw,
+        Erasing, Expiry, Holding, Place, SecondCopy, Shelf, erase, events, expire, hold, record,
+        release, verify, withdraw,
     },
     policy::{EventRule, Period, PeriodUnit},
     repository::store::{MemoryStore, Store},
@@ -152,7 +152,7 @@ async fn i16_rows_of_a_subject_that_is_held_stay() {
     let places = [yard.place.clone()];
     let erase = async |column: &'static str, value: &'static str| {
         let of = (None, column, value);
-        Box::pin(erase(&places, &yard.world, of, ("Art. 17", "dba"))).await
+        Box::pin(erase(&places, &yard.world, of, ("Art. 17", "dba"), Erasing::Always)).await
     };
     let refused = erase("note", "A").await.unwrap_err();
     assert_eq!(refused.code(), stillpoint_contract::code::HELD, "{refused}");

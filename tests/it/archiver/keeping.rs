@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 use chrono::Months;
 use stillpoint::{
     archiver::{
-        Holding, Place, SecondCopy, Shelf, Step, Witness, erase, expire, held, hold, release, tell,
-        verify,
+        Erasing, Holding, Place, SecondCopy, Shelf, Step, Witness, erase, expire, held, hold,
+        release, tell, verify,
     },
     policy::{Period, PeriodUnit},
     repository::store::{MemoryStore, Store},
@@ -41,11 +41,13 @@ async fn i16_who_is_erased_is_in_no_file_and_stays_away() {
     let places = [yard.place.clone(), to.clone()];
     let erased = async || {
         let subject = (None, "note", "erase-me");
-        erase(&places, &yard.world, subject, ("Art. 17", "dba")).await.unwrap()
+        erase(&places, &yard.world, subject, ("Art. 17", "dba"), Erasing::Always).await.unwrap()
     };
     let hold = hold(&yard.place, &yard.world, Holding::Set, "LEG-1", "dba").await.unwrap();
     let subject = (None, "note", "erase-me");
-    let refused = erase(&places, &yard.world, subject, ("Art. 17", "dba")).await.unwrap_err();
+    let refused = erase(&places, &yard.world, subject, ("Art. 17", "dba"), Erasing::Always)
+        .await
+        .unwrap_err();
     assert_eq!((refused.kind(), refused.code()), (ErrorKind::Refused, code::HELD));
     assert_eq!(held(&yard.place).await.unwrap().0.len(), 1);
     release(&yard.place, &yard.world, &hold.id[..8], "over", "dba").await.unwrap();

@@ -18,8 +18,8 @@ use chrono::Months;
 use futures::FutureExt as _;
 use stillpoint::{
     archiver::{
-        Erased, FoundRows, Keyring, Place, Quit, SecondCopy, Shelf, Wanted, erase, expire, find,
-        refuse_encrypted, verify,
+        Erased, Erasing, FoundRows, Keyring, Place, Quit, SecondCopy, Shelf, Wanted, erase, expire,
+        find, refuse_encrypted, verify,
     },
     pipeline::{
         id::RepositoryId,
@@ -70,7 +70,7 @@ async fn yard() -> Yard<Sqlite> {
 }
 
 async fn erase_me(places: &[Place], world: &World) -> Result<Erased> {
-    Box::pin(erase(places, world, (None, "note", "erase-me"), WHO)).await
+    Box::pin(erase(places, world, (None, "note", "erase-me"), WHO, Erasing::Always)).await
 }
 
 async fn names(store: &dyn Store, prefix: &str) -> Vec<Key> {
