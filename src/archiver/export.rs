@@ -69,13 +69,15 @@ pub(super) async fn export(
     range: &KeyRange,
     sizes: Sizes,
 ) -> Result<Option<Draft>> {
+    let mut range = range.clone();
     loop {
         let mut snapshot = rows.snapshot().await?;
-        let read = read(&mut *snapshot, cpu, plan, set, batch, range, sizes).await?;
+        let read = read(&mut *snapshot, cpu, plan, set, batch, &range, sizes).await?;
         match read {
             Read::Draft(draft) => return Ok(Some(*draft)),
             Read::Nothing => return Ok(None),
             Read::Misfits(misfits) => {
+                let before = set.root().table.clone();
                 for (member, column) in misfits {
                     let columns = &mut set.members[member].table.columns;
                     let promoted = columns[column].promoted().ok_or_else(|| {
@@ -88,6 +90,10 @@ pub(super) async fn export(
                         if promoted.is_cast { "exact text" } else { "exact bytes" }
                     );
                     columns[column] = promoted;
+                }
+                // Where it goes on is known by a key in the forms until then.
+                for key in [&mut range.after, &mut range.to].into_iter().flatten() {
+                    *key = snapshot.convert(&before, &set.root().table, key).await?;
                 }
             }
         }

@@ -113,7 +113,7 @@ impl<'a, 'b> Work<'a, 'b> {
         }
         let mut left = 0;
         for _ in 0..PASSES_MAX {
-            let set = run.plan.archive_set();
+            let set = set_after(&run);
             let outcome = self.pass(pruner, reader, &mut run, set).await?;
             match outcome.quit {
                 Some(Quit::Gate(why)) => gate = Some(why),
@@ -492,6 +492,11 @@ fn resume_after(run: &Shelved) -> KeyRange {
     let slices = run.pending().flat_map(|batch| &batch.slices);
     let last = slices.last().and_then(|slice| slice.range().ok());
     KeyRange { after: last.and_then(|range| range.to), to: None }
+}
+
+/// The set, with columns in the forms of that key.
+pub(super) fn set_after(run: &Shelved) -> ArchiveSet {
+    run.pending().last().map_or_else(|| run.plan.archive_set(), |last| last.set_of(&run.plan))
 }
 
 /// A batch that was just written.
