@@ -22,6 +22,7 @@ mod hold;
 mod identity;
 mod keyring;
 mod meaning;
+mod mend;
 mod pace;
 mod parts;
 mod place;

@@ -31,6 +31,8 @@ pub struct Place {
     set: String,
     /// What wraps and unwraps the keys of its files; none where no secret is at hand.
     pub(super) keyring: Option<Keyring>,
+    /// Where second copies of its files are, for those that are damaged or gone here.
+    pub(super) second: Option<Arc<Self>>,
 }
 
 /// What a document is about.
@@ -63,7 +65,7 @@ impl Place {
             && set.chars().all(is_plain)
             && !set.starts_with(['_', '.']);
         if is_name {
-            return Ok(Self { store, set: set.to_owned(), keyring: None });
+            return Ok(Self { store, set: set.to_owned(), keyring: None, second: None });
         }
         Err(Error::new(ErrorKind::Invalid, code::BAD_NAME, "name an archive set")
             .with("name", set)
@@ -98,6 +100,11 @@ impl Place {
     /// The same place, with the secret that its files are, or may be, encrypted with.
     pub fn with_keyring(self, keyring: Keyring) -> Self {
         Self { keyring: Some(keyring), ..self }
+    }
+
+    /// The same place, of which files are read from another one where they are damaged or gone.
+    pub fn with_second(self, second: Self) -> Self {
+        Self { second: Some(Arc::new(second)), ..self }
     }
 
     pub(super) fn documents(&self) -> String {

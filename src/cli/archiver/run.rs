@@ -97,10 +97,7 @@ impl Answer for RunAnswer {
         ];
         if self.left_rows > 0 {
             let left = units::grouped(self.left_rows);
-            facts.push((
-                "left",
-                format!("{left} rows that kept changing; the next run tries again"),
-            ));
+            facts.push(("left", format!("{left} rows of the root; the next run tries again")));
         }
         page.facts(2, &facts);
         for one in &self.differences {
@@ -150,6 +147,7 @@ fn status_of(report: &RunReport) -> u8 {
 
 fn answer_of(set: &str, report: RunReport, took: Duration) -> RunAnswer {
     let quit = match &report.quit {
+        Quit::Finished if report.left_rows > 0 => "rows-left",
         Quit::Finished => "finished",
         Quit::NothingSelected => "nothing-selected",
         Quit::RowsMax => "rows-max",
@@ -157,13 +155,14 @@ fn answer_of(set: &str, report: RunReport, took: Duration) -> RunAnswer {
         Quit::Gate(_) => "gate",
         Quit::KeptSource => "kept-source",
     };
+    let why = report.words();
     let differences = report.differences.into_iter();
     let rested = report.rested.into_iter();
     RunAnswer {
         set: set.to_owned(),
         run: report.run,
         quit,
-        why: report.quit.words(),
+        why,
         planned_rows: report.planned_rows,
         exported_rows: report.exported_rows,
         file_bytes: report.file_bytes,

@@ -96,7 +96,7 @@ async fn one(session: &Session, state: &State, set: Set) -> String {
     tracing::info!(event = "archive.started", set = name);
     match Box::pin(carry_out(session, &set)).await {
         Ok(report) => {
-            let why = report.quit.words();
+            let why = report.words();
             let (exported, pruned) = (report.exported_rows, report.pruned_rows);
             let left = report.left_rows;
             tracing::info!(event = "archive.ended", set = name, exported, pruned, left, why);

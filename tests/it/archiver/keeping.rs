@@ -103,7 +103,8 @@ async fn i16_what_is_held_does_not_expire() {
     // The ledger still tells of the rows; nobody takes them for lost.
     let driver = yard.shop.driver().await;
     let ledger = driver.rows().await.unwrap().ledger("orders").await.unwrap();
-    let overlap = stillpoint::archiver::compare(&yard.place, &ledger).await.unwrap();
+    let shelf = Shelf::load(&yard.place).await.unwrap();
+    let overlap = stillpoint::archiver::compare(&shelf, &ledger).unwrap();
     assert_eq!((overlap.unknown.len(), overlap.live.len()), (0, 0));
 }
 
