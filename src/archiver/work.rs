@@ -274,14 +274,9 @@ impl<'a, 'b> Work<'a, 'b> {
         loop {
             let quit = self.quit(read_rows);
             let archiving = self.archiving;
-            let sizes = Sizes {
-                file_bytes: archiving.rule.file_bytes,
-                slice_rows: self.slice_rows,
-                rows_max: archiving
-                    .limits
-                    .rows_max
-                    .map_or(u64::MAX, |max| max - read_rows.min(max)),
-            };
+            let left = archiving.limits.rows_max.map(|max| max - read_rows.min(max));
+            let left = left.unwrap_or(u64::MAX);
+            let sizes = Sizes::new(archiving.rule.file_bytes, self.slice_rows, left);
             let keeps_rows = self.keeps_rows;
             let reads = quit.is_none() && !is_last && sizes.rows_max > 0;
             let reading = async {
