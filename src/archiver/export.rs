@@ -400,3 +400,7 @@ impl RowSink for Filler {
         self.filling.work(move |filling| filling.take(&rows)).await
     }
 }
+
+#[cfg(test)]
+#[path = "export_tests.rs"]
+mod tests;
