@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use stillpoint_contract::{
-    ArchiveSet, Error, Exporting, Key, KeyRange, Result, RowBatch, RowSink, RowWriter, Rows, values,
+    ArchiveSet, Error, ErrorKind, Exporting, Key, KeyRange, Result, RowBatch, RowSink, RowWriter,
+    Rows, code, values,
 };
 
 use super::{
@@ -18,6 +19,9 @@ use crate::pipeline::cpu::CpuPool;
 const PAGE_ROWS_MIN: u64 = 128;
 const PAGE_ROWS_MAX: u64 = 65_536;
 
+/// How many rows of a root are asked for at first, as long as nobody knows how much hangs on them.
+const PAGE_ROWS_FIRST: u64 = 16;
+
 /// How many slices a batch has at most, so that its manifest stays far below the length that is
 /// read, whatever the keys are.
 const SLICES_MAX: u64 = 4096;
@@ -25,6 +29,9 @@ const SLICES_MAX: u64 = 4096;
 /// How many bytes rows of a batch have at most before they are encoded, and a page more: whoever
 /// reads them holds them in memory.
 const RAW_BYTES_MAX: u64 = 512 << 20;
+
+/// How many times that what hangs on a single row of the root may be: it is not divided.
+const SINGLE_TIMES_MAX: u64 = 4;
 
 /// A slice ends once it has so many bytes, however few rows that are: it is deleted at once.
 const SLICE_BYTES_MAX: u64 = 16 << 20;
@@ -38,6 +45,18 @@ pub(super) struct Sizes {
     pub(super) slice_rows: u64,
     /// So many rows of the root at most.
     pub(super) rows_max: u64,
+    /// So many rows of the root are asked for at once, at most.
+    pub(super) page_rows: u64,
+    /// A batch is full with so many bytes of rows before they are encoded.
+    pub(super) raw_bytes: u64,
+}
+
+impl Sizes {
+    /// As large as memory allows.
+    pub(super) fn new(file_bytes: u64, slice_rows: u64, rows_max: u64) -> Self {
+        let (page_rows, raw_bytes) = (PAGE_ROWS_MAX, RAW_BYTES_MAX);
+        Self { file_bytes, slice_rows, rows_max, page_rows, raw_bytes }
+    }
 }
 
 /// A batch that was read and is stored nowhere yet.
@@ -67,15 +86,24 @@ pub(super) async fn export(
     set: &mut ArchiveSet,
     batch: u32,
     range: &KeyRange,
-    sizes: Sizes,
+    mut sizes: Sizes,
 ) -> Result<Option<Draft>> {
+    let mut range = range.clone();
     loop {
         let mut snapshot = rows.snapshot().await?;
-        let read = read(&mut *snapshot, cpu, plan, set, batch, range, sizes).await?;
+        let read = read(&mut *snapshot, cpu, plan, set, batch, &range, sizes).await?;
         match read {
             Read::Draft(draft) => return Ok(Some(*draft)),
             Read::Nothing => return Ok(None),
+            Read::TooMuch { fitting } if fitting > 0 && fitting < sizes.rows_max => {
+                sizes.rows_max = fitting;
+            }
+            Read::TooMuch { .. } if sizes.page_rows > 1 => {
+                sizes.page_rows = (sizes.page_rows.min(PAGE_ROWS_FIRST) / 8).max(1);
+            }
+            Read::TooMuch { .. } => return Err(too_much(set, sizes)),
             Read::Misfits(misfits) => {
+                let before = set.root().table.clone();
                 for (member, column) in misfits {
                     let columns = &mut set.members[member].table.columns;
                     let promoted = columns[column].promoted().ok_or_else(|| {
@@ -89,14 +117,31 @@ pub(super) async fn export(
                     );
                     columns[column] = promoted;
                 }
+                // Where it goes on is known by a key in the forms until then.
+                for key in [&mut range.after, &mut range.to].into_iter().flatten() {
+                    *key = snapshot.convert(&before, &set.root().table, key).await?;
+                }
             }
         }
     }
 }
 
+fn too_much(set: &ArchiveSet, sizes: Sizes) -> Error {
+    let step = "hold what hangs on a row of the root";
+    Error::new(ErrorKind::Exhausted, code::ROWS_REFUSED, step)
+        .with("root", &set.root().table.name)
+        .with("bytes at most", sizes.raw_bytes * SINGLE_TIMES_MAX)
+        .why("all rows that hang on one are deleted at once, and are in memory until then")
+}
+
 enum Read {
     Nothing,
     Draft(Box<Draft>),
+    /// More hangs on a page of the root than is held in memory. So many rows of the root, in the
+    /// pages before it, make a batch.
+    TooMuch {
+        fitting: u64,
+    },
     /// Columns that need another form, each with the table's place.
     Misfits(Vec<(usize, usize)>),
 }
@@ -116,17 +161,25 @@ async fn read(
         let mut filling = Filling::new(plan, set, batch, member)?;
         // What hangs on the root's slices ends with them.
         filling.slice_rows = if member == 0 { sizes.slice_rows } else { u64::MAX };
-        fillers.push(Filler(Behind::new(cpu, filling)));
+        let filling = Behind::new(cpu, filling);
+        fillers.push(Filler { filling, raw_bytes: 0, room: u64::MAX });
     }
-    let mut reading = Reading { plan, set, sizes, range: range.clone(), slices: Vec::new() };
-    let is_last = reading.fill(snapshot, &mut fillers).await?;
+    let slices = Vec::new();
+    let mut reading = Reading { plan, set, sizes, range: range.clone(), slices, fitting: 0 };
+    let is_last = match reading.fill(snapshot, &mut fillers).await {
+        Ok(is_last) => is_last,
+        Err(_) if fillers.iter().any(|filler| filler.raw_bytes > filler.room) => {
+            return Ok(Read::TooMuch { fitting: reading.fitting });
+        }
+        Err(error) => return Err(error),
+    };
     let slices = reading.slices;
-    let Some(last) = fillers[0].0.look(|root| root.last.clone()).await? else {
+    let Some(last) = fillers[0].filling.look(|root| root.last.clone()).await? else {
         return Ok(Read::Nothing);
     };
     let (mut files, mut misfits) = (Vec::new(), Vec::new());
     for (member, mut filler) in fillers.into_iter().enumerate() {
-        let encoder = filler.0.rest().await?.encoder;
+        let encoder = filler.filling.rest().await?.encoder;
         match cpu.run(move |_| encoder.finish()).await?? {
             Encoded::File { bytes, rows } => files.push((rows > 0).then_some((bytes, rows))),
             Encoded::Misfits(columns) => misfits.extend(columns.iter().map(|one| (member, *one))),
@@ -148,6 +201,8 @@ struct Reading<'a> {
     /// What is left to read.
     range: KeyRange,
     slices: Vec<Slice>,
+    /// How many rows of the root were read, with all that hangs on them.
+    fitting: u64,
 }
 
 impl Reading<'_> {
@@ -158,13 +213,14 @@ impl Reading<'_> {
             let Some(wanted) = self.page(fillers, left).await? else { return Ok(false) };
             let got = snapshot.root(self.set, &self.range, wanted, &mut fillers[0]).await?;
             left -= got.min(left);
-            let ended = fillers[0].0.look(|root| {
+            let ended = fillers[0].filling.look(|root| {
                 root.end_slice();
                 std::mem::take(&mut root.ended)
             });
             for (hash, to) in ended.await? {
                 self.add(snapshot, fillers, &hash, to).await?;
             }
+            self.fitting += got;
             if got < wanted {
                 return Ok(true);
             }
@@ -173,19 +229,19 @@ impl Reading<'_> {
 
     /// How many rows of the root are read next; `None` when that is enough.
     async fn page(&self, fillers: &mut [Filler], left: u64) -> Result<Option<u64>> {
-        let rows = fillers[0].0.look(|root| root.encoder.rows()).await?;
+        let rows = fillers[0].filling.look(|root| root.encoder.rows()).await?;
         let (mut bytes, mut raw, mut has_misfit) = (0, 0, false);
         for filler in fillers {
-            let (of, count) =
-                filler.0.look(|one| (one.encoder.len_bytes(), one.encoder.rows())).await?;
+            let look = |one: &mut Filling| (one.encoder.len_bytes(), one.encoder.rows());
+            let (of, count) = filler.filling.look(look).await?;
             bytes = of.max(bytes);
-            raw += filler.0.look(|one| one.raw_bytes).await?;
+            raw += filler.raw_bytes;
             has_misfit |= of == 0 && count > 0;
         }
         let room = self.sizes.file_bytes.saturating_sub(bytes);
         // However small a file is to be, it gets some rows. One with a misfit is not kept.
         let slices = SLICES_MAX.saturating_sub(self.slices.len() as u64);
-        let is_full = room == 0 || has_misfit || slices == 0 || raw >= RAW_BYTES_MAX;
+        let is_full = room == 0 || has_misfit || slices == 0 || raw >= self.sizes.raw_bytes;
         if left == 0 || (rows > 0 && is_full) {
             return Ok(None);
         }
@@ -194,12 +250,13 @@ impl Reading<'_> {
         let row_bytes = bytes.checked_div(rows).or(planned).unwrap_or(1).max(1);
         let mut wanted = (room / row_bytes).clamp(PAGE_ROWS_MIN, PAGE_ROWS_MAX);
         if let Some(raw_row) = raw.checked_div(rows) {
-            let room = RAW_BYTES_MAX.saturating_sub(raw) / raw_row.max(1);
-            wanted = wanted.min(room.max(PAGE_ROWS_MIN));
+            let room = self.sizes.raw_bytes.saturating_sub(raw) / raw_row.max(1);
+            wanted = wanted.min(room.max(1));
         } else if self.set.members.len() > 1 {
             // Nobody knows yet how much hangs on a row.
-            wanted = PAGE_ROWS_MIN;
+            wanted = PAGE_ROWS_FIRST;
         }
+        wanted = wanted.min(self.sizes.page_rows);
         wanted = wanted.min(slices.max(1) * self.sizes.slice_rows.max(1));
         // Slices end with pages: whole ones, where they fit.
         let whole = wanted / self.sizes.slice_rows.max(1) * self.sizes.slice_rows;
@@ -216,9 +273,17 @@ impl Reading<'_> {
     ) -> Result<()> {
         let range = KeyRange { after: self.range.after.take(), to };
         let mut members = vec![Tally::of(hash)];
+        // Pages are as large as what was seen lets expect: somewhat more than that is no surprise.
+        let is_single = self.sizes.page_rows == 1 && self.fitting == 0;
+        let (times, of) = if is_single { (SINGLE_TIMES_MAX, 1) } else { (3, 2) };
+        let most = self.sizes.raw_bytes.saturating_mul(times) / of;
+        let mut held: u64 = fillers.iter().map(|filler| filler.raw_bytes).sum();
         for (member, filler) in fillers.iter_mut().enumerate().skip(1) {
+            let before = filler.raw_bytes;
+            filler.room = before.saturating_add(most.saturating_sub(held));
             snapshot.member(self.set, member, &range, filler).await?;
-            let hash = filler.0.look(|one| std::mem::take(&mut one.hash)).await?;
+            held += filler.raw_bytes - before;
+            let hash = filler.filling.look(|one| std::mem::take(&mut one.hash)).await?;
             members.push(Tally::of(&hash));
         }
         let number = u32::try_from(self.slices.len()).map_err(|_| Error::bug("count slices"))?;
@@ -236,8 +301,6 @@ struct Filling {
     key: Vec<usize>,
     slice_rows: u64,
     slice_bytes: u64,
-    /// How many bytes its rows have before they are encoded.
-    raw_bytes: u64,
     hash: SliceHash,
     ended: Vec<(SliceHash, Option<Key>)>,
     last: Option<Key>,
@@ -268,7 +331,6 @@ impl Filling {
             key: table.key.clone(),
             slice_rows: u64::MAX,
             slice_bytes: 0,
-            raw_bytes: 0,
             hash: SliceHash::default(),
             ended: Vec::new(),
             last: None,
@@ -280,7 +342,6 @@ impl Filling {
         for row in rows.rows() {
             self.hash.add(row);
             self.slice_bytes += row.len() as u64;
-            self.raw_bytes += row.len() as u64;
             last = Some(row);
             let is_full =
                 self.slice_bytes >= SLICE_BYTES_MAX || self.hash.rows() >= self.slice_rows;
@@ -319,11 +380,27 @@ pub(super) fn key_of(row: &[u8], key: &[usize]) -> Result<Key> {
     Ok(Key(writer.take().bytes().clone()))
 }
 
-struct Filler(Behind<Filling>);
+struct Filler {
+    filling: Behind<Filling>,
+    /// How many bytes its rows have before they are encoded.
+    raw_bytes: u64,
+    /// How many they may have.
+    room: u64,
+}
 
 #[async_trait]
 impl RowSink for Filler {
     async fn put(&mut self, rows: RowBatch) -> Result<()> {
-        self.0.work(move |filling| filling.take(&rows)).await
+        self.raw_bytes += rows.bytes().len() as u64;
+        if self.raw_bytes > self.room {
+            let step = "hold what hangs on rows of the root";
+            return Err(Error::new(ErrorKind::Exhausted, code::ROWS_REFUSED, step)
+                .with("bytes at most", self.room));
+        }
+        self.filling.work(move |filling| filling.take(&rows)).await
     }
 }
+
+#[cfg(test)]
+#[path = "export_tests.rs"]
+mod tests;

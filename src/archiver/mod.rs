@@ -25,6 +25,7 @@ mod identity;
 mod keyring;
 mod load;
 mod meaning;
+mod mend;
 mod names;
 mod pace;
 mod parts;

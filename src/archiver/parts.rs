@@ -96,6 +96,8 @@ impl Parts<'_, '_> {
                 left_until.insert(part.partition.identity, until);
             }
         }
+        // What those left is selected again.
+        self.report.left_rows = 0;
         // Some may be gone by now.
         let now = self.reader.partitions(&self.archiving.rule.root).await?;
         for partition in now.map(|whole| whole.partitions).unwrap_or_default() {
@@ -152,6 +154,7 @@ impl Parts<'_, '_> {
 
     /// Moves what is selected of a partition now.
     async fn begin(&mut self, whole: &Partitioned, partition: &Partition) -> Result<Quit> {
+        let left_before = self.report.left_rows;
         for _ in 0..PLANS_MAX {
             let part = match prepare_part(&mut *self.reader, self.archiving.rule, partition).await {
                 Ok(part) => part,
@@ -182,7 +185,9 @@ impl Parts<'_, '_> {
                 self.pruner.open_ledger().await?;
             }
             let run = Shelved { plan, batches: BTreeMap::new(), end: None };
+            self.report.left_rows = 0;
             let (quit, is_outdated) = self.carry(run).await?;
+            self.report.left_rows += left_before;
             if quit != Quit::Finished || !is_outdated {
                 return Ok(quit);
             }

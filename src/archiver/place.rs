@@ -33,6 +33,8 @@ pub struct Place {
     pub(super) keyring: Option<Keyring>,
     /// What of copies in tables of another database.
     pub(super) copies: Copies,
+    /// Where second copies of its files are, for those that are damaged or gone here.
+    pub(super) second: Option<Arc<Self>>,
 }
 
 /// What a document is about.
@@ -66,7 +68,7 @@ impl Place {
             && !set.starts_with(['_', '.']);
         if is_name {
             let copies = Copies::default();
-            return Ok(Self { store, set: set.to_owned(), keyring: None, copies });
+            return Ok(Self { store, set: set.to_owned(), keyring: None, copies, second: None });
         }
         Err(Error::new(ErrorKind::Invalid, code::BAD_NAME, "name an archive set")
             .with("name", set)
@@ -106,6 +108,11 @@ impl Place {
     /// The same place, with what is to become of copies in tables of another database.
     pub fn with_copies(self, copies: Copies) -> Self {
         Self { copies, ..self }
+    }
+
+    /// The same place, of which files are read from another one where they are damaged or gone.
+    pub fn with_second(self, second: Self) -> Self {
+        Self { second: Some(Arc::new(second)), ..self }
     }
 
     pub(super) fn documents(&self) -> String {

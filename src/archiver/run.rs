@@ -258,6 +258,17 @@ impl Archiving<'_> {
 }
 
 impl RunReport {
+    /// Why it stopped, in a few words.
+    pub fn words(&self) -> String {
+        match (&self.quit, self.left_rows) {
+            (Quit::Finished, 1..) => {
+                "rows were left that kept changing, or that others hold; the others are moved"
+                    .to_owned()
+            }
+            (quit, _) => quit.words(),
+        }
+    }
+
     /// A run that finds nothing more after it did something is finished.
     fn quit_of_nothing(&self) -> Quit {
         if self.run.is_some() { Quit::Finished } else { Quit::NothingSelected }

@@ -152,7 +152,7 @@ pub(super) async fn read_back(
         let tallies: Vec<Tally> = tallies.collect();
         match &member.file {
             Some(file) => {
-                let bytes = verified(place, cpu, file).await?;
+                let bytes = verified_here(place, cpu, file).await?;
                 let columns = member.columns.clone();
                 let (format, name) = (plan.format, file.key.clone());
                 cpu.run(move |_| {
@@ -168,8 +168,22 @@ pub(super) async fn read_back(
     Ok(())
 }
 
-/// The rows of a file as it was encoded: its bytes are what was written, and are decrypted.
+/// The rows of a file as it was encoded: its bytes are what was written, and are decrypted. From
+/// the second copy where the file is damaged or gone here.
 pub(super) async fn verified(place: &Place, cpu: &CpuPool, file: &File) -> Result<Bytes> {
+    let damage = match (verified_here(place, cpu, file).await, &place.second) {
+        (Err(error), Some(_)) if error.kind() == ErrorKind::Corrupt => error,
+        (done, _) => return done,
+    };
+    let Some(second) = &place.second else { return Err(damage) };
+    tracing::warn!(file = file.key, %damage, "the second copy of a file is read");
+    match verified_here(second, cpu, file).await {
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(damage.with("second copy", error)),
+    }
+}
+
+async fn verified_here(place: &Place, cpu: &CpuPool, file: &File) -> Result<Bytes> {
     let bytes = stored(place, cpu, file).await?;
     let Some(encryption) = &file.encryption else { return Ok(bytes) };
     let key = place.file_key(file, encryption).await?;

@@ -22,7 +22,7 @@ use super::{
     shelf::Shelved,
     shelve::read_back,
     witness::Step,
-    work::Work,
+    work::{Work, set_after},
 };
 
 /// How often a partition is read again into which somebody wrote after it was taken out.
@@ -105,7 +105,11 @@ impl Work<'_, '_> {
                     return self.give_back(pruner, run, &set, partition, (reason, None)).await;
                 }
                 self.forget_doubtful(pruner, &mut run).await?;
-                let outcome = self.pass(pruner, reader, &mut run, set.clone()).await?;
+                let mut forms = set.clone();
+                for (member, last) in forms.members.iter_mut().zip(set_after(&run).members) {
+                    member.table.columns = last.table.columns;
+                }
+                let outcome = self.pass(pruner, reader, &mut run, forms).await?;
                 if let Some(quit) = outcome.quit {
                     return Ok(quit);
                 }

@@ -11,6 +11,7 @@ use super::{
     document::{Batch, End, Plan, Sealed, Slice, Void},
     export::{Sizes, export},
     garbage::settle,
+    mend::Mended,
     pace::{Cause, Pace, Rest, Turn},
     place::Sheet,
     prune::{Difference, Pruned, Stride, ledgered, prune},
@@ -24,6 +25,13 @@ use super::{
 /// How often rows are read again that were changed between being read and being deleted.
 const PASSES_MAX: u32 = 3;
 
+/// How many times smaller slices are each time rows are read again.
+const NARROWER: u64 = 20;
+
+/// How many slices of a batch somebody else may hold, when they are small: each of them is waited
+/// for, and the rest of such a batch is left.
+const BUSY_MAX: usize = 16;
+
 /// How many differences a report names.
 const DIFFERENCES_MAX: usize = 100;
 
@@ -31,6 +39,8 @@ const DIFFERENCES_MAX: usize = 100;
 pub(super) struct Work<'a, 'b> {
     pub(super) archiving: &'b Archiving<'a>,
     stride: Stride,
+    /// How many rows of the root a slice has.
+    slice_rows: u64,
     pace: Pace,
     begun: Duration,
     /// What somebody told it, and when it looked.
@@ -65,6 +75,7 @@ impl<'a, 'b> Work<'a, 'b> {
         Self {
             archiving,
             stride: Stride::new(archiving.rule.transaction),
+            slice_rows: archiving.rule.slice_rows,
             pace: Pace::new(archiving.rule.throttle.clone()),
             begun: archiving.world.clock.elapsed(),
             told: Control::default(),
@@ -87,11 +98,18 @@ impl<'a, 'b> Work<'a, 'b> {
         let ledger = pruner.ledger(&run.plan.set).await?;
         self.settle(&mut run, &ledger).await?;
         let keeps_source = self.keeps_rows;
-        let mut gate = None;
+        let (mut gate, mut lost) = (None, None);
         let pending: Vec<Batch> = run.pending().cloned().collect();
         for batch in pending.iter().filter(|_| !keeps_source) {
             let before = self.read_rows;
-            let outcome = self.prune_again(pruner, &run.plan, batch, &ledger).await?;
+            let outcome = match self.prune_again(pruner, &run.plan, batch, &ledger).await {
+                // What is lost is lost: the others go on, and then it is told.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    lost = lost.or(Some(error));
+                    continue;
+                }
+                outcome => outcome?,
+            };
             run.batches.extend(outcome.became.map(|one| (batch.number, one)));
             self.again_rows += self.read_rows - before;
             match outcome.quit {
@@ -99,6 +117,9 @@ impl<'a, 'b> Work<'a, 'b> {
                 Some(quit) => return Ok(quit),
                 None => {}
             }
+        }
+        if let Some(lost) = lost {
+            return Err(lost);
         }
         if !self.is_current(reader, &run.plan).await? {
             if let Some(why) = gate {
@@ -113,7 +134,7 @@ impl<'a, 'b> Work<'a, 'b> {
         }
         let mut left = 0;
         for _ in 0..PASSES_MAX {
-            let set = run.plan.archive_set();
+            let set = set_after(&run);
             let outcome = self.pass(pruner, reader, &mut run, set).await?;
             match outcome.quit {
                 Some(Quit::Gate(why)) => gate = Some(why),
@@ -128,6 +149,8 @@ impl<'a, 'b> Work<'a, 'b> {
             if left == 0 || gate.is_some() || keeps_source {
                 break;
             }
+            // What one row keeps back gets smaller each time.
+            self.slice_rows = (self.slice_rows / NARROWER).max(1);
         }
         self.report.left_rows = left;
         match gate {
@@ -135,8 +158,8 @@ impl<'a, 'b> Work<'a, 'b> {
             Some(why) => Ok(Quit::Gate(why)),
             None if left == 0 => self.end(&run.plan, "everything selected is moved", 0).await,
             None => {
-                let reason = "everything selected is moved, but for rows that kept changing or \
-                              that others hold";
+                let reason = "rows were left that kept changing, or that others hold; the others \
+                              are moved";
                 self.end(&run.plan, reason, left).await
             }
         }
@@ -208,11 +231,29 @@ impl<'a, 'b> Work<'a, 'b> {
         if gone.iter().all(|gone| *gone) {
             return Ok(Outcome::default());
         }
-        read_back(self.archiving.place, &self.archiving.world.cpu, plan, batch).await?;
+        let Archiving { place, world, .. } = self.archiving;
+        let mended = match read_back(place, &world.cpu, plan, batch).await {
+            Ok(()) => None,
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                match self.mend(plan, batch, &gone, error).await? {
+                    Mended::Void(void) => {
+                        return Ok(Outcome { became: Some(void), ..Outcome::default() });
+                    }
+                    Mended::Anew(batch) => Some(batch),
+                }
+            }
+            Err(error) => return Err(error),
+        };
+        let batch = mended.as_ref().unwrap_or(batch);
         let slices = batch.slices.iter().zip(gone).filter(|(_, gone)| !gone);
         let slices = slices.map(|(slice, _)| slice.clone()).collect();
         let left = self.archiving.limits.rows_max.map(|max| max.saturating_sub(self.read_rows));
-        self.prune_batch(pruner, plan, batch, slices, left).await
+        let mut outcome = self.prune_batch(pruner, plan, batch, slices, left).await?;
+        if let (Some(batch), None) = (mended, &outcome.became) {
+            let one = ShelvedBatch { batch, sealed: None, void: None, expired: None };
+            outcome.became = Some(one);
+        }
+        Ok(outcome)
     }
 
     /// Brings rows into files, and deletes those of one batch while the next one is read.
@@ -233,14 +274,13 @@ impl<'a, 'b> Work<'a, 'b> {
         loop {
             let quit = self.quit(read_rows);
             let archiving = self.archiving;
-            let sizes = Sizes {
-                file_bytes: archiving.rule.file_bytes,
-                slice_rows: self.told.said.slice_rows.unwrap_or(archiving.rule.slice_rows),
-                rows_max: archiving
-                    .limits
-                    .rows_max
-                    .map_or(u64::MAX, |max| max - read_rows.min(max)),
-            };
+            let left = archiving.limits.rows_max.map(|max| max - read_rows.min(max));
+            let left = left.unwrap_or(u64::MAX);
+            // What is read again goes in small slices, whatever somebody said.
+            let is_narrow = self.slice_rows < archiving.rule.slice_rows;
+            let told = self.told.said.slice_rows.filter(|_| !is_narrow);
+            let slice_rows = told.unwrap_or(self.slice_rows);
+            let sizes = Sizes::new(archiving.rule.file_bytes, slice_rows, left);
             let keeps_rows = self.keeps_rows;
             let reads = quit.is_none() && !is_last && sizes.rows_max > 0;
             let reading = async {
@@ -320,7 +360,7 @@ impl<'a, 'b> Work<'a, 'b> {
         }
         let set = batch.set_of(plan);
         let mut deferred: Vec<Slice> = Vec::new();
-        let mut is_other_schema = false;
+        let (mut is_other_schema, mut busy) = (false, 0);
         while !slices.is_empty() {
             if let Some(quit) = self.quit(0) {
                 return Ok(Outcome { quit: Some(quit), ..Outcome::default() });
@@ -358,12 +398,15 @@ impl<'a, 'b> Work<'a, 'b> {
                 }
                 Ok(Pruned::Differs(difference)) => difference,
                 // Somebody holds a lock on some of its rows for long.
-                Err(error) if error.kind() == ErrorKind::Busy => Difference {
-                    slice: slices[0].number,
-                    table: set.root().table.name.clone(),
-                    how: format!("somebody else holds its rows: {error}"),
-                    is_schema: false,
-                },
+                Err(error) if error.kind() == ErrorKind::Busy => {
+                    busy += usize::from(some.len() == 1);
+                    Difference {
+                        slice: slices[0].number,
+                        table: set.root().table.name.clone(),
+                        how: format!("somebody else holds its rows: {error}"),
+                        is_schema: false,
+                    }
+                }
                 Err(error) => return Err(error),
             };
             if some.len() > 1 && !difference.is_schema {
@@ -371,7 +414,8 @@ impl<'a, 'b> Work<'a, 'b> {
                 continue;
             }
             is_other_schema |= difference.is_schema;
-            deferred.extend(if is_other_schema {
+            let is_narrow = self.slice_rows < self.archiving.rule.slice_rows;
+            deferred.extend(if is_other_schema || (is_narrow && busy >= BUSY_MAX) {
                 std::mem::take(&mut slices)
             } else {
                 vec![slices.remove(0)]
@@ -500,6 +544,11 @@ fn resume_after(run: &Shelved) -> KeyRange {
     let slices = run.pending().flat_map(|batch| &batch.slices);
     let last = slices.last().and_then(|slice| slice.range().ok());
     KeyRange { after: last.and_then(|range| range.to), to: None }
+}
+
+/// The set, with columns in the forms of that key.
+pub(super) fn set_after(run: &Shelved) -> ArchiveSet {
+    run.pending().last().map_or_else(|| run.plan.archive_set(), |last| last.set_of(&run.plan))
 }
 
 /// A batch that was just written.

@@ -111,6 +111,20 @@ impl Set {
         })
     }
 
+    /// Where its files are to be read: from second copies, where they are damaged or gone. That
+    /// those cannot be reached stops nobody.
+    pub(super) async fn place_to_read(&self, session: &Session) -> Result<Place> {
+        let place = self.place(session).await?;
+        let Some(name) = &self.rule.gates.second_copy else { return Ok(place) };
+        Ok(match self.second(session, name).await {
+            Ok(second) => place.with_second(second),
+            Err(error) => {
+                tracing::warn!(%error, repository = name, "second copies cannot be reached");
+                place
+            }
+        })
+    }
+
     /// Where its files are, and where second copies of them are.
     pub(super) async fn places(&self, session: &Session) -> Result<Vec<Place>> {
         let mut places = vec![self.home(session).await?];

@@ -63,7 +63,7 @@ enum Form {
 /// Prints rows by their key.
 pub(super) async fn get(session: &Session, options: GetOptions) -> Result<u8> {
     let set = Set::of(session, &options.set).await?;
-    let place = set.place(session).await?;
+    let place = set.place_to_read(session).await?;
     let key = key_of(&place, options.table.as_deref()).await?;
     if key.len() != options.id.len() {
         return Err(Error::new(ErrorKind::Invalid, code::USAGE, "find rows by their key")
@@ -86,7 +86,7 @@ pub(super) async fn get(session: &Session, options: GetOptions) -> Result<u8> {
 pub(super) async fn scan(session: &Session, options: ScanOptions) -> Result<u8> {
     let terms = Wanted::terms_of(&options.condition)?;
     let set = Set::of(session, &options.set).await?;
-    let place = set.place(session).await?;
+    let place = set.place_to_read(session).await?;
     let ScanOptions { table, run, limit, format, .. } = options;
     let wanted = Wanted { table, terms, run, rows_max: limit };
     write(session, &set, &place, &wanted, format).await?;

@@ -116,7 +116,7 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     }
     let conflict = conflict_of(&options.on_conflict)?;
     let set = Set::of(session, &options.set).await?;
-    let place = set.place(session).await?;
+    let place = set.place_to_read(session).await?;
     let driver = set.driver(session).await?;
     let Options { table, run, staging, .. } = options;
     let wanted = Wanted { table: table.clone(), terms, run, rows_max: None };

@@ -105,10 +105,7 @@ impl Answer for RunAnswer {
         ];
         if self.left_rows > 0 {
             let left = units::grouped(self.left_rows);
-            facts.push((
-                "left",
-                format!("{left} rows that kept changing; the next run tries again"),
-            ));
+            facts.push(("left", format!("{left} rows of the root; the next run tries again")));
         }
         if self.erased_rows > 0 {
             let erased = units::grouped(self.erased_rows);
@@ -168,6 +165,7 @@ fn status_of(report: &RunReport) -> u8 {
 
 fn answer_of(set: &str, report: RunReport, took: Duration) -> RunAnswer {
     let quit = match &report.quit {
+        Quit::Finished if report.left_rows > 0 => "rows-left",
         Quit::Finished => "finished",
         Quit::NothingSelected => "nothing-selected",
         Quit::RowsMax => "rows-max",
@@ -176,13 +174,14 @@ fn answer_of(set: &str, report: RunReport, took: Duration) -> RunAnswer {
         Quit::KeptSource => "kept-source",
         Quit::Critical(_) => "critical",
     };
+    let why = report.words();
     let differences = report.differences.into_iter();
     let rested = report.rested.into_iter();
     RunAnswer {
         set: set.to_owned(),
         run: report.run,
         quit,
-        why: report.quit.words(),
+        why,
         planned_rows: report.planned_rows,
         exported_rows: report.exported_rows,
         erased_rows: report.erased_rows,

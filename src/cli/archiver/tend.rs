@@ -244,7 +244,7 @@ async fn one(
                 tracing::warn!(event = "archive.not-copied", set = name, why);
             }
             let (pruned, left) = (report.pruned_rows, report.left_rows);
-            let reason = format!("{pruned} rows deleted, {left} left: {}", report.quit.words());
+            let reason = format!("{pruned} rows deleted, {left} left: {}", report.words());
             (outcome, reason)
         }
         Err(error) => (Outcome::Failed, told(&error)),

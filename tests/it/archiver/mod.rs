@@ -7,6 +7,7 @@ mod encrypted;
 mod events;
 mod keeping;
 mod keys;
+mod mended;
 mod partitions;
 mod protocol;
 mod published;

@@ -15,8 +15,8 @@ use chrono::Months;
 use futures::FutureExt as _;
 use stillpoint::{
     archiver::{
-        Aged, Copies, Destination, InTable, Nobody, Quit, RunReport, Step, Witness, erase, expire,
-        verify_copies,
+        Aged, Copies, Destination, Erasing, InTable, Nobody, Quit, RunReport, Step, Witness, erase,
+        expire, verify_copies,
     },
     policy::{Period, PeriodUnit},
 };
@@ -325,7 +325,7 @@ async fn nothing_is_deleted_without_the_right_database() {
     let subject = async |copies: Copies| {
         let places = [place.clone().with_copies(copies)];
         let subject = (None, "id", "3");
-        Box::pin(erase(&places, &yard.world, subject, ("Art. 17", "dba"))).await
+        Box::pin(erase(&places, &yard.world, subject, ("Art. 17", "dba"), Erasing::Always)).await
     };
     let refused = subject(Copies::Unsaid).await.unwrap_err();
     assert_eq!((refused.kind(), refused.code()), (ErrorKind::Refused, code::CONFIG_LACKS));
@@ -346,7 +346,10 @@ async fn tables_follow_what_becomes_of_rows() {
     assert_eq!(tokens(&history, "items").await.len(), 60);
     let places = [yard.place.clone()];
     let subject = (None, "id", "7");
-    let erased = Box::pin(erase(&places, &yard.world, subject, ("Art. 17", "dba"))).await.unwrap();
+    let erased =
+        Box::pin(erase(&places, &yard.world, subject, ("Art. 17", "dba"), Erasing::Always))
+            .await
+            .unwrap();
     assert_eq!(erased.rows, 3);
     let (orders, items) = (tokens(&history, "orders").await, tokens(&history, "items").await);
     assert_eq!((orders.len(), items.len()), (29, 58));

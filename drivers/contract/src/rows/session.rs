@@ -10,7 +10,9 @@ use super::{
     batch::RowBatch,
     keeping::Keeping,
     outlook::Outlook,
-    set::{ArchiveSet, Conflict, Cutoff, KeyRange, Partition, Partitioned, PutBackTally, Table},
+    set::{
+        ArchiveSet, Conflict, Cutoff, Key, KeyRange, Partition, Partitioned, PutBackTally, Table,
+    },
 };
 use crate::{Error, ErrorKind, Finding, Result, code};
 
@@ -227,6 +229,12 @@ pub trait Exporting: fmt::Debug + Send {
         rows_max: u64,
         into: &mut dyn RowSink,
     ) -> Result<u64>;
+
+    /// A key of a table as it is once columns are in other forms: those of `to`, instead of those
+    /// of `from`. Nothing else differs between the two.
+    async fn convert(&mut self, _from: &Table, _to: &Table, key: &Key) -> Result<Key> {
+        Ok(key.clone())
+    }
 
     /// Hands over the rows of a member that hang on rows of the root in a range, in any order.
     /// Returns how many.

@@ -42,6 +42,25 @@ pub(super) fn columns(table: &Table) -> String {
     table.columns.iter().map(shown).collect::<Vec<_>>().join(", ")
 }
 
+/// A table's columns as [`columns`] has them, in a statement that gives functions of triggers the
+/// usual names while it is carried out: what a value is as text may depend on those, and a file
+/// has it as it is without them. `usual_names` says what comes behind.
+///
+/// Elements of an array are made one after the other. If ever they are not, the text is another
+/// one than in the file, and nothing is deleted.
+/// Source: PostgreSQL 18, `src/backend/executor/execExpr.c`, `T_ArrayExpr`.
+pub(super) fn columns_amid(table: &Table, usual_names: &str) -> String {
+    let shown = |column: &Column| {
+        let name = quoted(&column.name);
+        if !column.is_cast {
+            return name;
+        }
+        let without = "pg_catalog.set_config('search_path', '', true)";
+        format!("(ARRAY[{without}, {name}::text, {usual_names}])[2]")
+    };
+    table.columns.iter().map(shown).collect::<Vec<_>>().join(", ")
+}
+
 /// Which rows of a member hang on rows of the root in a range.
 pub(super) async fn condition(
     client: &Client,

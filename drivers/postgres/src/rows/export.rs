@@ -1,13 +1,14 @@
 //! Reading rows of one state.
 
 use async_trait::async_trait;
-use stillpoint_contract::{ArchiveSet, Exporting, KeyRange, Result, RowSink};
+use stillpoint_contract::{ArchiveSet, Exporting, Key, KeyRange, Result, RowSink, Table};
 use tokio_postgres::Client;
 
 use super::{
     conditions::{columns, condition, key_order},
     copy::copy_out,
     failure::failed,
+    literal,
     transaction::Transaction,
 };
 
@@ -40,6 +41,12 @@ impl Exporting for Export<'_> {
     ) -> Result<u64> {
         let step = self.0.step()?;
         let done = root(step.client()?, set, range, rows_max, into).await;
+        step.end(done)
+    }
+
+    async fn convert(&mut self, from: &Table, to: &Table, key: &Key) -> Result<Key> {
+        let step = self.0.step()?;
+        let done = literal::convert(step.client()?, from, to, key).await;
         step.end(done)
     }
 

@@ -3,7 +3,9 @@
 use std::{error, fmt::Write as _};
 
 use bytes::BytesMut;
-use stillpoint_contract::{Column, Error, ErrorKind, Key, Kind, Result, Table, code, values};
+use stillpoint_contract::{
+    Column, Error, ErrorKind, Key, Kind, Result, RowWriter, Table, code, values,
+};
 use tokio_postgres::{
     Client,
     types::{Format, IsNull, ToSql, Type, to_sql_checked},
@@ -58,6 +60,25 @@ pub(super) async fn key(client: &Client, table: &Table, key: &Key) -> Result<Vec
         literals.push(format!("{}::{}", text(&shown), column.engine_type));
     }
     Ok(literals)
+}
+
+/// A key with those values as text that are text in `to`, and are not in `from`.
+pub(super) async fn convert(client: &Client, from: &Table, to: &Table, key: &Key) -> Result<Key> {
+    let mut writer = RowWriter::default();
+    writer.begin(from.key.len());
+    for (at, value) in from.key.iter().zip(values(&key.0)) {
+        let value = value?;
+        match (from.columns.get(*at), to.columns.get(*at), value) {
+            (Some(old), Some(new), Some(value)) if new.is_cast && !old.is_cast => {
+                writer.value(&[shown(client, old, value).await?.as_bytes()]);
+            }
+            // Text that is kept as bytes is the same bytes.
+            (Some(_), Some(_), Some(value)) => writer.value(&[value]),
+            _ => return Err(Error::bug("keep a key in another form").with("table", &from.name)),
+        }
+    }
+    writer.end()?;
+    Ok(Key(writer.take().bytes().clone()))
 }
 
 /// The text of a value, from which the server makes the same value again.

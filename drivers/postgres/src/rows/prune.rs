@@ -10,7 +10,7 @@ use stillpoint_contract::{
 use tokio_postgres::Client;
 
 use super::{
-    conditions::{columns, condition},
+    conditions::{columns, columns_amid, condition},
     copy::copy_out,
     export::all,
     failure::failed,
@@ -67,7 +67,7 @@ impl Pruning for Prune<'_> {
         range: &KeyRange,
         into: &mut dyn RowSink,
     ) -> Result<u64> {
-        let names = self.transaction.usual_names();
+        let names = (self.transaction.usual_names(), self.transaction.set_usual_path());
         let step = self.transaction.step()?;
         let done = delete(step.client()?, &names, (set, member), range, into).await;
         let deleted = step.end(done)?;
@@ -162,15 +162,16 @@ async fn fingerprints(client: &Client, set: &ArchiveSet) -> Result<Vec<String>> 
 
 async fn delete(
     client: &Client,
-    names: &str,
+    (names, set_names): &(String, String),
     (set, member): (&ArchiveSet, usize),
     range: &KeyRange,
     into: &mut dyn RowSink,
 ) -> Result<Deleted> {
     let condition = condition(client, set, member, range).await?;
     let table = &set.members[member].table;
-    let (name, columns) = (&table.name, columns(table));
+    let name = &table.name;
     let has_triggers = has_triggers(client, table).await?;
+    let columns = if has_triggers { columns_amid(table, set_names) } else { columns(table) };
     let counted = counted(client, number_of(client, table).await?).await?;
     let names = if has_triggers { format!("{names} AND ") } else { String::new() };
     let sql = format!("DELETE FROM ONLY {name} WHERE {names}{condition} RETURNING {columns}");

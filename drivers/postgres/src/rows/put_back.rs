@@ -34,6 +34,8 @@ pub(super) struct Return<'a> {
     rows: Option<Pin<Box<CopyInSink<Bytes>>>>,
     /// What brings them into their table.
     insert: String,
+    /// What counts rows that cannot be replaced, where there may be such.
+    unlike: Option<String>,
     columns: usize,
     must_all: bool,
 }
@@ -56,10 +58,10 @@ pub(super) async fn begin<'a>(
     let names = transaction.usual_names();
     let step = transaction.step()?;
     let done = prepare(step.client()?, &names, table, conflict, staging).await;
-    let Prepared { table: into, rows, insert } = step.end(done)?;
+    let Prepared { table: into, rows, insert, unlike } = step.end(done)?;
     let must_all = *conflict == Conflict::Fail;
     let (rows, columns) = (Some(rows), table.columns.len());
-    Ok(Return { transaction, table: into, rows, insert, columns, must_all })
+    Ok(Return { transaction, table: into, rows, insert, unlike, columns, must_all })
 }
 
 /// What takes rows.
@@ -67,6 +69,7 @@ struct Prepared {
     table: String,
     rows: Pin<Box<CopyInSink<Bytes>>>,
     insert: String,
+    unlike: Option<String>,
 }
 
 async fn prepare(
@@ -81,7 +84,9 @@ async fn prepare(
         Some(name) => stage(client, table, name).await?,
     };
     let is_parted = staging.is_none() && is_partitioned(client, &now.name).await?;
-    let insert = plan(table, &now, conflict, usual_names, is_parted)?;
+    let fixed = fixed(client, &now).await?;
+    let insert = plan(table, &now, conflict, (usual_names, &fixed), is_parted)?;
+    let unlike = unlike(table, &now, conflict, &fixed);
     let mut columns = Vec::new();
     for (at, column) in table.columns.iter().enumerate() {
         let of = if column.is_cast { "text" } else { checked_type(column)? };
@@ -98,7 +103,7 @@ async fn prepare(
     let mut header = BytesMut::from(SIGNATURE);
     header.put_bytes(0, 8);
     sink.send(header.freeze()).await.map_err(|e| failed(e, STEP))?;
-    Ok(Prepared { table: now.name, rows: sink, insert })
+    Ok(Prepared { table: now.name, rows: sink, insert, unlike })
 }
 
 /// The name of a type, as long as it is nothing else: it comes from a file.
@@ -165,7 +170,7 @@ fn plan(
     table: &Table,
     now: &Table,
     conflict: &Conflict,
-    usual_names: &str,
+    (usual_names, fixed): (&str, &[String]),
     is_parted: bool,
 ) -> Result<String> {
     let place_now = |name: &str| now.columns.iter().find(|column| column.name == name);
@@ -195,7 +200,7 @@ fn plan(
     if key.is_empty() || !key.iter().all(|name| names.contains(name)) {
         return Err(unfit(table, "it has no key by which rows could be found"));
     }
-    let policy = on_conflict(table, &names, &key, conflict)?;
+    let policy = on_conflict(table, &names, (&key, fixed), conflict)?;
     let is_new = if is_parted {
         // A row that went into a partition does not show its transaction, and what was there
         // before the statement still does.
@@ -233,11 +238,60 @@ pub(super) fn value(at: usize, column: &Column, engine_type: &str) -> String {
     }
 }
 
-fn on_conflict(table: &Table, names: &[&str], key: &[&str], conflict: &Conflict) -> Result<String> {
+/// The columns that the server numbers itself: rows are inserted with other values, and are never
+/// given others. Source: PostgreSQL 18 documentation, 5.3, "Identity Columns"; UPDATE.
+async fn fixed(client: &Client, table: &Table) -> Result<Vec<String>> {
+    let query = "SELECT attname::text FROM pg_attribute
+        WHERE attrelid = to_regclass($1) AND attidentity = 'a' AND NOT attisdropped";
+    let rows = client.query(query, &[&table.name]).await.map_err(|e| failed(e, STEP))?;
+    rows.iter().map(|row| row.try_get(0).map_err(|e| failed(e, STEP))).collect()
+}
+
+/// What counts the rows that are to be replaced, and have another value in a column that the
+/// server does not let anybody replace.
+fn unlike(table: &Table, now: &Table, conflict: &Conflict, fixed: &[String]) -> Option<String> {
+    let newer = match conflict {
+        Conflict::Fail | Conflict::Skip => return None,
+        Conflict::Overwrite => None,
+        Conflict::Newer(by) => Some(by.as_str()),
+    };
+    let is_key = |target: &Column| now.key.iter().any(|at| now.columns[*at].name == target.name);
+    let (mut puts, mut same, mut others, mut later) = (vec![], vec![], vec![], vec![]);
+    for (at, column) in table.columns.iter().enumerate() {
+        let Some(target) = now.columns.iter().find(|target| target.name == column.name) else {
+            continue;
+        };
+        puts.push(format!("{} AS c{at}", value(at, column, &target.engine_type)));
+        let (put, there) = (format!("put.c{at}"), quoted(&target.name));
+        if is_key(target) {
+            same.push(format!("there.{there} = {put}"));
+        } else if fixed.contains(&target.name) {
+            others.push(format!("there.{there} IS DISTINCT FROM {put}"));
+        }
+        if newer == Some(target.name.as_str()) {
+            later.push(format!("{put} > there.{there}"));
+        }
+    }
+    (!others.is_empty() && !same.is_empty()).then(|| {
+        let mut all = same;
+        all.extend(later);
+        all.push(format!("({})", others.join(" OR ")));
+        let put = format!("(SELECT {} FROM {PASSING}) AS put", puts.join(", "));
+        let all = all.join(" AND ");
+        format!("SELECT count(*) FROM {put} JOIN {} AS there ON {all}", now.name)
+    })
+}
+
+fn on_conflict(
+    table: &Table,
+    names: &[&str],
+    (key, fixed): (&[&str], &[String]),
+    conflict: &Conflict,
+) -> Result<String> {
     let target = listed(key.iter().copied());
     let sets: Vec<_> = names
         .iter()
-        .filter(|name| !key.contains(name))
+        .filter(|name| !key.contains(name) && fixed.iter().all(|one| one != *name))
         .map(|name| format!("{0} = excluded.{0}", quoted(name)))
         .collect();
     let skip = format!("ON CONFLICT ({target}) DO NOTHING");
@@ -287,9 +341,10 @@ impl PutBack for Return<'_> {
     }
 
     async fn commit(self: Box<Self>) -> Result<PutBackTally> {
-        let Self { mut transaction, rows, insert, must_all, .. } = *self;
+        let Self { mut transaction, table, rows, insert, unlike, must_all, .. } = *self;
         let step = transaction.step()?;
-        let done = bring(step.client()?, rows, &insert, must_all).await;
+        let unlike = unlike.map(|query| (table, query));
+        let done = bring(step.client()?, rows, (&insert, unlike), must_all).await;
         let tally = step.end(done)?;
         transaction.commit().await?;
         Ok(tally)
@@ -299,13 +354,24 @@ impl PutBack for Return<'_> {
 async fn bring(
     client: &Client,
     rows: Option<Pin<Box<CopyInSink<Bytes>>>>,
-    insert: &str,
+    (insert, unlike): (&str, Option<(String, String)>),
     must_all: bool,
 ) -> Result<PutBackTally> {
     let mut rows = rows.ok_or_else(|| Error::bug(STEP))?;
     let end = Bytes::from_static(&[0xff, 0xff]);
     rows.send(end).await.map_err(|e| failed(e, STEP))?;
     rows.as_mut().finish().await.map_err(|e| failed(e, STEP))?;
+    if let Some((table, query)) = unlike {
+        let row = client.query_one(&query, &[]).await.map_err(|e| failed(e, STEP))?;
+        let rows: i64 = row.try_get(0).map_err(|e| failed(e, STEP))?;
+        if rows > 0 {
+            return Err(Error::new(ErrorKind::Refused, code::ROWS_CONFLICT, STEP)
+                .with("table", &table)
+                .with("rows", rows)
+                .why("they have another number in a column that is GENERATED ALWAYS AS IDENTITY")
+                .next(format!("ALTER TABLE {table} ALTER COLUMN … SET GENERATED BY DEFAULT")));
+        }
+    }
     let row = client.query_one(insert, &[]).await.map_err(|e| match e.code() {
         Some(&SqlState::UNIQUE_VIOLATION | &SqlState::EXCLUSION_VIOLATION) => refused(e),
         Some(&SqlState::FOREIGN_KEY_VIOLATION) => {

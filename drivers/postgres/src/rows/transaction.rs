@@ -97,8 +97,13 @@ impl Transaction<'_> {
     /// Sources: PostgreSQL 18 documentation, 5.10.3, "The Schema Search Path"; 52.5, "Planner and
     /// Optimizer"; `src/backend/executor/nodeResult.c`, "one-time filter".
     pub(super) fn usual_names(&self) -> String {
+        format!("(SELECT {}) IS NOT NULL", self.set_usual_path())
+    }
+
+    /// What sets the usual path, where an expression is carried out.
+    pub(super) fn set_usual_path(&self) -> String {
         let path = literal::text(&self.connection.usual_path);
-        format!("(SELECT pg_catalog.set_config('search_path', {path}, true)) IS NOT NULL")
+        format!("pg_catalog.set_config('search_path', {path}, true)")
     }
 
     /// Begins something in it.
