@@ -32,6 +32,8 @@ struct PlanAnswer {
     cutoff: Option<Stamp>,
     predicate: String,
     rows: u64,
+    /// Whether there are so many that they were not counted.
+    is_estimated: bool,
     bytes: u64,
     /// In the order in which they are exported; they are deleted in the opposite one.
     tables: Vec<TableRow>,
@@ -117,7 +119,9 @@ impl Answer for PlanAnswer {
 
     fn write(&self, page: &mut Page<'_>) {
         let cutoff = self.cutoff.map_or_else(|| "none".to_owned(), |at| page.time(at.0));
-        let rows = format!("{}, about {}", units::grouped(self.rows), units::bytes(self.bytes));
+        let how = if self.is_estimated { " estimated" } else { "" };
+        let (rows, bytes) = (units::grouped(self.rows), units::bytes(self.bytes));
+        let rows = format!("{rows}{how}, about {bytes}");
         let mut facts = vec![
             ("set", self.set.clone()),
             ("database", self.database.clone()),
@@ -209,6 +213,7 @@ fn together(name: &str, parts: &[PreparedPart]) -> Result<Prepared> {
     name.clone_into(&mut all.set.members[0].table.name);
     for part in &parts[1..] {
         all.estimate.rows += part.prepared.estimate.rows;
+        all.estimate.is_estimated |= part.prepared.estimate.is_estimated;
         all.estimate.bytes += part.prepared.estimate.bytes;
         for finding in &part.prepared.findings {
             if !all.findings.contains(finding) {
@@ -240,6 +245,7 @@ fn answer_of(set: &Set, prepared: &Prepared, unfinished: Option<String>) -> Plan
         cutoff: prepared.cutoff.map(Stamp),
         predicate: prepared.set.predicate.clone(),
         rows: prepared.estimate.rows,
+        is_estimated: prepared.estimate.is_estimated,
         bytes: prepared.estimate.bytes,
         tables: tables.collect(),
         partitions: Vec::new(),
