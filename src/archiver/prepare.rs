@@ -75,8 +75,20 @@ pub async fn prepare(rows: &mut dyn Rows, rule: &ArchiveRule) -> Result<Prepared
         local: rule.zone.map(|zone| shown(zone, at)),
         form: rule.form,
     });
-    let predicate = rows.bind(&root, &rule.selects, cutoff.as_ref()).await?;
+    let bound = rows.bind(&root, &rule.selects, cutoff.as_ref()).await;
     let members = vec![Member { table: root, link: None }];
+    let predicate = match bound {
+        // What the role lacks is said with the statements that give it.
+        Err(error) if error.kind() == ErrorKind::Denied => {
+            let predicate = "1 = 1".to_owned();
+            let set = ArchiveSet { name: rule.name.clone(), members, predicate };
+            let findings = rows.examine(&set).await.unwrap_or_default();
+            let estimate = Estimate::default();
+            let prepared = Prepared { set, at, cutoff: instant, findings, estimate };
+            return Err(prepared.admit().err().unwrap_or(error));
+        }
+        bound => bound?,
+    };
     let mut set = ArchiveSet { name: rule.name.clone(), members, predicate };
     add_members(rows, rule, &mut set).await?;
     let findings = rows.examine(&set).await?;
@@ -106,7 +118,7 @@ async fn add_members(rows: &mut dyn Rows, rule: &ArchiveRule, set: &mut ArchiveS
         for referrer in rows.referrers(&table).await? {
             let fits = |(name, child, _): &&mut (String, &ArchivedChild, bool)| {
                 *name == referrer.table
-                    && (child.columns.is_empty() || child.columns == referrer.columns)
+                    && (child.columns.is_empty() || are_same(&child.columns, &referrer.columns))
             };
             let is_listed = match listed.iter_mut().find(fits) {
                 Some((_, _, is_found)) => {
@@ -135,6 +147,11 @@ async fn add_members(rows: &mut dyn Rows, rule: &ArchiveRule, set: &mut ArchiveS
         .why("no foreign key of it refers to the root, or to another child"))
 }
 
+/// Whether columns are the same, in whatever order: a policy need not know that of the constraint.
+fn are_same(some: &[String], others: &[String]) -> bool {
+    some.len() == others.len() && some.iter().all(|one| others.contains(one))
+}
+
 async fn add(
     rows: &mut dyn Rows,
     set: &mut ArchiveSet,
@@ -159,8 +176,10 @@ fn refers_twice(referrer: &Referrer) -> Error {
     Error::new(ErrorKind::Refused, code::ROWS_REFUSED, "gather a set's tables")
         .with("table", &referrer.table)
         .with("constraint", &referrer.constraint)
-        .why("it refers to the set twice; a row of it could hang on rows that stay")
-        .next("name the columns: children = [{ table = \"TABLE\", fk = \"COLUMN\" }]")
+        .why(
+            "it refers to the set twice, or to itself: a row of it could hang on rows that stay, \
+             and such a table cannot be archived as long as it has both references",
+        )
 }
 
 #[cfg(test)]

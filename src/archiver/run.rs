@@ -209,7 +209,14 @@ impl Archiving<'_> {
         let root = reader.table(&self.rule.root).await?;
         let shelf = Shelf::load(self.place).await?;
         identity::check(self.place, &shelf, &root.identity).await?;
-        let ledger = pruner.ledger(&self.rule.name).await?;
+        let ledger = match pruner.ledger(&self.rule.name).await {
+            // What else the role lacks is said with the statements that give it.
+            Err(error) if error.kind() == ErrorKind::Denied => {
+                let prepared = prepare(&mut *reader, self.rule).await?;
+                return Err(prepared.admit().err().unwrap_or(error));
+            }
+            ledger => ledger?,
+        };
         refuse_unreconciled(self.place, self.world, &shelf, &ledger).await?;
         let mut begun = shelf.unfinished().cloned();
         // These are as long as all that was ever archived.

@@ -36,6 +36,8 @@ struct PlanAnswer {
     cutoff: Option<Stamp>,
     predicate: String,
     rows: u64,
+    /// Whether there are so many that they were not counted.
+    is_estimated: bool,
     bytes: u64,
     /// The keys of the first and the last row that is selected; `null` where that is not known.
     first_key: Option<String>,
@@ -168,7 +170,9 @@ impl Answer for PlanAnswer {
 
     fn write(&self, page: &mut Page<'_>) {
         let cutoff = self.cutoff.map_or_else(|| "none".to_owned(), |at| page.time(at.0));
-        let rows = format!("{}, about {}", units::grouped(self.rows), units::bytes(self.bytes));
+        let how = if self.is_estimated { " estimated" } else { "" };
+        let (rows, bytes) = (units::grouped(self.rows), units::bytes(self.bytes));
+        let rows = format!("{rows}{how}, about {bytes}");
         let mut facts = vec![
             ("set", self.set.clone()),
             ("database", self.database.clone()),
@@ -314,6 +318,7 @@ fn together(name: &str, parts: &[PreparedPart]) -> Result<Prepared> {
     name.clone_into(&mut all.set.members[0].table.name);
     for part in &parts[1..] {
         all.estimate.rows += part.prepared.estimate.rows;
+        all.estimate.is_estimated |= part.prepared.estimate.is_estimated;
         all.estimate.bytes += part.prepared.estimate.bytes;
         for finding in &part.prepared.findings {
             if !all.findings.contains(finding) {
@@ -345,6 +350,7 @@ fn answer_of(set: &Set, prepared: &Prepared, unfinished: Option<String>) -> Plan
         cutoff: prepared.cutoff.map(Stamp),
         predicate: prepared.set.predicate.clone(),
         rows: prepared.estimate.rows,
+        is_estimated: prepared.estimate.is_estimated,
         bytes: prepared.estimate.bytes,
         first_key: None,
         last_key: None,

@@ -204,6 +204,42 @@ pub struct Referrer {
     pub is_cascading: bool,
 }
 
+impl Referrer {
+    /// What is found where it is none of a set's links to `parent`, and what a policy says so that
+    /// it becomes one: a table hangs on one other, by one reference.
+    pub fn outside(&self, set: &ArchiveSet, parent: &str) -> (String, Option<String>) {
+        let Self { table, constraint, .. } = self;
+        let then = if self.is_cascading {
+            "its rows would be deleted or changed without having been copied"
+        } else {
+            "rows that it refers to cannot be deleted"
+        };
+        if set.members.iter().any(|member| member.table.name == *table) {
+            let found = format!(
+                "{table} refers to {parent} by {constraint}, too: {then}; rows that hang on two \
+                 rows, or on one of their own table, are not moved as long as it is there"
+            );
+            return (found, None);
+        }
+        let found =
+            format!("{table} refers to {parent} and is not in the set ({constraint}): {then}");
+        let columns: Vec<String> = self.columns.iter().map(|one| text(one)).collect();
+        let by = match columns.as_slice() {
+            [one] => one.clone(),
+            several => format!("[{}]", several.join(", ")),
+        };
+        (found, Some(format!("children = [{{ table = {}, fk = {by} }}]", text(table))))
+    }
+}
+
+/// Text of a policy. Names with quotes of one kind are between those of the other.
+fn text(value: &str) -> String {
+    if !value.contains('\'') {
+        return format!("'{value}'");
+    }
+    format!("\"{}\"", value.replace('\\', r"\").replace('"', "\\\""))
+}
+
 /// Who takes rows.
 #[async_trait]
 pub trait RowSink: Send {
@@ -374,10 +410,12 @@ pub trait PutBack: fmt::Debug + Send {
 /// What is to be moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Estimate {
-    /// How many rows of the root.
+    /// How many rows of the root: none only if there are none.
     pub rows: u64,
-    /// How many bytes they take, from the table's size and number of rows.
+    /// How many bytes they take, about.
     pub bytes: u64,
+    /// Whether there are so many rows that they were not counted.
+    pub is_estimated: bool,
 }
 
 /// How a server fares.

@@ -41,7 +41,7 @@ pub(super) async fn examine(client: &Client, set: &ArchiveSet) -> Result<Vec<Fin
         }
         for referrer in referrers(client, number).await? {
             if !is_in_set(set, at, &referrer) {
-                findings.push(outside(member, &referrer));
+                findings.push(outside(set, member, &referrer));
             }
             findings.extend(index(client, &referrer.table, &referrer.columns).await?);
         }
@@ -261,22 +261,9 @@ fn is_in_set(set: &ArchiveSet, parent: usize, referrer: &Referrer) -> bool {
     })
 }
 
-fn outside(member: &Member, referrer: &Referrer) -> Finding {
-    let then = if referrer.is_cascading {
-        "its rows would be deleted or changed without having been copied"
-    } else {
-        "rows that it refers to cannot be deleted"
-    };
-    let found = format!(
-        "{} refers to {} and is not in the set ({}): {then}",
-        referrer.table, member.table.name, referrer.constraint
-    );
-    let add = format!(
-        "children = [{{ table = '{}', fk = '{}' }}]",
-        referrer.table,
-        referrer.columns.join(", ")
-    );
-    lacking("reference", found, add)
+fn outside(set: &ArchiveSet, member: &Member, referrer: &Referrer) -> Finding {
+    let (found, statement) = referrer.outside(set, &member.table.name);
+    finding("reference", found, Weight::Lacking, statement)
 }
 
 /// Whether a range of keys is found without reading the whole table.

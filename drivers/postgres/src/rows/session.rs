@@ -29,6 +29,9 @@ use crate::{
     version::Version,
 };
 
+/// How many rows are counted; whether there are many more does not change what is done.
+const COUNTED_MAX: u64 = 100_000;
+
 /// How long a lock of others is waited for; somebody else's work waits behind us meanwhile.
 pub(super) const LOCK_WAIT: Duration = Duration::from_secs(2);
 
@@ -159,19 +162,28 @@ impl Rows for Session {
     async fn estimate(&mut self, set: &ArchiveSet) -> Result<Estimate> {
         const STEP: &str = "count rows";
         let (table, client) = (&set.root().table, self.connection.client()?);
+        let selected = format!("SELECT FROM ONLY {} WHERE ({})", table.name, set.predicate);
         let query = format!(
             "SELECT count(*), pg_total_relation_size($1::oid), (SELECT reltuples::float8
-                FROM pg_class WHERE oid = $1::oid) FROM ONLY {} WHERE ({})",
-            table.name, set.predicate
+                FROM pg_class WHERE oid = $1::oid)
+            FROM ({selected} LIMIT {COUNTED_MAX} + 1) AS counted"
         );
         let number = number_of(client, table).await?;
         let row = client.query_one(&query, &[&number]).await.map_err(|e| failed(e, STEP))?;
         let get = |at: usize| row.try_get::<_, i64>(at).map_err(|e| failed(e, STEP));
-        let (rows, bytes) = (get(0)?.cast_unsigned(), get(1)?.cast_unsigned());
+        let (mut rows, bytes) = (get(0)?.cast_unsigned(), get(1)?.cast_unsigned());
+        let is_estimated = rows > COUNTED_MAX;
+        if is_estimated {
+            let explain = format!("EXPLAIN (FORMAT TEXT) {selected}");
+            let row = client.query(&explain, &[]).await.map_err(|e| failed(e, STEP))?;
+            let first = row.first().map(|row| row.try_get::<_, String>(0)).transpose();
+            let first = first.map_err(|e| failed(e, STEP))?;
+            rows = rows.max(first.as_deref().and_then(expected).unwrap_or(0));
+        }
         // -1 where nobody has counted yet.
         let all: f64 = row.try_get(2).map_err(|e| failed(e, STEP))?;
         let share = (rows as f64 / all.max(rows as f64).max(1.0)).clamp(0.0, 1.0);
-        Ok(Estimate { rows, bytes: (bytes as f64 * share) as u64 })
+        Ok(Estimate { rows, bytes: (bytes as f64 * share) as u64, is_estimated })
     }
 
     async fn outlook(
@@ -262,6 +274,13 @@ impl Rows for Session {
         step.end(done.map_err(|e| failed(e, STEP)))?;
         Ok(format!("{statement}: the table keeps its length, and new rows use what is free"))
     }
+}
+
+/// How many rows a step of a plan is expected to give.
+/// Source: PostgreSQL 18 documentation, 14.1.1, "EXPLAIN Basics".
+fn expected(step: &str) -> Option<u64> {
+    let (_, rest) = step.rsplit_once("rows=")?;
+    rest.split_whitespace().next()?.parse().ok()
 }
 
 /// Locks of a session live as long as it does in the server, whoever is gone: what a transaction
@@ -366,4 +385,16 @@ async fn space(client: &Client, table: &Table) -> Result<Space> {
         total_bytes: u64::try_from(get(0)?).unwrap_or(0),
         reusable_bytes: u64::try_from(get(1)?).unwrap_or(0),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_says_how_many_rows_it_expects() {
+        let step = "Seq Scan on orders  (cost=0.00..18334.00 rows=1000021 width=0)";
+        assert_eq!(expected(step), Some(1_000_021));
+        assert_eq!(expected("Result"), None);
+    }
 }

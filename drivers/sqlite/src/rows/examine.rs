@@ -35,7 +35,7 @@ pub(super) fn examine(desk: &Desk, set: &ArchiveSet) -> Result<Vec<Finding>> {
         let connection = desk.connection();
         for referrer in desk.sql(referrers(connection, &own), STEP)? {
             if !is_in_set(set, at, &referrer) {
-                findings.push(outside(member, &referrer));
+                findings.push(outside(set, member, &referrer));
             }
             findings.extend(index(desk, &referrer)?);
         }
@@ -142,25 +142,9 @@ fn is_in_set(set: &ArchiveSet, parent: usize, referrer: &Referrer) -> bool {
     })
 }
 
-fn outside(member: &Member, referrer: &Referrer) -> Finding {
-    let then = if referrer.is_cascading {
-        "its rows would be deleted or changed without having been copied"
-    } else {
-        "rows that it refers to cannot be deleted"
-    };
-    finding(
-        "reference",
-        format!(
-            "{} refers to {} and is not in the set ({}): {then}",
-            referrer.table, member.table.name, referrer.constraint
-        ),
-        Weight::Lacking,
-        Some(format!(
-            "children = [{{ table = \"{}\", fk = \"{}\" }}]",
-            referrer.table,
-            referrer.columns.join(", ")
-        )),
-    )
+fn outside(set: &ArchiveSet, member: &Member, referrer: &Referrer) -> Finding {
+    let (found, statement) = referrer.outside(set, &member.table.name);
+    finding("reference", found, Weight::Lacking, statement)
 }
 
 fn on_delete(member: &Member, trigger: &str, sql: &str) -> Option<Finding> {

@@ -187,8 +187,20 @@ fn write(value: ValueRef<'_>, rows: &mut RowWriter) {
 
 /// Counts rows of a table.
 pub(super) fn count(desk: &Desk, table: &Table, condition: &Condition) -> Result<u64> {
+    // More than SQLite counts.
+    count_to(desk, table, condition, i64::MAX as u64)
+}
+
+/// Counts rows of a table, up to so many.
+pub(super) fn count_to(
+    desk: &Desk,
+    table: &Table,
+    condition: &Condition,
+    most: u64,
+) -> Result<u64> {
     let table = quoted(&own_name(&table.name)?);
-    let query = format!("SELECT count(*) FROM main.{table} WHERE {}", condition.sql);
+    let rows = format!("SELECT 1 FROM main.{table} WHERE {} LIMIT {most}", condition.sql);
+    let query = format!("SELECT count(*) FROM ({rows})");
     let mut query = prepare(desk, desk.connection(), &query)?;
     condition.give(desk, &mut query)?;
     let mut rows = query.raw_query();

@@ -18,7 +18,7 @@ use super::{
     prune::{self, Prune},
     put_back::{self, Return},
     schema::{self, own_name, quoted},
-    select::{columns, condition, count, hand_over, prepare, terms, tuple},
+    select::{Condition, columns, condition, count_to, hand_over, prepare, terms, tuple},
     worker::{Batches, Desk, Transaction, Worker},
 };
 use crate::{config::Config, connect::Database, snapshot::blocking, version};
@@ -254,13 +254,59 @@ fn select(
 
 fn estimate(desk: &Desk, set: &ArchiveSet) -> Result<Estimate> {
     let table = &set.root().table;
-    let everything = KeyRange::default();
-    let rows = count(desk, table, &condition(desk, set, 0, &everything)?)?;
-    let all = ArchiveSet { predicate: "1".to_owned(), ..set.clone() };
-    let all = count(desk, table, &condition(desk, &all, 0, &everything)?)?;
-    let bytes = u128::from(space(desk, table)?.total_bytes) * u128::from(rows);
-    let bytes = bytes.checked_div(u128::from(all)).unwrap_or(0);
-    Ok(Estimate { rows, bytes: u64::try_from(bytes).unwrap_or(u64::MAX) })
+    let condition = condition(desk, set, 0, &KeyRange::default())?;
+    let mut rows = count_to(desk, table, &condition, COUNTED_MAX + 1)?;
+    let is_estimated = rows > COUNTED_MAX;
+    if is_estimated {
+        rows = rows.max(analyzed(desk, table)?.unwrap_or(0));
+    }
+    let (some, bytes) = weigh(desk, table, &condition)?;
+    let bytes = u128::from(bytes) * u128::from(rows) / u128::from(some.max(1));
+    Ok(Estimate { rows, bytes: u64::try_from(bytes).unwrap_or(u64::MAX), is_estimated })
+}
+
+/// How many rows are counted; whether there are many more does not change what is done.
+const COUNTED_MAX: u64 = 1_000_000;
+
+/// How many rows `ANALYZE` counted in a table, selected or not.
+/// Source: <https://www.sqlite.org/fileformat2.html#stat1tab>.
+fn analyzed(desk: &Desk, table: &Table) -> Result<Option<u64>> {
+    const STEP: &str = "ask how many rows the table has";
+    let connection = desk.connection();
+    if !desk.sql(connection.table_exists(Some("main"), "sqlite_stat1"), STEP)? {
+        return Ok(None);
+    }
+    let query = "SELECT max(CAST(stat AS INTEGER)) FROM main.sqlite_stat1 \
+                 WHERE tbl = ?1 COLLATE NOCASE";
+    let own = own_name(&table.name)?;
+    let found = connection.query_row(query, [own], |row| row.get::<_, Option<i64>>(0));
+    Ok(desk.sql(found, STEP)?.and_then(|rows| u64::try_from(rows).ok()))
+}
+
+/// How many rows stand for the others when their length is estimated.
+const WEIGHED_MAX: u64 = 1000;
+
+/// How many rows were weighed, and how many bytes their values have.
+fn weigh(desk: &Desk, table: &Table, condition: &Condition) -> Result<(u64, u64)> {
+    const STEP: &str = "estimate how long rows are";
+    let lengths = table
+        .columns
+        .iter()
+        .map(|column| format!("coalesce(octet_length({}), 0)", quoted(&column.name)));
+    let sql = format!(
+        "SELECT count(*), coalesce(sum(bytes), 0) FROM (SELECT {} AS bytes FROM main.{} WHERE {} \
+         LIMIT {WEIGHED_MAX})",
+        lengths.collect::<Vec<_>>().join(" + "),
+        quoted(&own_name(&table.name)?),
+        condition.sql
+    );
+    let mut query = prepare(desk, desk.connection(), &sql)?;
+    condition.give(desk, &mut query)?;
+    let mut rows = query.raw_query();
+    let Some(row) = desk.sql(rows.next(), STEP)? else { return Ok((0, 0)) };
+    let found = row.get(0).and_then(|some: i64| Ok((some, row.get::<_, i64>(1)?)));
+    let (some, bytes) = desk.sql(found, STEP)?;
+    Ok((some.cast_unsigned(), bytes.cast_unsigned()))
 }
 
 /// Pages of a table and its indexes. Pages that became empty belong to nobody.
