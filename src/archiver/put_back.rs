@@ -47,7 +47,7 @@ pub struct Returned {
 /// # Errors
 ///
 /// [`Refused`](ErrorKind::Refused) when rows with their keys are there, and that is not allowed;
-/// those of files before stay where they were put.
+/// those of files before stay where they were put, and the error says how many those are.
 pub async fn put_back(
     place: &Place,
     world: &World,
@@ -110,13 +110,16 @@ pub async fn put_back(
             };
             let columns = found.columns.into_iter().map(renamed).collect();
             let table = Table { name, columns, ..source.clone() };
-            let mut transaction =
-                rows.put_back(&table, &returning.conflict, staging.as_deref()).await?;
+            let told = |error| with_what_stays(error, &all);
+            let mut transaction = rows
+                .put_back(&table, &returning.conflict, staging.as_deref())
+                .await
+                .map_err(told)?;
             let into = transaction.table().to_owned();
             for batch in batches(found.rows) {
-                transaction.rows(batch).await?;
+                transaction.rows(batch).await.map_err(told)?;
             }
-            let tally = transaction.commit().await?;
+            let tally = transaction.commit().await.map_err(told)?;
             if staging.is_some() {
                 made.insert(now, into.clone());
             }
@@ -131,6 +134,15 @@ pub async fn put_back(
         }
     }
     Ok(all)
+}
+
+/// An error that says which rows stay in tables although it ended the rest: their transactions were
+/// committed.
+fn with_what_stays(error: Error, before: &[Returned]) -> Error {
+    let written = |one: &Returned| one.tally.inserted + one.tally.replaced;
+    before.iter().filter(|one| written(one) > 0).fold(error, |error, one| {
+        error.with("rows put back before, which stay", format!("{} {}", one.table, written(one)))
+    })
 }
 
 /// The name of a new table for rows that hang on those of another one.
