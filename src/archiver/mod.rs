@@ -63,6 +63,7 @@ pub use hold::{ArchiveHold, ArchiveRelease, Holding, Holds, held, hold, release}
 pub use identity::{Adopted, ledger_of};
 pub use keyring::Keyring;
 pub use load::{InTable, verify_copies};
+pub use names::Told;
 pub use pace::{Cause, Said};
 pub use parts::{PreparedPart, prepare_part};
 pub use place::Place;
