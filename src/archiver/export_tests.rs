@@ -143,9 +143,9 @@ impl Rows for MadeUp {
 }
 
 fn set() -> ArchiveSet {
-    let column = |name: &str, kind| Column {
+    let column = |id, name: &str, kind| Column {
         name: name.to_owned(),
-        id: 1,
+        id,
         engine_type: name.to_owned(),
         kind,
         is_cast: false,
@@ -159,8 +159,8 @@ fn set() -> ArchiveSet {
         key: vec![0],
         fingerprint: String::new(),
     };
-    let roots = table("roots", vec![column("id", Kind::Int64)]);
-    let hanging = vec![column("root", Kind::Int64), column("text", Kind::Text)];
+    let roots = table("roots", vec![column(1, "id", Kind::Int64)]);
+    let hanging = vec![column(1, "root", Kind::Int64), column(2, "text", Kind::Text)];
     let link =
         Link { parent: 0, columns: vec!["root".to_owned()], parent_columns: vec!["id".to_owned()] };
     let members = vec![

@@ -4,8 +4,8 @@
 use chrono::{DateTime, LocalResult, NaiveDateTime, TimeZone as _, Utc};
 use chrono_tz::Tz;
 use stillpoint_contract::{
-    ArchiveSet, Cutoff, Error, ErrorKind, Estimate, Finding, Link, Member, Referrer, Result, Rows,
-    Weight, code,
+    ArchiveSet, Compared, Cutoff, Error, ErrorKind, Estimate, Finding, Link, Member, Referrer,
+    Result, Rows, Weight, code,
 };
 
 use crate::policy::{ArchiveRule, ArchivedChild};
@@ -30,6 +30,8 @@ pub struct Prepared {
     pub findings: Vec<Finding>,
     /// How much it is.
     pub estimate: Estimate,
+    /// What is compared with the cutoff, where the engine's types do not settle what that is.
+    pub compared: Option<Compared>,
 }
 
 impl Prepared {
@@ -84,16 +86,22 @@ pub async fn prepare(rows: &mut dyn Rows, rule: &ArchiveRule) -> Result<Prepared
             let set = ArchiveSet { name: rule.name.clone(), members, predicate };
             let findings = rows.examine(&set).await.unwrap_or_default();
             let estimate = Estimate::default();
-            let prepared = Prepared { set, at, cutoff: instant, findings, estimate };
+            let prepared =
+                Prepared { set, at, cutoff: instant, findings, estimate, compared: None };
             return Err(prepared.admit().err().unwrap_or(error));
         }
         bound => bound?,
     };
     let mut set = ArchiveSet { name: rule.name.clone(), members, predicate };
     add_members(rows, rule, &mut set).await?;
-    let findings = rows.examine(&set).await?;
+    let mut findings = rows.examine(&set).await?;
     let estimate = rows.estimate(&set).await?;
-    Ok(Prepared { set, at, cutoff: instant, findings, estimate })
+    let compared = match &cutoff {
+        Some(cutoff) if estimate.rows > 0 => rows.compared(&set, &rule.selects, cutoff).await?,
+        _ => None,
+    };
+    findings.extend(compared.iter().filter_map(|compared| compared.misfit.clone()));
+    Ok(Prepared { set, at, cutoff: instant, findings, estimate, compared })
 }
 
 /// What clocks of a zone showed before an instant, and not after it again: where they were put

@@ -49,7 +49,7 @@ pub use pattern::TablePattern;
 pub use point::NativePoint;
 pub use position::{Lineage, LogPosition, LogRange};
 pub use rows::{
-    ArchiveSet, Burden, Class, Column, Conflict, Cutoff, CutoffForm, Estimate, Explained,
+    ArchiveSet, Burden, Class, Column, Compared, Conflict, Cutoff, CutoffForm, Estimate, Explained,
     Exporting, Keeping, Key, KeyRange, Kind, Lag, LedgerEntry, Link, LockTaken, LogUsed, Member,
     Outlook, Partition, Partitioned, Pruning, PutBack, PutBackTally, ROW_BYTES_MAX, Referrer,
     RowBatch, RowSink, RowWriter, Rows, Space, Table, values,

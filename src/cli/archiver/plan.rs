@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 use stillpoint_contract::{
-    Error, ErrorKind, Explained, Finding, LockTaken, Outlook, Result, Weight, code,
+    Compared, Error, ErrorKind, Explained, Finding, LockTaken, Outlook, Result, Weight, code,
 };
 
 use super::place::Set;
@@ -53,6 +53,8 @@ struct PlanAnswer {
     /// How rows are selected, as the engine explains it.
     selecting: Vec<Selecting>,
     locks: Vec<LockRow>,
+    /// What is compared with the cutoff, or `null` where types settle what that is.
+    compared: Option<Span>,
     /// In the order in which they are exported; they are deleted in the opposite one.
     tables: Vec<TableRow>,
     /// Of a table with partitions, those of which rows are selected.
@@ -60,6 +62,14 @@ struct PlanAnswer {
     findings: Vec<Found>,
     /// Whether `archive run` would begin.
     admitted: bool,
+}
+
+/// What selected rows have somewhere; of very many, some were looked at.
+#[derive(Debug, Serialize)]
+struct Span {
+    what: String,
+    oldest: Option<String>,
+    newest: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -180,6 +190,10 @@ impl Answer for PlanAnswer {
             ("selects", self.predicate.clone()),
             ("rows", rows),
         ];
+        if let Some(Span { what, oldest: Some(oldest), newest: Some(newest) }) = &self.compared {
+            let span = format!("{what} from {} to {}", printable(oldest), printable(newest));
+            facts.push(("compares", span));
+        }
         if let (Some(first), Some(last)) = (&self.first_key, &self.last_key) {
             facts.push(("keys", printable(&format!("from {first} to {last}")).to_string()));
         }
@@ -351,6 +365,10 @@ fn answer_of(set: &Set, prepared: &Prepared, unfinished: Option<String>) -> Plan
         predicate: prepared.set.predicate.clone(),
         rows: prepared.estimate.rows,
         is_estimated: prepared.estimate.is_estimated,
+        compared: prepared.compared.clone().map(|compared| {
+            let Compared { what, oldest, newest, .. } = compared;
+            Span { what, oldest, newest }
+        }),
         bytes: prepared.estimate.bytes,
         first_key: None,
         last_key: None,

@@ -15,8 +15,8 @@ pub use column::{Class, Column, Kind};
 pub use keeping::Keeping;
 pub use outlook::{Explained, LockTaken, Outlook};
 pub use session::{
-    Burden, Estimate, Exporting, Lag, LedgerEntry, LogUsed, Pruning, PutBack, Referrer, RowSink,
-    Rows, Space,
+    Burden, Compared, Estimate, Exporting, Lag, LedgerEntry, LogUsed, Pruning, PutBack, Referrer,
+    RowSink, Rows, Space,
 };
 pub use set::{
     ArchiveSet, Conflict, Cutoff, CutoffForm, Key, KeyRange, Link, Member, Partition, Partitioned,

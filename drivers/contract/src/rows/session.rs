@@ -99,6 +99,17 @@ pub trait Rows: fmt::Debug + Send {
         cutoff: Option<&Cutoff>,
     ) -> Result<String>;
 
+    /// What a predicate compares with the cutoff, as the selected rows of a set have it, and what
+    /// speaks against that; `None` where types settle it.
+    async fn compared(
+        &mut self,
+        _set: &ArchiveSet,
+        _predicate: &str,
+        _cutoff: &Cutoff,
+    ) -> Result<Option<Compared>> {
+        Ok(None)
+    }
+
     /// Everything that speaks against moving a set, and what would change it. Changes nothing.
     async fn examine(&mut self, set: &ArchiveSet) -> Result<Vec<Finding>>;
 
@@ -416,6 +427,19 @@ pub struct Estimate {
     pub bytes: u64,
     /// Whether there are so many rows that they were not counted.
     pub is_estimated: bool,
+}
+
+/// What selected rows have where the cutoff is compared. Not all of them may have been looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compared {
+    /// What it is, in the engine's SQL.
+    pub what: String,
+    /// The least value, as text.
+    pub oldest: Option<String>,
+    /// The greatest value, as text.
+    pub newest: Option<String>,
+    /// Values that are none of the form in which the cutoff is written.
+    pub misfit: Option<Finding>,
 }
 
 /// How a server fares.

@@ -10,7 +10,7 @@ use super::{
 };
 
 const STEP: &str = "understand which rows are meant";
-const CUTOFF: &str = ":cutoff";
+pub(super) const CUTOFF: &str = ":cutoff";
 const FORMS: &str = "datetime, iso8601, date, unix, unix-ms, julian-day";
 
 /// Functions whose value depends on the clock, when their arguments say so.
@@ -92,7 +92,7 @@ fn check_alone(desk: &Desk, table: &Table, predicate: &str, bound: &str) -> Resu
 
 /// Cuts a predicate where it has names, numbers, text and signs. Refuses what is not between its
 /// own parentheses, and what would hide the end of the statement that it becomes part of.
-fn tokens(text: &str) -> std::result::Result<Vec<&str>, String> {
+pub(super) fn tokens(text: &str) -> std::result::Result<Vec<&str>, String> {
     let (mut tokens, mut rest, mut depth) = (Vec::new(), text, 0_u32);
     while let Some(first) = rest.chars().next() {
         let length = match first {
@@ -191,7 +191,7 @@ fn check_moments(bound: &str) -> std::result::Result<(), String> {
     Ok(())
 }
 
-fn literal(predicate: &str, cutoff: Option<&Cutoff>) -> Result<String> {
+pub(super) fn literal(predicate: &str, cutoff: Option<&Cutoff>) -> Result<String> {
     let Some(cutoff) = cutoff else {
         return Err(invalid(predicate, "it compares with :cutoff, and there is no cutoff")
             .next("cutoff = \"now - 24 months\""));

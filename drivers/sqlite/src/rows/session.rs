@@ -5,12 +5,13 @@ use std::{fs, time::Duration};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
-    ArchiveSet, Burden, Conflict, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, Keeping,
-    KeyRange, Lag, LedgerEntry, LogUsed, Outlook, Pruning, PutBack, PutBackTally, Referrer, Result,
-    RowSink, Rows, Space, Table, code,
+    ArchiveSet, Burden, Compared, Conflict, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding,
+    Keeping, KeyRange, Lag, LedgerEntry, LogUsed, Outlook, Pruning, PutBack, PutBackTally,
+    Referrer, Result, RowSink, Rows, Space, Table, code,
 };
 
 use super::{
+    compared::compared,
     examine::examine,
     keep::{self, Keep},
     outlook::outlook,
@@ -108,6 +109,16 @@ impl Rows for Session {
     ) -> Result<Outlook> {
         let set = set.clone();
         self.worker.run(move |desk| outlook(desk, &set, (rows, estimate))).await
+    }
+
+    async fn compared(
+        &mut self,
+        set: &ArchiveSet,
+        predicate: &str,
+        cutoff: &Cutoff,
+    ) -> Result<Option<Compared>> {
+        let (set, predicate, cutoff) = (set.clone(), predicate.to_owned(), *cutoff);
+        self.worker.run(move |desk| compared(desk, &set, &predicate, &cutoff)).await
     }
 
     async fn lock(&mut self, set: &str, patience: Duration) -> Result<()> {
