@@ -71,7 +71,9 @@ pub use prepare::{Prepared, prepare};
 pub use prune::Difference;
 pub use publish::{duckdb_views, hive_tables, refuse_encrypted};
 pub use put_back::{Returned, Returning, put_back};
-pub use read::{Compares, Damage, FoundRows, Term, Verified, Wanted, find, unsettled_rows, verify};
+pub use read::{
+    Compares, Damage, FoundRows, Term, Verified, Wanted, columns_of, find, unsettled_rows, verify,
+};
 pub use reattach::{Reattached, Standing, standing};
 pub use reconcile::{LiveSlice, Overlap, Reconciled, Reconciling, compare, reconcile};
 pub use run::{Archiving, Limits, Quit, RunReport};
