@@ -152,7 +152,8 @@ impl Over<'_> {
             return Ok(());
         }
         let is_one = Arc::new(move |value: &str| days.has(value));
-        let subjects = [Subject { table: None, column: retention.subject.clone(), is_one }];
+        let subjects =
+            [Subject { table: None, column: retention.subject.clone(), told: None, is_one }];
         for run in shelf.runs.iter().filter(|run| run.plan.expire == "open") {
             for one in run.batches.values().filter(|one| one.is_sealed()) {
                 let Self { place, world, names, .. } = *self;

@@ -63,6 +63,7 @@ pub use hold::{ArchiveHold, ArchiveRelease, Holding, Holds, held, hold, release}
 pub use identity::{Adopted, ledger_of};
 pub use keyring::Keyring;
 pub use load::{InTable, verify_copies};
+pub use names::Told;
 pub use pace::{Cause, Said};
 pub use parts::{PreparedPart, prepare_part};
 pub use place::Place;
@@ -70,7 +71,9 @@ pub use prepare::{Prepared, prepare};
 pub use prune::Difference;
 pub use publish::{duckdb_views, hive_tables, refuse_encrypted};
 pub use put_back::{Returned, Returning, put_back};
-pub use read::{Compares, Damage, FoundRows, Term, Verified, Wanted, find, unsettled_rows, verify};
+pub use read::{
+    Compares, Damage, FoundRows, Term, Verified, Wanted, columns_of, find, unsettled_rows, verify,
+};
 pub use reattach::{Reattached, Standing, standing};
 pub use reconcile::{LiveSlice, Overlap, Reconciled, Reconciling, compare, reconcile};
 pub use run::{Archiving, Limits, Quit, RunReport};

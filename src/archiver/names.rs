@@ -3,6 +3,7 @@
 //! A table keeps its identity when it is renamed, and, where the engine numbers columns, each of
 //! them keeps its number. A name means what it means to the newest run that knows it.
 
+use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Column, Error, ErrorKind, Kind, Result, code};
 
 use super::{
@@ -10,6 +11,15 @@ use super::{
     read::Term,
     shelf::Shelf,
 };
+
+/// What tells a column from all others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// What tells its table.
+    pub identity: String,
+    /// The number that it keeps.
+    pub column: i32,
+}
 
 /// What the tables of a set and their columns are, and were, called.
 #[derive(Clone, Debug, Default)]
@@ -77,6 +87,20 @@ impl Names {
         self.newest(table).map(|one| &*one.name)
     }
 
+    /// What tells a column from all others, whatever it and its table are called; none where the
+    /// engine does not number columns.
+    pub(super) fn told(&self, table: Option<&str>, column: &str) -> Option<Told> {
+        let newest = self.newest(table).filter(|one| one.is_numbered)?;
+        let versions = self.runs.iter().flatten().filter(|one| one.identity == newest.identity);
+        let found = versions.filter(|one| one.is_numbered).find_map(|one| one.has(column))?;
+        Some(Told { identity: newest.identity.clone(), column: found.id })
+    }
+
+    /// The place of a table in a plan, where it is told from all others.
+    pub(super) fn table_of(plan: &Plan, told: &Told) -> Option<usize> {
+        plan.members.iter().position(|member| member.table.identity == told.identity)
+    }
+
     /// The place of a table in a plan; none where the run did not have it.
     pub(super) fn table(&self, plan: &Plan, table: Option<&str>) -> Option<usize> {
         let Some(name) = table else { return (!plan.members.is_empty()).then_some(0) };
@@ -113,14 +137,30 @@ impl Names {
         columns: &[Column],
         name: &str,
     ) -> Option<usize> {
+        self.placed(plan, number, columns, (name, None))
+    }
+
+    /// The same, where a column may have a number that tells it from others.
+    pub(super) fn placed(
+        &self,
+        plan: &Plan,
+        number: usize,
+        columns: &[Column],
+        (name, told): (&str, Option<i32>),
+    ) -> Option<usize> {
         let then = Planned::of(plan, &plan.members[number]);
         let versions = self.runs.iter().flatten();
-        let mut of_table = versions.filter(|one| one.identity == then.identity && one.is_numbered);
-        let known = of_table.find_map(|one| one.has(name)).filter(|_| then.is_numbered);
-        match known {
-            Some(known) => columns.iter().position(|one| one.id == known.id),
-            None => columns.iter().position(|one| one.name == name),
-        }
+        let versions = versions.filter(|one| one.identity == then.identity && one.is_numbered);
+        let newest = versions.clone().next().filter(|_| then.is_numbered);
+        let Some(newest) = newest else {
+            return columns.iter().position(|one| one.name == name);
+        };
+        let named: Vec<i32> = versions.filter_map(|one| one.has(name)).map(|one| one.id).collect();
+        let id = told.or_else(|| named.first().copied());
+        // A column that was dropped, and one that has its name since, are one to people.
+        let is_dropped = |id: &i32| newest.columns.iter().all(|one| one.id != *id);
+        let mut ids = id.into_iter().chain(named.into_iter().filter(is_dropped));
+        ids.find_map(|id| columns.iter().position(|one| one.id == id))
     }
 
     /// What a column is in the newest run that knows it.

@@ -201,8 +201,8 @@ pub fn hive_tables(place: &Place, shelf: &Shelf) -> String {
             // Its name is that of the directories.
             let _ = writeln!(
                 sql,
-                "-- {name} has a column named expire, as the directories have, and Hive cannot have \
-                 both: see --for duckdb"
+                "-- {name} has a column named expire, as the directories have, and Hive cannot \
+                 have both: see --for duckdb"
             );
             continue;
         }

@@ -245,13 +245,34 @@ pub async fn find(
         let terms = names.places(visible.plan, number, columns, &wanted.terms);
         let planned = visible.plan.members[number].table.columns.clone();
         let picks = move |columns: &[Column], row: &[u8]| fits(row, columns, &planned, &terms);
-        let found = visible.read(place, cpu, number, left, picks).await?;
+        let mut found = visible.read(place, cpu, number, left, picks).await?;
         if !found.rows.is_empty() {
             count += found.rows.len() as u64;
+            found.table = names.table_now(visible.plan, number);
+            for column in &mut found.columns {
+                column.name = names.column_now(visible.plan, number, column);
+            }
             take(found).await?;
         }
     }
     Ok(count)
+}
+
+/// The columns of a table in all files, by the names that they have now: those of the newest run,
+/// and behind them those that only earlier ones had.
+pub fn columns_of(shelf: &Shelf, table: Option<&str>) -> Vec<Column> {
+    let names = Names::of(shelf);
+    let mut all: Vec<Column> = Vec::new();
+    for run in shelf.runs.iter().rev() {
+        let Some(number) = names.table(&run.plan, table) else { continue };
+        for column in &run.plan.members[number].table.columns {
+            let name = names.column_now(&run.plan, number, column);
+            if all.iter().all(|known| known.name != name) {
+                all.push(Column { name, ..column.clone() });
+            }
+        }
+    }
+    all
 }
 
 impl Visible<'_> {

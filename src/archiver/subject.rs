@@ -18,7 +18,7 @@ use super::{
     file::value_text,
     garbage::Removed,
     meaning::{kind_of, meant},
-    names::Names,
+    names::{Names, Told},
     place::Place,
     read::{Term, fits},
     rewrite::{Keeps, rewrite},
@@ -34,8 +34,36 @@ pub(super) struct Subject {
     pub(super) table: Option<String>,
     /// The column that says whose.
     pub(super) column: String,
+    /// What tells that column from others.
+    pub(super) told: Option<Told>,
     /// Whether a value of it is one of those.
     pub(super) is_one: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+}
+
+impl Subject {
+    /// The place of its table in a plan.
+    fn member(&self, names: &Names, plan: &Plan) -> Option<usize> {
+        let told = self.told.as_ref().and_then(|told| Names::table_of(plan, told));
+        told.or_else(|| names.table(plan, self.table.as_deref()))
+    }
+
+    /// The place of its column among those of a file of a table.
+    fn place(
+        &self,
+        names: &Names,
+        plan: &Plan,
+        (number, columns): (usize, &[Column]),
+    ) -> Option<usize> {
+        if self.member(names, plan) != Some(number) {
+            return None;
+        }
+        match &self.told {
+            Some(told) if plan.members[number].table.identity == told.identity => {
+                names.placed(plan, number, columns, (&self.column, Some(told.column)))
+            }
+            _ => names.column(plan, number, columns, &self.column),
+        }
+    }
 }
 
 impl fmt::Debug for Subject {
@@ -52,6 +80,9 @@ pub struct MarkedSubject {
     pub table: String,
     /// The column that says whose.
     pub column: String,
+    /// What tells that column from others, should another one get its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
     /// Random bytes, as hexadecimal text.
     pub salt: String,
     /// The hash of the subject under that salt.
@@ -66,11 +97,12 @@ impl MarkedSubject {
         world: &World,
         (table, column, value): (Option<&str>, &str, &str),
     ) -> Result<Self> {
+        let told = Names::of(shelf).told(table, column);
         let (table, value) = meaning_of(place, shelf, (table, column, value))?;
         let mut salt = [0; 16];
         world.entropy.fill(&mut salt);
         let salt = HEXLOWER.encode(&salt);
-        Ok(Self { subject: hash(&salt, &value), table, column: column.to_owned(), salt })
+        Ok(Self { subject: hash(&salt, &value), table, column: column.to_owned(), told, salt })
     }
 
     /// Whether a value, as [`meaning_of`] has it, is that subject.
@@ -82,7 +114,8 @@ impl MarkedSubject {
     pub(super) fn search(&self) -> Subject {
         let (table, column) = (Some(self.table.clone()), self.column.clone());
         let own = self.clone();
-        Subject { table, column, is_one: Arc::new(move |value: &str| own.is_of(value)) }
+        let told = self.told.clone();
+        Subject { table, column, told, is_one: Arc::new(move |value: &str| own.is_of(value)) }
     }
 }
 
@@ -153,11 +186,9 @@ pub(super) struct Searched<'a> {
 impl Searched<'_> {
     /// Whether its file has rows of the subject's table, and not the column that says whose.
     pub(super) fn lacks(&self, subject: &Subject) -> bool {
-        let Some(number) = self.names.table(self.plan, subject.table.as_deref()) else {
-            return false;
-        };
+        let Some(number) = subject.member(self.names, self.plan) else { return false };
         let member = &self.batch.members[number];
-        let place = self.names.column(self.plan, number, &member.columns, &subject.column);
+        let place = subject.place(self.names, self.plan, (number, &member.columns));
         member.file.is_some() && place.is_none()
     }
 
@@ -180,11 +211,8 @@ impl Searched<'_> {
     pub(super) async fn find(&self, subjects: &[Subject]) -> Result<Doomed> {
         let of_member = |(number, member): (usize, &BatchMember)| -> Vec<(usize, Subject)> {
             let (names, plan) = (self.names, self.plan);
-            let is_of_table =
-                |one: &&Subject| names.table(plan, one.table.as_deref()) == Some(number);
-            let of_table = subjects.iter().filter(is_of_table);
-            let placed = of_table.filter_map(|one| {
-                let place = names.column(plan, number, &member.columns, &one.column)?;
+            let placed = subjects.iter().filter_map(|one| {
+                let place = one.place(names, plan, (number, &member.columns))?;
                 Some((place, one.clone()))
             });
             placed.collect()

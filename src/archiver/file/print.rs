@@ -1,5 +1,7 @@
 //! Rows as people read them: in the same forms as files of text.
 
+use std::ops::Range;
+
 use stillpoint_contract::{Class, Column, Error, ErrorKind, Kind, Result, code, values};
 
 use super::{
@@ -45,21 +47,34 @@ pub fn csv_header(columns: &[Column], out: &mut Vec<u8>) {
     csv::write_header(columns, out);
 }
 
-/// Writes a row as a record of CSV, in which NULL is nothing at all.
+/// Writes a row as a record of CSV, in which NULL is nothing at all: the fields are those of the
+/// columns at some places, and nothing where there is none.
 ///
 /// # Errors
 ///
 /// [`Corrupt`](ErrorKind::Corrupt) when it is no row with such columns.
-pub fn csv_record(row: &[u8], columns: &[Column], out: &mut Vec<u8>) -> Result<()> {
+pub fn csv_record(
+    row: &[u8],
+    columns: &[Column],
+    fields: &[Option<usize>],
+    out: &mut Vec<u8>,
+) -> Result<()> {
     let (mut text, mut scratch) = (Vec::new(), Vec::new());
+    let mut ranges: Vec<Option<Range<usize>>> = vec![None; columns.len()];
     each(row, columns, |at, column, cell| {
-        csv::write_separator(at, out);
         if let Some(cell) = cell {
-            text.clear();
+            let begin = text.len();
             json::write_plain(&column.kind, cell, &mut scratch, &mut text);
-            csv::write_field(&text, out);
+            ranges[at] = Some(begin..text.len());
         }
     })?;
+    for (number, place) in fields.iter().enumerate() {
+        csv::write_separator(number, out);
+        let range = place.and_then(|place| ranges.get(place)?.clone());
+        if let Some(value) = range.and_then(|range| text.get(range)) {
+            csv::write_field(value, out);
+        }
+    }
     out.extend_from_slice(csv::LINE_END);
     Ok(())
 }

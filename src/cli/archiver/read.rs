@@ -6,7 +6,7 @@ use stillpoint_contract::{Error, ErrorKind, LedgerEntry, Result, code};
 use super::place::Set;
 use crate::{
     archiver::{
-        Compares, FoundRows, Place, Shelf, Term, Wanted,
+        Compares, FoundRows, Place, Shelf, Term, Wanted, columns_of,
         file::{csv_header, csv_record, json_line},
         find, ledger_of, unsettled_rows,
     },
@@ -136,26 +136,21 @@ async fn write(
     wanted: &Wanted,
     form: Form,
 ) -> Result<u64> {
-    let mut header = Vec::new();
+    // One heading for all files, whatever columns they have.
+    let heading = columns_of(&Shelf::load(place).await?, wanted.table.as_deref());
+    let mut is_headed = form != Form::Csv;
     let ledger = ledger(session, set, place).await?;
     find(place, &session.world.cpu, wanted, ledger.as_deref(), async |found: FoundRows| {
         let mut text = Vec::new();
-        if form == Form::Csv {
-            csv_header(&found.columns, &mut text);
-            if text == header {
-                text.clear();
-            } else {
-                // Files of an earlier schema have other columns.
-                let is_first = header.is_empty();
-                header.clone_from(&text);
-                if !is_first {
-                    text.insert(0, b'\n');
-                }
-            }
+        if !is_headed {
+            csv_header(&heading, &mut text);
+            is_headed = true;
         }
+        let place = |name: &str| found.columns.iter().position(|column| column.name == name);
+        let fields: Vec<_> = heading.iter().map(|column| place(&column.name)).collect();
         for row in &found.rows {
             match form {
-                Form::Csv => csv_record(row, &found.columns, &mut text)?,
+                Form::Csv => csv_record(row, &found.columns, &fields, &mut text)?,
                 Form::Jsonl => json_line(row, &found.columns, &mut text)?,
             }
         }

@@ -15,6 +15,7 @@ mod published;
 mod races_postgres;
 mod regressions;
 mod remains;
+mod renamed;
 mod returns;
 mod shop;
 mod tables;

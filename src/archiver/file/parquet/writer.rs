@@ -176,8 +176,8 @@ fn properties(layout: &Layout<'_>, schema: &Schema, order: &Order) -> Result<Wri
         .set_column_index_truncate_length(Some(BOUND_BYTES_MAX))
         .set_sorting_columns(order.columns())
         .set_key_value_metadata(Some(about.to_vec()));
-    // A dictionary of values that hardly come twice is as long as they are. Differences take as many
-    // bits as the numbers need, and hardly any where they ascend.
+    // A dictionary of values that hardly come twice is as long as they are. Differences take as
+    // many bits as the numbers need, and hardly any where they ascend.
     // Source: Apache Parquet, Encodings, Delta encoding.
     let mut sorted = order.columns.iter().map(|(at, _)| *at).collect::<Vec<_>>();
     sorted.extend(layout.key.iter().filter(|_| layout.key.len() == 1));

@@ -16,8 +16,9 @@ fn rows_look_as_they_do_in_files() {
         (0..9).map(|at| kinds.iter().map(|kind| value(kind, at)).collect()).collect();
     let (mut csv, mut jsonl) = (Vec::new(), Vec::new());
     csv_header(&columns, &mut csv);
+    let fields: Vec<_> = (0..columns.len()).map(Some).collect();
     for row in bytes_of(&rows) {
-        csv_record(&row, &columns, &mut csv).unwrap();
+        csv_record(&row, &columns, &fields, &mut csv).unwrap();
         json_line(&row, &columns, &mut jsonl).unwrap();
     }
     let text = |format| zstd::decode_all(&*file(format, &columns, &rows)).unwrap();
@@ -72,6 +73,16 @@ fn what_is_no_row_is_not_shown() {
     {
         let error = json_line(row, &columns, &mut Vec::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
-        assert!(csv_record(row, &columns, &mut Vec::new()).is_err());
+        assert!(csv_record(row, &columns, &[], &mut Vec::new()).is_err());
     }
+}
+
+#[test]
+fn a_record_has_the_fields_of_its_heading() {
+    let columns = columns(&[Kind::Text, Kind::Text]);
+    let rows = bytes_of(&[vec![Some(b"a".to_vec()), Some(b"b,".to_vec())]]);
+    let mut csv = Vec::new();
+    let row = rows.iter().next().unwrap();
+    csv_record(row, &columns, &[Some(1), None, Some(0), Some(9)], &mut csv).unwrap();
+    assert_eq!(String::from_utf8(csv).unwrap(), "\"b,\",,a,\r\n");
 }
