@@ -402,5 +402,4 @@ impl RowSink for Filler {
 }
 
 #[cfg(test)]
-#[path = "export_tests.rs"]
 mod tests;

@@ -253,7 +253,9 @@ impl Archiving<'_> {
     /// Decides what is moved, and writes it down. `None` when nothing is selected.
     async fn plan(&self, reader: &mut dyn Rows, report: &mut RunReport) -> Result<Option<Shelved>> {
         let prepared = prepare(reader, self.rule).await?;
-        report.findings.clone_from(&prepared.findings);
+        // What was told of files that were mended counts, too.
+        report.findings.retain(|one| one.subject == "file");
+        report.findings.extend_from_slice(&prepared.findings);
         prepared.admit()?;
         if prepared.estimate.rows == 0 {
             return Ok(None);

@@ -2,9 +2,15 @@
 //! found, erased, put back and shown like everything else.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says what it tried")]
 
-use stillpoint::archiver::{
-    Erasing, FoundRows, Returning, Shelf, Wanted, duckdb_views, erase, erasures, find, put_back,
-    revoke,
+use std::sync::Arc;
+
+use stillpoint::{
+    archiver::{
+        Erasing, FoundRows, Returning, Shelf, Wanted, duckdb_views, erase, erasures, find,
+        put_back, revoke,
+    },
+    repository::store::{LocalStore, RealFs, Store, Writers},
+    world::World,
 };
 use stillpoint_contract::{Conflict, ErrorKind};
 use stillpoint_testcontainers::DuckDb;
@@ -20,6 +26,15 @@ async fn count<S: Shop>(yard: &Yard<S>, table: Option<&str>, condition: &str) ->
     Box::pin(find(&yard.place, &yard.world.cpu, &wanted, None, take)).await.unwrap()
 }
 
+/// A store that another program can read.
+async fn local() -> (tempfile::TempDir, Arc<dyn Store>) {
+    let (folder, world) = (tempfile::tempdir().unwrap(), World::real(3));
+    let entropy = Arc::clone(&world.entropy);
+    let store =
+        LocalStore::open(RealFs, folder.path(), Writers::Several, &*world.clock, entropy).await;
+    (folder, Arc::new(store.unwrap()))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn i10_i16_who_is_erased_is_gone_from_files_of_other_names_too() {
     let Some(shop) = InPostgres::new(18).await else { return };
@@ -30,7 +45,8 @@ async fn i10_i16_who_is_erased_is_gone_from_files_of_other_names_too() {
          INSERT INTO calls SELECT n, 'closed', n % 10, 7 FROM generate_series(0, 99) AS n",
     )
     .await;
-    let mut yard = Yard::new(&shop, false);
+    let (_folder, store) = local().await;
+    let mut yard = Yard::in_store(&shop, false, store);
     "public.calls".clone_into(&mut yard.rule.root);
     assert_eq!(yard.run().await.unwrap().pruned_rows, 100);
     // One takes the name of the other one, and the table another name.
@@ -135,7 +151,7 @@ async fn i16_an_erasure_is_tried_listed_and_revoked() {
     let again = revoke(&yard.place, &yard.world, &standing, WHO).await.unwrap_err();
     assert_eq!(again.kind(), ErrorKind::Missing);
     assert!(listed().await.iter().any(|(one, end)| one.id == standing && end.is_some()));
-    yard.fill(177..178, 1).await;
+    yard.fill(177..178, 0).await;
     yard.shop.change(&["UPDATE orders SET id = 77 WHERE id = 177".to_owned()]).await;
     yard.run().await.unwrap();
     assert_eq!(count(&yard, None, "id = 77").await, 1);
@@ -145,7 +161,8 @@ async fn i16_an_erasure_is_tried_listed_and_revoked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn duckdb_sees_files_of_several_forms_together() {
     let Some(duckdb) = DuckDb::required() else { return };
-    let mut yard = Yard::new(Sqlite::new().await, false);
+    let (_folder, store) = local().await;
+    let mut yard = Yard::in_store(Sqlite::new().await, false, store);
     yard.shop
         .change(&["CREATE TABLE odd (id INTEGER PRIMARY KEY, n INTEGER, state TEXT)".into()])
         .await;

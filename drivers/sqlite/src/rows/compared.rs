@@ -51,7 +51,8 @@ fn look(
     let misfits = misfits(form, literal);
     let ends = |some: &str| {
         format!(
-            "SELECT count(*), CAST(min(v) AS TEXT), CAST(max(v) AS TEXT),              max(CASE WHEN {misfits} THEN typeof(v) || ' ' || CAST(v AS TEXT) END) FROM ({some})"
+            "SELECT count(*), CAST(min(v) AS TEXT), CAST(max(v) AS TEXT), \
+             max(CASE WHEN {misfits} THEN typeof(v) || ' ' || CAST(v AS TEXT) END) FROM ({some})"
         )
     };
     let first = format!("SELECT v FROM ({from} LIMIT {LOOKED_AT_MAX})");
@@ -155,7 +156,8 @@ fn misfits(form: CutoffForm, literal: &str) -> String {
         "typeof(v) = 'blob' OR typeof(v) = 'text' AND (length(v) <> {length} OR v GLOB '*[^0-9]*')"
     );
     // Julian days, and dates or years written as one number.
-    let small = "v BETWEEN 2300000 AND 2600000 OR v BETWEEN 19000101 AND 21001231                  OR v BETWEEN 1900 AND 2100";
+    let small = "v BETWEEN 2300000 AND 2600000 OR v BETWEEN 19000101 AND 21001231 \
+                 OR v BETWEEN 1900 AND 2100";
     match form {
         CutoffForm::Datetime | CutoffForm::Date => no_day,
         // A blank is before the letter: a time of the same day would be before any other.

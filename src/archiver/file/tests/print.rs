@@ -84,5 +84,5 @@ fn a_record_has_the_fields_of_its_heading() {
     let mut csv = Vec::new();
     let row = rows.iter().next().unwrap();
     csv_record(row, &columns, &[Some(1), None, Some(0), Some(9)], &mut csv).unwrap();
-    assert_eq!(String::from_utf8(csv).unwrap(), "\"b,\",,a,\r\n");
+    assert_eq!(String::from_utf8(csv).unwrap(), "\"b,\",,\"a\",\r\n");
 }
