@@ -79,7 +79,7 @@ impl Parts<'_, '_> {
         // What waits for something is not begun a second time.
         let mut busy: BTreeSet<String> = BTreeSet::new();
         for run in shelf.runs.iter().filter(|run| run.end.is_none()) {
-            let quit = self.go_on(whole, run.clone()).await?;
+            let quit = Box::pin(self.go_on(whole, run.clone())).await?;
             if !quit.is_done() {
                 busy.extend(run.plan.part.as_ref().map(|part| part.partition.identity.clone()));
             }

@@ -203,7 +203,7 @@ impl Archiving<'_> {
             let (pruner, reader) = (&mut *pruner, &mut *reader);
             let mut parts =
                 Parts { archiving: self, pruner, reader, report: &mut *report, read_rows: 0 };
-            let quit = parts.run(&whole).await?;
+            let quit = Box::pin(parts.run(&whole)).await?;
             return Ok(if quit.is_done() { report.quit_of_nothing() } else { quit });
         }
         let root = reader.table(&self.rule.root).await?;

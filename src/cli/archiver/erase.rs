@@ -119,7 +119,7 @@ pub(super) async fn run(session: &Session, options: EraseOptions) -> Result<u8> 
     let gone = Gone::of(erased.removed);
     // Whoever asks for it expects rows; a value that is written otherwise than theirs is likely.
     let is_done = erased.rows > 0 && (erased.held == 0 || options.dry_run);
-    let status = if !is_done { exit::CHECK_FAILED } else { gone.status() };
+    let status = if is_done { gone.status() } else { exit::CHECK_FAILED };
     session.answer(&EraseAnswer {
         set: options.set,
         erasure: erased.id,

@@ -111,7 +111,7 @@ struct LockRow {
 impl LockRow {
     fn of(lock: LockTaken, transaction: Duration) -> Self {
         let LockTaken { on, mode, during, blocks, is_brief } = lock;
-        let about_ms = is_brief.then(|| transaction.as_millis() as u64);
+        let about_ms = is_brief.then_some(transaction.as_millis() as u64);
         Self { on, mode, during, blocks, about_ms }
     }
 }
@@ -195,7 +195,7 @@ impl Answer for PlanAnswer {
             facts.push(("compares", span));
         }
         if let (Some(first), Some(last)) = (&self.first_key, &self.last_key) {
-            facts.push(("keys", printable(&format!("from {first} to {last}")).to_string()));
+            facts.push(("keys", printable(&format!("from {first} to {last}"))));
         }
         let log = [self.log_bytes_least, self.log_bytes_most].map(units::bytes).join(" to ");
         facts.push(("log", format!("about {log}")));
@@ -238,7 +238,7 @@ impl Answer for PlanAnswer {
         page.table(&table);
         for step in &self.selecting {
             page.blank();
-            page.line(printable(&step.statement).to_string());
+            page.line(printable(&step.statement));
             for line in &step.plan {
                 page.line(format!("    {}", printable(line)));
             }

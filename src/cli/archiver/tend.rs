@@ -196,9 +196,10 @@ async fn work(session: &Session, queue: &State, config: Config, claim: Claim) {
     };
     let word = outcome.word();
     let action = if outcome == Outcome::Failed { "archive.failed" } else { "archive.ended" };
-    match outcome {
-        Outcome::Failed => tracing::error!(event = "archive.failed", set = name, reason),
-        _ => tracing::info!(event = "archive.ended", set = name, word, reason),
+    if outcome == Outcome::Failed {
+        tracing::error!(event = "archive.failed", set = name, reason);
+    } else {
+        tracing::info!(event = "archive.ended", set = name, word, reason);
     }
     drop(queue.note(&session.user(), action, &name, &reason).await);
     while let Err(error) = queue.finish(&claim, outcome, &reason).await {

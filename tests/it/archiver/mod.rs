@@ -5,7 +5,6 @@ mod answers;
 mod chaos;
 mod encrypted;
 mod events;
-mod forms;
 mod keeping;
 mod keys;
 mod mended;

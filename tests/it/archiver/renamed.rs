@@ -167,8 +167,8 @@ async fn duckdb_sees_files_of_several_forms_together() {
         .change(&["CREATE TABLE odd (id INTEGER PRIMARY KEY, n INTEGER, state TEXT)".into()])
         .await;
     "odd".clone_into(&mut yard.rule.root);
-    for value in ["5", "'odd'", "6.5"] {
-        let insert = format!("INSERT INTO odd (n, state) VALUES ({value}, 'closed')");
+    for (id, value) in [(1, "5"), (2, "'odd'"), (3, "6.5")] {
+        let insert = format!("INSERT INTO odd VALUES ({id}, {value}, 'closed')");
         yard.shop.change(&[insert]).await;
         assert_eq!(yard.run().await.unwrap().pruned_rows, 1);
     }

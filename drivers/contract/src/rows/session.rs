@@ -248,7 +248,7 @@ fn text(value: &str) -> String {
     if !value.contains('\'') {
         return format!("'{value}'");
     }
-    format!("\"{}\"", value.replace('\\', r"\").replace('"', "\\\""))
+    format!("\"{}\"", value.replace('\\', r"\\").replace('"', "\\\""))
 }
 
 /// Who takes rows.

@@ -102,12 +102,11 @@ fn scans(line: &str, table: &str) -> bool {
 /// The index that would find the rows.
 fn advice(set: &ArchiveSet, member: &Member) -> Finding {
     let table = &member.table;
-    let names: Vec<&str> = match &member.link {
-        Some(link) => link.columns.iter().map(String::as_str).collect(),
-        None => {
-            let all = table.columns.iter().map(|column| column.name.as_str());
-            all.filter(|name| is_named(&set.predicate, name)).collect()
-        }
+    let names: Vec<&str> = if let Some(link) = &member.link {
+        link.columns.iter().map(String::as_str).collect()
+    } else {
+        let all = table.columns.iter().map(|column| column.name.as_str());
+        all.filter(|name| is_named(&set.predicate, name)).collect()
     };
     let on = if names.is_empty() { "…".to_owned() } else { listed(names) };
     Finding {

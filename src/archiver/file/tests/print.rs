@@ -82,7 +82,7 @@ fn a_record_has_the_fields_of_its_heading() {
     let columns = columns(&[Kind::Text, Kind::Text]);
     let rows = bytes_of(&[vec![Some(b"a".to_vec()), Some(b"b,".to_vec())]]);
     let mut csv = Vec::new();
-    let row = rows.iter().next().unwrap();
+    let row = rows.first().unwrap();
     csv_record(row, &columns, &[Some(1), None, Some(0), Some(9)], &mut csv).unwrap();
     assert_eq!(String::from_utf8(csv).unwrap(), "\"b,\",,\"a\",\r\n");
 }
