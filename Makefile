@@ -10,7 +10,8 @@ test:
 	cargo test --workspace --no-run
 	@threads=$$(nproc); [ "$$threads" -ge 4 ] || threads=4; \
 		export RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$threads}; \
-		said=$$(mktemp); trap 'rm -f "$$said"' EXIT; \
+		said=$$(mktemp); program=; trap 'kill $$program 2>/dev/null; rm -f "$$said"' EXIT; \
+		trap 'exit 130' INT TERM; \
 		echo "$$RUST_TEST_THREADS tests at once: cargo test --workspace --exclude stillpoint, and" \
 			"cargo test --package stillpoint"; \
 		cargo test --package stillpoint --no-fail-fast >"$$said" 2>&1 & program=$$!; \

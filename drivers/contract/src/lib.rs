@@ -52,7 +52,7 @@ pub use rows::{
     ArchiveSet, Burden, Class, Column, Compared, Conflict, Cutoff, CutoffForm, Estimate, Explained,
     Exporting, Keeping, Key, KeyRange, Kind, Lag, LedgerEntry, Link, LockTaken, LogUsed, Member,
     Outlook, Partition, Partitioned, Pruning, PutBack, PutBackTally, ROW_BYTES_MAX, Referrer,
-    RowBatch, RowSink, RowWriter, Rows, Space, Table, values,
+    RowBatch, RowSink, RowWriter, Rows, Space, Table, is_named, sought, values,
 };
 pub use sandbox::{
     ANSWER_BYTES_MAX, Examined, Sandbox, SandboxRequest, TALLIES_MAX, Tally, Verdict,

@@ -5,6 +5,7 @@ mod answers;
 mod chaos;
 mod encrypted;
 mod events;
+mod forms;
 mod keeping;
 mod keys;
 mod mended;

@@ -1,5 +1,6 @@
 //! What moving a set will do to its server, for people who decide whether it is to begin.
 
+use super::set::Member;
 use crate::Finding;
 
 /// What a run will do.
@@ -33,6 +34,24 @@ pub struct Explained {
     pub advice: Option<Finding>,
 }
 
+/// The columns by which the rows of a table are found: those that refer to its parent, or those of
+/// the root that a predicate names.
+pub fn sought(member: &Member, is_named: impl Fn(&str) -> bool) -> Vec<&str> {
+    if let Some(link) = &member.link {
+        return link.columns.iter().map(String::as_str).collect();
+    }
+    let all = member.table.columns.iter().map(|column| column.name.as_str());
+    all.filter(|name| is_named(name)).collect()
+}
+
+/// Whether a predicate names a column, as a whole word.
+pub fn is_named(predicate: &str, column: &str) -> bool {
+    let is_part = |letter: char| letter.is_alphanumeric() || letter == '_';
+    predicate.match_indices(column).any(|(at, _)| {
+        !predicate[..at].ends_with(is_part) && !predicate[at + column.len()..].starts_with(is_part)
+    })
+}
+
 /// A lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LockTaken {
@@ -46,4 +65,17 @@ pub struct LockTaken {
     pub blocks: &'static str,
     /// Whether it is held for no longer than a transaction that deletes.
     pub is_brief: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_of_a_predicate_are_found_as_whole_words() {
+        assert!(is_named("created_at < '2024-01-01' AND id > 5", "created_at"));
+        assert!(is_named("(\"state\" = 'closed')", "state"));
+        assert!(!is_named("created_at < '2024-01-01'", "created"));
+        assert!(!is_named("order_id = 5", "id"));
+    }
 }

@@ -144,7 +144,7 @@ pub struct Partition {
 /// What happens where a row that is put back has the key of one that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Conflict {
-    /// Nothing is put back at all.
+    /// No row of the transaction is put back.
     Fail,
     /// The one that is there stays.
     Skip,

@@ -2,7 +2,7 @@
 
 use stillpoint_contract::{
     ArchiveSet, Estimate, Explained, Finding, KeyRange, LockTaken, Member, Outlook, Result, Table,
-    Weight,
+    Weight, is_named, sought,
 };
 
 use super::{
@@ -78,12 +78,8 @@ fn explained(
 /// The index that would find the rows.
 fn advice(set: &ArchiveSet, member: &Member) -> Finding {
     let table = &member.table;
-    let names: Vec<&str> = if let Some(link) = &member.link {
-        link.columns.iter().map(String::as_str).collect()
-    } else {
-        let all = table.columns.iter().map(|column| column.name.as_str());
-        all.filter(|name| is_named(&set.predicate, name)).collect()
-    };
+    let predicate = set.predicate.to_lowercase();
+    let names = sought(member, |column| is_named(&predicate, &column.to_lowercase()));
     let on = if names.is_empty() { "…".to_owned() } else { listed(names) };
     Finding {
         subject: "scan",
@@ -91,15 +87,6 @@ fn advice(set: &ArchiveSet, member: &Member) -> Finding {
         weight: Weight::Advice,
         statement: Some(format!("CREATE INDEX … ON {} ({on})", table.name)),
     }
-}
-
-/// Whether a predicate names a column.
-fn is_named(predicate: &str, column: &str) -> bool {
-    let (predicate, column) = (predicate.to_lowercase(), column.to_lowercase());
-    let is_part = |letter: char| letter.is_alphanumeric() || letter == '_';
-    predicate.match_indices(&column).any(|(at, _)| {
-        !predicate[..at].ends_with(is_part) && !predicate[at + column.len()..].starts_with(is_part)
-    })
 }
 
 fn ordered(desk: &Desk, table: &Table, way: &str) -> Result<String> {
