@@ -75,10 +75,14 @@ const MOUNTED: [&str; 10] = [
 const RESTORED: [&str; 10] =
     ["choose", "copy", "replay", "check", "open", "first query", "check", "count", "ask", "remove"];
 
-/// Phases of a partial restore, mounted; SQLite has to check the file for itself.
-const BROUGHT: [&str; 7] = ["choose", "replay", "open", "prepare", "rows", "commit", "remove"];
-const CHECKED: [&str; 8] =
-    ["choose", "replay", "check", "open", "prepare", "rows", "commit", "remove"];
+/// Phases of a partial restore, by what it does with a copy that is there.
+const BROUGHT: [&str; 5] = ["open", "prepare", "rows", "commit", "remove"];
+const COMPARED: [&str; 4] = ["open", "prepare", "compare", "remove"];
+
+/// Phases until a copy is there: mounted, which SQLite has to check for itself, and restored.
+const MOUNTING: [&str; 2] = ["choose", "replay"];
+const CHECKING: [&str; 3] = ["choose", "replay", "check"];
+const RESTORING: [&str; 4] = ["choose", "copy", "replay", "check"];
 
 #[test]
 fn a_drill_of_sqlite_that_is_killed_at_any_phase_leaves_nothing() {
@@ -120,8 +124,22 @@ fn a_partial_restore_of_sqlite_that_is_killed_at_any_phase_leaves_nothing() {
         sqlite::sql(&site).execute_batch("DROP TABLE last").unwrap();
         assert_eq!(sqlite::state(&site), before, "killed at {phase}");
     };
-    let bring = [&words[..], &["--table", "t"]].concat();
-    kill_at_each(&site, &|| site.command(&bring), &CHECKED, &after);
+    let script = ["--compare", "--script", "merge.sql"];
+    for (more, phases) in [
+        (&[][..], [&CHECKING[..], &BROUGHT].concat()),
+        (&["--no-mount"], [&RESTORING[..], &BROUGHT].concat()),
+        (&script, [&CHECKING[..], &COMPARED].concat()),
+    ] {
+        let words = [&words[..], &["--table", "t"], more].concat();
+        kill_at_each(&site, &|| site.command(&words), &phases, &|phase| {
+            // A script is there as a whole or not at all.
+            if let Ok(script) = fs::read_to_string(site.path("merge.sql")) {
+                assert!(script.ends_with("COMMIT;\n"), "killed at {phase}");
+                fs::remove_file(site.path("merge.sql")).unwrap();
+            }
+            after(phase);
+        });
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,9 +179,15 @@ async fn a_partial_restore_of_postgresql_that_is_killed_at_any_phase_leaves_noth
         assert_eq!(shop::dump(&story, "postgres", &all), before, "killed at {phase}");
         assert_eq!(ask("SELECT count(*)::text FROM pg_replication_slots"), "0");
     };
-    for more in [["--table", "orders"], ["--database", "postgres"]] {
+    let orders = ["--table", "orders"];
+    for (more, phases) in [
+        (orders.to_vec(), [&MOUNTING[..], &BROUGHT].concat()),
+        (vec!["--database", "postgres"], [&MOUNTING[..], &BROUGHT].concat()),
+        ([&orders[..], &["--no-mount"]].concat(), [&RESTORING[..], &BROUGHT].concat()),
+        ([&orders[..], &["--compare"]].concat(), [&MOUNTING[..], &COMPARED].concat()),
+    ] {
         let words = [&words[..], &more].concat();
         let command = || shop::command(&story, &words);
-        tokio::task::block_in_place(|| kill_at_each(&story.site, &command, &BROUGHT, &after));
+        tokio::task::block_in_place(|| kill_at_each(&story.site, &command, &phases, &after));
     }
 }
