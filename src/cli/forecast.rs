@@ -54,10 +54,11 @@ impl Outlook {
         self.free_bytes.is_some_and(|free| free < needed)
     }
 
-    /// The same for people.
-    pub(crate) fn facts(&self, page: &Page<'_>) -> Vec<(&'static str, String)> {
+    /// The same for people. `lost` is what is said of commits after the point: whoever restores in
+    /// place loses them, and a copy beside what lives only lacks them.
+    pub(crate) fn facts(&self, page: &Page<'_>, lost: &'static str) -> Vec<(&'static str, String)> {
         let free = self.free_bytes.map(|free| ("Free", units::bytes(free)));
-        let mut facts = vec![("Time", self.time()), ("Loses", self.losses(page))];
+        let mut facts = vec![("Time", self.time()), (lost, self.losses(page))];
         facts.extend(free);
         facts
     }

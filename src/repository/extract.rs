@@ -56,7 +56,7 @@ impl Repository {
         let last = match until {
             RecoveryTarget::Consistent => return Ok(0),
             RecoveryTarget::Latest => None,
-            RecoveryTarget::Time(at) => Some(heads.at_time(all, *at).await?),
+            RecoveryTarget::Time(at) => Some(heads.passing(all, *at).await?),
             RecoveryTarget::Position(at) => heads.anchor(all, at, coverage.end.at).await?,
         };
         let last = last.unwrap_or(all.len().saturating_sub(1));

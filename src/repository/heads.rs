@@ -146,9 +146,39 @@ impl<'a> Heads<'a> {
         }
         Ok(low.min(segments.len().saturating_sub(1)))
     }
+
+    /// The segment in which a recovery to `time` finds a commit that is too new, or the last. What
+    /// was captured long after it was committed may lie further on than is searched.
+    pub(super) async fn passing(
+        &self,
+        segments: &[SegmentId],
+        time: DateTime<Utc>,
+    ) -> Result<usize> {
+        let mut found = self.at_time(segments, time).await?;
+        for _ in 0..ANCHOR_STEPS_MAX {
+            let Some(before) = found.checked_sub(1) else { break };
+            match self.read_sound(&segments[before]).await? {
+                Some(head) if head.passes(time) => found = before,
+                _ => break,
+            }
+        }
+        for _ in 0..ANCHOR_STEPS_MAX {
+            let Some(id) = segments.get(found) else { break };
+            if self.read_sound(id).await?.is_some_and(|head| head.passes(time)) {
+                break;
+            }
+            found += 1;
+        }
+        Ok(found.min(segments.len().saturating_sub(1)))
+    }
 }
 
 impl StoredHead {
+    /// Whether something in it was committed after `time`.
+    pub(super) fn passes(&self, time: DateTime<Utc>) -> bool {
+        self.head.events.last().is_some_and(|event| time < event.at)
+    }
+
     /// The time before its commits in which nobody looked at the log, if that was long.
     pub(super) fn unwatched(&self) -> Option<Unwatched> {
         // What follows the first was seen one by one.

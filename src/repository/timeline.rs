@@ -283,7 +283,7 @@ impl Repository {
         Ok(if known.is_empty() {
             error.next("take its first backup: stillpoint backup sqlite:FILE")
         } else {
-            error.with("known", known.join(", "))
+            error.with("known", known.join(", ")).next("name one of them: stillpoint list")
         })
     }
 
@@ -332,7 +332,7 @@ impl Repository {
         for id in &coverage.segments[start..] {
             // What is damaged is told elsewhere, and hides no time but its own.
             let Some(head) = heads.read_sound(id).await? else { continue };
-            if head.head.events.last().is_some_and(|event| time < event.at) {
+            if head.passes(time) {
                 return Ok(head.unwatched().filter(|unwatched| unwatched.from < time));
             }
         }

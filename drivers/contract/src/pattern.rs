@@ -29,6 +29,7 @@ impl TablePattern {
             Error::new(ErrorKind::Invalid, code::BAD_NAME, "understand which tables are meant")
                 .with("given", text)
                 .with("forms", "orders, public.orders, 'audit.*', 'public.\"Order Items\"'")
+                .next("write it as one of these, in quotes of the shell")
         })?;
         Ok(Self { text: text.to_owned(), parts })
     }

@@ -1,11 +1,16 @@
 //! What a partial restore would do.
 
 use serde::Serialize;
-use stillpoint_contract::Result;
+use stillpoint_contract::{Result, Share, TablePattern, Tally};
 
 use crate::{
     cli::{
-        answer::Answer, forecast::Outlook, open::Opened, page::Page, session::Session, units,
+        answer::Answer,
+        forecast::Outlook,
+        open::Opened,
+        page::{Page, printable},
+        session::Session,
+        units,
         wire::Backup,
     },
     coordinator::{self, PartialJob},
@@ -25,7 +30,38 @@ struct PartialPlanAnswer {
     log_bytes: u64,
     #[serde(flatten)]
     outlook: Outlook,
+    /// Those tables that are meant, as far as the backup counted any.
+    tables: Vec<PlannedTable>,
     warnings: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct PlannedTable {
+    table: String,
+    rows: u64,
+    exact: bool,
+}
+
+/// How many tables a person is told of.
+const SHOWN_MAX: usize = 5;
+
+/// Those of the counted tables that are meant, and patterns that none of them fits.
+fn meant(share: &Share, counted: &[Tally]) -> (Vec<PlannedTable>, Vec<String>) {
+    let Share::Tables(patterns) = share else { return (Vec::new(), Vec::new()) };
+    // A name is written as a pattern that only fits itself.
+    let named = |tally: &Tally| TablePattern::new(&tally.table).ok();
+    let named: Vec<_> = counted.iter().filter_map(|tally| Some((tally, named(tally)?))).collect();
+    let fits = |pattern: &TablePattern, name: &TablePattern| pattern.fits(&name.names());
+    let is_meant =
+        |(_, name): &&(&Tally, TablePattern)| patterns.iter().any(|pattern| fits(pattern, name));
+    let tables = named.iter().filter(is_meant).map(|(tally, _)| PlannedTable {
+        table: tally.table.clone(),
+        rows: tally.rows,
+        exact: tally.exact,
+    });
+    let idle = patterns.iter().filter(|pattern| !named.iter().any(|(_, name)| fits(pattern, name)));
+    let idle = idle.filter(|_| !named.is_empty()).map(ToString::to_string).collect();
+    (tables.collect(), idle)
 }
 
 /// Tells what would be read, from where, how long it takes and what is lost.
@@ -43,6 +79,10 @@ pub(super) async fn tell(
     if !presented.mounted && outlook.is_too_small(size_bytes) {
         warnings.push("the scratch directory has not enough free space for the copy".to_owned());
     }
+    let (tables, idle) = meant(job.share, &resolved.manifest.tallies);
+    warnings.extend(idle.into_iter().map(|pattern| {
+        format!("no table fits {pattern} that the backup counted: it may have come later, or never")
+    }));
     for warning in &warnings {
         session.warn(warning);
     }
@@ -56,6 +96,7 @@ pub(super) async fn tell(
         size_bytes,
         log_bytes: resolved.log_bytes,
         outlook,
+        tables,
         warnings,
     })
 }
@@ -79,7 +120,17 @@ impl Answer for PartialPlanAnswer {
             ("Log", units::bytes(self.log_bytes)),
             ("Into", self.into.clone()),
         ];
-        facts.extend(self.outlook.facts(page));
+        if !self.tables.is_empty() {
+            let told = self.tables.iter().take(SHOWN_MAX).map(|one| {
+                let about = if one.exact { "" } else { "about " };
+                let rows = units::count(one.rows, "row", "rows");
+                format!("{} ({about}{rows})", printable(&one.table))
+            });
+            let more = self.tables.len().saturating_sub(SHOWN_MAX);
+            let more = (more > 0).then(|| format!("and {more} more"));
+            facts.push(("Tables", told.chain(more).collect::<Vec<_>>().join(", ")));
+        }
+        facts.extend(self.outlook.facts(page, "Lacks"));
         page.facts(0, &facts);
         if self.presented.mounted {
             page.line("The time is that of reading the whole copy: a part takes less.");

@@ -18,6 +18,7 @@ use crate::{
         advice::{command_line, repeated_options, with_options},
         answer::{Answer, Stamp},
         exit,
+        forecast::Outlook,
         moment::Moment,
         open::{Need, Opened},
         page::{Page, Table, Tone, printable},
@@ -55,6 +56,8 @@ struct Planned {
     stop: Option<StopPoint>,
     restored_bytes: u64,
     log_bytes: u64,
+    #[serde(flatten)]
+    outlook: Outlook,
     #[serde(skip)]
     warnings: Vec<String>,
 }
@@ -113,6 +116,12 @@ impl Answer for PlanAnswer {
             ]);
         }
         page.table(&table);
+        for one in &self.databases {
+            let facts = one.outlook.facts(page, "Loses");
+            let told = facts.into_iter().map(|(name, value)| format!("{name}: {value}"));
+            let told = told.collect::<Vec<_>>().join("; ");
+            page.line(format!("{}: {}", printable(&one.database), printable(&told)));
+        }
         page.line("Nothing was changed. Run it:");
         page.line(format!("  {}", printable(&self.command)));
     }
@@ -230,6 +239,10 @@ pub(super) async fn run(session: &Session, options: &Options, moment: &Moment) -
     }
     let (asked, shown) = (Stamp(at), directory.display().to_string());
     if options.plan {
+        let needed = plans.iter().map(|one| one.restored_bytes).sum();
+        if plans.iter().any(|one| one.outlook.is_too_small(needed)) {
+            session.warn("there is not enough free space for all databases");
+        }
         let command = group.command(at);
         let databases = plans;
         let answer = PlanAnswer { asked, directory: shown, databases, warnings, command };
@@ -313,6 +326,7 @@ impl Group<'_> {
             stop: forecast.stop.as_ref().map(|stop| StopPoint::of(session, stop, of)),
             restored_bytes: resolved.manifest.size_bytes,
             log_bytes: resolved.log_bytes,
+            outlook: Outlook::of(&forecast, Some(&target)),
             warnings: resolved.chosen.warnings,
         })
     }

@@ -181,7 +181,7 @@ impl Answer for PlanAnswer {
             ("Stops at", self.until.clone()),
             ("Target", format!("{} ({target})", self.target)),
         ];
-        facts.extend(self.outlook.facts(page));
+        facts.extend(self.outlook.facts(page, "Loses"));
         facts.push(("Proof", self.proof.clone()));
         page.facts(0, &facts);
         write_notes(page, &self.notes);
@@ -531,6 +531,7 @@ fn foreign(text: &str, engine: &'static str) -> Error {
         .with("engine", engine)
         .with("forms", FORMS)
         .why("the database's engine does not name points in this way")
+        .next("stillpoint timeline DB tells which points there are")
 }
 
 /// The lineage that begins with `prefix`, if there is only one in the database's history.

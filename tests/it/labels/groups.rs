@@ -75,7 +75,12 @@ fn row_56_two_databases_are_restored_to_the_same_time() {
     let plan = ward.json(&[&words[..], &["--plan"]].concat());
     assert_shape("restore-group-plan", &plan);
     assert!(!to.exists(), "planning writes nothing");
-    assert!(ward.ok(&[&words[..], &["--plan"]].concat()).contains("commit of"));
+    let told = ward.ok(&[&words[..], &["--plan"]].concat());
+    assert!(told.contains("commit of") && told.contains("shop/stock: Time: not known"), "{told}");
+    for name in ["shop/orders", "shop/stock"] {
+        let lost = &of(&plan, name)["lost"];
+        assert_eq!((&lost["transactions"], &lost["is_more"]), (&1.into(), &false.into()), "{lost}");
+    }
 
     let restored = ward.json(&words);
     assert_shape("restore-group", &restored);

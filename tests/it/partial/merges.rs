@@ -141,6 +141,89 @@ async fn whatever_is_unique_beside_a_deferrable_key_keeps_a_row_away_and_stops_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_of_every_kind_of_table_come_back_as_they_were() {
+    let Some(story) = begin(15).await else { return };
+    let client = connect(&story.server).await;
+    client
+        .batch_execute(
+            "CREATE TABLE handed (id int PRIMARY KEY, u text UNIQUE, v text);
+             INSERT INTO handed VALUES (1, 'a', E'x\ny'), (2, 'b', ''), (3, 'c', 'é');
+             CREATE TYPE pair AS (n int, t text);
+             CREATE DOMAIN loose AS json; CREATE DOMAIN strict AS loose;
+             CREATE TABLE kinds (
+                 id int PRIMARY KEY, p pair, ps pair[], j strict, c char(5), f float8);
+             INSERT INTO kinds VALUES
+                 (1, '(9,\"a b\")', '{\"(1,x)\"}', '{\"a\": 1}', 'ab', 0.1),
+                 (2, NULL, NULL, NULL, '', 2);
+             CREATE TABLE ruled (id int PRIMARY KEY, v text);
+             CREATE RULE also AS ON INSERT TO ruled DO ALSO SELECT 1;
+             INSERT INTO ruled VALUES (1, 'x'), (2, 'y');
+             CREATE TABLE bare ();
+             INSERT INTO bare DEFAULT VALUES; INSERT INTO bare DEFAULT VALUES",
+        )
+        .await
+        .unwrap();
+    story.back_up();
+    let tables = ["handed", "kinds", "ruled", "bare"];
+    let mut before = Vec::new();
+    for table in tables {
+        before.push(rows(&story, table).await);
+    }
+    client
+        .batch_execute(
+            "DELETE FROM handed WHERE id <> 2; UPDATE handed SET u = 'a';
+             UPDATE kinds SET p = '(8,)', ps = '{}', j = '{}', c = 'xy', f = 1 WHERE id = 1;
+             UPDATE kinds SET p = '(1,)', c = 'z' WHERE id = 2;
+             DELETE FROM ruled WHERE id = 1; UPDATE ruled SET v = 'z' WHERE id = 2;
+             DELETE FROM bare WHERE ctid = (SELECT min(ctid) FROM bare)",
+        )
+        .await
+        .unwrap();
+    let words: Vec<&str> = tables.iter().flat_map(|table| ["--table", table]).collect();
+    let words = [&words[..], &["--compare", "--script", "all.sql"]].concat();
+    let found = tokio::task::block_in_place(|| ok(&story, &words));
+    assert_eq!(counts(&found, "public.handed"), [2, 0, 1], "{found:#}");
+    assert_eq!(counts(&found, "public.kinds"), [0, 0, 2], "{found:#}");
+    assert_eq!(counts(&found, "public.ruled"), [1, 0, 1], "{found:#}");
+    assert_eq!(counts(&found, "public.bare"), [1, 0, 0], "{found:#}");
+    let script = fs::read_to_string(story.site.path("all.sql")).unwrap();
+    client.batch_execute(&script).await.unwrap_or_else(|e| panic!("{e:?}\n{script}"));
+    for (table, before) in tables.into_iter().zip(before) {
+        assert_eq!(rows(&story, table).await, before, "{table}\n{script}");
+    }
+    let brought = tokio::task::block_in_place(|| ok(&story, &["--table", "bare", "--as", "again"]));
+    assert_eq!(brought["tables"][0]["rows"], 2, "{brought:#}");
+    assert_none(&story.site);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_may_read_a_copy_who_was_not_allowed_to_read_the_table() {
+    let Some(story) = begin(15).await else { return };
+    let client = connect(&story.server).await;
+    client
+        .batch_execute(
+            "CREATE ROLE reader; CREATE ROLE clerk;
+             CREATE TABLE secret (id serial PRIMARY KEY, no int GENERATED ALWAYS AS IDENTITY);
+             CREATE TABLE shared (id int PRIMARY KEY); GRANT SELECT ON shared TO clerk;
+             ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO reader;
+             ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO PUBLIC",
+        )
+        .await
+        .unwrap();
+    story.back_up();
+    let bring = |table: &str, name: &str| {
+        tokio::task::block_in_place(|| drop(ok(&story, &["--table", table, "--as", name])));
+    };
+    bring("secret", "secret_again");
+    bring("shared", "shared_again");
+    let rights = "SELECT string_agg(relname || ' ' || coalesce(grantee::regrole::text, 'public'),
+            ', ' ORDER BY relname, grantee)
+        FROM pg_class, aclexplode(relacl) WHERE relname ~ '_again' AND grantee <> relowner";
+    assert_eq!(story.ask(rights).await, "shared_again clerk");
+    assert_none(&story.site);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn heirs_that_are_gone_are_told_and_do_not_keep_their_parent_from_being_compared() {
     let Some(story) = begin(15).await else { return };
     let client = connect(&story.server).await;

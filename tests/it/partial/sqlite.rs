@@ -338,6 +338,26 @@ fn merge_scripts_take_no_row_that_is_not_theirs() {
 }
 
 #[test]
+fn rows_come_back_whose_unique_values_others_have_meanwhile() {
+    let site = site(10);
+    let live = sql(&site);
+    live.execute_batch(
+        "CREATE TABLE handed (id INTEGER PRIMARY KEY, u TEXT UNIQUE, v TEXT);
+         INSERT INTO handed VALUES (1, 'a', 'x\ny'), (2, 'b', ''), (3, 'c', 'é\n')",
+    )
+    .unwrap();
+    let all = "SELECT quote(id) || quote(u) || quote(v) FROM handed ORDER BY id";
+    let before = texts(&live, all);
+    site.ok(&["backup", "sqlite:app.db"]);
+    live.execute_batch("DELETE FROM handed WHERE id <> 2; UPDATE handed SET u = 'a'").unwrap();
+    let found = site.json(&restore(&["--table", "handed", "--compare", "--script", "m.sql"]));
+    assert_eq!(found["tables"][0]["missing"], 2, "{found:#}");
+    let script = fs::read_to_string(site.path("m.sql")).unwrap();
+    live.execute_batch(&script).unwrap();
+    assert_eq!(texts(&live, all), before, "{script}");
+}
+
+#[test]
 fn merge_scripts_know_rows_that_a_collation_takes_for_the_same() {
     let site = site(10);
     let live = sql(&site);
@@ -473,6 +493,9 @@ fn a_plan_changes_nothing_and_tells_how_the_copy_comes_to_be_there() {
     let scratch = ["--scratch", "scratch"];
     let plan = site.json(&[&words[..], &scratch].concat());
     assert_shape("restore-partial-plan", &plan);
+    assert_eq!(plan["tables"][0]["table"], "orders", "{plan:#}");
+    let none = [&words[..3], &["nix"], &words[4..], &scratch].concat();
+    assert!(site.json(&none)["warnings"].to_string().contains("no table fits nix"));
     let restored = site.json(&[&words[..], &scratch, &["--no-mount"]].concat());
     assert_eq!(restored["presented"]["mounted"], false, "{restored:#}");
     assert_eq!(restored["presented"]["why_not"], "a full restore was asked for");

@@ -163,12 +163,10 @@ impl Transfer<'_> {
                 ));
             }
         }
-        let mut arguments: Vec<String> = renaming
-            .all
-            .iter()
-            .filter(|one| one.kind == "TABLE" || one.kind == "SEQUENCE")
-            .map(|one| only(&one.quoted()))
-            .collect();
+        let is_relation = |one: &&rename::Renamed| one.kind == "TABLE" || one.kind == "SEQUENCE";
+        let relations = renaming.all.iter().filter(is_relation);
+        let relations: Vec<String> = relations.map(rename::Renamed::quoted).collect();
+        let mut arguments: Vec<String> = relations.iter().map(|name| only(name)).collect();
         arguments.push("--no-publications".to_owned());
         arguments.extend(self.spaces(&live, &mut notes).await?);
         let sizes = sizes(&own, Some(&ids)).await?;
@@ -179,6 +177,7 @@ impl Transfer<'_> {
         let failed = |e| error::sql(e, STEP);
         let nothing = BTreeMap::new();
         let mut target = self.target(live, Mode::One, None, &nothing);
+        target.relations = &relations;
         target.sql.client.batch_execute("BEGIN").await.map_err(failed)?;
         let rehearsal = [&arguments[..], &["--schema-only".to_owned()]].concat();
         target.pour(self.dumper.start(&self.database, &rehearsal)?).await?;
@@ -312,6 +311,7 @@ impl Transfer<'_> {
             mode,
             major: self.live_major,
             made,
+            relations: &[],
             sizes,
             progress: self.progress,
             maker: None,

@@ -114,7 +114,8 @@ pub(super) async fn choose(
                 Some(table) => Error::new(ErrorKind::Unsupported, code::NO_TABLE, STEP)
                     .with("asked", pattern)
                     .with("found", table.shown())
-                    .why(table.obstacle().unwrap_or_default()),
+                    .why(table.obstacle().unwrap_or_default())
+                    .next("name a table, or restore the whole database: restore DB --to PATH"),
                 None => none_fits(pattern, &all),
             });
         }
@@ -140,7 +141,10 @@ pub(super) async fn with_heirs(sql: &Sql, chosen: Vec<Table>) -> Result<Vec<Tabl
     if let Some(table) = found.iter().find(|table| table.obstacle().is_some()) {
         return Err(Error::new(ErrorKind::Unsupported, code::NO_TABLE, STEP)
             .with("partition", table.shown())
-            .why(table.obstacle().unwrap_or_default()));
+            .why(table.obstacle().unwrap_or_default())
+            .next(
+                "name its other partitions, or restore the whole database: restore DB --to PATH",
+            ));
     }
     for (id, parent) in links {
         let of = tables.iter().find(|t| t.id == parent).map(|t| t.of.unwrap_or(t.id));

@@ -1,6 +1,6 @@
 //! Live tables beside those of the sandbox, row by row in the order of their keys.
 
-use std::{cmp::Ordering, collections::BTreeSet};
+use std::{cmp::Ordering, collections::BTreeSet, path::Path};
 
 use stillpoint_contract::{
     Difference, Error, ErrorKind, Progress, Result, Script, Share, ShareRequest, Tallied, code,
@@ -10,7 +10,7 @@ use super::{
     admit::connect,
     bring::database_of,
     choose::{Table, choose, with_heirs},
-    merge::{Column, Merge, Out, Target},
+    merge::{Column, Merge, Out, Target, Waiting, unwritten},
     rows::{FORMS, Order, Rows, compare as order_of},
     unique::{self, Unique},
 };
@@ -29,11 +29,24 @@ const HEIRS: &str =
 
 const COLUMNS: &str = "
     SELECT a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod),
-        pg_catalog.format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL),
-        a.attgenerated::text <> '', a.attidentity::text = 'a',
-        pg_catalog.format_type(coalesce(nullif(t.typbasetype, 0), t.oid), -1)
-    FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+        pg_catalog.format_type(t.oid, NULL), a.attgenerated::text <> '',
+        a.attidentity::text = 'a', pg_catalog.format_type(t.oid, -1), t.typtype = 'c'
+    FROM pg_catalog.pg_attribute a CROSS JOIN LATERAL (
+            WITH RECURSIVE below AS (
+                SELECT t.oid, t.typtype, t.typbasetype FROM pg_catalog.pg_type t
+                    WHERE t.oid = a.atttypid
+                UNION ALL SELECT t.oid, t.typtype, t.typbasetype
+                    FROM below JOIN pg_catalog.pg_type t ON t.oid = below.typbasetype)
+            SELECT oid, typtype FROM below WHERE typtype <> 'd') t
     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+
+/// In how many ways rows are unique, in a table or in one of its partitions.
+const UNIQUE: &str = "
+    SELECT count(*) FROM pg_catalog.pg_index i
+    WHERE (i.indisunique OR i.indisexclusion)
+        AND (i.indrelid = $1 OR i.indrelid IN (
+            SELECT relid FROM pg_catalog.pg_partition_tree($1::oid)))
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhrelid = i.indexrelid)";
 
 /// Columns of unique indexes in which every row can be, the primary key first; whether none of
 /// them can be NULL.
@@ -57,9 +70,11 @@ const REFERENCES: &str = "
 
 const HEAD: &str = "\
 -- Read this before you run it. It makes live tables like they were at the restored point:
--- rows that are missing come back, rows that differ get their old values unless they were changed
--- since they were compared. Rows that are extra stay: their removal is commented out.
--- Triggers fire as for every other statement.
+-- rows that differ get their old values unless they were changed since they were compared, rows
+-- that are missing come back unless another row has by now what must be unique in them: the server
+-- then says INSERT 0 0. Rows that are extra stay: their removal is commented out.
+-- Triggers fire as for every other statement. One that fails, as where rows exchanged what must be
+-- unique, ends all of it, and nothing is changed.
 BEGIN;
 SET CONSTRAINTS ALL DEFERRED;
 SET LOCAL standard_conforming_strings = on;
@@ -113,8 +128,8 @@ pub(crate) async fn compare(
     Out(script).line(HEAD.trim_end())?;
     let mut found = Vec::new();
     for (table, shape) in tables.iter().zip(shapes) {
-        let is_circular = circular.contains(&table.id);
-        let compared = one((&own, &live), table, shape, is_circular, progress, script).await?;
+        let how = (circular.contains(&table.id), &*sandbox.directory);
+        let compared = one((&own, &live), table, shape, how, progress, script).await?;
         Out(script).line(&format!(
             "-- {}: {} missing, {} different, {} extra",
             compared.table.replace(['\n', '\r'], " "),
@@ -164,6 +179,8 @@ struct Shape {
     unique: Option<Vec<Unique>>,
     /// What is unique and cannot be asked for.
     unasked: Vec<String>,
+    /// Whether more than the key is unique.
+    has_more: bool,
     /// Whether either table may have heirs, whose rows are not its own.
     has_heirs: (bool, bool),
     sort: Vec<(String, Order)>,
@@ -177,6 +194,7 @@ struct Found {
     name: String,
     kind: String,
     base: String,
+    is_row: bool,
     is_generated: bool,
     is_always: bool,
     cast: String,
@@ -223,6 +241,7 @@ impl Shape {
                 (!column.is_generated && !other.is_generated).then(|| Column {
                     name: column.name.clone(),
                     base: column.base.clone(),
+                    is_row: column.is_row || other.is_row,
                     cast: other.cast.clone(),
                     is_always: other.is_always,
                 })
@@ -246,6 +265,9 @@ impl Shape {
         let names: Vec<String> = key.iter().map(|place| both[*place].name.clone()).collect();
         let written = both.iter().map(|column| column.name.as_str()).collect();
         let (unique, unasked) = unique::find(live, id, &names, &written).await?.unzip();
+        let all = live.client.query_one(UNIQUE, &[&id]).await.map_err(failed)?;
+        let all: i64 = all.try_get(0).map_err(failed)?;
+        let has_more = i64::from(!key.is_empty()) < all;
         let is_unicode = is_unicode(own).await? && is_unicode(live).await?;
         let sort = if key.is_empty() {
             let all: Vec<_> = both.iter().map(|column| quoted(&column.name)).collect();
@@ -264,6 +286,7 @@ impl Shape {
             key,
             unique,
             unasked: unasked.unwrap_or_default(),
+            has_more,
             has_heirs,
             sort,
             columns_missing,
@@ -348,6 +371,7 @@ async fn columns(sql: &Sql, table: u32) -> Result<Vec<Found>> {
             is_generated: row.try_get(3)?,
             is_always: row.try_get(4)?,
             cast: row.try_get(5)?,
+            is_row: row.try_get(6)?,
         })
     };
     rows.iter().map(column).collect::<std::result::Result<_, _>>().map_err(failed)
@@ -388,7 +412,7 @@ async fn one(
     (own, live): (&Sql, &Sql),
     table: &Table,
     shape: Shape,
-    is_circular: bool,
+    (is_circular, scratch): (bool, &Path),
     progress: &dyn Progress,
     script: &mut Script<'_>,
 ) -> Result<Difference> {
@@ -416,7 +440,13 @@ async fn one(
         key: shape.key,
         unique: shape.unique,
     };
-    let mut merge = Merge::new(target, is_circular, script)?;
+    let waiting = if is_circular {
+        Some(Waiting::Others)
+    } else {
+        shape.has_more.then_some(Waiting::Missing)
+    };
+    let later = waiting.map(|waiting| Ok((waiting, tempfile::tempfile_in(scratch)?)));
+    let mut merge = Merge::new(target, later.transpose().map_err(unwritten)?, script);
     let (mut ours, mut theirs) =
         (Rows::open(own, &ours, keys).await?, Rows::open(live, &theirs, keys).await?);
     let (mut copy, mut living) = (ours.next().await?, theirs.next().await?);

@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     fs::File,
     io::{self, Seek as _, Write as _},
+    iter,
 };
 
 use bytes::Bytes;
@@ -21,6 +22,8 @@ pub(super) struct Column {
     pub(super) name: String,
     /// Its type in the copy, without a domain.
     pub(super) base: String,
+    /// Whether that is a type of rows, of which a literal cannot be compared.
+    pub(super) is_row: bool,
     /// Its live type, without a domain and limits of length, to which values are cast.
     pub(super) cast: String,
     /// Whether only `OVERRIDING SYSTEM VALUE` sets it, and no update.
@@ -46,11 +49,20 @@ pub(super) struct Target {
 #[derive(Debug)]
 pub(super) struct Merge<'a, 's> {
     target: Target,
-    /// Where all but missing rows waits if rows refer to rows of their own table: those that are
-    /// missing only come back together.
-    later: Option<File>,
+    /// What waits for the rest of the table, and where.
+    later: Option<(Waiting, File)>,
     script: Out<'a, 's>,
     is_open: bool,
+}
+
+/// What of a table's statements comes last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// Rows that are missing: one that differs may have what has to be unique in one of them.
+    Missing,
+    /// All others: rows refer to rows of their own table, and those that are missing only come
+    /// back together.
+    Others,
 }
 
 /// Where it goes.
@@ -73,7 +85,7 @@ impl Out<'_, '_> {
     }
 }
 
-fn unwritten(cause: io::Error) -> Error {
+pub(super) fn unwritten(cause: io::Error) -> Error {
     let is_full = cause.kind() == io::ErrorKind::StorageFull;
     let kind = if is_full { ErrorKind::Exhausted } else { ErrorKind::Config };
     Error::new(kind, code::FILE, "write the merge script").caused_by(cause)
@@ -90,11 +102,14 @@ fn proposal(text: &str) -> String {
 impl<'a, 's> Merge<'a, 's> {
     pub(super) fn new(
         target: Target,
-        is_circular: bool,
+        later: Option<(Waiting, File)>,
         script: &'a mut Script<'s>,
-    ) -> Result<Self> {
-        let later = is_circular.then(tempfile::tempfile).transpose().map_err(unwritten)?;
-        Ok(Self { target, later, script: Out(script), is_open: false })
+    ) -> Self {
+        Self { target, later, script: Out(script), is_open: false }
+    }
+
+    fn waits(&self, what: Waiting) -> bool {
+        self.later.as_ref().is_some_and(|(waiting, _)| *waiting == what)
     }
 
     /// A row comes back.
@@ -115,11 +130,16 @@ impl<'a, 's> Merge<'a, 's> {
         let overrides = if overrides { " OVERRIDING SYSTEM VALUE" } else { "" };
         let from = if is_cast { " SELECT r.* FROM (VALUES" } else { " VALUES" };
         let head = format!("INSERT INTO {table} ({}){overrides}{from}", names.join(", "));
-        if self.later.is_some() {
+        if self.waits(Waiting::Others) {
             self.is_open = true;
             return self.script.write(&format!("{head}\n  ({values})"));
         }
-        self.script.line(&format!("{head} ({values}){};", self.unless_there()))
+        let statement = if columns.is_empty() {
+            format!("INSERT INTO {table} DEFAULT VALUES;")
+        } else {
+            format!("{head} ({values}){};", self.unless_there())
+        };
+        self.line(Waiting::Missing, &statement)
     }
 
     /// How a statement ends that brings rows back which are missing.
@@ -153,12 +173,13 @@ impl<'a, 's> Merge<'a, 's> {
         let set = set.collect::<Vec<_>>().join(", ");
         if set.is_empty() {
             let text = "-- a row that differs only in what the server alone gives";
-            return self.line(text);
+            return self.line(Waiting::Others, text);
         }
         let guard = differing.iter().map(|place| self.is_still(*place, live));
         let guard = guard.collect::<Vec<_>>().join(" AND ");
         let key = self.where_key(live);
-        self.line(&format!("UPDATE {} SET {set} WHERE {key} AND {guard};", self.only()))
+        let update = format!("UPDATE {} SET {set} WHERE {key} AND {guard};", self.only());
+        self.line(Waiting::Others, &update)
     }
 
     /// A row is only proposed for removal.
@@ -166,20 +187,22 @@ impl<'a, 's> Merge<'a, 's> {
         let table = self.only();
         let statement = if self.target.key.is_empty() {
             let same = (0..row.values.len()).map(|place| self.is_still(place, row));
-            let same = same.collect::<Vec<_>>().join(" AND ");
+            let same = same.chain(iter::once("true".to_owned())).collect::<Vec<_>>().join(" AND ");
             format!(
                 "DELETE FROM {table} WHERE ctid = (SELECT ctid FROM {table} WHERE {same} LIMIT 1);"
             )
         } else {
             format!("DELETE FROM {table} WHERE {};", self.where_key(row))
         };
-        self.line(&proposal(&statement))
+        self.line(Waiting::Others, &proposal(&statement))
     }
 
-    fn line(&mut self, text: &str) -> Result<()> {
+    fn line(&mut self, of: Waiting, text: &str) -> Result<()> {
         match &mut self.later {
-            Some(later) => writeln!(later, "{text}").map_err(unwritten),
-            None => self.script.line(text),
+            Some((waiting, later)) if *waiting == of => {
+                writeln!(later, "{text}").map_err(unwritten)
+            }
+            _ => self.script.line(text),
         }
     }
 
@@ -189,7 +212,7 @@ impl<'a, 's> Merge<'a, 's> {
             let end = format!("\n{};", self.unless_there().trim_start());
             self.script.line(&end)?;
         }
-        let Some(mut later) = self.later.take() else { return Ok(()) };
+        let Some((_, mut later)) = self.later.take() else { return Ok(()) };
         later.rewind().and_then(|()| io::copy(&mut later, self.script.0)).map_err(unwritten)?;
         Ok(())
     }
@@ -221,8 +244,10 @@ impl<'a, 's> Merge<'a, 's> {
         // Some types cannot tell whether two values are equal, and others take different ones for
         // equal.
         let cast = match column.base.as_str() {
-            "text" | "character varying" | "character" | "citext" => "::text COLLATE \"C\"",
-            base if lacks_equality(base) => "::text",
+            "text" | "character varying" | "citext" => "::text COLLATE \"C\"",
+            // As a text it would lack its blanks.
+            "character" => " COLLATE \"C\"",
+            base if column.is_row || lacks_equality(base) => "::text",
             _ => "",
         };
         let value = literal(&row.values[place]);
@@ -274,6 +299,7 @@ mod tests {
         let column = |name: &str, base: &str| Column {
             name: name.to_owned(),
             base: base.to_owned(),
+            is_row: false,
             cast: base.to_owned(),
             is_always: name == "id",
         };
@@ -292,7 +318,7 @@ mod tests {
             unique,
             has_heirs,
         };
-        let mut merge = Merge::new(target(columns.clone(), None, false), false, script).unwrap();
+        let mut merge = Merge::new(target(columns.clone(), None, false), None, script);
         merge.missing(&row(&["1", "{}", "\\N"])).unwrap();
         merge.different(&row(&["2", "{}", "x"]), &row(&["2", "[]", "\\N"])).unwrap();
         merge.extra(&row(&["3\\nDROP", "{}", "x"])).unwrap();
@@ -310,7 +336,7 @@ mod tests {
                 ..Unique::default()
             },
         ]);
-        let mut merge = Merge::new(target(columns, unique, true), false, script).unwrap();
+        let mut merge = Merge::new(target(columns, unique, true), None, script);
         merge.missing(&row(&["1", "{}", "\\N"])).unwrap();
         merge.different(&row(&["2", "{}", "x"]), &row(&["2", "[]", "x"])).unwrap();
         assert_eq!(

@@ -37,6 +37,17 @@ const LESS_NEEDED: &[&str] = &[
     "ALTER ROLE ",
 ];
 
+/// Statements that take everything from everybody but owners.
+const GRANTED: &str = "
+    SELECT DISTINCT pg_catalog.format('REVOKE ALL ON %s %s FROM %s CASCADE',
+        CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::pg_catalog.regclass,
+        CASE a.grantee WHEN 0 THEN 'PUBLIC'
+            ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END)
+    FROM pg_catalog.unnest($1::text[]) name
+        JOIN pg_catalog.pg_class c ON c.oid = name::pg_catalog.regclass
+        CROSS JOIN pg_catalog.aclexplode(c.relacl) a
+    WHERE a.grantee <> c.relowner";
+
 /// Whether everything happens in one transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -61,6 +72,9 @@ pub(super) struct Target<'a> {
     pub(super) major: u32,
     /// Where `\connect` leads.
     pub(super) made: Option<&'a Cluster>,
+    /// Tables and sequences that are made where others are, which may grant more by default than
+    /// was granted at the point.
+    pub(super) relations: &'a [String],
     /// What of progress each table is worth.
     pub(super) sizes: &'a BTreeMap<String, u64>,
     pub(super) progress: &'a dyn Progress,
@@ -73,6 +87,7 @@ impl Target<'_> {
     pub(super) async fn pour(&mut self, mut dump: Dump) -> Result<Poured> {
         let mut poured = Poured::default();
         let mut splitter = Splitter::default();
+        let mut has_shed = false;
         while let Some(line) = dump.line().await? {
             for piece in splitter.line(&line)? {
                 match piece {
@@ -82,10 +97,18 @@ impl Target<'_> {
                             let rows = self.copy(&text, table, &mut dump).await?;
                             *poured.rows.entry(table.to_owned()).or_default() += rows;
                         }
-                        None => self.run(&text, &mut poured.notes).await?,
+                        None => {
+                            if is_about_rights(&text) && !std::mem::replace(&mut has_shed, true) {
+                                self.shed().await?;
+                            }
+                            self.run(&text, &mut poured.notes).await?;
+                        }
                     },
                 }
             }
+        }
+        if !has_shed {
+            self.shed().await?;
         }
         if !splitter.is_done() {
             return Err(Error::new(ErrorKind::Transient, code::SANDBOX_SERVER, STEP)
@@ -93,6 +116,18 @@ impl Target<'_> {
         }
         dump.finish().await?;
         Ok(poured)
+    }
+
+    /// Takes back what default privileges of the live database granted. `pg_dump` writes what was
+    /// granted behind everything else, and takes those that there are for those of the point.
+    async fn shed(&self) -> Result<()> {
+        let failed = |e| error::sql(e, STEP);
+        let rows = self.sql.client.query(GRANTED, &[&self.relations]).await.map_err(failed)?;
+        for row in rows {
+            let revoke: &str = row.try_get(0).map_err(failed)?;
+            self.sql.client.batch_execute(revoke).await.map_err(failed)?;
+        }
+        Ok(())
     }
 
     async fn enter(&mut self) -> Result<()> {
@@ -170,9 +205,13 @@ impl Target<'_> {
 
 /// The table that `COPY … FROM stdin` fills.
 fn table_of_copy(text: &str) -> Option<&str> {
-    let rest = text.strip_prefix("COPY ")?.strip_suffix(" FROM stdin")?;
+    let rest = text.strip_prefix("COPY ")?.strip_suffix(" FROM stdin")?.trim_end();
     // With every name in quotes, its columns begin behind a quote.
     Some(rest.find("\" (").map_or(rest, |end| &rest[..=end]))
+}
+
+fn is_about_rights(text: &str) -> bool {
+    text.starts_with("GRANT ") || text.starts_with("REVOKE ")
 }
 
 fn is_less_needed(text: &str) -> bool {
@@ -255,6 +294,8 @@ mod tests {
         let copy = |text| table_of_copy(text);
         assert_eq!(copy("COPY \"a\".\"b (c)\" (\"d\") FROM stdin"), Some("\"a\".\"b (c)\""));
         assert_eq!(copy("COPY \"a\".\"b\" FROM stdin"), Some("\"a\".\"b\""));
+        // One without columns.
+        assert_eq!(copy("COPY \"a\".\"b\"  FROM stdin"), Some("\"a\".\"b\""));
         assert_eq!(copy("SELECT 1"), None);
     }
 

@@ -1,5 +1,6 @@
 //! What no two rows of a live table share. `ON CONFLICT` refuses tables of which anything unique is
-//! deferrable: their statements ask themselves whether a row that comes back would meet another.
+//! deferrable, and those with rules for what is written: their statements ask themselves whether a
+//! row that comes back would meet another.
 //! Source: PostgreSQL 18 documentation, INSERT, ON CONFLICT Clause, and 5.5.3.
 
 use std::{collections::BTreeSet, iter};
@@ -9,11 +10,13 @@ use stillpoint_contract::Result;
 use crate::{connect::Sql, error, tally::quoted};
 
 /// Whether anything unique in a table, or in one of its partitions, is seen to only when a
-/// transaction ends.
-const DEFERRABLE: &str = "
+/// transaction ends, or there is a rule for inserts or updates.
+const REFUSES: &str = "
     SELECT EXISTS (SELECT FROM pg_catalog.pg_index i
         WHERE NOT i.indimmediate AND (i.indrelid = $1
-            OR i.indrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::oid))))";
+            OR i.indrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::oid))))
+        OR EXISTS (SELECT FROM pg_catalog.pg_rewrite
+            WHERE ev_class = $1 AND ev_type IN ('2', '3'))";
 
 /// What is seen to at once, in a table and in those of its partitions that have it for themselves.
 /// Servers before 15 know no NULL that equals another.
@@ -164,7 +167,7 @@ pub(super) async fn find(
     written: &BTreeSet<&str>,
 ) -> Result<Option<(Vec<Unique>, Vec<String>)>> {
     let failed = |e| error::sql(e, "look for what is unique");
-    let row = live.client.query_one(DEFERRABLE, &[&table]).await.map_err(failed)?;
+    let row = live.client.query_one(REFUSES, &[&table]).await.map_err(failed)?;
     if !row.try_get::<_, bool>(0).map_err(failed)? {
         return Ok(None);
     }

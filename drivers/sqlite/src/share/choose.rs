@@ -54,7 +54,8 @@ pub(super) fn choose(
                 Some(found) => Error::new(ErrorKind::Unsupported, code::NO_TABLE, STEP)
                     .with("asked", pattern)
                     .with("found", &found.name)
-                    .why(found.obstacle().unwrap_or_default()),
+                    .why(found.obstacle().unwrap_or_default())
+                    .next("name a table, or restore the whole database: restore DB --to PATH"),
                 None => none_fits(pattern, &all),
             });
         }

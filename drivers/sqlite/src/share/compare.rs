@@ -1,6 +1,8 @@
 //! Live tables beside those of the restored file, row by row in the order of their keys.
 
-use std::{cmp::Ordering, collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{
+    cmp::Ordering, collections::BTreeSet, io::BufWriter, path::Path, sync::Arc, time::Duration,
+};
 
 use rusqlite::{
     Connection, Row, Rows, Statement,
@@ -29,9 +31,11 @@ const STEP: &str = "compare tables";
 
 const HEAD: &str = "\
 -- Read this before you run it. It makes live tables like they were at the restored point:
--- rows that are missing come back, rows that differ get their old values unless they were changed
--- since they were compared. Rows that are extra stay: their removal is commented out.
--- Triggers fire as for every other statement.
+-- rows that differ get their old values unless they were changed since they were compared, rows
+-- that are missing come back unless another row has by now what must be unique in them. Rows that
+-- are extra stay: their removal is commented out.
+-- Triggers fire as for every other statement. One may fail, as where rows exchanged what must be
+-- unique: `sqlite3 -bail` then ends there, and nothing is changed.
 BEGIN IMMEDIATE;
 PRAGMA defer_foreign_keys = ON;";
 
@@ -73,7 +77,8 @@ fn work(
     let encoding = encoding(&copy).map_err(failed)?;
     if encoding != self::encoding(&live).map_err(failed)? {
         return Err(Error::new(ErrorKind::Unsupported, code::UNSUITABLE_DATABASE, STEP)
-            .why("the two databases keep text in different encodings, and sort it differently"));
+            .why("the two databases keep text in different encodings, and sort it differently")
+            .next("bring the tables back beside the live ones: the same without --compare"));
     }
     live.execute_batch("BEGIN").map_err(failed)?;
     let tables = parents_first(&copy, tables).map_err(failed)?;
@@ -85,7 +90,9 @@ fn work(
     teller.line(HEAD.to_owned())?;
     let mut found = Vec::new();
     for shape in shapes {
-        let compared = one((&copy, &live), shape, encoding, (path, database), teller)?;
+        let scratch = beside.parent().unwrap_or(beside);
+        let places = (path, database, scratch);
+        let compared = one((&copy, &live), shape, encoding, places, teller)?;
         teller.line(format!(
             "-- {}: {} missing, {} different, {} extra",
             compared.table.replace(['\n', '\r'], " "),
@@ -239,22 +246,42 @@ fn key_of(
 
 /// Sets of columns that are unique, the primary key first.
 fn unique(connection: &Connection, table: &str) -> rusqlite::Result<Vec<Vec<String>>> {
-    let names = |query: &str, name: &str| -> rusqlite::Result<Vec<Option<String>>> {
-        let mut query = connection.prepare(query)?;
-        query.query_map([name], |row| row.get(0))?.collect()
-    };
     let mut keys = Vec::new();
     let primary = "SELECT name FROM pragma_table_info(?1) WHERE pk > 0 ORDER BY pk";
-    keys.extend(names(primary, table)?.into_iter().collect::<Option<Vec<_>>>());
+    keys.extend(names(connection, primary, table)?.into_iter().collect::<Option<Vec<_>>>());
     let indexes = "SELECT name FROM pragma_index_list(?1)
         WHERE \"unique\" = 1 AND partial = 0 AND origin <> 'pk' ORDER BY name";
-    for index in names(indexes, table)?.into_iter().flatten() {
+    for index in names(connection, indexes, table)?.into_iter().flatten() {
         let columns = "SELECT name FROM pragma_index_info(?1) ORDER BY seqno";
         // An expression has no name.
-        keys.extend(names(columns, &index)?.into_iter().collect::<Option<Vec<_>>>());
+        keys.extend(names(connection, columns, &index)?.into_iter().collect::<Option<Vec<_>>>());
     }
     keys.retain(|key| !key.is_empty());
     Ok(keys)
+}
+
+/// Whether anything but the key is unique in a table.
+fn has_more(
+    live: &Connection,
+    table: &str,
+    key: &[usize],
+    columns: &[String],
+) -> rusqlite::Result<bool> {
+    let key: BTreeSet<_> = key.iter().map(|place| columns[*place].to_lowercase()).collect();
+    let indexes = "SELECT name FROM pragma_index_list(?1) WHERE \"unique\" = 1";
+    for index in names(live, indexes, table)?.into_iter().flatten() {
+        let columns = names(live, "SELECT lower(name) FROM pragma_index_info(?1)", &index)?;
+        // An expression has no name. A partial index of the key is unique wherever the key is.
+        if columns.into_iter().collect::<Option<BTreeSet<_>>>().as_ref() != Some(&key) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn names(connection: &Connection, query: &str, of: &str) -> rusqlite::Result<Vec<Option<String>>> {
+    let mut query = connection.prepare(query)?;
+    query.query_map([of], |row| row.get(0))?.collect()
 }
 
 fn has_null(connection: &Connection, table: &str, key: &[String]) -> rusqlite::Result<bool> {
@@ -298,7 +325,7 @@ fn one(
     (copy, live): (&Connection, &Connection),
     shape: Shape,
     encoding: Encoding,
-    (path, database): (&Path, &Database),
+    (path, database, scratch): (&Path, &Database, &Path),
     teller: &Teller,
 ) -> Result<Difference> {
     let failed = |e| error::sqlite(e, STEP, &database.path);
@@ -312,7 +339,14 @@ fn one(
         ..Difference::default()
     };
     let (columns, key, table) = (shape.columns, shape.key, shape.table);
-    let merge = Merge { table, columns, key, teller };
+    let later = has_more(live, &table, &key, &columns).map_err(failed)?;
+    let later = later.then(|| tempfile::tempfile_in(scratch)).transpose().map_err(|cause| {
+        Error::new(ErrorKind::Exhausted, code::FILE, STEP)
+            .with("directory", scratch.display())
+            .caused_by(cause)
+    })?;
+    let later = later.map(BufWriter::new);
+    let mut merge = Merge { table, columns, key, teller, later };
     let mut ours: Statement<'_> = copy.prepare(&query).map_err(copied)?;
     let mut theirs: Statement<'_> = live.prepare(&query).map_err(failed)?;
     let mut ours: Rows<'_> = ours.query([]).map_err(copied)?;
@@ -361,5 +395,6 @@ fn one(
         }
     }
     teller.advance(shape.size - told)?;
+    merge.close()?;
     Ok(found)
 }

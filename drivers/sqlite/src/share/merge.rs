@@ -1,6 +1,11 @@
 //! The statements that make a live table like the copy.
 
-use stillpoint_contract::Result;
+use std::{
+    fs::File,
+    io::{self, BufRead as _, BufReader, BufWriter, Seek as _, Write as _},
+};
+
+use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{bring::ROW_IDS, definition::quoted, events::Teller, values::Value};
 
@@ -12,19 +17,40 @@ pub(super) struct Merge<'a> {
     /// Which of the columns are its key; empty where whole rows are compared.
     pub(super) key: Vec<usize>,
     pub(super) teller: &'a Teller,
+    /// Where missing rows wait for those that differ, which may have what has to be unique in them.
+    pub(super) later: Option<BufWriter<File>>,
+}
+
+fn unwritten(cause: io::Error) -> Error {
+    Error::new(ErrorKind::Exhausted, code::FILE, "write the merge script").caused_by(cause)
 }
 
 impl Merge<'_> {
     /// A row comes back.
-    pub(super) fn missing(&self, row: &[Value]) -> Result<()> {
+    pub(super) fn missing(&mut self, row: &[Value]) -> Result<()> {
         let columns: Vec<_> = self.columns.iter().map(|name| quoted(name)).collect();
         let values: Vec<_> = row.iter().map(Value::literal).collect();
-        self.teller.line(format!(
+        let insert = format!(
             "INSERT INTO {} ({}) VALUES ({}) ON CONFLICT DO NOTHING;",
             quoted(&self.table),
             columns.join(", "),
             values.join(", ")
-        ))
+        );
+        match &mut self.later {
+            Some(later) => writeln!(later, "{insert}").map_err(unwritten),
+            None => self.teller.line(insert),
+        }
+    }
+
+    /// The end of what is written of the table.
+    pub(super) fn close(&mut self) -> Result<()> {
+        let Some(later) = self.later.take() else { return Ok(()) };
+        let mut later = later.into_inner().map_err(|e| unwritten(e.into_error()))?;
+        later.rewind().map_err(unwritten)?;
+        for line in BufReader::new(later).lines() {
+            self.teller.line(line.map_err(unwritten)?)?;
+        }
+        Ok(())
     }
 
     /// A row gets its values back, unless it was changed meanwhile.
