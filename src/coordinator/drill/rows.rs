@@ -57,9 +57,11 @@ pub(super) fn compare(recorded: Vec<Tally>, counted: Vec<Tally>, basis: Basis) -
 fn judge(recorded: &Tally, counted: Option<u64>) -> Verdict {
     let is_right = if recorded.exact {
         counted == Some(recorded.rows)
+    } else if recorded.rows < JUDGED_ROWS_MIN {
+        return Verdict::Skipped;
     } else {
         let least = recorded.rows / ESTIMATE_SHARE;
-        recorded.rows < JUDGED_ROWS_MIN || counted.is_some_and(|rows| rows >= least)
+        counted.is_some_and(|rows| rows >= least)
     };
     if is_right { Verdict::Passed } else { Verdict::Failed }
 }
@@ -117,7 +119,7 @@ mod tests {
         assert_eq!(verdicts(&[(20_000, false)], &[10_000], Basis::Same).0, Verdict::Passed);
         assert_eq!(verdicts(&[(20_000, false)], &[9_999], Basis::Same).0, Verdict::Failed);
         assert_eq!(verdicts(&[(20_000, false)], &[], Basis::Same).0, Verdict::Failed);
-        assert_eq!(verdicts(&[(9_999, false)], &[0], Basis::Same).0, Verdict::Passed);
+        assert_eq!(verdicts(&[(9_999, false)], &[0], Basis::Same).0, Verdict::Skipped);
     }
 
     #[test]

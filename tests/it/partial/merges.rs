@@ -146,7 +146,7 @@ async fn rows_of_every_kind_of_table_come_back_as_they_were() {
     let client = connect(&story.server).await;
     client
         .batch_execute(
-            "CREATE TABLE handed (id int PRIMARY KEY, u text UNIQUE, v text);
+            "CREATE TABLE handed (id serial PRIMARY KEY, u text UNIQUE, v text);
              INSERT INTO handed VALUES (1, 'a', E'x\ny'), (2, 'b', ''), (3, 'c', 'é');
              CREATE TYPE pair AS (n int, t text);
              CREATE DOMAIN loose AS json; CREATE DOMAIN strict AS loose;
@@ -172,6 +172,7 @@ async fn rows_of_every_kind_of_table_come_back_as_they_were() {
     client
         .batch_execute(
             "DELETE FROM handed WHERE id <> 2; UPDATE handed SET u = 'a';
+             ALTER SEQUENCE handed_id_seq RESTART;
              UPDATE kinds SET p = '(8,)', ps = '{}', j = '{}', c = 'xy', f = 1 WHERE id = 1;
              UPDATE kinds SET p = '(1,)', c = 'z' WHERE id = 2;
              DELETE FROM ruled WHERE id = 1; UPDATE ruled SET v = 'z' WHERE id = 2;
@@ -191,6 +192,7 @@ async fn rows_of_every_kind_of_table_come_back_as_they_were() {
     for (table, before) in tables.into_iter().zip(before) {
         assert_eq!(rows(&story, table).await, before, "{table}\n{script}");
     }
+    assert_eq!(story.ask("SELECT nextval('handed_id_seq')::text").await, "4", "{script}");
     let brought = tokio::task::block_in_place(|| ok(&story, &["--table", "bare", "--as", "again"]));
     assert_eq!(brought["tables"][0]["rows"], 2, "{brought:#}");
     assert_none(&story.site);

@@ -347,14 +347,28 @@ fn rows_come_back_whose_unique_values_others_have_meanwhile() {
     )
     .unwrap();
     let all = "SELECT quote(id) || quote(u) || quote(v) FROM handed ORDER BY id";
+    live.execute_batch(
+        "CREATE TABLE folded (k TEXT COLLATE NOCASE PRIMARY KEY, v);
+         INSERT INTO folded VALUES ('ABC', 1)",
+    )
+    .unwrap();
     let before = texts(&live, all);
     site.ok(&["backup", "sqlite:app.db"]);
-    live.execute_batch("DELETE FROM handed WHERE id <> 2; UPDATE handed SET u = 'a'").unwrap();
+    live.execute_batch(
+        "DELETE FROM handed WHERE id <> 2; UPDATE handed SET u = 'a';
+         UPDATE folded SET k = 'Abc', v = 2",
+    )
+    .unwrap();
     let found = site.json(&restore(&["--table", "handed", "--compare", "--script", "m.sql"]));
     assert_eq!(found["tables"][0]["missing"], 2, "{found:#}");
     let script = fs::read_to_string(site.path("m.sql")).unwrap();
     live.execute_batch(&script).unwrap();
     assert_eq!(texts(&live, all), before, "{script}");
+    // What is only proposed, taken, makes room for what its key is equal to.
+    site.json(&restore(&["--table", "folded", "--compare", "--script", "folded.sql"]));
+    let script = fs::read_to_string(site.path("folded.sql")).unwrap();
+    live.execute_batch(&script.replace("-- DELETE", "DELETE")).unwrap();
+    assert_eq!(texts(&live, "SELECT k || v FROM folded"), ["ABC1"], "{script}");
 }
 
 #[test]

@@ -40,6 +40,18 @@ const COLUMNS: &str = "
             SELECT oid, typtype FROM below WHERE typtype <> 'd') t
     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 
+/// Sequences that count up and give a table's columns their values.
+const SEQUENCES: &str = "
+    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), a.attname::text
+    FROM pg_catalog.pg_depend d
+        JOIN pg_catalog.pg_sequence s ON s.seqrelid = d.objid AND s.seqincrement > 0
+        JOIN pg_catalog.pg_class c ON c.oid = d.objid
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+    WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = $1
+        AND d.deptype IN ('a', 'i')
+    ORDER BY 2";
+
 /// In how many ways rows are unique, in a table or in one of its partitions.
 const UNIQUE: &str = "
     SELECT count(*) FROM pg_catalog.pg_index i
@@ -179,8 +191,9 @@ struct Shape {
     unique: Option<Vec<Unique>>,
     /// What is unique and cannot be asked for.
     unasked: Vec<String>,
-    /// Whether more than the key is unique.
+    /// Whether more than the key is unique, or the key is by another equality than that of bytes.
     has_more: bool,
+    sequences: Vec<(String, String)>,
     /// Whether either table may have heirs, whose rows are not its own.
     has_heirs: (bool, bool),
     sort: Vec<(String, Order)>,
@@ -267,7 +280,15 @@ impl Shape {
         let (unique, unasked) = unique::find(live, id, &names, &written).await?.unzip();
         let all = live.client.query_one(UNIQUE, &[&id]).await.map_err(failed)?;
         let all: i64 = all.try_get(0).map_err(failed)?;
-        let has_more = i64::from(!key.is_empty()) < all;
+        let is_exact = |place: &usize| is_exact(&both[*place].base);
+        let has_more = i64::from(!key.is_empty()) < all || !key.iter().all(is_exact);
+        let mut sequences = Vec::new();
+        for row in live.client.query(SEQUENCES, &[&id]).await.map_err(failed)? {
+            let column: String = row.try_get(1).map_err(failed)?;
+            if both.iter().any(|one| one.name == column) {
+                sequences.push((row.try_get(0).map_err(failed)?, column));
+            }
+        }
         let is_unicode = is_unicode(own).await? && is_unicode(live).await?;
         let sort = if key.is_empty() {
             let all: Vec<_> = both.iter().map(|column| quoted(&column.name)).collect();
@@ -287,6 +308,7 @@ impl Shape {
             unique,
             unasked: unasked.unwrap_or_default(),
             has_more,
+            sequences,
             has_heirs,
             sort,
             columns_missing,
@@ -336,6 +358,12 @@ fn family(base: &str) -> &str {
         "text" | "character varying" => "text",
         base => base,
     }
+}
+
+/// Whether two values of a type are equal only as the same text.
+fn is_exact(base: &str) -> bool {
+    let exact = ["smallint", "integer", "bigint", "oid", "uuid", "bytea", "date", "boolean"];
+    exact.contains(&base) || base.starts_with("timestamp ")
 }
 
 /// What a column of a key is sorted by, so that all servers have one order.
@@ -439,6 +467,7 @@ async fn one(
         columns: shape.columns,
         key: shape.key,
         unique: shape.unique,
+        sequences: shape.sequences,
     };
     let waiting = if is_circular {
         Some(Waiting::Others)

@@ -43,6 +43,8 @@ pub(super) struct Target {
     /// In what rows that come back may meet others and then stay away, if the server cannot say
     /// so.
     pub(super) unique: Option<Vec<Unique>>,
+    /// Sequences that give columns their values.
+    pub(super) sequences: Vec<(String, String)>,
 }
 
 /// A table whose statements are written.
@@ -53,6 +55,7 @@ pub(super) struct Merge<'a, 's> {
     later: Option<(Waiting, File)>,
     script: Out<'a, 's>,
     is_open: bool,
+    has_missing: bool,
 }
 
 /// What of a table's statements comes last.
@@ -105,7 +108,7 @@ impl<'a, 's> Merge<'a, 's> {
         later: Option<(Waiting, File)>,
         script: &'a mut Script<'s>,
     ) -> Self {
-        Self { target, later, script: Out(script), is_open: false }
+        Self { target, later, script: Out(script), is_open: false, has_missing: false }
     }
 
     fn waits(&self, what: Waiting) -> bool {
@@ -114,6 +117,7 @@ impl<'a, 's> Merge<'a, 's> {
 
     /// A row comes back.
     pub(super) fn missing(&mut self, row: &Row) -> Result<()> {
+        self.has_missing = true;
         let Target { table, columns, unique, .. } = &self.target;
         let is_cast = unique.is_some() && !self.is_open;
         let value = |(column, value): (&Column, &Bytes)| {
@@ -212,8 +216,18 @@ impl<'a, 's> Merge<'a, 's> {
             let end = format!("\n{};", self.unless_there().trim_start());
             self.script.line(&end)?;
         }
-        let Some((_, mut later)) = self.later.take() else { return Ok(()) };
-        later.rewind().and_then(|()| io::copy(&mut later, self.script.0)).map_err(unwritten)?;
+        if let Some((_, mut later)) = self.later.take() {
+            later.rewind().and_then(|()| io::copy(&mut later, self.script.0)).map_err(unwritten)?;
+        }
+        // What begins anew would give out values that rows have which came back.
+        for (sequence, column) in self.target.sequences.iter().filter(|_| self.has_missing) {
+            let name = sequence.replace('\'', "''");
+            let (column, table) = (quoted(column), &self.target.table);
+            self.script.line(&format!(
+                "SELECT pg_catalog.setval('{name}', greatest(last_value, (SELECT max({column}) \
+                 FROM {table}))) FROM {sequence};"
+            ))?;
+        }
         Ok(())
     }
 
@@ -316,6 +330,7 @@ mod tests {
             columns,
             key: vec![0],
             unique,
+            sequences: vec![("s.\"it's\"".to_owned(), "id".to_owned())],
             has_heirs,
         };
         let mut merge = Merge::new(target(columns.clone(), None, false), None, script);
@@ -323,6 +338,7 @@ mod tests {
         merge.different(&row(&["2", "{}", "x"]), &row(&["2", "[]", "\\N"])).unwrap();
         merge.extra(&row(&["3\\nDROP", "{}", "x"])).unwrap();
         merge.different(&row(&["4", "{}", "x"]), &row(&["9", "{}", "x"])).unwrap();
+        merge.close().unwrap();
         let expression = |text: &str| (Element::Expression(text.to_owned()), "=".to_owned());
         let (id, pair) = (["id".to_owned()], ["id".to_owned(), "w".to_owned()]);
         let unique = Some(vec![
@@ -347,6 +363,8 @@ mod tests {
              \"v\"::text = '[]' AND \"w\" IS NULL;\n\
              -- DELETE FROM \"t\" WHERE \"id\" = E'3\\nDROP';\n\
              -- a row that differs only in what the server alone gives\n\
+             SELECT pg_catalog.setval('s.\"it''s\"', greatest(last_value, (SELECT max(\"id\") FROM \
+             \"t\"))) FROM s.\"it's\";\n\
              INSERT INTO \"t\" (\"id\", \"v\", \"w\") OVERRIDING SYSTEM VALUE SELECT r.* FROM \
              (VALUES ('1'::bigint, '{}'::json, NULL::text)) r (\"id\", \"v\", \"w\") CROSS JOIN \
              LATERAL (SELECT lower(w), (w > 'a'::text), (id < 9)) u (\"1\", \"2\", \"3\") WHERE \

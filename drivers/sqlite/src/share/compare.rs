@@ -260,7 +260,7 @@ fn unique(connection: &Connection, table: &str) -> rusqlite::Result<Vec<Vec<Stri
     Ok(keys)
 }
 
-/// Whether anything but the key is unique in a table.
+/// Whether anything but the key is unique in a table, or the key by a collation.
 fn has_more(
     live: &Connection,
     table: &str,
@@ -272,7 +272,13 @@ fn has_more(
     for index in names(live, indexes, table)?.into_iter().flatten() {
         let columns = names(live, "SELECT lower(name) FROM pragma_index_info(?1)", &index)?;
         // An expression has no name. A partial index of the key is unique wherever the key is.
-        if columns.into_iter().collect::<Option<BTreeSet<_>>>().as_ref() != Some(&key) {
+        let is_key = columns.into_iter().collect::<Option<BTreeSet<_>>>().as_ref() == Some(&key);
+        let is_by_bytes = "SELECT coll FROM pragma_index_xinfo(?1) WHERE key = 1";
+        let is_by_bytes = names(live, is_by_bytes, &index)?
+            .iter()
+            .flatten()
+            .all(|collation| collation.eq_ignore_ascii_case("BINARY"));
+        if !is_key || !is_by_bytes {
             return Ok(true);
         }
     }
