@@ -133,6 +133,7 @@ impl Back<'_> {
         }
         let Some(into) = into else { return Ok(()) };
         let tally = self.transaction.end().await?;
+        tracing::debug!(table = into, batch = batch.number, ?tally, "rows of a file are put back");
         let known = self.all.iter_mut().find(|one| one.table == into);
         let of = match known {
             Some(of) => of,

@@ -238,8 +238,9 @@ impl Put<'_> {
             }
         }
         let from = format!(
-            "(SELECT {} FROM {through}) AS put JOIN {} AS there ON {}",
+            "(SELECT {} FROM {through}) AS put JOIN {}{} AS there ON {}",
             puts.join(", "),
+            if self.is_parted { "" } else { "ONLY " },
             self.now.name,
             same.join(" AND ")
         );
@@ -470,7 +471,8 @@ fn not_put(cause: tokio_postgres::Error, table: &str) -> Error {
 fn dangling(cause: tokio_postgres::Error) -> Error {
     Error::new(ErrorKind::Refused, code::ROWS_CONFLICT, STEP)
         .why("they refer to rows that are not there")
-        .next("put those back first")
+        .next("put those back first; if they were, a trigger keeps them out of their table")
+        .next("--staging NAME puts all of them into a table of their own")
         .caused_by(cause)
 }
 
