@@ -1,5 +1,5 @@
-//! Temporary tables through which rows pass on their way into others, in the form in which they were
-//! read.
+//! Temporary tables through which rows pass on their way into others, in the form in which they
+//! were read.
 
 use std::pin::Pin;
 

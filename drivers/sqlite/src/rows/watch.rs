@@ -90,8 +90,8 @@ impl Watch {
             });
             let same: Vec<_> = key.chain(same).collect();
             let query = format!(
-                "SELECT count(*) FROM {} AS put WHERE NOT EXISTS (SELECT 1 FROM main.{own} AS there \
-                 WHERE {})",
+                "SELECT count(*) FROM {} AS put WHERE NOT EXISTS (SELECT 1 \
+                 FROM main.{own} AS there WHERE {})",
                 kept.name,
                 same.join(" AND ")
             );
