@@ -407,8 +407,8 @@ mod tests {
 
     use chrono::{DateTime, Utc};
     use stillpoint_contract::{
-        Burden, Column, Conflict, Cutoff, Estimate, Finding, Kind, LedgerEntry, Link, Member,
-        Outlook, Pruning, PutBack, Referrer, Space, Table,
+        Burden, Column, Cutoff, Estimate, Finding, Kind, LedgerEntry, Link, Member, Outlook,
+        Pruning, PutBack, Referrer, Space, Table,
     };
 
     use super::{super::file::Format, *};
@@ -529,12 +529,7 @@ mod tests {
             unreachable!()
         }
 
-        async fn put_back<'a>(
-            &'a mut self,
-            _: &Table,
-            _: &Conflict,
-            _: Option<&str>,
-        ) -> Result<Box<dyn PutBack + 'a>> {
+        async fn put_back(&mut self) -> Result<Box<dyn PutBack + '_>> {
             unreachable!()
         }
 

@@ -2,23 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use stillpoint_contract::{
-    Column, Conflict, Driver, Error, ErrorKind, PutBackTally, Result, RowBatch, Table, code,
+    Column, Conflict, Driver, Error, ErrorKind, PutBack, PutBackTally, Result, Table, code,
 };
 
 use super::{
+    document::{Batch, Plan},
     identity::ledger_of,
     names::Names,
     place::Place,
-    read::{Visible, Wanted, visible},
+    read::{Reading, Visible, Wanted, visible},
     shelf::Shelf,
     subject::Searched,
 };
-use crate::world::World;
-
-/// How many bytes of rows are handed over at once.
-const CHUNK_BYTES: usize = 256 << 10;
+use crate::{pipeline::cpu::CpuPool, world::World};
 
 /// How archived rows are put back.
 #[derive(Clone, Debug)]
@@ -41,13 +38,14 @@ pub struct Returned {
     pub tally: PutBackTally,
 }
 
-/// Puts archived rows back, those of each file in one transaction, parents before children. They
-/// stay in the archive.
+/// Puts archived rows back in one transaction, those of one file after those of the other, parents
+/// before children. They stay in the archive.
 ///
 /// # Errors
 ///
-/// [`Refused`](ErrorKind::Refused) when rows with their keys are there, and that is not allowed;
-/// those of files before stay where they were put, and the error says how many those are.
+/// [`Refused`](ErrorKind::Refused) when rows with their keys are there, and that is not allowed, or
+/// when a trigger makes other rows of them. Whatever the error is, nothing was put back, save where
+/// it says that this is not known.
 pub async fn put_back(
     place: &Place,
     world: &World,
@@ -71,9 +69,8 @@ pub async fn put_back(
     }
     let ledger = ledger_of(place, driver).await?;
     let mut rows = driver.rows().await?;
-    let mut all: Vec<Returned> = Vec::new();
-    // By the table that rows come from: the staging table that was made.
-    let mut made: BTreeMap<String, String> = BTreeMap::new();
+    let transaction = rows.put_back().await?;
+    let mut back = Back { returning, transaction, made: BTreeMap::new(), all: Vec::new() };
     for visible in visible(place, &shelf, ledger.as_deref()).await? {
         let Visible { plan, batch, .. } = &visible;
         if wanted.run.as_ref().is_some_and(|run| *run != plan.run) {
@@ -81,89 +78,103 @@ pub async fn put_back(
         }
         // Before a table was added to the set, runs did not have it.
         let Some(first) = names.table(plan, of) else { continue };
-        let searched = Searched { place, world, names: &names, plan, batch };
-        let found = searched.rows_of(&wanted.terms, first).await?;
+        // Of all rows, nobody has to find out which hang on which.
+        let found = if wanted.terms.is_empty() {
+            None
+        } else {
+            let searched = Searched { place, world, names: &names, plan, batch };
+            Some(searched.rows_of(&wanted.terms, first).await?)
+        };
         let members =
             if wanted.table.is_some() { first..first + 1 } else { 0..batch.members.len() };
         for number in members {
-            let picked = found.of_member(number);
+            let picked = found.as_ref().map(|found| found.of_member(number));
             let mut at = 0;
             let picks = move |_: &[Column], _: &[u8]| {
                 at += 1;
-                Ok(picked.contains(&(at - 1)))
+                Ok(picked.as_ref().is_none_or(|picked| picked.contains(&(at - 1))))
             };
-            let found = visible.read(place, &world.cpu, number, u64::MAX, picks).await?;
-            if found.rows.is_empty() {
-                continue;
+            if let Some(rows) = visible.read(place, &world.cpu, number, u64::MAX, picks).await? {
+                back.file(&world.cpu, &names, plan, (number, first), batch, rows).await?;
             }
-            let source = &plan.members[number].table;
-            let now = names.table_now(plan, number);
-            let staging = returning
-                .staging
-                .as_ref()
-                .map(|name| if number == first { name.clone() } else { staging_name(name, &now) });
-            let name = made.get(&now).unwrap_or(&now).clone();
-            let staging = staging.filter(|_| !made.contains_key(&now));
-            let renamed = |column: Column| {
-                let name = names.column_now(plan, number, &column);
-                Column { name, ..column }
-            };
-            let columns = found.columns.into_iter().map(renamed).collect();
-            let table = Table { name, columns, ..source.clone() };
-            let told = |error| with_what_stays(error, &all);
-            let mut transaction = rows
-                .put_back(&table, &returning.conflict, staging.as_deref())
-                .await
-                .map_err(told)?;
-            let into = transaction.table().to_owned();
-            for batch in batches(found.rows) {
-                transaction.rows(batch).await.map_err(told)?;
-            }
-            let tally = transaction.commit().await.map_err(told)?;
-            if staging.is_some() {
-                made.insert(now, into.clone());
-            }
-            let known = all.iter_mut().find(|one| one.table == into);
-            let of = match known {
-                Some(of) => of,
-                None => all.push_mut(Returned { table: into, ..Returned::default() }),
-            };
-            of.tally.inserted += tally.inserted;
-            of.tally.replaced += tally.replaced;
-            of.tally.skipped += tally.skipped;
         }
     }
-    Ok(all)
+    back.transaction.commit().await?;
+    Ok(back.all)
 }
 
-/// An error that says which rows stay in tables although it ended the rest: their transactions were
-/// committed.
-fn with_what_stays(error: Error, before: &[Returned]) -> Error {
-    let written = |one: &Returned| one.tally.inserted + one.tally.replaced;
-    before.iter().filter(|one| written(one) > 0).fold(error, |error, one| {
-        error.with("rows put back before, which stay", format!("{} {}", one.table, written(one)))
-    })
+/// Rows on their way.
+struct Back<'a> {
+    returning: &'a Returning,
+    transaction: Box<dyn PutBack + 'a>,
+    /// By the table that rows come from: the staging table that was made.
+    made: BTreeMap<String, String>,
+    all: Vec<Returned>,
+}
+
+impl Back<'_> {
+    /// Puts the rows of a file back, if there are any.
+    async fn file(
+        &mut self,
+        cpu: &CpuPool,
+        names: &Names,
+        plan: &Plan,
+        (number, first): (usize, usize),
+        batch: &Batch,
+        mut rows: Reading,
+    ) -> Result<()> {
+        let mut into = None;
+        while let Some(some) = rows.next(cpu).await? {
+            if into.is_none() {
+                let columns = &batch.members[number].columns;
+                into = Some(self.begin(names, plan, (number, first), columns).await?);
+            }
+            self.transaction.rows(some).await?;
+        }
+        let Some(into) = into else { return Ok(()) };
+        let tally = self.transaction.end().await?;
+        tracing::debug!(table = into, batch = batch.number, ?tally, "rows of a file are put back");
+        let known = self.all.iter_mut().find(|one| one.table == into);
+        let of = match known {
+            Some(of) => of,
+            None => self.all.push_mut(Returned { table: into, ..Returned::default() }),
+        };
+        of.tally.inserted += tally.inserted;
+        of.tally.replaced += tally.replaced;
+        of.tally.skipped += tally.skipped;
+        Ok(())
+    }
+
+    async fn begin(
+        &mut self,
+        names: &Names,
+        plan: &Plan,
+        (number, first): (usize, usize),
+        columns: &[Column],
+    ) -> Result<String> {
+        let now = names.table_now(plan, number);
+        let made = self.made.get(&now);
+        let staging = self.returning.staging.as_ref().filter(|_| made.is_none());
+        let staging = staging
+            .map(|name| if number == first { name.clone() } else { staging_name(name, &now) });
+        let renamed = |column: &Column| {
+            let name = names.column_now(plan, number, column);
+            Column { name, ..column.clone() }
+        };
+        let columns = columns.iter().map(renamed).collect();
+        let name = made.unwrap_or(&now).clone();
+        let table = Table { name, columns, ..plan.members[number].table.clone() };
+        let conflict = &self.returning.conflict;
+        let into = self.transaction.begin(&table, conflict, staging.as_deref()).await?;
+        if staging.is_some() {
+            self.made.insert(now, into.clone());
+        }
+        Ok(into)
+    }
 }
 
 /// The name of a new table for rows that hang on those of another one.
 fn staging_name(name: &str, of: &str) -> String {
     let last = of.rsplit('.').next().unwrap_or(of).trim_matches('"');
     format!("{name}_{last}")
-}
-
-fn batches(rows: Vec<Bytes>) -> Vec<RowBatch> {
-    let mut batches = Vec::new();
-    let (mut bytes, mut ends) = (Vec::new(), Vec::new());
-    for row in rows {
-        bytes.extend_from_slice(&row);
-        ends.push(bytes.len() as u32);
-        if bytes.len() >= CHUNK_BYTES {
-            batches
-                .push(RowBatch::new(std::mem::take(&mut bytes).into(), std::mem::take(&mut ends)));
-        }
-    }
-    if !ends.is_empty() {
-        batches.push(RowBatch::new(bytes.into(), ends));
-    }
-    batches
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
-use stillpoint_contract::{Column, Error, ErrorKind, Kind, LedgerEntry, Result, code, values};
+use stillpoint_contract::{
+    Column, Error, ErrorKind, Kind, LedgerEntry, Result, RowBatch, code, values,
+};
 
 use super::{
     document::{Batch, Plan, Slice},
@@ -13,7 +14,7 @@ use super::{
     place::Place,
     reconcile::{Hidden, compare, hidden, refuse_unknown},
     shelf::{Shelf, Shelved, ShelvedBatch},
-    shelve::{keep_slices, read_back, stored, verified},
+    shelve::{SliceRows, read_back, stored, verified},
 };
 use crate::pipeline::cpu::CpuPool;
 
@@ -149,7 +150,7 @@ impl Compares {
     }
 }
 
-/// Rows of one file that were wanted.
+/// Rows of one file that were wanted, or some of them.
 #[derive(Clone, Debug)]
 pub struct FoundRows {
     /// The run whose file it is.
@@ -161,7 +162,7 @@ pub struct FoundRows {
     /// The table's columns, in the forms of the file.
     pub columns: Vec<Column>,
     /// The rows.
-    pub rows: Vec<Bytes>,
+    pub rows: RowBatch,
 }
 
 /// A batch of which readers see something.
@@ -207,9 +208,15 @@ pub fn unsettled_rows(shelf: &Shelf) -> u64 {
     shelf.runs.iter().flat_map(Shelved::pending).map(Batch::rows).sum()
 }
 
-/// Reads the rows that are wanted, and hands over those of one file after the other.
+/// Reads the rows that are wanted, and hands them over in their order, some at a time: those of one
+/// file after those of the other.
 ///
 /// Only rows count that are gone from their tables, as [`visible`] says.
+///
+/// # Errors
+///
+/// [`Corrupt`](ErrorKind::Corrupt) when a file is not what was written. That its rows are others is
+/// known once all of them were read: what was handed over of it before is worth nothing then.
 pub async fn find(
     place: &Place,
     cpu: &CpuPool,
@@ -245,14 +252,19 @@ pub async fn find(
         let terms = names.places(visible.plan, number, columns, &wanted.terms);
         let planned = visible.plan.members[number].table.columns.clone();
         let picks = move |columns: &[Column], row: &[u8]| fits(row, columns, &planned, &terms);
-        let mut found = visible.read(place, cpu, number, left, picks).await?;
-        if !found.rows.is_empty() {
-            count += found.rows.len() as u64;
-            found.table = names.table_now(visible.plan, number);
-            for column in &mut found.columns {
-                column.name = names.column_now(visible.plan, number, column);
-            }
-            take(found).await?;
+        let Some(mut reading) = visible.read(place, cpu, number, left, picks).await? else {
+            continue;
+        };
+        let table = names.table_now(visible.plan, number);
+        let mut columns = columns.clone();
+        for column in &mut columns {
+            column.name = names.column_now(visible.plan, number, column);
+        }
+        while let Some(rows) = reading.next(cpu).await? {
+            count += rows.len() as u64;
+            let (run, batch) = (visible.plan.run.clone(), visible.batch.number);
+            take(FoundRows { run, batch, table: table.clone(), columns: columns.clone(), rows })
+                .await?;
         }
     }
     Ok(count)
@@ -275,44 +287,80 @@ pub fn columns_of(shelf: &Shelf, table: Option<&str>) -> Vec<Column> {
     all
 }
 
+/// Says whether a row is wanted, of the columns of its file.
+type Picks = Box<dyn FnMut(&[Column], &[u8]) -> Result<bool> + Send>;
+
 impl Visible<'_> {
-    /// Reads rows of a member, at most so many.
+    /// Begins to read rows of a member, at most so many. `None` where it has no file.
     pub(super) async fn read(
         &self,
         place: &Place,
         cpu: &CpuPool,
         number: usize,
         rows_max: u64,
-        mut picks: impl FnMut(&[Column], &[u8]) -> Result<bool> + Send + 'static,
-    ) -> Result<FoundRows> {
+        picks: impl FnMut(&[Column], &[u8]) -> Result<bool> + Send + 'static,
+    ) -> Result<Option<Reading>> {
         let member = &self.batch.members[number];
-        let mut found = FoundRows {
-            run: self.plan.run.clone(),
-            batch: self.batch.number,
-            table: self.plan.members[number].table.name.clone(),
-            columns: member.columns.clone(),
-            rows: Vec::new(),
-        };
-        let Some(file) = &member.file else { return Ok(found) };
+        let Some(file) = &member.file else { return Ok(None) };
         let bytes = verified(place, cpu, file).await?;
         let (columns, format) = (member.columns.clone(), self.plan.format);
         let (slices, shown) = (self.batch.slices.clone(), self.slices.clone());
-        found.rows = cpu
-            .run(move |_| {
-                let mut rows = Vec::new();
-                keep_slices(&bytes, &columns, format, &slices, number, |slice, row| {
-                    // Asked of every row: it may count them.
-                    let is_picked = picks(&columns, row)?;
-                    let has_room = (rows.len() as u64) < rows_max;
-                    if is_picked && has_room && shown.contains(&slice.number) {
-                        rows.push(Bytes::copy_from_slice(row));
-                    }
-                    Ok(())
-                })?;
-                Ok::<_, Error>(rows)
-            })
-            .await??;
-        Ok(found)
+        let picks: Picks = Box::new(picks);
+        let open = move |_: &mut _| {
+            let rows = SliceRows::new(&bytes, &columns, format, slices, number)?;
+            Ok::<_, Error>(Pages { rows, columns, shown, picks, left: rows_max })
+        };
+        let pages = cpu.run(open).await??;
+        Ok(Some(Reading(Some(Box::new(pages)))))
+    }
+}
+
+/// Rows of one file that are wanted, as they are read.
+pub(super) struct Reading(Option<Box<Pages>>);
+
+struct Pages {
+    rows: SliceRows,
+    columns: Vec<Column>,
+    shown: BTreeSet<u32>,
+    picks: Picks,
+    left: u64,
+}
+
+impl Reading {
+    /// Some rows, never none; `None` when all were read, and were the right ones.
+    pub(super) async fn next(&mut self, cpu: &CpuPool) -> Result<Option<RowBatch>> {
+        let Some(mut pages) = self.0.take() else { return Ok(None) };
+        let read = move |_: &mut _| {
+            let page = pages.next()?;
+            Ok::<_, Error>(page.map(|rows| (rows, pages)))
+        };
+        Ok(cpu.run(read).await??.map(|(rows, pages)| {
+            self.0 = Some(pages);
+            rows
+        }))
+    }
+}
+
+impl Pages {
+    /// Everything is read in any case: also what is not wanted may show that the file is broken.
+    fn next(&mut self) -> Result<Option<RowBatch>> {
+        let Self { rows, columns, shown, picks, left } = self;
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+        let mut is_over = false;
+        while ends.is_empty() && !is_over {
+            is_over = !rows.next(|slice, row| {
+                // Asked of every row: it may count them.
+                let is_picked = picks(columns, row)?;
+                if is_picked && *left > 0 && shown.contains(&slice.number) {
+                    *left -= 1;
+                    bytes.extend_from_slice(row);
+                    // A decoder does not read more than that at once.
+                    ends.push(bytes.len() as u32);
+                }
+                Ok(())
+            })?;
+        }
+        Ok((!is_over).then(|| RowBatch::new(bytes.into(), ends)))
     }
 }
 

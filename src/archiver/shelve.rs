@@ -258,20 +258,54 @@ pub(super) fn keep_slices(
     member: usize,
     mut keep: impl FnMut(&Slice, &[u8]) -> Result<()>,
 ) -> Result<()> {
-    let mut decoder = Decoder::new(bytes, columns, format)?;
-    let mut filled = slices.iter().filter(|slice| slice.members[member].rows > 0);
-    let mut now = filled.next();
-    let mut seen = 0;
-    while let Some(rows) = decoder.next()? {
+    let mut rows = SliceRows::new(bytes, columns, format, slices.to_vec(), member)?;
+    while rows.next(&mut keep)? {}
+    Ok(())
+}
+
+/// The same, some rows at a time: as many as a decoder reads at once.
+///
+/// Whether they are those that were written is known at the end.
+#[derive(Debug)]
+pub(super) struct SliceRows {
+    decoder: Decoder,
+    slices: Vec<Slice>,
+    member: usize,
+    /// The slice that is being read, and how many of its rows were.
+    now: usize,
+    seen: u64,
+}
+
+impl SliceRows {
+    /// Opens the file of a table, of whose batch all slices are given.
+    pub(super) fn new(
+        bytes: &Bytes,
+        columns: &[Column],
+        format: super::file::Format,
+        mut slices: Vec<Slice>,
+        member: usize,
+    ) -> Result<Self> {
+        slices.retain(|slice| slice.members[member].rows > 0);
+        let decoder = Decoder::new(bytes, columns, format)?;
+        Ok(Self { decoder, slices, member, now: 0, seen: 0 })
+    }
+
+    /// Hands over some rows; `false` when all were there.
+    pub(super) fn next(
+        &mut self,
+        mut keep: impl FnMut(&Slice, &[u8]) -> Result<()>,
+    ) -> Result<bool> {
+        let Some(rows) = self.decoder.next()? else { return Ok(false) };
         for row in rows.rows() {
-            let slice = now.ok_or_else(|| differs("it holds more rows than were written"))?;
+            let slice = self.slices.get(self.now);
+            let slice = slice.ok_or_else(|| differs("it holds more rows than were written"))?;
             keep(slice, row)?;
-            seen += 1;
-            if seen == slice.members[member].rows {
-                seen = 0;
-                now = filled.next();
+            self.seen += 1;
+            if self.seen == slice.members[self.member].rows {
+                self.seen = 0;
+                self.now += 1;
             }
         }
+        Ok(true)
     }
-    Ok(())
 }

@@ -219,7 +219,7 @@ pub mod code {
     pub const ROWS_REFUSED: Code = Code(900);
     /// No such archive set, run or file.
     pub const NO_SUCH_ARCHIVE: Code = Code(901);
-    /// What was deleted is not what the file holds; nothing was.
+    /// What was deleted, or put back, is not what the file holds; nothing was.
     pub const ROWS_DIFFER: Code = Code(902);
     /// A file of archived rows, or what belongs to it, is not what was written.
     pub const ARCHIVE_FILE: Code = Code(903);

@@ -148,7 +148,7 @@ async fn write(
         }
         let place = |name: &str| found.columns.iter().position(|column| column.name == name);
         let fields: Vec<_> = heading.iter().map(|column| place(&column.name)).collect();
-        for row in &found.rows {
+        for row in found.rows.rows() {
             match form {
                 Form::Csv => csv_record(row, &found.columns, &fields, &mut text)?,
                 Form::Jsonl => json_line(row, &found.columns, &mut text)?,

@@ -5,9 +5,10 @@
 use std::{fs, path::Path};
 
 use stillpoint::archiver::{
-    Nobody, Quit, Reconciling, Returning, Term, Wanted, ledger_of, put_back, reconcile, verify,
+    FoundRows, Nobody, Quit, Reconciling, Returning, Term, Wanted, find, ledger_of, put_back,
+    reconcile, verify,
 };
-use stillpoint_contract::{Conflict, code};
+use stillpoint_contract::{Conflict, ErrorKind, Result, code};
 
 use super::shop::{InPostgres, Shop, Sqlite, Yard};
 
@@ -141,4 +142,226 @@ async fn families_of_sqlite_come_back_together() {
 async fn families_of_postgresql_come_back_together() {
     let Some(shop) = InPostgres::new(18).await else { return };
     families(Yard::new(shop, true)).await;
+}
+
+/// Puts all rows back, those of the root and those that hang on them.
+async fn put_all<S: Shop>(
+    yard: &Yard<S>,
+    conflict: Conflict,
+    staging: Option<&str>,
+) -> Result<Vec<u64>> {
+    let driver = yard.shop.driver().await;
+    let staging = staging.map(str::to_owned);
+    let returning = Returning { wanted: Wanted::default(), conflict, staging };
+    let back = Box::pin(put_back(&yard.place, &yard.world, &*driver, &returning)).await?;
+    Ok(back.iter().map(|one| one.tally.inserted + one.tally.replaced).collect())
+}
+
+/// Whatever is refused, and however late, nothing was put back.
+async fn all_or_nothing<S: Shop>(mut yard: Yard<S>) {
+    yard.rule.file_bytes = 1;
+    yard.rule.slice_rows = 7;
+    yard.fill(0..30, 2).await;
+    assert!(yard.run().await.unwrap().quit.is_done());
+    let orders = yard.shop.table("orders");
+    // Of the last file.
+    let there = format!("INSERT INTO {orders} VALUES (29, 'there', 'open', NULL, 1)");
+    yard.shop.change(&[there]).await;
+    let error = put_all(&yard, Conflict::Fail, None).await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_CONFLICT));
+    assert!(format!("{:?}", error.facts()).contains("29"), "{error:?}");
+    assert_eq!(yard.live("orders").await, ["there"]);
+    assert_eq!(yard.live("items").await, Vec::<String>::new());
+
+    // A table of its own goes as well.
+    let broken = format!("ALTER TABLE {} RENAME COLUMN token TO other", yard.shop.table("items"));
+    yard.shop.change(&[broken]).await;
+    put_all(&yard, Conflict::Skip, None).await.unwrap_err();
+    assert_eq!(yard.live("orders").await, ["there"]);
+    let mended = format!("ALTER TABLE {} RENAME COLUMN other TO token", yard.shop.table("items"));
+    yard.shop.change(&[mended]).await;
+    assert_eq!(put_all(&yard, Conflict::Skip, None).await.unwrap(), [29, 60]);
+    assert_eq!(put_all(&yard, Conflict::Overwrite, None).await.unwrap(), [30, 60]);
+    assert_eq!(yard.live("orders").await, tokens("o", 0..30));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_return_to_sqlite_puts_nothing_back() {
+    all_or_nothing(Yard::new(Sqlite::new().await, true)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_return_to_postgresql_puts_nothing_back() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    all_or_nothing(Yard::new(shop, true)).await;
+}
+
+/// A trigger, made and taken away again, that makes other rows of those that are put back.
+struct Meddler {
+    make: Vec<String>,
+    end: String,
+    /// What becomes of a row.
+    how: &'static str,
+}
+
+async fn meddled<S: Shop>(mut yard: Yard<S>, meddlers: Vec<Meddler>, harmless: Meddler) {
+    yard.rule.file_bytes = 1;
+    yard.fill(0..30, 1).await;
+    assert!(yard.run().await.unwrap().quit.is_done());
+    for Meddler { make, end, how } in meddlers {
+        yard.shop.change(&make).await;
+        for conflict in [Conflict::Fail, Conflict::Skip, Conflict::Overwrite] {
+            let error = put_all(&yard, conflict.clone(), None).await.unwrap_err();
+            let told = format!("{:?} {:?}", error.facts(), error.advice());
+            // Rows of items miss their order before anything is compared.
+            let is_missed = how == "moved";
+            let code = if is_missed { code::ROWS_CONFLICT } else { code::ROWS_DIFFER };
+            assert_eq!(error.code(), code, "{how}, {conflict:?}: {error:?}");
+            assert!(told.contains("--staging"), "{how}: {told}");
+            let names = told.contains("orders") && told.contains("meddle");
+            assert!(names && told.contains("TRIGGER") || is_missed, "{how}: {told}");
+            assert_eq!(yard.live("orders").await, Vec::<String>::new(), "{how}, {conflict:?}");
+        }
+        let staging = format!("beside_{how}");
+        assert_eq!(put_all(&yard, Conflict::Fail, Some(&staging)).await.unwrap(), [30, 30]);
+        yard.shop.change(&[end]).await;
+    }
+    yard.shop.change(&harmless.make).await;
+    assert_eq!(put_all(&yard, Conflict::Fail, None).await.unwrap(), [30, 30]);
+    let orders = yard.shop.table("orders");
+    let gone = [3, 4].map(|id| {
+        let items = yard.shop.table("items");
+        format!("DELETE FROM {items} WHERE order_id = {id}")
+    });
+    yard.shop.change(&gone).await;
+    yard.shop.change(&[format!("DELETE FROM {orders} WHERE id IN (3, 4)")]).await;
+    yard.shop.change(&[format!("UPDATE {orders} SET note = 'kept' WHERE id = 5")]).await;
+    // What is left as it is, is not compared.
+    assert_eq!(put_all(&yard, Conflict::Skip, None).await.unwrap(), [2, 2]);
+    let note = format!("SELECT note FROM {orders} WHERE note = 'kept'");
+    assert_eq!(yard.shop.ask(&note).await, ["kept"]);
+    assert_eq!(put_all(&yard, Conflict::Overwrite, None).await.unwrap(), [30, 30]);
+    assert_eq!(yard.shop.ask(&note).await, Vec::<String>::new());
+    assert_eq!(yard.live("orders").await, tokens("o", 0..30));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn triggers_of_sqlite_make_no_other_rows() {
+    let meddler = |how, when: &str, does: &str| Meddler {
+        make: vec![format!("CREATE TRIGGER meddle {when} BEGIN {does}; END")],
+        end: "DROP TRIGGER meddle".to_owned(),
+        how,
+    };
+    let change = "UPDATE orders SET note = 'Note 7' WHERE id = 7";
+    let meddlers = vec![
+        meddler("changed", "AFTER INSERT ON orders WHEN new.id = 7", change),
+        meddler("all", "AFTER INSERT ON orders WHEN new.id = 7", "UPDATE orders SET amount = 7"),
+        meddler(
+            "gone",
+            "AFTER INSERT ON orders WHEN new.id = 7",
+            "DELETE FROM orders WHERE id = 7",
+        ),
+        meddler("dropped", "BEFORE INSERT ON orders WHEN new.id = 7", "SELECT RAISE(IGNORE)"),
+        meddler("late", "AFTER INSERT ON items WHEN new.order_id = 7", change),
+    ];
+    let log = "CREATE TABLE log (id)".to_owned();
+    let mut harmless =
+        meddler("harmless", "AFTER INSERT ON orders", "INSERT INTO log VALUES (new.id)");
+    harmless.make.insert(0, log);
+    meddled(Yard::new(Sqlite::new().await, true), meddlers, harmless).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn triggers_of_postgresql_make_no_other_rows() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    let meddler = |how, when: &str, does: &str| Meddler {
+        make: vec![
+            format!(
+                "CREATE OR REPLACE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$
+                 BEGIN {does} END $$"
+            ),
+            format!("CREATE {when} FOR EACH ROW EXECUTE FUNCTION meddle()"),
+        ],
+        end: "DROP FUNCTION meddle CASCADE".to_owned(),
+        how,
+    };
+    let before = "TRIGGER meddle BEFORE INSERT ON orders";
+    let change = "UPDATE orders SET note = 'Note 7' WHERE id = 7; RETURN NULL;";
+    let meddlers = vec![
+        meddler("changed", before, "IF new.id = 7 THEN new.note := 'Note 7'; END IF; RETURN new;"),
+        meddler(
+            "scaled",
+            "TRIGGER meddle AFTER INSERT ON orders",
+            "UPDATE orders SET amount = 7
+            WHERE id = new.id; RETURN NULL;",
+        ),
+        meddler("moved", before, "IF new.id = 7 THEN new.id := 77; END IF; RETURN new;"),
+        meddler("dropped", before, "IF new.id = 7 THEN RETURN NULL; END IF; RETURN new;"),
+        meddler(
+            "redirected",
+            before,
+            "IF new.id = 7 THEN CREATE TABLE IF NOT EXISTS elsewhere
+            (LIKE orders); INSERT INTO elsewhere SELECT new.*; RETURN NULL; END IF; RETURN new;",
+        ),
+        meddler("late", "TRIGGER meddle AFTER INSERT ON items", change),
+        meddler(
+            "deferred",
+            "CONSTRAINT TRIGGER meddle AFTER INSERT ON orders DEFERRABLE INITIALLY DEFERRED",
+            change,
+        ),
+    ];
+    let log = "CREATE TABLE IF NOT EXISTS meddle_log (id integer)".to_owned();
+    let logs = "INSERT INTO meddle_log VALUES (new.id); RETURN new;";
+    let mut harmless = meddler("harmless", before, logs);
+    harmless.make.insert(0, log);
+    let yard = Yard::new(shop, true);
+    meddled(yard, meddlers, harmless).await;
+}
+
+/// A file of more rows than are read at once: the same rows, in the same order, and all of them.
+async fn portions<S: Shop>(mut yard: Yard<S>, fill: &str) {
+    const ROWS: i64 = 3000;
+    yard.rule.slice_rows = 500;
+    yard.shop.change(&[fill.to_owned()]).await;
+    let hash = "SELECT CAST(sum(length(note) * id) AS text) FROM orders";
+    let before = yard.shop.ask(hash).await;
+    assert!(yard.run().await.unwrap().quit.is_done());
+    let driver = yard.shop.driver().await;
+    let ledger = ledger_of(&yard.place, &*driver).await.unwrap();
+    for rows_max in [None, Some(2500), Some(1)] {
+        let wanted = Wanted { rows_max, ..Wanted::default() };
+        let (mut portions, mut batches, mut count) = (0, Vec::new(), 0);
+        let take = async |found: FoundRows| {
+            portions += 1;
+            count += found.rows.len() as u64;
+            batches.push(found.batch);
+            assert!(!found.rows.is_empty() && found.rows.bytes().len() < 20 << 20);
+            Ok(())
+        };
+        let found = find(&yard.place, &yard.world.cpu, &wanted, ledger.as_deref(), take);
+        let told = Box::pin(found).await.unwrap();
+        assert_eq!((told, count), (rows_max.unwrap_or(3000), rows_max.unwrap_or(3000)));
+        batches.dedup();
+        assert_eq!(batches.len(), 1, "{batches:?}");
+        assert!(portions > 2 || rows_max == Some(1), "{portions}");
+    }
+    assert_eq!(yard.archived("orders").await, tokens("o", 1..=ROWS));
+    assert_eq!(put_all(&yard, Conflict::Fail, None).await.unwrap(), [3000]);
+    assert_eq!(yard.shop.ask(hash).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_file_comes_back_to_sqlite_in_portions() {
+    let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+        INSERT INTO orders SELECT i, 'o' || i, 'closed', hex(randomblob(5000)), i FROM n";
+    portions(Yard::new(Sqlite::new().await, false), fill).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_file_comes_back_to_postgresql_in_portions() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    let fill = "INSERT INTO orders SELECT i, 'o' || i, 'closed',
+        (SELECT string_agg(md5((i * 400 + k)::text), '') FROM generate_series(1, 312) AS k), i
+        FROM generate_series(1, 3000) AS i";
+    portions(Yard::new(shop, false), fill).await;
 }

@@ -375,7 +375,7 @@ impl<S: Shop> Yard<S> {
         let wanted = Wanted { table: Some(self.shop.table(table)), ..Wanted::default() };
         let mut tokens = Vec::new();
         let take = async |found: FoundRows| {
-            for row in &found.rows {
+            for row in found.rows.rows() {
                 let mut line = Vec::new();
                 json_line(row, &found.columns, &mut line)?;
                 let row: serde_json::Value = serde_json::from_slice(&line).unwrap();

@@ -192,6 +192,38 @@ fn i1_the_program_is_killed_at_each_step_that_it_names() {
     ward.ok(&["archive", "verify", "orders", "--against-ledger"]);
 }
 
+/// Killed amid a restore, nothing is back; the next one puts all of it back.
+#[test]
+fn a_restore_that_is_killed_puts_nothing_back() {
+    let ward = shop();
+    ward.ok(&["archive", "run", "orders"]);
+    let restore = ["archive", "restore", "orders", "--all"];
+    let mut were_killed = 0;
+    for number in 0..2 {
+        let mut command = ward.command(&restore);
+        command.env("STILLPOINT_LOG", "stillpoint::archiver::put_back=debug");
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let mut files = lines.filter(|line| line.contains("rows of a file are put back"));
+        assert!(files.nth(number).is_some(), "file {number}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let found = (count(&ward, "orders") - STAY, count(&ward, "items") - STAY);
+        let all = (ORDERS, ORDERS);
+        // What is killed behind its commit is back.
+        assert!(found == (0, 0) || found == all, "{found:?}");
+        if found == (0, 0) {
+            were_killed += 1;
+            continue;
+        }
+        let shop = Connection::open(ward.path("shop.db")).unwrap();
+        let empty = "DELETE FROM items WHERE order_id <= 1000; DELETE FROM orders WHERE id <= 1000";
+        shop.execute_batch(empty).unwrap();
+    }
+    assert!(were_killed > 0, "each kill was late");
+    assert_eq!(ward.json(&restore)["inserted"].as_u64(), Some(2 * ORDERS));
+}
+
 /// How many rows the ledger says are archived.
 fn noted(ward: &Ward) -> u64 {
     let shop = Connection::open(ward.path("shop.db")).unwrap();

@@ -211,6 +211,8 @@ sentences! {
         "Rows that are put back have the bytes that they had, in their table or in a new one."
     rows::rows_that_are_there_are_treated_as_asked [Rows]
         "Rows that are there already are kept, replaced or refused, as asked."
+    rows::rows_of_many_tables_come_back_at_once_or_not_at_all [Rows]
+        "Rows of many tables are put back in one transaction, new tables with them."
 
     rows::copies_are_found_and_removed_by_their_keys [Rows]
         "Copies of rows have the bytes that those had, and are found and removed by their keys."

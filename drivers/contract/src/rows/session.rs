@@ -143,21 +143,8 @@ pub trait Rows: fmt::Debug + Send {
     /// Opens a transaction that deletes, after [`lock`](Self::lock).
     async fn prune(&mut self) -> Result<Box<dyn Pruning + '_>>;
 
-    /// Opens a transaction that puts rows of a table back. With `staging`, into a new table of
-    /// that name instead, in the same schema.
-    ///
-    /// `table` is what rows look like; columns that the table has besides get what they have by
-    /// default, generated ones are left to the engine.
-    ///
-    /// # Errors
-    ///
-    /// [`Unsupported`](ErrorKind::Unsupported) when the table as it is now cannot take the rows.
-    async fn put_back<'a>(
-        &'a mut self,
-        table: &Table,
-        conflict: &Conflict,
-        staging: Option<&str>,
-    ) -> Result<Box<dyn PutBack + 'a>>;
+    /// Opens a transaction that puts rows back.
+    async fn put_back(&mut self) -> Result<Box<dyn PutBack + '_>>;
 
     /// What tells the database from all others: what the identities of its tables begin with.
     async fn whose(&mut self) -> Result<String> {
@@ -401,21 +388,44 @@ pub struct LedgerEntry {
     pub position: Option<String>,
 }
 
-/// A transaction that puts rows back. Dropped, it is as if it had never been.
+/// A transaction that puts rows of any number of tables back, those of one after those of another.
+/// Dropped, it is as if it had never been.
 #[async_trait]
 pub trait PutBack: fmt::Debug + Send {
-    /// The table that takes the rows, as [`Rows::table`] finds it.
-    fn table(&self) -> &str;
+    /// Begins with rows of a table, and returns the name of the one that takes them, as
+    /// [`Rows::table`] finds it. With `staging`, that is a new table of that name, which is made
+    /// in the same schema, and in the same transaction.
+    ///
+    /// `table` is what rows look like; columns that the table has besides get what they have by
+    /// default, generated ones are left to the engine.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) when the table as it is now cannot take the rows.
+    async fn begin(
+        &mut self,
+        table: &Table,
+        conflict: &Conflict,
+        staging: Option<&str>,
+    ) -> Result<String>;
 
     /// Puts rows back.
     async fn rows(&mut self, rows: RowBatch) -> Result<()>;
 
-    /// Makes it so.
+    /// Ends what was begun.
     ///
     /// # Errors
     ///
     /// [`Refused`](ErrorKind::Refused) when rows with such keys are there, and that is not allowed.
-    async fn commit(self: Box<Self>) -> Result<PutBackTally>;
+    async fn end(&mut self) -> Result<PutBackTally>;
+
+    /// Makes all of it so, if the rows are what was handed over, whatever triggers there are.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](ErrorKind::Refused) with [`code::ROWS_DIFFER`] when a row is missing, or has
+    /// another value than was handed over.
+    async fn commit(self: Box<Self>) -> Result<()>;
 }
 
 /// What is to be moved.

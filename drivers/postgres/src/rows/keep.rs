@@ -1,7 +1,6 @@
 //! Transactions on tables that keep copies of archived rows of another database.
 
 use async_trait::async_trait;
-use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::SinkExt as _;
 use stillpoint_contract::{
     Column, Error, ErrorKind, Keeping, LedgerEntry, Result, RowBatch, RowSink, Table, TablePattern,
@@ -11,10 +10,11 @@ use tokio_postgres::{Client, error::SqlState};
 
 use super::{
     conditions::{columns, key_columns, listed},
-    copy::{SIGNATURE, copy_out},
+    copy::copy_out,
     failure::failed,
     ledger,
-    put_back::{checked_type, value},
+    passing::{Passing, checked_type, close, open, passing_type, value},
+    prune::OWN_NAMES,
     table::table as look_at,
     transaction::Transaction,
 };
@@ -26,13 +26,12 @@ const STEP: &str = "keep copies of rows";
 #[derive(Debug)]
 pub(super) struct Keep<'a> {
     transaction: Transaction<'a>,
-    /// The columns of the tables through which rows pass, in the order in which those were made.
-    passing: Vec<String>,
+    passing: Passing,
 }
 
 impl<'a> Keep<'a> {
     pub(super) fn new(transaction: Transaction<'a>) -> Self {
-        Self { transaction, passing: Vec::new() }
+        Self { transaction, passing: Passing::default() }
     }
 }
 
@@ -137,51 +136,25 @@ async fn widen(client: &Client, table: &Table) -> Result<()> {
 /// Lets rows pass into a temporary table of columns of some types, and returns its name.
 async fn pass(
     client: &Client,
-    passing: &mut Vec<String>,
+    passing: &mut Passing,
     types: &[&str],
     rows: &RowBatch,
 ) -> Result<String> {
-    let columns = types.iter().enumerate().map(|(at, of)| format!("c{at} {of}"));
-    let columns = columns.collect::<Vec<_>>().join(", ");
-    let known = passing.iter().position(|one| *one == columns);
-    let at = known.unwrap_or(passing.len());
-    let name = format!("pg_temp.stillpoint_keep_{at}");
-    let ready = match known {
-        Some(_) => format!("TRUNCATE {name}"),
-        None => format!("CREATE TEMPORARY TABLE {name} ({columns}) ON COMMIT DROP"),
-    };
-    // One statement, whatever a name of a type says.
-    client.execute(&ready, &[]).await.map_err(|e| {
-        failed(e, STEP).next("GRANT TEMPORARY ON DATABASE … TO …: rows pass through such a table")
-    })?;
-    if known.is_none() {
-        passing.push(columns);
-    }
     if let Some(row) = rows.rows().find(|row| values(row).count() != types.len()) {
         return Err(Error::new(ErrorKind::Corrupt, code::ARCHIVE_FILE, STEP)
             .with("columns of the table", types.len())
             .with("columns of the row", values(row).count()));
     }
-    let copy = format!("COPY {name} FROM STDIN (FORMAT binary)");
-    let sink = client.copy_in::<_, Bytes>(&copy).await.map_err(|e| failed(e, STEP))?;
-    let mut sink = Box::pin(sink);
-    let mut header = BytesMut::from(SIGNATURE);
-    header.put_bytes(0, 8);
-    for bytes in [header.freeze(), rows.bytes().clone(), Bytes::from_static(&[0xff, 0xff])] {
-        sink.send(bytes).await.map_err(|e| failed(e, STEP))?;
-    }
-    sink.as_mut().finish().await.map_err(|e| failed(e, STEP))?;
+    let name = passing.ready(client, types).await?;
+    let mut sink = open(client, &name).await?;
+    sink.send(rows.bytes().clone()).await.map_err(|e| failed(e, STEP))?;
+    close(sink).await?;
     Ok(name)
-}
-
-/// The type in which a column's values pass.
-fn passing_type(column: &Column) -> Result<&str> {
-    if column.is_cast { Ok("text") } else { checked_type(column) }
 }
 
 async fn put(
     client: &Client,
-    passing: &mut Vec<String>,
+    passing: &mut Passing,
     usual_names: &str,
     table: &Table,
     rows: &RowBatch,
@@ -197,7 +170,7 @@ async fn put(
         taken.join(", "),
     );
     let put = client.execute(&insert, &[]).await.map_err(|e| not_put(e, table))?;
-    client.batch_execute("SET LOCAL search_path = ''").await.map_err(|e| failed(e, STEP))?;
+    client.batch_execute(OWN_NAMES).await.map_err(|e| failed(e, STEP))?;
     if put == rows.len() as u64 {
         return Ok(());
     }
@@ -234,7 +207,7 @@ fn not_put(cause: tokio_postgres::Error, table: &Table) -> Error {
 /// Says which rows have some keys.
 async fn having(
     client: &Client,
-    passing: &mut Vec<String>,
+    passing: &mut Passing,
     table: &Table,
     keys: &RowBatch,
 ) -> Result<String> {

@@ -10,12 +10,14 @@ mod ledger;
 mod literal;
 mod outlook;
 mod partition;
+mod passing;
 mod predicate;
 mod prune;
 mod put_back;
 mod session;
 mod table;
 mod transaction;
+mod watch;
 
 pub use copy::fuzz_copy;
 pub(crate) use session::open;

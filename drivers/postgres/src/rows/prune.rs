@@ -183,7 +183,7 @@ async fn delete(
     Ok(Deleted { table: table.clone(), condition, rows, counted, has_triggers })
 }
 
-const OWN_NAMES: &str = "SET LOCAL search_path = ''";
+pub(super) const OWN_NAMES: &str = "SET LOCAL search_path = ''";
 
 /// Locks the rows that others may be about to refer to, top-down. Whoever adds a row that refers to
 /// one of them holds a lock until the end that this one waits for, and the row is seen by the

@@ -1,43 +1,38 @@
 //! Transactions that put rows back: into a table that passes first, in the form in which they were
 //! read, and from there into their own.
 
-use std::pin::Pin;
-
 use async_trait::async_trait;
-use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::SinkExt as _;
 use stillpoint_contract::{
     Column, Conflict, Error, ErrorKind, PutBack, PutBackTally, Result, RowBatch, Table,
     TablePattern, code, values,
 };
-use tokio_postgres::{Client, CopyInSink, error::SqlState};
+use tokio_postgres::{Client, error::SqlState};
 
 use super::{
     conditions::listed,
-    copy::SIGNATURE,
     failure::failed,
+    passing::{Passing, Sink, close, open, passing_type, value},
+    prune::OWN_NAMES,
     table::{is_partitioned, target as look},
     transaction::{Connection, Transaction},
+    watch::{Target, Watch},
 };
 use crate::tally::quoted;
 
 const STEP: &str = "put rows back";
 
-/// Where rows go first.
-const PASSING: &str = "pg_temp.stillpoint_put_back";
+/// Files of rows are read in between, each of which may take a while to come.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+    SET LOCAL idle_in_transaction_session_timeout = '1h'";
 
 /// An open transaction that puts rows back.
 pub(super) struct Return<'a> {
     transaction: Transaction<'a>,
-    table: String,
-    /// Dropped, it tells the server that the rows are incomplete.
-    rows: Option<Pin<Box<CopyInSink<Bytes>>>>,
-    /// What brings them into their table.
-    insert: String,
-    /// What counts rows that cannot be replaced, where there may be such.
-    unlike: Option<String>,
-    columns: usize,
-    must_all: bool,
+    passing: Passing,
+    watch: Watch,
+    /// What takes the rows of a table that was begun.
+    begun: Option<Begun>,
 }
 
 impl std::fmt::Debug for Return<'_> {
@@ -46,89 +41,59 @@ impl std::fmt::Debug for Return<'_> {
     }
 }
 
-/// Begins.
-pub(super) async fn begin<'a>(
-    connection: &'a mut Connection,
-    table: &Table,
-    conflict: &Conflict,
-    staging: Option<&str>,
-) -> Result<Return<'a>> {
-    let mut transaction =
-        connection.begin("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
-    let names = transaction.usual_names();
-    let step = transaction.step()?;
-    let done = prepare(step.client()?, &names, table, conflict, staging).await;
-    let Prepared { table: into, rows, insert, unlike } = step.end(done)?;
-    let must_all = *conflict == Conflict::Fail;
-    let (rows, columns) = (Some(rows), table.columns.len());
-    Ok(Return { transaction, table: into, rows, insert, unlike, columns, must_all })
+impl<'a> Return<'a> {
+    /// Opens one.
+    pub(super) async fn open(connection: &'a mut Connection) -> Result<Self> {
+        let transaction = connection.begin(BEGIN).await?;
+        let (passing, watch) = (Passing::default(), Watch::default());
+        Ok(Self { transaction, passing, watch, begun: None })
+    }
 }
 
-/// What takes rows.
-struct Prepared {
-    table: String,
-    rows: Pin<Box<CopyInSink<Bytes>>>,
+/// What takes rows of a table.
+struct Begun {
+    target: Target,
+    rows: Sink,
+    /// Where they pass.
+    through: String,
+    /// What brings them into their table.
     insert: String,
+    /// What counts rows that cannot be replaced, where there may be such.
     unlike: Option<String>,
+    /// What takes out those that are not put back, where the others are compared afterwards.
+    skip: Option<String>,
+    columns: usize,
+    must_all: bool,
+    is_new: bool,
+    is_watched: bool,
 }
 
 async fn prepare(
     client: &Client,
+    (passing, watch): (&mut Passing, &Watch),
     usual_names: &str,
-    table: &Table,
-    conflict: &Conflict,
+    (table, conflict): (&Table, &Conflict),
     staging: Option<&str>,
-) -> Result<Prepared> {
+) -> Result<Begun> {
     let now = match staging {
         None => look(client, &table.name).await?,
         Some(name) => stage(client, table, name).await?,
     };
     let is_parted = staging.is_none() && is_partitioned(client, &now.name).await?;
+    // Nobody else knows a new table.
+    let is_watched = staging.is_none() && watch.is_needed(client).await?;
     let fixed = fixed(client, &now).await?;
-    let insert = plan(table, &now, conflict, (usual_names, &fixed), is_parted)?;
-    let unlike = unlike(table, &now, conflict, &fixed);
-    let mut columns = Vec::new();
-    for (at, column) in table.columns.iter().enumerate() {
-        let of = if column.is_cast { "text" } else { checked_type(column)? };
-        columns.push(format!("c{at} {of}"));
-    }
-    let make = format!("CREATE TEMPORARY TABLE {PASSING} ({}) ON COMMIT DROP", columns.join(", "));
-    // One statement, whatever a name of a type says.
-    client.execute(&make, &[]).await.map_err(|e| {
-        failed(e, STEP).next("GRANT TEMPORARY ON DATABASE … TO …: rows pass through such a table")
-    })?;
-    let copy = format!("COPY {PASSING} FROM STDIN (FORMAT binary)");
-    let sink = client.copy_in::<_, Bytes>(&copy).await.map_err(|e| failed(e, STEP))?;
-    let mut sink = Box::pin(sink);
-    let mut header = BytesMut::from(SIGNATURE);
-    header.put_bytes(0, 8);
-    sink.send(header.freeze()).await.map_err(|e| failed(e, STEP))?;
-    Ok(Prepared { table: now.name, rows: sink, insert, unlike })
-}
-
-/// The name of a type, as long as it is nothing else: it comes from a file.
-pub(super) fn checked_type(column: &Column) -> Result<&str> {
-    let text = column.engine_type.as_str();
-    let (mut is_quoted, mut inside) = (false, false);
-    let is_plain = text.chars().all(|c| {
-        match c {
-            '"' => is_quoted = !is_quoted,
-            _ if is_quoted => {}
-            '(' => inside = true,
-            ')' => inside = false,
-            _ => {}
-        }
-        let in_number = c.is_ascii_digit() || matches!(c, ',' | '-' | '(' | ')');
-        is_quoted
-            || (if inside { in_number } else { c.is_alphanumeric() || "\" _.[])".contains(c) })
-    });
-    if is_plain && !is_quoted && !text.is_empty() {
-        return Ok(text);
-    }
-    Err(Error::new(ErrorKind::Corrupt, code::ARCHIVE_FILE, STEP)
-        .with("column", &column.name)
-        .with("type", text)
-        .why("that is no name of a type"))
+    let put = Put { table, now: &now, conflict, fixed: &fixed, is_parted };
+    let (target, conflicts) = (put.target()?, put.on_conflict()?);
+    let types: Vec<&str> = table.columns.iter().map(passing_type).collect::<Result<_>>()?;
+    let through = passing.ready(client, &types).await?;
+    let insert = put.insert(&target, &through, (usual_names, &conflicts));
+    let unlike = put.unlike(&through);
+    let skip = if is_watched { put.skip(&through) } else { None };
+    let must_all = is_watched || *conflict == Conflict::Fail;
+    let rows = open(client, &through).await?;
+    let (columns, is_new) = (table.columns.len(), staging.is_some());
+    Ok(Begun { target, rows, through, insert, unlike, skip, columns, must_all, is_new, is_watched })
 }
 
 /// Makes a table like the one that rows come from, beside it.
@@ -166,75 +131,193 @@ async fn stage(client: &Client, table: &Table, name: &str) -> Result<Table> {
     look(client, &full).await
 }
 
-fn plan(
-    table: &Table,
-    now: &Table,
-    conflict: &Conflict,
-    (usual_names, fixed): (&str, &[String]),
+/// How rows of a table go into it as it is now.
+struct Put<'a> {
+    table: &'a Table,
+    now: &'a Table,
+    conflict: &'a Conflict,
+    /// The columns that the server numbers itself.
+    fixed: &'a [String],
     is_parted: bool,
-) -> Result<String> {
-    let place_now = |name: &str| now.columns.iter().find(|column| column.name == name);
-    let (mut names, mut values) = (Vec::new(), Vec::new());
-    for (at, column) in table.columns.iter().enumerate() {
-        match place_now(&column.name) {
-            None if column.is_generated => {}
-            None => {
-                let add = format!(
-                    "ALTER TABLE {} ADD COLUMN {} {}",
-                    now.name,
-                    quoted(&column.name),
-                    column.engine_type
-                );
-                return Err(unfit(table, "the table has no such column any more")
-                    .with("column", &column.name)
-                    .next(add));
-            }
-            Some(target) if target.is_generated => {}
-            Some(target) => {
-                names.push(column.name.as_str());
-                values.push(value(at, column, &target.engine_type));
-            }
-        }
-    }
-    let key: Vec<_> = now.key.iter().map(|at| now.columns[*at].name.as_str()).collect();
-    if key.is_empty() || !key.iter().all(|name| names.contains(name)) {
-        return Err(unfit(table, "it has no key by which rows could be found"));
-    }
-    let policy = on_conflict(table, &names, (&key, fixed), conflict)?;
-    let is_new = if is_parted {
-        // A row that went into a partition does not show its transaction, and what was there
-        // before the statement still does.
-        let same = |name: &&str| format!("o.{0} = there.{0}", quoted(name));
-        let same = key.iter().map(same).collect::<Vec<_>>().join(" AND ");
-        format!("NOT EXISTS (SELECT FROM {} AS o WHERE {same})", now.name)
-    } else {
-        "there.xmax = 0".to_owned()
-    };
-    // A row that was inserted has no transaction yet that locked, replaced or deleted it.
-    // Source: PostgreSQL 18 documentation, 5.6, "System Columns"; INSERT, "ON CONFLICT Clause".
-    Ok(format!(
-        "WITH put AS (INSERT INTO {} AS there ({}) OVERRIDING SYSTEM VALUE
-            SELECT {} FROM {PASSING} WHERE {usual_names} {policy}
-            RETURNING ({is_new}) AS is_new)
-         SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new),
-            (SELECT count(*) FROM {PASSING}) FROM put",
-        now.name,
-        listed(names.iter().copied()),
-        values.join(", "),
-    ))
 }
 
-/// The value of a column that passed, as a column of a type takes it. Nothing is said of a type
-/// that is the same: a cast could cut values short.
-pub(super) fn value(at: usize, column: &Column, engine_type: &str) -> String {
-    if column.is_cast && engine_type == "regclass" {
-        // What is gone has a number only, and a cast of text takes that for a name.
-        // Source: PostgreSQL 18, `src/backend/utils/adt/regproc.c`, `text_regclass`.
-        format!("CASE WHEN c{at} ~ '^[0-9]+$' THEN c{at}::oid ELSE c{at}::regclass END")
-    } else if column.is_cast {
-        format!("c{at}::{engine_type}")
-    } else {
-        format!("c{at}")
+impl Put<'_> {
+    /// The columns that are given, and their values.
+    fn target(&self) -> Result<Target> {
+        let Self { table, now, .. } = *self;
+        let (mut names, mut values) = (Vec::new(), Vec::new());
+        for (at, column) in table.columns.iter().enumerate() {
+            match self.place_now(column) {
+                None if column.is_generated => {}
+                None => {
+                    let add = format!(
+                        "ALTER TABLE {} ADD COLUMN {} {}",
+                        now.name,
+                        quoted(&column.name),
+                        column.engine_type
+                    );
+                    return Err(unfit(table, "the table has no such column any more")
+                        .with("column", &column.name)
+                        .next(add));
+                }
+                Some(target) if target.is_generated => {}
+                Some(target) => {
+                    names.push(column.name.clone());
+                    values.push(value(at, column, &target.engine_type));
+                }
+            }
+        }
+        let key: Vec<_> = now.key.iter().map(|at| now.columns[*at].name.clone()).collect();
+        if key.is_empty() || !key.iter().all(|name| names.contains(name)) {
+            return Err(unfit(table, "it has no key by which rows could be found"));
+        }
+        let (table, is_parted) = (now.name.clone(), self.is_parted);
+        Ok(Target { table, is_parted, names, values, key })
+    }
+
+    fn place_now(&self, column: &Column) -> Option<&Column> {
+        self.now.columns.iter().find(|target| target.name == column.name)
+    }
+
+    fn is_key(&self, name: &str) -> bool {
+        self.now.key.iter().any(|at| self.now.columns[*at].name == name)
+    }
+
+    /// The columns of a row that are given other values where it is replaced.
+    fn replaced(&self) -> Vec<&str> {
+        let given = self.table.columns.iter().filter(|column| {
+            self.place_now(column).is_some_and(|target| !target.is_generated)
+                && !self.is_key(&column.name)
+                && !self.fixed.contains(&column.name)
+        });
+        given.map(|column| column.name.as_str()).collect()
+    }
+
+    fn insert(
+        &self,
+        target: &Target,
+        through: &str,
+        (usual_names, conflicts): (&str, &str),
+    ) -> String {
+        let table = &target.table;
+        let is_new = if self.is_parted {
+            // A row that went into a partition does not show its transaction, and what was there
+            // before the statement still does.
+            let same = |name: &String| format!("o.{0} = there.{0}", quoted(name));
+            let same = target.key.iter().map(same).collect::<Vec<_>>().join(" AND ");
+            format!("NOT EXISTS (SELECT FROM {table} AS o WHERE {same})")
+        } else {
+            "there.xmax = 0".to_owned()
+        };
+        // A row that was inserted has no transaction yet that locked, replaced or deleted it.
+        // Source: PostgreSQL 18 documentation, 5.6, "System Columns"; INSERT, "ON CONFLICT Clause".
+        format!(
+            "WITH put AS (INSERT INTO {table} AS there ({}) OVERRIDING SYSTEM VALUE
+                SELECT {} FROM {through} WHERE {usual_names} {conflicts}
+                RETURNING ({is_new}) AS is_new)
+             SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new),
+                (SELECT count(*) FROM {through}) FROM put",
+            listed(target.names.iter().map(String::as_str)),
+            target.values.join(", "),
+        )
+    }
+
+    /// Rows that pass, as `put`, beside those with their keys, as `there`; and which those are.
+    fn beside(&self, through: &str) -> (String, String) {
+        let (mut puts, mut same) = (vec!["ctid AS place".to_owned()], Vec::new());
+        for (at, column) in self.table.columns.iter().enumerate() {
+            let Some(target) = self.place_now(column) else { continue };
+            let mut put = value(at, column, &target.engine_type);
+            if !column.is_cast && column.engine_type != target.engine_type {
+                // There may be nothing that compares the one with the other.
+                put = format!("{put}::{}", target.engine_type);
+            }
+            puts.push(format!("{put} AS c{at}"));
+            if self.is_key(&column.name) {
+                same.push(format!("there.{} = put.c{at}", quoted(&target.name)));
+            }
+        }
+        let from = format!(
+            "(SELECT {} FROM {through}) AS put JOIN {}{} AS there ON {}",
+            puts.join(", "),
+            if self.is_parted { "" } else { "ONLY " },
+            self.now.name,
+            same.join(" AND ")
+        );
+        let newer = match self.conflict {
+            Conflict::Newer(by) => {
+                let at = self.table.columns.iter().position(|column| column.name == *by);
+                at.map(|at| format!("put.c{at} > there.{}", quoted(by)))
+            }
+            _ => None,
+        };
+        (from, newer.unwrap_or_else(|| "true".to_owned()))
+    }
+
+    /// What counts the rows that are to be replaced, and have another value in a column that the
+    /// server does not let anybody replace.
+    fn unlike(&self, through: &str) -> Option<String> {
+        if matches!(self.conflict, Conflict::Fail | Conflict::Skip) {
+            return None;
+        }
+        let columns = self.table.columns.iter().enumerate();
+        let others = columns
+            .filter(|(_, column)| self.fixed.contains(&column.name) && !self.is_key(&column.name));
+        let others = others.map(|(at, column)| {
+            format!("there.{} IS DISTINCT FROM put.c{at}", quoted(&column.name))
+        });
+        let others = others.collect::<Vec<_>>().join(" OR ");
+        let (from, newer) = self.beside(through);
+        (!others.is_empty())
+            .then(|| format!("SELECT count(*) FROM {from} WHERE ({newer}) AND ({others})"))
+    }
+
+    /// What takes out the rows that are not put back, since others are there.
+    fn skip(&self, through: &str) -> Option<String> {
+        let (from, newer) = self.beside(through);
+        let stays = match self.conflict {
+            Conflict::Fail => return None,
+            Conflict::Overwrite if !self.replaced().is_empty() => return None,
+            Conflict::Skip | Conflict::Overwrite => "true".to_owned(),
+            Conflict::Newer(_) => format!("({newer}) IS NOT TRUE"),
+        };
+        Some(format!(
+            "DELETE FROM {through} WHERE ctid IN (SELECT put.place FROM {from} WHERE {stays})"
+        ))
+    }
+
+    fn on_conflict(&self) -> Result<String> {
+        let key = self.now.key.iter().map(|at| self.now.columns[*at].name.as_str());
+        let target = listed(key);
+        let replaced = self.replaced().into_iter();
+        let sets: Vec<_> =
+            replaced.map(|name| format!("{0} = excluded.{0}", quoted(name))).collect();
+        let skip = format!("ON CONFLICT ({target}) DO NOTHING");
+        let replace = if sets.is_empty() {
+            // A row that is nothing but its key is the same row.
+            skip.clone()
+        } else {
+            format!("ON CONFLICT ({target}) DO UPDATE SET {}", sets.join(", "))
+        };
+        let is_given = |by: &String| {
+            let mut columns = self.table.columns.iter().filter(|column| column.name == *by);
+            columns.any(|one| self.place_now(one).is_some_and(|target| !target.is_generated))
+        };
+        Ok(match self.conflict {
+            Conflict::Fail => String::new(),
+            Conflict::Skip => skip,
+            Conflict::Overwrite => replace,
+            Conflict::Newer(by) if !is_given(by) => {
+                return Err(Error::new(ErrorKind::Invalid, code::USAGE, "compare rows")
+                    .with("table", &self.table.name)
+                    .with("column", by)
+                    .why("it has no such column"));
+            }
+            Conflict::Newer(_) if sets.is_empty() => skip,
+            Conflict::Newer(by) => {
+                format!("{replace} WHERE excluded.{0} > there.{0}", quoted(by))
+            }
+        })
     }
 }
 
@@ -247,220 +330,159 @@ async fn fixed(client: &Client, table: &Table) -> Result<Vec<String>> {
     rows.iter().map(|row| row.try_get(0).map_err(|e| failed(e, STEP))).collect()
 }
 
-/// What counts the rows that are to be replaced, and have another value in a column that the
-/// server does not let anybody replace.
-fn unlike(table: &Table, now: &Table, conflict: &Conflict, fixed: &[String]) -> Option<String> {
-    let newer = match conflict {
-        Conflict::Fail | Conflict::Skip => return None,
-        Conflict::Overwrite => None,
-        Conflict::Newer(by) => Some(by.as_str()),
-    };
-    let is_key = |target: &Column| now.key.iter().any(|at| now.columns[*at].name == target.name);
-    let (mut puts, mut same, mut others, mut later) = (vec![], vec![], vec![], vec![]);
-    for (at, column) in table.columns.iter().enumerate() {
-        let Some(target) = now.columns.iter().find(|target| target.name == column.name) else {
-            continue;
-        };
-        puts.push(format!("{} AS c{at}", value(at, column, &target.engine_type)));
-        let (put, there) = (format!("put.c{at}"), quoted(&target.name));
-        if is_key(target) {
-            same.push(format!("there.{there} = {put}"));
-        } else if fixed.contains(&target.name) {
-            others.push(format!("there.{there} IS DISTINCT FROM {put}"));
-        }
-        if newer == Some(target.name.as_str()) {
-            later.push(format!("{put} > there.{there}"));
-        }
-    }
-    (!others.is_empty() && !same.is_empty()).then(|| {
-        let mut all = same;
-        all.extend(later);
-        all.push(format!("({})", others.join(" OR ")));
-        let put = format!("(SELECT {} FROM {PASSING}) AS put", puts.join(", "));
-        let all = all.join(" AND ");
-        format!("SELECT count(*) FROM {put} JOIN {} AS there ON {all}", now.name)
-    })
-}
-
-fn on_conflict(
-    table: &Table,
-    names: &[&str],
-    (key, fixed): (&[&str], &[String]),
-    conflict: &Conflict,
-) -> Result<String> {
-    let target = listed(key.iter().copied());
-    let sets: Vec<_> = names
-        .iter()
-        .filter(|name| !key.contains(name) && fixed.iter().all(|one| one != *name))
-        .map(|name| format!("{0} = excluded.{0}", quoted(name)))
-        .collect();
-    let skip = format!("ON CONFLICT ({target}) DO NOTHING");
-    let replace = if sets.is_empty() {
-        // A row that is nothing but its key is the same row.
-        skip.clone()
-    } else {
-        format!("ON CONFLICT ({target}) DO UPDATE SET {}", sets.join(", "))
-    };
-    Ok(match conflict {
-        Conflict::Fail => String::new(),
-        Conflict::Skip => skip,
-        Conflict::Overwrite => replace,
-        Conflict::Newer(by) if !names.contains(&by.as_str()) => {
-            return Err(Error::new(ErrorKind::Invalid, code::USAGE, "compare rows")
-                .with("table", &table.name)
-                .with("column", by)
-                .why("it has no such column"));
-        }
-        Conflict::Newer(_) if sets.is_empty() => skip,
-        Conflict::Newer(by) => format!("{replace} WHERE excluded.{0} > there.{0}", quoted(by)),
-    })
-}
-
 fn unfit(table: &Table, why: &'static str) -> Error {
     Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, STEP).with("table", &table.name).why(why)
 }
 
 #[async_trait]
 impl PutBack for Return<'_> {
-    fn table(&self) -> &str {
-        &self.table
+    async fn begin(
+        &mut self,
+        table: &Table,
+        conflict: &Conflict,
+        staging: Option<&str>,
+    ) -> Result<String> {
+        if self.begun.is_some() {
+            return Err(Error::bug(STEP));
+        }
+        let names = self.transaction.usual_names();
+        let step = self.transaction.step()?;
+        let with = (&mut self.passing, &self.watch);
+        let done = prepare(step.client()?, with, &names, (table, conflict), staging).await;
+        let begun = self.begun.insert(step.end(done)?);
+        Ok(begun.target.table.clone())
     }
 
     async fn rows(&mut self, rows: RowBatch) -> Result<()> {
+        let begun = self.begun.as_mut().ok_or_else(|| Error::bug(STEP))?;
         // What the server would say of another number of columns says nothing of the file.
-        let first = rows.rows().next().map_or(self.columns, |row| values(row).count());
-        if first != self.columns {
+        let first = rows.rows().next().map_or(begun.columns, |row| values(row).count());
+        if first != begun.columns {
             return Err(Error::new(ErrorKind::Corrupt, code::ARCHIVE_FILE, STEP)
-                .with("columns of the table", self.columns)
+                .with("columns of the table", begun.columns)
                 .with("columns of the row", first));
         }
         let step = self.transaction.step()?;
-        let sink = self.rows.as_mut().ok_or_else(|| Error::bug(STEP))?;
-        let sent = sink.send(rows.bytes().clone()).await;
+        let sent = begun.rows.send(rows.bytes().clone()).await;
         step.end(sent.map_err(|e| failed(e, STEP)))
     }
 
-    async fn commit(self: Box<Self>) -> Result<PutBackTally> {
-        let Self { mut transaction, table, rows, insert, unlike, must_all, .. } = *self;
+    async fn end(&mut self) -> Result<PutBackTally> {
+        let begun = self.begun.take().ok_or_else(|| Error::bug(STEP))?;
+        let step = self.transaction.step()?;
+        let done = bring(step.client()?, begun, &mut self.watch).await;
+        step.end(done)
+    }
+
+    async fn commit(self: Box<Self>) -> Result<()> {
+        let Self { mut transaction, watch, begun, .. } = *self;
+        if begun.is_some() {
+            return Err(Error::bug(STEP));
+        }
+        let names = transaction.usual_names();
         let step = transaction.step()?;
-        let unlike = unlike.map(|query| (table, query));
-        let done = bring(step.client()?, rows, (&insert, unlike), must_all).await;
-        let tally = step.end(done)?;
-        transaction.commit().await?;
-        Ok(tally)
+        let done = conclude(step.client()?, &names, &watch).await;
+        step.end(done)?;
+        transaction.commit().await
     }
 }
 
-async fn bring(
-    client: &Client,
-    rows: Option<Pin<Box<CopyInSink<Bytes>>>>,
-    (insert, unlike): (&str, Option<(String, String)>),
-    must_all: bool,
-) -> Result<PutBackTally> {
-    let mut rows = rows.ok_or_else(|| Error::bug(STEP))?;
-    let end = Bytes::from_static(&[0xff, 0xff]);
-    rows.send(end).await.map_err(|e| failed(e, STEP))?;
-    rows.as_mut().finish().await.map_err(|e| failed(e, STEP))?;
-    if let Some((table, query)) = unlike {
+async fn bring(client: &Client, begun: Begun, watch: &mut Watch) -> Result<PutBackTally> {
+    let Begun { target, rows, through, insert, unlike, skip, must_all, is_new, is_watched, .. } =
+        begun;
+    let table = &target.table;
+    close(rows).await?;
+    if let Some(query) = unlike {
         let row = client.query_one(&query, &[]).await.map_err(|e| failed(e, STEP))?;
         let rows: i64 = row.try_get(0).map_err(|e| failed(e, STEP))?;
         if rows > 0 {
             return Err(Error::new(ErrorKind::Refused, code::ROWS_CONFLICT, STEP)
-                .with("table", &table)
+                .with("table", table)
                 .with("rows", rows)
                 .why("they have another number in a column that is GENERATED ALWAYS AS IDENTITY")
                 .next(format!("ALTER TABLE {table} ALTER COLUMN … SET GENERATED BY DEFAULT")));
         }
     }
-    let row = client.query_one(insert, &[]).await.map_err(|e| match e.code() {
-        Some(&SqlState::UNIQUE_VIOLATION | &SqlState::EXCLUSION_VIOLATION) => refused(e),
-        Some(&SqlState::FOREIGN_KEY_VIOLATION) => {
-            Error::new(ErrorKind::Refused, code::ROWS_CONFLICT, STEP)
-                .why("they refer to rows that are not there")
-                .next("put those back first")
-                .caused_by(e)
-        }
-        Some(code) if code.code().starts_with("22") || code.code().starts_with("23") => {
-            let message = e.as_db_error().map(|db| db.message().to_owned()).unwrap_or_default();
-            Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, STEP)
-                .with("server", message)
-                .why("the table as it is now does not admit the rows")
-                .caused_by(e)
-        }
-        _ => failed(e, STEP),
-    })?;
-    let number = |at: usize| row.try_get::<_, i64>(at).map_err(|e| failed(e, STEP));
+    let taken_out = match &skip {
+        Some(skip) => client.execute(skip, &[]).await.map_err(|e| failed(e, STEP))?,
+        None => 0,
+    };
+    let row = client.query_one(&insert, &[]).await.map_err(|e| not_put(e, table))?;
+    client.batch_execute(OWN_NAMES).await.map_err(|e| failed(e, STEP))?;
+    let number = |at: usize| -> Result<u64> {
+        let number = row.try_get::<_, i64>(at).map_err(|e| failed(e, STEP))?;
+        u64::try_from(number).map_err(|_| Error::bug("count rows"))
+    };
     let (inserted, replaced, all) = (number(0)?, number(1)?, number(2)?);
-    let skipped = all - inserted - replaced;
-    if must_all && skipped != 0 {
-        return Err(Error::new(ErrorKind::Refused, code::ROWS_DIFFER, STEP)
-            .with("rows", all)
-            .with("inserted", inserted)
-            .why("a trigger keeps rows from being inserted"));
+    let left = all.saturating_sub(inserted + replaced);
+    if !is_new {
+        watch.put_into(table);
     }
-    let number = |n: i64| u64::try_from(n).map_err(|_| Error::bug("count rows"));
-    Ok(PutBackTally {
-        inserted: number(inserted)?,
-        replaced: number(replaced)?,
-        skipped: number(skipped)?,
-    })
+    if must_all && left != 0 {
+        return Err(watch.differ(client, table, left).await?);
+    }
+    if is_watched {
+        watch.keep(client, target, &through).await?;
+    } else if !is_new && watch.is_needed(client).await? {
+        // It may have acted on these rows, or on those before, which nobody kept.
+        return Err(Error::new(ErrorKind::Busy, code::ROWS_DIFFER, STEP)
+            .with("table", table)
+            .why("a trigger, a rule or a foreign table was made meanwhile")
+            .next("put them back again"));
+    }
+    Ok(PutBackTally { inserted, replaced, skipped: taken_out + left })
 }
 
-fn refused(cause: tokio_postgres::Error) -> Error {
+/// Lets happen now what was put off until the end, and makes sure that the rows are those that were
+/// handed over.
+async fn conclude(client: &Client, names: &str, watch: &Watch) -> Result<()> {
+    let set_names = format!("SELECT WHERE {names}");
+    client.batch_execute(&set_names).await.map_err(|e| failed(e, STEP))?;
+    let fired = client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await;
+    fired.map_err(|e| match e.code() {
+        Some(&SqlState::FOREIGN_KEY_VIOLATION) => dangling(e),
+        _ => failed(e, "let deferred triggers and constraints act"),
+    })?;
+    client.batch_execute(OWN_NAMES).await.map_err(|e| failed(e, STEP))?;
+    watch.compare(client).await
+}
+
+fn not_put(cause: tokio_postgres::Error, table: &str) -> Error {
+    match cause.code() {
+        Some(&SqlState::UNIQUE_VIOLATION | &SqlState::EXCLUSION_VIOLATION) => refused(cause, table),
+        Some(&SqlState::FOREIGN_KEY_VIOLATION) => dangling(cause).with("table", table),
+        Some(code)
+            if code.code().starts_with("22")
+                || code.code().starts_with("23")
+                || *code == SqlState::FEATURE_NOT_SUPPORTED =>
+        {
+            let message = cause.as_db_error().map(|db| db.message().to_owned());
+            Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, STEP)
+                .with("table", table)
+                .with("server", message.unwrap_or_default())
+                .why("the table as it is now does not admit the rows")
+                .next("--staging NAME puts all of them into a table of their own")
+                .caused_by(cause)
+        }
+        _ => failed(cause, STEP),
+    }
+}
+
+fn dangling(cause: tokio_postgres::Error) -> Error {
+    Error::new(ErrorKind::Refused, code::ROWS_CONFLICT, STEP)
+        .why("they refer to rows that are not there")
+        .next("put those back first; if they were, a trigger keeps them out of their table")
+        .next("--staging NAME puts all of them into a table of their own")
+        .caused_by(cause)
+}
+
+fn refused(cause: tokio_postgres::Error, table: &str) -> Error {
     let detail = cause.as_db_error().and_then(|db| db.detail()).unwrap_or_default().to_owned();
     Error::new(ErrorKind::Refused, code::ROWS_CONFLICT, STEP)
+        .with("table", table)
         .with("key", detail)
         .why("a row that has the same key, or the same unique values, is there")
         .next("--on-conflict skip keeps those that are there, overwrite replaces them")
         .next("--staging NAME puts all of them into a table of their own")
         .caused_by(cause)
-}
-
-#[cfg(test)]
-mod tests {
-    use stillpoint_contract::Kind;
-
-    use super::*;
-
-    #[test]
-    fn only_names_of_types_are_types() {
-        let column = |engine_type: &str| Column {
-            name: "c".to_owned(),
-            id: 1,
-            engine_type: engine_type.to_owned(),
-            kind: Kind::Text,
-            is_cast: false,
-            is_nullable: true,
-            is_generated: false,
-        };
-        for fine in [
-            "integer",
-            "numeric(12,2)",
-            "timestamp(3) without time zone",
-            "public.\"we) ird\"",
-            "integer[]",
-            "\"char\"",
-            "numeric(3,-2)",
-        ] {
-            checked_type(&column(fine)).unwrap();
-        }
-        for broken in [
-            "",
-            "int); DROP TABLE t",
-            "int DEFAULT f()",
-            "int DEFAULT f(a)",
-            "\"open",
-            "int, x int",
-            "int -- x",
-            "int /* x",
-            "int CHECK (true)",
-            "a;b",
-            "int DEFAULT 'x'",
-        ] {
-            assert!(
-                checked_type(&column(broken)).is_err() || broken == "int DEFAULT f()",
-                "{broken}"
-            );
-        }
-    }
 }

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
-    ArchiveSet, Burden, Conflict, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, Keeping,
-    Lag, LedgerEntry, LogUsed, Outlook, Partition, Partitioned, Pruning, PutBack, Referrer, Result,
+    ArchiveSet, Burden, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, Keeping, Lag,
+    LedgerEntry, LogUsed, Outlook, Partition, Partitioned, Pruning, PutBack, Referrer, Result,
     Rows, Space, Table, code,
 };
 use tokio_postgres::{Client, error::SqlState};
@@ -19,7 +19,7 @@ use super::{
     keep::{self, Keep},
     ledger, outlook, partition, predicate,
     prune::{self, Prune},
-    put_back,
+    put_back::Return,
     table::{self, number_of},
     transaction::Connection,
 };
@@ -231,14 +231,8 @@ impl Rows for Session {
         Ok(Box::new(Prune::new(self.connection.begin(prune::BEGIN).await?)))
     }
 
-    async fn put_back<'a>(
-        &'a mut self,
-        table: &Table,
-        conflict: &Conflict,
-        staging: Option<&str>,
-    ) -> Result<Box<dyn PutBack + 'a>> {
-        let begun = put_back::begin(&mut self.connection, table, conflict, staging).await?;
-        Ok(Box::new(begun))
+    async fn put_back(&mut self) -> Result<Box<dyn PutBack + '_>> {
+        Ok(Box::new(Return::open(&mut self.connection).await?))
     }
 
     async fn whose(&mut self) -> Result<String> {

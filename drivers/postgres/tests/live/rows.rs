@@ -274,18 +274,22 @@ async fn rows_go_back_into_a_table_that_has_changed() {
         )
         .await;
     let table = &set.root().table;
-    let mut back = rows.put_back(table, &Conflict::Fail, None).await.unwrap();
+    let mut back = rows.put_back().await.unwrap();
+    back.begin(table, &Conflict::Fail, None).await.unwrap();
     back.rows(all.0[0].clone()).await.unwrap();
-    let error = back.commit().await.unwrap_err();
+    let error = back.end().await.unwrap_err();
+    drop(back);
     assert_eq!(
         (error.kind(), error.code()),
         (ErrorKind::Refused, code::ROWS_CONFLICT),
         "{error:?}"
     );
     stage.run("INSERT INTO p VALUES (1)").await;
-    let mut back = rows.put_back(table, &Conflict::Fail, None).await.unwrap();
+    let mut back = rows.put_back().await.unwrap();
+    back.begin(table, &Conflict::Fail, None).await.unwrap();
     back.rows(all.0[0].clone()).await.unwrap();
-    assert_eq!(back.commit().await.unwrap().inserted, 2);
+    assert_eq!(back.end().await.unwrap().inserted, 2);
+    back.commit().await.unwrap();
     assert_eq!(count(&stage, "SELECT sum(id + more)::int8 FROM t").await, 17);
     assert_eq!(count(&stage, "SELECT count(*) FROM log").await, 2);
 }
@@ -333,11 +337,13 @@ async fn many_rows_move_quickly() {
     let deleted = elapsed().saturating_sub(began);
     let began = elapsed();
     let table = &set.root().table;
-    let mut back = rows.put_back(table, &Conflict::Skip, None).await.unwrap();
+    let mut back = rows.put_back().await.unwrap();
+    back.begin(table, &Conflict::Skip, None).await.unwrap();
     for batch in kept.0 {
         back.rows(batch).await.unwrap();
     }
-    assert_eq!(back.commit().await.unwrap().inserted, ROWS);
+    assert_eq!(back.end().await.unwrap().inserted, ROWS);
+    back.commit().await.unwrap();
     let put_back = elapsed().saturating_sub(began);
     println!("{ROWS} rows: read in {read:?}, deleted in {deleted:?}, put back in {put_back:?}");
     assert!(read + deleted + put_back < Duration::from_mins(2));

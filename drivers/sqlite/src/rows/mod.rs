@@ -11,6 +11,7 @@ mod put_back;
 mod schema;
 mod select;
 mod session;
+mod watch;
 mod worker;
 
 pub(crate) use session::open;

@@ -10,6 +10,7 @@ use stillpoint_contract::{
 use super::{
     schema::{Term, listed, own_name, quoted, table as look},
     select::{Dynamic, prepare, terms, tuple},
+    watch::{Kept, Watch, has_triggers, with_triggers},
     worker::{Desk, Transaction},
 };
 
@@ -20,8 +21,9 @@ const STEP: &str = "put rows back";
 pub(super) struct Plan {
     table: String,
     insert: String,
-    /// Finds the row that is there.
-    find: Option<String>,
+    /// Finds the row that is there, and whether it is replaced. What else its parameters are,
+    /// besides the key, is the place in a row.
+    find: Option<(String, Option<usize>)>,
     /// The places of those columns in a row that are inserted.
     given: Vec<usize>,
     /// The places of the key's columns.
@@ -29,22 +31,32 @@ pub(super) struct Plan {
     columns: usize,
     /// What of the key is told to people.
     shown: String,
+    /// Where rows are kept until the end, to be compared.
+    kept: Option<Kept>,
 }
 
-/// Begins, and makes the table if it is a new one.
-pub(super) fn begin(
+/// Begins with rows of a table, and makes it if it is a new one.
+fn begin(
     desk: &Desk,
+    watch: &mut Watch,
     table: &Table,
     conflict: &Conflict,
     staging: Option<&str>,
 ) -> Result<Plan> {
     let connection = desk.connection();
-    desk.sql(connection.execute_batch("BEGIN IMMEDIATE"), STEP)?;
-    // References among rows of one table hold at the end.
-    desk.sql(connection.execute_batch("PRAGMA defer_foreign_keys = ON"), STEP)?;
+    // Nobody else writes from then on: not before there is a row to put back.
+    if connection.is_autocommit() {
+        desk.sql(connection.execute_batch("BEGIN IMMEDIATE"), STEP)?;
+        // References hold at the end.
+        desk.sql(connection.execute_batch("PRAGMA defer_foreign_keys = ON"), STEP)?;
+    }
     let Some(name) = staging else {
         let now = look(desk, &table.name)?;
-        return plan(desk, table, &now, conflict);
+        let mut plan = plan(desk, table, &now, conflict)?;
+        if has_triggers(desk)? {
+            plan.kept = Some(watch.keep(desk, table, &now, &plan.given)?);
+        }
+        return Ok(plan);
     };
     let own = own_name(name)?;
     let made = connection.execute_batch(&definition(&own, table));
@@ -127,16 +139,29 @@ pub(super) fn plan(desk: &Desk, table: &Table, now: &Table, conflict: &Conflict)
         insert.push_str(&policy);
     }
     let marks: Vec<_> = (1..=key.len()).map(|n| format!("?{n}")).collect();
-    let find =
-        format!("SELECT 1 FROM main.{own} WHERE ({}) = ({})", tuple(&key_terms), marks.join(", "));
+    let by = match conflict {
+        Conflict::Newer(by) => place(table, by),
+        _ => None,
+    };
+    let is_replaced = match conflict {
+        Conflict::Fail => None,
+        Conflict::Skip => Some("0".to_owned()),
+        Conflict::Overwrite => Some("1".to_owned()),
+        Conflict::Newer(by) => Some(format!("coalesce(?{} > {}, 0)", key.len() + 1, quoted(by))),
+    };
+    let find = is_replaced.map(|is_replaced| {
+        let (names, marks) = (tuple(&key_terms), marks.join(", "));
+        (format!("SELECT {is_replaced} FROM main.{own} WHERE ({names}) = ({marks})"), by)
+    });
     Ok(Plan {
         table: now.name.clone(),
         insert,
-        find: (*conflict != Conflict::Fail).then_some(find),
+        find,
         given,
         shown: names(&key).join(", "),
         key,
         columns: table.columns.len(),
+        kept: None,
     })
 }
 
@@ -177,43 +202,87 @@ fn unfit(table: &Table, why: &'static str) -> Error {
 /// An open transaction that puts rows back.
 #[derive(Debug)]
 pub(super) struct Return<'a> {
-    pub(super) transaction: Transaction<'a>,
-    pub(super) plan: Plan,
-    pub(super) tally: PutBackTally,
+    transaction: Transaction<'a>,
+    /// How rows of the table are put back that was begun, and what became of them.
+    begun: Option<(Plan, PutBackTally)>,
+    watch: Watch,
+}
+
+impl<'a> Return<'a> {
+    pub(super) fn new(transaction: Transaction<'a>) -> Self {
+        Self { transaction, begun: None, watch: Watch::default() }
+    }
 }
 
 #[async_trait]
 impl PutBack for Return<'_> {
-    fn table(&self) -> &str {
-        &self.plan.table
+    async fn begin(
+        &mut self,
+        table: &Table,
+        conflict: &Conflict,
+        staging: Option<&str>,
+    ) -> Result<String> {
+        if self.begun.is_some() {
+            return Err(Error::bug(STEP));
+        }
+        let (table, conflict) = (table.clone(), conflict.clone());
+        let staging = staging.map(str::to_owned);
+        let mut watch = std::mem::take(&mut self.watch);
+        let begin = move |desk: &mut Desk| {
+            let plan = begin(desk, &mut watch, &table, &conflict, staging.as_deref())?;
+            Ok((plan, watch))
+        };
+        let (plan, watch) = self.transaction.run(begin).await?;
+        self.watch = watch;
+        let name = plan.table.clone();
+        self.begun = Some((plan, PutBackTally::default()));
+        Ok(name)
     }
 
     async fn rows(&mut self, rows: RowBatch) -> Result<()> {
-        let plan = self.plan.clone();
+        let (plan, tally) = self.begun.as_mut().ok_or_else(|| Error::bug(STEP))?;
+        let plan = plan.clone();
         let put = self.transaction.run(move |desk| put(desk, &plan, &rows)).await?;
-        self.tally.inserted += put.inserted;
-        self.tally.replaced += put.replaced;
-        self.tally.skipped += put.skipped;
+        tally.inserted += put.inserted;
+        tally.replaced += put.replaced;
+        tally.skipped += put.skipped;
         Ok(())
     }
 
-    async fn commit(self: Box<Self>) -> Result<PutBackTally> {
-        let Self { transaction, tally, .. } = *self;
+    async fn end(&mut self) -> Result<PutBackTally> {
+        let (_, tally) = self.begun.take().ok_or_else(|| Error::bug(STEP))?;
+        Ok(tally)
+    }
+
+    async fn commit(self: Box<Self>) -> Result<()> {
+        let Self { mut transaction, begun, watch } = *self;
+        if begun.is_some() {
+            return Err(Error::bug(STEP));
+        }
+        let conclude = move |desk: &mut Desk| {
+            watch.compare(desk)?;
+            Ok(desk.connection().is_autocommit())
+        };
+        if transaction.run(conclude).await? {
+            // Nothing was begun.
+            return transaction.roll_back().await;
+        }
         transaction.commit().await.map_err(|error| match error.code() {
             code::ROWS_REFUSED => Error::new(ErrorKind::Refused, code::ROWS_CONFLICT, STEP)
                 .why("they refer to rows that are not there")
                 .next("put those back first")
                 .caused_by(error),
             _ => error,
-        })?;
-        Ok(tally)
+        })
     }
 }
 
 pub(super) fn put(desk: &Desk, plan: &Plan, rows: &RowBatch) -> Result<PutBackTally> {
     let connection = desk.connection();
     let mut insert = prepare(desk, connection, &plan.insert)?;
-    let mut find = plan.find.as_deref().map(|sql| prepare(desk, connection, sql)).transpose()?;
+    let find = plan.find.as_ref().map(|(sql, by)| Ok((prepare(desk, connection, sql)?, by)));
+    let mut find = find.transpose()?;
+    let mut keep = plan.kept.as_ref().map(|kept| kept.prepare(desk)).transpose()?;
     let mut tally = PutBackTally::default();
     for row in rows.rows() {
         let row: Vec<_> = values(row).collect::<Result<_>>()?;
@@ -223,13 +292,16 @@ pub(super) fn put(desk: &Desk, plan: &Plan, rows: &RowBatch) -> Result<PutBackTa
                 .with("columns of the row", row.len()));
         }
         let row: Vec<_> = row.into_iter().map(Dynamic::read).collect::<Result<_>>()?;
-        let is_there = match &mut find {
-            None => false,
-            Some(find) => {
-                for (mark, at) in (1..).zip(&plan.key) {
+        // Of the row that is there, whether it is replaced.
+        let is_there: Option<bool> = match &mut find {
+            None => None,
+            Some((find, by)) => {
+                for (mark, at) in (1..).zip(plan.key.iter().chain(by.iter())) {
                     desk.sql(find.raw_bind_parameter(mark, row[*at]), STEP)?;
                 }
-                desk.sql(find.raw_query().next().map(|row| row.is_some()), STEP)?
+                let mut found = find.raw_query();
+                let found = desk.sql(found.next(), STEP)?;
+                desk.sql(found.map(|found| found.get(0)).transpose(), STEP)?
             }
         };
         for (mark, at) in (1..).zip(&plan.given) {
@@ -242,14 +314,22 @@ pub(super) fn put(desk: &Desk, plan: &Plan, rows: &RowBatch) -> Result<PutBackTa
             done => desk.sql(done, STEP)?,
         };
         match (is_there, changed) {
-            (false, 1) => tally.inserted += 1,
-            (true, 1) => tally.replaced += 1,
-            (true, 0) => tally.skipped += 1,
-            _ => {
-                return Err(Error::new(ErrorKind::Refused, code::ROWS_DIFFER, STEP)
-                    .with("key", key_text(plan, &row))
-                    .why("a trigger keeps the row from being inserted"));
+            (None, 1) => tally.inserted += 1,
+            (Some(true), 1) => tally.replaced += 1,
+            (Some(false), 0) => {
+                tally.skipped += 1;
+                continue;
             }
+            _ => {
+                let error = Error::new(ErrorKind::Refused, code::ROWS_DIFFER, STEP)
+                    .with("table", &plan.table)
+                    .with("key", key_text(plan, &row))
+                    .why("a trigger keeps the row out of its table");
+                return Err(with_triggers(desk, error, [plan.table.as_str()])?);
+            }
+        }
+        if let Some(keep) = &mut keep {
+            keep.row(desk, &row)?;
         }
     }
     Ok(tally)
@@ -272,6 +352,7 @@ fn refused(e: rusqlite::Error, plan: &Plan, row: &[Dynamic<'_>]) -> Error {
         )
     );
     let error = Error::new(ErrorKind::Refused, code::ROWS_CONFLICT, STEP)
+        .with("table", &plan.table)
         .with("key", key_text(plan, row))
         .caused_by(e);
     if is_key {

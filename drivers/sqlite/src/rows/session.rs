@@ -5,9 +5,9 @@ use std::{fs, time::Duration};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
-    ArchiveSet, Burden, Compared, Conflict, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding,
-    Keeping, KeyRange, Lag, LedgerEntry, LogUsed, Outlook, Pruning, PutBack, PutBackTally,
-    Referrer, Result, RowSink, Rows, Space, Table, code,
+    ArchiveSet, Burden, Compared, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, Keeping,
+    KeyRange, Lag, LedgerEntry, LogUsed, Outlook, Pruning, PutBack, Referrer, Result, RowSink,
+    Rows, Space, Table, code,
 };
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
     outlook::outlook,
     predicate,
     prune::{self, Prune},
-    put_back::{self, Return},
+    put_back::Return,
     schema::{self, own_name, quoted},
     select::{Condition, columns, condition, count_to, hand_over, prepare, terms, tuple},
     worker::{Batches, Desk, Transaction, Worker},
@@ -147,19 +147,8 @@ impl Rows for Session {
         Ok(Box::new(Prune(self.worker.begin(prune::begin).await?)))
     }
 
-    async fn put_back<'a>(
-        &'a mut self,
-        table: &Table,
-        conflict: &Conflict,
-        staging: Option<&str>,
-    ) -> Result<Box<dyn PutBack + 'a>> {
-        let (table, conflict) = (table.clone(), conflict.clone());
-        let staging = staging.map(str::to_owned);
-        let mut transaction = self.worker.begin(|_| Ok(())).await?;
-        let begin =
-            move |desk: &mut Desk| put_back::begin(desk, &table, &conflict, staging.as_deref());
-        let plan = transaction.run(begin).await?;
-        Ok(Box::new(Return { transaction, plan, tally: PutBackTally::default() }))
+    async fn put_back(&mut self) -> Result<Box<dyn PutBack + '_>> {
+        Ok(Box::new(Return::new(self.worker.begin(|_| Ok(())).await?)))
     }
 
     async fn whose(&mut self) -> Result<String> {

@@ -201,9 +201,11 @@ async fn keys_are_compared_as_their_index_does() {
             drop(snapshot);
             db.execute_batch("UPDATE t SET a = upper(a)").unwrap();
             let table = &set.root().table;
-            let mut back = rows.put_back(table, &Conflict::Overwrite, None).await.unwrap();
+            let mut back = rows.put_back().await.unwrap();
+            back.begin(table, &Conflict::Overwrite, None).await.unwrap();
             back.rows(all.0.remove(0)).await.unwrap();
-            assert_eq!(back.commit().await.unwrap().replaced, 4);
+            assert_eq!(back.end().await.unwrap().replaced, 4);
+            back.commit().await.unwrap();
             let lower = "SELECT count(*) FROM t WHERE a COLLATE BINARY IN ('b', 'A', 'C', 'd')";
             assert_eq!(db.query_row(lower, [], |row| row.get::<_, i64>(0)).unwrap(), 4);
         }
@@ -228,7 +230,8 @@ async fn what_a_table_says_of_conflicts_replaces_nothing() {
     let before: String = db.query_row(before, [], |row| row.get(0)).unwrap();
     for conflict in [Conflict::Fail, Conflict::Skip, Conflict::Overwrite] {
         let table = &set.root().table;
-        let mut back = rows.put_back(table, &conflict, None).await.unwrap();
+        let mut back = rows.put_back().await.unwrap();
+        back.begin(table, &conflict, None).await.unwrap();
         // One by its key, and the other by what is unique besides.
         let error = back.rows(all.0[0].clone()).await.unwrap_err();
         assert_eq!(error.code(), code::ROWS_CONFLICT, "{conflict:?}: {error:?}");

@@ -31,13 +31,17 @@ async fn put(
     conflict: &Conflict,
     staging: Option<&str>,
 ) -> Result<stillpoint_contract::Result<PutBackTally>, Failure> {
-    let mut put_back = rows.put_back(table, conflict, staging).await?;
+    let mut put_back = rows.put_back().await?;
+    put_back.begin(table, conflict, staging).await?;
     for some in all.chunks(7) {
         if let Err(error) = put_back.rows(batch(some)?).await {
             return Ok(Err(error));
         }
     }
-    Ok(put_back.commit().await)
+    match put_back.end().await {
+        Ok(tally) => Ok(put_back.commit().await.map(|()| tally)),
+        Err(error) => Ok(Err(error)),
+    }
 }
 
 pub(crate) async fn rows_come_back_as_they_were(stage: &Stage) -> Verdict {
@@ -119,8 +123,10 @@ pub(crate) async fn rows_that_are_there_are_treated_as_asked(stage: &Stage) -> V
     drop(rows);
 
     let mut rows = stage.driver.rows().await?;
-    let mut put_back = rows.put_back(table, &Conflict::Overwrite, None).await?;
+    let mut put_back = rows.put_back().await?;
+    put_back.begin(table, &Conflict::Overwrite, None).await?;
     put_back.rows(batch(&archived)?).await?;
+    put_back.end().await?;
     drop(put_back);
     drop(rows);
     stage.settled().await?;
@@ -133,7 +139,63 @@ pub(crate) async fn rows_that_are_there_are_treated_as_asked(stage: &Stage) -> V
     ensure!(refused.is_err(), "a column is gone, and it was put back");
     let table = rows.table(&name(stage, "named")?).await?;
     let newer = Conflict::Newer("v".to_owned());
-    let refused = rows.put_back(&table, &newer, None).await.map(drop);
+    let refused = rows.put_back().await?.begin(&table, &newer, None).await;
     ensure!(kind_of(&refused) == Some(ErrorKind::Invalid), "{refused:?}");
+    Ok(Outcome::Proven)
+}
+
+pub(crate) async fn rows_of_many_tables_come_back_at_once_or_not_at_all(stage: &Stage) -> Verdict {
+    fill(stage).await?;
+    let mut rows = stage.driver.rows().await?;
+    let samples = alone(stage, rows.as_mut(), "samples", "id > 0").await?;
+    let named = alone(stage, rows.as_mut(), "named", "v IS NOT NULL OR v IS NULL").await?;
+    let reset = "DELETE FROM named; INSERT INTO named (name, v) VALUES ('a', 1), ('b', 2)";
+    stage.server.execute(reset).await?;
+    let all = KeyRange::default();
+    let of_samples = exported(rows.as_mut(), &samples, 0, &all).await?.0;
+    let of_named = exported(rows.as_mut(), &named, 0, &all).await?.0;
+    stage.server.execute("DELETE FROM samples; DELETE FROM named WHERE name = 'a'").await?;
+    let count = "SELECT (SELECT count(*) FROM samples) || ',' || (SELECT count(*) FROM named)";
+    let staging = Some("\"put back many\"");
+    for conflict in [Conflict::Fail, Conflict::Overwrite] {
+        let mut put_back = rows.put_back().await?;
+        for staging in [staging, None] {
+            put_back.begin(&samples.root().table, &conflict, staging).await?;
+            put_back.rows(batch(&of_samples)?).await?;
+            let tally = put_back.end().await?;
+            ensure!(tally.inserted == of_samples.len() as u64, "{tally:?}");
+        }
+        let table = &named.root().table;
+        put_back.begin(table, &conflict, None).await?;
+        // An engine may refuse a row at once.
+        let ended = match put_back.rows(batch(&of_named)?).await {
+            Ok(()) => put_back.end().await,
+            Err(error) => Err(error),
+        };
+        if conflict == Conflict::Fail {
+            ensure!(kind_of(&ended) == Some(ErrorKind::Refused), "{ended:?}");
+            ensure!(put_back.commit().await.is_err(), "what was refused was put back");
+            drop(rows);
+            stage.settled().await?;
+            let found = stage.server.ask(count).await?.join("");
+            ensure!(found == "0,1", "after a refusal: {found}");
+            rows = stage.driver.rows().await?;
+            continue;
+        }
+        let tally = ended?;
+        ensure!((tally.inserted, tally.replaced) == (1, 1), "{tally:?}");
+        // Once more, on rows of the same transaction.
+        put_back.begin(table, &conflict, None).await?;
+        put_back.rows(batch(&of_named)?).await?;
+        let tally = put_back.end().await?;
+        ensure!((tally.inserted, tally.replaced) == (0, 2), "{tally:?}");
+        put_back.commit().await?;
+    }
+    let after = exported(rows.as_mut(), &samples, 0, &all).await?.0;
+    ensure!(after == of_samples, "rows came back different");
+    let after = exported(rows.as_mut(), &named, 0, &all).await?.0;
+    ensure!(after == of_named, "rows of the second table came back different");
+    // What was refused did not leave the table of its own, or it could not have been made again.
+    rows.table("\"put back many\"").await?;
     Ok(Outcome::Proven)
 }

@@ -1,0 +1,177 @@
+//! Rows that were put back, where triggers may have made others of them: they are kept beside their
+//! table until the end of the transaction, and compared with it then.
+
+use rusqlite::CachedStatement;
+use stillpoint_contract::{Error, ErrorKind, Result, Table, code};
+
+use super::{
+    put_back::column,
+    schema::{Term, own_name, quoted, triggers},
+    select::{Dynamic, prepare, terms},
+    worker::Desk,
+};
+
+const STEP: &str = "compare rows that were put back";
+
+/// The rows of a transaction that have to be in their tables at its end.
+#[derive(Debug, Default)]
+pub(super) struct Watch(Vec<Kept>);
+
+/// A temporary table with rows of another one. A key is in one of them, in that of the row that was
+/// put last.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    name: String,
+    table: String,
+    /// The columns that are given, and their places in a row.
+    names: Vec<String>,
+    given: Vec<usize>,
+    key: Vec<Term>,
+    /// Others of the same table, which have other columns.
+    others: Vec<String>,
+}
+
+/// Whether the database has a trigger: one of a table also changes rows of others. Without any,
+/// nothing makes other rows of those that are put back.
+pub(super) fn has_triggers(desk: &Desk) -> Result<bool> {
+    let query = "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE type = 'trigger')";
+    desk.sql(desk.connection().query_row(query, [], |row| row.get(0)), STEP)
+}
+
+impl Watch {
+    /// Makes a table that keeps rows of another one, unless there is one already.
+    pub(super) fn keep(
+        &mut self,
+        desk: &Desk,
+        table: &Table,
+        now: &Table,
+        given: &[usize],
+    ) -> Result<Kept> {
+        let given_now = given
+            .iter()
+            .filter_map(|at| now.columns.iter().find(|one| one.name == table.columns[*at].name));
+        let names: Vec<_> = given_now.clone().map(|one| one.name.clone()).collect();
+        let is_same = |kept: &&Kept| kept.table == now.name;
+        let known = self.0.iter().filter(is_same).find(|kept| kept.names == names).cloned();
+        let others = self.0.iter().filter(is_same).filter(|kept| kept.names != names);
+        let others = others.map(|kept| kept.name.clone()).collect();
+        if let Some(known) = known {
+            return Ok(Kept { given: given.to_vec(), others, ..known });
+        }
+        let key = terms(desk, now)?;
+        let name = format!("temp.stillpoint_kept_{}", self.0.len());
+        // Values become in it what they become in the columns of the table.
+        let mut parts: Vec<_> = given_now.map(column).collect();
+        let unique: Vec<_> = key.iter().map(Term::sql).collect();
+        parts.push(format!("UNIQUE ({})", unique.join(", ")));
+        let make = format!("CREATE TABLE {name} ({})", parts.join(", "));
+        desk.sql(desk.connection().execute_batch(&make), STEP)?;
+        let table = now.name.clone();
+        let kept = Kept { name, table, names, given: given.to_vec(), key, others };
+        self.0.push(kept.clone());
+        Ok(kept)
+    }
+
+    /// Compares what was kept with what is there, value by value, and keeps it no longer.
+    pub(super) fn compare(&self, desk: &Desk) -> Result<()> {
+        for kept in &self.0 {
+            let own = quoted(&own_name(&kept.table)?);
+            let key = kept
+                .key
+                .iter()
+                .map(|term| format!("there.{} = put.{}", term.sql(), quoted(&term.name)));
+            // As bytes of the same type, whatever collation a column has, and 1 is not 1.0.
+            let same = kept.names.iter().map(|name| {
+                let name = quoted(name);
+                format!(
+                    "there.{name} COLLATE BINARY IS put.{name} \
+                     AND typeof(there.{name}) = typeof(put.{name})"
+                )
+            });
+            let same: Vec<_> = key.chain(same).collect();
+            let query = format!(
+                "SELECT count(*) FROM {} AS put WHERE NOT EXISTS (SELECT 1 \
+                 FROM main.{own} AS there WHERE {})",
+                kept.name,
+                same.join(" AND ")
+            );
+            let rows = desk.connection().query_row(&query, [], |row| row.get::<_, i64>(0));
+            let rows = desk.sql(rows, STEP)?;
+            if rows != 0 {
+                let error = Error::new(ErrorKind::Refused, code::ROWS_DIFFER, STEP)
+                    .with("table", &kept.table)
+                    .with("rows that differ", rows)
+                    .why("a trigger changes them, or keeps them out of their table");
+                let tables = self.0.iter().map(|one| one.table.as_str());
+                return Err(with_triggers(desk, error, tables)?);
+            }
+        }
+        for kept in &self.0 {
+            let drop = format!("DROP TABLE {}", kept.name);
+            desk.sql(desk.connection().execute_batch(&drop), STEP)?;
+        }
+        Ok(())
+    }
+}
+
+/// Names the triggers of tables, and what to do about them.
+pub(super) fn with_triggers<'a>(
+    desk: &Desk,
+    error: Error,
+    tables: impl IntoIterator<Item = &'a str>,
+) -> Result<Error> {
+    let mut error = error.next("--staging NAME puts all of them into a table of their own");
+    let mut named = Vec::new();
+    for table in tables {
+        if named.contains(&table) {
+            continue;
+        }
+        named.push(table);
+        let found = desk.sql(triggers(desk.connection(), &own_name(table)?), STEP)?;
+        for (trigger, _) in found {
+            let trigger = quoted(&trigger);
+            error = error
+                .with("trigger", format!("{trigger} ON {table}"))
+                .next(format!("DROP TRIGGER {trigger}; and make it again afterwards"));
+        }
+    }
+    Ok(error)
+}
+
+impl Kept {
+    /// What keeps rows.
+    pub(super) fn prepare<'a>(&self, desk: &'a Desk) -> Result<Keeper<'a>> {
+        let connection = desk.connection();
+        let marks =
+            |count: usize| (1..=count).map(|n| format!("?{n}")).collect::<Vec<_>>().join(", ");
+        let (name, values) = (&self.name, marks(self.names.len()));
+        let insert = format!("INSERT OR REPLACE INTO {name} VALUES ({values})");
+        let mut statements = vec![(prepare(desk, connection, &insert)?, self.given.clone())];
+        let place = |term: &Term| self.names.iter().position(|name| *name == term.name);
+        let key = self.key.iter().filter_map(place).map(|at| self.given[at]);
+        let key: Vec<usize> = key.collect();
+        let terms = self.key.iter().map(Term::sql).collect::<Vec<_>>().join(", ");
+        for other in &self.others {
+            let marks = marks(key.len());
+            let delete = format!("DELETE FROM {other} WHERE ({terms}) = ({marks})");
+            statements.push((prepare(desk, connection, &delete)?, key.clone()));
+        }
+        Ok(Keeper(statements))
+    }
+}
+
+/// Keeps rows: statements, and the places in a row of what they are given.
+pub(super) struct Keeper<'a>(Vec<(CachedStatement<'a>, Vec<usize>)>);
+
+impl Keeper<'_> {
+    /// Keeps a row.
+    pub(super) fn row(&mut self, desk: &Desk, row: &[Dynamic<'_>]) -> Result<()> {
+        for (statement, places) in &mut self.0 {
+            for (mark, at) in (1..).zip(&*places) {
+                desk.sql(statement.raw_bind_parameter(mark, row[*at]), STEP)?;
+            }
+            desk.sql(statement.raw_execute(), STEP)?;
+        }
+        Ok(())
+    }
+}
