@@ -9,6 +9,7 @@ use super::manifest::{DataFile, Snapshot};
 
 /// Whose table it is: nobody writes over that of another one.
 const SET: &str = "stillpoint.set";
+const PLACE: &str = "stillpoint.place";
 const TABLE: &str = "stillpoint.table";
 
 /// As much of an earlier version of a table's metadata as the next one needs.
@@ -29,8 +30,9 @@ pub(super) struct Earlier {
 /// A version of a table's metadata.
 #[derive(Debug)]
 pub(super) struct Metadata<'a> {
-    /// The set, and whose table it is.
+    /// The set and where it is kept, and the table.
     pub(super) set: &'a str,
+    pub(super) place: &'a str,
     pub(super) table: &'a str,
     /// Where it is.
     pub(super) location: &'a str,
@@ -45,10 +47,10 @@ pub(super) struct Metadata<'a> {
 }
 
 impl Earlier {
-    /// Whether it is that of a table of a set.
-    pub(super) fn is_of(&self, set: &str, table: &str) -> bool {
+    /// Whether it is that of a table of a set. Which one, its directory says; tables are renamed.
+    pub(super) fn is_of(&self, set: &str, place: &str) -> bool {
         let is = |name, value| self.properties.get(name).is_some_and(|is| is == value);
-        is(SET, set) && is(TABLE, table)
+        is(SET, set) && is(PLACE, place)
     }
 
     /// The number of a schema: the same for the same fields, else the next one.
@@ -64,7 +66,7 @@ impl<'a> Metadata<'a> {
     /// What comes behind an earlier version, or is the first one.
     pub(super) fn behind(
         earlier: Option<(&Earlier, String)>,
-        (set, table, location): (&'a str, &'a str, &'a str),
+        [set, place, table, location]: [&'a str; 4],
         (fields, last_column): (&[Value], i32),
         new_uuid: String,
         now_ms: i64,
@@ -74,6 +76,7 @@ impl<'a> Metadata<'a> {
         let sequence = before.map_or(0, |earlier| earlier.last_sequence_number) + 1;
         Self {
             set,
+            place,
             table,
             location,
             uuid: before.map_or(new_uuid, |earlier| earlier.table_uuid.clone()),
@@ -124,7 +127,7 @@ impl<'a> Metadata<'a> {
             "last-partition-id": 999,
             "default-sort-order-id": 0,
             "sort-orders": [{ "order-id": 0, "fields": [] }],
-            "properties": { SET: self.set, TABLE: self.table },
+            "properties": { SET: self.set, PLACE: self.place, TABLE: self.table },
             "current-snapshot-id": id,
             "snapshots": [{
                 "snapshot-id": id,

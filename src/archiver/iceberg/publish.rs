@@ -52,6 +52,8 @@ pub struct PublishedTable {
 struct Draft<'a> {
     plan: &'a Plan,
     table: &'a str,
+    /// Where the set is.
+    root: String,
     directory: String,
     columns: Vec<Column>,
     files: Vec<DataFile>,
@@ -127,6 +129,7 @@ impl<'a> Draft<'a> {
             directory: directory(&table_name(place.set(), plan, number)),
             columns,
             files: counted.iter().map(file).collect(),
+            root,
         })
     }
 }
@@ -150,7 +153,7 @@ impl Publisher<'_> {
         let version = newest.unwrap_or(0) + 1;
         let mut metadata = Metadata::behind(
             earlier.as_ref().map(|(earlier, at)| (earlier, at.clone())),
-            (&draft.plan.set, draft.table, &self.folder),
+            [&draft.plan.set, &draft.root, draft.table, &self.folder],
             (&fields, last),
             self.uuid(),
             self.world.clock.now().timestamp_millis(),
@@ -202,15 +205,15 @@ impl Publisher<'_> {
     async fn earlier(&self, version: u64) -> Result<Earlier> {
         let read = self.store.read(&self.key(&name(version))?, METADATA_BYTES_MAX).await?;
         let found = serde_json::from_slice::<Earlier>(&read.unwrap_or_default());
-        let (set, table) = (&self.draft.plan.set, self.draft.table);
+        let (set, place) = (&self.draft.plan.set, &self.draft.root);
         let why = match found {
-            Ok(earlier) if earlier.is_of(set, table) => return Ok(earlier),
+            Ok(earlier) if earlier.is_of(set, place) => return Ok(earlier),
             Ok(_) => "that is another table",
             Err(_) => "that is no metadata of a table, or a broken one",
         };
         Err(Error::new(ErrorKind::Refused, code::ARCHIVE_PUBLISH, STEP)
             .with("set", set)
-            .with("table", table)
+            .with("table", self.draft.table)
             .with("path", self.path(&name(version)).display())
             .why(why)
             .next("name another directory: --into DIR"))

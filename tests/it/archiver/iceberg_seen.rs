@@ -58,7 +58,11 @@ pub(super) async fn archived<S: Shop>(yard: &Yard<S>, table: Option<&str>) -> Ve
                     row.insert(format!("{}__offset", column.name), text(east));
                     continue;
                 }
-                let shown = value.map_or(Value::Null, |value| shown(&column.kind, value));
+                let shown = match (value, &column.kind) {
+                    (Some(value), kind) => shown(kind, value),
+                    (None, kind) if is_list_of_structures(kind) => json!([]),
+                    (None, _) => Value::Null,
+                };
                 row.insert(column.name.clone(), shown);
             }
             rows.push(row);
@@ -68,6 +72,13 @@ pub(super) async fn archived<S: Shop>(yard: &Yard<S>, table: Option<&str>) -> Ve
     let found = find(&yard.place, &yard.world.cpu, &wanted, None, take);
     assert_eq!(Box::pin(found).await.unwrap() as usize, rows.len());
     rows
+}
+
+/// Lists of which the reader shows NULL as an empty one; where it is NULL in a file is looked at by
+/// others. Source: PyIceberg 0.12, `ArrowProjectionVisitor.list`, which makes them anew of offsets.
+fn is_list_of_structures(kind: &Kind) -> bool {
+    matches!(kind, Kind::List { element, .. }
+        if matches!(**element, Kind::Interval | Kind::TimeTz | Kind::Dynamic { .. }))
 }
 
 /// Both have the same rows, whatever their order; what a row lacks is NULL.
