@@ -133,9 +133,12 @@ mod tests {
 
             let mut reader = Reader(&bytes);
             assert_eq!(reader.take(4), b"Obj\x01");
-            let said: Vec<_> = (0..reader.long()).map(|_| (reader.string(), reader.string())).collect();
+            let pairs = reader.long();
+            let said = (0..pairs).map(|_| (reader.string(), reader.string()));
+            let said: Vec<_> = said.collect();
             assert_eq!(reader.long(), 0);
-            let own = [("avro.schema".to_owned(), schema), ("avro.codec".to_owned(), "null".into())];
+            let codec = ("avro.codec".to_owned(), "null".to_owned());
+            let own = [("avro.schema".to_owned(), schema), codec];
             assert_eq!(said, [&own[..], &about].concat());
             let mark = reader.take(MARK_BYTES);
             let mut read = Vec::new();
