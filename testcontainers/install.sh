@@ -10,6 +10,7 @@ s3rver=3.7.1
 moto=5.2
 aiosmtpd=1.4
 duckdb=2.0.1
+pyiceberg=0.12.0
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 tools=$root/.tools
@@ -78,7 +79,7 @@ if ! has node "$node"; then
     echo "$node" >"$tools/node/stamp"
 fi
 
-python="moto[server]~=$moto aiosmtpd~=$aiosmtpd duckdb~=$duckdb"
+python="moto[server]~=$moto aiosmtpd~=$aiosmtpd duckdb~=$duckdb pyiceberg[pyarrow]~=$pyiceberg"
 if ! has python "$python"; then
     echo "installing: $python"
     rm -rf "$tools/python"

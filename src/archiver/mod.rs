@@ -21,6 +21,8 @@ pub mod fuzz;
 mod garbage;
 mod gate;
 mod hold;
+#[cfg(feature = "parquet")]
+mod iceberg;
 mod identity;
 mod keyring;
 mod load;
@@ -60,6 +62,8 @@ pub use forecast::measured_rate;
 pub use garbage::{KeptFile, Removed};
 pub use gate::{Aged, Gate, SecondCopy};
 pub use hold::{ArchiveHold, ArchiveRelease, Holding, Holds, held, hold, release};
+#[cfg(feature = "parquet")]
+pub use iceberg::{PublishedTable, iceberg_tables};
 pub use identity::{Adopted, ledger_of};
 pub use keyring::Keyring;
 pub use load::{InTable, verify_copies};

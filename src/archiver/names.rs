@@ -120,6 +120,11 @@ impl Names {
         same.map_or(&of.name, |one| &one.name).clone()
     }
 
+    /// Whether numbers tell columns of a table of a plan from all others that it had.
+    pub(super) fn is_numbered(plan: &Plan, number: usize) -> bool {
+        Planned::of(plan, &plan.members[number]).is_numbered
+    }
+
     /// The name that a column of a file has in the newest run.
     pub(super) fn column_now(&self, plan: &Plan, number: usize, column: &Column) -> String {
         let then = Planned::of(plan, &plan.members[number]);

@@ -7,7 +7,13 @@ use std::{
 
 use stillpoint_contract::{Class, Column, Error, ErrorKind, Kind, Result, code};
 
-use super::{document::Plan, file::Format, names::Names, place::Place, shelf::Shelf};
+use super::{
+    document::{File, Plan},
+    file::Format,
+    names::Names,
+    place::Place,
+    shelf::Shelf,
+};
 
 /// Refuses a set of which files are encrypted that count: no query engine could read them.
 ///
@@ -33,8 +39,8 @@ pub fn refuse_encrypted(place: &Place, shelf: &Shelf) -> Result<()> {
 /// Source: DuckDB documentation, Reading and Writing Parquet Files, and CSV, and JSON.
 pub fn duckdb_views(place: &Place, shelf: &Shelf) -> String {
     let mut sql = String::new();
-    let tables = shelf.runs.last().map(|run| &run.plan);
-    for (number, member) in tables.into_iter().flat_map(|plan| plan.members.iter().enumerate()) {
+    let Some(plan) = shelf.runs.last().map(|run| &run.plan) else { return sql };
+    for (number, member) in plan.members.iter().enumerate() {
         let files = files(place, shelf, &member.table.name);
         if files.is_empty() {
             continue;
@@ -53,7 +59,7 @@ pub fn duckdb_views(place: &Place, shelf: &Shelf) -> String {
             .iter()
             .map(|(format, casts, paths)| select(&files, *format, casts, paths))
             .collect();
-        let name = view_name(place.set(), number, &member.table.name);
+        let name = view_name(place.set(), plan, number);
         let selects = selects.join("\nUNION ALL BY NAME ");
         let _ = writeln!(sql, "CREATE OR REPLACE VIEW {name} AS {selects};");
     }
@@ -195,7 +201,7 @@ pub fn hive_tables(place: &Place, shelf: &Shelf) -> String {
         for other in directories.iter().filter(|other| *other != directory) {
             let _ = writeln!(sql, "-- Not in this table: {other}");
         }
-        let name = view_name(place.set(), number, &member.table.name).replace('"', "`");
+        let name = view_name(place.set(), plan, number).replace('"', "`");
         let newest = newest(shelf, plan, number);
         if newest.iter().any(|column| column.name.eq_ignore_ascii_case("expire")) {
             // Its name is that of the directories.
@@ -263,22 +269,38 @@ fn hive_type(kind: &Kind) -> String {
     name.to_owned()
 }
 
-/// The set's name for the root; with the table's behind it for the others.
-fn view_name(set: &str, number: usize, table: &str) -> String {
-    let last = table.rsplit('.').next().unwrap_or(table).trim_matches('"');
-    let name = if number == 0 { set.to_owned() } else { format!("{set}_{last}") };
-    format!("\"{}\"", name.replace('"', "\"\""))
+/// A name for SQL.
+fn view_name(set: &str, plan: &Plan, number: usize) -> String {
+    format!("\"{}\"", table_name(set, plan, number).replace('"', "\"\""))
+}
+
+/// The set's name for the root; with the table's behind it for the others, and with that of its
+/// schema where there are several such tables.
+pub(super) fn table_name(set: &str, plan: &Plan, number: usize) -> String {
+    let last = |table: &str| table.rsplit('.').next().unwrap_or(table).trim_matches('"').to_owned();
+    let table = &plan.members[number].table.name;
+    let of = last(table);
+    let others = plan.members.iter().skip(1);
+    match others.filter(|other| last(&other.table.name) == of).count() {
+        _ if number == 0 => set.to_owned(),
+        1 => format!("{set}_{of}"),
+        _ => format!("{set}_{table}"),
+    }
 }
 
 /// A file that counts.
-struct Counted<'a> {
-    format: Format,
-    columns: &'a [Column],
+pub(super) struct Counted<'a> {
+    /// The plan of its run, and which of its tables it is about.
+    pub(super) plan: &'a Plan,
+    pub(super) member: usize,
+    pub(super) format: Format,
+    pub(super) columns: &'a [Column],
+    pub(super) file: &'a File,
     path: String,
 }
 
 /// The files of a table that count, by the name that it has now.
-fn files<'a>(place: &Place, shelf: &'a Shelf, table: &str) -> Vec<Counted<'a>> {
+pub(super) fn files<'a>(place: &Place, shelf: &'a Shelf, table: &str) -> Vec<Counted<'a>> {
     let root = place.location();
     let root = root.strip_prefix("file://").unwrap_or(&root).trim_end_matches('/').to_owned();
     let names = Names::of(shelf);
@@ -287,8 +309,11 @@ fn files<'a>(place: &Place, shelf: &'a Shelf, table: &str) -> Vec<Counted<'a>> {
         let Some(number) = names.table(plan, Some(table)) else { continue };
         let member = &batch.members[number];
         files.extend(member.file.as_ref().map(|file| Counted {
+            plan,
+            member: number,
             format: plan.format,
             columns: &member.columns,
+            file,
             path: format!("{root}/{}", file.key),
         }));
     }

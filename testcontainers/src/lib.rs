@@ -13,13 +13,16 @@
 
 mod duckdb;
 mod http;
+mod iceberg;
 mod mail;
 mod postgres;
 mod process;
+mod python;
 mod server;
 mod service;
 
 pub use duckdb::DuckDb;
+pub use iceberg::Iceberg;
 pub use mail::Mail;
 pub use postgres::{POSTGRES_USER, POSTGRES_VERSIONS, Postgres, PostgresMissing, PostgresOptions};
 pub use server::{Server, StartError};

@@ -233,6 +233,8 @@ pub mod code {
     pub const PRUNE_GATE: Code = Code(907);
     /// The key of a file of archived rows is gone, or is not what was written.
     pub const ARCHIVE_KEY: Code = Code(910);
+    /// Archived rows cannot be published there, or not in that form.
+    pub const ARCHIVE_PUBLISH: Code = Code(911);
 }
 
 /// A failed step, what to do about it, and what caused it.

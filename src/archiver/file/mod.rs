@@ -25,5 +25,7 @@ pub use encode::{Encoded, Encoder};
 pub use layout::{Format, Layout, Origin};
 #[cfg(feature = "parquet")]
 pub use parquet::may_hold;
+#[cfg(feature = "parquet")]
+pub(super) use parquet::parquet_schema;
 pub use print::{csv_header, csv_record, json_line, value_text};
 pub use slice_hash::SliceHash;

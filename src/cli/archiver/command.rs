@@ -58,7 +58,7 @@ pub(crate) enum Command {
     /// Remove rows whose time is over: files whose month has come, and rows of those to whom
     /// something happened long enough ago.
     Expire(expire::ExpireOptions),
-    /// Print statements that make archived rows tables of a query engine.
+    /// Print or write what makes archived rows tables of a query engine.
     Publish(publish::Options),
     /// Show what became of the space of archived rows, and let it be used again.
     Reclaim(reclaim::Options),

@@ -1,9 +1,13 @@
-//! `stillpoint archive publish`: statements that make archived rows tables of a query engine.
+//! `stillpoint archive publish`: what makes archived rows tables of a query engine.
+
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use stillpoint_contract::Result;
+use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::place::Set;
+#[cfg(feature = "parquet")]
+use crate::archiver::iceberg_tables;
 use crate::{
     archiver::{Shelf, duckdb_views, hive_tables, refuse_encrypted},
     cli::{answer::print, exit, session::Session},
@@ -17,6 +21,9 @@ pub(crate) struct Options {
     /// For whom.
     #[arg(long = "for", value_name = "ENGINE", default_value = "duckdb")]
     engine: Engine,
+    /// Where metadata of tables goes; what was published there before is replaced.
+    #[arg(long, value_name = "DIR", required_if_eq("engine", "iceberg"))]
+    into: Option<PathBuf>,
 }
 
 /// Query engines.
@@ -26,17 +33,32 @@ enum Engine {
     Duckdb,
     /// External tables for Hive and Trino.
     Hive,
+    /// Metadata of tables of Apache Iceberg, below the directory: only files that count.
+    #[cfg(feature = "parquet")]
+    Iceberg,
 }
 
-/// Prints them.
+/// Prints them, or writes them and prints where they are.
 pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let set = Set::of(session, &options.set).await?;
     let place = set.place(session).await?;
     let shelf = Shelf::load(&place).await?;
     refuse_encrypted(&place, &shelf)?;
-    print(&match options.engine {
-        Engine::Duckdb => duckdb_views(&place, &shelf),
-        Engine::Hive => hive_tables(&place, &shelf),
-    })?;
+    let text = match (options.engine, options.into) {
+        (Engine::Duckdb, None) => duckdb_views(&place, &shelf),
+        (Engine::Hive, None) => hive_tables(&place, &shelf),
+        #[cfg(feature = "parquet")]
+        (Engine::Iceberg, Some(into)) => {
+            let tables = iceberg_tables(&place, &shelf, &into, &session.world).await?;
+            tables.iter().map(|one| format!("{}\n", one.metadata.display())).collect()
+        }
+        _ => {
+            let step = "publish an archive set";
+            return Err(Error::new(ErrorKind::Invalid, code::USAGE, step)
+                .why("only what is for iceberg goes into a directory")
+                .next(format!("stillpoint archive publish {} > views.sql", options.set)));
+        }
+    };
+    print(&text)?;
     Ok(exit::OK)
 }

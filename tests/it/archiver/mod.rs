@@ -6,6 +6,8 @@ mod chaos;
 mod encrypted;
 mod events;
 mod forms;
+mod iceberg;
+mod iceberg_seen;
 mod keeping;
 mod keys;
 mod mended;

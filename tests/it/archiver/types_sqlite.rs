@@ -7,7 +7,7 @@ use stillpoint::policy::FileFormat;
 use super::shop::{Sqlite, Yard};
 
 /// A value of each class, and such as affinities turn into others: expressions.
-const VALUES: &[&str] = &[
+pub(super) const VALUES: &[&str] = &[
     "NULL",
     "0",
     "-1",
@@ -54,7 +54,7 @@ const VALUES: &[&str] = &[
 ];
 
 /// Tables whose last column or columns take values; `{}` stands for their type.
-const AFFINITIES: &[&str] = &[
+pub(super) const AFFINITIES: &[&str] = &[
     "",
     "BLOB",
     "INTEGER",
@@ -150,7 +150,7 @@ async fn there_and_back(make: &str, order: &str, fill: impl Fn(&Connection)) {
 }
 
 /// Every value in a column of every type, where the table takes it.
-fn fill(connection: &Connection, types: usize) {
+pub(super) fn fill(connection: &Connection, types: usize) {
     let mut taken = 0;
     for value in VALUES {
         for at in 0..types {
@@ -161,7 +161,7 @@ fn fill(connection: &Connection, types: usize) {
     assert!(taken >= 2 * VALUES.len(), "{taken}");
 }
 
-fn columns(types: &[&str]) -> String {
+pub(super) fn columns(types: &[&str]) -> String {
     let named = types.iter().enumerate().map(|(at, of)| format!("c{at} {of}"));
     named.collect::<Vec<_>>().join(", ")
 }

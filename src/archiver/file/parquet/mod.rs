@@ -12,4 +12,5 @@ mod writer;
 
 pub use look::may_hold;
 pub(super) use reader::Reader;
+pub(in super::super) use schema::schema as parquet_schema;
 pub(super) use writer::Writer;

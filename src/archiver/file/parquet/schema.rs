@@ -27,7 +27,7 @@ const INNER_IDS: i32 = 1 << 30;
 const INNER_IDS_EACH: i32 = 8;
 
 /// The schema of a file with such columns. It depends on nothing else.
-pub(super) fn schema(columns: &[Column]) -> Schema {
+pub(in super::super::super) fn schema(columns: &[Column]) -> Schema {
     let mut taken: HashSet<String> =
         columns.iter().map(|column| column.name.to_lowercase()).collect();
     let mut fields = Vec::new();
