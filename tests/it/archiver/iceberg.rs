@@ -227,7 +227,7 @@ async fn columns_of_postgresql_are_seen_by_the_names_that_they_have_now() {
          ALTER TABLE phone_calls ALTER caller TYPE bigint;
          ALTER TABLE phone_calls RENAME at TO since;
          ALTER TABLE phone_calls DROP note, ADD note int, DROP gone;
-         INSERT INTO phone_calls VALUES (10, 1 << 40, '13:00+01', 7)",
+         INSERT INTO phone_calls VALUES (10, 1::bigint << 40, '13:00+01', 7)",
     )
     .await;
     "public.phone_calls".clone_into(&mut yard.rule.root);

@@ -48,7 +48,7 @@ pub(super) async fn archived<S: Shop>(yard: &Yard<S>, table: Option<&str>) -> Ve
     let wanted = Wanted { table: table.map(str::to_owned), ..Wanted::default() };
     let mut rows = Vec::new();
     let take = async |found: FoundRows| {
-        for bytes in &found.rows {
+        for bytes in found.rows.rows() {
             let mut row = Row::new();
             for (column, value) in found.columns.iter().zip(values(bytes)) {
                 let value = value?;
