@@ -13,7 +13,7 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures::{StreamExt as _, stream::FuturesUnordered};
+use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use stillpoint_contract::Result;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -277,13 +277,15 @@ impl Coordinator {
         self.alive(async {
             let first = Arc::clone(&fleet.borrow());
             self.set_caps(&first).await?;
-            tokio::join!(
-                Box::pin(self.schedule(fleet.clone(), stop.clone())),
-                self.labour(fleet.clone(), stop.clone()),
-                self.capture(fleet.clone(), stop.clone()),
-                self.watch(fleet.clone(), stop.clone()),
-                self.make_copies(fleet.clone(), stop.clone()),
-            );
+            // Whatever wakes one of them leaves the others asleep.
+            let mut all = FuturesUnordered::from_iter([
+                self.schedule(fleet.clone(), stop.clone()).boxed_local(),
+                self.labour(fleet.clone(), stop.clone()).boxed_local(),
+                self.capture(fleet.clone(), stop.clone()).boxed_local(),
+                self.watch(fleet.clone(), stop.clone()).boxed_local(),
+                self.make_copies(fleet.clone(), stop.clone()).boxed_local(),
+            ]);
+            while all.next().await.is_some() {}
             Ok(())
         })
         .await
@@ -337,8 +339,7 @@ impl Coordinator {
 
     /// Ends what nobody is heard of any more, and lets what waits become more urgent.
     async fn tidy(&self) -> Result<()> {
-        self.state.reap(&self.worker).await?;
-        self.state.reap_stalled(STUCK_MAX, &self.worker).await?;
+        self.state.reap(STUCK_MAX, &self.worker).await?;
         self.state.let_ranks_grow(RANKS_GROW).await
     }
 
@@ -350,8 +351,9 @@ impl Coordinator {
     ) {
         let mut fleet = Arc::clone(&fleets.borrow_and_update());
         let mut wakes = Wakes::of(&fleet, self.world.clock.now());
+        let mut stores = fleet.stores();
         let (mut looked, mut heard) = (None, 0);
-        let mut is_reassigned = false;
+        let (mut is_reassigned, mut has_agents) = (false, fleet.has_agents());
         loop {
             tokio::select! {
                 biased;
@@ -367,6 +369,7 @@ impl Coordinator {
                 let next = Arc::clone(&fleets.borrow_and_update());
                 self.shared.doubt(&wakes.follow(&fleet, &next, self.world.clock.now()));
                 fleet = next;
+                (stores, has_agents) = (fleet.stores(), fleet.has_agents());
                 is_reassigned = false;
                 if let Err(error) = self.set_caps(&fleet).await {
                     tracing::warn!(event = "state.unreachable", "{error}");
@@ -377,7 +380,7 @@ impl Coordinator {
                     self.reassign(&fleet).await?;
                     is_reassigned = true;
                 }
-                self.hear(&fleet, &mut heard).await
+                if has_agents { self.hear(&mut heard).await } else { Ok(()) }
             };
             if let Err(error) = heard.await {
                 tracing::warn!(event = "state.unreachable", "{error}");
@@ -385,7 +388,7 @@ impl Coordinator {
             for name in self.shared.to_schedule() {
                 wakes.set(name, self.world.clock.now());
             }
-            let settled = self.settle(&fleet, &mut wakes, &mut looked, &stop).await;
+            let settled = self.settle((&fleet, &stores), &mut wakes, &mut looked, &stop).await;
             if let Err(error) = settled {
                 tracing::warn!(event = "state.unreachable", "{error}");
                 looked = None;
@@ -396,7 +399,7 @@ impl Coordinator {
     /// Looks at what may have become due, if this coordinator is the one that decides.
     async fn settle(
         &self,
-        fleet: &Fleet,
+        (fleet, stores): (&Fleet, &[String]),
         wakes: &mut Wakes,
         looked: &mut Option<Looked>,
         stop: &watch::Receiver<bool>,
@@ -411,7 +414,7 @@ impl Coordinator {
             Some(looked) => looked,
             None => looked.insert(self.state.all_looked().await?),
         };
-        self.settle_upkeep(fleet, looked).await?;
+        self.settle_upkeep(fleet, stores, looked).await?;
         let said = Said::new(&self.state.marks().await?);
         let mut led_at = self.world.clock.elapsed();
         while let Some(name) = wakes.due(self.world.clock.now()) {

@@ -64,6 +64,7 @@ async fn story(past: &Past, wrong: &str) -> String {
 }
 
 async fn judged(past: &Past) -> Result<Report, String> {
+    past.ledger.look_at_all();
     let wrong = past.ledger.wrong().or_else(|| past.vault.wrong());
     if let Some(wrong) = wrong {
         return Err(wrong);
