@@ -172,3 +172,69 @@ fn caps(connection: &Connection) -> BTreeMap<Counted, i64> {
     };
     select.query_map([], read).unwrap().collect::<rusqlite::Result<_>>().unwrap()
 }
+
+/// A queue of a few jobs, as far as bounds look at it, and two of them that run.
+fn queue() -> (Connection, Bounds) {
+    let connection = Connection::open_in_memory().unwrap();
+    let tables = "
+        CREATE TABLE job (name TEXT, kind TEXT, due INTEGER, repository TEXT, host TEXT,
+            state TEXT, outcome TEXT);
+        CREATE TABLE cap (scope TEXT, name TEXT, most INTEGER);
+        INSERT INTO cap VALUES ('all', '', 3), ('repository', 'r', 2), ('host', 'h', 1);";
+    connection.execute_batch(tables).unwrap();
+    let mut bounds = Bounds::default();
+    bounds.note(&connection);
+    let jobs = "
+        INSERT INTO job VALUES
+            ('a', 'full', 1, 'r', 'h', 'waiting', NULL),
+            ('a', 'full', 2, 's', 'i', 'waiting', NULL),
+            ('b', 'full', 1, 'r', 'h', 'waiting', NULL),
+            ('c', 'full', 1, 'r', 'j', 'waiting', NULL),
+            ('d', 'full', 1, 's', 'k', 'waiting', NULL),
+            ('e', 'full', 1, 's', 'l', 'waiting', NULL);
+        UPDATE job SET state = 'running' WHERE name = 'a' AND due = 1 OR name = 'c';";
+    connection.execute_batch(jobs).unwrap();
+    assert_eq!(bounds.all(&connection, true), None);
+    (connection, bounds)
+}
+
+#[test]
+fn whatever_jobs_may_not_do_is_noticed_at_once() {
+    let found = |changes: &[&str]| {
+        let (connection, mut bounds) = queue();
+        let at_once = changes.iter().find_map(|sql| {
+            connection.execute_batch(sql).unwrap();
+            bounds.changed(&connection)
+        });
+        // A look at everything finds the same.
+        assert_eq!(at_once.is_some(), bounds.all(&connection, false).is_some(), "{changes:?}");
+        at_once
+    };
+    let run = |of: &str| format!("UPDATE job SET state = 'running' WHERE {of}");
+    let end =
+        |of: &str| format!("UPDATE job SET state = 'ended', outcome = 'succeeded' WHERE {of}");
+    assert_eq!(found(&[&run("name = 'd'")]), None);
+    assert_eq!(found(&[&run("name = 'a' AND due = 2")]).unwrap(), "a full runs twice");
+    assert_eq!(found(&[&run("name = 'd'"), &run("name = 'e'")]).unwrap(), "all  passed its cap");
+    let of_host = found(&[&end("name = 'c'"), &run("name = 'b'")]);
+    assert_eq!(of_host.unwrap(), "host h passed its cap");
+    let of_repository = "UPDATE job SET host = 'm' WHERE name = 'b'";
+    let of_repository = found(&[of_repository, &run("name = 'b'")]);
+    assert_eq!(of_repository.unwrap(), "repository r passed its cap");
+    let again = "INSERT INTO job VALUES ('a', 'full', 1, 'r', 'h', 'ended', 'succeeded')";
+    assert_eq!(found(&[&end("name = 'a' AND due = 1")]), None);
+    assert_eq!(
+        found(&[&end("name = 'a' AND due = 1"), again]).unwrap(),
+        "a full 1 succeeded twice"
+    );
+    let gone = "DELETE FROM job WHERE name = 'a' AND due = 1";
+    assert_eq!(found(&[gone, &run("name = 'b'")]), None);
+}
+
+#[test]
+fn a_change_that_nobody_looked_at_is_noticed_by_a_look_at_everything() {
+    let (connection, mut bounds) = queue();
+    connection.execute_batch("UPDATE job SET state = 'ended' WHERE name = 'c'").unwrap();
+    let wrong = bounds.all(&connection, false).unwrap();
+    assert!(wrong.contains("was counted"), "{wrong}");
+}
