@@ -256,7 +256,7 @@ impl Question<'_> {
     fn begin(&mut self) -> Step {
         let (kind, facts, now) = (self.kind, self.facts, self.now);
         self.leave_out_missed();
-        let next = self.series.next(now);
+        let next = self.open.next.or_else(|| self.series.next(now));
         let need = facts.need.filter(|_| kind == Kind::Full);
         let retry = facts.retry(kind, now);
         if let Some(end) = self.policy.closed_until(now) {
@@ -329,15 +329,19 @@ struct Open {
     looked: DateTime<Utc>,
     settled: Vec<Settled>,
     due: Vec<DateTime<Utc>>,
+    /// The first one after those, if there is one.
+    next: Option<DateTime<Utc>>,
     /// Whether there were more than fit.
     is_cut: bool,
 }
 
 impl Open {
     fn new(series: &Series<'_>, looked: DateTime<Utc>, now: DateTime<Utc>) -> Self {
-        let due = series.between(looked, now, DUE_TIMES_MAX);
+        let (due, next) = series.between(looked, now, DUE_TIMES_MAX);
         let is_cut = due.len() == DUE_TIMES_MAX;
-        Self { looked, settled: Vec::new(), due, is_cut }
+        // A clock that was set back has others before it again.
+        let next = next.filter(|_| looked <= now && !is_cut);
+        Self { looked, settled: Vec::new(), due, next, is_cut }
     }
 
     fn is_empty(&self) -> bool {

@@ -61,15 +61,19 @@ impl Series<'_> {
         }
     }
 
-    /// At most `max` of those after one instant and up to another.
+    /// At most `max` of those after one instant and up to another, and the first one after those.
     pub(super) fn between(
         &self,
         after: DateTime<Utc>,
         until: DateTime<Utc>,
         max: usize,
-    ) -> Vec<DateTime<Utc>> {
-        let next = |after| self.next(after).filter(|due| *due <= until);
-        std::iter::successors(next(after), |due| next(*due)).take(max).collect()
+    ) -> (Vec<DateTime<Utc>>, Option<DateTime<Utc>>) {
+        let (mut between, mut next) = (Vec::new(), self.next(after));
+        while let Some(due) = next.filter(|due| *due <= until && between.len() < max) {
+            between.push(due);
+            next = self.next(due);
+        }
+        (between, next)
     }
 
     /// Whether they follow from what is promised, not from what somebody wrote down: then none of
@@ -167,7 +171,7 @@ mod tests {
             for series in [Series::Every { first, step }, Series::Civil { first, period, zone }] {
                 let next = series.next(after).unwrap();
                 prop_assert!(after < next);
-                let all = series.between(first - TimeDelta::seconds(1), next, 10_000);
+                let (all, _) = series.between(first - TimeDelta::seconds(1), next, 10_000);
                 prop_assert_eq!(all.first(), Some(&first));
                 prop_assert_eq!(all.last(), Some(&next));
                 prop_assert!(all.len() == 1 || all[all.len() - 2] <= after);

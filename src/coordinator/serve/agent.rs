@@ -29,6 +29,11 @@ const MISSED_AFTER: TimeDelta = TimeDelta::seconds(30);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Fleet {
+    /// Whether any database is reached by an agent.
+    pub(super) fn has_agents(&self) -> bool {
+        self.members.values().any(|member| member.agent.is_some())
+    }
+
     /// The agent that is to do something for a database; nothing, if whoever serves does. Restores
     /// are rehearsed here, if the backups are within reach.
     pub(super) fn agent_for<'a>(&self, member: &'a Member, kind: Kind) -> &'a str {
@@ -157,10 +162,7 @@ impl Coordinator {
     }
 
     /// Has those databases looked at of which agents said something else since.
-    pub(super) async fn hear(&self, fleet: &Fleet, heard: &mut i64) -> Result<()> {
-        if fleet.members.values().all(|member| member.agent.is_none()) {
-            return Ok(());
-        }
+    pub(super) async fn hear(&self, heard: &mut i64) -> Result<()> {
         let (names, newest) = self.state.reported_since(*heard).await?;
         for name in &names {
             self.shared.change(name);

@@ -13,14 +13,14 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures::{StreamExt as _, stream::FuturesUnordered};
+use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use stillpoint_contract::Result;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
     agent::reported,
     copies::Shelf,
-    evaluate::{Looked, Said},
+    evaluate::{Looked, Past, Said},
     fleet::{Fleet, Member},
     hands::Hands,
     standing::Standing,
@@ -134,6 +134,8 @@ pub(super) struct Shared {
     untold: Mutex<BTreeMap<String, Option<String>>>,
     to_schedule: Mutex<BTreeSet<String>>,
     to_watch: Mutex<BTreeSet<String>>,
+    /// What was tried of each database and has ended for good, as long as this coordinator leads.
+    pasts: Mutex<HashMap<String, Past>>,
     copies: Mutex<Shelf>,
     tally: Mutex<Tally>,
     pub(super) woken: Notify,
@@ -172,6 +174,16 @@ impl Shared {
     /// What is known of copies.
     pub(super) fn copies(&self) -> MutexGuard<'_, Shelf> {
         Self::lock(&self.copies)
+    }
+
+    /// What was tried and has ended for good.
+    pub(super) fn pasts(&self) -> MutexGuard<'_, HashMap<String, Past>> {
+        Self::lock(&self.pasts)
+    }
+
+    /// The same of one database, which has to be put back.
+    pub(super) fn past(&self, database: &str) -> Past {
+        self.pasts().remove(database).unwrap_or_default()
     }
 
     /// What was counted.
@@ -277,13 +289,15 @@ impl Coordinator {
         self.alive(async {
             let first = Arc::clone(&fleet.borrow());
             self.set_caps(&first).await?;
-            tokio::join!(
-                Box::pin(self.schedule(fleet.clone(), stop.clone())),
-                self.labour(fleet.clone(), stop.clone()),
-                self.capture(fleet.clone(), stop.clone()),
-                self.watch(fleet.clone(), stop.clone()),
-                self.make_copies(fleet.clone(), stop.clone()),
-            );
+            // Whatever wakes one of them leaves the others asleep.
+            let mut all = FuturesUnordered::from_iter([
+                self.schedule(fleet.clone(), stop.clone()).boxed_local(),
+                self.labour(fleet.clone(), stop.clone()).boxed_local(),
+                self.capture(fleet.clone(), stop.clone()).boxed_local(),
+                self.watch(fleet.clone(), stop.clone()).boxed_local(),
+                self.make_copies(fleet.clone(), stop.clone()).boxed_local(),
+            ]);
+            while all.next().await.is_some() {}
             Ok(())
         })
         .await
@@ -337,8 +351,7 @@ impl Coordinator {
 
     /// Ends what nobody is heard of any more, and lets what waits become more urgent.
     async fn tidy(&self) -> Result<()> {
-        self.state.reap(&self.worker).await?;
-        self.state.reap_stalled(STUCK_MAX, &self.worker).await?;
+        self.state.reap(STUCK_MAX, &self.worker).await?;
         self.state.let_ranks_grow(RANKS_GROW).await
     }
 
@@ -350,8 +363,9 @@ impl Coordinator {
     ) {
         let mut fleet = Arc::clone(&fleets.borrow_and_update());
         let mut wakes = Wakes::of(&fleet, self.world.clock.now());
+        let mut stores = fleet.stores();
         let (mut looked, mut heard) = (None, 0);
-        let mut is_reassigned = false;
+        let (mut is_reassigned, mut has_agents) = (false, fleet.has_agents());
         loop {
             tokio::select! {
                 biased;
@@ -367,7 +381,9 @@ impl Coordinator {
                 let next = Arc::clone(&fleets.borrow_and_update());
                 self.shared.doubt(&wakes.follow(&fleet, &next, self.world.clock.now()));
                 fleet = next;
+                (stores, has_agents) = (fleet.stores(), fleet.has_agents());
                 is_reassigned = false;
+                self.shared.pasts().retain(|name, _| fleet.members.contains_key(name));
                 if let Err(error) = self.set_caps(&fleet).await {
                     tracing::warn!(event = "state.unreachable", "{error}");
                 }
@@ -377,7 +393,7 @@ impl Coordinator {
                     self.reassign(&fleet).await?;
                     is_reassigned = true;
                 }
-                self.hear(&fleet, &mut heard).await
+                if has_agents { self.hear(&mut heard).await } else { Ok(()) }
             };
             if let Err(error) = heard.await {
                 tracing::warn!(event = "state.unreachable", "{error}");
@@ -385,7 +401,7 @@ impl Coordinator {
             for name in self.shared.to_schedule() {
                 wakes.set(name, self.world.clock.now());
             }
-            let settled = self.settle(&fleet, &mut wakes, &mut looked, &stop).await;
+            let settled = self.settle((&fleet, &stores), &mut wakes, &mut looked, &stop).await;
             if let Err(error) = settled {
                 tracing::warn!(event = "state.unreachable", "{error}");
                 looked = None;
@@ -396,7 +412,7 @@ impl Coordinator {
     /// Looks at what may have become due, if this coordinator is the one that decides.
     async fn settle(
         &self,
-        fleet: &Fleet,
+        (fleet, stores): (&Fleet, &[String]),
         wakes: &mut Wakes,
         looked: &mut Option<Looked>,
         stop: &watch::Receiver<bool>,
@@ -405,13 +421,14 @@ impl Coordinator {
         self.shared.leads.store(leads, Ordering::Relaxed);
         if !leads {
             *looked = None;
+            self.shared.pasts().clear();
             return Ok(());
         }
         let looked = match looked {
             Some(looked) => looked,
             None => looked.insert(self.state.all_looked().await?),
         };
-        self.settle_upkeep(fleet, looked).await?;
+        self.settle_upkeep(fleet, stores, looked).await?;
         let said = Said::new(&self.state.marks().await?);
         let mut led_at = self.world.clock.elapsed();
         while let Some(name) = wakes.due(self.world.clock.now()) {

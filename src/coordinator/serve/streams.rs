@@ -28,10 +28,16 @@ impl Coordinator {
     ) {
         let mut running = FuturesUnordered::new();
         let mut names = BTreeSet::new();
+        let mut fleet = Arc::clone(&fleets.borrow_and_update());
+        let mut captured = fleet.captured();
         loop {
-            let fleet = Arc::clone(&fleets.borrow_and_update());
-            for (name, member) in &fleet.members {
-                if !is_captured(member) || names.contains(name) {
+            if fleets.has_changed().unwrap_or(false) {
+                fleet = Arc::clone(&fleets.borrow_and_update());
+                captured = fleet.captured();
+            }
+            for member in &captured {
+                let name = &member.name;
+                if names.contains(name) {
                     continue;
                 }
                 let known = self.shared.known(name);
@@ -136,6 +142,13 @@ impl Coordinator {
             Err(error) if error.kind() == ErrorKind::Fenced => Ok(()),
             captured => captured,
         }
+    }
+}
+
+impl Fleet {
+    /// Databases whose log is captured.
+    fn captured(&self) -> Vec<Arc<Member>> {
+        self.members.values().filter(|member| is_captured(member)).cloned().collect()
     }
 }
 

@@ -62,14 +62,11 @@ pub async fn expire(
     Ok(forgotten)
 }
 
-impl Coordinator {
-    /// Puts the upkeep of each repository into the queue, once a period.
-    pub(super) async fn settle_upkeep(&self, fleet: &Fleet, looked: &mut Looked) -> Result<()> {
-        let now = self.world.clock.now();
-        let names: BTreeSet<&String> = fleet
-            .members
-            .values()
-            .filter(|one| !one.is_observed)
+impl Fleet {
+    /// The names of repositories that are looked after.
+    pub(super) fn stores(&self) -> Vec<String> {
+        let written = self.members.values().filter(|one| !one.is_observed);
+        let names: BTreeSet<&String> = written
             .flat_map(|one| {
                 let copies = one.policy.copies.iter().map(|rule| &rule.to);
                 std::iter::once(&one.repository).chain(copies)
@@ -77,11 +74,23 @@ impl Coordinator {
             .collect();
         // What was handed over is looked after whenever somebody looks what lacks there.
         let is_open = |name: &&String| {
-            let is_out_of_reach = fleet.unopened.contains_key(*name);
-            (!is_out_of_reach || fleet.keeper(name).is_some())
-                && !fleet.outboxes.contains_key(*name)
+            let is_out_of_reach = self.unopened.contains_key(*name);
+            (!is_out_of_reach || self.keeper(name).is_some()) && !self.outboxes.contains_key(*name)
         };
-        for name in names.into_iter().filter(is_open) {
+        names.into_iter().filter(is_open).cloned().collect()
+    }
+}
+
+impl Coordinator {
+    /// Puts the upkeep of each repository into the queue, once a period.
+    pub(super) async fn settle_upkeep(
+        &self,
+        fleet: &Fleet,
+        stores: &[String],
+        looked: &mut Looked,
+    ) -> Result<()> {
+        let now = self.world.clock.now();
+        for name in stores {
             let own = format!("repository {name}");
             let key = (own.clone(), UPKEEP.to_owned());
             let from = looked.get(&key).copied();

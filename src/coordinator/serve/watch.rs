@@ -23,10 +23,17 @@ use super::{
     tally::Suppressed,
     work::told,
 };
-use crate::policy::{Alert, AlertKey, Interval, Protection, Reach, alerts};
+use crate::{
+    coordinator::state::KeptBoard,
+    policy::{Alert, AlertKey, Interval, Protection, Reach, Urgency, alerts},
+};
 
 /// One that something is the matter with, so often.
 const LOOK_AT_TROUBLE: TimeDelta = TimeDelta::seconds(15);
+
+/// What wakes nobody is looked at more rarely the longer it lasts: after one part in so many of
+/// the time since it began.
+const LASTING: i32 = 32;
 
 /// A way on which something did not get through is tried again after so long.
 const DELIVER_AGAIN: Duration = Duration::from_secs(15);
@@ -56,11 +63,45 @@ pub trait Notifier: fmt::Debug + Send + Sync {
 /// What is the matter with every database that was looked at since this coordinator leads.
 #[derive(Debug, Default)]
 struct Matters {
+    /// Of those that something is the matter with.
     of: BTreeMap<String, Vec<Alert>>,
+    /// Databases that nobody has looked at yet.
+    unseen: BTreeSet<String>,
     /// Databases whose repository cannot be read.
     unknown: BTreeSet<String>,
     /// What nobody is told of, because somebody knows.
     muted: BTreeSet<AlertKey>,
+    /// What was told, as it was last read or written.
+    kept: Option<KeptBoard>,
+}
+
+impl Matters {
+    fn of(fleet: &Fleet) -> Self {
+        Self { unseen: fleet.members.keys().cloned().collect(), ..Self::default() }
+    }
+
+    /// Of what is not protected any more nothing is the matter; what is new was not looked at.
+    fn follow(&mut self, before: &Fleet, next: &Fleet) {
+        self.of.retain(|name, _| next.members.contains_key(name));
+        self.unknown.retain(|name| next.members.contains_key(name));
+        self.unseen.retain(|name| next.members.contains_key(name));
+        let new = next.members.keys().filter(|name| !before.members.contains_key(*name));
+        self.unseen.extend(new.cloned());
+    }
+
+    fn note(&mut self, name: &str, alerts: Vec<Alert>, is_known: bool) {
+        self.unseen.remove(name);
+        if alerts.is_empty() {
+            self.of.remove(name);
+        } else {
+            self.of.insert(name.to_owned(), alerts);
+        }
+        if is_known {
+            self.unknown.remove(name);
+        } else {
+            self.unknown.insert(name.to_owned());
+        }
+    }
 }
 
 impl Coordinator {
@@ -85,7 +126,7 @@ impl Coordinator {
     ) {
         let mut fleet = Arc::clone(&fleets.borrow_and_update());
         let mut wakes = Wakes::of(&fleet, self.world.clock.now());
-        let mut matters = Matters::default();
+        let mut matters = Matters::of(&fleet);
         let mut has_led = false;
         loop {
             tokio::select! {
@@ -96,16 +137,15 @@ impl Coordinator {
             if fleets.has_changed().unwrap_or(false) {
                 let next = Arc::clone(&fleets.borrow_and_update());
                 wakes.follow(&fleet, &next, self.world.clock.now());
+                matters.follow(&fleet, &next);
                 fleet = next;
-                matters.of.retain(|name, _| fleet.members.contains_key(name));
-                matters.unknown.retain(|name| fleet.members.contains_key(name));
             }
             match self.tell(&fleet, &mut wakes, &mut matters).await {
                 Ok(true) => has_led = true,
                 Ok(false) if has_led => {
                     // Whoever leads meanwhile knows more.
                     has_led = false;
-                    matters = Matters::default();
+                    matters = Matters::of(&fleet);
                     wakes = Wakes::of(&fleet, self.world.clock.now());
                 }
                 Ok(false) => {}
@@ -129,12 +169,7 @@ impl Coordinator {
             let Some(member) = fleet.members.get(&name) else { continue };
             let again = match self.matters(fleet, member, &said).await {
                 Ok(Found { alerts, is_known, again }) => {
-                    matters.of.insert(name.clone(), alerts);
-                    if is_known {
-                        matters.unknown.remove(&name);
-                    } else {
-                        matters.unknown.insert(name.clone());
-                    }
+                    matters.note(&name, alerts, is_known);
                     again
                 }
                 Err(error) => {
@@ -146,7 +181,7 @@ impl Coordinator {
             wakes.set(name, again);
         }
         // Of what nobody has looked at yet, nothing is over.
-        if fleet.members.keys().all(|name| matters.of.contains_key(name)) {
+        if matters.unseen.is_empty() {
             self.post(fleet, matters).await?;
         }
         Ok(true)
@@ -163,7 +198,7 @@ impl Coordinator {
         }
         matters.muted = muted;
         current.extend(fleet.unprotected());
-        let mut kept = self.state.board().await?;
+        let mut kept = self.state.board_since(matters.kept.take()).await?;
         let lasting = kept.board.open().filter(|((_, database), _)| {
             // What was told of it before cannot be over as long as nobody can look.
             matters.unknown.contains(database)
@@ -183,6 +218,7 @@ impl Coordinator {
         current.extend(lasting);
         let messages = kept.board.step(&current);
         if messages.is_empty() {
+            matters.kept = Some(kept);
             return Ok(());
         }
         let now = self.world.clock.now();
@@ -195,7 +231,7 @@ impl Coordinator {
             }
         }
         // Where somebody else was first, all of it is found out again.
-        self.state.set_board(&kept, &outgoing).await?;
+        matters.kept = self.state.set_board(&kept, &outgoing).await?;
         self.shared.posted.notify_one();
         Ok(())
     }
@@ -329,10 +365,18 @@ impl Coordinator {
         let found = alerts(&protection, Some(&member.policy), now);
         let deadline = reach.freshness(&member.policy, now).map(|fresh| fresh.deadline);
         let deadline = deadline.filter(|deadline| now < *deadline);
-        let again =
-            if found.is_empty() { spaced(self.rhythm.well, fleet) } else { LOOK_AT_TROUBLE };
+        let again = spaced(self.rhythm.well, fleet).min(patience(&found, now));
         let soonest = deadline.map(|deadline| deadline + TimeDelta::milliseconds(100));
         let again = soonest.unwrap_or(now + again).min(now + again);
         Ok(Found { alerts: found, is_known, again })
     }
+}
+
+/// After how long what was found is looked at again, at the latest.
+fn patience(found: &[Alert], now: DateTime<Utc>) -> TimeDelta {
+    let of = |alert: &Alert| match alert.urgency {
+        Urgency::Page => LOOK_AT_TROUBLE,
+        Urgency::Ticket => LOOK_AT_TROUBLE.max((now - alert.since) / LASTING),
+    };
+    found.iter().map(of).min().unwrap_or(TimeDelta::MAX)
 }

@@ -53,8 +53,16 @@ impl State {
     ///
     /// What keeps the state database from being used; so everywhere here.
     pub async fn board(&self) -> Result<KeptBoard> {
+        self.board_since(None).await
+    }
+
+    /// The same, where one was read before: it is read again only if somebody has changed it.
+    pub async fn board_since(&self, kept: Option<KeptBoard>) -> Result<KeptBoard> {
         let mut open = self.database.begin().await?;
         let version = number(&mut *open, "board").await?.unwrap_or_default();
+        if let Some(kept) = kept.filter(|kept| kept.version == version) {
+            return Ok(kept);
+        }
         let rows = open.run("SELECT key, body FROM alert", &[]).await?;
         let alerts = rows.iter().map(|row| unwire(row.text(1)?)).collect::<Result<Vec<_>>>()?;
         Ok(KeptBoard { board: Board::new(alerts), version })

@@ -85,7 +85,7 @@ impl State {
         if one.from.is_some_and(|from| one.until < from) || one.tasks.iter().any(is_foreign) {
             return Err(Error::bug("settle what was due").with("database", &one.database));
         }
-        if looked(open, &one.database, &one.kind).await? != one.from {
+        if !go_on(open, one).await? {
             return Ok(false);
         }
         for task in &one.tasks {
@@ -112,14 +112,6 @@ impl State {
             let values = [Value::from(one.database.as_str()), Value::from(most)];
             open.run(forget, &values).await?;
         }
-        let set = "INSERT INTO looked (name, kind, until) VALUES ($1, $2, $3)
-             ON CONFLICT (name, kind) DO UPDATE SET until = excluded.until";
-        let values = [
-            Value::from(one.database.as_str()),
-            Value::from(one.kind.as_str()),
-            Value::from(one.until),
-        ];
-        open.run(set, &values).await?;
         Ok(true)
     }
 
@@ -136,6 +128,22 @@ impl State {
         };
         rows.iter().map(read).collect()
     }
+}
+
+/// Notes until when due times are settled, unless somebody else has gone on meanwhile.
+async fn go_on(open: &mut dyn Transaction, one: &Settling) -> Result<bool> {
+    let Settling { database, kind, from, until, .. } = one;
+    let (database, kind) = (Value::from(database.as_str()), Value::from(kind.as_str()));
+    let noted = if from.is_some() {
+        let update = "UPDATE looked SET until = $1 WHERE name = $2 AND kind = $3 AND until = $4
+             RETURNING until";
+        open.run(update, &[Value::from(*until), database, kind, Value::from(*from)]).await?
+    } else {
+        let insert = "INSERT INTO looked (name, kind, until) VALUES ($1, $2, $3)
+             ON CONFLICT (name, kind) DO NOTHING RETURNING until";
+        open.run(insert, &[database, kind, Value::from(*until)]).await?
+    };
+    Ok(!noted.is_empty())
 }
 
 async fn looked(

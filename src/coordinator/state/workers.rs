@@ -39,56 +39,21 @@ impl State {
         open.commit().await
     }
 
-    /// Ends what workers had that were not heard of in time. Returns how many jobs that are.
-    /// Somebody has to look several times in [`AWAY`].
-    pub async fn reap(&self, who: &str) -> Result<usize> {
+    /// Ends what workers had that were not heard of in time, and what has not got on for so long
+    /// though its worker lives. Returns how many jobs that are, of either. Somebody has to look
+    /// several times in [`AWAY`].
+    pub async fn reap(&self, limit: Duration, who: &str) -> Result<[usize; 2]> {
         let mut open = self.database.begin().await?;
-        let now = open.now();
-        if !is_there_for(&mut *open, self.away, self.away).await? {
-            open.commit().await?;
-            return Ok(0);
+        let there = there_for(&mut *open, self.away).await?;
+        let mut reaped = [0, 0];
+        if micros(self.away) <= there {
+            reaped[0] = reap_lost(&mut *open, who).await?;
         }
-        let values = [Value::from(now), Value::from(Outcome::Lost.word())];
-        let update = "UPDATE job SET state = 'ended', ended = $1, outcome = $2,
-                 reason = 'its worker was not heard of', epoch = epoch + 1
-             WHERE state = 'running' AND NOT EXISTS (
-                 SELECT 1 FROM worker AS w WHERE w.name = job.worker AND w.until > $1)
-             RETURNING id, worker";
-        let lost = open.run(update, &values).await?;
-        for row in &lost {
-            let detail = format!("{} was not heard of", row.text(1)?);
-            let deed = Deed { who, action: "job.lost", subject: row.text(0)?, detail: &detail };
-            note(&mut *open, deed).await?;
-        }
-        open.run("DELETE FROM worker WHERE until <= $1", &[Value::from(now)]).await?;
-        open.commit().await?;
-        Ok(lost.len())
-    }
-
-    /// Ends jobs that have not got on for so long, though their workers live. Returns how many.
-    pub async fn reap_stalled(&self, limit: Duration, who: &str) -> Result<usize> {
-        let mut open = self.database.begin().await?;
-        let now = open.now();
-        if !is_there_for(&mut *open, limit, self.away).await? {
-            open.commit().await?;
-            return Ok(0);
-        }
-        let reason = format!("it did not get on for {} s", limit.as_secs());
-        let values = [
-            Value::from(now),
-            Value::from(Outcome::Failed.word()),
-            Value::from(reason.as_str()),
-            Value::from(now.saturating_sub(micros(limit))),
-        ];
-        let update = "UPDATE job SET state = 'ended', ended = $1, outcome = $2, reason = $3,
-                 epoch = epoch + 1 WHERE state = 'running' AND moved <= $4 RETURNING id";
-        let stalled = open.run(update, &values).await?;
-        for row in &stalled {
-            let deed = Deed { who, action: "job.stalled", subject: row.text(0)?, detail: &reason };
-            note(&mut *open, deed).await?;
+        if micros(limit) <= there {
+            reaped[1] = reap_stalled(&mut *open, limit, who).await?;
         }
         open.commit().await?;
-        Ok(stalled.len())
+        Ok(reaped)
     }
 
     /// Takes or keeps what one worker at a time may have; `None` when it is another's. The number
@@ -105,6 +70,16 @@ impl State {
         worker: &str,
         term: Option<Duration>,
     ) -> Result<Option<u64>> {
+        self.take(name, worker, (term, None)).await
+    }
+
+    /// As [`lease`](Self::lease). What lasts for long `enough` is kept without a word.
+    async fn take(
+        &self,
+        name: &str,
+        worker: &str,
+        (term, enough): (Option<Duration>, Option<Duration>),
+    ) -> Result<Option<u64>> {
         let mut open = self.database.begin().await?;
         let now = open.now();
         if term.is_none() {
@@ -115,9 +90,14 @@ impl State {
         let rows = open.run(select, &[Value::from(name)]).await?;
         let mut epoch = 1;
         if let Some(row) = rows.first() {
-            let holder = row.maybe_text(0)?.filter(|_| row.number(2).is_ok_and(|at| at > now));
-            match holder {
-                Some(holder) if holder == worker => epoch = row.number(1)?,
+            let left = row.number(2)?.saturating_sub(now);
+            match row.maybe_text(0)?.filter(|_| left > 0) {
+                Some(holder) if holder == worker => {
+                    epoch = row.number(1)?;
+                    if enough.is_some_and(|enough| micros(enough) <= left) {
+                        return Ok(Some(epoch.unsigned_abs()));
+                    }
+                }
                 Some(_) => return Ok(None),
                 None => epoch = row.number(1)? + 1,
             }
@@ -142,9 +122,11 @@ impl State {
         open.commit().await
     }
 
-    /// Whether this worker decides what is due, for the next [`LEAD`].
+    /// Whether this worker decides what is due, for most of the next [`LEAD`]: asked every moment,
+    /// it writes only now and then.
     pub async fn lead(&self, worker: &str) -> Result<bool> {
-        Ok(self.lease("leader", worker, Some(self.lead_term)).await?.is_some())
+        let (term, enough) = (self.lead_term, self.lead_term / 4 * 3);
+        Ok(self.take("leader", worker, (Some(term), Some(enough))).await?.is_some())
     }
 }
 
@@ -160,8 +142,45 @@ pub(super) async fn alive(open: &mut dyn Transaction, worker: &str) -> Result<()
     }
 }
 
-/// Notes that somebody looks, and says whether somebody did all the time, for so long.
-async fn is_there_for(open: &mut dyn Transaction, time: Duration, away: Duration) -> Result<bool> {
+async fn reap_lost(open: &mut dyn Transaction, who: &str) -> Result<usize> {
+    let now = open.now();
+    let values = [Value::from(now), Value::from(Outcome::Lost.word())];
+    let update = "UPDATE job SET state = 'ended', ended = $1, outcome = $2,
+             reason = 'its worker was not heard of', epoch = epoch + 1
+         WHERE state = 'running' AND NOT EXISTS (
+             SELECT 1 FROM worker AS w WHERE w.name = job.worker AND w.until > $1)
+         RETURNING id, worker";
+    let lost = open.run(update, &values).await?;
+    for row in &lost {
+        let detail = format!("{} was not heard of", row.text(1)?);
+        let deed = Deed { who, action: "job.lost", subject: row.text(0)?, detail: &detail };
+        note(open, deed).await?;
+    }
+    open.run("DELETE FROM worker WHERE until <= $1", &[Value::from(now)]).await?;
+    Ok(lost.len())
+}
+
+async fn reap_stalled(open: &mut dyn Transaction, limit: Duration, who: &str) -> Result<usize> {
+    let now = open.now();
+    let reason = format!("it did not get on for {} s", limit.as_secs());
+    let values = [
+        Value::from(now),
+        Value::from(Outcome::Failed.word()),
+        Value::from(reason.as_str()),
+        Value::from(now.saturating_sub(micros(limit))),
+    ];
+    let update = "UPDATE job SET state = 'ended', ended = $1, outcome = $2, reason = $3,
+             epoch = epoch + 1 WHERE state = 'running' AND moved <= $4 RETURNING id";
+    let stalled = open.run(update, &values).await?;
+    for row in &stalled {
+        let deed = Deed { who, action: "job.stalled", subject: row.text(0)?, detail: &reason };
+        note(open, deed).await?;
+    }
+    Ok(stalled.len())
+}
+
+/// Notes that somebody looks, and says for how many microseconds somebody did all the time.
+async fn there_for(open: &mut dyn Transaction, away: Duration) -> Result<i64> {
     let now = open.now();
     let looked = number(open, "reaped").await?;
     let since = match (number(open, "there").await?, looked) {
@@ -172,7 +191,7 @@ async fn is_there_for(open: &mut dyn Transaction, time: Duration, away: Duration
         }
     };
     set_number(open, "reaped", now).await?;
-    Ok(now.saturating_sub(since) >= micros(time))
+    Ok(now.saturating_sub(since))
 }
 
 pub(super) fn micros(duration: Duration) -> i64 {

@@ -12,8 +12,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use chrono::{DateTime, TimeDelta, Utc};
-use rusqlite::{Connection, backup::Backup, config::DbConfig, types};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use rusqlite::{Connection, ToSql, backup::Backup, config::DbConfig, types};
 use stillpoint::{
     coordinator::state::{Database, Row, Transaction, Value},
     repository::store::Dice,
@@ -21,13 +21,17 @@ use stillpoint::{
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 use tokio::sync::Notify;
 
-use super::time::Time;
+use super::{bounds::Bounds, time::Time};
 
 /// Statements that are kept ready.
 const STATEMENTS_MAX: usize = 128;
 
 /// Whoever was not heard of for longer was not awake.
 const AWAKE_GAP_MAX: TimeDelta = TimeDelta::minutes(6);
+
+/// How statements begin that change jobs, and caps.
+const JOBS: [&str; 4] = ["UPDATE job", "INSERT INTO job", "DELETE FROM job", "CREATE TABLE job"];
+const CAPS: [&str; 2] = ["INSERT INTO cap", "DELETE FROM cap"];
 
 /// What all coordinators share.
 pub(super) struct Ledger {
@@ -37,8 +41,10 @@ pub(super) struct Ledger {
     standby: Mutex<Option<Connection>>,
     wrong: Mutex<Option<String>>,
     commits: AtomicU64,
-    /// Every so many commits are looked at.
+    bounds: Mutex<Bounds>,
+    /// Every so many commits, and each day, everything is looked at.
     look_every: u64,
+    looked: Mutex<Option<NaiveDate>>,
     turn: tokio::sync::Mutex<()>,
     /// When somebody was at work: idle coordinators renew their leases all the time.
     awake: Mutex<Vec<(DateTime<Utc>, DateTime<Utc>)>>,
@@ -73,13 +79,16 @@ impl Ledger {
         let connection = Connection::open_in_memory().unwrap();
         connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).unwrap();
+        connection.execute_batch("PRAGMA temp_store = MEMORY").unwrap();
         Arc::new(Self {
             time: Arc::clone(time),
             connection: Mutex::new(connection),
             standby: Mutex::new(None),
             wrong: Mutex::new(None),
             commits: AtomicU64::new(0),
+            bounds: Mutex::default(),
             look_every,
+            looked: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
             awake: Mutex::default(),
         })
@@ -111,6 +120,8 @@ impl Ledger {
         let _turn = self.turn.lock().await;
         let seen = self.standby.lock().unwrap().take().unwrap();
         copy(&seen, &mut self.connection());
+        let (mut bounds, connection) = (self.bounds.lock().unwrap(), self.connection());
+        self.judge(bounds.all(&connection, true));
     }
 
     /// When somebody was at work.
@@ -131,33 +142,29 @@ impl Ledger {
         }
     }
 
-    /// No cap is passed, and of one kind of one database one job runs.
-    fn look(&self) {
+    /// Looks at what a commit changed, and, at other times, at everything.
+    fn look(&self, has_caps: bool) {
         let commits = self.commits.fetch_add(1, Ordering::Relaxed);
-        if !commits.is_multiple_of(self.look_every) {
-            return;
-        }
-        let connection = self.connection();
-        let ask = |sql: &str| -> Option<String> {
-            let mut statement = connection.prepare_cached(sql).unwrap();
-            let mut rows = statement.query([]).unwrap();
-            rows.next().unwrap().map(|row| row.get(0).unwrap())
-        };
-        let twice = "SELECT name || ' ' || kind FROM job WHERE state = 'running'
-             GROUP BY name, kind HAVING count(*) > 1";
-        let passed = "SELECT c.scope || ' ' || c.name FROM cap AS c WHERE c.most < (
-             SELECT count(*) FROM job AS j WHERE j.state = 'running' AND (c.scope = 'all'
-                 OR c.scope = 'repository' AND j.repository = c.name
-                 OR c.scope = 'host' AND j.host = c.name))";
-        let again = "SELECT name || ' ' || kind || ' ' || due FROM job
-             WHERE outcome = 'succeeded' GROUP BY name, kind, due
-             HAVING count(*) > 1";
-        let wrong = [(twice, "runs twice"), (passed, "passed its cap"), (again, "succeeded twice")];
-        for (sql, what) in wrong {
-            if let Some(which) = ask(sql) {
-                let now = self.time.now();
-                self.wrong.lock().unwrap().get_or_insert(format!("{which} {what} at {now}"));
-            }
+        let day = self.time.now().date_naive();
+        let is_new_day = self.looked.lock().unwrap().replace(day) != Some(day);
+        let is_due = is_new_day || has_caps || commits.is_multiple_of(self.look_every);
+        let (mut bounds, connection) = (self.bounds.lock().unwrap(), self.connection());
+        bounds.note(&connection);
+        let changed = bounds.changed(&connection);
+        let all = if is_due { bounds.all(&connection, false) } else { None };
+        self.judge(changed.or(all));
+    }
+
+    /// Looks at everything.
+    pub(super) fn look_at_all(&self) {
+        let (mut bounds, connection) = (self.bounds.lock().unwrap(), self.connection());
+        self.judge(bounds.all(&connection, false));
+    }
+
+    fn judge(&self, wrong: Option<String>) {
+        if let Some(wrong) = wrong {
+            let now = self.time.now();
+            self.wrong.lock().unwrap().get_or_insert(format!("{wrong} at {now}"));
         }
     }
 }
@@ -209,9 +216,11 @@ impl Line {
 struct Open<'a> {
     line: &'a Line,
     _turn: tokio::sync::MutexGuard<'a, ()>,
+    /// Not before anything is written: nobody else has a turn meanwhile.
     is_begun: bool,
-    /// Whether jobs or caps may have changed.
+    /// Whether jobs may have changed, or caps.
     has_changed: bool,
+    has_caps: bool,
     now: i64,
 }
 
@@ -220,9 +229,15 @@ impl Database for Line {
     async fn begin(&self) -> Result<Box<dyn Transaction + '_>> {
         self.call().await;
         let turn = self.ledger.turn.lock().await;
-        self.ledger.connection().prepare_cached("BEGIN").unwrap().execute([]).unwrap();
         let now = self.ledger.time.now().timestamp_micros();
-        Ok(Box::new(Open { line: self, _turn: turn, is_begun: true, has_changed: false, now }))
+        Ok(Box::new(Open {
+            line: self,
+            _turn: turn,
+            is_begun: false,
+            has_changed: false,
+            has_caps: false,
+            now,
+        }))
     }
 }
 
@@ -234,46 +249,46 @@ impl Transaction for Open<'_> {
 
     async fn run(&mut self, sql: &'static str, values: &[Value]) -> Result<Vec<Row>> {
         self.line.call().await;
-        self.has_changed |= ["UPDATE job", "INSERT INTO job", "INSERT INTO cap"]
-            .iter()
-            .any(|change| sql.starts_with(change));
+        self.has_caps |= CAPS.iter().any(|change| sql.starts_with(change));
+        self.has_changed |= JOBS.iter().any(|change| sql.starts_with(change));
         let connection = self.line.ledger.connection();
         let mut statement = connection.prepare_cached(sql).map_err(|error| failed(&error))?;
+        if !self.is_begun && !statement.readonly() {
+            connection.prepare_cached("BEGIN").unwrap().execute([]).unwrap();
+            self.is_begun = true;
+        }
         let columns = statement.column_count();
-        let values = values.iter().map(|value| match value {
-            Value::Null => types::Value::Null,
-            Value::Number(number) => types::Value::Integer(*number),
-            Value::Text(text) => types::Value::Text(text.clone()),
-        });
-        let read = |row: &rusqlite::Row<'_>| {
-            let value = |column| {
-                Ok(match row.get_ref(column)? {
+        let values = rusqlite::params_from_iter(values.iter().map(Bound));
+        let mut rows = statement.query(values).map_err(|error| failed(&error))?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next().map_err(|error| failed(&error))? {
+            let mut read = Vec::with_capacity(columns);
+            for column in 0..columns {
+                read.push(match row.get_ref(column).map_err(|error| failed(&error))? {
                     types::ValueRef::Integer(number) => Value::Number(number),
                     types::ValueRef::Text(text) => {
                         Value::Text(String::from_utf8_lossy(text).into_owned())
                     }
                     _ => Value::Null,
-                })
-            };
-            (0..columns).map(value).collect::<rusqlite::Result<Vec<_>>>().map(Row)
-        };
-        let rows = statement.query_map(rusqlite::params_from_iter(values), read);
-        rows.and_then(Iterator::collect).map_err(|error| failed(&error))
+                });
+            }
+            all.push(Row(read));
+        }
+        Ok(all)
     }
 
     async fn commit(mut self: Box<Self>) -> Result<()> {
         self.line.call().await;
         let ledger = &self.line.ledger;
-        ledger
-            .connection()
-            .prepare_cached("COMMIT")
-            .unwrap()
-            .execute([])
-            .map_err(|error| failed(&error))?;
-        self.is_begun = false;
+        if self.is_begun {
+            let connection = ledger.connection();
+            let mut commit = connection.prepare_cached("COMMIT").unwrap();
+            commit.execute([]).map_err(|error| failed(&error))?;
+            self.is_begun = false;
+        }
         ledger.note_awake();
-        if self.has_changed {
-            ledger.look();
+        if self.has_changed || self.has_caps {
+            ledger.look(self.has_caps);
         }
         self.line.call().await;
         if self.line.dice.happens(self.line.lost) {
@@ -290,6 +305,19 @@ impl Drop for Open<'_> {
             let connection = self.line.ledger.connection();
             connection.prepare_cached("ROLLBACK").unwrap().execute([]).unwrap();
         }
+    }
+}
+
+/// A value of a statement, as it is bound.
+struct Bound<'a>(&'a Value);
+
+impl ToSql for Bound<'_> {
+    fn to_sql(&self) -> rusqlite::Result<types::ToSqlOutput<'_>> {
+        Ok(types::ToSqlOutput::Borrowed(match self.0 {
+            Value::Null => types::ValueRef::Null,
+            Value::Number(number) => types::ValueRef::Integer(*number),
+            Value::Text(text) => types::ValueRef::Text(text.as_bytes()),
+        }))
     }
 }
 

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "all of it is tests")]
 
+mod bounds;
 mod ledger;
 mod model;
 mod oracle;

@@ -64,6 +64,7 @@ async fn story(past: &Past, wrong: &str) -> String {
 }
 
 async fn judged(past: &Past) -> Result<Report, String> {
+    past.ledger.look_at_all();
     let wrong = past.ledger.wrong().or_else(|| past.vault.wrong());
     if let Some(wrong) = wrong {
         return Err(wrong);
@@ -137,13 +138,14 @@ fn breaches_of(past: &Past, member: &Member, is_seeming: bool) -> Vec<Breach> {
         }
     }
     points.sort_unstable();
+    let first = points.first().copied();
     for (seen, newest) in points {
         if deadline < seen {
             breaches.push(Breach { from: deadline, to: seen });
         }
         deadline = deadline.max(newest + rpo);
-        if breaches.is_empty() && record.backups.iter().all(|made| seen <= made.committed) {
-            // Before the first backup another term holds; from then on the promise does.
+        if breaches.is_empty() && first.is_some_and(|first| seen <= first.0) {
+            // Before the first backup is seen another term holds; from then on the promise does.
             deadline = newest + rpo;
         }
     }

@@ -49,6 +49,7 @@ pub(super) async fn judge(remains: &Remains, told: &mut Told) -> Result<(), Stri
 }
 
 async fn judged(remains: &Remains, told: &mut Told) -> Result<(), String> {
+    remains.ledger.look_at_all();
     if let Some(wrong) = remains.ledger.wrong() {
         return Err(wrong);
     }

@@ -17,8 +17,8 @@ use stillpoint_contract::Clock;
 
 use crate::support::world::runtime;
 
-/// Turns of what runs beside the main task before it counts as idle.
-const TURNS: usize = 4;
+/// Turns of what runs beside the main task before it counts as idle, where anything does.
+pub(super) const TURNS: usize = 4;
 
 /// The time of a whole simulation.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ pub(super) struct Sleep<'a> {
     time: &'a Time,
     until: Duration,
     timer: Option<(Duration, u64)>,
+    /// Whom the timer wakes.
+    waker: Option<Waker>,
 }
 
 impl Future for Sleep<'_> {
@@ -51,11 +53,16 @@ impl Future for Sleep<'_> {
         if until <= timers.elapsed {
             return Poll::Ready(());
         }
+        if self.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            return Poll::Pending;
+        }
         let timer = *self.timer.get_or_insert_with(|| {
             timers.drawn += 1;
             (until, timers.drawn)
         });
-        timers.waiting.insert(timer, context.waker().clone());
+        let waker = context.waker().clone();
+        timers.waiting.insert(timer, waker.clone());
+        self.waker = Some(waker);
         Poll::Pending
     }
 }
@@ -93,7 +100,7 @@ impl Time {
     }
 
     pub(super) fn sleep(&self, duration: Duration) -> Sleep<'_> {
-        Sleep { time: self, until: self.elapsed() + duration, timer: None }
+        Sleep { time: self, until: self.elapsed() + duration, timer: None, waker: None }
     }
 
     /// Goes on to whatever is waited for next.
@@ -142,20 +149,22 @@ impl Wake for Flag {
 }
 
 /// Runs a task to its end. Time passes whenever it can do nothing more, to the next instant for
-/// which anybody waits; so the same task goes the same way each time.
-pub(super) fn live<T>(time: &Time, task: impl Future<Output = T>) -> T {
+/// which anybody waits; so the same task goes the same way each time. What runs beside it has so
+/// many turns before.
+pub(super) fn live<T>(time: &Time, turns_max: usize, task: impl Future<Output = T>) -> T {
     let flag = Arc::new(Flag::default());
     let waker = Waker::from(Arc::clone(&flag));
     let woken = || flag.0.swap(false, Ordering::Relaxed);
     runtime().block_on(async {
-        let mut task = pin!(task);
+        // Otherwise it would have to wait for turns of its own after so many steps.
+        let mut task = pin!(tokio::task::unconstrained(task));
         loop {
             if let Poll::Ready(done) = task.as_mut().poll(&mut Context::from_waker(&waker)) {
                 return done;
             }
             let mut turns = 0;
             while !woken() {
-                if turns < TURNS {
+                if turns < turns_max {
                     turns += 1;
                     tokio::task::yield_now().await;
                 } else {

@@ -32,7 +32,7 @@ use super::{
     people::People,
     proof,
     scenario::{LEASE, rhythm},
-    time::{Time, Watch, live},
+    time::{TURNS, Time, Watch, live},
     yard::{REPOSITORIES, Way, Yard},
 };
 use crate::support::world::{runs_or, runtime, seed_or};
@@ -150,7 +150,7 @@ impl Whole {
             ledger,
             time: Arc::clone(&time),
         };
-        let mut told = live(&time, stage.play());
+        let mut told = live(&time, TURNS, stage.play());
         let remains = stage.remains();
         // Whatever reads the rest reads files, for which virtual time does not wait.
         runtime().block_on(proof::judge(&remains, &mut told)).map(|()| told)

@@ -21,7 +21,7 @@ use stillpoint::{
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 use tokio::time::timeout;
 
-use super::bench::{Bench, LEASE, due, minute, start, task};
+use super::bench::{Bench, LEASE, NEVER, due, minute, start, task};
 
 /// What becomes of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +139,7 @@ async fn story(bench: &Bench, fate: Fate) -> Vec<String> {
     assert_eq!(lost.task, due("b", 1));
     bench.watch(LEASE / 2).await;
     bench.wait(LEASE / 2).await;
-    told!(breaking, fate, state.reap("s"));
+    told!(breaking, fate, state.reap(NEVER, "s"));
     told!(breaking, fate, state.lease("log", "w1", Some(LEASE)));
     told!(breaking, fate, state.release("log", "w1"));
     told!(breaking, fate, state.lease("log", "w2", Some(LEASE)));

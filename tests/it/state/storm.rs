@@ -19,7 +19,7 @@ use stillpoint_conformance::memory::SeededEntropy;
 use stillpoint_contract::{ErrorKind, Result};
 use stillpoint_testcontainers::Postgres;
 
-use super::bench::{Bench, LEASE, due, minute, outcome, start};
+use super::bench::{Bench, LEASE, NEVER, due, minute, outcome, start};
 use crate::support::world::{runs_or, seed_or};
 
 const DATABASES: u64 = 5;
@@ -98,10 +98,7 @@ async fn work(bench: Arc<Bench>, number: u64, seed: u64, steps: u64) {
                 ended(state.progress(&claims[chosen], bytes), &dice).await.map(heard);
             }
             15..18 => settle(&state, &dice).await,
-            18 => {
-                ended(state.reap(&name), &dice).await;
-                ended(state.reap_stalled(4 * LEASE, &name), &dice).await;
-            }
+            18 => drop(ended(state.reap(4 * LEASE, &name), &dice).await),
             19 => {
                 let jobs = state.jobs(&Filter::default()).await.unwrap();
                 if let Some(job) = jobs.get(dice.below(20) as usize) {
@@ -228,7 +225,7 @@ async fn drain(bench: &Bench) {
     let state = &bench.state;
     bench.wait(200 * LEASE).await;
     for _ in 0..8 {
-        state.reap("drain").await.unwrap();
+        state.reap(NEVER, "drain").await.unwrap();
         bench.wait(Duration::from_secs(10)).await;
     }
     state.renew("last", "here", 1_000 * LEASE).await.unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use stillpoint::coordinator::state::{AWAY, LEAD, Outcome};
 use stillpoint_contract::{ErrorKind, Result};
 
-use super::bench::{Bench, LEASE, outcome, task};
+use super::bench::{Bench, LEASE, NEVER, outcome, task};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -27,7 +27,7 @@ pub(super) async fn whoever_was_not_heard_of_has_lost_what_it_had(bench: &Bench)
     bench.worker("w1").await;
     bench.watch(ALMOST).await;
     bench.wait(SECOND).await;
-    assert_eq!(state.reap("s").await.unwrap(), 1);
+    assert_eq!(state.reap(NEVER, "s").await.unwrap(), [1, 0]);
 
     fenced(state.progress(&zombie, 6).await);
     // Not even if it says the same.
@@ -56,13 +56,12 @@ pub(super) async fn nobody_loses_anything_because_the_database_was_away(bench: &
     let (one, other) = (bench.claim("w1").await, bench.claim("w2").await);
     bench.wait(100 * LEASE).await;
     // The first who comes back does not take what the others had no chance to keep.
-    assert_eq!(state.reap("s").await.unwrap(), 0);
-    assert_eq!(state.reap_stalled(20 * LEASE, "s").await.unwrap(), 0);
+    assert_eq!(state.reap(20 * LEASE, "s").await.unwrap(), [0, 0]);
     bench.wait(AWAY / 2).await;
-    assert_eq!(state.reap("s").await.unwrap(), 0);
+    assert_eq!(state.reap(20 * LEASE, "s").await.unwrap(), [0, 0]);
     bench.worker("w1").await;
     bench.wait(AWAY / 2).await;
-    assert_eq!(state.reap("s").await.unwrap(), 1);
+    assert_eq!(state.reap(20 * LEASE, "s").await.unwrap(), [1, 0]);
     state.finish(&one, Outcome::Succeeded, "").await.unwrap();
     fenced(state.finish(&other, Outcome::Succeeded, "").await);
 }
@@ -83,9 +82,9 @@ pub(super) async fn a_job_that_does_not_get_on_is_ended(bench: &Bench) {
     state.progress(&moves, 8).await.unwrap();
     state.progress(&stands, 7).await.unwrap();
     bench.watch(Duration::from_secs(59)).await;
-    assert_eq!(state.reap_stalled(limit, "s").await.unwrap(), 0);
+    assert_eq!(state.reap(limit, "s").await.unwrap(), [0, 0]);
     bench.wait(2 * SECOND).await;
-    assert_eq!(state.reap_stalled(limit, "s").await.unwrap(), 1);
+    assert_eq!(state.reap(limit, "s").await.unwrap(), [0, 1]);
     fenced(state.progress(&stands, 9).await);
     fenced(state.finish(&stands, Outcome::Failed, "").await);
     state.progress(&moves, 9).await.unwrap();
