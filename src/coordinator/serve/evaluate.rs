@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use stillpoint_contract::{Error, Result};
-use ulid::Ulid;
 
 use super::{
     fleet::{Fleet, Member},
@@ -26,38 +25,6 @@ const JOBS_MAX: u32 = 32;
 
 /// Until when every due time of each database and kind is settled, as this coordinator knows.
 pub(super) type Looked = BTreeMap<(String, String), DateTime<Utc>>;
-
-/// What ended so long before the last look is not read again. Of later ones the state database may
-/// have forgotten some since, and others may have come with smaller ids.
-const SURE_AFTER: TimeDelta = TimeDelta::minutes(10);
-
-/// Attempts at anything for a database that have ended for good, so that nobody has to read them
-/// again.
-#[derive(Debug, Default)]
-pub(super) struct Past {
-    /// When somebody last looked.
-    at: DateTime<Utc>,
-    /// The id from which on attempts are read again.
-    from: String,
-    /// Those before, the newest first.
-    older: Vec<Tried>,
-}
-
-impl Past {
-    /// The newest attempts, the newest first, where some were read again.
-    fn follow(&mut self, now: DateTime<Utc>, read: Vec<(String, Tried)>) -> Vec<Tried> {
-        let sure = (now - SURE_AFTER).timestamp_millis();
-        let sure = Ulid::from_parts(u64::try_from(sure).unwrap_or_default(), 0).to_string();
-        let open = read.iter().filter(|(_, one)| one.ended.is_none()).map(|(id, _)| id);
-        let from = open.min().map_or(&sure, |open| open.min(&sure)).clone();
-        let again = read.partition_point(|(id, _)| from <= *id);
-        let read = read.into_iter().map(|(_, one)| one);
-        let mut all: Vec<Tried> = read.chain(self.older.drain(..)).collect();
-        all.truncate(JOBS_MAX as usize);
-        *self = Self { at: now, from, older: all.get(again..).unwrap_or_default().to_vec() };
-        all
-    }
-}
 
 /// What people said of databases.
 pub(super) struct Said(BTreeMap<String, Vec<Pause>>);
@@ -115,20 +82,6 @@ impl Coordinator {
         Ok(standing)
     }
 
-    /// The newest attempts at anything for a database.
-    async fn tried(&self, database: &str) -> Result<Vec<Tried>> {
-        let mut past = self.shared.past(database);
-        let (mut now, mut read) = self.state.attempts_from(database, &past.from, JOBS_MAX).await?;
-        if now < past.at {
-            // The clock was set back: what came since has smaller ids than what came before.
-            past = Past::default();
-            (now, read) = self.state.attempts_from(database, "", JOBS_MAX).await?;
-        }
-        let tried = past.follow(now, read);
-        self.shared.pasts().insert(database.to_owned(), past);
-        Ok(tried)
-    }
-
     /// Settles what is due for a database. Says when to look again.
     pub(super) async fn look(
         &self,
@@ -139,7 +92,7 @@ impl Coordinator {
         if member.is_observed {
             return Ok(self.world.clock.now() + spaced(self.rhythm.look, fleet));
         }
-        let tried = self.tried(&member.name).await?;
+        let tried = self.state.attempts(&member.name, JOBS_MAX).await?;
         let mut standing = self.standing(fleet, member).await?;
         standing.need = member.need(&standing).or(standing.need);
         if standing.need.is_some() {
@@ -314,16 +267,16 @@ fn task(
 fn attempts(tried: &[Tried]) -> Vec<Attempt> {
     let is_lost = |one: &Tried| matches!(one.ended, Some((_, state::Outcome::Lost)));
     let attempt = |(place, one): (usize, &Tried)| {
-        let kind = one.kind;
+        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == one.kind)?;
         let before = tried[place + 1..].iter().find(|before| before.kind == one.kind);
         let ended = one.ended.map(|(at, outcome)| match outcome {
             _ if is_lost(one) && before.is_some_and(is_lost) => (at, Outcome::Failed),
             outcome => (at, outcome_of(outcome)),
         });
         let begun = one.started.or(ended.map(|(at, _)| at)).unwrap_or(one.due);
-        Attempt { kind, due: one.due, started_at: begun, ended }
+        Some(Attempt { kind, due: one.due, started_at: begun, ended })
     };
-    tried.iter().enumerate().map(attempt).collect()
+    tried.iter().enumerate().filter_map(attempt).collect()
 }
 
 fn outcome_of(outcome: state::Outcome) -> Outcome {

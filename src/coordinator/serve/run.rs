@@ -20,7 +20,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::{
     agent::reported,
     copies::Shelf,
-    evaluate::{Looked, Past, Said},
+    evaluate::{Looked, Said},
     fleet::{Fleet, Member},
     hands::Hands,
     standing::Standing,
@@ -134,8 +134,6 @@ pub(super) struct Shared {
     untold: Mutex<BTreeMap<String, Option<String>>>,
     to_schedule: Mutex<BTreeSet<String>>,
     to_watch: Mutex<BTreeSet<String>>,
-    /// What was tried of each database and has ended for good, as long as this coordinator leads.
-    pasts: Mutex<HashMap<String, Past>>,
     copies: Mutex<Shelf>,
     tally: Mutex<Tally>,
     pub(super) woken: Notify,
@@ -174,16 +172,6 @@ impl Shared {
     /// What is known of copies.
     pub(super) fn copies(&self) -> MutexGuard<'_, Shelf> {
         Self::lock(&self.copies)
-    }
-
-    /// What was tried and has ended for good.
-    pub(super) fn pasts(&self) -> MutexGuard<'_, HashMap<String, Past>> {
-        Self::lock(&self.pasts)
-    }
-
-    /// The same of one database, which has to be put back.
-    pub(super) fn past(&self, database: &str) -> Past {
-        self.pasts().remove(database).unwrap_or_default()
     }
 
     /// What was counted.
@@ -383,7 +371,6 @@ impl Coordinator {
                 fleet = next;
                 (stores, has_agents) = (fleet.stores(), fleet.has_agents());
                 is_reassigned = false;
-                self.shared.pasts().retain(|name, _| fleet.members.contains_key(name));
                 if let Err(error) = self.set_caps(&fleet).await {
                     tracing::warn!(event = "state.unreachable", "{error}");
                 }
@@ -421,7 +408,6 @@ impl Coordinator {
         self.shared.leads.store(leads, Ordering::Relaxed);
         if !leads {
             *looked = None;
-            self.shared.pasts().clear();
             return Ok(());
         }
         let looked = match looked {

@@ -1,7 +1,7 @@
 //! What was done: jobs of all times, and how long they are remembered.
 
 use chrono::{DateTime, Utc};
-use stillpoint_contract::{Error, Result};
+use stillpoint_contract::Result;
 
 use super::{
     database::Value,
@@ -49,26 +49,11 @@ impl State {
     /// The newest attempts at anything for a database but its copies, the newest first: what
     /// decisions about the original rest on.
     pub async fn attempts(&self, database: &str, most: u32) -> Result<Vec<Tried>> {
-        let (_, found) = self.attempts_from(database, "", most).await?;
-        Ok(found.into_iter().map(|(_, tried)| tried).collect())
-    }
-
-    /// The same, of those from an id on, each behind its id; and when that was, by the clock that
-    /// ids are drawn by.
-    pub async fn attempts_from(
-        &self,
-        database: &str,
-        from: &str,
-        most: u32,
-    ) -> Result<(DateTime<Utc>, Vec<(String, Tried)>)> {
-        let select = "SELECT kind, due, state, started, ended, outcome, id FROM job
-             WHERE name = $1 AND id >= $2 AND kind NOT LIKE 'copy %' ORDER BY id DESC LIMIT $3";
+        let select = "SELECT kind, due, state, started, ended, outcome FROM job
+             WHERE name = $1 AND kind NOT LIKE 'copy %' ORDER BY id DESC LIMIT $2";
         let mut open = self.database.begin().await?;
-        let values = [Value::from(database), Value::from(from), Value::from(i64::from(most))];
-        let rows = open.run(select, &values).await?;
-        let found = rows.iter().filter_map(|row| tried(row).transpose()).collect::<Result<_>>()?;
-        let now = DateTime::from_timestamp_micros(open.now());
-        Ok((now.ok_or_else(|| Error::bug("read the clock of the state database"))?, found))
+        let values = [Value::from(database), Value::from(i64::from(most))];
+        open.run(select, &values).await?.iter().map(tried).collect()
     }
 
     /// One job.

@@ -6,7 +6,6 @@ use chrono::{DateTime, Utc};
 use stillpoint_contract::{Error, Result};
 
 use super::database::Row;
-use crate::policy::Kind;
 #[cfg(doc)]
 use crate::policy::RANK_PER_RPO;
 
@@ -54,8 +53,8 @@ pub struct Job {
 /// An attempt at a task, as far as decisions rest on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tried {
-    /// What was to be done.
-    pub kind: Kind,
+    /// What was to be done, in a word such as `full`.
+    pub kind: String,
     /// The due time that it is for.
     pub due: DateTime<Utc>,
     /// When it began, if it did.
@@ -195,19 +194,14 @@ impl Scope {
     }
 }
 
-/// An attempt at something that policies know, and its id, from the columns `kind, due, state,
-/// started, ended, outcome, id`.
-pub(super) fn tried(row: &Row) -> Result<Option<(String, Tried)>> {
-    let word = row.text(0)?;
-    let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == word) else {
-        return Ok(None);
-    };
+/// An attempt, from the columns `kind, due, state, started, ended, outcome`.
+pub(super) fn tried(row: &Row) -> Result<Tried> {
     let ended = match row.text(2)? {
         "ended" => Some((row.time(4)?, outcome(row.text(5)?)?)),
         _ => None,
     };
-    let (due, started) = (row.time(1)?, row.maybe_time(3)?);
-    Ok(Some((row.text(6)?.to_owned(), Tried { kind, due, started, ended })))
+    let (kind, due, started) = (row.text(0)?.to_owned(), row.time(1)?, row.maybe_time(3)?);
+    Ok(Tried { kind, due, started, ended })
 }
 
 fn outcome(word: &str) -> Result<Outcome> {
