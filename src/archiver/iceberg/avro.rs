@@ -21,7 +21,7 @@ impl Container {
     /// A file of records with such a schema, and what else is said of them.
     pub(super) fn new(schema: &str, about: &[(&str, &str)]) -> Self {
         let mut head = Record(b"Obj\x01".to_vec());
-        head.long(about.len() as i64 + 2);
+        head.length(about.len() + 2);
         for (name, value) in [("avro.schema", schema), ("avro.codec", "null")].iter().chain(about) {
             head.string(name).string(value);
         }
@@ -52,7 +52,7 @@ impl Container {
         let mut out = self.head;
         out.0.extend_from_slice(mark);
         for (records, block) in &self.blocks {
-            out.long(*records).long(block.0.len() as i64);
+            out.long(*records).length(block.0.len());
             out.0.extend_from_slice(&block.0);
             out.0.extend_from_slice(mark);
         }
@@ -72,9 +72,14 @@ impl Record {
         self
     }
 
+    /// How many bytes or members follow; no memory has more than fit in.
+    pub(super) fn length(&mut self, count: usize) -> &mut Self {
+        self.long((count as u64).cast_signed())
+    }
+
     /// A `string`, or `bytes`.
     pub(super) fn string(&mut self, text: &str) -> &mut Self {
-        self.long(text.len() as i64);
+        self.length(text.len());
         self.0.extend_from_slice(text.as_bytes());
         self
     }

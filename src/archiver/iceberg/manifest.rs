@@ -96,9 +96,9 @@ pub(super) fn list(
     let mut out = Container::new(MANIFEST, &about);
     if let Some((path, bytes)) = manifest {
         let rows = files.iter().map(|file| file.rows).sum();
-        let entry = out.next().string(path).long(bytes as i64).long(UNPARTITIONED).long(DATA);
+        let entry = out.next().string(path).length(bytes).long(UNPARTITIONED).long(DATA);
         entry.long(snapshot.sequence).long(snapshot.sequence).long(snapshot.id);
-        entry.long(files.len() as i64).long(0).long(0).long(number(rows)?).long(0).long(0);
+        entry.length(files.len()).long(0).long(0).long(number(rows)?).long(0).long(0);
     }
     Ok(out.finish())
 }

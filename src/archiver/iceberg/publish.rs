@@ -1,6 +1,7 @@
 //! Writes the metadata of tables, version by version.
 
 use std::{
+    fmt::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -315,10 +316,15 @@ fn version_of(name: &str) -> Option<u64> {
 fn directory(name: &str) -> String {
     let mut text = String::new();
     for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) {
+        // No name is that of a directory above, nor hidden.
+        let is_plain = byte.is_ascii_alphanumeric()
+            || b"-_".contains(&byte)
+            || byte == b'.' && !text.is_empty();
+        if is_plain {
             text.push(char::from(byte));
         } else {
-            text.push_str(&format!("~{byte:02x}"));
+            // Nothing fails to be written into a string.
+            let _ = write!(text, "~{byte:02x}");
         }
     }
     if text.len() > NAME_BYTES_MAX {
@@ -353,4 +359,22 @@ fn refused(set: &str, why: &'static str) -> Error {
         .with("set", set)
         .why(why)
         .next(format!("stillpoint archive publish {set} --for duckdb"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::directory;
+
+    #[test]
+    fn no_table_is_written_above_its_directory() {
+        for (name, is) in [
+            ("orders_2", "orders_2"),
+            ("..", "~2e."),
+            ("../x", "~2e.~2fx"),
+            ("a.b ö", "a.b~20~c3~b6"),
+        ] {
+            assert_eq!(directory(name), is);
+        }
+        assert!(directory(&"x".repeat(1000)).len() < 256);
+    }
 }

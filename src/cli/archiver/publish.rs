@@ -50,7 +50,8 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
         #[cfg(feature = "parquet")]
         (Engine::Iceberg, Some(into)) => {
             let tables = iceberg_tables(&place, &shelf, &into, &session.world).await?;
-            tables.iter().map(|one| format!("{}\n", one.metadata.display())).collect()
+            let places = tables.iter().map(|one| one.metadata.display().to_string() + "\n");
+            places.collect()
         }
         _ => {
             let step = "publish an archive set";

@@ -1,5 +1,4 @@
 //! What a policy says that the database does not mean: forms of times, and references.
-#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use stillpoint::policy::{ArchivedChild, Period, PeriodUnit};
 use stillpoint_contract::{CutoffForm, Error, ErrorKind};
@@ -13,9 +12,8 @@ async fn orders(form: &str) -> Yard<Sqlite> {
     let mut statements: Vec<String> = make.split(';').map(str::to_owned).collect();
     statements.push(format!(
         "WITH n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 899)
-         INSERT INTO orders SELECT i, 'o' || i, {}
-         FROM (SELECT i, '-' || (i / 10) || ' days' AS ago FROM n)",
-        form
+         INSERT INTO orders SELECT i, 'o' || i, {form}
+         FROM (SELECT i, '-' || (i / 10) || ' days' AS ago FROM n)"
     ));
     yard.shop.change(&statements).await;
     "at < :cutoff".clone_into(&mut yard.rule.selects);

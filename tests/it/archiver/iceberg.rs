@@ -107,7 +107,7 @@ async fn every_value_in_every_column_of_sqlite_is_seen_as_it_is_archived() {
         INSERT INTO plain VALUES (1, -7, 0.1, 'é', x'ff', NULL), (2, NULL, 9e999, '', x'', NULL)";
     connection.execute_batch(make).unwrap();
     "plain".clone_into(&mut yard.rule.root);
-    yard.place = stillpoint::archiver::Place::new(yard.store.clone(), "plain").unwrap();
+    yard.place = stillpoint::archiver::Place::new(Arc::clone(&yard.store), "plain").unwrap();
     "plain".clone_into(&mut yard.rule.name);
     assert_eq!(yard.run().await.unwrap().pruned_rows, 2);
     publish(&yard, &into).await.unwrap();
@@ -256,6 +256,16 @@ async fn columns_of_postgresql_are_seen_by_the_names_that_they_have_now() {
     execute("DROP TABLE phone_calls").await;
 }
 
+/// Numbers of fields, wherever they are in a schema.
+fn collect(value: &Value, ids: &mut Vec<i64>) {
+    for key in ["id", "element-id"] {
+        ids.extend(value.get(key).and_then(Value::as_i64));
+    }
+    let members = value.as_object().into_iter().flat_map(|object| object.values());
+    let elements = value.as_array().into_iter().flatten();
+    members.chain(elements).for_each(|inner| collect(inner, ids));
+}
+
 /// Numbers of what is within columns are the largest ones, and count.
 #[tokio::test(flavor = "multi_thread")]
 async fn numbers_of_all_fields_are_known() {
@@ -272,14 +282,6 @@ async fn numbers_of_all_fields_are_known() {
     let published = publish(&yard, &into).await.unwrap();
     let metadata = json_of(&published[0].metadata);
     let mut ids = Vec::new();
-    fn collect(value: &Value, ids: &mut Vec<i64>) {
-        for key in ["id", "element-id"] {
-            ids.extend(value.get(key).and_then(Value::as_i64));
-        }
-        let members = value.as_object().into_iter().flat_map(|object| object.values());
-        let elements = value.as_array().into_iter().flatten();
-        members.chain(elements).for_each(|inner| collect(inner, ids));
-    }
     collect(&metadata["schemas"][0]["fields"], &mut ids);
     let most = ids.iter().max().copied();
     assert_eq!(metadata["last-column-id"].as_i64(), most);

@@ -92,18 +92,17 @@ impl Target<'_> {
             for piece in splitter.line(&line)? {
                 match piece {
                     Piece::Connect => self.enter().await?,
-                    Piece::Statement(text) => match table_of_copy(&text) {
-                        Some(table) => {
+                    Piece::Statement(text) => {
+                        if let Some(table) = table_of_copy(&text) {
                             let rows = self.copy(&text, table, &mut dump).await?;
                             *poured.rows.entry(table.to_owned()).or_default() += rows;
+                            continue;
                         }
-                        None => {
-                            if is_about_rights(&text) && !std::mem::replace(&mut has_shed, true) {
-                                self.shed().await?;
-                            }
-                            self.run(&text, &mut poured.notes).await?;
+                        if is_about_rights(&text) && !std::mem::replace(&mut has_shed, true) {
+                            self.shed().await?;
                         }
-                    },
+                        self.run(&text, &mut poured.notes).await?;
+                    }
                 }
             }
         }
