@@ -12,10 +12,11 @@ test:
 		export RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$threads}; \
 		said=$$(mktemp); program=; trap 'kill $$program 2>/dev/null; rm -f "$$said"' EXIT; \
 		trap 'exit 130' INT TERM; \
-		echo "$$RUST_TEST_THREADS tests at once: cargo test --workspace --exclude stillpoint, and" \
+		echo "$$RUST_TEST_THREADS tests at once: cargo test of the other packages, and beside it" \
 			"cargo test --package stillpoint"; \
 		cargo test --package stillpoint --no-fail-fast >"$$said" 2>&1 & program=$$!; \
-		drivers=0; cargo test --workspace --exclude stillpoint --no-fail-fast || drivers=$$?; \
+		drivers=0; cargo --config 'target."cfg(all())".runner = "testcontainers/of_drivers.sh"' \
+			test --workspace --no-fail-fast || drivers=$$?; \
 		done=0; wait $$program || done=$$?; cat "$$said"; \
 		[ "$$drivers" = 0 ] && [ "$$done" = 0 ]
 

@@ -94,6 +94,7 @@ pub async fn prepare(rows: &mut dyn Rows, rule: &ArchiveRule) -> Result<Prepared
     };
     let mut set = ArchiveSet { name: rule.name.clone(), members, predicate };
     add_members(rows, rule, &mut set).await?;
+    know_lookup(rule, &set)?;
     let mut findings = rows.examine(&set).await?;
     let estimate = rows.estimate(&set).await?;
     let compared = match &cutoff {
@@ -112,6 +113,21 @@ fn shown(zone: Tz, at: DateTime<Utc>) -> NaiveDateTime {
         LocalResult::Ambiguous(first, second) if first == at => local - (second - first),
         _ => local,
     }
+}
+
+/// Refuses columns to find rows by that no table has: whoever looked for rows later would read all
+/// of every file.
+fn know_lookup(rule: &ArchiveRule, set: &ArchiveSet) -> Result<()> {
+    let has = |member: &Member, name: &String| member.table.columns.iter().any(|c| c.name == *name);
+    let unknown = rule.lookup.iter().find(|name| !set.members.iter().any(|one| has(one, name)));
+    let Some(unknown) = unknown else { return Ok(()) };
+    let columns: Vec<&str> = set.root().table.columns.iter().map(|c| c.name.as_str()).collect();
+    Err(Error::new(ErrorKind::Config, code::CONFIG_VALUE, "find the columns of lookup")
+        .with("lookup", unknown)
+        .with("table", &set.root().table.name)
+        .with("its columns", columns.join(", "))
+        .why("no table of the set has it, and rows could not be found by it")
+        .next(format!("[archive.{}]  lookup = [COLUMN, …]", rule.name)))
 }
 
 /// Adds the tables that are listed, and the others that refer to them where those are wanted.

@@ -1,4 +1,4 @@
-//! Long work, watched: bytes, rate and time left, on one line of the terminal.
+//! Long work, watched: bytes, rows where there are any, rate and time left, on one line of the terminal.
 
 use std::{collections::VecDeque, fmt::Write as _, future::Future, pin::pin, time::Duration};
 
@@ -152,6 +152,10 @@ fn numbers(reading: Reading, rate: Option<f64>) -> String {
     if reading.total_bytes > 0 {
         write!(text, " of {}", units::bytes(reading.total_bytes)).expect("a String grows");
     }
+    if reading.done_rows > 0 {
+        let rows = units::count(reading.done_rows, "row", "rows");
+        write!(text, "  {rows}").expect("a String grows");
+    }
     if let Some(rate) = rate {
         write!(text, "  {}", units::rate(rate)).expect("a String grows");
     }
@@ -174,7 +178,7 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn reading(done: u64, total: u64) -> Reading {
-        Reading { phase: "copy", done_bytes: done, total_bytes: total, stored_bytes: 0 }
+        Reading { phase: "copy", done_bytes: done, total_bytes: total, ..Reading::default() }
     }
 
     #[test]
@@ -189,6 +193,13 @@ mod tests {
             let shown = row("app.db", reading(3 * GIB, 4 * GIB), Some(1e6), columns);
             assert!(shown.chars().count() <= columns.saturating_sub(1), "{columns}: {shown}");
         }
+    }
+
+    #[test]
+    fn rows_are_told_beside_bytes() {
+        let rows = Reading { done_rows: 24_000, ..reading(GIB, 4 * GIB) };
+        let shown = sentence("orders", rows, None);
+        assert_eq!(shown, "orders: copy   25 %  1.0 GiB of 4.0 GiB  24,000 rows");
     }
 
     #[test]

@@ -5,11 +5,12 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-/// Counts the bytes of one long piece of work. Cheap enough to be fed from every thread.
+/// Counts the bytes of one long piece of work, and its rows where it has any. Cheap enough to be fed from every thread.
 #[derive(Debug, Default)]
 pub struct Meter {
     phase: Mutex<&'static str>,
     done_bytes: AtomicU64,
+    done_rows: AtomicU64,
     total_bytes: AtomicU64,
     stored_bytes: AtomicU64,
     left: Mutex<Vec<String>>,
@@ -36,6 +37,8 @@ pub struct Reading {
     pub phase: &'static str,
     /// Bytes done in this phase.
     pub done_bytes: u64,
+    /// Rows done in this phase; 0 where rows are not what is done.
+    pub done_rows: u64,
     /// Bytes to do in this phase; 0 when nobody knows.
     pub total_bytes: u64,
     /// Bytes that went to the repository so far.
@@ -48,12 +51,18 @@ impl Meter {
         tracing::info!("phase: {phase}");
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
         self.done_bytes.store(0, Ordering::Relaxed);
+        self.done_rows.store(0, Ordering::Relaxed);
         self.total_bytes.store(total_bytes, Ordering::Relaxed);
     }
 
     /// Adds to what is done.
     pub fn advance(&self, bytes: u64) {
         self.done_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Adds to the rows that are done.
+    pub fn count(&self, rows: u64) {
+        self.done_rows.fetch_add(rows, Ordering::Relaxed);
     }
 
     /// Adds to what went to the repository.
@@ -71,6 +80,7 @@ impl Meter {
         Reading {
             phase: *self.phase.lock().unwrap_or_else(PoisonError::into_inner),
             done_bytes: self.done_bytes.load(Ordering::Relaxed),
+            done_rows: self.done_rows.load(Ordering::Relaxed),
             total_bytes: self.total_bytes.load(Ordering::Relaxed),
             stored_bytes: self.stored_bytes.load(Ordering::Relaxed),
         }

@@ -231,6 +231,7 @@ impl Witness for Watcher {
                 self.meter.begin("archiving", *bytes);
             }
             Step::Committed { rows, .. } => {
+                self.meter.count(*rows);
                 self.meter.advance(rows * self.row_bytes.load(Ordering::Relaxed));
             }
             Step::Deferred { .. } | Step::Resting { .. } => tracing::warn!(?step, "archiving"),

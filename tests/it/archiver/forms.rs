@@ -93,3 +93,15 @@ async fn hints_for_references_lead_somewhere() {
     assert!(is_refused(&error, "on one of their own table"), "{error:?}");
     assert!(!format!("{error:?}").contains("children ="), "{error:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_to_find_rows_by_are_those_of_some_table() {
+    let mut yard = Yard::new(Sqlite::new().await, false);
+    yard.rule.lookup = vec!["token".to_owned(), "tokn".to_owned()];
+    let error = yard.run().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
+    assert!(format!("{error:?}").contains("tokn"), "{error:?}");
+    assert_eq!(yard.store.list("").await.unwrap(), []);
+    yard.rule.lookup.pop();
+    yard.run().await.unwrap();
+}
