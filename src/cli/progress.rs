@@ -1,4 +1,5 @@
-//! Long work, watched: bytes, rows where there are any, rate and time left, on one line of the terminal.
+//! Long work, watched: bytes, rows where there are any, rate and time left, on one line of the
+//! terminal.
 
 use std::{collections::VecDeque, fmt::Write as _, future::Future, pin::pin, time::Duration};
 

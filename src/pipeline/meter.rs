@@ -5,7 +5,8 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-/// Counts the bytes of one long piece of work, and its rows where it has any. Cheap enough to be fed from every thread.
+/// Counts the bytes of one long piece of work, and its rows where it has any. Cheap enough to be
+/// fed from every thread.
 #[derive(Debug, Default)]
 pub struct Meter {
     phase: Mutex<&'static str>,

@@ -10,6 +10,7 @@ use stillpoint_contract::{
     Capabilities, Consistency, Error, ErrorKind, Identity, Incremental, Lineage, LogPosition,
     LogSupply, Probe, Result, code,
 };
+use tokio_postgres::error::SqlState;
 
 use crate::{
     config::Method,
@@ -100,6 +101,7 @@ impl Facts {
     /// Asks.
     pub(crate) async fn ask(sql: &Sql) -> Result<Self> {
         let failed = |e| error::sql(e, STEP);
+        unlimited(sql).await?;
         let number: i32 = {
             let query = "SELECT current_setting('server_version_num')::int4";
             sql.client.query_one(query, &[]).await.map_err(failed)?.try_get(0).map_err(failed)?
@@ -287,10 +289,25 @@ impl Facts {
     }
 }
 
+/// Lifts the time that a role's statements may take, which counts for this one, too.
+pub(crate) async fn unlimited(sql: &Sql) -> Result<()> {
+    const TRIES_MAX: u32 = 100;
+    let mut tries = 0;
+    loop {
+        match sql.client.batch_execute("SET statement_timeout = 0").await {
+            Err(e) if e.code() == Some(&SqlState::QUERY_CANCELED) && tries < TRIES_MAX => {
+                tries += 1;
+            }
+            done => return done.map_err(|e| error::sql(e, "prepare a session")),
+        }
+    }
+}
+
 /// Keeps limits that were set for applications from ending our sessions.
 pub(crate) async fn quieten(sql: &Sql, version: Version) -> Result<()> {
-    let mut settings = "SET statement_timeout = 0; SET lock_timeout = 0; \
-                        SET search_path = pg_catalog; SET synchronous_commit = off"
+    unlimited(sql).await?;
+    let mut settings = "SET lock_timeout = 0; SET search_path = pg_catalog; \
+                        SET synchronous_commit = off"
         .to_owned();
     if version.major() >= 14 {
         settings.push_str("; SET idle_session_timeout = 0");

@@ -46,8 +46,8 @@ impl State {
         open.run(select, &values).await?.iter().map(job).collect()
     }
 
-    /// The newest attempts at anything for a database but its copies and what is archived of it, the
-    /// newest first: what decisions about the original rest on.
+    /// The newest attempts at anything for a database but its copies and what is archived of it,
+    /// the newest first: what decisions about the original rest on.
     pub async fn attempts(&self, database: &str, most: u32) -> Result<Vec<Tried>> {
         let select = "SELECT kind, due, state, started, ended, outcome FROM job
              WHERE name = $1 AND kind NOT LIKE 'copy %' AND kind NOT LIKE 'archive %'

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     connect::{APPLICATION, Cluster},
     error::unexpected,
+    facts::unlimited,
     version::Version,
 };
 
@@ -53,7 +54,7 @@ const SETTINGS: &str = "
 pub(crate) async fn open(cluster: &Cluster) -> Result<Box<dyn Rows>> {
     const STEP: &str = "prepare a session that moves rows";
     let sql = cluster.sql().await?;
-    unlimited(&sql.client).await.map_err(|e| failed(e, STEP))?;
+    unlimited(&sql).await?;
     let query = "SELECT pg_catalog.pg_is_in_recovery(),
         pg_catalog.current_setting('server_version_num')::int4,
         pg_catalog.current_setting('default_transaction_read_only') = 'on',
@@ -85,19 +86,6 @@ pub(crate) async fn open(cluster: &Cluster) -> Result<Box<dyn Rows>> {
     sql.client.batch_execute(&settings).await.map_err(|e| failed(e, STEP))?;
     let usual_path = row.try_get(3).map_err(|e| failed(e, STEP))?;
     Ok(Box::new(Session { connection: Connection::new(sql, usual_path) }))
-}
-
-/// Lifts the time that a role's statements may take, which counts for this one, too.
-async fn unlimited(client: &Client) -> Result<(), tokio_postgres::Error> {
-    let mut tries = 0;
-    loop {
-        match client.batch_execute("SET statement_timeout = 0").await {
-            Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) && tries < 100 => {
-                tries += 1;
-            }
-            done => return done,
-        }
-    }
 }
 
 #[derive(Debug)]
