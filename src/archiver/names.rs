@@ -121,6 +121,7 @@ impl Names {
     }
 
     /// Whether numbers tell columns of a table of a plan from all others that it had.
+    #[cfg(feature = "parquet")]
     pub(super) fn is_numbered(plan: &Plan, number: usize) -> bool {
         Planned::of(plan, &plan.members[number]).is_numbered
     }
