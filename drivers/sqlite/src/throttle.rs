@@ -4,7 +4,8 @@
 //! up to 100 ms, and one that commits without a pause frees the lock for microseconds only:
 //! whoever has slept long hardly ever finds it free. A pause that ends just after a try of the
 //! fast one leaves it asleep for about as long again, and the lock is free for the others
-//! meanwhile. Two lengths in no order do not meet the tries of a sleeper again and again.
+//! meanwhile. Two lengths in no order do not meet the tries of a sleeper again and again. And
+//! between two pauses, somebody commits: a pause waits for that as long as anybody sleeps.
 //! Source: SQLite 3.54 main.c, `sqliteDefaultBusyCallback`.
 
 use std::{
@@ -29,6 +30,12 @@ const LOCK_WAIT: Duration = Duration::from_millis(30);
 /// tried again after 8 or 18 ms, and sleeps for 10 or 15 ms more.
 const PAUSES: [Duration; 2] = [Duration::from_millis(9), Duration::from_millis(19)];
 const PAUSE_SPREAD: Duration = Duration::from_millis(1);
+
+/// How long somebody is waited for to commit: whoever sleeps has tried again by then.
+const COMMIT_WAIT: Duration = Duration::from_millis(110);
+
+/// How often it is looked whether somebody did.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How often the length of the log is looked at while writers are left alone.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
@@ -56,6 +63,12 @@ impl Pauses {
         let micros = 32_000 - 320 * mebibytes.min(80) - 55 * mebibytes.saturating_sub(80).min(80);
         (self.allowed <= excess).then(|| Duration::from_micros(micros))
     }
+}
+
+/// What changes whenever another connection commits.
+/// Source: <https://www.sqlite.org/pragma.html#pragma_data_version>.
+fn commits(connection: &Connection) -> Option<i64> {
+    connection.pragma_query_value(None, "data_version", |row| row.get(0)).ok()
 }
 
 fn wal_length(database: &Database) -> u64 {
@@ -147,12 +160,14 @@ impl Told {
         writer: &mut Connection,
         mut pauses: Pauses,
     ) -> Result<(), Alone> {
+        let mut seen = None;
         loop {
             let between = pauses.between(database);
             if between.is_some() && write_lock(database, writer, LOCK_WAIT).is_ok() {
                 let length = PAUSES[self.draw(PAUSES.len() as u32) as usize];
                 let spread = self.part_of(PAUSE_SPREAD);
                 let told = self.wait(length + spread, pauses);
+                seen = commits(writer);
                 if writer.execute_batch("ROLLBACK").is_err() {
                     return Ok(());
                 }
@@ -165,9 +180,18 @@ impl Told {
                 Some(between) => between / 2 + self.part_of(between),
                 None => LOOK_INTERVAL,
             };
-            match self.wait(left_alone, pauses)? {
-                Some(changed) => pauses = changed,
-                None => return Ok(()),
+            let until = self.clock.elapsed() + COMMIT_WAIT;
+            let mut wait = left_alone;
+            loop {
+                match self.wait(wait, pauses)? {
+                    Some(changed) => pauses = changed,
+                    None => return Ok(()),
+                }
+                let nobody_came = seen.is_some() && commits(writer) == seen;
+                if !nobody_came || until <= self.clock.elapsed() {
+                    break;
+                }
+                wait = COMMIT_INTERVAL;
             }
         }
     }
