@@ -109,17 +109,30 @@ fn request<'a>(job: &'a PartialJob<'_>, suffix: &'a str, token: &'a str) -> Shar
     ShareRequest { share, database: inside, into, name, suffix, compares, token }
 }
 
-/// Finds out from what the point can be had, and how its copy comes to be there. Changes nothing,
-/// and asks nothing of the live server.
+/// What a partial restore would use.
+#[derive(Debug)]
+pub struct PartialPlan {
+    /// From what the point can be had.
+    pub resolved: ResolvedRestore,
+    /// How its copy would come to be there.
+    pub presented: Presented,
+    /// Why the live server could not be asked whether it takes the share.
+    pub unasked: Option<Error>,
+}
+
+/// Finds out from what the point can be had, how its copy comes to be there, and whether the live
+/// server takes what is asked for. Changes nothing.
 ///
 /// # Errors
 ///
-/// As [`plan`].
-pub async fn plan_partial(
-    repository: &Repository,
-    job: &PartialJob<'_>,
-) -> Result<(ResolvedRestore, Presented)> {
+/// As [`plan`], and what the live server refuses. One that cannot be reached refuses nothing.
+pub async fn plan_partial(repository: &Repository, job: &PartialJob<'_>) -> Result<PartialPlan> {
     own_engine(repository, job).await?;
+    let unasked = match job.engine.admit_share(&request(job, "", "")).await {
+        Ok(()) => None,
+        Err(error) if error.kind().is_transient() => Some(error),
+        Err(error) => return Err(error),
+    };
     let target = job.scratch.root.join("stillpoint-sandbox");
     let restore = RestoreJob {
         engines: job.engines,
@@ -130,7 +143,7 @@ pub async fn plan_partial(
         extras: RestoreExtras { sandbox: sandbox_use(job), ..RestoreExtras::default() },
     };
     let resolved = plan(repository, &restore, &target.with_extension("staging")).await?;
-    Ok((resolved, job.way.presented()))
+    Ok(PartialPlan { resolved, presented: job.way.presented(), unasked })
 }
 
 fn sandbox_use(job: &PartialJob<'_>) -> SandboxUse {
@@ -140,7 +153,9 @@ fn sandbox_use(job: &PartialJob<'_>) -> SandboxUse {
 /// Refuses what cannot work before anything is restored.
 async fn admit(repository: &Repository, job: &PartialJob<'_>) -> Result<Vec<String>> {
     own_engine(repository, job).await?;
-    job.engine.admit_share(&request(job, "", "")).await
+    let request = request(job, "", "");
+    job.engine.admit_share(&request).await?;
+    job.engine.sweep_share(&request).await
 }
 
 async fn own_engine(repository: &Repository, job: &PartialJob<'_>) -> Result<()> {

@@ -132,14 +132,13 @@ fn choose_latest(timeline: &Timeline) -> Result<Chosen> {
 /// The newest state is known to have existed here and cannot be had: an older one only on demand.
 fn lost_end(timeline: &Timeline, coverage: &Coverage, lost: &str) -> Error {
     let nearest = exact(coverage.until.max(coverage.end.at));
-    let database = quoted(&timeline.database);
     Error::new(ErrorKind::Missing, code::MISSING_OBJECT, "reach the newest captured commit")
         .with("database", &timeline.database)
         .with("found", lost)
         .with("nearest before", &nearest)
         .why("what was committed later was captured, and this copy of the repository lost it")
         .next("restore from another copy of the repository, or complete this one from it")
-        .next(format!("stillpoint restore {database} --at {nearest} --to PATH"))
+        .next(format!("the same command with --at {nearest}"))
 }
 
 async fn choose_time(
@@ -269,9 +268,7 @@ async fn unreachable_time(
         }
     }
     if let Some(point) = before.or(after) {
-        let database = quoted(&timeline.database);
-        error =
-            error.next(format!("stillpoint restore {database} --at {} --to PATH", exact(*point)));
+        error = error.next(format!("the same command with --at {}", exact(*point)));
     }
     Ok(error)
 }
@@ -301,7 +298,7 @@ fn unwatched_time(
     }
     error
         .with("nearest after", exact(after))
-        .next(format!("stillpoint restore {database} --at {} --to PATH", exact(before.min(after))))
+        .next(format!("the same command with --at {}", exact(before.min(after))))
         .next(format!("stillpoint timeline {database} shows the positions"))
 }
 

@@ -15,7 +15,7 @@ use rustix::{fs::FlockOperation, io::Errno};
 use stillpoint_contract::{
     Engine, Error, ErrorKind, LogEventKind, LogPosition, LogSource, Overwrite, PartName, Reached,
     Recovery, RecoveryTarget, RestoreExtras, RestorePlan, RestoreRequest, Result, Rewrite, Sandbox,
-    SandboxRequest, SegmentHead, code, quoted,
+    SandboxRequest, SegmentHead, code,
 };
 
 use super::{
@@ -221,7 +221,7 @@ async fn check_commit(
                 return Ok(());
             }
             if *target < position || (is_passed && position.lineage != target.lineage) {
-                return Err(no_commit(timeline, engine, target, &before, Some(&position)));
+                return Err(no_commit(engine, target, &before, Some(&position)));
             }
             if before < position || before.lineage != position.lineage {
                 before = position;
@@ -231,17 +231,15 @@ async fn check_commit(
     if !lists_commits {
         return Ok(());
     }
-    Err(no_commit(timeline, engine, target, &before, None))
+    Err(no_commit(engine, target, &before, None))
 }
 
 fn no_commit(
-    timeline: &Timeline,
     engine: &dyn Engine,
     target: &LogPosition,
     before: &LogPosition,
     after: Option<&LogPosition>,
 ) -> Error {
-    let database = quoted(&timeline.database);
     let mut error =
         Error::new(ErrorKind::Missing, code::UNREACHABLE_POINT, "reach the chosen position")
             .with("asked", engine.render(target))
@@ -250,7 +248,7 @@ fn no_commit(
     if let Some(after) = after {
         error = error.with("nearest after", engine.render(after));
     }
-    error.next(format!("stillpoint restore {database} --at {before} --to PATH"))
+    error.next(format!("the same command with --at {before}"))
 }
 
 /// The engine of a database: that of its newest backup.

@@ -121,15 +121,24 @@ pub trait Engine: fmt::Debug + Send + Sync {
     }
 
     /// Looks at a server that lives, before a copy is restored of which a share shall go there:
-    /// whether that can be done, and whether the chosen name is free. Removes there what killed
-    /// ones of the kind left behind, and says what that was.
+    /// whether that can be done, and whether the chosen name is free. Changes nothing.
     ///
     /// # Errors
     ///
     /// [`Refused`](crate::ErrorKind::Refused) when the name is taken;
     /// [`Unsupported`](crate::ErrorKind::Unsupported) when the engine cannot do it.
-    async fn admit_share(&self, _request: &ShareRequest<'_>) -> Result<Vec<String>> {
+    async fn admit_share(&self, _request: &ShareRequest<'_>) -> Result<()> {
         Err(Error::new(ErrorKind::Unsupported, code::USAGE, "restore a part of a database"))
+    }
+
+    /// Removes from a server that lives what killed restores of shares left behind there, and says
+    /// what that was.
+    ///
+    /// # Errors
+    ///
+    /// What the server said; the next one tries again.
+    async fn sweep_share(&self, _request: &ShareRequest<'_>) -> Result<Vec<String>> {
+        Ok(Vec::new())
     }
 
     /// The statements that make a role with the least privileges for backups and log capture, for

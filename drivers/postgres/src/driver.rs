@@ -95,8 +95,12 @@ impl Engine for PostgresEngine {
         Box::pin(sandbox::open(request, &self.programs, &self.clock)).await
     }
 
-    async fn admit_share(&self, request: &ShareRequest<'_>) -> Result<Vec<String>> {
+    async fn admit_share(&self, request: &ShareRequest<'_>) -> Result<()> {
         share::admit(request, &self.clock).await
+    }
+
+    async fn sweep_share(&self, request: &ShareRequest<'_>) -> Result<Vec<String>> {
+        share::sweep(request, &self.clock).await
     }
 
     fn grants(&self, role: &str, major: Option<u32>) -> Result<Option<String>> {

@@ -96,8 +96,12 @@ impl Engine for SqliteEngine {
         sandbox::open(request, &self.clock)
     }
 
-    async fn admit_share(&self, request: &ShareRequest<'_>) -> Result<Vec<String>> {
+    async fn admit_share(&self, request: &ShareRequest<'_>) -> Result<()> {
         share::admit(request, &self.clock).await
+    }
+
+    async fn sweep_share(&self, request: &ShareRequest<'_>) -> Result<Vec<String>> {
+        share::sweep(request, &self.clock).await
     }
 }
 

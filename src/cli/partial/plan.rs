@@ -13,7 +13,7 @@ use crate::{
         units,
         wire::Backup,
     },
-    coordinator::{self, PartialJob},
+    coordinator::{self, PartialJob, PartialPlan},
     repository::drill::PresentedBackup,
 };
 
@@ -70,7 +70,8 @@ pub(super) async fn tell(
     repository: &Opened,
     (job, url): (&PartialJob<'_>, &str),
 ) -> Result<()> {
-    let (resolved, presented) = coordinator::plan_partial(repository, job).await?;
+    let PartialPlan { resolved, presented, unasked } =
+        coordinator::plan_partial(repository, job).await?;
     let presented = presented.recorded();
     let forecast = coordinator::forecast(repository, &resolved).await?;
     let outlook = Outlook::of(&forecast, Some(&job.scratch.root));
@@ -82,6 +83,11 @@ pub(super) async fn tell(
     let (tables, idle) = meant(job.share, &resolved.manifest.tallies);
     warnings.extend(idle.into_iter().map(|pattern| {
         format!("no table fits {pattern} that the backup counted: it may have come later, or never")
+    }));
+    warnings.extend(unasked.map(|error| {
+        format!(
+            "whether the live server takes it is not known, since that does not answer: {error}"
+        )
     }));
     for warning in &warnings {
         session.warn(warning);

@@ -1,6 +1,6 @@
 //! One drill, from the choice of a backup to the removal of its sandbox.
 
-use std::{sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
@@ -255,7 +255,9 @@ async fn ask(
             }
             Err(error) => {
                 assertion.verdict = Verdict::Failed;
-                assertion.error = Some(tell(&error));
+                let told = iter::once(tell(&error));
+                let told = told.chain(error.advice().into_iter().map(str::to_owned));
+                assertion.error = Some(told.collect::<Vec<_>>().join("; "));
             }
         }
     }

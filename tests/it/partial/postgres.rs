@@ -36,7 +36,8 @@ async fn belongings(story: &Story, table: &str, suffix: &str) -> String {
             WHERE tgrelid = t.id AND NOT tgisinternal
             UNION ALL SELECT 'policy ' || polname || pg_get_expr(polqual, polrelid)
             FROM pg_policy, t WHERE polrelid = t.id
-            UNION ALL SELECT 'statistics ' || stxkeys::text FROM pg_statistic_ext, t
+            UNION ALL SELECT 'statistics ' || stxkeys::text || stxstattarget
+                || pg_get_userbyid(stxowner) || obj_description(e.oid) FROM pg_statistic_ext e, t
             WHERE stxrelid = t.id)
         SELECT string_agg(what, E'\\n' ORDER BY what)
         FROM (SELECT replace(what, '{suffix}', '') COLLATE \"C\" AS what FROM found) f"
@@ -199,6 +200,8 @@ async fn patterns_bring_whole_families_with_their_references() {
     let found = ok(&story, &["--table", "public.*", "--table", "audit.log"]);
     let notes = found["notes"].to_string();
     assert!(notes.contains("totals is left out") && notes.contains("ghost"), "{notes}");
+    assert!(notes.contains("public.pages.page names large objects"), "{notes}");
+    assert_eq!(notes.matches("large objects").count(), 1, "{notes}");
     let tables = found["tables"].as_array().unwrap();
     let name = |from: &str| {
         let table = tables.iter().find(|table| table["from"] == from);
@@ -240,6 +243,7 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
     let words = |words: &[&'static str], status, said: &[&str]| fails(&story, words, status, said);
     words(&["--table", "orders", "--as", "customers"], 5, &["SP0702", "customers", "--as NAME"]);
     words(&["--table", "public.orders", "--as", "customers"], 5, &["SP0702"]);
+    words(&["--table", "public.orders", "--as", "customers", "--plan"], 5, &["SP0702"]);
     words(&["--table", "public.nothing"], 6, &["SP0706", "nothing"]);
     words(&["--table", "public.order"], 6, &["SP0706", "public.orders"]);
     words(&["--table", "totals"], 5, &["SP0707", "view"]);

@@ -21,6 +21,8 @@ const SCHEMA: &str = r#"
     CREATE INDEX by_note ON orders (lower(note));
     CREATE UNIQUE INDEX orders_pair ON orders (customer, id) WHERE total > 1;
     CREATE STATISTICS orders_stat ON customer, total FROM orders;
+    ALTER STATISTICS orders_stat SET STATISTICS 57; ALTER STATISTICS orders_stat OWNER TO ghost;
+    COMMENT ON STATISTICS orders_stat IS 'they''re \both';
     COMMENT ON TABLE orders IS 'it''s; -- all';
     COMMENT ON COLUMN orders.note IS 'a
         note;';
@@ -41,6 +43,7 @@ const SCHEMA: &str = r#"
     CREATE SEQUENCE numbers;
     CREATE TABLE numbered (id int DEFAULT nextval('numbers'), v text);
     CREATE TABLE plain (a int, b text);
+    CREATE TABLE pages (id oid PRIMARY KEY, page oid, none oid);
     CREATE TABLE big (id int PRIMARY KEY, v text);
     CREATE VIEW totals AS SELECT sum(total) FROM orders;
     CREATE TABLE account (id int PRIMARY KEY, cents bigint NOT NULL);
@@ -54,6 +57,8 @@ const SCHEMA: &str = r#"
     INSERT INTO plain SELECT i % 7, 'x' FROM generate_series(1, 70) i;
     INSERT INTO big SELECT i, repeat('0123456789abcde' || chr(10), 500000)
         FROM generate_series(1, 3) i;
+    INSERT INTO pages SELECT i, lo_from_bytea(0, decode(md5(i::text), 'hex'))
+        FROM generate_series(1, 5) i;
     INSERT INTO account SELECT i, 1000 FROM generate_series(1, 50) i;
     SELECT setval('numbers', 41);
 "#;

@@ -508,6 +508,8 @@ fn a_plan_changes_nothing_and_tells_how_the_copy_comes_to_be_there() {
     let plan = site.json(&[&words[..], &scratch].concat());
     assert_shape("restore-partial-plan", &plan);
     assert_eq!(plan["tables"][0]["table"], "orders", "{plan:#}");
+    let taken = [&words[..], &scratch, &["--as", "orders"]].concat();
+    site.fails(&taken, 5, &["SP0702", "--as NAME"]);
     let none = [&words[..3], &["nix"], &words[4..], &scratch].concat();
     assert!(site.json(&none)["warnings"].to_string().contains("no table fits nix"));
     let restored = site.json(&[&words[..], &scratch, &["--no-mount"]].concat());

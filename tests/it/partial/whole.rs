@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use super::shop::{begin, dump, fails, ok, versions};
+use serde_json::Value;
+
+use super::shop::{begin, command, dump, fails, ok, versions};
 use crate::{drills::remains::assert_none, postgres::connect};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,6 +59,13 @@ async fn the_plan_of_a_database_changes_nothing() {
     let names = "SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database";
     assert_eq!(story.ask(names).await, "postgres,template0,template1");
     assert_eq!(dump(&story, "postgres", &["--create"]), before);
+
+    // A server that is away is no reason to tell nothing.
+    let away = ["restore", "shop", "--database", "postgres", "--plan", "--output", "json"];
+    let into = ["--into", "postgres://postgres@127.0.0.1:1/postgres"];
+    let output = command(&story, &[&away[..], &into].concat()).output().unwrap();
+    let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(plan["warnings"].to_string().contains("does not answer"), "{plan:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

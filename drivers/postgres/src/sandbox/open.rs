@@ -178,9 +178,14 @@ impl Sandbox for ServerSandbox {
         let database = database.unwrap_or(&self.usual);
         let failed = || {
             let step = "run a statement on the restored copy";
-            Error::new(ErrorKind::Invalid, code::SANDBOX_STATEMENT, step)
+            let error = Error::new(ErrorKind::Invalid, code::SANDBOX_STATEMENT, step)
                 .with("statement", sql)
-                .with("database", database)
+                .with("database", database);
+            if self.databases.len() < 2 {
+                return error;
+            }
+            let all = self.databases.join(", ");
+            error.with("there are", all).next("ask another one: --inside DATABASE")
         };
         let session = self.cluster.in_database(database).sql().await;
         let session = session.map_err(|e| failed().caused_by(e))?;

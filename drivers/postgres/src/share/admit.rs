@@ -62,12 +62,8 @@ pub(super) async fn connect(
 }
 
 /// Looks at the live server before anything is restored.
-pub(crate) async fn admit(
-    request: &ShareRequest<'_>,
-    clock: &Arc<dyn Clock>,
-) -> Result<Vec<String>> {
+pub(crate) async fn admit(request: &ShareRequest<'_>, clock: &Arc<dyn Clock>) -> Result<()> {
     let (_, sql, major) = connect(request, clock).await?;
-    let removed = sweep(&sql, clock).await?;
     let failed = |e| error::sql(e, STEP);
     if let (Share::Tables(patterns), false) = (request.share, request.compares) {
         let schema = request.name.map(chosen).transpose()?.and_then(|(schema, _)| schema);
@@ -94,7 +90,7 @@ pub(crate) async fn admit(
         }
         (_, None) => {}
     }
-    Ok(removed)
+    Ok(())
 }
 
 /// The schema that a pattern says, if it does.
@@ -180,10 +176,14 @@ const TOKEN_LENGTH: usize = 12;
 
 /// Removes databases that were never completed, and whose makers are gone. A maker holds its lock
 /// before there is a name, and a server takes a while to notice that one is gone.
-async fn sweep(sql: &Sql, clock: &Arc<dyn Clock>) -> Result<Vec<String>> {
+pub(crate) async fn sweep(
+    request: &ShareRequest<'_>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Vec<String>> {
+    let (_, sql, _) = connect(request, clock).await?;
     let failed = |e| error::sql(e, STEP);
     for _ in 0..LOOKS_MAX {
-        if makers(sql).await?.is_empty() {
+        if makers(&sql).await?.is_empty() {
             break;
         }
         clock.sleep(PAUSE).await;
@@ -191,7 +191,7 @@ async fn sweep(sql: &Sql, clock: &Arc<dyn Clock>) -> Result<Vec<String>> {
     let names = "SELECT datname::text FROM pg_catalog.pg_database
         WHERE pg_catalog.starts_with(datname::text, $1) ORDER BY 1";
     let names = sql.client.query(names, &[&PREFIX]).await.map_err(failed)?;
-    let living = makers(sql).await?;
+    let living = makers(&sql).await?;
     let mut removed = Vec::new();
     for row in names {
         let name: String = row.try_get(0).map_err(failed)?;

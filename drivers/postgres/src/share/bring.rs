@@ -9,7 +9,7 @@ use stillpoint_contract::{
 
 use super::{
     admit::{check_database, connect, drop_database, lock, refuse_published, unfinished},
-    choose::{Table, choose, shown, warnings, with_heirs},
+    choose::{Table, choose, large_objects, shown, warnings, with_heirs},
     dump::{Dumper, find, only},
     pour::{Mode, Target},
     rename,
@@ -63,6 +63,20 @@ const SIZES: &str = "
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind = 'r' AND ($1::oid[] IS NULL OR c.oid = ANY ($1))
         AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'";
+
+/// The statements that make extended statistics what they are. A target that nobody chose is -1, and
+/// NULL from 17 on.
+/// Source: PostgreSQL 13 and 17 documentation, `pg_statistic_ext`.
+const STATISTICS: &str = "
+    SELECT pg_catalog.pg_get_statisticsobjdef(e.oid),
+        CASE WHEN e.stxstattarget >= 0 THEN pg_catalog.format(
+            'ALTER STATISTICS %I.%I SET STATISTICS %s', n.nspname, e.stxname, e.stxstattarget) END,
+        pg_catalog.format('COMMENT ON STATISTICS %I.%I IS ', n.nspname, e.stxname)
+            || pg_catalog.quote_literal(pg_catalog.obj_description(e.oid, 'pg_statistic_ext')),
+        pg_catalog.format('ALTER STATISTICS %I.%I OWNER TO %I', n.nspname, e.stxname,
+            pg_catalog.pg_get_userbyid(e.stxowner))
+    FROM pg_catalog.pg_statistic_ext e JOIN pg_catalog.pg_namespace n ON n.oid = e.stxnamespace
+    WHERE e.oid = $1";
 
 const SPACES: &str =
     "SELECT spcname::text FROM pg_catalog.pg_tablespace WHERE spcname !~ '^pg_' ORDER BY 1";
@@ -140,6 +154,7 @@ impl Transfer<'_> {
         }
         notes.extend(warnings(&tables));
         let ids: Vec<u32> = tables.iter().map(|table| table.id).collect();
+        notes.extend(large_objects(&own, &tables).await?);
         untie(&own, &ids).await?;
         let outward = cut(&own, &ids).await?;
         let (name, suffix) = (self.request.name, self.request.suffix);
@@ -181,14 +196,14 @@ impl Transfer<'_> {
         target.sql.client.batch_execute("BEGIN").await.map_err(failed)?;
         let rehearsal = [&arguments[..], &["--schema-only".to_owned()]].concat();
         target.pour(self.dumper.start(&self.database, &rehearsal)?).await?;
-        target.sql.client.batch_execute(&statistics).await.map_err(failed)?;
+        target.run_all(&statistics, &mut Vec::new()).await?;
         target.sql.client.batch_execute("ROLLBACK").await.map_err(failed)?;
 
         self.progress.begin("rows", sizes.values().sum());
         target.sizes = &sizes;
         target.sql.client.batch_execute("BEGIN").await.map_err(failed)?;
-        let poured = target.pour(self.dumper.start(&self.database, &arguments)?).await?;
-        target.sql.client.batch_execute(&statistics).await.map_err(failed)?;
+        let mut poured = target.pour(self.dumper.start(&self.database, &arguments)?).await?;
+        target.run_all(&statistics, &mut poured.notes).await?;
         self.progress.begin("commit", 0);
         target.sql.client.batch_execute("COMMIT").await.map_err(failed)?;
 
@@ -413,13 +428,16 @@ async fn cut(own: &Sql, ids: &[u32]) -> Result<Vec<Outward>> {
 }
 
 /// Extended statistics, which `pg_dump` takes for objects of a schema and not of a table.
-async fn statistics(own: &Sql, renaming: &rename::Renaming) -> Result<String> {
+/// What makes extended statistics, which `pg_dump` leaves out of a part of a database.
+async fn statistics(own: &Sql, renaming: &rename::Renaming) -> Result<Vec<String>> {
     let failed = |e| error::sql(e, STEP);
-    let mut statements = String::new();
+    let mut statements = Vec::new();
     for one in renaming.all.iter().filter(|one| one.kind == "STATISTICS") {
-        let query = "SELECT pg_catalog.pg_get_statisticsobjdef($1) || ';'";
-        let row = own.client.query_one(query, &[&one.id]).await.map_err(failed)?;
-        statements.push_str(row.try_get(0).map_err(failed)?);
+        let row = own.client.query_one(STATISTICS, &[&one.id]).await.map_err(failed)?;
+        for column in 0..row.len() {
+            let statement: Option<String> = row.try_get(column).map_err(failed)?;
+            statements.extend(statement);
+        }
     }
     Ok(statements)
 }

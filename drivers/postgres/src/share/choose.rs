@@ -30,6 +30,15 @@ const HEIRS: &str = "
         FROM pg_catalog.pg_inherits i JOIN heir h ON h.id = i.inhparent)
     SELECT id, parent FROM heir ORDER BY depth, id";
 
+/// Columns that may name large objects.
+const NUMBERS: &str = "
+    SELECT a.attrelid, a.attname::text FROM pg_catalog.pg_attribute a
+        JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+        JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+    WHERE a.attrelid = ANY ($1) AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
+        AND 'pg_catalog.oid'::pg_catalog.regtype IN (t.oid, t.typbasetype)
+    ORDER BY 1, a.attnum";
+
 /// A table of the restored copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Table {
@@ -86,13 +95,14 @@ impl Table {
 
 /// A qualified name for people: quotes only where they are needed.
 pub(super) fn shown(schema: &str, name: &str) -> String {
-    let is_plain = |name: &str| {
-        let mut letters = name.chars();
-        letters.next().is_some_and(|c| c.is_ascii_lowercase() || c == '_')
-            && letters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
-    };
-    let part = |name: &str| if is_plain(name) { name.to_owned() } else { quoted(name) };
-    format!("{}.{}", part(schema), part(name))
+    format!("{}.{}", shown_name(schema), shown_name(name))
+}
+
+fn shown_name(name: &str) -> String {
+    let mut letters = name.chars();
+    let is_plain = letters.next().is_some_and(|c| c.is_ascii_lowercase() || c == '_')
+        && letters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if is_plain { name.to_owned() } else { quoted(name) }
 }
 
 /// The tables of a database that fit, in the order of their names; with what a person should know.
@@ -165,6 +175,40 @@ pub(super) fn warnings(tables: &[Table]) -> Vec<String> {
     unlogged
         .map(|t| format!("{} is unlogged: no backup has rows of such tables", t.shown()))
         .collect()
+}
+
+/// Which of the tables have large objects, which no table brings along: they belong to the database.
+/// Source: PostgreSQL 18 documentation, 33.2, Implementation Features, and `pg_dump`, `--table`.
+pub(super) async fn large_objects(sql: &Sql, tables: &[Table]) -> Result<Vec<String>> {
+    let failed = |e| error::sql(e, STEP);
+    let any = "SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)";
+    let any = sql.client.query_one(any, &[]).await.map_err(failed)?;
+    if !any.try_get::<_, bool>(0).map_err(failed)? {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<u32> = tables.iter().map(|table| table.id).collect();
+    let mut notes = Vec::new();
+    for row in sql.client.query(NUMBERS, &[&ids]).await.map_err(failed)? {
+        let (id, column): (u32, String) =
+            (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+        let Some(table) = tables.iter().find(|table| table.id == id) else { continue };
+        let query = format!(
+            "SELECT EXISTS (SELECT FROM ONLY {} t JOIN pg_catalog.pg_largeobject_metadata m
+                ON m.oid = t.{}::pg_catalog.oid)",
+            table.quoted(),
+            quoted(&column)
+        );
+        let found = sql.client.query_one(&query, &[]).await.map_err(failed)?;
+        if found.try_get(0).map_err(failed)? {
+            notes.push(format!(
+                "{}.{} names large objects, which do not come along: they belong to the database, \
+                 and --database NAME without --table brings them",
+                table.shown(),
+                shown_name(&column)
+            ));
+        }
+    }
+    Ok(notes)
 }
 
 async fn list(sql: &Sql, ids: Option<&[u32]>) -> Result<Vec<Table>> {

@@ -16,7 +16,7 @@ mod statements;
 mod unfinished;
 mod unique;
 
-pub(crate) use admit::admit;
+pub(crate) use admit::{admit, sweep};
 pub(crate) use bring::bring;
 pub(crate) use compare::compare;
 pub(crate) use dump::find as find_dump;

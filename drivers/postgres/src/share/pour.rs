@@ -117,6 +117,14 @@ impl Target<'_> {
         Ok(poured)
     }
 
+    /// Does what a dump does not say.
+    pub(super) async fn run_all(&self, texts: &[String], notes: &mut Vec<String>) -> Result<()> {
+        for text in texts {
+            self.run(text, notes).await?;
+        }
+        Ok(())
+    }
+
     /// Takes back what default privileges of the live database granted. `pg_dump` writes what was
     /// granted behind everything else, and takes those that there are for those of the point.
     async fn shed(&self) -> Result<()> {

@@ -7,7 +7,7 @@ use stillpoint_contract::{
     Clock, Error, ErrorKind, Result, Share, ShareRequest, TablePattern, code,
 };
 
-use super::remains::{is_passing, sweep};
+use super::remains::{self, is_passing};
 use crate::{config::Config, connect::Database, error, snapshot::blocking, version};
 
 const STEP: &str = "look at the live database";
@@ -25,22 +25,33 @@ const SETTINGS: &str = "
     PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 1000";
 
 /// Looks at the live file before anything is restored.
-pub(crate) async fn admit(
-    request: &ShareRequest<'_>,
-    clock: &Arc<dyn Clock>,
-) -> Result<Vec<String>> {
+pub(crate) async fn admit(request: &ShareRequest<'_>, clock: &Arc<dyn Clock>) -> Result<()> {
     refuse_databases(request)?;
     let database = Database::locate(Config::new(request.into)?, Arc::clone(clock))?;
     let name = request.name.map(chosen).transpose()?;
     blocking(move || {
         let live = open(&database)?;
         let failed = |e| error::sqlite(e, STEP, &database.path);
-        let removed = sweep(&live).map_err(failed)?;
         if let Some(name) = name
             && is_taken(&live, &name).map_err(failed)?
         {
             return Err(taken(&name));
         }
+        Database::close(live);
+        Ok(())
+    })
+    .await
+}
+
+/// Removes what killed ones left in the live file.
+pub(crate) async fn sweep(
+    request: &ShareRequest<'_>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Vec<String>> {
+    let database = Database::locate(Config::new(request.into)?, Arc::clone(clock))?;
+    blocking(move || {
+        let live = open(&database)?;
+        let removed = remains::sweep(&live).map_err(|e| error::sqlite(e, STEP, &database.path))?;
         Database::close(live);
         Ok(removed)
     })

@@ -13,6 +13,6 @@ mod merge;
 mod remains;
 mod values;
 
-pub(crate) use admit::admit;
+pub(crate) use admit::{admit, sweep};
 pub(crate) use bring::bring;
 pub(crate) use compare::compare;
