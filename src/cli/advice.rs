@@ -1,9 +1,12 @@
 //! Commands that we suggest: written as they would be typed, and with the options that say which
 //! repository is meant, so that they can be copied as they are.
 
+use std::ffi::OsString;
+
 use stillpoint_contract::quoted;
 
 use super::args::Global;
+use crate::coordinator::SAME_COMMAND_AT;
 
 /// What names a repository and its key on the command line that was typed, ready to be typed
 /// again; empty where the environment says it.
@@ -51,6 +54,24 @@ pub(crate) fn with_options(advice: &str, options: &str) -> String {
     text
 }
 
+/// The command that was typed, for another point; `None` where that is not what is advised.
+pub(crate) fn typed_again(advice: &str, typed: &[OsString]) -> Option<String> {
+    // Options that choose a point, and whether a value follows.
+    const CHOICES: [(&str, bool); 4] =
+        [("--at", true), ("--backup", true), ("--before-drop", true), ("--random", false)];
+    let at = advice.strip_prefix(SAME_COMMAND_AT)?;
+    let typed: Option<Vec<&str>> = typed.iter().map(|word| word.to_str()).collect();
+    let (mut words, mut typed) = (Vec::new(), typed?.into_iter().skip(1));
+    while let Some(word) = typed.next() {
+        match CHOICES.iter().find(|(option, _)| word.split('=').next() == Some(*option)) {
+            Some((option, true)) if word == *option => drop(typed.next()),
+            Some(_) => {}
+            None => words.push(word),
+        }
+    }
+    (!words.is_empty()).then(|| format!("{} --at {at}", command_line(&words)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +97,24 @@ mod tests {
             assert_eq!(advice(whole), whole);
         }
         assert_eq!(with_options("stillpoint list", ""), "stillpoint list");
+    }
+
+    #[test]
+    fn a_command_is_typed_again_for_another_point() {
+        let again = |words: &[&str]| {
+            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+            typed_again(&format!("{SAME_COMMAND_AT}2026-11-21T13:20:05Z"), &words)
+        };
+        let at = "--at 2026-11-21T13:20:05Z";
+        let expected = format!("stillpoint restore \"my app\" --to x.db {at}");
+        let typed = ["/bin/sp", "restore", "my app", "--at", "2001-01-01 00:00", "--to", "x.db"];
+        assert_eq!(again(&typed), Some(expected));
+        for point in ["--at=latest", "--backup=01J", "--random"] {
+            let expected = Some(format!("stillpoint drill run app.db {at}"));
+            assert_eq!(again(&["sp", "drill", "run", point, "app.db"]), expected);
+        }
+        assert_eq!(again(&[]), None);
+        assert_eq!(typed_again("stillpoint list", &["sp".into(), "list".into()]), None);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! How a failure is told: what, where, why it matters, what to do next, and the exit status.
 
-use std::error::Error as _;
+use std::{error::Error as _, ffi::OsString};
 
 use serde::Serialize;
 use stillpoint_contract::{Entropy, Error};
 
 use super::{
-    advice::with_options,
+    advice::{typed_again, with_options},
     answer::Format,
     exit,
     page::{Look, Page, Tone, printable},
@@ -44,21 +44,25 @@ pub(crate) struct Run {
     pub trace: String,
     /// The options that go into the commands that are suggested.
     pub options: String,
+    /// What was typed.
+    pub words: Vec<OsString>,
 }
 
 impl Run {
     /// A run with a name of its own.
-    pub(crate) fn new(entropy: &dyn Entropy, options: String) -> Self {
+    pub(crate) fn new(entropy: &dyn Entropy, options: String, words: Vec<OsString>) -> Self {
         let mut random = [0; 8];
         entropy.fill(&mut random);
-        Self { trace: data_encoding::HEXLOWER.encode(&random), options }
+        Self { trace: data_encoding::HEXLOWER.encode(&random), options, words }
     }
 }
 
 /// A failure in the form that was asked for, ending in a line feed.
 pub(crate) fn render(error: &Error, status: u8, format: Format, look: &Look, run: &Run) -> String {
     let advice = error.advice().into_iter();
-    let next: Vec<_> = advice.map(|next| with_options(next, &run.options)).collect();
+    let again = |next| typed_again(next, &run.words);
+    let next = advice.map(|next| again(next).unwrap_or_else(|| with_options(next, &run.options)));
+    let next: Vec<_> = next.collect();
     match format {
         Format::Text => text(error, status, look, &run.trace, &next),
         Format::Json => json(error, status, &run.trace, next),
@@ -127,7 +131,7 @@ mod tests {
     use crate::cli::zone::Zone;
 
     fn named() -> Run {
-        Run { trace: "00c0ffee".to_owned(), options: String::new() }
+        Run { trace: "00c0ffee".to_owned(), options: String::new(), words: Vec::new() }
     }
 
     fn sample() -> Error {

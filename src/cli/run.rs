@@ -46,7 +46,7 @@ pub fn main(world: World) -> ExitCode {
     let typed = match Typed::try_parse_from(&arguments) {
         Ok(typed) => typed,
         Err(misuse) => {
-            let run = Run::new(&*world.entropy, String::new());
+            let run = Run::new(&*world.entropy, String::new(), Vec::new());
             let status = explain(&misuse, &arguments, &environment, &run);
             let is_fetch = arguments.iter().any(|word| word == "wal-get" || word == "get");
             let is_failure = status != exit::OK && is_fetch;
@@ -56,7 +56,7 @@ pub fn main(world: World) -> ExitCode {
     let is_fetch = typed.command.is_fetch();
     let run = || {
         trace(&typed, &environment);
-        start(world, environment, typed)
+        start(world, environment, typed, arguments)
     };
     // The status of a panic is one that a server takes for the end of the log.
     let status = catch_unwind(AssertUnwindSafe(run));
@@ -65,13 +65,13 @@ pub fn main(world: World) -> ExitCode {
     ExitCode::from(status)
 }
 
-fn start(world: World, environment: Environment, mut typed: Typed) -> u8 {
+fn start(world: World, environment: Environment, mut typed: Typed, words: Vec<OsString>) -> u8 {
     if let Some(place) = typed.command.place() {
         typed.global.repo = Some(place.to_owned());
     }
     let plain = plain_look(&environment);
     let format = typed.global.output;
-    let run = Run::new(&*world.entropy, advice::repeated_options(&typed.global));
+    let run = Run::new(&*world.entropy, advice::repeated_options(&typed.global), words);
     let own = run.clone();
     let (tell, stop) = watch::channel(None);
     let is_fetch = typed.command.is_fetch();
@@ -376,7 +376,7 @@ mod tests {
         let misuse = Typed::try_parse_from(["stillpoint", "restore", "app.db", "--too", "x"]);
         let error = misused(&misuse.unwrap_err().render().to_string());
         let look = Look { colour: false, width: 80, zone: Zone::UTC };
-        let run = Run { trace: "00c0ffee".to_owned(), options: String::new() };
+        let run = Run { trace: "00c0ffee".to_owned(), options: String::new(), words: Vec::new() };
         let text = report::render(&error, 2, Format::Text, &look, &run);
         assert!(
             text.starts_with(

@@ -46,7 +46,7 @@ pub use outbox::{HANDOFF_SCHEMA, HandOff, HandedFile, Outbox, Point, PointManife
 pub use owner::Successor;
 pub use partial::{PartialJob, PartialPlan, PartialReport, bring, compare, plan_partial};
 pub use pickup::{Dump, PICKUP_SCHEME, PickUp, pick_up};
-pub use point::{Chosen, Wanted, choose};
+pub use point::{Chosen, SAME_COMMAND_AT, Wanted, choose};
 pub use present::{PresentJob, Shown, check_point, present_at, present_copied};
 pub use program::{Unprinted, printed};
 pub use reach::{Restorable, Window, windows};

@@ -9,6 +9,10 @@ use stillpoint_contract::{
 use super::native;
 use crate::repository::{Coverage, Repository, Timeline, Unwatched, history::Committed};
 
+/// How advice begins that names a point which can be had: whatever is to be done there. The point
+/// follows.
+pub const SAME_COMMAND_AT: &str = "the same command with --at ";
+
 /// What a person asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
@@ -138,7 +142,7 @@ fn lost_end(timeline: &Timeline, coverage: &Coverage, lost: &str) -> Error {
         .with("nearest before", &nearest)
         .why("what was committed later was captured, and this copy of the repository lost it")
         .next("restore from another copy of the repository, or complete this one from it")
-        .next(format!("the same command with --at {nearest}"))
+        .next(format!("{SAME_COMMAND_AT}{nearest}"))
 }
 
 async fn choose_time(
@@ -268,7 +272,7 @@ async fn unreachable_time(
         }
     }
     if let Some(point) = before.or(after) {
-        error = error.next(format!("the same command with --at {}", exact(*point)));
+        error = error.next(format!("{SAME_COMMAND_AT}{}", exact(*point)));
     }
     Ok(error)
 }
@@ -298,7 +302,7 @@ fn unwatched_time(
     }
     error
         .with("nearest after", exact(after))
-        .next(format!("the same command with --at {}", exact(before.min(after))))
+        .next(format!("{SAME_COMMAND_AT}{}", exact(before.min(after))))
         .next(format!("stillpoint timeline {database} shows the positions"))
 }
 

@@ -19,7 +19,7 @@ use stillpoint_contract::{
 };
 
 use super::{
-    point::{Chosen, Wanted, choose, no_backup},
+    point::{Chosen, SAME_COMMAND_AT, Wanted, choose, no_backup},
     scratch::Scratch,
     site::{Disks, Outside, Rewriting},
 };
@@ -248,7 +248,7 @@ fn no_commit(
     if let Some(after) = after {
         error = error.with("nearest after", engine.render(after));
     }
-    error.next(format!("the same command with --at {before}"))
+    error.next(format!("{SAME_COMMAND_AT}{before}"))
 }
 
 /// The engine of a database: that of its newest backup.

@@ -32,11 +32,10 @@ fn a_suggested_command_names_the_repository_and_the_key_that_were_typed() {
     let mut command = bench.command(&[&words[..], &options].concat());
     command.env_remove("STILLPOINT_REPO").env_remove("STILLPOINT_PASSPHRASE_FILE");
     let ran = Ran::of(command);
-    let suggested = "stillpoint --repo repo --passphrase-file pass.txt restore \"my app\" --at ";
+    let suggested = "restore \"my app\" --to x.db --repo repo --passphrase-file pass.txt --at ";
     let next = ran.err.lines().find(|line| line.contains(suggested));
     let next = next.unwrap_or_else(|| panic!("{}", ran.err)).trim().trim_start_matches("next: ");
     // A shell finds the program as everybody does.
-    let next = next.replace("--to PATH", "--to x.db");
     let bin = std::path::Path::new(env!("CARGO_BIN_EXE_stillpoint")).parent().unwrap();
     let mut shell = std::process::Command::new("/bin/sh");
     shell.args(["-c", &next]).current_dir(bench.path("")).env_clear().env("PATH", bin);

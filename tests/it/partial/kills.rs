@@ -61,7 +61,7 @@ async fn forget(story: &Story) -> String {
     let came = "FROM pg_class WHERE relname ~ '_restored_' AND NOT relispartition";
     let tables = "relkind IN ('r', 'p')";
     let found = story.ask(&format!("SELECT count(*)::text {came} AND {tables}")).await;
-    assert!(found == "0" || found == "9", "{found} of 9 tables came");
+    assert!(found == "0" || found == "10", "{found} of 10 tables came");
     let drop = |what: &str, of: &str| {
         format!(
             "SELECT coalesce(string_agg(format('DROP {what} IF EXISTS %s CASCADE;', \
