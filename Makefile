@@ -8,7 +8,7 @@
 test:
 	@if [ -e testcontainers/install.sh ]; then sh testcontainers/install.sh; fi
 	cargo test --workspace --no-run
-	@threads=$$(nproc); [ "$$threads" -ge 4 ] || threads=4; \
+	@threads=$$(nproc); [ "$$threads" -ge 6 ] || threads=6; \
 		export RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$threads}; \
 		said=$$(mktemp); program=; trap 'kill $$program 2>/dev/null; rm -f "$$said"' EXIT; \
 		trap 'exit 130' INT TERM; \

@@ -20,6 +20,9 @@ pub const PAGE_PRIORITY: u8 = 80;
 /// A copy may be behind for so long, not counting the time until its next window begins.
 pub const COPY_LAG_MAX: TimeDelta = TimeDelta::days(1);
 
+/// What is to be archived may wait for so long after it was due, for a gate or the night's window.
+pub const ARCHIVE_LAG_MAX: TimeDelta = TimeDelta::days(1);
+
 /// Kinds of what somebody has to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
@@ -39,6 +42,8 @@ pub enum Class {
     SuspiciousChange,
     /// It grew far more than usual.
     UnusualSize,
+    /// Rows that were to be archived are still in their tables.
+    ArchiveOverdue,
     /// No policy applies to the database.
     Unprotected,
 }
@@ -90,8 +95,21 @@ pub struct Protection<'a> {
     pub corrupt_since: Option<DateTime<Utc>>,
     /// The newest of its last backups that is not like those before it.
     pub anomaly: Option<Anomaly>,
+    /// Its archive sets for which something is due.
+    pub archives: &'a [ArchiveState],
     /// What probably stands in the way, such as `repository primary cannot be reached`.
     pub cause: Option<&'a str>,
+}
+
+/// What is due for an archive set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArchiveState {
+    /// Its name.
+    pub set: String,
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// How the newest attempt ended, for people.
+    pub ended: Option<String>,
 }
 
 /// How far a copy has come.
@@ -121,7 +139,7 @@ impl Urgency {
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::RpoBreached,
         Self::RestorableGap,
         Self::Corruption,
@@ -130,12 +148,13 @@ impl Class {
         Self::CopyLag,
         Self::SuspiciousChange,
         Self::UnusualSize,
+        Self::ArchiveOverdue,
         Self::Unprotected,
     ];
 
     /// Their names.
-    pub const NAMES: [&str; 9] = {
-        let mut names = [""; 9];
+    pub const NAMES: [&str; 10] = {
+        let mut names = [""; 10];
         let mut at = 0;
         while at < names.len() {
             names[at] = Self::ALL[at].name();
@@ -155,6 +174,7 @@ impl Class {
             Self::CopyLag => "copy-lag",
             Self::SuspiciousChange => "suspicious-change",
             Self::UnusualSize => "unusual-size",
+            Self::ArchiveOverdue => "archive-overdue",
             Self::Unprotected => "unprotected",
         }
     }
@@ -178,6 +198,7 @@ pub fn alerts(known: &Protection<'_>, policy: Option<&Policy>, now: DateTime<Utc
         known.overdue_drill(policy, now),
         known.copy_lag(policy, now),
         known.odd(policy),
+        known.overdue_archive(policy, now),
     ];
     let is_active = known.reach.state == State::Active;
     let is_told = |alert: &Alert| is_active || alert.class == Class::Corruption;
@@ -268,6 +289,20 @@ impl Protection<'_> {
         });
         let what = told.collect::<Vec<_>>().join("; ");
         Some(self.alert(Class::CopyLag, Urgency::Ticket, since, what))
+    }
+
+    fn overdue_archive(&self, policy: &Policy, now: DateTime<Utc>) -> Option<Alert> {
+        let late = |archive: &&ArchiveState| archive.since + ARCHIVE_LAG_MAX <= now;
+        let mut late: Vec<_> = self.archives.iter().filter(late).collect();
+        late.sort_unstable_by_key(|archive| archive.since);
+        let first = late.first()?.since + ARCHIVE_LAG_MAX;
+        let told = late.iter().map(|archive| {
+            let since = time(archive.since, policy.zone);
+            let ended = archive.ended.as_deref().unwrap_or("no attempt has ended yet");
+            format!("archive set {} is due since {since}: {ended}", archive.set)
+        });
+        let what = told.collect::<Vec<_>>().join("; ");
+        Some(self.alert(Class::ArchiveOverdue, Urgency::Ticket, first, what))
     }
 
     fn odd(&self, policy: &Policy) -> Option<Alert> {
@@ -362,6 +397,7 @@ mod tests {
             copies: &[],
             corrupt_since: None,
             anomaly: None,
+            archives: &[],
             cause: None,
         }
     }
@@ -432,6 +468,26 @@ mod tests {
         );
         let empty = Protection { drill_passed: None, ..protection(&[]) };
         assert_eq!(told(&empty, &policy, 999), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_to_be_archived_may_wait_for_a_day() {
+        let of = |set: &str, hour, ended: Option<&str>| ArchiveState {
+            set: set.to_owned(),
+            since: at(hour),
+            ended: ended.map(str::to_owned),
+        };
+        let sets = [of("orders", 3, None), of("events", 1, Some("the gate is closed"))];
+        let coverage = intervals(&[(0, 40)]);
+        let known = Protection { archives: &sets, ..protection(&coverage) };
+        assert_eq!(told(&known, &promises(), 24), Vec::<String>::new());
+        let events =
+            "archive set events is due since 2026-11-01 01:00:00: the gate is closed".to_owned();
+        let told = |hour| told(&known, &promises(), hour);
+        assert_eq!(told(25), [format!("archive-overdue Ticket since 25: {events}")]);
+        let orders = "archive set orders is due since 2026-11-01 03:00:00: \
+                      no attempt has ended yet";
+        assert_eq!(told(27), [format!("archive-overdue Ticket since 25: {events}; {orders}")]);
     }
 
     #[test]

@@ -333,6 +333,7 @@ fn row_7_fifty_replacements_a_day_for_thirty_days_page_nobody() {
             copies: &[],
             corrupt_since: None,
             anomaly: None,
+            archives: &[],
             cause: None,
         };
         assert_eq!(alerts(&protection, Some(&policy), now), [], "at {now}");

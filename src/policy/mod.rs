@@ -30,7 +30,8 @@ mod urgency;
 mod window;
 
 pub use alert::{
-    Alert, COPY_LAG_MAX, Class, CopyState, PAGE_PRIORITY, Protection, Urgency, alerts,
+    ARCHIVE_LAG_MAX, Alert, ArchiveState, COPY_LAG_MAX, Class, CopyState, PAGE_PRIORITY,
+    Protection, Urgency, alerts,
 };
 pub use anomaly::{Anomaly, KEPT_BEFORE, Oddity, Sizes, TOLD, anomalies};
 pub use archive::{

@@ -167,7 +167,9 @@ async fn a_slot_that_the_server_gave_up_is_told_and_what_it_held_is_refused() {
         let inside = exact(story.instants[5]);
         let (status, _, said) = story.run(&["restore", "shop", "--at", &inside, "--to", "never"]);
         assert_eq!(status, 6, "{major}: {said}");
-        for expected in [UNREACHABLE, "nearest before", "nearest after", "restore shop --to never", " --at 20"] {
+        for expected in
+            [UNREACHABLE, "nearest before", "nearest after", "restore shop --to never", " --at 20"]
+        {
             assert!(said.contains(expected), "{major}: {expected}\n{said}");
         }
         assert!(!story.site.path("never").exists());

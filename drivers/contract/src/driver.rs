@@ -18,6 +18,15 @@ use crate::{
     SegmentHead, ShareRequest, Sink, Source, Tally, code,
 };
 
+/// A file with certificates.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Certificate {
+    /// Which file.
+    pub file: PathBuf,
+    /// Until when the first of them to end is valid.
+    pub ends_at: DateTime<Utc>,
+}
+
 /// One kind of database server: how to reach one, and how to build one from a backup.
 ///
 /// Restoring needs no live server, so it lives here and not in [`Driver`].
@@ -138,6 +147,15 @@ pub trait Engine: fmt::Debug + Send + Sync {
     ///
     /// What the server said; the next one tries again.
     async fn sweep_share(&self, _request: &ShareRequest<'_>) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    /// The certificates that an endpoint names as files, which somebody has to renew in time.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read.
+    fn certificates(&self, _endpoint: &Endpoint) -> Result<Vec<Certificate>> {
         Ok(Vec::new())
     }
 

@@ -42,7 +42,6 @@ const CONNECT: &str = "connect to PostgreSQL";
 pub(crate) struct Cluster {
     pub(crate) config: Arc<Config>,
     pub(crate) clock: Arc<dyn Clock>,
-    tls: Arc<tls::Settings>,
 }
 
 /// What kind of session is wanted.
@@ -59,10 +58,10 @@ enum Opened {
 }
 
 impl Cluster {
-    /// Reads certificates; connects to nothing.
+    /// Looks whether certificates can be read; connects to nothing.
     pub(crate) fn new(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
-        let tls = Arc::new(tls::Settings::new(&config)?);
-        Ok(Self { config: Arc::new(config), clock, tls })
+        tls::Settings::new(&config)?;
+        Ok(Self { config: Arc::new(config), clock })
     }
 
     /// Opens a replication session on a host that another session found.
@@ -137,7 +136,8 @@ impl Cluster {
                 }
             }
         }
-        Err(last.unwrap_or_else(|| Error::bug("connect to no host")))
+        let last = last.unwrap_or_else(|| Error::bug("connect to no host"));
+        Err(tls::explained(last, &self.config, self.clock.now()))
     }
 
     async fn open(&self, host: &Host, mode: SslMode, kind: Kind) -> Result<Opened> {
@@ -203,7 +203,8 @@ impl Cluster {
             }
             other => return Err(error::unexpected(other.escape_ascii(), "negotiate TLS")),
         }
-        let (stream, binding) = self.tls.connect(stream, name, mode).await?;
+        let settings = tls::Settings::new(&self.config)?;
+        let (stream, binding) = settings.connect(stream, name, mode).await?;
         Ok(Socket { stream: Stream::Tls(Box::new(stream)), binding })
     }
 

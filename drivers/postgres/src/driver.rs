@@ -4,14 +4,14 @@ use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use stillpoint_contract::{
-    BackupRequest, Clock, Driver, Endpoint, Engine, Evidence, Finding, LogArchive, LogMark,
-    LogPosition, NativePoint, OpenedLog, Probe, Reached, Recovery, RestorePlan, RestoreRequest,
-    Result, Rows, Sandbox, SandboxRequest, SegmentHead, ShareRequest, Sink,
+    BackupRequest, Certificate, Clock, Driver, Endpoint, Engine, Evidence, Finding, LogArchive,
+    LogMark, LogPosition, NativePoint, OpenedLog, Probe, Reached, Recovery, RestorePlan,
+    RestoreRequest, Result, Rows, Sandbox, SandboxRequest, SegmentHead, ShareRequest, Sink,
 };
 
 use crate::{
     archive::Archive, config::Config, connect::Cluster, facts::Facts, grants, log, points, recover,
-    restore, rows, sandbox, share, snapshot, version::MAJORS, wire::lsn_text,
+    restore, rows, sandbox, share, snapshot, tls, version::MAJORS, wire::lsn_text,
 };
 
 /// PostgreSQL clusters.
@@ -101,6 +101,10 @@ impl Engine for PostgresEngine {
 
     async fn sweep_share(&self, request: &ShareRequest<'_>) -> Result<Vec<String>> {
         share::sweep(request, &self.clock).await
+    }
+
+    fn certificates(&self, endpoint: &Endpoint) -> Result<Vec<Certificate>> {
+        tls::ends(&Config::new(endpoint)?)
     }
 
     fn grants(&self, role: &str, major: Option<u32>) -> Result<Option<String>> {

@@ -2,12 +2,14 @@
 
 use std::fmt::Write as _;
 
-use stillpoint_contract::{Finding, Result, Weight};
+use chrono::TimeDelta;
+use stillpoint_contract::{Certificate, Finding, Result, Weight};
 
 use crate::{
     connect::{Cluster, Sql},
     error,
     facts::{Facts, READ_FUNCTIONS},
+    tls,
     version::Version,
 };
 
@@ -51,7 +53,26 @@ pub(crate) async fn examine(cluster: &Cluster) -> Result<Vec<Finding>> {
         Ok((method, _)) => finding("way of backups", method.name(), Weight::Fine, None),
         Err(_) => finding("way of backups", "none", Weight::Lacking, None),
     });
+    findings.extend(certificates(cluster)?);
     Ok(findings)
+}
+
+/// How long before its end a certificate is to be renewed.
+const RENEWED_BEFORE: TimeDelta = TimeDelta::days(30);
+
+fn certificates(cluster: &Cluster) -> Result<Vec<Finding>> {
+    let now = cluster.clock.now();
+    let of = |one: Certificate| {
+        let until = tls::instant(one.ends_at);
+        let weight = match one.ends_at {
+            ends_at if ends_at < now => Weight::Lacking,
+            ends_at if ends_at < now + RENEWED_BEFORE => Weight::Advice,
+            _ => Weight::Fine,
+        };
+        let found = format!("{} is valid until {until}", one.file.display());
+        finding("certificate", found, weight, None)
+    };
+    Ok(tls::ends(&cluster.config)?.into_iter().map(of).collect())
 }
 
 fn finding(

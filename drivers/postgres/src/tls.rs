@@ -2,9 +2,10 @@
 //!
 //! Source: <https://www.postgresql.org/docs/current/libpq-ssl.html>.
 
-use std::{path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest;
+use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
@@ -16,13 +17,13 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
     server::ParsedCertificate,
 };
-use stillpoint_contract::{Error, ErrorKind, Result, code};
+use stillpoint_contract::{Certificate, Error, ErrorKind, Result, code};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::config::{Config, SslMode};
 
-/// Certificates and keys, read once.
+/// Certificates and keys as their files have them, which others exchange at any time.
 #[derive(Debug)]
 pub(crate) struct Settings {
     provider: Arc<CryptoProvider>,
@@ -57,14 +58,8 @@ impl Settings {
         let server = ServerName::try_from(name.to_owned())
             .map_err(|e| bad("name the server in TLS", name).caused_by(e))?;
         let connector = TlsConnector::from(Arc::new(self.client(mode)?));
-        let stream = connector.connect(server, stream).await.map_err(|cause| {
-            Error::new(ErrorKind::Refused, code::NO_DATABASE, "establish TLS")
-                .with("server", name)
-                .caused_by(cause)
-                .why("the server's certificate or its TLS does not satisfy sslmode")
-                .next("trust its authority: sslrootcert=FILE")
-                .next("or verify less: sslmode=verify-ca, sslmode=require")
-        })?;
+        let stream = connector.connect(server, stream).await;
+        let stream = stream.map_err(|cause| refused(name, cause))?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let binding = certificate.and_then(|certificate| end_point(certificate));
         Ok((stream, binding))
@@ -117,6 +112,53 @@ impl Settings {
     }
 }
 
+fn refused(name: &str, cause: io::Error) -> Error {
+    let of_server = match cause.get_ref().and_then(|cause| cause.downcast_ref()) {
+        Some(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext {
+            not_after,
+            ..
+        })) => DateTime::from_timestamp(not_after.as_secs().cast_signed(), 0),
+        _ => None,
+    };
+    let error =
+        Error::new(ErrorKind::Refused, code::NO_DATABASE, "establish TLS").with("server", name);
+    match of_server {
+        Some(at) => error
+            .why(format!("the server's certificate was valid until {}", instant(at)))
+            .next("renew it there: ssl_cert_file, then SELECT pg_reload_conf()"),
+        None => error
+            .why("the server's certificate or its TLS does not satisfy sslmode")
+            .next("trust its authority: sslrootcert=FILE")
+            .next("or verify less: sslmode=verify-ca, sslmode=require"),
+    }
+    .caused_by(cause)
+}
+
+/// Names files of ours with certificates that are no longer valid: one of them may be why.
+pub(crate) fn explained(error: Error, config: &Config, now: DateTime<Utc>) -> Error {
+    let old = ends(config).unwrap_or_default().into_iter().filter(|one| one.ends_at < now);
+    old.fold(error, |error, one| {
+        let file = one.file.display();
+        error.with("certificate", format!("{file} was valid until {}", instant(one.ends_at)))
+    })
+}
+
+/// An instant, as people are told of it.
+pub(crate) fn instant(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// Until when the certificates in the files of a configuration are valid: of several in one file,
+/// the first to end.
+pub(crate) fn ends(config: &Config) -> Result<Vec<Certificate>> {
+    let mut found = Vec::new();
+    for file in [&config.ssl_root, &config.ssl_cert].into_iter().flatten() {
+        let ends = certificates(file)?.iter().filter_map(|one| end(one)).min();
+        found.extend(ends.map(|ends_at| Certificate { file: file.clone(), ends_at }));
+    }
+    Ok(found)
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let failed = |e| bad("read certificates", path.display()).caused_by(e);
     let found = CertificateDer::pem_file_iter(path).map_err(failed)?;
@@ -160,6 +202,9 @@ impl ServerCertVerifier for Verifier {
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if !self.checks_name => Ok(ServerCertVerified::assertion()),
+            Err(rustls::Error::InvalidCertificate(CertificateError::Expired)) => {
+                Err(expired(end_entity, now).into())
+            }
             verified => verified,
         }
     }
@@ -189,6 +234,14 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
+/// When a certificate ended that ended before it began, of which rustls does not say it.
+fn expired(certificate: &[u8], time: UnixTime) -> CertificateError {
+    let Some(end) = end(certificate) else { return CertificateError::Expired };
+    let seconds = end.timestamp().max(0).unsigned_abs();
+    let not_after = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    CertificateError::ExpiredContext { time, not_after }
+}
+
 /// The hash of a certificate that `tls-server-end-point` stands for: that of its own signature, or
 /// SHA-256 in place of weaker ones. `None` for signatures without a hash of their own.
 ///
@@ -206,6 +259,37 @@ fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {
         _ => return None,
     };
     Some(digest::digest(algorithm, certificate).as_ref().to_vec())
+}
+
+/// Until when a certificate is valid.
+///
+/// Source: RFC 5280, section 4.1.
+fn end(certificate: &[u8]) -> Option<DateTime<Utc>> {
+    const SEQUENCE: u8 = 0x30;
+    let (certificate, _) = element(certificate, SEQUENCE)?;
+    let (mut fields, _) = element(certificate, SEQUENCE)?;
+    if let Some((_, rest)) = element(fields, 0xa0) {
+        fields = rest;
+    }
+    for tag in [0x02, SEQUENCE, SEQUENCE] {
+        fields = element(fields, tag)?.1;
+    }
+    let (validity, _) = element(fields, SEQUENCE)?;
+    let time = |der| {
+        let short = element(der, 0x17).map(|(text, rest)| (text, rest, true));
+        short.or_else(|| element(der, 0x18).map(|(text, rest)| (text, rest, false)))
+    };
+    let (_, after, _) = time(validity)?;
+    let (text, _, is_short) = time(after)?;
+    let text = std::str::from_utf8(text).ok()?;
+    // Years of two digits end in 2049.
+    let century = match (is_short, text.as_bytes().first()?) {
+        (false, _) => "",
+        (true, b'0'..=b'4') => "20",
+        (true, _) => "19",
+    };
+    let time = NaiveDateTime::parse_from_str(&format!("{century}{text}"), "%Y%m%d%H%M%SZ");
+    Some(time.ok()?.and_utc())
 }
 
 /// The object identifier of a certificate's signature algorithm.
@@ -248,5 +332,33 @@ mod tests {
         for end in 0..certificate.len() - 2 {
             assert_eq!(end_point(&certificate[..end]), None, "{end}");
         }
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_is_found_in_both_forms_and_damage_is_none() {
+        let wrap = |tag: u8, content: &[u8]| [&[tag, content.len() as u8], content].concat();
+        let certificate = |version: &[u8], after: &[u8]| {
+            let before = wrap(0x17, b"200101000000Z");
+            let fields = [
+                version,
+                &[0x02, 0x01, 0x07, 0x30, 0x00, 0x30, 0x00],
+                &wrap(0x30, &[&before, after].concat()),
+            ];
+            wrap(0x30, &wrap(0x30, &fields.concat()))
+        };
+        let version = wrap(0xa0, &[0x02, 0x01, 0x02]);
+        let short = wrap(0x17, b"491231235959Z");
+        for (der, expected) in [
+            (certificate(&version, &short), "2049-12-31T23:59:59Z"),
+            (certificate(&[], &wrap(0x17, b"500101000000Z")), "1950-01-01T00:00:00Z"),
+            (certificate(&version, &wrap(0x18, b"20500101000000Z")), "2050-01-01T00:00:00Z"),
+        ] {
+            assert_eq!(end(&der), Some(expected.parse().unwrap()), "{expected}");
+            for length in 0..der.len() {
+                assert_eq!(end(&der[..length]), None, "{expected}, {length}");
+            }
+        }
+        assert_eq!(end(&certificate(&version, &wrap(0x18, b"soon"))), None);
+        assert_eq!(end(&certificate(&version, &[])), None);
     }
 }

@@ -14,15 +14,12 @@ use crate::{
     cli::{serve::Held, session::Session},
     config::Config,
     coordinator::{
-        state::{Claim, Filter, Outcome, Phase, State, Task},
+        state::{ARCHIVE, Claim, Filter, Outcome, Phase, State, Task},
         told,
     },
     pipeline::Meter,
     policy::{ArchiveRule, Calendar, Timing, is_open},
 };
-
-/// What such a job is called in the queue, before the name of the set.
-const KIND: &str = "archive ";
 
 /// The part of the queue that these jobs wait in: whoever backs up does not take them.
 const QUEUE: &str = "archive sets";
@@ -43,14 +40,14 @@ const RANK: u64 = 0;
 const RETRY: TimeDelta = TimeDelta::hours(1);
 
 /// Queues and carries out what is due, as long as it is polled. `leads` says whether this process
-/// decides.
+/// decides, and `ended` hears of databases of which something was archived, or should have been.
 ///
 /// The lock of a set keeps two of them from moving the same rows; what one of them leaves, the
 /// next one goes on with.
 pub(crate) async fn tend(
     session: &Session,
     state: &State,
-    leads: impl Fn() -> bool,
+    (leads, ended): (impl Fn() -> bool, impl Fn(&str)),
     helds: watch::Receiver<Arc<Held>>,
 ) {
     let queue = state.clone().of_agent(QUEUE);
@@ -66,7 +63,7 @@ pub(crate) async fn tend(
             // What runs may hold the turn in the state database that is waited for.
             let claims = loop {
                 tokio::select! {
-                    Some(()) = running.next() => {}
+                    Some(database) = running.next() => ended(String::as_str(&database)),
                     claims = &mut look => break claims,
                 }
             };
@@ -77,7 +74,7 @@ pub(crate) async fn tend(
         let mut sleep = session.world.clock.sleep(LOOK_EVERY);
         loop {
             tokio::select! {
-                Some(()) = running.next() => {}
+                Some(database) = running.next() => ended(String::as_str(&database)),
                 () = &mut sleep => break,
             }
         }
@@ -120,7 +117,7 @@ async fn settle(session: &Session, state: &State, config: &Config) {
             let Some(due) = due(session, state, config, rule, now).await? else { return Ok(()) };
             let task = Task {
                 database: rule.database.clone(),
-                kind: format!("{KIND}{}", rule.name),
+                kind: format!("{ARCHIVE}{}", rule.name),
                 due,
                 why: "calendar".to_owned(),
                 repository: rule.to.clone(),
@@ -158,7 +155,7 @@ async fn due(
     if !rule.windows.is_empty() && !is_open(&rule.windows, zone, now) {
         return Ok(None);
     }
-    let (database, kind) = (Some(rule.database.clone()), Some(format!("{KIND}{}", rule.name)));
+    let (database, kind) = (Some(rule.database.clone()), Some(format!("{ARCHIVE}{}", rule.name)));
     let filter = Filter { database, kind, most: 1, ..Filter::default() };
     if let Some(job) = state.jobs(&filter).await?.first() {
         let is_for_it = job.task.due >= due;
@@ -180,9 +177,9 @@ async fn due(
     Ok(newest.is_none_or(|end| end.at < due).then_some(due))
 }
 
-/// Does one job, and notes how it ended.
-async fn work(session: &Session, queue: &State, config: Config, claim: Claim) {
-    let name = claim.task.kind.strip_prefix(KIND).unwrap_or_default().to_owned();
+/// Does one job, and notes how it ended. Returns of which database it was.
+async fn work(session: &Session, queue: &State, config: Config, claim: Claim) -> String {
+    let name = claim.task.kind.strip_prefix(ARCHIVE).unwrap_or_default().to_owned();
     let meter = Arc::new(Meter::default());
     tracing::info!(event = "archive.started", set = name, job = claim.job);
     let (outcome, reason) = tokio::select! {
@@ -191,7 +188,7 @@ async fn work(session: &Session, queue: &State, config: Config, claim: Claim) {
         // Dropped amid a transaction, that is rolled back: no row is gone that is not noted.
         why = attend(session, queue, &claim, &meter) => {
             tracing::warn!(event = "archive.ended", set = name, job = claim.job, why);
-            return;
+            return claim.task.database;
         }
     };
     let word = outcome.word();
@@ -205,10 +202,11 @@ async fn work(session: &Session, queue: &State, config: Config, claim: Claim) {
     while let Err(error) = queue.finish(&claim, outcome, &reason).await {
         tracing::warn!(event = "job.unheard", job = claim.job, "{error}");
         if error.kind() == ErrorKind::Fenced {
-            return;
+            break;
         }
         session.world.clock.sleep(LOOK_EVERY).await;
     }
+    claim.task.database
 }
 
 /// Says how far a job is, until it is somebody else's, or was cancelled.

@@ -302,16 +302,19 @@ pub(crate) async fn alert(session: &Session, options: Options) -> Result<()> {
     let board = desk.state.board().await?.board;
     let is_told = |class: Class| board.open().any(|(key, _)| *key == (class, member.name.clone()));
     let copies = copies::known(session, &fleet, member).await;
+    let archives = member.archives_due(&desk.state).await?;
     let alerts =
-        matters(member, (&standing, &copies), paused, now).into_iter().map(|alert| AlertRow {
-            class: alert.class.name(),
-            urgency: alert.urgency.name(),
-            since: Stamp(alert.since),
-            told: is_told(alert.class),
-            routes: routes(&config, alert.class),
-            what: alert.what,
-            cause: alert.cause,
-            muted_until: alert.muted_until.map(Stamp),
+        matters(member, (&standing, &copies, &archives), paused, now).into_iter().map(|alert| {
+            AlertRow {
+                class: alert.class.name(),
+                urgency: alert.urgency.name(),
+                since: Stamp(alert.since),
+                told: is_told(alert.class),
+                routes: routes(&config, alert.class),
+                what: alert.what,
+                cause: alert.cause,
+                muted_until: alert.muted_until.map(Stamp),
+            }
         });
     let fresh = reach(member, &standing).freshness(&member.policy, now);
     let mut known = desk.state.look_after([]).await?;

@@ -22,7 +22,7 @@ use crate::{
         state::{Adoption, Known, Mark, Marked, State as Coordinated},
         told,
     },
-    policy::State,
+    policy::{ArchiveRule, State},
     repository::Repository,
 };
 
@@ -328,7 +328,13 @@ pub(super) async fn member(
         endpoints: endpoints(database),
         agent: database.agent.clone(),
         is_observed: config.is_observed(database),
+        archives: scheduled_archives(config, &database.name),
     })
+}
+
+fn scheduled_archives(config: &Config, database: &str) -> Vec<String> {
+    let is_own = |rule: &&ArchiveRule| rule.database == database && rule.schedule.is_some();
+    config.archives.values().filter(is_own).map(|rule| rule.name.clone()).collect()
 }
 
 /// Why nobody can be asked for it now, where that is known beforehand.

@@ -7,7 +7,7 @@ use crate::{
         CopyKnown, Member, Standing,
         state::{Mark, Marked},
     },
-    policy::{Alert, Pause, Protection, Reach, alerts},
+    policy::{Alert, ArchiveState, Pause, Protection, Reach, alerts},
 };
 
 /// The pause that a database is in.
@@ -27,7 +27,7 @@ pub(super) fn reach<'a>(member: &Member, standing: &'a Standing) -> Reach<'a> {
 /// What somebody has to know of it.
 pub(super) fn matters(
     member: &Member,
-    (standing, copies): (&Standing, &[CopyKnown]),
+    (standing, copies, archives): (&Standing, &[CopyKnown], &[ArchiveState]),
     pause: Option<Pause>,
     now: DateTime<Utc>,
 ) -> Vec<Alert> {
@@ -42,6 +42,7 @@ pub(super) fn matters(
         copies: &copies,
         corrupt_since: standing.corrupt_since,
         anomaly: standing.anomaly,
+        archives,
         cause: None,
     };
     alerts(&protection, Some(&member.policy), now)

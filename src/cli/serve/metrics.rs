@@ -6,6 +6,7 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
+use stillpoint_contract::Certificate;
 
 use super::{
     super::copy::lag,
@@ -17,7 +18,7 @@ use crate::{
         BOUNDS_SECONDS, CopyKnown, Fleet, Histogram, Member, Standing, Tally,
         state::{Job, Phase},
     },
-    policy::{Logs, Pause, Registry, State},
+    policy::{ArchiveState, Logs, Pause, Registry, State},
 };
 
 /// The content type of the text format. Source: Prometheus documentation, "Exposition formats",
@@ -32,6 +33,8 @@ pub(super) struct Measured<'a> {
     pub pause: Option<Pause>,
     /// What is known of its copies.
     pub copies: Vec<CopyKnown>,
+    /// Its archive sets for which something is due.
+    pub archives: Vec<ArchiveState>,
 }
 
 /// When each agent was last heard of.
@@ -43,6 +46,8 @@ pub(super) struct Counted<'a> {
     pub requests: Vec<(&'static str, u64)>,
     /// What repositories hold, by name.
     pub stocks: Stocks,
+    /// Files that somebody has to renew in time.
+    pub certificates: BTreeSet<Certificate>,
 }
 
 /// Families of metrics, as they are written.
@@ -157,6 +162,7 @@ pub(super) fn page(
     counters(&mut page, counted);
     repositories(&mut page, &counted.stocks);
     endpoints(&mut page, fleet, registry);
+    certificates(&mut page, &counted.certificates);
     let databases = fleet.members.values();
     let unknown = measured.iter().filter(|one| one.standing.is_none()).count();
     page.gauge(
@@ -275,7 +281,8 @@ fn proofs(page: &mut Page, measured: &[Measured<'_>]) {
 /// What is the matter.
 fn open(page: &mut Page, measured: &[Measured<'_>], now: DateTime<Utc>) {
     let open = measured.iter().flat_map(|one| {
-        let matters = |known| matters(one.member, (known, &one.copies), one.pause, now);
+        let matters =
+            |known| matters(one.member, (known, &one.copies, &one.archives), one.pause, now);
         let known = one.standing.as_ref().map(matters);
         let known = known.unwrap_or_default().into_iter();
         known.map(|alert| {
@@ -375,6 +382,24 @@ fn endpoints(page: &mut Page, fleet: &Fleet, registry: &Registry) {
         "database_protected",
         "Whether a policy applies to what was configured or discovered.",
         active.chain(none),
+    );
+}
+
+/// The certificates of all that is protected, as far as their files can be read.
+pub(super) fn certificates_of(fleet: &Fleet) -> BTreeSet<Certificate> {
+    let places = fleet.members.values().filter_map(|member| member.place.as_ref());
+    places
+        .flat_map(|place| place.engine.certificates(&place.endpoint).unwrap_or_default())
+        .collect()
+}
+
+fn certificates(page: &mut Page, all: &BTreeSet<Certificate>) {
+    let named: Vec<_> = all.iter().map(|one| (one.file.to_string_lossy(), one.ends_at)).collect();
+    let samples = named.iter().map(|(file, at)| (vec![("name", &**file)], Some(seconds(*at))));
+    page.gauge(
+        "certificate_expiry_timestamp_seconds",
+        "Until when the certificates in a file are valid.",
+        samples,
     );
 }
 

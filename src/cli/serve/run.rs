@@ -112,7 +112,8 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         std::future::pending::<()>().await;
     };
     let leads = || coordinator.leads();
-    let archives = archiver::tend(session, &state, leads, helds.clone());
+    let ended = |database: &str| coordinator.look_at(database);
+    let archives = archiver::tend(session, &state, (leads, ended), helds.clone());
     tell(sd_notify::NotifyState::Ready);
     let served = tokio::select! {
         served = coordinator.serve(fleets.clone(), stop) => served,
@@ -268,8 +269,12 @@ async fn page(
         standing: coordinator.known(&member.name),
         pause: pause(&marks, &member.name, now),
         copies: coordinator.copies_of(&member.name),
+        archives: Vec::new(),
     });
-    let measured: Vec<_> = measured.collect();
+    let mut measured: Vec<_> = measured.collect();
+    for one in &mut measured {
+        one.archives = one.member.archives_due(&coordinator.state).await.unwrap_or_default();
+    }
     let mut jobs = Vec::new();
     for stage in [Stage::Waiting, Stage::Running] {
         let filter = Filter { stage: Some(stage), most: JOBS_MAX, ..Filter::default() };
@@ -278,6 +283,11 @@ async fn page(
     let registry = coordinator.state.endpoints().await.unwrap_or_default();
     let agents = coordinator.state.agents().await.unwrap_or_default();
     let (tally, requests) = (coordinator.tally(), session.requests.read().collect());
-    let counted = Counted { tally: &tally, requests, stocks };
+    let certificates = {
+        let fleet = Arc::clone(&fleet);
+        tokio::task::spawn_blocking(move || metrics::certificates_of(&fleet)).await
+    };
+    let certificates = certificates.unwrap_or_default();
+    let counted = Counted { tally: &tally, requests, stocks, certificates };
     metrics::page(&fleet, &measured, (&jobs, &registry, &agents), &counted, now)
 }

@@ -323,6 +323,10 @@ async fn row(
         }
         asked => asked,
     };
+    let (asked, archives) = match member.archives_due(state).await {
+        Ok(archives) => (asked, archives),
+        Err(error) => (asked.and(Err(error)), Vec::new()),
+    };
     let (known, problem) = match asked {
         Ok(standing) => (Some(standing), None),
         Err(error) => {
@@ -339,7 +343,8 @@ async fn row(
         (_, Some(_)) => Some("ok"),
         _ => None,
     };
-    let alerts = known.as_ref().map(|known| matters(member, (known, &copies), paused, now));
+    let known_of = |known| matters(member, (known, &copies, &archives), paused, now);
+    let alerts = known.as_ref().map(known_of);
     let alerts = alerts.unwrap_or_default().into_iter().map(|alert| Matter {
         class: alert.class.name(),
         urgency: alert.urgency.name(),

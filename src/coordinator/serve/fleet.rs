@@ -11,8 +11,11 @@ use chrono::{DateTime, Utc};
 use stillpoint_contract::{Endpoint, Engine, Error, ErrorKind, Result, code};
 
 use crate::{
-    coordinator::{BackupJob, Outbox, Successor, state::Adoption},
-    policy::{Lifecycle, Policy, Registered, State, Unprotected, Window},
+    coordinator::{
+        BackupJob, Outbox, Successor,
+        state::{self, ARCHIVE, Adoption, Overdue},
+    },
+    policy::{ArchiveState, Lifecycle, Policy, Registered, State, Unprotected, Window},
     repository::{Repository, WriteOptions},
 };
 
@@ -90,6 +93,8 @@ pub struct Member {
     pub agent: Option<String>,
     /// Whether it is only watched: nothing is written for it.
     pub is_observed: bool,
+    /// The sets of its rows that are archived by a schedule.
+    pub archives: Vec<String>,
 }
 
 /// What is known of the endpoints of a database.
@@ -192,6 +197,22 @@ impl Member {
             && self.endpoints == other.endpoints
             && self.agent == other.agent
             && self.is_observed == other.is_observed
+            && self.archives == other.archives
+    }
+
+    /// Its archive sets for which something is due.
+    ///
+    /// # Errors
+    ///
+    /// What keeps the state database from being used.
+    pub async fn archives_due(&self, state: &state::State) -> Result<Vec<ArchiveState>> {
+        let mut due = Vec::new();
+        for set in &self.archives {
+            let found = state.overdue(&self.name, &format!("{ARCHIVE}{set}")).await?;
+            let of_set = |Overdue { since, ended }| ArchiveState { set: set.clone(), since, ended };
+            due.extend(found.map(of_set));
+        }
+        Ok(due)
     }
 
     /// Which machine it burdens, as far as that is known.

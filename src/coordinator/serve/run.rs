@@ -525,6 +525,11 @@ impl Coordinator {
         self.shared.tally().clone()
     }
 
+    /// Has a database looked at soon, since something about it has changed.
+    pub fn look_at(&self, database: &str) {
+        self.shared.change(database);
+    }
+
     /// What was last found out about a database.
     pub fn known(&self, database: &str) -> Option<Standing> {
         self.shared.known(database).map(|(_, standing)| standing)

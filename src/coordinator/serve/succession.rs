@@ -143,6 +143,7 @@ impl Fleet {
                 copies: &[],
                 corrupt_since: None,
                 anomaly: None,
+                archives: &[],
                 cause: Some(&one.why),
             };
             alerts(&protection, None, one.since)

@@ -351,6 +351,7 @@ impl Coordinator {
         let reach = Reach { state, since, coverage: &coverage };
         let copies = self.copies_of(&member.name);
         let copies: Vec<_> = copies.iter().map(CopyKnown::state).collect();
+        let archives = member.archives_due(&self.state).await?;
         let protection = Protection {
             database: &member.name,
             reach,
@@ -360,6 +361,7 @@ impl Coordinator {
             copies: &copies,
             corrupt_since: standing.corrupt_since,
             anomaly: standing.anomaly,
+            archives: &archives,
             cause: cause.as_deref(),
         };
         let found = alerts(&protection, Some(&member.policy), now);

@@ -12,6 +12,15 @@ use super::{
 /// Jobs that are forgotten in one transaction.
 const FORGOTTEN_MAX: i64 = 2_000;
 
+/// Something that was tried, and is not done yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overdue {
+    /// When it was due first, or put into the queue if that was later.
+    pub since: DateTime<Utc>,
+    /// How the newest attempt ended, for people.
+    pub ended: Option<String>,
+}
+
 impl State {
     /// Jobs, the newest first.
     ///
@@ -55,6 +64,33 @@ impl State {
         let mut open = self.database.begin().await?;
         let values = [Value::from(database), Value::from(i64::from(most))];
         open.run(select, &values).await?.iter().map(tried).collect()
+    }
+
+    /// What waits to be done for a database since more than the last time that it was: from when on,
+    /// and how the newest attempt ended. Nothing does of what was never tried.
+    pub async fn overdue(&self, database: &str, kind: &str) -> Result<Option<Overdue>> {
+        let select = "SELECT due, id, state, reason FROM job AS j
+             WHERE name = $1 AND kind = $2 AND NOT EXISTS (
+                 SELECT 1 FROM job AS done WHERE done.name = $1 AND done.kind = $2
+                     AND done.outcome IN ('succeeded', 'cancelled') AND done.due >= j.due)
+             ORDER BY id";
+        let mut open = self.database.begin().await?;
+        let rows = open.run(select, &[Value::from(database), Value::from(kind)]).await?;
+        let Some(first) = rows.first() else { return Ok(None) };
+        let mut ended = None;
+        for row in rows.iter().rev() {
+            if row.text(2)? == "ended" {
+                ended = Some(row.text(3)?.to_owned());
+                break;
+            }
+        }
+        // Whoever comes later than it was due knows of it since then.
+        let queued = ulid::Ulid::from_string(first.text(1)?).ok();
+        let queued =
+            queued.and_then(|id| DateTime::from_timestamp_millis(id.timestamp_ms().cast_signed()));
+        let due = first.time(0)?;
+        let since = queued.map_or(due, |queued| due.max(queued));
+        Ok(Some(Overdue { since, ended }))
     }
 
     /// One job.

@@ -23,9 +23,10 @@ pub use board::{KeptBoard, MESSAGES_MAX, Unsent};
 pub use database::{Database, Row, Transaction, Value};
 pub use due::{SKIPPED_MAX, Settling, Skipped};
 pub use endpoints::Adoption;
+pub use history::Overdue;
 pub use marks::{Applied, MARKS_MAX, Mark, Marked};
 pub use members::Known;
-pub use model::{Claim, Filter, Job, Outcome, Phase, Scope, Stage, Task, Tried};
+pub use model::{ARCHIVE, Claim, Filter, Job, Outcome, Phase, Scope, Stage, Task, Tried};
 #[cfg(feature = "postgres")]
 pub use postgres::{Connect, PostgresState};
 pub use sqlite::SqliteState;

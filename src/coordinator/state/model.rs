@@ -134,6 +134,9 @@ impl Outcome {
     }
 }
 
+/// How jobs are called that archive rows; the name of the set follows.
+pub const ARCHIVE: &str = "archive ";
+
 /// Which jobs are asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {

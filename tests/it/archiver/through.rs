@@ -248,3 +248,47 @@ fn those_that_serve_begin_a_run_when_its_time_has_come() {
     assert_eq!(ward.said().matches("archive.started").count(), 1);
     assert_eq!(serving.stop(), 143);
 }
+
+#[test]
+fn a_set_whose_run_fails_for_a_day_is_a_ticket_until_it_succeeds() {
+    let ward = shop();
+    let route = "[[alert]]\nname = \"file\"\nwhen = [\"archive-overdue\"]\n\
+        to = [{ exec = [\"sh\", \"-c\", \"cat >> told; echo >> told\"] }]\n";
+    let good = format!("{HEAD}{ARCHIVE}schedule = \"0 0 1 1 *\"\n{route}");
+    // Items that go with the orders are not listed.
+    let bad = good.replace("children = [{ table = \"items\" }]\n", "");
+    ward.configure(&bad);
+    let told = || std::fs::read_to_string(ward.path("told")).unwrap_or_default();
+    let serving = ward.serve();
+    ward.wait_until("a failure", || ward.said().contains("archive.failed"));
+    assert_eq!(serving.stop(), 143);
+    assert_eq!(told(), "", "it may wait for a day");
+    let status = ward.json(&["status"]);
+    assert!(!status.to_string().contains("archive-overdue"), "{status:#}");
+
+    // As if it had been queued, and had failed, when it was due.
+    let state = Connection::open(ward.path("state/stillpoint/state.db")).unwrap();
+    let earlier = "UPDATE job SET id = '01B0000000' || substr(id, 11), ended = due
+        WHERE kind = 'archive orders'";
+    assert_eq!(state.execute(earlier, []).unwrap(), 1);
+    drop(state);
+    let serving = ward.serve();
+    ward.wait_until("a ticket", || told().contains("archive-overdue"));
+    assert_eq!(serving.stop(), 143);
+    let first: Value = serde_json::from_str(told().lines().next().unwrap()).unwrap();
+    assert_eq!(first["urgency"], "ticket", "{first:#}");
+    let what = first["alerts"][0]["what"].as_str().unwrap();
+    assert!(what.contains("archive set orders is due since") && what.contains("items"), "{what}");
+    let status = ward.json(&["status"]);
+    assert_eq!(status["databases"][0]["alerts"][0]["class"], "archive-overdue", "{status:#}");
+
+    ward.configure(&good);
+    ward.ok(&["apply"]);
+    let state = Connection::open(ward.path("state/stillpoint/state.db")).unwrap();
+    state.execute("UPDATE job SET ended = due WHERE kind = 'archive orders'", []).unwrap();
+    drop(state);
+    let serving = ward.serve();
+    ward.wait_until("word that it is over", || told().contains("\"resolved\""));
+    assert_eq!(count(&ward, "orders"), STAY);
+    assert_eq!(serving.stop(), 143);
+}

@@ -292,6 +292,7 @@ fn fleet(scenario: &Scenario, since: DateTime<Utc>) -> Fleet {
             endpoints: Endpoints::default(),
             agent: None,
             is_observed: false,
+            archives: Vec::new(),
         };
         (name, Arc::new(member))
     };

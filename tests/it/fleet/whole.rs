@@ -197,6 +197,7 @@ fn fleet(
             endpoints: Endpoints::default(),
             agent: None,
             is_observed: false,
+            archives: Vec::new(),
         };
         (name, Arc::new(member))
     };
