@@ -197,35 +197,63 @@ fn shown(value: ValueRef<'_>) -> String {
     }
 }
 
-/// Rows that refer to rows which are missing.
+/// Rows that refer to rows which are missing, table by table: where a reference to what is not
+/// unique keeps one from being looked at, the others are.
 fn references(connection: &Connection) -> Examined {
-    let look = || -> rusqlite::Result<(i64, Vec<String>)> {
-        let count = "SELECT count(*) FROM pragma_foreign_key_check";
-        let count: i64 = connection.query_row(count, [], |row| row.get(0))?;
-        let named = "SELECT \"table\", rowid, parent FROM pragma_foreign_key_check LIMIT ?1";
-        let mut named = connection.prepare(named)?;
-        let line = |row: &rusqlite::Row<'_>| {
-            let (table, parent): (String, String) = (row.get(0)?, row.get(2)?);
-            let place = row.get::<_, Option<i64>>(1)?;
-            let place = place.map_or_else(String::new, |rowid| format!(", row {rowid}"));
-            Ok(format!("{table}{place}: what it refers to in {parent} is missing"))
-        };
-        let lines = named.query_map([FINDINGS_MAX], line)?.collect::<rusqlite::Result<_>>()?;
-        Ok((count, lines))
-    };
     let check = "foreign_key_check".to_owned();
-    match look() {
-        Ok((0, _)) => Examined { check, verdict: Verdict::Passed, says: vec!["ok".to_owned()] },
-        Ok((count, mut says)) => {
-            says.insert(0, format!("{count} rows refer to missing rows"));
-            Examined { check, verdict: Verdict::Failed, says }
+    let tables = || -> rusqlite::Result<Vec<String>> {
+        let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name";
+        connection.prepare(tables)?.query_map([], |row| row.get(0))?.collect()
+    };
+    let tables = match tables() {
+        Ok(tables) => tables,
+        Err(e) => {
+            let says = vec![format!("it could not run: {e}")];
+            return Examined { check, verdict: Verdict::Skipped, says };
         }
-        Err(e) => Examined {
-            check,
-            verdict: Verdict::Skipped,
-            says: vec![format!("it could not run: {e}")],
-        },
+    };
+    let (mut broken, mut says, mut unlooked) = (0, Vec::new(), Vec::new());
+    for table in tables {
+        match references_of(connection, &table) {
+            Ok((count, lines)) => {
+                broken += count;
+                says.extend(lines);
+            }
+            Err(e) => unlooked.push(format!("{table}: it could not run: {e}")),
+        }
     }
+    says.truncate(FINDINGS_MAX as usize);
+    let verdict = match (broken, unlooked.is_empty()) {
+        (0, true) => Verdict::Passed,
+        (0, false) => Verdict::Skipped,
+        _ => Verdict::Failed,
+    };
+    if broken > 0 {
+        says.insert(0, format!("{broken} rows refer to missing rows"));
+    }
+    says.extend(unlooked);
+    if says.is_empty() {
+        says.push("ok".to_owned());
+    }
+    Examined { check, verdict, says }
+}
+
+fn references_of(connection: &Connection, table: &str) -> rusqlite::Result<(i64, Vec<String>)> {
+    let count = "SELECT count(*) FROM pragma_foreign_key_check(?1)";
+    let count: i64 = connection.query_row(count, [table], |row| row.get(0))?;
+    if count == 0 {
+        return Ok((0, Vec::new()));
+    }
+    let named = "SELECT rowid, parent FROM pragma_foreign_key_check(?1) LIMIT ?2";
+    let mut named = connection.prepare(named)?;
+    let line = |row: &rusqlite::Row<'_>| {
+        let place = row.get::<_, Option<i64>>(0)?;
+        let place = place.map_or_else(String::new, |rowid| format!(", row {rowid}"));
+        let parent: String = row.get(1)?;
+        Ok(format!("{table}{place}: what it refers to in {parent} is missing"))
+    };
+    let lines = named.query_map(rusqlite::params![table, FINDINGS_MAX], line)?;
+    Ok((count, lines.collect::<rusqlite::Result<_>>()?))
 }
 
 #[cfg(test)]
@@ -308,5 +336,21 @@ mod tests {
         let found = sandbox(directory.path(), schema).check().await.unwrap();
         assert_eq!(found[0].verdict, Verdict::Failed);
         assert!(found[0].says[1].contains("c, row 1") && found[0].says[1].contains("in p"));
+    }
+
+    #[tokio::test]
+    async fn a_reference_to_what_is_not_unique_hides_no_other() {
+        let broken = "PRAGMA foreign_keys = 0; CREATE TABLE up (n);
+            CREATE TABLE bad (n REFERENCES up); CREATE TABLE p (n PRIMARY KEY);
+            CREATE TABLE \"it's\" (n REFERENCES p); INSERT INTO bad VALUES (1);";
+        let directory = tempfile::tempdir().unwrap();
+        let found = sandbox(directory.path(), broken).check().await.unwrap();
+        assert_eq!(found[0].verdict, Verdict::Skipped);
+        assert!(found[0].says[0].starts_with("bad: it could not run"), "{found:?}");
+        let directory = tempfile::tempdir().unwrap();
+        let broken = format!("{broken} INSERT INTO \"it's\" VALUES (5)");
+        let found = sandbox(directory.path(), &broken).check().await.unwrap();
+        assert_eq!(found[0].verdict, Verdict::Failed);
+        assert!(found[0].says[1].starts_with("it's, row 1: what it refers to in p"), "{found:?}");
     }
 }

@@ -66,7 +66,8 @@ pub(crate) struct Options {
     /// What the statement must answer: columns apart by |, rows by line feeds, nothing for NULL.
     #[arg(long, value_name = "VALUE", requires = "check", allow_hyphen_values = true)]
     expect: Vec<String>,
-    /// Which of a server's databases --check runs in [default: the one that is always there].
+    /// Which of a server's databases --check runs in [default: the only one beside those that every
+    /// server has, or the one that is always there].
     #[arg(long, value_name = "DATABASE", requires = "check")]
     inside: Option<String>,
     /// Restore the whole backup, also where it could be mounted: slower to begin, and as fast as
@@ -217,6 +218,12 @@ fn expectations(options: &Options) -> Result<Vec<Expectation>> {
         .with("--expect", options.expect.len())
         .why("each --check needs an --expect of its own")
         .next("--check \"SELECT count(*) FROM t\" --expect 7"));
+    }
+    if options.check.iter().any(|sql| sql.trim().is_empty()) {
+        let step = "tell what statements must answer";
+        return Err(Error::new(ErrorKind::Invalid, code::USAGE, step)
+            .why("a --check without a statement proves nothing")
+            .next("--check \"SELECT count(*) FROM t\" --expect 7"));
     }
     let pairs = options.check.iter().zip(&options.expect);
     let pair = |(sql, expected): (&String, &String)| Expectation {

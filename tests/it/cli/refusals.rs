@@ -38,7 +38,7 @@ fn a_suggested_command_names_the_repository_and_the_key_that_were_typed() {
     // A shell finds the program as everybody does.
     let bin = std::path::Path::new(env!("CARGO_BIN_EXE_stillpoint")).parent().unwrap();
     let mut shell = std::process::Command::new("/bin/sh");
-    shell.args(["-c", &next]).current_dir(bench.path("")).env_clear().env("PATH", bin);
+    shell.args(["-c", next]).current_dir(bench.path("")).env_clear().env("PATH", bin);
     let ran = Ran::of(shell);
     assert_eq!(ran.status, 0, "{next}\n{}", ran.err);
     assert_eq!(bench.rows("x.db"), 10);

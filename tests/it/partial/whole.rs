@@ -44,6 +44,16 @@ async fn a_database_comes_back_as_it_was_under_a_name_that_is_free() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_template_comes_back_like_any_other_database() {
+    let Some(story) = begin(15).await else { return };
+    let answer = tokio::task::block_in_place(|| {
+        ok(&story, &["--database", "template1", "--as", "model", "--no-mount"])
+    });
+    assert_eq!(answer["created_database"], "model", "{answer:#}");
+    assert_none(&story.site);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_plan_of_a_database_changes_nothing() {
     let Some(story) = begin(15).await else { return };
     let before = dump(&story, "postgres", &["--create"]);

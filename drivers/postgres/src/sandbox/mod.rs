@@ -4,6 +4,7 @@
 mod amcheck;
 mod cage;
 mod open;
+mod pages;
 mod process;
 mod references;
 mod settings;

@@ -18,7 +18,7 @@ use stillpoint_contract::{
 };
 use tokio_postgres::SimpleQueryMessage;
 
-use super::{amcheck, process::Process, references, settings};
+use super::{amcheck, pages, process::Process, references, settings};
 use crate::{
     config::Config,
     connect::{Cluster, Sql},
@@ -196,7 +196,7 @@ impl Sandbox for ServerSandbox {
     }
 
     async fn check(&self) -> Result<Vec<Examined>> {
-        Ok(vec![amcheck::run(self).await?, references::run(self).await?])
+        Ok(vec![amcheck::run(self).await?, pages::run(self).await?, references::run(self).await?])
     }
 
     async fn tally(&self) -> Result<Vec<Tally>> {

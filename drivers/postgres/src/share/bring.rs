@@ -183,7 +183,7 @@ impl Transfer<'_> {
         let relations: Vec<String> = relations.map(rename::Renamed::quoted).collect();
         let mut arguments: Vec<String> = relations.iter().map(|name| only(name)).collect();
         arguments.push("--no-publications".to_owned());
-        arguments.extend(self.spaces(&live, &mut notes).await?);
+        arguments.extend(spaces_of((&own, &live), &mut notes).await?);
         let sizes = sizes(&own, Some(&ids)).await?;
         let statistics = statistics(&own, &renaming).await?;
         drop(own);
@@ -237,7 +237,7 @@ impl Transfer<'_> {
         self.rename_in_sandbox(&other, &unfinished).await?;
         let mut notes = Vec::new();
         let mut arguments = vec!["--create".to_owned()];
-        arguments.extend(self.spaces(&live, &mut notes).await?);
+        arguments.extend(spaces_of((&other, &live), &mut notes).await?);
 
         lock(&live, self.request.token).await?;
         let mut remains = Unfinished::new(cluster, self.request.token, self.progress);
@@ -332,21 +332,21 @@ impl Transfer<'_> {
             maker: None,
         }
     }
+}
 
-    /// Leaves tablespaces out if the live server lacks any.
-    async fn spaces(&self, live: &Sql, notes: &mut Vec<String>) -> Result<Option<String>> {
-        let own = spaces(&self.sandbox.cluster.sql().await?).await?;
-        let there = spaces(live).await?;
-        let missing: Vec<_> = own.into_iter().filter(|space| !there.contains(space)).collect();
-        if missing.is_empty() {
-            return Ok(None);
-        }
-        notes.push(format!(
-            "everything lies in the usual tablespace: the live server lacks {}",
-            missing.join(", ")
-        ));
-        Ok(Some("--no-tablespaces".to_owned()))
+/// Leaves tablespaces out if the live server lacks any.
+async fn spaces_of((own, live): (&Sql, &Sql), notes: &mut Vec<String>) -> Result<Option<String>> {
+    let there = spaces(live).await?;
+    let mut missing = spaces(own).await?;
+    missing.retain(|space| !there.contains(space));
+    if missing.is_empty() {
+        return Ok(None);
     }
+    notes.push(format!(
+        "everything lies in the usual tablespace: the live server lacks {}",
+        missing.join(", ")
+    ));
+    Ok(Some("--no-tablespaces".to_owned()))
 }
 
 async fn spaces(sql: &Sql) -> Result<Vec<String>> {

@@ -80,6 +80,11 @@ impl Table {
         self.kind == "p"
     }
 
+    /// Whether no backup has rows of it.
+    pub(super) fn is_unlogged(&self) -> bool {
+        self.is_unlogged
+    }
+
     /// Why its rows cannot be brought back; `None` when they can.
     fn obstacle(&self) -> Option<&'static str> {
         match self.kind.as_str() {

@@ -9,8 +9,8 @@ use stillpoint_contract::{
 use super::{
     admit::connect,
     bring::database_of,
-    choose::{Table, choose, with_heirs},
-    merge::{Column, Merge, Out, Target, Waiting, unwritten},
+    choose::{Table, choose, warnings, with_heirs},
+    merge::{Column, Later, Merge, Out, Target, unwritten},
     rows::{FORMS, Order, Rows, compare as order_of},
     unique::{self, Unique},
 };
@@ -52,6 +52,12 @@ const SEQUENCES: &str = "
         AND d.deptype IN ('a', 'i')
     ORDER BY 2";
 
+/// Columns that refer to rows of the same table.
+const OWN_REFERENCES: &str = "
+    SELECT DISTINCT a.attname::text FROM pg_catalog.pg_constraint c
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
+    WHERE c.contype = 'f' AND c.conrelid = $1 AND c.confrelid = $1";
+
 /// In how many ways rows are unique, in a table or in one of its partitions.
 const UNIQUE: &str = "
     SELECT count(*) FROM pg_catalog.pg_index i
@@ -86,7 +92,7 @@ const HEAD: &str = "\
 -- that are missing come back unless another row has by now what must be unique in them: the server
 -- then says INSERT 0 0. Rows that are extra stay: their removal is commented out.
 -- Triggers fire as for every other statement. One that fails, as where rows exchanged what must be
--- unique, ends all of it, and nothing is changed.
+-- unique, or where rows of two tables refer to each other, ends all of it, and nothing is changed.
 BEGIN;
 SET CONSTRAINTS ALL DEFERRED;
 SET LOCAL standard_conforming_strings = on;
@@ -113,6 +119,7 @@ pub(crate) async fn compare(
     let own = sandbox.cluster.in_database(&database).sql().await?;
     let (chosen, _) = choose(&own, &database, patterns).await?;
     let mut tables = with_heirs(&own, chosen).await?;
+    let unlogged = refuse_unlogged(&mut tables)?;
     // Rows of partitions are those of their parents, and rows of heirs their own.
     let partitioned = tables.iter().filter(|table| table.of.is_none() && table.is_partitioned());
     let partitioned: BTreeSet<u32> = partitioned.map(|table| table.id).collect();
@@ -138,6 +145,9 @@ pub(crate) async fn compare(
         tables.into_iter().partition(|table| gone.contains(&table.id));
     progress.begin("compare", shapes.iter().map(|shape| shape.size).sum());
     Out(script).line(HEAD.trim_end())?;
+    for warning in unlogged {
+        Out(script).line(&format!("-- {}", warning.replace(['\n', '\r'], " ")))?;
+    }
     let mut found = Vec::new();
     for (table, shape) in tables.iter().zip(shapes) {
         let how = (circular.contains(&table.id), &*sandbox.directory);
@@ -163,6 +173,18 @@ pub(crate) async fn compare(
     Out(script).line("COMMIT;")?;
     live.client.batch_execute("COMMIT").await.map_err(failed)?;
     Ok(found)
+}
+
+/// Leaves out tables of which no backup has rows, as long as others are meant as well, and says so.
+fn refuse_unlogged(tables: &mut Vec<Table>) -> Result<Vec<String>> {
+    let warnings = warnings(tables);
+    tables.retain(|table| !table.is_unlogged());
+    if let (true, Some(warning)) = (tables.is_empty(), warnings.first()) {
+        return Err(Error::new(ErrorKind::Unsupported, code::NO_TABLE, STEP)
+            .why(warning.clone())
+            .next("name other tables: nothing is known of what its rows were"));
+    }
+    Ok(warnings)
 }
 
 /// What is said of a table that only the copy has.
@@ -194,6 +216,8 @@ struct Shape {
     /// Whether more than the key is unique, or the key is by another equality than that of bytes.
     has_more: bool,
     sequences: Vec<(String, String)>,
+    /// Which columns refer to rows of the same live table.
+    own_references: Vec<usize>,
     /// Whether either table may have heirs, whose rows are not its own.
     has_heirs: (bool, bool),
     sort: Vec<(String, Order)>,
@@ -254,6 +278,7 @@ impl Shape {
                 (!column.is_generated && !other.is_generated).then(|| Column {
                     name: column.name.clone(),
                     base: column.base.clone(),
+                    live: other.base.clone(),
                     is_row: column.is_row || other.is_row,
                     cast: other.cast.clone(),
                     is_always: other.is_always,
@@ -282,13 +307,8 @@ impl Shape {
         let all: i64 = all.try_get(0).map_err(failed)?;
         let is_exact = |place: &usize| is_exact(&both[*place].base);
         let has_more = i64::from(!key.is_empty()) < all || !key.iter().all(is_exact);
-        let mut sequences = Vec::new();
-        for row in live.client.query(SEQUENCES, &[&id]).await.map_err(failed)? {
-            let column: String = row.try_get(1).map_err(failed)?;
-            if both.iter().any(|one| one.name == column) {
-                sequences.push((row.try_get(0).map_err(failed)?, column));
-            }
-        }
+        let sequences = sequences(live, id, &both).await?;
+        let own_references = own_references(live, id, &both).await?;
         let is_unicode = is_unicode(own).await? && is_unicode(live).await?;
         let sort = if key.is_empty() {
             let all: Vec<_> = both.iter().map(|column| quoted(&column.name)).collect();
@@ -309,6 +329,7 @@ impl Shape {
             unasked: unasked.unwrap_or_default(),
             has_more,
             sequences,
+            own_references,
             has_heirs,
             sort,
             columns_missing,
@@ -405,6 +426,30 @@ async fn columns(sql: &Sql, table: u32) -> Result<Vec<Found>> {
     rows.iter().map(column).collect::<std::result::Result<_, _>>().map_err(failed)
 }
 
+/// Sequences, and the columns that count by them.
+async fn sequences(live: &Sql, table: u32, all: &[Column]) -> Result<Vec<(String, String)>> {
+    let failed = |e| error::sql(e, STEP);
+    let mut sequences = Vec::new();
+    for row in live.client.query(SEQUENCES, &[&table]).await.map_err(failed)? {
+        let column: String = row.try_get(1).map_err(failed)?;
+        let counts = |one: &Column| {
+            one.name == column && ["smallint", "integer", "bigint"].contains(&&*one.live)
+        };
+        if all.iter().any(counts) {
+            sequences.push((row.try_get(0).map_err(failed)?, column));
+        }
+    }
+    Ok(sequences)
+}
+
+async fn own_references(live: &Sql, table: u32, all: &[Column]) -> Result<Vec<usize>> {
+    let failed = |e| error::sql(e, STEP);
+    let rows = live.client.query(OWN_REFERENCES, &[&table]).await.map_err(failed)?;
+    let names = rows.iter().map(|row| row.try_get::<_, String>(0).map_err(failed));
+    let names: BTreeSet<String> = names.collect::<Result<_>>()?;
+    Ok((0..all.len()).filter(|place| names.contains(&all[*place].name)).collect())
+}
+
 async fn keys(sql: &Sql, table: u32) -> Result<Vec<Key>> {
     let failed = |e| error::sql(e, STEP);
     let rows = sql.client.query(KEYS, &[&table]).await.map_err(failed)?;
@@ -468,14 +513,14 @@ async fn one(
         key: shape.key,
         unique: shape.unique,
         sequences: shape.sequences,
+        own_references: shape.own_references,
     };
-    let waiting = if is_circular {
-        Some(Waiting::Others)
-    } else {
-        shape.has_more.then_some(Waiting::Missing)
+    let file = |is_needed: bool| {
+        is_needed.then(|| tempfile::tempfile_in(scratch)).transpose().map_err(unwritten)
     };
-    let later = waiting.map(|waiting| Ok((waiting, tempfile::tempfile_in(scratch)?)));
-    let mut merge = Merge::new(target, later.transpose().map_err(unwritten)?, script);
+    let later =
+        Later { missing: file(is_circular || shape.has_more)?, references: file(is_circular)? };
+    let mut merge = Merge::new(target, later, script);
     let (mut ours, mut theirs) =
         (Rows::open(own, &ours, keys).await?, Rows::open(live, &theirs, keys).await?);
     let (mut copy, mut living) = (ours.next().await?, theirs.next().await?);

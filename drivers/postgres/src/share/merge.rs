@@ -22,6 +22,8 @@ pub(super) struct Column {
     pub(super) name: String,
     /// Its type in the copy, without a domain.
     pub(super) base: String,
+    /// Its live type, without a domain.
+    pub(super) live: String,
     /// Whether that is a type of rows, of which a literal cannot be compared.
     pub(super) is_row: bool,
     /// Its live type, without a domain and limits of length, to which values are cast.
@@ -45,27 +47,29 @@ pub(super) struct Target {
     pub(super) unique: Option<Vec<Unique>>,
     /// Sequences that give columns their values.
     pub(super) sequences: Vec<(String, String)>,
+    /// Which columns refer to rows of the same table.
+    pub(super) own_references: Vec<usize>,
 }
 
 /// A table whose statements are written.
 #[derive(Debug)]
 pub(super) struct Merge<'a, 's> {
     target: Target,
-    /// What waits for the rest of the table, and where.
-    later: Option<(Waiting, File)>,
+    later: Later,
     script: Out<'a, 's>,
     is_open: bool,
     has_missing: bool,
 }
 
-/// What of a table's statements comes last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waiting {
-    /// Rows that are missing: one that differs may have what has to be unique in one of them.
-    Missing,
-    /// All others: rows refer to rows of their own table, and those that are missing only come
-    /// back together.
-    Others,
+/// What of a table's statements waits for others.
+#[derive(Debug, Default)]
+pub(super) struct Later {
+    /// Rows that are missing, which come behind those that differ: one of these may have what has
+    /// to be unique in one of those.
+    pub(super) missing: Option<File>,
+    /// What refers to rows of its own table, which may be among those that are missing. These come
+    /// back together then.
+    pub(super) references: Option<File>,
 }
 
 /// Where it goes.
@@ -103,16 +107,8 @@ fn proposal(text: &str) -> String {
 }
 
 impl<'a, 's> Merge<'a, 's> {
-    pub(super) fn new(
-        target: Target,
-        later: Option<(Waiting, File)>,
-        script: &'a mut Script<'s>,
-    ) -> Self {
+    pub(super) fn new(target: Target, later: Later, script: &'a mut Script<'s>) -> Self {
         Self { target, later, script: Out(script), is_open: false, has_missing: false }
-    }
-
-    fn waits(&self, what: Waiting) -> bool {
-        self.later.as_ref().is_some_and(|(waiting, _)| *waiting == what)
     }
 
     /// A row comes back.
@@ -127,23 +123,23 @@ impl<'a, 's> Merge<'a, 's> {
         let values: Vec<_> = columns.iter().zip(&row.values).map(value).collect();
         let values = values.join(", ");
         if self.is_open {
-            return self.script.write(&format!(",\n  ({values})"));
+            return self.missing_text(&format!(",\n  ({values})"));
         }
         let names: Vec<_> = columns.iter().map(|column| quoted(&column.name)).collect();
         let overrides = columns.iter().any(|column| column.is_always);
         let overrides = if overrides { " OVERRIDING SYSTEM VALUE" } else { "" };
         let from = if is_cast { " SELECT r.* FROM (VALUES" } else { " VALUES" };
         let head = format!("INSERT INTO {table} ({}){overrides}{from}", names.join(", "));
-        if self.waits(Waiting::Others) {
+        if self.later.references.is_some() {
             self.is_open = true;
-            return self.script.write(&format!("{head}\n  ({values})"));
+            return self.missing_text(&format!("{head}\n  ({values})"));
         }
         let statement = if columns.is_empty() {
             format!("INSERT INTO {table} DEFAULT VALUES;")
         } else {
             format!("{head} ({values}){};", self.unless_there())
         };
-        self.line(Waiting::Missing, &statement)
+        self.missing_text(&format!("{statement}\n"))
     }
 
     /// How a statement ends that brings rows back which are missing.
@@ -169,21 +165,40 @@ impl<'a, 's> Merge<'a, 's> {
         let differing = |place: &usize| copy.values[*place] != live.values[*place];
         let columns = &self.target.columns;
         let differing: Vec<_> = (0..columns.len()).filter(differing).collect();
-        let set = differing.iter().filter(|place| !columns[**place].is_always);
-        let set = set.map(|place| {
-            let name = quoted(&columns[*place].name);
+        let settable = differing.iter().copied().filter(|place| !columns[*place].is_always);
+        let is_late = |place: &usize| {
+            self.later.references.is_some() && self.target.own_references.contains(place)
+        };
+        let (late, soon): (Vec<_>, Vec<_>) = settable.partition(is_late);
+        if late.is_empty() && soon.is_empty() {
+            return self.script.line("-- a row that differs only in what the server alone gives");
+        }
+        if !soon.is_empty() {
+            let update = self.update((copy, live), &soon, &differing);
+            self.script.line(&update)?;
+        }
+        if !late.is_empty() {
+            // What came before has changed the rest of the row.
+            let guard = if soon.is_empty() { &differing } else { &late };
+            let update = self.update((copy, live), &late, guard);
+            if let Some(file) = &mut self.later.references {
+                writeln!(file, "{update}").map_err(unwritten)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets values of a row as long as others are what they were.
+    fn update(&self, (copy, live): (&Row, &Row), set: &[usize], guard: &[usize]) -> String {
+        let set = set.iter().map(|place| {
+            let name = quoted(&self.target.columns[*place].name);
             format!("{name} = {}", literal(&copy.values[*place]))
         });
         let set = set.collect::<Vec<_>>().join(", ");
-        if set.is_empty() {
-            let text = "-- a row that differs only in what the server alone gives";
-            return self.line(Waiting::Others, text);
-        }
-        let guard = differing.iter().map(|place| self.is_still(*place, live));
+        let guard = guard.iter().map(|place| self.is_still(*place, live));
         let guard = guard.collect::<Vec<_>>().join(" AND ");
         let key = self.where_key(live);
-        let update = format!("UPDATE {} SET {set} WHERE {key} AND {guard};", self.only());
-        self.line(Waiting::Others, &update)
+        format!("UPDATE {} SET {set} WHERE {key} AND {guard};", self.only())
     }
 
     /// A row is only proposed for removal.
@@ -198,25 +213,24 @@ impl<'a, 's> Merge<'a, 's> {
         } else {
             format!("DELETE FROM {table} WHERE {};", self.where_key(row))
         };
-        self.line(Waiting::Others, &proposal(&statement))
+        self.script.line(&proposal(&statement))
     }
 
-    fn line(&mut self, of: Waiting, text: &str) -> Result<()> {
-        match &mut self.later {
-            Some((waiting, later)) if *waiting == of => {
-                writeln!(later, "{text}").map_err(unwritten)
-            }
-            _ => self.script.line(text),
+    fn missing_text(&mut self, text: &str) -> Result<()> {
+        match &mut self.later.missing {
+            Some(later) => later.write_all(text.as_bytes()).map_err(unwritten),
+            None => self.script.write(text),
         }
     }
 
     /// The end of what was begun.
     pub(super) fn close(&mut self) -> Result<()> {
         if std::mem::take(&mut self.is_open) {
-            let end = format!("\n{};", self.unless_there().trim_start());
-            self.script.line(&end)?;
+            let end = format!("\n{};\n", self.unless_there().trim_start());
+            self.missing_text(&end)?;
         }
-        if let Some((_, mut later)) = self.later.take() {
+        let Later { missing, references } = std::mem::take(&mut self.later);
+        for mut later in [missing, references].into_iter().flatten() {
             later.rewind().and_then(|()| io::copy(&mut later, self.script.0)).map_err(unwritten)?;
         }
         // What begins anew would give out values that rows have which came back.
@@ -224,8 +238,9 @@ impl<'a, 's> Merge<'a, 's> {
             let name = sequence.replace('\'', "''");
             let (column, table) = (quoted(column), &self.target.table);
             self.script.line(&format!(
-                "SELECT pg_catalog.setval('{name}', greatest(last_value, (SELECT max({column}) \
-                 FROM {table}))) FROM {sequence};"
+                "SELECT pg_catalog.setval('{name}', least(greatest(last_value, (SELECT \
+                 max({column}) FROM {table})), (SELECT seqmax FROM pg_catalog.pg_sequence WHERE \
+                 seqrelid = '{name}'::pg_catalog.regclass))) FROM {sequence};"
             ))?;
         }
         Ok(())
@@ -248,7 +263,14 @@ impl<'a, 's> Merge<'a, 's> {
     fn where_key(&self, row: &Row) -> String {
         let one = |place: &usize| {
             let name = quoted(&self.target.columns[*place].name);
-            format!("{name} = {}", literal(&row.values[*place]))
+            let column = &self.target.columns[*place];
+            // Texts of other types are taken for what the operator is about.
+            let cast = if has_equality(&column.cast) || is_text(&column.cast) {
+                String::new()
+            } else {
+                format!("::{}", column.cast)
+            };
+            format!("{name} = {}{cast}", literal(&row.values[*place]))
         };
         self.target.key.iter().map(one).collect::<Vec<_>>().join(" AND ")
     }
@@ -261,8 +283,8 @@ impl<'a, 's> Merge<'a, 's> {
             "text" | "character varying" | "citext" => "::text COLLATE \"C\"",
             // As a text it would lack its blanks.
             "character" => " COLLATE \"C\"",
-            base if column.is_row || lacks_equality(base) => "::text",
-            _ => "",
+            base if base == column.live && !column.is_row && has_equality(base) => "",
+            _ => "::text",
         };
         let value = literal(&row.values[place]);
         match value.as_ref() {
@@ -272,9 +294,40 @@ impl<'a, 's> Merge<'a, 's> {
     }
 }
 
-fn lacks_equality(base: &str) -> bool {
+/// Whether values of a type, or arrays of them, are equal by an operator of the server's own that a
+/// literal can be an operand of.
+fn has_equality(base: &str) -> bool {
     let base = base.trim_end_matches("[]");
-    ["json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle"].contains(&base)
+    let known = [
+        "smallint",
+        "integer",
+        "bigint",
+        "oid",
+        "numeric",
+        "real",
+        "double precision",
+        "money",
+        "boolean",
+        "date",
+        "interval",
+        "uuid",
+        "bytea",
+        "jsonb",
+        "inet",
+        "cidr",
+        "macaddr",
+        "macaddr8",
+        "bit",
+        "bit varying",
+        "pg_lsn",
+        "tsvector",
+        "tsquery",
+    ];
+    known.contains(&base) || base.starts_with("timestamp ") || base.starts_with("time ")
+}
+
+fn is_text(base: &str) -> bool {
+    ["text", "character varying", "character", "bpchar", "citext"].contains(&base)
 }
 
 /// A value as a statement has it, on one line.
@@ -313,6 +366,7 @@ mod tests {
         let column = |name: &str, base: &str| Column {
             name: name.to_owned(),
             base: base.to_owned(),
+            live: base.to_owned(),
             is_row: false,
             cast: base.to_owned(),
             is_always: name == "id",
@@ -331,9 +385,10 @@ mod tests {
             key: vec![0],
             unique,
             sequences: vec![("s.\"it's\"".to_owned(), "id".to_owned())],
+            own_references: Vec::new(),
             has_heirs,
         };
-        let mut merge = Merge::new(target(columns.clone(), None, false), None, script);
+        let mut merge = Merge::new(target(columns.clone(), None, false), Later::default(), script);
         merge.missing(&row(&["1", "{}", "\\N"])).unwrap();
         merge.different(&row(&["2", "{}", "x"]), &row(&["2", "[]", "\\N"])).unwrap();
         merge.extra(&row(&["3\\nDROP", "{}", "x"])).unwrap();
@@ -352,7 +407,7 @@ mod tests {
                 ..Unique::default()
             },
         ]);
-        let mut merge = Merge::new(target(columns, unique, true), None, script);
+        let mut merge = Merge::new(target(columns, unique, true), Later::default(), script);
         merge.missing(&row(&["1", "{}", "\\N"])).unwrap();
         merge.different(&row(&["2", "{}", "x"]), &row(&["2", "[]", "x"])).unwrap();
         assert_eq!(
@@ -363,8 +418,9 @@ mod tests {
              \"v\"::text = '[]' AND \"w\" IS NULL;\n\
              -- DELETE FROM \"t\" WHERE \"id\" = E'3\\nDROP';\n\
              -- a row that differs only in what the server alone gives\n\
-             SELECT pg_catalog.setval('s.\"it''s\"', greatest(last_value, (SELECT max(\"id\") FROM \
-             \"t\"))) FROM s.\"it's\";\n\
+             SELECT pg_catalog.setval('s.\"it''s\"', least(greatest(last_value, (SELECT max(\"id\") \
+             FROM \"t\")), (SELECT seqmax FROM pg_catalog.pg_sequence WHERE seqrelid = \
+             's.\"it''s\"'::pg_catalog.regclass))) FROM s.\"it's\";\n\
              INSERT INTO \"t\" (\"id\", \"v\", \"w\") OVERRIDING SYSTEM VALUE SELECT r.* FROM \
              (VALUES ('1'::bigint, '{}'::json, NULL::text)) r (\"id\", \"v\", \"w\") CROSS JOIN \
              LATERAL (SELECT lower(w), (w > 'a'::text), (id < 9)) u (\"1\", \"2\", \"3\") WHERE \

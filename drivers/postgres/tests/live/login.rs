@@ -199,7 +199,7 @@ async fn row_28_certificates_are_exchanged_at_any_time_and_old_ones_are_named() 
     };
     engine().connect(&stage.endpoint(&shown("good"))).await.unwrap();
     let refused = engine().connect(&stage.endpoint(&shown("old"))).await;
-    let refused = refused.err().expect("the server refuses it");
+    let refused = refused.unwrap_err();
     let named = refused.facts().into_iter().find(|(label, _)| *label == "certificate");
     let named = named.map(|(_, value)| value.to_owned()).unwrap_or_default();
     let file = second.path("old.crt").display().to_string();

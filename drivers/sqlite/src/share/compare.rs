@@ -165,7 +165,10 @@ impl Shape {
         let failed = |e| error::sqlite(e, STEP, &database.path);
         let (ours, theirs) =
             (columns(copy, table).map_err(failed)?, columns(live, table).map_err(failed)?);
-        if theirs.is_empty() {
+        let is_table = "SELECT EXISTS (SELECT 1 FROM sqlite_schema
+            WHERE type = 'table' AND name = ?1 COLLATE NOCASE)";
+        let is_table: bool = live.query_row(is_table, [table], |row| row.get(0)).map_err(failed)?;
+        if theirs.is_empty() || !is_table {
             let table = stillpoint_contract::quoted(table);
             return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_TABLE, STEP)
                 .with("table", &table)
