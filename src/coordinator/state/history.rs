@@ -66,8 +66,8 @@ impl State {
         open.run(select, &values).await?.iter().map(tried).collect()
     }
 
-    /// What waits to be done for a database since more than the last time that it was: from when on,
-    /// and how the newest attempt ended. Nothing does of what was never tried.
+    /// What waits to be done for a database since more than the last time that it was: from when
+    /// on, and how the newest attempt ended. Nothing does of what was never tried.
     pub async fn overdue(&self, database: &str, kind: &str) -> Result<Option<Overdue>> {
         let select = "SELECT due, id, state, reason FROM job AS j
              WHERE name = $1 AND kind = $2 AND NOT EXISTS (

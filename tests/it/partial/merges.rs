@@ -236,7 +236,8 @@ async fn values_that_cannot_be_compared_and_rows_that_wait_for_each_other_come_b
     client
         .batch_execute(
             "UPDATE odd SET p = '$.b', c = 'two', s = '10:20:', r = 'pg_type', pts = '{}',
-                 js = '{2}', m = 'bad', t = 'empty', n = 1, e = NULL WHERE id = 'pg_class'::regclass;
+                 js = '{2}', m = 'bad', t = 'empty', n = 1, e = NULL
+                 WHERE id = 'pg_class'::regclass;
              DELETE FROM odd WHERE id = 'pg_type'::regclass;
              ALTER TABLE odd ALTER ch TYPE json; UPDATE odd SET ch = '[1]';
              UPDATE selves SET parent = NULL, email = 'x' WHERE id = 4;

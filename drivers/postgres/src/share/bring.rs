@@ -64,8 +64,8 @@ const SIZES: &str = "
     WHERE c.relkind = 'r' AND ($1::oid[] IS NULL OR c.oid = ANY ($1))
         AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'";
 
-/// The statements that make extended statistics what they are. A target that nobody chose is -1, and
-/// NULL from 17 on.
+/// The statements that make extended statistics what they are. A target that nobody chose is -1,
+/// and NULL from 17 on.
 /// Source: PostgreSQL 13 and 17 documentation, `pg_statistic_ext`.
 const STATISTICS: &str = "
     SELECT pg_catalog.pg_get_statisticsobjdef(e.oid),

@@ -182,7 +182,8 @@ pub(super) fn warnings(tables: &[Table]) -> Vec<String> {
         .collect()
 }
 
-/// Which of the tables have large objects, which no table brings along: they belong to the database.
+/// Which of the tables have large objects, which no table brings along: they belong to the
+/// database.
 /// Source: PostgreSQL 18 documentation, 33.2, Implementation Features, and `pg_dump`, `--table`.
 pub(super) async fn large_objects(sql: &Sql, tables: &[Table]) -> Result<Vec<String>> {
     let failed = |e| error::sql(e, STEP);

@@ -418,8 +418,8 @@ mod tests {
              \"v\"::text = '[]' AND \"w\" IS NULL;\n\
              -- DELETE FROM \"t\" WHERE \"id\" = E'3\\nDROP';\n\
              -- a row that differs only in what the server alone gives\n\
-             SELECT pg_catalog.setval('s.\"it''s\"', least(greatest(last_value, (SELECT max(\"id\") \
-             FROM \"t\")), (SELECT seqmax FROM pg_catalog.pg_sequence WHERE seqrelid = \
+             SELECT pg_catalog.setval('s.\"it''s\"', least(greatest(last_value, (SELECT \
+             max(\"id\") FROM \"t\")), (SELECT seqmax FROM pg_catalog.pg_sequence WHERE seqrelid = \
              's.\"it''s\"'::pg_catalog.regclass))) FROM s.\"it's\";\n\
              INSERT INTO \"t\" (\"id\", \"v\", \"w\") OVERRIDING SYSTEM VALUE SELECT r.* FROM \
              (VALUES ('1'::bigint, '{}'::json, NULL::text)) r (\"id\", \"v\", \"w\") CROSS JOIN \
