@@ -199,7 +199,15 @@ async fn at_point<T>(
     if copy.restored.is_none() && !copy.resolved.checks_as_it_reads() {
         // A restore has done so; and what is brought over is only as good as what it is read from.
         meter.begin("check", 0);
-        damage = copy.check().await.map_err(|error| copy.explain(error))?.1;
+        let checked = copy.check().await;
+        let unread = copy.damage();
+        damage = match checked {
+            Ok((_, damage)) if job.accept_damage || unread.is_empty() => damage,
+            Ok(_) => return Err(salvage(copy.explain(Error::bug("check the copy")))),
+            Err(error) if unread.is_empty() => return Err(copy.explain(error)),
+            Err(error) => return Err(salvage(copy.explain(error))),
+        };
+        damage.extend(unread);
     }
     meter.begin("open", 0);
     let sandbox = copy.open().await?;
@@ -207,7 +215,8 @@ async fn at_point<T>(
     let outcome = work(&*sandbox, &suffix(&copy, &job.wanted), scratch.token()).await;
     meter.begin("remove", 0);
     let stopped = sandbox.stop().await;
-    let outcome = outcome.map_err(|error| copy.explain(error));
+    let outcome =
+        outcome.map_err(|error| if damage.is_empty() { copy.explain(error) } else { error });
     let ScratchCopy { resolved, presented, reached, log_bytes, restored, mounted, .. } = copy;
     let gone = tokio::task::spawn_blocking(move || {
         drop(mounted);
@@ -229,6 +238,11 @@ async fn at_point<T>(
         removed,
         took,
     })
+}
+
+/// Other parts of the copy may be read all the same.
+fn salvage(error: Error) -> Error {
+    error.next("bring back what can be read: the same command with --accept-damage")
 }
 
 /// What names get that nobody chose: they tell the instant of the state.

@@ -103,6 +103,10 @@ pub fn check_point(database: &str, point: &Path) -> Result<()> {
     if around.is_some_and(|around| around.dev() != metadata.dev()) {
         return refuse("something is mounted there already");
     }
+    let may_write = rustix::fs::access(point, rustix::fs::Access::WRITE_OK).is_ok();
+    if !rustix::process::geteuid().is_root() && !may_write {
+        return refuse("you may not write in it, and so not mount anything there");
+    }
     match fs::read_dir(point).map(|mut entries| entries.next().is_none()) {
         Ok(true) => Ok(()),
         Ok(false) => refuse("it is not empty, and what it holds would be hidden"),

@@ -200,11 +200,22 @@ async fn mount(
     Ok((resolved, Mounted { mount, files, _guard: guard }))
 }
 
+/// Why something failed that read mounted files: the engine takes for its own damage what nobody
+/// could read of the backup.
 fn explain(error: Error, files: &MountedFiles) -> Error {
-    match files.outage() {
-        Some(outage) => outage,
-        None => files.damage().into_iter().fold(error, |error, found| error.with("damaged", found)),
+    let damage = files.damage();
+    if let Some(outage) = files.outage() {
+        return outage;
     }
+    if damage.is_empty() {
+        return error;
+    }
+    let unreadable = Error::new(ErrorKind::Corrupt, code::CORRUPT_OBJECT, "read the backup")
+        .caused_by(error)
+        .why("what was backed up cannot be read; the database itself may be sound")
+        .next("find out what else is damaged: stillpoint verify")
+        .next("use another copy of the repository: --from NAME");
+    damage.into_iter().fold(unreadable, |error, found| error.with("damaged", found))
 }
 
 /// An error and its causes, in a few words.
@@ -234,7 +245,11 @@ impl<'a> PlannedCopy<'a> {
         let start = world.clock.elapsed();
         match mounted {
             None => {
-                let report = run(world, repository, &resolved, meter).await?;
+                let report = run(world, repository, &resolved, meter).await;
+                let report = report.map_err(|error| match error.kind() {
+                    ErrorKind::Exhausted => error.next("or where sandboxes lie: --scratch DIR"),
+                    _ => error,
+                })?;
                 Ok(ScratchCopy {
                     resolved,
                     presented,

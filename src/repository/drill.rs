@@ -323,12 +323,18 @@ impl Repository {
         found.retain(|drill| drill.drill.starts_with(&id.to_ascii_uppercase()));
         match (found.pop(), found.len()) {
             (Some(drill), 0) => Ok(drill),
-            (found, more) => {
-                let matching = more + usize::from(found.is_some());
+            (None, _) => Err(Error::new(ErrorKind::Missing, code::NO_SUCH_DRILL, "find the drill")
+                .with("asked", id)
+                .why("no drill has an id that begins so")
+                .next("stillpoint drill list")),
+            (Some(one), more) => {
+                let other = found.first().unwrap_or(&one);
                 Err(Error::new(ErrorKind::Missing, code::NO_SUCH_DRILL, "find the drill")
                     .with("asked", id)
-                    .with("matching", matching)
-                    .next("stillpoint drill list"))
+                    .with("matching", more + 1)
+                    .with("such as", format!("{}, {}", other.drill, one.drill))
+                    .why("several drills have an id that begins so")
+                    .next("give more of its letters: stillpoint drill list"))
             }
         }
     }

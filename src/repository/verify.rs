@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{StreamExt as _, stream};
-use stillpoint_contract::{Error, ErrorKind, Result};
+use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{
     blobs::{read_range, read_table},
@@ -65,7 +65,7 @@ fn describe(error: &Error) -> String {
             what = format!("{what}: {value}");
         }
     }
-    what
+    if error.code() == code::MISSING_OBJECT { format!("{what}: it is missing") } else { what }
 }
 
 /// Whether a check may go on to the next object after this error.

@@ -129,6 +129,15 @@ pub trait Engine: fmt::Debug + Send + Sync {
         Err(Error::new(ErrorKind::Unsupported, code::USAGE, "open a sandbox"))
     }
 
+    /// Which of a server's databases an endpoint names; `None` where there is only one.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](crate::ErrorKind::Invalid) for an endpoint that says nothing sensible.
+    fn database_of(&self, _endpoint: &Endpoint) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Looks at a server that lives, before a copy is restored of which a share shall go there:
     /// whether that can be done, and whether the chosen name is free. Changes nothing.
     ///

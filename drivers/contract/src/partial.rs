@@ -94,6 +94,8 @@ pub struct Difference {
     pub columns_missing: Vec<String>,
     /// Columns that only the live table has.
     pub columns_extra: Vec<String>,
+    /// What a person should know before the statements are run.
+    pub notes: Vec<String>,
 }
 
 /// Rows, counted, and the first few by their keys.

@@ -42,6 +42,11 @@ pub trait Sandbox: std::fmt::Debug + Send + Sync {
     /// How the engine's own tools reach it while it lives.
     fn endpoint(&self) -> Endpoint;
 
+    /// The databases that [`query`](Self::query) can name; none where there is only one anyway.
+    fn databases(&self) -> &[String] {
+        &[]
+    }
+
     /// Asks it one short question about what the database holds, to prove that it answers.
     async fn greet(&self) -> Result<()>;
 

@@ -95,6 +95,10 @@ impl Engine for PostgresEngine {
         Box::pin(sandbox::open(request, &self.programs, &self.clock)).await
     }
 
+    fn database_of(&self, endpoint: &Endpoint) -> Result<Option<String>> {
+        Ok(Some(Config::new(endpoint)?.database))
+    }
+
     async fn admit_share(&self, request: &ShareRequest<'_>) -> Result<()> {
         share::admit(request, &self.clock).await
     }

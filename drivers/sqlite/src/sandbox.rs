@@ -170,7 +170,7 @@ fn answer(connection: &Connection, sql: &str) -> rusqlite::Result<Option<String>
                     (0, false) => text.push('\n'),
                     _ => text.push('|'),
                 }
-                text.push_str(&shown(row.get_ref(column)?));
+                text.push_str(&shown(connection, row.get_ref(column)?)?);
             }
             is_first = false;
             if text.len() > ANSWER_BYTES_MAX {
@@ -181,11 +181,14 @@ fn answer(connection: &Connection, sql: &str) -> rusqlite::Result<Option<String>
     Ok(Some(text))
 }
 
-fn shown(value: ValueRef<'_>) -> String {
-    match value {
+fn shown(connection: &Connection, value: ValueRef<'_>) -> rusqlite::Result<String> {
+    Ok(match value {
         ValueRef::Null => String::new(),
         ValueRef::Integer(number) => number.to_string(),
-        ValueRef::Real(number) => format!("{number:?}"),
+        ValueRef::Real(number) => {
+            // As many digits as its shell prints; the newest ones print 17.
+            connection.query_row("SELECT printf('%!.15g', ?1)", [number], |row| row.get(0))?
+        }
         ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
         ValueRef::Blob(bytes) => {
             let mut digits = String::with_capacity(bytes.len() * 2);
@@ -194,7 +197,7 @@ fn shown(value: ValueRef<'_>) -> String {
             }
             digits
         }
-    }
+    })
 }
 
 /// Rows that refer to rows which are missing, table by table: where a reference to what is not
@@ -278,6 +281,7 @@ mod tests {
             ("SELECT count(*) FROM t", "1"),
             ("SELECT 1, NULL, 'x' UNION ALL SELECT 2, 0.5, x'0aff'", "1||x\n2|0.5|0AFF"),
             ("SELECT n FROM t WHERE n = 8", ""),
+            ("SELECT 0.1 + 0.2, 1e20, -2.0, 1e-7, 9e999", "0.3|1.0e+20|-2.0|1.0e-07|Inf"),
             ("PRAGMA case_sensitive_like = 1; SELECT count(*) FROM t;", "1"),
         ] {
             assert_eq!(sandbox.query(None, sql).await.unwrap(), answer, "{sql}");

@@ -199,7 +199,11 @@ impl CompareAnswer {
         script: &Path,
         report: PartialReport<Vec<Difference>>,
     ) -> Self {
-        let state = State::of(session, database, into, &report);
+        let mut state = State::of(session, database, into, &report);
+        for found in &report.outcome {
+            let notes = found.notes.iter().map(|note| format!("{}: {note}", found.table));
+            state.warnings.extend(notes);
+        }
         let sum = |rows: fn(&Difference) -> &Tallied| -> u64 {
             report.outcome.iter().map(|found| rows(found).rows).sum()
         };

@@ -45,12 +45,27 @@ struct PlannedTable {
 /// How many tables a person is told of.
 const SHOWN_MAX: usize = 5;
 
+/// Whether a counted table is in a database; where engines have several, names begin with them.
+fn is_inside(tally: &Tally, database: Option<&str>) -> bool {
+    let name = TablePattern::new(&tally.table);
+    let is_other = |name: &TablePattern, database| name.names().first() != Some(&database);
+    match (name, database) {
+        (Ok(name), Some(database)) if name.names().len() == 3 => !is_other(&name, database),
+        _ => true,
+    }
+}
+
 /// Those of the counted tables that are meant, and patterns that none of them fits.
-fn meant(share: &Share, counted: &[Tally]) -> (Vec<PlannedTable>, Vec<String>) {
+fn meant(
+    share: &Share,
+    counted: &[Tally],
+    database: Option<&str>,
+) -> (Vec<PlannedTable>, Vec<String>) {
     let Share::Tables(patterns) = share else { return (Vec::new(), Vec::new()) };
+    let counted = counted.iter().filter(|tally| is_inside(tally, database));
     // A name is written as a pattern that only fits itself.
     let named = |tally: &Tally| TablePattern::new(&tally.table).ok();
-    let named: Vec<_> = counted.iter().filter_map(|tally| Some((tally, named(tally)?))).collect();
+    let named: Vec<_> = counted.filter_map(|tally| Some((tally, named(tally)?))).collect();
     let fits = |pattern: &TablePattern, name: &TablePattern| pattern.fits(&name.names());
     let is_meant =
         |(_, name): &&(&Tally, TablePattern)| patterns.iter().any(|pattern| fits(pattern, name));
@@ -80,7 +95,18 @@ pub(super) async fn tell(
     if !presented.mounted && outlook.is_too_small(size_bytes) {
         warnings.push("the scratch directory has not enough free space for the copy".to_owned());
     }
-    let (tables, idle) = meant(job.share, &resolved.manifest.tallies);
+    let tallies = &resolved.manifest.tallies;
+    let named = job.engine.database_of(job.into)?;
+    let database = named.map(|named| job.inside.map_or(named, str::to_owned));
+    let (tables, idle) = meant(job.share, tallies, database.as_deref());
+    if let Some(database) = database.filter(|database| {
+        !tallies.is_empty() && !tallies.iter().any(|tally| is_inside(tally, Some(database)))
+    }) {
+        warnings.push(format!(
+            "the backup counted no table in a database {database}: it may have come later, be \
+             empty, or never have been there"
+        ));
+    }
     warnings.extend(idle.into_iter().map(|pattern| {
         format!("no table fits {pattern} that the backup counted: it may have come later, or never")
     }));

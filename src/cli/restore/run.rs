@@ -68,7 +68,7 @@ pub(crate) struct Options {
         long,
         value_name = "PATH",
         value_hint = clap::ValueHint::AnyPath,
-        required_unless_present_any = ["before_drop", "into"]
+        required_unless_present_any = ["before_drop", "into", "table", "inside"]
     )]
     pub(super) to: Option<PathBuf>,
     /// Replace what is there, unless somebody is using it.

@@ -192,9 +192,29 @@ async fn look(
     let sandbox = copy.open().await?;
     phases.end("open", None);
     record.sandbox = Some(sandbox.description().to_owned());
+    if let Some(inside) = job.inside {
+        is_there(inside, sandbox.databases())?;
+    }
     let looked = ask(repository, job, (copy, &*sandbox), phases, record).await;
     let stopped = sandbox.stop().await;
     looked.and(stopped)
+}
+
+/// Whether statements can be asked of a database: that they cannot proves nothing of the backup.
+fn is_there(inside: &str, databases: &[String]) -> Result<()> {
+    if databases.iter().any(|name| name == inside) {
+        return Ok(());
+    }
+    let error =
+        Error::new(ErrorKind::Invalid, code::NO_SUCH_DATABASE, "find the database of --inside");
+    let error = error.with("asked", inside);
+    Err(match databases {
+        [] => error.why("this engine keeps one database in a file").next("leave --inside out"),
+        all => error
+            .with("there are", all.join(", "))
+            .why("the server had no database of this name at the chosen point")
+            .next("name one of these: --inside DATABASE"),
+    })
 }
 
 /// What a full restore does before anybody asks: the engine's check of the files, and every byte

@@ -225,7 +225,8 @@ pub(super) fn unmount(point: &Path) {
     match rustix::mount::unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         Err(Errno::PERM) => {
             abort(point);
-            let mut command = Command::new("fusermount3");
+            let program = fusermount().unwrap_or_else(|| "fusermount3".into());
+            let mut command = Command::new(program);
             command.args(["-u", "-q", "-z", "--"]).arg(point);
             let command = command.stdin(Stdio::null()).stdout(Stdio::null());
             drop(command.stderr(Stdio::null()).status());
@@ -235,6 +236,13 @@ pub(super) fn unmount(point: &Path) {
         }
         _ => {}
     }
+}
+
+/// The program that mounts for those who may not, and unmounts, wherever `PATH` leads.
+pub(super) fn fusermount() -> Option<PathBuf> {
+    let places = ["/usr/bin", "/bin", "/sbin", "/usr/local/bin", "/run/wrappers/bin"];
+    let programs = places.iter().map(|place| Path::new(place).join("fusermount3"));
+    programs.into_iter().find(|program| program.exists())
 }
 
 /// Frees what waits for answers of a mount, without the right to force it.

@@ -14,7 +14,7 @@ use stillpoint_contract::{Clock, Error, ErrorKind, PartName, Result, code};
 use tokio::{runtime, sync::watch};
 
 use super::{
-    dead::{KIND, connection, mark, unmount, unmount_served},
+    dead::{KIND, connection, fusermount, mark, unmount, unmount_served},
     files::Files,
     tree::ROOT,
     view::View,
@@ -57,11 +57,8 @@ pub(crate) fn obstacle() -> Option<String> {
         Err(cause) => Some(format!("{DEVICE} cannot be opened: {cause}")),
         Ok(_) if rustix::process::geteuid().is_root() => None,
         Ok(_) => {
-            let places = ["/usr/bin", "/bin", "/sbin", "/usr/local/bin", "/run/wrappers/bin"];
-            let is_there = |place: &&str| Path::new(place).join("fusermount3").exists();
-            let found = places.iter().any(is_there);
-            (!found)
-                .then(|| "only root can mount without fusermount3, of the package fuse3".to_owned())
+            let why = "only root can mount without fusermount3, of the package fuse3";
+            fusermount().is_none().then(|| why.to_owned())
         }
     }
 }
@@ -149,7 +146,10 @@ impl MountedFiles {
         config.acl = if is_root { SessionACL::All } else { SessionACL::Owner };
         config.n_threads = Some(THREADS);
         let view = View::new(Arc::clone(&self.files), root);
-        let session = Session::new(view, &point, &config).map_err(failed)?;
+        // What the helper program says has line feeds at its end.
+        let brief = |cause: io::Error| io::Error::new(cause.kind(), cause.to_string().trim());
+        let session = Session::new(view, &point, &config);
+        let session = session.map_err(|cause| failed(brief(cause)))?;
         let (tell, ended) = watch::channel(false);
         let serve = move || {
             if let Err(error) = session.run() {

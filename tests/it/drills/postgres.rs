@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::Value;
-use stillpoint_testcontainers::POSTGRES_VERSIONS;
+use stillpoint_testcontainers::{POSTGRES_VERSIONS, Postgres};
 
 use super::remains::assert_none;
 use crate::{
@@ -200,7 +200,10 @@ async fn a_statement_that_answers_something_else() {
     let drill = failed(&story, &["--check", "SELECT max(n) FROM entry", "--expect", "4"]);
     assert_cause(&drill, "ask another one: --inside DATABASE");
     let elsewhere = ["--check", "SELECT 1", "--expect", "1", "--inside", "nowhere"];
-    assert_cause(&failed(&story, &elsewhere), "nowhere");
+    let (status, answer, said) = story.run(&[&DRILL[..], &elsewhere].concat());
+    assert_eq!(status, 2, "{answer:#}{said}");
+    assert!(said.contains("crm") && said.contains("nowhere"), "{said}");
+    assert_none(&story.site);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -248,4 +251,12 @@ async fn a_server_of_another_version_or_one_that_does_not_work() {
     fs::set_permissions(fake.join("postgres"), fs::Permissions::from_mode(0o755)).unwrap();
     let path = env::join_paths([fake.as_os_str(), "/usr/bin".as_ref(), "/bin".as_ref()]).unwrap();
     assert_cause(&run(path.to_str().unwrap()), "this is no server");
+    // One of another version is not the last word of PATH.
+    let script = "#!/bin/sh\necho 'postgres (PostgreSQL) 15.1'\n";
+    fs::write(fake.join("postgres"), script).unwrap();
+    let programs = Postgres::programs(17).unwrap();
+    let places = [fake.as_os_str(), programs.as_os_str(), "/usr/bin".as_ref(), "/bin".as_ref()];
+    let path = env::join_paths(places).unwrap();
+    let output = story.site.command(&DRILL).env("PATH", path).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
 }

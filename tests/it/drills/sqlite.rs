@@ -99,6 +99,15 @@ fn a_statement_that_answers_something_else_or_nothing() {
     assert_cause(&drill, "and \\\"201\\\" was expected");
     let drill = drill_after(back_up, &["--check", "SELECT * FROM missing", "--expect", ""]);
     assert_cause(&drill, "no such table: missing");
+    // Only who asked is wrong: no drill.
+    let site = Site::new();
+    drop(site.create("app.db", 20));
+    fs::create_dir(site.path("scratch")).unwrap();
+    back_up(&site);
+    let words = ["drill", "run", "app.db", "--scratch", "scratch", "--inside", "main"];
+    let words = [&words[..], &["--check", "SELECT 1", "--expect", "1"]].concat();
+    site.fails(&words, 2, &["leave --inside out"]);
+    assert!(site.json(&["drill", "list"])["drills"].as_array().unwrap().is_empty());
 }
 
 #[test]

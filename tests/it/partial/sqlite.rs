@@ -16,6 +16,7 @@ use stillpoint::world::World;
 use crate::{
     cli::golden::assert_shape,
     drills::remains::assert_none,
+    mounts::{can_mount, packs},
     site::{Running, Site},
 };
 
@@ -404,6 +405,70 @@ fn merge_scripts_know_rows_that_a_collation_takes_for_the_same() {
     live.execute_batch("UPDATE guarded SET v = 'NEW' WHERE id = 2").unwrap();
     live.execute_batch(&script).unwrap();
     assert_eq!(texts(&live, "SELECT v FROM guarded ORDER BY id"), ["old", "NEW"], "{script}");
+}
+
+/// Also where whoever runs it does not ask for references to be kept, as `sqlite3` does not.
+#[test]
+fn a_merge_leaves_no_reference_to_a_row_that_stayed_away() {
+    let site = site(10);
+    let live = sql(&site);
+    live.execute_batch(
+        "PRAGMA foreign_keys = OFF;
+         CREATE TABLE parent (id INTEGER PRIMARY KEY, mail TEXT UNIQUE);
+         CREATE TABLE child (id INTEGER PRIMARY KEY, parent INT REFERENCES parent);
+         INSERT INTO parent VALUES (1, 'a'), (2, 'b'); INSERT INTO child VALUES (1, 1), (2, 2)",
+    )
+    .unwrap();
+    site.ok(&["backup", "sqlite:app.db"]);
+    let compare = |script: &'static str| {
+        let tables = ["--table", "parent", "--table", "child"];
+        let words = [&tables[..], &["--compare", "--script", script]].concat();
+        site.json(&restore(&words));
+        fs::read_to_string(site.path(script)).unwrap()
+    };
+    live.execute_batch("DELETE FROM parent; DELETE FROM child; INSERT INTO parent VALUES (9, 'a')")
+        .unwrap();
+    let script = compare("met.sql");
+    let said = live.execute_batch(&script).unwrap_err().to_string();
+    assert!(said.contains("FOREIGN KEY constraint failed"), "{said}\n{script}");
+    live.execute_batch("ROLLBACK; PRAGMA foreign_keys = OFF").unwrap();
+    assert!(texts(&live, "SELECT id || '' FROM child").is_empty(), "{script}");
+    // Nobody is in the way any more.
+    live.execute_batch("DELETE FROM parent").unwrap();
+    live.execute_batch(&compare("free.sql")).unwrap();
+    assert_eq!(texts(&live, "SELECT parent || '' FROM child"), ["1", "2"]);
+    // Where references were broken already, nobody expects them to be kept.
+    live.execute_batch("PRAGMA foreign_keys = OFF; DELETE FROM parent WHERE id = 1").unwrap();
+    site.ok(&["backup", "sqlite:app.db"]);
+    live.execute_batch("DELETE FROM child").unwrap();
+    let script = compare("broken.sql");
+    assert!(script.contains("-- references of child were broken already"), "{script}");
+    live.execute_batch(&script).unwrap();
+    assert_eq!(texts(&live, "SELECT parent || '' FROM child"), ["1", "2"]);
+    live.execute_batch("DROP TABLE child; CREATE VIEW child AS SELECT id, mail FROM parent")
+        .unwrap();
+    site.fails(
+        &restore(&["--table", "child", "--compare"]),
+        6,
+        &["SP0706", "no table of this name"],
+    );
+}
+
+/// What the repository lost is no damage of the database.
+#[test]
+fn a_damaged_pack_is_told_as_such() {
+    if !can_mount() {
+        return;
+    }
+    let site = site(3000);
+    let pack = packs(&site).into_iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let mut bytes = fs::read(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 64].fill(0x5a);
+    fs::write(&pack, bytes).unwrap();
+    let said = ["SP0400", "the database itself may be sound", "what else is damaged", "verify"];
+    site.fails(&restore(&["--table", "t"]), 9, &said);
+    assert_none(&site);
 }
 
 #[test]

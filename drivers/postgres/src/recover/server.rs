@@ -171,13 +171,15 @@ impl Server {
     }
 }
 
-/// Where a shell finds a program.
-pub(crate) async fn by_shell(name: &str) -> Option<PathBuf> {
+/// Wherever a shell would find a program if what is found before it were not there.
+pub(crate) async fn by_shell(name: &str) -> Vec<PathBuf> {
+    const LOOK: &str = "set -f; IFS=:; for place in $PATH; do \
+        if [ -x \"$place/$1\" ]; then printf '%s\\n' \"$place/$1\"; fi; done";
     let mut command = Command::new("sh");
-    command.args(["-c", "command -v \"$1\"", "sh", name]).stdin(Stdio::null());
-    let output = command.kill_on_drop(true).output().await.ok()?;
-    let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim_end());
-    path.is_absolute().then_some(path)
+    command.args(["-c", LOOK, "sh", name]).stdin(Stdio::null());
+    let Ok(output) = command.kill_on_drop(true).output().await else { return Vec::new() };
+    let found = String::from_utf8_lossy(&output.stdout);
+    found.lines().map(PathBuf::from).filter(|path| path.is_absolute()).collect()
 }
 
 pub(crate) async fn version_of(program: &Path) -> Option<String> {

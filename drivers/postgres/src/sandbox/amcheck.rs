@@ -68,7 +68,8 @@ async fn by_program(sandbox: &ServerSandbox) -> Result<Examined> {
     command.arg("--host").arg(&sandbox.directory);
     command.args(["--port", &settings::PORT.to_string(), "--username", &sandbox.role]);
     command.current_dir("/").env_clear().env("LC_ALL", "C").kill_on_drop(true);
-    command.env("PGOPTIONS", sandbox.cluster.config.options.clone().unwrap_or_default());
+    let options = sandbox.cluster.config.options.as_deref().unwrap_or_default();
+    command.env("PGOPTIONS", format!("{options} -c client_min_messages=warning"));
     command.stdin(Stdio::null());
     let output = command.output().await.map_err(|cause| {
         Error::new(ErrorKind::Config, code::FILE, "run pg_amcheck").caused_by(cause)
@@ -76,8 +77,9 @@ async fn by_program(sandbox: &ServerSandbox) -> Result<Examined> {
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     let mut says: Vec<String> = text.lines().map(str::to_owned).collect();
-    if output.status.success() && says.is_empty() {
-        says.push(format!("every table and index of {} databases: ok", sandbox.databases.len()));
+    if output.status.success() {
+        let all = format!("every table and index of {} databases: ok", sandbox.databases.len());
+        says.insert(0, all);
     }
     Ok(examined("pg_amcheck", output.status.success(), says))
 }

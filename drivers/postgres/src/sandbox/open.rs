@@ -170,6 +170,10 @@ impl Sandbox for ServerSandbox {
         endpoint
     }
 
+    fn databases(&self) -> &[String] {
+        &self.databases
+    }
+
     async fn greet(&self) -> Result<()> {
         self.query(None, "SELECT count(*) FROM pg_catalog.pg_class").await.map(drop)
     }

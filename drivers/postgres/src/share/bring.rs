@@ -10,6 +10,7 @@ use stillpoint_contract::{
 use super::{
     admit::{check_database, connect, drop_database, lock, refuse_published, unfinished},
     choose::{Table, choose, large_objects, shown, warnings, with_heirs},
+    compare::{UNKNOWN, encoding},
     dump::{Dumper, find, only},
     pour::{Mode, Target},
     rename,
@@ -184,6 +185,9 @@ impl Transfer<'_> {
         let mut arguments: Vec<String> = relations.iter().map(|name| only(name)).collect();
         arguments.push("--no-publications".to_owned());
         arguments.extend(spaces_of((&own, &live), &mut notes).await?);
+        if encoding(&live).await? == UNKNOWN {
+            arguments.extend(raw(&own).await?);
+        }
         let sizes = sizes(&own, Some(&ids)).await?;
         let statistics = statistics(&own, &renaming).await?;
         drop(own);
@@ -231,12 +235,14 @@ impl Transfer<'_> {
         let unfinished = unfinished(self.request.token);
         let own = self.sandbox.cluster.in_database(&self.database).sql().await?;
         let sizes = sizes(&own, None).await?;
+        let raw = raw(&own).await?;
         drop(own);
         let elsewhere = if self.database == "template1" { "postgres" } else { "template1" };
         let other = self.sandbox.cluster.in_database(elsewhere).sql().await?;
         self.rename_in_sandbox(&other, &unfinished).await?;
         let mut notes = Vec::new();
         let mut arguments = vec!["--create".to_owned()];
+        arguments.extend(raw);
         arguments.extend(spaces_of((&other, &live), &mut notes).await?);
 
         lock(&live, self.request.token).await?;
@@ -332,6 +338,11 @@ impl Transfer<'_> {
             maker: None,
         }
     }
+}
+
+/// Takes texts as they come where the server does not know what letters they are.
+async fn raw(own: &Sql) -> Result<Option<String>> {
+    Ok((encoding(own).await? == UNKNOWN).then(|| format!("--encoding={UNKNOWN}")))
 }
 
 /// Leaves tablespaces out if the live server lacks any.

@@ -10,7 +10,7 @@ use super::{
     admit::connect,
     bring::database_of,
     choose::{Table, choose, warnings, with_heirs},
-    merge::{Column, Later, Merge, Out, Target, unwritten},
+    merge::{Column, Later, Merge, Out, Sequence, Target, unwritten},
     rows::{FORMS, Order, Rows, compare as order_of},
     unique::{self, Unique},
 };
@@ -40,17 +40,37 @@ const COLUMNS: &str = "
             SELECT oid, typtype FROM below WHERE typtype <> 'd') t
     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 
-/// Sequences that count up and give a table's columns their values.
+/// Sequences that give a table's columns their values, whether they belong to these or are only
+/// named in their defaults; and whether they count up.
 const SEQUENCES: &str = "
-    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), a.attname::text
-    FROM pg_catalog.pg_depend d
-        JOIN pg_catalog.pg_sequence s ON s.seqrelid = d.objid AND s.seqincrement > 0
-        JOIN pg_catalog.pg_class c ON c.oid = d.objid
+    SELECT DISTINCT pg_catalog.format('%I.%I', n.nspname, c.relname), a.attname::text,
+        s.seqincrement > 0
+    FROM (
+            SELECT d.objid AS sequence, d.refobjsubid AS place FROM pg_catalog.pg_depend d
+            WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                AND d.refclassid = d.classid AND d.refobjid = $1 AND d.deptype IN ('a', 'i')
+            UNION SELECT d.refobjid, e.adnum FROM pg_catalog.pg_attrdef e
+                JOIN pg_catalog.pg_depend d ON d.objid = e.oid
+            WHERE e.adrelid = $1 AND d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+                AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass) u
+        JOIN pg_catalog.pg_sequence s ON s.seqrelid = u.sequence
+        JOIN pg_catalog.pg_class c ON c.oid = u.sequence
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-    WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = $1
-        AND d.deptype IN ('a', 'i')
-    ORDER BY 2";
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = $1 AND a.attnum = u.place
+    ORDER BY 2, 1";
+
+/// Partitions of a table, those above before those below: their names, and what makes them.
+const PARTITIONS: &str = "
+    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname),
+        pg_catalog.format('CREATE TABLE %I.%I PARTITION OF %I.%I %s%s;', n.nspname, c.relname,
+            m.nspname, p.relname, pg_catalog.pg_get_expr(c.relpartbound, c.oid),
+            ' PARTITION BY ' || pg_catalog.pg_get_partkeydef(c.oid))
+    FROM pg_catalog.pg_partition_tree($1::oid) t
+        JOIN pg_catalog.pg_class c ON c.oid = t.relid
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_catalog.pg_class p ON p.oid = t.parentrelid
+        JOIN pg_catalog.pg_namespace m ON m.oid = p.relnamespace
+    WHERE t.level > 0 ORDER BY t.level, 1";
 
 /// Columns that refer to rows of the same table.
 const OWN_REFERENCES: &str = "
@@ -100,6 +120,7 @@ SET LOCAL client_encoding = 'UTF8';
 SET LOCAL DateStyle = 'ISO, YMD';
 SET LOCAL TimeZone = 'UTC';
 SET LOCAL IntervalStyle = 'postgres';
+SET LOCAL xmloption = content;
 ";
 
 /// Compares tables, and writes what would merge them.
@@ -128,6 +149,13 @@ pub(crate) async fn compare(
     let failed = |e| error::sql(e, STEP);
     own.client.batch_execute(FORMS).await.map_err(failed)?;
     live.client.batch_execute(FORMS).await.map_err(failed)?;
+    for sql in [&own, &live] {
+        if encoding(sql).await? == UNKNOWN {
+            // It would refuse what is no UTF-8, which it takes as it comes.
+            let raw = "SET client_encoding = 'SQL_ASCII'";
+            sql.client.batch_execute(raw).await.map_err(failed)?;
+        }
+    }
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
     live.client.batch_execute(begin).await.map_err(failed)?;
     let (mut shapes, mut gone) = (Vec::new(), BTreeSet::new());
@@ -211,11 +239,13 @@ struct Shape {
     key: Vec<usize>,
     /// What no two live rows share, if `ON CONFLICT` does not take it for that.
     unique: Option<Vec<Unique>>,
-    /// What is unique and cannot be asked for.
-    unasked: Vec<String>,
     /// Whether more than the key is unique, or the key is by another equality than that of bytes.
     has_more: bool,
-    sequences: Vec<(String, String)>,
+    sequences: Vec<Sequence>,
+    /// What a person should know before the statements are run.
+    notes: Vec<String>,
+    /// What makes partitions that are gone.
+    partitions: Vec<String>,
     /// Which columns refer to rows of the same live table.
     own_references: Vec<usize>,
     /// Whether either table may have heirs, whose rows are not its own.
@@ -271,21 +301,24 @@ impl Shape {
         };
         let (columns_missing, columns_extra) =
             (only_in(&copied, &living), only_in(&living, &copied));
+        let (ours, theirs) = (keys(own, table.id).await?, keys(live, id).await?);
         let both: Vec<Column> = copied
             .iter()
             .filter_map(|column| {
                 let other = living.iter().find(|other| other.name == column.name)?;
-                (!column.is_generated && !other.is_generated).then(|| Column {
+                let is_key = ours.iter().any(|key| key.columns.contains(&column.name));
+                let is_generated = column.is_generated && other.is_generated && is_key;
+                (is_generated || !column.is_generated && !other.is_generated).then(|| Column {
                     name: column.name.clone(),
                     base: column.base.clone(),
                     live: other.base.clone(),
                     is_row: column.is_row || other.is_row,
                     cast: other.cast.clone(),
                     is_always: other.is_always,
+                    is_generated,
                 })
             })
             .collect();
-        let (ours, theirs) = (keys(own, table.id).await?, keys(live, id).await?);
         let same = |key: &&Key| {
             let sorted = |key: &Key| key.columns.iter().cloned().collect::<BTreeSet<_>>();
             let total = theirs.iter().filter(|other| other.is_total && key.is_total);
@@ -301,14 +334,31 @@ impl Shape {
             check_type(table, &both[*place].name, (&copied, &living))?;
         }
         let names: Vec<String> = key.iter().map(|place| both[*place].name.clone()).collect();
-        let written = both.iter().map(|column| column.name.as_str()).collect();
-        let (unique, unasked) = unique::find(live, id, &names, &written).await?.unzip();
+        let asked = if key.iter().any(|place| both[*place].is_generated) { &[] } else { &*names };
+        let written = both.iter().filter(|column| !column.is_generated);
+        let written = written.map(|column| column.name.as_str()).collect();
+        let (unique, unasked) = unique::find(live, id, asked, &written).await?.unzip();
         let all = live.client.query_one(UNIQUE, &[&id]).await.map_err(failed)?;
         let all: i64 = all.try_get(0).map_err(failed)?;
         let is_exact = |place: &usize| is_exact(&both[*place].base);
         let has_more = i64::from(!key.is_empty()) < all || !key.iter().all(is_exact);
         let sequences = sequences(live, id, &both).await?;
         let own_references = own_references(live, id, &both).await?;
+        let partitions = gone_partitions((own, table.id), (live, id)).await?;
+        let unasked = unasked.unwrap_or_default().into_iter().map(|index| {
+            format!(
+                "{index} is about other columns than those that come back: a row that meets \
+                 another in it stops everything"
+            )
+        });
+        let mut notes: Vec<_> = unasked.collect();
+        if let Some(first) = partitions.first() {
+            let count = partitions.len();
+            notes.push(format!(
+                "partitions that it had are gone ({count}), and unless others take their rows, the \
+                 script fails at these: run first what it has in comments, {first}"
+            ));
+        }
         let is_unicode = is_unicode(own).await? && is_unicode(live).await?;
         let sort = if key.is_empty() {
             let all: Vec<_> = both.iter().map(|column| quoted(&column.name)).collect();
@@ -326,9 +376,10 @@ impl Shape {
             columns: both,
             key,
             unique,
-            unasked: unasked.unwrap_or_default(),
             has_more,
             sequences,
+            notes,
+            partitions,
             own_references,
             has_heirs,
             sort,
@@ -403,10 +454,19 @@ fn sorted_by(column: &Column, is_unicode: bool) -> (String, Order) {
     }
 }
 
-async fn is_unicode(sql: &Sql) -> Result<bool> {
+/// The encoding of databases that take bytes without asking what letters they are.
+/// Source: PostgreSQL 18 documentation, 23.3, Character Set Support.
+pub(super) const UNKNOWN: &str = "SQL_ASCII";
+
+pub(super) async fn encoding(sql: &Sql) -> Result<String> {
     let failed = |e| error::sql(e, STEP);
-    let query = "SELECT pg_catalog.current_setting('server_encoding') = 'UTF8'";
+    let query = "SELECT pg_catalog.current_setting('server_encoding')";
     sql.client.query_one(query, &[]).await.map_err(failed)?.try_get(0).map_err(failed)
+}
+
+/// Whether texts are sorted by the bytes that are compared here.
+async fn is_unicode(sql: &Sql) -> Result<bool> {
+    Ok(["UTF8", UNKNOWN].contains(&&*encoding(sql).await?))
 }
 
 async fn columns(sql: &Sql, table: u32) -> Result<Vec<Found>> {
@@ -427,7 +487,7 @@ async fn columns(sql: &Sql, table: u32) -> Result<Vec<Found>> {
 }
 
 /// Sequences, and the columns that count by them.
-async fn sequences(live: &Sql, table: u32, all: &[Column]) -> Result<Vec<(String, String)>> {
+async fn sequences(live: &Sql, table: u32, all: &[Column]) -> Result<Vec<Sequence>> {
     let failed = |e| error::sql(e, STEP);
     let mut sequences = Vec::new();
     for row in live.client.query(SEQUENCES, &[&table]).await.map_err(failed)? {
@@ -436,10 +496,32 @@ async fn sequences(live: &Sql, table: u32, all: &[Column]) -> Result<Vec<(String
             one.name == column && ["smallint", "integer", "bigint"].contains(&&*one.live)
         };
         if all.iter().any(counts) {
-            sequences.push((row.try_get(0).map_err(failed)?, column));
+            let (name, is_up) = (row.try_get(0).map_err(failed)?, row.try_get(2).map_err(failed)?);
+            sequences.push(Sequence { name, column, is_up });
         }
     }
     Ok(sequences)
+}
+
+/// What makes the partitions that only the copy has.
+async fn gone_partitions(
+    (own, table): (&Sql, u32),
+    (live, now): (&Sql, u32),
+) -> Result<Vec<String>> {
+    let failed = |e| error::sql(e, STEP);
+    let there = live.client.query(PARTITIONS, &[&now]).await.map_err(failed)?;
+    let there: BTreeSet<String> = there
+        .iter()
+        .map(|row| row.try_get(0))
+        .collect::<std::result::Result<_, _>>()
+        .map_err(failed)?;
+    let mut gone = Vec::new();
+    for row in own.client.query(PARTITIONS, &[&table]).await.map_err(failed)? {
+        if !there.contains(row.try_get::<_, &str>(0).map_err(failed)?) {
+            gone.push(row.try_get(1).map_err(failed)?);
+        }
+    }
+    Ok(gone)
 }
 
 async fn own_references(live: &Sql, table: u32, all: &[Column]) -> Result<Vec<usize>> {
@@ -498,13 +580,11 @@ async fn one(
         key: shape.key.iter().map(|place| shape.columns[*place].name.clone()).collect(),
         columns_missing: shape.columns_missing,
         columns_extra: shape.columns_extra,
+        notes: shape.notes,
         ..Difference::default()
     };
-    for index in &shape.unasked {
-        let index = index.replace(['\n', '\r'], " ");
-        let text = "is about other columns than those that come back: a row that meets another in \
-                    it stops everything";
-        Out(script).line(&format!("-- {index} {text}"))?;
+    for line in found.notes.iter().chain(&shape.partitions) {
+        Out(script).line(&format!("-- {}", line.replace(['\n', '\r'], " ")))?;
     }
     let target = Target {
         table: table.quoted(),

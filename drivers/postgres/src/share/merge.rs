@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    fmt::Write as _,
     fs::File,
     io::{self, Seek as _, Write as _},
     iter,
@@ -30,6 +31,18 @@ pub(super) struct Column {
     pub(super) cast: String,
     /// Whether only `OVERRIDING SYSTEM VALUE` sets it, and no update.
     pub(super) is_always: bool,
+    /// Whether the server makes it of others: it only tells rows apart.
+    pub(super) is_generated: bool,
+}
+
+/// A sequence that gives a column its values.
+#[derive(Debug)]
+pub(super) struct Sequence {
+    /// Its name as statements have it.
+    pub(super) name: String,
+    pub(super) column: String,
+    /// Whether it counts up.
+    pub(super) is_up: bool,
 }
 
 /// What statements are about.
@@ -45,8 +58,7 @@ pub(super) struct Target {
     /// In what rows that come back may meet others and then stay away, if the server cannot say
     /// so.
     pub(super) unique: Option<Vec<Unique>>,
-    /// Sequences that give columns their values.
-    pub(super) sequences: Vec<(String, String)>,
+    pub(super) sequences: Vec<Sequence>,
     /// Which columns refer to rows of the same table.
     pub(super) own_references: Vec<usize>,
 }
@@ -120,12 +132,13 @@ impl<'a, 's> Merge<'a, 's> {
             let cast = if is_cast { format!("::{}", column.cast) } else { String::new() };
             format!("{}{cast}", literal(value))
         };
-        let values: Vec<_> = columns.iter().zip(&row.values).map(value).collect();
+        let values = columns.iter().zip(&row.values).filter(|(column, _)| !column.is_generated);
+        let values: Vec<_> = values.map(value).collect();
         let values = values.join(", ");
         if self.is_open {
             return self.missing_text(&format!(",\n  ({values})"));
         }
-        let names: Vec<_> = columns.iter().map(|column| quoted(&column.name)).collect();
+        let names = self.written();
         let overrides = columns.iter().any(|column| column.is_always);
         let overrides = if overrides { " OVERRIDING SYSTEM VALUE" } else { "" };
         let from = if is_cast { " SELECT r.* FROM (VALUES" } else { " VALUES" };
@@ -134,7 +147,7 @@ impl<'a, 's> Merge<'a, 's> {
             self.is_open = true;
             return self.missing_text(&format!("{head}\n  ({values})"));
         }
-        let statement = if columns.is_empty() {
+        let statement = if names.is_empty() {
             format!("INSERT INTO {table} DEFAULT VALUES;")
         } else {
             format!("{head} ({values}){};", self.unless_there())
@@ -144,14 +157,21 @@ impl<'a, 's> Merge<'a, 's> {
 
     /// How a statement ends that brings rows back which are missing.
     fn unless_there(&self) -> String {
-        let Target { columns, unique, .. } = &self.target;
-        let Some(unique) = unique else { return " ON CONFLICT DO NOTHING".to_owned() };
-        let names: Vec<_> = columns.iter().map(|column| quoted(&column.name)).collect();
+        let Some(unique) = &self.target.unique else {
+            return " ON CONFLICT DO NOTHING".to_owned();
+        };
+        let names = self.written();
         let mut meetings = Meetings::default();
         for unique in unique {
             meetings.add(unique, &self.only());
         }
         format!(") r ({}){}", names.join(", "), meetings.clauses())
+    }
+
+    /// The columns that rows which come back are written with.
+    fn written(&self) -> Vec<String> {
+        let written = self.target.columns.iter().filter(|column| !column.is_generated);
+        written.map(|column| quoted(&column.name)).collect()
     }
 
     /// The table without what inherits from it.
@@ -165,7 +185,10 @@ impl<'a, 's> Merge<'a, 's> {
         let differing = |place: &usize| copy.values[*place] != live.values[*place];
         let columns = &self.target.columns;
         let differing: Vec<_> = (0..columns.len()).filter(differing).collect();
-        let settable = differing.iter().copied().filter(|place| !columns[*place].is_always);
+        let settable = differing.iter().copied().filter(|place| {
+            let Column { is_always, is_generated, .. } = columns[*place];
+            !is_always && !is_generated
+        });
         let is_late = |place: &usize| {
             self.later.references.is_some() && self.target.own_references.contains(place)
         };
@@ -234,13 +257,19 @@ impl<'a, 's> Merge<'a, 's> {
             later.rewind().and_then(|()| io::copy(&mut later, self.script.0)).map_err(unwritten)?;
         }
         // What begins anew would give out values that rows have which came back.
-        for (sequence, column) in self.target.sequences.iter().filter(|_| self.has_missing) {
-            let name = sequence.replace('\'', "''");
+        for sequence in self.target.sequences.iter().filter(|_| self.has_missing) {
+            let Sequence { name, column, is_up } = sequence;
+            let (far, near, of_all, end) = if *is_up {
+                ("greatest", "least", "max", "seqmax")
+            } else {
+                ("least", "greatest", "min", "seqmin")
+            };
+            let text = name.replace('\'', "''");
             let (column, table) = (quoted(column), &self.target.table);
             self.script.line(&format!(
-                "SELECT pg_catalog.setval('{name}', least(greatest(last_value, (SELECT \
-                 max({column}) FROM {table})), (SELECT seqmax FROM pg_catalog.pg_sequence WHERE \
-                 seqrelid = '{name}'::pg_catalog.regclass))) FROM {sequence};"
+                "SELECT pg_catalog.setval('{text}', {near}({far}(last_value, (SELECT \
+                 {of_all}({column}) FROM {table})), (SELECT {end} FROM pg_catalog.pg_sequence \
+                 WHERE seqrelid = '{text}'::pg_catalog.regclass))) FROM {name};"
             ))?;
         }
         Ok(())
@@ -336,12 +365,28 @@ fn literal(field: &[u8]) -> Cow<'static, str> {
         return Cow::Borrowed("NULL");
     }
     let value = plain(field);
-    let text = String::from_utf8_lossy(&value);
+    let Ok(text) = str::from_utf8(&value) else { return Cow::Owned(literal_of_bytes(&value)) };
     if !text.contains(['\n', '\r']) {
         return Cow::Owned(format!("'{}'", text.replace('\'', "''")));
     }
     let text = text.replace('\\', r"\\").replace('\'', "''");
     Cow::Owned(format!("E'{}'", text.replace('\n', r"\n").replace('\r', r"\r")))
+}
+
+/// A value that is no UTF-8, which only databases without an encoding have.
+fn literal_of_bytes(value: &[u8]) -> String {
+    let mut text = String::from("E'");
+    for byte in value {
+        match byte {
+            b'\'' => text.push_str("''"),
+            b'\\' | b'\n' | b'\r' | 0x80.. => {
+                write!(text, "\\x{byte:02x}").expect("a String grows");
+            }
+            _ => text.push(char::from(*byte)),
+        }
+    }
+    text.push('\'');
+    text
 }
 
 #[cfg(test)]
@@ -359,6 +404,7 @@ mod tests {
         ] {
             assert_eq!(literal(field.as_bytes()), text, "{field}");
         }
+        assert_eq!(literal(b"a\xff'\\\\\\nb"), r"E'a\xff''\x5c\x0ab'");
     }
 
     #[test]
@@ -370,6 +416,7 @@ mod tests {
             is_row: false,
             cast: base.to_owned(),
             is_always: name == "id",
+            is_generated: false,
         };
         let columns = vec![column("id", "bigint"), column("v", "json"), column("w", "text")];
         let row = |values: &[&'static str]| Row {
@@ -384,7 +431,10 @@ mod tests {
             columns,
             key: vec![0],
             unique,
-            sequences: vec![("s.\"it's\"".to_owned(), "id".to_owned())],
+            sequences: vec![
+                Sequence { name: "s.\"it's\"".to_owned(), column: "id".to_owned(), is_up: true },
+                Sequence { name: "s.d".to_owned(), column: "id".to_owned(), is_up: false },
+            ],
             own_references: Vec::new(),
             has_heirs,
         };
@@ -421,6 +471,9 @@ mod tests {
              SELECT pg_catalog.setval('s.\"it''s\"', least(greatest(last_value, (SELECT \
              max(\"id\") FROM \"t\")), (SELECT seqmax FROM pg_catalog.pg_sequence WHERE seqrelid = \
              's.\"it''s\"'::pg_catalog.regclass))) FROM s.\"it's\";\n\
+             SELECT pg_catalog.setval('s.d', greatest(least(last_value, (SELECT \
+             min(\"id\") FROM \"t\")), (SELECT seqmin FROM pg_catalog.pg_sequence WHERE seqrelid = \
+             's.d'::pg_catalog.regclass))) FROM s.d;\n\
              INSERT INTO \"t\" (\"id\", \"v\", \"w\") OVERRIDING SYSTEM VALUE SELECT r.* FROM \
              (VALUES ('1'::bigint, '{}'::json, NULL::text)) r (\"id\", \"v\", \"w\") CROSS JOIN \
              LATERAL (SELECT lower(w), (w > 'a'::text), (id < 9)) u (\"1\", \"2\", \"3\") WHERE \

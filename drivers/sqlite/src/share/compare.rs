@@ -35,9 +35,14 @@ const HEAD: &str = "\
 -- that are missing come back unless another row has by now what must be unique in them. Rows that
 -- are extra stay: their removal is commented out.
 -- Triggers fire as for every other statement. One may fail, as where rows exchanged what must be
--- unique: `sqlite3 -bail` then ends there, and nothing is changed.
-BEGIN IMMEDIATE;
-PRAGMA defer_foreign_keys = ON;";
+-- unique: `sqlite3 -bail` then ends there, and nothing is changed.";
+
+/// References are looked at when the script commits: whoever runs it may not have asked for that,
+/// and a row that stayed away may be what others refer to.
+/// Source: <https://www.sqlite.org/pragma.html#pragma_foreign_keys>, which has no effect within a
+/// transaction, and `#pragma_defer_foreign_keys`.
+const ENFORCED: &str = "PRAGMA foreign_keys = ON;";
+const BEGIN: &str = "BEGIN IMMEDIATE;\nPRAGMA defer_foreign_keys = ON;";
 
 /// How much of a live file with a rollback journal is copied while writers wait, and how often
 /// they may make the copy begin again before the rest is copied at once.
@@ -88,6 +93,11 @@ fn work(
     }
     teller.begin("compare", shapes.iter().map(|shape| shape.size).sum())?;
     teller.line(HEAD.to_owned())?;
+    match unenforced(&[&copy, &live], &tables) {
+        Some(why) => teller.line(format!("-- {why}: what refers to missing rows comes back"))?,
+        None => teller.line(ENFORCED.to_owned())?,
+    }
+    teller.line(BEGIN.to_owned())?;
     let mut found = Vec::new();
     for shape in shapes {
         let scratch = beside.parent().unwrap_or(beside);
@@ -106,6 +116,22 @@ fn work(
     live.execute_batch("COMMIT").map_err(failed)?;
     Database::close(live);
     Ok(found)
+}
+
+/// Why references cannot be enforced while tables are merged: rows that break them are there
+/// already, or were at the point.
+fn unenforced(databases: &[&Connection], tables: &[Found]) -> Option<String> {
+    let broken = "SELECT EXISTS (SELECT 1 FROM pragma_foreign_key_check(?1))";
+    tables.iter().find_map(|table| {
+        let name = table.name.replace(['\n', '\r'], " ");
+        databases.iter().find_map(|database| {
+            match database.query_row(broken, [&table.name], |row| row.get::<_, bool>(0)) {
+                Ok(false) => None,
+                Ok(true) => Some(format!("references of {name} were broken already")),
+                Err(e) => Some(format!("references of {name} cannot be looked at ({e})")),
+            }
+        })
+    })
 }
 
 /// A connection to one state of the live file. Where readers keep writers waiting, that of a copy.

@@ -86,42 +86,43 @@ pub(super) fn named(sql: &str, name: &str) -> Option<String> {
 /// A definition without references to tables that `stays` tells; and those tables.
 pub(super) fn untied(sql: &str, stays: impl Fn(&str) -> bool) -> (String, Vec<String>) {
     let tokens = tokens(sql);
-    let (mut cuts, mut removed) = (Vec::new(), Vec::new());
+    let (mut cuts, mut removed) = (Vec::<Range<usize>>::new(), Vec::new());
     let mut at = 0;
     while at + 1 < tokens.len() {
         let is_reference = tokens[at].is("references") && tokens[at].depth == 1;
         if is_reference && stays(&tokens[at + 1].text) {
             removed.push(tokens[at + 1].text.clone());
-            let last = end_of_reference(&tokens, at);
-            let first = start_of_reference(&tokens, at);
-            cuts.push(tokens[first].at.start..tokens[last].at.end);
+            let (first, last) = (start_of_reference(&tokens, at), end_of_reference(&tokens, at));
+            match cuts.last_mut() {
+                // No comma need be between constraints of a table.
+                Some(before) if before.end == first => before.end = last + 1,
+                _ => cuts.push(first..last + 1),
+            }
             at = last;
         }
         at += 1;
     }
     let mut text = sql.to_owned();
-    for cut in cuts.into_iter().rev() {
-        text.replace_range(cut, "");
+    for Range { start, end } in cuts.into_iter().rev() {
+        let is = |place: usize, sign: &str| tokens.get(place).is_some_and(|token| token.is(sign));
+        let ends = is(end, ",") || is(end, ")");
+        let start = if ends && start > 0 && is(start - 1, ",") { start - 1 } else { start };
+        text.replace_range(tokens[start].at.start..tokens[end - 1].at.end, "");
     }
     (text, removed)
 }
 
-/// Where a constraint begins that refers to another table: with its name if it has one, and for one
-/// of a table with the comma before it.
+/// Where a constraint begins that refers to another table: with its name if it has one.
 fn start_of_reference(tokens: &[Token], at: usize) -> usize {
-    let mut first = at;
     if tokens[..at].last().is_some_and(|token| token.is(")") && token.depth == 1) {
         let opens = tokens[..at].iter().rposition(|token| token.is("(") && token.depth == 1);
         let opens = opens.unwrap_or(at);
         let is_key = opens >= 2 && tokens[opens - 1].is("key") && tokens[opens - 2].is("foreign");
         if is_key {
-            first = opens - 2;
-            first = before_name(tokens, first);
-            return if first > 0 && tokens[first - 1].is(",") { first - 1 } else { first };
+            return before_name(tokens, opens - 2);
         }
     }
-    first = before_name(tokens, first);
-    first
+    before_name(tokens, at)
 }
 
 fn before_name(tokens: &[Token], first: usize) -> usize {
@@ -182,6 +183,25 @@ mod tests {
                 "CREATE TABLE t (a, -- REFERENCES p\n b REFERENCES keep, FOREIGN KEY (a) \
                  REFERENCES `p` ON DELETE NO ACTION) WITHOUT ROWID",
                 "CREATE TABLE t (a, -- REFERENCES p\n b REFERENCES keep) WITHOUT ROWID",
+            ),
+            (
+                "CREATE TABLE t (a, FOREIGN KEY (a) REFERENCES p FOREIGN KEY (a) REFERENCES keep)",
+                "CREATE TABLE t (a,  FOREIGN KEY (a) REFERENCES keep)",
+            ),
+            (
+                "CREATE TABLE t (a, FOREIGN KEY (a) REFERENCES p CONSTRAINT f FOREIGN KEY (a) \
+                 REFERENCES p(b) UNIQUE (a), FOREIGN KEY (a) REFERENCES p)",
+                "CREATE TABLE t (a,  UNIQUE (a))",
+            ),
+            (
+                "CREATE TABLE t (a, FOREIGN KEY (a) REFERENCES p FOREIGN KEY (a) REFERENCES p(b))",
+                "CREATE TABLE t (a)",
+            ),
+            (
+                "CREATE TABLE t (a, FOREIGN KEY (a) REFERENCES p, FOREIGN KEY (a) REFERENCES p(b),
+                 CHECK (a > 0) FOREIGN KEY (a) REFERENCES p(c))",
+                "CREATE TABLE t (a,
+                 CHECK (a > 0) )",
             ),
         ] {
             assert_eq!(untied(sql, |name| name == "p").0, cut, "{sql}");
