@@ -302,23 +302,7 @@ impl Shape {
         let (columns_missing, columns_extra) =
             (only_in(&copied, &living), only_in(&living, &copied));
         let (ours, theirs) = (keys(own, table.id).await?, keys(live, id).await?);
-        let both: Vec<Column> = copied
-            .iter()
-            .filter_map(|column| {
-                let other = living.iter().find(|other| other.name == column.name)?;
-                let is_key = ours.iter().any(|key| key.columns.contains(&column.name));
-                let is_generated = column.is_generated && other.is_generated && is_key;
-                (is_generated || !column.is_generated && !other.is_generated).then(|| Column {
-                    name: column.name.clone(),
-                    base: column.base.clone(),
-                    live: other.base.clone(),
-                    is_row: column.is_row || other.is_row,
-                    cast: other.cast.clone(),
-                    is_always: other.is_always,
-                    is_generated,
-                })
-            })
-            .collect();
+        let both = shared_columns(&copied, &living, &ours);
         let same = |key: &&Key| {
             let sorted = |key: &Key| key.columns.iter().cloned().collect::<BTreeSet<_>>();
             let total = theirs.iter().filter(|other| other.is_total && key.is_total);
@@ -345,20 +329,7 @@ impl Shape {
         let sequences = sequences(live, id, &both).await?;
         let own_references = own_references(live, id, &both).await?;
         let partitions = gone_partitions((own, table.id), (live, id)).await?;
-        let unasked = unasked.unwrap_or_default().into_iter().map(|index| {
-            format!(
-                "{index} is about other columns than those that come back: a row that meets \
-                 another in it stops everything"
-            )
-        });
-        let mut notes: Vec<_> = unasked.collect();
-        if let Some(first) = partitions.first() {
-            let count = partitions.len();
-            notes.push(format!(
-                "partitions that it had are gone ({count}), and unless others take their rows, the \
-                 script fails at these: run first what it has in comments, {first}"
-            ));
-        }
+        let notes = notes(unasked.unwrap_or_default(), &partitions);
         let is_unicode = is_unicode(own).await? && is_unicode(live).await?;
         let sort = if key.is_empty() {
             let all: Vec<_> = both.iter().map(|column| quoted(&column.name)).collect();
@@ -397,6 +368,44 @@ impl Shape {
         let (all, table, sort) = (all.join(", "), table.quoted(), sort.join(", "));
         format!("SELECT {all} FROM {only}{table} ORDER BY {sort}")
     }
+}
+
+/// Columns that both tables have and that statements can set; and those that the server makes, where
+/// they tell rows apart.
+fn shared_columns(copied: &[Found], living: &[Found], keys: &[Key]) -> Vec<Column> {
+    let shared = copied.iter().filter_map(|column| {
+        let other = living.iter().find(|other| other.name == column.name)?;
+        let is_key = keys.iter().any(|key| key.columns.contains(&column.name));
+        let is_generated = column.is_generated && other.is_generated && is_key;
+        (is_generated || !column.is_generated && !other.is_generated).then(|| Column {
+            name: column.name.clone(),
+            base: column.base.clone(),
+            live: other.base.clone(),
+            is_row: column.is_row || other.is_row,
+            cast: other.cast.clone(),
+            is_always: other.is_always,
+            is_generated,
+        })
+    });
+    shared.collect()
+}
+
+/// What a person should know before the statements are run.
+fn notes(unasked: Vec<String>, partitions: &[String]) -> Vec<String> {
+    let unasked = unasked.into_iter().map(|index| {
+        format!(
+            "{index} is about other columns than those that come back: a row that meets another in \
+             it stops everything"
+        )
+    });
+    let gone = partitions.first().map(|first| {
+        format!(
+            "partitions that it had are gone ({}), and unless others take their rows, the script \
+             fails at these: run first what it has in comments, {first}",
+            partitions.len()
+        )
+    });
+    unasked.chain(gone).collect()
 }
 
 /// Refuses a key whose values are other texts, or sorted in another way, on one of the sides.
