@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
-    Brought, Difference, Endpoint, Engine, Error, ErrorKind, Overwrite, Reached, RecoveryTarget,
+    Brought, Comparison, Endpoint, Engine, Error, ErrorKind, Overwrite, Reached, RecoveryTarget,
     RestoreExtras, Result, Sandbox, SandboxUse, Script, Share, ShareRequest, code,
 };
 
@@ -97,7 +97,7 @@ pub async fn compare(
     job: &PartialJob<'_>,
     meter: &Arc<Meter>,
     script: &mut Script<'_>,
-) -> Result<PartialReport<Vec<Difference>>> {
+) -> Result<PartialReport<Comparison>> {
     at_point(world, repository, job, meter, async |sandbox, _, token| {
         sandbox.compare(&request(job, "", token), &**meter, script).await
     })

@@ -42,8 +42,8 @@ pub use log::{
     SEGMENT_BODY_BYTES_MAX, SEGMENT_INDEX_BYTES_MAX, SegmentHead,
 };
 pub use partial::{
-    Brought, BroughtTable, CHOSEN_NAME_BYTES_MAX, Difference, EXAMPLES_MAX, Progress, Script,
-    Share, ShareRequest, Tallied, chosen_name,
+    Brought, BroughtTable, CHOSEN_NAME_BYTES_MAX, Comparison, Difference, EXAMPLES_MAX, Progress,
+    Script, Share, ShareRequest, Tallied, chosen_name,
 };
 pub use pattern::TablePattern;
 pub use point::NativePoint;

@@ -75,6 +75,15 @@ pub struct BroughtTable {
     pub rows: u64,
 }
 
+/// What a comparison found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// Each table.
+    pub tables: Vec<Difference>,
+    /// What was left out, for people.
+    pub notes: Vec<String>,
+}
+
 /// How a table that lives differs from the same in a restored copy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Brought, Difference, Endpoint, Error, ErrorKind, Progress, Result, Script, ShareRequest, code,
+    Brought, Comparison, Endpoint, Error, ErrorKind, Progress, Result, Script, ShareRequest, code,
 };
 
 /// The most tables of which a backup records how many rows they have.
@@ -103,7 +103,7 @@ pub trait Sandbox: std::fmt::Debug + Send + Sync {
         _request: &ShareRequest<'_>,
         _progress: &dyn Progress,
         _script: &mut Script<'_>,
-    ) -> Result<Vec<Difference>> {
+    ) -> Result<Comparison> {
         Err(Error::new(ErrorKind::Unsupported, code::USAGE, "compare tables"))
     }
 

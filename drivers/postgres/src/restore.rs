@@ -376,8 +376,6 @@ impl Check<'_> {
         let per_file = u32::try_from(RELATION_FILE_BYTES / u64::from(page_bytes)).unwrap_or(1);
         let first = segment.wrapping_mul(per_file);
         let part = path.strip_prefix(self.root).unwrap_or(path).display().to_string();
-        let known = self.layout.corrupt_pages.iter().filter(|page| page.part == part);
-        let known: Vec<u32> = known.map(|page| page.page).collect();
         let file = File::open(path)?;
         let mut buffer = vec![0; (PAGES_AT_ONCE * page_bytes) as usize];
         for at in
@@ -387,10 +385,13 @@ impl Check<'_> {
             let bytes = &buffer[..length];
             *pages += bytes.chunks_exact(page_bytes as usize).len() as u64;
             let found = bad_pages(bytes, page_bytes as usize, first.wrapping_add(at));
-            // What was damaged when it was backed up is told with the backup.
-            let found =
-                found.into_iter().map(|page| at + page).filter(|page| !known.contains(page));
-            bad.extend(found.map(|page| format!("{part} {page}")));
+            bad.extend(found.into_iter().map(|page| {
+                let page = at + page;
+                let mut known = self.layout.corrupt_pages.iter();
+                let is_known = known.any(|known| known.part == part && known.page == page);
+                let when = if is_known { ", as it was when it was backed up" } else { "" };
+                format!("{part} {page}{when}")
+            }));
             if length < buffer.len() {
                 break;
             }

@@ -12,7 +12,7 @@ use rusqlite::{
     limits::Limit, types::ValueRef,
 };
 use stillpoint_contract::{
-    ANSWER_BYTES_MAX, Brought, Clock, Difference, Endpoint, Error, ErrorKind, Examined, Progress,
+    ANSWER_BYTES_MAX, Brought, Clock, Comparison, Endpoint, Error, ErrorKind, Examined, Progress,
     Result, Sandbox, SandboxRequest, Script, ShareRequest, Tally, Verdict, code,
 };
 
@@ -139,7 +139,7 @@ impl Sandbox for FileSandbox {
         request: &ShareRequest<'_>,
         progress: &dyn Progress,
         script: &mut Script<'_>,
-    ) -> Result<Vec<Difference>> {
+    ) -> Result<Comparison> {
         let places = (self.path.as_path(), self.directory.as_path());
         share::compare(places, &self.clock, request, progress, script).await
     }

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use serde::Serialize;
-use stillpoint_contract::{Brought, Difference, Tallied};
+use stillpoint_contract::{Brought, Comparison, Difference, Tallied};
 
 use crate::{
     cli::{
@@ -197,15 +197,16 @@ impl CompareAnswer {
         database: &str,
         into: &str,
         script: &Path,
-        report: PartialReport<Vec<Difference>>,
+        report: PartialReport<Comparison>,
     ) -> Self {
         let mut state = State::of(session, database, into, &report);
-        for found in &report.outcome {
+        state.warnings.extend(report.outcome.notes.iter().cloned());
+        for found in &report.outcome.tables {
             let notes = found.notes.iter().map(|note| format!("{}: {note}", found.table));
             state.warnings.extend(notes);
         }
         let sum = |rows: fn(&Difference) -> &Tallied| -> u64 {
-            report.outcome.iter().map(|found| rows(found).rows).sum()
+            report.outcome.tables.iter().map(|found| rows(found).rows).sum()
         };
         let (missing, extra, different) =
             (sum(|d| &d.missing), sum(|d| &d.extra), sum(|d| &d.different));
@@ -224,7 +225,7 @@ impl CompareAnswer {
             columns_missing: found.columns_missing,
             columns_extra: found.columns_extra,
         };
-        let tables = report.outcome.into_iter().map(table).collect();
+        let tables = report.outcome.tables.into_iter().map(table).collect();
         let script = script.display().to_string();
         Self { state, tables, missing, extra, different, script }
     }

@@ -116,6 +116,42 @@ async fn an_index_that_was_truncated() {
     }
 }
 
+/// Only B-trees and tables are.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_amcheck_does_not_look_at_is_looked_at_as_well() {
+    let Some(mut story) = begin(15).await else { return };
+    let client = connect(&story.server).await;
+    let fill = "CREATE TABLE more (n int PRIMARY KEY, v int[], h text);
+        INSERT INTO more SELECT i, ARRAY[i, i + 1], 'h' || i FROM generate_series(1, 3000) i;
+        CREATE INDEX more_h ON more USING hash (h); CREATE INDEX more_v ON more USING gin (v)";
+    client.batch_execute(fill).await.unwrap();
+    drop(client);
+    let path = stopped_file(&mut story, "more_h").await;
+    fs::File::options().write(true).open(path).unwrap().write_all_at(b"!!!", 20000).unwrap();
+    story.server.restart().unwrap();
+    story.back_up();
+    for more in [&[][..], &["--no-mount"]] {
+        let drill = failed(&story, more);
+        assert_cause(&drill, " 2, as it was when it was backed up");
+    }
+    let restore = ["restore", "shop", "--to", "damaged"];
+    let (status, _, said) = story.run(&restore);
+    assert_eq!(status, 9, "{said}");
+    assert!(said.contains("as it was when it was backed up"), "{said}");
+    assert!(!story.site.path("damaged").exists());
+    let (status, _, said) = story.run(&[&restore[..], &["--accept-damage"]].concat());
+    assert_eq!(status, 9, "{said}");
+    assert!(story.site.path("damaged/PG_VERSION").exists());
+
+    connect(&story.server).await.batch_execute("REINDEX INDEX more_h").await.unwrap();
+    let path = stopped_file(&mut story, "more_v").await;
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 8192).unwrap();
+    story.server.restart().unwrap();
+    story.back_up();
+    assert_cause(&failed(&story, &[]), "index \\\"public\\\".\\\"more_v\\\" has");
+}
+
 /// amcheck looks for rows in indexes, and not the other way round.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_whose_end_was_cut_off() {

@@ -296,6 +296,7 @@ async fn sequences_made_keys_types_of_extensions_and_partitions_come_back() {
         )
         .await
         .unwrap();
+    client.batch_execute("SELECT pg_stat_force_next_flush()").await.unwrap();
     story.back_up();
     let tables = ["free", "down", "made", "exts", "parted"];
     let mut before = Vec::new();
@@ -346,6 +347,72 @@ async fn sequences_made_keys_types_of_extensions_and_partitions_come_back() {
     let told = plan(&["--table", "free", "--database", "nosuch", "--plan"]);
     assert_eq!(told["tables"], serde_json::json!([]), "{told:#}");
     assert!(told["warnings"].to_string().contains("in a database nosuch"), "{told:#}");
+    assert_none(&story.site);
+}
+
+/// Whatever the settings of whoever runs the script are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_does_what_it_says_in_any_session_and_nothing_to_rows_that_changed() {
+    let Some(story) = begin(17).await else { return };
+    let client = connect(&story.server).await;
+    client
+        .batch_execute(
+            "CREATE TABLE shown (id int PRIMARY KEY, b bytea, p point, m money, r regclass,
+                 rs regtype[], f float8);
+             INSERT INTO shown VALUES
+                 (1, '\\x71', '(0.1,0.2)', 12.5, 'account', '{mood}', 0.1), (2, '', NULL, 1, 'audit.log',
+                 '{int,mood}', 2);
+             CREATE TABLE pairs (id int PRIMARY KEY, v text, u int);
+             INSERT INTO pairs VALUES (1, 'a', 1), (2, 'b', 2);
+             CREATE TABLE spans (id int PRIMARY KEY, r int4range,
+                 EXCLUDE USING gist (r WITH &&) DEFERRABLE INITIALLY DEFERRED);
+             INSERT INTO spans VALUES (5, '[50,55)'), (6, '[60,65)');
+             CREATE TABLE typed (id int PRIMARY KEY, v text); INSERT INTO typed VALUES (1, '7')",
+        )
+        .await
+        .unwrap_or_else(|e| panic!("{e:?}"));
+    story.back_up();
+    let before = rows(&story, "shown").await;
+    client
+        .batch_execute(
+            "UPDATE shown SET p = point(0.1::float8 + 0.2, 1), m = 3, f = 0.1::float8 + 0.2
+                 WHERE id = 1;
+             UPDATE shown SET b = 'q', r = 'account', rs = '{mood}' WHERE id = 2;
+             UPDATE pairs SET v = 'z'; DELETE FROM spans;
+             INSERT INTO spans VALUES (9, '[50,52)');
+             ALTER TABLE typed ALTER v TYPE int USING 8",
+        )
+        .await
+        .unwrap_or_else(|e| panic!("{e:?}"));
+    let tables = ["--table", "shown", "--table", "pairs", "--table", "spans", "--table", "typed"];
+    let words = [&tables[..], &["--table", "tot*", "--table", "plain"]].concat();
+    fails(&story, &[&words[..], &["--compare"]].concat(), 5, &["it is a view"]);
+    let words = [&tables[..], &["--table", "*t*l*", "--compare", "--script", "any.sql"]].concat();
+    let found = tokio::task::block_in_place(|| ok(&story, &words));
+    let warnings = found["warnings"].to_string();
+    assert!(warnings.contains("v was text and is integer"), "{found:#}");
+    assert!(warnings.contains("public.totals is left out: it is a view"), "{found:#}");
+    // Meanwhile another column of a row that differs is changed: the row stays as it is.
+    client.batch_execute("UPDATE pairs SET u = 9 WHERE id = 2").await.unwrap();
+    client
+        .batch_execute(
+            "ALTER DATABASE postgres SET extra_float_digits = 0;
+             ALTER DATABASE postgres SET bytea_output = 'escape';
+             ALTER DATABASE postgres SET quote_all_identifiers = on;
+             ALTER DATABASE postgres SET DateStyle = 'German';
+             ALTER DATABASE postgres SET xmloption = document",
+        )
+        .await
+        .unwrap();
+    let script = fs::read_to_string(story.site.path("any.sql")).unwrap();
+    let other = connect(&story.server).await;
+    other.batch_execute(&script).await.unwrap_or_else(|e| panic!("{e:?}\n{script}"));
+    assert_eq!(rows(&story, "shown").await, before, "{script}");
+    let all = "SELECT string_agg(id || v || u, ',' ORDER BY id) FROM pairs";
+    assert_eq!(story.ask(all).await, "1a1,2z9", "{script}");
+    let all = "SELECT string_agg(id::text, ',' ORDER BY id) FROM spans";
+    assert_eq!(story.ask(all).await, "6,9", "{script}");
+    assert_eq!(story.ask("SELECT v::text FROM typed").await, "7", "{script}");
     assert_none(&story.site);
 }
 

@@ -382,8 +382,8 @@ fn merge_scripts_know_rows_that_a_collation_takes_for_the_same() {
          INSERT INTO keyed VALUES ('abc', 1), ('ABC', 2);
          CREATE TABLE lone (rowid TEXT COLLATE NOCASE);
          INSERT INTO lone VALUES ('abc');
-         CREATE TABLE guarded (id INTEGER PRIMARY KEY, v TEXT COLLATE NOCASE);
-         INSERT INTO guarded VALUES (1, 'old'), (2, 'old')",
+         CREATE TABLE guarded (id INTEGER PRIMARY KEY, v TEXT COLLATE NOCASE, w REAL);
+         INSERT INTO guarded VALUES (1, 'old', 0.1), (2, 'old', 0.2), (3, 'old', NULL)",
     )
     .unwrap();
     site.ok(&["backup", "sqlite:app.db"]);
@@ -402,9 +402,12 @@ fn merge_scripts_know_rows_that_a_collation_takes_for_the_same() {
     // What was changed after it was compared stays.
     live.execute_batch("UPDATE guarded SET v = 'new'").unwrap();
     let script = compare("guarded", "guarded.sql");
-    live.execute_batch("UPDATE guarded SET v = 'NEW' WHERE id = 2").unwrap();
+    let meanwhile = "UPDATE guarded SET v = 'NEW' WHERE id = 2;
+        UPDATE guarded SET w = 3 WHERE id = 3";
+    live.execute_batch(meanwhile).unwrap();
     live.execute_batch(&script).unwrap();
-    assert_eq!(texts(&live, "SELECT v FROM guarded ORDER BY id"), ["old", "NEW"], "{script}");
+    let found = texts(&live, "SELECT v FROM guarded ORDER BY id");
+    assert_eq!(found, ["old", "NEW", "new"], "{script}");
 }
 
 /// Also where whoever runs it does not ask for references to be kept, as `sqlite3` does not.
@@ -445,6 +448,9 @@ fn a_merge_leaves_no_reference_to_a_row_that_stayed_away() {
     assert!(script.contains("-- references of child were broken already"), "{script}");
     live.execute_batch(&script).unwrap();
     assert_eq!(texts(&live, "SELECT parent || '' FROM child"), ["1", "2"]);
+    let words = ["--table", "*", "--compare", "--script", "all.sql"];
+    let told = site.json(&restore(&words))["warnings"].to_string();
+    assert!(told.contains("words is left out") && told.contains("totals is left out"), "{told}");
     live.execute_batch("DROP TABLE child; CREATE VIEW child AS SELECT id, mail FROM parent")
         .unwrap();
     site.fails(

@@ -14,7 +14,8 @@ async fn a_database_comes_back_as_it_was_under_a_name_that_is_free() {
         let client = connect(&story.server).await;
         client
             .batch_execute(
-                "CREATE EXTENSION pg_trgm; SELECT lo_from_bytea(4711, '\\x00ff');
+                "CREATE UNLOGGED TABLE fleeting (n int);
+                 CREATE EXTENSION pg_trgm; SELECT lo_from_bytea(4711, '\\x00ff');
                  ALTER DATABASE postgres SET work_mem = '5MB';
                  GRANT CONNECT ON DATABASE postgres TO app;
                  CREATE FUNCTION sum_of(a int) RETURNS int LANGUAGE sql AS 'SELECT a; SELECT a + 1';
@@ -33,6 +34,8 @@ async fn a_database_comes_back_as_it_was_under_a_name_that_is_free() {
             ok(&story, &["--database", "postgres", "--as", "shop 2"])
         });
         assert_eq!(answer["created_database"], "shop 2", "{answer:#}");
+        let told = "public.fleeting: no backup has rows of unlogged tables";
+        assert!(answer["notes"].to_string().contains(told), "{answer:#}");
         let made = dump(&story, "shop 2", &["--create"]);
         let named = made.replace("\"shop 2\"", "postgres").replace("shop 2", "postgres");
         assert_eq!(named, before);

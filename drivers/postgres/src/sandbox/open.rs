@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use futures::TryStreamExt as _;
 use stillpoint_contract::{
-    ANSWER_BYTES_MAX, Brought, Clock, Difference, Endpoint, Error, ErrorKind, Examined, Progress,
+    ANSWER_BYTES_MAX, Brought, Clock, Comparison, Endpoint, Error, ErrorKind, Examined, Progress,
     Result, Sandbox, SandboxRequest, Script, ShareRequest, Tally, code,
 };
 use tokio_postgres::SimpleQueryMessage;
@@ -221,7 +221,7 @@ impl Sandbox for ServerSandbox {
         request: &ShareRequest<'_>,
         progress: &dyn Progress,
         script: &mut Script<'_>,
-    ) -> Result<Vec<Difference>> {
+    ) -> Result<Comparison> {
         share::compare(self, request, progress, script).await
     }
 

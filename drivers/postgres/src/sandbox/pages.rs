@@ -1,5 +1,5 @@
-//! Tables whose files are shorter than the server knows them to have been: the end of one was cut
-//! off, and with it rows that only their indexes know of.
+//! Tables and indexes whose files are shorter than the server knows them to have been: the end of
+//! one was cut off, and with it rows that only their indexes know of.
 //!
 //! Sources: PostgreSQL 18 documentation, 52.11, `pg_class`, `relpages`; F.1, amcheck, which looks
 //! for rows of a table in its indexes and not the other way round.
@@ -10,6 +10,17 @@ use super::{amcheck::examined, open::ServerSandbox};
 use crate::{connect::Sql, error, tally::quoted};
 
 const CHECK: &str = "lengths of tables";
+
+/// Indexes that are shorter than when they were built or last looked at. They never become shorter
+/// but by being built anew; and amcheck looks at no others than B-trees.
+const SHORT_INDEXES: &str = "
+    SELECT n.nspname::text, c.relname::text, c.relpages, p.pages
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        CROSS JOIN LATERAL (
+            SELECT pg_catalog.pg_relation_size(c.oid)
+                / pg_catalog.current_setting('block_size')::int8 AS pages) p
+    WHERE c.relkind = 'i' AND c.relpersistence = 'p' AND p.pages < c.relpages
+    ORDER BY 1, 2";
 
 /// Tables that are shorter than when they were last looked at, and what an index of all of their
 /// rows is sorted by.
@@ -39,6 +50,13 @@ pub(super) async fn run(sandbox: &ServerSandbox) -> Result<Examined> {
     for database in &sandbox.databases {
         let sql = sandbox.cluster.in_database(database).sql().await?;
         let failed = |e| error::sql(e, "list tables that are short");
+        for row in sql.client.query(SHORT_INDEXES, &[]).await.map_err(failed)? {
+            let text = |column| row.try_get::<_, &str>(column).map_err(failed);
+            let known: i32 = row.try_get(2).map_err(failed)?;
+            let pages: i64 = row.try_get(3).map_err(failed)?;
+            let index = format!("{}.{}", quoted(text(0)?), quoted(text(1)?));
+            found.push(format!("{database}: index {index} has {pages} pages, and had {known}"));
+        }
         for row in sql.client.query(SHORT, &[]).await.map_err(failed)? {
             let text = |column| row.try_get::<_, &str>(column).map_err(failed);
             let known: i32 = row.try_get(2).map_err(failed)?;

@@ -39,7 +39,10 @@ pub(super) async fn connect(
     clock: &Arc<dyn Clock>,
 ) -> Result<(Cluster, Sql, u32)> {
     let cluster = Cluster::new(Config::new(request.into)?, Arc::clone(clock))?;
-    let sql = cluster.sql().await.map_err(|error| error.during(STEP))?;
+    let sql = cluster.sql().await.map_err(|error| match error.code() {
+        code::NO_DATABASE => error.during(STEP).next("name one that is there, in --into URL"),
+        _ => error.during(STEP),
+    })?;
     let failed = |e| error::sql(e, STEP);
     let query = "SELECT current_setting('server_version_num')::int4 / 10000, pg_is_in_recovery()";
     let row = sql.client.query_one(query, &[]).await.map_err(failed)?;

@@ -36,6 +36,22 @@ const PREPARED: &str = "
 const NO_EVENTS: &str = "
     SET search_path = ''; UPDATE pg_catalog.pg_event_trigger SET evtenabled = 'D'";
 
+/// What no dump of ours has, and why.
+const LEFT_BEHIND: [(&str, &str); 2] = [
+    (
+        "SELECT ARRAY(SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind = 'r' AND c.relpersistence = 'u' ORDER BY 1)",
+        "no backup has rows of unlogged tables",
+    ),
+    (
+        "SELECT ARRAY(SELECT s.subname::text FROM pg_catalog.pg_subscription s
+            JOIN pg_catalog.pg_database d ON d.oid = s.subdbid
+         WHERE d.datname = pg_catalog.current_database() ORDER BY 1)",
+        "a subscription is left out, which would take changes from its publisher",
+    ),
+];
+
 /// Foreign keys of tables to others, and those keys that lead elsewhere.
 const OUTWARD: &str = "
     SELECT r.oid, c.conname::text, pg_catalog.pg_get_constraintdef(c.oid),
@@ -236,11 +252,11 @@ impl Transfer<'_> {
         let own = self.sandbox.cluster.in_database(&self.database).sql().await?;
         let sizes = sizes(&own, None).await?;
         let raw = raw(&own).await?;
+        let mut notes = left_behind(&own).await?;
         drop(own);
         let elsewhere = if self.database == "template1" { "postgres" } else { "template1" };
         let other = self.sandbox.cluster.in_database(elsewhere).sql().await?;
         self.rename_in_sandbox(&other, &unfinished).await?;
-        let mut notes = Vec::new();
         let mut arguments = vec!["--create".to_owned()];
         arguments.extend(raw);
         arguments.extend(spaces_of((&other, &live), &mut notes).await?);
@@ -338,6 +354,22 @@ impl Transfer<'_> {
             maker: None,
         }
     }
+}
+
+/// What of a database does not come along with it.
+async fn left_behind(own: &Sql) -> Result<Vec<String>> {
+    let failed = |e| error::sql(e, STEP);
+    let mut notes = Vec::new();
+    for (query, why) in LEFT_BEHIND {
+        let row = own.client.query_one(query, &[]).await.map_err(failed)?;
+        let names: Vec<String> = row.try_get(0).map_err(failed)?;
+        if let Some(first) = names.first() {
+            let more = names.len() - 1;
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            notes.push(format!("{first}{more}: {why}"));
+        }
+    }
+    Ok(notes)
 }
 
 /// Takes texts as they come where the server does not know what letters they are.

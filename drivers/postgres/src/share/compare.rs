@@ -3,7 +3,8 @@
 use std::{cmp::Ordering, collections::BTreeSet, path::Path};
 
 use stillpoint_contract::{
-    Difference, Error, ErrorKind, Progress, Result, Script, Share, ShareRequest, Tallied, code,
+    Comparison, Difference, Error, ErrorKind, Progress, Result, Script, Share, ShareRequest,
+    Tallied, code,
 };
 
 use super::{
@@ -111,8 +112,9 @@ const HEAD: &str = "\
 -- rows that differ get their old values unless they were changed since they were compared, rows
 -- that are missing come back unless another row has by now what must be unique in them: the server
 -- then says INSERT 0 0. Rows that are extra stay: their removal is commented out.
--- Triggers fire as for every other statement. One that fails, as where rows exchanged what must be
--- unique, or where rows of two tables refer to each other, ends all of it, and nothing is changed.
+-- Triggers fire as for every other statement. One that fails, as where rows exchanged or passed on
+-- what must be unique, or where rows of two tables refer to each other, ends all of it, and nothing
+-- is changed.
 BEGIN;
 SET CONSTRAINTS ALL DEFERRED;
 SET LOCAL standard_conforming_strings = on;
@@ -120,6 +122,10 @@ SET LOCAL client_encoding = 'UTF8';
 SET LOCAL DateStyle = 'ISO, YMD';
 SET LOCAL TimeZone = 'UTC';
 SET LOCAL IntervalStyle = 'postgres';
+SET LOCAL extra_float_digits = 3;
+SET LOCAL bytea_output = 'hex';
+SET LOCAL lc_monetary = 'C';
+SET LOCAL quote_all_identifiers = off;
 SET LOCAL xmloption = content;
 ";
 
@@ -129,7 +135,7 @@ pub(crate) async fn compare(
     request: &ShareRequest<'_>,
     progress: &dyn Progress,
     script: &mut Script<'_>,
-) -> Result<Vec<Difference>> {
+) -> Result<Comparison> {
     let Share::Tables(patterns) = request.share else {
         return Err(Error::new(ErrorKind::Unsupported, code::USAGE, STEP)
             .next("name tables: --table SCHEMA.TABLE"));
@@ -138,9 +144,9 @@ pub(crate) async fn compare(
     let (cluster, live, _) = connect(request, &sandbox.cluster.clock).await?;
     let database = database_of(sandbox, request, &cluster)?;
     let own = sandbox.cluster.in_database(&database).sql().await?;
-    let (chosen, _) = choose(&own, &database, patterns).await?;
+    let (chosen, mut notes) = choose(&own, &database, patterns).await?;
     let mut tables = with_heirs(&own, chosen).await?;
-    let unlogged = refuse_unlogged(&mut tables)?;
+    notes.extend(refuse_unlogged(&mut tables)?);
     // Rows of partitions are those of their parents, and rows of heirs their own.
     let partitioned = tables.iter().filter(|table| table.of.is_none() && table.is_partitioned());
     let partitioned: BTreeSet<u32> = partitioned.map(|table| table.id).collect();
@@ -173,8 +179,8 @@ pub(crate) async fn compare(
         tables.into_iter().partition(|table| gone.contains(&table.id));
     progress.begin("compare", shapes.iter().map(|shape| shape.size).sum());
     Out(script).line(HEAD.trim_end())?;
-    for warning in unlogged {
-        Out(script).line(&format!("-- {}", warning.replace(['\n', '\r'], " ")))?;
+    for note in &notes {
+        Out(script).line(&format!("-- {}", note.replace(['\n', '\r'], " ")))?;
     }
     let mut found = Vec::new();
     for (table, shape) in tables.iter().zip(shapes) {
@@ -200,7 +206,7 @@ pub(crate) async fn compare(
     }
     Out(script).line("COMMIT;")?;
     live.client.batch_execute("COMMIT").await.map_err(failed)?;
-    Ok(found)
+    Ok(Comparison { tables: found, notes })
 }
 
 /// Leaves out tables of which no backup has rows, as long as others are meant as well, and says so.
@@ -329,7 +335,17 @@ impl Shape {
         let sequences = sequences(live, id, &both).await?;
         let own_references = own_references(live, id, &both).await?;
         let partitions = gone_partitions((own, table.id), (live, id)).await?;
-        let notes = notes(unasked.unwrap_or_default(), &partitions);
+        let mut notes = notes(unasked.unwrap_or_default(), &partitions);
+        notes.extend(
+            both.iter().filter(|column| family(&column.base) != family(&column.live)).map(
+                |column| {
+                    format!(
+                        "{} was {} and is {}: a value that is none of these ends the script",
+                        column.name, column.base, column.live
+                    )
+                },
+            ),
+        );
         let is_unicode = is_unicode(own).await? && is_unicode(live).await?;
         let sort = if key.is_empty() {
             let all: Vec<_> = both.iter().map(|column| quoted(&column.name)).collect();

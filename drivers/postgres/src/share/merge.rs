@@ -197,13 +197,13 @@ impl<'a, 's> Merge<'a, 's> {
             return self.script.line("-- a row that differs only in what the server alone gives");
         }
         if !soon.is_empty() {
-            let update = self.update((copy, live), &soon, &differing);
+            let update = self.update((copy, live), &soon, |_| live);
             self.script.line(&update)?;
         }
         if !late.is_empty() {
-            // What came before has changed the rest of the row.
-            let guard = if soon.is_empty() { &differing } else { &late };
-            let update = self.update((copy, live), &late, guard);
+            // What came before has changed some of the row.
+            let now = |place| if soon.contains(&place) { copy } else { live };
+            let update = self.update((copy, live), &late, now);
             if let Some(file) = &mut self.later.references {
                 writeln!(file, "{update}").map_err(unwritten)?;
             }
@@ -211,17 +211,25 @@ impl<'a, 's> Merge<'a, 's> {
         Ok(())
     }
 
-    /// Sets values of a row as long as others are what they were.
-    fn update(&self, (copy, live): (&Row, &Row), set: &[usize], guard: &[usize]) -> String {
+    /// Sets values of a row as long as all of it is what `now` says of each place.
+    fn update<'r>(
+        &self,
+        (copy, live): (&'r Row, &'r Row),
+        set: &[usize],
+        now: impl Fn(usize) -> &'r Row,
+    ) -> String {
         let set = set.iter().map(|place| {
             let name = quoted(&self.target.columns[*place].name);
             format!("{name} = {}", literal(&copy.values[*place]))
         });
         let set = set.collect::<Vec<_>>().join(", ");
-        let guard = guard.iter().map(|place| self.is_still(*place, live));
-        let guard = guard.collect::<Vec<_>>().join(" AND ");
-        let key = self.where_key(live);
-        format!("UPDATE {} SET {set} WHERE {key} AND {guard};", self.only())
+        let is_told = |place: &usize| {
+            self.target.key.contains(place) && has_equality(&self.target.columns[*place].cast)
+        };
+        let places = (0..self.target.columns.len()).filter(|place| !is_told(place));
+        let guard = places.map(|place| self.is_still(place, now(place)));
+        let guard = iter::once(self.where_key(live)).chain(guard).collect::<Vec<_>>().join(" AND ");
+        format!("UPDATE {} SET {set} WHERE {guard};", self.only())
     }
 
     /// A row is only proposed for removal.
@@ -304,6 +312,14 @@ impl<'a, 's> Merge<'a, 's> {
         self.target.key.iter().map(one).collect::<Vec<_>>().join(" AND ")
     }
 
+    fn is_named(&self, place: usize, row: &Row) -> String {
+        let column = &self.target.columns[place];
+        match literal(&row.values[place]).as_ref() {
+            "NULL" => format!("{} IS NULL", quoted(&column.name)),
+            value => format!("{} = {value}::{}", quoted(&column.name), column.cast),
+        }
+    }
+
     fn is_still(&self, place: usize, row: &Row) -> String {
         let column = &self.target.columns[place];
         // Some types cannot tell whether two values are equal, and others take different ones for
@@ -312,6 +328,9 @@ impl<'a, 's> Merge<'a, 's> {
             "text" | "character varying" | "citext" => "::text COLLATE \"C\"",
             // As a text it would lack its blanks.
             "character" => " COLLATE \"C\"",
+            base if base == column.live && names_something(base) => {
+                return self.is_named(place, row);
+            }
             base if base == column.live && !column.is_row && has_equality(base) => "",
             _ => "::text",
         };
@@ -321,6 +340,15 @@ impl<'a, 's> Merge<'a, 's> {
             value => format!("{}{cast} = {value}", quoted(&column.name)),
         }
     }
+}
+
+/// Whether values of a type, or arrays of them, name something, in a text that depends on the
+/// session that asks.
+fn names_something(base: &str) -> bool {
+    let kinds = ["class", "type", "proc", "procedure", "oper", "operator", "role", "namespace"];
+    let kinds = kinds.into_iter().chain(["config", "dictionary", "collation"]);
+    let base = base.trim_end_matches("[]").strip_prefix("reg");
+    base.is_some_and(|base| kinds.into_iter().any(|kind| kind == base))
 }
 
 /// Whether values of a type, or arrays of them, are equal by an operator of the server's own that a
@@ -482,7 +510,8 @@ mod tests {
              IS NULL) AND (t.\"w\" = r.\"w\" OR t.\"w\" IS NULL AND r.\"w\" IS NULL)) AND \
              NOT EXISTS (SELECT FROM \"t1\" t WHERE lower(w) = u.\"1\" AND (w > 'a'::text) AND \
              u.\"2\" AND u.\"3\");\n\
-             UPDATE ONLY \"t\" SET \"v\" = '{}' WHERE \"id\" = '2' AND \"v\"::text = '[]';\n"
+             UPDATE ONLY \"t\" SET \"v\" = '{}' WHERE \"id\" = '2' AND \
+             \"v\"::text = '[]' AND \"w\"::text COLLATE \"C\" = 'x';\n"
         );
     }
 }

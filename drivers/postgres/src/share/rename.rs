@@ -147,10 +147,15 @@ pub(super) async fn plan(
         };
         // Only the name that was asked for has to be that and no other.
         let is_asked = table.of.is_none();
-        if is_asked && !taken.insert((schema.clone(), to.clone())) {
+        let is_ours = all.iter().any(|one| one.schema == schema && one.to == to);
+        let to = if !is_asked || is_ours {
+            // Long names may have one beginning.
+            free(&mut taken, &schema, &[to])?
+        } else if taken.insert((schema.clone(), to.clone())) {
+            to
+        } else {
             return Err(is_taken(&schema, &to, own.is_some()));
-        }
-        let to = if is_asked { to } else { free(&mut taken, &schema, &[to])? };
+        };
         names.insert(table.id, (table.name.clone(), to.clone()));
         let (kind, from) = ("TABLE".to_owned(), table.name.clone());
         all.push(Renamed { id: table.id, kind, schema, from, to });
@@ -171,7 +176,8 @@ pub(super) async fn plan(
 
 /// The name of what belongs to a table that had one name and gets another.
 fn inherited(name: &str, from: &str, to: &str, suffix: &str) -> String {
-    match name.strip_prefix(from) {
+    let rest = name.strip_prefix(from);
+    match rest.filter(|rest| rest.is_empty() || rest.starts_with(|c: char| !c.is_alphanumeric())) {
         Some(rest) if to.len() + rest.len() <= stillpoint_contract::CHOSEN_NAME_BYTES_MAX => {
             format!("{to}{rest}")
         }

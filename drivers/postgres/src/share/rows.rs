@@ -15,7 +15,8 @@ const STEP: &str = "read the rows of a table";
 pub(super) const FORMS: &str = "
     SET search_path = ''; SET client_encoding = 'UTF8'; SET DateStyle = 'ISO, YMD';
     SET TimeZone = 'UTC'; SET IntervalStyle = 'postgres'; SET extra_float_digits = 3;
-    SET bytea_output = 'hex'; SET statement_timeout = 0; SET row_security = off";
+    SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET quote_all_identifiers = off;
+    SET statement_timeout = 0; SET row_security = off";
 
 /// How a value of a key is sorted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,8 @@ const REFUSES: &str = "
         OR EXISTS (SELECT FROM pg_catalog.pg_rewrite
             WHERE ev_class = $1 AND ev_type IN ('2', '3'))";
 
-/// What is seen to at once, in a table and in those of its partitions that have it for themselves.
+/// What is unique in a table, and in those of its partitions that have it for themselves. What is
+/// seen to only at the end counts as well: when rows come back, those that differ have theirs.
 /// Servers before 15 know no NULL that equals another.
 const UNIQUE: &str = "
     SELECT CASE WHEN i.indrelid <> $1 THEN pg_catalog.format('%I.%I', n.nspname, r.relname) END,
@@ -50,7 +51,7 @@ const UNIQUE: &str = "
         JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
         JOIN pg_catalog.pg_class r ON r.oid = i.indrelid
         JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
-    WHERE (i.indisunique OR i.indisexclusion) AND i.indimmediate AND i.indisvalid
+    WHERE (i.indisunique OR i.indisexclusion) AND i.indisvalid
         AND (i.indrelid = $1 OR i.indrelid IN (
             SELECT relid FROM pg_catalog.pg_partition_tree($1::oid)))
         AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhrelid = i.indexrelid)

@@ -2,8 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use rusqlite::{Connection, OptionalExtension as _, params_from_iter, types::ToSqlOutput};
@@ -26,8 +28,12 @@ const STEP: &str = "make the restored tables ready";
 const WRITE: &str = "write into the live database";
 
 /// The most that one transaction writes.
-const BATCH_ROWS_MAX: u32 = 1000;
-const BATCH_BYTES_MAX: u64 = 1 << 20;
+const BATCH_ROWS: Range<usize> = 1000..32_000;
+const BATCH_BYTES_MAX: u64 = 4 << 20;
+
+/// How long a batch should take, with what is left to others behind it: about twice as long as
+/// nobody else can write.
+const BATCH_TIME: Range<Duration> = Duration::from_millis(60)..Duration::from_millis(240);
 
 /// Names by which a row id goes, if no column has them.
 pub(super) const ROW_IDS: [&str; 3] = ["rowid", "_rowid_", "oid"];
@@ -445,11 +451,12 @@ fn fill(
         let mut source = copy.prepare(&from).map_err(read)?;
         let mut rows = source.query([]).map_err(read)?;
         let (mut count, mut told, mut is_done) = (0, 0, false);
+        let mut rows_max = BATCH_ROWS.start;
         while !is_done {
             // A row is read only once, so it is kept until its transaction has ended.
             let mut batch: Vec<Vec<Value>> = Vec::new();
             let mut bytes = 0;
-            while (batch.len() as u32) < BATCH_ROWS_MAX && bytes < BATCH_BYTES_MAX {
+            while batch.len() < rows_max && bytes < BATCH_BYTES_MAX {
                 let Some(row) = rows.next().map_err(read)? else {
                     is_done = true;
                     break;
@@ -459,7 +466,14 @@ fn fill(
                 bytes += values.iter().map(Value::length).sum::<u64>();
                 batch.push(values);
             }
+            let begun = database.clock.elapsed();
             transaction((live, database), |live| insert(live, &into, &batch).map_err(failed))?;
+            let took = database.clock.elapsed().saturating_sub(begun);
+            if took < BATCH_TIME.start {
+                rows_max = (rows_max * 2).min(BATCH_ROWS.end);
+            } else if took > BATCH_TIME.end {
+                rows_max = (rows_max / 2).max(BATCH_ROWS.start);
+            }
             count += batch.len() as u64;
             let more = bytes.min(table.size - told);
             told += more;

@@ -9,7 +9,7 @@ use rusqlite::{
     backup::{Backup, StepResult},
 };
 use stillpoint_contract::{
-    Clock, Difference, Error, ErrorKind, Progress, Result, Script, Share, ShareRequest,
+    Clock, Comparison, Difference, Error, ErrorKind, Progress, Result, Script, Share, ShareRequest,
     TablePattern, code,
 };
 
@@ -34,8 +34,8 @@ const HEAD: &str = "\
 -- rows that differ get their old values unless they were changed since they were compared, rows
 -- that are missing come back unless another row has by now what must be unique in them. Rows that
 -- are extra stay: their removal is commented out.
--- Triggers fire as for every other statement. One may fail, as where rows exchanged what must be
--- unique: `sqlite3 -bail` then ends there, and nothing is changed.";
+-- Triggers fire as for every other statement. One may fail, as where rows exchanged or passed on
+-- what must be unique: `sqlite3 -bail` then ends there, and nothing is changed.";
 
 /// References are looked at when the script commits: whoever runs it may not have asked for that,
 /// and a row that stayed away may be what others refer to.
@@ -57,7 +57,7 @@ pub(crate) async fn compare(
     request: &ShareRequest<'_>,
     progress: &dyn Progress,
     script: &mut Script<'_>,
-) -> Result<Vec<Difference>> {
+) -> Result<Comparison> {
     refuse_databases(request)?;
     let Share::Tables(patterns) = request.share else { return Err(Error::bug(STEP)) };
     let database = Database::locate(Config::new(request.into)?, Arc::clone(clock))?;
@@ -73,10 +73,10 @@ fn work(
     patterns: &[TablePattern],
     database: &Database,
     teller: &Teller,
-) -> Result<Vec<Difference>> {
+) -> Result<Comparison> {
     teller.begin("prepare", 0)?;
     let copy = crate::sandbox::connect(path)?;
-    let (tables, _) = choose(&copy, path, patterns)?;
+    let (tables, notes) = choose(&copy, path, patterns)?;
     let live = state_of(database, beside)?;
     let failed = |e| error::sqlite(e, STEP, &database.path);
     let encoding = encoding(&copy).map_err(failed)?;
@@ -93,6 +93,9 @@ fn work(
     }
     teller.begin("compare", shapes.iter().map(|shape| shape.size).sum())?;
     teller.line(HEAD.to_owned())?;
+    for note in &notes {
+        teller.line(format!("-- {}", note.replace(['\n', '\r'], " ")))?;
+    }
     match unenforced(&[&copy, &live], &tables) {
         Some(why) => teller.line(format!("-- {why}: what refers to missing rows comes back"))?,
         None => teller.line(ENFORCED.to_owned())?,
@@ -115,7 +118,7 @@ fn work(
     teller.line("COMMIT;".to_owned())?;
     live.execute_batch("COMMIT").map_err(failed)?;
     Database::close(live);
-    Ok(found)
+    Ok(Comparison { tables: found, notes })
 }
 
 /// Why references cannot be enforced while tables are merged: rows that break them are there

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, BufRead as _, BufReader, BufWriter, Seek as _, Write as _},
+    iter,
 };
 
 use stillpoint_contract::{Error, ErrorKind, Result, code};
@@ -66,15 +67,15 @@ impl Merge<'_> {
             return self.teller.line(text.to_owned());
         }
         // The column's own collation would take what was changed meanwhile for the same.
-        let guard = differing.iter().map(|place| {
-            let (name, value) = (quoted(&self.columns[*place]), live[*place].literal());
+        let guard = (0..live.len()).filter(|place| !self.key.contains(place)).map(|place| {
+            let (name, value) = (quoted(&self.columns[place]), live[place].literal());
             format!("{name} COLLATE BINARY IS {value}")
         });
-        let guard = guard.collect::<Vec<_>>().join(" AND ");
         let key = self.are(self.key.iter(), live);
+        let guard = iter::once(key).chain(guard).collect::<Vec<_>>().join(" AND ");
         let table = quoted(&self.table);
         // The table's own clause for conflicts may be to replace other rows.
-        self.teller.line(format!("UPDATE OR ABORT {table} SET {set} WHERE {key} AND {guard};"))
+        self.teller.line(format!("UPDATE OR ABORT {table} SET {set} WHERE {guard};"))
     }
 
     /// A row is only proposed for removal. Line breaks would let the rest be run.
