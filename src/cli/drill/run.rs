@@ -64,7 +64,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SQL", requires = "expect")]
     check: Vec<String>,
     /// What the statement must answer: columns apart by |, rows by line feeds, nothing for NULL,
-    /// SQLite's real numbers with 15 digits. Of several statements in one --check, the last answers.
+    /// SQLite's real numbers with 15 digits. Of several statements in one --check, the last
+    /// answers.
     #[arg(long, value_name = "VALUE", requires = "check", allow_hyphen_values = true)]
     expect: Vec<String>,
     /// Which of a server's databases --check runs in [default: the only one beside those that every

@@ -286,7 +286,8 @@ async fn sequences_made_keys_types_of_extensions_and_partitions_come_back() {
              CREATE TABLE exts (
                  id ext.citext PRIMARY KEY, c ext.citext, h ext.hstore, x ext.citext[]);
              INSERT INTO exts VALUES
-                 ('Key', 'Text', 'a=>1', '{Aa}'), ('two', 'b', NULL, '{}'), ('three', 'c', '', NULL);
+                 ('Key', 'Text', 'a=>1', '{Aa}'), ('two', 'b', NULL, '{}'),
+                 ('three', 'c', '', NULL);
              CREATE TABLE parted (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
              CREATE TABLE p1 PARTITION OF parted FOR VALUES FROM (0) TO (10);
              CREATE TABLE p2 PARTITION OF parted FOR VALUES FROM (10) TO (20)
@@ -360,8 +361,8 @@ async fn a_script_does_what_it_says_in_any_session_and_nothing_to_rows_that_chan
             "CREATE TABLE shown (id int PRIMARY KEY, b bytea, p point, m money, r regclass,
                  rs regtype[], f float8);
              INSERT INTO shown VALUES
-                 (1, '\\x71', '(0.1,0.2)', 12.5, 'account', '{mood}', 0.1), (2, '', NULL, 1, 'audit.log',
-                 '{int,mood}', 2);
+                 (1, '\\x71', '(0.1,0.2)', 12.5, 'account', '{mood}', 0.1),
+                 (2, '', NULL, 1, 'audit.log', '{int,mood}', 2);
              CREATE TABLE pairs (id int PRIMARY KEY, v text, u int);
              INSERT INTO pairs VALUES (1, 'a', 1), (2, 'b', 2);
              CREATE TABLE spans (id int PRIMARY KEY, r int4range,
@@ -387,7 +388,7 @@ async fn a_script_does_what_it_says_in_any_session_and_nothing_to_rows_that_chan
     let tables = ["--table", "shown", "--table", "pairs", "--table", "spans", "--table", "typed"];
     let words = [&tables[..], &["--table", "tot*", "--table", "plain"]].concat();
     fails(&story, &[&words[..], &["--compare"]].concat(), 5, &["it is a view"]);
-    let words = [&tables[..], &["--table", "*t*l*", "--compare", "--script", "any.sql"]].concat();
+    let words = [&tables[..], &["--table", "t*", "--compare", "--script", "any.sql"]].concat();
     let found = tokio::task::block_in_place(|| ok(&story, &words));
     let warnings = found["warnings"].to_string();
     assert!(warnings.contains("v was text and is integer"), "{found:#}");
@@ -407,6 +408,7 @@ async fn a_script_does_what_it_says_in_any_session_and_nothing_to_rows_that_chan
     let script = fs::read_to_string(story.site.path("any.sql")).unwrap();
     let other = connect(&story.server).await;
     other.batch_execute(&script).await.unwrap_or_else(|e| panic!("{e:?}\n{script}"));
+    client.batch_execute("ALTER DATABASE postgres RESET ALL").await.unwrap();
     assert_eq!(rows(&story, "shown").await, before, "{script}");
     let all = "SELECT string_agg(id || v || u, ',' ORDER BY id) FROM pairs";
     assert_eq!(story.ask(all).await, "1a1,2z9", "{script}");

@@ -386,8 +386,8 @@ impl Shape {
     }
 }
 
-/// Columns that both tables have and that statements can set; and those that the server makes, where
-/// they tell rows apart.
+/// Columns that both tables have and that statements can set; and those that the server makes,
+/// where they tell rows apart.
 fn shared_columns(copied: &[Found], living: &[Found], keys: &[Key]) -> Vec<Column> {
     let shared = copied.iter().filter_map(|column| {
         let other = living.iter().find(|other| other.name == column.name)?;
