@@ -418,6 +418,80 @@ async fn a_script_does_what_it_says_in_any_session_and_nothing_to_rows_that_chan
     assert_none(&story.site);
 }
 
+/// A database that takes bytes without asking what letters they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_without_an_encoding_come_back() {
+    let Some(story) = begin(15).await else { return };
+    let client = connect(&story.server).await;
+    let create = "CREATE DATABASE raw ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C'";
+    client.batch_execute(create).await.unwrap();
+    let inside = format!("{} dbname=raw", story.server.conninfo());
+    let (raw, connection) = tokio_postgres::connect(&inside, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    raw.batch_execute(
+        "CREATE TABLE words (w text PRIMARY KEY, v text);
+         INSERT INTO words VALUES (E'\\xff''\\n', E'a\\xe4'), (E'\\xfe', 'b'), ('é', E'\\xe9');
+         CREATE TABLE nokey (v text); INSERT INTO nokey VALUES (E'\\xff'), (NULL), ('')",
+    )
+    .await
+    .unwrap();
+    story.back_up();
+    let hash = "SELECT (SELECT md5(string_agg(w || '=' || v, ',' ORDER BY w)) FROM words)
+        || (SELECT md5(string_agg(v, ',' ORDER BY v)) FROM nokey)";
+    let state = async || -> String { raw.query_one(hash, &[]).await.unwrap().get(0) };
+    let before = state().await;
+    raw.batch_execute(
+        "UPDATE words SET v = E'\\xfd' WHERE v = 'b'; DELETE FROM words WHERE w = 'é';
+         UPDATE words SET v = 'x' WHERE w = E'\\xff''\\n'; DELETE FROM nokey WHERE v <> ''",
+    )
+    .await
+    .unwrap();
+    let into = url(&story, "raw");
+    let run = |words: &[&str]| {
+        let all = ["restore", "shop", "--into", &into, "--scratch", "scratch", "-o", "json"];
+        let output = command(&story, &[&all[..], words].concat()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let tables = ["--table", "words", "--table", "nokey"];
+    let words = [&tables[..], &["--compare", "--script", "raw.sql"]].concat();
+    let found = tokio::task::block_in_place(|| run(&words));
+    assert_eq!(counts(&found, "public.words"), [1, 0, 2], "{found:#}");
+    assert_eq!(counts(&found, "public.nokey"), [1, 0, 0], "{found:#}");
+    let script = fs::read_to_string(story.site.path("raw.sql")).unwrap();
+    raw.batch_execute(&script).await.unwrap_or_else(|e| panic!("{e:?}\n{script}"));
+    assert_eq!(state().await, before, "{script}");
+    let brought = tokio::task::block_in_place(|| run(&["--table", "words", "--as", "again"]));
+    assert_eq!(brought["tables"][0]["rows"], 3, "{brought:#}");
+    let same = "SELECT count(*) FROM words FULL JOIN again USING (w, v) WHERE again.w IS NULL";
+    assert_eq!(raw.query_one(same, &[]).await.unwrap().get::<_, i64>(0), 0);
+    let made = tokio::task::block_in_place(|| run(&["--database", "raw", "--as", "raw2"]));
+    assert_eq!(made["created_database"], "raw2", "{made:#}");
+    assert_none(&story.site);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_names_that_would_be_cut_to_the_same_get_others() {
+    let Some(story) = begin(15).await else { return };
+    let client = connect(&story.server).await;
+    let long = "n".repeat(62);
+    let create = format!(
+        "CREATE TABLE {long}1 (a int); CREATE TABLE {long}2 (a int);
+         INSERT INTO {long}2 VALUES (1); CREATE TABLE sh (a int, b int);
+         CREATE SEQUENCE shared OWNED BY sh.a; CREATE SEQUENCE sh_b_seq OWNED BY sh.b"
+    );
+    client.batch_execute(&create).await.unwrap();
+    story.back_up();
+    let found = tokio::task::block_in_place(|| ok(&story, &["--table", "nnn*", "--table", "sh"]));
+    let names = |place: usize| found["tables"][place]["to"].as_str().unwrap().to_owned();
+    assert_ne!(names(0), names(1), "{found:#}");
+    let all = "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class
+        WHERE relname LIKE 'sh%restored%' AND relkind = 'S'";
+    let all = story.ask(all).await;
+    assert!(all.contains("shared_restored_") && all.contains("_b_seq"), "{all}");
+    assert_none(&story.site);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_may_read_a_copy_who_was_not_allowed_to_read_the_table() {
     let Some(story) = begin(15).await else { return };

@@ -382,6 +382,7 @@ fn merge_scripts_know_rows_that_a_collation_takes_for_the_same() {
          INSERT INTO keyed VALUES ('abc', 1), ('ABC', 2);
          CREATE TABLE lone (rowid TEXT COLLATE NOCASE);
          INSERT INTO lone VALUES ('abc');
+         CREATE TABLE kinds (a, b); INSERT INTO kinds VALUES (1, 'a'), (1, 'a'), (1.0, 'a');
          CREATE TABLE guarded (id INTEGER PRIMARY KEY, v TEXT COLLATE NOCASE, w REAL);
          INSERT INTO guarded VALUES (1, 'old', 0.1), (2, 'old', 0.2), (3, 'old', NULL)",
     )
@@ -399,6 +400,12 @@ fn merge_scripts_know_rows_that_a_collation_takes_for_the_same() {
     let script = compare("lone", "lone.sql").replace("-- DELETE", "DELETE");
     live.execute_batch(&script).unwrap();
     assert_eq!(texts(&live, "SELECT rowid FROM lone"), ["abc"], "{script}");
+    // A number is the same only if it is stored in the same way.
+    live.execute_batch("DELETE FROM kinds WHERE rowid = 1").unwrap();
+    let script = compare("kinds", "kinds.sql");
+    live.execute_batch(&script).unwrap();
+    let all = "SELECT typeof(a) FROM kinds ORDER BY 1";
+    assert_eq!(texts(&live, all), ["integer", "integer", "real"], "{script}");
     // What was changed after it was compared stays.
     live.execute_batch("UPDATE guarded SET v = 'new'").unwrap();
     let script = compare("guarded", "guarded.sql");

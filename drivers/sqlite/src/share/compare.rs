@@ -233,8 +233,13 @@ impl Shape {
 
     fn query(&self) -> String {
         let columns: Vec<_> = self.columns.iter().map(|name| quoted(name)).collect();
-        let sort =
-            self.sort().into_iter().map(|place| format!("{} COLLATE BINARY", columns[place]));
+        let sort = self.sort().into_iter().map(|place| {
+            let column = &columns[place];
+            // Whole rows are told apart also by how a number is stored.
+            let kind =
+                if self.key.is_empty() { format!(", typeof({column})") } else { String::new() };
+            format!("{column} COLLATE BINARY{kind}")
+        });
         let sort = sort.collect::<Vec<_>>().join(", ");
         format!("SELECT {} FROM {} ORDER BY {sort}", columns.join(", "), quoted(&self.table))
     }
@@ -377,6 +382,11 @@ fn one(
         ..Difference::default()
     };
     let (columns, key, table) = (shape.columns, shape.key, shape.table);
+    let is_whole = key.is_empty();
+    let compare = |one: &Value, other: &Value| {
+        let order = one.compare(other, encoding);
+        if is_whole { order.then_with(|| one.kind().cmp(other.kind())) } else { order }
+    };
     let later = has_more(live, &table, &key, &columns).map_err(failed)?;
     let later = later.then(|| tempfile::tempfile_in(scratch)).transpose().map_err(|cause| {
         Error::new(ErrorKind::Exhausted, code::FILE, STEP)
@@ -400,7 +410,7 @@ fn one(
             (None, Some(_)) => Ordering::Greater,
             (Some(one), Some(other)) => sort
                 .iter()
-                .map(|place| one[*place].compare(&other[*place], encoding))
+                .map(|place| compare(&one[*place], &other[*place]))
                 .fold(Ordering::Equal, Ordering::then),
         };
         match (order, &row, &other) {

@@ -80,6 +80,17 @@ impl Value {
         }
     }
 
+    /// What `typeof` says of it.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Integer(_) => "integer",
+            Self::Real(_) => "real",
+            Self::Text(_) => "text",
+            Self::Blob(_) => "blob",
+        }
+    }
+
     fn class(&self) -> u8 {
         match self {
             Self::Null => 0,
