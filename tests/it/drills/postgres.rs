@@ -242,6 +242,22 @@ async fn a_statement_that_answers_something_else() {
     assert_none(&story.site);
 }
 
+/// What was prepared before the backup has its locks in the copy as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_a_transaction_that_was_prepared() {
+    let settings = ["max_prepared_transactions = 5".to_owned()];
+    let Some(mut story) = Story::begin_with(15, "local", &settings).await else { return };
+    fs::create_dir(story.site.path("scratch")).unwrap();
+    story.write(3).await;
+    let prepare = "BEGIN; TRUNCATE entry; PREPARE TRANSACTION 'it''s'";
+    connect(&story.server).await.batch_execute(prepare).await.unwrap();
+    story.back_up();
+    let question = ["--check", "SELECT count(*) FROM entry", "--expect", "3"];
+    story.ok(&[&DRILL[..], &question, &["--timeout", "60s"]].concat());
+    connect(&story.server).await.batch_execute("ROLLBACK PREPARED 'it''s'").await.unwrap();
+    assert_none(&story.site);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_writes() {
     let Some(story) = begin(15).await else { return };

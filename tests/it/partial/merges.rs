@@ -368,7 +368,9 @@ async fn a_script_does_what_it_says_in_any_session_and_nothing_to_rows_that_chan
              CREATE TABLE spans (id int PRIMARY KEY, r int4range,
                  EXCLUDE USING gist (r WITH &&) DEFERRABLE INITIALLY DEFERRED);
              INSERT INTO spans VALUES (5, '[50,55)'), (6, '[60,65)');
-             CREATE TABLE typed (id int PRIMARY KEY, v text); INSERT INTO typed VALUES (1, '7')",
+             CREATE TABLE typed (id int PRIMARY KEY, v text); INSERT INTO typed VALUES (1, '7');
+             CREATE TABLE loose (id int PRIMARY KEY, v varchar(9), n numeric, a text[], w int);
+             INSERT INTO loose VALUES (1, 'a', 1, '{NULL,x}', 1), (2, 'b', 1, '{NULL}', 1)",
         )
         .await
         .unwrap_or_else(|e| panic!("{e:?}"));
@@ -381,26 +383,31 @@ async fn a_script_does_what_it_says_in_any_session_and_nothing_to_rows_that_chan
              UPDATE shown SET b = 'q', r = 'account', rs = '{mood}' WHERE id = 2;
              UPDATE pairs SET v = 'z'; DELETE FROM spans;
              INSERT INTO spans VALUES (9, '[50,52)');
-             ALTER TABLE typed ALTER v TYPE int USING 8",
+             ALTER TABLE typed ALTER v TYPE int USING 8;
+             ALTER TABLE loose ALTER v TYPE char(9); UPDATE loose SET w = 2, a = '{}'",
         )
         .await
         .unwrap_or_else(|e| panic!("{e:?}"));
     let tables = ["--table", "shown", "--table", "pairs", "--table", "spans", "--table", "typed"];
     let words = [&tables[..], &["--table", "tot*", "--table", "plain"]].concat();
     fails(&story, &[&words[..], &["--compare"]].concat(), 5, &["it is a view"]);
-    let words = [&tables[..], &["--table", "t*", "--compare", "--script", "any.sql"]].concat();
+    let more = ["--table", "loose", "--table", "t*", "--compare", "--script", "any.sql"];
+    let words = [&tables[..], &more].concat();
     let found = tokio::task::block_in_place(|| ok(&story, &words));
     let warnings = found["warnings"].to_string();
     assert!(warnings.contains("v was text and is integer"), "{found:#}");
     assert!(warnings.contains("public.totals is left out: it is a view"), "{found:#}");
     // Meanwhile another column of a row that differs is changed: the row stays as it is.
-    client.batch_execute("UPDATE pairs SET u = 9 WHERE id = 2").await.unwrap();
+    let meanwhile = "UPDATE pairs SET u = 9 WHERE id = 2; UPDATE loose SET n = 1.00 WHERE id = 2";
+    client.batch_execute(meanwhile).await.unwrap();
     client
         .batch_execute(
             "ALTER DATABASE postgres SET extra_float_digits = 0;
              ALTER DATABASE postgres SET bytea_output = 'escape';
              ALTER DATABASE postgres SET quote_all_identifiers = on;
              ALTER DATABASE postgres SET DateStyle = 'German';
+             ALTER DATABASE postgres SET array_nulls = off;
+             ALTER DATABASE postgres SET default_transaction_read_only = on;
              ALTER DATABASE postgres SET xmloption = document",
         )
         .await
@@ -408,7 +415,13 @@ async fn a_script_does_what_it_says_in_any_session_and_nothing_to_rows_that_chan
     let script = fs::read_to_string(story.site.path("any.sql")).unwrap();
     let other = connect(&story.server).await;
     other.batch_execute(&script).await.unwrap_or_else(|e| panic!("{e:?}\n{script}"));
+    let brought = ["--table", "loose", "--as", "again"];
+    tokio::task::block_in_place(|| drop(ok(&story, &brought)));
     client.batch_execute("ALTER DATABASE postgres RESET ALL").await.unwrap();
+    let nulls = story.ask("SELECT string_agg((a[1] IS NULL)::text, ',') FROM again").await;
+    assert_eq!(nulls, "true,true");
+    let all = "SELECT string_agg(w || ' ' || a::text, ';' ORDER BY id) FROM loose";
+    assert_eq!(story.ask(all).await, "1 {NULL,x};2 {}", "{script}");
     assert_eq!(rows(&story, "shown").await, before, "{script}");
     let all = "SELECT string_agg(id || v || u, ',' ORDER BY id) FROM pairs";
     assert_eq!(story.ask(all).await, "1a1,2z9", "{script}");

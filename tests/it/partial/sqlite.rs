@@ -383,8 +383,9 @@ fn merge_scripts_know_rows_that_a_collation_takes_for_the_same() {
          CREATE TABLE lone (rowid TEXT COLLATE NOCASE);
          INSERT INTO lone VALUES ('abc');
          CREATE TABLE kinds (a, b); INSERT INTO kinds VALUES (1, 'a'), (1, 'a'), (1.0, 'a');
-         CREATE TABLE guarded (id INTEGER PRIMARY KEY, v TEXT COLLATE NOCASE, w REAL);
-         INSERT INTO guarded VALUES (1, 'old', 0.1), (2, 'old', 0.2), (3, 'old', NULL)",
+         CREATE TABLE guarded (id INTEGER PRIMARY KEY, v TEXT COLLATE NOCASE, w REAL, x);
+         INSERT INTO guarded VALUES (1, 'old', 0.1, 5), (2, 'old', 0.2, 5), (3, 'old', NULL, 5),
+             (4, 'old', NULL, 5)",
     )
     .unwrap();
     site.ok(&["backup", "sqlite:app.db"]);
@@ -410,11 +411,11 @@ fn merge_scripts_know_rows_that_a_collation_takes_for_the_same() {
     live.execute_batch("UPDATE guarded SET v = 'new'").unwrap();
     let script = compare("guarded", "guarded.sql");
     let meanwhile = "UPDATE guarded SET v = 'NEW' WHERE id = 2;
-        UPDATE guarded SET w = 3 WHERE id = 3";
+        UPDATE guarded SET w = 3 WHERE id = 3; UPDATE guarded SET x = 5.0 WHERE id = 4";
     live.execute_batch(meanwhile).unwrap();
     live.execute_batch(&script).unwrap();
     let found = texts(&live, "SELECT v FROM guarded ORDER BY id");
-    assert_eq!(found, ["old", "NEW", "new"], "{script}");
+    assert_eq!(found, ["old", "NEW", "new", "new"], "{script}");
 }
 
 /// Also where whoever runs it does not ask for references to be kept, as `sqlite3` does not.

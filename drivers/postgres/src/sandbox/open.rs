@@ -144,6 +144,7 @@ impl ServerSandbox {
 
     async fn learn(&mut self, sql: &Sql) -> Result<()> {
         self.databases = tally::databases(sql).await?;
+        self.end_prepared(sql).await?;
         let templates = ["template0", ALWAYS, "postgres"];
         let mut own = self.databases.iter().filter(|name| !templates.contains(&name.as_str()));
         let usual = match (own.next(), own.next()) {
@@ -151,6 +152,20 @@ impl ServerSandbox {
             _ => self.databases.iter().find(|name| *name == "postgres").cloned(),
         };
         self.usual = usual.unwrap_or_else(|| ALWAYS.to_owned());
+        Ok(())
+    }
+
+    /// Rolls back what was prepared and not committed at the point: nobody will, and whoever looks
+    /// at what it has locked would wait for ever.
+    async fn end_prepared(&self, sql: &Sql) -> Result<()> {
+        let failed = |e| error::sql(e, "end prepared transactions");
+        let query = "SELECT gid, database::text FROM pg_catalog.pg_prepared_xacts";
+        for row in sql.client.query(query, &[]).await.map_err(failed)? {
+            let text = |column| row.try_get::<_, &str>(column).map_err(failed);
+            let inside = self.cluster.in_database(text(1)?).sql().await?;
+            let statement = format!("ROLLBACK PREPARED '{}'", text(0)?.replace('\'', "''"));
+            inside.client.batch_execute(&statement).await.map_err(failed)?;
+        }
         Ok(())
     }
 }

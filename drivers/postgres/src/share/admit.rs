@@ -31,7 +31,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Source: <https://www.postgresql.org/docs/14/runtime-config-connection.html>.
 const SETTINGS: &str = "
     SET statement_timeout = 0; SET lock_timeout = '10s'; SET synchronous_commit = on;
-    SET idle_in_transaction_session_timeout = 0; SET default_transaction_read_only = off";
+    SET idle_in_transaction_session_timeout = 0; SET default_transaction_read_only = off;
+    SET array_nulls = on";
 
 /// A session with the live server.
 pub(super) async fn connect(

@@ -9,7 +9,7 @@ use stillpoint_contract::{
 
 use super::{
     admit::connect,
-    bring::database_of,
+    bring::{database_of, make_ready},
     choose::{Table, choose, warnings, with_heirs},
     merge::{Column, Later, Merge, Out, Sequence, Target, unwritten},
     rows::{FORMS, Order, Rows, compare as order_of},
@@ -115,7 +115,7 @@ const HEAD: &str = "\
 -- Triggers fire as for every other statement. One that fails, as where rows exchanged or passed on
 -- what must be unique, or where rows of two tables refer to each other, ends all of it, and nothing
 -- is changed.
-BEGIN;
+BEGIN READ WRITE;
 SET CONSTRAINTS ALL DEFERRED;
 SET LOCAL standard_conforming_strings = on;
 SET LOCAL client_encoding = 'UTF8';
@@ -127,6 +127,7 @@ SET LOCAL bytea_output = 'hex';
 SET LOCAL lc_monetary = 'C';
 SET LOCAL quote_all_identifiers = off;
 SET LOCAL xmloption = content;
+SET LOCAL array_nulls = on;
 ";
 
 /// Compares tables, and writes what would merge them.
@@ -144,6 +145,8 @@ pub(crate) async fn compare(
     let (cluster, live, _) = connect(request, &sandbox.cluster.clock).await?;
     let database = database_of(sandbox, request, &cluster)?;
     let own = sandbox.cluster.in_database(&database).sql().await?;
+    // What was prepared and not committed at the point has locks.
+    make_ready(&own).await?;
     let (chosen, mut notes) = choose(&own, &database, patterns).await?;
     let mut tables = with_heirs(&own, chosen).await?;
     notes.extend(refuse_unlogged(&mut tables)?);

@@ -324,15 +324,12 @@ impl<'a, 's> Merge<'a, 's> {
         let column = &self.target.columns[place];
         // Some types cannot tell whether two values are equal, and others take different ones for
         // equal.
-        let cast = match column.base.as_str() {
-            "text" | "character varying" | "citext" => "::text COLLATE \"C\"",
+        let cast = match column.live.as_str() {
             // As a text it would lack its blanks.
             "character" => " COLLATE \"C\"",
-            base if base == column.live && names_something(base) => {
-                return self.is_named(place, row);
-            }
-            base if base == column.live && !column.is_row && has_equality(base) => "",
-            _ => "::text",
+            live if names_something(live) => return self.is_named(place, row),
+            live if !column.is_row && has_equality(live) && !has_loose_equality(live) => "",
+            _ => "::text COLLATE \"C\"",
         };
         let value = literal(&row.values[place]);
         match value.as_ref() {
@@ -381,6 +378,12 @@ fn has_equality(base: &str) -> bool {
         "tsquery",
     ];
     known.contains(&base) || base.starts_with("timestamp ") || base.starts_with("time ")
+}
+
+/// Whether values of a type, or arrays of them, may be equal and yet differ, as 1 and 1.00 do.
+fn has_loose_equality(base: &str) -> bool {
+    let known = ["numeric", "real", "double precision", "interval", "jsonb"];
+    known.contains(&base.trim_end_matches("[]"))
 }
 
 fn is_text(base: &str) -> bool {
@@ -493,7 +496,7 @@ mod tests {
             "INSERT INTO \"t\" (\"id\", \"v\", \"w\") OVERRIDING SYSTEM VALUE VALUES \
              ('1', '{}', NULL) ON CONFLICT DO NOTHING;\n\
              UPDATE \"t\" SET \"v\" = '{}', \"w\" = 'x' WHERE \"id\" = '2' AND \
-             \"v\"::text = '[]' AND \"w\" IS NULL;\n\
+             \"v\"::text COLLATE \"C\" = '[]' AND \"w\" IS NULL;\n\
              -- DELETE FROM \"t\" WHERE \"id\" = E'3\\nDROP';\n\
              -- a row that differs only in what the server alone gives\n\
              SELECT pg_catalog.setval('s.\"it''s\"', least(greatest(last_value, (SELECT \
@@ -511,7 +514,7 @@ mod tests {
              NOT EXISTS (SELECT FROM \"t1\" t WHERE lower(w) = u.\"1\" AND (w > 'a'::text) AND \
              u.\"2\" AND u.\"3\");\n\
              UPDATE ONLY \"t\" SET \"v\" = '{}' WHERE \"id\" = '2' AND \
-             \"v\"::text = '[]' AND \"w\"::text COLLATE \"C\" = 'x';\n"
+             \"v\"::text COLLATE \"C\" = '[]' AND \"w\"::text COLLATE \"C\" = 'x';\n"
         );
     }
 }

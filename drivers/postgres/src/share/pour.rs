@@ -144,7 +144,8 @@ impl Target<'_> {
         let before = std::mem::replace(&mut self.sql, inside);
         self.maker.get_or_insert(before);
         // Made durable by the last statement, which renames the database.
-        let settings = "SET synchronous_commit = off; SET default_transaction_read_only = off";
+        let settings = "SET synchronous_commit = off; SET default_transaction_read_only = off; \
+                        SET array_nulls = on";
         self.sql.client.batch_execute(settings).await.map_err(|e| error::sql(e, STEP))
     }
 

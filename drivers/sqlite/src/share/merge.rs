@@ -65,7 +65,13 @@ impl Merge<'_> {
         // The column's own collation would take what was changed meanwhile for the same.
         let guard = (0..live.len()).filter(|place| !self.key.contains(place)).map(|place| {
             let (name, value) = (quoted(&self.columns[place]), live[place].literal());
-            format!("{name} COLLATE BINARY IS {value}")
+            // 5 is 5.0, and stored in another way.
+            match &live[place] {
+                number @ (Value::Integer(_) | Value::Real(_)) => {
+                    format!("{name} IS {value} AND typeof({name}) = '{}'", number.kind())
+                }
+                _ => format!("{name} COLLATE BINARY IS {value}"),
+            }
         });
         let key = self.are(self.key.iter(), live);
         let guard = iter::once(key).chain(guard).collect::<Vec<_>>().join(" AND ");
