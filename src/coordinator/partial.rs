@@ -215,8 +215,11 @@ async fn at_point<T>(
     let outcome = work(&*sandbox, &suffix(&copy, &job.wanted), scratch.token()).await;
     meter.begin("remove", 0);
     let stopped = sandbox.stop().await;
-    let outcome =
-        outcome.map_err(|error| if damage.is_empty() { copy.explain(error) } else { error });
+    let outcome = outcome.map_err(|error| match copy.outage() {
+        Some(outage) => outage,
+        None if damage.is_empty() => copy.explain(error),
+        None => error,
+    });
     let ScratchCopy { resolved, presented, reached, log_bytes, restored, mounted, .. } = copy;
     let gone = tokio::task::spawn_blocking(move || {
         drop(mounted);

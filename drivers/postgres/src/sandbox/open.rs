@@ -159,7 +159,9 @@ impl ServerSandbox {
     /// at what it has locked would wait for ever.
     async fn end_prepared(&self, sql: &Sql) -> Result<()> {
         let failed = |e| error::sql(e, "end prepared transactions");
-        let query = "SELECT gid, database::text FROM pg_catalog.pg_prepared_xacts";
+        // Into others nobody looks.
+        let query = "SELECT x.gid, d.datname::text FROM pg_catalog.pg_prepared_xacts x
+            JOIN pg_catalog.pg_database d ON d.datname = x.database AND d.datallowconn";
         for row in sql.client.query(query, &[]).await.map_err(failed)? {
             let text = |column| row.try_get::<_, &str>(column).map_err(failed);
             let inside = self.cluster.in_database(text(1)?).sql().await?;

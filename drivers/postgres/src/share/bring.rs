@@ -29,10 +29,7 @@ const STEP: &str = "make the restored copy ready";
 const TRIES_MAX: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What may be in the way of changing tables in a sandbox: transactions that were prepared and not
-/// committed at the point, and triggers for changed definitions.
-const PREPARED: &str = "
-    SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()";
+/// What is in the way of changing tables in a sandbox: triggers for changed definitions.
 const NO_EVENTS: &str = "
     SET search_path = ''; UPDATE pg_catalog.pg_event_trigger SET evtenabled = 'D'";
 
@@ -312,10 +309,6 @@ impl Transfer<'_> {
     }
 
     async fn rename_in_sandbox(&self, other: &Sql, to: &str) -> Result<()> {
-        for gid in prepared(other, Some(&self.database)).await? {
-            let inside = self.sandbox.cluster.in_database(&self.database).sql().await?;
-            roll_back(&inside, &gid).await?;
-        }
         let statement = format!(
             "UPDATE pg_catalog.pg_database SET datistemplate = false, datallowconn = true
              WHERE datname = '{from}'; ALTER DATABASE {} RENAME TO {}",
@@ -400,28 +393,7 @@ async fn spaces(sql: &Sql) -> Result<Vec<String>> {
 
 /// Lets nothing in the sandbox be in the way.
 pub(super) async fn make_ready(own: &Sql) -> Result<()> {
-    for gid in prepared(own, None).await? {
-        roll_back(own, &gid).await?;
-    }
     own.client.batch_execute(NO_EVENTS).await.map_err(|e| error::sql(e, STEP))
-}
-
-async fn prepared(sql: &Sql, database: Option<&str>) -> Result<Vec<String>> {
-    let failed = |e| error::sql(e, STEP);
-    let rows = match database {
-        None => sql.client.query(PREPARED, &[]).await,
-        Some(name) => {
-            let query = "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = $1";
-            sql.client.query(query, &[&name]).await
-        }
-    };
-    let rows = rows.map_err(failed)?;
-    rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
-}
-
-async fn roll_back(sql: &Sql, gid: &str) -> Result<()> {
-    let statement = format!("ROLLBACK PREPARED '{}'", gid.replace('\'', "''"));
-    sql.client.batch_execute(&statement).await.map_err(|e| error::sql(e, STEP))
 }
 
 /// Makes partitions and heirs tables of their own whose parents stay behind.

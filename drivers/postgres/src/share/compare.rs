@@ -9,7 +9,7 @@ use stillpoint_contract::{
 
 use super::{
     admit::connect,
-    bring::{database_of, make_ready},
+    bring::database_of,
     choose::{Table, choose, warnings, with_heirs},
     merge::{Column, Later, Merge, Out, Sequence, Target, unwritten},
     rows::{FORMS, Order, Rows, compare as order_of},
@@ -109,7 +109,7 @@ const REFERENCES: &str = "
 
 const HEAD: &str = "\
 -- Read this before you run it. It makes live tables like they were at the restored point:
--- rows that differ get their old values unless they were changed since they were compared, rows
+-- rows that differ get their old values unless a column that they had then was changed since, rows
 -- that are missing come back unless another row has by now what must be unique in them: the server
 -- then says INSERT 0 0. Rows that are extra stay: their removal is commented out.
 -- Triggers fire as for every other statement. One that fails, as where rows exchanged or passed on
@@ -145,8 +145,6 @@ pub(crate) async fn compare(
     let (cluster, live, _) = connect(request, &sandbox.cluster.clock).await?;
     let database = database_of(sandbox, request, &cluster)?;
     let own = sandbox.cluster.in_database(&database).sql().await?;
-    // What was prepared and not committed at the point has locks.
-    make_ready(&own).await?;
     let (chosen, mut notes) = choose(&own, &database, patterns).await?;
     let mut tables = with_heirs(&own, chosen).await?;
     notes.extend(refuse_unlogged(&mut tables)?);

@@ -31,7 +31,7 @@ const STEP: &str = "compare tables";
 
 const HEAD: &str = "\
 -- Read this before you run it. It makes live tables like they were at the restored point:
--- rows that differ get their old values unless they were changed since they were compared, rows
+-- rows that differ get their old values unless a column that they had then was changed since, rows
 -- that are missing come back unless another row has by now what must be unique in them. Rows that
 -- are extra stay: their removal is commented out.
 -- Triggers fire as for every other statement. One may fail, as where rows exchanged or passed on

@@ -62,6 +62,10 @@ impl Merge<'_> {
             .iter()
             .map(|place| format!("{} = {}", quoted(&self.columns[*place]), copy[*place].literal()));
         let set = set.collect::<Vec<_>>().join(", ");
+        if self.key.is_empty() {
+            let text = "-- rows that differ only in bytes that are no text, in a table without key";
+            return self.teller.line(text.to_owned());
+        }
         // The column's own collation would take what was changed meanwhile for the same.
         let guard = (0..live.len()).filter(|place| !self.key.contains(place)).map(|place| {
             let (name, value) = (quoted(&self.columns[place]), live[place].literal());
