@@ -11,6 +11,7 @@
 //! # Ok::<(), stillpoint_testcontainers::StartError>(())
 //! ```
 
+mod cluster;
 mod duckdb;
 mod http;
 mod iceberg;

@@ -15,7 +15,11 @@ use std::{
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tempfile::TempDir;
 
-use crate::{process::Process, service::tail};
+use crate::{
+    cluster::{copy, initialise, private_directory},
+    process::Process,
+    service::tail,
+};
 
 /// The major versions that can be started.
 pub const POSTGRES_VERSIONS: [u32; 6] = [13, 14, 15, 16, 17, 18];
@@ -204,10 +208,7 @@ impl Postgres {
         self.stop()?;
         let directory = private_directory()?;
         let data = directory.path().join("data");
-        let copied = Command::new("cp").arg("-a").arg(&self.data).arg(&data).status()?;
-        if !copied.success() {
-            return Err(io::Error::other("copying the cluster failed"));
-        }
+        copy(&self.data, &data)?;
         self.restart()?;
         let upstream =
             format!("primary_conninfo = 'host=127.0.0.1 port={} user=postgres'", self.port);
@@ -403,12 +404,6 @@ fn children(parent: Pid) -> Vec<Pid> {
     listed.split_whitespace().filter_map(|child| Pid::from_raw(child.parse().ok()?)).collect()
 }
 
-fn private_directory() -> io::Result<TempDir> {
-    let directory = TempDir::with_prefix("stillpoint-pg-")?;
-    give_away(directory.path())?;
-    Ok(directory)
-}
-
 /// Makes a cluster with the settings that tests want.
 fn make_cluster(major: u32, data: &Path, options: &PostgresOptions) -> io::Result<()> {
     initialise(major, data, options)?;
@@ -430,32 +425,8 @@ fn make_cluster(major: u32, data: &Path, options: &PostgresOptions) -> io::Resul
     Ok(())
 }
 
-fn initialise(major: u32, data: &Path, options: &PostgresOptions) -> io::Result<()> {
-    let programs = Postgres::programs(major).map_err(io::Error::other)?;
-    let (program, arguments) = unprivileged(&programs.join("initdb"));
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .args(["--no-sync", "-A", "trust", "-U", POSTGRES_USER, "-E", "UTF8", "--locale=C"])
-        .arg(format!("--wal-segsize={}", options.wal_segment_mib))
-        .arg("-D")
-        .arg(data)
-        .env("LC_ALL", "C")
-        .current_dir("/");
-    if options.checksums {
-        command.arg("--data-checksums");
-    } else if major >= 18 {
-        command.arg("--no-data-checksums");
-    }
-    let made = command.output()?;
-    if made.status.success() {
-        return Ok(());
-    }
-    Err(io::Error::other(String::from_utf8_lossy(&made.stderr).into_owned()))
-}
-
 /// What runs `program` without root's rights, and the arguments that come before its own.
-fn unprivileged(program: &Path) -> (PathBuf, Vec<String>) {
+pub(crate) fn unprivileged(program: &Path) -> (PathBuf, Vec<String>) {
     if !geteuid().is_root() {
         return (program.to_owned(), Vec::new());
     }
@@ -475,7 +446,7 @@ fn unprivileged(program: &Path) -> (PathBuf, Vec<String>) {
 }
 
 /// Makes the server's user the owner of everything at `path`.
-fn give_away(path: &Path) -> io::Result<()> {
+pub(crate) fn give_away(path: &Path) -> io::Result<()> {
     if !geteuid().is_root() {
         return Ok(());
     }
