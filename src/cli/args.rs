@@ -1,7 +1,10 @@
 //! What was typed. Reading it cannot fail on the world: no file, terminal or repository is looked
 //! at here. The help, the manual pages and the completions are generated from it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
@@ -311,6 +314,14 @@ impl Command {
                 | Self::Demo(_)
                 | Self::DemoCustomer(_)
         )
+    }
+
+    /// How long after its time the command is left alone: it tells that it was late.
+    pub(crate) fn grace(&self) -> Duration {
+        match self {
+            Self::Drill(drill::Command::Run(_)) => Duration::from_secs(20),
+            _ => Duration::ZERO,
+        }
     }
 }
 

@@ -138,11 +138,13 @@ async fn supervise(
     tell: &watch::Sender<Option<Signal>>,
 ) -> u8 {
     let (stops_itself, is_fetch) = (command.stops_itself(), command.is_fetch());
+    let ends_at = session.ends_at.map(|end| end + command.grace());
     let mut work = Box::pin(dispatch(session, command));
     let mut signals = pin!(next_signal());
     let mut deadline = pin!(async {
-        match session.timeout {
-            Some(timeout) => session.world.clock.sleep(timeout).await,
+        let clock = &session.world.clock;
+        match ends_at {
+            Some(end) => clock.sleep(end.saturating_sub(clock.elapsed())).await,
             None => std::future::pending().await,
         }
     });

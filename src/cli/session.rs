@@ -77,8 +77,10 @@ pub(crate) struct Session {
     pub display: Display,
     /// What stores were asked.
     pub requests: Arc<Requests>,
-    /// When to give up.
+    /// After how long to give up.
     pub timeout: Option<Duration>,
+    /// When that is, on the world's clock.
+    pub ends_at: Option<Duration>,
     /// Which run of the program this is.
     pub run: Run,
     /// Becomes `Some` when a signal asks us to stop.
@@ -111,6 +113,7 @@ impl Session {
             None => environment.zone(),
         };
         let timeout = global.timeout.as_deref().map(length).transpose()?;
+        let ends_at = timeout.map(|timeout| world.clock.elapsed() + timeout);
         let (out, err) = terminal::looks(&global, &environment, &zone);
         Ok(Self {
             engines: registry::engines(&world.clock),
@@ -123,6 +126,7 @@ impl Session {
             err,
             requests: Arc::default(),
             timeout,
+            ends_at,
             run,
             stop,
             left: Mutex::default(),

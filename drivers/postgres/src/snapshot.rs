@@ -5,6 +5,7 @@ use std::{
     path::Path,
     process,
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -41,6 +42,9 @@ const ENTRIES_QUEUED_MAX: usize = 1024;
 
 /// Directories of `pg_wal` that a server expects.
 const WAL_DIRECTORIES: [&str; 2] = ["pg_wal/archive_status", "pg_wal/summaries"];
+
+/// How often it is noted how far a server is that makes a base backup.
+const LOOK_PERIOD: Duration = Duration::from_millis(250);
 
 /// Tells our temporary slots apart.
 static SLOTS: AtomicU32 = AtomicU32::new(0);
@@ -93,9 +97,9 @@ struct Run<'a> {
     streams: usize,
 }
 
-/// Where a backup ended.
-#[derive(Debug)]
-struct Stop {
+/// How far the log reached at an instant.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
     lsn: u64,
     at: DateTime<Utc>,
 }
@@ -105,7 +109,7 @@ struct Stop {
 struct Contents {
     timeline: u32,
     start: u64,
-    stop: Stop,
+    stop: Moment,
     directories: Vec<String>,
     tablespaces: Vec<Tablespace>,
     copied: Copied,
@@ -168,7 +172,7 @@ impl Run<'_> {
         workers: usize,
         base: Option<&BaseFiles>,
         stopped: &watch::Sender<Option<u64>>,
-    ) -> Result<(Vec<String>, Copied, Stop)> {
+    ) -> Result<(Vec<String>, Copied, Moment)> {
         let file_mode = self.facts.modes().1;
         let crew = Crew {
             files,
@@ -237,19 +241,28 @@ impl Run<'_> {
         let (stopped, stop) = watch::channel(None);
         let copy = async {
             let page_bytes = self.facts.page_bytes();
-            let received = stream::receive(&mut backup, self.sink, page_bytes, &pages).await?;
+            let receive = stream::receive(&mut backup, self.sink, page_bytes, &pages);
+            let mut looks = Vec::new();
+            let received = tokio::select! {
+                received = receive => received?,
+                failed = self.watch_the_clock(&mut looks) => return Err(failed),
+            };
             stopped.send_replace(Some(received.stop.lsn));
-            Ok(received)
+            Ok((received, looks))
         };
         let keep = capture_stream(wal, wal_parts, stop, &cluster.clock);
-        let received = if self.streams > 1 {
+        let (received, looks) = if self.streams > 1 {
             try_join(copy, keep).await?.0
         } else {
-            let received = copy.await?;
+            let copied = copy.await?;
             keep.await?;
-            received
+            copied
         };
-        let stop = Stop { lsn: received.stop.lsn, at: self.now().await? };
+        let lsn = received.stop.lsn;
+        // A standby may end it before where its replay was when it began.
+        let last = looks.iter().rfind(|look| look.lsn <= lsn).or(looks.first());
+        let at = last.ok_or_else(|| Error::bug("tell when a base backup ended"))?.at;
+        let stop = Moment { lsn, at };
         let contents = Contents {
             timeline: start.timeline,
             start: start.lsn,
@@ -333,7 +346,7 @@ impl Run<'_> {
     }
 
     /// Ends the backup mode and writes the two files that say what was copied, byte for byte.
-    async fn end(&self, file_mode: u32) -> Result<Stop> {
+    async fn end(&self, file_mode: u32) -> Result<Moment> {
         let step = "end a backup";
         let failed = |e| error::sql(e, step);
         let query = self.facts.version.stop_backup();
@@ -348,7 +361,7 @@ impl Run<'_> {
         if let Some(map) = map.filter(|map| !map.is_empty()) {
             write_file(self.sink, "tablespace_map", map.into(), file_mode).await?;
         }
-        Ok(Stop { lsn, at })
+        Ok(Moment { lsn, at })
     }
 
     /// A primary that was replaced has a lower timeline than what took its place.
@@ -375,12 +388,29 @@ impl Run<'_> {
         u32::try_from(timeline).map_err(|_| error::unexpected(timeline, step))
     }
 
-    async fn now(&self) -> Result<DateTime<Utc>> {
+    /// Notes when the server was how far, again and again: a base backup tells where its end is,
+    /// and not when that was.
+    async fn watch_the_clock(&self, looks: &mut Vec<Moment>) -> Error {
+        loop {
+            match self.look().await {
+                Ok(look) => looks.push(look),
+                Err(error) => return error,
+            }
+            self.cluster.clock.sleep(LOOK_PERIOD).await;
+        }
+    }
+
+    async fn look(&self) -> Result<Moment> {
         let step = "ask for the time";
-        let query = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
-        let row = self.sql.client.query_one(query, &[]).await.map_err(|e| error::sql(e, step))?;
-        let at: i64 = row.try_get(0).map_err(|e| error::sql(e, step))?;
-        DateTime::from_timestamp_micros(at).ok_or_else(|| error::unexpected(at, step))
+        let query = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, \
+                     (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
+                     ELSE pg_current_wal_insert_lsn() END)::text";
+        let failed = |e| error::sql(e, step);
+        let row = self.sql.client.query_one(query, &[]).await.map_err(failed)?;
+        let (at, lsn): (i64, &str) =
+            (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+        let at = DateTime::from_timestamp_micros(at).ok_or_else(|| error::unexpected(at, step))?;
+        Ok(Moment { lsn: lsn_from(lsn).ok_or_else(|| error::unexpected(lsn, step))?, at })
     }
 
     /// The checkpoint that began the backup must be on the disk that we read: otherwise it is the

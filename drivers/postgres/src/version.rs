@@ -60,15 +60,19 @@ impl Version {
         }
     }
 
-    /// Ends a backup; answers its position, two files and the server's time.
+    /// Ends a backup; answers its position, two files and the server's time just before: what was
+    /// committed by then is part of the copy, and the function returns only after other commits.
     pub(crate) fn stop_backup(self) -> &'static str {
         if self.major() >= 15 {
             "SELECT lsn::text, labelfile, spcmapfile, \
-             (extract(epoch FROM clock_timestamp()) * 1000000)::int8 FROM pg_backup_stop(false)"
+             (extract(epoch FROM before.at) * 1000000)::int8 \
+             FROM (SELECT clock_timestamp() AS at OFFSET 0) AS before, \
+             LATERAL pg_backup_stop(before.at IS NULL)"
         } else {
             "SELECT lsn::text, labelfile, spcmapfile, \
-             (extract(epoch FROM clock_timestamp()) * 1000000)::int8 \
-             FROM pg_stop_backup(false, false)"
+             (extract(epoch FROM before.at) * 1000000)::int8 \
+             FROM (SELECT clock_timestamp() AS at OFFSET 0) AS before, \
+             LATERAL pg_stop_backup(false, before.at IS NULL)"
         }
     }
 }

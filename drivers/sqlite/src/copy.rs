@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use rusqlite::{
     Connection, ErrorCode,
     backup::{Backup, StepResult},
@@ -52,8 +53,7 @@ pub(crate) async fn backup(
     sink: &dyn Sink,
 ) -> Result<Evidence> {
     let owned = database.clone();
-    let (scratch, extent, restarts, tallies) = blocking(move || copy(&owned, &source)).await?;
-    let copied_at = database.clock.now();
+    let (scratch, extent, course, tallies) = blocking(move || copy(&owned, &source)).await?;
     let part = create(database, sink, extent).await?;
     let mut offset = 0;
     while offset < extent.length_bytes() {
@@ -69,23 +69,32 @@ pub(crate) async fn backup(
     PartWriter::finish(part, extent.length_bytes()).await?;
     Ok(Evidence {
         consistent_at: None,
-        consistent_time: Some(copied_at),
+        consistent_time: Some(course.copied_at),
         cursor: Bytes::new(),
         replay: None,
         incremental: false,
-        method: match restarts {
+        method: match course.restarts {
             0 => "online backup API".to_owned(),
             RESTARTS_MAX => {
-                format!("online backup API, in one step after {restarts} restarts by writers")
+                format!("online backup API, in one step after {RESTARTS_MAX} restarts by writers")
             }
-            _ => format!("online backup API, {restarts} restarts by writers"),
+            restarts => format!("online backup API, {restarts} restarts by writers"),
         },
         tallies,
     })
 }
 
+/// How a copy went.
+#[derive(Clone, Copy)]
+struct Course {
+    /// How often writers made it begin again.
+    restarts: u32,
+    /// When the last step began: what was committed by then is part of the copy.
+    copied_at: DateTime<Utc>,
+}
+
 /// Copies into a file without a name, which is gone with the process, however that ends.
-fn copy(database: &Database, source: &Connection) -> Result<(File, Extent, u32, Vec<Tally>)> {
+fn copy(database: &Database, source: &Connection) -> Result<(File, Extent, Course, Vec<Tally>)> {
     let directory = scratch_directory(database);
     let failed = |e| elsewhere(database, error::file(e, "make a scratch file", &directory));
     // Its mode is 0600.
@@ -98,13 +107,13 @@ fn copy(database: &Database, source: &Connection) -> Result<(File, Extent, u32, 
     );
     prepared.map_err(|e| error::sqlite(e, STEP, &path))?;
     path.close().map_err(failed)?;
-    let restarts = run(database, source, &mut target, &directory)?;
+    let course = run(database, source, &mut target, &directory)?;
     let extent = Extent {
         page_bytes: database.page_bytes(&target)?,
         page_count: database.page_count(&target)?,
     };
     let tallies = tally::recorded(&target, extent.length_bytes(), true);
-    Ok((file, extent, restarts, tallies))
+    Ok((file, extent, course, tallies))
 }
 
 fn unreadable(database: &Database, error: io::Error) -> Error {
@@ -163,7 +172,7 @@ fn run(
     source: &Connection,
     target: &mut Connection,
     path: &Path,
-) -> Result<u32> {
+) -> Result<Course> {
     let page_bytes = database.page_bytes(source)?;
     let free = rustix::fs::statvfs(scratch_directory(database));
     let room = Room {
@@ -176,12 +185,13 @@ fn run(
     let (mut step, mut busy_until) = (STEP_BYTES / page_bytes.cast_signed(), deadline(database));
     let (mut restarts, mut copied) = (0, 0);
     loop {
+        let copied_at = database.clock.now();
         let stepped = match backup.step(step) {
             Err(e) if is_about_scratch(&e) => return Err(no_room(database, e, room)),
             stepped => database.sql(stepped, STEP)?,
         };
         match stepped {
-            StepResult::Done => return Ok(restarts),
+            StepResult::Done => return Ok(Course { restarts, copied_at }),
             StepResult::Busy | StepResult::Locked => {
                 if busy_until < database.clock.elapsed() {
                     return Err(busy(database));

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use stillpoint_contract::{Error, ErrorKind, LogPosition, Result, code};
 
@@ -105,11 +106,12 @@ impl Observer {
         self.database.sql(checkpoint(&self.connection, mode), "ask for the log's length")
     }
 
-    /// Begins a read transaction on `reader` and returns the exact state that it sees.
-    pub(crate) fn pin(&self, reader: &Connection) -> Result<LogState> {
+    /// Begins a read transaction on `reader` and returns the exact state that it sees, with an
+    /// instant at which it was the newest.
+    pub(crate) fn pin(&self, reader: &Connection) -> Result<(LogState, DateTime<Utc>)> {
         for _ in 0..ATTEMPTS_MAX {
-            if let Some(state) = self.try_pin(reader)? {
-                return Ok(state);
+            if let Some(pinned) = self.try_pin(reader)? {
+                return Ok(pinned);
             }
             self.database.sql(reader.execute_batch("ROLLBACK"), "end a read")?;
         }
@@ -121,11 +123,12 @@ impl Observer {
         pinned?.ok_or_else(|| unsettled(&self.database))
     }
 
-    fn try_pin(&self, reader: &Connection) -> Result<Option<LogState>> {
+    fn try_pin(&self, reader: &Connection) -> Result<Option<(LogState, DateTime<Utc>)>> {
         let before = self.observe()?;
+        let at = self.database.clock.now();
         begin_read(&self.database, reader)?;
         let after = self.observe()?;
-        Ok(before.same_commit(&after).then_some(after))
+        Ok(before.same_commit(&after).then_some((after, at)))
     }
 
     /// Names a pinned state and gives what capture needs to find it again. The read that pins it

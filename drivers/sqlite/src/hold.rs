@@ -50,7 +50,7 @@ impl Hold {
     /// Takes hold of the log as it is, and returns that state.
     pub(crate) fn take(observer: &Observer) -> Result<(Self, LogState)> {
         let readers = [observer.database.open()?, observer.database.open()?];
-        let state = observer.pin(&readers[0])?;
+        let (state, _) = observer.pin(&readers[0])?;
         Ok((Self { readers, current: 0, kept: Kept::since(state) }, state))
     }
 

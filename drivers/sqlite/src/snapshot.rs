@@ -64,8 +64,7 @@ struct Snapshot {
 impl Snapshot {
     fn take(database: &Database, reader: Connection) -> Result<Self> {
         let observer = Observer::open(database)?;
-        let state = observer.pin(&reader)?;
-        let taken_at = database.clock.now();
+        let (state, taken_at) = observer.pin(&reader)?;
         let (position, cursor) = observer.mark(&state)?;
         let extent = Extent {
             page_bytes: database.page_bytes(&reader)?,

@@ -174,6 +174,7 @@ async fn drill(session: &Session, options: &Options, database: &str) -> Result<u
         scratch: &scratch,
         way: if options.no_mount { Way::Restore } else { Way::Mount },
         started_by: &session.user(),
+        ends_at: session.ends_at,
     };
     let meter = Arc::new(Meter::default());
     let work = Box::pin(coordinator::drill(&session.world, &repository, &job, &meter));

@@ -52,6 +52,8 @@ pub struct DrillJob<'a> {
     pub way: Way,
     /// Who started it, and where.
     pub started_by: &'a str,
+    /// When it is given up, on the world's clock.
+    pub ends_at: Option<Duration>,
 }
 
 /// What a statement should answer.
@@ -79,13 +81,24 @@ pub async fn drill(
     let mut phases = Phases::begin(Arc::clone(&world.clock), Arc::clone(meter));
     let mut record = blank(world, repository, job);
     let scratch = job.scratch.create(world)?;
-    let attempted = attempt((world, repository), job, &scratch, &mut phases, &mut record).await;
-    if let Err(error) = attempted {
-        if !is_finding(&error) {
-            return Err(error);
+    let work = Box::pin(attempt((world, repository), job, &scratch, &mut phases, &mut record));
+    let attempted = tokio::select! {
+        biased;
+        attempted = work => Some(attempted),
+        () = until(world, job.ends_at) => None,
+    };
+    let cause = match attempted {
+        Some(Ok(())) => None,
+        Some(Err(error)) if !is_finding(&error) => return Err(error),
+        Some(Err(error)) => Some(tell(&error)),
+        // That a database does not come back in time is what a drill is there to tell.
+        None => {
+            Some(format!("not finished within --timeout, but still at: {}", meter.read().phase))
         }
+    };
+    if let Some(cause) = cause {
         phases.end_broken();
-        record.causes.push(tell(&error));
+        record.causes.push(cause);
     }
     meter.begin("remove", 0);
     let removed = tokio::task::spawn_blocking(move || scratch.remove()).await;
@@ -102,6 +115,13 @@ pub async fn drill(
     record.passed = record.causes.is_empty();
     record.finished_at = world.clock.now();
     Ok(record)
+}
+
+async fn until(world: &World, end: Option<Duration>) {
+    match end {
+        Some(end) => world.clock.sleep(end.saturating_sub(world.clock.elapsed())).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn blank(world: &World, repository: &Repository, job: &DrillJob<'_>) -> DrillRecord {

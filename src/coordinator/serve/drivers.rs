@@ -188,6 +188,7 @@ impl Hands for Drivers {
             scratch: &rehearsal.scratch,
             way: rehearsal.way,
             started_by: &self.place,
+            ends_at: None,
         };
         let mut record = Box::pin(drill(&self.world, repository, &job, meter)).await?;
         if let Some(from) = rule.and_then(|rule| rule.from.as_ref()) {

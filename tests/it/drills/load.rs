@@ -96,6 +96,63 @@ fn random_drills_of_sqlite_under_load_match_the_history() {
     assert_none(&site);
 }
 
+/// A client that adds rows to `entry`, each in a transaction of its own.
+struct Writer {
+    history: History,
+    stop: Arc<AtomicBool>,
+    work: tokio::task::JoinHandle<()>,
+}
+
+impl Writer {
+    async fn begin(story: &Story, think_milliseconds: u64) -> Self {
+        let (history, stop) = (History::default(), Arc::new(AtomicBool::new(false)));
+        let (noted, stopped) = (Arc::clone(&history), Arc::clone(&stop));
+        let (client, clock) = (connect(&story.server).await, Arc::clone(&story.world.clock));
+        let work = tokio::spawn(async move {
+            for n in 1000.. {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let begun = clock.now();
+                client.execute("INSERT INTO entry VALUES ($1, 'x')", &[&n]).await.unwrap();
+                noted.lock().unwrap().push((begun, clock.now()));
+                clock.sleep(Duration::from_millis(think_milliseconds)).await;
+            }
+        });
+        Self { history, stop, work }
+    }
+
+    async fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.work.await.unwrap();
+    }
+}
+
+/// A backup bears a time by which everything in it was committed, but for what was in the second
+/// before its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_postgresql_holds_what_was_committed_before_its_time() {
+    for (major, method) in [(13, "sql"), (15, "sql"), (17, "base_backup"), (18, "local")] {
+        let Some(story) = Story::begin(major, method).await else { continue };
+        fs::create_dir(story.site.path("scratch")).unwrap();
+        let writer = Writer::begin(&story, 0).await;
+        for _ in 0..setting("STILLPOINT_DRILLS", 3) {
+            story.pause(300).await;
+            let made = tokio::task::block_in_place(|| story.back_up());
+            let at = made["backup"]["at"].as_str().unwrap();
+            let words = ["drill", "run", "shop", "--at", at, "--scratch", "scratch"];
+            let drill = tokio::task::block_in_place(|| story.ok(&words));
+            let (rows, at, _) = found(&drill, "postgres.public.entry");
+            let history = writer.history.lock().unwrap();
+            let least = history.iter().filter(|(_, done)| *done <= at).count();
+            let late = at + TimeDelta::seconds(1);
+            let most = history.iter().filter(|(begun, _)| *begun <= late).count();
+            assert!((least..=most).contains(&rows), "{major} {method}: {least} {rows} {most}");
+        }
+        writer.end().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn random_drills_of_postgresql_under_load_match_the_history() {
     for major in [15, 18] {
@@ -104,22 +161,7 @@ async fn random_drills_of_postgresql_under_load_match_the_history() {
         fs::create_dir(story.site.path("scratch")).unwrap();
         story.back_up();
         let capture = story.capture().await;
-        let (history, stop) = (History::default(), Arc::new(AtomicBool::new(false)));
-        let writer = {
-            let (history, stop) = (Arc::clone(&history), Arc::clone(&stop));
-            let (client, clock) = (connect(&story.server).await, Arc::clone(&story.world.clock));
-            tokio::spawn(async move {
-                for n in 1000.. {
-                    if stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    let begun = clock.now();
-                    client.execute("INSERT INTO entry VALUES ($1, 'x')", &[&n]).await.unwrap();
-                    history.lock().unwrap().push((begun, clock.now()));
-                    clock.sleep(Duration::from_millis(7)).await;
-                }
-            })
-        };
+        let writer = Writer::begin(&story, 7).await;
         story.pause(4000).await;
         for round in 0..setting("STILLPOINT_DRILLS", 6) {
             if round == 2 {
@@ -128,10 +170,9 @@ async fn random_drills_of_postgresql_under_load_match_the_history() {
             let words = ["drill", "run", "shop", "--random", "--scratch", "scratch"];
             let drill = tokio::task::block_in_place(|| story.ok(&words));
             let (rows, at, _) = found(&drill, "postgres.public.entry");
-            assert_matches(&history, 2, rows, at, 0);
+            assert_matches(&writer.history, 2, rows, at, 0);
         }
-        stop.store(true, Ordering::Relaxed);
-        writer.await.unwrap();
+        writer.end().await;
         story.end(capture).await;
         assert_none(&story.site);
     }

@@ -110,6 +110,20 @@ fn a_statement_that_answers_something_else_or_nothing() {
     assert!(site.json(&["drill", "list"])["drills"].as_array().unwrap().is_empty());
 }
 
+/// A database that does not come back in time has failed its drill, which says how far it came.
+#[test]
+fn what_takes_longer_than_it_may() {
+    let endless =
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n";
+    let words = ["--check", endless, "--expect", "1", "--timeout", "3s"];
+    let drill = drill_after(back_up, &words);
+    assert_cause(&drill, "not finished within --timeout, but still at: ask");
+    let phases = drill["phases"].as_array().unwrap();
+    let of = |name| phases.iter().find(|phase| phase["name"] == name);
+    assert!(of("ask").is_some_and(|ask| ask["took_ms"].as_u64() > Some(500)), "{drill:#}");
+    assert!(of("remove").is_some(), "{drill:#}");
+}
+
 #[test]
 fn a_statement_that_writes_would_hide_what_is_looked_for() {
     for more in [&[][..], &["--no-mount"]] {
