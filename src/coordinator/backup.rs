@@ -110,7 +110,7 @@ pub(super) async fn back_up_as(
         let request = BackupRequest { base: None, streams_max: job.streams_max };
         driver.backup(request, &draft).await?
     };
-    let mut consistent_time = evidence.consistent_time.unwrap_or_else(|| world.clock.now());
+    let mut consistent_time = evidence.consistent_time;
     let now = driver.probe().await?.identity;
     if now.id != found.identity.id {
         return Err(replaced(&found.identity, &now));

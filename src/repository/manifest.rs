@@ -100,7 +100,7 @@ impl Manifest {
             .map_err(|e| damaged("manifest").caused_by(e))?;
         Ok(Evidence {
             consistent_at: self.consistent_at.clone(),
-            consistent_time: Some(self.consistent_time),
+            consistent_time: self.consistent_time,
             cursor: cursor.into(),
             replay: self.replay.clone(),
             incremental: self.incremental,

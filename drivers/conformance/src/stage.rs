@@ -9,13 +9,14 @@ use std::{
     path::PathBuf,
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Poll,
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use stillpoint_contract::{
     BackupRequest, Base, Clock, Driver, Error, ErrorKind, Evidence, LogMark, LogSource, Overwrite,
     Probe, Reached, Recovery, RecoveryTarget, RestoreExtras, RestorePlan, RestoreRequest, Result,
@@ -103,6 +104,9 @@ impl Copy {
     }
 }
 
+/// When a transfer was known to be committed, and its number.
+type Committed = (DateTime<Utc>, u64);
+
 /// A started database, a driver connected to it, and a directory for restores.
 #[derive(Debug)]
 pub(crate) struct Stage {
@@ -112,6 +116,8 @@ pub(crate) struct Stage {
     pub(crate) entropy: SeededEntropy,
     ledger: Arc<Ledger>,
     progress: [AtomicU64; WRITERS as usize],
+    /// Of each writer, when which of its transfers was known to be committed.
+    committed: [Mutex<Vec<Committed>>; WRITERS as usize],
     dir: TempDir,
     restores: AtomicU64,
 }
@@ -137,8 +143,9 @@ impl Stage {
         let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o711)).tempdir();
         let dir = dir.map_err(|error| Failure::new(error.to_string()))?;
         let entropy = SeededEntropy::new(ledger.seed);
-        let (progress, restores) = (Default::default(), AtomicU64::new(0));
-        Ok(Self { fixture, server, driver, entropy, ledger, progress, dir, restores })
+        let (progress, committed) = Default::default();
+        let restores = AtomicU64::new(0);
+        Ok(Self { fixture, server, driver, entropy, ledger, progress, committed, dir, restores })
     }
 
     /// Starts another database beside this one.
@@ -161,7 +168,19 @@ impl Stage {
         let number = progress.load(Ordering::Relaxed) + 1;
         self.server.transact(Transfer::new(writer, number)).await?;
         progress.store(number, Ordering::Relaxed);
+        let committed = (self.server.clock().now(), number);
+        let known = &self.committed[writer as usize];
+        known.lock().unwrap_or_else(PoisonError::into_inner).push(committed);
         Ok(())
+    }
+
+    /// What each writer knew to be committed before an instant.
+    pub(crate) fn committed_before(&self, at: DateTime<Utc>) -> Vec<u64> {
+        let newest = |known: &Mutex<Vec<Committed>>| {
+            let known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.iter().rfind(|(then, _)| *then < at).map_or(0, |(_, number)| *number)
+        };
+        self.committed.iter().map(newest).collect()
     }
 
     /// Makes `count` transfers, of all writers in turn.

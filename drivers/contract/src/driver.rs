@@ -359,9 +359,9 @@ pub struct Evidence {
     /// The position of the state that a restore of this copy alone yields; with a log, recovery
     /// starts here. `None` for an engine or a mode without positions.
     pub consistent_at: Option<LogPosition>,
-    /// When that state was the newest one, where the driver knows; `None` when it was at the end
-    /// of the backup.
-    pub consistent_time: Option<DateTime<Utc>>,
+    /// When that state was the newest one, by the server's clock: whatever was committed before is
+    /// in it, and what else is in it was committed within the second after.
+    pub consistent_time: DateTime<Utc>,
     /// What capture needs to join its log to this copy; empty where the position suffices.
     pub cursor: Bytes,
     /// Log that must be replayed before the copy is consistent; `None` for snapshots.

@@ -525,7 +525,7 @@ impl Run<'_> {
         let (from, to) = (facts.position(timeline, start)?, facts.position(timeline, stop.lsn)?);
         Ok(Evidence {
             consistent_at: Some(to.clone()),
-            consistent_time: Some(stop.at),
+            consistent_time: stop.at,
             cursor: Bytes::new(),
             replay: LogRange::new(from, to),
             incremental,

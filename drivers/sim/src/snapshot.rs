@@ -36,6 +36,7 @@ pub(crate) async fn back_up(
 ) -> Result<Evidence> {
     let session = Session::begin(server, "backup")?;
     session.step().await?;
+    let began = server.clock().now();
     let (table, start) = session.snapshot()?;
     let kept = match request.base {
         Some(base) => unchanged(&session, base).await?,
@@ -48,14 +49,14 @@ pub(crate) async fn back_up(
         Layout::Ascending => copy.pages(sink, 1).await?,
         Layout::Scattered => copy.pages(sink, request.streams_max.get().min(TASKS_MAX)).await?,
     }
-    let replay = match server.mode().consistency {
-        Consistency::AtStart => None,
-        Consistency::AtEnd => Some(copy.log(sink, &start).await?),
+    let (consistent_time, replay) = match server.mode().consistency {
+        Consistency::AtStart => (began, None),
+        Consistency::AtEnd => (server.clock().now(), Some(copy.log(sink, &start).await?)),
     };
     copy.session.step().await?;
     Ok(Evidence {
         consistent_at: Some(replay.as_ref().map_or(start, |range| range.end().clone())),
-        consistent_time: None,
+        consistent_time,
         cursor: Bytes::from(copy.session.identity.clone()),
         replay,
         incremental,

@@ -69,7 +69,7 @@ pub(crate) async fn backup(
     PartWriter::finish(part, extent.length_bytes()).await?;
     Ok(Evidence {
         consistent_at: None,
-        consistent_time: Some(course.copied_at),
+        consistent_time: course.copied_at,
         cursor: Bytes::new(),
         replay: None,
         incremental: false,

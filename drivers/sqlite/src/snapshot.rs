@@ -125,7 +125,7 @@ async fn backup_log_mode(
     let database = database.clone();
     let evidence = Evidence {
         consistent_at: Some(position),
-        consistent_time: Some(taken_at),
+        consistent_time: taken_at,
         cursor,
         replay: None,
         incremental,

@@ -74,7 +74,7 @@ fn i9_the_measured_process() {
         }
         let evidence = Evidence {
             consistent_at: None,
-            consistent_time: None,
+            consistent_time: at,
             cursor: Bytes::new(),
             replay: None,
             incremental: false,

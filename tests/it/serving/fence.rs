@@ -59,7 +59,7 @@ fn of_workers_that_wake_too_late_one_commits() {
 fn evidence() -> Evidence {
     Evidence {
         consistent_at: None,
-        consistent_time: None,
+        consistent_time: chrono::DateTime::UNIX_EPOCH,
         cursor: Bytes::new(),
         replay: None,
         incremental: false,

@@ -138,7 +138,7 @@ impl Driver {
         self.ledger.attempt(draft.id(), content);
         let evidence = Evidence {
             consistent_at: Some(position(&self.database, offset)),
-            consistent_time: None,
+            consistent_time,
             cursor: Bytes::new(),
             replay: None,
             incremental: method == Method::Incremental,

@@ -2,6 +2,7 @@
 
 use std::{num::NonZeroUsize, sync::Arc};
 
+use chrono::TimeDelta;
 use stillpoint_contract::{
     BackupRequest, Consistency, Error, ErrorKind, LogSupply, RecoveryTarget, code,
 };
@@ -32,6 +33,24 @@ pub(crate) async fn a_copy_never_holds_part_of_a_transaction(stage: &Stage) -> V
         let between =
             grown(&before.progress, &bank.progress) && grown(&bank.progress, &now.progress);
         ensure!(between, "{:?} is not within {:?}", bank.progress, (before.progress, now.progress));
+    }
+    Ok(Outcome::Proven)
+}
+
+pub(crate) async fn a_copy_holds_what_was_committed_before_its_time(stage: &Stage) -> Verdict {
+    for _ in 0..3 {
+        let copy = stage.while_busy(stage.back_up_patiently()).await??;
+        let at = copy.evidence.consistent_time;
+        let held = stage.restore_alone(&copy).await?.progress;
+        let (before, later) =
+            (stage.committed_before(at), stage.committed_before(at + TimeDelta::seconds(1)));
+        // What a writer had asked for it may not know yet to be committed.
+        let is_held =
+            |((held, before), after): ((&u64, &u64), &u64)| (*before..=after + 1).contains(held);
+        ensure!(
+            held.iter().zip(&before).zip(&later).all(is_held),
+            "it holds {held:?} at {at}, when {before:?} were committed, and {later:?} soon after"
+        );
     }
     Ok(Outcome::Proven)
 }
