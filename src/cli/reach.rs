@@ -111,6 +111,7 @@ mod tests {
             until: at(end.0),
             unwatched: Vec::new(),
             gap: None,
+            missing: None,
             lost: None,
             backups: backups.iter().map(|id| (*id).to_owned()).collect(),
             segments: Vec::new(),

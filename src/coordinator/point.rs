@@ -7,7 +7,7 @@ use stillpoint_contract::{
 };
 
 use super::native;
-use crate::repository::{Coverage, Repository, Timeline, Unwatched, history::Committed};
+use crate::repository::{Repository, Timeline, Unwatched, history::Committed};
 
 /// How advice begins that names a point which can be had: whatever is to be done there. The point
 /// follows.
@@ -121,11 +121,15 @@ fn choose_latest(timeline: &Timeline) -> Result<Chosen> {
     let newest = newest.expect("checked by the caller");
     let coverage = timeline.coverage_of(newest);
     if let Some((coverage, lost)) = coverage.and_then(|c| Some((c, c.lost.as_deref()?))) {
-        return Err(lost_end(timeline, coverage, lost));
+        return Err(lost_end(timeline, coverage.until.max(coverage.end.at), lost));
+    }
+    let own = timeline.stood_until(newest);
+    if let Some(lost) = timeline.open_gap().filter(|_| timeline.is_holed()) {
+        let nearest = coverage.map_or(own, |coverage| coverage.until.max(own));
+        return Err(lost_end(timeline, nearest, lost));
     }
     let replays_log = coverage.is_some();
     let until = if replays_log { RecoveryTarget::Latest } else { RecoveryTarget::Consistent };
-    let own = timeline.stood_until(newest);
     let complete_until = coverage.map_or(own, |coverage| coverage.until.max(own));
     let gap = timeline.open_gap();
     let gap = gap.map(|why| format!("log that was captured later cannot be restored: {why}"));
@@ -134,8 +138,8 @@ fn choose_latest(timeline: &Timeline) -> Result<Chosen> {
 }
 
 /// The newest state is known to have existed here and cannot be had: an older one only on demand.
-fn lost_end(timeline: &Timeline, coverage: &Coverage, lost: &str) -> Error {
-    let nearest = exact(coverage.until.max(coverage.end.at));
+fn lost_end(timeline: &Timeline, nearest: DateTime<Utc>, lost: &str) -> Error {
+    let nearest = exact(nearest);
     Error::new(ErrorKind::Missing, code::MISSING_OBJECT, "reach the newest captured commit")
         .with("database", &timeline.database)
         .with("found", lost)

@@ -201,21 +201,23 @@ pub(super) async fn cover(
         _ if first.seq > 1 => Some((first.stream.clone(), first.seq - 1)),
         continued => continued.clone(),
     };
-    let before = before.map(|(stream, seq)| names::segment(heads.database(), &stream, seq));
-    let before = before.transpose()?;
+    let is_let_go = |(stream, seq): &(String, u64)| {
+        let key = names::segment(heads.database(), stream, *seq)?;
+        Ok::<_, stillpoint_contract::Error>(history.is_doomed_object(key.as_str()))
+    };
+    let is_let_go = before.as_ref().map(is_let_go).transpose()?;
     let lost = || format!("the segment before {}/{} is missing", first.stream, first.seq);
+    let missing = before.filter(|_| is_let_go == Some(false) && first.gap.is_none());
     Ok(Some(Coverage {
         start: Point { at: started, position: first.head.range.start().clone() },
         end: Point { at: ended, position: last.head.range.end().clone() },
         until: ended,
         unwatched,
-        gap: first.gap.clone().or_else(|| {
-            if before.is_some_and(|key| history.is_doomed_object(key.as_str())) {
-                Some(LET_GO.to_owned())
-            } else {
-                (first.seq > 1).then(lost)
-            }
+        gap: first.gap.clone().or_else(|| match is_let_go? {
+            true => Some(LET_GO.to_owned()),
+            false => Some(lost()),
         }),
+        missing: missing.map(|(stream, seq)| SegmentId { stream, seq }),
         lost: damaged_from.map(damaged),
         backups: Vec::new(),
         segments,

@@ -79,6 +79,8 @@ pub struct Coverage {
     pub unwatched: Vec<Unwatched>,
     /// Why it does not continue the coverage before it.
     pub gap: Option<String>,
+    /// The segment that should lead into it, where that was not let go and is not there.
+    pub missing: Option<SegmentId>,
     /// Set when log that was stored after its end is missing or damaged: why that is known.
     pub lost: Option<String>,
     /// Backups from which it can be replayed, by id, in order.
@@ -149,6 +151,11 @@ impl Timeline {
         let newest = self.coverage.last()?;
         let is_open = newest.backups.is_empty() && !self.backups.is_empty();
         is_open.then(|| newest.gap.as_deref().unwrap_or("no backup joins the newest captured log"))
+    }
+
+    /// Whether the newest captured log was led into by log that is no longer there.
+    pub fn is_holed(&self) -> bool {
+        self.coverage.last().is_some_and(|newest| newest.missing.is_some())
     }
 }
 
@@ -386,17 +393,19 @@ impl Repository {
     }
 }
 
-/// Marks what ends because the segment after it is missing: a later one of its stream is there.
+/// Marks what ends because the segment after it is missing: a later one, which continues it, is
+/// there.
 fn mark_holes(coverage: &mut [Coverage]) {
     for later in 1..coverage.len() {
         let (before, after) = coverage.split_at_mut(later);
-        let Some((first, gap)) = after.first().and_then(|c| c.segments.first().zip(c.gap.clone()))
+        let Some((missing, gap)) =
+            after.first().and_then(|c| c.missing.as_ref().zip(c.gap.clone()))
         else {
             continue;
         };
         let precedes = |coverage: &&mut Coverage| {
             let last = coverage.segments.last();
-            last.is_some_and(|last| last.stream == first.stream && last.seq < first.seq)
+            last.is_some_and(|last| last.stream == missing.stream && last.seq < missing.seq)
         };
         if let Some(holed) = before.iter_mut().rev().find(precedes) {
             holed.lost.get_or_insert(gap);

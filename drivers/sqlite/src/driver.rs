@@ -63,7 +63,7 @@ impl Engine for SqliteEngine {
         blocking(move || {
             let database = Database::locate(config, clock)?;
             let connection = database.open()?;
-            version::check(&connection)?;
+            version::check()?;
             Database::close(connection);
             Ok(Box::new(SqliteDriver { database }) as Box<dyn Driver>)
         })

@@ -14,11 +14,12 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 /// 3.51.0, as `sqlite3_libversion_number` counts.
 const VERSION_MIN: i32 = 3_051_000;
 
-/// Refuses a library that lacks what the driver stands on.
-pub(crate) fn check(connection: &Connection) -> Result<()> {
-    let has_dbpage = connection
-        .query_row("SELECT 1 FROM pragma_module_list WHERE name = 'sqlite_dbpage'", [], |_| Ok(()))
-        .is_ok();
+/// Refuses a library that lacks what the driver stands on. It is asked apart from any file, whose
+/// schema may be damaged.
+pub(crate) fn check() -> Result<()> {
+    let query = "SELECT 1 FROM pragma_module_list WHERE name = 'sqlite_dbpage'";
+    let found = Connection::open_in_memory().and_then(|c| c.query_row(query, [], |_| Ok(())));
+    let has_dbpage = found.is_ok();
     if rusqlite::version_number() < VERSION_MIN || !has_dbpage {
         return Err(Error::new(ErrorKind::Unsupported, code::BUG, "use the SQLite library")
             .with("version", rusqlite::version())

@@ -40,7 +40,20 @@ const STEP: &str = "mount a backup";
 #[derive(Debug)]
 pub(crate) struct MountedFiles {
     files: Arc<Files>,
-    runtime: Option<runtime::Runtime>,
+    _fetching: Fetching,
+}
+
+/// The runtime that fetches. It may be dropped on a thread of another one, whether or not anything
+/// was ever mounted: what is being fetched is answered with an error.
+#[derive(Debug)]
+struct Fetching(Option<runtime::Runtime>);
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// One place where files are mounted. Dropped, they are unmounted: whoever still reads there is
@@ -77,10 +90,10 @@ impl MountedFiles {
         let builder = builder.worker_threads(FETCHERS).thread_name("mount").enable_all();
         let runtime = builder.build().map_err(|cause| Error::bug(STEP).caused_by(cause))?;
         let handle = runtime.handle().clone();
-        let runtime = Some(runtime);
+        let fetching = Fetching(Some(runtime));
         let source = OnDemand::new(reader, handle.clone());
         let files = Files::lay_out(source, overlay, (handle, clock), base, place).await?;
-        Ok(Self { files, runtime })
+        Ok(Self { files, _fetching: fetching })
     }
 
     /// Makes those who will use them the owner of all files, before somebody has to do so one by
@@ -181,10 +194,6 @@ fn read_far_ahead(point: &Path) {
 impl Drop for MountedFiles {
     fn drop(&mut self) {
         self.files.end();
-        if let Some(runtime) = self.runtime.take() {
-            // What is being fetched is answered with an error.
-            runtime.shutdown_background();
-        }
     }
 }
 

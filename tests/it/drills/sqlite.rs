@@ -177,9 +177,48 @@ fn a_segment_of_the_log_that_is_missing() {
     site.ok(&["drill", "run", "app.db", "--scratch", "scratch"]);
     let segments = segments(&site.path("repo/streams"));
     assert!(segments.len() > 2, "{segments:?}");
-    fs::remove_file(&segments[segments.len() / 2]).unwrap();
-    let drill = failed(&site, &[]);
-    assert_cause(&drill, "lost it");
+    // Also the one that would lead on from the backup.
+    for missing in [&segments[0], &segments[segments.len() / 2]] {
+        let aside = site.path("aside");
+        fs::rename(missing, &aside).unwrap();
+        for more in [&[][..], &["--no-mount"]] {
+            assert_cause(&failed(&site, more), "lost it");
+        }
+        site.fails(&["restore", "app.db", "--to", "back.db"], 6, &["lost it"]);
+        fs::rename(&aside, missing).unwrap();
+    }
+    site.ok(&["drill", "run", "app.db", "--scratch", "scratch"]);
+}
+
+/// What says how a backup is laid out is needed before anything can be mounted.
+#[test]
+fn an_inventory_of_the_backup_that_is_damaged_or_missing() {
+    for is_missing in [true, false] {
+        let site = Site::new();
+        drop(site.create("app.db", 200));
+        fs::create_dir(site.path("scratch")).unwrap();
+        back_up(&site);
+        for pack in segments(&site.path("repo/packs")) {
+            if pack.extension().is_none_or(|extension| extension != "mpack") {
+                continue;
+            }
+            if is_missing {
+                fs::remove_file(&pack).unwrap();
+            } else {
+                let mut bytes = fs::read(&pack).unwrap();
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 0xFF;
+                fs::write(&pack, bytes).unwrap();
+            }
+        }
+        for more in [&[][..], &["--no-mount"]] {
+            let drill = failed(&site, more);
+            assert!(!drill["causes"].as_array().unwrap().is_empty(), "{drill:#}");
+        }
+        fs::create_dir(site.path("there")).unwrap();
+        let ran = site.run(&["mount", "app.db", "there"]);
+        assert!([6, 9].contains(&ran.status), "{} {}", ran.status, ran.err);
+    }
 }
 
 fn segments(folder: &Path) -> Vec<std::path::PathBuf> {

@@ -383,6 +383,9 @@ fn merge_scripts_know_rows_that_a_collation_takes_for_the_same() {
          CREATE TABLE lone (rowid TEXT COLLATE NOCASE);
          INSERT INTO lone VALUES ('abc');
          CREATE TABLE kinds (a, b); INSERT INTO kinds VALUES (1, 'a'), (1, 'a'), (1.0, 'a');
+         CREATE TABLE nulls (id TEXT PRIMARY KEY, v);
+         INSERT INTO nulls VALUES ('a', 'old'), ('b', 'old'), ('c', 'old'), (NULL, 'null'),
+             (NULL, 'twice'), (NULL, 'twice');
          CREATE TABLE guarded (id INTEGER PRIMARY KEY, v TEXT COLLATE NOCASE, w REAL, x);
          INSERT INTO guarded VALUES (1, 'old', 0.1, 5), (2, 'old', 0.2, 5), (3, 'old', NULL, 5),
              (4, 'old', NULL, 5)",
@@ -407,6 +410,15 @@ fn merge_scripts_know_rows_that_a_collation_takes_for_the_same() {
     live.execute_batch(&script).unwrap();
     let all = "SELECT typeof(a) FROM kinds ORDER BY 1";
     assert_eq!(texts(&live, all), ["integer", "integer", "real"], "{script}");
+    // A NULL in a key is no reason to take no row by its key.
+    live.execute_batch(
+        "UPDATE nulls SET v = 'new' WHERE id <> 'c'; DELETE FROM nulls WHERE v = 'twice'",
+    )
+    .unwrap();
+    let script = compare("nulls", "nulls.sql");
+    live.execute_batch(&script).unwrap();
+    let all = texts(&live, "SELECT coalesce(id, '-') || v FROM nulls ORDER BY 1");
+    assert_eq!(all, ["-null", "-twice", "-twice", "aold", "bold", "cold"], "{script}");
     // What was changed after it was compared stays.
     live.execute_batch("UPDATE guarded SET v = 'new'").unwrap();
     let script = compare("guarded", "guarded.sql");

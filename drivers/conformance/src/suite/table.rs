@@ -76,7 +76,8 @@ sentences! {
         "A copy never holds part of a transaction: restoring it yields a state that some client \
          could have seen."
     copy::a_copy_holds_what_was_committed_before_its_time []
-        "A copy holds whatever was committed before its time, and nothing of more than a second later."
+        "A copy holds whatever was committed before its time, and nothing of more than a second \
+         later."
     copy::a_copy_is_of_the_instant_it_claims []
         "A finished copy is consistent at the instant that the capabilities name."
     copy::evidence_is_complete []

@@ -92,7 +92,8 @@ const UNIQUE: &str = "
 const KEYS: &str = "
     SELECT NOT EXISTS (
             SELECT FROM pg_catalog.pg_attribute a
-            WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND NOT a.attnotnull),
+            WHERE a.attrelid = i.indrelid AND NOT a.attnotnull
+                AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])),
         ARRAY(
         SELECT a.attname::text
         FROM pg_catalog.unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY k (n, place)

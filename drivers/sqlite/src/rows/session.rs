@@ -39,7 +39,7 @@ pub(crate) async fn open(database: &Database) -> Result<Box<dyn Rows>> {
     blocking(move || {
         database.check_identity()?;
         let connection = database.open_writable()?;
-        version::check(&connection)?;
+        version::check()?;
         database.sql(connection.execute_batch(SETTINGS), "open the database")?;
         if database.sql(connection.is_readonly("main"), "open the database")? {
             return Err(Error::new(ErrorKind::Unsupported, code::UNSUITABLE_DATABASE, "move rows")

@@ -90,7 +90,7 @@ pub(super) fn chosen(name: &str) -> Result<String> {
 pub(super) fn open(database: &Database) -> Result<Connection> {
     database.check_identity()?;
     let live = database.open_writable()?;
-    version::check(&live)?;
+    version::check()?;
     live.execute_batch(SETTINGS).map_err(|e| error::sqlite(e, STEP, &database.path))?;
     Ok(live)
 }

@@ -18,7 +18,7 @@ use super::{
     choose::{Found, choose},
     definition::quoted,
     events::{Teller, told},
-    merge::Merge,
+    merge::{Merge, is_apart},
     values::{Encoding, Value},
 };
 use crate::{
@@ -172,6 +172,8 @@ struct Shape {
     table: String,
     columns: Vec<String>,
     key: Vec<usize>,
+    /// Whether rows may have NULLs in their key: those are told apart as a whole.
+    has_nulls: bool,
     columns_missing: Vec<String>,
     columns_extra: Vec<String>,
     size: u64,
@@ -219,29 +221,31 @@ impl Shape {
             !column.is_generated && other.is_some_and(|other| !other.is_generated)
         });
         let both: Vec<String> = both.map(|column| column.name.clone()).collect();
-        let key = key_of(copy, live, table, &both).map_err(failed)?;
+        let (key, has_nulls) = key_of(copy, live, table, &both).map_err(failed)?;
         let size = "SELECT sum(payload) FROM dbstat WHERE name = ?1 AND aggregate = 1";
         let size = copy.query_row(size, [table], |row| row.get::<_, Option<i64>>(0));
         let size = size.ok().flatten().unwrap_or_default().unsigned_abs();
         let table = table.to_owned();
-        Ok(Self { table, columns: both, key, columns_missing, columns_extra, size })
+        Ok(Self { table, columns: both, key, has_nulls, columns_missing, columns_extra, size })
     }
 
-    fn sort(&self) -> Vec<usize> {
-        if self.key.is_empty() { (0..self.columns.len()).collect() } else { self.key.clone() }
+    /// The columns that are not part of the key.
+    fn rest(&self) -> Vec<usize> {
+        (0..self.columns.len()).filter(|place| !self.key.contains(place)).collect()
     }
 
     fn query(&self) -> String {
         let columns: Vec<_> = self.columns.iter().map(|name| quoted(name)).collect();
-        let sort = self.sort().into_iter().map(|place| {
-            let column = &columns[place];
+        let value = |place: &usize| format!("{} COLLATE BINARY", columns[*place]);
+        let kind = |place: &usize| format!("typeof({})", columns[*place]);
+        let mut sort: Vec<_> = self.key.iter().map(value).collect();
+        if self.has_nulls {
             // Whole rows are told apart also by how a number is stored.
-            let kind =
-                if self.key.is_empty() { format!(", typeof({column})") } else { String::new() };
-            format!("{column} COLLATE BINARY{kind}")
-        });
-        let sort = sort.collect::<Vec<_>>().join(", ");
-        format!("SELECT {} FROM {} ORDER BY {sort}", columns.join(", "), quoted(&self.table))
+            sort.extend(self.rest().iter().flat_map(|place| [value(place), kind(place)]));
+            sort.extend(self.key.iter().map(kind));
+        }
+        let (all, sort) = (columns.join(", "), sort.join(", "));
+        format!("SELECT {all} FROM {} ORDER BY {sort}", quoted(&self.table))
     }
 }
 
@@ -258,27 +262,29 @@ fn columns(connection: &Connection, table: &str) -> rusqlite::Result<Vec<Column>
     found.collect()
 }
 
-/// The first set of columns that is unique in both tables, and in which no row has a NULL.
+/// The first set of columns that is unique in both tables, and whether rows have NULLs there, which
+/// one is preferred that has none. Without a key, any row may be there more than once.
 fn key_of(
     copy: &Connection,
     live: &Connection,
     table: &str,
     both: &[String],
-) -> rusqlite::Result<Vec<usize>> {
+) -> rusqlite::Result<(Vec<usize>, bool)> {
     let theirs = unique(live, table)?;
+    let mut with_nulls = None;
     for key in unique(copy, table)? {
         let small = |key: &[String]| key.iter().map(|c| c.to_lowercase()).collect::<BTreeSet<_>>();
         let place = |name: &String| both.iter().position(|c| c.eq_ignore_ascii_case(name));
         let places: Option<Vec<usize>> = key.iter().map(place).collect();
         let is_shared = theirs.iter().any(|other| small(other) == small(&key));
-        if let Some(places) = places.filter(|places| is_shared && !places.is_empty())
-            && !has_null(copy, table, &key)?
-            && !has_null(live, table, &key)?
-        {
-            return Ok(places);
+        if let Some(places) = places.filter(|places| is_shared && !places.is_empty()) {
+            if !has_null(copy, table, &key)? && !has_null(live, table, &key)? {
+                return Ok((places, false));
+            }
+            with_nulls.get_or_insert(places);
         }
     }
-    Ok(Vec::new())
+    Ok((with_nulls.unwrap_or_default(), true))
 }
 
 /// Sets of columns that are unique, the primary key first.
@@ -373,7 +379,7 @@ fn one(
 ) -> Result<Difference> {
     let failed = |e| error::sqlite(e, STEP, &database.path);
     let copied = |e| error::sqlite(e, STEP, path);
-    let (query, sort, count) = (shape.query(), shape.sort(), shape.columns.len());
+    let (query, rest, count) = (shape.query(), shape.rest(), shape.columns.len());
     let mut found = Difference {
         table: shape.table.clone(),
         key: shape.key.iter().map(|place| shape.columns[*place].clone()).collect(),
@@ -382,10 +388,16 @@ fn one(
         ..Difference::default()
     };
     let (columns, key, table) = (shape.columns, shape.key, shape.table);
-    let is_whole = key.is_empty();
-    let compare = |one: &Value, other: &Value| {
-        let order = one.compare(other, encoding);
-        if is_whole { order.then_with(|| one.kind().cmp(other.kind())) } else { order }
+    let own_key = key.clone();
+    let compare = |one: &[Value], other: &[Value]| {
+        let value = |place: &usize| one[*place].compare(&other[*place], encoding);
+        let kind = |place: &usize| one[*place].kind().cmp(other[*place].kind());
+        let by_key = own_key.iter().map(value).fold(Ordering::Equal, Ordering::then);
+        if by_key.is_ne() || !is_apart(&own_key, one) {
+            return by_key;
+        }
+        let whole = rest.iter().map(|place| value(place).then_with(|| kind(place)));
+        whole.chain(own_key.iter().map(kind)).fold(Ordering::Equal, Ordering::then)
     };
     let later = has_more(live, &table, &key, &columns).map_err(failed)?;
     let later = later.then(|| tempfile::tempfile_in(scratch)).transpose().map_err(|cause| {
@@ -408,10 +420,7 @@ fn one(
             (None, None) => break,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (Some(one), Some(other)) => sort
-                .iter()
-                .map(|place| compare(&one[*place], &other[*place]))
-                .fold(Ordering::Equal, Ordering::then),
+            (Some(one), Some(other)) => compare(one, other),
         };
         match (order, &row, &other) {
             (Ordering::Less, Some(row), _) => {

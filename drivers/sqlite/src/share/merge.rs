@@ -26,6 +26,11 @@ fn unwritten(cause: io::Error) -> Error {
     Error::new(ErrorKind::Exhausted, code::FILE, "write the merge script").caused_by(cause)
 }
 
+/// Whether a row is told apart by all of its columns: a key with a NULL may be there twice.
+pub(super) fn is_apart(key: &[usize], row: &[Value]) -> bool {
+    key.is_empty() || key.iter().any(|place| matches!(row[*place], Value::Null))
+}
+
 impl Merge<'_> {
     /// A row comes back.
     pub(super) fn missing(&mut self, row: &[Value]) -> Result<()> {
@@ -62,7 +67,7 @@ impl Merge<'_> {
             .iter()
             .map(|place| format!("{} = {}", quoted(&self.columns[*place]), copy[*place].literal()));
         let set = set.collect::<Vec<_>>().join(", ");
-        if self.key.is_empty() {
+        if is_apart(&self.key, live) {
             let text = "-- rows that differ only in bytes that are no text, in a table without key";
             return self.teller.line(text.to_owned());
         }
@@ -87,7 +92,7 @@ impl Merge<'_> {
     /// A row is only proposed for removal. Line breaks would let the rest be run.
     pub(super) fn extra(&self, row: &[Value]) -> Result<()> {
         let table = quoted(&self.table);
-        let statement = if self.key.is_empty() {
+        let statement = if is_apart(&self.key, row) {
             let same = self.are((0..row.len()).collect::<Vec<_>>().iter(), row);
             let is_hidden =
                 |id: &str| self.columns.iter().any(|name| name.eq_ignore_ascii_case(id));
@@ -111,7 +116,7 @@ impl Merge<'_> {
     /// The key of a row, for people.
     pub(super) fn shown(&self, row: &[Value]) -> String {
         let all: Vec<_> = (0..row.len()).collect();
-        let places = if self.key.is_empty() { &all } else { &self.key };
+        let places = if is_apart(&self.key, row) { &all } else { &self.key };
         places.iter().map(|place| row[*place].shown()).collect::<Vec<_>>().join(", ")
     }
 
