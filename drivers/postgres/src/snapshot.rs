@@ -214,6 +214,8 @@ impl Run<'_> {
         let mut session = cluster.replication_on(&self.sql.host).await?;
         let (incremental, how) = self.upload(&mut session, earlier).await?;
         let options = BackupOptions { label: label(), incremental: incremental.is_some() };
+        // A small one may be over before anybody looks again.
+        let mut looks = vec![self.look().await?];
         let mut how = how;
         let mut pages = incremental.unwrap_or_default();
         let mut second;
@@ -242,7 +244,6 @@ impl Run<'_> {
         let copy = async {
             let page_bytes = self.facts.page_bytes();
             let receive = stream::receive(&mut backup, self.sink, page_bytes, &pages);
-            let mut looks = Vec::new();
             let received = tokio::select! {
                 received = receive => received?,
                 failed = self.watch_the_clock(&mut looks) => return Err(failed),
