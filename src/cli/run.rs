@@ -202,7 +202,8 @@ fn what_stays(session: &Session, error: Error) -> Error {
 /// How work is given up whose beginnings could not be taken back in time.
 const HALF: &str = "what was begun could not be taken back in time, and stays under a passing name";
 
-fn out_of_time() -> Error {
+/// The error of work that was not done in time.
+pub(crate) fn out_of_time() -> Error {
     Error::new(ErrorKind::TimedOut, code::INTERRUPTED, "finish within --timeout")
         .why(WHOLE)
         .next("run the same command again: what is stored already is not stored twice")

@@ -213,9 +213,8 @@ pub(super) async fn cover(
         end: Point { at: ended, position: last.head.range.end().clone() },
         until: ended,
         unwatched,
-        gap: first.gap.clone().or_else(|| match is_let_go? {
-            true => Some(LET_GO.to_owned()),
-            false => Some(lost()),
+        gap: first.gap.clone().or_else(|| {
+            is_let_go.map(|is_let_go| if is_let_go { LET_GO.to_owned() } else { lost() })
         }),
         missing: missing.map(|(stream, seq)| SegmentId { stream, seq }),
         lost: damaged_from.map(damaged),

@@ -360,7 +360,8 @@ pub struct Evidence {
     /// starts here. `None` for an engine or a mode without positions.
     pub consistent_at: Option<LogPosition>,
     /// When that state was the newest one, by the server's clock: whatever was committed before is
-    /// in it, and what else is in it was committed within the second after.
+    /// in it, and what else is in it was committed within the second after. On a standby it is the
+    /// time of the copy: what had not been replayed by then is not in it.
     pub consistent_time: DateTime<Utc>,
     /// What capture needs to join its log to this copy; empty where the position suffices.
     pub cursor: Bytes,

@@ -61,7 +61,7 @@ impl Version {
     }
 
     /// Ends a backup; answers its position, two files and the server's time just before: what was
-    /// committed by then is part of the copy, and the function returns only after other commits.
+    /// committed by then is part of the copy. Until the function returns, more may be committed.
     pub(crate) fn stop_backup(self) -> &'static str {
         if self.major() >= 15 {
             "SELECT lsn::text, labelfile, spcmapfile, \

@@ -19,6 +19,7 @@ use crate::{
         exit,
         open::{Need, Opened},
         restore::wanted,
+        run::out_of_time,
         session::Session,
         source::{self, SourceOptions, Sources},
     },
@@ -31,7 +32,8 @@ use crate::{
 pub(crate) enum Command {
     /// Restore a point into a throw-away server, check everything, and keep the evidence.
     ///
-    /// Ends with 12 when the point could not be reached or anything was not as it should be.
+    /// Ends with 12 when the point could not be reached, or not within --timeout, or when anything
+    /// was not as it should be.
     Run(Options),
     /// List drills.
     List(show::ListOptions),
@@ -162,6 +164,10 @@ async fn drill(session: &Session, options: &Options, database: &str) -> Result<u
     };
     if options.random {
         session.note(&format!("The point was drawn; to repeat it: --at {asked}"));
+    }
+    // One that never began says nothing of its database.
+    if session.ends_at.is_some_and(|end| end <= session.world.clock.elapsed()) {
+        return Err(out_of_time());
     }
     let job = DrillJob {
         engines: &session.engines,

@@ -128,8 +128,7 @@ impl Writer {
     }
 }
 
-/// A backup bears a time by which everything in it was committed, but for what was in the second
-/// before its end.
+/// A backup holds whatever was committed before its time, and nothing of more than a second later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_of_postgresql_holds_what_was_committed_before_its_time() {
     for (major, method) in [(13, "sql"), (15, "sql"), (17, "base_backup"), (18, "local")] {

@@ -14,7 +14,7 @@ use crate::{
     mounts::mounts,
     partial::{shop, sqlite},
     postgres::{Story, connect},
-    site::{Site, seed, setting},
+    site::Site,
 };
 
 /// Tells its phases, and nothing but.
@@ -27,8 +27,7 @@ fn start(command: &mut Command) -> (Child, impl Iterator<Item = String> + use<>)
     (child, lines.filter_map(phase))
 }
 
-/// Kills as soon as each phase begins, or amid it, as the seed and the phase's number say, or both
-/// ways (`STILLPOINT_KILLS`); `after` runs the next command, and looks.
+/// Kills as soon as each phase begins, and amid it; `after` runs the next command, and looks.
 #[expect(clippy::disallowed_methods, reason = "the test measures real time")]
 fn kill_at_each(
     site: &Site,
@@ -43,11 +42,8 @@ fn kill_at_each(
     assert_eq!(phases, expected);
     after("the whole");
     let lengths = begun.windows(2).map(|pair| pair[1] - pair[0]);
-    let (seed, kills) = (seed(), setting("STILLPOINT_KILLS", 1));
     for (number, length) in lengths.enumerate() {
-        let pauses = [Duration::ZERO, length / 2].into_iter().cycle();
-        let first = usize::try_from(seed).unwrap_or(0) + number;
-        for pause in pauses.skip(first % 2).take(if kills > 1 { 2 } else { 1 }) {
+        for pause in [Duration::ZERO, length / 2] {
             let (mut child, mut told) = start(&mut command());
             let phase = told.nth(number).unwrap();
             sleep(pause);
