@@ -506,7 +506,7 @@ async fn a_stopped_directory_is_rewritten_where_it_differs_also_after_kills() {
 
         // Killed again and again, somewhere in the middle.
         let mut was_half = false;
-        for wait in [20, 60, 100, 150, 200, 300] {
+        for wait in [20, 60, 100, 150, 200, 300, 450, 700] {
             let running =
                 story.site.spawn(&["restore", "shop", "--to", "copy", "--delta"], "delta");
             story.pause(wait).await;

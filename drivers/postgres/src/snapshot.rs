@@ -27,7 +27,7 @@ use crate::{
         reader::Files,
         sql::{self, SqlFiles},
         stream,
-        wal::{WalParts, capture_stream, collect_files},
+        wal::{Commits, WalParts, capture_stream, collect_files},
     },
     earlier::Earlier,
     error,
@@ -104,6 +104,13 @@ struct Moment {
     at: DateTime<Utc>,
 }
 
+impl Moment {
+    /// Not before anything that is part of the copy was committed.
+    fn with(self, commits: &Commits) -> Self {
+        Self { at: commits.last_before(self.lsn).map_or(self.at, |last| last.max(self.at)), ..self }
+    }
+}
+
 /// What was copied, for the layout.
 #[derive(Debug)]
 struct Contents {
@@ -136,7 +143,8 @@ impl Run<'_> {
         let timeline = self.timeline().await?;
         let (base, how) = self.base_files(earlier, &files, start, timeline).await?;
         let (file_mode, wal_bytes) = (self.facts.modes().1, self.facts.wal_segment_bytes()?);
-        let wal_parts = WalParts::new(self.sink, (timeline, start), wal_bytes, file_mode);
+        let shape = (wal_bytes, self.facts.version.major());
+        let wal_parts = WalParts::new(self.sink, (timeline, start), shape, file_mode);
         let (stopped, stop) = watch::channel(None);
         let copy = self.copy_files(&files, workers, base.as_ref(), &stopped);
         let clock = &self.cluster.clock;
@@ -148,14 +156,13 @@ impl Run<'_> {
                 async move { collect_files((&files, &asking), wal_parts, stop, clock).await },
             )
         };
-        let (directories, copied, stop) = if self.streams > 1 {
-            try_join(copy, keep).await?.0
+        let ((directories, copied, stop), commits) = if self.streams > 1 {
+            try_join(copy, keep).await?
         } else {
             // One part at a time: the slot keeps the WAL until then.
-            let done = copy.await?;
-            keep.await?;
-            done
+            (copy.await?, keep.await?)
         };
+        let stop = stop.with(&commits);
         let tablespaces = self.facts.tablespaces.clone();
         let contents = Contents { timeline, start, stop, directories, tablespaces, copied };
         let way = match method {
@@ -239,7 +246,8 @@ impl Run<'_> {
         });
         let tablespaces = tablespaces.collect();
         let (file_mode, wal_bytes) = (self.facts.modes().1, self.facts.wal_segment_bytes()?);
-        let wal_parts = WalParts::new(self.sink, (start.timeline, start.lsn), wal_bytes, file_mode);
+        let shape = (wal_bytes, self.facts.version.major());
+        let wal_parts = WalParts::new(self.sink, (start.timeline, start.lsn), shape, file_mode);
         let (stopped, stop) = watch::channel(None);
         let copy = async {
             let page_bytes = self.facts.page_bytes();
@@ -252,18 +260,13 @@ impl Run<'_> {
             Ok((received, looks))
         };
         let keep = capture_stream(wal, wal_parts, stop, &cluster.clock);
-        let (received, looks) = if self.streams > 1 {
-            try_join(copy, keep).await?.0
-        } else {
-            let copied = copy.await?;
-            keep.await?;
-            copied
-        };
+        let ((received, looks), commits) =
+            if self.streams > 1 { try_join(copy, keep).await? } else { (copy.await?, keep.await?) };
         let lsn = received.stop.lsn;
         // A standby may end it before where its replay was when it began.
         let last = looks.iter().rfind(|look| look.lsn <= lsn).or(looks.first());
         let at = last.ok_or_else(|| Error::bug("tell when a base backup ended"))?.at;
-        let stop = Moment { lsn, at };
+        let stop = Moment { lsn, at }.with(&commits);
         let contents = Contents {
             timeline: start.timeline,
             start: start.lsn,

@@ -3,6 +3,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use chrono::{DateTime, Utc};
 use stillpoint_contract::{
     Clock, EXTENT_BYTES, Error, ErrorKind, PartWriter, Result, Shape, Sink, code,
 };
@@ -12,6 +13,7 @@ use super::{crew, reader::Files};
 use crate::{
     connect::Sql,
     error,
+    wal::{EventKind, Reader, meaning},
     wire::{Session, WalEvent, lsn_from, lsn_text},
 };
 
@@ -33,6 +35,46 @@ const HISTORY_BYTES_MAX: u64 = 1 << 20;
 /// Length of a page of WAL.
 const WAL_PAGE_BYTES: usize = 8192;
 
+/// The most commits that are remembered: those of the WAL that arrives before the stop is known.
+const COMMITS_MAX: usize = 1 << 18;
+
+/// When transactions were committed, as the WAL of a backup tells.
+#[derive(Debug)]
+pub(crate) struct Commits {
+    /// `None` once the WAL could not be understood: then times are less exact.
+    reader: Option<Reader>,
+    major: u32,
+    /// Where each record ends, and its time.
+    known: Vec<(u64, DateTime<Utc>)>,
+}
+
+impl Commits {
+    fn read(&mut self, bytes: &[u8]) {
+        let Some(reader) = &mut self.reader else { return };
+        let (known, major) = (&mut self.known, self.major);
+        let read = reader.push(bytes, |record| {
+            for event in meaning(&record, major) {
+                if let (EventKind::Ended { is_commit: true, .. }, Some(at)) = (event.kind, event.at)
+                {
+                    known.push((record.end, at));
+                }
+            }
+        });
+        if let Err(bad) = read {
+            tracing::debug!("no more commits are told by the WAL of the backup: {bad}");
+            self.reader = None;
+        }
+        if self.known.len() > 2 * COMMITS_MAX {
+            self.known.drain(..COMMITS_MAX);
+        }
+    }
+
+    /// The time of the last commit before a position, where there was one.
+    pub(crate) fn last_before(&self, position: u64) -> Option<DateTime<Utc>> {
+        self.known.iter().filter(|(end, _)| *end <= position).map(|(_, at)| *at).max()
+    }
+}
+
 /// Segments that arrive in order and become parts.
 #[derive(Debug)]
 pub(crate) struct WalParts<'a> {
@@ -44,20 +86,29 @@ pub(crate) struct WalParts<'a> {
     next: u64,
     part: Option<Box<dyn PartWriter>>,
     buffer: BytesMut,
+    commits: Commits,
 }
 
 impl<'a> WalParts<'a> {
-    /// Parts from the segment that holds `start`.
+    /// Parts from the segment that holds `start`, of a server of this major version.
     pub(crate) fn new(
         sink: &'a dyn Sink,
         (timeline, start): (u32, u64),
-        segment_bytes: u32,
+        (segment_bytes, major): (u32, u32),
         file_mode: u32,
     ) -> Self {
-        let segment_bytes = u64::from(segment_bytes);
-        let next = start / segment_bytes * segment_bytes;
-        let (part, buffer) = (None, BytesMut::new());
-        Self { sink, file_mode, timeline, segment_bytes, next, part, buffer }
+        let length = u64::from(segment_bytes);
+        let next = start / length * length;
+        let reader = Some(Reader::new(next, segment_bytes, None));
+        let commits = Commits { reader, major, known: Vec::new() };
+        let (part, buffer, segment_bytes) = (None, BytesMut::new(), length);
+        Self { sink, file_mode, timeline, segment_bytes, next, part, buffer, commits }
+    }
+
+    /// Adds WAL that follows.
+    async fn receive(&mut self, bytes: Bytes) -> Result<()> {
+        self.commits.read(&bytes);
+        self.append(bytes).await
     }
 
     /// Adds what follows.
@@ -99,13 +150,13 @@ impl<'a> WalParts<'a> {
     }
 
     /// Fills the last segment up with zeros.
-    async fn finish(&mut self) -> Result<()> {
+    async fn finish(mut self) -> Result<Commits> {
         while self.part.is_some() {
             let left = self.segment_bytes - self.next % self.segment_bytes;
             let zeros = vec![0; left.min(EXTENT_BYTES) as usize];
             self.append(zeros.into()).await?;
         }
-        Ok(())
+        Ok(self.commits)
     }
 
     /// The name of the segment that holds a position.
@@ -122,7 +173,7 @@ pub(crate) async fn capture_stream(
     mut parts: WalParts<'_>,
     mut stop: watch::Receiver<Option<u64>>,
     clock: &Arc<dyn Clock>,
-) -> Result<()> {
+) -> Result<Commits> {
     if parts.timeline > 1 {
         let (name, text) = session.timeline_history(parts.timeline).await?;
         parts.history(&name, text).await?;
@@ -132,13 +183,13 @@ pub(crate) async fn capture_stream(
     loop {
         let end = *stop.borrow_and_update();
         if end.is_some_and(|end| parts.next >= end) {
-            parts.finish().await?;
+            let commits = parts.finish().await?;
             let (mut session, _) = stream.finish().await?;
             if let Some(slot) = slot {
                 session.drop_slot(&slot).await?;
             }
             session.close().await;
-            return Ok(());
+            return Ok(commits);
         }
         let pause = status_at.saturating_sub(clock.elapsed());
         let event = tokio::select! {
@@ -155,7 +206,7 @@ pub(crate) async fn capture_stream(
                 if start != parts.next {
                     return Err(error::unexpected(lsn_text(start), "stream WAL without a hole"));
                 }
-                let (at, append) = (parts.next, parts.append(bytes));
+                let (at, append) = (parts.next, parts.receive(bytes));
                 alive_while(append, &mut stream, at, clock).await?;
             }
             Some(WalEvent::KeepAlive { reply_now, .. }) => is_due |= reply_now,
@@ -196,7 +247,7 @@ pub(crate) async fn collect_files(
     mut parts: WalParts<'_>,
     mut stop: watch::Receiver<Option<u64>>,
     clock: &Arc<dyn Clock>,
-) -> Result<()> {
+) -> Result<Commits> {
     let query = "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
                  ELSE pg_current_wal_lsn() END)::text";
     let step = "ask how far the WAL reaches";
@@ -279,7 +330,7 @@ async fn copy_segment(files: &Files, parts: &mut WalParts<'_>, until: u64) -> Re
         if bytes.is_empty() {
             return Err(recycled(&path));
         }
-        parts.append(bytes.into()).await?;
+        parts.receive(bytes.into()).await?;
     }
     Ok(())
 }
