@@ -65,7 +65,7 @@ impl Database {
             stored_bytes: timeline.backups.iter().map(|b| b.commit.stored_bytes).sum(),
             restorable_from: reach.from(),
             restorable_to: reach.to(),
-            gaps: reach.gaps.len(),
+            gaps: reach.gaps.len() + usize::from(reach.open_gap.is_some()),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::{Endpoint, TablePattern};
+use crate::{Endpoint, TablePattern, quoted};
 
 /// How long a name may be that we choose, in bytes: what the strictest engine takes.
 pub const CHOSEN_NAME_BYTES_MAX: usize = 63;
@@ -138,9 +138,48 @@ pub fn chosen_name(begin: &str, end: &str) -> String {
     format!("{}{end}", &begin[..length])
 }
 
+/// How long a shown value may be, in letters.
+const SHOWN_LETTERS_MAX: usize = 40;
+
+/// A value for people. A text has quotes where it would be taken for another value without.
+pub fn shown_value(text: &str, is_text: bool) -> String {
+    let is_like = text.is_empty() || text == "NULL" || text.parse::<f64>().is_ok();
+    if is_text && is_like {
+        return format!("'{text}'");
+    }
+    if text.chars().count() <= SHOWN_LETTERS_MAX {
+        return text.to_owned();
+    }
+    text.chars().take(SHOWN_LETTERS_MAX - 1).chain(['…']).collect()
+}
+
+/// What a person does who compared a table that is gone.
+pub fn without_compare(table: &str) -> String {
+    format!("bring it back instead: --table {} without --compare", quoted(table))
+}
+
+/// What a comparison says of a table that only the copy has.
+pub fn gone_table(table: &str) -> String {
+    format!("the live database has no such table; {}", without_compare(table))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shown_values_are_what_they_look_like() {
+        for (text, is_text, shown) in [
+            ("1", true, "'1'"),
+            ("1.0", false, "1.0"),
+            ("NULL", true, "'NULL'"),
+            ("", true, "''"),
+            ("A-1", true, "A-1"),
+        ] {
+            assert_eq!(shown_value(text, is_text), shown);
+        }
+        assert_eq!(shown_value(&"x".repeat(41), true), format!("{}…", "x".repeat(39)));
+    }
 
     #[test]
     fn chosen_names_keep_their_end_and_whole_letters() {

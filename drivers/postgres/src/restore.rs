@@ -266,12 +266,11 @@ pub(crate) async fn check(plan: &RestorePlan) -> Result<String> {
         Some((pages, bad)) if bad.is_empty() => {
             Ok(format!("replayed by a server; checksums of {pages} pages: ok"))
         }
-        Some((_, bad)) => {
+        Some((pages, bad)) => {
             let step = "check the restored cluster";
             let error = Error::new(ErrorKind::Corrupt, code::RESTORE_CHECK_FAILED, step)
-                .with("damaged pages", bad.len())
-                .why("pages differ from their checksums");
-            Err(bad.iter().take(FINDINGS_MAX).fold(error, |error, page| error.with("page", page)))
+                .why(format!("{} of {pages} pages differ from their checksums", bad.len()));
+            Err(bad.iter().take(FINDINGS_MAX).fold(error, |error, page| error.with("found", page)))
         }
     }
 }
@@ -390,7 +389,7 @@ impl Check<'_> {
                 let mut known = self.layout.corrupt_pages.iter();
                 let is_known = known.any(|known| known.part == part && known.page == page);
                 let when = if is_known { ", as it was when it was backed up" } else { "" };
-                format!("{part} {page}{when}")
+                format!("page {page} of {part} differs from its checksum{when}")
             }));
             if length < buffer.len() {
                 break;

@@ -160,7 +160,8 @@ impl Answer for PartialPlanAnswer {
             });
             let more = self.tables.len().saturating_sub(SHOWN_MAX);
             let more = (more > 0).then(|| format!("and {more} more"));
-            facts.push(("Tables", told.chain(more).collect::<Vec<_>>().join(", ")));
+            let told = told.chain(more).collect::<Vec<_>>().join(", ");
+            facts.push(("Tables", format!("{told}; rows as of the backup")));
         }
         facts.extend(self.outlook.facts(page, "Lacks"));
         page.facts(0, &facts);

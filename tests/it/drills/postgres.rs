@@ -132,7 +132,8 @@ async fn what_amcheck_does_not_look_at_is_looked_at_as_well() {
     story.back_up();
     for more in [&[][..], &["--no-mount"]] {
         let drill = failed(&story, more);
-        assert_cause(&drill, " 2, as it was when it was backed up");
+        assert_cause(&drill, "page 2 of base/");
+        assert_cause(&drill, "differs from its checksum, as it was when it was backed up");
     }
     let restore = ["restore", "shop", "--to", "damaged"];
     let (status, _, said) = story.run(&restore);

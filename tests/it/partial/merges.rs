@@ -103,6 +103,8 @@ async fn whatever_is_unique_beside_a_deferrable_key_keeps_a_row_away_and_stops_n
              CREATE TABLE parts2 PARTITION OF parts FOR VALUES FROM (10) TO (20);
              CREATE UNIQUE INDEX ON parts1 (v);
              INSERT INTO parts VALUES (1, 'a'), (2, 'b'), (11, 'a');
+             CREATE TABLE nulls (id text UNIQUE, v int);
+             INSERT INTO nulls VALUES ('1', 1), ('', 1), (NULL, 1), (NULL, 2), (NULL, 2), ('c', 1);
              CREATE TABLE covered (id int, v int, PRIMARY KEY (id) INCLUDE (v));
              INSERT INTO covered VALUES (1, 1), (2, 2);
              CREATE TABLE leaves (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
@@ -114,6 +116,8 @@ async fn whatever_is_unique_beside_a_deferrable_key_keeps_a_row_away_and_stops_n
         .unwrap();
     story.back_up();
     let changes = "DELETE FROM rich; DELETE FROM parts; DELETE FROM leaves;
+        UPDATE nulls SET v = 9 WHERE id <> 'c'; DELETE FROM nulls WHERE id IS NULL AND v = 2;
+        INSERT INTO nulls VALUES (NULL, 5);
         UPDATE covered SET v = 9 WHERE id = 1";
     client.batch_execute(changes).await.unwrap();
     // What an index only carries along is not part of a key.
@@ -121,6 +125,18 @@ async fn whatever_is_unique_beside_a_deferrable_key_keeps_a_row_away_and_stops_n
     let found = tokio::task::block_in_place(|| ok(&story, &words));
     assert_eq!(found["tables"][0]["key"], serde_json::json!(["id"]), "{found:#}");
     assert_eq!(found["tables"][0]["different"], 1, "{found:#}");
+    // A NULL in a key is no reason to take no row by its key.
+    let words = ["--table", "nulls", "--compare", "--script", "nulls.sql"];
+    let found = tokio::task::block_in_place(|| ok(&story, &words));
+    assert_eq!(counts(&found, "public.nulls"), [2, 1, 2], "{found:#}");
+    let examples = &found["tables"][0]["examples"];
+    assert_eq!(examples["different"], serde_json::json!(["''", "'1'"]), "{found:#}");
+    assert_eq!(examples["extra"], serde_json::json!(["NULL, 5"]), "{found:#}");
+    let script = fs::read_to_string(story.site.path("nulls.sql")).unwrap();
+    let script = script.replace("-- DELETE", "DELETE");
+    client.batch_execute(&script).await.unwrap_or_else(|e| panic!("{e:?}\n{script}"));
+    let all = "SELECT string_agg(coalesce(id, '-') || v, ',' ORDER BY id, v) FROM nulls";
+    assert_eq!(story.ask(all).await, "1,11,c1,-1,-2,-2", "{script}");
     let tables = ["--table", "rich", "--table", "parts", "--table", "leaves"];
     let words = [&tables[..], &["--compare", "--script", "rich.sql"]].concat();
     let found = tokio::task::block_in_place(|| ok(&story, &words));
@@ -550,6 +566,9 @@ async fn heirs_that_are_gone_are_told_and_do_not_keep_their_parent_from_being_co
             "CREATE TABLE base (id int PRIMARY KEY, v text);
              CREATE TABLE heir (more int) INHERITS (base);
              CREATE TABLE heir2 () INHERITS (base);
+             CREATE TABLE log_parts (id int) PARTITION BY RANGE (id);
+             CREATE TABLE log_parts1 PARTITION OF log_parts DEFAULT;
+             INSERT INTO log_parts SELECT generate_series(1, 4);
              INSERT INTO base VALUES (1, 'a'), (2, 'b'); INSERT INTO heir VALUES (3, 'x', 5);
              INSERT INTO heir2 SELECT i, 'y' FROM generate_series(10, 16) i",
         )
@@ -570,9 +589,20 @@ async fn heirs_that_are_gone_are_told_and_do_not_keep_their_parent_from_being_co
     client.batch_execute(&script).await.unwrap_or_else(|e| panic!("{e:?}\n{script}"));
     let all = "SELECT string_agg(id || v, ',' ORDER BY id) FROM base";
     assert_eq!(story.ask(all).await, "1a,2b,3x", "{script}");
-    // Whoever asks for the one that is gone is told so.
+    // Whoever asks for the one that is gone is told so, before anything is fetched.
     let words = ["--table", "heir2", "--compare", "--script", "gone.sql"];
-    fails(&story, &words, 6, &["heir2"]);
+    fails(&story, &words, 6, &["heir2", "without --compare"]);
+    fails(&story, &[&words[..], &["--plan"]].concat(), 6, &["heir2"]);
+    // Nor does one keep others from being compared.
+    client.batch_execute("DROP TABLE log_parts, orders CASCADE").await.unwrap();
+    let words = ["--table", "account", "--table", "orders", "--table", "log_parts"];
+    let words = [&words[..], &["--compare", "--script", "two.sql"]].concat();
+    let found = ok(&story, &words);
+    assert_eq!(counts(&found, "public.account"), [0, 0, 0], "{found:#}");
+    assert_eq!(counts(&found, "public.log_parts"), [4, 0, 0], "{found:#}");
+    assert!(found["warnings"].to_string().contains("--table public.orders"), "{found:#}");
+    // A name that is taken where the table is.
+    fails(&story, &["--table", "account", "--as", "base", "--plan"], 5, &["SP0702", "free"]);
     assert_none(&story.site);
 }
 

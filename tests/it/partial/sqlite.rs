@@ -419,6 +419,19 @@ fn merge_scripts_know_rows_that_a_collation_takes_for_the_same() {
     live.execute_batch(&script).unwrap();
     let all = texts(&live, "SELECT coalesce(id, '-') || v FROM nulls ORDER BY 1");
     assert_eq!(all, ["-null", "-twice", "-twice", "aold", "bold", "cold"], "{script}");
+    // One that is gone does not keep others from being compared.
+    live.execute_batch("DROP TABLE lone").unwrap();
+    let words = ["--table", "keyed", "--table", "lone", "--compare", "--script", "two.sql"];
+    let found = site.json(&restore(&words));
+    let of = |table: &str| {
+        let tables = found["tables"].as_array().unwrap();
+        tables.iter().find(|one| one["table"] == table).unwrap_or_else(|| panic!("{found:#}"))
+    };
+    assert_eq!(of("lone")["missing"], 1, "{found:#}");
+    assert_eq!(of("keyed")["missing"], 0, "{found:#}");
+    assert!(found["warnings"].to_string().contains("--table lone without"), "{found:#}");
+    let alone = restore(&["--table", "lone", "--compare", "--plan"]);
+    site.fails(&alone, 6, &["to compare with"]);
     // What was changed after it was compared stays.
     live.execute_batch("UPDATE guarded SET v = 'new'").unwrap();
     let script = compare("guarded", "guarded.sql");

@@ -1,6 +1,6 @@
 //! The server that lives: whether it takes a share, and what killed ones left in it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use stillpoint_contract::{
     Clock, Error, ErrorKind, Result, Share, ShareRequest, TablePattern, code,
@@ -75,12 +75,23 @@ pub(crate) async fn admit(request: &ShareRequest<'_>, clock: &Arc<dyn Clock>) ->
         let schemas = schema.map_or_else(|| names.collect(), |schema| vec![schema]);
         refuse_published((&sql, major), &schemas).await?;
     }
+    if let (Share::Tables(patterns), true) = (request.share, request.compares)
+        && let [pattern] = patterns.as_slice()
+        && pattern.is_exact()
+        && homes(&sql, pattern).await?.is_empty()
+    {
+        return Err(not_there(&pattern.to_string()));
+    }
     match (request.share, request.name) {
         (Share::Database, Some(name)) => check_database(&sql, name).await?,
         (Share::Tables(patterns), Some(name)) => {
             let (schema, own) = chosen(name)?;
             let of_pattern = match patterns.as_slice() {
-                [one] => schema_of(one),
+                [one] => match (schema_of(one), homes(&sql, one).await?) {
+                    // It is likely to be where it was.
+                    (None, homes) if homes.len() == 1 => homes.into_iter().next(),
+                    (schema, _) => schema,
+                },
                 _ => None,
             };
             if let Some(schema) = schema.or(of_pattern) {
@@ -95,6 +106,33 @@ pub(crate) async fn admit(request: &ShareRequest<'_>, clock: &Arc<dyn Clock>) ->
         (_, None) => {}
     }
     Ok(())
+}
+
+/// Schemas of live tables that fit a pattern, whichever database that may name.
+async fn homes(sql: &Sql, pattern: &TablePattern) -> Result<BTreeSet<String>> {
+    let failed = |e| error::sql(e, STEP);
+    let query = "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p')";
+    let names = pattern.names();
+    let database = if names.len() > 2 { names[0] } else { "" };
+    let mut homes = BTreeSet::new();
+    for row in sql.client.query(query, &[]).await.map_err(failed)? {
+        let (schema, name): (String, &str) =
+            (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+        if pattern.fits(&[database, &schema, name]) {
+            homes.insert(schema);
+        }
+    }
+    Ok(homes)
+}
+
+/// The error for a table that only the copy has.
+pub(super) fn not_there(table: &str) -> Error {
+    Error::new(ErrorKind::Missing, code::NO_SUCH_TABLE, STEP)
+        .with("table", table)
+        .why("the live database has no table of this name to compare with")
+        .next(stillpoint_contract::without_compare(table))
 }
 
 /// The schema that a pattern says, if it does.

@@ -8,7 +8,7 @@ use stillpoint_contract::{
 };
 
 use super::{
-    admit::connect,
+    admit::{connect, not_there},
     bring::database_of,
     choose::{Table, choose, warnings, with_heirs},
     merge::{Column, Later, Merge, Out, Sequence, Target, unwritten},
@@ -170,14 +170,14 @@ pub(crate) async fn compare(
     for table in &tables {
         match Shape::find((&own, &live), table).await {
             Ok(shape) => shapes.push(shape),
-            // Nobody asked for this one, and old heirs are dropped as old partitions are.
-            Err(error) if table.of.is_some() && error.code() == code::NO_SUCH_TABLE => {
+            // What is known of the others is worth having.
+            Err(error) if tables.len() > 1 && error.code() == code::NO_SUCH_TABLE => {
                 gone.insert(table.id);
             }
             Err(error) => return Err(error),
         }
     }
-    let (heirs, tables): (Vec<_>, Vec<_>) =
+    let (dropped, tables): (Vec<_>, Vec<_>) =
         tables.into_iter().partition(|table| gone.contains(&table.id));
     progress.begin("compare", shapes.iter().map(|shape| shape.size).sum());
     Out(script).line(HEAD.trim_end())?;
@@ -197,8 +197,8 @@ pub(crate) async fn compare(
         ))?;
         found.push(compared);
     }
-    for heir in &heirs {
-        let whole = missing_table(&own, heir).await?;
+    for table in &dropped {
+        let whole = missing_table(&own, table).await?;
         Out(script).line(&format!(
             "-- {}: all {} rows are missing, since the table is gone",
             whole.table.replace(['\n', '\r'], " "),
@@ -225,8 +225,9 @@ fn refuse_unlogged(tables: &mut Vec<Table>) -> Result<Vec<String>> {
 
 /// What is said of a table that only the copy has.
 async fn missing_table(own: &Sql, table: &Table) -> Result<Difference> {
-    let name = format!("{}.{}", quoted(&table.schema), quoted(&table.name));
-    let query = format!("SELECT count(*) FROM ONLY {name}");
+    // Rows of partitions are those of their parents, and rows of heirs their own.
+    let only = if table.is_partitioned() { "" } else { "ONLY " };
+    let query = format!("SELECT count(*) FROM {only}{}", table.quoted());
     let failed = |e| error::sql(e, STEP);
     let row = own.client.query_one(&query, &[]).await.map_err(failed)?;
     let rows: i64 = row.try_get(0).map_err(failed)?;
@@ -237,6 +238,7 @@ async fn missing_table(own: &Sql, table: &Table) -> Result<Difference> {
         table: table.shown(),
         missing,
         columns_missing: columns_missing.collect(),
+        notes: vec![stillpoint_contract::gone_table(&table.shown())],
         ..Difference::default()
     })
 }
@@ -278,6 +280,7 @@ struct Found {
 /// A key of a table.
 struct Key {
     columns: Vec<String>,
+    /// Whether no row has a NULL in it.
     is_total: bool,
 }
 
@@ -288,13 +291,7 @@ impl Shape {
         let row = row.map_err(failed)?;
         let is_table = row.as_ref().map(|row| row.try_get(1)).transpose().map_err(failed)?;
         let Some(row) = row.filter(|_| is_table == Some(true)) else {
-            return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_TABLE, STEP)
-                .with("table", table.shown())
-                .why("the live database has no table of this name to compare with")
-                .next(format!(
-                    "bring it back instead: --table {} without --compare",
-                    stillpoint_contract::quoted(&table.shown())
-                )));
+            return Err(not_there(&table.shown()));
         };
         let id: u32 = row.try_get(0).map_err(failed)?;
         let lives_with_heirs: bool = row.try_get(2).map_err(failed)?;
@@ -309,19 +306,28 @@ impl Shape {
         };
         let (columns_missing, columns_extra) =
             (only_in(&copied, &living), only_in(&living, &copied));
-        let (ours, theirs) = (keys(own, table.id).await?, keys(live, id).await?);
+        let (mut ours, mut theirs) = (keys(own, table.id).await?, keys(live, id).await?);
+        for (sql, keys) in [(own, &mut ours), (live, &mut theirs)] {
+            for key in keys {
+                key.is_total = key.is_total || !has_null(sql, table, key).await?;
+            }
+        }
         let both = shared_columns(&copied, &living, &ours);
-        let same = |key: &&Key| {
+        let same = |key: &Key, is_total: bool| {
             let sorted = |key: &Key| key.columns.iter().cloned().collect::<BTreeSet<_>>();
-            let total = theirs.iter().filter(|other| other.is_total && key.is_total);
-            total.into_iter().any(|other| sorted(other) == sorted(key))
+            let mut others = theirs.iter().filter(|other| sorted(other) == sorted(key));
+            others.any(|other| !is_total || other.is_total && key.is_total)
         };
         let place = |name: &String| both.iter().position(|column| column.name == *name);
         let places = |key: &Key| {
             let places = key.columns.iter().map(place).collect::<Option<Vec<_>>>();
             places.filter(|places| !places.is_empty())
         };
-        let key = ours.iter().filter(same).find_map(places).unwrap_or_default();
+        let of = |is_total| ours.iter().filter(|key| same(key, is_total)).find_map(places);
+        let (key, has_nulls) = match of(true) {
+            Some(key) => (key, false),
+            None => (of(false).unwrap_or_default(), true),
+        };
         for place in &key {
             check_type(table, &both[*place].name, (&copied, &living))?;
         }
@@ -349,18 +355,13 @@ impl Shape {
             ),
         );
         let is_unicode = is_unicode(own).await? && is_unicode(live).await?;
-        let sort = if key.is_empty() {
-            let all: Vec<_> = both.iter().map(|column| quoted(&column.name)).collect();
-            let hash = format!("pg_catalog.md5(ROW({})::text) COLLATE \"C\"", all.join(", "));
-            vec![(hash, Order::Bytes)]
-        } else {
-            key.iter().map(|place| sorted_by(&both[*place], is_unicode)).collect()
-        };
+        let apart = has_nulls.then(|| apart(&both, &key));
+        let sort = apart.into_iter().chain(key.iter().map(|k| sorted_by(&both[*k], is_unicode)));
+        let sort = sort.collect();
         let query = "SELECT coalesce(sum(pg_catalog.pg_table_size(t.id)), 0)::int8 FROM (
             SELECT $1::oid UNION SELECT relid FROM pg_catalog.pg_partition_tree($1::oid)) t (id)";
         let size = own.client.query_one(query, &[&table.id]).await.map_err(failed)?;
-        let size: i64 = size.try_get(0).map_err(failed)?;
-        let size = size.unsigned_abs();
+        let size = size.try_get::<_, i64>(0).map_err(failed)?.unsigned_abs();
         Ok(Self {
             columns: both,
             key,
@@ -424,6 +425,21 @@ fn notes(unasked: Vec<String>, partitions: &[String]) -> Vec<String> {
         )
     });
     unasked.chain(gone).collect()
+}
+
+/// What rows are sorted by first that have a NULL in their key, which may be there twice: all that
+/// is in them.
+fn apart(all: &[Column], key: &[usize]) -> (String, Order) {
+    let names: Vec<_> = all.iter().map(|column| quoted(&column.name)).collect();
+    let hash = format!("pg_catalog.md5(ROW({})::text)", names.join(", "));
+    let is_null = key.iter().map(|place| format!("{} IS NULL", names[*place]));
+    let is_null = is_null.collect::<Vec<_>>().join(" OR ");
+    let text = if is_null.is_empty() {
+        hash
+    } else {
+        format!("(CASE WHEN {is_null} THEN {hash} ELSE '' END)")
+    };
+    (format!("{text} COLLATE \"C\""), Order::Bytes)
 }
 
 /// Refuses a key whose values are other texts, or sorted in another way, on one of the sides.
@@ -565,6 +581,15 @@ async fn keys(sql: &Sql, table: u32) -> Result<Vec<Key>> {
     let key =
         |row: &tokio_postgres::Row| Ok(Key { is_total: row.try_get(0)?, columns: row.try_get(1)? });
     rows.iter().map(key).collect::<std::result::Result<_, _>>().map_err(failed)
+}
+
+/// Whether rows have a NULL in a key.
+async fn has_null(sql: &Sql, table: &Table, key: &Key) -> Result<bool> {
+    let is_null = key.columns.iter().map(|name| format!("{} IS NULL", quoted(name)));
+    let is_null = is_null.collect::<Vec<_>>().join(" OR ");
+    let query = format!("SELECT EXISTS (SELECT FROM {} WHERE {is_null})", table.quoted());
+    let failed = |e| error::sql(e, STEP);
+    sql.client.query_one(&query, &[]).await.map_err(failed)?.try_get(0).map_err(failed)
 }
 
 /// Puts tables behind those that they refer to; returns those that refer to themselves.

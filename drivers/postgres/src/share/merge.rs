@@ -224,7 +224,9 @@ impl<'a, 's> Merge<'a, 's> {
         });
         let set = set.collect::<Vec<_>>().join(", ");
         let is_told = |place: &usize| {
-            self.target.key.contains(place) && has_equality(&self.target.columns[*place].cast)
+            self.target.key.contains(place)
+                && !is_null(&live.values[*place])
+                && has_equality(&self.target.columns[*place].cast)
         };
         let places = (0..self.target.columns.len()).filter(|place| !is_told(place));
         let guard = places.map(|place| self.is_still(place, now(place)));
@@ -235,7 +237,7 @@ impl<'a, 's> Merge<'a, 's> {
     /// A row is only proposed for removal.
     pub(super) fn extra(&mut self, row: &Row) -> Result<()> {
         let table = self.only();
-        let statement = if self.target.key.is_empty() {
+        let statement = if self.is_apart(row) {
             let same = (0..row.values.len()).map(|place| self.is_still(place, row));
             let same = same.chain(iter::once("true".to_owned())).collect::<Vec<_>>().join(" AND ");
             format!(
@@ -286,15 +288,22 @@ impl<'a, 's> Merge<'a, 's> {
     /// The key of a row, for people.
     pub(super) fn shown(&self, row: &Row) -> String {
         let all: Vec<_> = (0..row.values.len()).collect();
-        let places = if self.target.key.is_empty() { &all } else { &self.target.key };
+        let places = if self.is_apart(row) { &all } else { &self.target.key };
         let value = |place: &usize| {
-            let text = String::from_utf8_lossy(&plain(&row.values[*place])).into_owned();
-            if text.chars().count() <= 40 {
-                return text;
+            let field = &row.values[*place];
+            if is_null(field) {
+                return "NULL".to_owned();
             }
-            text.chars().take(39).chain(['…']).collect()
+            let is_text = is_text(&self.target.columns[*place].base);
+            stillpoint_contract::shown_value(&String::from_utf8_lossy(&plain(field)), is_text)
         };
         places.iter().map(value).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether a row is told apart by all of its columns: a key with a NULL may be there twice.
+    fn is_apart(&self, row: &Row) -> bool {
+        let key = &self.target.key;
+        key.is_empty() || key.iter().any(|place| is_null(&row.values[*place]))
     }
 
     fn where_key(&self, row: &Row) -> String {
@@ -309,7 +318,9 @@ impl<'a, 's> Merge<'a, 's> {
             };
             format!("{name} = {}{cast}", literal(&row.values[*place]))
         };
-        self.target.key.iter().map(one).collect::<Vec<_>>().join(" AND ")
+        let told = self.target.key.iter().filter(|place| !is_null(&row.values[**place]));
+        let told = told.map(one).collect::<Vec<_>>();
+        if told.is_empty() { "true".to_owned() } else { told.join(" AND ") }
     }
 
     fn is_named(&self, place: usize, row: &Row) -> String {

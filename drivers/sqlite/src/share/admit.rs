@@ -7,7 +7,10 @@ use stillpoint_contract::{
     Clock, Error, ErrorKind, Result, Share, ShareRequest, TablePattern, code,
 };
 
-use super::remains::{self, is_passing};
+use super::{
+    choose::is_meant,
+    remains::{self, is_passing},
+};
 use crate::{config::Config, connect::Database, error, snapshot::blocking, version};
 
 const STEP: &str = "look at the live database";
@@ -29,9 +32,21 @@ pub(crate) async fn admit(request: &ShareRequest<'_>, clock: &Arc<dyn Clock>) ->
     refuse_databases(request)?;
     let database = Database::locate(Config::new(request.into)?, Arc::clone(clock))?;
     let name = request.name.map(chosen).transpose()?;
+    let compared = match request.share {
+        Share::Tables(patterns) if request.compares => match patterns.as_slice() {
+            [one] if one.is_exact() => Some(one.clone()),
+            _ => None,
+        },
+        _ => None,
+    };
     blocking(move || {
         let live = open(&database)?;
         let failed = |e| error::sqlite(e, STEP, &database.path);
+        if let Some(pattern) = compared
+            && !all(&live).map_err(failed)?.iter().any(|name| is_meant(&pattern, name))
+        {
+            return Err(not_there(&pattern.to_string()));
+        }
         if let Some(name) = name
             && is_taken(&live, &name).map_err(failed)?
         {
@@ -41,6 +56,20 @@ pub(crate) async fn admit(request: &ShareRequest<'_>, clock: &Arc<dyn Clock>) ->
         Ok(())
     })
     .await
+}
+
+/// The names of its tables.
+fn all(live: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut query = live.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'")?;
+    query.query_map([], |row| row.get(0))?.collect()
+}
+
+/// The error for a table that only the copy has.
+pub(super) fn not_there(table: &str) -> Error {
+    Error::new(ErrorKind::Missing, code::NO_SUCH_TABLE, STEP)
+        .with("table", table)
+        .why("the live database has no table of this name to compare with")
+        .next(stillpoint_contract::without_compare(table))
 }
 
 /// Removes what killed ones left in the live file.

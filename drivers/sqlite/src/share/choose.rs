@@ -41,14 +41,10 @@ pub(super) fn choose(
     let all = list(connection).map_err(|e| error::sqlite(e, STEP, path))?;
     let (mut chosen, mut notes) = (BTreeSet::new(), Vec::new());
     for pattern in patterns {
-        // A name may have a dot, and SQLite's names have no case.
-        let fits = |found: &&Found| {
-            found.name.eq_ignore_ascii_case(&pattern.to_string())
-                || pattern.fits(&["main", &found.name])
-                || pattern.fits(&["main", &found.name.to_ascii_lowercase()])
-        };
-        let (good, bad): (Vec<_>, Vec<_>) =
-            all.iter().filter(fits).partition(|found| found.obstacle().is_none());
+        let (good, bad): (Vec<_>, Vec<_>) = all
+            .iter()
+            .filter(|found| is_meant(pattern, &found.name))
+            .partition(|found| found.obstacle().is_none());
         if good.is_empty() {
             return Err(match bad.first() {
                 Some(found) => Error::new(ErrorKind::Unsupported, code::NO_TABLE, STEP)
@@ -66,6 +62,13 @@ pub(super) fn choose(
         chosen.extend(good.iter().map(|found| found.name.clone()));
     }
     Ok((all.into_iter().filter(|found| chosen.contains(&found.name)).collect(), notes))
+}
+
+/// Whether a pattern fits a table. A name may have a dot, and SQLite's names have no case.
+pub(super) fn is_meant(pattern: &TablePattern, name: &str) -> bool {
+    name.eq_ignore_ascii_case(&pattern.to_string())
+        || pattern.fits(&["main", name])
+        || pattern.fits(&["main", &name.to_ascii_lowercase()])
 }
 
 fn list(connection: &Connection) -> rusqlite::Result<Vec<Found>> {

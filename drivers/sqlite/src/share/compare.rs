@@ -10,11 +10,11 @@ use rusqlite::{
 };
 use stillpoint_contract::{
     Clock, Comparison, Difference, Error, ErrorKind, Progress, Result, Script, Share, ShareRequest,
-    TablePattern, code,
+    TablePattern, Tallied, code, gone_table,
 };
 
 use super::{
-    admit::refuse_databases,
+    admit::{not_there, refuse_databases},
     choose::{Found, choose},
     definition::quoted,
     events::{Teller, told},
@@ -87,10 +87,19 @@ fn work(
     }
     live.execute_batch("BEGIN").map_err(failed)?;
     let tables = parents_first(&copy, tables).map_err(failed)?;
-    let mut shapes = Vec::new();
+    let (mut shapes, mut dropped) = (Vec::new(), Vec::new());
     for table in &tables {
-        shapes.push(Shape::find(&copy, &live, &table.name, database)?);
+        match Shape::find(&copy, &live, &table.name, database) {
+            Ok(shape) => shapes.push(shape),
+            // What is known of the others is worth having.
+            Err(error) if tables.len() > 1 && error.code() == code::NO_SUCH_TABLE => {
+                dropped.push(table.name.clone());
+            }
+            Err(error) => return Err(error),
+        }
     }
+    let is_there = |table: &Found| !dropped.contains(&table.name);
+    let tables: Vec<Found> = tables.into_iter().filter(is_there).collect();
     teller.begin("compare", shapes.iter().map(|shape| shape.size).sum())?;
     teller.line(HEAD.to_owned())?;
     for note in &notes {
@@ -115,10 +124,34 @@ fn work(
         ))?;
         found.push(compared);
     }
+    for table in dropped {
+        let whole = missing_table(&copy, &table).map_err(|e| error::sqlite(e, STEP, path))?;
+        teller.line(format!(
+            "-- {}: all {} rows are missing, since the table is gone",
+            whole.table.replace(['\n', '\r'], " "),
+            whole.missing.rows
+        ))?;
+        found.push(whole);
+    }
     teller.line("COMMIT;".to_owned())?;
     live.execute_batch("COMMIT").map_err(failed)?;
     Database::close(live);
     Ok(Comparison { tables: found, notes })
+}
+
+/// What is said of a table that only the copy has.
+fn missing_table(copy: &Connection, table: &str) -> rusqlite::Result<Difference> {
+    let count = format!("SELECT count(*) FROM main.{}", quoted(table));
+    let rows: i64 = copy.query_row(&count, [], |row| row.get(0))?;
+    let columns = columns(copy, table)?;
+    let columns = columns.iter().map(|c| format!("{} {}", c.name, c.kind).trim_end().to_owned());
+    Ok(Difference {
+        table: table.to_owned(),
+        missing: Tallied { rows: rows.unsigned_abs(), examples: Vec::new() },
+        columns_missing: columns.collect(),
+        notes: vec![gone_table(table)],
+        ..Difference::default()
+    })
 }
 
 /// Why references cannot be enforced while tables are merged: rows that break them are there
@@ -200,11 +233,7 @@ impl Shape {
             WHERE type = 'table' AND name = ?1 COLLATE NOCASE)";
         let is_table: bool = live.query_row(is_table, [table], |row| row.get(0)).map_err(failed)?;
         if theirs.is_empty() || !is_table {
-            let table = stillpoint_contract::quoted(table);
-            return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_TABLE, STEP)
-                .with("table", &table)
-                .why("the live database has no table of this name to compare with")
-                .next(format!("bring it back instead: --table {table} without --compare")));
+            return Err(not_there(table));
         }
         let only_in = |these: &[Column], those: &[Column]| -> Vec<String> {
             let is_there = |c: &&Column| {

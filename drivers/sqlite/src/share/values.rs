@@ -5,6 +5,7 @@
 use std::{cmp::Ordering, fmt::Write as _};
 
 use rusqlite::types::ValueRef;
+use stillpoint_contract::shown_value;
 
 /// One value.
 #[derive(Clone, Debug, PartialEq)]
@@ -118,14 +119,9 @@ impl Value {
 
     /// The value for people.
     pub(super) fn shown(&self) -> String {
-        let text = match self {
-            Self::Text(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-            _ => self.literal(),
-        };
-        if text.chars().count() <= 40 {
-            text
-        } else {
-            text.chars().take(39).chain(['…']).collect()
+        match self {
+            Self::Text(bytes) => shown_value(&String::from_utf8_lossy(bytes), true),
+            _ => shown_value(&self.literal(), false),
         }
     }
 }
