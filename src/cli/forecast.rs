@@ -65,7 +65,8 @@ impl Outlook {
 
     fn time(&self) -> String {
         let Some(estimate) = &self.estimate else {
-            return "not known: no drill of this database has read all of it yet".to_owned();
+            return "not known: no drill of this database that passed has read all of it yet"
+                .to_owned();
         };
         let EstimatedTime { least_ms, most_ms, drills, lacks_replay, lacks_writing } = *estimate;
         let length = |ms| units::duration(std::time::Duration::from_millis(ms));

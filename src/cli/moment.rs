@@ -54,6 +54,7 @@ fn refuse(text: &str) -> Error {
     Error::new(ErrorKind::Invalid, code::BAD_POINT, "understand the point in time")
         .with("given", text)
         .with("forms", FORMS)
+        .why("it has none of the forms in which points are written")
         .next("stillpoint timeline DB tells which points there are")
 }
 
@@ -61,6 +62,7 @@ fn refuse_because(text: &str, why: impl Into<String>) -> Error {
     Error::new(ErrorKind::Invalid, code::BAD_POINT, "understand the point in time")
         .with("given", text)
         .with("because", why.into())
+        .next("stillpoint timeline DB tells which points there are")
 }
 
 /// A length of time such as `1h30m`: whole numbers, each with its unit, largest unit first.

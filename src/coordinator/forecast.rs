@@ -235,6 +235,7 @@ mod tests {
             from_ms: 0,
             took_ms: *took_ms,
             bytes: *bytes,
+            bytes_per_second: None,
         });
         DrillRecord {
             format: RECORD_FORMAT,

@@ -44,7 +44,9 @@ pub use forecast::{Estimate, Forecast, Lost, Stop, forecast};
 pub use mount::stand_guard;
 pub use outbox::{HANDOFF_SCHEMA, HandOff, HandedFile, Outbox, Point, PointManifest};
 pub use owner::Successor;
-pub use partial::{PartialJob, PartialPlan, PartialReport, bring, compare, plan_partial};
+pub use partial::{
+    PartialJob, PartialPlan, PartialReport, bring, compare, plan_partial, suffix_of,
+};
 pub use pickup::{Dump, PICKUP_SCHEME, PickUp, pick_up};
 pub use point::{Chosen, SAME_COMMAND_AT, Wanted, choose};
 pub use present::{PresentJob, Shown, check_point, present_at, present_copied};

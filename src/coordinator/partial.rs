@@ -211,6 +211,13 @@ async fn at_point<T>(
     }
     meter.begin("open", 0);
     let sandbox = copy.open().await?;
+    let remains = (!job.compares).then(|| job.engine.remains_of_share(job.share, scratch.token()));
+    if let Some(what) = remains.flatten() {
+        scratch.note_elsewhere(&format!(
+            "{what} may have been left unfinished where it was restored into: the next \
+             `stillpoint restore … --into` there removes that"
+        ))?;
+    }
     let opened_after = world.clock.elapsed().saturating_sub(start);
     let outcome = work(&*sandbox, &suffix(&copy, &job.wanted), scratch.token()).await;
     meter.begin("remove", 0);
@@ -248,12 +255,17 @@ fn salvage(error: Error) -> Error {
     error.next("bring back what can be read: the same command with --accept-damage")
 }
 
-/// What names get that nobody chose: they tell the instant of the state.
+/// What names get that nobody chose.
 fn suffix(copy: &ScratchCopy<'_>, wanted: &Wanted) -> String {
     let own = copy.resolved.manifest.consistent_time;
-    let at: DateTime<Utc> = match (wanted, &copy.resolved.chosen.until) {
+    suffix_of(&copy.resolved, wanted, copy.reached.committed_at.unwrap_or(own))
+}
+
+/// The same, where the last commit of the state is of `last`: it tells the instant of the state.
+pub fn suffix_of(resolved: &ResolvedRestore, wanted: &Wanted, last: DateTime<Utc>) -> String {
+    let at = match (wanted, &resolved.chosen.until) {
         (Wanted::Time(at), _) | (_, RecoveryTarget::Time(at)) => *at,
-        _ => copy.reached.committed_at.unwrap_or(own),
+        _ => last,
     };
     format!("_restored_{}", at.format("%Y%m%d_%H%M%S"))
 }

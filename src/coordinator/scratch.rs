@@ -30,6 +30,9 @@ const PREFIX: &str = "stillpoint-sandbox-";
 
 const TOKEN_BYTES: usize = 6;
 
+/// What is left elsewhere, in the directory of a sandbox.
+const ELSEWHERE: &str = "elsewhere";
+
 /// The longest note of a place.
 const NOTE_BYTES_MAX: u64 = 8 << 10;
 
@@ -174,6 +177,16 @@ impl Scratch {
         &self.path
     }
 
+    /// Notes what may be left elsewhere if we are killed: whoever removes the directory tells it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub(super) fn note_elsewhere(&self, what: &str) -> Result<()> {
+        let path = self.path.join(ELSEWHERE);
+        fs::write(&path, what).map_err(|cause| failed(&path, cause))
+    }
+
     /// Removes it, and says what proves that nothing is left.
     ///
     /// # Errors
@@ -257,11 +270,13 @@ fn note_place(note: &Path, place: &Path) -> io::Result<File> {
 fn read_note(note: &Path) -> Option<PathBuf> {
     use std::os::unix::ffi::OsStringExt as _;
 
-    if fs::metadata(note).ok()?.len() > NOTE_BYTES_MAX {
-        return None;
-    }
-    let place = PathBuf::from(std::ffi::OsString::from_vec(fs::read(note).ok()?));
+    let place = PathBuf::from(std::ffi::OsString::from_vec(read_bounded(note)?));
     (place.is_absolute() && place.file_name() == note.file_name()).then_some(place)
+}
+
+fn read_bounded(note: &Path) -> Option<Vec<u8>> {
+    let length = fs::symlink_metadata(note).ok().filter(fs::Metadata::is_file)?.len();
+    (length <= NOTE_BYTES_MAX).then(|| fs::read(note).ok())?
 }
 
 /// What has the name of a sandbox in a directory.
@@ -285,7 +300,9 @@ fn clear(path: &Path, found: &mut Vec<String>) -> bool {
     if fs::symlink_metadata(path).is_err() {
         return true;
     }
+    let elsewhere = read_bounded(&path.join(ELSEWHERE));
     let cleared = remove_all(path);
+    found.extend(elsewhere.and_then(|what| String::from_utf8(what).ok()));
     let shown = path.display();
     match cleared {
         Ok(0) => found.push(format!("removed {shown}, which an earlier command left behind")),

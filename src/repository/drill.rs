@@ -137,6 +137,9 @@ pub struct Phase {
     pub took_ms: u64,
     /// How much was read for it, where that says something.
     pub bytes: Option<u64>,
+    /// The same, for each second; absent in older records.
+    #[serde(default)]
+    pub bytes_per_second: Option<u64>,
 }
 
 /// One of the engine's own checks.

@@ -286,7 +286,8 @@ impl Repository {
         let known = self.databases().await?;
         let error = Error::new(ErrorKind::Missing, code::NO_SUCH_DATABASE, "find the database")
             .with("asked", database)
-            .with("repository", self.location());
+            .with("repository", self.location())
+            .why("nothing was ever backed up under this name there");
         Ok(if known.is_empty() {
             error.next("take its first backup: stillpoint backup sqlite:FILE")
         } else {

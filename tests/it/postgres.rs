@@ -505,19 +505,25 @@ async fn a_stopped_directory_is_rewritten_where_it_differs_also_after_kills() {
         drop(server);
 
         // Killed again and again, somewhere in the middle.
-        let mut was_half = false;
-        for wait in [20, 60, 100, 150, 200, 300, 450, 700] {
-            let running =
-                story.site.spawn(&["restore", "shop", "--to", "copy", "--delta"], "delta");
+        let half = story.site.path(".copy.stillpoint-rewriting").join("data");
+        let is_half = || half.exists() && !half.join("global/pg_control").exists();
+        let rewrite = || story.site.spawn(&["restore", "shop", "--to", "copy", "--delta"], "delta");
+        for wait in [20, 60, 100, 150, 200, 300] {
+            let running = rewrite();
             story.pause(wait).await;
             running.kill();
-            let half = story.site.path(".copy.stillpoint-rewriting").join("data");
-            if half.exists() && !half.join("global/pg_control").exists() {
-                was_half = true;
+            if is_half() {
                 assert!(Postgres::start_on(major, &half).is_err(), "a server started on a half");
             }
         }
-        assert!(was_half, "no kill came in the middle");
+        // And once surely there, however slow the machine is.
+        let mut running = rewrite();
+        while !is_half() && running.ended().is_none() {
+            story.pause(2).await;
+        }
+        running.kill();
+        assert!(is_half(), "no kill came in the middle");
+        assert!(Postgres::start_on(major, &half).is_err(), "a server started on a half");
         story.ok(&["restore", "shop", "--to", "copy", "--delta"]);
         assert!(!story.site.path(".copy.stillpoint-rewriting").exists());
         assert_eq!(story.start(&copy).await, [1, 2]);

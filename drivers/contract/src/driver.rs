@@ -149,6 +149,12 @@ pub trait Engine: fmt::Debug + Send + Sync {
         Err(Error::new(ErrorKind::Unsupported, code::USAGE, "restore a part of a database"))
     }
 
+    /// What a restore of a share leaves in the server that lives when it is killed, for people;
+    /// `None` where that is nothing.
+    fn remains_of_share(&self, _share: &crate::Share, _token: &str) -> Option<String> {
+        None
+    }
+
     /// Removes from a server that lives what killed restores of shares left behind there, and says
     /// what that was.
     ///

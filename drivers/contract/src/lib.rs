@@ -43,7 +43,8 @@ pub use log::{
 };
 pub use partial::{
     Brought, BroughtTable, CHOSEN_NAME_BYTES_MAX, Comparison, Difference, EXAMPLES_MAX, Progress,
-    Script, Share, ShareRequest, Tallied, chosen_name, gone_table, shown_value, without_compare,
+    RUN_ONCE, Script, Share, ShareRequest, Tallied, chosen_name, gone_table, shown_value, some_of,
+    without_compare,
 };
 pub use pattern::TablePattern;
 pub use point::NativePoint;

@@ -138,6 +138,21 @@ pub fn chosen_name(begin: &str, end: &str) -> String {
     format!("{}{end}", &begin[..length])
 }
 
+/// How many names are told where there may be many.
+const NAMES_MAX: usize = 8;
+
+/// Some names, and how many there are beside these.
+pub fn some_of(names: &[String]) -> String {
+    if names.is_empty() {
+        return "none".to_owned();
+    }
+    let told = names[..names.len().min(NAMES_MAX)].join(", ");
+    match names.len().saturating_sub(NAMES_MAX) {
+        0 => told,
+        more => format!("{told} and {more} more"),
+    }
+}
+
 /// How long a shown value may be, in letters.
 const SHOWN_LETTERS_MAX: usize = 40;
 
@@ -152,6 +167,10 @@ pub fn shown_value(text: &str, is_text: bool) -> String {
     }
     text.chars().take(SHOWN_LETTERS_MAX - 1).chain(['…']).collect()
 }
+
+/// What is said of tables whose missing rows are not told apart by a key.
+pub const RUN_ONCE: &str =
+    "rows that no key tells apart come back each time that the script is run: run it once";
 
 /// What a person does who compared a table that is gone.
 pub fn without_compare(table: &str) -> String {

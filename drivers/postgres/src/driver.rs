@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use stillpoint_contract::{
     BackupRequest, Certificate, Clock, Driver, Endpoint, Engine, Evidence, Finding, LogArchive,
     LogMark, LogPosition, NativePoint, OpenedLog, Probe, Reached, Recovery, RestorePlan,
-    RestoreRequest, Result, Rows, Sandbox, SandboxRequest, SegmentHead, ShareRequest, Sink,
+    RestoreRequest, Result, Rows, Sandbox, SandboxRequest, SegmentHead, Share, ShareRequest, Sink,
 };
 
 use crate::{
@@ -101,6 +101,10 @@ impl Engine for PostgresEngine {
 
     async fn admit_share(&self, request: &ShareRequest<'_>) -> Result<()> {
         share::admit(request, &self.clock).await
+    }
+
+    fn remains_of_share(&self, share: &Share, token: &str) -> Option<String> {
+        (*share == Share::Database).then(|| format!("database {}", share::unfinished(token)))
     }
 
     async fn sweep_share(&self, request: &ShareRequest<'_>) -> Result<Vec<String>> {

@@ -218,7 +218,8 @@ fn check_target(target: &Path, overwrite: Overwrite) -> Result<Found> {
     };
     match (found, overwrite) {
         (Found::Other, _) => {
-            Err(refuse(code::TARGET_EXISTS, "something else than a cluster is there"))
+            Err(refuse(code::TARGET_EXISTS, "something else than a cluster is there")
+                .next("choose a place where nothing is: --to PATH"))
         }
         (Found::Cluster, Overwrite::Never) => {
             Err(refuse(code::TARGET_EXISTS, "a cluster is there already")

@@ -5,8 +5,8 @@ use std::{path::Path, sync::Arc};
 use async_trait::async_trait;
 use stillpoint_contract::{
     BackupRequest, Clock, Driver, Endpoint, Engine, Evidence, LogMark, OpenedLog, Probe, Reached,
-    Recovery, RestorePlan, RestoreRequest, Result, Rows, Sandbox, SandboxRequest, ShareRequest,
-    Sink,
+    Recovery, RestorePlan, RestoreRequest, Result, Rows, Sandbox, SandboxRequest, Share,
+    ShareRequest, Sink,
 };
 
 use crate::{
@@ -98,6 +98,10 @@ impl Engine for SqliteEngine {
 
     async fn admit_share(&self, request: &ShareRequest<'_>) -> Result<()> {
         share::admit(request, &self.clock).await
+    }
+
+    fn remains_of_share(&self, _share: &Share, _token: &str) -> Option<String> {
+        Some(share::remains())
     }
 
     async fn sweep_share(&self, request: &ShareRequest<'_>) -> Result<Vec<String>> {

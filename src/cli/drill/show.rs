@@ -178,8 +178,12 @@ fn facts(record: &DrillRecord, page: &Page<'_>) -> Vec<(String, String)> {
     }
     if let Some(backup) = &record.backup {
         let (engine, version) = (&backup.engine, &backup.engine_version);
-        let size = units::bytes(record.restored_bytes);
-        add("backup", format!("{} of {engine} {version}, {size}", backup.id));
+        // One that ended before all was laid out has none.
+        let size = match record.restored_bytes {
+            0 => String::new(),
+            bytes => format!(", {}", units::bytes(bytes)),
+        };
+        add("backup", format!("{} of {engine} {version}{size}", backup.id));
     }
     if let Some(presented) = &record.presented {
         add("presented", presented.told());

@@ -23,6 +23,12 @@ struct PartialPlanAnswer {
     source: String,
     database: String,
     into: String,
+    /// Under which name it comes back; absent where it is only compared, and where several come.
+    name: Option<String>,
+    /// What is appended to the names that tables and databases have, where none was chosen.
+    suffix: Option<String>,
+    /// Where what would merge compared tables is written.
+    script: Option<String>,
     backup: Backup,
     engine_version: String,
     presented: PresentedBackup,
@@ -61,19 +67,22 @@ fn meant(
     counted: &[Tally],
     database: Option<&str>,
 ) -> (Vec<PlannedTable>, Vec<String>) {
-    let Share::Tables(patterns) = share else { return (Vec::new(), Vec::new()) };
     let counted = counted.iter().filter(|tally| is_inside(tally, database));
+    let planned = |tally: &Tally| PlannedTable {
+        table: tally.table.clone(),
+        rows: tally.rows,
+        exact: tally.exact,
+    };
+    let Share::Tables(patterns) = share else {
+        return (counted.map(planned).collect(), Vec::new());
+    };
     // A name is written as a pattern that only fits itself.
     let named = |tally: &Tally| TablePattern::new(&tally.table).ok();
     let named: Vec<_> = counted.filter_map(|tally| Some((tally, named(tally)?))).collect();
     let fits = |pattern: &TablePattern, name: &TablePattern| pattern.fits(&name.names());
     let is_meant =
         |(_, name): &&(&Tally, TablePattern)| patterns.iter().any(|pattern| fits(pattern, name));
-    let tables = named.iter().filter(is_meant).map(|(tally, _)| PlannedTable {
-        table: tally.table.clone(),
-        rows: tally.rows,
-        exact: tally.exact,
-    });
+    let tables = named.iter().filter(is_meant).map(|(tally, _)| planned(tally));
     let idle = patterns.iter().filter(|pattern| !named.iter().any(|(_, name)| fits(pattern, name)));
     let idle = idle.filter(|_| !named.is_empty()).map(ToString::to_string).collect();
     (tables.collect(), idle)
@@ -83,12 +92,16 @@ fn meant(
 pub(super) async fn tell(
     session: &Session,
     repository: &Opened,
-    (job, url): (&PartialJob<'_>, &str),
+    (job, url, script): (&PartialJob<'_>, &str, Option<String>),
 ) -> Result<()> {
     let PartialPlan { resolved, presented, unasked } =
         coordinator::plan_partial(repository, job).await?;
     let presented = presented.recorded();
     let forecast = coordinator::forecast(repository, &resolved).await?;
+    let last = forecast.stop.as_ref().map(|stop| stop.at);
+    let last = last.unwrap_or(resolved.manifest.consistent_time);
+    let has_suffix = !job.compares && job.name.is_none();
+    let suffix = has_suffix.then(|| coordinator::suffix_of(&resolved, &job.wanted, last));
     let outlook = Outlook::of(&forecast, Some(&job.scratch.root));
     let size_bytes = resolved.manifest.size_bytes;
     let mut warnings = resolved.chosen.warnings.clone();
@@ -122,6 +135,9 @@ pub(super) async fn tell(
         source: repository.location(),
         database: job.database.to_owned(),
         into: url.to_owned(),
+        name: job.name.map(str::to_owned),
+        suffix,
+        script,
         backup: Backup::of(&resolved.chosen.backup.commit, session.native()),
         engine_version: resolved.manifest.version.clone(),
         presented,
@@ -152,6 +168,9 @@ impl Answer for PartialPlanAnswer {
             ("Log", units::bytes(self.log_bytes)),
             ("Into", self.into.clone()),
         ];
+        let name = self.suffix.as_ref().map(|suffix| format!("NAME{suffix}"));
+        facts.extend(self.name.clone().or(name).map(|name| ("As", name)));
+        facts.extend(self.script.clone().map(|script| ("Script", script)));
         if !self.tables.is_empty() {
             let told = self.tables.iter().take(SHOWN_MAX).map(|one| {
                 let about = if one.exact { "" } else { "about " };

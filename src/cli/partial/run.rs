@@ -100,7 +100,11 @@ pub(crate) async fn run(
         way: if options.no_mount { Way::Restore } else { Way::Mount },
     };
     if only_plans {
-        plan::tell(session, repository, (&job, url)).await?;
+        let script = || {
+            ScriptFile::name(options.script.as_deref(), database).map(|p| p.display().to_string())
+        };
+        let script = options.compare.then(script).transpose()?;
+        plan::tell(session, repository, (&job, url, script)).await?;
         return Ok(exit::OK);
     }
     let meter = Arc::new(Meter::default());
@@ -185,8 +189,9 @@ struct ScriptFile {
 }
 
 impl ScriptFile {
-    fn create(chosen: Option<&Path>, database: &str) -> Result<Self> {
-        let names = chosen.map_or_else(|| usual_names(database), |path| vec![path.to_owned()]);
+    /// The first name for it that is free.
+    fn name(chosen: Option<&Path>, database: &str) -> Result<PathBuf> {
+        let names = names(chosen, database);
         let shown = names.first().cloned().unwrap_or_default();
         let mut taken: io::Error = io::ErrorKind::AlreadyExists.into();
         let is_free = |name: &PathBuf| match fs::symlink_metadata(name) {
@@ -199,9 +204,13 @@ impl ScriptFile {
         };
         let ends_in_name =
             shown.file_name().is_some() && !shown.as_os_str().as_encoded_bytes().ends_with(b"/");
-        if !ends_in_name || !names.iter().any(is_free) {
-            return Err(unwritable(&shown, taken));
-        }
+        let free = names.into_iter().find(is_free).filter(|_| ends_in_name);
+        free.ok_or_else(|| unwritable(&shown, taken))
+    }
+
+    fn create(chosen: Option<&Path>, database: &str) -> Result<Self> {
+        let shown = Self::name(chosen, database)?;
+        let names = names(chosen, database);
         let (file, named) = nameless(folder(&shown)).map_err(|cause| unwritable(&shown, cause))?;
         Ok(Self { names, file, named })
     }
@@ -240,6 +249,11 @@ impl ScriptFile {
         synced.map_err(|cause| unwritable(path, cause))?;
         Ok(path.clone())
     }
+}
+
+/// Names that a script may get.
+fn names(chosen: Option<&Path>, database: &str) -> Vec<PathBuf> {
+    chosen.map_or_else(|| usual_names(database), |path| vec![path.to_owned()])
 }
 
 /// Names for a script for which none was chosen.

@@ -26,6 +26,9 @@ use crate::{
     world::World,
 };
 
+/// How long a fact is at least that is not told when it was told before.
+const REPEATED_BYTES_MIN: usize = 16;
+
 /// How many lines of a failed check its cause has; the check itself has all.
 const CAUSE_LINES_MAX: usize = 5;
 
@@ -449,12 +452,18 @@ fn is_finding(error: &Error) -> bool {
 fn tell(error: &Error) -> String {
     let mut text = format!("could not {error}");
     let mut cause = std::error::Error::source(error);
+    // Libraries repeat what lies below, and drivers what a server said.
     while let Some(deeper) = cause {
-        text = format!("{text}: {deeper}");
+        let told = deeper.to_string();
+        if !text.contains(&told) {
+            text = format!("{text}: {told}");
+        }
         cause = deeper.source();
     }
     for (label, value) in error.facts() {
-        text = format!("{text}; {label}: {value}");
+        if value.len() < REPEATED_BYTES_MIN || !text.contains(value) {
+            text = format!("{text}; {label}: {value}");
+        }
     }
     match error.reason() {
         Some(why) => format!("{text}; {why}"),
@@ -497,7 +506,8 @@ impl Phases {
         // From its ends, so that phases add up to the whole.
         let (from_ms, to_ms) = (milliseconds(from), milliseconds(from + took));
         let took_ms = to_ms - from_ms;
-        self.done.push(Phase { name: name.to_owned(), from_ms, took_ms, bytes });
+        let bytes_per_second = bytes.map(|bytes| bytes.saturating_mul(1000) / took_ms.max(1));
+        self.done.push(Phase { name: name.to_owned(), from_ms, took_ms, bytes, bytes_per_second });
     }
 
     fn total_ms(&self) -> u64 {

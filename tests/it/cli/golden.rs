@@ -84,7 +84,14 @@ fn stable(field: &str, text: &str) -> String {
         "<secret>".to_owned()
     } else if matches!(
         field,
-        "by" | "into" | "made_by" | "month" | "sandbox" | "source" | "started_by" | "teardown"
+        "by" | "into"
+            | "made_by"
+            | "month"
+            | "sandbox"
+            | "source"
+            | "started_by"
+            | "suffix"
+            | "teardown"
     ) {
         format!("<{field}>")
     } else if field == "engine_version" {

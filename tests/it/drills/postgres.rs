@@ -153,6 +153,27 @@ async fn what_amcheck_does_not_look_at_is_looked_at_as_well() {
     assert_cause(&failed(&story, &[]), "index \\\"public\\\".\\\"more_v\\\" has");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sequence_that_lost_its_page() {
+    let Some(mut story) = begin(15).await else { return };
+    let client = connect(&story.server).await;
+    client.batch_execute("CREATE TABLE numbered (n serial); CHECKPOINT").await.unwrap();
+    drop(client);
+    story.back_up();
+    story.ok(&DRILL);
+    let path = stopped_file(&mut story, "numbered_n_seq").await;
+    fs::File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+    story.server.restart().unwrap();
+    story.back_up();
+    assert_cause(
+        &failed(&story, &[]),
+        "sequence \\\"public\\\".\\\"numbered_n_seq\\\" has no page",
+    );
+    fs::remove_file(path).unwrap();
+    story.back_up();
+    assert_cause(&failed(&story, &[]), "numbered_n_seq");
+}
+
 /// amcheck looks for rows in indexes, and not the other way round.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_whose_end_was_cut_off() {

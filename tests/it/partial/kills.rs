@@ -157,6 +157,25 @@ fn a_partial_restore_of_sqlite_that_is_told_to_stop_takes_back_what_it_began() {
 }
 
 #[test]
+fn whoever_finds_what_was_killed_says_what_may_be_left_in_the_live_database() {
+    let site = sqlite::site(60_000);
+    let words = ["restore", "app.db", "--table", "t", "--into", "sqlite:app.db"];
+    let words = [&words[..], &["--scratch", "scratch"]].concat();
+    let mut running = site.spawn(&words, "killed");
+    while !sqlite::has_passing(&site) {
+        assert_eq!(running.ended(), None, "it was done too early");
+        sleep(Duration::from_millis(5));
+    }
+    running.kill();
+    let said = site.ok(&["list"]).err;
+    assert!(said.contains("tables stillpoint_partial_") && said.contains("--into"), "{said}");
+    assert!(sqlite::has_passing(&site));
+    site.ok(&[&words[..2], &["--table", "small", "--as", "last"], &words[4..]].concat());
+    assert!(!sqlite::has_passing(&site));
+    assert_none(&site);
+}
+
+#[test]
 fn what_a_partial_restore_of_sqlite_could_not_take_back_in_time_is_told() {
     let site = sqlite::site(20_000);
     let words = ["restore", "app.db", "--table", "t", "--into", "sqlite:app.db"];

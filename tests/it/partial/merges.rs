@@ -132,6 +132,7 @@ async fn whatever_is_unique_beside_a_deferrable_key_keeps_a_row_away_and_stops_n
     let examples = &found["tables"][0]["examples"];
     assert_eq!(examples["different"], serde_json::json!(["''", "'1'"]), "{found:#}");
     assert_eq!(examples["extra"], serde_json::json!(["NULL, 5"]), "{found:#}");
+    assert!(found["warnings"].to_string().contains("run it once"), "{found:#}");
     let script = fs::read_to_string(story.site.path("nulls.sql")).unwrap();
     let script = script.replace("-- DELETE", "DELETE");
     client.batch_execute(&script).await.unwrap_or_else(|e| panic!("{e:?}\n{script}"));
@@ -568,6 +569,7 @@ async fn heirs_that_are_gone_are_told_and_do_not_keep_their_parent_from_being_co
              CREATE TABLE heir2 () INHERITS (base);
              CREATE TABLE log_parts (id int) PARTITION BY RANGE (id);
              CREATE TABLE log_parts1 PARTITION OF log_parts DEFAULT;
+             CREATE TYPE state AS ENUM ('glad', 'sad'); CREATE TABLE moods (id int, v state);
              INSERT INTO log_parts SELECT generate_series(1, 4);
              INSERT INTO base VALUES (1, 'a'), (2, 'b'); INSERT INTO heir VALUES (3, 'x', 5);
              INSERT INTO heir2 SELECT i, 'y' FROM generate_series(10, 16) i",
@@ -601,6 +603,13 @@ async fn heirs_that_are_gone_are_told_and_do_not_keep_their_parent_from_being_co
     assert_eq!(counts(&found, "public.account"), [0, 0, 0], "{found:#}");
     assert_eq!(counts(&found, "public.log_parts"), [4, 0, 0], "{found:#}");
     assert!(found["warnings"].to_string().contains("--table public.orders"), "{found:#}");
+    // What ends the script is told beforehand.
+    let change = "ALTER TYPE state RENAME VALUE 'sad' TO 'low';
+        ALTER TABLE moods ADD why text NOT NULL, ADD since date NOT NULL DEFAULT now()";
+    client.batch_execute(change).await.unwrap();
+    let told = ok(&story, &["--table", "moods", "--compare"])["warnings"].to_string();
+    assert!(told.contains("v can no longer be sad"), "{told}");
+    assert!(told.contains("why must have a value") && !told.contains("since"), "{told}");
     // A name that is taken where the table is.
     fails(&story, &["--table", "account", "--as", "base", "--plan"], 5, &["SP0702", "free"]);
     assert_none(&story.site);

@@ -420,7 +420,8 @@ fn merge_scripts_know_rows_that_a_collation_takes_for_the_same() {
     let all = texts(&live, "SELECT coalesce(id, '-') || v FROM nulls ORDER BY 1");
     assert_eq!(all, ["-null", "-twice", "-twice", "aold", "bold", "cold"], "{script}");
     // One that is gone does not keep others from being compared.
-    live.execute_batch("DROP TABLE lone").unwrap();
+    live.execute_batch("DROP TABLE lone; ALTER TABLE keyed ADD more INT NOT NULL DEFAULT 0")
+        .unwrap();
     let words = ["--table", "keyed", "--table", "lone", "--compare", "--script", "two.sql"];
     let found = site.json(&restore(&words));
     let of = |table: &str| {
@@ -612,6 +613,9 @@ fn a_plan_changes_nothing_and_tells_how_the_copy_comes_to_be_there() {
     let plan = site.json(&[&words[..], &scratch].concat());
     assert_shape("restore-partial-plan", &plan);
     assert_eq!(plan["tables"][0]["table"], "orders", "{plan:#}");
+    assert!(plan["suffix"].as_str().unwrap().starts_with("_restored_2"), "{plan:#}");
+    let compared = site.json(&[&words[..], &scratch, &["--compare"]].concat());
+    assert_eq!(compared["script"], "merge-app.db.sql", "{compared:#}");
     let taken = [&words[..], &scratch, &["--as", "orders"]].concat();
     site.fails(&taken, 5, &["SP0702", "--as NAME"]);
     let none = [&words[..3], &["nix"], &words[4..], &scratch].concat();

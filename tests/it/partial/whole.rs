@@ -66,6 +66,8 @@ async fn the_plan_of_a_database_changes_nothing() {
         assert_eq!(plan["schema"], "stillpoint.restore.partial-plan/1");
         assert!(plan["into"].as_str().unwrap().ends_with("/postgres"), "{plan:#}");
         assert!(plan["size_bytes"].as_u64() > Some(0), "{plan:#}");
+        assert!(plan["suffix"].as_str().unwrap().starts_with("_restored_2"), "{plan:#}");
+        assert!(!plan["tables"].as_array().unwrap().is_empty(), "{plan:#}");
         assert!(more.is_empty() || plan["presented"]["mounted"] == false, "{plan:#}");
         assert_eq!(fs::read_dir(story.site.path("scratch")).unwrap().count(), 0);
     }

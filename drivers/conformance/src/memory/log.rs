@@ -12,6 +12,9 @@ use stillpoint_contract::{
 /// The longest cursor of a mark, a segment or a backup's proof, in bytes.
 pub const CURSOR_BYTES_MAX: usize = 4096;
 
+/// How often a capture is asked for what it has, while it says that it may have it soon.
+const ATTEMPTS_MAX: u32 = 10;
+
 /// Captured segments, checked against the contract as they arrive. Cloning shares them.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryLog {
@@ -86,9 +89,17 @@ impl MemoryLog {
         Ok(taken)
     }
 
-    /// Takes and confirms the next segment, if there is one.
+    /// Takes and confirms the next segment, if there is one. A busy server may be silent for a
+    /// moment, and is asked again.
     pub async fn take(&self, capture: &mut dyn LogCapture) -> Result<bool> {
-        let Some(segment) = capture.next().await? else { return Ok(false) };
+        let mut attempts = 1;
+        let next = loop {
+            match capture.next().await {
+                Err(e) if e.kind().is_transient() && attempts < ATTEMPTS_MAX => attempts += 1,
+                next => break next?,
+            }
+        };
+        let Some(segment) = next else { return Ok(false) };
         let end = segment.head.range.end().clone();
         self.append(segment)?;
         capture.confirm(&end).await?;

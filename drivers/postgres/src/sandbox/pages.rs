@@ -1,5 +1,5 @@
-//! Tables and indexes whose files are shorter than the server knows them to have been: the end of
-//! one was cut off, and with it rows that only their indexes know of.
+//! Tables, indexes and sequences whose files are shorter than the server knows them to have been:
+//! the end of one was cut off, and with it rows that only their indexes know of.
 //!
 //! Sources: PostgreSQL 18 documentation, 52.11, `pg_class`, `relpages`; F.1, amcheck, which looks
 //! for rows of a table in its indexes and not the other way round.
@@ -10,6 +10,13 @@ use super::{amcheck::examined, open::ServerSandbox};
 use crate::{connect::Sql, error, tally::quoted};
 
 const CHECK: &str = "lengths of tables";
+
+/// Sequences that are empty or not there: each has one page from the beginning.
+const EMPTY_SEQUENCES: &str = "
+    SELECT n.nspname::text, c.relname::text
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'S' AND c.relpersistence = 'p' AND pg_catalog.pg_relation_size(c.oid) = 0
+    ORDER BY 1, 2";
 
 /// Indexes that are shorter than when they were built or last looked at. They never become shorter
 /// but by being built anew; and amcheck looks at no others than B-trees.
@@ -56,6 +63,13 @@ pub(super) async fn run(sandbox: &ServerSandbox) -> Result<Examined> {
             let pages: i64 = row.try_get(3).map_err(failed)?;
             let index = format!("{}.{}", quoted(text(0)?), quoted(text(1)?));
             found.push(format!("{database}: index {index} has {pages} pages, and had {known}"));
+        }
+        for row in sql.client.query(EMPTY_SEQUENCES, &[]).await.map_err(failed)? {
+            let text = |column| row.try_get::<_, &str>(column).map_err(failed);
+            let sequence = format!("{}.{}", quoted(text(0)?), quoted(text(1)?));
+            found.push(format!(
+                "{database}: sequence {sequence} has no page: its file is cut off or gone"
+            ));
         }
         for row in sql.client.query(SHORT, &[]).await.map_err(failed)? {
             let text = |column| row.try_get::<_, &str>(column).map_err(failed);

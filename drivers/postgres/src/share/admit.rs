@@ -194,7 +194,7 @@ pub(super) async fn check_database(sql: &Sql, name: &str) -> Result<()> {
 }
 
 /// The name of a database that is not complete yet.
-pub(super) fn unfinished(token: &str) -> String {
+pub(crate) fn unfinished(token: &str) -> String {
     format!("{PREFIX}{token}")
 }
 

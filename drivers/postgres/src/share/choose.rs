@@ -2,13 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use stillpoint_contract::{Error, ErrorKind, Result, TablePattern, code};
+use stillpoint_contract::{Error, ErrorKind, Result, TablePattern, code, some_of};
 use tokio_postgres::Row;
 
 use crate::{connect::Sql, error, tally::quoted};
-
-/// How many other names are told when one is not found.
-const NAMES_MAX: usize = 8;
 
 const STEP: &str = "find the tables";
 
@@ -230,13 +227,13 @@ fn none_fits(pattern: &TablePattern, all: &[Table]) -> Error {
         name.contains(&wanted) || wanted.contains(&name)
     };
     let tables = || all.iter().filter(|table| table.obstacle().is_none());
-    let mut others: Vec<_> = tables().filter(is_like).take(NAMES_MAX).map(Table::shown).collect();
+    let mut others: Vec<_> = tables().filter(is_like).map(Table::shown).collect();
     if others.is_empty() {
-        others = tables().take(NAMES_MAX).map(Table::shown).collect();
+        others = tables().map(Table::shown).collect();
     }
     Error::new(ErrorKind::Missing, code::NO_SUCH_TABLE, STEP)
         .with("asked", pattern)
-        .with("there are", if others.is_empty() { "none".to_owned() } else { others.join(", ") })
+        .with("there are", some_of(&others))
         .why("no table of this name was there at the chosen point")
         .next("name one that was, or choose another point: --at POINT")
         .next("the tables of another database: --database NAME")

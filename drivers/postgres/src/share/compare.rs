@@ -3,8 +3,8 @@
 use std::{cmp::Ordering, collections::BTreeSet, path::Path};
 
 use stillpoint_contract::{
-    Comparison, Difference, Error, ErrorKind, Progress, Result, Script, Share, ShareRequest,
-    Tallied, code,
+    Comparison, Difference, Error, ErrorKind, Progress, RUN_ONCE, Result, Script, Share,
+    ShareRequest, Tallied, code,
 };
 
 use super::{
@@ -12,6 +12,7 @@ use super::{
     bring::database_of,
     choose::{Table, choose, warnings, with_heirs},
     merge::{Column, Later, Merge, Out, Sequence, Target, unwritten},
+    obstacle::obstacles,
     rows::{FORMS, Order, Rows, compare as order_of},
     unique::{self, Unique},
 };
@@ -234,8 +235,10 @@ async fn missing_table(own: &Sql, table: &Table) -> Result<Difference> {
     let missing = Tallied { rows: rows.unsigned_abs(), examples: Vec::new() };
     let columns = columns(own, table.id).await?;
     let columns_missing = columns.iter().map(|column| format!("{} {}", column.name, column.kind));
+    let key = keys(own, table.id).await?.into_iter().next().map(|key| key.columns);
     Ok(Difference {
         table: table.shown(),
+        key: key.unwrap_or_default(),
         missing,
         columns_missing: columns_missing.collect(),
         notes: vec![stillpoint_contract::gone_table(&table.shown())],
@@ -343,17 +346,8 @@ impl Shape {
         let sequences = sequences(live, id, &both).await?;
         let own_references = own_references(live, id, &both).await?;
         let partitions = gone_partitions((own, table.id), (live, id)).await?;
-        let mut notes = notes(unasked.unwrap_or_default(), &partitions);
-        notes.extend(
-            both.iter().filter(|column| family(&column.base) != family(&column.live)).map(
-                |column| {
-                    format!(
-                        "{} was {} and is {}: a value that is none of these ends the script",
-                        column.name, column.base, column.live
-                    )
-                },
-            ),
-        );
+        let known = (unasked.unwrap_or_default(), &*partitions);
+        let notes = obstacles((own, table.id), (live, id), &both, known).await?;
         let is_unicode = is_unicode(own).await? && is_unicode(live).await?;
         let apart = has_nulls.then(|| apart(&both, &key));
         let sort = apart.into_iter().chain(key.iter().map(|k| sorted_by(&both[*k], is_unicode)));
@@ -409,24 +403,6 @@ fn shared_columns(copied: &[Found], living: &[Found], keys: &[Key]) -> Vec<Colum
     shared.collect()
 }
 
-/// What a person should know before the statements are run.
-fn notes(unasked: Vec<String>, partitions: &[String]) -> Vec<String> {
-    let unasked = unasked.into_iter().map(|index| {
-        format!(
-            "{index} is about other columns than those that come back: a row that meets another in \
-             it stops everything"
-        )
-    });
-    let gone = partitions.first().map(|first| {
-        format!(
-            "partitions that it had are gone ({}), and unless others take their rows, the script \
-             fails at these: run first what it has in comments, {first}",
-            partitions.len()
-        )
-    });
-    unasked.chain(gone).collect()
-}
-
 /// What rows are sorted by first that have a NULL in their key, which may be there twice: all that
 /// is in them.
 fn apart(all: &[Column], key: &[usize]) -> (String, Order) {
@@ -467,7 +443,7 @@ fn check_type(table: &Table, column: &str, (copied, living): (&[Found], &[Found]
 }
 
 /// Types whose equal values are equal texts, in one order.
-fn family(base: &str) -> &str {
+pub(super) fn family(base: &str) -> &str {
     match base {
         "smallint" | "integer" | "bigint" | "oid" => "whole number",
         "text" | "character varying" => "text",
@@ -656,7 +632,7 @@ async fn one(
     let (mut ours, mut theirs) =
         (Rows::open(own, &ours, keys).await?, Rows::open(live, &theirs, keys).await?);
     let (mut copy, mut living) = (ours.next().await?, theirs.next().await?);
-    let mut told = 0;
+    let (mut told, mut comes_again) = (0, false);
     let mut advance = |bytes: u64| {
         let more = bytes.min(shape.size - told);
         told += more;
@@ -672,6 +648,7 @@ async fn one(
         match (order, &copy, &living) {
             (Ordering::Less, Some(row), _) => {
                 merge.missing(row)?;
+                comes_again |= merge.is_apart(row);
                 found.missing.add(|| merge.shown(row));
             }
             (Ordering::Greater, _, Some(row)) => {
@@ -695,5 +672,9 @@ async fn one(
     }
     advance(u64::MAX);
     merge.close()?;
+    if comes_again {
+        Out(script).line(&format!("-- {RUN_ONCE}"))?;
+        found.notes.push(RUN_ONCE.to_owned());
+    }
     Ok(found)
 }

@@ -301,7 +301,7 @@ impl<'a, 's> Merge<'a, 's> {
     }
 
     /// Whether a row is told apart by all of its columns: a key with a NULL may be there twice.
-    fn is_apart(&self, row: &Row) -> bool {
+    pub(super) fn is_apart(&self, row: &Row) -> bool {
         let key = &self.target.key;
         key.is_empty() || key.iter().any(|place| is_null(&row.values[*place]))
     }

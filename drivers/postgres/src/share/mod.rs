@@ -9,6 +9,7 @@ mod choose;
 mod compare;
 mod dump;
 mod merge;
+mod obstacle;
 mod pour;
 mod rename;
 mod rows;
@@ -16,7 +17,7 @@ mod statements;
 mod unfinished;
 mod unique;
 
-pub(crate) use admit::{admit, sweep};
+pub(crate) use admit::{admit, sweep, unfinished};
 pub(crate) use bring::bring;
 pub(crate) use compare::compare;
 pub(crate) use dump::find as find_dump;

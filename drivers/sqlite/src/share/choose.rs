@@ -3,13 +3,10 @@
 use std::{collections::BTreeSet, path::Path};
 
 use rusqlite::Connection;
-use stillpoint_contract::{Error, ErrorKind, Result, TablePattern, code};
+use stillpoint_contract::{Error, ErrorKind, Result, TablePattern, code, some_of};
 
 use super::remains::is_passing;
 use crate::error;
-
-/// How many other names are told when one is not found.
-const NAMES_MAX: usize = 8;
 
 const STEP: &str = "find the tables";
 
@@ -89,13 +86,13 @@ fn none_fits(pattern: &TablePattern, all: &[Found]) -> Error {
         let name = name.to_lowercase();
         name.contains(&wanted) || wanted.contains(&name)
     };
-    let mut others: Vec<_> = names().filter(is_like).take(NAMES_MAX).cloned().collect();
+    let mut others: Vec<_> = names().filter(is_like).cloned().collect();
     if others.is_empty() {
-        others = names().take(NAMES_MAX).cloned().collect();
+        others = names().cloned().collect();
     }
     Error::new(ErrorKind::Missing, code::NO_SUCH_TABLE, STEP)
         .with("asked", pattern)
-        .with("there are", if others.is_empty() { "none".to_owned() } else { others.join(", ") })
+        .with("there are", some_of(&others))
         .why("no table of this name was there at the chosen point")
         .next("name one that was, or choose another point: --at POINT")
 }

@@ -9,8 +9,8 @@ use rusqlite::{
     backup::{Backup, StepResult},
 };
 use stillpoint_contract::{
-    Clock, Comparison, Difference, Error, ErrorKind, Progress, Result, Script, Share, ShareRequest,
-    TablePattern, Tallied, code, gone_table,
+    Clock, Comparison, Difference, Error, ErrorKind, Progress, RUN_ONCE, Result, Script, Share,
+    ShareRequest, TablePattern, Tallied, code, gone_table,
 };
 
 use super::{
@@ -147,6 +147,7 @@ fn missing_table(copy: &Connection, table: &str) -> rusqlite::Result<Difference>
     let columns = columns.iter().map(|c| format!("{} {}", c.name, c.kind).trim_end().to_owned());
     Ok(Difference {
         table: table.to_owned(),
+        key: unique(copy, table)?.into_iter().next().unwrap_or_default(),
         missing: Tallied { rows: rows.unsigned_abs(), examples: Vec::new() },
         columns_missing: columns.collect(),
         notes: vec![gone_table(table)],
@@ -209,6 +210,8 @@ struct Shape {
     has_nulls: bool,
     columns_missing: Vec<String>,
     columns_extra: Vec<String>,
+    /// What a person should know before the statements are run.
+    notes: Vec<String>,
     size: u64,
 }
 
@@ -217,6 +220,8 @@ struct Column {
     name: String,
     kind: String,
     is_generated: bool,
+    /// Whether it needs a value that nobody gives it.
+    is_needed: bool,
 }
 
 impl Shape {
@@ -254,8 +259,19 @@ impl Shape {
         let size = "SELECT sum(payload) FROM dbstat WHERE name = ?1 AND aggregate = 1";
         let size = copy.query_row(size, [table], |row| row.get::<_, Option<i64>>(0));
         let size = size.ok().flatten().unwrap_or_default().unsigned_abs();
-        let table = table.to_owned();
-        Ok(Self { table, columns: both, key, has_nulls, columns_missing, columns_extra, size })
+        let is_needed = |c: &&Column| {
+            c.is_needed && !both.iter().any(|name| name.eq_ignore_ascii_case(&c.name))
+        };
+        let needed = theirs.iter().filter(is_needed).map(|column| {
+            format!(
+                "{} must have a value, has no default, and was not there: a row that is missing \
+                 ends the script",
+                column.name
+            )
+        });
+        let notes = needed.collect();
+        let (table, columns) = (table.to_owned(), both);
+        Ok(Self { table, columns, key, has_nulls, columns_missing, columns_extra, notes, size })
     }
 
     /// The columns that are not part of the key.
@@ -279,13 +295,15 @@ impl Shape {
 }
 
 fn columns(connection: &Connection, table: &str) -> rusqlite::Result<Vec<Column>> {
-    let query = "SELECT name, type, hidden FROM pragma_table_xinfo(?1)";
+    let query = "SELECT name, type, hidden, \"notnull\" AND dflt_value IS NULL AND pk = 0
+        FROM pragma_table_xinfo(?1)";
     let mut query = connection.prepare(query)?;
     let found = query.query_map([table], |row| {
         Ok(Column {
             name: row.get(0)?,
             kind: row.get(1)?,
             is_generated: row.get::<_, i64>(2)? != 0,
+            is_needed: row.get::<_, bool>(3)? && row.get::<_, i64>(2)? == 0,
         })
     })?;
     found.collect()
@@ -414,8 +432,12 @@ fn one(
         key: shape.key.iter().map(|place| shape.columns[*place].clone()).collect(),
         columns_missing: shape.columns_missing,
         columns_extra: shape.columns_extra,
+        notes: shape.notes,
         ..Difference::default()
     };
+    for note in &found.notes {
+        teller.line(format!("-- {}", note.replace(['\n', '\r'], " ")))?;
+    }
     let (columns, key, table) = (shape.columns, shape.key, shape.table);
     let own_key = key.clone();
     let compare = |one: &[Value], other: &[Value]| {
@@ -443,7 +465,7 @@ fn one(
     let mut next_copy = || read(ours.next().map_err(copied)?, count).map_err(copied);
     let mut next_live = || read(theirs.next().map_err(failed)?, count).map_err(failed);
     let (mut row, mut other) = (next_copy()?, next_live()?);
-    let (mut told, mut untold) = (0, 0);
+    let (mut told, mut untold, mut comes_again) = (0, 0, false);
     loop {
         let order = match (&row, &other) {
             (None, None) => break,
@@ -454,6 +476,7 @@ fn one(
         match (order, &row, &other) {
             (Ordering::Less, Some(row), _) => {
                 merge.missing(row)?;
+                comes_again |= is_apart(&own_key, row);
                 found.missing.add(|| merge.shown(row));
             }
             (Ordering::Greater, _, Some(row)) => {
@@ -482,5 +505,9 @@ fn one(
     }
     teller.advance(shape.size - told)?;
     merge.close()?;
+    if comes_again {
+        teller.line(format!("-- {RUN_ONCE}"))?;
+        found.notes.push(RUN_ONCE.to_owned());
+    }
     Ok(found)
 }

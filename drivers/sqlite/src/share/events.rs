@@ -62,7 +62,7 @@ struct Ending<'a>(Receives<()>, Option<&'a dyn Progress>);
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
         if let (Err(_), Some(progress)) = (self.0.recv_timeout(ENDING_MAX), self.1) {
-            progress.leave(remains());
+            progress.leave(format!("{}, which the next partial restore there removes", remains()));
         }
     }
 }

@@ -16,3 +16,4 @@ mod values;
 pub(crate) use admit::{admit, sweep};
 pub(crate) use bring::bring;
 pub(crate) use compare::compare;
+pub(crate) use remains::remains;

@@ -25,9 +25,8 @@ pub(super) fn passing(number: usize) -> String {
 }
 
 /// What may have such a name when work was given up, for people.
-pub(super) fn remains() -> String {
-    let process = std::process::id();
-    format!("tables {PREFIX}{process}_…, which the next partial restore there removes")
+pub(crate) fn remains() -> String {
+    format!("tables {PREFIX}{}_…", std::process::id())
 }
 
 /// Whether a name is one of ours.
