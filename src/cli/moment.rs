@@ -62,7 +62,6 @@ fn refuse_because(text: &str, why: impl Into<String>) -> Error {
     Error::new(ErrorKind::Invalid, code::BAD_POINT, "understand the point in time")
         .with("given", text)
         .with("because", why.into())
-        .next("stillpoint timeline DB tells which points there are")
 }
 
 /// A length of time such as `1h30m`: whole numbers, each with its unit, largest unit first.

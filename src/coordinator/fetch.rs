@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use stillpoint_contract::{
-    Engine, Error, ErrorKind, LogArchive, LogRange, Result, WantedFile, code,
+    Engine, Error, ErrorKind, LogArchive, LogRange, Result, SegmentHead, WantedFile, code,
 };
 
 use super::archive::archive;
@@ -62,8 +62,10 @@ impl<'a> Fetcher<'a> {
         match self.archive.wanted(name, &self.incarnation, &self.settings) {
             None => Ok(None),
             Some(WantedFile::Origin(position)) => {
-                let head = self.captured.lineage_begin(&position).await?;
-                let text = head.and_then(|head| self.archive.origin(&head.index));
+                let origin = |head: &SegmentHead| self.archive.origin(&head.index);
+                let is_known = |head: &SegmentHead| origin(head).is_some();
+                let head = self.captured.lineage_begin(&position, is_known).await?;
+                let text = head.as_ref().and_then(origin);
                 Ok(text.map(|text| Fetched { bytes: text, is_whole: true }))
             }
             Some(WantedFile::Log(range)) => {

@@ -123,8 +123,13 @@ impl CapturedLog<'_> {
         Ok(body)
     }
 
-    /// The segment that begins the lineage of a position, in the newest coverage that has it.
-    pub async fn lineage_begin(&self, position: &LogPosition) -> Result<Option<SegmentHead>> {
+    /// The segment that begins the lineage of a position, in the newest coverage in which it is
+    /// what is looked for.
+    pub async fn lineage_begin(
+        &self,
+        position: &LogPosition,
+        is_sought: impl Fn(&SegmentHead) -> bool,
+    ) -> Result<Option<SegmentHead>> {
         for Coverage { start, end, segments, .. } in self.coverage.iter().rev() {
             let wanted = &position.lineage;
             let is_single = start.position.lineage == end.position.lineage;
@@ -139,7 +144,7 @@ impl CapturedLog<'_> {
                     continue;
                 };
                 let lineage = &head.head.range.start().lineage;
-                if lineage == wanted && head.head.succeeds.is_some() {
+                if lineage == wanted && is_sought(&head.head) {
                     return Ok(Some(head.head.clone()));
                 }
                 if *lineage == end.position.lineage {

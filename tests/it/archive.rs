@@ -356,6 +356,14 @@ async fn recovery_follows_a_promotion_by_what_both_servers_archived() {
     }
     client.batch_execute(&insert(300)).await.unwrap();
     wait(&world, "the standby has everything", async || count(&successor).await == 400).await;
+    let query = "SELECT coalesce(last_archived_wal, '') >= \
+                 pg_walfile_name(pg_current_wal_lsn() - wal_segment_size.setting::int8) \
+                 FROM pg_stat_archiver, pg_settings wal_segment_size \
+                 WHERE wal_segment_size.name = 'wal_segment_size'";
+    wait(&world, "all whole files are archived", async || {
+        client.query_one(query, &[]).await.unwrap().get(0)
+    })
+    .await;
     server.kill();
     let client = connect(&successor).await;
     client.batch_execute("SELECT pg_promote()").await.unwrap();
@@ -383,4 +391,42 @@ async fn recovery_follows_a_promotion_by_what_both_servers_archived() {
     feed(&replica, &site);
     replica.restart().unwrap();
     wait(&world, "the replica followed", async || count(&replica).await == 600).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_of_a_timeline_is_there_although_log_before_it_was_never_archived() {
+    let settings = ["autovacuum = off", "archive_mode = on", "archive_command = ''"];
+    let settings = settings.map(str::to_owned).to_vec();
+    let options = PostgresOptions { settings, wal_segment_mib: 1, ..PostgresOptions::default() };
+    let Some(mut server) = Postgres::required_with(17, &options) else { return };
+    let (site, world) = (Site::new(), World::real(1));
+    let url = format!("postgres://{POSTGRES_USER}@127.0.0.1:{}/postgres", server.port());
+    site.ok(&["backup", &url, "--name", "shop"]);
+    give_away(&site);
+    let successor = server.standby().unwrap();
+    let client = connect(&server).await;
+    client.batch_execute("CREATE TABLE entry (n int); SELECT pg_switch_wal()").await.unwrap();
+    client.batch_execute("INSERT INTO entry VALUES (1)").await.unwrap();
+    wait(&world, "the standby has everything", async || {
+        let there = "SELECT to_regclass('entry') IS NOT NULL";
+        connect(&successor).await.query_one(there, &[]).await.unwrap().get(0)
+    })
+    .await;
+    server.kill();
+    let client = connect(&successor).await;
+    client.batch_execute("SELECT pg_promote()").await.unwrap();
+    let push = called(&site, "wal-push %p");
+    client.batch_execute(&format!("ALTER SYSTEM SET archive_command = '{push}'")).await.unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    client.batch_execute("INSERT INTO entry VALUES (2)").await.unwrap();
+    client.batch_execute("SELECT pg_switch_wal()").await.unwrap();
+    let query = "SELECT coalesce(last_archived_wal, '') >= \
+                 pg_walfile_name(pg_current_wal_lsn() - 1) FROM pg_stat_archiver";
+    wait(&world, "the new timeline is archived", async || {
+        client.query_one(query, &[]).await.unwrap().get(0)
+    })
+    .await;
+    let own = successor.data().join("pg_wal/00000002.history");
+    site.ok(&["wal-get", "00000002.history", "fetched", "--name", "shop"]);
+    assert_eq!(fs::read(own).unwrap(), fs::read(site.path("fetched")).unwrap());
 }

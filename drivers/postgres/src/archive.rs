@@ -182,10 +182,12 @@ impl LogCutter for Cutter {
             reader
         };
         let mut segments = Vec::new();
+        // Also where log before it is missing, servers will ask for the history of the timeline.
+        let begins = self.since.is_none();
         for Stretch { mut from, until, succeeds } in stretches {
             let mut succeeds = succeeds.map(Place::position).transpose()?;
-            let mut history =
-                file.origin.clone().filter(|_| succeeds.is_some()).unwrap_or_default();
+            let origin = file.origin.clone().filter(|_| begins || succeeds.is_some());
+            let mut history = origin.unwrap_or_default();
             while from.lsn < until {
                 let end = until.min(from.lsn + SEGMENT_BODY_BYTES_MAX as u64);
                 let at = |lsn: u64| usize::try_from(lsn - start.lsn).unwrap_or(usize::MAX);
@@ -328,6 +330,10 @@ mod tests {
         assert_eq!(both[1].head.succeeds, Some(at(1, second)));
         assert_eq!(Archive.origin(&both[1].head.index), Some(history));
         assert_eq!(Archive.origin(&both[0].head.index), None);
+        // Also where the log before it was never archived, servers ask for the history.
+        let alone = cut(file.clone(), None).unwrap();
+        assert_eq!((alone.len(), &alone[0].head.succeeds), (1, &None));
+        assert_eq!(Archive.origin(&alone[0].head.index), Archive.origin(&both[1].head.index));
         let behind = cut(file, Some(&at(1, second + 8)));
         assert_eq!(behind.unwrap_err().kind(), ErrorKind::Gap);
     }
