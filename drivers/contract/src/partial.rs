@@ -158,14 +158,13 @@ const SHOWN_LETTERS_MAX: usize = 40;
 
 /// A value for people. A text has quotes where it would be taken for another value without.
 pub fn shown_value(text: &str, is_text: bool) -> String {
+    let shown: String = if text.chars().count() <= SHOWN_LETTERS_MAX {
+        text.to_owned()
+    } else {
+        text.chars().take(SHOWN_LETTERS_MAX - 1).chain(['…']).collect()
+    };
     let is_like = text.is_empty() || text == "NULL" || text.parse::<f64>().is_ok();
-    if is_text && is_like {
-        return format!("'{text}'");
-    }
-    if text.chars().count() <= SHOWN_LETTERS_MAX {
-        return text.to_owned();
-    }
-    text.chars().take(SHOWN_LETTERS_MAX - 1).chain(['…']).collect()
+    if is_text && is_like { format!("'{shown}'") } else { shown }
 }
 
 /// What is said of tables whose missing rows are not told apart by a key.
@@ -198,6 +197,7 @@ mod tests {
             assert_eq!(shown_value(text, is_text), shown);
         }
         assert_eq!(shown_value(&"x".repeat(41), true), format!("{}…", "x".repeat(39)));
+        assert_eq!(shown_value(&"7".repeat(41), true), format!("'{}…'", "7".repeat(39)));
     }
 
     #[test]

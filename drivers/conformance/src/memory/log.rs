@@ -13,7 +13,7 @@ use stillpoint_contract::{
 pub const CURSOR_BYTES_MAX: usize = 4096;
 
 /// How often a capture is asked for what it has, while it says that it may have it soon.
-const ATTEMPTS_MAX: u32 = 10;
+const ATTEMPTS_MAX: u32 = 3;
 
 /// Captured segments, checked against the contract as they arrive. Cloning shares them.
 #[derive(Clone, Debug, Default)]
