@@ -22,6 +22,7 @@ mod python;
 mod server;
 mod service;
 
+pub use cluster::directory_for_clusters;
 pub use duckdb::DuckDb;
 pub use iceberg::Iceberg;
 pub use mail::Mail;

@@ -83,7 +83,7 @@ async fn what_the_archiver_pushes_is_restored_and_fetched_by_a_standby_byte_for_
     let settings = settings.map(str::to_owned).to_vec();
     let options = PostgresOptions { settings, ..PostgresOptions::default() };
     let Some(mut server) = Postgres::required_with(15, &options) else { return };
-    let (site, world) = (Site::new(), World::real(1));
+    let (site, world) = (Site::of_clusters(), World::real(1));
     let sql = "CREATE TABLE entry (n int PRIMARY KEY, t text)";
     connect(&server).await.batch_execute(sql).await.unwrap();
     let mut standby = server.standby().unwrap();
@@ -240,7 +240,7 @@ fn assert_stored(site: &Site, file: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pushes_that_are_killed_lose_nothing_and_leave_no_false_receipt() {
-    let (site, world) = (Site::new(), World::real(1));
+    let (site, world) = (Site::of_clusters(), World::real(1));
     let Some((_server, waiting)) = with_waiting_files(&site, 50).await else { return };
     let at = |file: &str| format!("wal/{file}");
     let mut left = waiting.iter();
@@ -282,7 +282,7 @@ async fn pushes_that_are_killed_lose_nothing_and_leave_no_false_receipt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spool_that_is_stale_or_damaged_is_not_believed() {
-    let (site, world) = (Site::new(), World::real(1));
+    let (site, world) = (Site::of_clusters(), World::real(1));
     let Some((_server, waiting)) = with_waiting_files(&site, 12).await else { return };
     let at = |index: usize| format!("wal/{}", waiting[index]);
     // One call stores all that wait, and the next ones need not ask the repository.
@@ -331,7 +331,7 @@ async fn recovery_follows_a_promotion_by_what_both_servers_archived() {
     let settings = settings.map(str::to_owned).to_vec();
     let options = PostgresOptions { settings, wal_segment_mib: 1, ..PostgresOptions::default() };
     let Some(mut server) = Postgres::required_with(17, &options) else { return };
-    let (site, world) = (Site::new(), World::real(1));
+    let (site, world) = (Site::of_clusters(), World::real(1));
     let client = connect(&server).await;
     client.batch_execute("CREATE TABLE entry (n int PRIMARY KEY, t text)").await.unwrap();
     let url = format!("postgres://{POSTGRES_USER}@127.0.0.1:{}/postgres", server.port());
@@ -399,7 +399,7 @@ async fn the_history_of_a_timeline_is_there_although_log_before_it_was_never_arc
     let settings = settings.map(str::to_owned).to_vec();
     let options = PostgresOptions { settings, wal_segment_mib: 1, ..PostgresOptions::default() };
     let Some(mut server) = Postgres::required_with(17, &options) else { return };
-    let (site, world) = (Site::new(), World::real(1));
+    let (site, world) = (Site::of_clusters(), World::real(1));
     let url = format!("postgres://{POSTGRES_USER}@127.0.0.1:{}/postgres", server.port());
     site.ok(&["backup", &url, "--name", "shop"]);
     give_away(&site);

@@ -70,7 +70,7 @@ fn kill(site: &Site, process: Pid, when: When) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_fetches_ahead_may_be_killed_at_any_time() {
-    let (site, world) = (Site::new(), World::real(1));
+    let (site, world) = (Site::of_clusters(), World::real(1));
     let Some((_server, waiting)) = with_waiting_files(&site, 70).await else { return };
     for file in &waiting {
         site.ok(&["wal-push", &format!("wal/{file}"), "--name", "shop"]);
@@ -116,7 +116,7 @@ async fn a_store_that_is_away_stops_a_recovery_and_does_not_end_it() {
         let options =
             PostgresOptions { settings, wal_segment_mib: 1, ..PostgresOptions::default() };
         let Some(mut server) = Postgres::required_with(major, &options) else { continue };
-        let (site, world) = (Site::new(), World::real(1));
+        let (site, world) = (Site::of_clusters(), World::real(1));
         connect(&server).await.batch_execute("CREATE TABLE entry (n int, t text)").await.unwrap();
         let url = format!("postgres://{POSTGRES_USER}@127.0.0.1:{}/postgres", server.port());
         site.ok(&["backup", &url, "--name", "shop"]);

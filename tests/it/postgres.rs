@@ -47,7 +47,7 @@ impl Story {
         }
         let options = PostgresOptions { settings, ..PostgresOptions::default() };
         let server = Postgres::required_with(major, &options)?;
-        let site = Site::new();
+        let site = Site::of_clusters();
         // The server that is started on what is restored has a user of its own.
         let folder = site.path(".");
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();

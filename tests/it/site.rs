@@ -22,6 +22,7 @@ use stillpoint::{
     },
     world::World,
 };
+use stillpoint_testcontainers::directory_for_clusters;
 use tempfile::TempDir;
 
 /// A folder that is gone when this is dropped.
@@ -48,6 +49,13 @@ impl Site {
     /// A folder with an empty, encrypted repository in `repo`.
     pub(crate) fn new() -> Self {
         let site = Self::empty();
+        site.ok(&["init"]);
+        site
+    }
+
+    /// The same, where whole clusters are restored.
+    pub(crate) fn of_clusters() -> Self {
+        let site = Self { folder: directory_for_clusters().unwrap() };
         site.ok(&["init"]);
         site
     }

@@ -1,9 +1,10 @@
 //! What a driver's tests must provide: real databases, a workload, and things that happen to them.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{fmt, io, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use stillpoint_contract::{Capabilities, Clock, Endpoint, Engine, Error, RestorePlan, Result};
+use tempfile::TempDir;
 
 use crate::{Bank, Transfer};
 
@@ -32,6 +33,11 @@ pub trait Fixture: fmt::Debug + Send + Sync {
     /// Tables for rows to be moved out of, or why rows are not.
     fn row_tables(&self) -> Result<RowTables, &'static str> {
         Err("rows of this engine are not moved")
+    }
+
+    /// A directory that goes when it is dropped: for what is restored there.
+    fn directory(&self) -> io::Result<TempDir> {
+        tempfile::tempdir()
     }
 
     /// Starts a new database that holds [`Bank::opening`], and beside it at least 1 MiB that no

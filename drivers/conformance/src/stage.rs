@@ -3,8 +3,9 @@
 use std::{
     error::Error as _,
     fmt,
-    fs::Permissions,
+    fs::{self, Permissions},
     future::{Future, poll_fn},
+    io,
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     pin::pin,
@@ -140,8 +141,9 @@ impl Stage {
         let server = fixture.start().await?;
         let driver = server.engine().connect(&server.endpoint()).await?;
         // A server that works there may have a user of its own.
-        let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o711)).tempdir();
-        let dir = dir.map_err(|error| Failure::new(error.to_string()))?;
+        let failed = |error: io::Error| Failure::new(error.to_string());
+        let dir = fixture.directory().map_err(failed)?;
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).map_err(failed)?;
         let entropy = SeededEntropy::new(ledger.seed);
         let (progress, committed) = Default::default();
         let restores = AtomicU64::new(0);
@@ -261,7 +263,7 @@ impl Stage {
     pub(crate) fn site(&self) -> Result<(PathBuf, PathBuf), Failure> {
         let number = self.restores.fetch_add(1, Ordering::Relaxed);
         let staging = self.dir.path().join(format!("staging-{number}"));
-        std::fs::create_dir(&staging).map_err(|error| Failure::new(error.to_string()))?;
+        fs::create_dir(&staging).map_err(|error| Failure::new(error.to_string()))?;
         Ok((self.dir.path().join(format!("restored-{number}")), staging))
     }
 

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     env,
     fs::{self, File},
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::TcpListener,
     os::unix::fs::{FileExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -24,7 +24,7 @@ use stillpoint_contract::{
     RestorePlan, Result, code,
 };
 use stillpoint_postgres::PostgresEngine;
-use stillpoint_testcontainers::{POSTGRES_USER, Postgres, PostgresOptions};
+use stillpoint_testcontainers::{POSTGRES_USER, Postgres, PostgresOptions, directory_for_clusters};
 use tempfile::TempDir;
 use tokio::{sync::Mutex, task::block_in_place};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
@@ -166,6 +166,10 @@ impl Fixture for Setup {
 
     fn available(&self) -> Result<(), String> {
         Postgres::programs(self.major).map(drop).map_err(|missing| missing.to_string())
+    }
+
+    fn directory(&self) -> io::Result<TempDir> {
+        directory_for_clusters()
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -331,7 +335,7 @@ impl Application {
 
 /// A copy of a restored cluster, in a directory that the server's user may enter.
 fn copy_of(target: &Path) -> Result<(TempDir, PathBuf)> {
-    let directory = TempDir::with_prefix("stillpoint-look-").map_err(failed)?;
+    let directory = directory_for_clusters().map_err(failed)?;
     let open = fs::Permissions::from_mode(0o755);
     fs::set_permissions(directory.path(), open).map_err(failed)?;
     let data = directory.path().join("data");

@@ -53,7 +53,7 @@ impl Branch {
         let options = PostgresOptions { settings, wal_segment_mib, ..PostgresOptions::default() };
         println!("{options:?}");
         let server = Postgres::required_with(major, &options)?;
-        let site = Site::new();
+        let site = Site::of_clusters();
         // The server that is started on what is restored has a user of its own.
         fs::set_permissions(site.path("."), fs::Permissions::from_mode(0o755)).unwrap();
         let port = server.port();
