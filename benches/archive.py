@@ -2,8 +2,8 @@
 """Rows of a table of PostgreSQL into Parquet and out of the table, beside a script that does the
 same without looking.
 
-    benches/archive.py [--rows 2000000] [--rounds 3] [--slice 8000] [--bin DIR] [--dir DIR]
-                       [--json FILE]
+    benches/archive.py [--rows 2000000] [--rounds 3] [--slice 8000] [--verify row|tuple]
+                       [--bin DIR] [--dir DIR] [--json FILE]
 
 Makes a table with ten columns and about 250 bytes a row, and lets both move all of it, taking turns:
 
@@ -11,7 +11,7 @@ Makes a table with ten columns and about 250 bytes a row, and lets both move all
   transaction of its own, through `zstd -1` into a file that is synced at the end. What the file
   holds is never read back; killed, or with a full disk, it loses rows.
 - *stillpoint*: `archive run`, which reads first, stores Parquet, reads that back, and compares row
-  by row what it deletes.
+  by row what it deletes; with `--verify tuple`, version by version.
 
 Told are rows a second, processor time of client and server, peak memory of the client, and what the
 files take. `--bin` names the programs of PostgreSQL; without it the newest below /usr/lib/postgresql.
@@ -135,7 +135,7 @@ def measured(server, command, rows, **more):
             "server_cpu_s": server.cpu_s() - before, "peak_mib": usage.ru_maxrss / 1024}
 
 
-def by_script(server, work, rows, slice_rows):
+def by_script(server, work, rows, slice_rows, _verify):
     """One psql, a pipe, one zstd: as people write it."""
     out = os.path.join(work, "orders.csv.zst")
     script = os.path.join(work, "move.sql")
@@ -151,7 +151,7 @@ def by_script(server, work, rows, slice_rows):
     return {**figures, "stored_mib": os.path.getsize(out) / 2**20}
 
 
-def by_stillpoint(server, work, rows, slice_rows):
+def by_stillpoint(server, work, rows, slice_rows, verify):
     site = os.path.join(work, "site")
     shutil.rmtree(site, ignore_errors=True)
     os.makedirs(site)
@@ -168,6 +168,7 @@ root = "public.orders"
 where = "created_at < :cutoff"
 cutoff = "now - 1 months"
 slice_rows = {slice_rows}
+verify = "{verify}"
 """)
     env = {**os.environ, "XDG_STATE_HOME": site}
     must([PROGRAM, "init", "--repo", "repo", "--no-encryption"], cwd=site, env=env)
@@ -185,6 +186,7 @@ def main():
     options.add_argument("--rows", type=int, default=2_000_000)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--slice", type=int, default=8_000)
+    options.add_argument("--verify", choices=["row", "tuple"], default="row")
     options.add_argument("--bin")
     options.add_argument("--dir")
     options.add_argument("--json")
@@ -198,7 +200,8 @@ def main():
                 turns = list(ways.items())
                 for name, way in turns if number % 2 == 0 else reversed(turns):
                     server.fill(options.rows)
-                    figures[name].append(way(server, work, options.rows, options.slice))
+                    figures[name].append(way(server, work, options.rows, options.slice,
+                                             options.verify))
                     print(number + 1, name, {key: round(value, 2) for key, value in
                                              figures[name][-1].items()}, file=sys.stderr, flush=True)
             heap = server.sql("SELECT version()")

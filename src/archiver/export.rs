@@ -11,6 +11,7 @@ use super::{
     behind::Behind,
     document::{Plan, Slice, Tally, key_text},
     file::{Encoded, Encoder, Layout, Origin, SliceHash},
+    prune::{Hashing, Versions},
 };
 use crate::pipeline::cpu::CpuPool;
 
@@ -36,9 +37,9 @@ const SINGLE_TIMES_MAX: u64 = 4;
 /// A slice ends once it has so many bytes, however few rows that are: it is deleted at once.
 const SLICE_BYTES_MAX: u64 = 16 << 20;
 
-/// How large batches and their slices get.
+/// How batches are read, and how large they and their slices get.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sizes {
+pub(super) struct Manner {
     /// A file of the root is full with so many bytes.
     pub(super) file_bytes: u64,
     /// A slice is full with so many rows of the root.
@@ -49,13 +50,16 @@ pub(super) struct Sizes {
     pub(super) page_rows: u64,
     /// A batch is full with so many bytes of rows before they are encoded.
     pub(super) raw_bytes: u64,
+    /// Which versions of rows were read is known besides.
+    pub(super) tells_versions: bool,
 }
 
-impl Sizes {
+impl Manner {
     /// As large as memory allows.
     pub(super) fn new(file_bytes: u64, slice_rows: u64, rows_max: u64) -> Self {
         let (page_rows, raw_bytes) = (PAGE_ROWS_MAX, RAW_BYTES_MAX);
-        Self { file_bytes, slice_rows, rows_max, page_rows, raw_bytes }
+        let tells_versions = false;
+        Self { file_bytes, slice_rows, rows_max, page_rows, raw_bytes, tells_versions }
     }
 }
 
@@ -68,6 +72,8 @@ pub(super) struct Draft {
     pub(super) files: Vec<Option<(Bytes, u64)>>,
     /// Its slices.
     pub(super) slices: Vec<Slice>,
+    /// Which versions of rows those are, where that was asked.
+    pub(super) versions: Versions,
     /// The position of the state that was read.
     pub(super) position: Option<String>,
     /// The last key of the root.
@@ -86,22 +92,22 @@ pub(super) async fn export(
     set: &mut ArchiveSet,
     batch: u32,
     range: &KeyRange,
-    mut sizes: Sizes,
+    mut manner: Manner,
 ) -> Result<Option<Draft>> {
     let mut range = range.clone();
     loop {
         let mut snapshot = rows.snapshot().await?;
-        let read = read(&mut *snapshot, cpu, plan, set, batch, &range, sizes).await?;
+        let read = read(&mut *snapshot, cpu, plan, set, batch, &range, manner).await?;
         match read {
             Read::Draft(draft) => return Ok(Some(*draft)),
             Read::Nothing => return Ok(None),
-            Read::TooMuch { fitting } if fitting > 0 && fitting < sizes.rows_max => {
-                sizes.rows_max = fitting;
+            Read::TooMuch { fitting } if fitting > 0 && fitting < manner.rows_max => {
+                manner.rows_max = fitting;
             }
-            Read::TooMuch { .. } if sizes.page_rows > 1 => {
-                sizes.page_rows = (sizes.page_rows.min(PAGE_ROWS_FIRST) / 8).max(1);
+            Read::TooMuch { .. } if manner.page_rows > 1 => {
+                manner.page_rows = (manner.page_rows.min(PAGE_ROWS_FIRST) / 8).max(1);
             }
-            Read::TooMuch { .. } => return Err(too_much(set, sizes)),
+            Read::TooMuch { .. } => return Err(too_much(set, manner)),
             Read::Misfits(misfits) => {
                 let before = set.root().table.clone();
                 for (member, column) in misfits {
@@ -126,11 +132,11 @@ pub(super) async fn export(
     }
 }
 
-fn too_much(set: &ArchiveSet, sizes: Sizes) -> Error {
+fn too_much(set: &ArchiveSet, manner: Manner) -> Error {
     let step = "hold what hangs on a row of the root";
     Error::new(ErrorKind::Exhausted, code::ROWS_REFUSED, step)
         .with("root", &set.root().table.name)
-        .with("bytes at most", sizes.raw_bytes * SINGLE_TIMES_MAX)
+        .with("bytes at most", manner.raw_bytes * SINGLE_TIMES_MAX)
         .why("all rows that hang on one are deleted at once, and are in memory until then")
 }
 
@@ -153,19 +159,27 @@ async fn read(
     set: &ArchiveSet,
     batch: u32,
     range: &KeyRange,
-    sizes: Sizes,
+    manner: Manner,
 ) -> Result<Read> {
     let position = snapshot.position().await?;
     let mut fillers = Vec::new();
     for member in 0..set.members.len() {
         let mut filling = Filling::new(plan, set, batch, member)?;
         // What hangs on the root's slices ends with them.
-        filling.slice_rows = if member == 0 { sizes.slice_rows } else { u64::MAX };
+        filling.slice_rows = if member == 0 { manner.slice_rows } else { u64::MAX };
         let filling = Behind::new(cpu, filling);
         fillers.push(Filler { filling, raw_bytes: 0, room: u64::MAX });
     }
-    let slices = Vec::new();
-    let mut reading = Reading { plan, set, sizes, range: range.clone(), slices, fitting: 0 };
+    let mut reading = Reading {
+        cpu,
+        plan,
+        set,
+        manner,
+        range: range.clone(),
+        slices: Vec::new(),
+        versions: Versions::default(),
+        fitting: 0,
+    };
     let is_last = match reading.fill(snapshot, &mut fillers).await {
         Ok(is_last) => is_last,
         Err(_) if fillers.iter().any(|filler| filler.raw_bytes > filler.room) => {
@@ -173,7 +187,7 @@ async fn read(
         }
         Err(error) => return Err(error),
     };
-    let slices = reading.slices;
+    let (slices, versions) = (reading.slices, reading.versions);
     let Some(last) = fillers[0].filling.look(|root| root.last.clone()).await? else {
         return Ok(Read::Nothing);
     };
@@ -189,18 +203,20 @@ async fn read(
         return Ok(Read::Misfits(misfits));
     }
     let set = set.clone();
-    Ok(Read::Draft(Box::new(Draft { set, files, slices, position, last, is_last })))
+    Ok(Read::Draft(Box::new(Draft { set, files, slices, versions, position, last, is_last })))
 }
 
 /// A batch as it is read: pages of the root, and after each what hangs on it, so that no file
 /// grows past its size, whichever table it is of.
 struct Reading<'a> {
+    cpu: &'a CpuPool,
     plan: &'a Plan,
     set: &'a ArchiveSet,
-    sizes: Sizes,
+    manner: Manner,
     /// What is left to read.
     range: KeyRange,
     slices: Vec<Slice>,
+    versions: Versions,
     /// How many rows of the root were read, with all that hangs on them.
     fitting: u64,
 }
@@ -208,7 +224,7 @@ struct Reading<'a> {
 impl Reading<'_> {
     /// Reads until a file is full; whether there are no more rows.
     async fn fill(&mut self, snapshot: &mut dyn Exporting, fillers: &mut [Filler]) -> Result<bool> {
-        let mut left = self.sizes.rows_max;
+        let mut left = self.manner.rows_max;
         loop {
             let Some(wanted) = self.page(fillers, left).await? else { return Ok(false) };
             let got = snapshot.root(self.set, &self.range, wanted, &mut fillers[0]).await?;
@@ -238,10 +254,10 @@ impl Reading<'_> {
             raw += filler.raw_bytes;
             has_misfit |= of == 0 && count > 0;
         }
-        let room = self.sizes.file_bytes.saturating_sub(bytes);
+        let room = self.manner.file_bytes.saturating_sub(bytes);
         // However small a file is to be, it gets some rows. One with a misfit is not kept.
         let slices = SLICES_MAX.saturating_sub(self.slices.len() as u64);
-        let is_full = room == 0 || has_misfit || slices == 0 || raw >= self.sizes.raw_bytes;
+        let is_full = room == 0 || has_misfit || slices == 0 || raw >= self.manner.raw_bytes;
         if left == 0 || (rows > 0 && is_full) {
             return Ok(None);
         }
@@ -250,16 +266,16 @@ impl Reading<'_> {
         let row_bytes = bytes.checked_div(rows).or(planned).unwrap_or(1).max(1);
         let mut wanted = (room / row_bytes).clamp(PAGE_ROWS_MIN, PAGE_ROWS_MAX);
         if let Some(raw_row) = raw.checked_div(rows) {
-            let room = self.sizes.raw_bytes.saturating_sub(raw) / raw_row.max(1);
+            let room = self.manner.raw_bytes.saturating_sub(raw) / raw_row.max(1);
             wanted = wanted.min(room.max(1));
         } else if self.set.members.len() > 1 {
             // Nobody knows yet how much hangs on a row.
             wanted = PAGE_ROWS_FIRST;
         }
-        wanted = wanted.min(self.sizes.page_rows);
-        wanted = wanted.min(slices.max(1) * self.sizes.slice_rows.max(1));
+        wanted = wanted.min(self.manner.page_rows);
+        wanted = wanted.min(slices.max(1) * self.manner.slice_rows.max(1));
         // Slices end with pages: whole ones, where they fit.
-        let whole = wanted / self.sizes.slice_rows.max(1) * self.sizes.slice_rows;
+        let whole = wanted / self.manner.slice_rows.max(1) * self.manner.slice_rows;
         Ok(Some(if whole > 0 { whole } else { wanted }.min(left)))
     }
 
@@ -274,9 +290,9 @@ impl Reading<'_> {
         let range = KeyRange { after: self.range.after.take(), to };
         let mut members = vec![Tally::of(hash)];
         // Pages are as large as what was seen lets expect: somewhat more than that is no surprise.
-        let is_single = self.sizes.page_rows == 1 && self.fitting == 0;
+        let is_single = self.manner.page_rows == 1 && self.fitting == 0;
         let (times, of) = if is_single { (SINGLE_TIMES_MAX, 1) } else { (3, 2) };
-        let most = self.sizes.raw_bytes.saturating_mul(times) / of;
+        let most = self.manner.raw_bytes.saturating_mul(times) / of;
         let mut held: u64 = fillers.iter().map(|filler| filler.raw_bytes).sum();
         for (member, filler) in fillers.iter_mut().enumerate().skip(1) {
             let before = filler.raw_bytes;
@@ -286,11 +302,36 @@ impl Reading<'_> {
             let hash = filler.filling.look(|one| std::mem::take(&mut one.hash)).await?;
             members.push(Tally::of(&hash));
         }
+        if self.manner.tells_versions {
+            self.add_versions(snapshot, &range, &members).await?;
+        }
         let number = u32::try_from(self.slices.len()).map_err(|_| Error::bug("count slices"))?;
         let text = |key: &Option<Key>| key.as_ref().map(key_text);
         let (after, to) = (text(&range.after), text(&range.to));
         self.slices.push(Slice { number, after, to, members, noted: None });
         self.range.after = range.to;
+        Ok(())
+    }
+
+    async fn add_versions(
+        &mut self,
+        snapshot: &mut dyn Exporting,
+        range: &KeyRange,
+        rows: &[Tally],
+    ) -> Result<()> {
+        let mut versions = Vec::new();
+        for (member, rows) in rows.iter().enumerate() {
+            let mut hash = Hashing::new(self.cpu);
+            snapshot.versions(self.set, member, range, &mut hash).await?;
+            let found = hash.tally().await?;
+            if found.rows != rows.rows {
+                return Err(Error::bug("read versions of the rows that were read")
+                    .with("rows", rows.rows)
+                    .with("versions", found.rows));
+            }
+            versions.push(found);
+        }
+        self.versions.0.push(versions);
         Ok(())
     }
 }
@@ -597,10 +638,10 @@ mod tests {
         let cpu = CpuPool::inline();
         let mut set = set();
         let plan = plan(&set);
-        let sizes = Sizes { raw_bytes, ..Sizes::new(64 << 20, 8000, u64::MAX) };
+        let manner = Manner { raw_bytes, ..Manner::new(64 << 20, 8000, u64::MAX) };
         let (mut range, mut batches) = (KeyRange::default(), Vec::new());
         loop {
-            let draft = export(&mut rows, &cpu, &plan, &mut set, 1, &range, sizes).await?;
+            let draft = export(&mut rows, &cpu, &plan, &mut set, 1, &range, manner).await?;
             let Some(draft) = draft else { return Ok(batches) };
             let count =
                 |member: usize| draft.slices.iter().map(|one| one.members[member].rows).sum();

@@ -32,6 +32,8 @@ pub enum Cause {
     Sessions,
     /// Too many rows wait for vacuum.
     DeadRows,
+    /// Rows are deleted too fast.
+    DeadRowRate,
     /// Log is written too fast.
     LogRate,
     /// Too much of it has to be kept.
@@ -51,6 +53,7 @@ impl Cause {
             Self::UnknownLag => "replica-lag-unknown",
             Self::Sessions => "threads-running",
             Self::DeadRows => "dead-rows",
+            Self::DeadRowRate => "dead-row-rate",
             Self::LogRate => "wal-rate",
             Self::LogUsed => "log-used",
             Self::UnknownLogUsed => "log-used-unknown",
@@ -67,6 +70,7 @@ impl fmt::Display for Cause {
             Self::UnknownLag => "how far replicas are behind is not known",
             Self::Sessions => "too many sessions are working",
             Self::DeadRows => "there are too many dead rows to be vacuumed",
+            Self::DeadRowRate => "as many rows were deleted as may be in an hour, up to now",
             Self::LogRate => "log is written faster than it may be",
             Self::LogUsed => "the server has to keep too much log",
             Self::UnknownLogUsed => {
@@ -142,6 +146,7 @@ impl Said {
             active: self.sessions_max.or(policy.active),
             log_bytes_per_second: self.log_rate_max.or(policy.log_bytes_per_second),
             dead_rows: self.dead_rows_max.or(policy.dead_rows),
+            dead_rows_per_hour: policy.dead_rows_per_hour,
             log_used: self.log_used_max.or(policy.log_used),
             nice_percent: self.nice_percent.unwrap_or(policy.nice_percent),
             aborts: policy.aborts,
@@ -173,13 +178,17 @@ pub(super) struct Pace {
     log: Option<(Duration, u128)>,
     /// How long the last transaction took, unless it was rested for.
     took: Option<Duration>,
+    /// Until when the rows that it deleted are enough.
+    enough_until: Duration,
     /// Whether it rests: it goes on only once all is well, not just below a limit.
     is_resting: bool,
 }
 
 impl Pace {
     pub(super) fn new(policy: Throttle) -> Self {
-        Self { throttle: policy.clone(), policy, log: None, took: None, is_resting: false }
+        let throttle = policy.clone();
+        let enough_until = Duration::ZERO;
+        Self { policy, throttle, log: None, took: None, enough_until, is_resting: false }
     }
 
     /// Has it follow what somebody said.
@@ -187,9 +196,14 @@ impl Pace {
         self.throttle = said.of(&self.policy);
     }
 
-    /// A transaction took so long.
-    pub(super) fn learn(&mut self, took: Duration) {
+    /// A transaction took so long until now, and deleted so many rows.
+    pub(super) fn learn(&mut self, took: Duration, rows: u64, now: Duration) {
         self.took = Some(took);
+        if let Some(max) = self.throttle.dead_rows_per_hour {
+            let needs = Duration::from_secs_f64(rows as f64 / max.max(1) as f64 * 3600.0);
+            // What was not deleted while it rested for something else is not made up for.
+            self.enough_until = self.enough_until.max(now.saturating_sub(took)) + needs;
+        }
     }
 
     /// Whether the work may go on now.
@@ -226,7 +240,8 @@ impl Pace {
         };
         let rest = rest.or_else(over);
         self.is_resting = rest.is_some();
-        rest.or_else(|| self.log_rest(burden, elapsed)).map_or(Turn::Go, Turn::Rest)
+        let rest = rest.or_else(|| self.log_rest(burden, elapsed));
+        rest.or_else(|| self.rows_rest(elapsed)).map_or(Turn::Go, Turn::Rest)
     }
 
     /// What is not known, and has to be.
@@ -265,6 +280,14 @@ impl Pace {
             return Some((Cause::LogUsed, format!("{bytes} of {room} bytes of log are in use")));
         }
         None
+    }
+
+    /// Rests for as long as what was deleted needs at the rate that is allowed.
+    fn rows_rest(&self, elapsed: Duration) -> Option<Rest> {
+        let max = self.throttle.dead_rows_per_hour?;
+        let rest = self.enough_until.checked_sub(elapsed).filter(|rest| !rest.is_zero())?;
+        let why = format!("{max} rows may be deleted in an hour");
+        Some(Rest { cause: Cause::DeadRowRate, why, length: rest.min(REST_MAX) })
     }
 
     /// Rests for as long as what was written needs at the rate that is allowed.
@@ -315,6 +338,22 @@ mod tests {
             Turn::Rest(rest) => Some((rest.cause, rest.length)),
             Turn::Stop(why) => panic!("it stops: {why}"),
         }
+    }
+
+    #[test]
+    fn no_more_rows_are_deleted_in_an_hour_than_may_be() {
+        let throttle = Throttle { dead_rows_per_hour: Some(3_600), ..Throttle::default() };
+        let mut pace = Pace::new(throttle);
+        let cause =
+            |rest: Option<(Cause, Duration)>| rest.map(|(cause, rest)| (cause, rest.as_secs()));
+        assert_eq!(rest(&mut pace, CALM, 10), None);
+        pace.learn(Duration::ZERO, 30, Duration::from_secs(10));
+        // One in a second: it looks again before all of that is over.
+        assert_eq!(cause(rest(&mut pace, CALM, 10)), Some((Cause::DeadRowRate, 10)));
+        assert_eq!(cause(rest(&mut pace, CALM, 35)), Some((Cause::DeadRowRate, 5)));
+        assert_eq!(rest(&mut pace, CALM, 40), None);
+        pace.learn(Duration::ZERO, 2, Duration::from_secs(100));
+        assert_eq!(cause(rest(&mut pace, CALM, 100)), Some((Cause::DeadRowRate, 2)));
     }
 
     #[test]
@@ -391,11 +430,11 @@ mod tests {
         let throttle = Throttle { nice_percent: 50, ..Throttle::default() };
         let mut pace = Pace::new(throttle);
         assert_eq!(pace.nice(), None);
-        pace.learn(Duration::from_millis(200));
+        pace.learn(Duration::from_millis(200), 1, Duration::ZERO);
         assert_eq!(pace.nice(), Some(Rest::of(Cause::Nice, Duration::from_millis(100))));
         assert_eq!(pace.nice(), None);
         pace.follow(&Said { nice_percent: Some(0), ..Said::default() });
-        pace.learn(Duration::from_millis(200));
+        pace.learn(Duration::from_millis(200), 1, Duration::ZERO);
         assert_eq!(pace.nice(), None);
     }
 

@@ -8,7 +8,7 @@ use stillpoint_contract::{
     Result, Rows, Weight, code,
 };
 
-use crate::policy::{ArchiveRule, ArchivedChild};
+use crate::policy::{ArchiveRule, ArchivedChild, Verification};
 
 /// The most tables of one set.
 const MEMBERS_MAX: usize = 64;
@@ -62,7 +62,10 @@ impl Prepared {
 
 /// Decides what a policy means now. Changes nothing.
 pub async fn prepare(rows: &mut dyn Rows, rule: &ArchiveRule) -> Result<Prepared> {
-    let root = rows.table(&rule.root).await?;
+    let root = match &rule.key {
+        Some(index) => rows.table_by(&rule.root, index).await?,
+        None => rows.table(&rule.root).await?,
+    };
     let at = rows.now().await?;
     let safe = at - chrono::TimeDelta::seconds(MARGIN_SECONDS);
     let instant = rule.cutoff(safe);
@@ -96,6 +99,11 @@ pub async fn prepare(rows: &mut dyn Rows, rule: &ArchiveRule) -> Result<Prepared
     add_members(rows, rule, &mut set).await?;
     know_lookup(rule, &set)?;
     let mut findings = rows.examine(&set).await?;
+    findings.extend(unsorted(rule, &set));
+    if rule.verification == Verification::Tuple {
+        let why = rows.why_no_versions(&set).await?;
+        findings.extend(why.map(|why| no_versions(rule, &why)));
+    }
     let estimate = rows.estimate(&set).await?;
     let compared = match &cutoff {
         Some(cutoff) if estimate.rows > 0 => rows.compared(&set, &rule.selects, cutoff).await?,
@@ -103,6 +111,29 @@ pub async fn prepare(rows: &mut dyn Rows, rule: &ArchiveRule) -> Result<Prepared
     };
     findings.extend(compared.iter().filter_map(|compared| compared.misfit.clone()));
     Ok(Prepared { set, at, cutoff: instant, findings, estimate, compared })
+}
+
+/// Files have another order than somebody wants: a slice is a stretch of the key.
+fn unsorted(rule: &ArchiveRule, set: &ArchiveSet) -> Option<Finding> {
+    let table = &set.root().table;
+    let key = table.key.iter().filter_map(|at| table.columns.get(*at));
+    let key: Vec<&str> = key.map(|column| column.name.as_str()).collect();
+    let is_it = rule.sort.is_empty() || key.is_empty() || rule.sort == key;
+    (!is_it).then(|| Finding {
+        subject: "sort",
+        found: format!("rows are written in the order of the key ({})", key.join(", ")),
+        weight: Weight::Lacking,
+        statement: Some(format!("[archive.{}]  sort = {key:?}", rule.name)),
+    })
+}
+
+fn no_versions(rule: &ArchiveRule, why: &str) -> Finding {
+    Finding {
+        subject: "verify",
+        found: format!("\"tuple\" compares versions of rows, and {why}"),
+        weight: Weight::Lacking,
+        statement: Some(format!("[archive.{}]  verify = \"row\"", rule.name)),
+    }
 }
 
 /// What clocks of a zone showed before an instant, and not after it again: where they were put

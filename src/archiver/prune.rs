@@ -14,7 +14,7 @@ use super::{
     file::SliceHash,
     witness::{Step, Witness},
 };
-use crate::pipeline::cpu::CpuPool;
+use crate::{pipeline::cpu::CpuPool, policy::Verification};
 
 /// The most slices that are deleted at once.
 const SLICES_MAX: usize = 64;
@@ -49,12 +49,12 @@ pub(super) async fn prune(
     cpu: &CpuPool,
     batch: &Batch,
     set: &ArchiveSet,
-    slices: &[Slice],
+    (slices, versions): (&[Slice], &Versions),
     witness: &dyn Witness,
 ) -> Result<Pruned> {
     let mut transaction = rows.prune().await?;
     witness.see(&Step::Begun);
-    match delete(&mut *transaction, cpu, batch, set, slices, witness).await {
+    match delete(&mut *transaction, cpu, batch, set, (slices, versions), witness).await {
         Ok(None) => {
             witness.see(&Step::Committing);
             if let Err(error) = transaction.commit().await {
@@ -96,7 +96,7 @@ async fn delete(
     cpu: &CpuPool,
     batch: &Batch,
     set: &ArchiveSet,
-    slices: &[Slice],
+    (slices, versions): (&[Slice], &Versions),
     witness: &dyn Witness,
 ) -> Result<Option<Difference>> {
     let first = slices.first().map_or(0, |slice| slice.number);
@@ -116,11 +116,17 @@ async fn delete(
         if set.members.len() > 1 {
             transaction.hold(set, &range).await?;
         }
+        let of_versions = versions.of(slice);
         for member in (0..set.members.len()).rev() {
-            let mut hash = Hashing(Behind::new(cpu, SliceHash::default()));
-            let told = transaction.delete(set, member, &range, &mut hash).await?;
-            let found = Tally::of(&hash.0.rest().await?);
-            let wanted = &slice.members[member];
+            let mut hash = Hashing::new(cpu);
+            let (told, wanted) = if let Some(wanted) = of_versions {
+                let told = transaction.delete_versions(set, member, &range, &mut hash).await?;
+                (told, &wanted[member])
+            } else {
+                let told = transaction.delete(set, member, &range, &mut hash).await?;
+                (told, &slice.members[member])
+            };
+            let found = hash.tally().await?;
             if told != found.rows {
                 return Err(Error::new(ErrorKind::Bug, code::ROWS_DIFFER, "count deleted rows")
                     .with("told", told)
@@ -135,7 +141,8 @@ async fn delete(
                 }));
             }
         }
-        witness.see(&Step::Compared { slice: slice.number });
+        let by = of_versions.map_or(Verification::Row, |_| Verification::Tuple);
+        witness.see(&Step::Compared { slice: slice.number, by });
         transaction.note(&entry(set, batch, slice)).await?;
         witness.see(&Step::Noted { slice: slice.number });
     }
@@ -198,8 +205,35 @@ pub(super) fn batch_name(batch: &Batch) -> String {
     format!("{}-{:06}", batch.run, batch.number)
 }
 
+/// Of each slice of a batch, which versions of rows were read, of each table: those that the slice
+/// was made of. They are worth nothing once a session that reads or deletes was opened anew, since
+/// another server may have taken over: nobody writes them down.
+#[derive(Debug, Default)]
+pub(super) struct Versions(pub(super) Vec<Vec<Tally>>);
+
+impl Versions {
+    pub(super) fn are_known(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    fn of(&self, slice: &Slice) -> Option<&Vec<Tally>> {
+        self.0.get(slice.number as usize)
+    }
+}
+
 /// Who hashes what is handed over.
-pub(super) struct Hashing(pub(super) Behind<SliceHash>);
+pub(super) struct Hashing(Behind<SliceHash>);
+
+impl Hashing {
+    pub(super) fn new(cpu: &CpuPool) -> Self {
+        Self(Behind::new(cpu, SliceHash::default()))
+    }
+
+    /// What it was.
+    pub(super) async fn tally(mut self) -> Result<Tally> {
+        Ok(Tally::of(&self.0.rest().await?))
+    }
+}
 
 #[async_trait]
 impl RowSink for Hashing {

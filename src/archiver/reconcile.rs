@@ -16,7 +16,7 @@ use super::{
     document::{Batch, Plan, Slice},
     identity,
     place::Place,
-    prune::{Pruned, entry, ledgered, prune},
+    prune::{Pruned, Versions, entry, ledgered, prune},
     shelf::Shelf,
     shelve::read_back,
     witness::Witness,
@@ -221,8 +221,8 @@ pub async fn reconcile(
             read_back(place, &world.cpu, plan, batch).await?;
             let set = batch.set_of(plan);
             for slice in slices {
-                let one = std::slice::from_ref(&slice);
-                match prune(&mut *rows, &world.cpu, batch, &set, one, witness).await? {
+                let by_row = (std::slice::from_ref(&slice), &Versions::default());
+                match prune(&mut *rows, &world.cpu, batch, &set, by_row, witness).await? {
                     Pruned::Gone => {
                         overlap.pruned_rows += slice.rows();
                         overlap.archived.0 += 1;

@@ -11,9 +11,7 @@ use stillpoint_contract::{
 };
 
 use super::{
-    behind::Behind,
     document::{Batch, End, Plan, Slice, Tally, Void},
-    file::SliceHash,
     pace::Turn,
     place::Sheet,
     prune::{Difference, Hashing, entry, ledgered},
@@ -24,6 +22,7 @@ use super::{
     witness::Step,
     work::{Work, set_after},
 };
+use crate::policy::Verification;
 
 /// How often a partition is read again into which somebody wrote after it was taken out.
 const PASSES_MAX: u32 = 3;
@@ -290,7 +289,9 @@ impl Work<'_, '_> {
                     }
                     found_one = found_one.or_else(|| differs(slice.number, how, false, false));
                 }
-                self.archiving.witness.see(&Step::Compared { slice: slice.number });
+                self.archiving
+                    .witness
+                    .see(&Step::Compared { slice: slice.number, by: Verification::Row });
                 range.after = range.to.take();
             }
         }
@@ -306,9 +307,9 @@ impl Work<'_, '_> {
         range: &KeyRange,
     ) -> Result<Tally> {
         let cpu = &self.archiving.world.cpu;
-        let mut hash = Hashing(Behind::new(cpu, SliceHash::default()));
+        let mut hash = Hashing::new(cpu);
         let told = transaction.look(set, range, &mut hash).await?;
-        let found = Tally::of(&hash.0.rest().await?);
+        let found = hash.tally().await?;
         if told == found.rows {
             return Ok(found);
         }

@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use crate::policy::Verification;
+
 /// A step of a run that was taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -44,6 +46,8 @@ pub enum Step {
     Compared {
         /// The slice.
         slice: u32,
+        /// What was compared.
+        by: Verification,
     },
     /// A slice's ledger entry is in that transaction.
     Noted {

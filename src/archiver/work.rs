@@ -9,18 +9,19 @@ use stillpoint_contract::{ArchiveSet, ErrorKind, Key, KeyRange, LedgerEntry, Res
 use super::{
     control::{Control, LOOK_EVERY, control},
     document::{Batch, End, Plan, Sealed, Slice, Void},
-    export::{Sizes, export},
+    export::{Manner, export},
     garbage::settle,
     mend::Mended,
     pace::{Cause, Pace, Rest, Turn},
     place::Sheet,
-    prune::{Difference, Pruned, Stride, ledgered, prune},
+    prune::{Difference, Pruned, Stride, Versions, ledgered, prune},
     rewrite::{Keeps, rewrite, void},
     run::{Archiving, Quit, RunReport},
     shelf::{Shelved, ShelvedBatch},
     shelve::{read_back, shelve},
     witness::Step,
 };
+use crate::policy::Verification;
 
 /// How often rows are read again that were changed between being read and being deleted.
 const PASSES_MAX: u32 = 3;
@@ -248,6 +249,7 @@ impl<'a, 'b> Work<'a, 'b> {
         let slices = batch.slices.iter().zip(gone).filter(|(_, gone)| !gone);
         let slices = slices.map(|(slice, _)| slice.clone()).collect();
         let left = self.archiving.limits.rows_max.map(|max| max.saturating_sub(self.read_rows));
+        let slices = (slices, Versions::default());
         let mut outcome = self.prune_batch(pruner, plan, batch, slices, left).await?;
         if let (Some(batch), None) = (mended, &outcome.became) {
             let one = ShelvedBatch { batch, sealed: None, void: None, expired: None };
@@ -268,7 +270,7 @@ impl<'a, 'b> Work<'a, 'b> {
         let mut range = resume_after(run);
         let mut number = run.next_batch();
         let mut outcome = Outcome::default();
-        let mut ready: Option<Batch> = None;
+        let mut ready: Option<(Batch, Versions)> = None;
         let mut is_last = false;
         let mut read_rows = self.again_rows;
         loop {
@@ -280,20 +282,22 @@ impl<'a, 'b> Work<'a, 'b> {
             let is_narrow = self.slice_rows < archiving.rule.slice_rows;
             let told = self.told.said.slice_rows.filter(|_| !is_narrow);
             let slice_rows = told.unwrap_or(self.slice_rows);
-            let sizes = Sizes::new(archiving.rule.file_bytes, slice_rows, left);
             let keeps_rows = self.keeps_rows;
-            let reads = quit.is_none() && !is_last && sizes.rows_max > 0;
+            let mut manner = Manner::new(archiving.rule.file_bytes, slice_rows, left);
+            manner.tells_versions =
+                !keeps_rows && archiving.rule.verification == Verification::Tuple;
+            let reads = quit.is_none() && !is_last && left > 0;
             let reading = async {
                 if reads {
-                    read_batch(archiving, reader, &plan, &mut set, number, &range, sizes).await
+                    read_batch(archiving, reader, &plan, &mut set, number, &range, manner).await
                 } else {
                     Ok(None)
                 }
             };
             let pruning = async {
                 match ready.take().filter(|_| !keeps_rows) {
-                    Some(batch) => {
-                        let slices = batch.slices.clone();
+                    Some((batch, versions)) => {
+                        let slices = (batch.slices.clone(), versions);
                         // Its rows were counted when they were read.
                         self.prune_batch(pruner, &plan, &batch, slices, None).await
                     }
@@ -321,14 +325,14 @@ impl<'a, 'b> Work<'a, 'b> {
                 is_last |= reads;
             }
             let has_batch = read.is_some();
-            ready = read.map(|read| read.batch);
+            ready = read.map(|read| (read.batch, read.versions));
             match pruned.quit {
                 Some(Quit::Gate(why)) => outcome.quit = Some(Quit::Gate(why)),
                 Some(quit) => return Ok(Outcome { quit: Some(quit), ..outcome }),
                 None => {}
             }
             if outcome.is_other_schema {
-                if let Some(batch) = ready.take() {
+                if let Some((batch, _)) = ready.take() {
                     let now = archiving.world.clock.now();
                     void(archiving.place, &batch, "the tables are others now", now).await?;
                     run.batches.remove(&batch.number);
@@ -336,7 +340,7 @@ impl<'a, 'b> Work<'a, 'b> {
                 return Ok(outcome);
             }
             if !has_batch {
-                let max = Some(Quit::RowsMax).filter(|_| sizes.rows_max == 0 && !is_last);
+                let max = Some(Quit::RowsMax).filter(|_| left == 0 && !is_last);
                 outcome.quit = quit.or(outcome.quit).or(max);
                 return Ok(outcome);
             }
@@ -349,7 +353,7 @@ impl<'a, 'b> Work<'a, 'b> {
         pruner: &mut dyn Rows,
         plan: &Plan,
         batch: &Batch,
-        mut slices: Vec<Slice>,
+        (mut slices, mut versions): (Vec<Slice>, Versions),
         mut rows_left: Option<u64>,
     ) -> Result<Outcome> {
         let Archiving { world, witness, gates, .. } = self.archiving;
@@ -380,8 +384,8 @@ impl<'a, 'b> Work<'a, 'b> {
                 return Ok(Outcome { quit: Some(Quit::RowsMax), ..Outcome::default() });
             }
             let begun = world.clock.elapsed();
-            let pruned =
-                prune(pruner, &world.cpu, batch, &set, &slices[some.clone()], *witness).await;
+            let some_of = (&slices[some.clone()], &versions);
+            let pruned = prune(pruner, &world.cpu, batch, &set, some_of, *witness).await;
             let difference = match pruned {
                 Ok(Pruned::Gone) => {
                     let gone: Vec<Slice> = slices.drain(some).collect();
@@ -390,10 +394,19 @@ impl<'a, 'b> Work<'a, 'b> {
                         *left = left.saturating_sub(rows);
                         self.read_rows += rows;
                     }
-                    self.report.pruned_rows += gone.iter().map(Slice::rows).sum::<u64>();
-                    let took = world.clock.elapsed().saturating_sub(begun);
+                    let rows = gone.iter().map(Slice::rows).sum::<u64>();
+                    self.report.pruned_rows += rows;
+                    let now = world.clock.elapsed();
+                    let took = now.saturating_sub(begun);
                     self.stride.learn(took);
-                    self.pace.learn(took);
+                    self.pace.learn(took, rows, now);
+                    continue;
+                }
+                // Other versions may be the same rows.
+                Ok(Pruned::Differs(difference))
+                    if versions.are_known() && !difference.is_schema =>
+                {
+                    versions = Versions::default();
                     continue;
                 }
                 Ok(Pruned::Differs(difference)) => difference,
@@ -554,6 +567,7 @@ pub(super) fn set_after(run: &Shelved) -> ArchiveSet {
 /// A batch that was just written.
 struct JustRead {
     batch: Batch,
+    versions: Versions,
     last: Key,
     is_last: bool,
     root_rows: u64,
@@ -566,18 +580,19 @@ async fn read_batch(
     set: &mut ArchiveSet,
     number: u32,
     range: &KeyRange,
-    sizes: Sizes,
+    manner: Manner,
 ) -> Result<Option<JustRead>> {
     let Archiving { world, place, witness, .. } = archiving;
-    let draft = export(reader, &world.cpu, plan, set, number, range, sizes).await?;
-    let Some(draft) = draft else { return Ok(None) };
+    let draft = export(reader, &world.cpu, plan, set, number, range, manner).await?;
+    let Some(mut draft) = draft else { return Ok(None) };
     witness.see(&Step::Read { rows: draft.slices.iter().map(Slice::rows).sum() });
     let (last, is_last) = (draft.last.clone(), draft.is_last);
+    let versions = std::mem::take(&mut draft.versions);
     let batch = shelve(place, &world.cpu, plan, draft, number, world.clock.now()).await?;
     let bytes = file_bytes(&batch);
     witness.see(&Step::Shelved { batch: number, rows: batch.rows(), bytes });
     let root_rows = batch.slices.iter().map(|slice| slice.members[0].rows).sum();
-    Ok(Some(JustRead { batch, last, is_last, root_rows }))
+    Ok(Some(JustRead { batch, versions, last, is_last, root_rows }))
 }
 
 fn file_bytes(batch: &Batch) -> u64 {

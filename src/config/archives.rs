@@ -7,8 +7,8 @@ use stillpoint_contract::{CutoffForm, code};
 use super::{
     build::named,
     form::{
-        ANY, BASIS, CRON, CUTOFF, ENCRYPTION, LENGTH, LOG_SHARE, NAME, PERIOD, RATE, SIZE, WINDOW,
-        ZONE, cutoff, event_of, length, log_share, period, rate, size,
+        ANY, BASIS, CRON, CUTOFF, ENCRYPTION, LENGTH, LOG_SHARE, MOMENT, NAME, PERIOD, RATE, SIZE,
+        WINDOW, ZONE, cutoff, event_of, length, log_share, moment, period, rate, size,
     },
     model::{Config, Database},
     problem::Problem,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::policy::{
     ArchiveEncryption, ArchiveRule, ArchivedChild, DestinationRule, EventRule, FileFormat, Gates,
-    Period, Throttle,
+    Period, Throttle, Verification,
 };
 
 /// How large files and slices are, and how long a transaction takes, where nothing is said.
@@ -66,8 +66,9 @@ const DESTINATION: &[Key] = &[
 const GATE: &[Key] = &[
     Key::new(
         "second_copy",
-        Shape::Text(&NAME),
-        "the repository that gets a second copy of each file, which is read back",
+        Shape::Either(&[Shape::Flag, Shape::Text(&NAME)]),
+        "the repository that gets a second copy of each file, which is read back; true: the one \
+         that the policy of the database copies to",
     )
     .alike(&["copy", "copied"]),
     Key::new("verified_backup", Shape::Flag, "whether a verified backup must have the rows"),
@@ -96,6 +97,12 @@ const THROTTLE: &[Key] = &[
         "while its tables have more dead rows, nothing is deleted",
     )
     .alike(&["max_dead_tuples"]),
+    Key::new(
+        "dead_tuples_per_hour",
+        Shape::Whole { least: 1, most: i64::MAX },
+        "how many rows are deleted in an hour at most",
+    )
+    .alike(&["dead_rows_per_hour", "max_rows_per_hour"]),
     Key::new(
         "max_log_used",
         Shape::Text(&LOG_SHARE),
@@ -139,6 +146,13 @@ pub(super) const ARCHIVE: &[Key] = &[
     )
     .alike(&["repository", "repo", "dest"]),
     Key::new("root", Shape::Text(&ANY), "the table, with its schema").must().alike(&["table"]),
+    Key::new(
+        "key",
+        Shape::Text(&NAME),
+        "the unique index by which its rows are told apart and put in order, with PostgreSQL \
+         [default: \"primary\"]",
+    )
+    .alike(&["index", "primary_key"]),
     Key::new(
         "where",
         Shape::Text(&ANY),
@@ -197,10 +211,16 @@ pub(super) const ARCHIVE: &[Key] = &[
     .alike(&["batch", "limit"]),
     Key::new(
         "txn_target",
-        Shape::Whole { least: 1, most: 60_000 },
-        "how many milliseconds a transaction should take that deletes [default: 250]",
+        Shape::Either(&[Shape::Whole { least: 1, most: 60_000 }, Shape::Text(&MOMENT)]),
+        "how long a transaction should take that deletes; a number is one of milliseconds \
+         [default: 250ms]",
     ),
-    Key::new("verify", Shape::Word(&["row"]), "what is compared before rows are deleted"),
+    Key::new(
+        "verify",
+        Shape::Word(&["row", "tuple"]),
+        "what is compared before rows are deleted: each row, or on PostgreSQL which version of it \
+         that is, and the row where versions differ [default: \"row\"]",
+    ),
     Key::new("delete_gate", Shape::Table(GATE), "what must be so before rows are deleted")
         .alike(&["gate", "prune"]),
     Key::new(
@@ -224,6 +244,17 @@ pub(super) const ARCHIVE: &[Key] = &[
     Key::new("window", Shape::List(&Shape::Text(&WINDOW)), "when it may run [default: always]"),
     Key::new("max_runtime", Shape::Text(&LENGTH), "how long it runs at most")
         .alike(&["run_time", "runtime"]),
+    Key::new(
+        "reclaim",
+        Shape::Word(&["none", "report", "vacuum"]),
+        "what a run does that deleted rows: \"report\" tells what became of their space; \
+         \"vacuum\" lets it be used again before [default: \"none\"]",
+    ),
+    Key::new(
+        "sort",
+        Shape::List(&Shape::Text(&NAME)),
+        "the order of rows in files, which is that of the key [default: the columns of the key]",
+    ),
     Key::new(
         "keep",
         Shape::Text(&PERIOD),
@@ -250,11 +281,13 @@ fn rule(name: &str, node: &Node, config: &Config) -> Option<ArchiveRule> {
     let form = text("cutoff_form");
     let list = |key: &str| node.get(key).map_or(&[][..], Node::list);
     let texts = |key: &str| list(key).iter().filter_map(Node::text).map(str::to_owned).collect();
+    let of_policy = &copied_to(&database, config);
     Some(ArchiveRule {
         name: name.to_owned(),
         to: text("to").or_else(of_database).unwrap_or_default(),
         database,
         root: text("root")?,
+        key: text("key").filter(|key| key != "primary"),
         selects: text("where")?,
         age: text("cutoff").and_then(|text| cutoff(&text).ok()),
         zone: text("cutoff_timezone").and_then(|text| text.parse().ok()),
@@ -277,14 +310,24 @@ fn rule(name: &str, node: &Node, config: &Config) -> Option<ArchiveRule> {
         lookup: texts("lookup"),
         file_bytes: text("file_target").and_then(|text| size(&text).ok()).unwrap_or(FILE_BYTES),
         slice_rows: number("slice_rows").unwrap_or(SLICE_ROWS),
-        transaction: number("txn_target").map_or(TRANSACTION, Duration::from_millis),
-        gates: node.get("delete_gate").map(gates).unwrap_or_default(),
+        transaction: transaction(node.get("txn_target")),
+        verification: match text("verify").as_deref() {
+            Some("tuple") => Verification::Tuple,
+            _ => Verification::Row,
+        },
+        gates: node.get("delete_gate").map(|gate| gates(gate, of_policy)).unwrap_or_default(),
         detaches: text("partition_path").as_deref() != Some("never"),
         grace: text("grace").and_then(|text| length(&text).ok()).unwrap_or(GRACE),
         throttle: node.get("throttle").map(throttle).unwrap_or_default(),
         schedule: text("schedule"),
         windows: super::build::windows(node.get("window")),
         runtime_max: text("max_runtime").and_then(|text| length(&text).ok()),
+        reclaim: match text("reclaim").as_deref() {
+            None | Some("none") => None,
+            Some("report") => Some("none".to_owned()),
+            Some(method) => Some(method.to_owned()),
+        },
+        sort: texts("sort"),
         keep: keep(node),
         retention: node.get("retention").and_then(retention),
     })
@@ -332,12 +375,29 @@ fn child(node: &Node) -> Option<ArchivedChild> {
     Some(ArchivedChild { table, columns })
 }
 
-fn gates(node: &Node) -> Gates {
-    let is_true =
-        |key: &str| node.get(key).is_some_and(|one| matches!(one.value, Value::Flag(true)));
+fn transaction(node: Option<&Node>) -> Duration {
+    let in_text = || moment(node?.text()?).ok();
+    whole(node).map(Duration::from_millis).or_else(in_text).unwrap_or(TRANSACTION)
+}
+
+/// The repositories that the policy of a database copies to.
+fn copied_to(database: &str, config: &Config) -> Vec<String> {
+    let policy = config.databases.get(database).and_then(|one| config.policies.get(&one.policy));
+    policy.iter().flat_map(|policy| &policy.copies).map(|copy| copy.to.clone()).collect()
+}
+
+fn is_true(node: Option<&Node>) -> bool {
+    node.is_some_and(|one| matches!(one.value, Value::Flag(true)))
+}
+
+/// `copies` are the repositories that there are for a second copy that is not named: of several,
+/// somebody has to say which.
+fn gates(node: &Node, copies: &[String]) -> Gates {
+    let second = node.get("second_copy");
+    let usual = copies.first().filter(|_| is_true(second)).cloned();
     Gates {
-        second_copy: node.get("second_copy").and_then(Node::text).map(str::to_owned),
-        verified_backup: is_true("verified_backup"),
+        second_copy: second.and_then(Node::text).map(str::to_owned).or(usual),
+        verified_backup: is_true(node.get("verified_backup")),
         age: node.get("min_age").and_then(|age| length(age.text()?).ok()),
     }
 }
@@ -351,6 +411,7 @@ fn throttle(node: &Node) -> Throttle {
         active: active.and_then(|active| u32::try_from(active).ok()),
         log_bytes_per_second: node.get("max_wal_rate").and_then(|max| rate(max.text()?).ok()),
         dead_rows: whole(node.get("max_dead_rows")),
+        dead_rows_per_hour: whole(node.get("dead_tuples_per_hour")),
         log_used: node.get("max_log_used").and_then(|max| log_share(max.text()?).ok()),
         nice_percent: whole(node.get("nice_percent"))
             .and_then(|percent| u32::try_from(percent).ok())
@@ -390,13 +451,27 @@ pub(super) fn judge(main: &Node, config: &Config, problems: &mut Vec<Problem>) {
 
 /// A second copy that is none, since it is where the first one is.
 fn judge_copy(name: &str, copy: &Node, config: &Config) -> Option<Problem> {
-    let second = copy.text()?;
     let rule = config.archives.get(name)?;
+    if is_true(Some(copy)) {
+        return judge_usual_copy(name, copy, &copied_to(&rule.database, config));
+    }
+    let second = copy.text()?;
     let url = |name: &str| config.repositories.get(name).map(|one| one.url.clone());
     let is_same = rule.to == second || url(second).is_some_and(|of| url(&rule.to) == Some(of));
     let what = format!("the second copy of `{name}` would be where the first one is");
     let problem = Problem::error(code::CONFIG_VALUE, Spot::clone(&copy.spot), what);
     is_same.then(|| problem.help("name a repository in another place".to_owned()))
+}
+
+/// A second copy of which nobody knows where it is.
+fn judge_usual_copy(name: &str, copy: &Node, copies: &[String]) -> Option<Problem> {
+    let what = match copies {
+        [_] => return None,
+        [] => format!("the policy of the database of `{name}` copies to no second repository"),
+        several => format!("the second copy of `{name}` may be in {}", several.join(" or ")),
+    };
+    let problem = Problem::error(code::CONFIG_VALUE, Spot::clone(&copy.spot), what);
+    Some(problem.help("name one: second_copy = \"NAME\"".to_owned()))
 }
 
 /// Tables that are no copies, since they are where the rows come from, or that cannot have every

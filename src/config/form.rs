@@ -104,6 +104,13 @@ pub(super) const LOG_SHARE: Form = Form {
     check: |text| log_share(text).map(drop),
 };
 
+pub(super) const MOMENT: Form = Form {
+    what: "a short length of time",
+    example: "250ms",
+    pattern: "^[0-9]+(ms|s)$",
+    check: |text| moment(text).map(drop),
+};
+
 pub(super) const ZONE: Form = Form {
     what: "a time zone of the IANA database",
     example: "Europe/London",
@@ -115,7 +122,7 @@ pub(super) const WINDOW: Form = Form {
     what: "a stretch of the days of a week",
     example: "MON-FRI 08:00-18:00",
     pattern: "^([A-Za-z]{3}(-[A-Za-z]{3})?(,[A-Za-z]{3}(-[A-Za-z]{3})?)* )?\
-              [0-2][0-9]:[0-5][0-9]-[0-2][0-9]:[0-5][0-9]$",
+              [0-2][0-9]:[0-5][0-9]-[0-2][0-9]:[0-5][0-9]( [A-Za-z_+/0-9-]+)?$",
     check: |text| window(text).map(drop),
 };
 
@@ -174,6 +181,18 @@ pub(super) fn length(text: &str) -> Result<Duration, String> {
         seconds if seconds > MOST => Err("longer than a hundred years".to_owned()),
         seconds => Ok(Duration::from_secs(seconds)),
     }
+}
+
+/// A length such as `250ms`, up to a minute.
+pub(super) fn moment(text: &str) -> Result<Duration, String> {
+    let (number, unit, rest) = number_and_unit(text)?;
+    let length = match unit {
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        _ => return Err(format!("`{unit}` is no unit; ms and s are")),
+    };
+    let is_one = rest.is_empty() && !length.is_zero() && length <= Duration::from_mins(1);
+    if is_one { Ok(length) } else { Err("it is not from 1ms to 60s".to_owned()) }
 }
 
 /// A number, the letters behind it, and the rest.
@@ -275,13 +294,22 @@ const DAYS: [(&str, Weekday); 7] = [
 
 /// A window such as `MON-FRI 08:00-18:00`, or `20:00-06:00` of every day.
 pub(super) fn window(text: &str) -> Result<Window, String> {
-    let (days, times) = match text.trim().rsplit_once(' ') {
-        Some((days, times)) => (weekdays(days.trim())?, times),
-        None => (DAYS.map(|(_, day)| day).to_vec(), text.trim()),
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let at = words.iter().position(|word| word.contains(':'));
+    let at = at.ok_or("two times with `-` between are missing")?;
+    let days = match &words[..at] {
+        [] => DAYS.map(|(_, day)| day).to_vec(),
+        days => weekdays(&days.join(" "))?,
     };
+    let zone = match &words[at + 1..] {
+        [] => None,
+        [name] => Some(zone(name)?),
+        _ => return Err("there is more behind the times than a zone".to_owned()),
+    };
+    let times = words[at];
     let (from, to) = times.split_once('-').ok_or("two times with `-` between are missing")?;
     let (from, to) = (time(from)?, time(to)?);
-    Ok(Window { days, from, to })
+    Ok(Window { days, from, to, zone })
 }
 
 fn time(text: &str) -> Result<NaiveTime, String> {
@@ -329,6 +357,15 @@ mod tests {
     }
 
     #[test]
+    fn moments_are_no_longer_than_a_minute() {
+        assert_eq!(moment("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(moment("60s"), Ok(Duration::from_mins(1)));
+        for wrong in ["", "0ms", "250", "61s", "60001ms", "1m", "1s5ms", "-1s", "1.5s"] {
+            assert!(moment(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn periods_are_of_one_unit() {
         assert_eq!(period("7y"), Ok(Period { count: 7, unit: PeriodUnit::Years }));
         assert_eq!(period("18mo"), Ok(Period { count: 18, unit: PeriodUnit::Months }));
@@ -368,7 +405,20 @@ mod tests {
         let days = [Weekday::Fri, Weekday::Sat, Weekday::Sun, Weekday::Mon, Weekday::Wed];
         assert_eq!((&weekend.days[..], weekend.to), (&days[..], at(0, 0)));
         assert_eq!(window("20:00-06:00").unwrap().days.len(), 7);
-        for wrong in ["", "MON", "MON 8", "XYZ 08:00-09:00", "08:00", "25:00-26:00"] {
+        let there = window("sat,sun 22:00-05:00 Europe/Berlin").unwrap();
+        assert_eq!((there.days.len(), there.zone), (2, Some(Tz::Europe__Berlin)));
+        assert_eq!(window(" 22:00-05:00  UTC ").unwrap().zone, Some(Tz::UTC));
+        for wrong in [
+            "",
+            "MON",
+            "MON 8",
+            "XYZ 08:00-09:00",
+            "08:00",
+            "25:00-26:00",
+            "22:00-05:00 Europe/Nowhere",
+            "22:00-05:00 UTC UTC",
+            "UTC 22:00-05:00",
+        ] {
             assert!(window(wrong).is_err(), "{wrong}");
         }
     }

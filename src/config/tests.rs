@@ -8,7 +8,8 @@ use proptest::prelude::*;
 
 use super::{DiscoverKind, EXAMPLE, Encryption, Loaded, Secret, Source, schema};
 use crate::policy::{
-    Absence, CopyKind, DrillPoint, Keep, Lifecycle, Logs, Missed, Period, PeriodUnit,
+    Absence, CopyKind, DrillPoint, Keep, Lifecycle, LogShare, Logs, Missed, Period, PeriodUnit,
+    Verification,
 };
 
 /// A large one, of everything that there is.
@@ -143,6 +144,88 @@ fn six_lines_are_enough() {
     assert_eq!(policy.keep, Keep { weekly: 8, ..Keep::default() });
     assert_eq!(policy.zone, Tz::Europe__London);
     assert!(policy.incremental.is_some() && policy.drill.is_some());
+}
+
+/// Everything that there is for rows.
+const ARCHIVE: &str = r#"
+version  = 1
+timezone = "UTC"
+repository.primary.url = "/srv/primary"
+repository.dr.url = "/srv/dr"
+[[policy.default.copy]]
+name = "dr"
+to = "dr"
+[database.shop-primary]
+endpoint = "postgres://stillpoint@127.0.0.1/postgres"
+[archive.orders]
+database = "shop-primary"
+root   = "public.orders"
+where  = "created_at < :cutoff AND status IN ('closed','cancelled')"
+cutoff = "now - 24 months"
+key    = "primary"
+cutoff_timezone = "UTC"
+children = [{ table="public.items", fk="order_id" }, { table="public.events", fk="order_id" }]
+on_unlisted_child = "refuse"
+format = "parquet"
+sort   = ["id"]
+lookup = ["customer_id"]
+file_target = "256MiB"
+slice_rows = 8000
+txn_target = "250ms"
+verify = "tuple"
+partition_path = "auto"
+grace  = "7d"
+delete_gate = { second_copy = true, verified_backup = true, min_age = "24h" }
+window = ["22:00-05:00 Europe/Berlin"]
+max_runtime = "4h"
+retention = { basis="subject.closed_at", keep="7y", subject="customer_id" }
+encryption = "repo"
+reclaim = "report"
+[archive.orders.throttle]
+max_replica_lag = "2s"
+max_threads_running = 40
+max_log_used = "60%"
+max_wal_rate = "20MiB/s"
+dead_tuples_per_hour = 2_000_000
+critical = "abort"
+"#;
+
+#[test]
+fn an_archive_may_say_all_that_there_is() {
+    let loaded = of(ARCHIVE);
+    assert!(loaded.problems.is_empty(), "{}", told(&loaded));
+    let rule = &loaded.config.archives["orders"];
+    assert_eq!((&rule.key, &rule.sort[..]), (&None, &["id".to_owned()][..]));
+    assert_eq!(rule.transaction, Duration::from_millis(250));
+    assert_eq!(rule.verification, Verification::Tuple);
+    assert_eq!(rule.gates.second_copy.as_deref(), Some("dr"));
+    assert_eq!(rule.throttle.dead_rows_per_hour, Some(2_000_000));
+    assert_eq!(rule.throttle.log_used, Some(LogShare::Percent(60)));
+    assert_eq!(rule.windows[0].zone, Some(Tz::Europe__Berlin));
+    assert_eq!(rule.reclaim.as_deref(), Some("none"));
+    let other = ARCHIVE.replace("\"250ms\"", "250").replace("\"primary\"", "\"orders_number\"");
+    let loaded = of(&other);
+    let rule = &loaded.config.archives["orders"];
+    assert_eq!(rule.transaction, Duration::from_millis(250));
+    assert_eq!(rule.key.as_deref(), Some("orders_number"));
+
+    // What nobody can know is asked for.
+    let nowhere = ARCHIVE.replace("[[policy.default.copy]]\nname = \"dr\"\nto = \"dr\"", "");
+    let several = ARCHIVE.replace(
+        "[[policy.default.copy]]",
+        "repository.third.url = \"/srv/third\"\n[[policy.default.copy]]\nname = \"third\"\n\
+         to = \"third\"\n[[policy.default.copy]]",
+    );
+    for (text, why) in [
+        (nowhere, "copies to no second repository"),
+        (several, "may be in third or dr"),
+        (ARCHIVE.replace("\"tuple\"", "\"none\""), "`none` is not known here"),
+        (ARCHIVE.replace("250ms", "2m"), "ms and s are"),
+        (ARCHIVE.replace("Europe/Berlin", "Europe/Nowhere"), "Europe/Nowhere"),
+    ] {
+        let loaded = of(&text);
+        assert!(!loaded.is_sound() && told(&loaded).contains(why), "{why}: {}", told(&loaded));
+    }
 }
 
 #[test]

@@ -23,6 +23,9 @@ pub struct ArchiveRule {
     pub to: String,
     /// The table.
     pub root: String,
+    /// The unique index by which its rows are told apart and put in order; the primary key where
+    /// that is not said.
+    pub key: Option<String>,
     /// Which of its rows, in the engine's SQL; `:cutoff` stands for the cutoff.
     pub selects: String,
     /// How old they are at least, by the database's clock.
@@ -49,6 +52,8 @@ pub struct ArchiveRule {
     pub slice_rows: u64,
     /// How long a transaction should take that deletes.
     pub transaction: Duration,
+    /// What is compared before rows are deleted.
+    pub verification: Verification,
     /// What must be so before rows are deleted.
     pub gates: Gates,
     /// Whether partitions of which all rows are selected are taken out as a whole.
@@ -63,6 +68,11 @@ pub struct ArchiveRule {
     pub windows: Vec<Window>,
     /// How long a run works at most.
     pub runtime_max: Option<Duration>,
+    /// How a run lets the space of rows be used again that it deleted; `none` only tells what
+    /// became of it, and nothing is told where that is not said.
+    pub reclaim: Option<String>,
+    /// The order of rows in files, where somebody says it: that of the key.
+    pub sort: Vec<String>,
     /// How long files are kept from when they were written; for ever where that is not said.
     pub keep: Option<Period>,
     /// How long rows are kept from when something happened to whom they are about.
@@ -84,6 +94,17 @@ pub enum DestinationRule {
         /// The schema of the tables; that of those that rows come from where it is not said.
         schema: Option<String>,
     },
+}
+
+/// What is compared, of each row that a deletion returns, with the row that was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verification {
+    /// All of it.
+    #[default]
+    Row,
+    /// Which version of the row it is, where the engine tells that and nothing that deletes was
+    /// begun anew meanwhile; all of the row where versions differ.
+    Tuple,
 }
 
 /// How files are encrypted.
@@ -162,6 +183,8 @@ pub struct Throttle {
     pub log_bytes_per_second: Option<u64>,
     /// While its tables have more dead rows.
     pub dead_rows: Option<u64>,
+    /// So many of its rows are deleted in an hour at most.
+    pub dead_rows_per_hour: Option<u64>,
     /// While the server has to keep more log.
     pub log_used: Option<LogShare>,
     /// How long it rests after each transaction, in hundredths of what that took.
@@ -187,6 +210,7 @@ impl Default for Throttle {
             active: None,
             log_bytes_per_second: None,
             dead_rows: None,
+            dead_rows_per_hour: None,
             log_used: None,
             nice_percent: 0,
             aborts: false,

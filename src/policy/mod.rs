@@ -36,7 +36,7 @@ pub use alert::{
 pub use anomaly::{Anomaly, KEPT_BEFORE, Oddity, Sizes, TOLD, anomalies};
 pub use archive::{
     ArchiveEncryption, ArchiveRule, ArchivedChild, DestinationRule, FileFormat, Gates, LogShare,
-    Throttle,
+    Throttle, Verification,
 };
 pub use board::{AlertKey, Board, Message, Told};
 pub use calendar::{BadPattern, Calendar, Turns, UnevenDay, check, uneven_days};

@@ -250,6 +250,8 @@ pub struct Window {
     pub from: NaiveTime,
     /// When it ends; the end is no part of it.
     pub to: NaiveTime,
+    /// The zone of its clock, where it is another one than that of everything else.
+    pub zone: Option<Tz>,
 }
 
 /// Another place where backups are kept.

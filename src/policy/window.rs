@@ -20,6 +20,7 @@ impl Window {
     /// Both are read off a wall clock: one that begins in an hour that is shown twice begins the
     /// first time, and one that ends there ends the last time.
     fn on(&self, date: NaiveDate, zone: Tz) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
+        let zone = self.zone.unwrap_or(zone);
         if !self.days.contains(&date.weekday()) {
             return None;
         }
@@ -29,6 +30,11 @@ impl Window {
         // The clock skipped all of it, or the day itself.
         (start < end).then_some((start, end))
     }
+
+    /// The day that its clock shows.
+    fn today(&self, at: DateTime<Utc>, zone: Tz) -> NaiveDate {
+        at.with_timezone(&self.zone.unwrap_or(zone)).date_naive()
+    }
 }
 
 /// When the windows close that are open at an instant: `None` when none is.
@@ -37,9 +43,11 @@ impl Window {
 /// is the latest time that was looked at, and asking again then gives a later one.
 pub fn open_until(windows: &[Window], zone: Tz, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let end_at = |at: DateTime<Utc>| {
-        let today = at.with_timezone(&zone).date_naive();
-        let dates = [today.pred_opt(), Some(today)].into_iter().flatten();
-        let all = dates.flat_map(|date| windows.iter().filter_map(move |w| w.on(date, zone)));
+        let all = windows.iter().flat_map(|window| {
+            let today = window.today(at, zone);
+            let dates = [today.pred_opt(), Some(today)].into_iter().flatten();
+            dates.filter_map(move |date| window.on(date, zone))
+        });
         all.filter(|(start, end)| *start <= at && at < *end).map(|(_, end)| end).max()
     };
     std::iter::successors(end_at(at), |end| end_at(*end)).take(CHAINED_MAX).last()
@@ -52,9 +60,11 @@ pub fn is_open(windows: &[Window], zone: Tz, at: DateTime<Utc>) -> bool {
 
 /// When the next window begins after an instant.
 pub fn next_begin(windows: &[Window], zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    let today = after.with_timezone(&zone).date_naive();
-    let dates = (0..DAYS_AHEAD).filter_map(|day| today.checked_add_days(Days::new(day)));
-    let all = dates.flat_map(|date| windows.iter().filter_map(move |w| w.on(date, zone)));
+    let all = windows.iter().flat_map(|window| {
+        let today = window.today(after, zone);
+        let dates = (0..DAYS_AHEAD).filter_map(move |day| today.checked_add_days(Days::new(day)));
+        dates.filter_map(move |date| window.on(date, zone))
+    });
     all.map(|(start, _)| start).filter(|start| after < *start).min()
 }
 
@@ -78,7 +88,7 @@ pub(super) mod tests {
 
     pub(in crate::policy) fn window(days: &[Weekday], from: &str, to: &str) -> Window {
         let time = |text: &str| format!("{text}:00").parse().unwrap();
-        Window { days: days.to_vec(), from: time(from), to: time(to) }
+        Window { days: days.to_vec(), from: time(from), to: time(to), zone: None }
     }
 
     fn until(windows: &[Window], at: &str) -> Option<DateTime<Utc>> {

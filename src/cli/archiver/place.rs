@@ -49,6 +49,21 @@ impl Set {
         Ok(Self { config, rule })
     }
 
+    /// Finds it; of a database without a set of the same name, all that there are of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`of`](Self::of).
+    pub(super) async fn all_of(session: &Session, name: &str) -> Result<Vec<Self>> {
+        let config = serve::found(session).await?.config;
+        let is_of_it = |rule: &&ArchiveRule| rule.database == name;
+        let rules: Vec<ArchiveRule> = config.archives.values().filter(is_of_it).cloned().collect();
+        if config.archives.contains_key(name) || rules.is_empty() {
+            return Ok(vec![Self::of(session, name).await?]);
+        }
+        Ok(rules.into_iter().map(|rule| Self { config: config.clone(), rule }).collect())
+    }
+
     /// Where its files are.
     pub(super) async fn place(&self, session: &Session) -> Result<Place> {
         let first = self.opened(session, &self.rule.to).await?;

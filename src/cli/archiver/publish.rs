@@ -19,11 +19,35 @@ pub(crate) struct Options {
     /// The archive set.
     set: String,
     /// For whom.
-    #[arg(long = "for", value_name = "ENGINE", default_value = "duckdb")]
+    #[arg(long = "for", value_name = "ENGINE", default_value = "duckdb", group = "whom")]
     engine: Engine,
+    /// The same as --for duckdb.
+    #[arg(long, group = "whom")]
+    duckdb_views: bool,
+    /// The same as --for hive.
+    #[arg(long, group = "whom")]
+    hive: bool,
+    /// The same as --for iceberg.
+    #[cfg(feature = "parquet")]
+    #[arg(long, group = "whom", requires = "into")]
+    iceberg: bool,
     /// Where metadata of tables goes; what was published there before is replaced.
     #[arg(long, value_name = "DIR", required_if_eq("engine", "iceberg"))]
     into: Option<PathBuf>,
+}
+
+impl Options {
+    fn engine(&self) -> Engine {
+        #[cfg(feature = "parquet")]
+        if self.iceberg {
+            return Engine::Iceberg;
+        }
+        match (self.hive, self.duckdb_views) {
+            (true, _) => Engine::Hive,
+            (_, true) => Engine::Duckdb,
+            _ => self.engine,
+        }
+    }
 }
 
 /// Query engines.
@@ -44,7 +68,7 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let place = set.place(session).await?;
     let shelf = Shelf::load(&place).await?;
     refuse_encrypted(&place, &shelf)?;
-    let text = match (options.engine, options.into) {
+    let text = match (options.engine(), options.into) {
         (Engine::Duckdb, None) => duckdb_views(&place, &shelf),
         (Engine::Hive, None) => hive_tables(&place, &shelf),
         #[cfg(feature = "parquet")]

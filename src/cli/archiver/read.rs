@@ -19,7 +19,13 @@ pub(crate) struct GetOptions {
     /// The archive set.
     set: String,
     /// The value of the key; of a key of several columns, once for each of them, in order.
-    #[arg(long = "id", value_name = "VALUE", required = true, allow_hyphen_values = true)]
+    #[arg(
+        long = "id",
+        visible_alias = "key",
+        value_name = "VALUE",
+        required = true,
+        allow_hyphen_values = true
+    )]
     id: Vec<String>,
     /// The table [default: the root].
     #[arg(long, value_name = "TABLE")]

@@ -27,8 +27,9 @@ pub(crate) struct Options {
     method: String,
 }
 
+/// What became of the space of archived rows.
 #[derive(Debug, Serialize)]
-struct ReclaimAnswer {
+pub(super) struct ReclaimAnswer {
     set: String,
     method: String,
     /// Rows that are in files and nowhere else.
@@ -37,7 +38,7 @@ struct ReclaimAnswer {
     archived_bytes: u64,
     tables: Vec<TableRow>,
     /// What was done, in the engine's words.
-    done: Vec<String>,
+    pub(super) done: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -55,6 +56,13 @@ impl Answer for ReclaimAnswer {
     const SCHEMA: &'static str = "archive-reclaim/1";
 
     fn write(&self, page: &mut Page<'_>) {
+        self.tell(page);
+    }
+}
+
+impl ReclaimAnswer {
+    /// For people, also amid another answer.
+    pub(super) fn tell(&self, page: &mut Page<'_>) {
         let (rows, bytes) = (units::grouped(self.archived_rows), units::bytes(self.archived_bytes));
         page.line(format!(
             "Archive set {}: {rows} rows archived, about {bytes}",
@@ -81,6 +89,12 @@ impl Answer for ReclaimAnswer {
 /// Reports, and reclaims if told to.
 pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let set = Set::of(session, &options.set).await?;
+    session.answer(&reclaim(session, &set, &options.method).await?)?;
+    Ok(exit::OK)
+}
+
+/// The same, without telling it.
+pub(super) async fn reclaim(session: &Session, set: &Set, method: &str) -> Result<ReclaimAnswer> {
     let shelf = Shelf::load(&set.place(session).await?).await?;
     let (mut archived_rows, mut archived_bytes) = (0, 0);
     for (plan, batch) in shelf.sealed() {
@@ -106,8 +120,8 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     for name in holders {
         let table = rows.table(&name).await?;
         let before = rows.space(&table).await?;
-        if options.method != "none" {
-            let said = rows.reclaim(&table, &options.method).await?;
+        if method != "none" {
+            let said = rows.reclaim(&table, method).await?;
             // Of a whole file, it is said of each of its tables.
             if !done.contains(&said) {
                 done.push(said);
@@ -122,7 +136,6 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
             returned_bytes: before.total_bytes.saturating_sub(after.total_bytes),
         });
     }
-    let Options { set, method } = options;
-    session.answer(&ReclaimAnswer { set, method, archived_rows, archived_bytes, tables, done })?;
-    Ok(exit::OK)
+    let (set, method) = (set.rule.name.clone(), method.to_owned());
+    Ok(ReclaimAnswer { set, method, archived_rows, archived_bytes, tables, done })
 }

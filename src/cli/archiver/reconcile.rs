@@ -19,7 +19,7 @@ use crate::{
 /// What `archive reconcile` is told.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The archive set.
+    /// The archive set, or a database: all of its sets.
     set: String,
     /// Delete those rows again; only those that are what the files hold.
     #[arg(long)]
@@ -98,7 +98,14 @@ impl Answer for ReconcileAnswer {
 
 /// Compares, and prunes if told to.
 pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
-    let set = Set::of(session, &options.set).await?;
+    let mut status = exit::OK;
+    for set in Set::all_of(session, &options.set).await? {
+        status = status.max(reconcile(session, &set, &options).await?);
+    }
+    Ok(status)
+}
+
+async fn reconcile(session: &Session, set: &Set, options: &Options) -> Result<u8> {
     let place = set.home(session).await?;
     let driver = set.driver(session).await?;
     let world = &session.world;
@@ -106,7 +113,7 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let overlap = archiver::reconcile(&place, world, &*driver, may, &Nobody).await?;
     let unknown_rows: u64 = overlap.unknown.iter().map(|entry| entry.rows).sum();
     session.answer(&ReconcileAnswer {
-        set: options.set,
+        set: set.rule.name.clone(),
         archived_rows: overlap.archived.1,
         live_rows: overlap.live.iter().map(|slice| slice.rows).sum(),
         unnoted_rows: overlap.unnoted.iter().map(|slice| slice.rows).sum(),

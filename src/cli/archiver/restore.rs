@@ -1,8 +1,8 @@
 //! `stillpoint archive restore`: archived rows, put back into a table.
 
-use clap::{ArgGroup, Args};
+use clap::{ArgGroup, Args, ValueEnum, builder::ArgPredicate};
 use serde::Serialize;
-use stillpoint_contract::{Conflict, Error, ErrorKind, PutBackTally, Result, code};
+use stillpoint_contract::{Conflict, Error, ErrorKind, PutBackTally, Result, TablePattern, code};
 
 use super::place::Set;
 use crate::{
@@ -35,14 +35,31 @@ pub(crate) struct Options {
     /// Only rows of this run.
     #[arg(long, value_name = "RUN")]
     run: Option<String>,
-    /// Put them into a new table of this name, beside the table; rows of the root's children into
-    /// tables NAME_CHILD.
+    /// Where they are put.
+    #[arg(
+        long,
+        value_name = "PLACE",
+        default_value = "table",
+        default_value_if("staging", ArgPredicate::IsPresent, "staging")
+    )]
+    into: Into,
+    /// The name of that new table; rows of the root's children go into tables NAME_CHILD [default:
+    /// that of the table, and _restored].
     #[arg(long, value_name = "NAME")]
     staging: Option<String>,
     /// What happens where a row with the same key is there: fail, skip, overwrite, or
     /// newer:COLUMN, which overwrites where the archived row is newer by that column.
     #[arg(long, value_name = "HOW", default_value = "fail")]
     on_conflict: String,
+}
+
+/// Where rows are put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Into {
+    /// The table that they come from.
+    Table,
+    /// A new table beside it.
+    Staging,
 }
 
 #[derive(Debug, Serialize)]
@@ -106,6 +123,24 @@ fn conflict_of(text: &str) -> Result<Conflict> {
     }
 }
 
+/// The name of the new table, where there is to be one.
+fn staging(options: &Options, root: &str) -> Result<Option<String>> {
+    match (options.into, &options.staging) {
+        (Into::Table, None) => Ok(None),
+        (Into::Staging, Some(name)) => Ok(Some(name.clone())),
+        (Into::Staging, None) => {
+            let pattern = TablePattern::new(options.table.as_deref().unwrap_or(root))?;
+            Ok(pattern.names().last().map(|own| format!("{own}_restored")))
+        }
+        (Into::Table, Some(name)) => {
+            Err(Error::new(ErrorKind::Invalid, code::USAGE, "choose where rows are put")
+                .with("--staging", name)
+                .why("--into table puts them into the table that they come from")
+                .next("--into staging"))
+        }
+    }
+}
+
 /// Puts them back.
 pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let terms = Wanted::terms_of(options.condition.as_deref().unwrap_or_default())?;
@@ -118,7 +153,8 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let set = Set::of(session, &options.set).await?;
     let place = set.place_to_read(session).await?;
     let driver = set.driver(session).await?;
-    let Options { table, run, staging, .. } = options;
+    let staging = staging(&options, &set.rule.root)?;
+    let Options { table, run, .. } = options;
     let wanted = Wanted { table: table.clone(), terms, run, rows_max: None };
     let returning = Returning { wanted, conflict, staging: staging.clone() };
     let returned = put_back(&place, &session.world, &*driver, &returning).await?;

@@ -14,7 +14,12 @@ use clap::Args;
 use serde::Serialize;
 use stillpoint_contract::Result;
 
-use super::{place::Set, plan::Found, until};
+use super::{
+    place::Set,
+    plan::Found,
+    reclaim::{self, ReclaimAnswer},
+    until,
+};
 use crate::{
     archiver::{Archiving, Batch, Gate, Limits, Plan, Quit, RunReport, Step, Witness},
     cli::{
@@ -24,6 +29,7 @@ use crate::{
         session::Session,
         units,
     },
+    coordinator::told,
     pipeline::Meter,
     repository::Repository,
 };
@@ -65,6 +71,9 @@ struct RunAnswer {
     lacking_copies: Vec<String>,
     rested: Vec<Rest>,
     findings: Vec<Found>,
+    /// What became of the space of rows, where the policy wants to know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reclaimed: Option<ReclaimAnswer>,
     elapsed_ms: u64,
 }
 
@@ -126,6 +135,9 @@ impl Answer for RunAnswer {
         for finding in &self.findings {
             finding.write(page);
         }
+        if let Some(reclaimed) = &self.reclaimed {
+            reclaimed.tell(page);
+        }
     }
 }
 
@@ -151,8 +163,28 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let report = session.watch(&set.rule.name, &meter, Box::pin(archiving.run())).await?;
     let took = session.world.clock.elapsed().saturating_sub(begun);
     let status = status_of(&report);
-    session.answer(&answer_of(&set.rule.name, report, took))?;
+    let mut answer = answer_of(&set.rule.name, report, took);
+    answer.reclaimed = reclaimed(session, &set, answer.pruned_rows).await;
+    session.answer(&answer)?;
     Ok(status)
+}
+
+/// Does with the space of deleted rows as the policy says. Whatever becomes of that, they are
+/// archived.
+pub(super) async fn reclaimed(
+    session: &Session,
+    set: &Set,
+    pruned_rows: u64,
+) -> Option<ReclaimAnswer> {
+    let method = set.rule.reclaim.as_deref().filter(|_| pruned_rows > 0)?;
+    match reclaim::reclaim(session, set, method).await {
+        Ok(answer) => Some(answer),
+        Err(error) => {
+            let set = &set.rule.name;
+            tracing::warn!(event = "archive.not-reclaimed", set, why = told(&error));
+            None
+        }
+    }
 }
 
 fn status_of(report: &RunReport) -> u8 {
@@ -205,6 +237,7 @@ fn answer_of(set: &str, report: RunReport, took: Duration) -> RunAnswer {
             .filter(|finding| finding.weight != stillpoint_contract::Weight::Fine)
             .map(Found::of)
             .collect(),
+        reclaimed: None,
         elapsed_ms: took.as_millis() as u64,
     }
 }

@@ -8,7 +8,10 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 use tokio::sync::watch;
 
-use super::{place::Set, run::Watcher};
+use super::{
+    place::Set,
+    run::{Watcher, reclaimed},
+};
 use crate::{
     archiver::{Archiving, Limits, Quit, RunReport, Shelf},
     cli::{serve::Held, session::Session},
@@ -264,5 +267,11 @@ async fn carry_out(session: &Session, set: &Set, meter: &Arc<Meter>) -> Result<R
         limits: Limits::default(),
         witness: &witness,
     };
-    Box::pin(archiving.run()).await
+    let report = Box::pin(archiving.run()).await?;
+    if let Some(reclaimed) = reclaimed(session, set, report.pruned_rows).await {
+        for done in &reclaimed.done {
+            tracing::info!(event = "archive.reclaimed", set = set.rule.name, done);
+        }
+    }
+    Ok(report)
 }

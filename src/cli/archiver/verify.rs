@@ -25,12 +25,23 @@ use crate::{
 pub(crate) struct Options {
     /// The archive set.
     set: String,
-    /// Only about so many of a hundred batches, chosen by chance.
-    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    /// Only about so many of a hundred batches, such as 1%, chosen by chance.
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
     sample: Option<u8>,
+    /// All of them, which is the default.
+    #[arg(long, conflicts_with = "sample")]
+    full: bool,
     /// Compare also with the ledger in the database.
     #[arg(long)]
     against_ledger: bool,
+}
+
+fn percent(text: &str) -> std::result::Result<u8, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse();
+    number
+        .ok()
+        .filter(|percent| (1..=100).contains(percent))
+        .ok_or_else(|| format!("`{text}` is not from 1% to 100%"))
 }
 
 #[derive(Debug, Serialize)]
@@ -99,7 +110,7 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     } else {
         None
     };
-    let percent = options.sample.unwrap_or(100);
+    let percent = options.sample.filter(|_| !options.full).unwrap_or(100);
     let entropy = &session.world.entropy;
     // A sample is never empty.
     let mut is_first = true;

@@ -128,6 +128,8 @@ async fn survive<S: Shop>(shop: S, seed: u64) {
     let mut yard = Yard::new(shop, false);
     yard.rule.slice_rows = 1 + dice.below(12) as u64;
     yard.rule.file_bytes = [1, 64 << 20][dice.below(2)];
+    let verifications = yard.shop.verifications();
+    yard.rule.verification = verifications[dice.below(verifications.len())];
     yard.fill(0..40, 0).await;
     let mut belief = Belief::default();
     belief.orders.extend((0..40).map(|id| (id, format!("o{id}"))));

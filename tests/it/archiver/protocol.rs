@@ -14,7 +14,7 @@ use stillpoint::{
     archiver::{
         Aged, Nobody, Place, Quit, Reconciling, SecondCopy, Shelf, Step, Witness, reconcile, verify,
     },
-    policy::FileFormat,
+    policy::{FileFormat, Verification},
     repository::store::{Key, MemoryStore, Store},
 };
 use stillpoint_contract::{ErrorKind, code};
@@ -56,9 +56,14 @@ pub(super) const SHELVED: fn(&Step) -> bool = |step| matches!(step, Step::Shelve
 
 /// Archives twenty orders, while somebody does something between a file and the deletion of its
 /// rows.
-async fn meddled<S: Shop + 'static>(shop: S, statements: &[&str]) -> Yard<Arc<S>> {
+async fn meddled<S: Shop + 'static>(
+    shop: S,
+    verification: Verification,
+    statements: &[&str],
+) -> Yard<Arc<S>> {
     let shop = Arc::new(shop);
-    let yard = Yard::new(Arc::clone(&shop), false);
+    let mut yard = Yard::new(Arc::clone(&shop), false);
+    yard.rule.verification = verification;
     yard.fill(0..20, 0).await;
     let orders = shop.table("orders");
     let statements = statements.iter().map(|one| one.replace("orders", &orders)).collect();
@@ -77,22 +82,22 @@ fn tokens(numbers: impl IntoIterator<Item = i64>) -> Vec<String> {
 }
 
 /// The six races of invariant 7.
-async fn race<S: Shop + 'static>(make: impl AsyncFn() -> S) {
+async fn race<S: Shop + 'static>(by: Verification, make: impl AsyncFn() -> S) {
     // An update is archived as it is in the end: pt-archiver loses it.
-    let yard = meddled(make().await, &["UPDATE orders SET token = 'new' WHERE id = 7"]).await;
+    let yard = meddled(make().await, by, &["UPDATE orders SET token = 'new' WHERE id = 7"]).await;
     let mut wanted = tokens((0..20).filter(|one| *one != 7));
     wanted.insert(0, "new".to_owned());
     assert_eq!((yard.archived("orders").await, yard.live("orders").await.len()), (wanted, 0));
 
     // A row that is inserted into the range is archived, or stays: pt-archiver loses it.
     let insert = "INSERT INTO orders VALUES (-3, 'below', 'closed', NULL, 0)";
-    let yard = meddled(make().await, &[insert]).await;
+    let yard = meddled(make().await, by, &[insert]).await;
     let mut wanted = tokens(0..20);
     wanted.insert(0, "below".to_owned());
     assert_eq!((yard.archived("orders").await, yard.live("orders").await.len()), (wanted, 0));
 
     // One that somebody deleted is in no file.
-    let yard = meddled(make().await, &["DELETE FROM orders WHERE id = 7"]).await;
+    let yard = meddled(make().await, by, &["DELETE FROM orders WHERE id = 7"]).await;
     let wanted = tokens((0..20).filter(|one| *one != 7));
     assert_eq!((yard.archived("orders").await, yard.live("orders").await.len()), (wanted, 0));
 
@@ -101,19 +106,19 @@ async fn race<S: Shop + 'static>(make: impl AsyncFn() -> S) {
         "DELETE FROM orders WHERE id = 7",
         "INSERT INTO orders VALUES (7, 'again', 'closed', NULL, 7.5)",
     ];
-    let yard = meddled(make().await, &again).await;
+    let yard = meddled(make().await, by, &again).await;
     let mut wanted = tokens((0..20).filter(|one| *one != 7));
     wanted.insert(0, "again".to_owned());
     assert_eq!((yard.archived("orders").await, yard.live("orders").await.len()), (wanted, 0));
 
     // One that is not selected any more stays.
-    let yard = meddled(make().await, &["UPDATE orders SET state = 'open' WHERE id = 7"]).await;
+    let yard = meddled(make().await, by, &["UPDATE orders SET state = 'open' WHERE id = 7"]).await;
     let wanted = tokens((0..20).filter(|one| *one != 7));
     assert_eq!((yard.archived("orders").await, yard.live("orders").await), (wanted, tokens([7])));
 
     // One that gets another key.
     let moved = ["UPDATE orders SET id = 700 WHERE id = 7"];
-    let yard = meddled(make().await, &moved).await;
+    let yard = meddled(make().await, by, &moved).await;
     assert_eq!(
         (yard.archived("orders").await, yard.live("orders").await.len()),
         (tokens(0..20), 0)
@@ -122,7 +127,7 @@ async fn race<S: Shop + 'static>(make: impl AsyncFn() -> S) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i7_sqlite_races_lose_nothing() {
-    Box::pin(race(async || Sqlite::new().await)).await;
+    Box::pin(race(Verification::Row, async || Sqlite::new().await)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,7 +138,9 @@ async fn i7_postgresql_races_lose_nothing() {
         shop.reset().await;
         shop
     };
-    Box::pin(race(fresh)).await;
+    for by in shop.verifications() {
+        Box::pin(race(*by, fresh)).await;
+    }
 }
 
 /// A trigger that keeps rows from being deleted: nothing is lost, and somebody is told.
@@ -422,4 +429,119 @@ async fn a_run_stops_when_it_is_told_to() {
     let report = yard.run().await.unwrap();
     assert_eq!((report.quit, report.pruned_rows), (Quit::Finished, 70));
     assert_eq!(yard.archived("orders").await, tokens(0..100));
+}
+
+/// What was compared, of each slice.
+#[derive(Debug, Default)]
+struct Compared(Mutex<Vec<Verification>>);
+
+impl Compared {
+    fn take(&self) -> Vec<Verification> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+impl Witness for Compared {
+    fn see(&self, step: &Step) {
+        if let Step::Compared { by, .. } = step {
+            self.0.lock().unwrap().push(*by);
+        }
+    }
+}
+
+/// Says a step to several.
+#[derive(Debug)]
+struct Both<'a>(&'a dyn Witness, &'a dyn Witness);
+
+impl Witness for Both<'_> {
+    fn see(&self, step: &Step) {
+        self.0.see(step);
+        self.1.see(step);
+    }
+}
+
+/// `verify = "tuple"`: versions stand for rows as long as the run that read them goes on; rows are
+/// compared where versions are others, and where another run had read them.
+#[tokio::test(flavor = "multi_thread")]
+async fn i7_versions_stand_for_rows_that_nobody_wrote() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    let shop: &InPostgres = &*Box::leak(Box::new(shop));
+    let by_tuple = Verification::Tuple;
+    // Nothing happens; a row is written that stays as it is; all of them are put elsewhere.
+    for (happens, last) in [
+        ("SELECT", by_tuple),
+        ("UPDATE orders SET token = token WHERE id = 7", Verification::Row),
+        ("CLUSTER orders USING orders_pkey", Verification::Row),
+    ] {
+        shop.reset().await;
+        let mut yard = Yard::new(shop, true);
+        yard.rule.verification = by_tuple;
+        yard.fill(0..40, 2).await;
+        yard.shop.change(&["DELETE FROM items WHERE order_id = 0".to_owned()]).await;
+        yard.shop.change(&["DELETE FROM orders WHERE id = 0".to_owned()]).await;
+        let statements = Mutex::new(vec![happens.to_owned()]);
+        let meddler = Meddler { shop: Arc::new(shop), when: SHELVED, statements };
+        let compared = Compared::default();
+        let report = yard.run_seen(&Both(&meddler, &compared)).await.unwrap();
+        assert!(report.quit.is_done() && report.differences.is_empty(), "{happens}: {report:?}");
+        assert_eq!(compared.take().last(), Some(&last), "{happens}");
+        assert_eq!(yard.archived("orders").await, tokens(1..40), "{happens}");
+        assert_eq!(yard.live("orders").await.len() + yard.live("items").await.len(), 0);
+    }
+
+    // What another run read is compared row by row: this may be another server by now.
+    shop.reset().await;
+    let mut yard = Yard::new(shop, false);
+    yard.rule.verification = by_tuple;
+    yard.fill(0..40, 0).await;
+    yard.limits.keeps_source = true;
+    assert_eq!(yard.run().await.unwrap().quit, Quit::KeptSource);
+    yard.limits.keeps_source = false;
+    yard.fill(40..45, 0).await;
+    let compared = Compared::default();
+    assert!(yard.run_seen(&compared).await.unwrap().quit.is_done());
+    let compared = compared.take();
+    assert_eq!(compared[..4], [Verification::Row; 4], "{compared:?}");
+    assert_eq!(compared[4..], [by_tuple], "{compared:?}");
+    assert_eq!(yard.archived("orders").await, tokens(0..45));
+}
+
+/// Where no versions are told apart, that is said before anything is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_compared_by_versions_is_refused() {
+    let mut yard = Yard::new(Sqlite::new().await, false);
+    yard.rule.verification = Verification::Tuple;
+    yard.fill(0..5, 0).await;
+    let error = yard.run().await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_REFUSED));
+    assert_eq!(error.advice(), ["[archive.orders]  verify = \"row\""], "{error:?}");
+    assert_eq!(yard.live("orders").await.len(), 5);
+}
+
+/// `key`: rows are told apart, and put in order, by another unique index than the primary key.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_in_the_order_of_the_index_that_is_named() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    let nullable = "CREATE UNIQUE INDEX orders_amount ON orders (amount);
+        CREATE INDEX orders_state ON orders (state)";
+    shop.client().await.batch_execute(nullable).await.unwrap();
+    let mut yard = Yard::new(shop, false);
+    yard.rule.sort = vec!["token".to_owned()];
+    yard.fill(0..40, 0).await;
+    assert!(yard.run().await.unwrap_err().advice()[0].contains("sort = [\"id\"]"));
+    for wrong in ["nothing", "orders_amount", "orders_state"] {
+        yard.rule.key = Some(wrong.to_owned());
+        let error = yard.run().await.unwrap_err();
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Missing, code::BAD_NAME), "{wrong}");
+    }
+    yard.rule.key = Some("orders_token_key".to_owned());
+    assert!(yard.run().await.unwrap().quit.is_done());
+    assert_eq!(yard.archived("orders").await, tokens(0..40));
+    let shelf = Shelf::load(&yard.place).await.unwrap();
+    let (plan, batch) = shelf.sealed().next().unwrap();
+    let table = &plan.members[0].table;
+    let key: Vec<&str> = table.key.iter().map(|at| &*table.columns[*at].name).collect();
+    assert_eq!((key, batch.slices.len()), (vec!["token"], 4));
+    yard.put_back().await.unwrap();
+    assert_eq!(yard.live("orders").await, tokens(0..40));
 }

@@ -19,7 +19,9 @@ use stillpoint::{
         Archiving, FoundRows, Gate, Limits, Place, Returning, RunReport, Step, Wanted, Witness,
         file::json_line, find, ledger_of, put_back,
     },
-    policy::{ArchiveRule, ArchivedChild, DestinationRule, FileFormat, Gates, Throttle},
+    policy::{
+        ArchiveRule, ArchivedChild, DestinationRule, FileFormat, Gates, Throttle, Verification,
+    },
     registry,
     repository::store::{MemoryStore, Store},
     world::World,
@@ -49,6 +51,11 @@ pub(crate) const RESET: &str = "
 /// A database with the shop.
 #[async_trait]
 pub(crate) trait Shop: Send + Sync {
+    /// What can be compared before rows are deleted.
+    fn verifications(&self) -> &'static [Verification] {
+        &[Verification::Row]
+    }
+
     /// A driver of its own.
     async fn driver(&self) -> Box<dyn Driver>;
 
@@ -172,6 +179,10 @@ impl InPostgres {
 
 #[async_trait]
 impl Shop for InPostgres {
+    fn verifications(&self) -> &'static [Verification] {
+        &[Verification::Row, Verification::Tuple]
+    }
+
     async fn driver(&self) -> Box<dyn Driver> {
         let address = format!("//postgres@127.0.0.1:{}/postgres", self.server.port());
         driver("postgres", &address).await
@@ -247,6 +258,10 @@ macro_rules! lead {
     ($($to:ty),*) => {$(
         #[async_trait]
         impl<S: Shop> Shop for $to {
+            fn verifications(&self) -> &'static [Verification] {
+                (**self).verifications()
+            }
+
             async fn driver(&self) -> Box<dyn Driver> {
                 (**self).driver().await
             }
@@ -306,6 +321,7 @@ impl<S: Shop> Yard<S> {
             database: "shop".to_owned(),
             to: "primary".to_owned(),
             root: shop.table("orders"),
+            key: None,
             selects: "state = 'closed'".to_owned(),
             age: None,
             zone: None,
@@ -319,6 +335,7 @@ impl<S: Shop> Yard<S> {
             file_bytes: 64 << 20,
             slice_rows: 10,
             transaction: Duration::from_millis(250),
+            verification: Verification::Row,
             gates: Gates::default(),
             detaches: true,
             grace: Duration::ZERO,
@@ -326,6 +343,8 @@ impl<S: Shop> Yard<S> {
             schedule: None,
             windows: Vec::new(),
             runtime_max: None,
+            reclaim: None,
+            sort: Vec::new(),
             keep: None,
             retention: None,
         };

@@ -118,6 +118,52 @@ fn orders_are_planned_archived_found_and_put_back() {
 }
 
 #[test]
+fn space_is_accounted_for_and_words_have_others_beside_them() {
+    let ward = shop();
+    ward.configure(&format!("{HEAD}{ARCHIVE}reclaim = \"vacuum\"\nsort = [\"id\"]\n"));
+    let run = ward.json(&["archive", "run", "orders"]);
+    let reclaimed = &run["reclaimed"];
+    assert_eq!(reclaimed["archived_rows"].as_u64(), Some(2 * ORDERS), "{run:#}");
+    assert!(!reclaimed["done"].as_array().unwrap().is_empty(), "{run:#}");
+    assert!(reclaimed["tables"][0]["returned_bytes"].is_u64(), "{run:#}");
+    assert_eq!(scan(&ward, &["get", "orders", "--key", "8"]).len(), 1);
+
+    assert_eq!(ward.json(&["archive", "verify", "orders", "--full"])["rows"], 2 * ORDERS);
+    ward.ok(&["archive", "verify", "orders", "--sample", "1%"]);
+    let (status, told) = ward.run(&["archive", "verify", "orders", "--sample", "101%"]);
+    assert!(status == 2 && told.contains("from 1% to 100%"), "{told}");
+    let publish = |words: &[&str]| ward.ok(&[&["archive", "publish", "orders"], words].concat());
+    assert_eq!(publish(&["--duckdb-views"]), publish(&[]));
+    assert_eq!(publish(&["--hive"]), publish(&["--for", "hive"]));
+    let (status, told) = ward.run(&["archive", "publish", "orders", "--iceberg"]);
+    assert!(status == 2 && told.contains("--into"), "{told}");
+
+    // Of a database, each of its sets.
+    let compared = ward.json(&["archive", "reconcile", "shop"]);
+    assert_eq!((&compared["set"], &compared["live_rows"]), (&"orders".into(), &0.into()));
+    let (status, told) = ward.run(&["archive", "reconcile", "nothing"]);
+    assert!(status == 6 && told.contains("SP0901"), "{told}");
+
+    let restore = ["archive", "restore", "orders", "--all", "--into"];
+    let staged = ward.json(&[&restore[..], &["staging"]].concat());
+    assert_eq!(staged["staging"], "orders_restored", "{staged:#}");
+    assert_eq!(count(&ward, "orders_restored"), ORDERS);
+    let wrong = [&restore[..], &["table", "--staging", "beside"]].concat();
+    let (status, told) = ward.run(&wrong);
+    assert!(status == 2 && told.contains("--into staging"), "{told}");
+    ward.json(&[&restore[..], &["table"]].concat());
+    assert_eq!(count(&ward, "orders"), ORDERS + STAY);
+
+    // Rows have one order in files.
+    ward.configure(&format!("{HEAD}{ARCHIVE}sort = [\"customer\"]\n"));
+    let (status, told) = ward.run(&["archive", "run", "orders"]);
+    assert!(status == 5 && told.contains("sort = [\"id\"]"), "{told}");
+    ward.configure(&format!("{HEAD}{ARCHIVE}key = \"orders_other\"\n"));
+    let (status, told) = ward.run(&["archive", "run", "orders"]);
+    assert!(status != 0 && told.contains("key = \"primary\""), "{told}");
+}
+
+#[test]
 fn what_cannot_be_archived_is_refused_with_what_would_change_it() {
     let ward = shop();
     let shop = Connection::open(ward.path("shop.db")).unwrap();

@@ -200,6 +200,8 @@ sentences! {
         "Dropping an export at any await leaves no transaction."
     rows::deleted_rows_are_those_that_were_exported [Rows]
         "Deleted rows have the bytes that they were exported with, and are those that are gone."
+    rows::versions_that_are_told_apart_stand_for_rows [Rows]
+        "Versions of rows that are deleted are those that were read, and none after a change."
     rows::rows_hang_on_those_they_refer_to [Rows]
         "Rows of other tables go with those that they refer to, over any number of references."
     rows::a_dropped_deletion_never_was [Rows]

@@ -42,6 +42,21 @@ pub trait Rows: fmt::Debug + Send {
     /// view.
     async fn table(&mut self, name: &str) -> Result<Table>;
 
+    /// Looks at a table, and takes the columns of one of its unique indexes for its key.
+    ///
+    /// # Errors
+    ///
+    /// As [`table`](Self::table); [`Missing`](ErrorKind::Missing) when it has no index of that name
+    /// that holds all rows and no NULLs; [`Unsupported`](ErrorKind::Unsupported) where the engine
+    /// takes no other key than its own choice.
+    async fn table_by(&mut self, name: &str, index: &str) -> Result<Table> {
+        Err(Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, "choose the key of a table")
+            .with("table", name)
+            .with("index", index)
+            .why("this engine takes the primary key, or the first unique index without NULLs")
+            .next("key = \"primary\""))
+    }
+
     /// Looks at the partitions of a table; `None` when it is not partitioned.
     ///
     /// # Errors
@@ -137,6 +152,13 @@ pub trait Rows: fmt::Debug + Send {
     /// there is no ledger.
     async fn ledger(&mut self, set: &str) -> Result<Vec<LedgerEntry>>;
 
+    /// Why versions of a set's rows cannot stand for the rows themselves, where what was read is
+    /// compared with what is deleted; `None` where they can: a version never changes, and as long
+    /// as the sessions that read and delete live, no other one can be taken for it.
+    async fn why_no_versions(&mut self, _set: &ArchiveSet) -> Result<Option<String>> {
+        Ok(Some("this engine does not tell versions of rows apart".to_owned()))
+    }
+
     /// Opens a read of one state of the database.
     async fn snapshot(&mut self) -> Result<Box<dyn Exporting + '_>>;
 
@@ -180,6 +202,11 @@ pub trait Rows: fmt::Debug + Send {
 fn unsupported(step: &'static str) -> Error {
     Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, step)
         .why("this engine takes no partitions out of their tables")
+}
+
+fn tells_none(step: &'static str) -> Error {
+    Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, step)
+        .why("this engine does not tell versions of rows apart")
 }
 
 fn keeps_none(step: &'static str) -> Error {
@@ -279,6 +306,18 @@ pub trait Exporting: fmt::Debug + Send {
         range: &KeyRange,
         into: &mut dyn RowSink,
     ) -> Result<u64>;
+
+    /// Hands over what tells versions of rows from all others: of the rows of a member that hang on
+    /// rows of the root in a range (for the root, of those rows), in any order. Returns how many.
+    async fn versions(
+        &mut self,
+        _set: &ArchiveSet,
+        _member: usize,
+        _range: &KeyRange,
+        _into: &mut dyn RowSink,
+    ) -> Result<u64> {
+        Err(tells_none("read versions of rows"))
+    }
 }
 
 /// A transaction that deletes. Dropped, it is as if it had never been.
@@ -309,6 +348,18 @@ pub trait Pruning: fmt::Debug + Send {
         range: &KeyRange,
         into: &mut dyn RowSink,
     ) -> Result<u64>;
+
+    /// Deletes as [`delete`](Self::delete) does, and hands over what [`Exporting::versions`] does,
+    /// instead of the rows.
+    async fn delete_versions(
+        &mut self,
+        _set: &ArchiveSet,
+        _member: usize,
+        _range: &KeyRange,
+        _into: &mut dyn RowSink,
+    ) -> Result<u64> {
+        Err(tells_none("delete versions of rows"))
+    }
 
     /// Keeps everybody else from the root, which is a table that was a partition, until the end.
     ///

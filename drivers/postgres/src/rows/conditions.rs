@@ -33,6 +33,12 @@ pub(super) fn key_order(table: &Table) -> Result<String> {
     Ok(names.collect::<Vec<_>>().join(", "))
 }
 
+/// What tells a version of a row from all others: where it is, and which transaction wrote it. It
+/// stays as it is as long as it is there, and its place is given away once nobody sees it any more;
+/// whoever rewrites a table leaves the transaction, and changes the place.
+/// Source: PostgreSQL 18 documentation, 5.6, "System Columns".
+pub(super) const VERSION: &str = "ctid, xmin";
+
 /// A table's columns, as they stand in rows.
 pub(super) fn columns(table: &Table) -> String {
     let shown = |column: &Column| {

@@ -59,6 +59,24 @@ pub(super) async fn examine(client: &Client, set: &ArchiveSet) -> Result<Vec<Fin
     Ok(told)
 }
 
+/// Only heaps are known never to change a row where it is.
+/// Source: PostgreSQL 18 documentation, 62, "Table Access Method Interface Definition".
+pub(super) async fn why_no_versions(client: &Client, set: &ArchiveSet) -> Result<Option<String>> {
+    let query = "SELECT a.amname::text FROM pg_class AS c LEFT JOIN pg_am AS a ON a.oid = c.relam
+        WHERE c.oid = $1 AND a.amname IS DISTINCT FROM 'heap'";
+    for member in &set.members {
+        let number = number_of(client, &member.table).await?;
+        let other = client.query_opt(query, &[&number]).await.map_err(|e| failed(e, STEP))?;
+        if let Some(row) = other {
+            let method: Option<String> = row.try_get(0).map_err(|e| failed(e, STEP))?;
+            let method = method.unwrap_or_else(|| "another one".to_owned());
+            let name = &member.table.name;
+            return Ok(Some(format!("{name} has the access method {method}, not heap")));
+        }
+    }
+    Ok(None)
+}
+
 async fn ledger_rights(client: &Client) -> Result<Option<Finding>> {
     let query = "SELECT quote_ident(current_user), quote_ident(current_database()),
         EXISTS (SELECT FROM pg_namespace WHERE nspname = 'stillpoint'),

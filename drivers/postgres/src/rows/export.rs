@@ -5,7 +5,7 @@ use stillpoint_contract::{ArchiveSet, Exporting, Key, KeyRange, Result, RowSink,
 use tokio_postgres::Client;
 
 use super::{
-    conditions::{columns, condition, key_order},
+    conditions::{VERSION, columns, condition, key_order},
     copy::copy_out,
     failure::failed,
     literal,
@@ -61,6 +61,18 @@ impl Exporting for Export<'_> {
         let done = all(step.client()?, set, member, range, into).await;
         step.end(done)
     }
+
+    async fn versions(
+        &mut self,
+        set: &ArchiveSet,
+        member: usize,
+        range: &KeyRange,
+        into: &mut dyn RowSink,
+    ) -> Result<u64> {
+        let step = self.0.step()?;
+        let done = select(step.client()?, VERSION, (set, member), range, into).await;
+        step.end(done)
+    }
 }
 
 async fn root(
@@ -89,8 +101,19 @@ pub(super) async fn all(
     range: &KeyRange,
     into: &mut dyn RowSink,
 ) -> Result<u64> {
+    let columns = columns(&set.members[member].table);
+    select(client, &columns, (set, member), range, into).await
+}
+
+async fn select(
+    client: &Client,
+    what: &str,
+    (set, member): (&ArchiveSet, usize),
+    range: &KeyRange,
+    into: &mut dyn RowSink,
+) -> Result<u64> {
     let condition = condition(client, set, member, range).await?;
-    let table = &set.members[member].table;
-    let query = format!("SELECT {} FROM ONLY {} WHERE {condition}", columns(table), table.name);
+    let name = &set.members[member].table.name;
+    let query = format!("SELECT {what} FROM ONLY {name} WHERE {condition}");
     copy_out(client, &query, into, STEP).await
 }

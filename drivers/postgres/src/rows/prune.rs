@@ -10,7 +10,7 @@ use stillpoint_contract::{
 use tokio_postgres::Client;
 
 use super::{
-    conditions::{columns, columns_amid, condition},
+    conditions::{VERSION, columns, columns_amid, condition},
     copy::copy_out,
     export::all,
     failure::failed,
@@ -50,6 +50,23 @@ impl<'a> Prune<'a> {
     pub(super) fn new(transaction: Transaction<'a>) -> Self {
         Self { transaction, deleted: Vec::new() }
     }
+
+    /// Deletes rows, and hands over something of each; all columns where that is not said.
+    async fn returning(
+        &mut self,
+        what: Option<&str>,
+        (set, member): (&ArchiveSet, usize),
+        range: &KeyRange,
+        into: &mut dyn RowSink,
+    ) -> Result<u64> {
+        let names = (self.transaction.usual_names(), self.transaction.set_usual_path());
+        let step = self.transaction.step()?;
+        let done = delete(step.client()?, &names, what, (set, member), range, into).await;
+        let deleted = step.end(done)?;
+        let rows = deleted.rows;
+        self.deleted.push(deleted);
+        Ok(rows)
+    }
 }
 
 #[async_trait]
@@ -67,13 +84,17 @@ impl Pruning for Prune<'_> {
         range: &KeyRange,
         into: &mut dyn RowSink,
     ) -> Result<u64> {
-        let names = (self.transaction.usual_names(), self.transaction.set_usual_path());
-        let step = self.transaction.step()?;
-        let done = delete(step.client()?, &names, (set, member), range, into).await;
-        let deleted = step.end(done)?;
-        let rows = deleted.rows;
-        self.deleted.push(deleted);
-        Ok(rows)
+        self.returning(None, (set, member), range, into).await
+    }
+
+    async fn delete_versions(
+        &mut self,
+        set: &ArchiveSet,
+        member: usize,
+        range: &KeyRange,
+        into: &mut dyn RowSink,
+    ) -> Result<u64> {
+        self.returning(Some(VERSION), (set, member), range, into).await
     }
 
     async fn hold(&mut self, set: &ArchiveSet, range: &KeyRange) -> Result<()> {
@@ -163,6 +184,7 @@ async fn fingerprints(client: &Client, set: &ArchiveSet) -> Result<Vec<String>> 
 async fn delete(
     client: &Client,
     (names, set_names): &(String, String),
+    what: Option<&str>,
     (set, member): (&ArchiveSet, usize),
     range: &KeyRange,
     into: &mut dyn RowSink,
@@ -171,10 +193,14 @@ async fn delete(
     let table = &set.members[member].table;
     let name = &table.name;
     let has_triggers = has_triggers(client, table).await?;
-    let columns = if has_triggers { columns_amid(table, set_names) } else { columns(table) };
+    let returned = match what {
+        Some(what) => what.to_owned(),
+        None if has_triggers => columns_amid(table, set_names),
+        None => columns(table),
+    };
     let counted = counted(client, number_of(client, table).await?).await?;
     let names = if has_triggers { format!("{names} AND ") } else { String::new() };
-    let sql = format!("DELETE FROM ONLY {name} WHERE {names}{condition} RETURNING {columns}");
+    let sql = format!("DELETE FROM ONLY {name} WHERE {names}{condition} RETURNING {returned}");
     let rows = copy_out(client, &sql, into, STEP).await?;
     if has_triggers {
         client.batch_execute(OWN_NAMES).await.map_err(|e| failed(e, STEP))?;

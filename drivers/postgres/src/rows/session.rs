@@ -13,7 +13,7 @@ use stillpoint_contract::{
 use tokio_postgres::{Client, error::SqlState};
 
 use super::{
-    examine::examine,
+    examine::{examine, why_no_versions},
     export::{self, Export},
     failure::failed,
     keep::{self, Keep},
@@ -107,6 +107,10 @@ impl Rows for Session {
         table::table(self.connection.client()?, name).await
     }
 
+    async fn table_by(&mut self, name: &str, index: &str) -> Result<Table> {
+        table::table_by(self.connection.client()?, name, index).await
+    }
+
     async fn partitions(&mut self, name: &str) -> Result<Option<Partitioned>> {
         partition::partitions(self.connection.client()?, name).await
     }
@@ -121,6 +125,10 @@ impl Rows for Session {
 
     async fn strays(&mut self, set: &ArchiveSet) -> Result<u64> {
         partition::strays(self.connection.client()?, set).await
+    }
+
+    async fn why_no_versions(&mut self, set: &ArchiveSet) -> Result<Option<String>> {
+        why_no_versions(self.connection.client()?, set).await
     }
 
     async fn detach(&mut self, partition: &Partition) -> Result<Option<Table>> {

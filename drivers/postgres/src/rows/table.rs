@@ -22,6 +22,21 @@ pub(super) async fn table(client: &Client, name: &str) -> Result<Table> {
     look(client, name, found).await
 }
 
+/// Looks at a table, the key of which is that of a unique index.
+pub(super) async fn table_by(client: &Client, name: &str, index: &str) -> Result<Table> {
+    let mut table = table(client, name).await?;
+    let numbers = key(client, number_of(client, &table).await?, Some(index)).await?;
+    if numbers.is_empty() {
+        return Err(Error::new(ErrorKind::Missing, code::BAD_NAME, "choose the key of a table")
+            .with("table", &table.name)
+            .with("index", index)
+            .why("it has no unique index of that name that holds all rows and no NULLs")
+            .next("key = \"primary\""));
+    }
+    table.key = places(&table.columns, &numbers);
+    Ok(table)
+}
+
 /// Looks at a table that rows are put into: its partitions take them.
 pub(super) async fn target(client: &Client, name: &str) -> Result<Table> {
     let found = find(client, name).await?;
@@ -42,12 +57,16 @@ async fn look(client: &Client, name: &str, found: Found) -> Result<Table> {
 
 async fn read(client: &Client, found: Found) -> Result<Table> {
     let columns = columns(client, found.number).await?;
-    let key = key(client, found.number).await?;
-    let place = |number: &i16| columns.iter().position(|column| column.id == i32::from(*number));
-    let key = key.iter().filter_map(place).collect();
+    let key = places(&columns, &key(client, found.number, None).await?);
     let fingerprint = fingerprint(client, found.number).await?;
     let identity = format!("{}/{}", whose(client).await?, found.number);
     Ok(Table { name: found.name, identity, columns, key, fingerprint })
+}
+
+/// The places of columns, by their numbers.
+fn places(columns: &[Column], numbers: &[i16]) -> Vec<usize> {
+    let place = |number: &i16| columns.iter().position(|column| column.id == i32::from(*number));
+    numbers.iter().filter_map(place).collect()
 }
 
 /// What names the database: its number, and that of the cluster.
@@ -239,8 +258,9 @@ fn decimal(typmod: i32) -> Option<Kind> {
 }
 
 /// The columns of the primary key, or of another unique index that holds all rows and no NULLs,
-/// looks at once, and tells values apart as the columns do.
-async fn key(client: &Client, number: u32) -> Result<Vec<i16>> {
+/// looks at once, and tells values apart as the columns do; or of one that has a name, which for a
+/// partition may be that of its table's.
+async fn key(client: &Client, number: u32, wanted: Option<&str>) -> Result<Vec<i16>> {
     let query = "SELECT ARRAY(SELECT k FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS u(k, n)
                 WHERE n <= i.indnkeyatts ORDER BY n)
         FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
@@ -251,8 +271,11 @@ async fn key(client: &Client, number: u32) -> Result<Vec<i16>> {
                 LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = u.k
                 WHERE n <= i.indnkeyatts AND (a.attnotnull IS NOT TRUE
                     OR u.coll <> a.attcollation))
+            AND ($2::text IS NULL OR c.relname = $2 OR EXISTS (SELECT
+                FROM pg_partition_ancestors(c.oid) AS a JOIN pg_class AS t ON t.oid = a.relid
+                WHERE t.relname = $2))
         ORDER BY i.indisprimary DESC, i.indnkeyatts, c.relname LIMIT 1";
-    let row = client.query_opt(query, &[&number]).await.map_err(|e| failed(e, STEP))?;
+    let row = client.query_opt(query, &[&number, &wanted]).await.map_err(|e| failed(e, STEP))?;
     row.map_or(Ok(Vec::new()), |row| row.try_get(0).map_err(|e| failed(e, STEP)))
 }
 

@@ -25,7 +25,8 @@ pub(crate) use partition::{
 pub(crate) use prune::{
     a_dropped_deletion_never_was, a_ledger_entry_is_there_when_its_transaction_committed,
     a_lock_keeps_others_out, deleted_rows_are_those_that_were_exported,
-    rows_hang_on_those_they_refer_to, what_others_changed_is_seen,
+    rows_hang_on_those_they_refer_to, versions_that_are_told_apart_stand_for_rows,
+    what_others_changed_is_seen,
 };
 pub(crate) use schema::{
     a_changed_schema_has_another_fingerprint, what_has_no_rows_is_refused,

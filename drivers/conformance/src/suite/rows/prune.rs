@@ -62,6 +62,45 @@ pub(crate) async fn deleted_rows_are_those_that_were_exported(stage: &Stage) -> 
     Ok(Outcome::Proven)
 }
 
+/// The versions of a member's rows.
+async fn versions(rows: &mut dyn Rows, set: &ArchiveSet, member: usize) -> Result<Kept, Failure> {
+    let mut kept = Kept::default();
+    let mut snapshot = rows.snapshot().await?;
+    let count = snapshot.versions(set, member, &KeyRange::default(), &mut kept).await?;
+    ensure!(count == kept.0.len() as u64, "{count} versions, it says, of {}", kept.0.len());
+    Ok(kept)
+}
+
+pub(crate) async fn versions_that_are_told_apart_stand_for_rows(stage: &Stage) -> Verdict {
+    fill(stage).await?;
+    let (mut rows, set) = ready(stage).await?;
+    if let Some(why) = rows.why_no_versions(&set).await? {
+        let mut snapshot = rows.snapshot().await?;
+        let told = snapshot.versions(&set, 0, &KeyRange::default(), &mut Kept::default()).await;
+        ensure!(kind_of(&told) == Some(ErrorKind::Unsupported), "it tells versions: {told:?}");
+        return Ok(Outcome::NotApplicable(why));
+    }
+    let before = versions(rows.as_mut(), &set, 0).await?.sorted();
+    ensure!(before.len() as u64 == OLD, "{} rows have versions", before.len());
+    ensure!(before.windows(2).all(|two| two[0] != two[1]), "two rows have the same version");
+    // Written again, each row is as it was, and is another version.
+    stage.server.execute("UPDATE orders SET placed = placed").await?;
+    let mut after = Vec::new();
+    for member in 0..3 {
+        after.push(versions(rows.as_mut(), &set, member).await?.sorted());
+    }
+    ensure!(after[0].iter().all(|one| !before.contains(one)), "a change makes no other version");
+    let mut pruning = rows.prune().await?;
+    for member in (0..3).rev() {
+        let mut kept = Kept::default();
+        pruning.delete_versions(&set, member, &KeyRange::default(), &mut kept).await?;
+        ensure!(kept.sorted() == after[member], "other versions were deleted, of table {member}");
+    }
+    pruning.commit().await?;
+    settles(stage, "orders", u64::from(ORDERS) - OLD).await?;
+    Ok(Outcome::Proven)
+}
+
 pub(crate) async fn rows_hang_on_those_they_refer_to(stage: &Stage) -> Verdict {
     fill(stage).await?;
     let (mut rows, set) = ready(stage).await?;
