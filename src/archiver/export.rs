@@ -534,6 +534,10 @@ mod tests {
             unreachable!()
         }
 
+        async fn table_by(&mut self, _: &str, _: &str) -> Result<Table> {
+            unreachable!()
+        }
+
         async fn referrers(&mut self, _: &Table) -> Result<Vec<Referrer>> {
             unreachable!()
         }

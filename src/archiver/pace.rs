@@ -185,9 +185,9 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(policy: Throttle) -> Self {
+    /// `enough_until` is what was learnt of it before, in the same run.
+    pub(super) fn new(policy: Throttle, enough_until: Duration) -> Self {
         let throttle = policy.clone();
-        let enough_until = Duration::ZERO;
         Self { policy, throttle, log: None, took: None, enough_until, is_resting: false }
     }
 
@@ -196,14 +196,16 @@ impl Pace {
         self.throttle = said.of(&self.policy);
     }
 
-    /// A transaction took so long until now, and deleted so many rows.
-    pub(super) fn learn(&mut self, took: Duration, rows: u64, now: Duration) {
+    /// A transaction took so long until now, and deleted so many rows. Returns until when the rows
+    /// that were deleted are enough.
+    pub(super) fn learn(&mut self, took: Duration, rows: u64, now: Duration) -> Duration {
         self.took = Some(took);
         if let Some(max) = self.throttle.dead_rows_per_hour {
             let needs = Duration::from_secs_f64(rows as f64 / max.max(1) as f64 * 3600.0);
             // What was not deleted while it rested for something else is not made up for.
             self.enough_until = self.enough_until.max(now.saturating_sub(took)) + needs;
         }
+        self.enough_until
     }
 
     /// Whether the work may go on now.
@@ -343,7 +345,7 @@ mod tests {
     #[test]
     fn no_more_rows_are_deleted_in_an_hour_than_may_be() {
         let throttle = Throttle { dead_rows_per_hour: Some(3_600), ..Throttle::default() };
-        let mut pace = Pace::new(throttle);
+        let mut pace = Pace::new(throttle, Duration::ZERO);
         let cause =
             |rest: Option<(Cause, Duration)>| rest.map(|(cause, rest)| (cause, rest.as_secs()));
         assert_eq!(rest(&mut pace, CALM, 10), None);
@@ -358,7 +360,7 @@ mod tests {
 
     #[test]
     fn it_rests_until_all_is_well_and_not_just_below_the_limit() {
-        let mut pace = Pace::new(Throttle::default());
+        let mut pace = Pace::new(Throttle::default(), Duration::ZERO);
         let mut rests = |burden: Burden| rest(&mut pace, burden, 0).is_some();
         assert!(!rests(CALM));
         assert!(!rests(behind(1_900)));
@@ -373,7 +375,7 @@ mod tests {
     #[test]
     fn log_is_written_no_faster_than_allowed() {
         let throttle = Throttle { log_bytes_per_second: Some(1_000), ..Throttle::default() };
-        let mut pace = Pace::new(throttle);
+        let mut pace = Pace::new(throttle, Duration::ZERO);
         let log = |bytes| Burden { log_bytes: Some(bytes), ..CALM };
         assert_eq!(rest(&mut pace, log(5_000), 0), None);
         let rested = rest(&mut pace, log(8_000), 1).expect("it rests");
@@ -400,18 +402,18 @@ mod tests {
             ),
             (Burden { log_used: None, ..well }, Some(Cause::UnknownLogUsed)),
         ] {
-            let mut pace = Pace::new(throttle.clone());
+            let mut pace = Pace::new(throttle.clone(), Duration::ZERO);
             assert_eq!(rest(&mut pace, burden, 0).map(|rest| rest.0), cause, "{burden:?}");
         }
         let bytes = Throttle { log_used: Some(LogShare::Bytes(50)), ..Throttle::default() };
-        assert!(rest(&mut Pace::new(bytes), well, 0).is_some());
+        assert!(rest(&mut Pace::new(bytes, Duration::ZERO), well, 0).is_some());
     }
 
     #[test]
     fn beyond_twice_a_limit_it_stops_where_that_was_said() {
         let throttle =
             Throttle { aborts: true, log_used: Some(LogShare::Percent(40)), ..Throttle::default() };
-        let mut pace = Pace::new(throttle);
+        let mut pace = Pace::new(throttle, Duration::ZERO);
         let used = |bytes| Burden { log_used: Some(LogUsed { bytes, room: 100 }), ..behind(0) };
         let late = |millis| Burden { log_used: used(0).log_used, ..behind(millis) };
         assert!(matches!(pace.judge(&late(3_900), Duration::ZERO), Turn::Rest(_)));
@@ -428,7 +430,7 @@ mod tests {
     #[test]
     fn others_get_their_turn_once_after_each_transaction() {
         let throttle = Throttle { nice_percent: 50, ..Throttle::default() };
-        let mut pace = Pace::new(throttle);
+        let mut pace = Pace::new(throttle, Duration::ZERO);
         assert_eq!(pace.nice(), None);
         pace.learn(Duration::from_millis(200), 1, Duration::ZERO);
         assert_eq!(pace.nice(), Some(Rest::of(Cause::Nice, Duration::from_millis(100))));
@@ -440,7 +442,7 @@ mod tests {
 
     #[test]
     fn what_somebody_said_counts_instead_of_the_policy() {
-        let mut pace = Pace::new(Throttle::default());
+        let mut pace = Pace::new(Throttle::default(), Duration::ZERO);
         pace.follow(&Said { lag_max_ms: Some(5_000), sessions_max: Some(3), ..Said::default() });
         assert_eq!(rest(&mut pace, behind(4_900), 0), None);
         let busy = Burden { active: Some(4), ..CALM };

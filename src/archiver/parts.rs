@@ -50,6 +50,11 @@ async fn why_rows(
     if prepared.set.members.len() > 1 {
         return Ok(Some("rows of other tables go with its rows".to_owned()));
     }
+    // Once it is a table of its own, nobody knows its indexes by those of the whole table.
+    if rule.key.is_some() && rows.table(&partition.name).await?.key != prepared.set.root().table.key
+    {
+        return Ok(Some("its key is not the primary key".to_owned()));
+    }
     if prepared.estimate.rows == 0 || prepared.admit().is_err() {
         return Ok(Some("none of its rows is moved".to_owned()));
     }

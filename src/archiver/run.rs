@@ -135,6 +135,8 @@ pub struct RunReport {
     pub rested: BTreeMap<Cause, Duration>,
     /// What there is to know.
     pub findings: Vec<Finding>,
+    /// Until when it has deleted enough, as its clock runs.
+    pub(super) enough_until: Duration,
 }
 
 /// How many plans one run makes at most, where tables change under it.

@@ -77,7 +77,7 @@ impl<'a, 'b> Work<'a, 'b> {
             archiving,
             stride: Stride::new(archiving.rule.transaction),
             slice_rows: archiving.rule.slice_rows,
-            pace: Pace::new(archiving.rule.throttle.clone()),
+            pace: Pace::new(archiving.rule.throttle.clone(), report.enough_until),
             begun: archiving.world.clock.elapsed(),
             told: Control::default(),
             looked: None,
@@ -273,6 +273,9 @@ impl<'a, 'b> Work<'a, 'b> {
         let mut ready: Option<(Batch, Versions)> = None;
         let mut is_last = false;
         let mut read_rows = self.again_rows;
+        let tells_versions = !self.keeps_rows
+            && self.archiving.rule.verification == Verification::Tuple
+            && reader.why_no_versions(&set).await?.is_none();
         loop {
             let quit = self.quit(read_rows);
             let archiving = self.archiving;
@@ -284,8 +287,7 @@ impl<'a, 'b> Work<'a, 'b> {
             let slice_rows = told.unwrap_or(self.slice_rows);
             let keeps_rows = self.keeps_rows;
             let mut manner = Manner::new(archiving.rule.file_bytes, slice_rows, left);
-            manner.tells_versions =
-                !keeps_rows && archiving.rule.verification == Verification::Tuple;
+            manner.tells_versions = tells_versions;
             let reads = quit.is_none() && !is_last && left > 0;
             let reading = async {
                 if reads {
@@ -399,7 +401,7 @@ impl<'a, 'b> Work<'a, 'b> {
                     let now = world.clock.elapsed();
                     let took = now.saturating_sub(begun);
                     self.stride.learn(took);
-                    self.pace.learn(took, rows, now);
+                    self.report.enough_until = self.pace.learn(took, rows, now);
                     continue;
                 }
                 // Other versions may be the same rows.

@@ -100,7 +100,7 @@ const THROTTLE: &[Key] = &[
     Key::new(
         "dead_tuples_per_hour",
         Shape::Whole { least: 1, most: i64::MAX },
-        "how many rows are deleted in an hour at most",
+        "how many rows a run deletes in an hour at most; one transaction may be ahead of it",
     )
     .alike(&["dead_rows_per_hour", "max_rows_per_hour"]),
     Key::new(
@@ -149,8 +149,7 @@ pub(super) const ARCHIVE: &[Key] = &[
     Key::new(
         "key",
         Shape::Text(&NAME),
-        "the unique index by which its rows are told apart and put in order, with PostgreSQL \
-         [default: \"primary\"]",
+        "the unique index by which its rows are told apart and put in order [default: \"primary\"]",
     )
     .alike(&["index", "primary_key"]),
     Key::new(
@@ -383,7 +382,9 @@ fn transaction(node: Option<&Node>) -> Duration {
 /// The repositories that the policy of a database copies to.
 fn copied_to(database: &str, config: &Config) -> Vec<String> {
     let policy = config.databases.get(database).and_then(|one| config.policies.get(&one.policy));
-    policy.iter().flat_map(|policy| &policy.copies).map(|copy| copy.to.clone()).collect()
+    let copies = policy.iter().flat_map(|policy| &policy.copies).map(|copy| copy.to.clone());
+    let is_one = |to: &String| config.repositories.get(to).is_some_and(|one| !one.is_handoff);
+    copies.filter(is_one).collect()
 }
 
 fn is_true(node: Option<&Node>) -> bool {
@@ -452,12 +453,17 @@ pub(super) fn judge(main: &Node, config: &Config, problems: &mut Vec<Problem>) {
 /// A second copy that is none, since it is where the first one is.
 fn judge_copy(name: &str, copy: &Node, config: &Config) -> Option<Problem> {
     let rule = config.archives.get(name)?;
-    if is_true(Some(copy)) {
-        return judge_usual_copy(name, copy, &copied_to(&rule.database, config));
-    }
-    let second = copy.text()?;
+    let second = if is_true(Some(copy)) {
+        let copies = copied_to(&rule.database, config);
+        if let Some(problem) = judge_usual_copy(name, copy, &copies) {
+            return Some(problem);
+        }
+        copies.into_iter().next()?
+    } else {
+        copy.text()?.to_owned()
+    };
     let url = |name: &str| config.repositories.get(name).map(|one| one.url.clone());
-    let is_same = rule.to == second || url(second).is_some_and(|of| url(&rule.to) == Some(of));
+    let is_same = rule.to == second || url(&second).is_some_and(|of| url(&rule.to) == Some(of));
     let what = format!("the second copy of `{name}` would be where the first one is");
     let problem = Problem::error(code::CONFIG_VALUE, Spot::clone(&copy.spot), what);
     is_same.then(|| problem.help("name a repository in another place".to_owned()))

@@ -219,6 +219,7 @@ fn an_archive_may_say_all_that_there_is() {
     for (text, why) in [
         (nowhere, "copies to no second repository"),
         (several, "may be in third or dr"),
+        (ARCHIVE.replace("root   =", "to = \"dr\"\nroot ="), "would be where the first one is"),
         (ARCHIVE.replace("\"tuple\"", "\"none\""), "`none` is not known here"),
         (ARCHIVE.replace("250ms", "2m"), "ms and s are"),
         (ARCHIVE.replace("Europe/Berlin", "Europe/Nowhere"), "Europe/Nowhere"),

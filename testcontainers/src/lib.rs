@@ -11,6 +11,7 @@
 //! # Ok::<(), stillpoint_testcontainers::StartError>(())
 //! ```
 
+mod authority;
 mod cluster;
 mod duckdb;
 mod http;
@@ -22,6 +23,7 @@ mod python;
 mod server;
 mod service;
 
+pub use authority::Authority;
 pub use cluster::directory_for_clusters;
 pub use duckdb::DuckDb;
 pub use iceberg::Iceberg;

@@ -7,6 +7,7 @@ mod archiver;
 #[cfg(feature = "parquet")]
 mod archiver_files;
 mod bank;
+mod certificates;
 mod cli;
 mod company;
 mod copies;

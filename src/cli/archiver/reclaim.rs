@@ -36,18 +36,19 @@ pub(super) struct ReclaimAnswer {
     archived_rows: u64,
     /// About what they took in their tables.
     archived_bytes: u64,
-    tables: Vec<TableRow>,
+    pub(super) tables: Vec<TableRow>,
     /// What was done, in the engine's words.
-    pub(super) done: Vec<String>,
+    done: Vec<String>,
 }
 
+/// What became of the space of a table.
 #[derive(Debug, Serialize)]
-struct TableRow {
-    table: String,
-    before_bytes: u64,
-    after_bytes: u64,
+pub(super) struct TableRow {
+    pub(super) table: String,
+    pub(super) before_bytes: u64,
+    pub(super) after_bytes: u64,
     /// What new rows can use inside of it.
-    reusable_bytes: u64,
+    pub(super) reusable_bytes: u64,
     /// What the system got back.
     returned_bytes: u64,
 }

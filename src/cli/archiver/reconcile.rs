@@ -96,13 +96,20 @@ impl Answer for ReconcileAnswer {
     }
 }
 
-/// Compares, and prunes if told to.
+/// Compares, and prunes if told to; of a database, each set, whatever is wrong with another one,
+/// and with an answer of its own.
 pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
-    let mut status = exit::OK;
+    let (mut status, mut wrong) = (exit::OK, None);
     for set in Set::all_of(session, &options.set).await? {
-        status = status.max(reconcile(session, &set, &options).await?);
+        match reconcile(session, &set, &options).await {
+            Ok(one) => status = status.max(one),
+            Err(error) => {
+                let of_first = wrong.get_or_insert(error);
+                tracing::debug!(set = set.rule.name, error = %of_first, "not compared");
+            }
+        }
     }
-    Ok(status)
+    wrong.map_or(Ok(status), Err)
 }
 
 async fn reconcile(session: &Session, set: &Set, options: &Options) -> Result<u8> {

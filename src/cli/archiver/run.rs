@@ -163,20 +163,22 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let report = session.watch(&set.rule.name, &meter, Box::pin(archiving.run())).await?;
     let took = session.world.clock.elapsed().saturating_sub(begun);
     let status = status_of(&report);
+    let reclaimed = reclaimed(session, &set, &report).await;
     let mut answer = answer_of(&set.rule.name, report, took);
-    answer.reclaimed = reclaimed(session, &set, answer.pruned_rows).await;
+    answer.reclaimed = reclaimed;
     session.answer(&answer)?;
     Ok(status)
 }
 
-/// Does with the space of deleted rows as the policy says. Whatever becomes of that, they are
-/// archived.
+/// Does with the space of deleted rows as the policy says, unless the run's time is over or the
+/// server could not stand more. Whatever becomes of that, they are archived.
 pub(super) async fn reclaimed(
     session: &Session,
     set: &Set,
-    pruned_rows: u64,
+    report: &RunReport,
 ) -> Option<ReclaimAnswer> {
-    let method = set.rule.reclaim.as_deref().filter(|_| pruned_rows > 0)?;
+    let may = report.pruned_rows > 0 && !matches!(report.quit, Quit::OutOfTime | Quit::Critical(_));
+    let method = set.rule.reclaim.as_deref().filter(|_| may)?;
     match reclaim::reclaim(session, set, method).await {
         Ok(answer) => Some(answer),
         Err(error) => {

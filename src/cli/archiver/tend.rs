@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::{
     place::Set,
+    reclaim::TableRow,
     run::{Watcher, reclaimed},
 };
 use crate::{
@@ -268,9 +269,16 @@ async fn carry_out(session: &Session, set: &Set, meter: &Arc<Meter>) -> Result<R
         witness: &witness,
     };
     let report = Box::pin(archiving.run()).await?;
-    if let Some(reclaimed) = reclaimed(session, set, report.pruned_rows).await {
-        for done in &reclaimed.done {
-            tracing::info!(event = "archive.reclaimed", set = set.rule.name, done);
+    if let Some(reclaimed) = reclaimed(session, set, &report).await {
+        for TableRow { table, before_bytes, after_bytes, reusable_bytes, .. } in &reclaimed.tables {
+            tracing::info!(
+                event = "archive.reclaimed",
+                set = set.rule.name,
+                table,
+                before_bytes,
+                after_bytes,
+                reusable_bytes
+            );
         }
     }
     Ok(report)

@@ -426,6 +426,15 @@ async fn i12_rows_are_deleted_where_others_refer_to_them_or_nobody_wants_it_othe
     assert!(alone.run().await.unwrap().quit.is_done());
     assert_eq!((archived(&alone).await, count(&shop, "p9").await), (tokens(60..150), 0));
 
+    // In the order of another index, of which a table that was taken out has no name.
+    let mut ordered = nested(&shop, &shop, 150).await;
+    let index = "CREATE UNIQUE INDEX parted_token ON parted (token, id)";
+    shop.client().await.batch_execute(index).await.unwrap();
+    ordered.rule.key = Some("parted_token".to_owned());
+    let report = ordered.run().await.unwrap();
+    assert_eq!((report.quit.is_done(), report.pruned_rows), (true, 90), "{report:?}");
+    assert_eq!((archived(&ordered).await, count(&shop, "p9").await), (tokens(60..150), 0));
+
     let mut yard = nested(&shop, &shop, 150).await;
     let items = "CREATE TABLE items (id int PRIMARY KEY, order_id int NOT NULL REFERENCES parted,
         token text NOT NULL); CREATE INDEX ON items (order_id);

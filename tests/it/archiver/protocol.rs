@@ -519,12 +519,12 @@ async fn what_cannot_be_compared_by_versions_is_refused() {
 }
 
 /// `key`: rows are told apart, and put in order, by another unique index than the primary key.
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_are_in_the_order_of_the_index_that_is_named() {
-    let Some(shop) = InPostgres::new(18).await else { return };
-    let nullable = "CREATE UNIQUE INDEX orders_amount ON orders (amount);
-        CREATE INDEX orders_state ON orders (state)";
-    shop.client().await.batch_execute(nullable).await.unwrap();
+async fn in_order_of_an_index<S: Shop>(shop: S, unique: &str) {
+    let orders = shop.table("orders");
+    for make in ["UNIQUE INDEX orders_amount", "INDEX orders_state"] {
+        let column = make.rsplit('_').next().unwrap();
+        shop.change(&[format!("CREATE {make} ON {orders} ({column})")]).await;
+    }
     let mut yard = Yard::new(shop, false);
     yard.rule.sort = vec!["token".to_owned()];
     yard.fill(0..40, 0).await;
@@ -534,7 +534,7 @@ async fn rows_are_in_the_order_of_the_index_that_is_named() {
         let error = yard.run().await.unwrap_err();
         assert_eq!((error.kind(), error.code()), (ErrorKind::Missing, code::BAD_NAME), "{wrong}");
     }
-    yard.rule.key = Some("orders_token_key".to_owned());
+    yard.rule.key = Some(unique.to_owned());
     assert!(yard.run().await.unwrap().quit.is_done());
     assert_eq!(yard.archived("orders").await, tokens(0..40));
     let shelf = Shelf::load(&yard.place).await.unwrap();
@@ -544,4 +544,15 @@ async fn rows_are_in_the_order_of_the_index_that_is_named() {
     assert_eq!((key, batch.slices.len()), (vec!["token"], 4));
     yard.put_back().await.unwrap();
     assert_eq!(yard.live("orders").await, tokens(0..40));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_sqlite_are_in_the_order_of_the_index_that_is_named() {
+    in_order_of_an_index(Sqlite::new().await, "sqlite_autoindex_orders_1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_postgresql_are_in_the_order_of_the_index_that_is_named() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    in_order_of_an_index(shop, "orders_token_key").await;
 }

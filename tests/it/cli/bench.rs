@@ -138,9 +138,9 @@ impl Bench {
         });
     }
 
-    /// Asks again and again, for half a minute at most.
+    /// Asks again and again, for minutes where the machine is busy.
     pub(super) fn wait_until(&self, what: &str, holds: impl Fn() -> bool) {
-        for _ in 0..600 {
+        for _ in 0..3600 {
             if holds() {
                 return;
             }

@@ -47,15 +47,8 @@ pub trait Rows: fmt::Debug + Send {
     /// # Errors
     ///
     /// As [`table`](Self::table); [`Missing`](ErrorKind::Missing) when it has no index of that name
-    /// that holds all rows and no NULLs; [`Unsupported`](ErrorKind::Unsupported) where the engine
-    /// takes no other key than its own choice.
-    async fn table_by(&mut self, name: &str, index: &str) -> Result<Table> {
-        Err(Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, "choose the key of a table")
-            .with("table", name)
-            .with("index", index)
-            .why("this engine takes the primary key, or the first unique index without NULLs")
-            .next("key = \"primary\""))
-    }
+    /// that holds all rows and no NULLs.
+    async fn table_by(&mut self, name: &str, index: &str) -> Result<Table>;
 
     /// Looks at the partitions of a table; `None` when it is not partitioned.
     ///

@@ -35,9 +35,11 @@ pub(super) fn key_order(table: &Table) -> Result<String> {
 
 /// What tells a version of a row from all others: where it is, and which transaction wrote it. It
 /// stays as it is as long as it is there, and its place is given away once nobody sees it any more;
-/// whoever rewrites a table leaves the transaction, and changes the place.
+/// whoever rewrites a table leaves the transaction, and changes the place. Another table may have
+/// got the name meanwhile, and another server may have taken over, which gives numbers of
+/// transactions that are lost to others.
 /// Source: PostgreSQL 18 documentation, 5.6, "System Columns".
-pub(super) const VERSION: &str = "ctid, xmin";
+pub(super) const VERSION: &str = "tableoid, ctid, xmin, pg_catalog.pg_postmaster_start_time()";
 
 /// A table's columns, as they stand in rows.
 pub(super) fn columns(table: &Table) -> String {

@@ -270,11 +270,13 @@ async fn key(client: &Client, number: u32, wanted: Option<&str>) -> Result<Vec<i
                 WITH ORDINALITY AS u(k, coll, n)
                 LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = u.k
                 WHERE n <= i.indnkeyatts AND (a.attnotnull IS NOT TRUE
-                    OR u.coll <> a.attcollation))
+                    OR u.coll <> a.attcollation
+                    OR EXISTS (SELECT FROM pg_constraint AS n WHERE n.conrelid = i.indrelid
+                        AND n.contype = 'n' AND NOT n.convalidated AND n.conkey = ARRAY[u.k])))
             AND ($2::text IS NULL OR c.relname = $2 OR EXISTS (SELECT
                 FROM pg_partition_ancestors(c.oid) AS a JOIN pg_class AS t ON t.oid = a.relid
                 WHERE t.relname = $2))
-        ORDER BY i.indisprimary DESC, i.indnkeyatts, c.relname LIMIT 1";
+        ORDER BY c.relname = $2 DESC, i.indisprimary DESC, i.indnkeyatts, c.relname LIMIT 1";
     let row = client.query_opt(query, &[&number, &wanted]).await.map_err(|e| failed(e, STEP))?;
     row.map_or(Ok(Vec::new()), |row| row.try_get(0).map_err(|e| failed(e, STEP)))
 }

@@ -3,7 +3,7 @@
 use std::{fs, process::Command};
 
 use stillpoint_contract::{Engine as _, ErrorKind};
-use stillpoint_testcontainers::PostgresOptions;
+use stillpoint_testcontainers::{Authority, PostgresOptions};
 
 use super::stage::{Stage, engine};
 
@@ -105,67 +105,22 @@ async fn tls_is_verified_as_far_as_sslmode_says() {
     assert!(engine().connect(&endpoint).await.is_err(), "a certificate for another name");
 }
 
-/// An authority of its own, and a certificate from it for 127.0.0.1 that is valid for so many days.
-struct Authority {
-    folder: tempfile::TempDir,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let folder = tempfile::TempDir::new().unwrap();
-        let own = Self { folder };
-        let words = "req -x509 -newkey rsa:2048 -nodes -days 9 -subj /CN=ca -keyout ca.key -out";
-        own.openssl(&format!("{words} ca.crt"));
-        fs::write(own.path("names"), "subjectAltName=IP:127.0.0.1").unwrap();
-        own
-    }
-
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn openssl(&self, words: &str) {
-        let mut command = Command::new("openssl");
-        let made = command.args(words.split(' ')).current_dir(self.folder.path()).output().unwrap();
-        assert!(made.status.success(), "{words}: {}", String::from_utf8_lossy(&made.stderr));
-    }
-
-    /// Makes `NAME.key` and `NAME.crt`.
-    fn issue(&self, name: &str, days: i32) {
-        self.openssl(&format!(
-            "req -newkey rsa:2048 -nodes -subj /CN=alice -keyout {name}.key -out {name}.csr"
-        ));
-        self.openssl(&format!(
-            "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days {days} \
-             -extfile names -out {name}.crt"
-        ));
-    }
-
-    /// Gives a certificate to a server, which reads it.
-    async fn give(&self, stage: &Stage, name: &str) {
-        let data = stage.server.data();
-        for (from, to) in [("key", "server.key"), ("crt", "server.crt")] {
-            let to = data.join(to);
-            fs::write(&to, fs::read(self.path(&format!("{name}.{from}"))).unwrap()).unwrap();
-            fs::set_permissions(&to, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-            // The server's user must own them.
-            let _ = std::os::unix::fs::chown(&to, Some(65534), Some(65534));
-        }
-        fs::copy(self.path("ca.crt"), data.join("root.crt")).unwrap();
-        stage.run("ALTER SYSTEM SET ssl_ca_file = 'root.crt'").await;
-        stage.run("ALTER SYSTEM SET ssl = on").await;
-        stage.run("SELECT pg_reload_conf()").await;
-        // Backends that begin later have read it.
-        std::thread::sleep(std::time::Duration::from_secs(1));
-    }
+/// Gives a certificate to a server, which reads it.
+async fn give(authority: &Authority, stage: &Stage, name: &str) {
+    authority.give(&stage.server, name).unwrap();
+    stage.run("ALTER SYSTEM SET ssl_ca_file = 'root.crt'").await;
+    stage.run("ALTER SYSTEM SET ssl = on").await;
+    stage.run("SELECT pg_reload_conf()").await;
+    // Backends that begin later have read it.
+    std::thread::sleep(std::time::Duration::from_secs(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn row_28_certificates_are_exchanged_at_any_time_and_old_ones_are_named() {
     let Some(stage) = stage(15, "scram-sha-256").await else { return };
-    let (first, second) = (Authority::new(), Authority::new());
-    first.issue("good", 2);
-    first.give(&stage, "good").await;
+    let (first, second) = (Authority::new().unwrap(), Authority::new().unwrap());
+    first.issue("good", 2).unwrap();
+    give(&first, &stage, "good").await;
     let trusted = first.path("trusted.crt");
     fs::copy(first.path("ca.crt"), &trusted).unwrap();
     let login = r"user=alice password='it\'s secret' method=base_backup sslmode=verify-full";
@@ -177,20 +132,20 @@ async fn row_28_certificates_are_exchanged_at_any_time_and_old_ones_are_named() 
     assert_eq!((known.len(), &known[0].file), (1, &trusted));
 
     // Another authority: who connects finds it, without being started again.
-    second.issue("good", 2);
-    second.give(&stage, "good").await;
+    second.issue("good", 2).unwrap();
+    give(&second, &stage, "good").await;
     assert_eq!(driver.probe().await.unwrap_err().kind(), ErrorKind::Refused);
     fs::copy(second.path("ca.crt"), &trusted).unwrap();
     driver.probe().await.unwrap();
     stage.back_up(&settings).await;
 
     // One of the server's, and then one of ours, that are too old.
-    second.issue("old", -1);
-    second.give(&stage, "old").await;
+    second.issue("old", -1).unwrap();
+    give(&second, &stage, "old").await;
     let refused = driver.probe().await.unwrap_err();
     let why = refused.reason().unwrap_or_default();
     assert!(why.starts_with("the server's certificate was valid until 20"), "{refused:?}");
-    second.give(&stage, "good").await;
+    give(&second, &stage, "good").await;
     let shown = |name: &str| {
         let (cert, key) = (format!("{name}.crt"), format!("{name}.key"));
         let (cert, key) = (second.path(&cert), second.path(&key));

@@ -3,7 +3,7 @@
 use stillpoint_contract::{ArchiveSet, Class, Finding, Kind, Member, Referrer, Result, Weight};
 
 use super::{
-    schema::{is_indexed, key, listed, own_name, quoted, referrers, triggers},
+    schema::{is_indexed, key_of, listed, own_name, quoted, referrers, triggers},
     worker::Desk,
 };
 use crate::connect::Journal;
@@ -62,7 +62,7 @@ fn journal(desk: &Desk) -> Result<Finding> {
 
 fn root(desk: &Desk, member: &Member, own: &str) -> Result<Vec<Finding>> {
     let table = &member.table;
-    let terms = desk.sql(key(desk.connection(), own), STEP)?;
+    let terms = desk.sql(key_of(desk.connection(), own, table), STEP)?;
     let lacking = |found: String, statement| {
         vec![finding("key", format!("{}: {found}", table.name), Weight::Lacking, statement)]
     };

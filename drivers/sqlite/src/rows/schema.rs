@@ -77,8 +77,7 @@ pub(super) fn table(desk: &Desk, name: &str) -> Result<Table> {
     }
     let columns = desk.sql(columns(connection, &own), STEP)?;
     let terms = desk.sql(key(connection, &own), STEP)?;
-    let place = |term: &Term| columns.iter().position(|column| column.name == term.name);
-    let key = terms.iter().filter_map(place).collect();
+    let key = places(&columns, &terms);
     let fingerprint = desk.sql(fingerprint(connection, &own), STEP)?;
     let identity = format!("{}/{own}", desk.database.identity.id);
     Ok(Table { name: shown(connection, &own), identity, columns, key, fingerprint })
@@ -138,10 +137,50 @@ fn declared(engine_type: &str, is_strict: bool) -> Class {
     }
 }
 
-/// The key of a table: its primary key where that holds no NULLs, else the first unique index
-/// without any. A primary key of several columns, or of another type than INTEGER, may hold them.
-/// Source: <https://www.sqlite.org/lang_createtable.html>, "The PRIMARY KEY".
+/// Looks at a table, the key of which is that of a unique index.
+pub(super) fn table_by(desk: &Desk, name: &str, index: &str) -> Result<Table> {
+    let mut table = table(desk, name)?;
+    let own = own_name(&table.name)?;
+    let keys = desk.sql(keys(desk.connection(), &own), STEP)?;
+    let is_it = |of: &Option<String>| of.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(index));
+    let Some((_, terms)) = keys.into_iter().find(|(of, _)| is_it(of)) else {
+        return Err(Error::new(ErrorKind::Missing, code::BAD_NAME, "choose the key of a table")
+            .with("table", &table.name)
+            .with("index", index)
+            .why("it has no unique index of that name that holds all rows and no NULLs")
+            .next("key = \"primary\""));
+    };
+    table.key = places(&table.columns, &terms);
+    Ok(table)
+}
+
+fn places(columns: &[Column], terms: &[Term]) -> Vec<usize> {
+    let place = |term: &Term| columns.iter().position(|column| column.name == term.name);
+    terms.iter().filter_map(place).collect()
+}
+
+/// The key of a table: the first of its [`keys`].
 pub(super) fn key(connection: &Connection, own: &str) -> rusqlite::Result<Vec<Term>> {
+    Ok(keys(connection, own)?.into_iter().next().map(|(_, terms)| terms).unwrap_or_default())
+}
+
+/// What a table has as its key, as it is compared; nothing where it has none such any more.
+pub(super) fn key_of(
+    connection: &Connection,
+    own: &str,
+    table: &Table,
+) -> rusqlite::Result<Vec<Term>> {
+    let names = || table.key.iter().filter_map(|at| table.columns.get(*at)).map(|c| &c.name);
+    let is_it = |terms: &Vec<Term>| terms.iter().map(|term| &term.name).eq(names());
+    let all = keys(connection, own)?.into_iter().map(|(_, terms)| terms);
+    Ok(all.into_iter().find(is_it).unwrap_or_default())
+}
+
+/// What may be the key of a table, each with the name of its index: its primary key where that
+/// holds no NULLs, and each unique index without any. A primary key of several columns, or of
+/// another type than INTEGER, may hold them.
+/// Source: <https://www.sqlite.org/lang_createtable.html>, "The PRIMARY KEY".
+fn keys(connection: &Connection, own: &str) -> rusqlite::Result<Vec<(Option<String>, Vec<Term>)>> {
     let query = "SELECT name, \"notnull\", pk FROM pragma_table_xinfo(?1, 'main')";
     let mut query = connection.prepare(query)?;
     let rows = query.query_map([own], |row| {
@@ -160,8 +199,9 @@ pub(super) fn key(connection: &Connection, own: &str) -> rusqlite::Result<Vec<Te
 
     let primary: Vec<_> = columns.iter().filter(|(.., pk)| *pk > 0).collect();
     let is_row_id = !indexes.iter().any(|(_, origin)| origin == "pk");
+    let mut keys = Vec::new();
     if let ([(name, ..)], true) = (primary.as_slice(), is_row_id) {
-        return Ok(vec![Term { name: name.clone(), collation: None }]);
+        keys.push((None, vec![Term { name: name.clone(), collation: None }]));
     }
     for (index, origin) in indexes {
         let terms = terms(connection, &index)?;
@@ -171,10 +211,10 @@ pub(super) fn key(connection: &Connection, own: &str) -> rusqlite::Result<Vec<Te
         };
         let is_whole = terms.len() == if origin == "pk" { primary.len() } else { terms.len() };
         if !terms.is_empty() && is_whole && terms.iter().all(is_filled) {
-            return Ok(terms);
+            keys.push((Some(index), terms));
         }
     }
-    Ok(Vec::new())
+    Ok(keys)
 }
 
 /// The columns of an index; none where it is on an expression.

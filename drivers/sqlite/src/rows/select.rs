@@ -11,7 +11,7 @@ use stillpoint_contract::{
 };
 
 use super::{
-    schema::{Term, key, listed, own_name, quoted},
+    schema::{Term, key_of, listed, own_name, quoted},
     worker::{Batches, Desk},
 };
 use crate::error;
@@ -81,10 +81,9 @@ fn root(desk: &Desk, set: &ArchiveSet, range: &KeyRange) -> Result<String> {
 
 /// The columns of a table's key as they are compared; they have to be those that it had.
 pub(super) fn terms(desk: &Desk, table: &Table) -> Result<Vec<Term>> {
-    let terms = key(desk.connection(), &own_name(&table.name)?);
+    let terms = key_of(desk.connection(), &own_name(&table.name)?, table);
     let terms = desk.sql(terms, "look at the table's key")?;
-    let names = table.key.iter().filter_map(|at| table.columns.get(*at));
-    if terms.is_empty() || !terms.iter().map(|term| &term.name).eq(names.map(|c| &c.name)) {
+    if terms.is_empty() {
         return Err(Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, "use the table's key")
             .with("table", &table.name)
             .why("it has no key without NULLs, or another one than when it was looked at"));

@@ -70,6 +70,11 @@ impl Rows for Session {
         self.worker.run(move |desk| schema::table(desk, &name)).await
     }
 
+    async fn table_by(&mut self, name: &str, index: &str) -> Result<Table> {
+        let (name, index) = (name.to_owned(), index.to_owned());
+        self.worker.run(move |desk| schema::table_by(desk, &name, &index)).await
+    }
+
     async fn referrers(&mut self, table: &Table) -> Result<Vec<Referrer>> {
         let own = own_name(&table.name)?;
         let look = move |desk: &mut Desk| {
