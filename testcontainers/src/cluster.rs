@@ -22,7 +22,7 @@ use crate::postgres::{POSTGRES_USER, Postgres, PostgresOptions, give_away, unpri
 const MEMORY: &str = "/dev/shm";
 
 /// So much of it must be free for servers to use it: that of a dozen at once, several times.
-const MEMORY_BYTES_MIN: u64 = 6 << 30;
+const MEMORY_BYTES_MIN: u64 = 8 << 30;
 
 /// How names of our directories begin; the process that made them follows.
 const PREFIX: &str = "stillpoint-pg-";
@@ -60,9 +60,18 @@ pub fn directory_for_clusters() -> io::Result<TempDir> {
         memory.f_bavail * memory.f_frsize >= MEMORY_BYTES_MIN
             && !memory.f_flag.contains(StatVfsMountFlags::NOEXEC)
     };
-    let is_taken = env::var_os("TMPDIR").is_none() && statvfs(MEMORY).is_ok_and(is_fit);
+    let is_taken = env::var_os("TMPDIR").is_none()
+        && statvfs(MEMORY).is_ok_and(is_fit)
+        && available_bytes().is_some_and(|bytes| bytes >= MEMORY_BYTES_MIN);
     let place = if is_taken { PathBuf::from(MEMORY) } else { env::temp_dir() };
     TempDir::with_prefix_in(format!("{PREFIX}{}-", process::id()), place)
+}
+
+/// What the system can give. Source: proc_meminfo(5), `MemAvailable`.
+fn available_bytes() -> Option<u64> {
+    let all = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = all.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kibibytes| kibibytes << 10)
 }
 
 /// Frees the memory that tests hold which were killed.

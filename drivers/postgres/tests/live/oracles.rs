@@ -10,7 +10,8 @@ use std::{
 
 use stillpoint_conformance::memory::MemoryLog;
 use stillpoint_contract::{Engine as _, LogEventKind, SegmentHead};
-use stillpoint_testcontainers::{Postgres, PostgresOptions, directory_for_clusters};
+use stillpoint_testcontainers::{Postgres, PostgresOptions};
+use tempfile::TempDir;
 
 use super::stage::{Copy, Stage, engine, lay_out};
 
@@ -103,7 +104,7 @@ fn assert_same(stage: &Stage, copy: &Copy, reference: &Path, way: &str) -> Vec<S
 
 /// Whether the server's program takes what we copied for what its manifest lists.
 fn verify(major: u32, copy: &Copy, manifest: &Path, (way, maps): (&str, &[String])) {
-    let directory = directory_for_clusters().unwrap();
+    let directory = TempDir::with_prefix("stillpoint-verified-").unwrap();
     lay_out(copy, directory.path()).unwrap();
     let data = directory.path().join("data");
     fs::copy(manifest, data.join("backup_manifest")).unwrap();
@@ -124,7 +125,7 @@ async fn a_copy_is_what_the_servers_own_manifest_lists() {
         let Some(stage) = quiet(major, &[]).await else { continue };
         stage.run("UPDATE accounts SET balance = balance").await;
         stage.run(SETTLE).await;
-        let directory = directory_for_clusters().unwrap();
+        let directory = TempDir::with_prefix("stillpoint-reference-").unwrap();
         let reference = directory.path().join("reference");
         base_backup(&stage, &reference, &["--manifest-checksums=SHA256"]);
         for way in WAYS {
@@ -166,7 +167,7 @@ async fn an_increment_is_what_is_put_together(major: u32) {
              CHECKPOINT",
         )
         .await;
-    let directory = directory_for_clusters().unwrap();
+    let directory = TempDir::with_prefix("stillpoint-reference-").unwrap();
     let place = |name: &str| directory.path().join(name);
     let mut bases = Vec::new();
     for way in WAYS {

@@ -11,7 +11,7 @@ use stillpoint_contract::{
     RestorePlan, RestoreRequest, Result, SegmentHead,
 };
 use stillpoint_postgres::PostgresEngine;
-use stillpoint_testcontainers::{Postgres, PostgresOptions, directory_for_clusters};
+use stillpoint_testcontainers::{Postgres, PostgresOptions};
 use tempfile::TempDir;
 
 use super::stage::{Copy, Stage, connect, engine};
@@ -146,7 +146,7 @@ impl Story {
 fn open_directory() -> TempDir {
     use std::os::unix::fs::PermissionsExt as _;
 
-    let directory = directory_for_clusters().unwrap();
+    let directory = TempDir::with_prefix("stillpoint-restores-").unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     directory
 }

@@ -17,7 +17,7 @@ use stillpoint_contract::{
     BackupRequest, Base, Driver, Endpoint, Engine, Evidence, PartName, Result,
 };
 use stillpoint_postgres::PostgresEngine;
-use stillpoint_testcontainers::{Postgres, PostgresOptions, directory_for_clusters};
+use stillpoint_testcontainers::{Postgres, PostgresOptions};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
@@ -266,7 +266,7 @@ impl Restored {
         copy: &Copy,
         prepare: impl FnOnce(&Path) -> io::Result<()>,
     ) -> io::Result<Self> {
-        let directory = directory_for_clusters()?;
+        let directory = TempDir::with_prefix("stillpoint-restored-")?;
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
         lay_out(copy, directory.path())?;
         prepare(&directory.path().join("data"))?;

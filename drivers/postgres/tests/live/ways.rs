@@ -67,7 +67,7 @@ async fn one_part_at_a_time_is_enough() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_fastest_way_that_the_role_may_go_is_chosen() {
     // Each DROP DATABASE makes a checkpoint, after which the server removes WAL.
-    let Some(stage) = Stage::open(17, &["wal_keep_size = 4GB"]).await else { return };
+    let Some(stage) = Stage::open(17, &["wal_keep_size = 1GB"]).await else { return };
     assert!(stage.back_up("").await.evidence.method.starts_with("files beside the server"));
     let functions = "FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean)";
     let files = "FUNCTION pg_read_binary_file(text, bigint, bigint, boolean), \
