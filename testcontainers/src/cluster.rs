@@ -49,7 +49,7 @@ pub(crate) fn private_directory() -> io::Result<TempDir> {
 /// is enough, programs may be started from there, and `TMPDIR` does not say otherwise.
 ///
 /// A file system on a disk looks long for room for a new file where as many were removed just now:
-/// that took a sixth of what a whole run of the tests takes.
+/// that took two fifths of the processor time of a whole run of the tests.
 ///
 /// # Errors
 ///

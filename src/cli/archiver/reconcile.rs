@@ -104,8 +104,8 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
         match reconcile(session, &set, &options).await {
             Ok(one) => status = status.max(one),
             Err(error) => {
-                let of_first = wrong.get_or_insert(error);
-                tracing::debug!(set = set.rule.name, error = %of_first, "not compared");
+                tracing::warn!(set = set.rule.name, %error, "it is not compared");
+                wrong = wrong.or(Some(error));
             }
         }
     }
