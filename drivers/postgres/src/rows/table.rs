@@ -261,16 +261,24 @@ fn decimal(typmod: i32) -> Option<Kind> {
 /// looks at once, and tells values apart as the columns do; or of one that has a name, which for a
 /// partition may be that of its table's.
 async fn key(client: &Client, number: u32, wanted: Option<&str>) -> Result<Vec<i16>> {
-    let query = "SELECT ARRAY(SELECT k FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS u(k, n)
+    let query = "WITH equal AS MATERIALIZED (SELECT c.oid, c.opcdefault, c.opcintype, o.amopopr
+            FROM pg_opclass AS c JOIN pg_am AS m ON m.oid = c.opcmethod AND m.amname = 'btree'
+            JOIN pg_amop AS o ON o.amopfamily = c.opcfamily AND o.amopstrategy = 3
+                AND o.amoplefttype = c.opcintype AND o.amoprighttype = c.opcintype)
+        SELECT ARRAY(SELECT k FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS u(k, n)
                 WHERE n <= i.indnkeyatts ORDER BY n)
         FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
         WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate
             AND i.indpred IS NULL AND i.indexprs IS NULL
-            AND NOT EXISTS (SELECT FROM unnest(i.indkey::int2[], i.indcollation::oid[])
-                WITH ORDINALITY AS u(k, coll, n)
+            AND NOT EXISTS (SELECT FROM unnest(i.indkey::int2[], i.indcollation::oid[],
+                    i.indclass::oid[]) WITH ORDINALITY AS u(k, coll, class, n)
                 LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = u.k
                 WHERE n <= i.indnkeyatts AND (a.attnotnull IS NOT TRUE
-                    OR u.coll <> a.attcollation
+                    OR u.coll <> a.attcollation OR NOT EXISTS (SELECT FROM equal AS o
+                        JOIN equal AS d ON d.opcdefault AND d.opcintype = CASE WHEN EXISTS
+                            (SELECT FROM equal AS e WHERE e.opcdefault AND e.opcintype = a.atttypid)
+                            THEN a.atttypid ELSE o.opcintype END
+                        WHERE o.oid = u.class AND o.amopopr = d.amopopr)
                     OR EXISTS (SELECT FROM pg_constraint AS n WHERE n.conrelid = i.indrelid
                         AND n.contype = 'n' AND NOT n.convalidated AND n.conkey = ARRAY[u.k])))
             AND ($2::text IS NULL OR c.relname = $2 OR EXISTS (SELECT
