@@ -10,7 +10,7 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
-use super::{meaning::meant, place::Place, shelf::Shelf};
+use super::{meaning::Sense, place::Place, shelf::Shelf};
 use crate::world::World;
 
 pub(super) const EVENTS: &str = "events";
@@ -80,7 +80,13 @@ pub async fn record(
     let shelf = Shelf::load(place).await?;
     let root = shelf.runs.last().and_then(|run| run.plan.members.first());
     let of = root.and_then(|root| root.table.columns.iter().find(|one| one.name == column));
-    let value = of.map_or_else(|| value.to_owned(), |of| meant(&of.kind, value));
+    let value = match of.map(|of| (of, Sense::of(of, &[], None))) {
+        Some((of, sense)) => {
+            sense.admit(of, value, false)?;
+            sense.meant(value)
+        }
+        None => value.to_owned(),
+    };
     let made = ArchiveEvent {
         id: world.new_id(),
         event: event.to_owned(),

@@ -1,48 +1,177 @@
 //! What a text means as a value of a column: `3`, `3.0` and `3.00` are one number where numbers
 //! are kept, and three texts where texts are.
 
-use std::cmp::Ordering;
+use std::{
+    cmp::Ordering,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
-use stillpoint_contract::{Class, Column, Kind};
+use stillpoint_contract::{Class, Column, Error, ErrorKind, Kind, Result, code};
 
-/// What a value of a column of a file is read as: what the value says itself, where it does, and
-/// where the column was kept as exact text, what it was before.
-pub(super) fn kind_of(column: &Column, planned: &[Column], value: &[u8]) -> Kind {
-    if let Kind::Dynamic { declared } = column.kind {
-        let class = value.first().copied().and_then(Class::of);
-        return Kind::Dynamic { declared: class.unwrap_or(declared) };
-    }
-    let before = planned.iter().find(|one| column.is_cast && one.id == column.id);
-    before.map_or(&column.kind, |before| &before.kind).clone()
+const SECOND: i128 = 1_000_000;
+const DAY: i128 = 86_400 * SECOND;
+
+/// How values of a column are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sense {
+    Number,
+    /// Numbers of both kinds, and texts.
+    Mixed,
+    Float,
+    Instant,
+    Local,
+    Time,
+    Flag,
+    Uuid,
+    Interval,
+    Address,
+    /// Spaces at its end say nothing.
+    Padded,
+    /// Upper and lower case are one.
+    Folded,
+    Text,
+    /// Nothing is known but whether two texts are the same.
+    Exact,
 }
 
-/// The form that all texts share which mean the same value.
-pub(super) fn meant(kind: &Kind, text: &str) -> String {
-    match read(kind, text) {
-        Meaning::Number(number) => number.text(),
-        Meaning::Float(float) => format!("{float:?}"),
-        Meaning::Time(at) => at.to_rfc3339(),
-        Meaning::Local(at) => at.to_string(),
-        Meaning::Flag(flag) => flag.to_string(),
-        Meaning::Text => text.to_owned(),
-    }
-}
-
-/// How a value of a column compares with a text.
-pub(super) fn compared(kind: &Kind, found: &str, wanted: &str) -> Ordering {
-    match (read(kind, found), read(kind, wanted)) {
-        (Meaning::Number(found), Meaning::Number(wanted)) => found.compare(&wanted),
-        // As engines do: NaN is one value, and larger than all others.
-        (Meaning::Float(found), Meaning::Float(wanted)) => {
-            found.partial_cmp(&wanted).unwrap_or_else(|| found.is_nan().cmp(&wanted.is_nan()))
+impl Sense {
+    /// How a value of a column of a file is read: as what the value says itself, where it does, and
+    /// where the column was kept as exact text, as what it was before.
+    pub(super) fn of(column: &Column, planned: &[Column], value: Option<&[u8]>) -> Self {
+        if let Kind::Dynamic { declared } = column.kind {
+            let class = value.and_then(|value| Class::of(*value.first()?));
+            return Self::of_class(class.unwrap_or(declared));
         }
-        (Meaning::Time(found), Meaning::Time(wanted)) => found.cmp(&wanted),
-        (Meaning::Local(found), Meaning::Local(wanted)) => found.cmp(&wanted),
-        (Meaning::Flag(found), Meaning::Flag(wanted)) => found.cmp(&wanted),
-        (Meaning::Number(found), Meaning::Float(wanted)) => found.float().total_cmp(&wanted),
-        (Meaning::Float(found), Meaning::Number(wanted)) => found.total_cmp(&wanted.float()),
-        _ => found.cmp(wanted),
+        let before = planned.iter().find(|one| column.is_cast && one.id == column.id);
+        Self::of_column(before.unwrap_or(column))
+    }
+
+    fn of_class(class: Class) -> Self {
+        match class {
+            Class::Integer | Class::Real | Class::Any => Self::Mixed,
+            _ => Self::Text,
+        }
+    }
+
+    /// Source: PostgreSQL 18, Data Types; citext.
+    fn of_column(column: &Column) -> Self {
+        match column.kind {
+            Kind::Bool => Self::Flag,
+            Kind::Int16 | Kind::Int32 | Kind::Int64 | Kind::Decimal { .. } => Self::Number,
+            Kind::Float32 | Kind::Float64 => Self::Float,
+            Kind::TimestampTz => Self::Instant,
+            Kind::Timestamp | Kind::Date => Self::Local,
+            Kind::Time => Self::Time,
+            Kind::Interval => Self::Interval,
+            Kind::Uuid => Self::Uuid,
+            Kind::Dynamic { declared } => Self::of_class(declared),
+            Kind::Text => {
+                let name = column.engine_type.split('(').next().unwrap_or_default().trim();
+                match name.rsplit('.').next().unwrap_or_default() {
+                    "numeric" => Self::Number,
+                    "character" | "bpchar" => Self::Padded,
+                    "citext" => Self::Folded,
+                    "inet" | "cidr" => Self::Address,
+                    _ if column.is_cast => Self::Exact,
+                    _ => Self::Text,
+                }
+            }
+            _ => Self::Exact,
+        }
+    }
+
+    /// Whether a text is a value of a column, and can be compared so.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](ErrorKind::Invalid) when it is none, or values have no order that is known here.
+    pub(super) fn admit(self, column: &Column, text: &str, needs_order: bool) -> Result<()> {
+        let refused = || {
+            Error::new(ErrorKind::Invalid, code::USAGE, "understand a value of a column")
+                .with("column", &column.name)
+                .with("its type", &column.engine_type)
+                .with("given", text)
+        };
+        if needs_order && self == Self::Exact {
+            return Err(refused()
+                .why("how values of this type are ordered is known to the database alone")
+                .next("compare with = or !=")
+                .next("or restore into a table of its own, and ask there: --into staging"));
+        }
+        let is_any =
+            matches!(self, Self::Mixed | Self::Padded | Self::Folded | Self::Text | Self::Exact);
+        if is_any || self.parse(text).is_some() {
+            return Ok(());
+        }
+        Err(refused()
+            .why("it is no value of that type, and would be found in no row, whatever they hold")
+            .next("write it as the database does"))
+    }
+
+    /// The form that all texts share which mean the same value.
+    pub(super) fn meant(self, text: &str) -> String {
+        match self.read(text) {
+            Meaning::Number(number) => number.text(),
+            Meaning::Float(float) => format!("{float:?}"),
+            Meaning::Time(at) => at.to_rfc3339(),
+            Meaning::Local(at) => at.to_string(),
+            Meaning::Flag(flag) => flag.to_string(),
+            Meaning::Length(length) => length.to_string(),
+            Meaning::Address(address) => address.text(),
+            Meaning::Text(text) => text,
+        }
+    }
+
+    /// How a value of a column compares with a text.
+    pub(super) fn compared(self, found: &str, wanted: &str) -> Ordering {
+        match (self.read(found), self.read(wanted)) {
+            (Meaning::Number(found), Meaning::Number(wanted)) => found.compare(&wanted),
+            // As engines do: NaN is one value, and larger than all others.
+            (Meaning::Float(found), Meaning::Float(wanted)) => {
+                found.partial_cmp(&wanted).unwrap_or_else(|| found.is_nan().cmp(&wanted.is_nan()))
+            }
+            (Meaning::Time(found), Meaning::Time(wanted)) => found.cmp(&wanted),
+            (Meaning::Local(found), Meaning::Local(wanted)) => found.cmp(&wanted),
+            (Meaning::Flag(found), Meaning::Flag(wanted)) => found.cmp(&wanted),
+            (Meaning::Length(found), Meaning::Length(wanted)) => found.cmp(&wanted),
+            (Meaning::Address(found), Meaning::Address(wanted)) => found.compare(&wanted),
+            (Meaning::Text(found), Meaning::Text(wanted)) => found.cmp(&wanted),
+            (Meaning::Number(found), Meaning::Float(wanted)) => found.float().total_cmp(&wanted),
+            (Meaning::Float(found), Meaning::Number(wanted)) => found.total_cmp(&wanted.float()),
+            _ => found.cmp(wanted),
+        }
+    }
+
+    fn read(self, text: &str) -> Meaning {
+        self.parse(text).unwrap_or_else(|| Meaning::Text(text.to_owned()))
+    }
+
+    fn parse(self, text: &str) -> Option<Meaning> {
+        let number = || Number::read(text).map(Meaning::Number);
+        let float = || text.trim().parse().ok().map(Meaning::Float);
+        match self {
+            Self::Flag => flag(text).map(Meaning::Flag),
+            Self::Number => number().or_else(float),
+            // What one column holds may be whole numbers and others, and texts of digits.
+            Self::Mixed => {
+                let digits = text.trim_start_matches(['-', '+']);
+                let has_zeros = digits.len() > 1
+                    && digits.starts_with('0')
+                    && digits[1..].starts_with(|c: char| c.is_ascii_digit());
+                if has_zeros { None } else { number().or_else(float) }
+            }
+            Self::Float => float(),
+            Self::Instant => instant(text).map(Meaning::Time),
+            Self::Local => local(text).map(Meaning::Local),
+            Self::Time => clock(text.trim()).map(Meaning::Length),
+            Self::Interval => interval(text).map(Meaning::Length),
+            Self::Uuid => uuid(text).map(Meaning::Text),
+            Self::Address => Address::read(text).map(Meaning::Address),
+            Self::Padded => Some(Meaning::Text(text.trim_end_matches(' ').to_owned())),
+            Self::Folded => Some(Meaning::Text(text.to_lowercase())),
+            Self::Text | Self::Exact => None,
+        }
     }
 }
 
@@ -52,33 +181,148 @@ enum Meaning {
     Time(DateTime<Utc>),
     Local(NaiveDateTime),
     Flag(bool),
-    Text,
+    /// In microseconds.
+    Length(i128),
+    Address(Address),
+    Text(String),
 }
 
-fn read(kind: &Kind, text: &str) -> Meaning {
-    let number = || Number::read(text).map(Meaning::Number);
-    let float = || text.trim().parse().ok().map(Meaning::Float);
-    let meaning = match kind {
-        Kind::Bool => match text.trim().to_ascii_lowercase().as_str() {
-            "t" | "true" | "1" | "yes" | "on" => Some(Meaning::Flag(true)),
-            "f" | "false" | "0" | "no" | "off" => Some(Meaning::Flag(false)),
-            _ => None,
-        },
-        Kind::Int16 | Kind::Int32 | Kind::Int64 | Kind::Decimal { .. } => number(),
-        // What one column holds may be whole numbers and others, and texts of digits.
-        Kind::Dynamic { declared: Class::Integer | Class::Real | Class::Any } => {
-            let digits = text.trim_start_matches(['-', '+']);
-            let has_zeros = digits.len() > 1
-                && digits.starts_with('0')
-                && digits[1..].starts_with(|c: char| c.is_ascii_digit());
-            if has_zeros { None } else { number().or_else(float) }
-        }
-        Kind::Float32 | Kind::Float64 => float(),
-        Kind::TimestampTz => instant(text).map(Meaning::Time),
-        Kind::Timestamp | Kind::Date => local(text).map(Meaning::Local),
+fn flag(text: &str) -> Option<bool> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "t" | "true" | "1" | "yes" | "on" => Some(true),
+        "f" | "false" | "0" | "no" | "off" => Some(false),
         _ => None,
+    }
+}
+
+/// Hexadecimal digits, whatever stands between them.
+fn uuid(text: &str) -> Option<String> {
+    let text = text.trim();
+    let bare = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or(text);
+    let digits: String = bare.chars().filter(|c| *c != '-').collect();
+    let is_whole = digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_whole.then(|| {
+        let digits = digits.to_ascii_lowercase();
+        let [a, b, c, d, e] = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]);
+        format!("{a}-{b}-{c}-{d}-{e}")
+    })
+}
+
+/// `hours:minutes[:seconds]` in microseconds.
+fn clock(text: &str) -> Option<i128> {
+    let (is_negative, text) = match text.strip_prefix('-') {
+        Some(text) => (true, text),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
-    meaning.unwrap_or(Meaning::Text)
+    let mut parts = text.splitn(3, ':');
+    let (hours, minutes) = (parts.next()?, parts.next()?);
+    let seconds = scaled(parts.next().unwrap_or("0"), SECOND)?;
+    let (hours, minutes) = (scaled(hours, 3_600 * SECOND)?, scaled(minutes, 60 * SECOND)?);
+    let length = hours + minutes + seconds;
+    Some(if is_negative { -length } else { length })
+}
+
+/// A decimal number of at most 18 digits, of which 6 are behind the point, times a unit.
+fn scaled(text: &str, unit: i128) -> Option<i128> {
+    let (is_negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let (whole, rest) = digits.split_once('.').unwrap_or((digits, ""));
+    let is_number = |text: &str| text.len() <= 12 && text.bytes().all(|b| b.is_ascii_digit());
+    if digits.is_empty() || digits == "." || !is_number(whole) || !is_number(rest) || rest.len() > 6
+    {
+        return None;
+    }
+    let millionths: i128 = format!("0{whole}{rest:0<6}").parse().ok()?;
+    let scaled = millionths * unit / SECOND;
+    Some(if is_negative { -scaled } else { scaled })
+}
+
+/// The length of an interval as the engine compares it: a month has 30 days, and a day 24 hours.
+/// Source: PostgreSQL 18, `src/backend/utils/adt/timestamp.c`, `interval_cmp_value`.
+fn interval(text: &str) -> Option<i128> {
+    let text = text.trim();
+    if let Some(text) = text.strip_prefix('P') {
+        let (date, time) = text.split_once('T').unwrap_or((text, ""));
+        let date = lengths(date, &[('Y', 360 * DAY), ('M', 30 * DAY), ('W', 7 * DAY), ('D', DAY)])?;
+        let time = lengths(time, &[('H', 3_600 * SECOND), ('M', 60 * SECOND), ('S', SECOND)])?;
+        return Some(date + time);
+    }
+    let (mut length, mut words) = (0, text.split_whitespace().peekable());
+    words.peek()?;
+    while let Some(word) = words.next() {
+        if word.contains(':') {
+            length += clock(word)?;
+            continue;
+        }
+        let digits = word.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = if digits.len() < word.len() { &word[digits.len()..] } else { words.next()? };
+        length += scaled(digits, unit_of(unit)?)?;
+    }
+    Some(length)
+}
+
+fn lengths(mut text: &str, units: &[(char, i128)]) -> Option<i128> {
+    let mut length = 0;
+    while !text.is_empty() {
+        let at = text.find(|c: char| c.is_ascii_alphabetic())?;
+        let (_, unit) = units.iter().find(|(sign, _)| text[at..].starts_with(*sign))?;
+        length += scaled(&text[..at], *unit)?;
+        text = &text[at + 1..];
+    }
+    Some(length)
+}
+
+fn unit_of(word: &str) -> Option<i128> {
+    let word = word.to_ascii_lowercase();
+    Some(match word.strip_suffix('s').filter(|short| !short.is_empty()).unwrap_or(&word) {
+        "y" | "yr" | "year" => 360 * DAY,
+        "mon" | "month" => 30 * DAY,
+        "w" | "week" => 7 * DAY,
+        "d" | "day" => DAY,
+        "h" | "hr" | "hour" => 3_600 * SECOND,
+        "m" | "min" | "minute" => 60 * SECOND,
+        "s" | "sec" | "second" => SECOND,
+        _ => return None,
+    })
+}
+
+/// An address of a network, and how many bits of it are the network's.
+struct Address {
+    is_six: bool,
+    bits: u128,
+    length: u8,
+}
+
+impl Address {
+    fn read(text: &str) -> Option<Self> {
+        let (host, length) = match text.trim().split_once('/') {
+            Some((host, length)) => (host, Some(length.parse::<u8>().ok()?)),
+            None => (text.trim(), None),
+        };
+        let (is_six, bits, longest) = match host.parse().ok()? {
+            // At the left end, so that the first bits are the network's in both families.
+            IpAddr::V4(host) => (false, u128::from(host.to_bits()) << 96, 32),
+            IpAddr::V6(host) => (true, host.to_bits(), 128),
+        };
+        let length = length.unwrap_or(longest);
+        (length <= longest).then_some(Self { is_six, bits, length })
+    }
+
+    fn text(&self) -> String {
+        format!("{} {}/{}", self.is_six, Ipv6Addr::from_bits(self.bits), self.length)
+    }
+
+    /// Source: PostgreSQL 18, `src/backend/utils/adt/network.c`, `network_cmp_internal`.
+    fn compare(&self, other: &Self) -> Ordering {
+        let common = u32::from(self.length.min(other.length));
+        let network = |one: &Self| one.bits.checked_shr(128 - common).unwrap_or(0);
+        let families = self.is_six.cmp(&other.is_six);
+        let networks = families.then_with(|| network(self).cmp(&network(other)));
+        let lengths = networks.then_with(|| self.length.cmp(&other.length));
+        lengths.then_with(|| self.bits.cmp(&other.bits))
+    }
 }
 
 /// A time with its distance from UTC; in UTC where that is not said.
@@ -99,6 +343,11 @@ fn local(text: &str) -> Option<NaiveDateTime> {
     const FORMS: [&str; 4] =
         ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"];
     let text = text.trim();
+    match text {
+        "infinity" => return Some(NaiveDateTime::MAX),
+        "-infinity" => return Some(NaiveDateTime::MIN),
+        _ => {}
+    }
     let read = FORMS.iter().find_map(|form| NaiveDateTime::parse_from_str(text, form).ok());
     read.or_else(|| text.parse::<NaiveDate>().ok()?.and_hms_opt(0, 0, 0))
 }
@@ -150,63 +399,113 @@ impl Number {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        Sense::{
+            Address, Exact, Flag, Float, Folded, Instant, Interval, Local, Mixed, Number, Padded,
+            Text, Time, Uuid,
+        },
+        *,
+    };
 
-    #[test]
-    fn numbers_are_compared_exactly_and_texts_as_they_are() {
-        let int = Kind::Int64;
-        let order = |kind: &Kind, a: &str, b: &str| compared(kind, a, b);
-        assert!(order(&int, "9", "10").is_lt() && order(&int, "-9", "-10").is_gt());
-        let decimal = Kind::Decimal { precision: 38, scale: 2 };
-        assert!(order(&decimal, "3.00", "3").is_eq() && order(&decimal, "-0.00", "0").is_eq());
-        let far = "170141183460469231731687303715884105727";
-        assert!(order(&decimal, far, "170141183460469231731687303715884105726.9").is_gt());
-        assert!(order(&decimal, "-1.5", "0.1").is_lt() && order(&decimal, "0.05", "0.5").is_lt());
-        assert!(
-            order(&Kind::Text, "007", "7").is_ne() && order(&Kind::Text, "1e3", "1000").is_ne()
-        );
-        assert!(order(&Kind::Float64, "NaN", "NaN").is_eq());
-        assert!(
-            order(&Kind::Float64, "NaN", "1").is_gt() && order(&Kind::Float64, "5.0", "5").is_eq()
-        );
-        assert!(order(&Kind::Bool, "true", "t").is_eq());
-        let real = Kind::Dynamic { declared: Class::Real };
-        assert!(order(&real, "3", "3.0").is_eq() && order(&real, "1e300", "5").is_gt());
-        let any = Kind::Dynamic { declared: Class::Any };
-        assert_eq!((&*meant(&any, "3.0"), &*meant(&any, "007")), ("3", "007"));
-        let text = Kind::Dynamic { declared: Class::Text };
-        assert!(order(&text, "007", "7").is_ne());
-    }
-
-    #[test]
-    fn values_are_read_as_what_they_are_or_were() {
-        let column = |kind: Kind, is_cast| Column {
+    fn column(kind: Kind, engine_type: &str, is_cast: bool) -> Column {
+        Column {
             name: "a".to_owned(),
             id: 1,
-            engine_type: String::new(),
+            engine_type: engine_type.to_owned(),
             kind,
             is_cast,
             is_nullable: true,
             is_generated: false,
+        }
+    }
+
+    #[test]
+    fn numbers_are_compared_exactly_and_texts_as_they_are() {
+        let order = |sense: Sense, a: &str, b: &str| sense.compared(a, b);
+        assert!(order(Number, "9", "10").is_lt() && order(Number, "-9", "-10").is_gt());
+        assert!(order(Number, "3.00", "3").is_eq() && order(Number, "-0.00", "0").is_eq());
+        let far = "170141183460469231731687303715884105727";
+        assert!(order(Number, far, "170141183460469231731687303715884105726.9").is_gt());
+        assert!(order(Number, "-1.5", "0.1").is_lt() && order(Number, "0.05", "0.5").is_lt());
+        assert!(order(Number, "NaN", "1").is_gt() && order(Number, "-Infinity", "-5").is_lt());
+        assert!(order(Number, "1000", "1e3").is_eq());
+        assert!(order(Text, "007", "7").is_ne() && order(Text, "1e3", "1000").is_ne());
+        assert!(order(Float, "NaN", "NaN").is_eq());
+        assert!(order(Float, "NaN", "1").is_gt() && order(Float, "5.0", "5").is_eq());
+        assert!(order(Flag, "true", "t").is_eq());
+        assert!(order(Mixed, "3", "3.0").is_eq() && order(Mixed, "1e300", "5").is_gt());
+        assert_eq!((&*Mixed.meant("3.0"), &*Mixed.meant("007")), ("3", "007"));
+    }
+
+    #[test]
+    fn values_are_read_as_what_they_are_or_were() {
+        let any = column(Kind::Dynamic { declared: Class::Any }, "", false);
+        assert_eq!(Sense::of(&any, &[], Some(b"t007")), Text);
+        assert_eq!(Sense::of(&any, &[], None), Mixed);
+        let decimal = column(Kind::Decimal { precision: 10, scale: 2 }, "numeric(10,2)", false);
+        let planned = [decimal];
+        let cast = column(Kind::Text, "numeric(10,2)", true);
+        assert_eq!(Sense::of(&cast, &planned, Some(b"3.00")), Number);
+        for (engine_type, is_cast, sense) in [
+            ("numeric", true, Number),
+            ("character(8)", false, Padded),
+            ("public.citext", false, Folded),
+            ("inet", true, Address),
+            ("macaddr", true, Exact),
+            ("text", false, Text),
+        ] {
+            let column = column(Kind::Text, engine_type, is_cast);
+            assert_eq!(Sense::of(&column, &[], None), sense, "{engine_type}");
+        }
+    }
+
+    #[test]
+    fn texts_that_mean_one_value_have_one_form() {
+        let id = "550e8400-e29b-41d4-a716-446655440000";
+        for other in ["550E8400-E29B-41D4-A716-446655440000", "{550e8400e29b41d4a716446655440000}"]
+        {
+            assert_eq!(Uuid.meant(other), id);
+        }
+        assert_eq!(Padded.meant("AB1     "), "AB1");
+        assert_eq!(Folded.meant("Foo@Example.org"), Folded.meant("foo@example.ORG"));
+        assert_eq!(Number.meant("9.000"), "9");
+        assert_eq!(Interval.meant("P1M0DT0S"), Interval.meant("30 days"));
+        assert!(Interval.compared("P0M0DT108000S", "40:00:00").is_lt());
+        assert!(Interval.compared("P0M1DT21600S", "1 day 06:00").is_eq());
+        assert!(Interval.compared("P0M0DT-0.5S", "-1h").is_gt());
+        assert!(Time.compared("01:00:00", "01:00").is_eq());
+        assert!(Time.compared("23:59:59.5", "24:00").is_lt());
+        assert!(Address.compared("10.0.0.20", "10.0.0.100").is_lt());
+        assert!(Address.compared("10.0.0.0/8", "10.0.0.0").is_lt());
+        assert!(Address.compared("::1", "255.0.0.1").is_gt());
+        assert!(Local.compared("infinity", "9999-12-31").is_gt());
+    }
+
+    #[test]
+    fn what_is_no_value_and_what_has_no_order_is_refused() {
+        let of = |kind: Kind, engine_type| column(kind, engine_type, false);
+        let admit = |column: &Column, text, needs_order| {
+            Sense::of(column, &[], None).admit(column, text, needs_order).is_ok()
         };
-        let any = column(Kind::Dynamic { declared: Class::Any }, false);
-        assert_eq!(kind_of(&any, &[], b"t007"), Kind::Dynamic { declared: Class::Text });
-        let decimal = Kind::Decimal { precision: 10, scale: 2 };
-        let planned = [column(decimal.clone(), false)];
-        assert_eq!(kind_of(&column(Kind::Text, true), &planned, b"3.00"), decimal);
-        assert_eq!(kind_of(&column(Kind::Text, false), &planned, b"3.00"), Kind::Text);
+        let uuid = of(Kind::Uuid, "uuid");
+        assert!(admit(&uuid, "550E8400-E29B-41D4-A716-446655440000", true));
+        assert!(!admit(&uuid, "550E8400", false));
+        assert!(!admit(&of(Kind::Int32, "integer"), "many", false));
+        let json = of(Kind::Json, "json");
+        assert!(admit(&json, "{}", false) && !admit(&json, "{}", true));
+        assert!(admit(&of(Kind::Text, "text"), "", true));
     }
 
     #[test]
     fn times_are_compared_whatever_stands_between_their_parts() {
-        let order = |a: &str, b: &str| compared(&Kind::TimestampTz, a, b);
+        let order = |a: &str, b: &str| Instant.compared(a, b);
         assert!(order("2024-01-01T11:59:00Z", "2024-01-01 12:00:00").is_lt());
         assert!(order("2024-01-01T12:00:00Z", "2024-01-01 12:00:00+00").is_eq());
         assert!(order("2024-01-01T12:00:00Z", "2024-01-01 14:00:00+02:00").is_eq());
         assert!(order("2024-01-01T12:00:00Z", "2024-01-01").is_gt());
-        let local = |a: &str, b: &str| compared(&Kind::Timestamp, a, b);
+        let local = |a: &str, b: &str| Local.compared(a, b);
         assert!(local("2024-01-01T12:00:00.5", "2024-01-01 12:00:00.500").is_eq());
-        assert_eq!(meant(&Kind::Date, "2024-01-01"), meant(&Kind::Date, " 2024-01-01"));
-        assert_eq!(meant(&Kind::Int32, "+042"), "42");
+        assert_eq!(Local.meant("2024-01-01"), Local.meant(" 2024-01-01"));
+        assert_eq!(Number.meant("+042"), "42");
     }
 }

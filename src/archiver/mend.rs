@@ -80,7 +80,7 @@ impl Work<'_, '_> {
         Err(lost(plan, batch, gone, damage))
     }
 
-    fn tell(&mut self, found: String) {
+    pub(super) fn tell(&mut self, found: String) {
         let weight = Weight::Advice;
         let finding = Finding { subject: "file", found, weight, statement: None };
         if !self.report.findings.contains(&finding) {

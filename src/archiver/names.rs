@@ -8,6 +8,7 @@ use stillpoint_contract::{Column, Error, ErrorKind, Kind, Result, code};
 
 use super::{
     document::{Plan, PlannedMember},
+    meaning::Sense,
     read::Term,
     shelf::Shelf,
 };
@@ -191,7 +192,11 @@ impl Names {
 
     /// Refuses conditions on columns that no run knows.
     pub(super) fn check(&self, table: Option<&str>, terms: &[Term]) -> Result<()> {
-        terms.iter().try_for_each(|term| self.known(table, &term.column).map(drop))
+        terms.iter().try_for_each(|term| {
+            let column = self.known(table, &term.column)?;
+            let sense = Sense::of(column, &[], None);
+            sense.admit(column, &term.value, term.compares.needs_order())
+        })
     }
 
     /// Where the columns of conditions are in a file; none for those that it lacks, which are as

@@ -151,7 +151,8 @@ impl Parts<'_, '_> {
         let archiving = *self.archiving;
         let mut work = Work::new(&archiving, &mut *self.report);
         if is_there {
-            work.let_go(&mut *self.pruner, run).await
+            let why = "its partition is none of the table any more";
+            work.let_go(&mut *self.pruner, run, why).await
         } else {
             work.adopt(&mut *self.pruner, run).await
         }

@@ -60,6 +60,11 @@ impl Prepared {
     }
 }
 
+/// The instant that cutoffs are counted from when the database's clock says another one.
+pub(super) fn safe(now: DateTime<Utc>) -> DateTime<Utc> {
+    now - chrono::TimeDelta::seconds(MARGIN_SECONDS)
+}
+
 /// Decides what a policy means now. Changes nothing.
 pub async fn prepare(rows: &mut dyn Rows, rule: &ArchiveRule) -> Result<Prepared> {
     let root = match &rule.key {
@@ -67,8 +72,7 @@ pub async fn prepare(rows: &mut dyn Rows, rule: &ArchiveRule) -> Result<Prepared
         None => rows.table(&rule.root).await?,
     };
     let at = rows.now().await?;
-    let safe = at - chrono::TimeDelta::seconds(MARGIN_SECONDS);
-    let instant = rule.cutoff(safe);
+    let instant = rule.cutoff(safe(at));
     if instant.is_none() && rule.selects.contains(":cutoff") {
         let step = "decide which rows are old enough";
         return Err(Error::new(ErrorKind::Config, code::CONFIG_LACKS, step)

@@ -2,14 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use stillpoint_contract::{
-    Column, Error, ErrorKind, Kind, LedgerEntry, Result, RowBatch, code, values,
-};
+use stillpoint_contract::{Column, Error, ErrorKind, LedgerEntry, Result, RowBatch, code, values};
 
 use super::{
     document::{Batch, Plan, Slice},
     file::value_text,
-    meaning::{compared, kind_of},
+    meaning::Sense,
     names::Names,
     place::Place,
     reconcile::{Hidden, compare, hidden, refuse_unknown},
@@ -136,9 +134,13 @@ fn word(text: &str) -> Option<(String, &str)> {
 }
 
 impl Compares {
-    fn holds(self, kind: &Kind, found: Option<&str>, wanted: &str) -> bool {
+    pub(super) fn needs_order(self) -> bool {
+        !matches!(self, Self::Equal | Self::Unequal)
+    }
+
+    fn holds(self, sense: Sense, found: Option<&str>, wanted: &str) -> bool {
         // As in SQL, nothing compares with NULL.
-        let order = found.map(|found| compared(kind, found, wanted));
+        let order = found.map(|found| sense.compared(found, wanted));
         order.is_some_and(|order| match self {
             Self::Equal => order.is_eq(),
             Self::Unequal => order.is_ne(),
@@ -381,8 +383,8 @@ pub(super) fn fits(
         let value = values.get(place).copied().flatten();
         let column = &columns[place];
         let text = value.and_then(|value| value_text(&column.kind, value));
-        let kind = kind_of(column, planned, value.unwrap_or_default());
-        if !term.compares.holds(&kind, text.as_deref(), &term.value) {
+        let sense = Sense::of(column, planned, value);
+        if !term.compares.holds(sense, text.as_deref(), &term.value) {
             return Ok(false);
         }
     }
@@ -513,7 +515,7 @@ mod tests {
 
     #[test]
     fn nothing_compares_with_null() {
-        let holds = |compares: Compares, found| compares.holds(&Kind::Text, found, "y");
+        let holds = |compares: Compares, found| compares.holds(Sense::Text, found, "y");
         assert!(holds(Compares::Unequal, Some("x")) && !holds(Compares::Unequal, None));
         assert!(holds(Compares::AtMost, Some("y")) && !holds(Compares::Less, Some("y")));
     }

@@ -3,13 +3,13 @@
 //! The ledger lies in the database, and goes back in time with it: a slice that is in files and
 //! not in the ledger was deleted in a future that the database has not had.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{
-    Driver, Error, ErrorKind, LedgerEntry, Result, RowBatch, RowSink, Rows, code,
+    Driver, Error, ErrorKind, LedgerEntry, Result, RowBatch, RowSink, Rows, code, values,
 };
 
 use super::{
@@ -18,10 +18,16 @@ use super::{
     place::Place,
     prune::{Pruned, Versions, entry, ledgered, prune},
     shelf::Shelf,
-    shelve::read_back,
+    shelve::{keep_slices, read_back, verified},
     witness::Witness,
 };
-use crate::world::World;
+use crate::{pipeline::cpu::CpuPool, world::World};
+
+/// A predicate that selects all rows.
+const EVERY_ROW: &str = "1 = 1";
+
+/// As many rows as every engine can count.
+const ROWS_MAX: u64 = i64::MAX.cast_unsigned();
 
 /// What was found, as a document: the newest one counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -200,7 +206,7 @@ pub async fn reconcile(
     }
     let ledger = rows.ledger(place.set()).await?;
     let mut overlap = compare(&shelf, &ledger)?;
-    set_apart(&mut *rows, &shelf, &mut overlap).await?;
+    set_apart(&mut *rows, (place, &world.cpu), &shelf, &mut overlap).await?;
     if may.notes && !overlap.unnoted.is_empty() {
         rows.open_ledger().await?;
         note_again(&mut *rows, &shelf, &mut overlap).await?;
@@ -245,18 +251,35 @@ fn of_tables(shelf: &Shelf) -> impl Iterator<Item = (&Plan, &Batch)> {
     shelf.sealed().filter(|(plan, _)| plan.whole().is_none())
 }
 
-/// Tells slices whose rows are in their table from those that the ledger has forgotten.
-async fn set_apart(rows: &mut dyn Rows, shelf: &Shelf, overlap: &mut Overlap) -> Result<()> {
+/// Tells slices whose rows are in their table from those that the ledger has forgotten. A row is
+/// there if its key is, whatever became of it: policies may not select it any more.
+async fn set_apart(
+    rows: &mut dyn Rows,
+    (place, cpu): (&Place, &CpuPool),
+    shelf: &Shelf,
+    overlap: &mut Overlap,
+) -> Result<()> {
     let alive = Hidden::of(&overlap.live);
     for (plan, batch) in of_tables(shelf) {
-        let set = batch.set_of(plan);
+        let mut set = batch.set_of(plan);
+        EVERY_ROW.clone_into(&mut set.predicate);
+        let mut keys = Keys { places: set.root().table.key.clone(), found: HashSet::new() };
+        let mut doubtful = BTreeSet::new();
         for slice in batch.slices.iter().filter(|slice| alive.has_slice(batch, slice)) {
-            let range = slice.range()?;
             let mut snapshot = rows.snapshot().await?;
-            if snapshot.root(&set, &range, 1, &mut Uncounted).await? == 0 {
+            if snapshot.root(&set, &slice.range()?, ROWS_MAX, &mut keys).await? > 0 {
+                doubtful.insert(slice.number);
+            } else {
                 overlap.unnoted.push(live(batch, slice));
             }
         }
+        if doubtful.is_empty() {
+            continue;
+        }
+        let found = slices_with(place, cpu, (plan, batch), keys).await?;
+        let slices = batch.slices.iter().filter(|slice| doubtful.contains(&slice.number));
+        let forgotten = slices.filter(|slice| !found.contains(&slice.number));
+        overlap.unnoted.extend(forgotten.map(|slice| live(batch, slice)));
     }
     let forgotten = Hidden::of(&overlap.unnoted);
     overlap.live.retain(|one| !forgotten.has(one));
@@ -286,14 +309,61 @@ async fn note_again(rows: &mut dyn Rows, shelf: &Shelf, overlap: &mut Overlap) -
     Ok(())
 }
 
-/// Takes rows of which only matters how many there are.
-struct Uncounted;
+/// Hashes of the keys that rows of a table have.
+struct Keys {
+    /// Where the columns of the key are.
+    places: Vec<usize>,
+    found: HashSet<u64>,
+}
+
+impl Keys {
+    fn hash(&self, row: &[u8]) -> Result<u64> {
+        let values = values(row).collect::<Result<Vec<_>>>()?;
+        let mut hasher = blake3::Hasher::new();
+        for place in &self.places {
+            let value = values.get(*place).copied().flatten().unwrap_or_default();
+            hasher.update(&(value.len() as u64).to_le_bytes());
+            hasher.update(value);
+        }
+        let mut first = [0; 8];
+        hasher.finalize_xof().fill(&mut first);
+        Ok(u64::from_le_bytes(first))
+    }
+}
 
 #[async_trait]
-impl RowSink for Uncounted {
-    async fn put(&mut self, _rows: RowBatch) -> Result<()> {
+impl RowSink for Keys {
+    async fn put(&mut self, rows: RowBatch) -> Result<()> {
+        for row in rows.rows() {
+            let hash = self.hash(row)?;
+            self.found.insert(hash);
+        }
         Ok(())
     }
+}
+
+/// The slices of a batch of which some row of the root has one of those keys.
+async fn slices_with(
+    place: &Place,
+    cpu: &CpuPool,
+    (plan, batch): (&Plan, &Batch),
+    keys: Keys,
+) -> Result<BTreeSet<u32>> {
+    let member = &batch.members[0];
+    let Some(file) = &member.file else { return Ok(BTreeSet::new()) };
+    let bytes = verified(place, cpu, file).await?;
+    let (columns, format, slices) = (member.columns.clone(), plan.format, batch.slices.clone());
+    let work = move || {
+        let mut found = BTreeSet::new();
+        keep_slices(&bytes, &columns, format, &slices, 0, |slice, row| {
+            if keys.found.contains(&keys.hash(row)?) {
+                found.insert(slice.number);
+            }
+            Ok(())
+        })?;
+        Ok::<_, Error>(found)
+    };
+    cpu.run(move |_| work()).await?
 }
 
 /// Writes down what readers pass over, unless that is what was written last.

@@ -17,7 +17,7 @@ use super::{
     document::{Batch, BatchMember, Plan, Slice},
     file::value_text,
     garbage::Removed,
-    meaning::{kind_of, meant},
+    meaning::Sense,
     names::{Names, Told},
     place::Place,
     read::{Term, fits},
@@ -139,7 +139,10 @@ pub(super) fn meaning_of(
         Some(name) => name.to_owned(),
         None => last.plan.members[last.plan.member_of(table)?].table.name.clone(),
     };
-    Ok((name, meant(&names.known(table, column)?.kind, value)))
+    let column = names.known(table, column)?;
+    let sense = Sense::of(column, &[], None);
+    sense.admit(column, value, false)?;
+    Ok((name, sense.meant(value)))
 }
 
 fn hash(salt: &str, value: &str) -> String {
@@ -318,8 +321,8 @@ fn text(
 ) -> Option<String> {
     let value = values.get(place).copied().flatten()?;
     let column = columns.get(place)?;
-    let kind = kind_of(column, planned, value);
-    Some(meant(&kind, &value_text(&column.kind, value)?))
+    let sense = Sense::of(column, planned, Some(value));
+    Some(sense.meant(&value_text(&column.kind, value)?))
 }
 
 fn texts(

@@ -98,6 +98,9 @@ impl Work<'_, '_> {
             let root = &mut set.members[0].table;
             let is_other = table.columns != root.columns || table.key != root.key;
             *root = table;
+            if let Some(why) = self.why_given_up(reader, &run.plan).await? {
+                return self.give_back(pruner, run, &set, partition, (why, None)).await;
+            }
             if is_other || !self.is_noted(pruner, &run).await? {
                 if is_other || pruner.strays(&set).await? > 0 {
                     let reason = "not every row of its partition is to be moved any more";

@@ -14,7 +14,8 @@ use super::{
     mend::Mended,
     pace::{Cause, Pace, Rest, Turn},
     place::Sheet,
-    prune::{Difference, Pruned, Stride, Versions, ledgered, prune},
+    prepare::safe,
+    prune::{Difference, Pruned, Stride, Versions, batch_name, ledgered, prune},
     rewrite::{Keeps, rewrite, void},
     run::{Archiving, Quit, RunReport},
     shelf::{Shelved, ShelvedBatch},
@@ -98,6 +99,10 @@ impl<'a, 'b> Work<'a, 'b> {
     ) -> Result<Quit> {
         let ledger = pruner.ledger(&run.plan.set).await?;
         self.settle(&mut run, &ledger).await?;
+        if let Some(why) = self.why_given_up(reader, &run.plan).await? {
+            self.is_outdated = true;
+            return self.let_go(pruner, run, why).await;
+        }
         let keeps_source = self.keeps_rows;
         let (mut gate, mut lost) = (None, None);
         let pending: Vec<Batch> = run.pending().cloned().collect();
@@ -193,6 +198,22 @@ impl<'a, 'b> Work<'a, 'b> {
             }
         }
         Ok(true)
+    }
+
+    /// Why rows that a plan selects are not to go any more. Somebody who corrects a policy means
+    /// all rows that are still in their tables.
+    pub(super) async fn why_given_up(
+        &self,
+        reader: &mut dyn Rows,
+        plan: &Plan,
+    ) -> Result<Option<&'static str>> {
+        let rule = self.archiving.rule;
+        if plan.selects != rule.selects {
+            return Ok(Some("the policy selects other rows now"));
+        }
+        let cutoff = rule.cutoff(safe(reader.now().await?)).zip(plan.cutoff);
+        let is_earlier = cutoff.is_some_and(|(now, planned)| now < planned);
+        Ok(is_earlier.then_some("the policy's cutoff is earlier now"))
     }
 
     /// Removes files that no document names, and seals batches that were deleted completely.
@@ -437,7 +458,8 @@ impl<'a, 'b> Work<'a, 'b> {
             });
             self.differs(difference);
         }
-        let (became, left_rows) = self.close(plan, batch, &deferred).await?;
+        let why = "rows had changed, and were not deleted";
+        let (became, left_rows) = self.close(plan, batch, &deferred, why).await?;
         Ok(Outcome { quit: None, left_rows, became: Some(became), is_other_schema })
     }
 
@@ -450,9 +472,14 @@ impl<'a, 'b> Work<'a, 'b> {
         }
     }
 
-    /// Ends a run whose partition is none any more: what was deleted is sealed, and nothing else
-    /// counts, since its rows are where the partition is.
-    pub(super) async fn let_go(&mut self, pruner: &mut dyn Rows, mut run: Shelved) -> Result<Quit> {
+    /// Ends a run that nobody is to go on with: what was deleted is sealed, and nothing else counts,
+    /// since its rows are in their table.
+    pub(super) async fn let_go(
+        &mut self,
+        pruner: &mut dyn Rows,
+        mut run: Shelved,
+        why: &str,
+    ) -> Result<Quit> {
         let ledger = pruner.ledger(&run.plan.set).await?;
         self.settle(&mut run, &ledger).await?;
         let pending: Vec<Batch> = run.pending().cloned().collect();
@@ -460,9 +487,13 @@ impl<'a, 'b> Work<'a, 'b> {
             let gone = ledgered(&batch, &ledger, &run.plan)?;
             let left = batch.slices.iter().zip(gone).filter(|(_, gone)| !gone);
             let left: Vec<Slice> = left.map(|(slice, _)| slice.clone()).collect();
-            self.close(&run.plan, &batch, &left).await?;
+            let (_, rows) = self.close(&run.plan, &batch, &left, why).await?;
+            self.tell(format!(
+                "batch {}: {why}; {rows} rows in it had not been deleted, and stay in their table",
+                batch_name(&batch)
+            ));
         }
-        self.end(&run.plan, "its partition is none of the table any more", 0).await
+        self.end(&run.plan, why, 0).await
     }
 
     /// Seals what was deleted of a batch, and takes the rest out of its files; returns how many
@@ -472,6 +503,7 @@ impl<'a, 'b> Work<'a, 'b> {
         plan: &Plan,
         batch: &Batch,
         deferred: &[Slice],
+        why: &str,
     ) -> Result<(ShelvedBatch, u64)> {
         let Archiving { place, world, gates, .. } = self.archiving;
         let left_rows = deferred.iter().map(|slice| slice.members[0].rows).sum();
@@ -482,7 +514,7 @@ impl<'a, 'b> Work<'a, 'b> {
             let mut kept = batch.slices.clone();
             kept.retain(|slice| deferred.iter().all(|one| one.number != slice.number));
             let all: Keeps = Arc::new(|_, _, _| Ok(true));
-            let reason = ("some rows had changed, and were not deleted", now);
+            let reason = (why, now);
             let (written, _) = rewrite(place, &world.cpu, plan, batch, kept, &all, reason).await?;
             if let Some(written) = &written {
                 for gate in *gates {
@@ -497,7 +529,7 @@ impl<'a, 'b> Work<'a, 'b> {
             became.sealed = Some(self.seal(&written, now).await?);
             became.batch = written;
         } else {
-            became.void = Some(Void { reason: "all of it had changed".to_owned(), at: now });
+            became.void = Some(Void { reason: why.to_owned(), at: now });
         }
         Ok((became, left_rows))
     }

@@ -1,7 +1,8 @@
 //! Which archived rows are found: those that the engine would have found in its table.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says what it tried")]
 
-use stillpoint::archiver::{Erasing, FoundRows, Shelf, Wanted, erase, find};
+use stillpoint::archiver::{Erasing, FoundRows, Holding, Shelf, Wanted, erase, find, hold};
+use stillpoint_contract::ErrorKind;
 
 use super::shop::{InPostgres, Shop, Sqlite, Yard};
 
@@ -91,6 +92,53 @@ async fn values_of_postgresql_are_found_however_they_are_written() {
     assert_eq!(erased(&yard, "customer", "3.0").await, 100);
     assert_eq!(erased(&yard, "paid", "t").await, 500 - 100);
     shop.client().await.batch_execute("DROP TABLE visits").await.unwrap();
+}
+
+/// Columns that files hold as text, or whose texts have several forms.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_are_found_whose_texts_are_not_in_the_order_of_their_types() {
+    let Some(shop) = InPostgres::new(17).await else { return };
+    let make = "CREATE TABLE things (id int PRIMARY KEY, state text, amount numeric, u uuid,
+            code char(8), iv interval, ip inet, t time, doc json);
+         INSERT INTO things SELECT n, 'closed', CASE n WHEN 9 THEN 'NaN' ELSE n * 10.50 END,
+            ('550e8400-e29b-41d4-a716-44665544000' || n)::uuid, 'AB' || n, n * interval '10 hours',
+            ('10.0.0.' || n * 20)::inet, time '00:30' + n * interval '1 hour', '{}'
+         FROM generate_series(0, 9) AS n";
+    shop.client().await.batch_execute(make).await.unwrap();
+    let mut yard = Yard::new(&shop, false);
+    "public.things".clone_into(&mut yard.rule.root);
+    assert_eq!(yard.run().await.unwrap().pruned_rows, 10);
+    for (condition, expected) in [
+        ("amount > 9", 9),
+        ("amount > 84", 1),
+        ("amount = 10.5", 1),
+        ("u = 550E8400-E29B-41D4-A716-446655440003", 1),
+        ("code = AB7", 1),
+        ("iv > '40:00:00'", 5),
+        ("iv <= '1 day'", 3),
+        ("ip < 10.0.0.100", 5),
+        ("t = 01:30", 1),
+        ("t >= 05:00", 5),
+        ("doc = {}", 10),
+    ] {
+        assert_eq!(count(&yard, condition).await, expected, "{condition}");
+    }
+    for wrong in ["amount > many", "doc > {}", "u = 550E", "t = noon"] {
+        let terms = Wanted::terms_of(wrong).unwrap();
+        let wanted = Wanted { terms, ..Wanted::default() };
+        let take = async |_: FoundRows| Ok(());
+        let found = find(&yard.place, &yard.world.cpu, &wanted, None, take);
+        assert_eq!(Box::pin(found).await.unwrap_err().kind(), ErrorKind::Invalid, "{wrong}");
+    }
+    // Whoever is held is held however that is written.
+    let held = Holding::Subject(None, "u", "{550E8400E29B41D4A716446655440003}");
+    hold(&yard.place, &yard.world, held, "LEG-1", "dba").await.unwrap();
+    let places = [yard.place.clone()];
+    let subject = (None, "code", "AB3");
+    let asked = erase(&places, &yard.world, subject, ("Art. 17", "dba"), Erasing::Always);
+    let done = asked.await.unwrap();
+    assert_eq!((done.rows, done.held), (0, 1), "{done:?}");
+    assert_eq!(erased(&yard, "amount", "42.0").await, 1);
 }
 
 /// However small slices are, a manifest stays short enough to be read.

@@ -3,6 +3,7 @@
 
 mod answers;
 mod chaos;
+mod corrected;
 mod encrypted;
 mod events;
 mod forms;

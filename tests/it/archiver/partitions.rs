@@ -196,6 +196,15 @@ async fn i12_a_partition_stands_for_its_grace_and_can_be_put_back() {
     assert_eq!((report.quit, count(&shop, "parted").await), (Quit::NothingSelected, 160));
     assert!(report.findings.iter().any(|one| one.found.contains("was put back")), "no word of it");
 
+    // It comes back as well when the policy is corrected meanwhile.
+    yard.rule.name = "corrected".to_owned();
+    yard.place = stillpoint::archiver::Place::new(Arc::clone(&yard.store), "corrected").unwrap();
+    assert!(matches!(yard.run().await.unwrap().quit, Quit::Gate(_)));
+    let selects = std::mem::replace(&mut yard.rule.selects, "id < 0".to_owned());
+    let report = yard.run().await.unwrap();
+    assert_eq!((report.pruned_rows, count(&shop, "parted").await), (0, 160), "{report:?}");
+    yard.rule.selects = selects;
+
     // Once its grace is over, it goes.
     yard.rule.name = "other".to_owned();
     yard.place = stillpoint::archiver::Place::new(Arc::clone(&yard.store), "other").unwrap();

@@ -1,0 +1,89 @@
+//! What becomes of rows when somebody corrects a policy, or the rows: whatever was put into files
+//! for an earlier policy, only rows go that this one selects.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use stillpoint::archiver::{LiveSlice, Nobody, Quit, Reconciling, reconcile};
+
+use super::shop::{InPostgres, Shop, Sqlite, Yard};
+
+/// Exported for a predicate that is corrected before anything is deleted.
+async fn corrected<S: Shop>(mut yard: Yard<S>) {
+    yard.fill(0..20, 0).await;
+    let orders = yard.shop.table("orders");
+    let hold = format!("UPDATE {orders} SET state = 'legal-hold' WHERE id < 10");
+    yard.shop.change(&[hold]).await;
+    "state <> 'open'".clone_into(&mut yard.rule.selects);
+    yard.limits.keeps_source = true;
+    assert_eq!(yard.run().await.unwrap().exported_rows, 20);
+    yard.limits.keeps_source = false;
+    "state = 'closed'".clone_into(&mut yard.rule.selects);
+    let report = yard.run().await.unwrap();
+    assert_eq!((report.pruned_rows, &report.quit), (10, &Quit::Finished), "{report:?}");
+    let told = report.findings.iter().find(|one| one.found.contains("selects other rows now"));
+    assert!(told.unwrap().found.contains("20 rows in it had not been deleted"), "{report:?}");
+    assert_eq!((yard.live("orders").await.len(), yard.archived("orders").await.len()), (10, 10));
+    assert!(!yard.live("orders").await.contains(&"o10".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i3_rows_that_a_corrected_policy_does_not_select_stay_in_sqlite() {
+    corrected(Yard::new(Sqlite::new().await, false)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i3_rows_that_a_corrected_policy_does_not_select_stay_in_postgresql() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    corrected(Yard::new(shop, false)).await;
+}
+
+/// What was deleted before stays archived, and nothing more goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn i3_a_policy_is_corrected_when_half_of_its_rows_are_gone() {
+    for step in 1.. {
+        let mut yard = Yard::new(Sqlite::new().await, false);
+        yard.fill(0..60, 0).await;
+        "state <> 'open'".clone_into(&mut yard.rule.selects);
+        yard.rule.transaction = std::time::Duration::ZERO;
+        assert!(yard.run_until(step).await.is_none(), "it was never half done");
+        let left = yard.live("orders").await.len();
+        assert_ne!(left, 0, "it was never half done");
+        if left == 60 {
+            continue;
+        }
+        let hold = "UPDATE orders SET state = 'legal-hold' WHERE id % 2 = 0".to_owned();
+        yard.shop.change(&[hold]).await;
+        "state = 'closed'".clone_into(&mut yard.rule.selects);
+        assert!(yard.run().await.unwrap().quit.is_done());
+        let (live, archived) = (yard.live("orders").await, yard.archived("orders").await);
+        assert_eq!((live.len(), archived.len()), (left / 2, 60 - left / 2));
+        assert!(live.iter().all(|token| !archived.contains(token)), "{live:?}");
+        return;
+    }
+}
+
+/// The database was restored to before the run, and a row that came back was changed: it is there,
+/// though no policy selects it.
+#[tokio::test(flavor = "multi_thread")]
+async fn i15_rows_that_are_changed_after_a_restore_are_not_taken_for_a_lost_ledger() {
+    let yard = Yard::new(Sqlite::new().await, false);
+    yard.fill(0..20, 0).await;
+    yard.shop.change(&["UPDATE orders SET id = id * 2 + 1000".to_owned()]).await;
+    yard.run().await.unwrap();
+    let back = [
+        "DROP TABLE stillpoint_archive_ledger",
+        "INSERT INTO orders VALUES (1006, 'o3', 'reopened', 'n', 1)",
+        // In the stretch of the other slice, and none of its rows.
+        "INSERT INTO orders VALUES (1031, 'new', 'open', 'n', 1)",
+    ];
+    yard.shop.change(&back.map(str::to_owned)).await;
+    let driver = yard.shop.driver().await;
+    let look = Reconciling::default();
+    let found = reconcile(&yard.place, &yard.world, &*driver, look, &Nobody).await.unwrap();
+    let rows = |slices: &[LiveSlice]| slices.iter().map(|slice| slice.rows).sum::<u64>();
+    assert_eq!((rows(&found.live), rows(&found.unnoted)), (10, 10), "{found:?}");
+    // It is somebody's by now: nothing is deleted.
+    let prunes = Reconciling { prunes: true, ..look };
+    let found = reconcile(&yard.place, &yard.world, &*driver, prunes, &Nobody).await.unwrap();
+    assert_eq!((found.pruned_rows, found.differing.len()), (0, 1), "{found:?}");
+    assert_eq!(yard.live("orders").await, ["new", "o3"]);
+}
