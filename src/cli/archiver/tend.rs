@@ -1,12 +1,15 @@
 //! Archive sets whose time has come: jobs of the queue that all coordinators share, carried out by
 //! whoever serves.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{
     place::Set,
@@ -15,7 +18,7 @@ use super::{
 };
 use crate::{
     archiver::{Archiving, Limits, Quit, RunReport, Shelf},
-    cli::{serve::Held, session::Session},
+    cli::{config::reach, serve::Held, session::Session},
     config::Config,
     coordinator::{
         state::{ARCHIVE, Claim, Filter, Outcome, Phase, State, Task},
@@ -40,6 +43,15 @@ const TOGETHER: usize = 4;
 /// Backups go first.
 const RANK: u64 = 0;
 
+/// How many looks in a row a backup waits for room before a set makes way for it.
+const LOOKS: u32 = 3;
+
+/// For how long it does.
+const ASIDE: TimeDelta = TimeDelta::minutes(5);
+
+/// What is said of one that did.
+const MADE_WAY: &str = "backups waited for its room; it goes on when it is tried again";
+
 /// How long after a failure, or while a gate is closed, it is tried again.
 const RETRY: TimeDelta = TimeDelta::hours(1);
 
@@ -47,7 +59,7 @@ const RETRY: TimeDelta = TimeDelta::hours(1);
 /// decides, and `ended` hears of databases of which something was archived, or should have been.
 ///
 /// The lock of a set keeps two of them from moving the same rows; what one of them leaves, the
-/// next one goes on with.
+/// next one goes on with. A set makes way for backups that wait for its room.
 pub(crate) async fn tend(
     session: &Session,
     state: &State,
@@ -57,6 +69,7 @@ pub(crate) async fn tend(
     let queue = state.clone().of_agent(QUEUE);
     let worker = format!("archives {}", session.world.new_id());
     let mut running = FuturesUnordered::new();
+    let mut order = Order::default();
     loop {
         let held = Arc::clone(&helds.borrow());
         let room = TOGETHER.saturating_sub(running.len());
@@ -72,8 +85,10 @@ pub(crate) async fn tend(
                 }
             };
             for claim in claims {
-                running.push(Box::pin(work(session, &queue, held.config().clone(), claim)));
+                let way = order.begun();
+                running.push(Box::pin(work(session, &queue, held.config().clone(), claim, way)));
             }
+            order.make_way(!running.is_empty() && is_in_the_way(&queue).await);
         }
         let mut sleep = session.world.clock.sleep(LOOK_EVERY);
         loop {
@@ -83,6 +98,47 @@ pub(crate) async fn tend(
             }
         }
     }
+}
+
+/// Which sets are worked on, oldest first, and for how many looks backups have waited for room.
+#[derive(Default)]
+struct Order {
+    running: Vec<Weak<Notify>>,
+    looks: u32,
+}
+
+impl Order {
+    fn begun(&mut self) -> Arc<Notify> {
+        let way = Arc::new(Notify::new());
+        self.running.retain(|other| other.strong_count() > 0);
+        self.running.push(Arc::downgrade(&way));
+        way
+    }
+
+    /// One of them makes way: the newest, which has got least far.
+    fn make_way(&mut self, is_in_the_way: bool) {
+        self.looks = if is_in_the_way { self.looks + 1 } else { 0 };
+        if self.looks >= LOOKS {
+            self.looks = 0;
+            while let Some(newest) = self.running.pop() {
+                if let Some(newest) = newest.upgrade() {
+                    return newest.notify_one();
+                }
+            }
+        }
+    }
+}
+
+/// The machine that it burdens; nobody's, where its endpoint is not known now.
+async fn host(session: &Session, config: &Config, rule: &ArchiveRule) -> String {
+    let Some(database) = config.databases.get(&rule.database) else { return String::new() };
+    let reached = reach::endpoint(session, database).await;
+    reached.map(|(_, endpoint)| reach::host(&endpoint)).unwrap_or_default()
+}
+
+async fn is_in_the_way(queue: &State) -> bool {
+    // Whoever cannot be asked says so elsewhere.
+    queue.is_in_the_way().await.unwrap_or(false)
 }
 
 /// Says that this process lives, queues what is due, and takes what it has room for.
@@ -125,7 +181,7 @@ async fn settle(session: &Session, state: &State, config: &Config) {
                 due,
                 why: "calendar".to_owned(),
                 repository: rule.to.clone(),
-                host: String::new(),
+                host: host(session, config, rule).await,
                 rank: RANK,
                 rpo: Duration::ZERO,
                 agent: QUEUE.to_owned(),
@@ -170,7 +226,7 @@ async fn due(
             }
             // Its worker is gone, and somebody else goes on at once.
             Phase::Ended { outcome: Outcome::Lost, .. } => Some(due),
-            Phase::Ended { at, .. } if is_for_it && now < *at + RETRY => None,
+            Phase::Ended { at, reason, .. } if is_for_it && now < *at + wait(reason) => None,
             Phase::Ended { .. } => Some(due),
         });
     }
@@ -181,8 +237,18 @@ async fn due(
     Ok(newest.is_none_or(|end| end.at < due).then_some(due))
 }
 
+fn wait(reason: &str) -> TimeDelta {
+    if reason == MADE_WAY { ASIDE } else { RETRY }
+}
+
 /// Does one job, and notes how it ended. Returns of which database it was.
-async fn work(session: &Session, queue: &State, config: Config, claim: Claim) -> String {
+async fn work(
+    session: &Session,
+    queue: &State,
+    config: Config,
+    claim: Claim,
+    way: Arc<Notify>,
+) -> String {
     let name = claim.task.kind.strip_prefix(ARCHIVE).unwrap_or_default().to_owned();
     let meter = Arc::new(Meter::default());
     tracing::info!(event = "archive.started", set = name, job = claim.job);
@@ -194,6 +260,7 @@ async fn work(session: &Session, queue: &State, config: Config, claim: Claim) ->
             tracing::warn!(event = "archive.ended", set = name, job = claim.job, why);
             return claim.task.database;
         }
+        () = way.notified() => (Outcome::Deferred, MADE_WAY.to_owned()),
     };
     let word = outcome.word();
     let action = if outcome == Outcome::Failed { "archive.failed" } else { "archive.ended" };
@@ -240,7 +307,7 @@ async fn one(
             let outcome = match report.quit {
                 Quit::Critical(_) => Outcome::Failed,
                 // It is tried again until the gate is open.
-                Quit::Gate(_) => Outcome::Superseded,
+                Quit::Gate(_) => Outcome::Deferred,
                 _ => Outcome::Succeeded,
             };
             for why in &report.lacking_copies {
@@ -282,4 +349,27 @@ async fn carry_out(session: &Session, set: &Set, meter: &Arc<Meter>) -> Result<R
         }
     }
     Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_newest_set_makes_way_when_backups_have_waited_for_a_while() {
+        let mut order = Order::default();
+        let [first, second, third] = [order.begun(), order.begun(), order.begun()];
+        drop(third);
+        let mut looks = |are_waiting: &[bool]| {
+            are_waiting.iter().for_each(|is_in_the_way| order.make_way(*is_in_the_way));
+            [&first, &second].map(|way| way.notified().now_or_never().is_some())
+        };
+        assert_eq!(looks(&[true, true, false, true, true]), [false, false], "not for long");
+        assert_eq!(looks(&[true]), [false, true]);
+        assert_eq!(looks(&[true, true]), [false, false]);
+        assert_eq!(looks(&[true]), [true, false]);
+        assert_eq!(looks(&[true, true, true]), [false, false], "nothing is left");
+    }
 }

@@ -167,3 +167,35 @@ pub(crate) async fn either(session: &Session, database: Option<&str>) -> Result<
     };
     repository(session, &config, name).await
 }
+
+/// The machine that an endpoint burdens: that of its URL, or this one.
+pub(crate) fn host(endpoint: &Endpoint) -> String {
+    let authority = endpoint.address.strip_prefix("//").unwrap_or_default();
+    let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let bare = match host.rsplit_once(':') {
+        Some((bare, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => bare,
+        _ => host,
+    };
+    if bare.is_empty() { "localhost".to_owned() } else { bare.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn the_host_of_an_endpoint_is_what_jobs_burden() {
+        let of = |address: &str| {
+            let address = address.to_owned();
+            host(&Endpoint { scheme: "x".to_owned(), address, settings: BTreeMap::new() })
+        };
+        assert_eq!(of("//user@db.internal:5432/app?x=y"), "db.internal");
+        assert_eq!(of("//db.internal"), "db.internal");
+        assert_eq!(of("//[::1]:5432/app"), "[::1]");
+        assert_eq!(of("/srv/app.db"), "localhost");
+        assert_eq!(of("///app"), "localhost");
+    }
+}

@@ -284,7 +284,9 @@ fn outcome_of(outcome: state::Outcome) -> Outcome {
         state::Outcome::Succeeded => Outcome::Succeeded,
         state::Outcome::Failed => Outcome::Failed,
         // Its worker went away, which says nothing about the database.
-        state::Outcome::Superseded | state::Outcome::Lost => Outcome::Superseded,
+        state::Outcome::Superseded | state::Outcome::Deferred | state::Outcome::Lost => {
+            Outcome::Superseded
+        }
         state::Outcome::Cancelled => Outcome::Cancelled,
     }
 }

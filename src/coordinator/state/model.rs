@@ -99,6 +99,8 @@ pub enum Outcome {
     Failed,
     /// Its endpoint went away, and another one takes over.
     Superseded,
+    /// It did what it may, and does the rest when something else has come about.
+    Deferred,
     /// Somebody ended it.
     Cancelled,
     /// Nobody has heard of its worker.
@@ -119,8 +121,14 @@ pub struct Claim {
 }
 
 impl Outcome {
-    const ALL: [Self; 5] =
-        [Self::Succeeded, Self::Failed, Self::Superseded, Self::Cancelled, Self::Lost];
+    const ALL: [Self; 6] = [
+        Self::Succeeded,
+        Self::Failed,
+        Self::Superseded,
+        Self::Deferred,
+        Self::Cancelled,
+        Self::Lost,
+    ];
 
     /// In a word.
     pub fn word(self) -> &'static str {
@@ -128,6 +136,7 @@ impl Outcome {
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Superseded => "superseded",
+            Self::Deferred => "deferred",
             Self::Cancelled => "cancelled",
             Self::Lost => "lost",
         }

@@ -268,6 +268,23 @@ impl State {
         Ok(id)
     }
 
+    /// Whether a job of another part of the queue waits for room that jobs of this part take.
+    pub async fn is_in_the_way(&self) -> Result<bool> {
+        let mut open = self.database.begin().await?;
+        let find = "SELECT c.scope FROM cap AS c WHERE most > 0
+                 AND most <= (SELECT count(*) FROM job AS r WHERE r.state = 'running'
+                     AND (c.scope = 'all' OR c.scope = 'repository' AND r.repository = c.name
+                         OR c.scope = 'host' AND r.host = c.name))
+                 AND EXISTS (SELECT 1 FROM job AS o WHERE o.state = 'running' AND o.agent = $1
+                     AND (c.scope = 'all' OR c.scope = 'repository' AND o.repository = c.name
+                         OR c.scope = 'host' AND o.host = c.name))
+                 AND EXISTS (SELECT 1 FROM job AS w WHERE w.state = 'waiting' AND w.agent <> $1
+                     AND (c.scope = 'all' OR c.scope = 'repository' AND w.repository = c.name
+                         OR c.scope = 'host' AND w.host = c.name))
+             LIMIT 1";
+        Ok(!open.run(find, &[Value::from(&*self.agent)]).await?.is_empty())
+    }
+
     /// Sets how many jobs may run at once: of everything, of repositories, of hosts.
     pub async fn set_caps(&self, all: u32, of: &[(Scope, &str, u32)]) -> Result<()> {
         let mut open = self.database.begin().await?;

@@ -296,6 +296,26 @@ fn those_that_serve_begin_a_run_when_its_time_has_come() {
 }
 
 #[test]
+fn rows_make_way_for_backups_that_wait_for_room() {
+    let ward = shop();
+    let config = format!("{HEAD}[coordinator]\nrunning = 1\n{ARCHIVE}schedule = \"0 0 1 1 *\"\n");
+    ward.configure(&config);
+    // It rests until somebody lets it go on, and takes the only room meanwhile.
+    ward.ok(&["archive", "pause", "orders"]);
+    let serving = ward.serve();
+    ward.wait_until("the run", || ward.said().contains("archive.started"));
+    ward.create("app.db");
+    ward.configure(&format!("{config}[database.app]\nendpoint = \"sqlite:app.db\"\n"));
+    ward.ok(&["apply"]);
+    ward.wait_for_backups("app", 1);
+    let jobs = ward.json(&["jobs", "list", "--count", "100"])["jobs"].clone();
+    let of_set = |job: &&Value| job["kind"] == "archive orders";
+    let ended = jobs.as_array().unwrap().iter().find(of_set).unwrap();
+    assert_eq!(ended["outcome"], "deferred", "{jobs:#}");
+    assert_eq!(serving.stop(), 143);
+}
+
+#[test]
 fn a_set_whose_run_fails_for_a_day_is_a_ticket_until_it_succeeds() {
     let ward = shop();
     let route = "[[alert]]\nname = \"file\"\nwhen = [\"archive-overdue\"]\n\

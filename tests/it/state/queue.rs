@@ -57,6 +57,32 @@ pub(super) async fn the_first_in_rank_is_taken_and_no_cap_is_passed(bench: &Benc
     assert_eq!(state.claim("w1").await.unwrap(), None);
 }
 
+pub(super) async fn who_takes_room_that_others_wait_for_learns_of_it(bench: &Bench) {
+    let state = &bench.state;
+    let rows = state.clone().of_agent("rows");
+    bench.worker("w1").await;
+    let moved = Task { agent: "rows".to_owned(), ..task("a", "archive a", 0) };
+    rows.enqueue(&moved, "s").await.unwrap();
+    rows.claim("w1").await.unwrap().unwrap();
+    let elsewhere =
+        Task { repository: "dr".to_owned(), host: "db2".to_owned(), ..task("b", "full", 1) };
+    state.enqueue(&elsewhere, "s").await.unwrap();
+    let (repository, host) = ((Scope::Repository, "primary", 1), (Scope::Host, "db1", 1));
+    let caps = [repository, host, (Scope::Host, "db2", 1)];
+    state.set_caps(2, &caps).await.unwrap();
+    assert!(!rows.is_in_the_way().await.unwrap(), "that one may run");
+    state.set_caps(1, &[]).await.unwrap();
+    assert!(rows.is_in_the_way().await.unwrap(), "one of everything");
+    state.enqueue(&task("c", "full", 1), "s").await.unwrap();
+    for cap in [repository, host] {
+        state.set_caps(9, &[]).await.unwrap();
+        assert!(!rows.is_in_the_way().await.unwrap(), "there is room");
+        state.set_caps(9, &[cap]).await.unwrap();
+        assert!(rows.is_in_the_way().await.unwrap(), "{cap:?}");
+        assert!(!state.is_in_the_way().await.unwrap(), "those of others are not its own");
+    }
+}
+
 pub(super) async fn what_waits_becomes_more_urgent(bench: &Bench) {
     let state = &bench.state;
     bench.worker("w1").await;

@@ -35,6 +35,7 @@ promises! {
     queue:
         a_due_time_is_queued_once_and_again_only_after_a_failure
         the_first_in_rank_is_taken_and_no_cap_is_passed
+        who_takes_room_that_others_wait_for_learns_of_it
         what_waits_becomes_more_urgent
         an_agent_takes_what_is_its_own_and_nobody_else_does
         what_agents_say_is_heard
