@@ -8,6 +8,7 @@ mod everyday;
 mod explains;
 mod fence;
 mod monthly;
+mod new_machine;
 mod observe;
 mod oddities;
 mod plans;
