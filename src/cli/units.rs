@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_name_their_unit_and_keep_to_four_digits() {
+    fn row_24_sizes_name_their_unit_and_keep_to_four_digits() {
         for (count, expected) in [
             (0, "0 B"),
             (1023, "1023 B"),
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_of_time_name_their_unit() {
+    fn row_24_lengths_of_time_name_their_unit() {
         for (millis, expected) in [
             (421, "0.42 s"),
             (17_900, "17 s"),

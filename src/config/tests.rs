@@ -230,7 +230,7 @@ fn an_archive_may_say_all_that_there_is() {
 }
 
 #[test]
-fn everything_that_is_written_is_understood() {
+fn row_59_79_everything_that_is_written_is_understood() {
     let loaded = of(LARGE);
     assert!(loaded.problems.is_empty(), "{}", told(&loaded));
     let config = &loaded.config;
@@ -459,7 +459,7 @@ endpoint = 'postgres://db/shop?password=hunter2'
 }
 
 #[test]
-fn the_schema_agrees_with_the_check() {
+fn row_59_79_the_schema_agrees_with_the_check() {
     let schema = jsonschema::validator_for(&schema()).unwrap();
     let json =
         |text: &str| serde_json::to_value(toml::from_str::<toml::Table>(text).unwrap()).unwrap();

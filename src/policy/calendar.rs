@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daily_time_fires_once_on_days_on_which_clocks_change() {
+    fn row_22_a_daily_time_fires_once_on_days_on_which_clocks_change() {
         let night = calendar("30 2 * * *", 0, Tz::Europe__Berlin);
         let night = night.turns("db");
         assert_eq!(

@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_missed_times_the_latest_is_made_up_for() {
+    fn row_22_of_several_missed_times_the_latest_is_made_up_for() {
         let known = Known::default();
         assert_eq!(known.told(&hourly(), Kind::Full, "00:59"), "; Due 01:00");
         assert_eq!(known.told(&hourly(), Kind::Full, "01:04"), "01:00 run; run 01:00 Calendar");

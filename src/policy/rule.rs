@@ -352,7 +352,7 @@ mod tests {
     proptest! {
         /// Row 11: no host and no address decides what an endpoint belongs to.
         #[test]
-        fn row_11_where_an_endpoint_is_changes_nothing_of_its_database(
+        fn row_11_41_where_an_endpoint_is_changes_nothing_of_its_database(
             one in "[a-z0-9.:\\[\\]-]{1,40}",
             other in "[a-z0-9.:\\[\\]-]{1,40}",
             app in "[a-z]{1,8}",

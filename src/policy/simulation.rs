@@ -221,7 +221,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn every_due_time_of_a_month_ends_in_one_way(
+    fn row_10_22_every_due_time_of_a_month_ends_in_one_way(
         zone in proptest::sample::select(ZONES.to_vec()),
         month in proptest::sample::select(MONTHS.to_vec()),
         full in proptest::sample::select(FULLS.to_vec()),

@@ -91,7 +91,7 @@ fn row_16_a_dump_and_its_marker_become_a_backup() {
 
 /// Row 16: what is half-written is never taken, whatever its marker says; once it is whole, it is.
 #[test]
-fn row_16_what_is_half_written_is_never_taken() {
+fn row_16_48_what_is_half_written_is_never_taken() {
     let ward = ward("");
     let folder = ward.path("drop");
     let bytes = dump(&ward, 300);

@@ -92,7 +92,7 @@ pub(super) async fn survives(store: &Arc<dyn Store>, promises: &Promises) -> Res
 }
 
 #[test]
-fn i1_a_crash_at_any_store_operation_loses_nothing() {
+fn row_48_i1_a_crash_at_any_store_operation_loses_nothing() {
     let runtime = runtime();
     let (base, ledger) = (MemoryStore::default(), Ledger::default());
     let base = Arc::new(base);

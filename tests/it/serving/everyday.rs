@@ -6,7 +6,7 @@ use super::ward::{HEAD, Ward, fill, listening, rows};
 
 /// Row 74: six lines are enough. Row 15: nobody is listened to.
 #[test]
-fn row_74_the_shortest_configuration_makes_a_scheduled_backup() {
+fn row_15_74_the_shortest_configuration_makes_a_scheduled_backup() {
     let ward = Ward::new("");
     ward.ok(&["config", "init", "--out", "six.toml"]);
     let six = fs::read_to_string(ward.path("six.toml")).unwrap();

@@ -87,7 +87,7 @@ fn what_shortens_retention_has_to_be_accepted() {
 }
 
 #[test]
-fn a_changed_line_of_the_audit_log_is_noticed() {
+fn row_83_a_changed_line_of_the_audit_log_is_noticed() {
     let ward = Ward::new(&format!("{HEAD}{QUIET}{}", block("app")));
     ward.create("app.db");
     ward.serve_until_backed_up("app");

@@ -7,7 +7,7 @@ use stillpoint_contract::{ErrorKind, code};
 
 use super::bench::{Bench, due, pause, task};
 
-pub(super) async fn a_changed_line_is_found(bench: &Bench) {
+pub(super) async fn row_83_a_changed_line_is_found(bench: &Bench) {
     let state = &bench.state;
     assert_eq!(state.prove_audit().await.unwrap(), None);
     for database in ["a", "b", "c", "d"] {

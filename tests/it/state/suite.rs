@@ -73,7 +73,7 @@ promises! {
         jobs_are_found_by_what_they_are
         old_jobs_are_forgotten_save_the_newest_of_each;
     audit:
-        a_changed_line_is_found
+        row_83_a_changed_line_is_found
         tables_of_a_newer_program_are_left_alone
         tables_of_an_older_program_become_these
         a_transaction_that_is_dropped_changes_nothing_and_holds_nobody_up

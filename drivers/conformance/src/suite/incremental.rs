@@ -24,7 +24,7 @@ fn kept(copy: &Copy) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(crate) async fn an_incremental_copy_equals_a_full_one(stage: &Stage) -> Verdict {
+pub(crate) async fn row_64_an_incremental_copy_equals_a_full_one(stage: &Stage) -> Verdict {
     let base = stage.back_up().await?;
     let log = MemoryLog::new();
     let mark = base.mark()?;
@@ -43,7 +43,7 @@ pub(crate) async fn an_incremental_copy_equals_a_full_one(stage: &Stage) -> Verd
     Ok(Outcome::Proven)
 }
 
-pub(crate) async fn increments_build_on_increments(stage: &Stage) -> Verdict {
+pub(crate) async fn row_64_increments_build_on_increments(stage: &Stage) -> Verdict {
     let full = stage.back_up().await?;
     let log = MemoryLog::new();
     let mut opened = stage.capture(&log, Some(&full.mark()?)).await?;

@@ -95,9 +95,9 @@ sentences! {
     copy::any_method_runs_while_any_other_runs []
         "Any method may run while any other runs."
 
-    incremental::an_incremental_copy_equals_a_full_one [Incremental, Log]
+    incremental::row_64_an_incremental_copy_equals_a_full_one [Incremental, Log]
         "An incremental copy keeps only unchanged bytes: it equals a full one, byte for byte."
-    incremental::increments_build_on_increments [Incremental, Log]
+    incremental::row_64_increments_build_on_increments [Incremental, Log]
         "Increment after increment, every backup is restorable on its own."
     incremental::an_incremental_copy_is_whole_under_load [Incremental, Log]
         "An incremental copy that is taken under load holds whole transactions."

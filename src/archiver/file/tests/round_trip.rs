@@ -9,7 +9,7 @@ use super::{
 };
 
 #[test]
-fn every_kind_keeps_its_edges() {
+fn row_23_every_kind_keeps_its_edges() {
     for kind in kinds() {
         let columns = columns(std::slice::from_ref(&kind));
         let mut rows: Vec<Row> = edges(&kind).into_iter().map(|value| vec![Some(value)]).collect();
@@ -99,7 +99,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_fits_comes_back((columns, rows) in tables()) {
+    fn row_23_whatever_fits_comes_back((columns, rows) in tables()) {
         for format in FORMATS {
             let bytes = file(*format, &columns, &rows);
             let read = decode(&bytes, &columns, *format).unwrap();
