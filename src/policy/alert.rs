@@ -335,8 +335,9 @@ fn bytes(bytes: u64) -> String {
     }
 }
 
+/// A time in the policy's zone, which it names: whoever reads it may be in another one.
 fn time(at: DateTime<Utc>, zone: Tz) -> String {
-    at.with_timezone(&zone).format("%Y-%m-%d %H:%M:%S").to_string()
+    format!("{} {}", at.with_timezone(&zone).format("%Y-%m-%d %H:%M:%S"), zone.name())
 }
 
 /// The two largest units of a length of time, as in `2h 5m`.
@@ -427,14 +428,15 @@ mod tests {
         assert_eq!(
             told(&loud, &policy, 36),
             [
-                "rpo-breached Page since 22: the newest restorable point is 2026-11-01 20:00:00, \
-                 16h old; 2h are promised",
+                "rpo-breached Page since 22: the newest restorable point is \
+                 2026-11-01 20:00:00 UTC, 16h old; 2h are promised",
                 "restorable-gap Ticket since 9: nothing can be restored at \
-                 2026-11-01 09:00:00 - 2026-11-01 12:00:00",
+                 2026-11-01 09:00:00 UTC - 2026-11-01 12:00:00 UTC",
                 "corruption Page since 7: stored bytes are damaged, known since \
-                 2026-11-01 07:00:00",
-                "drill-failed Ticket since 8: the drill of 2026-11-01 08:00:00 failed",
-                "copy-lag Ticket since 36: copy dr lacks what is there since 2026-11-01 12:00:00",
+                 2026-11-01 07:00:00 UTC",
+                "drill-failed Ticket since 8: the drill of 2026-11-01 08:00:00 UTC failed",
+                "copy-lag Ticket since 36: copy dr lacks what is there since \
+                 2026-11-01 12:00:00 UTC",
             ]
         );
         // Nothing is late that no window let go.
@@ -445,6 +447,9 @@ mod tests {
         assert_eq!((is_late(43), is_late(44)), (false, true));
         let important = Policy { priority: PAGE_PRIORITY, ..policy.clone() };
         assert!(told(&loud, &important, 36)[1].starts_with("restorable-gap Page"));
+        let abroad = Policy { zone: Tz::Europe__Berlin, ..policy.clone() };
+        let told_there = told(&loud, &abroad, 36);
+        assert!(told_there[3].contains("of 2026-11-01 09:00:00 Europe/Berlin"), "{told_there:?}");
         let state = State::Retired;
         let retired = Protection { reach: Reach { state, ..loud.reach }, ..loud };
         assert_eq!(told(&retired, &policy, 360).len(), 1);
@@ -458,7 +463,7 @@ mod tests {
         assert_eq!(told(&drilled, &policy, 120), Vec::<String>::new());
         assert_eq!(
             told(&drilled, &policy, 121),
-            ["drill-overdue Ticket since 121: the last drill was at 2026-11-01 01:00:00"]
+            ["drill-overdue Ticket since 121: the last drill was at 2026-11-01 01:00:00 UTC"]
         );
         let never = Protection { drill_passed: None, ..drilled };
         assert_eq!(
@@ -481,11 +486,10 @@ mod tests {
         let coverage = intervals(&[(0, 40)]);
         let known = Protection { archives: &sets, ..protection(&coverage) };
         assert_eq!(told(&known, &promises(), 24), Vec::<String>::new());
-        let events =
-            "archive set events is due since 2026-11-01 01:00:00: the gate is closed".to_owned();
+        let events = "archive set events is due since 2026-11-01 01:00:00 UTC: the gate is closed";
         let told = |hour| told(&known, &promises(), hour);
         assert_eq!(told(25), [format!("archive-overdue Ticket since 25: {events}")]);
-        let orders = "archive set orders is due since 2026-11-01 03:00:00: \
+        let orders = "archive set orders is due since 2026-11-01 03:00:00 UTC: \
                       no attempt has ended yet";
         assert_eq!(told(27), [format!("archive-overdue Ticket since 25: {events}; {orders}")]);
     }
