@@ -10,6 +10,7 @@ use stillpoint_contract::{ErrorKind, Result};
 
 use super::{
     super::{
+        advice::command_line,
         answer::{Answer, Stamp},
         choice::Labels,
         copy::{lag, told_lag},
@@ -29,7 +30,7 @@ use crate::{
         CopyKnown, Fleet, Member, add_drills, reported, silence, standing,
         state::{Marked, State as Shared},
     },
-    policy::{Interval, State, Unprotected},
+    policy::{Interval, Rules, State, Unprotected, Until, Verdict},
 };
 
 /// Databases that are looked at together.
@@ -72,6 +73,11 @@ struct Row {
     last_full: Option<Stamp>,
     drill_passed: Option<Stamp>,
     drill_failed: Option<Stamp>,
+    /// How long the newest drill that passed needed, and how long a restore may need.
+    drill_rto_ms: Option<u64>,
+    rto_seconds: Option<u64>,
+    /// What is kept of it where nothing is stored any more.
+    kept: Option<KeptRow>,
     /// The endpoint that is backed up, where they come and go.
     endpoint: Option<String>,
     /// The agent that reaches it, if whoever serves does not.
@@ -84,6 +90,41 @@ struct Row {
     trouble: Option<String>,
     /// Why nothing is known.
     problem: Option<String>,
+}
+
+/// What is kept of a database that is retired.
+#[derive(Debug, Serialize)]
+struct KeptRow {
+    /// How many backups stay until a day that is known.
+    dated: usize,
+    /// When the last of them may go.
+    until: Option<Stamp>,
+    /// How many stay until somebody forgets or releases them.
+    undated: usize,
+}
+
+impl KeptRow {
+    fn of(verdicts: &[Verdict]) -> Self {
+        let kept: Vec<_> = verdicts.iter().filter(|verdict| verdict.is_kept()).collect();
+        let ends = kept.iter().filter_map(|verdict| match verdict.until {
+            Until::Instant(at) if at < DateTime::<Utc>::MAX_UTC => Some(at),
+            // Newer ones never come.
+            _ => None,
+        });
+        let dated = ends.clone().count();
+        Self { dated, until: ends.max().map(Stamp), undated: kept.len() - dated }
+    }
+
+    fn says(&self, page: &Page<'_>) -> String {
+        let told = |count: usize| units::count(count as u64, "backup", "backups");
+        let dated = self.until.map(|until| {
+            let day = page.time(until.0);
+            format!("{} kept until {day}", told(self.dated))
+        });
+        let undated = (self.undated > 0 || dated.is_none())
+            .then(|| format!("{} kept until forgotten", told(self.undated)));
+        dated.into_iter().chain(undated).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// How far a copy has come.
@@ -137,6 +178,14 @@ impl Row {
         pages || matches!(self.rpo, Some("breached" | "unknown" | "unprotected"))
     }
 
+    /// What the last drill needed, and what is promised.
+    fn needed(&self) -> String {
+        let promised = self.rto_seconds.map(Duration::from_secs).map(units::duration);
+        let promised = promised.map(|promised| format!("/{promised}")).unwrap_or_default();
+        let needed = self.drill_rto_ms.map(Duration::from_millis).map(units::duration);
+        needed.map(|needed| format!(" {needed}{promised}")).unwrap_or_default()
+    }
+
     fn cells(&self, page: &Page<'_>, now: DateTime<Utc>) -> Vec<String> {
         let ago = |at: Stamp| {
             let age = (now - at.0).to_std().unwrap_or(Duration::ZERO);
@@ -146,7 +195,7 @@ impl Row {
         let promised = units::duration(Duration::from_secs(self.rpo_seconds));
         let drill = match (self.drill_passed, self.drill_failed) {
             (passed, Some(failed)) if passed < Some(failed) => format!("FAILED {}", ago(failed)),
-            (Some(passed), _) => format!("ok {}", ago(passed)),
+            (Some(passed), _) => format!("ok {}{}", ago(passed), self.needed()),
             _ => "never".to_owned(),
         };
         vec![
@@ -170,6 +219,15 @@ impl Row {
                 copies => copies.iter().map(CopyRow::cell).collect::<Vec<_>>().join("  "),
             },
         ]
+    }
+}
+
+impl StatusAnswer {
+    /// A database of which more can be told, where something is wrong.
+    fn worst(&self) -> Option<&Row> {
+        let known = || self.databases.iter().filter(|row| row.state != "unprotected");
+        let is_wrong = |row: &&Row| !row.alerts.is_empty() || row.trouble.is_some();
+        known().find(|row| row.is_broken()).or_else(|| known().find(is_wrong))
     }
 }
 
@@ -198,7 +256,9 @@ impl Answer for StatusAnswer {
         page.table(&table);
         let of = |word| self.databases.iter().filter(|row| row.rpo == Some(word)).count();
         let counts = ["breached", "unprotected", "unknown", "ok"].map(|word| (of(word), word));
-        let told = counts.iter().filter(|(count, _)| *count > 0);
+        let in_state = |word| self.databases.iter().filter(|row| row.state == word).count();
+        let ended = ["retiring", "retired"].map(|word| (in_state(word), word));
+        let told = counts.iter().chain(&ended).filter(|(count, _)| *count > 0);
         let told: Vec<_> = told.map(|(count, word)| format!("{count} {word}")).collect();
         page.blank();
         page.line(told.join("  "));
@@ -220,6 +280,14 @@ impl Answer for StatusAnswer {
                 let until = row.paused_until.map(|at| format!(" until {}", page.time(at.0)));
                 page.line(format!("{name}: paused{}", until.unwrap_or_default()));
             }
+            if let Some(kept) = &row.kept {
+                page.line(format!("{name}: {}, {}", row.state, kept.says(page)));
+            }
+        }
+        if let Some(row) = self.worst() {
+            page.blank();
+            let command = command_line(&["explain", "alert", &row.name]);
+            page.line(format!("try: {}", printable(&command)));
         }
     }
 }
@@ -284,6 +352,9 @@ fn unprotected(fleet: &Fleet, options: &Options) -> Result<Vec<Row>> {
         last_full: None,
         drill_passed: None,
         drill_failed: None,
+        drill_rto_ms: None,
+        rto_seconds: None,
+        kept: None,
         endpoint: None,
         agent: None,
         paused: false,
@@ -334,6 +405,7 @@ async fn row(
             (None, Some(format!("{}: could not {error}", error.code())))
         }
     };
+    let kept = kept(fleet, member, now).await;
     let paused = pause(marks, &member.name, now);
     let fresh =
         known.as_ref().and_then(|known| reach(member, known).freshness(&member.policy, now));
@@ -370,6 +442,9 @@ async fn row(
         last_full: known.newest_full.map(Stamp),
         drill_passed: known.drill_passed.map(Stamp),
         drill_failed: known.drill_failed.map(Stamp),
+        drill_rto_ms: known.rehearsed.rto_ms,
+        rto_seconds: member.policy.rto.map(|rto| rto.as_secs()),
+        kept,
         endpoint: member.endpoints.chosen.as_ref().map(|chosen| chosen.id.clone()),
         agent: member.agent.clone(),
         paused: paused.is_some(),
@@ -379,4 +454,16 @@ async fn row(
         trouble: None,
         problem,
     }
+}
+
+/// What is kept of a database of which nothing is stored any more. Why its repository cannot be
+/// asked is told elsewhere.
+async fn kept(fleet: &Fleet, member: &Member, now: DateTime<Utc>) -> Option<KeptRow> {
+    if member.state == State::Active {
+        return None;
+    }
+    let repository = fleet.repository(member).ok()?;
+    let holdings = repository.stock(&member.name).await.ok()?.about(&member.subjects);
+    let rules = Rules::of(&member.policy);
+    Some(KeptRow::of(&rules.retain(&holdings.stock(member.state), now).verdicts))
 }

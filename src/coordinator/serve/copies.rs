@@ -17,7 +17,7 @@ use super::{
     fleet::{Fleet, Member},
     hands::Ending,
     run::{Coordinator, Wakes, is_true},
-    standing::Standing,
+    standing::{Rehearsed, Standing},
     work::told,
 };
 use crate::{
@@ -187,7 +187,16 @@ impl Fleet {
 pub async fn add_drills(fleet: &Fleet, member: &Member, standing: &mut Standing) -> Result<()> {
     let is_copy = member.policy.drill.as_ref().is_some_and(|drill| drill.from.is_some());
     if is_copy {
-        let (passed, failed) = drilled_in(fleet.drilled(member)?, &member.name).await?;
+        let repository = fleet.drilled(member)?;
+        let (passed, failed) = drilled_in(repository, &member.name).await?;
+        if passed.is_some() && standing.drill_passed <= passed {
+            let history = repository.history().await?;
+            let own = history.drills().filter(|one| one.passed && one.database == member.name);
+            if let Some(newest) = own.max_by_key(|one| one.finished_at) {
+                let (rto_ms, rpo_ms) = (newest.rto_ms, newest.rpo_ms);
+                standing.rehearsed = Rehearsed { rto_ms, rpo_ms };
+            }
+        }
         standing.drill_passed = standing.drill_passed.max(passed);
         standing.drill_failed = standing.drill_failed.max(failed);
     }

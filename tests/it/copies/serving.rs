@@ -81,7 +81,7 @@ fn row_68_a_job_copies_and_the_lag_is_measured() {
 #[test]
 fn row_69_a_drill_needs_nothing_but_the_copy() {
     let drill = "[policy.default.drill]\nevery = \"7d\"\nfrom = \"dr\"\npoint = \"latest\"\n";
-    let (ward, application) = yard(PLACES, "", &format!("{DR}{drill}"));
+    let (ward, application) = yard(PLACES, "rto = \"90s\"", &format!("{DR}{drill}"));
     prove(&ward, &[]);
     copy(&ward);
     let expected = rows(&application).to_string();
@@ -97,6 +97,9 @@ fn row_69_a_drill_needs_nothing_but_the_copy() {
         list["drills"].as_array().unwrap().len()
     };
     assert_eq!((kept("dr"), kept("repo")), (1, 0), "the evidence is where it was found");
+    // What it needed is told beside what is promised.
+    assert!(ward.status("app")["drill_rto_ms"].is_u64());
+    assert!(ward.ok(&["status"]).contains(" s/1m30s"), "{}", ward.ok(&["status"]));
     // Nor does the original have to be there.
     fs::rename(ward.path("repo"), ward.path("gone")).unwrap();
     assert_eq!(ward.json(&words)["passed"], true);

@@ -23,6 +23,7 @@ fn row_29_schedules_and_alerts_are_explained() {
     assert_eq!((&breach["class"], &breach["urgency"]), (&"rpo-breached".into(), &"page".into()));
     assert_eq!(breach["routes"], serde_json::json!(["night"]));
     assert!(ward.ok(&["explain", "alert", "app"]).contains("told    yes, by night"));
+    assert!(ward.ok(&["status"]).ends_with("\ntry: stillpoint explain alert app\n"));
 
     let schedule = ward.json(&["explain", "schedule", "app"]);
     let full = schedule["kinds"].as_array().unwrap().iter().find(|one| one["kind"] == "full");

@@ -51,6 +51,10 @@ fn row_40_a_changed_file_changes_nothing_before_it_is_applied() {
     let status = ward.status("one");
     assert_eq!((&status["state"], &status["backups"]), (&"retired".into(), &1.into()));
     assert_eq!(status["rpo"], Value::Null);
+    assert_eq!(status["kept"]["undated"], 1, "{status}");
+    let told = ward.ok(&["status"]);
+    assert!(told.contains("one: retired, 1 backup kept until forgotten"), "{told}");
+    assert!(told.contains("1 ok  1 retired") && !told.contains("try: "), "{told}");
     // Put in again, it goes on.
     ward.configure(&format!("{HEAD}{QUIET}{}{}", block("one"), block("two")));
     ward.ok(&["apply"]);
