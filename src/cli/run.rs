@@ -9,7 +9,10 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, error::ErrorKind as Misuse};
+use clap::{
+    CommandFactory, Parser,
+    error::{ContextKind, ContextValue, ErrorKind as Misuse},
+};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 use tokio::{
     runtime::{Builder, Runtime},
@@ -47,7 +50,7 @@ pub fn main(world: World) -> ExitCode {
         Ok(typed) => typed,
         Err(misuse) => {
             let run = Run::new(&*world.entropy, String::new(), Vec::new());
-            let status = explain(&misuse, &arguments, &environment, &run);
+            let status = explain(&without_hidden(misuse), &arguments, &environment, &run);
             let is_fetch = arguments.iter().any(|word| word == "wal-get" || word == "get");
             let is_failure = status != exit::OK && is_fetch;
             return ExitCode::from(if is_failure { fetch::GIVE_UP } else { status });
@@ -310,6 +313,24 @@ fn explain(
     status
 }
 
+/// Leaves out of the parser's tips what is a part of other commands.
+fn without_hidden(mut misuse: clap::Error) -> clap::Error {
+    let all = Typed::command();
+    let is_shown =
+        |name: &String| all.find_subcommand(name).is_none_or(|command| !command.is_hide_set());
+    let offered = match misuse.remove(ContextKind::SuggestedSubcommand) {
+        Some(ContextValue::Strings(mut names)) => {
+            names.retain(is_shown);
+            (!names.is_empty()).then_some(ContextValue::Strings(names))
+        }
+        other => other,
+    };
+    if let Some(offered) = offered {
+        misuse.insert(ContextKind::SuggestedSubcommand, offered);
+    }
+    misuse
+}
+
 /// Our form of what the parser says: its first paragraph is the cause, its tips are advice.
 fn misused(text: &str) -> Error {
     let paragraphs: Vec<String> = text
@@ -389,6 +410,16 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("'--to'") && text.ends_with("  (exit 2)\n"), "{text}");
+    }
+
+    #[test]
+    fn no_tip_names_a_command_that_is_part_of_another() {
+        for (typed, offered) in [("demo-cust", "'demo'"), ("mount-gard", "'mount'")] {
+            let misuse = Typed::try_parse_from(["stillpoint", typed]).unwrap_err();
+            let text = without_hidden(misuse).render().to_string();
+            let tip = text.lines().find(|line| line.contains("tip:")).unwrap();
+            assert!(tip.ends_with(offered) && tip.matches('\'').count() == 2, "{text}");
+        }
     }
 
     #[test]
