@@ -9,7 +9,7 @@ use stillpoint_contract::code;
 use super::{
     archives,
     build::named,
-    handoffs,
+    handoffs, idle,
     layers::{BUILT_IN, LAYERS_MAX, layer},
     model::Config,
     problem::Problem,
@@ -42,6 +42,7 @@ pub(super) fn judge(main: &Node, config: &Config, now: DateTime<Utc>, problems: 
     judge.fed();
     judge.alerts();
     handoffs::judge(main, config, problems);
+    idle::judge(main, config, now, problems);
     archives::judge(main, config, problems);
 }
 

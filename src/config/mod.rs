@@ -8,6 +8,7 @@ mod found;
 #[cfg(test)]
 mod found_tests;
 mod handoffs;
+mod idle;
 mod import;
 mod judge;
 mod layers;

@@ -208,7 +208,7 @@ pub struct Repository {
     pub is_handoff: bool,
     /// What opens it.
     pub encryption: Option<Encryption>,
-    /// Where it is, for rules about places.
+    /// Where it is, as a note.
     pub site: Option<String>,
     /// How many jobs write there at once.
     pub running: Option<u32>,
@@ -216,7 +216,7 @@ pub struct Repository {
     pub upload: Option<u64>,
     /// When copies may be written there; always, if there is none.
     pub windows: Vec<Window>,
-    /// How many bytes it may hold before that is an alert.
+    /// How many bytes a handoff may hold.
     pub quota: Option<u64>,
 }
 

@@ -205,13 +205,9 @@ const REPOSITORY: &[Key] = &[
         "folder",
     ]),
     Key::new("encryption", Shape::Choice(ENCRYPTION), "what opens it; nothing, if not encrypted"),
-    Key::new("site", Shape::Text(&NAME), "where it is, for rules about places"),
+    Key::new("site", Shape::Text(&NAME), "where it is: a note, no rule is about places"),
     Key::new("limits", Shape::Table(LIMITS), "what may be asked of it"),
-    Key::new(
-        "quota",
-        Shape::Text(&SIZE),
-        "how much it may hold before it is an alert; handoff: how much it may hold at all",
-    ),
+    Key::new("quota", Shape::Text(&SIZE), "handoff: how much it may hold at all; others have none"),
 ];
 
 const ENCRYPTION: &[Key] = &[

@@ -232,7 +232,7 @@ fn an_archive_may_say_all_that_there_is() {
 #[test]
 fn row_59_79_everything_that_is_written_is_understood() {
     let loaded = of(LARGE);
-    assert!(loaded.problems.is_empty(), "{}", told(&loaded));
+    assert_eq!(idle(&loaded), ["`quota`", "`site`"], "{}", told(&loaded));
     let config = &loaded.config;
     assert_eq!(config.coordinator.running, 8);
     assert_eq!(config.repositories["dr"].upload, Some(80 << 20));
@@ -283,7 +283,7 @@ fn json_says_the_same() {
     let table: toml::Table = toml::from_str(LARGE).unwrap();
     let json = serde_json::to_string_pretty(&table).unwrap();
     let (toml, json) = (of(LARGE), load(vec![source("stillpoint.JSON", &json)]));
-    assert!(json.problems.is_empty(), "{}", told(&json));
+    assert_eq!(idle(&json), idle(&toml), "{}", told(&json));
     assert_eq!(format!("{:?}", toml.config), format!("{:?}", json.config));
 }
 
@@ -400,6 +400,49 @@ fn row_19_a_handoff_is_configured_and_is_no_repository() {
     }
     let plain = of(&EXAMPLE.replace("url", "path"));
     assert!(codes(&plain).iter().any(|code| code == "SP0107"), "{}", told(&plain));
+}
+
+/// The settings of which it is told that they do nothing; nothing else is told.
+fn idle(loaded: &Loaded) -> Vec<&str> {
+    let settings = loaded.problems.iter().map(|problem| {
+        let setting = problem.what.split_once(" does nothing for ");
+        setting.unwrap_or_else(|| panic!("{}", told(loaded))).0
+    });
+    let mut settings: Vec<_> = settings.collect();
+    settings.sort_unstable();
+    settings
+}
+
+#[test]
+fn settings_that_do_nothing_are_told() {
+    let with = |more: &str| of(&format!("{EXAMPLE}{more}\n"));
+    let onprem = "[repository.onprem]\nkind = \"handoff\"\npath = \"/x\"\n";
+    let week = "blackout = [\"MON-FRI 00:00-24:00\"]";
+    for (more, expected) in [
+        ("[repository.b]\nurl = \"/b\"\nquota = \"1GiB\"", Some("`quota` does nothing for `b`")),
+        (&*format!("{onprem}quota = \"1GiB\""), None),
+        (&*format!("{onprem}site = \"dr\""), Some("`site` does nothing for `onprem`")),
+        ("[coordinator]\nrunning_per_host = 4", None),
+        ("[coordinator]\nrunning_per_host = 5", Some("5 on one host are never reached: 4 run")),
+        (&*format!("[policy.a]\n{week}"), None),
+        (
+            &*format!("[policy.a]\n{week}\nblackout_hard = [\"SAT,SUN 00:00-24:00\"]"),
+            Some("the blackout of `a` never ends"),
+        ),
+        (
+            "[policy.a]\nblackout = [\"MON-SUN 00:00-12:00\", \"MON-SUN 12:00-24:00\"]",
+            Some("the blackout of `a` never ends"),
+        ),
+        ("[policy.a]\nblackout = [\"MON-SUN 00:00-12:00\", \"MON-SUN 12:01-24:00\"]", None),
+    ] {
+        let loaded = with(more);
+        assert!(loaded.is_sound(), "{more}: {}", told(&loaded));
+        let told = told(&loaded);
+        let tells = ["does nothing", "never reached", "never ends"];
+        let found = tells.iter().any(|words| told.contains(words));
+        let is_expected = expected.is_none_or(|expected| told.contains(expected));
+        assert!(is_expected && found == expected.is_some(), "{more}: {told}");
+    }
 }
 
 #[test]
