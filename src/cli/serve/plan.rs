@@ -1,6 +1,6 @@
 //! `stillpoint plan` and `apply`: what a changed configuration would do, and doing it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use clap::Args;
 use serde::Serialize;
@@ -10,8 +10,9 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::{
     super::{
         answer::Answer,
-        config::files,
+        config::{files, reach},
         exit,
+        open::Opened,
         page::{Page, Tone, printable},
         retention::Keeping,
         session::Session,
@@ -22,10 +23,9 @@ use super::{
     fleet::{self, Seen},
 };
 use crate::{
-    config::{Config, Database},
-    coordinator::subjects,
-    policy::{CopyRule, Policy, Rules, State, Verdict},
-    repository::{Holdings, Repository},
+    config::Config,
+    policy::{CopyRule, State, Verdict},
+    repository::Repository,
 };
 
 /// What `apply` is told.
@@ -153,6 +153,7 @@ async fn work_out(session: &Session, desk: &Desk) -> Result<(PlanAnswer, Option<
     let old = before.as_ref().map_or(nothing, |held| held.effective(session));
     let new = desk.configured.effective();
     let mut changes = differences(&old, &new);
+    first_fulls(session, &desk.configured.config, &mut changes).await;
     let mut shortens_retention = false;
     if let Some(held) = &before {
         let seen = fleet::seen(session, held).await;
@@ -233,6 +234,13 @@ struct Consequence {
     is_shorter: bool,
 }
 
+impl Consequence {
+    fn shorten(&mut self, going: Going) {
+        self.is_shorter = true;
+        self.told.push(going.told);
+    }
+}
+
 /// What follows for the backups that there are.
 async fn consequences(
     session: &Session,
@@ -249,7 +257,7 @@ async fn consequences(
         let after = match side(new, name, State::Active) {
             Some(after) => after,
             // Taken out, it is kept as one that is retired.
-            None => Side { state: State::Retired, ..before },
+            None => Keeping { state: State::Retired, ..before },
         };
         let what = format!("database {name}");
         if before.database.repository != after.database.repository {
@@ -259,33 +267,24 @@ async fn consequences(
             );
             all.entry(what.clone()).or_default().told.push(told);
         }
-        shorter_copies(session, seen, name, (&before, &after), &mut all).await?;
+        shorter_copies(session, seen, (before, after), &mut all).await?;
         let is_less = !after.policy.keeps_as_much_as(before.policy)
             || before.policy.keep.event.is_some() && before.subjects() != after.subjects();
         let is_ending = before.state == State::Active && after.state == State::Retired;
         if !is_less && !is_ending {
             continue;
         }
-        let repository = seen.repositories.get(&before.database.repository);
-        let gone = match repository {
-            Some(repository) => Some(expiring(session, repository, name, (&before, &after)).await?),
-            None => None,
+        let going = match seen.repositories.get(&before.database.repository) {
+            Some(repository) => expiring(session, repository, (before, after)).await?,
+            None => Going::unknown(before),
         };
         // Who is retired keeps what the calendar says; only what goes has to be accepted.
-        if is_ending && !is_less && gone.as_ref().is_some_and(|(count, _)| *count == 0) {
+        if going.is_nothing || is_ending && !is_less && going.count == Some(0) {
             continue;
         }
         let is_shared = before.database.policy == after.database.policy && !is_ending;
         let at = if is_shared { format!("policy {}", after.policy.name) } else { what };
-        let place = all.entry(format!("{at}: keeps less")).or_default();
-        place.is_shorter = true;
-        place.told.push(gone.map_or_else(
-            || {
-                let repository = &before.database.repository;
-                format!("{name}: what expires is not known: repository {repository} is not open")
-            },
-            |(_, told)| told,
-        ));
+        all.entry(format!("{at}: keeps less")).or_default().shorten(going);
     }
     Ok(all)
 }
@@ -294,90 +293,116 @@ async fn consequences(
 async fn shorter_copies(
     session: &Session,
     seen: &Seen,
-    name: &str,
-    (before, after): (&Side<'_>, &Side<'_>),
+    (before, after): (Keeping<'_>, Keeping<'_>),
     all: &mut BTreeMap<String, Consequence>,
 ) -> Result<()> {
-    let now = session.world.clock.now();
     for old in &before.policy.copies {
         let same = |rule: &&CopyRule| rule.name == old.name && rule.to == old.to;
         let Some(new) = after.policy.copies.iter().find(same) else {
             let told = format!("its copy {} stays in {}, and gets nothing more", old.name, old.to);
-            all.entry(format!("database {name}")).or_default().told.push(told);
+            let place = format!("database {}", before.database.name);
+            all.entry(place).or_default().told.push(told);
             continue;
         };
         if after.policy.copies_as_much_as(new, (before.policy, old)) {
             continue;
         }
-        let place = format!("policy {}: copy {} keeps less", after.policy.name, old.name);
-        let place = all.entry(place).or_default();
-        place.is_shorter = true;
-        let Some(repository) = seen.repositories.get(&old.to) else {
-            let why = format!("what expires is not known: repository {} is not open", old.to);
-            place.told.push(format!("{name}: {why}"));
+        let before = Keeping { copy: Some(old), ..before };
+        let after = Keeping { copy: Some(new), ..after };
+        let going = match seen.repositories.get(&old.to) {
+            Some(repository) => expiring(session, repository, (before, after)).await?,
+            None => Going::unknown(before),
+        };
+        if going.is_nothing {
             continue;
-        };
-        let kept = |side: &Side<'_>, rule: &CopyRule, holdings: &Holdings| -> BTreeSet<String> {
-            let subjects = subjects(&rule.keep, &side.database.labels);
-            let holdings = holdings.clone().about(&subjects);
-            let rules = Rules::of_copy(side.policy, rule);
-            let retained = rules.retain(&holdings.stock(side.state), now);
-            let kept = retained.verdicts.into_iter().filter(Verdict::is_kept);
-            kept.map(|verdict| verdict.id).collect()
-        };
-        let holdings = repository.stock(name).await?;
-        let gone = kept(before, old, &holdings);
-        let gone = gone.difference(&kept(after, new, &holdings)).count();
-        let count = units::count(gone as u64, "backup", "backups");
-        place.told.push(format!("{name}: will expire {count} of copy {}", old.name));
+        }
+        let place = format!("policy {}: copy {} keeps less", after.policy.name, old.name);
+        all.entry(place).or_default().shorten(going);
     }
     Ok(())
 }
 
-/// A database, and what is promised about keeping it.
-#[derive(Clone, Copy)]
-struct Side<'a> {
-    database: &'a Database,
-    policy: &'a Policy,
-    state: State,
-}
-
-fn side<'a>(config: &'a Config, name: &str, state: State) -> Option<Side<'a>> {
+fn side<'a>(config: &'a Config, name: &str, state: State) -> Option<Keeping<'a>> {
     let database = config.databases.get(name)?;
-    Some(Side { database, policy: config.policies.get(&database.policy)?, state })
+    Some(Keeping { state, ..Keeping::of(config, database)? })
 }
 
-impl Side<'_> {
-    fn subjects(&self) -> Vec<String> {
-        let Self { database, policy, state } = *self;
-        Keeping { database, policy, copy: None, state }.subjects()
+/// What goes sooner than promised until now.
+struct Going {
+    /// How many backups go at the next expiry that would have stayed, as far as that is known.
+    count: Option<usize>,
+    /// Whether there is nothing that could go, now or later.
+    is_nothing: bool,
+    /// The same for people.
+    told: String,
+}
+
+impl Going {
+    fn unknown(keeping: Keeping<'_>) -> Self {
+        let (name, repository) = (&keeping.database.name, keeping.repository());
+        let why = format!("what expires is not known: repository {repository} is not open");
+        Self { count: None, is_nothing: false, told: format!("{name}: {why}") }
     }
 }
 
-/// How many backups of a database go at the next expiry that would have stayed, and the same in
-/// words.
 async fn expiring(
     session: &Session,
     repository: &Repository,
-    database: &str,
-    (before, after): (&Side<'_>, &Side<'_>),
-) -> Result<(usize, String)> {
-    let holdings = repository.stock(database).await?;
+    (before, after): (Keeping<'_>, Keeping<'_>),
+) -> Result<Going> {
+    let name = &before.database.name;
+    let holdings = repository.stock(name).await?;
     let now = session.world.clock.now();
-    let kept = |side: &Side<'_>| -> BTreeSet<String> {
-        let holdings = holdings.clone().about(&side.subjects());
-        let retained = Rules::of(side.policy).retain(&holdings.stock(side.state), now);
-        let kept = retained.verdicts.into_iter().filter(Verdict::is_kept);
-        kept.map(|verdict| verdict.id).collect()
+    let kept = |keeping: Keeping<'_>| -> BTreeSet<String> {
+        let verdicts = keeping.decide(&holdings, now).verdicts.into_iter();
+        verdicts.filter(Verdict::is_kept).map(|verdict| verdict.id).collect()
     };
-    let (before, after) = (kept(before), kept(after));
-    let gone: Vec<&String> = before.difference(&after).collect();
-    let history = repository.history().await?;
-    let commits = gone.iter().filter_map(|id| history.commit(id));
-    let bytes: u64 = commits.map(|committed| committed.commit.stored_bytes).sum();
-    let count = units::count(gone.len() as u64, "backup", "backups");
-    let held = holdings.held().len();
-    let held = if held > 0 { format!("; {held} are held and stay") } else { String::new() };
-    let told = format!("{database}: will expire {count}, {}{held}", units::bytes(bytes));
-    Ok((gone.len(), told))
+    let (before_ids, after_ids) = (kept(before), kept(after));
+    let gone: Vec<&String> = before_ids.difference(&after_ids).collect();
+    let of_copy = before.copy.map(|copy| format!(" of copy {}", copy.name)).unwrap_or_default();
+    let told = if gone.is_empty() {
+        format!("{name}: nothing{of_copy} expires at once, and what there is does sooner")
+    } else {
+        let history = repository.history().await?;
+        let commits = gone.iter().filter_map(|id| history.commit(id));
+        let bytes: u64 = commits.map(|committed| committed.commit.stored_bytes).sum();
+        let count = units::count(gone.len() as u64, "backup", "backups");
+        let held = holdings.held().len();
+        let held = if held > 0 { format!("; {held} are held and stay") } else { String::new() };
+        format!("{name}: will expire {count}{of_copy}, {}{held}", units::bytes(bytes))
+    };
+    Ok(Going { count: Some(gone.len()), is_nothing: before_ids.is_empty(), told })
+}
+
+/// Says of added databases when they are backed up first, as far as that is known.
+async fn first_fulls(session: &Session, config: &Config, changes: &mut [Change]) {
+    let now = session.world.clock.now();
+    let mut opened: BTreeMap<&str, Result<Opened>> = BTreeMap::new();
+    for change in changes.iter_mut().filter(|change| change.kind == "added") {
+        let name = change.what.strip_prefix("database ");
+        let Some(database) = name.and_then(|name| config.databases.get(name)) else { continue };
+        let Some(keeping) = Keeping::of(config, database) else { continue };
+        if config.is_observed(database) {
+            change.consequences.push("it is only watched: nothing is written for it".to_owned());
+            continue;
+        }
+        let place = keeping.repository();
+        if let Entry::Vacant(vacant) = opened.entry(place) {
+            vacant.insert(reach::repository(session, config, place).await);
+        }
+        let backups = match opened.get(place) {
+            Some(Ok(repository)) => repository.stock(&database.name).await.map(|all| all.backups),
+            Some(Err(error)) if error.code() == code::NO_REPOSITORY => Ok(Vec::new()),
+            _ => continue,
+        };
+        let Ok(backups) = backups else { continue };
+        change.consequences.push(match (backups.len(), keeping.policy.closed_until(now)) {
+            (0, None) => "first full due at once".to_owned(),
+            (0, Some(_)) => "first full due once its blackout ends".to_owned(),
+            (many, _) => {
+                let told = units::count(many as u64, "backup", "backups");
+                format!("{told} of it there already, which its policy keeps or lets go")
+            }
+        });
+    }
 }

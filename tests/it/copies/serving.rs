@@ -6,7 +6,7 @@ use std::{
     net::TcpStream,
 };
 
-use super::yard::{DR, PLACES, copy, listed, packs, prove, rows_in, yard};
+use super::yard::{DR, PLACES, copy, grow, listed, packs, prove, rows_in, yard};
 use crate::serving::ward::{Ward, rows};
 
 /// A port that is free now.
@@ -122,6 +122,27 @@ fn row_66_a_copy_that_keeps_less_has_to_be_accepted() {
     ward.ok(&["apply", "--accept-expire"]);
     ward.configure(&text.replace("last = 9", "last = 12"));
     ward.ok(&["apply"]);
+}
+
+/// How much of a copy goes is told in backups and in bytes.
+#[test]
+fn row_66_what_goes_of_a_copy_is_told_in_bytes() {
+    let copies = format!("{DR}keep = {{ last = 9 }}\n");
+    let (ward, application) = yard(PLACES, "pitr_window = \"1s\"", &copies);
+    for _ in 0..3 {
+        grow(&application, 20);
+        prove(&ward, &[]);
+    }
+    copy(&ward);
+    ward.ok(&["apply"]);
+    let text = fs::read_to_string(ward.path("stillpoint.toml")).unwrap();
+    ward.configure(&text.replace("last = 9", "last = 1"));
+    let told = || ward.run(&["plan"]).1;
+    let says = "    app: will expire 2 backups of copy dr, ";
+    ward.wait_until("the end of the window", || told().contains(says));
+    let told = told();
+    let bytes = told.lines().find_map(|line| line.strip_prefix(says)).unwrap();
+    assert!(!bytes.starts_with('0') && bytes.ends_with('B'), "{told}");
 }
 
 /// Row 6: outside of its windows a copy waits, and says until when.

@@ -38,6 +38,7 @@ fn row_40_a_changed_file_changes_nothing_before_it_is_applied() {
 
     ward.configure(&format!("{HEAD}{QUIET}{}{}", block("one"), block("two")));
     assert_eq!(changes(&ward), [pair("added", "database two")]);
+    assert!(ward.run(&["plan"]).1.contains("    first full due at once\n"));
     sleep(Duration::from_secs(7));
     assert_eq!(ward.run(&["status", "two"]).0, 6, "it is not applied");
     ward.ok(&["apply"]);
@@ -76,6 +77,9 @@ fn what_shortens_retention_has_to_be_accepted() {
     let (status, told) = ward.run(&["apply"]);
     assert_eq!(status, 5, "{told}");
     assert!(told.contains("--accept-expire"), "{told}");
+    // The only backup stays, and is promised for a shorter time.
+    let says = "app: nothing expires at once, and what is there does sooner";
+    assert!(told.contains(says) && !told.contains("expire 0"), "{told}");
     assert_eq!(changes(&ward).len(), 2);
     let plan = serde_json::from_str::<Value>(&ward.run(&["plan", "-o", "json"]).1).unwrap();
     let plan = plan["plan"].as_str().unwrap();
@@ -87,6 +91,21 @@ fn what_shortens_retention_has_to_be_accepted() {
     assert_eq!(changes(&ward), []);
     // More is never asked about.
     ward.configure(&format!("{}{}", policy("{ weekly = 30 }"), block("app")));
+    ward.ok(&["apply"]);
+}
+
+#[test]
+fn where_there_is_nothing_nothing_has_to_be_accepted() {
+    let with = |keep: &str| {
+        let policy = format!("[policy.default]\nlogs = \"never\"\nrpo = \"2d\"\nkeep = {keep}\n");
+        format!("{HEAD}{policy}{}", block("app"))
+    };
+    let ward = Ward::new(&with("{ weekly = 8 }"));
+    ward.ok(&["init", "--no-encryption", "--repo", "repo"]);
+    ward.ok(&["apply"]);
+    ward.configure(&with("{ weekly = 4 }"));
+    let (status, told) = ward.run(&["plan"]);
+    assert_eq!((status, told.contains("expire")), (10, false), "{told}");
     ward.ok(&["apply"]);
 }
 
