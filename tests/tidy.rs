@@ -106,6 +106,16 @@ fn nothing_is_left_for_later() {
     assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
 }
 
+/// Whoever reads the log by program looks events up there.
+#[test]
+fn every_event_is_documented() {
+    let readme = read(&root().join("README.md"));
+    let complaints = everywhere(&["rs"], |path, text| {
+        if path.starts_with("src") { unknown_events(text, &readme) } else { Vec::new() }
+    });
+    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
+
 #[test]
 fn documents_are_there() {
     let missing: Vec<_> = DOCUMENTS.iter().filter(|name| !root().join(name).is_file()).collect();
@@ -337,6 +347,17 @@ fn promises(text: &str) -> Vec<Complaint> {
     found.map(|(number, word)| (number, format!("{word}: finish it, or leave it out"))).collect()
 }
 
+/// Names of events, such as `job.ended`, that the document does not list.
+fn unknown_events(text: &str, document: &str) -> Vec<Complaint> {
+    let named = |line: &str| {
+        let name = line.split_once(concat!("event = ", "\""))?.1.split('"').next()?.to_owned();
+        (name.contains('.') && !document.contains(&format!("`{name}`"))).then_some(name)
+    };
+    let lines = (1..).zip(text.lines());
+    let found = lines.filter_map(|(number, line)| Some((number, named(line)?)));
+    found.map(|(number, name)| (number, format!("README.md lists no event `{name}`"))).collect()
+}
+
 fn missing_files(driver: &str, exists: &dyn Fn(&str) -> bool) -> Vec<String> {
     let missing = DRIVER_FILES.iter().filter(|file| !exists(file) && !is_excused(driver, file));
     missing.map(|file| format!("drivers/{driver} has no {file}")).collect()
@@ -415,6 +436,13 @@ fn tidy_notices() {
     let fine = "//! x\nuse crate::{pipeline::{seal, coordinator}, repository};\nuse super::*;\n";
     let path = Path::new("src/repository/x.rs");
     assert_eq!([style(path, fine), imports(path, fine), promises(fine)].concat(), []);
+}
+
+#[test]
+fn tidy_notices_events() {
+    let text = "x\ntracing::info!(event = \"job.ended\", a);\nevent = \"job.lost\",\n";
+    let complaints = unknown_events(text, "its events: `job.ended`, `alert`");
+    assert_eq!(complaints, [(3, "README.md lists no event `job.lost`".to_owned())]);
 }
 
 #[test]
