@@ -32,6 +32,7 @@ find_missing() {
     need 'command -v patchelf' patchelf
     need 'command -v fusermount3' fuse3
     need 'command -v promtool' prometheus
+    need 'command -v strace' strace
 }
 
 find_missing
