@@ -157,7 +157,7 @@ pub(super) fn page(
     proofs(&mut page, measured);
     of_copies(&mut page, measured, now);
     open(&mut page, measured, now);
-    seen(&mut page, agents);
+    seen(&mut page, fleet, agents);
     queue(&mut page, jobs);
     counters(&mut page, counted);
     repositories(&mut page, &counted.stocks);
@@ -403,9 +403,11 @@ fn certificates(page: &mut Page, all: &BTreeSet<Certificate>) {
     );
 }
 
-/// When agents were last heard of.
-fn seen(page: &mut Page, agents: &Agents) {
-    let samples = agents.iter();
+/// When agents were last heard of, as long as a database names them.
+fn seen(page: &mut Page, fleet: &Fleet, agents: &Agents) {
+    let active = fleet.members.values().filter(|member| member.state == State::Active);
+    let named: BTreeSet<&str> = active.filter_map(|member| member.agent.as_deref()).collect();
+    let samples = agents.iter().filter(|(name, _)| named.contains(name.as_str()));
     let samples = samples.map(|(name, at)| (vec![("agent", &**name)], Some(seconds(*at))));
     page.gauge("agent_last_seen_timestamp_seconds", "When an agent was last heard of.", samples);
 }

@@ -217,8 +217,13 @@ fn metrics_are_served_where_somebody_asked_for_them() {
     let words = rules.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     let names: Vec<_> = words.filter(|word| word.starts_with("stillpoint_")).collect();
     assert!(names.len() >= 7);
-    // These are about what is the matter, and about files that SQLite does not need.
-    let others = ["stillpoint_database_alert", "stillpoint_certificate_expiry_timestamp_seconds"];
+    // These are about what is the matter, about files that SQLite does not need, and about
+    // agents.
+    let others = [
+        "stillpoint_database_alert",
+        "stillpoint_certificate_expiry_timestamp_seconds",
+        "stillpoint_agent_last_seen_timestamp_seconds",
+    ];
     for name in names.iter().filter(|name| !others.contains(name)) {
         assert!(body.contains(&format!("# TYPE {name} gauge")), "{name}: {body}");
     }
