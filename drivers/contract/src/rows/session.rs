@@ -536,6 +536,6 @@ pub enum Lag {
 pub struct Space {
     /// With its indexes.
     pub total_bytes: u64,
-    /// What of that new rows can use.
+    /// What of that new rows can use, about.
     pub reusable_bytes: u64,
 }

@@ -15,6 +15,7 @@ mod predicate;
 mod prune;
 mod put_back;
 mod session;
+mod space;
 mod table;
 mod transaction;
 mod watch;

@@ -20,6 +20,7 @@ use super::{
     ledger, outlook, partition, predicate,
     prune::{self, Prune},
     put_back::Return,
+    space,
     table::{self, number_of},
     transaction::Connection,
 };
@@ -248,7 +249,7 @@ impl Rows for Session {
     }
 
     async fn space(&mut self, table: &Table) -> Result<Space> {
-        space(self.connection.client()?, table).await
+        space::space(self.connection.client()?, table).await
     }
 
     async fn reclaim(&mut self, table: &Table, method: &str) -> Result<String> {
@@ -260,11 +261,20 @@ impl Rows for Session {
         }
         let statement = format!("VACUUM {}", table.name);
         let step = self.connection.step()?;
-        let done = step.client()?.batch_execute(&statement).await;
+        let mut done = step.client()?.batch_execute(&statement).await;
+        if done.is_ok() {
+            done = step.client()?.batch_execute(PUBLISHED).await;
+        }
         step.end(done.map_err(|e| failed(e, STEP)))?;
         Ok(format!("{statement}: the table keeps its length, and new rows use what is free"))
     }
 }
+
+/// Waits until it is known what vacuuming counted. Before version 15 a process of its own was sent
+/// that, and told it to others twice a second.
+/// Source: PostgreSQL 14 documentation, 28.2, "The Statistics Collector".
+const PUBLISHED: &str = "SELECT pg_catalog.pg_sleep(1)
+    WHERE pg_catalog.current_setting('server_version_num')::int4 < 150000";
 
 /// How many rows a step of a plan is expected to give.
 /// Source: PostgreSQL 18 documentation, 14.1.1, "EXPLAIN Basics".
@@ -359,22 +369,6 @@ async fn log_used(client: &Client) -> Result<LogUsed> {
     let get = |at: usize| row.try_get::<_, i64>(at).map_err(|e| failed(e, STEP));
     let (bytes, room) = (get(0)?.cast_unsigned(), get(1)?.cast_unsigned());
     Ok(LogUsed { bytes, room })
-}
-
-/// How much is free inside is estimated by the rows that are dead.
-async fn space(client: &Client, table: &Table) -> Result<Space> {
-    const STEP: &str = "ask how much space the table takes";
-    let query = "SELECT pg_total_relation_size($1::oid), coalesce((SELECT
-            (pg_table_size($1::oid) * (n_dead_tup::float8
-                / nullif(n_dead_tup + n_live_tup, 0)))::int8
-            FROM pg_stat_all_tables WHERE relid = $1::oid), 0)";
-    let number = number_of(client, table).await?;
-    let row = client.query_one(query, &[&number]).await.map_err(|e| failed(e, STEP))?;
-    let get = |at: usize| row.try_get::<_, i64>(at).map_err(|e| failed(e, STEP));
-    Ok(Space {
-        total_bytes: u64::try_from(get(0)?).unwrap_or(0),
-        reusable_bytes: u64::try_from(get(1)?).unwrap_or(0),
-    })
 }
 
 #[cfg(test)]

@@ -294,6 +294,43 @@ async fn rows_go_back_into_a_table_that_has_changed() {
     assert_eq!(count(&stage, "SELECT count(*) FROM log").await, 2);
 }
 
+/// Dead rows take space until their table is vacuumed; half of what is there is free then, also
+/// of long values, which are in a table of their own. Nobody has analyzed anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn space_can_be_used_again_once_a_table_was_vacuumed() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    let client = stage.client().await;
+    // Others see at once what was counted.
+    let run = async |sql: &str| {
+        let sql = format!("{sql}; SELECT pg_stat_force_next_flush()");
+        client.batch_execute(&sql).await.unwrap();
+    };
+    run("CREATE TABLE short (id int PRIMARY KEY, at timestamptz, n numeric(12,2), a text)
+            WITH (autovacuum_enabled = off);
+         INSERT INTO short SELECT i, '2019-01-01', i / 3.0, repeat('x', 200 + i % 40)
+            FROM generate_series(1, 50000) AS i;
+         CREATE TABLE long (id int PRIMARY KEY, a text)
+            WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off);
+         ALTER TABLE long ALTER a SET STORAGE EXTERNAL;
+         INSERT INTO long SELECT i, repeat('x', 5000) FROM generate_series(1, 3000) AS i")
+    .await;
+    for name in ["short", "long"] {
+        let mut rows = open(&stage).await;
+        let table = rows.table(&format!("public.{name}")).await.unwrap();
+        let bytes = count(&stage, &format!("SELECT pg_table_size('{name}')")).await;
+        let bytes = bytes.cast_unsigned();
+        let full = rows.space(&table).await.unwrap();
+        assert!(full.total_bytes > bytes && full.reusable_bytes < bytes / 10, "{name}: {full:?}");
+        run(&format!("DELETE FROM {name} WHERE id % 2 = 0")).await;
+        let dead = rows.space(&table).await.unwrap();
+        assert!(dead.reusable_bytes < bytes / 10, "{name} before it is vacuumed: {dead:?}");
+        rows.reclaim(&table, "vacuum").await.unwrap();
+        let free = rows.space(&table).await.unwrap();
+        let difference = free.reusable_bytes.abs_diff(bytes / 2);
+        assert!(difference < bytes / 10, "{name}: {free:?} of {bytes}");
+    }
+}
+
 /// Measures; the limit only tells that nothing is quadratic.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_rows_move_quickly() {
