@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde::Serialize;
-use stillpoint_contract::Result;
+use stillpoint_contract::{Result, Space};
 
 use super::place::Set;
 use crate::{
@@ -37,6 +37,9 @@ pub(super) struct ReclaimAnswer {
     /// About what they took in their tables.
     archived_bytes: u64,
     pub(super) tables: Vec<TableRow>,
+    /// The file that all tables share, where they do: what it lost, they have given back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) file: Option<SpaceRow>,
     /// What was done, in the engine's words.
     done: Vec<String>,
 }
@@ -45,12 +48,35 @@ pub(super) struct ReclaimAnswer {
 #[derive(Debug, Serialize)]
 pub(super) struct TableRow {
     pub(super) table: String,
+    #[serde(flatten)]
+    pub(super) space: SpaceRow,
+}
+
+/// What became of space.
+#[derive(Debug, Serialize)]
+pub(super) struct SpaceRow {
     pub(super) before_bytes: u64,
     pub(super) after_bytes: u64,
-    /// What new rows can use inside of it.
+    /// What new rows can use inside of it, about.
     pub(super) reusable_bytes: u64,
     /// What the system got back.
-    returned_bytes: u64,
+    pub(super) returned_bytes: u64,
+}
+
+impl SpaceRow {
+    fn of(before: Space, after: Space) -> Self {
+        Self {
+            before_bytes: before.total_bytes,
+            after_bytes: after.total_bytes,
+            reusable_bytes: after.reusable_bytes,
+            returned_bytes: before.total_bytes.saturating_sub(after.total_bytes),
+        }
+    }
+
+    fn tell(&self, of: String, table: &mut Table) {
+        let all = [self.before_bytes, self.after_bytes, self.reusable_bytes, self.returned_bytes];
+        table.row(std::iter::once(of).chain(all.map(units::bytes)).collect());
+    }
 }
 
 impl Answer for ReclaimAnswer {
@@ -72,13 +98,10 @@ impl ReclaimAnswer {
         let heading = ["TABLE", ">BEFORE", ">AFTER", ">REUSABLE", ">RETURNED TO THE SYSTEM"];
         let mut table = Table::new(&heading);
         for row in &self.tables {
-            table.row(vec![
-                row.table.clone(),
-                units::bytes(row.before_bytes),
-                units::bytes(row.after_bytes),
-                units::bytes(row.reusable_bytes),
-                units::bytes(row.returned_bytes),
-            ]);
+            row.space.tell(row.table.clone(), &mut table);
+        }
+        if let Some(file) = &self.file {
+            file.tell("the whole file".to_owned(), &mut table);
         }
         page.table(&table);
         for done in &self.done {
@@ -118,6 +141,7 @@ pub(super) async fn reclaim(session: &Session, set: &Set, method: &str) -> Resul
         }
     }
     let (mut tables, mut done) = (Vec::new(), Vec::new());
+    let file_before = rows.file_space().await?;
     for name in holders {
         let table = rows.table(&name).await?;
         let before = rows.space(&table).await?;
@@ -129,14 +153,10 @@ pub(super) async fn reclaim(session: &Session, set: &Set, method: &str) -> Resul
             }
         }
         let after = rows.space(&table).await?;
-        tables.push(TableRow {
-            table: table.name,
-            before_bytes: before.total_bytes,
-            after_bytes: after.total_bytes,
-            reusable_bytes: after.reusable_bytes,
-            returned_bytes: before.total_bytes.saturating_sub(after.total_bytes),
-        });
+        tables.push(TableRow { table: table.name, space: SpaceRow::of(before, after) });
     }
+    let file_after = rows.file_space().await?;
+    let file = file_before.zip(file_after).map(|(before, after)| SpaceRow::of(before, after));
     let (set, method) = (set.rule.name.clone(), method.to_owned());
-    Ok(ReclaimAnswer { set, method, archived_rows, archived_bytes, tables, done })
+    Ok(ReclaimAnswer { set, method, archived_rows, archived_bytes, tables, file, done })
 }

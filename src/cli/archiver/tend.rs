@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 
 use super::{
     place::Set,
-    reclaim::TableRow,
+    reclaim::SpaceRow,
     run::{Watcher, reclaimed},
 };
 use crate::{
@@ -337,14 +337,18 @@ async fn carry_out(session: &Session, set: &Set, meter: &Arc<Meter>) -> Result<R
     };
     let report = Box::pin(archiving.run()).await?;
     if let Some(reclaimed) = reclaimed(session, set, &report).await {
-        for TableRow { table, before_bytes, after_bytes, reusable_bytes, .. } in &reclaimed.tables {
+        let tables = reclaimed.tables.iter().map(|row| (row.table.as_str(), &row.space));
+        let file = reclaimed.file.iter().map(|space| ("the whole file", space));
+        for (table, space) in tables.chain(file) {
+            let SpaceRow { before_bytes, after_bytes, reusable_bytes, returned_bytes } = space;
             tracing::info!(
                 event = "archive.reclaimed",
                 set = set.rule.name,
                 table,
                 before_bytes,
                 after_bytes,
-                reusable_bytes
+                reusable_bytes,
+                returned_bytes
             );
         }
     }

@@ -163,6 +163,44 @@ fn space_is_accounted_for_and_words_have_others_beside_them() {
     assert!(status != 0 && told.contains("key = \"primary\""), "{told}");
 }
 
+/// The file is what is free, and what becomes shorter: pages that no table has are in none of them.
+#[test]
+fn space_of_a_file_is_told_for_all_of_it() {
+    for incremental in [false, true] {
+        let ward = shop();
+        let shop = Connection::open(ward.path("shop.db")).unwrap();
+        let mode = if incremental { "INCREMENTAL" } else { "NONE" };
+        // The mode is that of a file that is written anew, which one with a WAL is not.
+        shop.execute_batch(&format!(
+            "PRAGMA journal_mode = DELETE; PRAGMA auto_vacuum = {mode}; VACUUM;
+             UPDATE orders SET customer = hex(zeroblob(2000)); PRAGMA journal_mode = WAL"
+        ))
+        .unwrap();
+        drop(shop);
+        let length = || std::fs::metadata(ward.path("shop.db")).unwrap().len();
+        let full = length();
+        assert!(full > 2_000_000, "{full}");
+        ward.ok(&["archive", "run", "orders"]);
+
+        let told = ward.json(&["archive", "reclaim", "orders"]);
+        let number = |told: &Value, key: &str| told["file"][key].as_u64().unwrap();
+        assert!(number(&told, "reusable_bytes") > full / 10 * 9, "{told:#}");
+        assert_eq!(number(&told, "returned_bytes"), 0, "{told:#}");
+        let vacuum = ["archive", "reclaim", "orders", "--method", "vacuum"];
+        let told = ward.json(&vacuum);
+        let (returned, left) = (number(&told, "returned_bytes"), number(&told, "after_bytes"));
+        if incremental {
+            assert_eq!(left, length(), "{told:#}");
+            assert!(returned > full / 10 * 9, "{told:#}");
+            assert_eq!(number(&told, "reusable_bytes"), 0, "{told:#}");
+        } else {
+            assert_eq!(returned, 0, "{told:#}");
+            assert!(number(&told, "reusable_bytes") > full / 10 * 9, "{told:#}");
+        }
+        assert!(ward.ok(&vacuum).contains("the whole file"));
+    }
+}
+
 #[test]
 fn what_cannot_be_archived_is_refused_with_what_would_change_it() {
     let ward = shop();

@@ -182,6 +182,12 @@ pub trait Rows: fmt::Debug + Send {
     /// How much space a table takes.
     async fn space(&mut self, table: &Table) -> Result<Space>;
 
+    /// How much space the file takes that all tables share, and what of it none of them has;
+    /// `None` where each has files of its own.
+    async fn file_space(&mut self) -> Result<Option<Space>> {
+        Ok(None)
+    }
+
     /// Lets the engine use the space of deleted rows again, and says what was done.
     ///
     /// # Errors

@@ -190,6 +190,10 @@ impl Rows for Session {
         self.worker.run(move |desk| space(desk, &table)).await
     }
 
+    async fn file_space(&mut self) -> Result<Option<Space>> {
+        self.worker.run(|desk| file_space(desk).map(Some)).await
+    }
+
     async fn reclaim(&mut self, _: &Table, method: &str) -> Result<String> {
         let method = method.to_owned();
         self.worker.run(move |desk| reclaim(desk, &method)).await
@@ -329,6 +333,24 @@ fn space(desk: &Desk, table: &Table) -> Result<Space> {
     Ok(Space { total_bytes: total.cast_unsigned(), reusable_bytes: unused.cast_unsigned() })
 }
 
+/// The file, as long as it is, or will be once the WAL is copied back. Pages that became empty are
+/// for new rows of any table.
+/// Source: <https://www.sqlite.org/pragma.html#pragma_freelist_count>.
+fn file_space(desk: &Desk) -> Result<Space> {
+    const STEP: &str = "ask how long the file is";
+    let (connection, database) = (desk.connection(), &desk.database);
+    let page = u64::from(database.page_bytes(connection)?);
+    let pages = u64::from(database.page_count(connection)?);
+    let free = connection.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0));
+    let free = desk.sql(free, STEP)?.cast_unsigned();
+    let file = fs::metadata(&database.path).map_err(|e| {
+        Error::new(ErrorKind::Transient, code::FILE, STEP)
+            .with("file", database.path.display())
+            .caused_by(e)
+    })?;
+    Ok(Space { total_bytes: file.len().max(pages * page), reusable_bytes: free * page })
+}
+
 /// What `auto_vacuum` says where free pages can be moved to the end and cut off.
 /// Source: <https://www.sqlite.org/pragma.html#pragma_auto_vacuum>.
 const INCREMENTAL: i64 = 2;
@@ -357,12 +379,32 @@ fn reclaim(desk: &Desk, method: &str) -> Result<String> {
     let mut left = before;
     while left > 0 {
         let step = format!("PRAGMA main.incremental_vacuum({PAGES_AT_ONCE})");
-        desk.sql(desk.connection().execute_batch(&step), STEP)?;
+        let mut step = prepare(desk, desk.connection(), &step)?;
+        let mut pages = step.raw_query();
+        // Each page is a row of its own, and those that are not asked for are not moved.
+        while desk.sql(pages.next(), STEP)?.is_some() {}
+        drop(pages);
+        drop(step);
         let now = number("freelist_count")?;
         if now >= left {
             break;
         }
         left = now;
     }
-    Ok(format!("{} of {before} free pages were given back", before - left))
+    let then = if left == before || is_copied_back(desk, STEP)? {
+        ""
+    } else {
+        "; the file becomes shorter once others let the WAL be copied back"
+    };
+    Ok(format!("{} of {before} free pages were given back{then}", before - left))
+}
+
+/// Copies the WAL back as far as others let that happen now; the file becomes shorter when all of
+/// it is. Source: <https://www.sqlite.org/pragma.html#pragma_wal_checkpoint>.
+fn is_copied_back(desk: &Desk, step: &'static str) -> Result<bool> {
+    let copy = "PRAGMA main.wal_checkpoint(PASSIVE)";
+    let copied = desk.connection().query_row(copy, [], |row| {
+        Ok(row.get::<_, i64>(0)? == 0 && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?)
+    });
+    desk.sql(copied, step)
 }
