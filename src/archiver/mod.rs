@@ -29,6 +29,7 @@ mod load;
 mod meaning;
 mod mend;
 mod names;
+mod newest;
 mod pace;
 mod parts;
 mod place;

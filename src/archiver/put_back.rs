@@ -1,21 +1,29 @@
 //! Archived rows on their way back into a table.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use stillpoint_contract::{
     Column, Conflict, Driver, Error, ErrorKind, PutBack, PutBackTally, Result, Table, code,
 };
 
 use super::{
-    document::{Batch, Plan},
+    document::Plan,
     identity::ledger_of,
     names::Names,
+    newest::{IsNewest, Keys, Newest},
     place::Place,
     read::{Reading, Visible, Wanted, visible},
     shelf::Shelf,
-    subject::Searched,
+    subject::{Doomed, Searched},
 };
-use crate::{pipeline::cpu::CpuPool, world::World};
+use crate::world::World;
 
 /// How archived rows are put back.
 #[derive(Clone, Debug)]
@@ -36,10 +44,13 @@ pub struct Returned {
     pub table: String,
     /// What became of them.
     pub tally: PutBackTally,
+    /// How many rows were left in the files, since newer runs have rows with their keys.
+    pub older: u64,
 }
 
 /// Puts archived rows back in one transaction, those of one file after those of the other, parents
-/// before children. They stay in the archive.
+/// before children. They stay in the archive. Of rows with one key, the one of the newest run
+/// counts, whether or not it is one of those that are wanted; with a run, the one of that run.
 ///
 /// # Errors
 ///
@@ -68,66 +79,143 @@ pub async fn put_back(
         shelf.run(run)?;
     }
     let ledger = ledger_of(place, driver).await?;
+    let mut seen = visible(place, &shelf, ledger.as_deref()).await?;
+    seen.retain(|one| wanted.run.as_ref().is_none_or(|run| *run == one.plan.run));
+    let mut newest = Newest::new((place, &world.cpu), &names, &seen, wanted.terms.is_empty());
+    let mut left = newest.order().into_iter().peekable();
     let mut rows = driver.rows().await?;
     let transaction = rows.put_back().await?;
-    let mut back = Back { returning, transaction, made: BTreeMap::new(), all: Vec::new() };
-    for visible in visible(place, &shelf, ledger.as_deref()).await? {
-        let Visible { plan, batch, .. } = &visible;
-        if wanted.run.as_ref().is_some_and(|run| *run != plan.run) {
-            continue;
+    let (into, older) = (BTreeMap::new(), BTreeMap::new());
+    let mut back =
+        Back { place, world, names: &names, returning, transaction, into, older, all: Vec::new() };
+    while left.peek().is_some() {
+        let (mut keys, mut chosen) = (Keys::default(), Vec::new());
+        while !keys.is_full()
+            && let Some(at) = left.next()
+        {
+            // Before a table was added to the set, runs did not have it.
+            let one = choose((place, world, &names), wanted, (at, &seen[at]));
+            let Some(one) = Box::pin(one).await? else { continue };
+            for number in one.members.clone() {
+                let picked = one.picked(number);
+                keys = Box::pin(newest.collect(keys, (at, number), picked)).await?;
+            }
+            chosen.push(one);
         }
-        // Before a table was added to the set, runs did not have it.
-        let Some(first) = names.table(plan, of) else { continue };
-        // Of all rows, nobody has to find out which hang on which.
-        let found = if wanted.terms.is_empty() {
-            None
-        } else {
-            let searched = Searched { place, world, names: &names, plan, batch };
-            Some(searched.rows_of(&wanted.terms, first).await?)
-        };
-        let members =
-            if wanted.table.is_some() { first..first + 1 } else { 0..batch.members.len() };
-        for number in members {
-            let picked = found.as_ref().map(|found| found.of_member(number));
-            let mut at = 0;
-            let picks = move |_: &[Column], _: &[u8]| {
-                at += 1;
-                Ok(picked.as_ref().is_none_or(|picked| picked.contains(&(at - 1))))
-            };
-            if let Some(rows) = visible.read(place, &world.cpu, number, u64::MAX, picks).await? {
-                back.file(&world.cpu, &names, plan, (number, first), batch, rows).await?;
+        let keys = Arc::new(Box::pin(newest.settle(keys)).await?);
+        for one in chosen {
+            for number in one.members.clone() {
+                let is_newest = newest.judge(&keys, (one.at, number));
+                Box::pin(back.member(&seen[one.at], (number, &one), is_newest)).await?;
             }
         }
     }
-    back.transaction.commit().await?;
-    Ok(back.all)
+    back.end().await
+}
+
+/// Rows of a batch that are wanted.
+struct Chosen {
+    /// The place of the batch.
+    at: usize,
+    /// The place of the table that is named, or of the root.
+    first: usize,
+    /// The places of the tables whose rows are wanted.
+    members: Range<usize>,
+    /// Which rows; none for all of them.
+    found: Option<Doomed>,
+}
+
+impl Chosen {
+    /// The places of a table's rows in its file; none for all of them.
+    fn picked(&self, number: usize) -> Option<BTreeSet<u64>> {
+        self.found.as_ref().map(|found| found.of_member(number))
+    }
+}
+
+/// Chooses rows of a batch, unless it has no such table.
+async fn choose(
+    (place, world, names): (&Place, &World, &Names),
+    wanted: &Wanted,
+    (at, visible): (usize, &Visible<'_>),
+) -> Result<Option<Chosen>> {
+    let Visible { plan, batch, .. } = *visible;
+    let Some(first) = names.table(plan, wanted.table.as_deref()) else { return Ok(None) };
+    // Of all rows, nobody has to find out which hang on which.
+    let found = if wanted.terms.is_empty() {
+        None
+    } else {
+        let searched = Searched { place, world, names, plan, batch };
+        Some(searched.rows_of(&wanted.terms, first).await?)
+    };
+    let is_one = wanted.table.is_some();
+    let members = if is_one { first..first + 1 } else { 0..batch.members.len() };
+    Ok(Some(Chosen { at, first, members, found }))
 }
 
 /// Rows on their way.
 struct Back<'a> {
+    place: &'a Place,
+    world: &'a World,
+    names: &'a Names,
     returning: &'a Returning,
     transaction: Box<dyn PutBack + 'a>,
-    /// By the table that rows come from: the staging table that was made.
-    made: BTreeMap<String, String>,
+    /// By the table that rows come from: the one that takes them.
+    into: BTreeMap<String, String>,
+    /// By the table that rows come from: how many are left in the files.
+    older: BTreeMap<String, u64>,
     all: Vec<Returned>,
 }
 
 impl Back<'_> {
+    /// Puts the rows of a file back of which no newer run has others.
+    async fn member(
+        &mut self,
+        visible: &Visible<'_>,
+        (number, chosen): (usize, &Chosen),
+        is_newest: IsNewest,
+    ) -> Result<()> {
+        let picked = chosen.picked(number);
+        if picked.as_ref().is_some_and(BTreeSet::is_empty) {
+            return Ok(());
+        }
+        let (mut at, older) = (0_u64, Arc::new(AtomicU64::new(0)));
+        let left = Arc::clone(&older);
+        let picks = move |is_shown: bool, _: &[Column], row: &[u8]| -> Result<bool> {
+            at += 1;
+            if !is_shown || picked.as_ref().is_some_and(|picked| !picked.contains(&(at - 1))) {
+                return Ok(false);
+            }
+            let is_newest = is_newest(row)?;
+            if !is_newest {
+                left.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(is_newest)
+        };
+        let cpu = &self.world.cpu;
+        let rows = visible.read(self.place, cpu, number, u64::MAX, picks).await?;
+        if let Some(rows) = rows {
+            self.file(visible, (number, chosen.first), rows).await?;
+        }
+        let older = older.load(Ordering::Relaxed);
+        if older > 0 {
+            *self.older.entry(self.names.table_now(visible.plan, number)).or_default() += older;
+        }
+        Ok(())
+    }
+
     /// Puts the rows of a file back, if there are any.
     async fn file(
         &mut self,
-        cpu: &CpuPool,
-        names: &Names,
-        plan: &Plan,
+        visible: &Visible<'_>,
         (number, first): (usize, usize),
-        batch: &Batch,
         mut rows: Reading,
     ) -> Result<()> {
+        let Visible { plan, batch, .. } = *visible;
         let mut into = None;
-        while let Some(some) = rows.next(cpu).await? {
+        while let Some(some) = rows.next(&self.world.cpu).await? {
             if into.is_none() {
                 let columns = &batch.members[number].columns;
-                into = Some(self.begin(names, plan, (number, first), columns).await?);
+                into = Some(self.begin(plan, (number, first), columns).await?);
             }
             self.transaction.rows(some).await?;
         }
@@ -147,29 +235,41 @@ impl Back<'_> {
 
     async fn begin(
         &mut self,
-        names: &Names,
         plan: &Plan,
         (number, first): (usize, usize),
         columns: &[Column],
     ) -> Result<String> {
-        let now = names.table_now(plan, number);
-        let made = self.made.get(&now);
-        let staging = self.returning.staging.as_ref().filter(|_| made.is_none());
+        let now = self.names.table_now(plan, number);
+        let known = self.into.get(&now);
+        let staging = self.returning.staging.as_ref().filter(|_| known.is_none());
         let staging = staging
             .map(|name| if number == first { name.clone() } else { staging_name(name, &now) });
         let renamed = |column: &Column| {
-            let name = names.column_now(plan, number, column);
+            let name = self.names.column_now(plan, number, column);
             Column { name, ..column.clone() }
         };
         let columns = columns.iter().map(renamed).collect();
-        let name = made.unwrap_or(&now).clone();
+        let name = known.unwrap_or(&now).clone();
         let table = Table { name, columns, ..plan.members[number].table.clone() };
         let conflict = &self.returning.conflict;
         let into = self.transaction.begin(&table, conflict, staging.as_deref()).await?;
-        if staging.is_some() {
-            self.made.insert(now, into.clone());
-        }
+        self.into.insert(now, into.clone());
         Ok(into)
+    }
+
+    /// Lets all of it count, and tells of it.
+    async fn end(self) -> Result<Vec<Returned>> {
+        let Self { transaction, into, older, mut all, .. } = self;
+        transaction.commit().await?;
+        for (from, rows) in older {
+            let table = into.get(&from).unwrap_or(&from);
+            let of = match all.iter().position(|one| one.table == *table) {
+                Some(place) => &mut all[place],
+                None => all.push_mut(Returned { table: table.clone(), ..Returned::default() }),
+            };
+            of.older += rows;
+        }
+        Ok(all)
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     place::Place,
     reconcile::{Hidden, compare, hidden, refuse_unknown},
     shelf::{Shelf, Shelved, ShelvedBatch},
-    shelve::{SliceRows, read_back, stored, verified},
+    shelve::{SliceRows, keep_slices, read_back, stored, verified},
 };
 use crate::pipeline::cpu::CpuPool;
 
@@ -253,7 +253,9 @@ pub async fn find(
         let columns = &visible.batch.members[number].columns;
         let terms = names.places(visible.plan, number, columns, &wanted.terms);
         let planned = visible.plan.members[number].table.columns.clone();
-        let picks = move |columns: &[Column], row: &[u8]| fits(row, columns, &planned, &terms);
+        let picks = move |is_shown: bool, columns: &[Column], row: &[u8]| {
+            Ok(is_shown && fits(row, columns, &planned, &terms)?)
+        };
         let Some(mut reading) = visible.read(place, cpu, number, left, picks).await? else {
             continue;
         };
@@ -289,8 +291,8 @@ pub fn columns_of(shelf: &Shelf, table: Option<&str>) -> Vec<Column> {
     all
 }
 
-/// Says whether a row is wanted, of the columns of its file.
-type Picks = Box<dyn FnMut(&[Column], &[u8]) -> Result<bool> + Send>;
+/// Says whether a row is wanted: of whether readers see it, and the columns of its file.
+type Picks = Box<dyn FnMut(bool, &[Column], &[u8]) -> Result<bool> + Send>;
 
 impl Visible<'_> {
     /// Begins to read rows of a member, at most so many. `None` where it has no file.
@@ -300,7 +302,7 @@ impl Visible<'_> {
         cpu: &CpuPool,
         number: usize,
         rows_max: u64,
-        picks: impl FnMut(&[Column], &[u8]) -> Result<bool> + Send + 'static,
+        picks: impl FnMut(bool, &[Column], &[u8]) -> Result<bool> + Send + 'static,
     ) -> Result<Option<Reading>> {
         let member = &self.batch.members[number];
         let Some(file) = &member.file else { return Ok(None) };
@@ -314,6 +316,34 @@ impl Visible<'_> {
         };
         let pages = cpu.run(open).await??;
         Ok(Some(Reading(Some(Box::new(pages)))))
+    }
+
+    /// Makes something of the rows of a member that readers see, by their places in its file.
+    pub(super) async fn fold<T: Send + 'static>(
+        &self,
+        place: &Place,
+        cpu: &CpuPool,
+        number: usize,
+        mut value: T,
+        mut see: impl FnMut(&mut T, u64, &[u8]) -> Result<()> + Send + 'static,
+    ) -> Result<T> {
+        let member = &self.batch.members[number];
+        let Some(file) = &member.file else { return Ok(value) };
+        let bytes = verified(place, cpu, file).await?;
+        let (columns, format) = (member.columns.clone(), self.plan.format);
+        let (slices, shown) = (self.batch.slices.clone(), self.slices.clone());
+        let work = move || {
+            let mut at = 0;
+            keep_slices(&bytes, &columns, format, &slices, number, |slice, row| {
+                at += 1;
+                if shown.contains(&slice.number) {
+                    see(&mut value, at - 1, row)?;
+                }
+                Ok(())
+            })?;
+            Ok::<_, Error>(value)
+        };
+        cpu.run(move |_| work()).await?
     }
 }
 
@@ -352,8 +382,9 @@ impl Pages {
         while ends.is_empty() && !is_over {
             is_over = !rows.next(|slice, row| {
                 // Asked of every row: it may count them.
-                let is_picked = picks(columns, row)?;
-                if is_picked && *left > 0 && shown.contains(&slice.number) {
+                let is_shown = shown.contains(&slice.number);
+                let is_picked = picks(is_shown, columns, row)?;
+                if is_picked && *left > 0 && is_shown {
                     *left -= 1;
                     bytes.extend_from_slice(row);
                     // A decoder does not read more than that at once.

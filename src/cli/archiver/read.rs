@@ -79,8 +79,16 @@ pub(super) async fn get(session: &Session, options: GetOptions) -> Result<u8> {
     let term = |(column, value)| Term { column, compares: Compares::Equal, value };
     let terms = key.into_iter().zip(options.id).map(term).collect();
     let wanted = Wanted { table: options.table, terms, ..Wanted::default() };
-    let count = write(session, &set, &place, &wanted, options.format).await?;
-    if count == 0 {
+    let runs = write(session, &set, &place, &wanted, options.format).await?;
+    if runs.len() > 1 {
+        session.warn(&format!(
+            "these are versions of one row from {} runs, oldest first: {}; archive restore puts \
+             the newest one back, or that of --run RUN",
+            runs.len(),
+            runs.join(", ")
+        ));
+    }
+    if runs.is_empty() {
         return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find the row")
             .with("set", &options.set)
             .why("no archived row has that key; it may still be in its table"));
@@ -135,18 +143,23 @@ async fn ledger(session: &Session, set: &Set, place: &Place) -> Result<Option<Ve
     Ok(None)
 }
 
+/// Prints rows, and returns the runs that they are from, in their order.
 async fn write(
     session: &Session,
     set: &Set,
     place: &Place,
     wanted: &Wanted,
     form: Form,
-) -> Result<u64> {
+) -> Result<Vec<String>> {
     // One heading for all files, whatever columns they have.
     let heading = columns_of(&Shelf::load(place).await?, wanted.table.as_deref());
     let mut is_headed = form != Form::Csv;
     let ledger = ledger(session, set, place).await?;
-    find(place, &session.world.cpu, wanted, ledger.as_deref(), async |found: FoundRows| {
+    let mut runs: Vec<String> = Vec::new();
+    let print_all = async |found: FoundRows| {
+        if runs.last() != Some(&found.run) {
+            runs.push(found.run.clone());
+        }
         let mut text = Vec::new();
         if !is_headed {
             csv_header(&heading, &mut text);
@@ -161,6 +174,7 @@ async fn write(
             }
         }
         print(&String::from_utf8_lossy(&text))
-    })
-    .await
+    };
+    find(place, &session.world.cpu, wanted, ledger.as_deref(), print_all).await?;
+    Ok(runs)
 }

@@ -32,7 +32,8 @@ pub(crate) struct Options {
     /// them].
     #[arg(long, value_name = "TABLE")]
     table: Option<String>,
-    /// Only rows of this run.
+    /// Only rows of this run, also where a newer one has rows with their keys [default: of rows
+    /// with one key, the one of the newest run].
     #[arg(long, value_name = "RUN")]
     run: Option<String>,
     /// Where they are put.
@@ -70,6 +71,8 @@ struct RestoreAnswer {
     inserted: u64,
     replaced: u64,
     skipped: u64,
+    /// Rows that were left in the files, since a newer run has rows with their keys.
+    older_versions: u64,
     /// The same of each table that has rows now.
     tables: Vec<TableRow>,
 }
@@ -80,13 +83,14 @@ struct TableRow {
     inserted: u64,
     replaced: u64,
     skipped: u64,
+    older_versions: u64,
 }
 
 impl TableRow {
     fn of(returned: Returned) -> Self {
-        let Returned { table, tally } = returned;
+        let Returned { table, tally, older } = returned;
         let PutBackTally { inserted, replaced, skipped } = tally;
-        Self { table, inserted, replaced, skipped }
+        Self { table, inserted, replaced, skipped, older_versions: older }
     }
 }
 
@@ -105,6 +109,14 @@ impl Answer for RestoreAnswer {
             ]);
         }
         page.table(&table);
+        if self.older_versions > 0 {
+            let were = if self.older_versions == 1 { "was" } else { "were" };
+            page.line(format!(
+                "{} {were} left in the files: newer runs have rows with their keys. --run RUN puts \
+                 back those of a run.",
+                units::count(self.older_versions, "older version", "older versions")
+            ));
+        }
         page.line("They stay in the archive, too; the next run archives them again.");
     }
 }
@@ -157,7 +169,7 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let Options { table, run, .. } = options;
     let wanted = Wanted { table: table.clone(), terms, run, rows_max: None };
     let returning = Returning { wanted, conflict, staging: staging.clone() };
-    let returned = put_back(&place, &session.world, &*driver, &returning).await?;
+    let returned = Box::pin(put_back(&place, &session.world, &*driver, &returning)).await?;
     if returned.is_empty() {
         return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find rows to put back")
             .with("set", &options.set)
@@ -172,6 +184,7 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
         inserted: sum(|tally| tally.inserted),
         replaced: sum(|tally| tally.replaced),
         skipped: sum(|tally| tally.skipped),
+        older_versions: returned.iter().map(|one| one.older).sum(),
         tables: returned.into_iter().map(TableRow::of).collect(),
     })?;
     Ok(exit::OK)

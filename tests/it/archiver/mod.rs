@@ -27,4 +27,5 @@ mod through;
 mod types_postgres;
 mod types_sqlite;
 mod values_postgres;
+mod versions;
 mod zones;

@@ -1,0 +1,175 @@
+//! Rows that were put back, corrected and archived again: they are in files of several runs, and
+//! the newest version of each comes back.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says what it tried")]
+
+use rusqlite::Connection;
+use stillpoint::archiver::{FoundRows, Returned, Returning, Shelf, Wanted, find, put_back};
+use stillpoint_contract::{Conflict, Result};
+
+use super::shop::{InPostgres, Shop, Sqlite, Yard};
+use crate::serving::ward::{HEAD, Ward};
+
+/// Puts rows back that are as a condition says, of one run or of all.
+async fn put<S: Shop>(
+    yard: &Yard<S>,
+    condition: &str,
+    (conflict, staging): (Conflict, Option<&str>),
+    run: Option<&str>,
+) -> Result<Vec<Returned>> {
+    let driver = yard.shop.driver().await;
+    let terms = Wanted::terms_of(condition).unwrap();
+    let wanted = Wanted { terms, run: run.map(str::to_owned), ..Wanted::default() };
+    let returning = Returning { wanted, conflict, staging: staging.map(str::to_owned) };
+    Box::pin(put_back(&yard.place, &yard.world, &*driver, &returning)).await
+}
+
+/// Of each table: rows that are new, replaced, skipped, and left in the files.
+fn counts(back: &[Returned]) -> Vec<[u64; 4]> {
+    let count =
+        |one: &Returned| [one.tally.inserted, one.tally.replaced, one.tally.skipped, one.older];
+    back.iter().map(count).collect()
+}
+
+/// Orders 0 to 29 with an item each, of which 2 and 17 were corrected twice, and 5 once.
+async fn corrected<S: Shop>(yard: &Yard<S>) {
+    let orders = yard.shop.table("orders");
+    yard.fill(0..30, 1).await;
+    assert!(yard.run().await.unwrap().quit.is_done());
+    for (number, ids) in ["2, 5, 17", "2, 17"].into_iter().enumerate() {
+        for id in ids.split(", ") {
+            put(yard, &format!("id = {id}"), (Conflict::Fail, None), None).await.unwrap();
+        }
+        let correct = format!("UPDATE {orders} SET note = 'corrected {number}'");
+        yard.shop.change(&[correct]).await;
+        assert!(yard.run().await.unwrap().quit.is_done());
+    }
+    yard.fill(30..40, 1).await;
+    assert!(yard.run().await.unwrap().quit.is_done());
+}
+
+/// The notes of orders 2, 5 and 6.
+async fn notes<S: Shop>(yard: &Yard<S>, table: &str) -> Vec<String> {
+    let query = format!("SELECT note FROM {table} WHERE id IN (2, 5, 6) ORDER BY id");
+    yard.shop.ask(&query).await
+}
+
+const NEWEST: [&str; 3] = ["corrected 1", "corrected 0", "note 6"];
+
+async fn newest<S: Shop>(mut yard: Yard<S>) {
+    yard.rule.file_bytes = 1;
+    yard.rule.slice_rows = 7;
+    corrected(&yard).await;
+    let orders = yard.shop.table("orders");
+    let emptied =
+        [format!("DELETE FROM {}", yard.shop.table("items")), format!("DELETE FROM {orders}")];
+    let one = "SELECT note FROM orders WHERE id = 2";
+    // The newest version comes back, however conflicts are settled: there is none.
+    for conflict in
+        [Conflict::Fail, Conflict::Skip, Conflict::Overwrite, Conflict::Newer("token".to_owned())]
+    {
+        let back = put(&yard, "id = 2", (conflict, None), None).await.unwrap();
+        assert_eq!(counts(&back), [[1, 0, 0, 2], [1, 0, 0, 2]], "{back:?}");
+        assert_eq!(yard.shop.ask(one).await, ["corrected 1"]);
+        yard.shop.change(&emptied).await;
+    }
+    // Also where all come back, into their table or a new one.
+    for staging in [None, Some("again")] {
+        let back = put(&yard, "", (Conflict::Fail, staging), None).await.unwrap();
+        assert_eq!(counts(&back), [[40, 0, 0, 5], [40, 0, 0, 5]], "{back:?}");
+        assert_eq!(notes(&yard, &back[0].table).await, NEWEST, "{staging:?}");
+    }
+    // What is there now is replaced by the newest version, and by no other one after that.
+    yard.shop.change(&[format!("UPDATE {orders} SET note = 'mine'")]).await;
+    let back = put(&yard, "id = 2", (Conflict::Overwrite, None), None).await.unwrap();
+    assert_eq!(counts(&back), [[0, 1, 0, 2], [0, 1, 0, 2]], "{back:?}");
+    assert_eq!(notes(&yard, &orders).await, ["corrected 1", "mine", "mine"]);
+    yard.shop.change(&emptied).await;
+
+    // A version that was corrected since is not what the row is, also where only it is wanted.
+    let old = "note = 'note 2'";
+    let back = put(&yard, old, (Conflict::Fail, None), None).await.unwrap();
+    assert_eq!(counts(&back), [[0, 0, 0, 1], [0, 0, 0, 1]], "{back:?}");
+    assert_eq!(yard.live("orders").await, Vec::<String>::new());
+    // Unless somebody says which run's.
+    let shelf = Shelf::load(&yard.place).await.unwrap();
+    let runs: Vec<&str> = shelf.runs.iter().map(|run| &*run.plan.run).collect();
+    assert_eq!(runs.len(), 4);
+    for (run, note) in [(runs[0], "note 2"), (runs[1], "corrected 0"), (runs[2], "corrected 1")] {
+        let back = put(&yard, "id = 2", (Conflict::Fail, None), Some(run)).await.unwrap();
+        assert_eq!(counts(&back), [[1, 0, 0, 0], [1, 0, 0, 0]], "{back:?}");
+        assert_eq!(yard.shop.ask(one).await, [note]);
+        yard.shop.change(&emptied).await;
+    }
+    // Readers see each version, and of which run it is.
+    let (mut seen, wanted) = (Vec::new(), Wanted::terms_of("id = 2").unwrap());
+    let wanted = Wanted { terms: wanted, ..Wanted::default() };
+    let take = async |found: FoundRows| {
+        seen.push(found.run);
+        Ok(())
+    };
+    let found = find(&yard.place, &yard.world.cpu, &wanted, None, take);
+    assert_eq!(Box::pin(found).await.unwrap(), 3);
+    assert_eq!(seen, runs[..3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_version_of_a_row_comes_back_to_sqlite() {
+    newest(Yard::new(Sqlite::new().await, true)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_version_of_a_row_comes_back_to_postgresql() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    shop.change(&["DROP TABLE IF EXISTS again_items, again".to_owned()]).await;
+    newest(Yard::new(&shop, true)).await;
+    shop.change(&["DROP TABLE again_items, again".to_owned()]).await;
+}
+
+const FEW: &str = r#"
+[database.shop]
+endpoint = "sqlite:shop.db"
+[archive.few]
+database = "shop"
+root = "few"
+where = "state = 'closed'"
+"#;
+
+/// The same through the program, which says what it left and whose versions it shows.
+#[test]
+fn older_versions_are_left_in_the_files_and_told() {
+    let ward = Ward::new(&format!("{HEAD}{FEW}"));
+    ward.ok(&["init", "--repo", "repo", "--no-encryption"]);
+    let shop = Connection::open(ward.path("shop.db")).unwrap();
+    shop.pragma_update(None, "journal_mode", "WAL").unwrap();
+    let fill = "CREATE TABLE few (id INTEGER PRIMARY KEY, v TEXT, state TEXT);
+        INSERT INTO few VALUES (1, 'v1', 'closed'), (2, 'v2', 'closed'), (3, 'v3', 'closed')";
+    shop.execute_batch(fill).unwrap();
+    ward.ok(&["archive", "run", "few"]);
+    let restore = ["archive", "restore", "few", "--where", "id = 2"];
+    ward.ok(&restore);
+    shop.execute("UPDATE few SET v = 'v2-corrected' WHERE id = 2", []).unwrap();
+    ward.ok(&["archive", "run", "few"]);
+
+    let with = |more: &[&'static str]| [&restore[..], more].concat();
+    let staged = ["--into", "staging", "--staging", "beside"];
+    for words in [with(&[]), with(&["--on-conflict", "skip"]), with(&staged)] {
+        let back = ward.json(&words);
+        let table = back["tables"][0]["table"].as_str().unwrap();
+        let shown = (back["inserted"].as_u64(), back["older_versions"].as_u64());
+        assert_eq!(shown, (Some(1), Some(1)), "{back:#}");
+        let version = format!("SELECT v FROM {table} WHERE id = 2");
+        let version: String = shop.query_row(&version, [], |row| row.get(0)).unwrap();
+        assert_eq!(version, "v2-corrected", "{words:?}");
+        shop.execute("DELETE FROM few", []).unwrap();
+    }
+    let told = ward.ok(&restore);
+    assert!(told.contains("1 older version was left in the files"), "{told}");
+    let runs = ward.json(&["archive", "ls", "few"]);
+    let output = ward.command(&["archive", "get", "few", "--id", "2"]).output().unwrap();
+    let (rows, told) = (String::from_utf8(output.stdout), String::from_utf8(output.stderr));
+    let (rows, told) = (rows.unwrap(), told.unwrap());
+    assert_eq!(rows.lines().count(), 2, "{rows}");
+    for run in runs["runs"].as_array().unwrap() {
+        assert!(told.contains(run["run"].as_str().unwrap()), "{told}");
+    }
+}
