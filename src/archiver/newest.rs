@@ -10,11 +10,11 @@ use std::{
     sync::Arc,
 };
 
-use stillpoint_contract::{Class, Column, Kind, Result, values};
+use stillpoint_contract::{Column, Kind, Result, values};
 
 use super::{
     file::value_text,
-    meaning::{kind_of, meant},
+    meaning::Sense,
     names::Names,
     place::Place,
     read::Visible,
@@ -36,19 +36,8 @@ enum Part {
 }
 
 impl Part {
-    fn of(kind: &Kind, text: String) -> Self {
-        let class = match kind {
-            Kind::Dynamic { declared } => *declared as u8,
-            _ => 0,
-        };
-        let is_number = matches!(
-            kind,
-            Kind::Int16
-                | Kind::Int32
-                | Kind::Int64
-                | Kind::Decimal { .. }
-                | Kind::Dynamic { declared: Class::Integer | Class::Real }
-        );
+    fn of(sense: Sense, class: u8, text: String) -> Self {
+        let is_number = matches!(sense, Sense::Number | Sense::Mixed);
         let number = if is_number { text.parse().ok() } else { None };
         number.map_or(Self::Text(class, text), Self::Number)
     }
@@ -92,9 +81,10 @@ impl Keyed {
         let part = |place: &usize| {
             let value = values.get(*place).copied().flatten()?;
             let column = self.columns.get(*place)?;
-            let kind = kind_of(column, &self.planned, value);
-            let text = meant(&kind, &value_text(&column.kind, value)?);
-            Some(Part::of(&kind, text))
+            let sense = Sense::of(column, &self.planned, Some(value));
+            let says_class = matches!(column.kind, Kind::Dynamic { .. });
+            let class = value.first().copied().filter(|_| says_class).unwrap_or_default();
+            Some(Part::of(sense, class, sense.meant(&value_text(&column.kind, value)?)))
         };
         Ok(self.places.iter().map(part).collect())
     }
