@@ -12,5 +12,6 @@ mod new_machine;
 mod observe;
 mod oddities;
 mod plans;
+mod supervised;
 mod trouble;
 pub(crate) mod ward;

@@ -197,9 +197,14 @@ impl Serving {
         kill_process(pid, signal).unwrap();
     }
 
+    /// Tells it to end.
+    pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
     /// Tells it to end, and waits; returns its exit status.
     pub(crate) fn stop(mut self) -> i32 {
-        self.signal(Signal::TERM);
+        self.terminate();
         self.child.wait().unwrap().code().unwrap_or(-1)
     }
 
