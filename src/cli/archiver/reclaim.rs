@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde::Serialize;
-use stillpoint_contract::{Result, Space};
+use stillpoint_contract::{ErrorKind, Result, Rows, Space};
 
 use super::place::Set;
 use crate::{
@@ -40,6 +40,8 @@ pub(super) struct ReclaimAnswer {
     /// The file that all tables share, where they do: what it lost, they have given back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) file: Option<SpaceRow>,
+    /// Partitions that left as a whole, and are gone.
+    dropped: Vec<DroppedRow>,
     /// What was done, in the engine's words.
     done: Vec<String>,
 }
@@ -50,6 +52,14 @@ pub(super) struct TableRow {
     pub(super) table: String,
     #[serde(flatten)]
     pub(super) space: SpaceRow,
+}
+
+/// A partition that was dropped, with all that it took.
+#[derive(Debug, Serialize)]
+struct DroppedRow {
+    partition: String,
+    /// About how much that was when its run was planned; `null` where that was not written down.
+    returned_bytes: Option<u64>,
 }
 
 /// What became of space.
@@ -104,8 +114,27 @@ impl ReclaimAnswer {
             file.tell("the whole file".to_owned(), &mut table);
         }
         page.table(&table);
+        self.tell_dropped(page);
         for done in &self.done {
             page.line(printable(done));
+        }
+    }
+
+    fn tell_dropped(&self, page: &mut Page<'_>) {
+        let partitions = |count: usize| {
+            units::count(count as u64, "partition was dropped", "partitions were dropped")
+        };
+        let known: Vec<u64> = self.dropped.iter().filter_map(|one| one.returned_bytes).collect();
+        if !known.is_empty() {
+            let (partitions, bytes) = (partitions(known.len()), units::bytes(known.iter().sum()));
+            page.line(format!("{partitions}: about {bytes} went back to the system"));
+        }
+        let unknown = self.dropped.len() - known.len();
+        if unknown > 0 {
+            let partitions = partitions(unknown);
+            page.line(format!(
+                "{partitions}: what they took went back to the system, and nobody knows how much"
+            ));
         }
     }
 }
@@ -128,6 +157,40 @@ pub(super) async fn reclaim(session: &Session, set: &Set, method: &str) -> Resul
     }
     let driver = set.driver(session).await?;
     let mut rows = driver.rows().await?;
+    let (holders, beside) = holders(&mut *rows, set, &shelf).await?;
+    let (mut tables, mut done) = (Vec::new(), Vec::new());
+    let file_before = rows.file_space().await?;
+    for name in &beside {
+        let then = "stands beside its table, and its space goes back when it is dropped";
+        done.push(format!("{name} {then}"));
+    }
+    for name in holders.iter().chain(&beside) {
+        let table = rows.table(name).await?;
+        let before = rows.space(&table).await?;
+        // What is to be dropped has no rows that were deleted.
+        if method != "none" && !beside.contains(name) {
+            let said = rows.reclaim(&table, method).await?;
+            // Of a whole file, it is said of each of its tables.
+            if !done.contains(&said) {
+                done.push(said);
+            }
+        }
+        let after = rows.space(&table).await?;
+        tables.push(TableRow { table: table.name, space: SpaceRow::of(before, after) });
+    }
+    let file_after = rows.file_space().await?;
+    let file = file_before.zip(file_after).map(|(before, after)| SpaceRow::of(before, after));
+    let dropped = dropped(&shelf);
+    let (set, method) = (set.rule.name.clone(), method.to_owned());
+    Ok(ReclaimAnswer { set, method, archived_rows, archived_bytes, tables, file, dropped, done })
+}
+
+/// The tables that take the space, and partitions that were taken out and are not dropped yet.
+async fn holders(
+    rows: &mut dyn Rows,
+    set: &Set,
+    shelf: &Shelf,
+) -> Result<(Vec<String>, Vec<String>)> {
     let names = match shelf.runs.last() {
         Some(run) => run.plan.members.iter().map(|member| member.table.name.clone()).collect(),
         None => vec![set.rule.root.clone()],
@@ -140,23 +203,57 @@ pub(super) async fn reclaim(session: &Session, set: &Set, method: &str) -> Resul
             None => holders.push(name),
         }
     }
-    let (mut tables, mut done) = (Vec::new(), Vec::new());
-    let file_before = rows.file_space().await?;
-    for name in holders {
-        let table = rows.table(&name).await?;
-        let before = rows.space(&table).await?;
-        if method != "none" {
-            let said = rows.reclaim(&table, method).await?;
-            // Of a whole file, it is said of each of its tables.
-            if !done.contains(&said) {
-                done.push(said);
-            }
+    let mut beside = Vec::new();
+    for run in shelf.runs.iter().filter(|run| run.end.is_none()) {
+        let Some(partition) = run.plan.whole() else { continue };
+        if holders.contains(&partition.name) {
+            continue;
         }
-        let after = rows.space(&table).await?;
-        tables.push(TableRow { table: table.name, space: SpaceRow::of(before, after) });
+        match rows.table(&partition.name).await {
+            Ok(table) if table.identity == partition.identity => beside.push(table.name),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Missing => {}
+            Err(error) => return Err(error),
+        }
     }
-    let file_after = rows.file_space().await?;
-    let file = file_before.zip(file_after).map(|(before, after)| SpaceRow::of(before, after));
-    let (set, method) = (set.rule.name.clone(), method.to_owned());
-    Ok(ReclaimAnswer { set, method, archived_rows, archived_bytes, tables, file, done })
+    Ok((holders, beside))
+}
+
+/// Partitions whose runs have ended, and whose rows are, or were, in files: they are gone.
+fn dropped(shelf: &Shelf) -> Vec<DroppedRow> {
+    let ended = shelf.runs.iter().filter(|run| run.end.is_some());
+    let dropped = ended.filter_map(|run| {
+        let partition = run.plan.whole()?.name.clone();
+        let counts = run.batches.values().any(|one| one.sealed.is_some() && one.void.is_none());
+        let returned_bytes = Some(run.plan.bytes).filter(|bytes| *bytes > 0);
+        counts.then_some(DroppedRow { partition, returned_bytes })
+    });
+    dropped.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{page::Look, zone::Zone};
+
+    #[test]
+    fn what_nobody_knows_of_dropped_partitions_is_said_in_words() {
+        let dropped = |returned_bytes| DroppedRow { partition: "p".to_owned(), returned_bytes };
+        let answer = ReclaimAnswer {
+            set: "orders".to_owned(),
+            method: "none".to_owned(),
+            archived_rows: 1,
+            archived_bytes: 1,
+            tables: Vec::new(),
+            file: None,
+            dropped: vec![dropped(Some(3 << 20)), dropped(None), dropped(Some(1 << 20))],
+            done: Vec::new(),
+        };
+        let look = Look { colour: false, width: 80, zone: Zone::UTC };
+        let mut page = Page::new(&look);
+        answer.tell(&mut page);
+        let text = page.into_text();
+        assert!(text.contains("2 partitions were dropped: about"), "{text}");
+        assert!(text.contains("1 partition was dropped: what they took"), "{text}");
+    }
 }

@@ -16,6 +16,7 @@ mod partitions;
 mod protocol;
 mod published;
 mod races_postgres;
+mod reclaimed;
 mod regressions;
 mod remains;
 mod renamed;
