@@ -12,13 +12,7 @@ use std::{
 
 use stillpoint_contract::{Column, Kind, Result, values};
 
-use super::{
-    file::value_text,
-    meaning::Sense,
-    names::Names,
-    place::Place,
-    read::Visible,
-};
+use super::{file::value_text, meaning::Sense, names::Names, place::Place, read::Visible};
 use crate::pipeline::cpu::CpuPool;
 
 /// Batches are added until there are so many keys.
@@ -330,6 +324,8 @@ impl<'a> Newest<'a> {
 
 #[cfg(test)]
 mod tests {
+    use stillpoint_contract::Class;
+
     use super::*;
 
     fn keyed(kind: &Kind) -> Keyed {
