@@ -67,7 +67,11 @@ impl fmt::Display for Cause {
         f.write_str(match self {
             Self::Paused { by } => return write!(f, "{by} paused it"),
             Self::Lag => "replicas are behind",
-            Self::UnknownLag => "how far replicas are behind is not known",
+            Self::UnknownLag => {
+                "how far replicas are behind is not known: the role may not see it (GRANT \
+                 pg_monitor TO the role), or one is not connected that has a replication slot, \
+                 or that synchronous_standby_names names"
+            }
             Self::Sessions => "too many sessions are working",
             Self::DeadRows => "there are too many dead rows to be vacuumed",
             Self::DeadRowRate => "as many rows were deleted as may be in an hour, up to now",

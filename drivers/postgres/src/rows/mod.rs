@@ -16,6 +16,7 @@ mod prune;
 mod put_back;
 mod session;
 mod space;
+mod standbys;
 mod table;
 mod transaction;
 mod watch;

@@ -20,7 +20,7 @@ use super::{
     ledger, outlook, partition, predicate,
     prune::{self, Prune},
     put_back::Return,
-    space,
+    space, standbys,
     table::{self, number_of},
     transaction::Connection,
 };
@@ -86,12 +86,15 @@ pub(crate) async fn open(cluster: &Cluster) -> Result<Box<dyn Rows>> {
     }
     sql.client.batch_execute(&settings).await.map_err(|e| failed(e, STEP))?;
     let usual_path = row.try_get(3).map_err(|e| failed(e, STEP))?;
-    Ok(Box::new(Session { connection: Connection::new(sql, usual_path) }))
+    let slot = cluster.config.slot.clone();
+    Ok(Box::new(Session { connection: Connection::new(sql, usual_path), slot }))
 }
 
 #[derive(Debug)]
 struct Session {
     connection: Connection,
+    /// The slot of our own that holds log for us: it is no replica's, whoever reads from it.
+    slot: String,
 }
 
 #[async_trait]
@@ -245,7 +248,7 @@ impl Rows for Session {
     }
 
     async fn burden(&mut self, set: &ArchiveSet) -> Result<Burden> {
-        burden(self.connection.client()?, set).await
+        burden(self.connection.client()?, set, &self.slot).await
     }
 
     async fn space(&mut self, table: &Table) -> Result<Space> {
@@ -316,8 +319,11 @@ async fn lock(client: &Client, set: &str, patience: Duration) -> Result<()> {
 ///
 /// A replica that has everything says no lag after a while, and neither does one that has never
 /// said anything: they are told apart by how far they are.
-/// Source: PostgreSQL 18 documentation, 27.2.4, "pg_stat_replication".
-async fn burden(client: &Client, set: &ArchiveSet) -> Result<Burden> {
+/// One that dropped off says nothing at all: it is missed by its slot, or by the name that the
+/// server is to wait for.
+/// Sources: PostgreSQL 18 documentation, 27.2.4, "pg_stat_replication", and 53.20,
+/// "pg_replication_slots".
+async fn burden(client: &Client, set: &ArchiveSet, slot: &str) -> Result<Burden> {
     const STEP: &str = "ask the server how it fares";
     let query = "
         SELECT count(*), count(*) FILTER (WHERE state IS NULL OR replay_lag IS NULL
@@ -326,14 +332,23 @@ async fn burden(client: &Client, set: &ArchiveSet) -> Result<Burden> {
             (pg_current_wal_insert_lsn() - '0/0')::int8,
             (SELECT count(*) FROM pg_stat_activity WHERE state = 'active'
                 AND pid <> pg_backend_pid() AND backend_type = 'client backend'),
-            has_function_privilege('pg_ls_waldir()', 'EXECUTE')
+            has_function_privilege('pg_ls_waldir()', 'EXECUTE'),
+            (SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT active
+                AND restart_lsn IS NOT NULL AND slot_name::text NOT IN ($2, 'stillpoint')),
+            current_setting('synchronous_standby_names'),
+            ARRAY(SELECT lower(application_name) FROM pg_stat_replication)
         FROM pg_stat_replication
         WHERE application_name IS DISTINCT FROM $1 AND state IS DISTINCT FROM 'backup'
             AND NOT coalesce(replay_lsn IS NULL AND flush_lsn IS NOT NULL, false)";
-    let row = client.query_one(query, &[&APPLICATION]).await.map_err(|e| failed(e, STEP))?;
+    let row = client.query_one(query, &[&APPLICATION, &slot]).await.map_err(|e| failed(e, STEP))?;
     let get = |at: usize| row.try_get::<_, Option<i64>>(at).map_err(|e| failed(e, STEP));
     let (replicas, unknown) = (get(0)?.unwrap_or(0), get(1)?.unwrap_or(0));
+    let connected: Vec<String> = row.try_get(8).map_err(|e| failed(e, STEP))?;
+    let wanted = standbys::named(row.try_get(7).map_err(|e| failed(e, STEP))?);
+    let are_missed =
+        get(6)? != Some(0) || wanted.iter().any(|standby| !connected.contains(standby));
     let lag = match (replicas, unknown, get(2)?) {
+        _ if are_missed => Lag::Unknown,
         (0, ..) => Lag::NoReplica,
         (_, 0, lag) => {
             Lag::Behind(Duration::from_micros(u64::try_from(lag.unwrap_or(0)).unwrap_or(0)))

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use stillpoint_contract::{
-    ArchiveSet, Conflict, Cutoff, ErrorKind, KeyRange, Link, Member, Result, RowBatch, RowSink,
-    Rows, Table, Weight, code,
+    ArchiveSet, Conflict, Cutoff, ErrorKind, KeyRange, Lag, Link, Member, Result, RowBatch,
+    RowSink, Rows, Table, Weight, code,
 };
 use stillpoint_testcontainers::PostgresOptions;
 
@@ -292,6 +292,45 @@ async fn rows_go_back_into_a_table_that_has_changed() {
     back.commit().await.unwrap();
     assert_eq!(count(&stage, "SELECT sum(id + more)::int8 FROM t").await, 17);
     assert_eq!(count(&stage, "SELECT count(*) FROM log").await, 2);
+}
+
+/// A replica that dropped off is not taken for none: its slot, or its name, is still there. A slot
+/// that nobody has used yet, and that of our own log capture, are no replica's.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_are_gone_are_missed() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    stage.run("CREATE TABLE t (id int PRIMARY KEY)").await;
+    let mut rows = open(&stage).await;
+    let set = set(rows.table("t").await.unwrap(), "id > 0");
+    for (name, is_reserved, lag) in [
+        ("stillpoint", true, Lag::NoReplica),
+        ("unused", false, Lag::NoReplica),
+        ("replica", true, Lag::Unknown),
+    ] {
+        let make = format!("SELECT pg_create_physical_replication_slot('{name}', {is_reserved})");
+        stage.run(&make).await;
+        assert_eq!(rows.burden(&set).await.unwrap().lag, lag, "{name}");
+    }
+    stage.run("SELECT pg_drop_replication_slot('replica')").await;
+    assert_eq!(rows.burden(&set).await.unwrap().lag, Lag::NoReplica);
+    // Nobody is to wait for it in this test.
+    stage
+        .run(
+            "ALTER SYSTEM SET synchronous_commit = 'local';
+             ALTER SYSTEM SET synchronous_standby_names = 'FIRST 1 (away, \"Other\")';
+             SELECT pg_reload_conf()",
+        )
+        .await;
+    for _ in 0..200 {
+        let client = stage.client().await;
+        let row = client.query_one("SHOW synchronous_standby_names", &[]).await.unwrap();
+        if !row.get::<_, String>(0).is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let mut rows = open(&stage).await;
+    assert_eq!(rows.burden(&set).await.unwrap().lag, Lag::Unknown);
 }
 
 /// Dead rows take space until their table is vacuumed; half of what is there is free then, also
