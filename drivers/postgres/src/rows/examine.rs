@@ -34,7 +34,7 @@ pub(super) async fn examine(client: &Client, set: &ArchiveSet) -> Result<Vec<Fin
     findings.push(key);
     for (at, member) in set.members.iter().enumerate() {
         let number = number_of(client, &member.table).await?;
-        findings.extend(table(client, member, number).await?);
+        findings.extend(table(client, set, at, number).await?);
         findings.extend(triggers(client, member, number).await?);
         if let Some(link) = &member.link {
             findings.extend(index(client, &member.table.name, &link.columns).await?);
@@ -161,8 +161,10 @@ async fn key(client: &Client, root: &Member) -> Result<Finding> {
     Ok(finding("key", format!("{}: {}", table.name, names.join(", ")), Weight::Fine, None))
 }
 
-/// Rights and settings of a table.
-async fn table(client: &Client, member: &Member, number: u32) -> Result<Vec<Finding>> {
+/// Rights and settings of a table. Rows that others of the set refer to are locked before they are
+/// deleted, which needs to be allowed to change at least one column of them.
+/// Source: PostgreSQL 18 documentation, SELECT, "The Locking Clause".
+async fn table(client: &Client, set: &ArchiveSet, at: usize, number: u32) -> Result<Vec<Finding>> {
     let query = "
         SELECT has_table_privilege(c.oid, 'SELECT'), has_table_privilege(c.oid, 'DELETE'),
             quote_ident(current_user), row_security_active(c.oid), c.relpersistence = 'u',
@@ -172,17 +174,25 @@ async fn table(client: &Client, member: &Member, number: u32) -> Result<Vec<Find
             EXISTS (SELECT FROM pg_publication_tables AS p WHERE p.schemaname = n.nspname
                 AND p.tablename = c.relname) AND (c.relreplident = 'n' OR c.relreplident = 'd'
                 AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary)),
-            EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid)
+            EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
+            has_any_column_privilege(c.oid, 'UPDATE')
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1";
     let row = client.query_one(query, &[&number]).await.map_err(|e| failed(e, STEP))?;
     let is = |at: usize| row.try_get::<_, bool>(at).map_err(|e| failed(e, STEP));
     let role: String = row.try_get(2).map_err(|e| failed(e, STEP))?;
-    let name = &member.table.name;
+    let name = &set.members[at].table.name;
     let told = |what: &str| format!("{name}: {what}");
     let mut findings = Vec::new();
-    if !is(0)? || !is(1)? {
-        let grant = format!("GRANT SELECT, DELETE ON {name} TO {role}");
-        findings.push(lacking("privileges", told("the role may not read and delete rows"), grant));
+    let hangs_on = |one: &Member| one.link.as_ref().is_some_and(|link| link.parent == at);
+    let is_parent = set.members.iter().any(hangs_on);
+    if !is(0)? || !is(1)? || (is_parent && !is(9)?) {
+        let (rights, what) = if is_parent {
+            ("SELECT, UPDATE, DELETE", "the role may not read, lock and delete rows")
+        } else {
+            ("SELECT, DELETE", "the role may not read and delete rows")
+        };
+        let grant = format!("GRANT {rights} ON {name} TO {role}");
+        findings.push(lacking("privileges", told(what), grant));
     }
     if is(3)? {
         let bypass = format!("ALTER ROLE {role} BYPASSRLS");

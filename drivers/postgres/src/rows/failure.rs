@@ -29,6 +29,10 @@ pub(super) fn failed(cause: tokio_postgres::Error, step: &'static str) -> Error 
             code::ROWS_REFUSED,
             "the table is not what it was when it was looked at",
         ),
+        // What the backup role needs is something else.
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            (ErrorKind::Denied, code::UNSUITABLE_DATABASE, "the role lacks a privilege")
+        }
         Some(&SqlState::RAISE_EXCEPTION) => {
             (ErrorKind::Refused, code::ROWS_REFUSED, "a trigger refuses it")
         }
@@ -40,6 +44,9 @@ pub(super) fn failed(cause: tokio_postgres::Error, step: &'static str) -> Error 
         if let Some(detail) = db.detail() {
             failed = failed.with("detail", detail);
         }
+    }
+    if kind == ErrorKind::Denied {
+        failed = failed.next("stillpoint archive plan SET");
     }
     failed.caused_by(cause)
 }

@@ -144,6 +144,48 @@ async fn a_role_that_may_nothing_is_told_what_it_needs() {
     rows.space(&set.root().table).await.unwrap();
 }
 
+/// Rows that others refer to are locked before all of them are deleted: that needs a right of its
+/// own, for the table that is referred to, and for no other one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_deletes_a_set_may_lock_what_is_referred_to() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    stage
+        .run(
+            "CREATE ROLE mover LOGIN; GRANT CREATE ON DATABASE postgres TO mover;
+             CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2);
+             CREATE TABLE c (id int PRIMARY KEY, t int REFERENCES t); CREATE INDEX ON c (t);
+             INSERT INTO c VALUES (1, 1), (2, 1); GRANT SELECT, DELETE ON t, c TO mover",
+        )
+        .await;
+    let driver = stage.driver("user=mover").await;
+    let mut rows = driver.rows().await.unwrap();
+    let mut set = set(rows.table("public.t").await.unwrap(), "id < 2");
+    let (columns, parent_columns) = (vec!["t".to_owned()], vec!["id".to_owned()]);
+    let link = Some(Link { parent: 0, columns, parent_columns });
+    set.members.push(Member { table: rows.table("public.c").await.unwrap(), link });
+    let findings = rows.examine(&set).await.unwrap();
+    let lacking: Vec<_> = findings.iter().filter(|one| one.weight == Weight::Lacking).collect();
+    assert_eq!(lacking.len(), 1, "{findings:?}");
+    let grant = lacking[0].statement.clone().unwrap();
+    assert_eq!(grant, "GRANT SELECT, UPDATE, DELETE ON public.t TO mover");
+    // Whoever goes on without is told how to find out what is lacking.
+    let mut pruning = rows.prune().await.unwrap();
+    let error = pruning.hold(&set, &KeyRange::default()).await.unwrap_err();
+    drop(pruning);
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
+    assert!(error.advice().iter().all(|next| !next.contains("grants")), "{error:?}");
+    assert!(error.advice().iter().any(|next| next.contains("archive plan")), "{error:?}");
+
+    stage.run(&grant).await;
+    let findings = rows.examine(&set).await.unwrap();
+    assert!(findings.iter().all(|one| one.weight < Weight::Lacking), "{findings:?}");
+    rows.open_ledger().await.unwrap();
+    let mut pruning = rows.prune().await.unwrap();
+    pruning.hold(&set, &KeyRange::default()).await.unwrap();
+    pruning.roll_back().await.unwrap();
+    assert_eq!(delete(rows.as_mut(), &set).await.unwrap(), 3);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn locks_of_others_are_not_waited_for_long_and_ended_sessions_are_noticed() {
     let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
