@@ -249,7 +249,11 @@ async fn triggers(client: &Client, member: &Member, number: u32) -> Result<Vec<F
 
 /// Nothing makes an index on columns that refer, and without one each deletion reads the whole
 /// table. Source: PostgreSQL 18 documentation, 5.5.5, "Foreign Keys".
-async fn index(client: &Client, table: &str, columns: &[String]) -> Result<Option<Finding>> {
+pub(super) async fn index(
+    client: &Client,
+    table: &str,
+    columns: &[String],
+) -> Result<Option<Finding>> {
     let query = "
         SELECT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = to_regclass($1)
             AND i.indisvalid AND i.indpred IS NULL AND NOT EXISTS (

@@ -8,6 +8,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::{
     conditions::{columns, condition, key_columns, key_order, listed},
+    examine::index,
     failure::failed,
 };
 
@@ -85,11 +86,9 @@ async fn explained(
     });
     let plan: Vec<String> = lines.collect();
     let is_scanned = plan.iter().any(|line| scans(line, &table.name));
+    let advice = if is_scanned { advice(client, set, member).await? } else { None };
     Ok(Explained {
-        table: table.name.clone(),
-        statement: format!("SELECT … {from}"),
-        advice: is_scanned.then(|| advice(set, member)),
-        plan,
+        table: table.name.clone(), statement: format!("SELECT … {from}"), advice, plan
     })
 }
 
@@ -100,17 +99,22 @@ fn scans(line: &str, table: &str) -> bool {
     of.split_whitespace().next().is_some_and(|name| name == own || name == table)
 }
 
-/// The index that would find the rows.
-fn advice(set: &ArchiveSet, member: &Member) -> Finding {
+/// The index that would find the rows, unless it is there: a small table is read from end to end
+/// all the same.
+async fn advice(client: &Client, set: &ArchiveSet, member: &Member) -> Result<Option<Finding>> {
     let table = &member.table;
     let names = sought(member, |column| is_named(&set.predicate, column));
+    let columns: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    if !columns.is_empty() && index(client, &table.name, &columns).await?.is_none() {
+        return Ok(None);
+    }
     let on = if names.is_empty() { "…".to_owned() } else { listed(names) };
-    Finding {
+    Ok(Some(Finding {
         subject: "sequential scan",
         found: format!("{}: all of it is read to find the rows", table.name),
         weight: Weight::Advice,
         statement: Some(format!("CREATE INDEX CONCURRENTLY ON {} ({on})", table.name)),
-    }
+    }))
 }
 
 /// Sources: PostgreSQL 18 documentation, 13.3.1, "Table-Level Locks", 13.3.2, "Row-Level Locks".

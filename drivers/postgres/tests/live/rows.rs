@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use stillpoint_contract::{
-    ArchiveSet, Conflict, Cutoff, ErrorKind, KeyRange, Lag, Link, Member, Result, RowBatch,
-    RowSink, Rows, Table, Weight, code,
+    ArchiveSet, Conflict, Cutoff, ErrorKind, Estimate, KeyRange, Lag, Link, Member, Result,
+    RowBatch, RowSink, Rows, Table, Weight, code,
 };
 use stillpoint_testcontainers::PostgresOptions;
 
@@ -142,6 +142,32 @@ async fn a_role_that_may_nothing_is_told_what_it_needs() {
     assert_eq!(delete(rows.as_mut(), &set).await.unwrap(), 2);
     rows.burden(&set).await.unwrap();
     rows.space(&set.root().table).await.unwrap();
+}
+
+/// A small table is read from end to end, whatever indexes it has: one that is there is not asked
+/// for again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_is_there_is_not_asked_for() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    stage
+        .run(
+            "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2);
+             CREATE TABLE c (id int PRIMARY KEY, t int REFERENCES t); CREATE INDEX i ON c (t);
+             INSERT INTO c VALUES (1, 1), (2, 1); ANALYZE t; ANALYZE c",
+        )
+        .await;
+    let mut rows = open(&stage).await;
+    let mut set = set(rows.table("public.t").await.unwrap(), "id < 2");
+    let (columns, parent_columns) = (vec!["t".to_owned()], vec!["id".to_owned()]);
+    let link = Some(Link { parent: 0, columns, parent_columns });
+    set.members.push(Member { table: rows.table("public.c").await.unwrap(), link });
+    for is_there in [true, false] {
+        let outlook = rows.outlook(&set, 10, Estimate::default()).await.unwrap();
+        let step = &outlook.steps[1];
+        assert!(step.plan.iter().any(|line| line.contains("Seq Scan on c")), "{step:?}");
+        assert_eq!(step.advice.is_none(), is_there, "{step:?}");
+        stage.run("DROP INDEX IF EXISTS i").await;
+    }
 }
 
 /// Rows that others refer to are locked before all of them are deleted: that needs a right of its
