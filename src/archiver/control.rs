@@ -1,6 +1,6 @@
 //! What somebody tells a run while it works: written beside its documents, and looked at by it.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,42 @@ pub struct Control {
     /// When, by the clock of whoever told it.
     #[serde(default)]
     pub at: DateTime<Utc>,
+    /// Of each setting that counts instead of the policy's, by its name: since when.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub since: BTreeMap<String, Since>,
+}
+
+/// Who told runs a setting, and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Since {
+    /// Who.
+    pub by: String,
+    /// When, by the clock of whoever told it.
+    pub at: DateTime<Utc>,
+}
+
+impl Control {
+    /// The settings that count instead of the policy's, by their names.
+    pub fn overrides(&self) -> Vec<(&'static str, Since)> {
+        let since = |name: &'static str| {
+            (name, self.since.get(name).cloned().unwrap_or_else(|| self.last()))
+        };
+        self.said.names().map(since).collect()
+    }
+
+    fn last(&self) -> Since {
+        Since { by: self.by.clone(), at: self.at }
+    }
+
+    /// Remembers who said what differs from what was said before.
+    fn remember(&mut self, before: &Self) {
+        let known = before.overrides().into_iter();
+        let known = known.filter(|(name, _)| self.said.is_same(&before.said, name));
+        let known: BTreeMap<&str, Since> = known.collect();
+        let since = |name: &str| known.get(name).cloned().unwrap_or_else(|| self.last());
+        let since = self.said.names().map(|name| (name.to_owned(), since(name))).collect();
+        self.since = since;
+    }
 }
 
 /// What the runs of a set were told last.
@@ -43,9 +79,11 @@ pub async fn tell(
     by: &str,
     change: impl FnOnce(&mut Control),
 ) -> Result<Control> {
-    let mut told = control(place).await?;
+    let before = control(place).await?;
+    let mut told = before.clone();
     change(&mut told);
     (told.by, told.at) = (by.to_owned(), world.clock.now());
+    told.remember(&before);
     place.write_at(&place.notice(NOTICES, &world.new_id())?, &told).await?;
     Ok(told)
 }

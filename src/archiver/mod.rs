@@ -50,7 +50,7 @@ mod withdraw;
 mod witness;
 mod work;
 
-pub use control::{Control, control, tell};
+pub use control::{Control, Since, control, tell};
 pub use destination::{Copies, Destination};
 pub use document::{
     Batch, BatchMember, DOCUMENT_FORMAT, End, Expired, File, FileEncryption, Noted, Plan,

@@ -171,6 +171,46 @@ impl Said {
             slice_rows: self.slice_rows.or(before.slice_rows),
         }
     }
+
+    /// Says nothing more of a setting: what the policy says counts again. `false` where there is no
+    /// setting of that name.
+    pub fn unsay(&mut self, name: &str) -> bool {
+        match name {
+            "lag" => self.lag_max_ms = None,
+            "threads" => self.sessions_max = None,
+            "wal_rate" => self.log_rate_max = None,
+            "log_used" => self.log_used_max = None,
+            "dead_rows" => self.dead_rows_max = None,
+            "nice" => self.nice_percent = None,
+            "txn" => self.transaction_ms = None,
+            "batch" => self.slice_rows = None,
+            _ => return false,
+        }
+        true
+    }
+
+    /// The names of settings of which something is said.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> + use<> {
+        const NAMES: [&str; 8] =
+            ["lag", "threads", "wal_rate", "log_used", "dead_rows", "nice", "txn", "batch"];
+        let said = *self;
+        NAMES.into_iter().filter(move |name| !said.is_same(&Self::default(), name))
+    }
+
+    /// Whether the same is said of a setting.
+    pub(super) fn is_same(&self, other: &Self, name: &str) -> bool {
+        match name {
+            "lag" => self.lag_max_ms == other.lag_max_ms,
+            "threads" => self.sessions_max == other.sessions_max,
+            "wal_rate" => self.log_rate_max == other.log_rate_max,
+            "log_used" => self.log_used_max == other.log_used_max,
+            "dead_rows" => self.dead_rows_max == other.dead_rows_max,
+            "nice" => self.nice_percent == other.nice_percent,
+            "txn" => self.transaction_ms == other.transaction_ms,
+            "batch" => self.slice_rows == other.slice_rows,
+            _ => true,
+        }
+    }
 }
 
 /// Decides when the work rests.

@@ -252,11 +252,13 @@ impl RowSink for Hashing {
 pub(super) struct Stride {
     slices: usize,
     target: Duration,
+    /// What the policy wants.
+    policy: Duration,
 }
 
 impl Stride {
     pub(super) fn new(target: Duration) -> Self {
-        Self { slices: 1, target }
+        Self { slices: 1, target, policy: target }
     }
 
     /// The slices from the first one of some.
@@ -273,9 +275,9 @@ impl Stride {
         }
     }
 
-    /// Wants transactions of another length, where somebody said so.
+    /// Wants transactions of another length, where somebody says so; else as the policy does.
     pub(super) fn aim_at(&mut self, target: Option<Duration>) {
-        self.target = target.unwrap_or(self.target);
+        self.target = target.unwrap_or(self.policy);
     }
 
     /// Each slice by itself: one of them differs.
@@ -287,6 +289,17 @@ impl Stride {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn transactions_are_as_the_policy_wants_them_once_nothing_else_is_said() {
+        let mut stride = Stride::new(Duration::from_millis(250));
+        stride.aim_at(Some(Duration::from_millis(10)));
+        stride.learn(Duration::from_millis(20));
+        assert_eq!(stride.of(100), 0..1);
+        stride.aim_at(None);
+        stride.learn(Duration::from_millis(20));
+        assert_eq!(stride.of(100), 0..2);
+    }
 
     #[test]
     fn transactions_grow_slowly_and_shrink_fast() {

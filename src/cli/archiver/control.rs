@@ -8,7 +8,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::place::Set;
 use crate::{
-    archiver::{Control, Said, Shelf, Standing, control, standing, tell},
+    archiver::{Control, Said, Shelf, Since, Standing, control, standing, tell},
     cli::{
         answer::{Answer, Stamp},
         exit,
@@ -22,7 +22,8 @@ use crate::{
 
 /// What `archive set` understands.
 const SETTINGS: &str = "lag=2s; batch=8000, in rows; txn=250, in milliseconds; threads=40; \
-                        wal_rate=20MiB/s; log_used=60% or 4GiB; dead_rows=2000000; nice=50, in %";
+                        wal_rate=20MiB/s; log_used=60% or 4GiB; dead_rows=2000000; nice=50, in %; \
+                        policy instead of a value, for what the policy says";
 
 /// What `archive status`, `pause` and `resume` are told.
 #[derive(Debug, Args)]
@@ -39,7 +40,7 @@ pub(crate) struct SetOptions {
     /// lag=2s, threads=40, wal_rate=20MiB/s, log_used=60% or 4GiB, dead_rows=2000000: rest while
     /// there is more; nice=50: rest so many % of a transaction's time after it; txn=250: how many
     /// milliseconds one should take; batch=8000: how many rows a slice has that is read from now
-    /// on.
+    /// on. It holds for all later runs, until lag=policy lets what the policy says count again.
     #[arg(value_name = "NAME=VALUE", required = true)]
     values: Vec<String>,
 }
@@ -69,6 +70,69 @@ struct StatusAnswer {
     nice_percent: Option<u32>,
     told_by: Option<String>,
     told_at: Option<Stamp>,
+    /// Settings that count instead of the policy's.
+    overrides: Vec<OverrideRow>,
+}
+
+/// A setting that counts instead of the policy's.
+#[derive(Debug, Serialize)]
+pub(super) struct OverrideRow {
+    /// As `archive set` calls it.
+    setting: &'static str,
+    value: String,
+    by: String,
+    since: Stamp,
+}
+
+impl OverrideRow {
+    /// Those of a set.
+    pub(super) fn all(told: &Control) -> Vec<Self> {
+        let row = |(setting, since): (&'static str, Since)| Self {
+            setting,
+            value: value_of(&told.said, setting).unwrap_or_default(),
+            by: since.by,
+            since: Stamp(since.at),
+        };
+        told.overrides().into_iter().map(row).collect()
+    }
+
+    /// Tells of them, and what ends them.
+    pub(super) fn write(rows: &[Self], set: &str, page: &mut Page<'_>) {
+        for Self { setting, value, by, since } in rows {
+            let (value, by, since) = (printable(value), printable(by), page.time(since.0));
+            page.line(format!("  {setting} = {value} instead of the policy's: {by}, {since}"));
+        }
+        if !rows.is_empty() {
+            let all: Vec<String> =
+                rows.iter().map(|row| format!("{}=policy", row.setting)).collect();
+            let (set, all) = (printable(set), all.join(" "));
+            page.line(format!("  stillpoint archive set {set} {all}   ends that"));
+        }
+    }
+}
+
+/// What is said of a setting, for people.
+fn value_of(said: &Said, setting: &str) -> Option<String> {
+    let length = |ms| units::duration(Duration::from_millis(ms));
+    let rows = |rows| format!("{} rows", units::grouped(rows));
+    match setting {
+        "lag" => said.lag_max_ms.map(length),
+        "threads" => said.sessions_max.map(|max| max.to_string()),
+        "wal_rate" => said.log_rate_max.map(|max| units::rate(max as f64)),
+        "log_used" => said.log_used_max.map(share_text),
+        "dead_rows" => said.dead_rows_max.map(rows),
+        "nice" => said.nice_percent.map(|percent| format!("{percent} %")),
+        "txn" => said.transaction_ms.map(length),
+        "batch" => said.slice_rows.map(rows),
+        _ => None,
+    }
+}
+
+fn share_text(max: LogShare) -> String {
+    match max {
+        LogShare::Percent(percent) => format!("{percent}%"),
+        LogShare::Bytes(bytes) => units::bytes(bytes),
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -124,20 +188,11 @@ impl Answer for StatusAnswer {
             );
             facts.push(("deleted", pruned));
         }
-        let length = |ms| units::duration(Duration::from_millis(ms));
-        facts.extend(self.lag_max_ms.map(|ms| ("lag", length(ms))));
-        facts.extend(self.transaction_ms.map(|ms| ("transactions", length(ms))));
-        let count = |rows| format!("{} rows", units::grouped(rows));
-        facts.extend(self.slice_rows.map(|rows| ("batch", count(rows))));
-        facts.extend(self.sessions_max.map(|max| ("threads", max.to_string())));
-        facts.extend(self.log_rate_max.map(|max| ("log", units::rate(max as f64))));
-        facts.extend(self.log_used_max.clone().map(|max| ("log used", max)));
-        facts.extend(self.dead_rows_max.map(|rows| ("dead", count(rows))));
-        facts.extend(self.nice_percent.map(|percent| ("nice", format!("{percent} %"))));
         if let (Some(by), Some(at)) = (&self.told_by, self.told_at) {
             facts.push(("told by", format!("{by}, {}", page.time(at.0))));
         }
         page.facts(2, &facts);
+        OverrideRow::write(&self.overrides, &self.set, page);
         for one in &self.standing {
             let (partition, table) = (printable(&one.partition), printable(&one.table));
             let rows = units::grouped(one.rows);
@@ -178,11 +233,19 @@ pub(super) async fn pause(session: &Session, options: NameOptions, is_paused: bo
 pub(super) async fn set(session: &Session, options: SetOptions) -> Result<u8> {
     let set = Set::of(session, &options.set).await?;
     let place = set.place(session).await?;
-    let mut said = Said::default();
+    let (mut said, mut unsaid) = (Said::default(), Vec::new());
     for value in &options.values {
-        read(value, &mut said)?;
+        match value.split_once('=') {
+            Some((name, "policy")) if Said::default().unsay(name) => unsaid.push(name),
+            _ => read(value, &mut said)?,
+        }
     }
-    let change = |told: &mut Control| told.said = said.after(told.said);
+    let change = |told: &mut Control| {
+        told.said = said.after(told.said);
+        for name in unsaid {
+            told.said.unsay(name);
+        }
+    };
     let told = tell(&place, &session.world, &session.user(), change).await?;
     answer(session, &set, told).await
 }
@@ -258,15 +321,13 @@ async fn answer(session: &Session, set: &Set, told: Control) -> Result<u8> {
         pruned_rows: pruned,
         standing: standing.map(|one| StandingRow::of(&set.rule.name, one)).collect(),
         paused: told.is_paused,
+        overrides: OverrideRow::all(&told),
         lag_max_ms: told.said.lag_max_ms,
         transaction_ms: told.said.transaction_ms,
         slice_rows: told.said.slice_rows,
         sessions_max: told.said.sessions_max,
         log_rate_max: told.said.log_rate_max,
-        log_used_max: told.said.log_used_max.map(|max| match max {
-            LogShare::Percent(percent) => format!("{percent}%"),
-            LogShare::Bytes(bytes) => units::bytes(bytes),
-        }),
+        log_used_max: told.said.log_used_max.map(share_text),
         dead_rows_max: told.said.dead_rows_max,
         nice_percent: told.said.nice_percent,
         told_at: is_told.then_some(Stamp(told.at)),

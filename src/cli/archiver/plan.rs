@@ -8,9 +8,9 @@ use stillpoint_contract::{
     Compared, Error, ErrorKind, Explained, Finding, LockTaken, Outlook, Result, Weight, code,
 };
 
-use super::place::Set;
+use super::{control::OverrideRow, place::Set};
 use crate::{
-    archiver::{Prepared, PreparedPart, Shelf, measured_rate, prepare, prepare_part},
+    archiver::{Prepared, PreparedPart, Shelf, control, measured_rate, prepare, prepare_part},
     cli::{
         answer::{Answer, Stamp},
         exit,
@@ -60,6 +60,8 @@ struct PlanAnswer {
     /// Of a table with partitions, those of which rows are selected.
     partitions: Vec<PartRow>,
     findings: Vec<Found>,
+    /// Settings that count instead of the policy's.
+    overrides: Vec<OverrideRow>,
     /// Whether `archive run` would begin.
     admitted: bool,
 }
@@ -211,6 +213,7 @@ impl Answer for PlanAnswer {
             facts.push(("first", format!("run {run} is continued, as it was planned")));
         }
         page.facts(0, &facts);
+        OverrideRow::write(&self.overrides, &self.set, page);
         page.blank();
         let mut table = Table::new(&["TABLE", "KEY", ">COLUMNS", "REFERS TO", "BY"]);
         for row in &self.tables {
@@ -307,6 +310,7 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     };
     let unfinished = shelf.unfinished().map(|run| run.plan.run.clone());
     let mut answer = answer_of(&set, &prepared, unfinished);
+    answer.overrides = OverrideRow::all(&control(&place).await?);
     // Of partitions, that of the first one with rows stands for all.
     let of = parts.iter().find(|part| part.prepared.estimate.rows > 0);
     let of = of.map_or(&prepared.set, |part| &part.prepared.set);
@@ -381,6 +385,7 @@ fn answer_of(set: &Set, prepared: &Prepared, unfinished: Option<String>) -> Plan
         tables: tables.collect(),
         partitions: Vec::new(),
         findings: prepared.findings.iter().map(Found::of).collect(),
+        overrides: Vec::new(),
         admitted: prepared.admit().is_ok(),
     }
 }

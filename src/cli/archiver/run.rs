@@ -15,13 +15,14 @@ use serde::Serialize;
 use stillpoint_contract::Result;
 
 use super::{
+    control::OverrideRow,
     place::Set,
     plan::Found,
     reclaim::{self, ReclaimAnswer},
     until,
 };
 use crate::{
-    archiver::{Archiving, Batch, Gate, Limits, Plan, Quit, RunReport, Step, Witness},
+    archiver::{Archiving, Batch, Gate, Limits, Plan, Quit, RunReport, Step, Witness, control},
     cli::{
         answer::Answer,
         exit,
@@ -70,6 +71,8 @@ struct RunAnswer {
     /// Why destination tables lack what files have.
     lacking_copies: Vec<String>,
     rested: Vec<Rest>,
+    /// Settings that count instead of the policy's, as they were at its end.
+    overrides: Vec<OverrideRow>,
     findings: Vec<Found>,
     /// What became of the space of rows, where the policy wants to know.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,6 +135,7 @@ impl Answer for RunAnswer {
             let length = units::duration(Duration::from_millis(rest.ms));
             page.line(format!("  rested {length}: {}", printable(&rest.why)));
         }
+        OverrideRow::write(&self.overrides, &self.set, page);
         for finding in &self.findings {
             finding.write(page);
         }
@@ -166,6 +170,7 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let reclaimed = reclaimed(session, &set, &report).await;
     let mut answer = answer_of(&set.rule.name, report, took);
     answer.reclaimed = reclaimed;
+    answer.overrides = OverrideRow::all(&control(&place).await?);
     session.answer(&answer)?;
     Ok(status)
 }
@@ -233,6 +238,7 @@ fn answer_of(set: &str, report: RunReport, took: Duration) -> RunAnswer {
                 ms: length.as_millis() as u64,
             })
             .collect(),
+        overrides: Vec::new(),
         findings: report
             .findings
             .iter()

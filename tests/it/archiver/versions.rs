@@ -173,3 +173,38 @@ fn older_versions_are_left_in_the_files_and_told() {
         assert!(told.contains(run["run"].as_str().unwrap()), "{told}");
     }
 }
+
+/// What was set holds until somebody takes it back, and everybody is told.
+#[test]
+fn what_was_set_is_told_and_taken_back() {
+    let ward = Ward::new(&format!("{HEAD}{FEW}"));
+    ward.ok(&["init", "--repo", "repo", "--no-encryption"]);
+    let shop = Connection::open(ward.path("shop.db")).unwrap();
+    let fill = "CREATE TABLE few (id INTEGER PRIMARY KEY, v TEXT, state TEXT);
+        INSERT INTO few VALUES (1, 'v1', 'closed')";
+    shop.execute_batch(fill).unwrap();
+    let set = |words: &[&str]| ward.json(&[&["archive", "set", "few"], words].concat());
+    let first = set(&["lag=9s", "batch=1"]);
+    // Whatever is said of others later, it is since then.
+    let status = set(&["nice=50"]);
+    assert_eq!(first["overrides"].as_array().unwrap().len(), 2, "{first:#}");
+    let since = |answer: &serde_json::Value, name: &str| {
+        let all = answer["overrides"].as_array().unwrap();
+        all.iter().find(|one| one["setting"] == name).map(|one| one["since"].clone())
+    };
+    assert!(since(&status, "lag").is_some() && since(&status, "nice").is_some(), "{status:#}");
+    assert_eq!(since(&status, "lag"), since(&first, "lag"));
+    for command in ["plan", "status", "run"] {
+        let told = ward.ok(&["archive", command, "few"]);
+        assert!(told.contains("lag = ") && told.contains("batch=policy"), "{command}: {told}");
+    }
+    let left = set(&["lag=policy", "batch=policy"]);
+    assert_eq!((&left["lag_max_ms"], &left["slice_rows"]), (&().into(), &().into()), "{left:#}");
+    assert!(since(&left, "nice").is_some() && since(&left, "lag").is_none(), "{left:#}");
+    for name in ["threads", "wal_rate", "log_used", "dead_rows", "nice", "txn"] {
+        set(&[&format!("{name}=policy")]);
+    }
+    assert_eq!(set(&["nice=policy"])["overrides"].as_array().unwrap().len(), 0);
+    let (status, told) = ward.run(&["archive", "set", "few", "nothing=policy"]);
+    assert!(status == 2 && told.contains("lag=2s"), "{told}");
+}
