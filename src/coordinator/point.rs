@@ -347,6 +347,7 @@ mod tests {
             manifest_hash: String::new(),
             packs: String::new(),
             packs_hash: String::new(),
+            damage: None,
             origin: None,
             task: None,
         };

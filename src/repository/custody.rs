@@ -11,7 +11,7 @@ use std::{
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::shards::Shards;
+use super::{entry::Drilled, shards::Shards};
 
 /// The longest case, name, subject, reason or problem in an entry, in bytes.
 pub const WORDS_BYTES_MAX: usize = 1_000;
@@ -129,8 +129,11 @@ pub struct Event {
 pub(super) struct Custody {
     /// The newest answer about each backup that was read back.
     proofs: Shards<Arc<Verified>>,
-    /// Backups of which that answer says that they cannot be restored.
+    /// Backups of which that answer says that stored bytes are wrong.
     suspects: Arc<BTreeSet<String>>,
+    /// What a drill found damaged in backups, since none of them passed. Their stored bytes may be
+    /// as they were written.
+    doubts: Arc<BTreeMap<String, String>>,
     holds: Arc<BTreeMap<String, Hold>>,
     /// In the order in which they were recorded.
     events: Arc<Vec<Event>>,
@@ -166,6 +169,22 @@ impl Custody {
 
     pub(super) fn suspects(&self) -> impl Iterator<Item = &str> {
         self.suspects.iter().map(String::as_str)
+    }
+
+    pub(super) fn doubt(&self, backup: &str) -> Option<&str> {
+        self.doubts.get(backup).map(String::as_str)
+    }
+
+    /// A drill of a backup found damage, or none. Only one that passed takes a doubt away: bytes
+    /// that are read back say nothing of what they mean.
+    pub(super) fn drill(&mut self, drill: &Drilled) {
+        let Some(backup) = &drill.backup else { return };
+        if let Some(damage) = &drill.damage {
+            let doubt = format!("drill {} found damage: {damage}", drill.drill);
+            Arc::make_mut(&mut self.doubts).insert(backup.clone(), doubt);
+        } else if drill.passed && self.doubts.contains_key(backup) {
+            Arc::make_mut(&mut self.doubts).remove(backup);
+        }
     }
 
     pub(super) fn verify(&mut self, verified: &Verified) {
@@ -218,4 +237,9 @@ impl Custody {
         event.ok_or("it withdraws what does not stand")?.withdrawn = Some((at, ended.clone()));
         Ok(())
     }
+}
+
+/// As much of a text as an entry takes.
+pub(super) fn shortened(text: &str) -> String {
+    text[..text.floor_char_boundary(WORDS_BYTES_MAX)].to_owned()
 }

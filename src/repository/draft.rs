@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, Semaphore};
 use super::{
     chunk_writer::{ChunkWriter, WriteOptions},
     closure::places,
+    custody::shortened,
     entry::{Action, Commit, hash_of},
     envelope::{self, ObjectKind},
     handle::Repository,
@@ -146,8 +147,10 @@ impl Repository {
         let history = self.history().await?;
         let live: Vec<_> = history.live_of(&intent.database).collect();
         let ordinal = live.len() as u64;
-        // What cannot be restored lends nothing: its chunks are stored again.
-        let parent = live.into_iter().rfind(|c| !history.is_suspect(&c.commit.backup)).cloned();
+        // What cannot be restored lends nothing: its chunks are stored again. What is in doubt
+        // keeps no page either: each is read once more.
+        let is_good = |id: &str| !history.is_suspect(id) && history.doubt(id).is_none();
+        let parent = live.into_iter().rfind(|c| is_good(&c.commit.backup)).cloned();
         let lent = match &parent {
             Some(parent) => Some(self.pack_list(parent).await.map(|list| history.resolve(list))),
             None => None,
@@ -173,8 +176,7 @@ impl Repository {
         Ok(Draft { repository: self, backup, intent, parent, base, shared: Arc::new(shared) })
     }
 
-    /// The packs of backups of which it is known that they cannot be restored: some of them are
-    /// damaged.
+    /// The packs of backups whose stored bytes are known to be wrong: some of them are damaged.
     async fn packs_of_suspects(&self, history: &History) -> Result<BTreeSet<PackName>> {
         let mut packs = BTreeSet::new();
         for suspect in history.suspects() {
@@ -347,6 +349,7 @@ impl Draft<'_> {
             incremental: evidence.incremental,
             method: evidence.method.clone(),
             tallies: evidence.tallies.clone(),
+            damage: evidence.damage.as_deref().map(shortened),
             parent: self.parent.as_ref().map(|parent| parent.commit.backup.clone()),
             ordinal: self.shared.ordinal,
             chunk_bytes: self.shared.chunk_bytes,
@@ -377,6 +380,7 @@ impl Draft<'_> {
             manifest_hash: String::new(),
             packs: String::new(),
             packs_hash: String::new(),
+            damage: manifest.damage.clone(),
             origin: None,
         }
     }

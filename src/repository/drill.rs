@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use stillpoint_contract::{Error, ErrorKind, Result, Verdict, code};
 
 use super::{
+    custody::shortened,
     descriptor::newer,
     entry::{Action, Drilled, hash_of},
     envelope::{self, ObjectKind},
@@ -25,6 +26,9 @@ pub const RECORD_FORMAT: u32 = 1;
 
 /// The longest record or page, in bytes before compression.
 pub const EVIDENCE_BYTES_MAX: usize = 16 << 20;
+
+/// How many lines of what an engine found damaged are told with it.
+const DAMAGE_LINES_MAX: usize = 3;
 
 /// Everything that a drill found out. Written once, when its sandbox is gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,6 +153,10 @@ pub struct EngineCheck {
     pub check: String,
     /// What came of it.
     pub verdict: Verdict,
+    /// Whether it failed because pages, or what leads from one to another, are damaged. Records of
+    /// versions that did not tell say that of none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_damage: bool,
     /// What the engine said.
     pub says: Vec<String>,
 }
@@ -227,6 +235,20 @@ impl DrillRecord {
             .map_err(|e| Error::bug("write the record of a drill").caused_by(e))
     }
 
+    /// The damage that the engine found in what was restored, in few words. Rows that lack, points
+    /// that could not be reached and whatever this machine lacks say nothing of the backup.
+    pub fn damage(&self) -> Option<String> {
+        let is_bad = |check: &&EngineCheck| check.is_damage && check.verdict == Verdict::Failed;
+        let first = self.checks.iter().find(is_bad)?;
+        let told = first.says.iter().take(DAMAGE_LINES_MAX).map(String::as_str);
+        let told = told.collect::<Vec<_>>().join("; ");
+        let more = match first.says.len().saturating_sub(DAMAGE_LINES_MAX) {
+            0 => String::new(),
+            more => format!("; and {more} lines more"),
+        };
+        Some(shortened(&format!("{}: {told}{more}", first.check)))
+    }
+
     /// Reads the plaintext form.
     ///
     /// # Errors
@@ -269,6 +291,8 @@ impl Repository {
             started_at: at,
             finished_at: record.finished_at,
             passed: record.passed,
+            backup: record.backup.as_ref().map(|restored| restored.id.clone()),
+            damage: record.damage().filter(|_| !record.passed),
             rto_ms: record.rto_ms,
             rpo_ms: record.rpo_ms,
             record_hash: self.store_evidence(&record_key, record.encode()?).await?,

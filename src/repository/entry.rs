@@ -135,6 +135,10 @@ pub struct Commit {
     /// What it was made for, if a policy asked for it. One backup at most is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
+    /// What the engine's checksums said against pages that were copied: it can be restored as
+    /// they were, and stands for no other backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
     /// In the log of a copy: the number of the entry that made it in the original.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<u64>,
@@ -153,6 +157,13 @@ pub struct Drilled {
     pub finished_at: DateTime<Utc>,
     /// Whether everything was as it should be.
     pub passed: bool,
+    /// The backup that was restored; none where there was none, or a version wrote it that did
+    /// not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<String>,
+    /// The damage that the engine found in it: not what lacks in its rows, or on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
     /// How long it took until the restored database answered, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rto_ms: Option<u64>,

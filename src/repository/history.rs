@@ -144,21 +144,33 @@ impl History {
         own.peek().is_some() && own.all(|c| c.forgotten)
     }
 
-    /// The backup of a database that was made for a task, also a forgotten one. One of which it is
-    /// known that it cannot be restored was made for nothing.
+    /// The backup of a database that was made for a task, also a forgotten one. One whose stored
+    /// bytes are known to be wrong was made for nothing.
     pub fn made_for(&self, database: &str, task: Option<&str>) -> Option<&Committed> {
         let mut own = self.commits_of(database).filter(|c| !self.is_suspect(&c.commit.backup));
         own.find(|c| task.is_some() && c.commit.task.as_deref() == task)
     }
 
-    /// Backups that exist and of which it is known that they cannot be restored.
+    /// Backups that exist and whose stored bytes are known to be wrong.
     pub fn suspects(&self) -> impl Iterator<Item = &Committed> {
         self.custody.suspects().filter_map(|id| self.commit(id)).filter(|c| !c.forgotten)
     }
 
-    /// Whether it is known of a backup that it cannot be restored.
+    /// Whether stored bytes of a backup are known to be wrong.
     pub fn is_suspect(&self, backup: &str) -> bool {
         self.proof(backup).is_some_and(|proof| proof.problem.is_some())
+    }
+
+    /// What a drill found damaged in a backup, if none of it has passed since.
+    pub fn doubt(&self, backup: &str) -> Option<&str> {
+        self.custody.doubt(backup)
+    }
+
+    /// What is known to be wrong with a backup: with its stored bytes, or with what was stored.
+    pub fn fault(&self, backup: &str) -> Option<&str> {
+        let stored = self.proof(backup).and_then(|proof| proof.problem.as_deref());
+        let copied = self.commit(backup).and_then(|known| known.commit.damage.as_deref());
+        stored.or_else(|| self.doubt(backup)).or(copied)
     }
 
     /// One backup by id, also a forgotten one.
@@ -206,7 +218,8 @@ impl History {
         self.custody.trimmed(database)
     }
 
-    /// Whether both know the same of proofs, holds, events, and of log that is needed no more.
+    /// Whether both know the same of proofs, doubts, holds, events, and of log that is needed no
+    /// more.
     pub(super) fn agrees_on_custody(&self, other: &Self) -> bool {
         self.custody == other.custody
     }
@@ -354,6 +367,7 @@ impl History {
     }
 
     fn fold_drill(&mut self, entry: &Entry, drill: &Drilled) -> Result<()> {
+        self.custody.drill(drill);
         match Arc::make_mut(&mut self.drills).insert(drill.drill.clone(), drill.clone()) {
             None => Ok(()),
             Some(_) => Err(broken(entry, "a drill is recorded once")),
@@ -395,10 +409,14 @@ fn broken(entry: &Entry, what: &'static str) -> Error {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::repository::{
-        custody::{Ended, Recorded},
-        entry::{ENTRY_FORMAT, hash_of, tests::Unsigned},
-        pack::PackKind,
+    use crate::{
+        policy::Proof,
+        repository::{
+            custody::{Ended, Recorded},
+            entry::{ENTRY_FORMAT, hash_of, tests::Unsigned},
+            pack::PackKind,
+            proof_of,
+        },
     };
 
     pub(crate) fn commit(backup: &str) -> Commit {
@@ -419,6 +437,7 @@ pub(crate) mod tests {
             manifest_hash: "0".repeat(64),
             packs: "p".to_owned(),
             packs_hash: "0".repeat(64),
+            damage: None,
             origin: None,
             task: None,
         }
@@ -446,13 +465,15 @@ pub(crate) mod tests {
         Action::Init { descriptor: "d".to_owned() }
     }
 
-    fn drill(id: &str) -> Action {
+    fn drill_of(id: &str, backup: &str, passed: bool, damage: Option<&str>) -> Action {
         Action::Drill(Box::new(Drilled {
             drill: id.to_owned(),
             database: "db".to_owned(),
             started_at: DateTime::UNIX_EPOCH,
             finished_at: DateTime::UNIX_EPOCH,
-            passed: true,
+            passed,
+            backup: Some(backup.to_owned()),
+            damage: damage.map(str::to_owned),
             rto_ms: None,
             rpo_ms: None,
             record: "r".to_owned(),
@@ -462,9 +483,18 @@ pub(crate) mod tests {
         }))
     }
 
-    fn verified(id: &str) -> Action {
+    fn drill(id: &str) -> Action {
+        drill_of(id, "a", true, None)
+    }
+
+    fn read_back(id: &str, problem: Option<&str>) -> Action {
         let (backup, at) = (id.to_owned(), DateTime::UNIX_EPOCH);
-        Action::Verified(Verified { backup, at, problem: None }.into())
+        let problem = problem.map(str::to_owned);
+        Action::Verified(Verified { backup, at, problem }.into())
+    }
+
+    fn verified(id: &str) -> Action {
+        read_back(id, None)
     }
 
     fn hold(id: &str, backup: &str) -> Action {
@@ -513,6 +543,44 @@ pub(crate) mod tests {
     fn a_forged_log_that_moves_in_circles_does_not_hang() {
         let history = fold(vec![init(), doom('a', &['b']), doom('b', &['a'])]).unwrap();
         assert!(history.resolve([(pack('a'), 9)].into()).is_empty());
+    }
+
+    #[test]
+    fn what_a_drill_found_damaged_is_in_doubt_until_one_passes() {
+        let base = [init(), Action::Commit(commit("a").into()), verified("a")];
+        let after = |more: &[Action]| {
+            let history = fold([&base[..], more].concat()).unwrap();
+            // Nothing that is stored is wrong.
+            assert!(history.suspects().next().is_none() && !history.is_suspect("a"));
+            (proof_of(&history, "a"), history.fault("a").map(str::to_owned))
+        };
+        let found = || drill_of("1", "a", false, Some("files: page 3"));
+        let doubt = Some("drill 1 found damage: files: page 3".to_owned());
+        assert_eq!(after(&[]), (Proof::Verified, None));
+        assert_eq!(after(&[drill_of("2", "a", false, None)]), (Proof::Verified, None));
+        assert_eq!(after(&[found()]), (Proof::Suspect, doubt.clone()));
+        // Neither its bytes, nor a drill that says nothing of it, nor one of another backup.
+        let others = [drill_of("2", "a", false, None), drill_of("3", "b", true, None)];
+        let others = [&[found(), verified("a")][..], &others].concat();
+        assert_eq!(after(&others), (Proof::Suspect, doubt));
+        let passed = drill_of("4", "a", true, None);
+        assert_eq!(after(&[others, vec![passed]].concat()), (Proof::Verified, None));
+    }
+
+    #[test]
+    fn what_was_damaged_when_it_was_copied_is_suspect_whatever_is_read_back() {
+        let damage = Some("page 2 of base/5/1259".to_owned());
+        let made = Action::Commit(Commit { damage, ..commit("a") }.into());
+        let all = [made, verified("a"), drill("1"), read_back("a", Some("pack x")), verified("a")];
+        let told = |count: usize| {
+            let history = fold([&[init()][..], &all[..count]].concat()).unwrap();
+            (proof_of(&history, "a"), history.fault("a").map(str::to_owned))
+        };
+        let copied = (Proof::Suspect, Some("page 2 of base/5/1259".to_owned()));
+        for count in [1, 2, 3, 5] {
+            assert_eq!(told(count), copied, "{count}");
+        }
+        assert_eq!(told(4), (Proof::Suspect, Some("pack x".to_owned())));
     }
 
     #[test]

@@ -74,6 +74,9 @@ pub struct Manifest {
     /// How many rows tables have, as far as the driver knew.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tallies: Vec<Tally>,
+    /// What the engine's checksums said against pages that were copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
     /// The backup whose chunks were reused first. Advisory: nothing is read through it.
     pub parent: Option<String>,
     /// How many backups of this incarnation came before, as its writer counted.
@@ -106,6 +109,7 @@ impl Manifest {
             incremental: self.incremental,
             method: self.method.clone(),
             tallies: self.tallies.clone(),
+            damage: self.damage.clone(),
         })
     }
 

@@ -10,7 +10,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::{
     custody::{
         EVENTS_MAX, Ended, Event, HOLDS_MAX, Held, HeldPart, Hold, Recorded, Verified,
-        WORDS_BYTES_MAX,
+        WORDS_BYTES_MAX, shortened,
     },
     entry::{Action, Commit},
     handle::Repository,
@@ -115,20 +115,26 @@ fn sizes(commit: &Commit) -> Sizes {
     Sizes { at: consistent_time, size_bytes, stored_bytes }
 }
 
+/// Whether a backup can be restored, as far as anybody knows.
+pub fn proof_of(history: &History, backup: &str) -> Proof {
+    match (history.fault(backup), history.proof(backup)) {
+        (Some(_), _) => Proof::Suspect,
+        (None, Some(_)) => Proof::Verified,
+        (None, None) => Proof::Unverified,
+    }
+}
+
 fn backup(
     history: &History,
     committed: &Committed,
     odd: &BTreeMap<String, Anomaly>,
 ) -> policy::Backup {
     let commit = &committed.commit;
-    let proof = history.proof(&commit.backup).map_or(Proof::Unverified, |verified| {
-        if verified.problem.is_none() { Proof::Verified } else { Proof::Suspect }
-    });
     policy::Backup {
         id: commit.backup.clone(),
         at: commit.consistent_time,
         seq: committed.made(),
-        proof,
+        proof: proof_of(history, &commit.backup),
         // What a backup needs to be consistent is among its parts.
         own_log: None,
         subjects: Vec::new(),
@@ -391,9 +397,4 @@ fn words(what: &'static str, text: &str) -> Result<String> {
     Err(Error::new(ErrorKind::Invalid, code::BAD_NAME, format!("take the {what}"))
         .with("given", text.chars().take(80).collect::<String>().escape_debug())
         .with("allowed", "1 to 1,000 bytes without control characters"))
-}
-
-/// As much of a text as an entry takes.
-fn shortened(text: &str) -> String {
-    text[..text.floor_char_boundary(WORDS_BYTES_MAX)].to_owned()
 }

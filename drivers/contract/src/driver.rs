@@ -382,6 +382,9 @@ pub struct Evidence {
     ///
     /// [`TALLIES_MAX`]: crate::TALLIES_MAX
     pub tallies: Vec<Tally>,
+    /// What the engine's own checksums say against pages that were copied, if they do. Such a
+    /// backup is stored, and nobody takes it for a good one.
+    pub damage: Option<String>,
 }
 
 /// What to build, where, and where to stop.

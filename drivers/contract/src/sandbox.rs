@@ -121,6 +121,9 @@ pub struct Examined {
     pub check: String,
     /// What came of it.
     pub verdict: Verdict,
+    /// Whether it failed because pages, or what leads from one to another, are not as the engine
+    /// leaves them: nothing that an application says, or that this machine lacks, makes it so.
+    pub is_damage: bool,
     /// What the engine said, word by word; or why it was not run.
     pub says: Vec<String>,
 }

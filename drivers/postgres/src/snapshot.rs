@@ -503,6 +503,7 @@ impl Run<'_> {
             tracing::error!(pages = copied.corrupt_count, first = ?copied.corrupt.first(),
                 "pages of the cluster have wrong checksums; the backup holds them as they are");
         }
+        let damage = copied.damage();
         let (directory_mode, file_mode) = facts.modes();
         let layout = Layout {
             version: Layout::version(),
@@ -535,6 +536,7 @@ impl Run<'_> {
             incremental,
             method,
             tallies: tally::recorded(self.cluster, self.sql).await,
+            damage,
         })
     }
 

@@ -81,6 +81,7 @@ pub(crate) async fn backup(
             restarts => format!("online backup API, {restarts} restarts by writers"),
         },
         tallies,
+        damage: None,
     })
 }
 

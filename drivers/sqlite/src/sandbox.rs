@@ -212,7 +212,7 @@ fn references(connection: &Connection) -> Examined {
         Ok(tables) => tables,
         Err(e) => {
             let says = vec![format!("it could not run: {e}")];
-            return Examined { check, verdict: Verdict::Skipped, says };
+            return Examined { check, verdict: Verdict::Skipped, is_damage: false, says };
         }
     };
     let (mut broken, mut says, mut unlooked) = (0, Vec::new(), Vec::new());
@@ -238,7 +238,8 @@ fn references(connection: &Connection) -> Examined {
     if says.is_empty() {
         says.push("ok".to_owned());
     }
-    Examined { check, verdict, says }
+    // An application may have left them so.
+    Examined { check, verdict, is_damage: false, says }
 }
 
 fn references_of(connection: &Connection, table: &str) -> rusqlite::Result<(i64, Vec<String>)> {

@@ -131,6 +131,7 @@ async fn backup_log_mode(
         incremental,
         method,
         tallies: Vec::new(),
+        damage: None,
     };
     let length_bytes = extent.length_bytes();
     let finished = blocking(move || {

@@ -199,7 +199,14 @@ async fn attempt(
     if let Some(outage) = copy.outage() {
         return Err(outage);
     }
-    record.causes.extend(copy.damage());
+    let unreadable = copy.damage();
+    if !unreadable.is_empty() {
+        // The engine takes for damage of its own what nobody could read of the backup.
+        for check in &mut record.checks {
+            check.is_damage = false;
+        }
+    }
+    record.causes.extend(unreadable);
     looked
 }
 
@@ -273,6 +280,7 @@ async fn ask(
     let checks = sandbox.check().await?.into_iter().map(|found| EngineCheck {
         check: found.check,
         verdict: found.verdict,
+        is_damage: found.is_damage,
         says: found.says,
     });
     record.checks.extend(checks);
@@ -350,7 +358,8 @@ fn checked(record: &mut DrillRecord, check: String, damage: &[String]) {
     let lines = damage.iter().flat_map(|found| found.lines()).map(str::to_owned);
     let says = if is_sound { vec![check] } else { lines.collect() };
     let verdict = if is_sound { Verdict::Passed } else { Verdict::Failed };
-    record.checks.insert(0, EngineCheck { check: "files".to_owned(), verdict, says });
+    let check = "files".to_owned();
+    record.checks.insert(0, EngineCheck { check, verdict, is_damage: !is_sound, says });
 }
 
 /// How much of what was committed before the point is missing. A point in the past is reached or

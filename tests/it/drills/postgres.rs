@@ -100,7 +100,9 @@ async fn a_page_that_was_flipped_before_its_backup() {
         fs::File::options().write(true).open(path).unwrap().write_all_at(b"!", 5000).unwrap();
         story.server.restart().unwrap();
         story.back_up();
-        assert_cause(&failed(&story, &[]), "invalid page in block 0");
+        let drill = failed(&story, &[]);
+        assert_cause(&drill, "invalid page in block 0");
+        assert!(drill["checks"].to_string().contains("\"is_damage\":true"), "{drill:#}");
     }
 }
 
@@ -221,6 +223,7 @@ async fn a_reference_to_a_row_that_is_missing() {
     let drill = failed(&story, &[]);
     assert_cause(&drill, "child_n_fkey");
     assert!(!drill["causes"].to_string().contains("part"), "{drill:#}");
+    assert!(!drill["checks"].to_string().contains("is_damage"), "{drill:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -57,6 +57,7 @@ fn a_page_that_was_flipped_before_its_backup() {
     );
     assert_cause(&drill, "files: ");
     assert_eq!(drill["checks"][0]["verdict"], "failed", "{drill:#}");
+    assert_eq!(drill["checks"][0]["is_damage"], true, "{drill:#}");
 }
 
 #[test]
@@ -90,6 +91,8 @@ fn a_reference_to_a_row_that_is_missing() {
         &[],
     );
     assert_cause(&drill, "foreign_key_check: 1 rows refer to missing rows");
+    // An application did that, and the pages are sound.
+    assert!(!drill["checks"].to_string().contains("is_damage"), "{drill:#}");
 }
 
 #[test]

@@ -80,6 +80,7 @@ fn i9_the_measured_process() {
             incremental: false,
             method: "many".to_owned(),
             tallies: Vec::new(),
+            damage: None,
         };
         let committed = draft.commit(&evidence, at).await.unwrap();
         let verified = repository.verify_backup(&committed, &Arc::default()).await.unwrap();

@@ -65,5 +65,6 @@ fn evidence() -> Evidence {
         incremental: false,
         method: "none".to_owned(),
         tallies: Vec::new(),
+        damage: None,
     }
 }

@@ -144,6 +144,7 @@ impl Driver {
             incremental: method == Method::Incremental,
             method: "simulation".to_owned(),
             tallies: Vec::new(),
+            damage: None,
         };
         let committed = draft.commit(&evidence, consistent_time).await?;
         self.ledger.acknowledge(&committed.commit.backup);

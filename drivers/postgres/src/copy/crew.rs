@@ -83,6 +83,20 @@ pub(crate) struct Copied {
     pub(crate) corrupt_count: u64,
 }
 
+impl Copied {
+    /// What the server's own checksums say against it.
+    pub(crate) fn damage(&self) -> Option<String> {
+        let CorruptPage { part, page } = self.corrupt.first()?;
+        Some(match self.corrupt_count {
+            0 | 1 => format!("page {page} of {part} differed from its checksum when it was copied"),
+            count => format!(
+                "{count} pages differed from their checksums when they were copied; the first is \
+                 page {page} of {part}"
+            ),
+        })
+    }
+}
+
 /// What one worker does in one go.
 #[derive(Debug)]
 enum Work {

@@ -3,12 +3,17 @@
 use std::process::Stdio;
 
 use stillpoint_contract::{Error, ErrorKind, Examined, Result, Verdict, code};
+use tokio_postgres::error::SqlState;
 
 use super::{open::ServerSandbox, settings};
 use crate::{connect::Sql, error};
 
 /// How many lines of a finding are kept.
 const LINES_MAX: usize = 50;
+
+/// The exit status of `pg_amcheck` where it found damage; another one is that of its own failure.
+/// Source: PostgreSQL 18, `src/bin/pg_amcheck/pg_amcheck.c`, the end of `main`.
+const FOUND: i32 = 2;
 
 /// Makes the extension's functions known by their names.
 const PATH: &str = "
@@ -45,13 +50,14 @@ pub(super) async fn run(sandbox: &ServerSandbox) -> Result<Examined> {
         return Ok(Examined {
             check: "amcheck".to_owned(),
             verdict: Verdict::Skipped,
+            is_damage: false,
             says: vec!["the extension amcheck is not installed here".to_owned()],
         });
     }
     if has_program { by_program(sandbox).await } else { by_extension(sandbox).await }
 }
 
-/// What came of a check, with as many lines as are kept.
+/// What came of a check that finds no damage, with as many lines as are kept.
 pub(super) fn examined(check: &str, is_sound: bool, mut says: Vec<String>) -> Examined {
     let more = says.len().saturating_sub(LINES_MAX);
     says.truncate(LINES_MAX);
@@ -59,7 +65,7 @@ pub(super) fn examined(check: &str, is_sound: bool, mut says: Vec<String>) -> Ex
         says.push(format!("and {more} lines more"));
     }
     let verdict = if is_sound { Verdict::Passed } else { Verdict::Failed };
-    Examined { check: check.to_owned(), verdict, says }
+    Examined { check: check.to_owned(), verdict, is_damage: false, says }
 }
 
 async fn by_program(sandbox: &ServerSandbox) -> Result<Examined> {
@@ -81,11 +87,13 @@ async fn by_program(sandbox: &ServerSandbox) -> Result<Examined> {
         let all = format!("every table and index of {} databases: ok", sandbox.databases.len());
         says.insert(0, all);
     }
-    Ok(examined("pg_amcheck", output.status.success(), says))
+    let examined = examined("pg_amcheck", output.status.success(), says);
+    Ok(Examined { is_damage: output.status.code() == Some(FOUND), ..examined })
 }
 
 async fn by_extension(sandbox: &ServerSandbox) -> Result<Examined> {
     let (mut found, mut indexes, mut tables) = (Vec::new(), 0, 0);
+    let mut is_damage = false;
     for database in &sandbox.databases {
         let sql = sandbox.cluster.in_database(database).sql().await?;
         let create = "CREATE EXTENSION IF NOT EXISTS amcheck";
@@ -95,6 +103,7 @@ async fn by_extension(sandbox: &ServerSandbox) -> Result<Examined> {
         for index in names(&sql, INDEXES).await? {
             indexes += 1;
             if let Err(e) = sql.client.query(INDEX, &[&index]).await {
+                is_damage |= is_corruption(&e);
                 found.push(format!("{database}: {index}: {}", told(&e)));
             }
         }
@@ -104,13 +113,17 @@ async fn by_extension(sandbox: &ServerSandbox) -> Result<Examined> {
         for table in names(&sql, TABLES).await? {
             tables += 1;
             match sql.client.query(TABLE, &[&table]).await {
-                Ok(rows) => found.extend(rows.iter().filter_map(|row| {
-                    Some(format!(
-                        "{database}: {table}: block {}",
-                        row.try_get::<_, String>(0).ok()?
-                    ))
-                })),
-                Err(e) => found.push(format!("{database}: {table}: {}", told(&e))),
+                Ok(rows) => {
+                    is_damage |= !rows.is_empty();
+                    found.extend(rows.iter().filter_map(|row| {
+                        let block = row.try_get::<_, String>(0).ok()?;
+                        Some(format!("{database}: {table}: block {block}"))
+                    }));
+                }
+                Err(e) => {
+                    is_damage |= is_corruption(&e);
+                    found.push(format!("{database}: {table}: {}", told(&e)));
+                }
             }
         }
     }
@@ -118,7 +131,14 @@ async fn by_extension(sandbox: &ServerSandbox) -> Result<Examined> {
     if is_sound {
         found.push(format!("{indexes} indexes and {tables} tables: ok"));
     }
-    Ok(examined("amcheck", is_sound, found))
+    Ok(Examined { is_damage, ..examined("amcheck", is_sound, found) })
+}
+
+/// Whether the server says that what it reads is damaged, and not that it cannot look.
+fn is_corruption(error: &tokio_postgres::Error) -> bool {
+    error
+        .code()
+        .is_some_and(|code| *code == SqlState::DATA_CORRUPTED || *code == SqlState::INDEX_CORRUPTED)
 }
 
 /// What the server said, without our words.

@@ -95,13 +95,13 @@ pub(super) async fn run(sandbox: &ServerSandbox) -> Result<Examined> {
     let is_sound = found.is_empty();
     if is_sound && !unjudged.is_empty() {
         let verdict = Verdict::Skipped;
-        return Ok(Examined { check: CHECK.to_owned(), verdict, says: unjudged });
+        return Ok(Examined { check: CHECK.to_owned(), verdict, is_damage: false, says: unjudged });
     }
     found.extend(unjudged);
     if found.is_empty() {
         found.push("ok".to_owned());
     }
-    Ok(examined(CHECK, is_sound, found))
+    Ok(Examined { is_damage: !is_sound, ..examined(CHECK, is_sound, found) })
 }
 
 async fn read(

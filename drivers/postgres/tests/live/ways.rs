@@ -25,6 +25,7 @@ async fn every_way_on(major: u32) {
         assert!((before..=after).contains(&number), "{way}: {number} of {before}..={after}");
         assert!(copy.evidence.replay.is_some() && !copy.evidence.incremental);
         assert_eq!(copy.layout()["corrupt_pages_count"], 0, "{way}");
+        assert_eq!(copy.evidence.damage, None, "{way}");
         let names: Vec<_> = copy.parts.records().map(|r| r.spec.name.as_str()).collect();
         assert!(!names.iter().any(|name| name.contains("pgsql_tmp") || *name == "postmaster.pid"));
         stage.run("UPDATE ledger SET number = 0").await;
@@ -109,6 +110,9 @@ async fn a_corrupt_page_is_named_or_fails_the_backup() {
         let pages = [3, 7].map(|page| serde_json::json!({ "part": path, "page": page }));
         assert_eq!(layout["corrupt_pages"], serde_json::json!(pages), "{way}");
         assert!(copy.evidence.method.contains("2 CORRUPT PAGES"), "{}", copy.evidence.method);
+        let damage = copy.evidence.damage.as_deref().unwrap();
+        let first = format!("the first is page 3 of {path}");
+        assert!(damage.starts_with("2 pages differed") && damage.ends_with(&first), "{damage}");
     }
     let failed = stage.try_back_up("method=base_backup", None).await.unwrap_err();
     assert_eq!(failed.kind(), ErrorKind::Corrupt);
