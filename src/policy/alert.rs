@@ -93,6 +93,8 @@ pub struct Protection<'a> {
     pub copies: &'a [CopyState<'a>],
     /// Since when it is known that stored bytes are damaged, if they are.
     pub corrupt_since: Option<DateTime<Utc>>,
+    /// Since when it is known that the database itself is damaged, if the newest look found that.
+    pub damaged_since: Option<DateTime<Utc>>,
     /// The newest of its last backups that is not like those before it.
     pub anomaly: Option<Anomaly>,
     /// Its archive sets for which something is due.
@@ -246,8 +248,10 @@ impl Protection<'_> {
     }
 
     fn corruption(&self, policy: &Policy) -> Option<Alert> {
-        let since = self.corrupt_since?;
-        let what = format!("stored bytes are damaged, known since {}", time(since, policy.zone));
+        let stored = self.corrupt_since.map(|since| (since, "stored bytes are damaged"));
+        let copied = self.damaged_since.map(|since| (since, "what is backed up is damaged"));
+        let (since, what) = stored.or(copied)?;
+        let what = format!("{what}, known since {}", time(since, policy.zone));
         Some(self.alert(Class::Corruption, Urgency::Page, since, what))
     }
 
@@ -397,6 +401,7 @@ mod tests {
             drill_failed: None,
             copies: &[],
             corrupt_since: None,
+            damaged_since: None,
             anomaly: None,
             archives: &[],
             cause: None,
@@ -423,6 +428,7 @@ mod tests {
             drill_failed: Some(at(8)),
             copies: &copies,
             corrupt_since: Some(at(7)),
+            damaged_since: Some(at(6)),
             ..protection(&coverage)
         };
         assert_eq!(
@@ -438,6 +444,12 @@ mod tests {
                 "copy-lag Ticket since 36: copy dr lacks what is there since \
                  2026-11-01 12:00:00 UTC",
             ]
+        );
+        let damaged = Protection { corrupt_since: None, ..loud };
+        assert_eq!(
+            told(&damaged, &policy, 36)[2],
+            "corruption Page since 6: what is backed up is damaged, known since \
+             2026-11-01 06:00:00"
         );
         // Nothing is late that no window let go.
         let waits = [CopyState { could_since: Some(at(20)), ..copies[0] }];

@@ -332,6 +332,7 @@ fn row_7_fifty_replacements_a_day_for_thirty_days_page_nobody() {
             drill_failed: None,
             copies: &[],
             corrupt_since: None,
+            damaged_since: None,
             anomaly: None,
             archives: &[],
             cause: None,

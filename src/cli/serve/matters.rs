@@ -41,6 +41,7 @@ pub(super) fn matters(
         drill_failed: standing.drill_failed,
         copies: &copies,
         corrupt_since: standing.corrupt_since,
+        damaged_since: standing.damaged_since,
         anomaly: standing.anomaly,
         archives,
         cause: None,

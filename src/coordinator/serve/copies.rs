@@ -17,7 +17,7 @@ use super::{
     fleet::{Fleet, Member},
     hands::Ending,
     run::{Coordinator, Wakes, is_true},
-    standing::{Rehearsed, Standing},
+    standing::{Drills, Standing},
     work::told,
 };
 use crate::{
@@ -121,13 +121,9 @@ pub(super) struct Shelf {
     pub changed: BTreeSet<String>,
     /// How fast each repository may be written to.
     pub paces: BTreeMap<String, Arc<Pace>>,
-    /// The ends of the last drills of each database that passed and that did not, where a copy is
-    /// what is drilled.
-    pub drills: BTreeMap<String, Drilled>,
+    /// The drills of each database where a copy is what is drilled.
+    pub drills: BTreeMap<String, Drills>,
 }
-
-/// The end of the last drill that passed, and of the last one that did not.
-type Drilled = (Option<DateTime<Utc>>, Option<DateTime<Utc>>);
 
 impl Fleet {
     /// A copy of a member, if both of its ends are open.
@@ -187,29 +183,10 @@ impl Fleet {
 pub async fn add_drills(fleet: &Fleet, member: &Member, standing: &mut Standing) -> Result<()> {
     let is_copy = member.policy.drill.as_ref().is_some_and(|drill| drill.from.is_some());
     if is_copy {
-        let repository = fleet.drilled(member)?;
-        let (passed, failed) = drilled_in(repository, &member.name).await?;
-        if passed.is_some() && standing.drill_passed <= passed {
-            let history = repository.history().await?;
-            let own = history.drills().filter(|one| one.passed && one.database == member.name);
-            if let Some(newest) = own.max_by_key(|one| one.finished_at) {
-                let (rto_ms, rpo_ms) = (newest.rto_ms, newest.rpo_ms);
-                standing.rehearsed = Rehearsed { rto_ms, rpo_ms };
-            }
-        }
-        standing.drill_passed = standing.drill_passed.max(passed);
-        standing.drill_failed = standing.drill_failed.max(failed);
+        let history = fleet.drilled(member)?.history().await?;
+        standing.add(Drills::of(&history, &member.name));
     }
     Ok(())
-}
-
-async fn drilled_in(repository: &Repository, database: &str) -> Result<Drilled> {
-    let (mut passed, mut failed) = (None, None);
-    for drill in repository.history().await?.drills().filter(|one| one.database == database) {
-        let newest = if drill.passed { &mut passed } else { &mut failed };
-        *newest = (*newest).max(Some(drill.finished_at));
-    }
-    Ok((passed, failed))
 }
 
 /// The wake of one copy: no name of a database has a line feed.
@@ -362,8 +339,9 @@ impl Coordinator {
         self.note_copy(member, CopyKnown::of(rule, Ok(standing)));
         let is_drilled = member.policy.drill.as_ref().and_then(|drill| drill.from.as_ref());
         if let Some(copying) = delivery.replica().filter(|_| is_drilled == Some(&rule.name)) {
-            let drilled = drilled_in(copying.target, &member.name).await?;
-            self.shared.copies().drills.insert(member.name.clone(), drilled);
+            let history = copying.target.history().await?;
+            let drills = Drills::of(&history, &member.name);
+            self.shared.copies().drills.insert(member.name.clone(), drills);
         }
         let again = now + LOOK_AGAIN;
         if member.is_observed {

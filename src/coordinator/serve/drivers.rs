@@ -112,6 +112,11 @@ pub async fn read_back(
     Ok(report)
 }
 
+/// Tells of a backup in which the engine finds damage: it stands for no other, and is not copied.
+fn tell_suspect(database: &str, backup: &str, damage: &str) {
+    tracing::warn!(event = "backup.suspect", database, backup, damage);
+}
+
 #[async_trait(?Send)]
 impl Hands for Drivers {
     async fn standing(&self, fleet: &Fleet, member: &Member) -> Result<Standing> {
@@ -147,9 +152,17 @@ impl Hands for Drivers {
             (report.committed, told)
         };
         let report = read_back(repository, &committed, meter).await?;
-        Ok(match report.problems.first() {
-            None => Ending::succeeded(told),
-            Some(first) => {
+        let damage = committed.commit.damage.as_deref();
+        if let Some(damage) = damage {
+            tell_suspect(&member.name, &committed.commit.backup, damage);
+        }
+        Ok(match (report.problems.first(), damage) {
+            (None, None) => Ending::succeeded(told),
+            // Another one would be no better.
+            (None, Some(damage)) => {
+                Ending::succeeded(format!("{told}, of a database that is damaged: {damage}"))
+            }
+            (Some(first), _) => {
                 let count = report.problems.len();
                 let problem = format!("{}: {}", first.object, first.what);
                 let told = format!("{told}, which is damaged in {count} places: {problem}");
@@ -196,7 +209,10 @@ impl Hands for Drivers {
             record.notes.push(format!("restored from copy {from} ({place})"));
         }
         let page = (rehearsal.page)(&record);
-        repository.keep_drill(&record, &page).await?;
+        let kept = repository.keep_drill(&record, &page).await?;
+        if let (Some(backup), Some(damage)) = (&kept.backup, &kept.damage) {
+            tell_suspect(&member.name, backup, damage);
+        }
         let told = format!("drill {} of {asked}", record.drill);
         Ok(if record.passed {
             Ending::succeeded(told)

@@ -560,9 +560,8 @@ impl Coordinator {
     pub(super) async fn standing_now(&self, fleet: &Fleet, member: &Member) -> Result<Standing> {
         let now = self.world.clock.elapsed();
         let mut standing = self.asked(fleet, member).await?;
-        if let Some((passed, failed)) = self.shared.copies().drills.get(&member.name).copied() {
-            standing.drill_passed = standing.drill_passed.max(passed);
-            standing.drill_failed = standing.drill_failed.max(failed);
+        if let Some(drills) = self.shared.copies().drills.get(&member.name).copied() {
+            standing.add(drills);
         }
         let known = (Some(now), standing.clone());
         let before = Shared::lock(&self.shared.standings).insert(member.name.clone(), known);

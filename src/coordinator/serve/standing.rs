@@ -40,6 +40,11 @@ pub struct Standing {
     pub drill_failed: Option<DateTime<Utc>>,
     /// Since when it is known that a backup cannot be restored, if the newest look found that.
     pub corrupt_since: Option<DateTime<Utc>>,
+    /// Since when it is known that the database itself is damaged, if the newest look found that:
+    /// a drill of one of its backups, or the engine while the newest was made. Its backups can be
+    /// restored as they are, and stay points.
+    #[serde(default)]
+    pub damaged_since: Option<DateTime<Utc>>,
     /// The newest of its last backups that is not like those before it.
     #[serde(default)]
     pub anomaly: Option<Anomaly>,
@@ -60,6 +65,19 @@ pub struct Rehearsed {
     pub rpo_ms: Option<u64>,
 }
 
+/// What the drills of a database say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Drills {
+    /// The end of the last one that passed.
+    passed: Option<DateTime<Utc>>,
+    /// What that one measured.
+    rehearsed: Rehearsed,
+    /// The end of the last one that did not.
+    failed: Option<DateTime<Utc>>,
+    /// Since when they find damage, if none has passed since.
+    damage: Option<DateTime<Utc>>,
+}
+
 /// Asks the repository. `since` is when somebody began to look after the database.
 ///
 /// # Errors
@@ -72,16 +90,9 @@ pub async fn standing(
 ) -> Result<Standing> {
     let history = repository.history().await?;
     let mut standing = Standing::default();
-    for drill in history.drills().filter(|drill| drill.database == database) {
-        if drill.passed && standing.drill_passed <= Some(drill.finished_at) {
-            let Drilled { rto_ms, rpo_ms, .. } = *drill;
-            standing.rehearsed = Rehearsed { rto_ms, rpo_ms };
-        }
-        let newest =
-            if drill.passed { &mut standing.drill_passed } else { &mut standing.drill_failed };
-        *newest = (*newest).max(Some(drill.finished_at));
-    }
+    standing.add(Drills::of(&history, database));
     if !history.protects(database) {
+        standing.damaged_since = None;
         // Backups that were all forgotten make another first one due, later than those were.
         let last = history.commits_of(database).map(|c| c.commit.finished_at).max();
         standing.need = Some(Need::First(last.unwrap_or(since).max(since)));
@@ -89,6 +100,8 @@ pub async fn standing(
     }
     let newest = history.live_of(database).next_back();
     standing.incarnation = newest.map(|one| one.commit.incarnation.clone());
+    let copied = copied_damage(&history, database);
+    standing.damaged_since = standing.damaged_since.into_iter().chain(copied).min();
     standing.anomaly = odd(&history, database);
     let mut timeline = repository.timeline(database).await?;
     standing.leave_out_damaged(&history, &mut timeline);
@@ -98,6 +111,13 @@ pub async fn standing(
         standing.need = unjoined(&repository.timeline(database).await?).map(Need::Gap);
     }
     Ok(standing)
+}
+
+/// Since when the engine has told of damage whenever a backup was made.
+fn copied_damage(history: &History, database: &str) -> Option<DateTime<Utc>> {
+    let newest = history.live_of(database).rev().map(|one| &one.commit);
+    let damaged = newest.take_while(|commit| commit.damage.is_some());
+    damaged.last().map(|commit| commit.finished_at)
 }
 
 /// The newest of the last backups that is not like those before it.
@@ -123,7 +143,37 @@ pub(super) fn unjoined(timeline: &Timeline) -> Option<DateTime<Utc>> {
     (!has_stored && !is_found && !timeline.backups.is_empty()).then_some(began)
 }
 
+impl Drills {
+    /// As a repository knows them.
+    pub(super) fn of(history: &History, database: &str) -> Self {
+        let mut drills = Self::default();
+        for drill in history.drills().filter(|drill| drill.database == database) {
+            let end = Some(drill.finished_at);
+            if drill.passed {
+                if drills.passed <= end {
+                    let Drilled { rto_ms, rpo_ms, .. } = *drill;
+                    (drills.passed, drills.rehearsed) = (end, Rehearsed { rto_ms, rpo_ms });
+                }
+                drills.damage = None;
+            } else {
+                drills.failed = drills.failed.max(end);
+                drills.damage = drills.damage.or(end.filter(|_| drill.damage.is_some()));
+            }
+        }
+        drills
+    }
+}
+
 impl Standing {
+    /// Adds what the drills say that some repository knows of.
+    pub(super) fn add(&mut self, drills: Drills) {
+        if drills.passed.is_some() && self.drill_passed <= drills.passed {
+            (self.drill_passed, self.rehearsed) = (drills.passed, drills.rehearsed);
+        }
+        self.drill_failed = self.drill_failed.max(drills.failed);
+        self.damaged_since = self.damaged_since.into_iter().chain(drills.damage).min();
+    }
+
     /// A backup of which it is known that it cannot be restored is no point.
     fn leave_out_damaged(&mut self, history: &History, timeline: &mut Timeline) {
         let mut damaged = BTreeSet::new();

@@ -142,6 +142,7 @@ impl Fleet {
                 drill_failed: None,
                 copies: &[],
                 corrupt_since: None,
+                damaged_since: None,
                 anomaly: None,
                 archives: &[],
                 cause: Some(&one.why),

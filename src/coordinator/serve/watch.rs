@@ -360,6 +360,7 @@ impl Coordinator {
             drill_failed: standing.drill_failed,
             copies: &copies,
             corrupt_since: standing.corrupt_since,
+            damaged_since: standing.damaged_since,
             anomaly: standing.anomaly,
             archives: &archives,
             cause: cause.as_deref(),
