@@ -26,7 +26,7 @@ use crate::{
     config::{Config, Database},
     coordinator::{CopyReport, CopyStanding, Copying, Delivery, HandOff, Outbox, Terms},
     pipeline::Meter,
-    policy::{CopyKind, CopyRule, Policy, Proof, State},
+    policy::{CopyKind, CopyRule, Policy, State},
     repository::Pace,
 };
 
@@ -124,16 +124,29 @@ struct HeldBack {
     backup: String,
     /// `unverified` or `suspect`.
     why: &'static str,
+    /// What is wrong with it, where something is known to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
 }
 
 impl HeldBack {
     fn all(standing: &CopyStanding) -> Vec<Self> {
         let held = standing.held_back.iter();
-        held.map(|(backup, proof)| {
-            let why = if *proof == Proof::Suspect { "suspect" } else { "unverified" };
-            Self { backup: backup.clone(), why }
+        held.map(|held| Self {
+            backup: held.backup.clone(),
+            why: held.proof.name(),
+            problem: held.problem.clone(),
         })
         .collect()
+    }
+
+    fn told(&self, page: &Page<'_>) -> String {
+        let why = match &self.problem {
+            Some(problem) => format!("it is damaged where it is copied from: {problem}"),
+            None => "nobody has read it back yet; next: stillpoint verify".to_owned(),
+        };
+        let word = page.paint(Tone::Warning, "held back");
+        format!("{word}: backup {}: {}", self.backup, printable(&why))
     }
 }
 
@@ -177,7 +190,7 @@ impl Ran {
     }
 
     fn is_damaged(&self) -> bool {
-        !self.problems.is_empty() || self.held_back.iter().any(|held| held.why == "suspect")
+        !self.problems.is_empty() || self.held_back.iter().any(|held| held.problem.is_some())
     }
 }
 
@@ -218,13 +231,7 @@ impl Answer for RunAnswer {
                 ));
             }
             for held in &ran.held_back {
-                let why = if held.why == "suspect" {
-                    "it is damaged where it is copied from"
-                } else {
-                    "nobody has read it back yet; next: stillpoint verify"
-                };
-                let word = page.paint(Tone::Warning, "held back");
-                page.line(format!("  {word}: backup {}: {why}", held.backup));
+                page.line(format!("  {}", held.told(page)));
             }
             if let Some(paused) = &ran.paused {
                 let word = page.paint(Tone::Warning, "paused");
@@ -317,6 +324,10 @@ impl Answer for ListAnswer {
                 let count = units::count(count as u64, "backup", "backups");
                 let (database, copy) = (printable(&one.database), printable(&one.copy));
                 page.line(format!("{database} -> {copy}: {count} not acknowledged yet"));
+            }
+            for held in one.held_back.iter().filter(|held| held.problem.is_some()) {
+                let (database, copy) = (printable(&one.database), printable(&one.copy));
+                page.line(format!("{database} -> {copy}: {}", held.told(page)));
             }
             if let Some(problem) = &one.problem {
                 let line = format!("{} -> {}: {problem}", one.database, one.copy);

@@ -84,13 +84,17 @@ impl ListAnswer {
         ] {
             *own = if own.is_empty() { one } else { format!("{own}, {one}") };
         }
-        let native = session.native();
+        let (native, history) = (session.native(), repository.history().await?);
         for name in names {
             let timeline = repository.timeline(&name).await?;
             self.warnings.extend(Reach::of(&timeline, native).warning(&name));
             self.warnings.extend(timeline.clock_doubt());
             self.databases.push(Database::of(&timeline, native));
-            self.backups.extend(timeline.backups.iter().map(|b| Backup::of(&b.commit, native)));
+            let backups = timeline.backups.iter();
+            let backups = backups.map(|b| Backup::of(&b.commit, native).judged(&history));
+            let backups: Vec<_> = backups.collect();
+            self.warnings.extend(backups.iter().filter_map(Backup::warning));
+            self.backups.extend(backups);
             self.warnings.extend(timeline.problems);
         }
         if !repository.is_unlocked() {

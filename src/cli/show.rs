@@ -6,14 +6,13 @@ use stillpoint_contract::Result;
 
 use super::{
     answer::Answer,
-    native::Native,
     open::{self, Need},
     page::Page,
     session::Session,
     units,
     wire::Backup,
 };
-use crate::repository::{history::Committed, manifest::Manifest};
+use crate::repository::manifest::Manifest;
 
 /// What `show` is told.
 #[derive(Debug, Args)]
@@ -38,9 +37,9 @@ struct ShowAnswer {
 }
 
 impl ShowAnswer {
-    fn of(committed: &Committed, manifest: Manifest, native: Native<'_>) -> Self {
+    fn of(backup: Backup, manifest: Manifest) -> Self {
         Self {
-            backup: Backup::of(&committed.commit, native),
+            backup,
             engine_version: manifest.version,
             incarnation: manifest.identity.id,
             location: manifest.identity.location,
@@ -60,6 +59,11 @@ impl Answer for ShowAnswer {
 
     fn write(&self, page: &mut Page<'_>) {
         let backup = &self.backup;
+        let proof = backup.proof.unwrap_or_default();
+        let proof = match &backup.problem {
+            Some(problem) => format!("{proof}: {problem}"),
+            None => proof.to_owned(),
+        };
         let took = (backup.finished_at.0 - backup.started_at.0).to_std().unwrap_or_default();
         page.line(format!("backup {} of {}", backup.id, backup.database));
         page.facts(
@@ -70,6 +74,7 @@ impl Answer for ShowAnswer {
                 ("engine", format!("{} {}", backup.engine, self.engine_version)),
                 ("incarnation", format!("{} at {}", self.incarnation, self.location)),
                 ("method", format!("{}, {}", backup.kind(), self.method)),
+                ("proof", proof),
                 ("began", page.time(backup.started_at.0)),
                 ("took", units::duration(took)),
                 (
@@ -104,5 +109,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let repository = open::repository(session, Need::Content).await?;
     let committed = repository.find_backup(&options.backup).await?;
     let manifest = repository.manifest(&committed).await?;
-    session.answer(&ShowAnswer::of(&committed, manifest, session.native()))
+    let backup = Backup::of(&committed.commit, session.native());
+    let history = repository.history().await?;
+    session.answer(&ShowAnswer::of(backup.judged(&history), manifest))
 }

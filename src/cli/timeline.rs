@@ -248,6 +248,8 @@ mod tests {
             stored_bytes: 3 << 20,
             started_at: stamp(at),
             finished_at: stamp(at),
+            proof: None,
+            problem: None,
         }
     }
 

@@ -11,7 +11,10 @@ use super::{
     page::{Page, Table, printable},
     units,
 };
-use crate::{coordinator::Happened, repository::entry::Commit};
+use crate::{
+    coordinator::Happened,
+    repository::{entry::Commit, history::History, proof_of},
+};
 
 /// A backup.
 #[derive(Clone, Debug, Serialize)]
@@ -38,6 +41,12 @@ pub(crate) struct Backup {
     pub started_at: Stamp,
     /// When its last byte was stored.
     pub finished_at: Stamp,
+    /// `verified`, `unverified` or `suspect`, where that is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proof: Option<&'static str>,
+    /// What is wrong with it, where something is known to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 impl Backup {
@@ -56,7 +65,22 @@ impl Backup {
             stored_bytes: commit.stored_bytes,
             started_at: Stamp(commit.started_at),
             finished_at: Stamp(commit.finished_at),
+            proof: None,
+            problem: None,
         }
+    }
+
+    /// The same, with what became of proving it.
+    pub(crate) fn judged(self, history: &History) -> Self {
+        let proof = Some(proof_of(history, &self.id).name());
+        let problem = history.fault(&self.id).map(str::to_owned);
+        Self { proof, problem, ..self }
+    }
+
+    /// What is wrong with it, for people.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let problem = self.problem.as_ref()?;
+        Some(format!("backup {} of {} is suspect: {problem}", self.id, self.database))
     }
 
     /// How it was made, in a word.

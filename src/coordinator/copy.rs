@@ -5,13 +5,17 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
-use super::{reach::windows, terms::Terms};
+use super::{
+    reach::windows,
+    terms::{HeldBack, Terms},
+};
 use crate::{
     pipeline::Meter,
-    policy::{Candidate, CopyKind, Proof, Stock, Verdict},
+    policy::{Candidate, CopyKind, Stock, Verdict},
     repository::{
         COPIED_FROM, Holdings, LogToCopy, Pace, Problem, Replication, Repository, Road,
-        VerifyReport, history::Committed,
+        VerifyReport,
+        history::{Committed, History},
     },
     world::World,
 };
@@ -46,7 +50,7 @@ pub struct CopyStanding {
     pub log: LogToCopy,
     /// Backups of the source that do not go, and why: nobody has proven them, or something is wrong
     /// with them.
-    pub held_back: Vec<(String, Proof)>,
+    pub held_back: Vec<HeldBack>,
     /// Since when the oldest of what it lacks waits.
     pub waiting_since: Option<DateTime<Utc>>,
     /// From when on it could have been copied, by every window, if that is known.
@@ -118,8 +122,8 @@ impl Copying<'_> {
             let Some(committed) = theirs.commit(&backup.id) else { continue };
             // What was given up there is not brought back.
             if let Some(known) = own.commit(&backup.id) {
-                let is_good = own.proof(&backup.id).is_some_and(|proof| proof.problem.is_none());
-                if backup.proof == Proof::Suspect && is_good && !known.forgotten {
+                // What is wrong with a backup beside its bytes is the same in every copy.
+                if theirs.is_suspect(&backup.id) && is_whole(&own, &backup.id) && !known.forgotten {
                     standing.damaged.push(committed.clone());
                 }
                 continue;
@@ -131,7 +135,7 @@ impl Copying<'_> {
         let Holdings { backups, events, .. } = &target;
         let there = Stock { backups, holds: &holds, events, state: self.terms.state };
         let wanted = self.terms.rule.wanted(self.terms.policy, &candidates, &there, now);
-        standing.held_back = self.terms.held_back(&candidates, &there, now);
+        standing.held_back = self.terms.held_back(&theirs, &candidates, &there, now);
         let mut since: Vec<DateTime<Utc>> = Vec::new();
         for id in &wanted {
             let Some(committed) = theirs.commit(id) else { continue };
@@ -140,7 +144,7 @@ impl Copying<'_> {
             standing.lacking.push(committed.clone());
         }
         standing.lacking.sort_by_key(Committed::made);
-        for backup in target.backups.iter().filter(|backup| backup.proof != Proof::Verified) {
+        for backup in target.backups.iter().filter(|backup| !is_whole(&own, &backup.id)) {
             let Some(committed) = own.commit(&backup.id) else { continue };
             let found = own.proof(&backup.id).map(|proof| proof.at);
             since.push(found.unwrap_or(committed.commit.finished_at));
@@ -337,6 +341,11 @@ impl Copying<'_> {
         report.problems.push(found);
         Ok(())
     }
+}
+
+/// Whether every stored byte of a backup was read back, and is as it was written.
+fn is_whole(history: &History, backup: &str) -> bool {
+    history.proof(backup).is_some_and(|proof| proof.problem.is_none())
 }
 
 /// Of which kind a backup is.

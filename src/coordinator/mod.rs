@@ -65,4 +65,4 @@ pub use serve::{
     Standing, Suppressed, Tally, add_drills, decided, expire, expire_copy, read_back, reported,
     silence, standing, told,
 };
-pub use terms::{Terms, subjects};
+pub use terms::{HeldBack, Terms, subjects};

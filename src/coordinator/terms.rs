@@ -12,6 +12,17 @@ use crate::{
     repository::{Holdings, Repository, history::History},
 };
 
+/// A backup that does not go, though the copy should have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldBack {
+    /// Its id.
+    pub backup: String,
+    /// Whether nobody has proven it, or something is wrong with it.
+    pub proof: Proof,
+    /// What is wrong with it.
+    pub problem: Option<String>,
+}
+
 /// What is said of a copy of a database.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
@@ -71,10 +82,11 @@ impl Terms<'_> {
     /// What would go if it were proven.
     pub(super) fn held_back(
         &self,
+        theirs: &History,
         candidates: &[Candidate],
         there: &Stock<'_>,
         now: DateTime<Utc>,
-    ) -> Vec<(String, Proof)> {
+    ) -> Vec<HeldBack> {
         let proven = candidates.iter().cloned().map(|one| Candidate {
             backup: Backup { proof: Proof::Verified, ..one.backup },
             kind: one.kind,
@@ -83,7 +95,12 @@ impl Terms<'_> {
         let wanted: BTreeSet<String> = self.rule.wanted(self.policy, &proven, there, now);
         let doubtful = candidates.iter().map(|one| &one.backup);
         let doubtful = doubtful.filter(|b| b.proof != Proof::Verified && wanted.contains(&b.id));
-        doubtful.map(|backup| (backup.id.clone(), backup.proof)).collect()
+        let told = |backup: &Backup| HeldBack {
+            backup: backup.id.clone(),
+            proof: backup.proof,
+            problem: theirs.fault(&backup.id).map(str::to_owned),
+        };
+        doubtful.map(told).collect()
     }
 }
 

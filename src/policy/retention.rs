@@ -83,6 +83,17 @@ pub enum Proof {
     Suspect,
 }
 
+impl Proof {
+    /// The same in a word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unverified => "unverified",
+            Self::Verified => "verified",
+            Self::Suspect => "suspect",
+        }
+    }
+}
+
 /// What nobody may remove.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hold {

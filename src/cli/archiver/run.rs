@@ -32,7 +32,8 @@ use crate::{
     },
     coordinator::told,
     pipeline::Meter,
-    repository::Repository,
+    policy::Proof,
+    repository::{Repository, proof_of},
 };
 
 /// What `archive run` is told.
@@ -300,9 +301,7 @@ impl Gate for BackedUp {
         let history = self.repository.history().await?;
         let has_them = history.live_of(&self.database).any(|committed| {
             let commit = &committed.commit;
-            commit.started_at >= batch.made
-                && history.proof(&commit.backup).is_some()
-                && !history.is_suspect(&commit.backup)
+            commit.started_at >= batch.made && proof_of(&history, &commit.backup) == Proof::Verified
         });
         let why = || format!("no verified backup of {} has been made since", self.database);
         Ok((!has_them).then(why))

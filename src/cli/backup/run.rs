@@ -15,7 +15,7 @@ use crate::{
         examine, exit,
         native::Native,
         open::{self, Need},
-        page::{Page, printable},
+        page::{Page, Tone, printable},
         session::Session,
         units,
         wire::{Backup, milliseconds},
@@ -74,8 +74,9 @@ pub(super) struct BackupAnswer {
 
 impl BackupAnswer {
     pub(super) fn of(report: BackupReport, native: Native<'_>) -> Self {
+        let commit = &report.committed.commit;
         Self {
-            backup: Backup::of(&report.committed.commit, native),
+            backup: Backup { problem: commit.damage.clone(), ..Backup::of(commit, native) },
             method: report.method,
             read_bytes: report.written_bytes,
             new_bytes: report.new_bytes,
@@ -114,6 +115,10 @@ impl Answer for BackupAnswer {
                 ),
             ],
         );
+        if let Some(problem) = &backup.problem {
+            let word = page.paint(Tone::Bad, "suspect");
+            page.line(format!("  {word}: {}", printable(problem)));
+        }
         if self.new_incarnation {
             page.line("  The database was re-created since its last backup: this is the first of");
             page.line("  the new one. The older backups stay, under the same name.");

@@ -16,8 +16,8 @@ use crate::{
     },
     config::Database,
     coordinator::told,
-    policy::Policy,
-    repository::entry::Drilled,
+    policy::{Policy, Proof},
+    repository::{entry::Drilled, proof_of},
 };
 
 /// Everything that was found out.
@@ -124,12 +124,12 @@ impl Month {
                 if !is_in(commit.finished_at) {
                     continue;
                 }
-                let proof = history.proof(&commit.backup);
+                let proof = proof_of(&history, &commit.backup);
                 made.made += 1;
                 made.incremental += u64::from(commit.incremental);
                 made.full += u64::from(!commit.incremental);
-                made.verified += u64::from(proof.is_some_and(|proof| proof.problem.is_none()));
-                made.suspect += u64::from(proof.is_some_and(|proof| proof.problem.is_some()));
+                made.verified += u64::from(proof == Proof::Verified);
+                made.suspect += u64::from(proof == Proof::Suspect);
                 made.gone += u64::from(one.forgotten);
                 made.stored_bytes += commit.stored_bytes;
                 made.first = made.first.or(Some(Stamp(commit.consistent_time)));

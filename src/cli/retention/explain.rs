@@ -11,13 +11,16 @@ use super::{
         choice::Labels,
         config::reach,
         open::Opened,
-        page::{Page, Table},
+        page::{Page, Table, Tone, printable},
         serve,
         session::Session,
     },
-    keeping::{End, Keeping, Why, proven},
+    keeping::{End, Keeping, Why},
 };
-use crate::{config::Config, repository::Holdings};
+use crate::{
+    config::Config,
+    repository::{Holdings, proof_of},
+};
 
 /// What to explain.
 #[derive(Debug, Subcommand)]
@@ -55,6 +58,9 @@ struct Explained {
     at: Stamp,
     /// `verified`, `unverified` or `suspect`.
     proof: &'static str,
+    /// What is wrong with it, where something is known to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
     kept: bool,
     why: Vec<Why>,
     until: End,
@@ -77,6 +83,12 @@ impl Answer for ExplainAnswer {
             ]);
         }
         page.table(&table);
+        for backup in &self.backups {
+            if let Some(problem) = &backup.problem {
+                let word = page.paint(Tone::Bad, "suspect");
+                page.line(format!("{word}: backup {}: {}", backup.id, printable(problem)));
+            }
+        }
     }
 }
 
@@ -92,7 +104,8 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<()> {
     let database = Labels::default().of(&config.databases, Some(&name))?;
     let keeping = database.into_iter().find_map(|database| Keeping::of(&config, database));
     let keeping = keeping.ok_or_else(|| Error::bug("find the policy of a database"))?;
-    let holdings = repository.stock(&name).await?;
+    let history = repository.history().await?;
+    let holdings = Holdings::of(&history, &name);
     if holdings.backups.is_empty() {
         // Says what the repository knows instead.
         repository.timeline(&name).await?;
@@ -101,7 +114,8 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<()> {
     let verdicts = keeping.decide(&holdings, now).verdicts.into_iter();
     let wanted = verdicts.filter(|verdict| only.as_ref().is_none_or(|id| *id == verdict.id));
     let backups = wanted.map(|verdict| Explained {
-        proof: proof(&holdings, &verdict.id),
+        proof: proof_of(&history, &verdict.id).name(),
+        problem: history.fault(&verdict.id).map(str::to_owned),
         kept: verdict.is_kept(),
         why: Why::all(&verdict),
         until: End::of(&verdict, keeping.policy),
@@ -141,9 +155,4 @@ async fn find(
         .with("given", what)
         .with("configured", known)
         .next("stillpoint list"))
-}
-
-fn proof(holdings: &Holdings, id: &str) -> &'static str {
-    let backup = holdings.backups.iter().find(|backup| backup.id == id);
-    backup.map_or("unverified", |backup| proven(backup.proof))
 }

@@ -7,7 +7,7 @@ use super::super::answer::Stamp;
 use crate::{
     config::{Config, Database},
     coordinator::subjects,
-    policy::{CopyRule, Policy, Proof, Retention, Rules, State, Until, Verdict},
+    policy::{CopyRule, Policy, Retention, Rules, State, Until, Verdict},
     repository::Holdings,
 };
 
@@ -49,15 +49,6 @@ impl End {
             Until::Told => ("told", None),
         };
         Self { when, at: at.map(Stamp), says: verdict.until.told(policy.zone) }
-    }
-}
-
-/// Whether a backup was read back, in a word.
-pub(super) fn proven(proof: Proof) -> &'static str {
-    match proof {
-        Proof::Unverified => "unverified",
-        Proof::Verified => "verified",
-        Proof::Suspect => "suspect",
     }
 }
 

@@ -97,7 +97,7 @@ impl HandOff<'_> {
             standing.waiting_since.and_then(|at| self.terms.hours().next_open(at));
         standing.lacking = wanted.iter().filter_map(|id| theirs.commit(id)).cloned().collect();
         standing.lacking.sort_by_key(Committed::made);
-        standing.held_back = self.terms.held_back(&candidates, &there, now);
+        standing.held_back = self.terms.held_back(&theirs, &candidates, &there, now);
         Ok(standing)
     }
 
