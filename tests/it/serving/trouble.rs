@@ -1,11 +1,17 @@
 //! What goes wrong beside the databases: the state, a secret, a pack, a move.
 
-use std::{fs, path::PathBuf, thread::sleep, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::Duration,
+};
 
 use rusqlite::Connection;
 use serde_json::Value;
 
 use super::ward::{HEAD, Ward, fill, rows};
+use crate::copies::yard::{DR, PLACES, copy, grow, prove, yard};
 
 const QUIET: &str = "[policy.default]\nlogs = \"never\"\nrpo = \"2d\"\n";
 
@@ -175,7 +181,89 @@ fn row_65_a_damaged_backup_is_told_and_the_next_one_is_whole() {
     assert_eq!(ward.restored_rows("app"), rows(&application));
 }
 
-fn largest(folder: &std::path::Path) -> PathBuf {
+/// Row 65: a page that was damaged before it was copied makes its backup suspect once a drill has
+/// found it, however well its bytes are read back; it goes to no copy, and lends the next one none.
+#[test]
+fn row_65_a_backup_of_a_damaged_page_is_suspect_and_goes_nowhere() {
+    let (ward, application) = yard(PLACES, "", &format!("{DR}when = \"verified\"\n"));
+    grow(&application, 200);
+    drop(application);
+    flip(&ward.path("app.db"));
+    let bad = prove(&ward, &[]);
+    let explained = || ward.json(&["explain", "retention", "app"])["backups"][0].clone();
+    // Its bytes are those that were stored: nobody knows yet.
+    assert_eq!(explained()["proof"], "verified");
+    let (status, told) = ward.run(&["drill", "run", "app", "--repo", "repo"]);
+    assert_eq!(status, 12, "{told}");
+    for _ in 0..2 {
+        let found = explained();
+        assert_eq!(found["proof"], "suspect", "{found}");
+        let problem = found["problem"].as_str().unwrap();
+        assert!(problem.contains("found damage: files: "), "{problem}");
+        ward.ok(&["verify", &bad, "--repo", "repo"]);
+    }
+    let told = ward.ok(&["explain", "retention", "app"]);
+    assert!(told.contains(&format!("suspect: backup {bad}: drill ")), "{told}");
+    let list = ward.json(&["list", "app", "--repo", "repo"]);
+    assert_eq!(list["backups"][0]["proof"], "suspect", "{list}");
+    let told = ward.ok(&["list", "app", "--repo", "repo"]);
+    assert!(told.contains(&format!("backup {bad} of app is suspect: drill ")), "{told}");
+
+    let there = || {
+        let list = ward.json(&["list", "--repo", "dr"])["backups"].clone();
+        let list = list.as_array().unwrap().iter().map(|backup| backup["id"].clone());
+        list.collect::<Vec<_>>()
+    };
+    let (status, told) = ward.run(&["copy", "run"]);
+    assert_eq!(status, 9, "{told}");
+    assert!(told.contains(&format!("held back: backup {bad}: it is damaged")), "{told}");
+    assert!(there().is_empty());
+    let copies = ward.json(&["copy", "list"]);
+    let held = &copies["copies"][0]["held_back"][0];
+    assert_eq!((&held["backup"], &held["why"]), (&bad.as_str().into(), &"suspect".into()));
+    assert!(held["problem"].as_str().unwrap().contains("found damage"), "{copies}");
+
+    // Once the page is whole again, so is the next backup, which keeps none of the one in doubt.
+    flip(&ward.path("app.db"));
+    let good = prove(&ward, &[]);
+    ward.ok(&["drill", "run", "app", "--repo", "repo"]);
+    ward.run(&["copy", "run"]);
+    assert_eq!(there(), [Value::from(good)]);
+}
+
+/// Row 65: what a copy took before anybody knew stays there, and nothing is brought back because of
+/// it, from one side or the other: no stored byte is wrong.
+#[test]
+fn row_65_damage_of_the_source_is_no_damage_of_what_is_stored() {
+    let (ward, application) = yard(PLACES, "", DR);
+    grow(&application, 200);
+    drop(application);
+    flip(&ward.path("app.db"));
+    let bad = prove(&ward, &[]);
+    assert_eq!(copy(&ward)["backups"], serde_json::json!([bad]));
+    for place in ["repo", "dr"] {
+        let (status, told) = ward.run(&["drill", "run", "app", "--repo", place]);
+        assert_eq!(status, 12, "{told}");
+        let list = ward.json(&["list", "app", "--repo", place]);
+        assert_eq!(list["backups"][0]["proof"], "suspect", "{list}");
+        let ran = copy(&ward);
+        for what in ["backups", "mended", "repaired", "problems", "held_back"] {
+            assert_eq!(ran[what], serde_json::json!([]), "{what}: {ran}");
+        }
+        assert_eq!((&ran["sent_objects"], &ran["waiting_since"]), (&0.into(), &Value::Null));
+    }
+}
+
+/// Flips the kind of a page in the middle of a database that nobody has open: a leaf of a table.
+fn flip(database: &Path) {
+    let mut bytes = fs::read(database).unwrap();
+    let page = bytes.len() / 4096 / 2 * 4096;
+    assert!([0x0d, !0x0d].contains(&bytes[page]), "another page lies there");
+    bytes[page] = !bytes[page];
+    fs::write(database, bytes).unwrap();
+}
+
+fn largest(folder: &Path) -> PathBuf {
     let mut found = Vec::new();
     let mut pending = vec![folder.to_owned()];
     while let Some(path) = pending.pop() {
