@@ -239,6 +239,11 @@ fn refers_twice(referrer: &Referrer) -> Error {
             "it refers to the set twice, or to itself: a row of it could hang on rows that stay, \
              and such a table cannot be archived as long as it has both references",
         )
+        .next(format!(
+            "ALTER TABLE {} DROP CONSTRAINT {} (in SQLite, make the table anew without it), and \
+             keep the rows right otherwise, as by a trigger",
+            referrer.table, referrer.constraint
+        ))
 }
 
 #[cfg(test)]

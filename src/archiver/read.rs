@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use stillpoint_contract::{Column, Error, ErrorKind, LedgerEntry, Result, RowBatch, code, values};
+use stillpoint_contract::{
+    Class, Column, Error, ErrorKind, Key, Kind, LedgerEntry, Result, RowBatch, code, values,
+};
 
 use super::{
     document::{Batch, Plan, Slice},
@@ -252,6 +254,9 @@ pub async fn find(
         let Some(number) = names.table(visible.plan, table) else { continue };
         let columns = &visible.batch.members[number].columns;
         let terms = names.places(visible.plan, number, columns, &wanted.terms);
+        if number == 0 && !can_hold(visible.plan, visible.batch, &terms) {
+            continue;
+        }
         let planned = visible.plan.members[number].table.columns.clone();
         let picks = move |is_shown: bool, columns: &[Column], row: &[u8]| {
             Ok(is_shown && fits(row, columns, &planned, &terms)?)
@@ -272,6 +277,38 @@ pub async fn find(
         }
     }
     Ok(count)
+}
+
+/// Whether some slice of a batch can have the key of the root that is asked for, as its manifest
+/// says: most files need not be opened then.
+fn can_hold(plan: &Plan, batch: &Batch, terms: &[(Option<usize>, Term)]) -> bool {
+    let Some(first) = plan.members[0].table.key.first() else { return true };
+    let is_asked = |(place, term): &&(Option<usize>, Term)| {
+        *place == Some(*first) && term.compares == Compares::Equal
+    };
+    let asked = terms.iter().filter(is_asked);
+    let Some(asked) = asked.filter_map(|(_, term)| term.value.trim().parse::<i64>().ok()).next()
+    else {
+        return true;
+    };
+    let kind = &batch.members[0].columns[*first].kind;
+    let number = |key: Option<Key>| whole_number(kind, values(&key?.0).next()?.ok()??);
+    batch.slices.iter().any(|slice| {
+        slice.range().map_or(true, |range| {
+            number(range.after).is_none_or(|after| after <= asked)
+                && number(range.to).is_none_or(|to| asked <= to)
+        })
+    })
+}
+
+/// A value of a column whose order is that of whole numbers; what else it holds is not told.
+fn whole_number(kind: &Kind, value: &[u8]) -> Option<i64> {
+    let is_whole = match kind {
+        Kind::Int16 | Kind::Int32 | Kind::Int64 => true,
+        Kind::Dynamic { .. } => value.first().copied().and_then(Class::of) == Some(Class::Integer),
+        _ => false,
+    };
+    value_text(kind, value).filter(|_| is_whole)?.parse().ok()
 }
 
 /// The columns of a table in all files, by the names that they have now: those of the newest run,

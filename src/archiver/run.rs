@@ -78,8 +78,10 @@ pub enum Quit {
     NothingSelected,
     /// As many rows as wanted are moved.
     RowsMax,
-    /// The time is over, or the window is closed.
+    /// The time is over.
     OutOfTime,
+    /// The window is closed, until then.
+    Closed(Option<DateTime<Utc>>),
     /// Rows are not to be deleted yet.
     Gate(String),
     /// They are not to be deleted by this run.
@@ -101,6 +103,10 @@ impl Quit {
             Self::NothingSelected => "nothing is selected".to_owned(),
             Self::RowsMax => "as many rows as wanted are moved".to_owned(),
             Self::OutOfTime => "its time is over".to_owned(),
+            Self::Closed(None) => "no window of it will open".to_owned(),
+            Self::Closed(Some(until)) => {
+                format!("its window is closed until {} UTC", until.format("%Y-%m-%d %H:%M"))
+            }
             Self::Gate(why) => format!("rows may not be deleted yet: {why}"),
             Self::KeptSource => "rows are to stay in their tables".to_owned(),
             Self::Critical(why) => format!("it gave up, as critical = \"abort\" says: {why}"),
@@ -225,6 +231,10 @@ impl Archiving<'_> {
         drop((shelf, ledger));
         let mut plans = 0;
         loop {
+            // Nothing is written down of what cannot begin.
+            if let Some(quit) = Work::new(self, &mut *report).quit(0) {
+                return Ok(quit);
+            }
             let (run, is_new) = match begun {
                 Some(run) => (run, false),
                 None => match self.plan(&mut *reader, report).await? {

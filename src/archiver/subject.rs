@@ -132,7 +132,9 @@ pub(super) fn meaning_of(
     let Some(last) = shelf.runs.last() else {
         return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find the set")
             .with("set", place.set())
-            .with("place", place.location()));
+            .with("place", place.location())
+            .why("nothing was archived yet, and nobody knows the types of its columns")
+            .next(format!("stillpoint archive run {} --keep-source", place.set())));
     };
     let names = Names::of(shelf);
     let name = match names.name(table) {

@@ -22,7 +22,7 @@ use super::{
     shelve::{read_back, shelve},
     witness::Step,
 };
-use crate::policy::Verification;
+use crate::policy::{Verification, is_open, next_begin};
 
 /// How often rows are read again that were changed between being read and being deleted.
 const PASSES_MAX: u32 = 3;
@@ -540,11 +540,13 @@ impl<'a, 'b> Work<'a, 'b> {
         let now = world.clock.now();
         let worked = world.clock.elapsed().saturating_sub(self.begun);
         let zone = rule.zone.unwrap_or(chrono_tz::Tz::UTC);
-        let is_over = limits.until.is_some_and(|until| now >= until)
+        if limits.until.is_some_and(|until| now >= until)
             || rule.runtime_max.is_some_and(|max| worked >= max)
-            || (!rule.windows.is_empty() && !crate::policy::is_open(&rule.windows, zone, now));
-        if is_over {
+        {
             return Some(Quit::OutOfTime);
+        }
+        if !rule.windows.is_empty() && !is_open(&rule.windows, zone, now) {
+            return Some(Quit::Closed(next_begin(&rule.windows, zone, now)));
         }
         limits.rows_max.is_some_and(|max| read_rows > max).then_some(Quit::RowsMax)
     }

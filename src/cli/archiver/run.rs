@@ -57,8 +57,8 @@ pub(crate) struct Options {
 struct RunAnswer {
     set: String,
     run: Option<String>,
-    /// `finished`, `nothing-selected`, `rows-max`, `out-of-time`, `gate`, `kept-source` or
-    /// `critical`.
+    /// `finished`, `nothing-selected`, `rows-max`, `out-of-time`, `window-closed`, `gate`,
+    /// `kept-source` or `critical`.
     quit: &'static str,
     why: String,
     planned_rows: u64,
@@ -183,7 +183,8 @@ pub(super) async fn reclaimed(
     set: &Set,
     report: &RunReport,
 ) -> Option<ReclaimAnswer> {
-    let may = report.pruned_rows > 0 && !matches!(report.quit, Quit::OutOfTime | Quit::Critical(_));
+    let is_too_late = matches!(report.quit, Quit::OutOfTime | Quit::Closed(_) | Quit::Critical(_));
+    let may = report.pruned_rows > 0 && !is_too_late;
     let method = set.rule.reclaim.as_deref().filter(|_| may)?;
     match reclaim::reclaim(session, set, method).await {
         Ok(answer) => Some(answer),
@@ -210,6 +211,7 @@ fn answer_of(set: &str, report: RunReport, took: Duration) -> RunAnswer {
         Quit::NothingSelected => "nothing-selected",
         Quit::RowsMax => "rows-max",
         Quit::OutOfTime => "out-of-time",
+        Quit::Closed(_) => "window-closed",
         Quit::Gate(_) => "gate",
         Quit::KeptSource => "kept-source",
         Quit::Critical(_) => "critical",

@@ -94,6 +94,27 @@ async fn values_of_postgresql_are_found_however_they_are_written() {
     shop.client().await.batch_execute("DROP TABLE visits").await.unwrap();
 }
 
+/// One key is in one file, which the manifest tells: no other one is opened.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_looked_for_in_no_file_that_cannot_have_it() {
+    let mut yard = Yard::new(Sqlite::new().await, false);
+    yard.rule.file_bytes = 1;
+    yard.fill(0..30, 0).await;
+    yard.run().await.unwrap();
+    let files = yard.store.list("archive/orders/orders/").await.unwrap();
+    assert_eq!(files.len(), 3);
+    assert_eq!((count(&yard, "id = 25").await, count(&yard, "id = 999").await), (1, 0));
+    yard.store.delete(&files.last().unwrap().key).await.unwrap();
+    assert_eq!((count(&yard, "id = 0").await, count(&yard, "id = 19").await), (1, 1));
+    for condition in ["id = 25", "id = 20", "id >= 19", "token = o3"] {
+        let terms = Wanted::terms_of(condition).unwrap();
+        let wanted = Wanted { terms, ..Wanted::default() };
+        let take = async |_: FoundRows| Ok(());
+        let found = find(&yard.place, &yard.world.cpu, &wanted, None, take);
+        assert!(Box::pin(found).await.is_err(), "{condition}");
+    }
+}
+
 /// Columns that files hold as text, or whose texts have several forms.
 #[tokio::test(flavor = "multi_thread")]
 async fn values_are_found_whose_texts_are_not_in_the_order_of_their_types() {

@@ -10,11 +10,12 @@ use std::{
     time::Duration,
 };
 
+use chrono::{Datelike as _, NaiveTime, TimeDelta};
 use stillpoint::{
     archiver::{
         Aged, Nobody, Place, Quit, Reconciling, SecondCopy, Shelf, Step, Witness, reconcile, verify,
     },
-    policy::{FileFormat, Verification},
+    policy::{FileFormat, Verification, Window},
     repository::store::{Key, MemoryStore, Store},
 };
 use stillpoint_contract::{ErrorKind, code};
@@ -422,6 +423,16 @@ async fn a_run_stops_when_it_is_told_to() {
     let report = yard.run_seen(&counter).await.unwrap();
     assert_eq!((report.quit, counter.0.load(Ordering::Relaxed)), (Quit::OutOfTime, 0));
     yard.limits.until = None;
+    // A window of tomorrow's is closed today, and nothing is begun.
+    let now = yard.world.clock.now();
+    let (days, from) = (vec![(now + TimeDelta::days(2)).weekday()], NaiveTime::MIN);
+    let to = from + TimeDelta::hours(1);
+    yard.rule.windows = vec![Window { days, from, to, zone: None }];
+    let report = yard.run().await.unwrap();
+    assert!(matches!(report.quit, Quit::Closed(Some(until)) if now < until), "{report:?}");
+    assert!(report.words().starts_with("its window is closed until 2"), "{report:?}");
+    assert_eq!(yard.store.list("").await.unwrap(), []);
+    yard.rule.windows.clear();
     yard.limits.rows_max = Some(30);
     let report = yard.run().await.unwrap();
     assert_eq!((report.quit, report.pruned_rows), (Quit::RowsMax, 30));
