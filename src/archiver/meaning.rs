@@ -67,6 +67,9 @@ impl Sense {
             Kind::Uuid => Self::Uuid,
             Kind::Dynamic { declared } => Self::of_class(declared),
             Kind::Text => {
+                if column.engine_type.ends_with("[]") {
+                    return Self::Exact;
+                }
                 let name = column.engine_type.split('(').next().unwrap_or_default().trim();
                 match name.rsplit('.').next().unwrap_or_default() {
                     "numeric" => Self::Number,
@@ -452,6 +455,7 @@ mod tests {
             ("public.citext", false, Folded),
             ("inet", true, Address),
             ("macaddr", true, Exact),
+            ("numeric(10,2)[]", true, Exact),
             ("text", false, Text),
         ] {
             let column = column(Kind::Text, engine_type, is_cast);

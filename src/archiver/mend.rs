@@ -42,13 +42,7 @@ impl Work<'_, '_> {
         tracing::warn!(batch = name, %damage, "a file of a batch is not what was written");
         if gone.iter().all(|gone| !gone) {
             let reason = format!("a file of it was damaged or gone: {damage}");
-            void(place, batch, &reason, now).await?;
-            for copy in archiving.gates.iter().filter_map(|gate| gate.copy()) {
-                let sheet = Sheet::Batch { batch: batch.number, generation: batch.generation };
-                if copy.read::<Batch>(&batch.run, sheet).await?.is_some() {
-                    void(copy, batch, &reason, now).await?;
-                }
-            }
+            self.let_all_go(batch, &reason).await?;
             self.tell(format!(
                 "batch {name}: {reason}; none of its rows had been deleted, they are read again"
             ));
@@ -78,6 +72,20 @@ impl Work<'_, '_> {
             return Ok(Mended::Anew(written));
         }
         Err(lost(plan, batch, gone, damage))
+    }
+
+    /// Says that nothing of a batch counts of which nothing was deleted, here and in second copies.
+    pub(super) async fn let_all_go(&self, batch: &Batch, reason: &str) -> Result<()> {
+        let Self { archiving, .. } = self;
+        let now = archiving.world.clock.now();
+        void(archiving.place, batch, reason, now).await?;
+        for copy in archiving.gates.iter().filter_map(|gate| gate.copy()) {
+            let sheet = Sheet::Batch { batch: batch.number, generation: batch.generation };
+            if copy.read::<Batch>(&batch.run, sheet).await?.is_some() {
+                void(copy, batch, reason, now).await?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn tell(&mut self, found: String) {

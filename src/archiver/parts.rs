@@ -137,6 +137,14 @@ impl Parts<'_, '_> {
         };
         let name = &part.partition.name;
         let is_part = whole.partitions.iter().any(|one| one.identity == part.partition.identity);
+        if part.is_whole && is_part {
+            // Nothing is taken out that the policy does not want out any more.
+            let archiving = *self.archiving;
+            let mut work = Work::new(&archiving, &mut *self.report);
+            if let Some(why) = work.why_given_up(&mut *self.reader, &run.plan).await? {
+                return work.let_go(&mut *self.pruner, run, why).await;
+            }
+        }
         if part.is_whole || is_part {
             return self.carry(run).await.map(|(quit, _)| quit);
         }

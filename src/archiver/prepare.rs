@@ -65,6 +65,11 @@ pub(super) fn safe(now: DateTime<Utc>) -> DateTime<Utc> {
     now - chrono::TimeDelta::seconds(MARGIN_SECONDS)
 }
 
+/// What columns are compared with where a policy says `:cutoff`.
+pub(super) fn cutoff_of(rule: &ArchiveRule, at: DateTime<Utc>) -> Cutoff {
+    Cutoff { at, local: rule.zone.map(|zone| shown(zone, at)), form: rule.form }
+}
+
 /// Decides what a policy means now. Changes nothing.
 pub async fn prepare(rows: &mut dyn Rows, rule: &ArchiveRule) -> Result<Prepared> {
     let root = match &rule.key {
@@ -79,11 +84,7 @@ pub async fn prepare(rows: &mut dyn Rows, rule: &ArchiveRule) -> Result<Prepared
             .with("where", &rule.selects)
             .next(format!("[archive.{}]  cutoff = \"now - 24 months\"", rule.name)));
     }
-    let cutoff = instant.map(|at| Cutoff {
-        at,
-        local: rule.zone.map(|zone| shown(zone, at)),
-        form: rule.form,
-    });
+    let cutoff = instant.map(|at| cutoff_of(rule, at));
     let bound = rows.bind(&root, &rule.selects, cutoff.as_ref()).await;
     let members = vec![Member { table: root, link: None }];
     let predicate = match bound {

@@ -89,8 +89,9 @@ pub async fn put_back(
     let mut back =
         Back { place, world, names: &names, returning, transaction, into, older, all: Vec::new() };
     while left.peek().is_some() {
-        let (mut keys, mut chosen) = (Keys::default(), Vec::new());
+        let (mut keys, mut chosen, mut held_rows) = (Keys::default(), Vec::new(), 0);
         while !keys.is_full()
+            && held_rows < HELD_ROWS_MAX
             && let Some(at) = left.next()
         {
             // Before a table was added to the set, runs did not have it.
@@ -100,10 +101,19 @@ pub async fn put_back(
                 let picked = one.picked(number);
                 keys = Box::pin(newest.collect(keys, (at, number), picked)).await?;
             }
+            held_rows += one.found.as_ref().map_or(0, |found| found.rows);
             chosen.push(one);
         }
         let keys = Arc::new(Box::pin(newest.settle(keys)).await?);
-        for one in chosen {
+        for mut one in chosen {
+            if one.found.is_some() && one.members.len() > 1 {
+                // What hangs on an older version of a row does not come back for its sake.
+                let Visible { plan, batch, .. } = seen[one.at];
+                let searched = Searched { place, world, names: &names, plan, batch };
+                let is_newest = newest.judge(&keys, (one.at, one.first));
+                let family = searched.newest_of(&wanted.terms, one.first, is_newest);
+                one.family = Some(Box::pin(family).await?);
+            }
             for number in one.members.clone() {
                 let is_newest = newest.judge(&keys, (one.at, number));
                 Box::pin(back.member(&seen[one.at], (number, &one), is_newest)).await?;
@@ -112,6 +122,9 @@ pub async fn put_back(
     }
     back.end().await
 }
+
+/// Batches are added until so many rows of them were found.
+const HELD_ROWS_MAX: u64 = 3_000_000;
 
 /// Rows of a batch that are wanted.
 struct Chosen {
@@ -123,12 +136,16 @@ struct Chosen {
     members: Range<usize>,
     /// Which rows; none for all of them.
     found: Option<Doomed>,
+    /// The same, without what hangs on older versions of rows.
+    family: Option<Doomed>,
 }
 
 impl Chosen {
     /// The places of a table's rows in its file; none for all of them.
     fn picked(&self, number: usize) -> Option<BTreeSet<u64>> {
-        self.found.as_ref().map(|found| found.of_member(number))
+        // Older versions are counted.
+        let family = self.family.as_ref().filter(|_| number != self.first);
+        family.or(self.found.as_ref()).map(|found| found.of_member(number))
     }
 }
 
@@ -149,7 +166,7 @@ async fn choose(
     };
     let is_one = wanted.table.is_some();
     let members = if is_one { first..first + 1 } else { 0..batch.members.len() };
-    Ok(Some(Chosen { at, first, members, found }))
+    Ok(Some(Chosen { at, first, members, found, family: None }))
 }
 
 /// Rows on their way.

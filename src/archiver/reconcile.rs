@@ -3,7 +3,10 @@
 //! The ledger lies in the database, and goes back in time with it: a slice that is in files and
 //! not in the ledger was deleted in a future that the database has not had.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -15,10 +18,12 @@ use stillpoint_contract::{
 use super::{
     document::{Batch, Plan, Slice},
     identity,
+    names::Names,
     place::Place,
     prune::{Pruned, Versions, entry, ledgered, prune},
     shelf::Shelf,
     shelve::{keep_slices, read_back, verified},
+    subject::{Picks, Searched},
     witness::Witness,
 };
 use crate::{pipeline::cpu::CpuPool, world::World};
@@ -209,7 +214,7 @@ pub async fn reconcile(
     set_apart(&mut *rows, (place, &world.cpu), &shelf, &mut overlap).await?;
     if may.notes && !overlap.unnoted.is_empty() {
         rows.open_ledger().await?;
-        note_again(&mut *rows, &shelf, &mut overlap).await?;
+        note_again(&mut *rows, (place, world), &shelf, &mut overlap).await?;
     }
     if may.prunes && !overlap.live.is_empty() {
         rows.open_ledger().await?;
@@ -251,8 +256,7 @@ fn of_tables(shelf: &Shelf) -> impl Iterator<Item = (&Plan, &Batch)> {
     shelf.sealed().filter(|(plan, _)| plan.whole().is_none())
 }
 
-/// Tells slices whose rows are in their table from those that the ledger has forgotten. A row is
-/// there if its key is, whatever became of it: policies may not select it any more.
+/// Tells slices whose rows are in their table from those that the ledger has forgotten.
 async fn set_apart(
     rows: &mut dyn Rows,
     (place, cpu): (&Place, &CpuPool),
@@ -261,24 +265,15 @@ async fn set_apart(
 ) -> Result<()> {
     let alive = Hidden::of(&overlap.live);
     for (plan, batch) in of_tables(shelf) {
-        let mut set = batch.set_of(plan);
-        EVERY_ROW.clone_into(&mut set.predicate);
-        let mut keys = Keys { places: set.root().table.key.clone(), found: HashSet::new() };
-        let mut doubtful = BTreeSet::new();
-        for slice in batch.slices.iter().filter(|slice| alive.has_slice(batch, slice)) {
-            let mut snapshot = rows.snapshot().await?;
-            if snapshot.root(&set, &slice.range()?, ROWS_MAX, &mut keys).await? > 0 {
-                doubtful.insert(slice.number);
-            } else {
-                overlap.unnoted.push(live(batch, slice));
-            }
-        }
-        if doubtful.is_empty() {
-            continue;
-        }
-        let found = slices_with(place, cpu, (plan, batch), keys).await?;
-        let slices = batch.slices.iter().filter(|slice| doubtful.contains(&slice.number));
-        let forgotten = slices.filter(|slice| !found.contains(&slice.number));
+        let slices = batch.slices.iter().filter(|slice| alive.has_slice(batch, slice));
+        let slices: Vec<Slice> = slices.cloned().collect();
+        let living = living(rows, (place, cpu), (plan, batch), &slices).await?;
+        // Of a slice of which most rows are gone, the others were put back, or are other rows.
+        let is_forgotten = |slice: &&Slice| {
+            let count = living.of_slice.get(&slice.number).copied().unwrap_or_default();
+            2 * count < slice.members[0].rows
+        };
+        let forgotten = slices.iter().filter(is_forgotten);
         overlap.unnoted.extend(forgotten.map(|slice| live(batch, slice)));
     }
     let forgotten = Hidden::of(&overlap.unnoted);
@@ -286,15 +281,32 @@ async fn set_apart(
     Ok(())
 }
 
-/// Notes slices in the ledger of which it does not know, and whose rows are in no table.
-async fn note_again(rows: &mut dyn Rows, shelf: &Shelf, overlap: &mut Overlap) -> Result<()> {
+/// Notes slices in the ledger of which it does not know, and whose rows are in no table. Those of
+/// their rows that are in their table are taken out of the files before.
+async fn note_again(
+    rows: &mut dyn Rows,
+    (place, world): (&Place, &World),
+    shelf: &Shelf,
+    overlap: &mut Overlap,
+) -> Result<()> {
+    let names = &Names::of(shelf);
     let unnoted = Hidden::of(&std::mem::take(&mut overlap.unnoted));
     for (plan, batch) in of_tables(shelf) {
         let set = batch.set_of(plan);
         let of_batch = batch.slices.iter().filter(|slice| unnoted.has_slice(batch, slice));
-        let slices: Vec<&Slice> = of_batch.collect();
+        let slices: Vec<Slice> = of_batch.cloned().collect();
         if slices.is_empty() {
             continue;
+        }
+        let living = living(rows, (place, &world.cpu), (plan, batch), &slices).await?;
+        if !living.keys.is_empty() {
+            let searched = Searched { place, world, names, plan, batch };
+            let key = set.root().table.key.clone();
+            let picks: Picks = Arc::new(move |number, _, row| {
+                Ok(number == 0 && living.keys.contains(&key_hash(&key, row)?))
+            });
+            let doomed = searched.family(&picks).await?;
+            searched.take_out(doomed, "rows of it are in their table").await?;
         }
         let mut transaction = rows.prune().await?;
         for slice in &slices {
@@ -309,61 +321,105 @@ async fn note_again(rows: &mut dyn Rows, shelf: &Shelf, overlap: &mut Overlap) -
     Ok(())
 }
 
-/// Hashes of the keys that rows of a table have.
-struct Keys {
-    /// Where the columns of the key are.
-    places: Vec<usize>,
-    found: HashSet<u64>,
+/// Rows of the root that are in files, and by their keys in their table, whatever became of them:
+/// policies may not select them any more.
+#[derive(Debug, Default)]
+struct Living {
+    /// Hashes of their keys.
+    keys: HashSet<u64>,
+    /// How many there are of each slice.
+    of_slice: BTreeMap<u32, u64>,
 }
 
-impl Keys {
-    fn hash(&self, row: &[u8]) -> Result<u64> {
-        let values = values(row).collect::<Result<Vec<_>>>()?;
-        let mut hasher = blake3::Hasher::new();
-        for place in &self.places {
-            let value = values.get(*place).copied().flatten().unwrap_or_default();
-            hasher.update(&(value.len() as u64).to_le_bytes());
-            hasher.update(value);
+/// Which rows of some slices of a batch live in their table.
+async fn living(
+    rows: &mut dyn Rows,
+    (place, cpu): (&Place, &CpuPool),
+    (plan, batch): (&Plan, &Batch),
+    slices: &[Slice],
+) -> Result<Living> {
+    let mut set = batch.set_of(plan);
+    EVERY_ROW.clone_into(&mut set.predicate);
+    let mut searched = Vec::new();
+    for slice in slices {
+        let mut snapshot = rows.snapshot().await?;
+        if snapshot.root(&set, &slice.range()?, 1, &mut Uncounted).await? > 0 {
+            searched.push(slice);
         }
-        let mut first = [0; 8];
-        hasher.finalize_xof().fill(&mut first);
-        Ok(u64::from_le_bytes(first))
     }
+    let member = &batch.members[0];
+    let Some(file) = member.file.as_ref().filter(|_| !searched.is_empty()) else {
+        return Ok(Living::default());
+    };
+    let bytes = verified(place, cpu, file).await?;
+    let (columns, format, all) = (member.columns.clone(), plan.format, batch.slices.clone());
+    let numbers: BTreeSet<u32> = searched.iter().map(|slice| slice.number).collect();
+    let places = set.root().table.key.clone();
+    let work = move || {
+        let mut archived = HashMap::new();
+        keep_slices(&bytes, &columns, format, &all, 0, |slice, row| {
+            if numbers.contains(&slice.number) {
+                archived.insert(key_hash(&places, row)?, slice.number);
+            }
+            Ok(())
+        })?;
+        Ok::<_, Error>(archived)
+    };
+    let archived = cpu.run(move |_| work()).await??;
+    let places = set.root().table.key.clone();
+    let mut looking = Looking { places, archived, living: Living::default() };
+    for slice in searched {
+        let mut snapshot = rows.snapshot().await?;
+        snapshot.root(&set, &slice.range()?, ROWS_MAX, &mut looking).await?;
+    }
+    Ok(looking.living)
 }
+
+fn key_hash(places: &[usize], row: &[u8]) -> Result<u64> {
+    let values = values(row).collect::<Result<Vec<_>>>()?;
+    let mut hasher = blake3::Hasher::new();
+    for place in places {
+        let value = values.get(*place).copied().flatten().unwrap_or_default();
+        hasher.update(&(value.len() as u64).to_le_bytes());
+        hasher.update(value);
+    }
+    let mut first = [0; 8];
+    hasher.finalize_xof().fill(&mut first);
+    Ok(u64::from_le_bytes(first))
+}
+
+/// Takes rows of which only matters how many there are.
+struct Uncounted;
 
 #[async_trait]
-impl RowSink for Keys {
-    async fn put(&mut self, rows: RowBatch) -> Result<()> {
-        for row in rows.rows() {
-            let hash = self.hash(row)?;
-            self.found.insert(hash);
-        }
+impl RowSink for Uncounted {
+    async fn put(&mut self, _rows: RowBatch) -> Result<()> {
         Ok(())
     }
 }
 
-/// The slices of a batch of which some row of the root has one of those keys.
-async fn slices_with(
-    place: &Place,
-    cpu: &CpuPool,
-    (plan, batch): (&Plan, &Batch),
-    keys: Keys,
-) -> Result<BTreeSet<u32>> {
-    let member = &batch.members[0];
-    let Some(file) = &member.file else { return Ok(BTreeSet::new()) };
-    let bytes = verified(place, cpu, file).await?;
-    let (columns, format, slices) = (member.columns.clone(), plan.format, batch.slices.clone());
-    let work = move || {
-        let mut found = BTreeSet::new();
-        keep_slices(&bytes, &columns, format, &slices, 0, |slice, row| {
-            if keys.found.contains(&keys.hash(row)?) {
-                found.insert(slice.number);
+/// Looks for rows of a table among those of a file.
+struct Looking {
+    /// Where the columns of the key are.
+    places: Vec<usize>,
+    /// By the hash of a key: the slice that has it.
+    archived: HashMap<u64, u32>,
+    living: Living,
+}
+
+#[async_trait]
+impl RowSink for Looking {
+    async fn put(&mut self, rows: RowBatch) -> Result<()> {
+        for row in rows.rows() {
+            let hash = key_hash(&self.places, row)?;
+            if let Some(slice) = self.archived.get(&hash)
+                && self.living.keys.insert(hash)
+            {
+                *self.living.of_slice.entry(*slice).or_default() += 1;
             }
-            Ok(())
-        })?;
-        Ok::<_, Error>(found)
-    };
-    cpu.run(move |_| work()).await?
+        }
+        Ok(())
+    }
 }
 
 /// Writes down what readers pass over, unless that is what was written last.

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -19,6 +19,7 @@ use super::{
     garbage::Removed,
     meaning::Sense,
     names::{Names, Told},
+    newest::IsNewest,
     place::Place,
     read::{Term, fits},
     rewrite::{Keeps, rewrite},
@@ -155,7 +156,7 @@ fn hash(salt: &str, value: &str) -> String {
 }
 
 /// Whether a row of a member, with those columns, is one that is looked for.
-type Picks = Arc<dyn Fn(usize, &[Column], &[u8]) -> Result<bool> + Send + Sync>;
+pub(super) type Picks = Arc<dyn Fn(usize, &[Column], &[u8]) -> Result<bool> + Send + Sync>;
 
 /// Rows that were found: those that are to go, or to be put back.
 #[derive(Clone, Debug, Default)]
@@ -231,9 +232,13 @@ impl Searched<'_> {
                 return Ok(false);
             }
             let values = values(row).collect::<Result<Vec<_>>>()?;
+            // Whoever was written down before a form was known is so as the file says it.
             let is_one = |(place, subject): &(usize, Subject)| {
+                let said = said(columns, &values, *place);
                 text((columns, &planned[number]), &values, *place)
-                    .is_some_and(|text| (subject.is_one)(&text))
+                    .into_iter()
+                    .chain(said)
+                    .any(|text| (subject.is_one)(&text))
             };
             Ok(subjects.iter().any(is_one))
         });
@@ -254,8 +259,26 @@ impl Searched<'_> {
         self.family(&picks).await
     }
 
+    /// The same, of rows of that table that are the newest with their keys.
+    pub(super) async fn newest_of(
+        &self,
+        terms: &[Term],
+        number: usize,
+        is_newest: IsNewest,
+    ) -> Result<Doomed> {
+        let columns = &self.batch.members[number].columns;
+        let terms = self.names.places(self.plan, number, columns, terms);
+        let planned = self.plan.members[number].table.columns.clone();
+        let is_newest = Mutex::new(is_newest);
+        let picks: Picks = Arc::new(move |of, columns, row| {
+            let fits = of == number && fits(row, columns, &planned, &terms)?;
+            Ok(fits && is_newest.lock().unwrap_or_else(PoisonError::into_inner)(row)?)
+        });
+        self.family(&picks).await
+    }
+
     /// Finds rows that are picked, and those that hang on them.
-    async fn family(&self, picks: &Picks) -> Result<Doomed> {
+    pub(super) async fn family(&self, picks: &Picks) -> Result<Doomed> {
         let Self { place, world, plan, batch, .. } = *self;
         let mut doomed = Doomed::default();
         // What rows of later tables refer to, of each table: the texts of the columns.
@@ -325,6 +348,10 @@ fn text(
     let column = columns.get(place)?;
     let sense = Sense::of(column, planned, Some(value));
     Some(sense.meant(&value_text(&column.kind, value)?))
+}
+
+fn said(columns: &[Column], values: &[Option<&[u8]>], place: usize) -> Option<String> {
+    value_text(&columns.get(place)?.kind, values.get(place).copied().flatten()?)
 }
 
 fn texts(

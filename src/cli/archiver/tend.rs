@@ -44,7 +44,7 @@ const TOGETHER: usize = 4;
 const RANK: u64 = 0;
 
 /// How many looks in a row a backup waits for room before a set makes way for it.
-const LOOKS: u32 = 3;
+const LOOKS: u32 = 6;
 
 /// For how long it does.
 const ASIDE: TimeDelta = TimeDelta::minutes(5);
@@ -366,14 +366,16 @@ mod tests {
         let mut order = Order::default();
         let [first, second, third] = [order.begun(), order.begun(), order.begun()];
         drop(third);
-        let mut looks = |are_waiting: &[bool]| {
-            are_waiting.iter().for_each(|is_in_the_way| order.make_way(*is_in_the_way));
+        let mut looks = |are_waiting: bool, count: u32| {
+            (0..count).for_each(|_| order.make_way(are_waiting));
             [&first, &second].map(|way| way.notified().now_or_never().is_some())
         };
-        assert_eq!(looks(&[true, true, false, true, true]), [false, false], "not for long");
-        assert_eq!(looks(&[true]), [false, true]);
-        assert_eq!(looks(&[true, true]), [false, false]);
-        assert_eq!(looks(&[true]), [true, false]);
-        assert_eq!(looks(&[true, true, true]), [false, false], "nothing is left");
+        assert_eq!(looks(true, LOOKS - 1), [false, false], "not for long");
+        assert_eq!(looks(false, 1), [false, false]);
+        assert_eq!(looks(true, LOOKS - 1), [false, false], "not for long without a pause");
+        assert_eq!(looks(true, 1), [false, true]);
+        assert_eq!(looks(true, LOOKS - 1), [false, false]);
+        assert_eq!(looks(true, 1), [true, false]);
+        assert_eq!(looks(true, LOOKS), [false, false], "nothing is left");
     }
 }

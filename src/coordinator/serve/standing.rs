@@ -167,11 +167,15 @@ impl Drills {
 impl Standing {
     /// Adds what the drills say that some repository knows of.
     pub(super) fn add(&mut self, drills: Drills) {
+        // Each log has its own drills, and what passed in one is over in the other.
+        let stands = |damage: &DateTime<Utc>, passed| passed <= Some(*damage);
+        let own = self.damaged_since.filter(|damage| stands(damage, drills.passed));
+        let other = drills.damage.filter(|damage| stands(damage, self.drill_passed));
         if drills.passed.is_some() && self.drill_passed <= drills.passed {
             (self.drill_passed, self.rehearsed) = (drills.passed, drills.rehearsed);
         }
         self.drill_failed = self.drill_failed.max(drills.failed);
-        self.damaged_since = self.damaged_since.into_iter().chain(drills.damage).min();
+        self.damaged_since = own.into_iter().chain(other).min();
     }
 
     /// A backup of which it is known that it cannot be restored is no point.

@@ -268,7 +268,8 @@ impl State {
         Ok(id)
     }
 
-    /// Whether a job of another part of the queue waits for room that jobs of this part take.
+    /// Whether a job of whoever serves waits for room that jobs of this part of the queue take, and
+    /// for nothing else of its own.
     pub async fn is_in_the_way(&self) -> Result<bool> {
         let mut open = self.database.begin().await?;
         let find = "SELECT c.scope FROM cap AS c WHERE most > 0
@@ -278,7 +279,9 @@ impl State {
                  AND EXISTS (SELECT 1 FROM job AS o WHERE o.state = 'running' AND o.agent = $1
                      AND (c.scope = 'all' OR c.scope = 'repository' AND o.repository = c.name
                          OR c.scope = 'host' AND o.host = c.name))
-                 AND EXISTS (SELECT 1 FROM job AS w WHERE w.state = 'waiting' AND w.agent <> $1
+                 AND EXISTS (SELECT 1 FROM job AS w WHERE w.state = 'waiting' AND w.agent = ''
+                     AND NOT EXISTS (SELECT 1 FROM job AS s WHERE s.state = 'running'
+                         AND s.name = w.name AND s.kind = w.kind)
                      AND (c.scope = 'all' OR c.scope = 'repository' AND w.repository = c.name
                          OR c.scope = 'host' AND w.host = c.name))
              LIMIT 1";

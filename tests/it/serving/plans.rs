@@ -78,7 +78,7 @@ fn what_shortens_retention_has_to_be_accepted() {
     assert_eq!(status, 5, "{told}");
     assert!(told.contains("--accept-expire"), "{told}");
     // The only backup stays, and is promised for a shorter time.
-    let says = "app: nothing expires at once, and what is there does sooner";
+    let says = "app: nothing expires at once, and what there is does sooner";
     assert!(told.contains(says) && !told.contains("expire 0"), "{told}");
     assert_eq!(changes(&ward).len(), 2);
     let plan = serde_json::from_str::<Value>(&ward.run(&["plan", "-o", "json"]).1).unwrap();
