@@ -20,6 +20,7 @@ mod forecast;
 pub mod fuzz;
 mod garbage;
 mod gate;
+mod give_up;
 mod hold;
 #[cfg(feature = "parquet")]
 mod iceberg;

@@ -61,8 +61,20 @@ async fn i3_a_policy_is_corrected_when_half_of_its_rows_are_gone() {
     }
 }
 
-/// The database was restored to before the run, and a row that came back was changed: it is there,
-/// though no policy selects it.
+#[tokio::test(flavor = "multi_thread")]
+async fn i3_a_table_that_a_policy_leaves_out_keeps_its_rows() {
+    let mut yard = Yard::new(Sqlite::new().await, true);
+    yard.fill(0..20, 1).await;
+    yard.limits.keeps_source = true;
+    yard.run().await.unwrap();
+    yard.limits.keeps_source = false;
+    yard.rule.children.clear();
+    assert!(yard.run().await.is_err(), "items still refer to orders");
+    assert_eq!((yard.live("orders").await.len(), yard.live("items").await.len()), (20, 20));
+}
+
+/// The database was restored to before the run, and rows that came back were changed: they are
+/// there, though no policy selects them. One that was put back alone hides no other one.
 #[tokio::test(flavor = "multi_thread")]
 async fn i15_rows_that_are_changed_after_a_restore_are_not_taken_for_a_lost_ledger() {
     let yard = Yard::new(Sqlite::new().await, false);
@@ -71,19 +83,29 @@ async fn i15_rows_that_are_changed_after_a_restore_are_not_taken_for_a_lost_ledg
     yard.run().await.unwrap();
     let back = [
         "DROP TABLE stillpoint_archive_ledger",
-        "INSERT INTO orders VALUES (1006, 'o3', 'reopened', 'n', 1)",
-        // In the stretch of the other slice, and none of its rows.
+        "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 5)
+         INSERT INTO orders SELECT 1000 + 2 * i, 'o' || i, 'reopened', 'n', 1 FROM n",
+        // Of the other slice, and in its stretch, but none of its rows.
+        "INSERT INTO orders VALUES (1022, 'o11', 'reopened', 'n', 1)",
         "INSERT INTO orders VALUES (1031, 'new', 'open', 'n', 1)",
     ];
     yard.shop.change(&back.map(str::to_owned)).await;
     let driver = yard.shop.driver().await;
     let look = Reconciling::default();
-    let found = reconcile(&yard.place, &yard.world, &*driver, look, &Nobody).await.unwrap();
+    let reconcile = async |may| {
+        let found = reconcile(&yard.place, &yard.world, &*driver, may, &Nobody);
+        Box::pin(found).await.unwrap()
+    };
+    let found = reconcile(look).await;
     let rows = |slices: &[LiveSlice]| slices.iter().map(|slice| slice.rows).sum::<u64>();
     assert_eq!((rows(&found.live), rows(&found.unnoted)), (10, 10), "{found:?}");
-    // It is somebody's by now: nothing is deleted.
-    let prunes = Reconciling { prunes: true, ..look };
-    let found = reconcile(&yard.place, &yard.world, &*driver, prunes, &Nobody).await.unwrap();
+    // They are somebody's by now: nothing is deleted.
+    let found = reconcile(Reconciling { prunes: true, ..look }).await;
     assert_eq!((found.pruned_rows, found.differing.len()), (0, 1), "{found:?}");
-    assert_eq!(yard.live("orders").await, ["new", "o3"]);
+    assert_eq!(yard.live("orders").await.len(), 8);
+    let found = reconcile(Reconciling { notes: true, ..look }).await;
+    assert_eq!((rows(&found.unnoted), found.archived.1), (0, 10), "{found:?}");
+    let mut archived: Vec<String> = (10..20).map(|id| format!("o{id}")).collect();
+    archived.retain(|token| token != "o11");
+    assert_eq!(yard.archived("orders").await, archived);
 }

@@ -223,6 +223,8 @@ impl Bustle {
                     break;
                 }
                 for statement in [
+                    // No faster than log is read that a server keeps for a while only.
+                    "SELECT pg_sleep(0.05)".to_owned(),
                     format!("CREATE TABLE churn{number} AS SELECT generate_series(1, 5000) AS n"),
                     format!("CREATE INDEX ON churn{number} (n)"),
                     format!("CREATE TEMP TABLE passing{number} AS SELECT 1"),
