@@ -97,17 +97,16 @@ async fn values_of_postgresql_are_found_however_they_are_written() {
 /// One key is in one file, which the manifest tells: no other one is opened.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_looked_for_in_no_file_that_cannot_have_it() {
-    let yard = Yard::new(Sqlite::new().await, false);
-    for ids in [0..10, 10..20, 20..30] {
-        yard.fill(ids, 0).await;
-        yard.run().await.unwrap();
-    }
+    let mut yard = Yard::new(Sqlite::new().await, false);
+    yard.fill(0..300, 0).await;
+    yard.rule.file_bytes = 1;
+    yard.run().await.unwrap();
     let files = yard.store.list("archive/orders/orders/").await.unwrap();
-    assert_eq!(files.len(), 3);
-    assert_eq!((count(&yard, "id = 25").await, count(&yard, "id = 999").await), (1, 0));
+    assert!(files.len() > 1, "{files:?}");
+    assert_eq!((count(&yard, "id = 299").await, count(&yard, "id = 999").await), (1, 0));
     yard.store.delete(&files.last().unwrap().key).await.unwrap();
     assert_eq!((count(&yard, "id = 0").await, count(&yard, "id = 19").await), (1, 1));
-    for condition in ["id = 25", "id = 20", "id >= 19", "token = o3"] {
+    for condition in ["id = 299", "id >= 19", "token = o3"] {
         let terms = Wanted::terms_of(condition).unwrap();
         let wanted = Wanted { terms, ..Wanted::default() };
         let take = async |_: FoundRows| Ok(());
