@@ -206,8 +206,7 @@ fn uuid(text: &str) -> Option<String> {
     let is_whole = digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_whole.then(|| {
         let digits = digits.to_ascii_lowercase();
-        let [a, b, c, d, e] = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]);
-        format!("{a}-{b}-{c}-{d}-{e}")
+        [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]).join("-")
     })
 }
 

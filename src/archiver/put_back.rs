@@ -113,6 +113,7 @@ pub async fn put_back(
                 let is_newest = newest.judge(&keys, (one.at, one.first));
                 let family = searched.newest_of(&wanted.terms, one.first, is_newest);
                 one.family = Some(Box::pin(family).await?);
+                back.leave(&seen[one.at], &one);
             }
             for number in one.members.clone() {
                 let is_newest = newest.judge(&keys, (one.at, number));
@@ -184,6 +185,18 @@ struct Back<'a> {
 }
 
 impl Back<'_> {
+    /// Counts what hangs on older versions of rows, and does not come back.
+    fn leave(&mut self, visible: &Visible<'_>, chosen: &Chosen) {
+        let Chosen { found: Some(found), family: Some(family), .. } = chosen else { return };
+        for number in chosen.members.clone().filter(|number| *number != chosen.first) {
+            let left = found.of_member(number).len() - family.of_member(number).len();
+            if left > 0 {
+                let table = self.names.table_now(visible.plan, number);
+                *self.older.entry(table).or_default() += left as u64;
+            }
+        }
+    }
+
     /// Puts the rows of a file back of which no newer run has others.
     async fn member(
         &mut self,

@@ -286,9 +286,8 @@ fn can_hold(plan: &Plan, batch: &Batch, terms: &[(Option<usize>, Term)]) -> bool
     let is_asked = |(place, term): &&(Option<usize>, Term)| {
         *place == Some(*first) && term.compares == Compares::Equal
     };
-    let asked = terms.iter().filter(is_asked);
-    let Some(asked) = asked.filter_map(|(_, term)| term.value.trim().parse::<i64>().ok()).next()
-    else {
+    let mut asked = terms.iter().filter(is_asked);
+    let Some(asked) = asked.find_map(|(_, term)| term.value.trim().parse::<i64>().ok()) else {
         return true;
     };
     let kind = &batch.members[0].columns[*first].kind;

@@ -268,10 +268,12 @@ async fn set_apart(
         let slices = batch.slices.iter().filter(|slice| alive.has_slice(batch, slice));
         let slices: Vec<Slice> = slices.cloned().collect();
         let living = living(rows, (place, cpu), (plan, batch), &slices).await?;
-        // Of a slice of which most rows are gone, the others were put back, or are other rows.
+        // Of a slice of which most rows are gone, the others were put back, or are other rows; what
+        // hangs on them may be gone all the same.
+        let is_alone = plan.members.len() == 1;
         let is_forgotten = |slice: &&Slice| {
             let count = living.of_slice.get(&slice.number).copied().unwrap_or_default();
-            2 * count < slice.members[0].rows
+            count == 0 || is_alone && 2 * count < slice.members[0].rows
         };
         let forgotten = slices.iter().filter(is_forgotten);
         overlap.unnoted.extend(forgotten.map(|slice| live(batch, slice)));

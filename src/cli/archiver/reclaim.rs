@@ -64,6 +64,7 @@ struct DroppedRow {
 
 /// What became of space.
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "names have their units")]
 pub(super) struct SpaceRow {
     pub(super) before_bytes: u64,
     pub(super) after_bytes: u64,

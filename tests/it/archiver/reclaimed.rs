@@ -1,5 +1,4 @@
 //! What became of the space of partitions that left as a whole.
-#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use super::shop::InPostgres;
 use crate::serving::ward::{HEAD, Ward};
