@@ -419,7 +419,10 @@ fn settings_that_do_nothing_are_told() {
     let onprem = "[repository.onprem]\nkind = \"handoff\"\npath = \"/x\"\n";
     let week = "blackout = [\"MON-FRI 00:00-24:00\"]";
     for (more, expected) in [
-        ("[repository.b]\nurl = \"/b\"\nquota = \"1GiB\"", Some("`quota` does nothing for `b`")),
+        (
+            "repository = \"b\"\n[repository.b]\nurl = \"/b\"\nquota = \"1GiB\"",
+            Some("`quota` does nothing for `b`"),
+        ),
         (&*format!("{onprem}quota = \"1GiB\""), None),
         (&*format!("{onprem}site = \"dr\""), Some("`site` does nothing for `onprem`")),
         ("[coordinator]\nrunning_per_host = 4", None),

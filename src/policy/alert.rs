@@ -449,7 +449,7 @@ mod tests {
         assert_eq!(
             told(&damaged, &policy, 36)[2],
             "corruption Page since 6: what is backed up is damaged, known since \
-             2026-11-01 06:00:00"
+             2026-11-01 06:00:00 UTC"
         );
         // Nothing is late that no window let go.
         let waits = [CopyState { could_since: Some(at(20)), ..copies[0] }];
