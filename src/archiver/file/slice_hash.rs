@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn any_changed_cell_is_noticed() {
+    fn i17_any_changed_cell_is_noticed() {
         let good = [vec![Some(&b"1"[..]), Some(b"x")], vec![Some(b"2"), None]];
         let changed = [
             [vec![Some(&b"1"[..]), Some(b"x")], vec![Some(b"2"), Some(b"")]],
@@ -129,7 +129,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn order_and_grouping_do_not_matter(mut rows: Vec<Vec<u8>>, cut: usize, twice: bool) {
+        fn i17_order_and_grouping_do_not_matter(mut rows: Vec<Vec<u8>>, cut: usize, twice: bool) {
             let sum = |rows: &[Vec<u8>]| {
                 let mut hash = SliceHash::default();
                 for row in rows {
@@ -153,7 +153,7 @@ mod tests {
         }
 
         #[test]
-        fn any_changed_byte_is_noticed(mut row in any::<Vec<u8>>(), at: usize, by in 1..=255_u8) {
+        fn i17_any_changed_byte_is_noticed(mut row in any::<Vec<u8>>(), at: usize, by in 1..=255_u8) {
             let mut good = SliceHash::default();
             good.add(&row);
             row.push(0);
