@@ -293,39 +293,54 @@ async fn the_suite_notices_a_store_that_overwrites() {
     assert_eq!(probe(&*store, &Dice::new(0)).await.unwrap(), Conditional::Ignored);
 }
 
+/// Whoever asks again after a lost answer is told of its own object.
+#[tokio::test]
+async fn lost_answers_are_no_ignored_conditions() {
+    let store = Forgetful { loses_answers: true, ..Forgetful::default() };
+    assert_eq!(probe(&store, &Dice::new(0)).await.unwrap(), Conditional::Linearizable);
+}
+
 /// A store in memory that ignores the condition, as some services do.
 #[derive(Debug, Default)]
-struct Forgetful(MemoryStore);
+struct Forgetful {
+    memory: MemoryStore,
+    /// Keeps the condition, but loses each answer, and is asked again.
+    loses_answers: bool,
+}
 
 #[async_trait]
 impl Store for Forgetful {
     fn location(&self) -> String {
-        self.0.location()
+        self.memory.location()
     }
 
     async fn create(&self, key: &Key, bytes: Bytes) -> Result<Put> {
-        self.0.overwrite(key, bytes);
+        if self.loses_answers {
+            self.memory.create(key, bytes.clone()).await?;
+            return self.memory.create(key, bytes).await;
+        }
+        self.memory.overwrite(key, bytes);
         Ok(Put::Created)
     }
 
     async fn read(&self, key: &Key, limit_bytes: u64) -> Result<Option<Bytes>> {
-        self.0.read(key, limit_bytes).await
+        self.memory.read(key, limit_bytes).await
     }
 
     async fn read_range(&self, key: &Key, range: std::ops::Range<u64>) -> Result<Option<Bytes>> {
-        self.0.read_range(key, range).await
+        self.memory.read_range(key, range).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<super::Listed>> {
-        self.0.list(prefix).await
+        self.memory.list(prefix).await
     }
 
     async fn top(&self) -> Result<Vec<String>> {
-        self.0.top().await
+        self.memory.top().await
     }
 
     async fn delete(&self, key: &Key) -> Result<Deleted> {
-        self.0.delete(key).await
+        self.memory.delete(key).await
     }
 }
 
