@@ -153,7 +153,7 @@ mod tests {
         }
 
         #[test]
-        fn i17_any_changed_byte_is_noticed(mut row in any::<Vec<u8>>(), at: usize, by in 1..=255_u8) {
+        fn i17_any_changed_byte_is_seen(mut row in any::<Vec<u8>>(), at: usize, by in 1..=255_u8) {
             let mut good = SliceHash::default();
             good.add(&row);
             row.push(0);
