@@ -284,7 +284,8 @@ async fn set_apart(
 }
 
 /// Notes slices in the ledger of which it does not know, and whose rows are in no table. Those of
-/// their rows that are in their table are taken out of the files before.
+/// their rows that are in their table as they are in the files are taken out of these before; where
+/// another row has the key by now, the archived one stays, since it is nowhere else.
 async fn note_again(
     rows: &mut dyn Rows,
     (place, world): (&Place, &World),
@@ -301,11 +302,11 @@ async fn note_again(
             continue;
         }
         let living = living(rows, (place, &world.cpu), (plan, batch), &slices).await?;
-        if !living.keys.is_empty() {
+        if plan.members.len() == 1 && !living.same.is_empty() {
             let searched = Searched { place, world, names, plan, batch };
             let key = set.root().table.key.clone();
             let picks: Picks = Arc::new(move |number, _, row| {
-                Ok(number == 0 && living.keys.contains(&key_hash(&key, row)?))
+                Ok(number == 0 && living.same.contains(&key_hash(&key, row)?))
             });
             let doomed = searched.family(&picks).await?;
             searched.take_out(doomed, "rows of it are in their table").await?;
@@ -329,6 +330,8 @@ async fn note_again(
 struct Living {
     /// Hashes of their keys.
     keys: HashSet<u64>,
+    /// Those of rows of which every value is the same.
+    same: HashSet<u64>,
     /// How many there are of each slice.
     of_slice: BTreeMap<u32, u64>,
 }
@@ -361,7 +364,7 @@ async fn living(
         let mut archived = HashMap::new();
         keep_slices(&bytes, &columns, format, &all, 0, |slice, row| {
             if numbers.contains(&slice.number) {
-                archived.insert(key_hash(&places, row)?, slice.number);
+                archived.insert(key_hash(&places, row)?, (slice.number, row_hash(row)));
             }
             Ok(())
         })?;
@@ -375,6 +378,12 @@ async fn living(
         snapshot.root(&set, &slice.range()?, ROWS_MAX, &mut looking).await?;
     }
     Ok(looking.living)
+}
+
+fn row_hash(row: &[u8]) -> u64 {
+    let mut first = [0; 8];
+    blake3::Hasher::new().update(row).finalize_xof().fill(&mut first);
+    u64::from_le_bytes(first)
 }
 
 fn key_hash(places: &[usize], row: &[u8]) -> Result<u64> {
@@ -404,8 +413,8 @@ impl RowSink for Uncounted {
 struct Looking {
     /// Where the columns of the key are.
     places: Vec<usize>,
-    /// By the hash of a key: the slice that has it.
-    archived: HashMap<u64, u32>,
+    /// By the hash of a key: the slice that has it, and the hash of the row.
+    archived: HashMap<u64, (u32, u64)>,
     living: Living,
 }
 
@@ -414,10 +423,13 @@ impl RowSink for Looking {
     async fn put(&mut self, rows: RowBatch) -> Result<()> {
         for row in rows.rows() {
             let hash = key_hash(&self.places, row)?;
-            if let Some(slice) = self.archived.get(&hash)
+            if let Some((slice, of_row)) = self.archived.get(&hash)
                 && self.living.keys.insert(hash)
             {
                 *self.living.of_slice.entry(*slice).or_default() += 1;
+                if *of_row == row_hash(row) {
+                    self.living.same.insert(hash);
+                }
             }
         }
         Ok(())

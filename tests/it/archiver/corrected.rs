@@ -87,6 +87,7 @@ async fn i15_rows_that_are_changed_after_a_restore_are_not_taken_for_a_lost_ledg
          INSERT INTO orders SELECT 1000 + 2 * i, 'o' || i, 'reopened', 'n', 1 FROM n",
         // Of the other slice, and in its stretch, but none of its rows.
         "INSERT INTO orders VALUES (1022, 'o11', 'reopened', 'n', 1)",
+        "INSERT INTO orders VALUES (1024, 'o12', 'closed', 'note 12', 12.50)",
         "INSERT INTO orders VALUES (1031, 'new', 'open', 'n', 1)",
     ];
     yard.shop.change(&back.map(str::to_owned)).await;
@@ -102,10 +103,11 @@ async fn i15_rows_that_are_changed_after_a_restore_are_not_taken_for_a_lost_ledg
     // They are somebody's by now: nothing is deleted.
     let found = reconcile(Reconciling { prunes: true, ..look }).await;
     assert_eq!((found.pruned_rows, found.differing.len()), (0, 1), "{found:?}");
-    assert_eq!(yard.live("orders").await.len(), 8);
+    assert_eq!(yard.live("orders").await.len(), 9);
     let found = reconcile(Reconciling { notes: true, ..look }).await;
     assert_eq!((rows(&found.unnoted), found.archived.1), (0, 10), "{found:?}");
     let mut archived: Vec<String> = (10..20).map(|id| format!("o{id}")).collect();
-    archived.retain(|token| token != "o11");
+    // What is another row by now is in the archive as it was; what is the same is not there twice.
+    archived.retain(|token| token != "o12");
     assert_eq!(yard.archived("orders").await, archived);
 }
