@@ -1,15 +1,15 @@
 //! Writes rows into a Parquet file.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::{cmp::Ordering, collections::HashSet, mem, sync::Arc};
 
-use arrow_array::RecordBatch;
+use arrow_array::{Array, RecordBatch, cast::AsArray};
 use arrow_schema::{DataType, Schema, SchemaRef};
 use parquet::{
     arrow::{ArrowWriter, arrow_writer::ArrowWriterOptions},
     basic::{Compression, Encoding, ZstdLevel},
     file::{
         metadata::{KeyValue, SortingColumn},
-        properties::{EnabledStatistics, WriterProperties, WriterVersion},
+        properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion},
     },
     schema::types::ColumnPath,
 };
@@ -41,12 +41,21 @@ const BOUND_BYTES_MAX: usize = 64;
 /// How many of a hundred lookups of values that are not there find nothing out.
 const BLOOM_FALSE: f64 = 0.01;
 
+/// The same of a key by which rows are sorted: bounds of pages find most others out, and a filter
+/// half as long is a byte for each row.
+const BLOOM_FALSE_SORTED: f64 = 0.05;
+
 /// Higher levels gain little, and take several times as long.
 const LEVEL: i32 = 1;
 
 /// How long a dictionary of values other than text gets, in a row group: with more different ones
 /// than that, their places in it are hardly shorter than they are.
 const DICTIONARY_BYTES: usize = 64 << 10;
+
+/// How many of a hundred values have to differ, of so many at least, for a column to have no
+/// dictionary: one that most values are not in costs its length, and saves nothing.
+const DISTINCT_PERCENT: usize = 90;
+const DISTINCT_OF: usize = 1024;
 
 /// The most digits of a decimal that is a number of 64 bits in the file.
 /// Source: Apache Parquet, Logical Types, DECIMAL.
@@ -61,7 +70,7 @@ pub(super) const SEAL: &str = "stillpoint.seal";
 pub(in super::super) struct Writer {
     schema: SchemaRef,
     columns: Vec<Grow>,
-    out: ArrowWriter<Vec<u8>>,
+    out: Out,
     /// What has grown in `columns`.
     rows: usize,
     bytes: usize,
@@ -72,14 +81,44 @@ pub(in super::super) struct Writer {
     order: Order,
 }
 
+/// Where row groups go.
+enum Out {
+    /// What it is like is settled once there are rows.
+    Before(Box<WriterPropertiesBuilder>),
+    Begun(Box<ArrowWriter<Vec<u8>>>),
+}
+
+impl Out {
+    /// Begins it, if it did not begin yet, with what suits those rows.
+    fn begin(&mut self, rows: &RecordBatch) -> Result<&mut ArrowWriter<Vec<u8>>> {
+        if let Self::Before(properties) = self {
+            let properties = without_dictionaries(mem::take(&mut **properties), rows);
+            let options = ArrowWriterOptions::new()
+                .with_properties(properties.build())
+                .with_skip_arrow_metadata(true);
+            let out = ArrowWriter::try_new_with_options(Vec::new(), rows.schema(), options);
+            *self = Self::Begun(Box::new(out.map_err(failed)?));
+        }
+        match self {
+            Self::Begun(out) => Ok(out),
+            Self::Before(_) => Err(Error::bug("begin a Parquet file")),
+        }
+    }
+
+    /// About how long it is, with what is not compressed yet.
+    fn len_bytes(&self) -> usize {
+        match self {
+            Self::Before(_) => 0,
+            Self::Begun(out) => out.bytes_written() + out.in_progress_size(),
+        }
+    }
+}
+
 impl Writer {
     pub(in super::super) fn new(layout: &Layout<'_>) -> Result<Self> {
         let schema = Arc::new(schema::schema(layout.columns));
         let order = Order::new(layout);
-        let properties = properties(layout, &schema, &order)?;
-        let options =
-            ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
-        let out = ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(&schema), options);
+        let out = Out::Before(Box::new(properties(layout, &schema, &order)?));
         let mut fields = schema.fields().iter();
         let mut columns = Vec::new();
         for column in layout.columns {
@@ -87,7 +126,6 @@ impl Writer {
             let field = field.ok_or_else(|| Error::bug("lay out a Parquet file"))?;
             columns.push(Grow::new(&column.kind, field)?);
         }
-        let out = out.map_err(failed)?;
         Ok(Self {
             schema,
             columns,
@@ -127,12 +165,14 @@ impl Writer {
             column.finish(&mut arrays)?;
         }
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), arrays);
-        self.out.write(&batch.map_err(grow::refused)?).map_err(failed)?;
+        let batch = batch.map_err(grow::refused)?;
+        let out = self.out.begin(&batch)?;
+        out.write(&batch).map_err(failed)?;
         // What compresses well is long again for whoever reads the row group.
-        let has_begun = self.out.in_progress_rows() <= self.rows;
+        let has_begun = out.in_progress_rows() <= self.rows;
         self.group_bytes = self.bytes + if has_begun { 0 } else { self.group_bytes };
         if self.group_bytes > GROUP_PLAIN_BYTES_MAX {
-            self.out.flush().map_err(failed)?;
+            out.flush().map_err(failed)?;
         }
         self.written_bytes += self.bytes as u64;
         self.rows = 0;
@@ -142,7 +182,7 @@ impl Writer {
 
     /// About how long the file is, with what is not compressed yet.
     pub(in super::super) fn len_bytes(&self) -> u64 {
-        let out = (self.out.bytes_written() + self.out.in_progress_size()) as u64;
+        let out = self.out.len_bytes() as u64;
         let rest = self.bytes as u64;
         // As well as what came before; half as long before anything did.
         let rest = match self.written_bytes {
@@ -154,12 +194,17 @@ impl Writer {
 
     pub(in super::super) fn finish(mut self, seal: &Seal) -> Result<Vec<u8>> {
         self.flush()?;
-        self.out.append_key_value_metadata(KeyValue::new(SEAL.to_owned(), seal.text()));
-        self.out.into_inner().map_err(failed)
+        let Out::Begun(mut out) = self.out else { return Err(Error::bug("end a Parquet file")) };
+        out.append_key_value_metadata(KeyValue::new(SEAL.to_owned(), seal.text()));
+        out.into_inner().map_err(failed)
     }
 }
 
-fn properties(layout: &Layout<'_>, schema: &Schema, order: &Order) -> Result<WriterProperties> {
+fn properties(
+    layout: &Layout<'_>,
+    schema: &Schema,
+    order: &Order,
+) -> Result<WriterPropertiesBuilder> {
     let json = |error: serde_json::Error| Error::bug("describe a Parquet file").caused_by(error);
     let origin = serde_json::to_string(layout.origin).map_err(json)?;
     let columns = serde_json::to_string(layout.columns).map_err(json)?;
@@ -176,8 +221,7 @@ fn properties(layout: &Layout<'_>, schema: &Schema, order: &Order) -> Result<Wri
         .set_column_index_truncate_length(Some(BOUND_BYTES_MAX))
         .set_sorting_columns(order.columns())
         .set_key_value_metadata(Some(about.to_vec()));
-    // A dictionary of values that hardly come twice is as long as they are. Differences take as
-    // many bits as the numbers need, and hardly any where they ascend.
+    // Differences take as many bits as the numbers need, and hardly any where they ascend.
     // Source: Apache Parquet, Encodings, Delta encoding.
     let mut sorted = order.columns.iter().map(|(at, _)| *at).collect::<Vec<_>>();
     sorted.extend(layout.key.iter().filter(|_| layout.key.len() == 1));
@@ -188,8 +232,7 @@ fn properties(layout: &Layout<'_>, schema: &Schema, order: &Order) -> Result<Wri
             properties = properties.set_column_encoding(path.clone(), encoding);
         }
         let is_time = matches!(field.data_type(), DataType::Timestamp(..));
-        let is_uuid = matches!(field.data_type(), DataType::FixedSizeBinary(_));
-        if is_time || is_uuid || sorted.contains(&&**field.name()) {
+        if is_time || sorted.contains(&&**field.name()) {
             properties = properties.set_column_dictionary_enabled(path, false);
         } else if *field.data_type() != DataType::Utf8 {
             properties = properties.set_column_dictionary_page_size_limit(path, DICTIONARY_BYTES);
@@ -199,10 +242,46 @@ fn properties(layout: &Layout<'_>, schema: &Schema, order: &Order) -> Result<Wri
         let column = &layout.columns[at];
         if has_filter(&column.kind) {
             let path = ColumnPath::new(vec![column.name.clone()]);
-            properties = properties.set_column_bloom_filter_fpp(path, BLOOM_FALSE);
+            let is_sorted = sorted.contains(&&*column.name);
+            let share = if is_sorted { BLOOM_FALSE_SORTED } else { BLOOM_FALSE };
+            properties = properties.set_column_bloom_filter_fpp(path, share);
         }
     }
-    Ok(properties.build())
+    Ok(properties)
+}
+
+/// The same, without a dictionary for columns whose values hardly come twice in those rows.
+fn without_dictionaries(
+    mut properties: WriterPropertiesBuilder,
+    rows: &RecordBatch,
+) -> WriterPropertiesBuilder {
+    for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
+        let values = column.len() - column.null_count();
+        let is_worth_a_look = values >= DISTINCT_OF;
+        if is_worth_a_look && distinct(column) * 100 > values * DISTINCT_PERCENT {
+            let path = ColumnPath::new(vec![field.name().clone()]);
+            properties = properties.set_column_dictionary_enabled(path, false);
+        }
+    }
+    properties
+}
+
+/// How many different values there are; none where that is of no use.
+fn distinct(column: &dyn Array) -> usize {
+    match column.data_type() {
+        DataType::Utf8 => column.as_string::<i32>().iter().flatten().collect::<HashSet<_>>().len(),
+        DataType::Binary => {
+            column.as_binary::<i32>().iter().flatten().collect::<HashSet<_>>().len()
+        }
+        DataType::FixedSizeBinary(_) => {
+            column.as_fixed_size_binary().iter().flatten().collect::<HashSet<_>>().len()
+        }
+        other => other.primitive_width().map_or(0, |width| {
+            let data = column.to_data();
+            let bytes = data.buffers().first().map_or(&[][..], |buffer| buffer.as_slice());
+            bytes.chunks_exact(width).collect::<HashSet<_>>().len()
+        }),
+    }
 }
 
 /// How values are written of which a dictionary does not take all: numbers of 32 and 64 bits as
@@ -277,7 +356,7 @@ impl Order {
             return Err(Error::bug("write rows in the order of their key"));
         }
         self.has_last = true;
-        std::mem::swap(&mut self.last, &mut self.row);
+        mem::swap(&mut self.last, &mut self.row);
         Ok(())
     }
 }
