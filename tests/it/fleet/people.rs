@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use stillpoint::{
-    coordinator::{Notice, NoticeKind, Notifier},
+    coordinator::{Notice, NoticeKind, NoticeUrgency, Notifier},
     repository::store::Dice,
 };
 use stillpoint_contract::{Error, ErrorKind, Result, code};
@@ -17,6 +17,7 @@ use super::time::Time;
 pub(super) struct Heard {
     pub(super) id: String,
     pub(super) kind: NoticeKind,
+    pub(super) urgency: NoticeUrgency,
     pub(super) class: String,
     pub(super) database: String,
     pub(super) at: DateTime<Utc>,
@@ -62,6 +63,7 @@ impl Notifier for People {
         let heard = notice.alerts.iter().map(|alert| Heard {
             id: notice.id.clone(),
             kind: notice.kind,
+            urgency: notice.urgency,
             class: alert.class.clone(),
             database: alert.database.clone(),
             at,

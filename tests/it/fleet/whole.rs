@@ -29,7 +29,7 @@ use tokio::sync::watch;
 
 use super::{
     ledger::{Ledger, Line},
-    people::People,
+    people::{Heard, People},
     proof,
     scenario::{LEASE, rhythm},
     time::{TURNS, Time, Watch, live},
@@ -49,6 +49,10 @@ const SEEDS: u64 = 6;
 /// At the end nothing goes wrong for so long, so that everything that began is over.
 const QUIET: Duration = Duration::from_hours(20);
 
+/// So many pages the database has that grows, and that after so long it has three times as many.
+const GROWING_PAGES: u32 = 256;
+const GROWS_AFTER: Duration = Duration::from_hours(8);
+
 /// Everything that a run follows from.
 #[derive(Clone, Debug)]
 pub(super) struct Whole {
@@ -58,6 +62,8 @@ pub(super) struct Whole {
     pub(super) coordinators: usize,
     /// Whether anything goes wrong.
     pub(super) is_troubled: bool,
+    /// Whether the last database grows threefold.
+    pub(super) is_growing: bool,
 }
 
 /// How a run went.
@@ -72,6 +78,8 @@ pub(super) struct Told {
     pub(super) kills: usize,
     /// Calls to stores.
     pub(super) calls: u64,
+    /// What people were told.
+    pub(super) notices: Vec<String>,
 }
 
 /// What is there in the end.
@@ -116,6 +124,7 @@ impl Whole {
             hours: 30 + dice.below(12) as u64,
             coordinators: 1 + dice.below(2),
             is_troubled: true,
+            is_growing: false,
         }
     }
 
@@ -152,9 +161,15 @@ impl Whole {
         };
         let mut told = live(&time, TURNS, stage.play());
         let remains = stage.remains();
+        told.notices = remains.people.heard().iter().map(told_of).collect();
         // Whatever reads the rest reads files, for which virtual time does not wait.
         runtime().block_on(proof::judge(&remains, &mut told)).map(|()| told)
     }
+}
+
+fn told_of(heard: &Heard) -> String {
+    let Heard { kind, urgency, class, database, .. } = heard;
+    format!("{kind:?} {urgency:?} {class} {database}")
 }
 
 fn world(watch: &Arc<Watch>, seed: u64) -> World {
@@ -315,6 +330,11 @@ impl Stage {
     /// What happens, until the end.
     async fn happen(&self) {
         let end = Duration::from_hours(self.whole.hours) + QUIET;
+        if self.whole.is_growing {
+            self.yard.grow(&self.time, GROWING_PAGES);
+            self.time.sleep(GROWS_AFTER).await;
+            self.yard.grow(&self.time, 3 * GROWING_PAGES);
+        }
         while self.whole.is_troubled && self.time.elapsed() + QUIET < end {
             self.time.sleep(Duration::from_secs(60 * (5 + self.dice.below(100) as u64))).await;
             let seat = &self.seats[self.dice.below(self.seats.len())];
@@ -407,6 +427,19 @@ fn what_real_parts_made_is_what_the_servers_remember_whatever_goes_wrong() {
     }
     let all = [sum.backups, sum.expired, sum.copies, sum.restores, sum.kills];
     assert!(all.iter().all(|count| *count > 0), "{sum:?}");
+}
+
+#[test]
+fn row_57_a_database_that_grows_threefold_is_one_ticket_and_wakes_nobody() {
+    let (hours, is_troubled, is_growing) = (8, false, true);
+    let small = Whole { databases: 3, coordinators: 1, ..Whole::of(1) };
+    let told = run(&Whole { hours, is_troubled, is_growing, ..small });
+    let (of_size, others): (Vec<&String>, Vec<&String>) =
+        told.notices.iter().partition(|notice| notice.contains("unusual-size"));
+    // Once the larger size is the usual one, that is over.
+    let both = ["Raised", "Resolved"].map(|kind| format!("{kind} Ticket unusual-size db-00002"));
+    assert_eq!(of_size, both.iter().collect::<Vec<_>>());
+    assert!(!others.iter().any(|notice| notice.contains("Page")), "{others:?}");
 }
 
 #[test]

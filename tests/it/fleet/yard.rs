@@ -124,6 +124,14 @@ impl Yard {
         }
     }
 
+    /// The last database has so many pages from now on.
+    pub(super) fn grow(&self, time: &Time, pages: u32) {
+        let Some(server) = self.servers.last() else { return };
+        let last = Write { cell: (pages - 1) * CELLS_PER_PAGE as u32, value: 1 };
+        server.transact(|_| vec![last]).unwrap();
+        self.remember(server, time.now());
+    }
+
     /// Something happens to a server. Returns what.
     pub(super) fn strike(&self, time: &Time) -> String {
         let server = &self.servers[self.dice.below(self.servers.len())];
