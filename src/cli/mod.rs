@@ -54,6 +54,7 @@ mod session;
 mod show;
 mod source;
 mod spool;
+mod storage;
 mod stream;
 mod terminal;
 mod timeline;

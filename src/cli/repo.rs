@@ -12,7 +12,7 @@ use super::{
     open::{self, Need},
     page::{Page, Table, Tone},
     session::{Session, length},
-    units,
+    storage, units,
 };
 use crate::{
     pipeline::Meter,
@@ -24,6 +24,11 @@ use crate::{
 pub(crate) enum Command {
     /// Show how much is stored, and for what.
     Stats,
+    /// Tell what the configured repositories will hold in 30 days, and what is written until then.
+    ///
+    /// By what was stored in the 30 days before, what the calendars make due, and what the policies
+    /// will keep of it. What is read and listed is not in it: that depends on who looks.
+    Forecast,
     /// Delete what no backup needs any more.
     ///
     /// First marks what is not needed, and writes that into the repository's log; what was marked
@@ -191,6 +196,7 @@ impl Answer for GcAnswer {
 pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     match command {
         Command::Stats => stats(session).await?,
+        Command::Forecast => Box::pin(storage::run(session)).await?,
         Command::Gc(options) => gc(session, options).await?,
         Command::Key(command) => key::run(session, command).await?,
         Command::Check(options) => return check::repository(session, options).await,

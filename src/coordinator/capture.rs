@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A sign of life is stored at least so often.
-const BEAT_PERIOD: Duration = Duration::from_secs(5);
+pub(super) const BEAT_PERIOD: Duration = Duration::from_secs(5);
 
 /// Rivals are looked for so often.
 const FENCE_PERIOD: Duration = Duration::from_secs(10);

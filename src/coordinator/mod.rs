@@ -29,6 +29,7 @@ mod scratch_copy;
 mod serve;
 mod site;
 pub mod state;
+mod storage;
 mod terms;
 
 pub use archive::{Files, Pushed, push};
@@ -65,4 +66,5 @@ pub use serve::{
     Standing, Suppressed, Tally, add_drills, decided, expire, expire_copy, read_back, reported,
     silence, standing, told,
 };
+pub use storage::{Amount, MadeBy, Stake, StorageForecast, forecast_storage};
 pub use terms::{HeldBack, Terms, subjects};

@@ -9,6 +9,7 @@ mod archive;
 mod board;
 mod calendar;
 mod civil;
+mod coming;
 mod copy;
 mod due;
 mod endpoint;
@@ -41,6 +42,7 @@ pub use archive::{
 pub use board::{AlertKey, Board, Message, Told};
 pub use calendar::{BadPattern, Calendar, Turns, UnevenDay, check, uneven_days};
 pub use civil::{Cycle, Stretch, midnight};
+pub use coming::Coming;
 pub use copy::{Candidate, Hours};
 pub use due::{DUE_TIMES_MAX, Decision, Fate, GRACE, Schedule, Settled, Skip, Step, Waiting, Why};
 pub use endpoint::{

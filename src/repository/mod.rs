@@ -71,7 +71,7 @@ pub use replay::RepositoryLog;
 pub use replica::{COPIED_FROM, Replication, Road};
 pub use replica_log::{LogCopied, LogToCopy};
 pub use segment::{SealedSegment, StoredHead};
-pub use stats::Stats;
+pub use stats::{Inventory, Stats};
 pub use stock::{HoldIntent, Holdings, anomalies_of, proof_of};
 pub use stream::{BEAT_SECONDS_MAX, Beat, SegmentSealer, StreamWriter};
 pub use timeline::{Coverage, Point, SegmentId, Timeline, Unwatched};

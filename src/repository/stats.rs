@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use stillpoint_contract::Result;
 
 use super::{
@@ -34,7 +35,35 @@ pub struct Stats {
     pub log_entries: u64,
 }
 
+/// What lies in a repository, as one listing tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// Objects and bytes by the first part of their names, such as `packs`.
+    pub stored: BTreeMap<String, (u64, u64)>,
+    /// Of each database, when every segment of its captured log was stored, and its bytes.
+    pub segments: BTreeMap<String, Vec<(DateTime<Utc>, u64)>>,
+}
+
 impl Repository {
+    /// Lists everything. Needs no key.
+    pub async fn inventory(&self) -> Result<Inventory> {
+        let mut inventory = Inventory::default();
+        for object in self.store.list("").await? {
+            let mut parts = object.key.as_str().split('/');
+            let kind = parts.next().unwrap_or_default();
+            let entry = inventory.stored.entry(kind.to_owned()).or_default();
+            entry.0 += 1;
+            entry.1 += object.size_bytes;
+            let database = parts.next().and_then(names::decode);
+            let is_segment = names::segment_of(&object.key).is_some();
+            if let Some(database) = database.filter(|_| is_segment) {
+                let stored = (object.modified, object.size_bytes);
+                inventory.segments.entry(database).or_default().push(stored);
+            }
+        }
+        Ok(inventory)
+    }
+
     /// Counts. Needs no key and reads no pack.
     pub async fn stats(&self) -> Result<Stats> {
         let history = self.history().await?;

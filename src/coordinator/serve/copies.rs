@@ -38,7 +38,7 @@ pub(super) const COPY: &str = "copy ";
 const TOGETHER: usize = 4;
 
 /// A copy is looked at, and gets the log that it lacks, so often at least.
-const LOOK_AGAIN: TimeDelta = TimeDelta::minutes(1);
+pub(in crate::coordinator) const LOOK_AGAIN: TimeDelta = TimeDelta::minutes(1);
 
 /// After something about it has changed, this long after the last look.
 const LOOK_AFTER_CHANGE: TimeDelta = TimeDelta::seconds(5);

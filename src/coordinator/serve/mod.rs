@@ -19,6 +19,7 @@ mod watch;
 mod work;
 
 pub use agent::{Report, reported, silence};
+pub(super) use copies::LOOK_AGAIN;
 pub use copies::{CopyKnown, add_drills, expire_copy};
 pub use drain::Draining;
 pub use drivers::{Drivers, Rehearsal, read_back};

@@ -4,5 +4,6 @@
 
 mod commands;
 mod facts;
+mod forecast;
 mod report;
 mod trim;
