@@ -10,8 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::{
     answer::Format,
-    archive, archiver, backup, check, completion, config, copy, demo, drill, evidence, exit, fetch,
-    forget, grants, init, list, logs, man, mount, pickup, repo, restore,
+    archive, archiver, backup, check, completion, config, copy, demo, doctor, drill, evidence,
+    exit, fetch, forget, grants, init, list, logs, man, mount, pickup, repo, restore,
     retention::{event, expire, explain, hold},
     schedule, serve, show, timeline, verify,
 };
@@ -154,6 +154,11 @@ pub(crate) enum Command {
     /// Check that every backup is complete and every database recent enough; or, with the URL of
     /// a database, what its server lacks for being protected.
     Check(check::Options),
+    /// Tell whether this machine has what the configuration asks of it.
+    ///
+    /// By what was recorded of backups and jobs, and by limits that this program keeps to: nothing
+    /// is measured for it.
+    Doctor(doctor::Options),
     /// Look after the configuration: policies as code.
     #[command(subcommand)]
     Config(config::Command),
@@ -270,6 +275,7 @@ impl Command {
                 | Self::Logs(logs::Command::Push(_) | logs::Command::Get(_))
                 | Self::Completion(_)
                 | Self::Config(_)
+                | Self::Doctor(_)
                 | Self::Schedule(_)
                 | Self::Status(_)
                 | Self::Plan

@@ -93,7 +93,7 @@ impl Outlook {
 }
 
 /// What is free where a path is, or will be.
-fn free_bytes(target: &Path) -> Option<u64> {
+pub(super) fn free_bytes(target: &Path) -> Option<u64> {
     let place = std::path::absolute(target).ok()?;
     let there = place.ancestors().find(|place| place.exists())?;
     let found = rustix::fs::statvfs(there).ok()?;

@@ -16,6 +16,7 @@ mod completion;
 mod config;
 mod copy;
 mod demo;
+mod doctor;
 mod drill;
 mod environment;
 mod evidence;

@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use stillpoint_contract::{Result, code};
+use stillpoint_contract::{Error, Result, code};
 
 use super::{
     answer::{Answer, Stamp},
     config::reach,
     page::{Page, Table, Tone, printable},
     retention::{Keeping, report::Shelf},
-    serve::promises,
+    serve::{Promises, promises},
     session::Session,
     units,
 };
 use crate::{
-    config::Config,
+    config::{Config, Database},
     coordinator::{self, MadeBy, Stake, StorageForecast, forecast_storage, told},
     policy::State,
 };
@@ -28,8 +28,8 @@ struct ForecastAnswer {
 
 /// What is to be expected of one repository.
 #[derive(Debug, Serialize)]
-struct Expected {
-    repository: String,
+pub(super) struct Expected {
+    pub(super) repository: String,
     /// Nothing where nobody could look.
     forecast: Option<Forecast>,
     /// Why nobody could look.
@@ -136,6 +136,12 @@ impl Answer for ForecastAnswer {
 }
 
 impl Expected {
+    /// By how many bytes more it will hold, where somebody could look.
+    pub(super) fn more_bytes(&self) -> Option<u64> {
+        let of = self.forecast.as_ref()?;
+        Some(of.then.bytes.saturating_sub(of.now.bytes))
+    }
+
     fn write(&self, page: &mut Page<'_>) {
         let name = printable(&self.repository);
         if let Some(problem) = &self.problem {
@@ -164,6 +170,16 @@ impl Expected {
 pub(super) async fn run(session: &Session) -> Result<()> {
     let promises = promises(session).await?;
     let mut shelf = Shelf::new(session);
+    let (repositories, failure) = expected(&mut shelf, &promises).await;
+    session.answer(&ForecastAnswer { from: Stamp(shelf.now), repositories })?;
+    failure.map_or(Ok(()), Err)
+}
+
+/// What is to be expected of every repository, and why nobody could look into one.
+pub(super) async fn expected(
+    shelf: &mut Shelf<'_>,
+    promises: &Promises,
+) -> (Vec<Expected>, Option<Error>) {
     let now = shelf.now;
     let mut all: BTreeMap<&str, (&Config, Vec<Stake<'_>>)> = BTreeMap::new();
     for (config, database, state) in promises.held.databases(&promises.marks, now) {
@@ -197,19 +213,23 @@ pub(super) async fn run(session: &Session) -> Result<()> {
         };
         repositories.push(Expected { repository: name.to_owned(), forecast, problem });
     }
-    session.answer(&ForecastAnswer { from: Stamp(now), repositories })?;
-    failure.map_or(Ok(()), Err)
+    (repositories, failure)
 }
 
 fn stake<'a>(config: &Config, keeping: &Keeping<'a>) -> Stake<'a> {
     let Keeping { database, policy, copy, state } = *keeping;
-    let made_by = if state != State::Active || config.is_observed(database) {
+    let made_by = made_by(config, database, state);
+    let subjects = keeping.subjects();
+    Stake { database: &database.name, policy, copy, state, made_by, subjects }
+}
+
+/// Who makes backups of a database.
+pub(super) fn made_by(config: &Config, database: &Database, state: State) -> MadeBy {
+    if state != State::Active || config.is_observed(database) {
         MadeBy::Nobody
     } else if reach::drop_folder(database).is_some() {
         MadeBy::Others
     } else {
         MadeBy::Calendar
-    };
-    let subjects = keeping.subjects();
-    Stake { database: &database.name, policy, copy, state, made_by, subjects }
+    }
 }

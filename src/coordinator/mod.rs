@@ -28,6 +28,7 @@ mod scratch;
 mod scratch_copy;
 mod serve;
 mod site;
+mod sizing;
 pub mod state;
 mod storage;
 mod terms;
@@ -66,5 +67,6 @@ pub use serve::{
     Standing, Suppressed, Tally, add_drills, decided, expire, expire_copy, read_back, reported,
     silence, standing, told,
 };
+pub use sizing::{JOB_MEMORY_BYTES, Load, Sizing};
 pub use storage::{Amount, MadeBy, Stake, StorageForecast, forecast_storage};
 pub use terms::{HeldBack, Terms, subjects};

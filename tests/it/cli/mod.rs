@@ -6,6 +6,7 @@ mod bench;
 mod captures;
 mod config;
 mod demo;
+mod doctor;
 mod everyday;
 pub(crate) mod golden;
 mod imports;

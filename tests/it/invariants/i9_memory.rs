@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, process::Command, sync::Arc};
 use bytes::Bytes;
 use futures::future::join_all;
 use stillpoint::{
+    coordinator::JOB_MEMORY_BYTES,
     pipeline::{Meter, id::ChunkSize},
     repository::{
         Draft, InitOptions, Repository, WriteOptions, descriptor,
@@ -23,8 +24,8 @@ const WRITERS: usize = 64;
 /// multiplies both.
 const SMALL_PARTS: u64 = 400;
 const LARGE_BYTES: u64 = 12 << 20;
-/// What the whole program is allowed by default.
-const MEMORY_MAX_KIB: u64 = 256 << 10;
+/// What the whole program is allowed, which is what `doctor --size` reckons with for a job.
+const MEMORY_MAX_KIB: u64 = JOB_MEMORY_BYTES >> 10;
 
 /// Set in the process whose memory is measured: it has nothing to do but that.
 const MEASURED: &str = "STILLPOINT_MEASURED";
