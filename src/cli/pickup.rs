@@ -13,7 +13,7 @@ use super::{
     drill, exit,
     open::Opened,
     page::{Page, Tone, printable},
-    serve::{applied_already, found},
+    serve::{applied_already, found, written_digest},
     session::Session,
 };
 use crate::{
@@ -101,6 +101,10 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     let configured = found(session).await?.config;
     let held = applied_already(session, &configured.coordinator).await?;
     let config = held.as_ref().map_or(&configured, |held| held.config());
+    let digest = match &held {
+        Some(held) => held.digest.clone(),
+        None => written_digest(session)?,
+    };
     let scratch = drill::place(&session.environment, None);
     let mut answer = RunAnswer { databases: Vec::new(), warnings: Vec::new() };
     let mut failures: Vec<Error> = Vec::new();
@@ -117,7 +121,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
         };
         let work = async {
             let repository = reach::repository(session, config, &database.repository).await?;
-            take(session, &repository, (database, &folder), &scratch).await
+            take(session, &repository, (database, &folder), (&scratch, &digest)).await
         };
         match Box::pin(work).await {
             Ok(dumps) => answer.databases.push(Ran {
@@ -147,7 +151,7 @@ pub(crate) async fn take(
     session: &Session,
     repository: &Opened,
     (database, folder): (&Database, &Path),
-    scratch: &ScratchPlace,
+    (scratch, configuration): (&ScratchPlace, &str),
 ) -> Result<Vec<Dump>> {
     let meter = Arc::new(Meter::default());
     let (engine, _) = reach::endpoint(session, database).await?;
@@ -157,6 +161,7 @@ pub(crate) async fn take(
         database: &database.name,
         successor: Successor::InPlace,
         scratch,
+        configuration: Some(configuration),
     };
     let work = Box::pin(pick_up(&session.world, repository, &job, &meter));
     let dumps = session.watch(&database.name, &meter, work).await;

@@ -33,6 +33,8 @@ struct ShowAnswer {
     new_bytes: u64,
     chunk_bytes: u32,
     settings: std::collections::BTreeMap<String, String>,
+    /// The digest of the configuration by which it was made.
+    configuration: Option<String>,
     written_by: String,
 }
 
@@ -49,6 +51,7 @@ impl ShowAnswer {
             new_bytes: manifest.new_bytes,
             chunk_bytes: manifest.chunk_bytes,
             settings: manifest.settings,
+            configuration: manifest.configuration,
             written_by: manifest.program,
         }
     }
@@ -66,31 +69,30 @@ impl Answer for ShowAnswer {
         };
         let took = (backup.finished_at.0 - backup.started_at.0).to_std().unwrap_or_default();
         page.line(format!("backup {} of {}", backup.id, backup.database));
-        page.facts(
-            2,
-            &[
-                ("state at", page.time(backup.at.0)),
-                ("position", backup.engine_position.clone().unwrap_or_else(|| "-".to_owned())),
-                ("engine", format!("{} {}", backup.engine, self.engine_version)),
-                ("incarnation", format!("{} at {}", self.incarnation, self.location)),
-                ("method", format!("{}, {}", backup.kind(), self.method)),
-                ("proof", proof),
-                ("began", page.time(backup.started_at.0)),
-                ("took", units::duration(took)),
-                (
-                    "size",
-                    format!(
-                        "{} in {}",
-                        units::bytes(backup.size_bytes),
-                        units::count(self.parts, "part", "parts")
-                    ),
+        let mut facts = vec![
+            ("state at", page.time(backup.at.0)),
+            ("position", backup.engine_position.clone().unwrap_or_else(|| "-".to_owned())),
+            ("engine", format!("{} {}", backup.engine, self.engine_version)),
+            ("incarnation", format!("{} at {}", self.incarnation, self.location)),
+            ("method", format!("{}, {}", backup.kind(), self.method)),
+            ("proof", proof),
+            ("began", page.time(backup.started_at.0)),
+            ("took", units::duration(took)),
+            (
+                "size",
+                format!(
+                    "{} in {}",
+                    units::bytes(backup.size_bytes),
+                    units::count(self.parts, "part", "parts")
                 ),
-                ("read", units::bytes(self.written_bytes)),
-                ("new", units::bytes(self.new_bytes)),
-                ("stored", units::bytes(backup.stored_bytes)),
-                ("written by", self.written_by.clone()),
-            ],
-        );
+            ),
+            ("read", units::bytes(self.written_bytes)),
+            ("new", units::bytes(self.new_bytes)),
+            ("stored", units::bytes(backup.stored_bytes)),
+            ("written by", self.written_by.clone()),
+        ];
+        facts.extend(self.configuration.clone().map(|digest| ("configuration", digest)));
+        page.facts(2, &facts);
         let settings: Vec<_> =
             self.settings.iter().map(|(name, value)| (format!("set {name}"), value)).collect();
         page.facts(2, &settings);

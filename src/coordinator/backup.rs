@@ -33,6 +33,8 @@ pub struct BackupJob<'a> {
     pub options: WriteOptions,
     /// What it is made for, if a policy asked for it.
     pub task: Option<&'a str>,
+    /// The digest of the configuration by which it is made.
+    pub configuration: Option<&'a str>,
 }
 
 /// What a backup did.
@@ -158,6 +160,7 @@ fn intent(job: &BackupJob<'_>, probe: &Probe, world: &World) -> Intent {
         settings: probe.settings.clone(),
         started_at: world.clock.now(),
         task: job.task.map(str::to_owned),
+        configuration: job.configuration.map(str::to_owned),
     }
 }
 

@@ -60,6 +60,8 @@ pub struct PickUp<'a> {
     pub successor: Successor<'a>,
     /// Where copies are made.
     pub scratch: &'a ScratchPlace,
+    /// The digest of the configuration by which they are taken.
+    pub configuration: Option<&'a str>,
 }
 
 /// What became of one file.
@@ -272,6 +274,7 @@ async fn take_into(
         streams_max: std::num::NonZeroUsize::MIN,
         options: WriteOptions::default(),
         task: Some(&task),
+        configuration: job.configuration,
     };
     let report = back_up_as(world, repository, (job, Some(&stands_for)), meter).await?;
     Ok(report.committed)

@@ -54,6 +54,8 @@ pub struct Intent {
     pub identity: Identity,
     /// Settings to record for the restore.
     pub settings: BTreeMap<String, String>,
+    /// The digest of the configuration by which it is made.
+    pub configuration: Option<String>,
     /// The instant of the state, as exactly as it is known before the copy.
     pub started_at: DateTime<Utc>,
     /// What it is made for, if a policy asked for it: no other backup of the database may have
@@ -329,8 +331,9 @@ impl Draft<'_> {
         evidence: &Evidence,
         consistent_time: DateTime<Utc>,
     ) -> Manifest {
-        let Intent { database, engine, version, identity, settings, started_at, .. } =
-            self.intent.clone();
+        let Intent {
+            database, engine, version, identity, settings, configuration, started_at, ..
+        } = self.intent.clone();
         Manifest {
             format: MANIFEST_FORMAT,
             program: concat!("stillpoint ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -340,6 +343,7 @@ impl Draft<'_> {
             version,
             identity,
             settings,
+            configuration,
             started_at,
             finished_at: self.repository.world.clock.now(),
             consistent_time,

@@ -55,6 +55,10 @@ pub struct Manifest {
     pub identity: Identity,
     /// Settings recorded for the restore.
     pub settings: BTreeMap<String, String>,
+    /// The digest of the configuration by which it was made; none, if it was made without one, or
+    /// before that was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<String>,
     /// When the backup began.
     pub started_at: DateTime<Utc>,
     /// When its last byte was stored.

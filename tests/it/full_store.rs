@@ -135,6 +135,7 @@ impl Bench {
             streams_max: NonZeroUsize::MIN,
             options: WriteOptions::default(),
             task: None,
+            configuration: None,
         };
         let repository = self.open().await?;
         back_up(&self.world, &repository, job, &Arc::new(Meter::default())).await.map(drop)

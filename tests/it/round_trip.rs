@@ -65,6 +65,7 @@ async fn every_commit_can_be_restored() {
         streams_max: NonZeroUsize::MIN,
         options: WriteOptions::default(),
         task: None,
+        configuration: None,
     };
     let first = back_up(&world, &repository, job(), &meter).await.unwrap();
     assert!(!first.committed.commit.incremental);

@@ -125,7 +125,7 @@ pub(super) async fn run(session: &Session, options: &Options) -> Result<u8> {
                 .next(format!("stillpoint pickup run {}", quoted(&database.name))));
         }
         let repository = opened(session, &holding, &mut shelf, database).await?;
-        let report = one(session, options, (&member, repository)).await?;
+        let report = one(session, options, (&member, repository), &holding.digest).await?;
         session.answer(&BackupAnswer::of(report, session.native()))?;
         return Ok(exit::OK);
     }
@@ -174,12 +174,13 @@ async fn turn(
     }
     let repository = opened(session, holding, shelf, database).await?;
     let Some(folder) = reach::drop_folder(database) else {
-        return one(session, options, (&member, repository))
+        return one(session, options, (&member, repository), &holding.digest)
             .await
             .map(|report| Turn::Made(Box::new(report)));
     };
     let scratch = drill::place(&session.environment, None);
-    let dumps = pickup::take(session, repository, (database, &folder), &scratch).await?;
+    let place = (&scratch, holding.digest.as_str());
+    let dumps = pickup::take(session, repository, (database, &folder), place).await?;
     if let Some((dump, problem)) = dumps.iter().find_map(|d| Some((d, d.problem.as_ref()?))) {
         return Err(Error::new(
             ErrorKind::Refused,
@@ -216,6 +217,7 @@ async fn one(
     session: &Session,
     options: &Options,
     (member, repository): (&Member, &Opened),
+    configuration: &str,
 ) -> Result<BackupReport> {
     let job = member.backup()?;
     let job = BackupJob {
@@ -223,6 +225,7 @@ async fn one(
         successor: if options.new_incarnation { Successor::Anybody } else { job.successor },
         streams_max: options.streams.unwrap_or(job.streams_max),
         options: WriteOptions { level: options.level, ..job.options },
+        configuration: Some(configuration),
         ..job
     };
     let meter = Arc::new(Meter::default());

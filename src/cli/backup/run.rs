@@ -155,6 +155,7 @@ async fn by_url(session: &Session, options: &Options, url: &str) -> Result<u8> {
         streams_max: options.streams.unwrap_or(STREAMS_DEFAULT),
         options: WriteOptions { level: options.level, ..WriteOptions::default() },
         task: None,
+        configuration: None,
     };
     let meter = Arc::new(Meter::default());
     let work = back_up(&session.world, &repository, job, &meter);

@@ -229,6 +229,12 @@ fn sound(loaded: Loaded) -> Result<Loaded> {
     }
 }
 
+/// The digest that the files as they are now would have if they were the first to be applied.
+pub(crate) fn written_digest(session: &Session) -> Result<String> {
+    let document = Document::next(session, &files::sources(session)?, None);
+    document.write().map(|(digest, _)| digest)
+}
+
 /// What holds, if anything was applied.
 pub(super) async fn held(session: &Session, state: &State) -> Result<Option<Held>> {
     let Some(applied) = state.applied().await? else { return Ok(None) };

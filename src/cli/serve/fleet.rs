@@ -96,7 +96,18 @@ pub(super) async fn open(
     let links = copies::links(&held.config);
     let outboxes = copies::outboxes(session, held);
     let unprotected = held.config.unprotected.clone();
-    Ok(Fleet { members, repositories, outboxes, unopened, caps, links, may_expire, unprotected })
+    let configuration = Some(held.digest.clone());
+    Ok(Fleet {
+        members,
+        repositories,
+        outboxes,
+        unopened,
+        caps,
+        links,
+        may_expire,
+        unprotected,
+        configuration,
+    })
 }
 
 /// Keeps a repository that was opened, or why it was not. Returns that error.
@@ -138,11 +149,19 @@ pub(super) async fn look(
     let links = copies::links(&held.config);
     let outboxes = copies::outboxes(session, held);
     let unprotected = held.config.unprotected.clone();
-    let unopened = BTreeMap::new();
-    Ok((
-        Fleet { members, repositories, outboxes, unopened, caps, links, may_expire, unprotected },
-        seen,
-    ))
+    let (unopened, configuration) = (BTreeMap::new(), Some(held.digest.clone()));
+    let fleet = Fleet {
+        members,
+        repositories,
+        outboxes,
+        unopened,
+        caps,
+        links,
+        may_expire,
+        unprotected,
+        configuration,
+    };
+    Ok((fleet, seen))
 }
 
 /// A repository that is open, and still where its configuration says.

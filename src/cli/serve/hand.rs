@@ -26,6 +26,8 @@ use crate::{
 pub(crate) struct Holding {
     /// What was applied where a coordinator serves, and otherwise what is written down.
     pub config: Config,
+    /// Its digest.
+    pub digest: String,
     marks: Vec<Marked>,
     adoptions: BTreeMap<String, Adoption>,
 }
@@ -54,12 +56,16 @@ impl Holding {
     pub(crate) async fn of(session: &Session) -> Result<Self> {
         let config = found(session).await?.config;
         if !state::is_there(session, &config.coordinator)? {
-            return Ok(Self { config, marks: Vec::new(), adoptions: BTreeMap::new() });
+            let digest = applied::written_digest(session)?;
+            return Ok(Self { config, digest, marks: Vec::new(), adoptions: BTreeMap::new() });
         }
         let state = state::open(session, &config.coordinator).await?;
-        let held = applied::held(session, &state).await?;
-        let config = held.map_or(config, |held| held.config);
-        Ok(Self { config, marks: state.marks().await?, adoptions: state.adoptions().await? })
+        let (config, digest) = match applied::held(session, &state).await? {
+            Some(held) => (held.config, held.digest),
+            None => (config, applied::written_digest(session)?),
+        };
+        let (marks, adoptions) = (state.marks().await?, state.adoptions().await?);
+        Ok(Self { config, digest, marks, adoptions })
     }
 
     /// A database as those that serve see it.

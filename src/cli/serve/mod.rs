@@ -24,7 +24,7 @@ mod status;
 mod stock;
 
 pub(crate) use agent::{AgentOptions, run as agent};
-pub(crate) use applied::Held;
+pub(crate) use applied::{Held, written_digest};
 pub(crate) use audit::{Command as AuditCommand, run as audit};
 pub(crate) use catalog::{Command as CatalogCommand, catalog};
 pub(crate) use copies::outbox;

@@ -70,7 +70,7 @@ impl Drivers {
     /// Takes the files that an application left since.
     async fn pick_up(
         &self,
-        (repository, member): (&Repository, &Member),
+        (repository, member, configuration): (&Repository, &Member, Option<&str>),
         (place, folder): (&Place, &Path),
         meter: &Arc<Meter>,
     ) -> Result<Ending> {
@@ -80,6 +80,7 @@ impl Drivers {
             database: &member.name,
             successor: member.endpoints.successor(),
             scratch: &self.rehearsal.scratch,
+            configuration,
         };
         let dumps = Box::pin(pick_up(&self.world, repository, &job, meter)).await?;
         let taken = dumps.iter().filter_map(|dump| dump.backup.as_deref()).collect::<Vec<_>>();
@@ -133,7 +134,8 @@ impl Hands for Drivers {
         let repository = fleet.repository(member)?;
         let place = member.place()?;
         if let Some(folder) = &place.pickup {
-            return self.pick_up((repository, member), (place, folder), meter).await;
+            let configuration = fleet.configuration.as_deref();
+            return self.pick_up((repository, member, configuration), (place, folder), meter).await;
         }
         // An attempt that was lost may have come to its end all the same.
         let made = {
@@ -145,7 +147,8 @@ impl Hands for Drivers {
             (made, told)
         } else {
             let full = task.kind == Kind::Full;
-            let job = BackupJob { full, task: Some(&task.due), ..member.backup()? };
+            let (task, configuration) = (Some(&*task.due), fleet.configuration.as_deref());
+            let job = BackupJob { full, task, configuration, ..member.backup()? };
             let report = back_up(&self.world, repository, job, meter).await?;
             let commit = &report.committed.commit;
             let told = format!("backup {}, {} bytes stored", commit.backup, commit.stored_bytes);

@@ -38,6 +38,8 @@ pub struct Fleet {
     pub may_expire: bool,
     /// Endpoints that belong to no database.
     pub unprotected: Vec<Unprotected>,
+    /// The digest of the configuration that all of it follows from; each backup bears it.
+    pub configuration: Option<String>,
 }
 
 /// How a repository may be written to by copies.
@@ -237,6 +239,7 @@ impl Member {
             streams_max: place.streams_max,
             options: WriteOptions::default(),
             task: None,
+            configuration: None,
         })
     }
 

@@ -65,6 +65,44 @@ fn row_40_a_changed_file_changes_nothing_before_it_is_applied() {
     assert_eq!(audit.matches("config.applied").count(), 4, "{audit}");
 }
 
+/// Row 40: whoever edits a file is shown what would be different, with status 10. Each backup bears
+/// the digest of the configuration that held when it was made, and the audit log says since when.
+#[test]
+fn row_40_an_edit_is_shown_and_each_backup_bears_the_digest_of_what_held() {
+    let policy = |rpo: &str| format!("[policy.default]\nlogs = \"never\"\nrpo = \"{rpo}\"\n");
+    let ward = Ward::new(&format!("{HEAD}{}{}", policy("2d"), block("app")));
+    ward.create("app.db");
+    ward.serve_until_backed_up("app");
+    let shown = |id: &str| ward.json(&["show", id, "--repo", "repo"])["configuration"].clone();
+    let list = ward.json(&["list", "app", "--repo", "repo"]);
+    let first = shown(list["backups"][0]["id"].as_str().unwrap());
+
+    ward.configure(&format!("{HEAD}{}{}", policy("3d"), block("app")));
+    let (status, told) = ward.run(&["plan", "-o", "json"]);
+    assert_eq!(status, 10, "{told}");
+    let plan: Value = serde_json::from_str(&told).unwrap();
+    let change = &plan["changes"][0];
+    assert_eq!(change["what"], "policy default: rpo", "{plan:#}");
+    assert_eq!((&change["before"], &change["after"]), (&"\"2d\"".into(), &"\"3d\"".into()));
+    let (status, told) = ward.run(&["plan"]);
+    let difference = "policy default: rpo   \"2d\" -> \"3d\"";
+    assert!(status == 10 && told.contains(difference), "{status}: {told}");
+
+    let back_up = || ward.json(&["backup", "app"])["backup"]["id"].as_str().unwrap().to_owned();
+    assert_eq!(shown(&back_up()), first, "what is not applied does not hold");
+    ward.ok(&["apply"]);
+    let second = shown(&back_up());
+    assert_eq!(second, plan["plan"]);
+    assert_ne!(second, first);
+    let audit = ward.json(&["audit", "log", "--count", "100"]);
+    let lines = audit["lines"].as_array().unwrap().iter();
+    let applied = lines.filter(|line| line["action"] == "config.applied");
+    let applied: Vec<&Value> = applied.map(|line| &line["subject"]).collect();
+    for digest in [&first, &second] {
+        assert!(digest.is_string() && applied.contains(&digest), "{digest}: {applied:?}");
+    }
+}
+
 #[test]
 fn what_shortens_retention_has_to_be_accepted() {
     let policy = |keep: &str| {

@@ -71,6 +71,7 @@ pub(crate) fn intent(world: &World, database: &str) -> Intent {
         version: "1".to_owned(),
         identity: Identity { id: format!("{database}-1"), location: format!("/data/{database}") },
         settings: BTreeMap::new(),
+        configuration: None,
         started_at: world.clock.now(),
         task: None,
     }
