@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde::Serialize;
-use stillpoint_contract::Result;
+use stillpoint_contract::{Extensions, Result};
 
 use super::{
     answer::Answer,
@@ -25,6 +25,7 @@ pub(crate) struct Options {
 struct ShowAnswer {
     backup: Backup,
     engine_version: String,
+    extensions: Extensions,
     incarnation: String,
     location: String,
     method: String,
@@ -43,6 +44,7 @@ impl ShowAnswer {
         Self {
             backup,
             engine_version: manifest.version,
+            extensions: manifest.extensions,
             incarnation: manifest.identity.id,
             location: manifest.identity.location,
             method: manifest.method,
@@ -93,6 +95,11 @@ impl Answer for ShowAnswer {
         ];
         facts.extend(self.configuration.clone().map(|digest| ("configuration", digest)));
         page.facts(2, &facts);
+        for (database, extensions) in &self.extensions {
+            let named = extensions.iter().map(|(name, version)| format!("{name} {version}"));
+            let named = named.collect::<Vec<_>>().join(", ");
+            page.facts(2, &[(format!("extensions of {database}"), named)]);
+        }
         let settings: Vec<_> =
             self.settings.iter().map(|(name, value)| (format!("set {name}"), value)).collect();
         page.facts(2, &settings);

@@ -353,6 +353,7 @@ impl Draft<'_> {
             incremental: evidence.incremental,
             method: evidence.method.clone(),
             tallies: evidence.tallies.clone(),
+            extensions: evidence.extensions.clone(),
             damage: evidence.damage.as_deref().map(shortened),
             parent: self.parent.as_ref().map(|parent| parent.commit.backup.clone()),
             ordinal: self.shared.ordinal,

@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{
-    Error, ErrorKind, Evidence, Identity, LogPosition, LogRange, PartName, PartRecord, PartSpec,
-    Result, Shape, Tally, code,
+    Error, ErrorKind, Evidence, Extensions, Identity, LogPosition, LogRange, PartName, PartRecord,
+    PartSpec, Result, Shape, Tally, code,
 };
 
 use super::{descriptor::newer, history::PackList};
@@ -78,6 +78,9 @@ pub struct Manifest {
     /// How many rows tables have, as far as the driver knew.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tallies: Vec<Tally>,
+    /// Names and versions of the extensions of each database, as far as the driver knew.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extensions: Extensions,
     /// What the engine's checksums said against pages that were copied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
@@ -113,6 +116,7 @@ impl Manifest {
             incremental: self.incremental,
             method: self.method.clone(),
             tallies: self.tallies.clone(),
+            extensions: self.extensions.clone(),
             damage: self.damage.clone(),
         })
     }

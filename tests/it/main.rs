@@ -17,6 +17,7 @@ mod endpoints;
 mod fleet;
 mod full_store;
 mod handoff;
+mod inventory;
 mod invariants;
 mod kills;
 mod labels;

@@ -359,6 +359,9 @@ pub struct Base<'a> {
     pub log: &'a mut dyn LogSource,
 }
 
+/// Names and versions of extensions, by the name of the database that they are in.
+pub type Extensions = BTreeMap<String, BTreeMap<String, String>>;
+
 /// The engine's own proof of a finished copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
@@ -382,6 +385,8 @@ pub struct Evidence {
     ///
     /// [`TALLIES_MAX`]: crate::TALLIES_MAX
     pub tallies: Vec<Tally>,
+    /// The extensions of each database and their versions, as far as the role may ask.
+    pub extensions: Extensions,
     /// What the engine's own checksums say against pages that were copied, if they do. Such a
     /// backup is stored, and nobody takes it for a good one.
     pub damage: Option<String>,

@@ -28,9 +28,9 @@ pub use archive::{ArchivedFile, LogArchive, LogCutter, LogFile, WantedFile};
 pub use buffer::{Buffer, BufferPool};
 pub use capability::{Capabilities, Consistency, Incremental, LogSupply};
 pub use driver::{
-    BackupRequest, Base, Certificate, Driver, Endpoint, Engine, Evidence, GeneratedFile, Identity,
-    Overwrite, Placement, Probe, Reached, Recovery, RecoveryTarget, Relocation, RestoreExtras,
-    RestorePlan, RestoreRequest, Rewrite, SandboxUse,
+    BackupRequest, Base, Certificate, Driver, Endpoint, Engine, Evidence, Extensions,
+    GeneratedFile, Identity, Overwrite, Placement, Probe, Reached, Recovery, RecoveryTarget,
+    Relocation, RestoreExtras, RestorePlan, RestoreRequest, Rewrite, SandboxUse,
 };
 pub use error::{Code, Error, ErrorKind, Result, code, quoted};
 pub use exchange::{

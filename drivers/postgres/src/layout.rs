@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{
-    Error, ErrorKind, PartName, PartSpec, Result, Shape, Sink, Source, code,
+    Error, ErrorKind, Extensions, PartName, PartSpec, Result, Shape, Sink, Source, code,
 };
 
 /// The name of the part.
@@ -55,7 +55,7 @@ pub(crate) struct Layout {
     /// Configuration files outside of the data directory.
     pub(crate) files_outside: Vec<FileOutside>,
     /// Extensions of each database that could be asked.
-    pub(crate) extensions: BTreeMap<String, BTreeMap<String, String>>,
+    pub(crate) extensions: Extensions,
     /// Settings that a server needs to replay, and that matter afterwards.
     pub(crate) settings: BTreeMap<String, String>,
 }

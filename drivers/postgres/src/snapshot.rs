@@ -1,7 +1,6 @@
 //! One backup from its start to its stop: which way, and what surrounds it.
 
 use std::{
-    collections::BTreeMap,
     path::Path,
     process,
     sync::atomic::{AtomicU32, Ordering},
@@ -505,6 +504,7 @@ impl Run<'_> {
         }
         let damage = copied.damage();
         let (directory_mode, file_mode) = facts.modes();
+        let (tallies, extensions) = tally::recorded(self.cluster, self.sql).await;
         let layout = Layout {
             version: Layout::version(),
             server_version: facts.version_text.clone(),
@@ -523,7 +523,7 @@ impl Run<'_> {
             corrupt_pages: copied.corrupt,
             corrupt_pages_count: copied.corrupt_count,
             files_outside: self.files_outside(file_mode).await?,
-            extensions: self.extensions().await,
+            extensions: extensions.clone(),
             settings: facts.probe().settings,
         };
         layout.write(self.sink).await?;
@@ -535,7 +535,8 @@ impl Run<'_> {
             replay: LogRange::new(from, to),
             incremental,
             method,
-            tallies: tally::recorded(self.cluster, self.sql).await,
+            tallies,
+            extensions,
             damage,
         })
     }
@@ -564,15 +565,6 @@ impl Run<'_> {
             found.push(FileOutside { setting: setting.to_owned(), path: path.clone(), part });
         }
         Ok(found)
-    }
-
-    /// The extensions of the database that we are connected to; more would need more sessions.
-    async fn extensions(&self) -> BTreeMap<String, BTreeMap<String, String>> {
-        let query = "SELECT extname::text, extversion FROM pg_extension";
-        let rows = self.sql.client.query(query, &[]).await.unwrap_or_default();
-        let pairs =
-            rows.iter().filter_map(|row| Some((row.try_get(0).ok()?, row.try_get(1).ok()?)));
-        BTreeMap::from([(self.cluster.config.database.clone(), pairs.collect())])
     }
 }
 

@@ -1,13 +1,16 @@
-//! How many rows tables have: as the server's statistics say, or counted.
+//! What each database of a cluster holds: how many rows tables have, as the server's statistics say
+//! or counted, and which extensions there are.
 
-use stillpoint_contract::{Result, TALLIES_MAX, Tally};
+use std::collections::BTreeMap;
+
+use stillpoint_contract::{Error, Extensions, Result, TALLIES_MAX, Tally};
 
 use crate::{
     connect::{Cluster, Sql},
     error,
 };
 
-/// The most databases whose statistics a backup asks for, each through a session of its own.
+/// The most databases that a backup asks for what they hold, each through a session of its own.
 const DATABASES_MAX: usize = 64;
 
 const STEP: &str = "count rows";
@@ -27,6 +30,8 @@ const TABLES: &str = "
         AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
     ORDER BY 1, 2 LIMIT ";
 
+const EXTENSIONS: &str = "SELECT extname::text, extversion FROM pg_catalog.pg_extension";
+
 const DATABASES: &str = "
     SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn ORDER BY datname";
 
@@ -39,23 +44,39 @@ pub(crate) async fn databases(sql: &Sql) -> Result<Vec<String>> {
 
 /// What a backup records: estimates, since a count would read every table. Never fails a backup:
 /// a database that the role may not enter is left out.
-pub(crate) async fn recorded(cluster: &Cluster, sql: &Sql) -> Vec<Tally> {
+pub(crate) async fn recorded(cluster: &Cluster, sql: &Sql) -> (Vec<Tally>, Extensions) {
     let mut tallies = Vec::new();
+    // However many databases there are, the one that we are connected to is asked.
+    let own = extensions(sql).await.unwrap_or_default();
+    let mut all = Extensions::from([(cluster.config.database.clone(), own)]);
     let databases = databases(sql).await.unwrap_or_default();
     for database in databases.iter().filter(|name| *name != "template1").take(DATABASES_MAX) {
         let found = async {
             let own = cluster.in_database(database).sql_on(&sql.host).await?;
-            estimated(&own, database).await
+            Ok::<_, Error>((estimated(&own, database).await?, extensions(&own).await?))
         };
         match found.await {
-            Ok(found) => tallies.extend(found),
+            Ok((found, extensions)) => {
+                tallies.extend(found);
+                all.insert(database.clone(), extensions);
+            }
             Err(error) => tracing::debug!(database, "its rows are not recorded: {error}"),
         }
     }
     tallies.sort_by_key(|tally| std::cmp::Reverse(tally.rows));
     tallies.truncate(TALLIES_MAX);
     tallies.sort_by(|one, other| one.table.cmp(&other.table));
-    tallies
+    (tallies, all)
+}
+
+/// The extensions of a database, with their versions.
+async fn extensions(sql: &Sql) -> Result<BTreeMap<String, String>> {
+    let failed = |e| error::sql(e, "list extensions");
+    let rows = sql.client.query(EXTENSIONS, &[]).await.map_err(failed)?;
+    let pair = |row: &tokio_postgres::Row| {
+        Ok((row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?))
+    };
+    rows.iter().map(pair).collect()
 }
 
 async fn estimated(sql: &Sql, database: &str) -> Result<Vec<Tally>> {

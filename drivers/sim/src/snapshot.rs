@@ -62,6 +62,7 @@ pub(crate) async fn back_up(
         incremental,
         method: if incremental { "changed pages" } else { "all pages" }.to_owned(),
         tallies: Vec::new(),
+        extensions: BTreeMap::new(),
         damage: None,
     })
 }

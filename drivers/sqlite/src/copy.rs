@@ -21,7 +21,7 @@ use rusqlite::{
     ffi::{SQLITE_IOERR_FSYNC, SQLITE_IOERR_TRUNCATE, SQLITE_IOERR_WRITE},
 };
 use stillpoint_contract::{
-    EXTENT_BYTES, Error, ErrorKind, Evidence, PartWriter, Result, Sink, Tally, code,
+    EXTENT_BYTES, Error, ErrorKind, Evidence, Extensions, PartWriter, Result, Sink, Tally, code,
 };
 use tempfile::NamedTempFile;
 
@@ -81,6 +81,7 @@ pub(crate) async fn backup(
             restarts => format!("online backup API, {restarts} restarts by writers"),
         },
         tallies,
+        extensions: Extensions::new(),
         damage: None,
     })
 }

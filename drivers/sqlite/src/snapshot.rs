@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use stillpoint_contract::{
-    BackupRequest, Base, Error, Evidence, LogPosition, PartName, PartSpec, PartWriter, Result,
-    Shape, Sink,
+    BackupRequest, Base, Error, Evidence, Extensions, LogPosition, PartName, PartSpec, PartWriter,
+    Result, Shape, Sink,
 };
 use tokio::task;
 
@@ -131,6 +131,7 @@ async fn backup_log_mode(
         incremental,
         method,
         tallies: Vec::new(),
+        extensions: Extensions::new(),
         damage: None,
     };
     let length_bytes = extent.length_bytes();

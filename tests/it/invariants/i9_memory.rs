@@ -81,6 +81,7 @@ fn i9_the_measured_process() {
             incremental: false,
             method: "many".to_owned(),
             tallies: Vec::new(),
+            extensions: BTreeMap::new(),
             damage: None,
         };
         let committed = draft.commit(&evidence, at).await.unwrap();

@@ -11,7 +11,7 @@ use stillpoint::{
         store::{MemoryStore, Store},
     },
 };
-use stillpoint_contract::{ErrorKind, Evidence, code};
+use stillpoint_contract::{ErrorKind, Evidence, Extensions, code};
 
 use crate::support::{
     session::{init, intent},
@@ -65,6 +65,7 @@ fn evidence() -> Evidence {
         incremental: false,
         method: "none".to_owned(),
         tallies: Vec::new(),
+        extensions: Extensions::new(),
         damage: None,
     }
 }

@@ -145,6 +145,7 @@ impl Driver {
             incremental: method == Method::Incremental,
             method: "simulation".to_owned(),
             tallies: Vec::new(),
+            extensions: BTreeMap::new(),
             damage: None,
         };
         let committed = draft.commit(&evidence, consistent_time).await?;
