@@ -35,6 +35,8 @@ mod retention;
 mod round_trip;
 mod serving;
 mod site;
+mod standbys;
 mod state;
 mod stores;
 mod support;
+mod tap;

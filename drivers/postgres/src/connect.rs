@@ -74,6 +74,14 @@ impl Cluster {
 
     /// Opens a SQL session on the first host that will do.
     pub(crate) async fn sql(&self) -> Result<Sql> {
+        if self.config.target == TargetSession::PreferStandby {
+            let config = Config { target: TargetSession::Standby, ..(*self.config).clone() };
+            let standbys = Self { config: Arc::new(config), ..self.clone() };
+            // Where none of them is a standby, the first that answers will do.
+            if let Ok(Opened::Sql(sql)) = standbys.first_of(&self.config.hosts, Kind::Sql).await {
+                return Ok(sql);
+            }
+        }
         match self.first_of(&self.config.hosts, Kind::Sql).await? {
             Opened::Sql(sql) => Ok(sql),
             Opened::Replication(_) => Err(Error::bug(CONNECT)),

@@ -16,6 +16,9 @@ use crate::{layout::Layout, spaces};
 /// writes where the running cluster has them.
 pub(crate) const SPACES: &str = "stillpoint_tablespaces";
 
+/// Files that make a server follow another one, or wait for log.
+const SIGNALS: [&str; 2] = ["standby.signal", "recovery.signal"];
+
 /// The permission bits of a mode.
 const MODE_BITS: u32 = 0o7777;
 
@@ -29,10 +32,23 @@ pub(super) fn prepare(data: &Path, plan: &RestorePlan, layout: &Layout) -> io::R
     for directory in layout.directories.iter().filter(|path| is_inside(path)) {
         make(&data.join(directory))?;
     }
+    // The backup of a standby brings what made it one.
+    follow_nobody(data)?;
     move_tablespaces(data, plan, layout)?;
     config_files::bring(data, &plan.staging, layout)?;
     plan.relocated.iter().try_for_each(|space| protect(space, layout))?;
     protect(data, layout)
+}
+
+/// Takes away what makes a server follow another one.
+pub(crate) fn follow_nobody(data: &Path) -> io::Result<()> {
+    for signal in SIGNALS {
+        match fs::remove_file(data.join(signal)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A path of the layout that cannot lead out of the data directory.

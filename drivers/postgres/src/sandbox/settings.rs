@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::recover::follow_nobody;
+
 /// The port in the name of the socket; nothing listens on a network.
 pub(crate) const PORT: u16 = 5432;
 
@@ -15,9 +17,6 @@ const SOCKET_BYTES_MAX: usize = 107;
 
 /// Room for sessions of checks and of copies.
 const SIZES: &str = "max_connections = 40\nmax_locks_per_transaction = 1024\n";
-
-/// Files that make a server follow another one or wait for log.
-const SIGNALS: [&str; 2] = ["standby.signal", "recovery.signal"];
 
 /// Settings that the command line says, so that no file can say otherwise.
 const LOCKS: &[&str] = &[
@@ -96,12 +95,7 @@ pub(super) fn write(data: &Path, directory: &Path) -> io::Result<()> {
     fs::write(directory.join("hba.conf"), "local all all trust\n")?;
     fs::write(directory.join("ident.conf"), "")?;
     fs::write(data.join("postgresql.auto.conf"), "")?;
-    for signal in SIGNALS {
-        match fs::remove_file(data.join(signal)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
+    follow_nobody(data)?;
     // A server without room for slots refuses to start on any.
     match fs::read_dir(data.join("pg_replslot")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

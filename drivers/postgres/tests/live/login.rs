@@ -186,6 +186,28 @@ async fn the_first_host_that_fits_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_standby_is_preferred_wherever_it_is_named() {
+    let Some(mut stage) = Stage::open(15, &[]).await else { return };
+    let standby = stage.server.standby().unwrap();
+    let among = async |ports: [u16; 2]| {
+        let mut endpoint = stage.endpoint("");
+        endpoint.address = format!(
+            "//postgres@127.0.0.1:{},127.0.0.1:{}/postgres?target_session_attrs=prefer-standby",
+            ports[0], ports[1]
+        );
+        let driver = engine().connect(&endpoint).await.unwrap();
+        driver.probe().await.unwrap().identity.location
+    };
+    let (first, second) = (stage.server.port(), standby.port());
+    for (ports, expected) in
+        [([first, second], second), ([second, first], second), ([first, 1], first)]
+    {
+        let location = among(ports).await;
+        assert!(location.starts_with(&format!("127.0.0.1:{expected}")), "{ports:?}: {location}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_postgresql_is_told_apart() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
