@@ -5,7 +5,7 @@ use stillpoint_testcontainers::{POSTGRES_USER, Postgres};
 use tokio_postgres::Client;
 
 use crate::{
-    postgres::{Story, connect},
+    postgres::{Story, connect, exact},
     tap::Tap,
 };
 
@@ -82,5 +82,73 @@ async fn row_75_a_backup_of_a_standby_reads_nothing_of_its_primary() {
         assert_eq!(number(&client, whole).await, 20_000);
         let follows = "SELECT pg_is_in_recovery()::int::int8";
         assert_eq!(number(&client, follows).await, 0, "it follows nobody");
+    }
+}
+
+async fn has_a_standby(server: &Postgres) -> bool {
+    let query = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
+    number(&connect(server).await, query).await == 1
+}
+
+/// Row 78: what is restored as a standby joins its primary and streams: first what was captured,
+/// then what only the primary has. One that went its own way becomes a standby again, in its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_78_a_restored_standby_joins_its_primary_and_streams() {
+    for major in [13, 17] {
+        let Some(mut story) = Story::begin(major, "sql").await else { continue };
+        story.write(2).await;
+        story.back_up();
+        let capture = story.capture().await;
+        story.write(3).await;
+        story.end(capture).await;
+        story.write(2).await;
+        let primary = format!("host=127.0.0.1 port={} user={POSTGRES_USER}", story.server.port());
+
+        // What makes no standby is refused before a byte is written.
+        let never = ["restore", "shop", "--to", "never"];
+        let secret = format!("{primary} password=swordfish");
+        let at = exact(story.instants[3]);
+        for (more, says) in [
+            (&["--as", "standby"][..], "--primary"),
+            (&["--primary", &primary][..], "--as standby"),
+            (&["--as", "other", "--primary", &primary][..], "--as"),
+            (&["--as", "standby", "--primary", &secret][..], "passfile=PATH"),
+            (&["--as", "standby", "--primary", &primary, "--at", &at][..], "wherever"),
+        ] {
+            let (status, _, said) = story.run(&[&never[..], more].concat());
+            assert!(status == 2 && said.contains(says), "{more:?}: {status} {said}");
+            assert!(!said.contains("swordfish") && !story.site.path("never").exists(), "{said}");
+        }
+
+        let words =
+            ["restore", "shop", "--to", "follower", "--as", "standby", "--primary", &primary];
+        let plan = story.ok(&[&words[..], &["--plan"]].concat());
+        let command = plan["command"].as_str().unwrap();
+        assert!(command.contains("--as standby --primary \"host="), "{plan:#}");
+        let follower = story.site.path("follower");
+        assert!(!follower.exists());
+        let answer = story.ok(&words);
+        assert!(answer["notes"].to_string().contains("it follows host=127.0.0.1"), "{answer:#}");
+        let mut standby = Postgres::start_on(major, &follower).unwrap();
+        catch_up(&story, &standby, 7).await;
+        story.write(1).await;
+        catch_up(&story, &standby, 8).await;
+        assert!(has_a_standby(&story.server).await);
+        let own = connect(&standby).await;
+        assert_eq!(number(&own, "SELECT pg_is_in_recovery()::int::int8").await, 1);
+
+        // Promoted by mistake, it is another branch; its place is taken by a standby again.
+        own.batch_execute("SELECT pg_promote()").await.unwrap();
+        own.batch_execute("INSERT INTO entry VALUES (99)").await.unwrap();
+        drop(own);
+        standby.stop().unwrap();
+        drop(standby);
+        story.ok(&[&words[..], &["--delta"]].concat());
+        let standby = Postgres::start_on(major, &follower).unwrap();
+        story.write(1).await;
+        catch_up(&story, &standby, 9).await;
+        let strays = "SELECT count(*) FROM entry WHERE n = 99";
+        assert_eq!(number(&connect(&standby).await, strays).await, 0);
+        assert!(has_a_standby(&story.server).await);
     }
 }

@@ -434,6 +434,9 @@ pub struct RestoreExtras {
     pub relocations: Vec<Relocation>,
     /// Whether a server is started on the database afterwards.
     pub starts: bool,
+    /// How the server is reached that the restored one shall follow, in the engine's own notation:
+    /// then no state of its own begins with what is restored.
+    pub follows: Option<String>,
     /// What a sandbox is opened on the database for afterwards: a machine on which that cannot be
     /// done is refused.
     pub sandbox: SandboxUse,
@@ -452,6 +455,7 @@ impl RestoreExtras {
     pub fn refuse(&self) -> Result<()> {
         let wanted = [
             (self.starts, "--start", "this engine has no server to start"),
+            (self.follows.is_some(), "--as standby", "this engine has no standbys"),
             (self.rewrites, "--delta", "databases of this engine are always written anew"),
             (!self.relocations.is_empty(), "--tablespace", "this engine has no tablespaces"),
         ];

@@ -29,7 +29,7 @@ use crate::{
     error,
     layout::Layout,
     notes,
-    recover::{PENDING_FILE, SPACES, Server, TAKEN_FILE, blocking},
+    recover::{PENDING_FILE, PRIMARY_FILE, SPACES, STANDBY_FILE, Server, TAKEN_FILE, blocking},
     share, spaces,
     version::MAJORS,
 };
@@ -49,6 +49,10 @@ const STRETCHES_QUEUED_MAX: usize = 16;
 const DYING_LOOKS_MAX: u32 = 100;
 const DYING_PAUSE: Duration = Duration::from_millis(50);
 
+/// What proves that the point was reached.
+const PROOF: &str = "replay by a server ends exactly there; then every page's checksum";
+const PROOF_OF_STANDBY: &str = "the standby itself, which replays all WAL and then asks for more";
+
 /// How many damaged pages are named.
 const FINDINGS_MAX: usize = 8;
 
@@ -65,6 +69,18 @@ pub(crate) async fn plan(
     let found = check_target(&target, overwrite)?;
     if extras.rewrites && found == Found::Cluster {
         check_same(&target, &layout)?;
+    }
+    let follows = extras.follows.as_ref();
+    if follows.is_some()
+        && matches!(request.until, RecoveryTarget::Time(_) | RecoveryTarget::Position(_))
+    {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            code::USAGE,
+            "make a standby of another moment",
+        )
+        .why("a standby goes wherever its primary is")
+        .next("leave --at out"));
     }
     let major = layout.server_version_num / 10_000;
     let server = Server::find(programs, major).await;
@@ -94,21 +110,29 @@ pub(crate) async fn plan(
     placements.extend(moved.iter().map(|(oid, path)| rule(&spaces::prefix(*oid), path.clone())));
     placements.push(rule("", staged.clone()));
     let rewrite = Rewrite { directory: staged.clone(), last: CONTROL_FILE.to_owned() };
+    let mut notes = notes::differences(&layout, server.as_ref());
+    let (files, proof) = match follows {
+        None => (taken(request, &layout), PROOF),
+        Some(primary) => {
+            notes.push(format!("once a server is started on it, it follows {primary}"));
+            (vec![generated(request, PRIMARY_FILE, primary.clone())], PROOF_OF_STANDBY)
+        }
+    };
     Ok(RestorePlan {
         placements,
         relocated: moved.into_iter().map(|(_, path)| path).collect(),
         rewrite: extras.rewrites.then_some(rewrite),
-        notes: notes::differences(&layout, server.as_ref()),
+        notes,
         owner: server.as_ref().and_then(|server| server.owner),
         modes: Some((layout.directory_mode, layout.file_mode)),
         target,
         staging: request.staging.to_owned(),
         database: staged,
-        files: taken(request, &layout),
+        files,
         replays_log: !matches!(request.until, RecoveryTarget::Consistent),
         until: request.until.clone(),
         overwrite,
-        proof: "replay by a server ends exactly there; then every page's checksum".to_owned(),
+        proof: proof.to_owned(),
     })
 }
 
@@ -120,12 +144,13 @@ fn taken(request: &RestoreRequest<'_>, layout: &Layout) -> Vec<GeneratedFile> {
         timeline.parse::<u32>().ok().filter(|_| system == layout.system_identifier)
     };
     let newest = request.extras.lineages.iter().filter_map(number).max();
-    let file = |timeline: u32| GeneratedFile {
-        path: request.staging.join(TAKEN_FILE),
-        bytes: timeline.to_string().into(),
-        mode: 0o600,
-    };
+    let file = |timeline: u32| generated(request, TAKEN_FILE, timeline.to_string());
     newest.map(file).into_iter().collect()
+}
+
+/// A file for whoever replays the WAL.
+fn generated(request: &RestoreRequest<'_>, name: &str, text: String) -> GeneratedFile {
+    GeneratedFile { path: request.staging.join(name), bytes: text.into(), mode: 0o600 }
 }
 
 async fn no_server(layout: &Layout, programs: &[PathBuf]) -> Error {
@@ -248,6 +273,11 @@ fn is_in_use(target: &Path) -> bool {
 /// Verifies the checksum of every page.
 pub(crate) async fn check(plan: &RestorePlan) -> Result<String> {
     let data = staged(&plan.staging);
+    if data.join(STANDBY_FILE).exists() {
+        let told =
+            "a standby: a server that is started on it replays the WAL, and follows its primary";
+        return Ok(told.to_owned());
+    }
     if data.join(PENDING_FILE).exists() {
         return Ok("no server of this version is installed here: its files and WAL are in place, \
                    and it replays them when it is started"

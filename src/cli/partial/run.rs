@@ -22,7 +22,7 @@ use super::{
     plan,
 };
 use crate::{
-    cli::{drill, exit, open::Opened, session::Session},
+    cli::{drill, exit, open::Opened, restore::STANDBY, session::Session},
     coordinator::{self, PartialJob, Wanted, Way},
     pipeline::Meter,
 };
@@ -46,7 +46,8 @@ pub(crate) struct PartialOptions {
     )]
     pub(crate) into: Option<String>,
     /// The name of the restored table or database, which must be free [default: its own name with
-    /// the time of the point, such as orders_restored_20251119_031244].
+    /// the time of the point, such as orders_restored_20251119_031244]. Without --into: "standby",
+    /// and the restored server follows the one that --primary names.
     #[arg(long = "as", value_name = "NAME")]
     pub(crate) name: Option<String>,
     /// Copy nothing: report which rows of the live tables are missing, extra and different, and
@@ -134,7 +135,7 @@ pub(crate) fn refuse_without_target(options: &PartialOptions) -> Result<()> {
     let given = [
         ("--table", !options.table.is_empty()),
         ("--database", options.inside.is_some()),
-        ("--as", options.name.is_some()),
+        ("--as", options.name.as_deref().is_some_and(|name| name != STANDBY)),
         ("--compare", options.compare),
         ("--script", options.script.is_some()),
         ("--scratch", options.scratch.is_some()),

@@ -2,5 +2,7 @@
 
 mod group;
 mod run;
+mod standby;
 
 pub(super) use run::{Options, run, wanted};
+pub(super) use standby::STANDBY;

@@ -14,7 +14,7 @@ use stillpoint_contract::{
     RestoreExtras, Result, code,
 };
 
-use super::group;
+use super::{group, standby};
 use crate::{
     cli::{
         advice::{command_line, repeated_options, with_options},
@@ -91,6 +91,15 @@ pub(crate) struct Options {
     /// Start a server on the restored directory, and wait until it accepts connections.
     #[arg(long, conflicts_with = "labels")]
     start: bool,
+    /// The server that the restored one follows, with --as standby: what PostgreSQL takes for
+    /// `primary_conninfo`, such as "host=db1 user=replicator". Its password is in a password file.
+    #[arg(
+        long,
+        value_name = "CONNINFO",
+        requires = "to",
+        conflicts_with_all = ["into", "before_drop", "labels"]
+    )]
+    primary: Option<String>,
     /// Only tell what would be read, from where, how long it takes by past drills, and what is
     /// lost after the point; change nothing.
     #[arg(long)]
@@ -368,6 +377,7 @@ async fn backup_of(repository: &Opened, id: &str) -> Result<Wanted> {
 fn extras(options: &Options) -> Result<RestoreExtras> {
     let mut extras = RestoreExtras {
         starts: options.start,
+        follows: standby::primary(&options.partial, options.primary.as_deref())?,
         rewrites: options.delta,
         ..RestoreExtras::default()
     };
@@ -436,6 +446,9 @@ fn planned(
     words.extend(options.accept_damage.then_some("--accept-damage"));
     words.extend(options.delta.then_some("--delta"));
     words.extend(options.start.then_some("--start"));
+    if let Some(primary) = &options.primary {
+        words.extend(["--as", standby::STANDBY, "--primary", primary]);
+    }
     if let Some(name) = &source.name {
         words.extend(["--from", name]);
     }

@@ -15,5 +15,5 @@ mod wal_files;
 
 pub(crate) use server::{Server, by_shell, tail, version_of};
 pub(crate) use start::start;
-pub(crate) use steps::{PENDING_FILE, TAKEN_FILE, blocking, recover};
+pub(crate) use steps::{PENDING_FILE, PRIMARY_FILE, STANDBY_FILE, TAKEN_FILE, blocking, recover};
 pub(crate) use tree::{SPACES, follow_nobody, give_to};

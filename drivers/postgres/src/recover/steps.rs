@@ -24,6 +24,12 @@ pub(crate) const PENDING_FILE: &str = "recovery.signal";
 /// The newest timeline that is kept, beside the data.
 pub(crate) const TAKEN_FILE: &str = "stillpoint/timelines";
 
+/// How the primary is reached, beside the data of what becomes its standby.
+pub(crate) const PRIMARY_FILE: &str = "stillpoint/primary";
+
+/// What makes a server a standby.
+pub(crate) const STANDBY_FILE: &str = "standby.signal";
+
 const STEP: &str = "bring the cluster to the point";
 
 /// Lays out WAL and replays it. `places` are directories of server programs.
@@ -55,9 +61,17 @@ pub(crate) async fn recover(recovery: Recovery<'_>, places: &[PathBuf]) -> Resul
         .await?;
     }
     aim.check_reached()?;
-    let taken = fs::read_to_string(plan.staging.join(TAKEN_FILE)).unwrap_or_default();
-    let taken = taken.parse().unwrap_or(0);
-    finish((&data, &plan.relocated), &layout, (files, taken), &aim, places).await?;
+    let told = |name: &str| {
+        let file = plan.files.iter().find(|file| file.path == plan.staging.join(name))?;
+        Some(String::from_utf8_lossy(&file.bytes).into_owned())
+    };
+    let end = match told(PRIMARY_FILE) {
+        Some(primary) => End::Follow(primary),
+        None => End::Stand {
+            taken: told(TAKEN_FILE).and_then(|number| number.parse().ok()).unwrap_or(0),
+        },
+    };
+    finish((&data, &plan.relocated), &layout, (files, end), &aim, places).await?;
     Ok(Reached {
         position: Some(aim.reached),
         committed_at: aim.committed_at,
@@ -74,11 +88,20 @@ fn write(files: &mut WalFiles, wanted: &Use, at: &LogPosition, body: &Bytes) -> 
     files.write(timeline, lsn, body)
 }
 
-/// Cuts the WAL, replays it, and makes sure that the server got where it should.
+/// What becomes of a cluster whose WAL is laid out.
+enum End {
+    /// It begins a timeline of its own, after the newest that is kept.
+    Stand { taken: u32 },
+    /// It follows a primary.
+    Follow(String),
+}
+
+/// Cuts the WAL, replays it, and makes sure that the server got where it should. A standby replays
+/// it by itself: one that was replayed to its end would follow nobody.
 async fn finish(
     (data, relocated): (&Path, &[PathBuf]),
     layout: &Layout,
-    (mut files, taken): (WalFiles, u32),
+    (mut files, end): (WalFiles, End),
     aim: &Aim,
     places: &[PathBuf],
 ) -> Result<()> {
@@ -87,14 +110,22 @@ async fn finish(
     let server = Server::find(places, major).await;
     let (path, relocated) = (data.to_owned(), relocated.to_vec());
     let owner = server.as_ref().and_then(|server| server.owner);
-    let has_server = server.is_some();
+    let (has_server, stands) = (server.is_some(), matches!(end, End::Stand { .. }));
     let reserved = blocking(data, move || {
         files.cut(timeline, lsn)?;
-        let reserved = files.reserve((timeline, lsn), taken)?;
-        fs::write(path.join(PENDING_FILE), "")?;
-        if !has_server {
-            wait_for_a_server(&path, timeline)?;
-        }
+        let reserved = match end {
+            End::Stand { taken } => {
+                fs::write(path.join(PENDING_FILE), "")?;
+                if !has_server {
+                    wait_for_a_server(&path, timeline)?;
+                }
+                files.reserve((timeline, lsn), taken)?
+            }
+            End::Follow(primary) => {
+                follow(&path, &primary)?;
+                Vec::new()
+            }
+        };
         if let Some(owner) = owner {
             relocated.iter().try_for_each(|space| tree::give_to(space, owner))?;
             tree::give_to(&path, owner)?;
@@ -102,7 +133,7 @@ async fn finish(
         Ok(reserved)
     })
     .await?;
-    let Some(server) = server else { return Ok(()) };
+    let Some(server) = server.filter(|_| stands) else { return Ok(()) };
     server.replay(data, timeline, layout).await?;
     let path = data.join("pg_wal");
     let history = blocking(data, move || {
@@ -121,13 +152,28 @@ async fn finish(
 
 /// Where no server of the version is installed, whoever starts one replays the same WAL.
 fn wait_for_a_server(data: &Path, timeline: u32) -> io::Result<()> {
+    let target = timeline.to_string();
+    set(data, &[("restore_command", "false"), ("recovery_target_timeline", &target)])
+}
+
+/// Makes it a standby, which asks its primary for what comes after the WAL that is here.
+fn follow(data: &Path, primary: &str) -> io::Result<()> {
+    set(data, &[("primary_conninfo", primary), ("recovery_target_timeline", "latest")])?;
+    fs::write(data.join(STANDBY_FILE), "")
+}
+
+/// Adds settings to those that the server itself writes down, where the last word counts.
+fn set(data: &Path, settings: &[(&str, &str)]) -> io::Result<()> {
     let path = data.join("postgresql.auto.conf");
-    let text = match fs::read_to_string(&path) {
+    let mut text = match fs::read_to_string(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         read => read?,
     };
-    let settings = "restore_command = 'false'\nrecovery_target_timeline";
-    fs::write(path, format!("{text}\n{settings} = '{timeline}'\n"))
+    for (name, value) in settings {
+        let value = value.replace('\\', "\\\\").replace('\'', "''");
+        text = format!("{text}\n{name} = '{value}'");
+    }
+    fs::write(path, format!("{text}\n"))
 }
 
 /// The timeline and LSN of a position.

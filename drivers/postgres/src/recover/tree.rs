@@ -9,7 +9,10 @@ use std::{
 
 use stillpoint_contract::RestorePlan;
 
-use super::config_files;
+use super::{
+    config_files,
+    steps::{PENDING_FILE, STANDBY_FILE},
+};
 use crate::{layout::Layout, spaces};
 
 /// Where tablespaces go that nobody mapped: inside the data directory, so that a restore never
@@ -17,7 +20,7 @@ use crate::{layout::Layout, spaces};
 pub(crate) const SPACES: &str = "stillpoint_tablespaces";
 
 /// Files that make a server follow another one, or wait for log.
-const SIGNALS: [&str; 2] = ["standby.signal", "recovery.signal"];
+const SIGNALS: [&str; 2] = [STANDBY_FILE, PENDING_FILE];
 
 /// The permission bits of a mode.
 const MODE_BITS: u32 = 0o7777;
