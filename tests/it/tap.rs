@@ -1,4 +1,5 @@
-//! A wire between the program and a server: it counts what the server sends, and can be cut.
+//! A wire between the program and a server: it counts what the server sends, is as slow as it is
+//! told to be, and can be cut.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::{
@@ -9,6 +10,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 /// A port of its own, from which everything goes to a server.
@@ -22,6 +24,7 @@ pub(crate) struct Tap {
 struct Wire {
     sent: AtomicU64,
     asked: AtomicU64,
+    nanos_per_byte: AtomicU64,
     is_cut: AtomicBool,
     open: Mutex<Vec<TcpStream>>,
 }
@@ -54,6 +57,16 @@ impl Tap {
         }
     }
 
+    /// Lets so many bytes of each connection pass in a second.
+    pub(crate) fn slow_down(&self, bytes_per_second: u64) {
+        self.wire.nanos_per_byte.store(1_000_000_000 / bytes_per_second, Ordering::SeqCst);
+    }
+
+    /// Lets everything pass at once.
+    pub(crate) fn hurry(&self) {
+        self.wire.nanos_per_byte.store(0, Ordering::SeqCst);
+    }
+
     /// Bytes that the server has sent.
     pub(crate) fn sent(&self) -> u64 {
         self.wire.sent.load(Ordering::SeqCst)
@@ -72,8 +85,10 @@ impl Wire {
         let (back, forth) = (client.try_clone().unwrap(), server.try_clone().unwrap());
         thread::spawn(move || pass_on(client, forth, |_| {}));
         let wire = Arc::clone(self);
-        let count = move |length| {
+        let count = move |length: u64| {
             wire.sent.fetch_add(length, Ordering::SeqCst);
+            let nanos = wire.nanos_per_byte.load(Ordering::SeqCst);
+            thread::sleep(Duration::from_nanos(nanos * length));
         };
         thread::spawn(move || pass_on(server, back, count));
     }

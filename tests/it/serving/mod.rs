@@ -4,6 +4,7 @@
 
 mod alerts;
 mod channels;
+mod draining;
 mod everyday;
 mod explains;
 mod fence;
@@ -12,6 +13,7 @@ mod new_machine;
 mod observe;
 mod oddities;
 mod plans;
+mod secrets;
 mod supervised;
 mod trouble;
 pub(crate) mod ward;

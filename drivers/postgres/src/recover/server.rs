@@ -120,7 +120,8 @@ impl Server {
             None => Stdio::null(),
         };
         command.current_dir("/").stdin(Stdio::null()).stdout(out).stderr(log);
-        command.env("LC_ALL", "C").kill_on_drop(true);
+        // The environment may hold secrets, and the server runs as another user.
+        command.env_clear().env("LC_ALL", "C").kill_on_drop(true);
         let status = command.status().await.map_err(|cause| {
             Error::new(ErrorKind::Config, code::FILE, STEP)
                 .with("program", self.program.display())
