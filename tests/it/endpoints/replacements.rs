@@ -56,6 +56,75 @@ fn rows_7_13_and_20_fifty_replacements_of_eight_databases_page_nobody() {
     serving.stop();
 }
 
+/// Row 13: one process serves four servers and four files; each is replaced under it by another
+/// one, and the old ones end. All are backed up, and come back as their last endpoints had them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_13_one_process_backs_up_eight_endpoints_of_two_engines_that_are_replaced() {
+    const EACH: usize = 4;
+    let ward = ward(&format!("{CALM}{FILES}{SQLITE}{SERVERS}"));
+    fs::set_permissions(ward.path("."), fs::Permissions::from_mode(0o755)).unwrap();
+    let names: Vec<String> = ["file", "server"]
+        .iter()
+        .flat_map(|kind| (0..EACH).map(move |n| format!("{kind}{n}")))
+        .collect();
+    let (mut applications, mut servers) = (Vec::new(), Vec::new());
+    let serving = ward.serve();
+    for time in ["a", "b"] {
+        for n in 0..EACH {
+            let (own, id) = (format!("file{n}"), format!("file{n}-{time}"));
+            applications.push(ward.create(&format!("{id}.db")));
+            register_file(&ward, &id, &format!("{id}.db"), &own);
+            let (own, id) = (format!("server{n}"), format!("server{n}-{time}"));
+            let Some(next) = server() else { return };
+            sql(&next, &format!("CREATE TABLE entry AS SELECT '{id}' AS text")).await;
+            register_server(&ward, &id, next.port(), &own);
+            servers.push(next);
+        }
+        for name in &names {
+            wait_for_endpoint(&ward, name, &format!("{name}-{time}"));
+            ward.wait_for_backups(name, if time == "a" { 1 } else { 2 });
+        }
+        if time == "a" {
+            continue;
+        }
+        for name in &names {
+            fs::remove_file(file(&ward, &format!("{name}-a"))).unwrap();
+        }
+        // Those that were replaced end: servers with their directories, files with their names.
+        drop(servers.drain(..EACH));
+        drop(applications.drain(..EACH));
+        for n in 0..EACH {
+            fs::remove_file(ward.path(&format!("file{n}-a.db"))).unwrap();
+        }
+    }
+    for (application, server) in applications.iter().zip(&servers) {
+        application.execute("INSERT INTO t DEFAULT VALUES", []).unwrap();
+        sql(server, "INSERT INTO entry VALUES ('after')").await;
+    }
+    ward.wait_until("that all is well", || {
+        let status = ward.json(&["status"]);
+        let mut rows = status["databases"].as_array().unwrap().iter();
+        rows.all(|row| row["rpo"] == "ok" && row["trouble"].is_null())
+    });
+    for name in &names {
+        let id = format!("{name}-b");
+        ward.ok(&["endpoint", "drain", &id, "--wait", "--timeout", "90s"]);
+        assert_eq!(ended(&ward, name, "failed"), 0, "{:#?}", ward.jobs(name));
+    }
+    assert_eq!(notices(&ward), Vec::<Value>::new());
+    assert_eq!(serving.stop(), 143);
+    for n in 0..EACH {
+        assert_eq!(ward.restored_rows(&format!("file{n}")), 2);
+        let to = ward.path(&format!("restored{n}"));
+        let (name, place) = (format!("server{n}"), to.to_str().unwrap());
+        let words = ["restore", &name, "--repo", "repo", "--to", place];
+        let (status, told) = with_programs(&ward, &words);
+        assert_eq!(status, 0, "{told}");
+        let restored = stillpoint_testcontainers::Postgres::start_on(17, &to).unwrap();
+        assert_eq!(entries(&restored).await, ["after".to_owned(), format!("server{n}-b")]);
+    }
+}
+
 /// Runs the program where it finds the programs of a server.
 fn with_programs(ward: &Ward, words: &[&str]) -> (i32, String) {
     let mut places = vec![stillpoint_testcontainers::Postgres::programs(17).unwrap()];
