@@ -69,3 +69,73 @@ fn row_9b_the_only_endpoint_is_lost_and_somebody_is_told_once() {
     assert_eq!(told[1]["kind"], "resolved");
     serving.stop();
 }
+
+/// Does its deed once for each event, by the key that it is given, and notes each call. The first
+/// time, whoever called it is killed before it can hear that this was done.
+const HOOK: &str = r#"#!/bin/sh
+cd "$(dirname "$0")" || exit 1
+notice=$(cat)
+key=$(printf '%s' "$notice" | sed 's/.*"id":"\([^"]*\)".*/\1/')
+echo "$key" >> calls
+if mkdir "done-$key"; then printf '%s\n' "$notice" >> notices; fi
+if mkdir first; then kill -9 "$PPID"; fi
+"#;
+
+/// Row 77: a drill that fails fires a hook, and so does the end of that, each once: whoever serves
+/// after one that was killed amid it calls the hook with the same key, and nobody ever after.
+#[test]
+fn row_77_a_hook_fires_once_for_each_event_whoever_is_killed() {
+    let ward = Ward::new("");
+    let hook = ward.path("hook");
+    fs::write(&hook, HOOK).unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    let policy = "[policy.default]\nlogs = \"never\"\nrpo = \"2d\"\n";
+    let database = "[database.app]\nendpoint = \"sqlite:app.db\"\n";
+    let alert = format!(
+        "[[alert]]\nname = \"hook\"\nwhen = [\"drill-failed\"]\nto = [{{ exec = [\"{}\"] }}]\n",
+        hook.display()
+    );
+    ward.configure(&format!("{HEAD}{policy}{database}{alert}"));
+    drop(ward.create("app.db"));
+    let drill = |expected: &str, status: i32| {
+        let check = ["--check", "SELECT count(*) FROM t", "--expect", expected];
+        let words = ["drill", "run", "app", "--no-mount"];
+        let (ended, told) = ward.run(&[words, check].concat());
+        assert_eq!(ended, status, "{told}");
+    };
+    let calls = || {
+        let text = fs::read_to_string(ward.path("calls")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let serving = ward.serve();
+    ward.wait_for_backups("app", 1);
+    assert_eq!(serving.stop(), 143);
+
+    drill("99", 12);
+    let serving = ward.serve();
+    ward.wait_until("the hook", || !calls().is_empty());
+    assert_eq!(serving.wait(), -1, "the hook kills it");
+    let serving = ward.serve();
+    ward.wait_until("another call", || calls().len() == 2);
+    sleep(Duration::from_secs(6));
+    serving.kill();
+    // Once it is known that the one before is gone, somebody looks at what lasts, and is silent.
+    let serving = ward.serve();
+    sleep(Duration::from_secs(40));
+    drill("1", 0);
+    ward.wait_until("that it is over", || notices(&ward).len() == 2);
+    assert_eq!(serving.stop(), 143);
+    drill("99", 12);
+    let serving = ward.serve();
+    ward.wait_until("the next event", || notices(&ward).len() == 3);
+    sleep(Duration::from_secs(6));
+    assert_eq!(serving.stop(), 143);
+
+    let (told, called) = (notices(&ward), calls());
+    let kinds: Vec<&str> = told.iter().map(|notice| notice["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["raised", "resolved", "raised"], "{told:#?}");
+    assert!(told.iter().all(|notice| notice["alerts"][0]["class"] == "drill-failed"), "{told:#?}");
+    let keys: Vec<&str> = told.iter().map(|notice| notice["id"].as_str().unwrap()).collect();
+    assert_eq!(called, [keys[0], keys[0], keys[1], keys[2]], "{}", ward.said());
+    assert!(keys[0] != keys[1] && keys[1] != keys[2] && keys[0] != keys[2], "{keys:?}");
+}
