@@ -14,6 +14,7 @@ mod observe;
 mod oddities;
 mod plans;
 mod secrets;
+mod several;
 mod supervised;
 mod trouble;
 pub(crate) mod ward;
