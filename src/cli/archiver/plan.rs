@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 use stillpoint_contract::{
-    Compared, Error, ErrorKind, Explained, Finding, LockTaken, Outlook, Result, Weight, code,
+    Compared, Error, ErrorKind, Explained, Finding, Held, LockTaken, Outlook, Partition, Result,
+    Rows, Weight, code,
 };
 
 use super::{control::OverrideRow, place::Set};
@@ -106,15 +107,39 @@ struct LockRow {
     during: &'static str,
     /// Who waits for it.
     blocks: &'static str,
-    /// For how long at a time, about; `null` as long as a file takes to be read.
+    /// For how long at a time: a `moment`, or as long as a `transaction` that deletes takes, a
+    /// `file` to be read, or all rows of the `table`.
+    held: &'static str,
+    /// How long a transaction is, about; `null` where it is not as long as one.
     about_ms: Option<u64>,
 }
 
 impl LockRow {
     fn of(lock: LockTaken, transaction: Duration) -> Self {
-        let LockTaken { on, mode, during, blocks, is_brief } = lock;
-        let about_ms = is_brief.then_some(transaction.as_millis() as u64);
-        Self { on, mode, during, blocks, about_ms }
+        let LockTaken { on, mode, during, blocks, held } = lock;
+        let about_ms = (held == Held::Transaction).then_some(transaction.as_millis() as u64);
+        let held = match held {
+            Held::Moment => "moment",
+            Held::Transaction => "transaction",
+            Held::File => "file",
+            Held::Table => "table",
+        };
+        Self { on, mode, during, blocks, held, about_ms }
+    }
+
+    /// Whether it is the same of another table.
+    fn is_like(&self, other: &Self) -> bool {
+        self.mode == other.mode
+            && (self.during, self.blocks, self.held) == (other.during, other.blocks, other.held)
+    }
+
+    fn length(&self) -> String {
+        match (self.about_ms, self.held) {
+            (Some(ms), _) => units::duration(Duration::from_millis(ms)),
+            (None, "moment") => "a moment".to_owned(),
+            (None, "table") => "all of its rows".to_owned(),
+            (None, _) => "a file".to_owned(),
+        }
     }
 }
 
@@ -227,18 +252,7 @@ impl Answer for PlanAnswer {
         }
         page.table(&table);
         page.blank();
-        let mut table = Table::new(&["LOCK", "MODE", "WHILE", "FOR ABOUT", "BLOCKS"]);
-        for row in &self.locks {
-            let length = |ms| units::duration(Duration::from_millis(ms));
-            table.row(vec![
-                row.on.clone(),
-                row.mode.clone(),
-                row.during.to_owned(),
-                row.about_ms.map_or_else(|| "a file".to_owned(), length),
-                row.blocks.to_owned(),
-            ]);
-        }
-        page.table(&table);
+        page.table(&self.table_of_locks());
         for step in &self.selecting {
             page.blank();
             page.line(printable(&step.statement));
@@ -277,6 +291,34 @@ impl Answer for PlanAnswer {
 }
 
 impl PlanAnswer {
+    /// Locks for people, who read of several partitions that leave once what is the same of all.
+    fn table_of_locks(&self) -> Table {
+        let leaves = |lock: &LockRow| {
+            let mut leaving = self.partitions.iter().filter(|part| part.path == "detach");
+            leaving.any(|part| part.partition == lock.on)
+        };
+        let mut told: Vec<(&LockRow, usize)> = Vec::new();
+        for row in &self.locks {
+            let is_same = |one: &LockRow| leaves(one) && leaves(row) && one.is_like(row);
+            if let Some((_, more)) = told.iter_mut().find(|one| is_same(one.0)) {
+                *more += 1;
+            } else {
+                told.push((row, 0));
+            }
+        }
+        let mut table = Table::new(&["LOCK", "MODE", "WHILE", "FOR ABOUT", "BLOCKS"]);
+        for (row, more) in told {
+            let on = match more {
+                0 => row.on.clone(),
+                1 => format!("{} and another partition", row.on),
+                _ => format!("{} and {more} other partitions", row.on),
+            };
+            let (mode, during) = (row.mode.clone(), row.during.to_owned());
+            table.row(vec![on, mode, during, row.length(), row.blocks.to_owned()]);
+        }
+        table
+    }
+
     /// Adds what the run will do, and how long it will take.
     fn show(&mut self, outlook: Outlook, transaction: Duration, rate: Option<f64>) {
         let Outlook { steps, first, last, locks, log_least, log_most } = outlook;
@@ -311,17 +353,44 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let unfinished = shelf.unfinished().map(|run| run.plan.run.clone());
     let mut answer = answer_of(&set, &prepared, unfinished);
     answer.overrides = OverrideRow::all(&control(&place).await?);
-    // Of partitions, that of the first one with rows stands for all.
-    let of = parts.iter().find(|part| part.prepared.estimate.rows > 0);
-    let of = of.map_or(&prepared.set, |part| &part.prepared.set);
-    let outlook = rows.outlook(of, set.rule.slice_rows, prepared.estimate).await?;
+    let selected: Vec<&PreparedPart> =
+        parts.iter().filter(|part| part.prepared.estimate.rows > 0).collect();
+    // Of partitions, the first one of which rows are deleted stands for all such.
+    let pruned = selected.iter().find(|part| part.why_rows.is_some());
+    let of = pruned.or(selected.first()).map_or(&prepared.set, |part| &part.prepared.set);
+    let mut outlook = rows.outlook(of, set.rule.slice_rows, prepared.estimate).await?;
+    if pruned.is_none() && !selected.is_empty() {
+        outlook.locks.clear();
+    }
+    add_leaving(&mut *rows, &shelf, &selected, &mut outlook.locks).await?;
     let ledger = rows.ledger(&set.rule.name).await?;
     answer.show(outlook, set.rule.transaction, measured_rate(&shelf, &ledger));
-    let selected = parts.iter().filter(|part| part.prepared.estimate.rows > 0);
-    answer.partitions = selected.map(PartRow::of).collect();
+    answer.partitions = selected.into_iter().map(PartRow::of).collect();
     let status = if answer.admitted { exit::OK } else { exit::status(ErrorKind::Refused) };
     session.answer(&answer)?;
     Ok(status)
+}
+
+/// Adds what is locked for partitions that leave as a whole, and for those that were taken out and
+/// are not dropped yet.
+async fn add_leaving(
+    rows: &mut dyn Rows,
+    shelf: &Shelf,
+    selected: &[&PreparedPart],
+    locks: &mut Vec<LockTaken>,
+) -> Result<()> {
+    let open = shelf.runs.iter().filter(|run| run.end.is_none());
+    let open = open.filter_map(|run| run.plan.whole());
+    let whole = selected.iter().filter(|part| part.why_rows.is_none());
+    let partitions: Vec<&Partition> = whole.map(|part| &part.partition).chain(open).collect();
+    for partition in partitions {
+        for lock in rows.leaving(partition).await? {
+            if !locks.contains(&lock) {
+                locks.push(lock);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What partitions have in common, and all of what speaks against one of them.

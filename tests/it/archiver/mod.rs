@@ -13,6 +13,7 @@ mod keeping;
 mod keys;
 mod mended;
 mod partitions;
+mod planned;
 mod protocol;
 mod published;
 mod races_postgres;

@@ -13,7 +13,7 @@ mod set;
 pub use batch::{ROW_BYTES_MAX, RowBatch, RowWriter, values};
 pub use column::{Class, Column, Kind};
 pub use keeping::Keeping;
-pub use outlook::{Explained, LockTaken, Outlook, is_named, sought};
+pub use outlook::{Explained, Held, LockTaken, Outlook, is_named, sought};
 pub use session::{
     Burden, Compared, Estimate, Exporting, Lag, LedgerEntry, LogUsed, Pruning, PutBack, Referrer,
     RowSink, Rows, Space,

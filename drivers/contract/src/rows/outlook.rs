@@ -63,8 +63,21 @@ pub struct LockTaken {
     pub during: &'static str,
     /// Who waits meanwhile.
     pub blocks: &'static str,
-    /// Whether it is held for no longer than a transaction that deletes.
-    pub is_brief: bool,
+    /// For how long at a time.
+    pub held: Held,
+}
+
+/// For how long a lock is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// As long as a change of the schema takes.
+    Moment,
+    /// As long as a transaction that deletes.
+    Transaction,
+    /// As long as a file takes to be read.
+    File,
+    /// As long as all rows of the table take to be read.
+    Table,
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     batch::RowBatch,
     keeping::Keeping,
-    outlook::Outlook,
+    outlook::{LockTaken, Outlook},
     set::{
         ArchiveSet, Conflict, Cutoff, Key, KeyRange, Partition, Partitioned, PutBackTally, Table,
     },
@@ -88,6 +88,12 @@ pub trait Rows: fmt::Debug + Send {
     /// then it is a partition, or on its way out.
     async fn detach(&mut self, _partition: &Partition) -> Result<Option<Table>> {
         Err(unsupported("take a partition out"))
+    }
+
+    /// What is locked until a partition is gone that leaves its table as a whole: while it is taken
+    /// out, read, compared and dropped, as far as that was not done yet. Changes nothing.
+    async fn leaving(&mut self, _partition: &Partition) -> Result<Vec<LockTaken>> {
+        Err(unsupported("say what is locked while a partition leaves"))
     }
 
     /// The tables that refer to a table, by their names, and the links: all of them, whatever

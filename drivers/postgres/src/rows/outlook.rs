@@ -1,8 +1,8 @@
 //! What moving a set will do to the server.
 
 use stillpoint_contract::{
-    ArchiveSet, Estimate, Explained, Finding, KeyRange, LockTaken, Member, Outlook, Result, Weight,
-    is_named, sought,
+    ArchiveSet, Estimate, Explained, Finding, Held, KeyRange, LockTaken, Member, Outlook, Result,
+    Weight, is_named, sought,
 };
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -20,6 +20,10 @@ pub(super) const BEGIN: &str =
 /// not in it unless the table's identity is `FULL`.
 /// Source: PostgreSQL 18, `src/include/access/heapam_xlog.h`, `xl_heap_delete`.
 const DELETION_BYTES: u64 = 64;
+
+/// While what is done, and who waits for whoever reads a table.
+pub(super) const READING: &str = "rows are read";
+pub(super) const READING_BLOCKS: &str = "DROP, TRUNCATE, most of ALTER TABLE";
 
 /// Looks at everything but the keys.
 pub(super) async fn outlook(
@@ -119,22 +123,22 @@ async fn advice(client: &Client, set: &ArchiveSet, member: &Member) -> Result<Op
 
 /// Sources: PostgreSQL 18 documentation, 13.3.1, "Table-Level Locks", 13.3.2, "Row-Level Locks".
 fn locks(set: &ArchiveSet, number: usize, member: &Member) -> Vec<LockTaken> {
-    let lock = |mode: &str, during, blocks, is_brief| LockTaken {
+    let lock = |mode: &str, during, blocks, held| LockTaken {
         on: member.table.name.clone(),
         mode: mode.to_owned(),
         during,
         blocks,
-        is_brief,
+        held,
     };
-    let changes = "changes of the schema";
     let mut locks = vec![
-        lock("ACCESS SHARE", "rows are read", "DROP, TRUNCATE, most of ALTER TABLE", false),
-        lock("ROW EXCLUSIVE", "rows are deleted", changes, true),
+        lock("ACCESS SHARE", READING, READING_BLOCKS, Held::File),
+        lock("ROW EXCLUSIVE", "rows are deleted", "changes of the schema", Held::Transaction),
     ];
     let is_parent = |one: &Member| one.link.as_ref().is_some_and(|link| link.parent == number);
     if set.members.iter().any(is_parent) {
         let blocks = "whoever changes those rows, or refers to them";
-        locks.push(lock("FOR UPDATE, of the rows", "rows are deleted", blocks, true));
+        let mode = "FOR UPDATE, of the rows";
+        locks.push(lock(mode, "rows are deleted", blocks, Held::Transaction));
     }
     locks
 }

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use stillpoint_contract::{
-    ArchiveSet, Error, ErrorKind, Partition, Partitioned, Result, Table, TablePattern, code,
+    ArchiveSet, Error, ErrorKind, Held, LockTaken, Partition, Partitioned, Result, Table,
+    TablePattern, code,
 };
 use tokio_postgres::{Client, error::SqlState};
 
 use super::{
     failure::failed,
+    outlook::{READING, READING_BLOCKS},
     predicate::conjuncts,
     session::LOCK_WAIT,
     table::{self, find},
@@ -183,6 +185,87 @@ async fn whereabouts(client: &Client, partition: &Partition) -> Result<Whereabou
         })
     };
     read().map_err(|e| failed(e, STEP))
+}
+
+/// Who waits for a table that is locked altogether, and for one that was taken out of another one,
+/// and is reached by its own name alone.
+const EVERYBODY: &str = "everybody, and for up to 2 s while others keep it waiting";
+const BY_NAME: &str = "whoever uses it by its own name";
+
+/// What is locked until a partition is gone.
+///
+/// Beside others, it is marked in one transaction, and leaves in a second one, once nobody is left
+/// who may see it as a part of its table. What it refers to gets triggers for it alone when it
+/// leaves, and loses them when it is dropped.
+/// Sources: PostgreSQL 18 documentation, ALTER TABLE, "DETACH PARTITION", and 13.3.1, "Table-Level
+/// Locks"; `src/backend/commands/tablecmds.c`, `ATExecDetachPartition`;
+/// `src/backend/commands/trigger.c`, `CreateTriggerFiringOn` and `RemoveTriggerById`.
+pub(super) async fn leaving(client: &Client, partition: &Partition) -> Result<Vec<LockTaken>> {
+    const DROP: &str = "its grace is over: it is compared again, and dropped (DROP TABLE)";
+    let lock = |on: &str, mode: &str, during, blocks, held| LockTaken {
+        on: on.to_owned(),
+        mode: mode.to_owned(),
+        during,
+        blocks,
+        held,
+    };
+    let exclusive = "ACCESS EXCLUSIVE";
+    let referred = referred(client, partition).await?;
+    let mut locks = Vec::new();
+    let name = match whereabouts(client, partition).await? {
+        Whereabouts::Nowhere => return Ok(locks),
+        Whereabouts::Alone(name) => name,
+        Whereabouts::Within { name, parent, leaves_beside, .. } => {
+            let out = if leaves_beside {
+                let out = "a partition leaves (DETACH PARTITION … CONCURRENTLY)";
+                let blocks = "changes of the schema, VACUUM, CREATE INDEX";
+                locks.push(lock(&parent, "SHARE UPDATE EXCLUSIVE", out, blocks, Held::Moment));
+                locks.push(lock(&name, exclusive, out, BY_NAME, Held::Moment));
+                out
+            } else {
+                let out = "a partition leaves (DETACH PARTITION)";
+                let beside = default_of(client, &parent).await?;
+                for on in [Some(&parent), beside.as_ref(), Some(&name)].into_iter().flatten() {
+                    locks.push(lock(on, exclusive, out, EVERYBODY, Held::Moment));
+                }
+                out
+            };
+            let blocks = "whoever changes rows of it, and changes of its schema";
+            for on in &referred {
+                locks.push(lock(on, "SHARE ROW EXCLUSIVE", out, blocks, Held::Moment));
+            }
+            name
+        }
+    };
+    let compared = "its rows are compared with the files";
+    locks.push(lock(&name, "ACCESS SHARE", READING, READING_BLOCKS, Held::File));
+    locks.push(lock(&name, exclusive, compared, BY_NAME, Held::Table));
+    locks.push(lock(&name, exclusive, DROP, BY_NAME, Held::Table));
+    for on in &referred {
+        locks.push(lock(on, exclusive, DROP, EVERYBODY, Held::Moment));
+    }
+    Ok(locks)
+}
+
+/// The tables to which a partition refers.
+async fn referred(client: &Client, partition: &Partition) -> Result<Vec<String>> {
+    let query = "SELECT DISTINCT format('%I.%I', n.nspname, r.relname)
+        FROM pg_constraint AS c JOIN pg_class AS r ON r.oid = c.confrelid
+            JOIN pg_namespace AS n ON n.oid = r.relnamespace
+        WHERE c.contype = 'f' AND c.conrelid = $1 AND c.confrelid <> $1 ORDER BY 1";
+    let number = number_of(partition)?;
+    let rows = client.query(query, &[&number]).await.map_err(|e| failed(e, STEP))?;
+    rows.iter().map(|row| row.try_get(0).map_err(|e| failed(e, STEP))).collect()
+}
+
+/// The default partition of a table, where it has one: its bounds change with each that leaves.
+async fn default_of(client: &Client, parent: &str) -> Result<Option<String>> {
+    let query = "SELECT format('%I.%I', n.nspname, c.relname)
+        FROM pg_partitioned_table AS p JOIN pg_class AS c ON c.oid = p.partdefid
+            JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE p.partrelid = to_regclass($1)";
+    let row = client.query_opt(query, &[&parent]).await.map_err(|e| failed(e, STEP))?;
+    row.map(|row| row.try_get(0)).transpose().map_err(|e| failed(e, STEP))
 }
 
 /// How often it is looked anew where a partition is, since somebody else was at it, too.

@@ -7,8 +7,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
     ArchiveSet, Burden, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, Keeping, Lag,
-    LedgerEntry, LogUsed, Outlook, Partition, Partitioned, Pruning, PutBack, Referrer, Result,
-    Rows, Space, Table, code,
+    LedgerEntry, LockTaken, LogUsed, Outlook, Partition, Partitioned, Pruning, PutBack, Referrer,
+    Result, Rows, Space, Table, code,
 };
 use tokio_postgres::{Client, error::SqlState};
 
@@ -139,6 +139,10 @@ impl Rows for Session {
         let step = self.connection.step()?;
         let done = partition::detach(step.client()?, partition).await;
         step.end(done)
+    }
+
+    async fn leaving(&mut self, partition: &Partition) -> Result<Vec<LockTaken>> {
+        partition::leaving(self.connection.client()?, partition).await
     }
 
     async fn referrers(&mut self, table: &Table) -> Result<Vec<Referrer>> {

@@ -1,12 +1,12 @@
 //! Rows that are moved: triggers and references that interfere, roles that may little, sessions
 //! that are ended, and how fast it is.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use async_trait::async_trait;
 use stillpoint_contract::{
-    ArchiveSet, Conflict, Cutoff, ErrorKind, Estimate, KeyRange, Lag, Link, Member, Result,
-    RowBatch, RowSink, Rows, Table, Weight, code,
+    ArchiveSet, Conflict, Cutoff, ErrorKind, Estimate, KeyRange, Lag, Link, LockTaken, Member,
+    Result, RowBatch, RowSink, Rows, Table, Weight, code,
 };
 use stillpoint_testcontainers::PostgresOptions;
 
@@ -210,6 +210,83 @@ async fn a_role_that_deletes_a_set_may_lock_what_is_referred_to() {
     pruning.hold(&set, &KeyRange::default()).await.unwrap();
     pruning.roll_back().await.unwrap();
     assert_eq!(delete(rows.as_mut(), &set).await.unwrap(), 3);
+}
+
+/// The strongest lock that a session has of each table that is locked against changes, as the
+/// documentation calls it.
+const LOCKED: &str = "
+    SELECT format('%I.%I', n.nspname, c.relname), CASE
+        WHEN bool_or(l.mode = 'AccessExclusiveLock') THEN 'ACCESS EXCLUSIVE'
+        WHEN bool_or(l.mode = 'ShareRowExclusiveLock') THEN 'SHARE ROW EXCLUSIVE'
+        ELSE 'SHARE UPDATE EXCLUSIVE' END
+    FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
+        JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE l.pid = pg_backend_pid() AND c.relkind IN ('r', 'p') AND n.nspname = 'public'
+        AND l.mode IN ('AccessExclusiveLock', 'ShareRowExclusiveLock', 'ShareUpdateExclusiveLock')
+    GROUP BY 1";
+
+/// What is said to be locked while a statement is carried out.
+fn said(locks: &[LockTaken], statement: &str) -> BTreeSet<(String, String)> {
+    let of = locks.iter().filter(|lock| lock.during.contains(statement));
+    of.map(|lock| (lock.on.clone(), lock.mode.clone())).collect()
+}
+
+/// What is said to be locked for a partition that leaves is what the server locks.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_locked_while_a_partition_leaves_is_told() {
+    for major in [13, 18] {
+        let Some(stage) = Stage::open(major, &[]).await else { continue };
+        stage
+            .run(
+                "CREATE TABLE customers (id int PRIMARY KEY);
+                 CREATE TABLE whole (id int PRIMARY KEY, customer int REFERENCES customers)
+                     PARTITION BY RANGE (id);
+                 CREATE TABLE leaf PARTITION OF whole FOR VALUES FROM (0) TO (10);
+                 CREATE TABLE other PARTITION OF whole FOR VALUES FROM (10) TO (20)",
+            )
+            .await;
+        let mut rows = open(&stage).await;
+        let whole = rows.partitions("public.whole").await.unwrap().unwrap();
+        let leaf = whole.partitions.into_iter().find(|one| one.name == "public.leaf").unwrap();
+        let pair = |(on, mode): (&str, &str)| (on.to_owned(), mode.to_owned());
+        let beside = [
+            ("public.customers", "SHARE ROW EXCLUSIVE"),
+            ("public.leaf", "ACCESS EXCLUSIVE"),
+            ("public.whole", "SHARE UPDATE EXCLUSIVE"),
+        ];
+        let locks = rows.leaving(&leaf).await.unwrap();
+        let is_beside = said(&locks, "CONCURRENTLY") == BTreeSet::from(beside.map(pair));
+        assert_eq!(is_beside, major > 13, "{locks:?}");
+
+        // Beside a default partition, it leaves alone.
+        stage.run("CREATE TABLE rest PARTITION OF whole DEFAULT").await;
+        let locks = rows.leaving(&leaf).await.unwrap();
+        let mut client = stage.client().await;
+        let transaction = client.transaction().await.unwrap();
+        let detach = "ALTER TABLE whole DETACH PARTITION leaf";
+        transaction.batch_execute(detach).await.unwrap();
+        let held = transaction.query(LOCKED, &[]).await.unwrap();
+        let held: BTreeSet<(String, String)> =
+            held.iter().map(|row| (row.get(0), row.get(1))).collect();
+        assert_eq!(said(&locks, "DETACH PARTITION)"), held, "{major}: {locks:?}");
+        assert_eq!(held.len(), 4, "{major}: {held:?}");
+        transaction.commit().await.unwrap();
+
+        // Out of it, what is left to do is told; dropped, it is in no catalogue any more.
+        let left = rows.leaving(&leaf).await.unwrap();
+        assert!(!left.is_empty() && said(&left, "DETACH").is_empty(), "{major}: {left:?}");
+        assert!(left.iter().all(|lock| locks.contains(lock)), "{major}: {left:?}");
+        let transaction = client.transaction().await.unwrap();
+        transaction.batch_execute("DROP TABLE leaf RESTRICT").await.unwrap();
+        let held = transaction.query(LOCKED, &[]).await.unwrap();
+        let mut held: BTreeSet<(String, String)> =
+            held.iter().map(|row| (row.get(0), row.get(1))).collect();
+        held.insert(pair(("public.leaf", "ACCESS EXCLUSIVE")));
+        assert_eq!(said(&left, "DROP TABLE"), held, "{major}: {left:?}");
+        assert_eq!(held.len(), 2, "{major}: {held:?}");
+        transaction.commit().await.unwrap();
+        assert_eq!(rows.leaving(&leaf).await.unwrap(), []);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,8 @@
 //! What moving a set will do to the file.
 
 use stillpoint_contract::{
-    ArchiveSet, Estimate, Explained, Finding, KeyRange, LockTaken, Member, Outlook, Result, Table,
-    Weight, is_named, sought,
+    ArchiveSet, Estimate, Explained, Finding, Held, KeyRange, LockTaken, Member, Outlook, Result,
+    Table, Weight, is_named, sought,
 };
 
 use super::{
@@ -119,12 +119,12 @@ fn end(desk: &Desk, set: &ArchiveSet, way: &str) -> Result<Option<String>> {
 /// Sources: <https://www.sqlite.org/lang_transaction.html>, 2.2; <https://www.sqlite.org/wal.html>.
 fn locks(desk: &Desk) -> Result<Vec<LockTaken>> {
     let is_wal = matches!(desk.database.journal(desk.connection())?, Journal::Wal);
-    let lock = |mode: &str, during, blocks, is_brief| LockTaken {
+    let lock = |mode: &str, during, blocks, held| LockTaken {
         on: "the database".to_owned(),
         mode: mode.to_owned(),
         during,
         blocks,
-        is_brief,
+        held,
     };
     let [reading, deleting] = if is_wal {
         ["nobody; the log is not copied back meanwhile", "whoever else writes"]
@@ -132,7 +132,7 @@ fn locks(desk: &Desk) -> Result<Vec<LockTaken>> {
         ["whoever commits", "whoever else writes, and at the end who reads"]
     };
     Ok(vec![
-        lock("SHARED", "rows are read", reading, false),
-        lock("RESERVED (BEGIN IMMEDIATE)", "rows are deleted", deleting, true),
+        lock("SHARED", "rows are read", reading, Held::File),
+        lock("RESERVED (BEGIN IMMEDIATE)", "rows are deleted", deleting, Held::Transaction),
     ])
 }
