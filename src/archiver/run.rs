@@ -3,7 +3,10 @@
 //! A run that was interrupted at any step is continued by the next one. What is in the table and
 //! what the ledger has are, at every step, all rows that there were, each of them once.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{Driver, Error, ErrorKind, Finding, LedgerEntry, Result, Rows, code};
@@ -135,6 +138,8 @@ pub struct RunReport {
     pub erased_rows: u64,
     /// What differed.
     pub differences: Vec<Difference>,
+    /// Triggers that may be why.
+    pub triggers: BTreeSet<String>,
     /// Why destination tables do not have what they should.
     pub lacking_copies: Vec<String>,
     /// How long it rested, and why.
@@ -282,11 +287,17 @@ impl RunReport {
     /// Why it stopped, in a few words.
     pub fn words(&self) -> String {
         match (&self.quit, self.left_rows) {
-            (Quit::Finished, 1..) => {
-                "rows were left that kept changing, or that others hold; the others are moved"
-                    .to_owned()
-            }
+            (Quit::Finished, 1..) => self.why_left(),
             (quit, _) => quit.words(),
+        }
+    }
+
+    /// Why rows were left.
+    pub(super) fn why_left(&self) -> String {
+        let why = "rows were left that kept changing, or that others hold; the others are moved";
+        match may_be(&self.triggers) {
+            Some(cause) => format!("{why}; {cause}"),
+            None => why.to_owned(),
         }
     }
 
@@ -294,6 +305,13 @@ impl RunReport {
     fn quit_of_nothing(&self) -> Quit {
         if self.run.is_some() { Quit::Finished } else { Quit::NothingSelected }
     }
+}
+
+/// What may be why rows of a set are others amid their deletion than before, where it has triggers.
+pub(super) fn may_be(triggers: &BTreeSet<String>) -> Option<String> {
+    let named: Vec<&str> = triggers.iter().map(String::as_str).collect();
+    let named = named.join(", ");
+    (!named.is_empty()).then(|| format!("a trigger on deletions may have changed them: {named}"))
 }
 
 pub(super) fn new_plan(

@@ -1,7 +1,7 @@
 //! A run as it is carried out: what is pending is deleted, what is left is read, and of both one
 //! while the other.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{ArchiveSet, ErrorKind, Key, KeyRange, LedgerEntry, Result, Rows};
@@ -16,7 +16,7 @@ use super::{
     place::Sheet,
     prune::{Difference, Pruned, Stride, Versions, ledgered, prune},
     rewrite::{Keeps, rewrite, void},
-    run::{Archiving, Quit, RunReport},
+    run::{Archiving, Quit, RunReport, may_be},
     shelf::{Shelved, ShelvedBatch},
     shelve::{read_back, shelve},
     witness::Step,
@@ -163,9 +163,8 @@ impl<'a, 'b> Work<'a, 'b> {
             Some(why) => Ok(Quit::Gate(why)),
             None if left == 0 => self.end(&run.plan, "everything selected is moved", 0).await,
             None => {
-                let reason = "rows were left that kept changing, or that others hold; the others \
-                              are moved";
-                self.end(&run.plan, reason, left).await
+                let reason = self.report.why_left();
+                self.end(&run.plan, &reason, left).await
             }
         }
     }
@@ -415,7 +414,7 @@ impl<'a, 'b> Work<'a, 'b> {
                     versions = Versions::default();
                     continue;
                 }
-                Ok(Pruned::Differs(difference)) => difference,
+                Ok(Pruned::Differs(difference)) => self.suspect(pruner, &set, difference).await,
                 // Somebody holds a lock on some of its rows for long.
                 Err(error) if error.kind() == ErrorKind::Busy => {
                     busy += usize::from(some.len() == 1);
@@ -444,6 +443,28 @@ impl<'a, 'b> Work<'a, 'b> {
         let why = "rows had changed, and were not deleted";
         let (became, left_rows) = self.close(plan, batch, &deferred, why).await?;
         Ok(Outcome { quit: None, left_rows, became: Some(became), is_other_schema })
+    }
+
+    /// Adds to a difference which triggers may be its cause: rows that one changes in the
+    /// transaction that deletes are others than those of the file. Somebody else may have changed
+    /// them as well.
+    async fn suspect(
+        &mut self,
+        pruner: &mut dyn Rows,
+        set: &ArchiveSet,
+        difference: Difference,
+    ) -> Difference {
+        if difference.is_schema {
+            return difference;
+        }
+        let triggers = pruner.deletion_triggers(set).await.unwrap_or_else(|error| {
+            tracing::debug!("triggers are not known: {error}");
+            Vec::new()
+        });
+        let triggers: BTreeSet<String> = triggers.into_iter().collect();
+        let Some(cause) = may_be(&triggers) else { return difference };
+        self.report.triggers.extend(triggers);
+        Difference { how: format!("{}; {cause}", difference.how), ..difference }
     }
 
     /// Tells that something differs.

@@ -26,6 +26,7 @@ mod shop;
 mod tables;
 mod throttle;
 mod through;
+mod triggers;
 mod types_postgres;
 mod types_sqlite;
 mod values_postgres;

@@ -127,6 +127,11 @@ pub trait Rows: fmt::Debug + Send {
     /// Everything that speaks against moving a set, and what would change it. Changes nothing.
     async fn examine(&mut self, set: &ArchiveSet) -> Result<Vec<Finding>>;
 
+    /// The triggers of a set's tables that fire when rows of them are deleted, as people name them.
+    async fn deletion_triggers(&mut self, _set: &ArchiveSet) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// How many rows of the root are selected; counted, not guessed.
     async fn estimate(&mut self, set: &ArchiveSet) -> Result<Estimate>;
 

@@ -1,7 +1,7 @@
 //! What speaks against moving rows of a set.
 
 use stillpoint_contract::{ArchiveSet, Finding, KeyRange, Kind, Member, Referrer, Result, Weight};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use super::{
     conditions::{condition, key_columns, listed},
@@ -224,27 +224,43 @@ async fn table(client: &Client, set: &ArchiveSet, at: usize, number: u32) -> Res
     Ok(findings)
 }
 
+/// The triggers of a set's tables that fire for rows which are deleted.
+pub(super) async fn deletion_triggers(client: &Client, set: &ArchiveSet) -> Result<Vec<String>> {
+    let mut named = Vec::new();
+    for member in &set.members {
+        let number = number_of(client, &member.table).await?;
+        let of_table = firing(client, number).await?.into_iter();
+        named.extend(of_table.map(|(name, _)| format!("{name} of {}", member.table.name)));
+    }
+    Ok(named)
+}
+
+/// The triggers of a table that fire for rows which are deleted, each with whether it may keep
+/// them.
 /// Source of the bits: PostgreSQL 18, `src/include/catalog/pg_trigger.h`, `TRIGGER_TYPE_DELETE`,
 /// `TRIGGER_TYPE_BEFORE` and `TRIGGER_TYPE_ROW`.
-async fn triggers(client: &Client, member: &Member, number: u32) -> Result<Vec<Finding>> {
+async fn firing(client: &Client, number: u32) -> Result<Vec<(String, bool)>> {
     let query = "SELECT quote_ident(tgname), tgtype & 3 = 3 FROM pg_trigger
         WHERE tgrelid = $1 AND (NOT tgisinternal OR tgparentid <> 0 AND tgconstraint = 0)
             AND tgenabled NOT IN ('D', 'R')
             AND tgtype & 8 = 8 ORDER BY tgname";
     let rows = client.query(query, &[&number]).await.map_err(|e| failed(e, STEP))?;
-    let mut findings = Vec::new();
-    for row in &rows {
-        let name: String = row.try_get(0).map_err(|e| failed(e, STEP))?;
-        let is_before: bool = row.try_get(1).map_err(|e| failed(e, STEP))?;
+    let read = |row: &Row| Ok((row.try_get::<_, String>(0)?, row.try_get::<_, bool>(1)?));
+    rows.iter().map(|row| read(row).map_err(|e| failed(e, STEP))).collect()
+}
+
+async fn triggers(client: &Client, member: &Member, number: u32) -> Result<Vec<Finding>> {
+    let told = |(name, is_before): (String, bool)| {
         let then = if is_before {
-            "it may keep rows from being deleted, and what it keeps is not pruned"
+            "it may keep rows from being deleted, or change others of the set: what it keeps or \
+             changes is not pruned"
         } else {
-            "it fires for what is pruned"
+            "it fires for what is pruned: rows of the set that it changes are not pruned"
         };
         let found = format!("{}: trigger {name}: {then}", member.table.name);
-        findings.push(finding("trigger", found, Weight::Advice, None));
-    }
-    Ok(findings)
+        finding("trigger", found, Weight::Advice, None)
+    };
+    Ok(firing(client, number).await?.into_iter().map(told).collect())
 }
 
 /// Nothing makes an index on columns that refer, and without one each deletion reads the whole

@@ -13,7 +13,7 @@ use stillpoint_contract::{
 use tokio_postgres::{Client, error::SqlState};
 
 use super::{
-    examine::{examine, why_no_versions},
+    examine::{deletion_triggers, examine, why_no_versions},
     export::{self, Export},
     failure::failed,
     keep::{self, Keep},
@@ -161,6 +161,10 @@ impl Rows for Session {
 
     async fn examine(&mut self, set: &ArchiveSet) -> Result<Vec<Finding>> {
         examine(self.connection.client()?, set).await
+    }
+
+    async fn deletion_triggers(&mut self, set: &ArchiveSet) -> Result<Vec<String>> {
+        deletion_triggers(self.connection.client()?, set).await
     }
 
     async fn estimate(&mut self, set: &ArchiveSet) -> Result<Estimate> {

@@ -147,17 +147,55 @@ fn outside(set: &ArchiveSet, member: &Member, referrer: &Referrer) -> Finding {
     finding("reference", found, Weight::Lacking, statement)
 }
 
+/// The triggers of a set's tables that fire for rows which are deleted.
+pub(super) fn deletion_triggers(desk: &Desk, set: &ArchiveSet) -> Result<Vec<String>> {
+    let mut named = Vec::new();
+    for member in &set.members {
+        let own = own_name(&member.table.name)?;
+        let of_table = desk.sql(triggers(desk.connection(), &own), STEP)?.into_iter();
+        let firing = of_table.filter(|(trigger, sql)| fires(trigger, sql));
+        named.extend(firing.map(|(trigger, _)| format!("{trigger} of {}", member.table.name)));
+    }
+    Ok(named)
+}
+
+/// Whether a trigger fires for rows that are deleted: what it fires for is behind its name.
+/// Source: <https://www.sqlite.org/lang_createtrigger.html>.
+fn fires(trigger: &str, sql: &str) -> bool {
+    let unnamed = sql.to_uppercase().replacen(&trigger.to_uppercase(), "", 1);
+    let mut words = unnamed.split(|c: char| !c.is_alphanumeric() && c != '_');
+    words.find(|word| ["DELETE", "INSERT", "UPDATE"].contains(word)) == Some("DELETE")
+}
+
 fn on_delete(member: &Member, trigger: &str, sql: &str) -> Option<Finding> {
-    let upper = sql.to_uppercase();
-    let head = upper.split("BEGIN").next().unwrap_or_default();
-    if !head.contains("DELETE") {
+    if !fires(trigger, sql) {
         return None;
     }
-    let then = if upper.contains("IGNORE") {
-        "it may keep rows from being deleted, and what it keeps is not pruned"
+    let then = if sql.to_uppercase().contains("IGNORE") {
+        "it may keep rows from being deleted, or change others of the set: what it keeps or \
+         changes is not pruned"
     } else {
-        "it fires for each row that is pruned"
+        "it fires for each row that is pruned: rows of the set that it changes are not pruned"
     };
     let found = format!("{}: trigger {trigger}: {then}", member.table.name);
     Some(finding("trigger", found, Weight::Advice, None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn triggers_that_fire_for_deleted_rows_are_told_from_others() {
+        for (trigger, sql, expected) in [
+            ("t", "CREATE TRIGGER t AFTER DELETE ON a BEGIN UPDATE b SET c = 1; END", true),
+            ("T", "create trigger if not exists T delete on a begin select 1; end", true),
+            ("t", "CREATE TRIGGER t UPDATE OF deleted ON a BEGIN DELETE FROM b; END", false),
+            ("on_delete", "CREATE TRIGGER on_delete INSERT ON a BEGIN SELECT 1; END", false),
+            ("a delete", "CREATE TRIGGER \"a delete\" INSERT ON a BEGIN SELECT 1; END", false),
+            ("insert", "CREATE TRIGGER \"insert\"\nDELETE ON a BEGIN SELECT 1; END", true),
+        ] {
+            assert_eq!(fires(trigger, sql), expected, "{sql}");
+        }
+    }
 }

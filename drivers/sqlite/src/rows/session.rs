@@ -12,7 +12,7 @@ use stillpoint_contract::{
 
 use super::{
     compared::compared,
-    examine::examine,
+    examine::{deletion_triggers, examine},
     keep::{self, Keep},
     outlook::outlook,
     predicate,
@@ -99,6 +99,11 @@ impl Rows for Session {
     async fn examine(&mut self, set: &ArchiveSet) -> Result<Vec<Finding>> {
         let set = set.clone();
         self.worker.run(move |desk| examine(desk, &set)).await
+    }
+
+    async fn deletion_triggers(&mut self, set: &ArchiveSet) -> Result<Vec<String>> {
+        let set = set.clone();
+        self.worker.run(move |desk| deletion_triggers(desk, &set)).await
     }
 
     async fn estimate(&mut self, set: &ArchiveSet) -> Result<Estimate> {
