@@ -10,9 +10,8 @@ use super::{
     mend::Mended,
     prepare::{cutoff_of, safe},
     prune::{batch_name, ledgered},
-    run::{Archiving, Quit},
+    run::Quit,
     shelf::Shelved,
-    shelve::read_back,
     work::Work,
 };
 
@@ -95,16 +94,10 @@ impl Work<'_, '_> {
         batch: &Batch,
         (gone, why): (&[bool], &str),
     ) -> Result<()> {
-        let Archiving { place, world, .. } = self.archiving;
-        let mended = match read_back(place, &world.cpu, plan, batch).await {
-            Ok(()) => None,
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                match self.mend(plan, batch, gone, error).await? {
-                    Mended::Void(_) => return Ok(()),
-                    Mended::Anew(batch) => Some(batch),
-                }
-            }
-            Err(error) => return Err(error),
+        let mended = match self.read_and_mend(plan, batch, gone).await? {
+            Mended::Sound => None,
+            Mended::Void(_) => return Ok(()),
+            Mended::Anew(batch) => Some(batch),
         };
         let batch = mended.as_ref().unwrap_or(batch);
         let left = batch.slices.iter().zip(gone).filter(|(_, gone)| !**gone);

@@ -11,12 +11,16 @@ use super::{
     place::{Place, Sheet},
     prune::batch_name,
     rewrite::{Keeps, rewrite, void},
+    run::Archiving,
     shelf::ShelvedBatch,
+    shelve::read_back,
     work::Work,
 };
 
-/// What a batch is once it was mended.
+/// What a batch is once it was read back, and mended.
 pub(super) enum Mended {
+    /// What it was: its files are what was written.
+    Sound,
     /// None of it counts: its rows are read again.
     Void(ShelvedBatch),
     /// Its files are what they were, in a later generation.
@@ -24,12 +28,30 @@ pub(super) enum Mended {
 }
 
 impl Work<'_, '_> {
-    /// Mends a batch of which a file is not what was written.
+    /// Reads a batch back of which rows may be deleted, and mends it where a file of it is not what
+    /// was written.
     ///
     /// # Errors
     ///
     /// [`Corrupt`](ErrorKind::Corrupt) when rows were deleted that only that file had: which.
-    pub(super) async fn mend(
+    pub(super) async fn read_and_mend(
+        &mut self,
+        plan: &Plan,
+        batch: &Batch,
+        gone: &[bool],
+    ) -> Result<Mended> {
+        let Archiving { place, world, .. } = self.archiving;
+        match read_back(place, &world.cpu, plan, batch).await {
+            Ok(()) => Ok(Mended::Sound),
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.mend(plan, batch, gone, error).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Mends a batch of which a file is not what was written.
+    async fn mend(
         &mut self,
         plan: &Plan,
         batch: &Batch,

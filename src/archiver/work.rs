@@ -18,7 +18,7 @@ use super::{
     rewrite::{Keeps, rewrite, void},
     run::{Archiving, Quit, RunReport, may_be},
     shelf::{Shelved, ShelvedBatch},
-    shelve::{read_back, shelve},
+    shelve::shelve,
     witness::Step,
 };
 use crate::policy::{Verification, is_open, next_begin};
@@ -235,18 +235,12 @@ impl<'a, 'b> Work<'a, 'b> {
         if gone.iter().all(|gone| *gone) {
             return Ok(Outcome::default());
         }
-        let Archiving { place, world, .. } = self.archiving;
-        let mended = match read_back(place, &world.cpu, plan, batch).await {
-            Ok(()) => None,
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                match self.mend(plan, batch, &gone, error).await? {
-                    Mended::Void(void) => {
-                        return Ok(Outcome { became: Some(void), ..Outcome::default() });
-                    }
-                    Mended::Anew(batch) => Some(batch),
-                }
+        let mended = match self.read_and_mend(plan, batch, &gone).await? {
+            Mended::Sound => None,
+            Mended::Void(void) => {
+                return Ok(Outcome { became: Some(void), ..Outcome::default() });
             }
-            Err(error) => return Err(error),
+            Mended::Anew(batch) => Some(batch),
         };
         let batch = mended.as_ref().unwrap_or(batch);
         let slices = batch.slices.iter().zip(gone).filter(|(_, gone)| !gone);

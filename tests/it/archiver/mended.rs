@@ -91,6 +91,38 @@ async fn i5_rows_that_are_lost_with_a_file_are_told_and_the_others_go_on() {
     assert!(!live.contains(&"o299".to_owned()), "another batch waits for nothing");
 }
 
+/// The policy is corrected when half of a batch is gone, and the file of it is damaged: a second
+/// copy has what was deleted, and the rest stays. Without one, it is told what is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn i5_a_batch_that_is_let_go_is_mended_as_one_that_goes_on() {
+    for has_copy in [true, false] {
+        let to = Place::new(Arc::new(MemoryStore::default()), "orders").unwrap();
+        let mut yard = half_deleted(has_copy.then_some(&to)).await;
+        damage(&*yard.store, false).await;
+        "state = 'closed' AND id < 100".clone_into(&mut yard.rule.selects);
+        let done = yard.run().await;
+        if !has_copy {
+            let error = done.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+            assert!(format!("{error:?}").contains("still in their tables"), "{error:?}");
+            assert_eq!(yard.live("orders").await.len(), 260);
+            continue;
+        }
+        let report = done.unwrap();
+        assert_eq!((report.quit.clone(), report.pruned_rows), (Quit::Finished, 60), "{report:?}");
+        let told = report.findings.iter().any(|one| one.found.contains("a second copy of it"));
+        assert!(told, "{report:?}");
+        assert_eq!(
+            (yard.archived("orders").await, yard.live("orders").await.len()),
+            (tokens(0..100), 200)
+        );
+        for place in [&yard.place, &to] {
+            let found = verify(place, &yard.world.cpu, None, |_| true).await.unwrap();
+            assert_eq!((found.rows, found.damages.len()), (100, 0));
+        }
+    }
+}
+
 async fn execute(shop: &InPostgres, statements: &str) {
     shop.client().await.batch_execute(statements).await.unwrap();
 }
