@@ -8,6 +8,7 @@ use stillpoint_contract::{
     Result, Rows, Weight, code,
 };
 
+use super::document::Plan;
 use crate::policy::{ArchiveRule, ArchivedChild, Verification};
 
 /// The most tables of one set.
@@ -42,22 +43,42 @@ impl Prepared {
     /// [`Refused`](ErrorKind::Refused) with everything that speaks against it, and the statements
     /// that would change it.
     pub fn admit(&self) -> Result<()> {
-        let lacking = self.findings.iter().filter(|finding| finding.weight == Weight::Lacking);
-        let lacking: Vec<&Finding> = lacking.collect();
-        if lacking.is_empty() {
-            return Ok(());
-        }
-        let step = format!("move rows of {}", self.set.root().table.name);
-        let mut error = Error::new(ErrorKind::Refused, code::ROWS_REFUSED, step)
-            .why("rows could be lost, or the work would fail half-way; nothing was changed");
-        for finding in lacking {
-            error = error.with(finding.subject, &finding.found);
-            if let Some(statement) = &finding.statement {
-                error = error.next(statement.clone());
-            }
-        }
-        Err(error)
+        let why = "rows could be lost, or the work would fail half-way; nothing was changed";
+        refuse(&self.set, &self.findings, why)
     }
+}
+
+/// Refuses to move rows where something is lacking.
+fn refuse(set: &ArchiveSet, findings: &[Finding], why: &'static str) -> Result<()> {
+    let lacking = findings.iter().filter(|finding| finding.weight == Weight::Lacking);
+    let lacking: Vec<&Finding> = lacking.collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let step = format!("move rows of {}", set.root().table.name);
+    let mut error = Error::new(ErrorKind::Refused, code::ROWS_REFUSED, step).why(why);
+    for finding in lacking {
+        error = error.with(finding.subject, &finding.found);
+        if let Some(statement) = &finding.statement {
+            error = error.next(statement.clone());
+        }
+    }
+    Err(error)
+}
+
+/// Refuses to read rows for a plan that was made when times were written in another form: where
+/// the engine compares values of any class, that selects rows however new they are.
+pub(super) async fn refuse_misfits(
+    rows: &mut dyn Rows,
+    rule: &ArchiveRule,
+    plan: &Plan,
+) -> Result<()> {
+    let Some(at) = plan.cutoff else { return Ok(()) };
+    let set = plan.archive_set();
+    let compared = rows.compared(&set, &rule.selects, &cutoff_of(rule, at)).await?;
+    let misfit = compared.and_then(|compared| compared.misfit);
+    let why = "times are written in another form than when the run was planned; no more are read";
+    refuse(&set, misfit.as_slice(), why)
 }
 
 /// The instant that cutoffs are counted from when the database's clock says another one.

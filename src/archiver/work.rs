@@ -14,6 +14,7 @@ use super::{
     mend::Mended,
     pace::{Cause, Pace, Rest, Turn},
     place::Sheet,
+    prepare::refuse_misfits,
     prune::{Difference, Pruned, Stride, Versions, ledgered, prune},
     rewrite::{Keeps, rewrite, void},
     run::{Archiving, Quit, RunReport, may_be},
@@ -139,6 +140,7 @@ impl<'a, 'b> Work<'a, 'b> {
         }
         let mut left = 0;
         for _ in 0..PASSES_MAX {
+            refuse_misfits(reader, self.archiving.rule, &run.plan).await?;
             let set = set_after(&run);
             let outcome = self.pass(pruner, reader, &mut run, set).await?;
             match outcome.quit {

@@ -2,9 +2,19 @@
 //! for an earlier policy, only rows go that this one selects.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-use stillpoint::archiver::{LiveSlice, Nobody, Quit, Reconciling, reconcile};
+use std::sync::{Arc, Mutex};
 
-use super::shop::{InPostgres, Shop, Sqlite, Yard};
+use chrono_tz::{Asia::Kolkata, Tz};
+use stillpoint::{
+    archiver::{LiveSlice, Nobody, Quit, Reconciling, reconcile},
+    policy::{Period, PeriodUnit},
+};
+use stillpoint_contract::{CutoffForm, ErrorKind};
+
+use super::{
+    protocol::{Meddler, SHELVED},
+    shop::{InPostgres, Shop, Sqlite, Yard},
+};
 
 /// Exported for a predicate that is corrected before anything is deleted.
 async fn corrected<S: Shop>(mut yard: Yard<S>) {
@@ -71,6 +81,128 @@ async fn i3_a_table_that_a_policy_leaves_out_keeps_its_rows() {
     yard.rule.children.clear();
     assert!(yard.run().await.is_err(), "items still refer to orders");
     assert_eq!((yard.live("orders").await.len(), yard.live("items").await.len()), (20, 20));
+}
+
+fn tokens(ids: std::ops::Range<usize>) -> Vec<String> {
+    let mut tokens: Vec<String> = ids.map(|id| format!("o{id}")).collect();
+    tokens.sort();
+    tokens
+}
+
+/// Orders of 60, 45 and 30 hours ago in UTC, ten of each, and a policy for those of 48.
+async fn aged<S: Shop>(shop: S, of: &str, written: impl Fn(u32) -> String) -> Yard<S> {
+    let orders = shop.table("orders");
+    let columns = format!("id INTEGER PRIMARY KEY, token TEXT NOT NULL, at {of}");
+    let mut statements =
+        vec![format!("DROP TABLE {orders}"), format!("CREATE TABLE {orders} ({columns})")];
+    for id in 0..30 {
+        let at = written([60, 45, 30][id / 10]);
+        statements.push(format!("INSERT INTO {orders} VALUES ({id}, 'o{id}', {at})"));
+    }
+    shop.change(&statements).await;
+    let mut yard = Yard::new(shop, false);
+    "at < :cutoff".clone_into(&mut yard.rule.selects);
+    yard.rule.age = Some(Period { count: 48, unit: PeriodUnit::Hours });
+    yard
+}
+
+async fn aged_in_sqlite<S: Shop>(shop: S) -> Yard<S> {
+    let mut yard = aged(shop, "", |hours| format!("datetime('now', '-{hours} hours')")).await;
+    yard.rule.form = Some(CutoffForm::Datetime);
+    yard
+}
+
+/// Writes files, and leaves the rows in their table; how many there are.
+async fn export<S: Shop>(yard: &mut Yard<S>) -> usize {
+    yard.limits.keeps_source = true;
+    let report = yard.run().await.unwrap();
+    assert_eq!((&report.quit, yard.live("orders").await.len()), (&Quit::KeptSource, 30));
+    yard.limits.keeps_source = false;
+    report.exported_rows as usize
+}
+
+/// The zone is corrected after files were written, and also when some of their rows are gone.
+async fn zone_corrected<S: Shop>(mut yard: Yard<S>, wrong: Tz, right: Tz, begun: usize) {
+    // Clocks of Kolkata are so far ahead that what they show as 48 hours ago was 42.5 in UTC.
+    let old = |zone: Tz| if zone == Kolkata { 20 } else { 10 };
+    yard.rule.zone = Some(wrong);
+    let written = export(&mut yard).await;
+    assert_eq!(written, old(wrong));
+    if begun > 0 {
+        yard.limits.rows_max = Some(begun as u64);
+        let report = yard.run().await.unwrap();
+        assert_eq!((&report.quit, report.pruned_rows), (&Quit::RowsMax, begun as u64));
+        yard.limits.rows_max = None;
+    }
+    yard.rule.zone = Some(right);
+    let report = yard.run().await.unwrap();
+    let gone = (old(right) - begun) as u64;
+    assert_eq!((&report.quit, report.pruned_rows), (&Quit::Finished, gone), "{report:?}");
+    let told = report.findings.iter().any(|one| one.found.contains("means other rows now"));
+    assert_eq!(told, written > begun, "{report:?}");
+    assert_eq!(yard.archived("orders").await, tokens(0..old(right)));
+    assert_eq!(yard.live("orders").await, tokens(old(right)..30));
+}
+
+/// In both directions, before any row is gone, and after ten.
+const CORRECTIONS: [(Tz, Tz, usize); 4] =
+    [(Kolkata, Tz::UTC, 0), (Kolkata, Tz::UTC, 10), (Tz::UTC, Kolkata, 0), (Tz::UTC, Kolkata, 10)];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i9_rows_of_sqlite_go_by_the_zone_that_was_corrected_before() {
+    for (wrong, right, begun) in CORRECTIONS {
+        let yard = aged_in_sqlite(Sqlite::new().await).await;
+        zone_corrected(yard, wrong, right, begun).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i9_rows_of_postgresql_go_by_the_zone_that_was_corrected_before() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    let written = |hours: u32| format!("now() AT TIME ZONE 'UTC' - interval '{hours} hours'");
+    for (wrong, right, begun) in CORRECTIONS {
+        shop.reset().await;
+        let yard = aged(&shop, "timestamp NOT NULL", written).await;
+        zone_corrected(yard, wrong, right, begun).await;
+    }
+}
+
+/// What an application does that counts seconds from now on.
+const COUNT_SECONDS: &str = "UPDATE orders SET at = unixepoch(at)";
+
+/// Times are written in another form when files have them in the one before. Numbers are less than
+/// all texts: until the policy says so, too, every row would be taken for an old one.
+#[tokio::test(flavor = "multi_thread")]
+async fn i9_rows_go_by_the_form_that_was_corrected_before() {
+    for is_said_late in [false, true] {
+        let mut yard = aged_in_sqlite(Sqlite::new().await).await;
+        assert_eq!(export(&mut yard).await, 10);
+        yard.shop.change(&[COUNT_SECONDS.to_owned()]).await;
+        if is_said_late {
+            let error = yard.run().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
+            assert_eq!(error.advice(), ["cutoff_form = \"unix\""], "{error:?}");
+            assert_eq!(yard.live("orders").await.len(), 30);
+        }
+        yard.rule.form = Some(CutoffForm::Unix);
+        let report = yard.run().await.unwrap();
+        assert_eq!((&report.quit, report.pruned_rows), (&Quit::Finished, 10), "{report:?}");
+        assert_eq!(yard.archived("orders").await, tokens(0..10));
+        assert_eq!(yard.live("orders").await, tokens(10..30));
+    }
+}
+
+/// The same amid a run: rows that differ from their file are not read again by a cutoff that
+/// selects all there are.
+#[tokio::test(flavor = "multi_thread")]
+async fn i9_a_form_that_changes_amid_a_run_takes_no_newer_rows_along() {
+    let shop = Arc::new(Sqlite::new().await);
+    let yard = aged_in_sqlite(Arc::clone(&shop)).await;
+    let statements = Mutex::new(vec![COUNT_SECONDS.to_owned()]);
+    let meddler = Meddler { shop, when: SHELVED, statements };
+    let error = yard.run_seen(&meddler).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
+    assert_eq!((yard.live("orders").await.len(), yard.archived("orders").await.len()), (30, 0));
 }
 
 /// The database was restored to before the run, and rows that came back were changed: they are
