@@ -35,6 +35,12 @@ impl Labelled for Database {
     }
 }
 
+impl Labelled for &Database {
+    fn labels(&self) -> &BTreeMap<String, String> {
+        &self.labels
+    }
+}
+
 impl Labelled for Arc<Member> {
     fn labels(&self) -> &BTreeMap<String, String> {
         &self.labels

@@ -6,13 +6,16 @@ use stillpoint_contract::{ErrorKind, Result};
 
 use super::{
     answer::Answer,
+    choice::Labels,
     exit, monthly,
-    open::{self, Need},
+    open::{self, Need, Opened},
     page::{Page, Tone, printable},
     retention::report,
     session::Session,
+    source::{SourceOptions, Sources},
     units,
 };
+use crate::repository::VerifyReport;
 
 /// What to do with reports.
 #[derive(Debug, Subcommand)]
@@ -40,6 +43,8 @@ pub(crate) enum Command {
 pub(crate) struct Options {
     /// Only that of this database.
     database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
 }
 
 #[derive(Debug, Serialize)]
@@ -99,11 +104,38 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     }
 }
 
+/// Verifies one repository, or, by labels, each that databases are backed up to.
 async fn verify(session: &Session, options: Options) -> Result<u8> {
-    let repository = open::repository(session, Need::Names).await?;
-    let database = options.database.as_deref();
-    let mut report = repository.verify_drills(database).await?;
-    if database.is_none() {
+    if options.labels.labels.is_none() {
+        let repository = open::repository(session, Need::Names).await?;
+        return verify_in(session, &repository, options.database.map(|name| vec![name])).await;
+    }
+    let mut worst = exit::OK;
+    let of = (&options.labels, Need::Names);
+    for (sources, names) in Sources::labelled(session, &SourceOptions::default(), of).await? {
+        let repository = sources.first(session).await?.repository;
+        worst = worst.max(verify_in(session, &repository, Some(names)).await?);
+    }
+    Ok(worst)
+}
+
+/// Verifies the evidence of some databases, or all that there is.
+async fn verify_in(
+    session: &Session,
+    repository: &Opened,
+    names: Option<Vec<String>>,
+) -> Result<u8> {
+    let is_all = names.is_none();
+    let of = names.map_or_else(|| vec![None], |names| names.into_iter().map(Some).collect());
+    let (mut report, mut drills) = (VerifyReport::default(), 0);
+    for database in &of {
+        let one = repository.verify_drills(database.as_deref()).await?;
+        report.objects += one.objects;
+        report.bytes += one.bytes;
+        report.problems.extend(one.problems);
+        drills += repository.drills(database.as_deref()).await?.len();
+    }
+    if is_all {
         let reports = repository.verify_reports().await?;
         report.objects += reports.objects;
         report.bytes += reports.bytes;
@@ -113,8 +145,8 @@ async fn verify(session: &Session, options: Options) -> Result<u8> {
     let problems = report.problems.into_iter();
     let answer = VerifyAnswer {
         intact: problems.len() == 0,
-        drills: repository.drills(database).await?.len(),
-        reports: if database.is_some() { 0 } else { history.reports().count() },
+        drills,
+        reports: if is_all { history.reports().count() } else { 0 },
         objects: report.objects,
         bytes: report.bytes,
         log_entries: history.head().seq,

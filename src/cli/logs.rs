@@ -8,12 +8,15 @@ use stillpoint_contract::Result;
 
 use super::{
     answer::{Answer, Stamp},
-    archive, exit, fetch,
+    archive,
+    choice::Labels,
+    exit, fetch,
     native::Native,
-    open::{self, Need},
+    open::{self, Need, Opened},
     page::{Page, Table},
     reach::Reach,
     session::Session,
+    source::{SourceOptions, Sources},
     stream, units,
     wire::Gap,
 };
@@ -39,6 +42,8 @@ pub(crate) enum Command {
 pub(crate) struct StatusOptions {
     /// Only this database.
     database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
 }
 
 #[derive(Debug, Serialize)]
@@ -148,21 +153,46 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     Ok(exit::OK)
 }
 
+impl StatusAnswer {
+    /// Adds databases of one repository, of which there may be several.
+    async fn add(
+        &mut self,
+        session: &Session,
+        repository: &Opened,
+        names: Vec<String>,
+    ) -> Result<()> {
+        let native = session.native();
+        for name in names {
+            let timeline = repository.timeline(&name).await?;
+            self.warnings.extend(Reach::of(&timeline, native).warning(&name));
+            self.warnings.extend(timeline.clock_doubt());
+            self.databases.push(Status::of(&timeline, self.now, native));
+            self.warnings.extend(timeline.problems);
+        }
+        Ok(())
+    }
+}
+
 async fn status(session: &Session, options: StatusOptions) -> Result<()> {
-    let repository = open::repository(session, Need::Content).await?;
-    let names = match options.database {
-        Some(name) => vec![name],
-        None => repository.databases().await?,
-    };
     let now = Stamp(session.world.clock.now());
     let mut answer = StatusAnswer { now, databases: Vec::new(), warnings: Vec::new() };
-    let native = session.native();
-    for name in names {
-        let timeline = repository.timeline(&name).await?;
-        answer.warnings.extend(Reach::of(&timeline, native).warning(&name));
-        answer.warnings.extend(timeline.clock_doubt());
-        answer.databases.push(Status::of(&timeline, now, native));
-        answer.warnings.extend(timeline.problems);
+    if options.labels.labels.is_some() {
+        let of = (&options.labels, Need::Content);
+        for (sources, names) in Sources::labelled(session, &SourceOptions::default(), of).await? {
+            let repository = sources.first(session).await?.repository;
+            let known = repository.databases().await?;
+            let (known, unknown): (Vec<_>, _) = names.into_iter().partition(|n| known.contains(n));
+            let lacks = |name: String| format!("nothing of {name} is backed up yet");
+            answer.warnings.extend(unknown.into_iter().map(lacks));
+            answer.add(session, &repository, known).await?;
+        }
+    } else {
+        let repository = open::repository(session, Need::Content).await?;
+        let names = match options.database {
+            Some(name) => vec![name],
+            None => repository.databases().await?,
+        };
+        answer.add(session, &repository, names).await?;
     }
     answer.warnings.iter().for_each(|warning| session.warn(warning));
     session.answer(&answer)

@@ -10,11 +10,13 @@ use stillpoint_contract::{LogEvent, Result};
 use super::{
     answer::{Answer, Stamp},
     bar,
-    open::Need,
+    choice::{Labels, each},
+    exit,
+    open::{Need, Opened},
     page::{Page, Table, Tone},
     reach::Reach,
     session::{Session, length},
-    source::{self, SourceOptions},
+    source::{self, SourceOptions, Sources},
     units,
     wire::{Backup, Event, Gap, Point, Stretch},
 };
@@ -27,7 +29,10 @@ const EVENTS_MAX: usize = 50;
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The database, by the name that `list` shows.
-    database: String,
+    #[arg(required_unless_present = "labels")]
+    database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
     /// Only this long before now, such as 14d.
     #[arg(long, value_name = "LENGTH")]
     last: Option<String>,
@@ -178,16 +183,34 @@ impl TimelineAnswer {
     }
 }
 
-/// Shows the timeline.
-pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
+/// Shows the timeline, or several, one after the other.
+pub(crate) async fn run(session: &Session, options: Options) -> Result<u8> {
+    if let Some(database) = &options.database {
+        let of = (Some(database.as_str()), Need::Content);
+        let repository = source::open(session, &options.source, of).await?;
+        return show(session, &options, (&repository, database)).await;
+    }
+    let mut worst = exit::OK;
+    let of = (&options.labels, Need::Content);
+    for (sources, names) in Sources::labelled(session, &options.source, of).await? {
+        let repository = sources.first(session).await?.repository;
+        let work = async |name: &str| show(session, &options, (&repository, name)).await;
+        worst = worst.max(each(session, &names, work).await);
+    }
+    Ok(worst)
+}
+
+async fn show(
+    session: &Session,
+    options: &Options,
+    (repository, database): (&Opened, &str),
+) -> Result<u8> {
     let now = session.world.clock.now();
     let since = options.last.as_deref().map(length).transpose()?;
     let since =
         since.and_then(|length| now.checked_sub_signed(chrono::TimeDelta::from_std(length).ok()?));
     let is_since = |at: DateTime<Utc>| since.is_none_or(|since| at >= since);
-    let of = (Some(options.database.as_str()), Need::Content);
-    let repository = source::open(session, &options.source, of).await?;
-    let timeline = repository.timeline(&options.database).await?;
+    let timeline = repository.timeline(database).await?;
     let Reach { stretches, gaps, open_gap } = Reach::of(&timeline, session.native());
     let unnamed = Cell::new(0_u64);
     let wanted = |event: &LogEvent| {
@@ -196,10 +219,10 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         unnamed.set(unnamed.get() + u64::from(is_hidden && is_since));
         is_since && !is_hidden
     };
-    let events = coordinator::events(&repository, &timeline, EVENTS_MAX, wanted).await?;
+    let events = coordinator::events(repository, &timeline, EVENTS_MAX, wanted).await?;
     let render = |position: &_| session.native().render_of(&timeline, position);
     let answer = TimelineAnswer {
-        database: options.database,
+        database: database.to_owned(),
         now: Stamp(now),
         stretches,
         gaps,
@@ -215,7 +238,8 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
         warnings: timeline.clock_doubt().into_iter().chain(timeline.problems.clone()).collect(),
     };
     answer.warnings.iter().for_each(|warning| session.warn(warning));
-    session.answer(&answer.since(since))
+    session.answer(&answer.since(since))?;
+    Ok(exit::OK)
 }
 
 #[cfg(test)]

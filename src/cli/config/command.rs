@@ -80,7 +80,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
             print(&(text + "\n"))?;
         }
         Command::Show => explain::show(session)?,
-        Command::Explain(options) => explain::run(session, options).await?,
+        Command::Explain(options) => return explain::run(session, options).await,
         Command::Import(options) => import::run(session, options)?,
     }
     Ok(exit::OK)

@@ -10,6 +10,8 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::{
     super::{
         answer::Answer,
+        choice::{Labels, each},
+        exit,
         page::{Page, Table},
         serve,
         session::Session,
@@ -22,9 +24,12 @@ use crate::config::{Loaded, Setting};
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The database; or with --policy, a policy.
-    name: String,
+    #[arg(id = "database", value_name = "NAME", required_unless_present = "labels")]
+    name: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
     /// The name is that of a policy.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "labels")]
     policy: bool,
 }
 
@@ -93,30 +98,39 @@ impl Answer for ShowAnswer {
     }
 }
 
-/// Explains one database, or one policy.
-pub(super) async fn run(session: &Session, options: Options) -> Result<()> {
+/// Explains one database or several, or one policy.
+pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let loaded = serve::found(session).await?;
-    let config = &loaded.config;
-    if options.policy {
-        known("policy", &options.name, &config.policies)?;
-        return session.answer(&ExplainAnswer {
-            database: None,
-            endpoint: None,
-            repository: None,
-            rule: None,
-            settings: settings(&loaded, &options.name),
-            policy: options.name,
-        });
+    let Some(name) = options.name else {
+        let names = options.labels.names(&loaded.config)?;
+        return Ok(each(session, &names, async |name: &str| explain(session, &loaded, name)).await);
+    };
+    if !options.policy {
+        return explain(session, &loaded, &name);
     }
-    let database = known("database", &options.name, &config.databases)?;
+    known("policy", &name, &loaded.config.policies)?;
+    session.answer(&ExplainAnswer {
+        database: None,
+        endpoint: None,
+        repository: None,
+        rule: None,
+        settings: settings(&loaded, &name),
+        policy: name,
+    })?;
+    Ok(exit::OK)
+}
+
+fn explain(session: &Session, loaded: &Loaded, name: &str) -> Result<u8> {
+    let database = known("database", name, &loaded.config.databases)?;
     session.answer(&ExplainAnswer {
         database: Some(database.name.clone()),
         endpoint: Some(database.endpoint.clone()),
         repository: Some(database.repository.clone()),
         rule: database.found.as_ref().map(|found| loaded.rule(found.rule)),
         policy: database.policy.clone(),
-        settings: settings(&loaded, &database.policy),
-    })
+        settings: settings(loaded, &database.policy),
+    })?;
+    Ok(exit::OK)
 }
 
 /// Shows everything.

@@ -4,16 +4,18 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use serde::Serialize;
-use stillpoint_contract::{Result, Verdict};
+use stillpoint_contract::{Result, Verdict, code};
 
 use super::run::write_evidence;
 use crate::{
     cli::{
         answer::{Answer, Stamp},
+        choice::Labels,
         exit,
         open::{self, Need},
         page::{Page, Table, Tone, printable},
         session::Session,
+        source::{self, SourceOptions},
         units,
     },
     repository::{
@@ -27,6 +29,8 @@ use crate::{
 pub(crate) struct ListOptions {
     /// Only those of this database.
     database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
 }
 
 /// What `drill show` is told.
@@ -79,8 +83,12 @@ impl Answer for ListAnswer {
 
 /// Lists them. Needs no key.
 pub(super) async fn list(session: &Session, options: ListOptions) -> Result<u8> {
-    let repository = open::repository(session, Need::Names).await?;
-    let drills = repository.drills(options.database.as_deref()).await?;
+    let drills = if options.labels.labels.is_some() {
+        labelled(session, &options.labels).await?
+    } else {
+        let repository = open::repository(session, Need::Names).await?;
+        repository.drills(options.database.as_deref()).await?
+    };
     let listed = |drill: Drilled| ListedDrill {
         id: drill.drill,
         database: drill.database,
@@ -90,6 +98,29 @@ pub(super) async fn list(session: &Session, options: ListOptions) -> Result<u8> 
     };
     session.answer(&ListAnswer { drills: drills.into_iter().map(listed).collect() })?;
     Ok(exit::OK)
+}
+
+/// Those of databases that were chosen by their labels. Each log has the drills of what was
+/// restored from there: a copy's own, where a policy rehearses that one.
+async fn labelled(session: &Session, labels: &Labels) -> Result<Vec<Drilled>> {
+    let mut drills = Vec::new();
+    for name in labels.names(&source::configured(session).await?)? {
+        let copy = source::drilled_from(session, &name).await;
+        for from in std::iter::once(None).chain(copy.map(Some)) {
+            let of = (Some(name.as_str()), Need::Names);
+            let is_copy = from.is_some();
+            match source::open(session, &SourceOptions { from }, of).await {
+                Ok(repository) => drills.extend(repository.drills(Some(&name)).await?),
+                // No copy was made there yet.
+                Err(error) if is_copy && error.code() == code::NO_REPOSITORY => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    // Where the original does not answer, its copy does, and does so twice.
+    drills.sort_by(|one, other| one.drill.cmp(&other.drill));
+    drills.dedup_by(|one, other| one.drill == other.drill);
+    Ok(drills)
 }
 
 /// Shows one. The exit status is that of showing, not that of the drill.

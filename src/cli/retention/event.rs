@@ -7,8 +7,11 @@ use stillpoint_contract::Result;
 
 use super::super::{
     answer::{Answer, Stamp},
+    choice::{Labels, each},
     config::reach,
+    exit,
     page::{Page, Table, printable},
+    serve,
     session::Session,
 };
 use crate::repository::custody::{Event, Recorded};
@@ -41,6 +44,8 @@ pub(crate) struct RecordOptions {
     /// Only in this database [default: in every one].
     #[arg(long, value_name = "NAME")]
     database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
 }
 
 /// What `event list` is told.
@@ -48,6 +53,8 @@ pub(crate) struct RecordOptions {
 pub(crate) struct ListOptions {
     /// Only those that concern this database.
     database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
 }
 
 /// What `event withdraw` is told.
@@ -138,32 +145,60 @@ impl Answer for EventsAnswer {
 }
 
 /// Does what is to be done with events.
-pub(crate) async fn run(session: &Session, command: Command) -> Result<()> {
+pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     match command {
-        Command::Record(options) => record(session, options).await,
-        Command::List(options) => {
-            let database = options.database.as_deref();
-            let events = reach::either(session, database).await?.events(database).await?;
-            let listed = events.into_iter().map(|Event { at, recorded, .. }| Listed {
-                event: Shown::of(recorded),
-                recorded_at: Stamp(at),
-            });
-            session.answer(&EventsAnswer { events: listed.collect() })
-        }
+        Command::Record(options) => return record(session, options).await,
+        Command::List(options) => list(session, options).await?,
         Command::Withdraw(WithdrawOptions { event, reason }) => {
             let repository = reach::either(session, None).await?;
             let withdrawn = repository.withdraw(&event, &reason, &session.user()).await?;
             repository.remember().await?;
-            session.answer(&EventAnswer { event: Shown::of(withdrawn), withdrawn: true })
+            session.answer(&EventAnswer { event: Shown::of(withdrawn), withdrawn: true })?;
         }
     }
+    Ok(exit::OK)
 }
 
-async fn record(session: &Session, options: RecordOptions) -> Result<()> {
-    let RecordOptions { name, subject, on, database } = options;
-    let repository = reach::either(session, database.as_deref()).await?;
-    let about = (name.as_str(), subject.as_str());
-    let made = repository.record_event(database.as_deref(), about, on, &session.user()).await?;
+async fn list(session: &Session, options: ListOptions) -> Result<()> {
+    let databases = match (options.database, &options.labels.labels) {
+        (None, Some(_)) => {
+            let names = options.labels.names(&serve::found(session).await?.config)?;
+            names.into_iter().map(Some).collect()
+        }
+        (database, _) => vec![database],
+    };
+    let mut listed: Vec<Listed> = Vec::new();
+    for database in &databases {
+        let database = database.as_deref();
+        let events = reach::either(session, database).await?.events(database).await?;
+        for Event { at, recorded, .. } in events {
+            // What happened in every database of a repository concerns each of them.
+            if listed.iter().all(|known| known.event.id != recorded.event) {
+                listed.push(Listed { event: Shown::of(recorded), recorded_at: Stamp(at) });
+            }
+        }
+    }
+    session.answer(&EventsAnswer { events: listed })
+}
+
+async fn record(session: &Session, options: RecordOptions) -> Result<u8> {
+    if options.labels.labels.is_none() {
+        return record_in(session, &options, options.database.as_deref()).await;
+    }
+    let names = options.labels.names(&serve::found(session).await?.config)?;
+    let work = async |name: &str| Box::pin(record_in(session, &options, Some(name))).await;
+    Ok(each(session, &names, work).await)
+}
+
+async fn record_in(
+    session: &Session,
+    options: &RecordOptions,
+    database: Option<&str>,
+) -> Result<u8> {
+    let repository = reach::either(session, database).await?;
+    let about = (options.name.as_str(), options.subject.as_str());
+    let made = repository.record_event(database, about, options.on, &session.user()).await?;
     repository.remember().await?;
-    session.answer(&EventAnswer { event: Shown::of(made), withdrawn: false })
+    session.answer(&EventAnswer { event: Shown::of(made), withdrawn: false })?;
+    Ok(exit::OK)
 }

@@ -8,8 +8,9 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::{
     super::{
         answer::{Answer, Stamp},
-        choice::Labels,
+        choice::{Labels, each},
         config::reach,
+        exit,
         open::Opened,
         page::{Page, Table, Tone, printable},
         serve,
@@ -38,8 +39,10 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The database, or a backup, or how its id begins.
-    #[arg(value_name = "DATABASE|BACKUP")]
-    what: String,
+    #[arg(id = "database", value_name = "DATABASE|BACKUP", required_unless_present = "labels")]
+    what: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
 }
 
 #[derive(Debug, Serialize)]
@@ -93,16 +96,26 @@ impl Answer for ExplainAnswer {
 }
 
 /// Explains.
-pub(crate) async fn run(session: &Session, command: Command) -> Result<()> {
+pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     let options = match command {
         Command::Retention(options) => options,
         Command::Schedule(options) => return serve::explain_schedule(session, options).await,
         Command::Alert(options) => return serve::explain_alert(session, options).await,
     };
     let config = serve::found(session).await?.config;
-    let (repository, name, only) = find(session, &config, &options.what).await?;
+    if let Some(what) = &options.what {
+        return retention(session, &config, what).await;
+    }
+    let names = options.labels.names(&config)?;
+    let work = async |name: &str| Box::pin(retention(session, &config, name)).await;
+    Ok(each(session, &names, work).await)
+}
+
+/// Explains of one database, or one backup.
+async fn retention(session: &Session, config: &Config, what: &str) -> Result<u8> {
+    let (repository, name, only) = find(session, config, what).await?;
     let database = Labels::default().of(&config.databases, Some(&name))?;
-    let keeping = database.into_iter().find_map(|database| Keeping::of(&config, database));
+    let keeping = database.into_iter().find_map(|database| Keeping::of(config, database));
     let keeping = keeping.ok_or_else(|| Error::bug("find the policy of a database"))?;
     let history = repository.history().await?;
     let holdings = Holdings::of(&history, &name);
@@ -129,7 +142,8 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<()> {
         zone: keeping.policy.zone.to_string(),
         now: Stamp(now),
         backups: backups.collect(),
-    })
+    })?;
+    Ok(exit::OK)
 }
 
 /// The repository, the database, and the backup if one was meant.

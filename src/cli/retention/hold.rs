@@ -6,8 +6,11 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::super::{
     answer::{Answer, Stamp},
+    choice::{Labels, each},
     config::reach,
+    exit,
     page::{Page, Table, printable},
+    serve,
     session::Session,
 };
 use crate::repository::{
@@ -34,12 +37,15 @@ pub(crate) enum Command {
 #[command(group = ArgGroup::new("what").required(true).args(["backup", "from"]))]
 pub(crate) struct AddOptions {
     /// The database, by the name that `list` shows.
-    database: String,
+    #[arg(required_unless_present = "labels")]
+    database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
     /// In which case, such as LEG-2231.
     #[arg(long, value_name = "CASE")]
     case: String,
     /// The backup, or how its id begins.
-    #[arg(long, value_name = "BACKUP")]
+    #[arg(long, value_name = "BACKUP", conflicts_with = "labels")]
     backup: Option<String>,
     /// The first moment of the stretch.
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
@@ -54,6 +60,8 @@ pub(crate) struct AddOptions {
 pub(crate) struct ListOptions {
     /// Only those on this database.
     database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
     /// Also released ones.
     #[arg(long)]
     all: bool,
@@ -166,23 +174,33 @@ impl Answer for HoldsAnswer {
 }
 
 /// Does what is to be done with holds.
-pub(crate) async fn run(session: &Session, command: Command) -> Result<()> {
+pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     match command {
-        Command::Add(options) => add(session, options).await,
-        Command::List(options) => list(session, options).await,
+        Command::Add(options) => return add(session, &options).await,
+        Command::List(options) => list(session, options).await?,
         Command::Release(options) => {
             let repository = reach::either(session, None).await?;
             let held = repository.release(&options.hold, &options.reason, &session.user()).await?;
             repository.remember().await?;
-            session.answer(&HoldAnswer { hold: Shown::of(held), released: true })
+            session.answer(&HoldAnswer { hold: Shown::of(held), released: true })?;
         }
     }
+    Ok(exit::OK)
 }
 
-async fn add(session: &Session, options: AddOptions) -> Result<()> {
+async fn add(session: &Session, options: &AddOptions) -> Result<u8> {
+    if let Some(database) = &options.database {
+        return hold(session, options, database).await;
+    }
+    let names = options.labels.names(&serve::found(session).await?.config)?;
+    let work = async |name: &str| Box::pin(hold(session, options, name)).await;
+    Ok(each(session, &names, work).await)
+}
+
+async fn hold(session: &Session, options: &AddOptions, database: &str) -> Result<u8> {
     let time = |text: &Option<String>| text.as_deref().map(|t| session.instant(t)).transpose();
     let (from, to) = (time(&options.from)?, time(&options.to)?);
-    let repository = reach::either(session, Some(&options.database)).await?;
+    let repository = reach::either(session, Some(database)).await?;
     let of = match (&options.backup, from) {
         (Some(id), _) => HeldPart::Backup(repository.find_backup(id).await?.commit.backup),
         (None, Some(from)) => HeldPart::Range { from, to },
@@ -191,16 +209,27 @@ async fn add(session: &Session, options: AddOptions) -> Result<()> {
                 .next("--backup BACKUP, or --from TIME"));
         }
     };
-    let intent = HoldIntent { database: options.database, case: options.case, of };
+    let intent = HoldIntent { database: database.to_owned(), case: options.case.clone(), of };
     let held = repository.hold(&intent, &session.user()).await?;
     repository.remember().await?;
-    session.answer(&HoldAnswer { hold: Shown::of(held), released: false })
+    session.answer(&HoldAnswer { hold: Shown::of(held), released: false })?;
+    Ok(exit::OK)
 }
 
 async fn list(session: &Session, options: ListOptions) -> Result<()> {
-    let repository = reach::either(session, options.database.as_deref()).await?;
-    let holds = repository.holds(options.database.as_deref()).await?.into_iter();
-    let wanted = holds.filter(|hold| options.all || hold.released.is_none());
+    let databases = match (&options.database, &options.labels.labels) {
+        (None, Some(_)) => {
+            let names = options.labels.names(&serve::found(session).await?.config)?;
+            names.into_iter().map(Some).collect()
+        }
+        (database, _) => vec![database.clone()],
+    };
+    let mut holds = Vec::new();
+    for database in &databases {
+        let repository = reach::either(session, database.as_deref()).await?;
+        holds.extend(repository.holds(database.as_deref()).await?);
+    }
+    let wanted = holds.into_iter().filter(|hold| options.all || hold.released.is_none());
     let listed = wanted.map(|Hold { at, held, released }| {
         let (released_at, ended) = released.unzip();
         let (released_by, released_because) = ended.map(|ended| (ended.by, ended.reason)).unzip();

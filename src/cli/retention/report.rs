@@ -1,6 +1,10 @@
 //! `stillpoint report retention`: what is kept of every database, by what promise, and until when.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use clap::Args;
@@ -10,6 +14,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::{
     super::{
         answer::{Answer, Stamp},
+        choice::Labels,
         config::reach,
         open::Opened,
         page::{Page, Tone, printable},
@@ -20,7 +25,7 @@ use super::{
     keeping::{End, Keeping},
 };
 use crate::{
-    config::Config,
+    config::{Config, Database},
     coordinator::{HandOff, Terms, told},
     policy::{CopyRule, Event, EventEnd, EventRule, Keep, Logs, Proof, State, Until, Verdict},
     repository::{
@@ -34,6 +39,8 @@ use crate::{
 pub(crate) struct Options {
     /// Only this database [default: all that are configured, or were].
     database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
 }
 
 #[derive(Debug, Serialize)]
@@ -231,7 +238,11 @@ impl There {
 pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let promises = promises(session).await?;
     let mut shelf = Shelf::new(session);
+    let labelled = labelled(&options.labels, &promises, shelf.now)?;
     let (mut databases, failures) = kept(&mut shelf, &promises).await;
+    if let Some(names) = labelled {
+        databases.retain(|kept| names.contains(&kept.database));
+    }
     if let Some(name) = &options.database {
         databases.retain(|kept| kept.database == *name);
         if databases.is_empty() {
@@ -242,6 +253,22 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     }
     session.answer(&RetentionAnswer { now: Stamp(session.world.clock.now()), databases })?;
     failures.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// The names of databases that were chosen by their labels, former ones among them.
+fn labelled(
+    labels: &Labels,
+    promises: &Promises,
+    now: DateTime<Utc>,
+) -> Result<Option<BTreeSet<String>>> {
+    if labels.labels.is_none() {
+        return Ok(None);
+    }
+    let all = promises.held.databases(&promises.marks, now).into_iter();
+    let all: BTreeMap<String, &Database> =
+        all.map(|(_, database, _)| (database.name.clone(), database)).collect();
+    let chosen = labels.of(&all, None)?;
+    Ok(Some(chosen.into_iter().map(|database| database.name.clone()).collect()))
 }
 
 /// What is kept of every database in every place, and why nobody could look into others.

@@ -8,14 +8,17 @@ use stillpoint_contract::{Error, ErrorKind, Result, code, quoted};
 use super::{
     super::{
         answer::{Answer, Stamp},
-        choice::Labels,
+        choice::{Labels, each},
         exit,
         page::{Page, printable},
         session::Session,
     },
     desk::Desk,
 };
-use crate::{coordinator::state::Mark, policy::State};
+use crate::{
+    coordinator::{Fleet, state::Mark},
+    policy::State,
+};
 
 /// What to say of a database.
 #[derive(Debug, Subcommand)]
@@ -42,7 +45,10 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct AdoptOptions {
     /// The database.
-    database: String,
+    #[arg(required_unless_present = "labels")]
+    database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
     /// Begin another incarnation of it.
     #[arg(long, required = true)]
     new_incarnation: bool,
@@ -159,11 +165,26 @@ fn missing(database: &str) -> Error {
         .next(format!("stillpoint config explain {}", quoted(database)))
 }
 
-/// Lets another incarnation begin; whoever serves makes its first backup at once.
+/// Lets another incarnation begin, of each that is meant.
 async fn adopt(session: &Session, options: &AdoptOptions) -> Result<u8> {
-    let database = &options.database;
     let desk = Desk::open(session).await?;
     let (fleet, _) = desk.fleet(session).await?;
+    let at = (&desk, &fleet);
+    if let Some(database) = &options.database {
+        return adopt_one(session, at, database).await;
+    }
+    let names = options.labels.of(&fleet.members, None)?.into_iter();
+    let names: Vec<String> = names.map(|member| member.name.clone()).collect();
+    let work = async |name: &str| Box::pin(adopt_one(session, at, name)).await;
+    Ok(each(session, &names, work).await)
+}
+
+/// Lets another incarnation begin; whoever serves makes its first backup at once.
+async fn adopt_one(
+    session: &Session,
+    (desk, fleet): (&Desk, &Fleet),
+    database: &str,
+) -> Result<u8> {
     let member = fleet.members.get(database).filter(|one| one.state == State::Active);
     let member = member.ok_or_else(|| missing(database))?;
     let history = fleet.repository(member)?.history().await?;
@@ -175,7 +196,8 @@ async fn adopt(session: &Session, options: &AdoptOptions) -> Result<u8> {
     })?;
     let who = session.user();
     desk.state.adopt(database, &newest.commit.incarnation, &who).await?;
-    let (database, said) = (database.clone(), "adopted; its next backup is a full one, at once");
+    let database = database.to_owned();
+    let said = "adopted; its next backup is a full one, at once";
     session.answer(&DbAnswer { database, said, until: None, cancelled: 0, forgotten: None })?;
     Ok(exit::OK)
 }

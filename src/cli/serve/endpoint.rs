@@ -10,6 +10,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code, quoted};
 use super::{
     super::{
         answer::{Answer, Stamp},
+        choice::Labels,
         exit,
         page::{Page, Table, printable},
         session::{Session, length},
@@ -53,6 +54,8 @@ pub(crate) enum Command {
 pub(crate) struct ListOptions {
     /// Only those of this database.
     database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
     /// Also those that are gone.
     #[arg(long)]
     all: bool,
@@ -196,10 +199,15 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
 async fn list(session: &Session, desk: &Desk, options: &ListOptions) -> Result<()> {
     let held = desk.held(session).await?;
     let config = held.config();
+    let names = match (&options.database, &options.labels.labels) {
+        (Some(name), _) => Some(vec![name.clone()]),
+        (None, Some(_)) => Some(options.labels.names(config)?),
+        (None, None) => None,
+    };
     let is_shown = |one: &&Registration| {
         let owner = config.owner(one);
-        (options.all || one.is_there())
-            && options.database.as_ref().is_none_or(|name| owner.as_ref() == Some(name))
+        let is_own = |names: &Vec<String>| owner.is_some_and(|owner| names.contains(&owner));
+        (options.all || one.is_there()) && names.as_ref().is_none_or(is_own)
     };
     let shown = held.registry.values().filter(is_shown);
     let mut endpoints: Vec<Row> = shown.map(|one| row(config, one)).collect();

@@ -8,6 +8,8 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::{
     super::{
         answer::{Answer, Stamp},
+        choice::{Labels, each},
+        exit,
         page::{Page, Table, Tone, printable},
         session::Session,
         units,
@@ -32,7 +34,10 @@ const PAST_MAX: usize = 10;
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The database.
-    database: String,
+    #[arg(required_unless_present = "labels")]
+    database: Option<String>,
+    #[command(flatten)]
+    labels: Labels,
 }
 
 #[derive(Debug, Serialize)]
@@ -111,12 +116,22 @@ impl Answer for ScheduleAnswer {
     }
 }
 
-/// Explains when and why something runs for a database.
-pub(crate) async fn schedule(session: &Session, options: Options) -> Result<()> {
+/// Explains when and why something runs for a database, or for each of several.
+pub(crate) async fn schedule(session: &Session, options: Options) -> Result<u8> {
     let (desk, fleet) = open(session).await?;
-    let member = member(&fleet, &options.database)?;
+    let at = (&desk, &fleet);
+    if let Some(name) = &options.database {
+        return schedule_of(session, at, name).await;
+    }
+    let names = names(&fleet, &options.labels)?;
+    let work = async |name: &str| Box::pin(schedule_of(session, at, name)).await;
+    Ok(each(session, &names, work).await)
+}
+
+async fn schedule_of(session: &Session, (desk, fleet): (&Desk, &Fleet), name: &str) -> Result<u8> {
+    let member = member(fleet, name)?;
     let now = session.world.clock.now();
-    let standing = known(&fleet, member).await?;
+    let standing = known(fleet, member).await?;
     let decisions = decided(&desk.state, member, &standing, now).await?;
     let zone = member.policy.zone;
     let local = |at: DateTime<Utc>| at.with_timezone(&zone).format("%a %d %b %H:%M:%S").to_string();
@@ -157,8 +172,9 @@ pub(crate) async fn schedule(session: &Session, options: Options) -> Result<()> 
         zone: zone.to_string(),
         now: Stamp(now),
         kinds,
-        past: past(&desk, member).await?,
-    })
+        past: past(desk, member).await?,
+    })?;
+    Ok(exit::OK)
 }
 
 /// A place in the spread, in words.
@@ -291,17 +307,28 @@ impl Answer for AlertAnswer {
     }
 }
 
-/// Explains what is the matter with a database, who is told of it, and when something would be.
-pub(crate) async fn alert(session: &Session, options: Options) -> Result<()> {
+/// Explains what is the matter with a database, or with each of several, who is told of it, and
+/// when something would be.
+pub(crate) async fn alert(session: &Session, options: Options) -> Result<u8> {
     let (desk, fleet) = open(session).await?;
-    let member = member(&fleet, &options.database)?;
+    let at = (&desk, &fleet);
+    if let Some(name) = &options.database {
+        return alert_of(session, at, name).await;
+    }
+    let names = names(&fleet, &options.labels)?;
+    let work = async |name: &str| Box::pin(alert_of(session, at, name)).await;
+    Ok(each(session, &names, work).await)
+}
+
+async fn alert_of(session: &Session, (desk, fleet): (&Desk, &Fleet), name: &str) -> Result<u8> {
+    let member = member(fleet, name)?;
     let now = session.world.clock.now();
-    let standing = known(&fleet, member).await?;
+    let standing = known(fleet, member).await?;
     let paused = pause(&desk.state.marks().await?, &member.name, now);
     let config = desk.held(session).await?.config;
     let board = desk.state.board().await?.board;
     let is_told = |class: Class| board.open().any(|(key, _)| *key == (class, member.name.clone()));
-    let copies = copies::known(session, &fleet, member).await;
+    let copies = copies::known(session, fleet, member).await;
     let archives = member.archives_due(&desk.state).await?;
     let alerts =
         matters(member, (&standing, &copies, &archives), paused, now).into_iter().map(|alert| {
@@ -329,7 +356,8 @@ pub(crate) async fn alert(session: &Session, options: Options) -> Result<()> {
         alerts: alerts.collect(),
         paused: paused.is_some(),
         trouble: member.obstacle.clone().or(noted),
-    })
+    })?;
+    Ok(exit::OK)
 }
 
 fn routes(config: &Config, class: Class) -> Vec<String> {
@@ -343,6 +371,12 @@ async fn open(session: &Session) -> Result<(Desk, Fleet)> {
     let desk = Desk::open(session).await?;
     let (fleet, _) = desk.fleet(session).await?;
     Ok((desk, fleet))
+}
+
+/// The names of those with these labels.
+fn names(fleet: &Fleet, labels: &Labels) -> Result<Vec<String>> {
+    let chosen = labels.of(&fleet.members, None)?;
+    Ok(chosen.into_iter().map(|member| member.name.clone()).collect())
 }
 
 fn member<'a>(fleet: &'a Fleet, name: &str) -> Result<&'a Member> {

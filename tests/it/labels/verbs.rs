@@ -82,6 +82,73 @@ fn row_42_a_configured_database_is_backed_up_by_its_name() {
     refused(&["backup", "bank/ledger"], 5, &["retired", "stillpoint db resume bank/ledger"]);
 }
 
+/// Row 42: what shows, explains, holds and records chooses as everything else does.
+#[test]
+fn row_42_what_is_shown_explained_and_held_is_chosen_by_labels() {
+    let ward = shops("");
+    ward.ok(&["backup", "-l", "team"]);
+    let shop = ["shop/orders", "shop/stock"];
+    let answers = |words: &[&str]| {
+        let (status, answers) = ran(&ward, &[words, &["-l", "team=shop"]].concat());
+        assert_eq!(status, 0, "{words:?} {answers:?}");
+        answers
+    };
+    let own = |words: &[&str], field: &str| -> Vec<String> {
+        answers(words).iter().map(|one| one[field].as_str().unwrap().to_owned()).collect()
+    };
+    // One answer each.
+    for words in [
+        &["timeline"][..],
+        &["explain", "retention"],
+        &["explain", "schedule"],
+        &["explain", "alert"],
+        &["config", "explain"],
+    ] {
+        assert_eq!(own(words, "database"), shop, "{words:?}");
+    }
+    // One for all of them.
+    let one = |words: &[&str]| answers(words).remove(0);
+    assert_eq!(each(&one(&["logs", "status"]), "databases", "name"), shop);
+    assert_eq!(each(&one(&["report", "retention"]), "databases", "database"), shop);
+    assert_eq!(one(&["endpoint", "list"])["endpoints"], Value::Array(Vec::new()));
+
+    // Drills, and their evidence, of these and of no others.
+    ward.ok(&["drill", "run", "--no-mount", "-l", "team"]);
+    assert_eq!(each(&one(&["drill", "list"]), "drills", "database"), shop);
+    let evidence = one(&["report", "verify"]);
+    assert_eq!((&evidence["drills"], &evidence["intact"]), (&2.into(), &true.into()));
+
+    // What is said of several is said of each where it is kept.
+    let held = answers(&["hold", "add", "--case", "LEG-1", "--from", "2026-01-01"]);
+    assert_eq!(held.iter().map(|one| &one["hold"]["database"]).collect::<Vec<_>>(), shop);
+    assert_eq!(each(&one(&["hold", "list"]), "holds", "database"), shop);
+    let event = ["event", "record", "end", "--subject", "database", "--on", "2026-02-28"];
+    assert_eq!(answers(&event).len(), 2);
+    assert_eq!(each(&one(&["event", "list"]), "events", "database"), shop);
+    let bank = ward.json(&["event", "list", "-l", "team=bank"]);
+    assert_eq!(bank["events"], Value::Array(Vec::new()));
+    let adopted = answers(&["db", "adopt", "--new-incarnation"]);
+    assert_eq!(adopted.iter().map(|one| &one["database"]).collect::<Vec<_>>(), shop);
+
+    // A backup is one database's, and a name and labels are no choice.
+    for words in [
+        &["hold", "add", "-l", "team=shop", "--case", "C", "--backup", "01"][..],
+        &["timeline", "shop/orders", "-l", "team=shop"],
+        &["explain", "retention", "shop/orders", "-l", "team=shop"],
+        &["config", "explain", "--policy", "-l", "team=shop"],
+        &["timeline"],
+        &["explain", "schedule"],
+    ] {
+        assert_eq!(ward.run(words).0, 2, "{words:?}");
+    }
+    for verb in ["timeline", "explain alert", "logs status", "drill list", "hold list"] {
+        let words: Vec<&str> = verb.split(' ').chain(["-l", "team=nobody"]).collect();
+        let (status, told) = ward.run(&words);
+        assert_eq!(status, 6, "{verb}: {told}");
+        assert!(told.contains("team=bank, team=shop"), "{verb}: {told}");
+    }
+}
+
 /// Row 42: every verb that is about databases of the configuration chooses alike.
 #[test]
 fn row_42_every_verb_chooses_by_labels() {
