@@ -191,7 +191,8 @@ impl Copying<'_> {
         Ok(report)
     }
 
-    /// Brings to the copy the log that it lacks, and what people said. Returns how many segments.
+    /// Brings to the copy the log that it lacks, and what was said and found at the source. Returns
+    /// how many segments.
     ///
     /// # Errors
     ///
@@ -220,7 +221,8 @@ impl Copying<'_> {
         Ok(report)
     }
 
-    /// Tells the copy what people said at the source: that is a few bytes, and waits for no window.
+    /// Tells the copy what people said at the source, and what drills found damaged there: that is
+    /// a few bytes, and waits for no window.
     ///
     /// # Errors
     ///

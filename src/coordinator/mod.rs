@@ -50,7 +50,7 @@ pub use partial::{
     PartialJob, PartialPlan, PartialReport, bring, compare, plan_partial, suffix_of,
 };
 pub use pickup::{Dump, PICKUP_SCHEME, PickUp, pick_up};
-pub use point::{Chosen, SAME_COMMAND_AT, Wanted, choose};
+pub use point::{Chosen, Preference, SAME_COMMAND_AT, Wanted, choose};
 pub use present::{PresentJob, Shown, check_point, present_at, present_copied};
 pub use program::{Unprinted, printed};
 pub use reach::{Restorable, Window, windows};

@@ -10,7 +10,7 @@ use stillpoint_contract::{
 };
 
 use super::{
-    point::Wanted,
+    point::{Preference, Wanted},
     restore::{ResolvedRestore, RestoreJob, engine_of, plan},
     scratch::ScratchPlace,
     scratch_copy::{CopyJob, Presented, ScratchCopy, Way, plan_copy},
@@ -189,6 +189,7 @@ async fn at_point<T>(
         engines: job.engines,
         database: job.database,
         wanted: &job.wanted,
+        preference: Preference::Sound,
         way: job.way,
         sandbox: sandbox_use(job),
     };

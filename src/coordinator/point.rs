@@ -1,5 +1,7 @@
 //! From what a person asks for to a backup and a target: or the nearest points that can be had.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, SecondsFormat, Utc};
 use stillpoint_contract::{
     Engine, Error, ErrorKind, LogPosition, LogSource as _, NativePoint, RecoveryTarget, Result,
@@ -28,6 +30,18 @@ pub enum Wanted {
     Backup(String),
 }
 
+/// From which backup a point is reached, where several lead there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preference {
+    /// From the newest: what comes of it is proven of that one.
+    Newest,
+    /// From the newest in which nothing is known to be damaged, if any of those leads there.
+    Sound,
+}
+
+/// Backups in which something is known to be damaged, by their ids, and what.
+type Damaged = BTreeMap<String, String>;
+
 /// How it can be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chosen {
@@ -44,7 +58,7 @@ pub struct Chosen {
     pub warnings: Vec<String>,
 }
 
-/// Chooses the newest backup from which the point can be reached.
+/// Chooses the newest backup from which the point can be reached, or an older one that is sound.
 ///
 /// # Errors
 ///
@@ -55,22 +69,63 @@ pub async fn choose(
     timeline: &Timeline,
     engine: &dyn Engine,
     wanted: &Wanted,
+    preference: Preference,
 ) -> Result<Chosen> {
     if timeline.backups.is_empty() {
         return Err(no_backup(&timeline.database));
     }
+    let at = (repository, timeline);
+    let mut newest = find(at, engine, wanted, &Damaged::new()).await?;
+    let history = repository.history().await?;
+    let damage = |backup: &Committed| history.damage(&backup.commit.backup).map(str::to_owned);
+    let Some(found) = damage(&newest.backup) else { return Ok(newest) };
+    let id = newest.backup.commit.backup.clone();
+    if preference == Preference::Sound && !matches!(wanted, Wanted::Backup(_)) {
+        let damaged = timeline.backups.iter();
+        let damaged = damaged.filter_map(|one| Some((one.commit.backup.clone(), damage(one)?)));
+        let other = find(at, engine, wanted, &damaged.collect()).await;
+        // A time or a position says which state is meant; the newest one is the end of its log.
+        let log = |chosen: &Chosen| timeline.coverage_of(&chosen.backup);
+        let is_same = |other: &Chosen| log(other).is_some() && log(other) == log(&newest);
+        let leads_there = |other: &Chosen| *wanted != Wanted::Latest || is_same(other);
+        if let Some(mut other) = other.ok().filter(leads_there) {
+            let warning = format!("backup {id} was passed over, for it is suspect: {found}");
+            other.warnings.push(warning);
+            return Ok(other);
+        }
+    }
+    newest.warnings.push(format!("backup {id} is suspect: {found}"));
+    Ok(newest)
+}
+
+/// The newest backup from which the point can be reached, save those in which something is damaged.
+async fn find(
+    (repository, timeline): (&Repository, &Timeline),
+    engine: &dyn Engine,
+    wanted: &Wanted,
+    without: &Damaged,
+) -> Result<Chosen> {
+    let at = (repository, timeline, without);
     let mut chosen = match wanted {
         Wanted::Backup(id) => return choose_backup(timeline, id),
-        Wanted::Position(at) => return choose_position(repository, timeline, engine, at).await,
+        Wanted::Position(position) => return choose_position(at, engine, position).await,
         Wanted::Native(point) => {
-            let at = native::locate(repository, timeline, engine, point).await?;
-            return choose_position(repository, timeline, engine, &at).await;
+            let position = native::locate(repository, timeline, engine, point).await?;
+            return choose_position(at, engine, &position).await;
         }
-        Wanted::Latest => choose_latest(timeline)?,
-        Wanted::Time(at) => choose_time(repository, timeline, *at).await?,
+        Wanted::Latest => choose_latest(timeline, without)?,
+        Wanted::Time(instant) => choose_time(at, *instant).await?,
     };
     chosen.warnings.extend(timeline.clock_doubt());
     Ok(chosen)
+}
+
+/// The backups of a timeline, in the order of their commits, save some.
+fn among<'a>(
+    timeline: &'a Timeline,
+    without: &'a Damaged,
+) -> impl DoubleEndedIterator<Item = &'a Committed> {
+    timeline.backups.iter().filter(|backup| !without.contains_key(&backup.commit.backup))
 }
 
 /// Captured log, if anything, is all there is.
@@ -109,7 +164,7 @@ fn replayed(backup: &Committed, until: RecoveryTarget) -> Chosen {
 
 /// The backup that can be brought furthest; the newest of those. Positions and the order of commits
 /// say which that is: clocks may have been wrong.
-fn choose_latest(timeline: &Timeline) -> Result<Chosen> {
+fn choose_latest(timeline: &Timeline, without: &Damaged) -> Result<Chosen> {
     let reach = |backup: &Committed| match timeline.coverage_of(backup) {
         Some(coverage) => Some(coverage.end.position.clone()),
         None => backup.commit.consistent_at.clone(),
@@ -117,8 +172,9 @@ fn choose_latest(timeline: &Timeline) -> Result<Chosen> {
     let further = |best: &'_ Committed, next: &'_ Committed| {
         reach(best).partial_cmp(&reach(next)) == Some(std::cmp::Ordering::Greater)
     };
-    let newest = timeline.backups.iter().reduce(|b, next| if further(b, next) { b } else { next });
-    let newest = newest.expect("checked by the caller");
+    let newest = among(timeline, without);
+    let newest = newest.reduce(|best, next| if further(best, next) { best } else { next });
+    let newest = newest.ok_or_else(|| no_backup(&timeline.database))?;
     let coverage = timeline.coverage_of(newest);
     if let Some((coverage, lost)) = coverage.and_then(|c| Some((c, c.lost.as_deref()?))) {
         return Err(lost_end(timeline, coverage.until.max(coverage.end.at), lost));
@@ -150,11 +206,10 @@ fn lost_end(timeline: &Timeline, nearest: DateTime<Utc>, lost: &str) -> Error {
 }
 
 async fn choose_time(
-    repository: &Repository,
-    timeline: &Timeline,
+    (repository, timeline, without): (&Repository, &Timeline, &Damaged),
     at: DateTime<Utc>,
 ) -> Result<Chosen> {
-    for backup in timeline.backups.iter().rev() {
+    for backup in among(timeline, without).rev() {
         if backup.commit.consistent_time == at || timeline.stood_still(backup, at) {
             return Ok(alone(backup));
         }
@@ -205,12 +260,11 @@ async fn begin_of(
 }
 
 async fn choose_position(
-    repository: &Repository,
-    timeline: &Timeline,
+    (repository, timeline, without): (&Repository, &Timeline, &Damaged),
     engine: &dyn Engine,
     position: &LogPosition,
 ) -> Result<Chosen> {
-    for backup in timeline.backups.iter().rev() {
+    for backup in among(timeline, without).rev() {
         let Some(own) = &backup.commit.consistent_at else { continue };
         if own == position {
             return Ok(alone(backup));
@@ -362,7 +416,7 @@ mod tests {
             beat: None,
             problems: Vec::new(),
         };
-        let chosen = choose_latest(&timeline).unwrap();
+        let chosen = choose_latest(&timeline, &Damaged::new()).unwrap();
         (chosen.backup.seq, timeline.clock_doubt().is_some())
     }
 

@@ -14,7 +14,7 @@ use stillpoint_contract::{
 
 use super::{
     mount::{Mount, MountedFiles, obstacle},
-    point::{Wanted, no_backup},
+    point::{Preference, Wanted, no_backup},
     restore::{ResolvedRestore, RestoreJob, plan, staging_beside},
     scratch::Scratch,
     scratch_copy::{CopyJob, Presented, Way, plan_copy},
@@ -171,6 +171,7 @@ pub async fn present_at(
         engines: job.engines,
         database: job.database,
         wanted: job.wanted,
+        preference: Preference::Sound,
         way: Way::Mount,
         sandbox: SandboxUse::None,
     };

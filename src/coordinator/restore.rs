@@ -19,7 +19,7 @@ use stillpoint_contract::{
 };
 
 use super::{
-    point::{Chosen, SAME_COMMAND_AT, Wanted, choose, no_backup},
+    point::{Chosen, Preference, SAME_COMMAND_AT, Wanted, choose, no_backup},
     scratch::Scratch,
     site::{Disks, Outside, Rewriting},
 };
@@ -163,9 +163,19 @@ pub async fn plan(
     job: &RestoreJob<'_>,
     staging: &Path,
 ) -> Result<ResolvedRestore> {
+    plan_from(repository, job, staging, Preference::Sound).await
+}
+
+/// The same, from the backup that is preferred.
+pub(super) async fn plan_from(
+    repository: &Repository,
+    job: &RestoreJob<'_>,
+    staging: &Path,
+    preference: Preference,
+) -> Result<ResolvedRestore> {
     let timeline = repository.timeline(job.database).await?;
     let engine = engine_of(job.engines, &timeline)?;
-    let chosen = choose(repository, &timeline, &*engine, &job.wanted).await?;
+    let chosen = choose(repository, &timeline, &*engine, &job.wanted, preference).await?;
     check_commit(repository, &timeline, &*engine, &chosen).await?;
     let manifest = repository.manifest(&chosen.backup).await?;
     let engine = engine_named(job.engines, &manifest.engine)?;

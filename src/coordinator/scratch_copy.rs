@@ -10,8 +10,8 @@ use stillpoint_contract::{
 
 use super::{
     mount::{Guard, Mount, MountedFiles, no_guard, obstacle},
-    point::Wanted,
-    restore::{ResolvedRestore, RestoreJob, RestoreReport, plan, run, staging_beside},
+    point::{Preference, Wanted},
+    restore::{ResolvedRestore, RestoreJob, RestoreReport, plan_from, run, staging_beside},
     scratch::Scratch,
 };
 use crate::{
@@ -32,6 +32,8 @@ pub struct CopyJob<'a> {
     pub database: &'a str,
     /// Which state.
     pub wanted: &'a Wanted,
+    /// From which backup, where several lead there.
+    pub preference: Preference,
     /// Whether it may be mounted.
     pub way: Way,
     /// What a sandbox is opened on it for afterwards.
@@ -127,7 +129,7 @@ pub struct ScratchCopy<'a> {
 ///
 /// # Errors
 ///
-/// As [`plan`]. What keeps it from being mounted is a reason to restore it.
+/// As [`plan_from`]. What keeps it from being mounted is a reason to restore it.
 pub async fn plan_copy<'a>(
     world: &World,
     repository: &Repository,
@@ -164,7 +166,8 @@ async fn resolve(
         overwrite: Overwrite::Never,
         extras: RestoreExtras { sandbox: job.sandbox, ..RestoreExtras::default() },
     };
-    plan(repository, &restore, &staging_beside(world, target)?).await
+    let staging = staging_beside(world, target)?;
+    plan_from(repository, &restore, &staging, job.preference).await
 }
 
 async fn mount(

@@ -133,7 +133,7 @@ pub(super) struct Custody {
     suspects: Arc<BTreeSet<String>>,
     /// What a drill found damaged in backups, since none of them passed. Their stored bytes may be
     /// as they were written.
-    doubts: Arc<BTreeMap<String, String>>,
+    doubts: Arc<BTreeMap<String, Doubt>>,
     holds: Arc<BTreeMap<String, Hold>>,
     /// In the order in which they were recorded.
     events: Arc<Vec<Event>>,
@@ -141,6 +141,15 @@ pub(super) struct Custody {
     places: Arc<BTreeMap<String, usize>>,
     /// Of each database, from when on log is needed.
     trims: Arc<BTreeMap<String, DateTime<Utc>>>,
+}
+
+/// What a drill found damaged in a backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Doubt {
+    /// The drill.
+    drill: String,
+    /// What it found, for people.
+    says: String,
 }
 
 /// What cannot be, in words.
@@ -172,7 +181,12 @@ impl Custody {
     }
 
     pub(super) fn doubt(&self, backup: &str) -> Option<&str> {
-        self.doubts.get(backup).map(String::as_str)
+        self.doubts.get(backup).map(|doubt| doubt.says.as_str())
+    }
+
+    /// The backups that are in doubt, and the drill because of which each is.
+    pub(super) fn doubts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.doubts.iter().map(|(backup, doubt)| (backup.as_str(), doubt.drill.as_str()))
     }
 
     /// A drill of a backup found damage, or none. Only one that passed takes a doubt away: bytes
@@ -180,7 +194,8 @@ impl Custody {
     pub(super) fn drill(&mut self, drill: &Drilled) {
         let Some(backup) = &drill.backup else { return };
         if let Some(damage) = &drill.damage {
-            let doubt = format!("drill {} found damage: {damage}", drill.drill);
+            let says = format!("drill {} found damage: {damage}", drill.drill);
+            let doubt = Doubt { drill: drill.drill.clone(), says };
             Arc::make_mut(&mut self.doubts).insert(backup.clone(), doubt);
         } else if drill.passed && self.doubts.contains_key(backup) {
             Arc::make_mut(&mut self.doubts).remove(backup);

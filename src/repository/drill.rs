@@ -27,6 +27,9 @@ pub const RECORD_FORMAT: u32 = 1;
 /// The longest record or page, in bytes before compression.
 pub const EVIDENCE_BYTES_MAX: usize = 16 << 20;
 
+/// The longest of them as it is stored.
+pub(super) const STORED_BYTES_MAX: u64 = EVIDENCE_BYTES_MAX as u64 + 4096;
+
 /// How many lines of what an engine found damaged are told with it.
 const DAMAGE_LINES_MAX: usize = 3;
 
@@ -384,7 +387,7 @@ impl Repository {
     }
 
     pub(super) async fn evidence(&self, name: &str, hash: &str) -> Result<Vec<u8>> {
-        let bytes = self.hashed(name, hash, EVIDENCE_BYTES_MAX as u64 + 4096).await?;
+        let bytes = self.hashed(name, hash, STORED_BYTES_MAX).await?;
         let (domain, name) = (self.domain()?, name.to_owned());
         let open = self.world.cpu.run(move |scratch| {
             let limit = EVIDENCE_BYTES_MAX;
@@ -441,7 +444,7 @@ impl Repository {
     ) -> Result<()> {
         for (name, hash) in objects {
             report.objects += 1;
-            match self.hashed(name, hash, EVIDENCE_BYTES_MAX as u64 + 4096).await {
+            match self.hashed(name, hash, STORED_BYTES_MAX).await {
                 Ok(bytes) => report.bytes += bytes.len() as u64,
                 Err(error) if is_finding(&error) => report.add(name, &error, Vec::new()),
                 Err(error) => return Err(error),
@@ -451,6 +454,6 @@ impl Repository {
     }
 }
 
-fn drill_objects(drill: &Drilled) -> [(&String, &String); 2] {
+pub(super) fn drill_objects(drill: &Drilled) -> [(&String, &String); 2] {
     [(&drill.record, &drill.record_hash), (&drill.page, &drill.page_hash)]
 }

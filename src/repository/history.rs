@@ -166,11 +166,21 @@ impl History {
         self.custody.doubt(backup)
     }
 
+    /// The backups in which a drill found damage, each with that drill.
+    pub(super) fn doubts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.custody.doubts()
+    }
+
+    /// What is known to be damaged in what a backup holds, however well its bytes are stored.
+    pub fn damage(&self, backup: &str) -> Option<&str> {
+        let copied = self.commit(backup).and_then(|known| known.commit.damage.as_deref());
+        self.doubt(backup).or(copied)
+    }
+
     /// What is known to be wrong with a backup: with its stored bytes, or with what was stored.
     pub fn fault(&self, backup: &str) -> Option<&str> {
         let stored = self.proof(backup).and_then(|proof| proof.problem.as_deref());
-        let copied = self.commit(backup).and_then(|known| known.commit.damage.as_deref());
-        stored.or_else(|| self.doubt(backup)).or(copied)
+        stored.or_else(|| self.damage(backup))
     }
 
     /// One backup by id, also a forgotten one.
@@ -201,6 +211,11 @@ impl History {
     /// Every drill, in the order in which they began.
     pub fn drills(&self) -> impl Iterator<Item = &Drilled> {
         self.drills.values()
+    }
+
+    /// One drill by its id.
+    pub(super) fn drilled(&self, drill: &str) -> Option<&Drilled> {
+        self.drills.get(drill)
     }
 
     /// Every report on a month, in the order in which they were made.
@@ -443,7 +458,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn fold(actions: Vec<Action>) -> Result<History> {
+    pub(crate) fn fold(actions: Vec<Action>) -> Result<History> {
         let mut history = History::default();
         for action in actions {
             let entry = Entry {
@@ -461,11 +476,11 @@ pub(crate) mod tests {
         Ok(history)
     }
 
-    fn init() -> Action {
+    pub(crate) fn init() -> Action {
         Action::Init { descriptor: "d".to_owned() }
     }
 
-    fn drill_of(id: &str, backup: &str, passed: bool, damage: Option<&str>) -> Action {
+    pub(crate) fn drill_of(id: &str, backup: &str, passed: bool, damage: Option<&str>) -> Action {
         Action::Drill(Box::new(Drilled {
             drill: id.to_owned(),
             database: "db".to_owned(),

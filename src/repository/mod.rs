@@ -42,6 +42,7 @@ mod reader;
 mod repack;
 mod replay;
 mod replica;
+mod replica_doubts;
 mod replica_log;
 mod replica_mend;
 mod replica_packs;

@@ -427,14 +427,14 @@ impl<'a> Replication<'a> {
         Ok(())
     }
 
-    /// Tells the target what people said at the source: holds, events, and the end of both. What
-    /// only the target knows stays.
+    /// Tells the target what people said at the source: holds, events, and the end of both; and
+    /// what drills there found damaged. What only the target knows stays.
     pub async fn custody(&self, database: &str) -> Result<()> {
         let theirs = self.source.history().await?;
         while said(&theirs, &*self.target.history().await?, database).is_some() {
             self.target.append(async |own| Ok(said(&theirs, own, database))).await?;
         }
-        Ok(())
+        self.doubts(&theirs, database).await
     }
 }
 
@@ -469,7 +469,12 @@ fn said(theirs: &History, own: &History, database: &str) -> Option<Action> {
 }
 
 /// Stores an object, or makes sure that it is there.
-async fn put_whole(store: &dyn Store, world: &World, key: &Key, bytes: Bytes) -> Result<()> {
+pub(super) async fn put_whole(
+    store: &dyn Store,
+    world: &World,
+    key: &Key,
+    bytes: Bytes,
+) -> Result<()> {
     persist(store, &*world.clock, key, bytes.clone()).await?;
     match store.read(key, bytes.len() as u64).await? {
         Some(known) if known == bytes => Ok(()),

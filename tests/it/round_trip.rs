@@ -6,20 +6,22 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 use rusqlite::Connection;
 use stillpoint::{
     coordinator::{
-        BackupJob, CaptureEvent, CaptureJob, Process, RestoreJob, Successor, Wanted, back_up,
-        capture, plan, run, staging_beside,
+        BackupJob, CaptureEvent, CaptureJob, Preference, Process, RestoreJob, Successor, Wanted,
+        back_up, capture, choose, plan, run, staging_beside,
     },
     pipeline::{Meter, id::ChunkSize},
     registry,
     repository::{
         InitOptions, Repository, WriteOptions,
         descriptor::Writers,
+        drill::{DrillRecord, EngineCheck, RECORD_FORMAT, RestoredBackup},
+        history::Committed,
         keys::{PassphraseCost, Secret},
         store::MemoryStore,
     },
     world::World,
 };
-use stillpoint_contract::{Overwrite, RecoveryTarget, RestoreExtras};
+use stillpoint_contract::{Overwrite, RecoveryTarget, RestoreExtras, Verdict};
 
 async fn repository(world: &World) -> Repository {
     let cost = PassphraseCost { memory_kib: 64, passes: 1, lanes: 1 };
@@ -146,4 +148,137 @@ async fn every_commit_can_be_restored() {
     assert_eq!(report.problems, []);
     assert_eq!(repository.verify_backup(&second.committed, &meter).await.unwrap().problems, []);
     assert_eq!(repository.verify_log("app").await.unwrap().problems, []);
+}
+
+/// A drill of a backup that found damage.
+fn damaging(world: &World, repository: &Repository, of: &Committed) -> DrillRecord {
+    let (at, commit) = (world.clock.now(), &of.commit);
+    let backup = RestoredBackup {
+        id: commit.backup.clone(),
+        at: commit.consistent_time,
+        engine: commit.engine.clone(),
+        engine_version: String::new(),
+    };
+    let check = EngineCheck {
+        check: "files".to_owned(),
+        verdict: Verdict::Failed,
+        is_damage: true,
+        says: vec!["page 3".to_owned()],
+    };
+    DrillRecord {
+        format: RECORD_FORMAT,
+        program: String::new(),
+        repository: repository.id().to_owned(),
+        drill: repository.new_drill(),
+        started_by: String::new(),
+        database: commit.database.clone(),
+        started_at: at,
+        finished_at: at,
+        asked: "latest".to_owned(),
+        is_random: false,
+        backup: Some(backup),
+        presented: None,
+        reached: None,
+        rpo_ms: None,
+        rto_ms: None,
+        phases: Vec::new(),
+        restored_bytes: 0,
+        log_bytes: 0,
+        sandbox: None,
+        checks: vec![check],
+        rows: None,
+        assertions: Vec::new(),
+        teardown: String::new(),
+        notes: Vec::new(),
+        causes: vec!["files: page 3".to_owned()],
+        passed: false,
+    }
+}
+
+/// Row 65: what a drill found damaged is passed over by a restore where an older backup leads to
+/// the same point, and told where none does; the next drill looks at it all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_65_a_restore_passes_over_what_a_drill_found_damaged() {
+    let world = World::real(2);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.db");
+    let connection = open(&path);
+    let insert = |n: i64| {
+        connection.execute("INSERT INTO t VALUES (?, randomblob(3000))", [n]).unwrap();
+    };
+    (0..20).for_each(&insert);
+    let repository = repository(&world).await;
+    let (url, engines) = (format!("sqlite:{}", path.display()), registry::engines(&world.clock));
+    let (engine, endpoint) = registry::endpoint(&engines, &url).unwrap();
+    let meter = Arc::new(Meter::default());
+    let job = || BackupJob {
+        engine: &*engine,
+        endpoint: &endpoint,
+        database: "app",
+        full: false,
+        successor: Successor::InPlace,
+        streams_max: NonZeroUsize::MIN,
+        options: WriteOptions::default(),
+        task: None,
+    };
+    let first = back_up(&world, &repository, job(), &meter).await.unwrap().committed;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let capturing = CaptureJob {
+        engine: &*engine,
+        endpoint: &endpoint,
+        database: "app",
+        flush: Duration::from_millis(50),
+        retry_for: Duration::ZERO,
+        take_over: false,
+        process: Process::UNKNOWN,
+    };
+    let stop_signal = async {
+        stopped.await.ok();
+    };
+    let writing = async {
+        (20..40).for_each(&insert);
+        world.clock.sleep(Duration::from_millis(300)).await;
+        let second = back_up(&world, &repository, job(), &meter).await.unwrap().committed;
+        (40..60).for_each(&insert);
+        world.clock.sleep(Duration::from_millis(300)).await;
+        stop.send(()).unwrap();
+        second
+    };
+    let captured = capture(&world, &repository, capturing, stop_signal, |_: CaptureEvent| ());
+    let (captured, second) = tokio::join!(captured, writing);
+    captured.unwrap();
+    let planned = async |wanted: Wanted, name: &str| {
+        let target = directory.path().join(name);
+        let staging = staging_beside(&world, &target).unwrap();
+        let (overwrite, extras) = (Overwrite::Never, RestoreExtras::default());
+        let (engines, target) = (&engines, target.as_path());
+        let job = RestoreJob { engines, database: "app", wanted, target, overwrite, extras };
+        plan(&repository, &job, &staging).await.unwrap()
+    };
+    let found = planned(Wanted::Latest, "a.db").await.chosen;
+    assert_eq!((&found.backup, found.warnings.len()), (&second, 0));
+
+    repository.keep_drill(&damaging(&world, &repository, &second), "").await.unwrap();
+    let resolved = planned(Wanted::Latest, "b.db").await;
+    let chosen = &resolved.chosen;
+    assert_eq!((&chosen.backup, &chosen.until), (&first, &RecoveryTarget::Latest));
+    assert!(chosen.warnings[0].contains("was passed over"), "{:?}", chosen.warnings);
+    run(&world, &repository, &resolved, &meter).await.unwrap();
+    assert_eq!(count(&directory.path().join("b.db")), 60);
+    let at = Wanted::Time(second.commit.consistent_time);
+    assert_eq!(planned(at, "c.db").await.chosen.backup, first);
+    // What is asked for by its name is what is restored.
+    let named = planned(Wanted::Backup(second.commit.backup.clone()), "d.db").await.chosen;
+    assert_eq!(named.backup, second);
+    assert!(named.warnings[0].contains("is suspect: drill "), "{:?}", named.warnings);
+    let timeline = repository.timeline("app").await.unwrap();
+    let newest = (&Wanted::Latest, Preference::Newest);
+    let drilled = choose(&repository, &timeline, &*engine, newest.0, newest.1).await.unwrap();
+    assert_eq!((drilled.backup, drilled.warnings.len()), (second.clone(), 1));
+
+    // Where nothing else leads there, there is a warning.
+    repository.keep_drill(&damaging(&world, &repository, &first), "").await.unwrap();
+    let found = planned(Wanted::Latest, "e.db").await.chosen;
+    assert_eq!(found.backup, second);
+    assert!(found.warnings[0].contains("is suspect"), "{:?}", found.warnings);
 }

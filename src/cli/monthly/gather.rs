@@ -137,7 +137,7 @@ impl Month {
             }
             self.backups = Some(made);
         }
-        let mut drills = Vec::new();
+        let mut drills: Vec<Rehearsal> = Vec::new();
         let rehearsed = policy.drill.as_ref().and_then(|drill| drill.from.as_ref());
         let rehearsed = rehearsed.and_then(|name| {
             policy.copies.iter().find(|copy| copy.name == *name).map(|copy| &copy.to)
@@ -150,7 +150,9 @@ impl Month {
                 continue;
             };
             for drilled in repository.drills(Some(&database.name)).await? {
-                if is_in(drilled.finished_at) {
+                // A copy knows of those of the original that found damage in what it has.
+                let is_new = drills.iter().all(|known| known.drill != drilled.drill);
+                if is_new && is_in(drilled.finished_at) {
                     drills.push(drill(repository, place, drilled, policy).await?);
                 }
             }

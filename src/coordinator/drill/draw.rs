@@ -5,7 +5,7 @@ use stillpoint_contract::{Engine, Entropy, Result, code};
 
 use crate::{
     coordinator::{
-        point::{Wanted, choose, no_backup},
+        point::{Preference, Wanted, choose, no_backup},
         reach::{Window, windows},
     },
     repository::{Repository, Timeline},
@@ -25,7 +25,7 @@ pub async fn draw(
 ) -> Result<DateTime<Utc>> {
     let windows = windows(timeline);
     let (window, at) = pick(&windows, entropy).ok_or_else(|| no_backup(&timeline.database))?;
-    match choose(repository, timeline, engine, &Wanted::Time(at)).await {
+    match choose(repository, timeline, engine, &Wanted::Time(at), Preference::Newest).await {
         Err(error) if error.code() == code::UNREACHABLE_POINT => Ok(window.from.at),
         _ => Ok(at),
     }

@@ -10,7 +10,7 @@ use stillpoint_contract::{
 use super::rows::{Basis, compare};
 use crate::{
     coordinator::{
-        point::Wanted,
+        point::{Preference, Wanted},
         restore::ResolvedRestore,
         scratch::{Scratch, ScratchPlace},
         scratch_copy::{CopyJob, Presented, ScratchCopy, Way, plan_copy},
@@ -179,6 +179,8 @@ async fn attempt(
         engines: job.engines,
         database: job.database,
         wanted: &job.wanted,
+        // What it finds, or does not, is known of the backup that is in doubt.
+        preference: Preference::Newest,
         way: job.way,
         sandbox: SandboxUse::Look,
     };

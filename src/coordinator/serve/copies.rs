@@ -348,6 +348,10 @@ impl Coordinator {
             return Ok(again);
         }
         if !delivery.hours().are_open(now) {
+            // What people said, and what is in doubt, waits for no window.
+            if let Some(copying) = delivery.replica() {
+                copying.learn(&self.world).await?;
+            }
             return Ok(delivery.hours().next_open(now).map_or(again, |opens| again.min(opens)));
         }
         if needs_job {

@@ -254,6 +254,49 @@ fn row_65_damage_of_the_source_is_no_damage_of_what_is_stored() {
     }
 }
 
+/// Row 65: a copy that took a backup before anybody knew learns what a drill of the original found,
+/// with the evidence; a restore from there warns as one from the original does.
+#[test]
+fn row_65_a_doubt_follows_its_backup_into_copies() {
+    let (ward, application) = yard(PLACES, "", DR);
+    grow(&application, 200);
+    drop(application);
+    flip(&ward.path("app.db"));
+    let bad = prove(&ward, &[]);
+    assert_eq!(copy(&ward)["backups"], serde_json::json!([bad]));
+    let proof = |place: &str| {
+        let list = ward.json(&["list", "app", "--repo", place]);
+        list["backups"][0]["proof"].as_str().unwrap().to_owned()
+    };
+    let (status, told) = ward.run(&["drill", "run", "app", "--repo", "repo"]);
+    assert_eq!(status, 12, "{told}");
+    assert_eq!((&*proof("repo"), &*proof("dr")), ("suspect", "verified"));
+    let drill = ward.json(&["drill", "list", "--repo", "repo"])["drills"][0]["id"].clone();
+    // Told once, however often it is copied.
+    for _ in 0..2 {
+        let ran = copy(&ward);
+        assert_eq!(ran["backups"], serde_json::json!([]), "{ran}");
+        assert_eq!(proof("dr"), "suspect");
+        let drills = ward.json(&["drill", "list", "--repo", "dr"])["drills"].clone();
+        assert_eq!(
+            drills.as_array().unwrap().iter().map(|d| &d["id"]).collect::<Vec<_>>(),
+            [&drill]
+        );
+    }
+    let shown = ward.json(&["drill", "show", drill.as_str().unwrap(), "--repo", "dr"]);
+    assert_eq!(shown["passed"], false, "{shown}");
+    ward.ok(&["report", "verify", "--repo", "dr"]);
+    for from in ["primary", "dr"] {
+        let plan = ward.json(&["restore", "app", "--from", from, "--to", "x.db", "--plan"]);
+        let warning = plan["warnings"][0].as_str().unwrap();
+        assert!(warning.contains(&format!("backup {bad} is suspect: drill ")), "{from}: {plan}");
+    }
+    // What is given up in the original stays in the copy, and so does what is known of it.
+    ward.ok(&["forget", &bad, "--force", "--repo", "repo"]);
+    copy(&ward);
+    assert_eq!(proof("dr"), "suspect");
+}
+
 /// Flips the kind of a page in the middle of a database that nobody has open: a leaf of a table.
 fn flip(database: &Path) {
     let mut bytes = fs::read(database).unwrap();
