@@ -220,6 +220,7 @@ async fn row_65_a_restore_passes_over_what_a_drill_found_damaged() {
         streams_max: NonZeroUsize::MIN,
         options: WriteOptions::default(),
         task: None,
+        configuration: None,
     };
     let first = back_up(&world, &repository, job(), &meter).await.unwrap().committed;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

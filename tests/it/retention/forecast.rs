@@ -154,6 +154,7 @@ async fn back_up(world: &World, repository: &Repository, table: &Table) {
         method: "simulation".to_owned(),
         tallies: Vec::new(),
         damage: None,
+        extensions: BTreeMap::new(),
     };
     let committed = draft.commit(&evidence, at).await.unwrap();
     let report = read_back(repository, &committed, &meter).await.unwrap();
