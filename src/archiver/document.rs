@@ -284,6 +284,11 @@ impl Batch {
         self.members.iter().filter_map(|member| member.file.as_ref())
     }
 
+    /// How many bytes its files have.
+    pub fn file_bytes(&self) -> u64 {
+        self.files().map(|file| file.bytes).sum()
+    }
+
     /// How many rows it holds, of all tables.
     pub fn rows(&self) -> u64 {
         self.slices.iter().map(Slice::rows).sum()

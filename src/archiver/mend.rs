@@ -58,7 +58,7 @@ impl Work<'_, '_> {
         gone: &[bool],
         damage: Error,
     ) -> Result<Mended> {
-        let Self { archiving, .. } = self;
+        let archiving = self.archiving;
         let (place, world) = (archiving.place, archiving.world);
         let (name, now) = (batch_name(batch), world.clock.now());
         tracing::warn!(batch = name, %damage, "a file of a batch is not what was written");
@@ -90,6 +90,7 @@ impl Work<'_, '_> {
             for gate in archiving.gates {
                 gate.renew(plan, batch, &written).await?;
             }
+            self.report.recount(batch, Some(&written));
             self.tell(format!("batch {name}: {}: {damage}", reason.0));
             return Ok(Mended::Anew(written));
         }
@@ -97,8 +98,8 @@ impl Work<'_, '_> {
     }
 
     /// Says that nothing of a batch counts of which nothing was deleted, here and in second copies.
-    pub(super) async fn let_all_go(&self, batch: &Batch, reason: &str) -> Result<()> {
-        let Self { archiving, .. } = self;
+    pub(super) async fn let_all_go(&mut self, batch: &Batch, reason: &str) -> Result<()> {
+        let archiving = self.archiving;
         let now = archiving.world.clock.now();
         void(archiving.place, batch, reason, now).await?;
         for copy in archiving.gates.iter().filter_map(|gate| gate.copy()) {
@@ -107,6 +108,7 @@ impl Work<'_, '_> {
                 void(copy, batch, reason, now).await?;
             }
         }
+        self.report.recount(batch, None);
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use stillpoint_contract::{Driver, Error, ErrorKind, Finding, LedgerEntry, Result
 use super::{
     copy::mirror,
     destination::{self, Copies},
-    document::{DOCUMENT_FORMAT, Plan},
+    document::{Batch, DOCUMENT_FORMAT, Plan},
     erase::replay,
     garbage::sweep,
     gate::Gate,
@@ -148,6 +148,8 @@ pub struct RunReport {
     pub findings: Vec<Finding>,
     /// Until when it has deleted enough, as its clock runs.
     pub(super) enough_until: Duration,
+    /// How many rows, and bytes, each batch has that it wrote and that counts, by run and number.
+    written: BTreeMap<(String, u32), (u64, u64)>,
 }
 
 /// How many plans one run makes at most, where tables change under it.
@@ -289,6 +291,25 @@ impl RunReport {
         match (&self.quit, self.left_rows) {
             (Quit::Finished, 1..) => self.why_left(),
             (quit, _) => quit.words(),
+        }
+    }
+
+    /// Counts a batch that was written.
+    pub(super) fn count(&mut self, batch: &Batch) {
+        let (rows, bytes) = (batch.rows(), batch.file_bytes());
+        self.exported_rows += rows;
+        self.file_bytes += bytes;
+        self.written.insert((batch.run.clone(), batch.number), (rows, bytes));
+    }
+
+    /// Counts what a batch became: another one, or none. What an earlier run wrote was not counted.
+    pub(super) fn recount(&mut self, batch: &Batch, now: Option<&Batch>) {
+        let before = self.written.remove(&(batch.run.clone(), batch.number));
+        let Some((rows, bytes)) = before else { return };
+        self.exported_rows -= rows;
+        self.file_bytes -= bytes;
+        if let Some(now) = now {
+            self.count(now);
         }
     }
 

@@ -171,7 +171,7 @@ impl Work<'_, '_> {
 
     /// After a restore of the database, or where the process ended while it withdrew entries:
     /// batches that were sealed, and are not in the ledger.
-    async fn forget_doubtful(&self, pruner: &mut dyn Rows, run: &mut Shelved) -> Result<()> {
+    async fn forget_doubtful(&mut self, pruner: &mut dyn Rows, run: &mut Shelved) -> Result<()> {
         let ledger = pruner.ledger(&run.plan.set).await?;
         let has_entries = ledger.iter().any(|entry| entry.run == run.plan.run);
         let has_sealed = run.batches.values().any(|one| one.sealed.is_some() && one.void.is_none());
@@ -188,7 +188,7 @@ impl Work<'_, '_> {
     }
 
     /// Says that no batch counts: the rows are in the partition.
-    async fn forget(&self, run: &mut Shelved, reason: &str) -> Result<()> {
+    async fn forget(&mut self, run: &mut Shelved, reason: &str) -> Result<()> {
         let (place, at) = (self.archiving.place, self.archiving.world.clock.now());
         let copies = self.archiving.gates.iter().filter_map(|gate| gate.copy());
         for one in run.batches.values_mut().filter(|one| one.void.is_none()) {
@@ -197,6 +197,7 @@ impl Work<'_, '_> {
                 void(copy, &one.batch, reason, at).await?;
             }
             one.void = Some(Void { reason: reason.to_owned(), at });
+            self.report.recount(&one.batch, None);
         }
         Ok(())
     }

@@ -312,8 +312,7 @@ impl<'a, 'b> Work<'a, 'b> {
             outcome.is_other_schema |= pruned.is_other_schema;
             let read = read?;
             if let Some(read) = &read {
-                self.report.exported_rows += read.batch.rows();
-                self.report.file_bytes += file_bytes(&read.batch);
+                self.report.count(&read.batch);
                 read_rows += read.root_rows;
                 self.read_rows += read.root_rows;
                 let batch = read.batch.clone();
@@ -336,6 +335,7 @@ impl<'a, 'b> Work<'a, 'b> {
                 if let Some((batch, _)) = ready.take() {
                     let now = archiving.world.clock.now();
                     void(archiving.place, &batch, "the tables are others now", now).await?;
+                    self.report.recount(&batch, None);
                     run.batches.remove(&batch.number);
                 }
                 return Ok(outcome);
@@ -499,6 +499,7 @@ impl<'a, 'b> Work<'a, 'b> {
             }
             written
         };
+        self.report.recount(batch, written.as_ref());
         let mut became =
             ShelvedBatch { batch: batch.clone(), sealed: None, void: None, expired: None };
         if let Some(written) = written {
@@ -601,14 +602,10 @@ async fn read_batch(
     let (last, is_last) = (draft.last.clone(), draft.is_last);
     let versions = std::mem::take(&mut draft.versions);
     let batch = shelve(place, &world.cpu, plan, draft, number, world.clock.now()).await?;
-    let bytes = file_bytes(&batch);
-    witness.see(&Step::Shelved { batch: number, rows: batch.rows(), bytes });
+    let (rows, bytes) = (batch.rows(), batch.file_bytes());
+    witness.see(&Step::Shelved { batch: number, rows, bytes });
     let root_rows = batch.slices.iter().map(|slice| slice.members[0].rows).sum();
     Ok(Some(JustRead { batch, versions, last, is_last, root_rows }))
-}
-
-fn file_bytes(batch: &Batch) -> u64 {
-    batch.members.iter().filter_map(|member| member.file.as_ref()).map(|file| file.bytes).sum()
 }
 
 #[cfg(test)]

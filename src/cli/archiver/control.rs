@@ -304,7 +304,7 @@ async fn answer(session: &Session, set: &Set, told: Control) -> Result<u8> {
     let shelf = Shelf::load(&place).await?;
     let run = shelf.unfinished();
     let exported = run.map_or(0, |run| {
-        let live = run.batches.values().filter(|one| one.void.is_none());
+        let live = run.batches.values().filter(|one| one.is_there());
         live.map(|one| one.batch.rows()).sum()
     });
     let pruned = match run {

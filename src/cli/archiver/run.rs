@@ -62,6 +62,7 @@ struct RunAnswer {
     quit: &'static str,
     why: String,
     planned_rows: u64,
+    /// Rows of all tables in files that count: none twice that were read again.
     exported_rows: u64,
     /// Rows of somebody who was erased, taken out of files again.
     erased_rows: u64,

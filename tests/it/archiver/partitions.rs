@@ -311,6 +311,7 @@ async fn i12_what_is_written_into_a_partition_that_was_taken_out_is_noticed() {
         wanted.extend(["below".to_owned(), "new".to_owned()]);
         wanted.sort();
         assert_eq!(archived(&yard).await, wanted, "{at}");
+        assert_eq!(report.exported_rows as usize, wanted.len(), "{at}: {report:?}");
         assert!(!stands(&shop, "public.p9").await);
         assert_eq!(count(&shop, "parted").await, 120);
     }

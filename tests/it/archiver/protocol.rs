@@ -73,6 +73,9 @@ async fn meddled<S: Shop + 'static>(
     assert!(report.quit.is_done(), "{report:?}");
     assert!(!report.differences.is_empty(), "nobody noticed: {report:?}");
     assert_eq!(report.left_rows, 0, "{report:?}");
+    // What was read before that counts for nothing.
+    let archived = yard.archived("orders").await.len() as u64;
+    assert_eq!((report.exported_rows, report.pruned_rows), (archived, archived), "{report:?}");
     yard
 }
 
@@ -155,7 +158,7 @@ async fn i7_rows_that_a_trigger_keeps_stay_and_are_in_no_file() {
     let yard = Yard::new(shop, false);
     yard.fill(0..30, 0).await;
     let report = yard.run().await.unwrap();
-    assert_eq!(report.left_rows, 1, "{report:?}");
+    assert_eq!((report.left_rows, report.exported_rows), (1, 29), "{report:?}");
     let kept = yard.live("orders").await;
     assert_eq!(kept, ["o7"]);
     let archived = yard.archived("orders").await;
@@ -284,6 +287,12 @@ async fn i8_children_that_are_not_listed_are_refused() {
     refuse_unlisted(&mut Yard::new(shop, false)).await;
 }
 
+/// How many bytes the files have that count.
+async fn stored_bytes<S: Shop>(yard: &Yard<S>) -> u64 {
+    let shelf = Shelf::load(&yard.place).await.unwrap();
+    shelf.sealed().flat_map(|(_, batch)| batch.files()).map(|file| file.bytes).sum()
+}
+
 /// Invariant 10: tables that change between a file and the deletion of its rows.
 async fn drift<S: Shop + 'static>(make: impl AsyncFn() -> S, changes: &[&str]) {
     for change in changes {
@@ -296,6 +305,8 @@ async fn drift<S: Shop + 'static>(make: impl AsyncFn() -> S, changes: &[&str]) {
         let report = yard.run_seen(&meddler).await.unwrap_or_else(|e| panic!("{change}: {e:?}"));
         assert!(report.differences.iter().any(|one| one.is_schema), "{change}: {report:?}");
         assert_eq!(yard.archived("orders").await, tokens(0..20), "{change}");
+        assert_eq!(report.exported_rows, 20, "{change}: {report:?}");
+        assert_eq!(report.file_bytes, stored_bytes(&yard).await, "{change}: {report:?}");
         assert_eq!(yard.live("orders").await.len(), 0, "{change}");
         let shelf = Shelf::load(&yard.place).await.unwrap();
         assert_eq!(shelf.runs.len(), 2, "{change}");
