@@ -63,7 +63,6 @@ pub(super) async fn follow(
     holds: &Holds,
 ) -> Result<Followed> {
     let mut followed = Followed::default();
-    let kept = holds.subjects();
     let (first, second) = (Shelf::load(from).await?, Shelf::load(to).await?);
     let names = Names::of(&first);
     for run in second.runs.iter().filter(|run| !holds.of_run(&run.plan.run)) {
@@ -80,11 +79,11 @@ pub(super) async fn follow(
             let of_second =
                 Searched { place: to, world, names: &names, plan: &run.plan, batch: &one.batch };
             // Rows that somebody holds stay where they still are, unless the first place has them.
-            if !kept.is_empty() && of_second.find(&kept).await?.rows > 0 {
+            if holds.rows_in(&of_second).await?.rows > 0 {
                 let of_first = Searched { place: from, batch: &now.batch, ..of_second };
                 let is_gone = now.expired.is_some()
                     || now.void.is_some()
-                    || of_first.find(&kept).await?.rows == 0;
+                    || holds.rows_in(&of_first).await?.rows == 0;
                 if is_gone {
                     continue;
                 }

@@ -105,9 +105,9 @@ pub async fn erase(
         holds.refuse(None)?;
         destination::check(place, world).await?;
     }
-    let (name, meant) = meaning_of(place, &shelf, (table, column, value))?;
+    let (name, sense) = meaning_of(place, &shelf, (table, column, value))?;
     if erasing != Erasing::Dry {
-        holds.refuse_subject((&name, column, &meant))?;
+        holds.refuse_subject(&Names::of(&shelf), (&name, column), (sense, value))?;
     }
     let erasure = Erasure {
         id: world.new_id(),
@@ -130,7 +130,7 @@ pub async fn erase(
 /// What an erasure would take out.
 async fn look(places: &[Place], world: &World, erasure: &Erasure, holds: &Holds) -> Result<Erased> {
     let mut found = Erased::default();
-    let (subjects, kept) = ([erasure.subject.search()], holds.subjects());
+    let subjects = [erasure.subject.search()];
     for place in places {
         let shelf = Shelf::load(place).await?;
         let names = Names::of(&shelf);
@@ -143,8 +143,7 @@ async fn look(places: &[Place], world: &World, erasure: &Erasure, holds: &Holds)
                 if doomed.rows == 0 {
                     continue;
                 }
-                let is_held = holds.of_run(&plan.run)
-                    || !kept.is_empty() && doomed.meets(&of.find(&kept).await?);
+                let is_held = holds.of_run(&plan.run) || doomed.meets(&holds.rows_in(&of).await?);
                 if is_held {
                     found.held += 1;
                 } else {
@@ -227,7 +226,6 @@ pub(super) async fn replay(places: &[Place], world: &World) -> Result<Erased> {
     let holds = held(place).await?;
     let subjects: Vec<Subject> = all.iter().map(|(one, _)| one.subject.search()).collect();
     let ids: BTreeSet<String> = all.into_iter().map(|(one, _)| one.id).collect();
-    let kept = holds.subjects();
     for (number, place) in places.iter().enumerate() {
         if number > 0 {
             let followed = follow(&places[0], place, world, &holds).await?;
@@ -254,7 +252,7 @@ pub(super) async fn replay(places: &[Place], world: &World) -> Result<Erased> {
                 if doomed.rows == 0 {
                     continue;
                 }
-                if !kept.is_empty() && doomed.meets(&of.find(&kept).await?) {
+                if doomed.meets(&holds.rows_in(&of).await?) {
                     held_here += 1;
                     erased.held += 1;
                 } else {

@@ -3,14 +3,14 @@
 //! Whose event it is, is written down as a salted hash, so that the list of events does not say
 //! who they were. All events of a set share a salt: rows are looked up among any number of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
-use super::{meaning::Sense, place::Place, shelf::Shelf};
+use super::{form::Forms, meaning::Sense, place::Place, shelf::Shelf};
 use crate::world::World;
 
 pub(super) const EVENTS: &str = "events";
@@ -29,6 +29,9 @@ pub struct ArchiveEvent {
     pub column: String,
     /// The hash of the subject under the set's salt.
     pub subject: String,
+    /// Hashes of all that it may mean, where nobody knew the type of the column yet.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub forms: BTreeSet<String>,
     /// On which day it happened.
     pub on: NaiveDate,
     /// Why it was recorded.
@@ -80,18 +83,21 @@ pub async fn record(
     let shelf = Shelf::load(place).await?;
     let root = shelf.runs.last().and_then(|run| run.plan.members.first());
     let of = root.and_then(|root| root.table.columns.iter().find(|one| one.name == column));
-    let value = match of.map(|of| (of, Sense::of(of, &[], None))) {
-        Some((of, sense)) => {
-            sense.admit(of, value, false)?;
-            sense.meant(value)
-        }
-        None => value.to_owned(),
-    };
+    let sense = of.map(|of| Sense::of(of, &[], None));
+    if let (Some(of), Some(sense)) = (of, sense) {
+        sense.admit(of, value, false)?;
+    }
+    let salt = salt(place, world).await?;
+    let meant = sense.map_or_else(|| value.to_owned(), |sense| sense.meant(value));
+    // As each type would have it, until there is one.
+    let forms = Forms { salt: &salt, column };
+    let forms = if sense.is_none() { forms.all(value) } else { BTreeSet::new() };
     let made = ArchiveEvent {
         id: world.new_id(),
         event: event.to_owned(),
         column: column.to_owned(),
-        subject: hash(&salt(place, world).await?, column, &value),
+        subject: hash(&salt, column, &meant),
+        forms,
         on,
         reason: reason.to_owned(),
         by: by.to_owned(),
@@ -137,7 +143,8 @@ pub async fn withdraw(
 pub(super) struct Days {
     salt: String,
     column: String,
-    by_subject: BTreeMap<String, NaiveDate>,
+    /// By the hashes of whom it happened to: which event said so last, and the day.
+    by_subject: BTreeMap<String, (usize, NaiveDate)>,
 }
 
 impl Days {
@@ -145,8 +152,12 @@ impl Days {
     pub(super) async fn of(place: &Place, event: &str, column: &str) -> Result<Self> {
         let of_event = |one: &ArchiveEvent| one.event == event && one.column == column;
         let found = events(place).await?.into_iter().filter(of_event);
-        let days: BTreeMap<String, NaiveDate> = found.map(|one| (one.subject, one.on)).collect();
-        let salt = if days.is_empty() {
+        let mut by_subject = BTreeMap::new();
+        for (number, one) in found.enumerate() {
+            let hashes = one.forms.into_iter().chain([one.subject]);
+            by_subject.extend(hashes.map(|hash| (hash, (number, one.on))));
+        }
+        let salt = if by_subject.is_empty() {
             String::new()
         } else {
             known_salt(place).await?.ok_or_else(|| {
@@ -155,22 +166,25 @@ impl Days {
                     .why("the salt of their subjects is gone")
             })?
         };
-        Ok(Self { salt, column: column.to_owned(), by_subject: days })
+        Ok(Self { salt, column: column.to_owned(), by_subject })
     }
 
-    /// Only those of which something is so.
-    pub(super) fn only(mut self, is_wanted: impl Fn(NaiveDate) -> bool) -> Self {
-        self.by_subject.retain(|_, on| is_wanted(*on));
-        self
+    /// Whether something is so of any day.
+    pub(super) fn any(&self, is_so: impl Fn(NaiveDate) -> bool) -> bool {
+        self.by_subject.values().any(|(_, on)| is_so(*on))
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.by_subject.is_empty()
-    }
-
-    /// Whether there is a day of this subject.
-    pub(super) fn has(&self, value: &str) -> bool {
-        self.by_subject.contains_key(&hash(&self.salt, &self.column, value))
+    /// The day of the subject that a value of a row is: of several, the one that was recorded last,
+    /// however each of them was written.
+    pub(super) fn of_value(&self, sense: Sense, said: &str) -> Option<NaiveDate> {
+        let Self { salt, column, by_subject } = self;
+        let hashes = [
+            Forms { salt, column }.of(sense, said),
+            hash(salt, column, &sense.meant(said)),
+            hash(salt, column, said),
+        ];
+        let found = hashes.iter().filter_map(|hash| by_subject.get(hash));
+        found.max_by_key(|(number, _)| *number).map(|(_, on)| *on)
     }
 }
 

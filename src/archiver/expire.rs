@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use serde::Deserialize;
 use stillpoint_contract::Result;
 
@@ -14,6 +14,7 @@ use super::{
     event::{Days, EVENTS, WITHDRAWALS},
     garbage::{Removed, discard, sweep},
     hold::{Holds, held},
+    meaning::Sense,
     names::Names,
     place::{Place, Sheet},
     shelf::{Shelf, ShelvedBatch},
@@ -39,6 +40,8 @@ pub struct Expiring {
     pub expire: String,
     /// Whether a hold keeps it.
     pub is_held: bool,
+    /// Whether it does so because nobody knows whose rows those are: they have no such column.
+    pub is_unsure: bool,
 }
 
 /// What is, or would be, removed.
@@ -131,8 +134,9 @@ impl Over<'_> {
             for one in run.batches.values().filter(|one| is_over && one.is_sealed()) {
                 let Self { place, world, names, .. } = *self;
                 let searched = Searched { place, world, names, plan: &run.plan, batch: &one.batch };
-                let has_held = self.held_in(&searched).await?.rows > 0;
-                let expiring = self.expiring(&run.plan, one, one.batch.rows(), has_held);
+                let kept = self.holds.rows_in(&searched).await?;
+                let keeps = (kept.rows > 0, kept.is_any);
+                let expiring = self.expiring(&run.plan, one, one.batch.rows(), keeps);
                 if !expiring.is_held && !self.is_dry {
                     expiry.removed.add(self.remove(one).await?);
                 }
@@ -147,13 +151,21 @@ impl Over<'_> {
         let Some(retention) = &rule.retention else { return Ok(()) };
         let zone = rule.zone.unwrap_or(chrono_tz::Tz::UTC);
         let days = Days::of(self.place, &retention.event, &retention.subject).await?;
-        let days = days.only(|on| retention.end_after(on, zone) <= self.now);
-        if days.is_empty() {
+        let (after, now) = (retention.clone(), self.now);
+        let is_over = move |on: NaiveDate| after.end_after(on, zone) <= now;
+        if !days.any(&is_over) {
             return Ok(());
         }
-        let is_one = Arc::new(move |value: &str| days.has(value));
-        let subjects =
-            [Subject { table: None, column: retention.subject.clone(), told: None, is_one }];
+        let is_one =
+            move |sense: Sense, said: &str| days.of_value(sense, said).is_some_and(&is_over);
+        let subjects = [Subject {
+            table: None,
+            column: retention.subject.clone(),
+            told: None,
+            is_one: Arc::new(is_one),
+            takes_unknown: false,
+            is_early: false,
+        }];
         for run in shelf.runs.iter().filter(|run| run.plan.expire == "open") {
             for one in run.batches.values().filter(|one| one.is_sealed()) {
                 let Self { place, world, names, .. } = *self;
@@ -162,8 +174,9 @@ impl Over<'_> {
                 if doomed.rows == 0 {
                     continue;
                 }
-                let has_held = doomed.meets(&self.held_in(&searched).await?);
-                let expiring = self.expiring(&run.plan, one, doomed.rows, has_held);
+                let kept = self.holds.rows_in(&searched).await?;
+                let keeps = (doomed.meets(&kept), kept.is_any);
+                let expiring = self.expiring(&run.plan, one, doomed.rows, keeps);
                 if !expiring.is_held && !self.is_dry {
                     expiry.removed.add(self.take_out(&searched, one, doomed).await?);
                 }
@@ -194,13 +207,16 @@ impl Over<'_> {
         discard(self.place, &one.batch, None).await
     }
 
-    /// Rows of a batch that are held because of whose they are.
-    async fn held_in(&self, searched: &Searched<'_>) -> Result<Doomed> {
-        let kept = self.holds.subjects();
-        if kept.is_empty() { Ok(Doomed::default()) } else { searched.find(&kept).await }
-    }
-
-    fn expiring(&self, plan: &Plan, one: &ShelvedBatch, rows: u64, has_held: bool) -> Expiring {
+    /// A batch of which so many rows would go, with whether rows are held, and whether that is
+    /// because they may be.
+    fn expiring(
+        &self,
+        plan: &Plan,
+        one: &ShelvedBatch,
+        rows: u64,
+        (has_held, is_any): (bool, bool),
+    ) -> Expiring {
+        let is_of_run = self.holds.of_run(&plan.run);
         Expiring {
             run: plan.run.clone(),
             batch: one.batch.number,
@@ -208,7 +224,8 @@ impl Over<'_> {
             of_rows: one.batch.rows(),
             bytes: one.batch.files().map(|file| file.bytes).sum(),
             expire: plan.expire.clone(),
-            is_held: has_held || self.holds.of_run(&plan.run),
+            is_held: has_held || is_of_run,
+            is_unsure: has_held && is_any && !is_of_run,
         }
     }
 }

@@ -2,12 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use stillpoint_contract::{Error, ErrorKind, Result, code};
+use stillpoint_contract::{Driver, Error, ErrorKind, Result, code};
 
 use super::{
+    meaning::Sense,
+    names::Names,
     place::Place,
     shelf::Shelf,
-    subject::{MarkedSubject, Subject},
+    subject::{Doomed, MarkedSubject, Searched, Subject},
 };
 use crate::world::World;
 
@@ -56,17 +58,31 @@ impl Holds {
         of_all.clone().any(|hold| hold.run.as_deref().is_none_or(|held| held == run))
     }
 
-    /// Whose rows are held.
-    pub(super) fn subjects(&self) -> Vec<Subject> {
-        self.0.iter().filter_map(|hold| hold.subject.as_ref()).map(MarkedSubject::search).collect()
+    /// Rows of a batch that are held because of whose they are. Where nobody knows whose some are,
+    /// all of them.
+    pub(super) async fn rows_in(&self, searched: &Searched<'_>) -> Result<Doomed> {
+        let subjects = self.0.iter().filter_map(|hold| hold.subject.as_ref());
+        let kept: Vec<Subject> = subjects.map(|one| one.keep(searched.names)).collect();
+        if kept.is_empty() {
+            return Ok(Doomed::default());
+        }
+        if kept.iter().any(|one| searched.cannot_tell(one)) {
+            return Ok(Doomed::any(searched.batch));
+        }
+        Box::pin(searched.find(&kept)).await
     }
 
-    /// Refuses to erase whose rows are held: the table, the column, and the value as rows say it.
-    pub(super) fn refuse_subject(&self, (table, column, value): (&str, &str, &str)) -> Result<()> {
+    /// Refuses to erase whose rows are held: the table, the column, and the value and how it is
+    /// read. What only may be theirs is left to [`rows_in`](Self::rows_in).
+    pub(super) fn refuse_subject(
+        &self,
+        names: &Names,
+        of: (&str, &str),
+        (sense, value): (Sense, &str),
+    ) -> Result<()> {
         let holds = |hold: &&ArchiveHold| {
-            hold.subject.as_ref().is_some_and(|held| {
-                held.table == table && held.column == column && held.is_of(value)
-            })
+            let held = hold.subject.as_ref();
+            held.is_some_and(|held| held.is_in(names, of) && held.is_of(sense, value))
         };
         self.0.iter().find(holds).map_or(Ok(()), |hold| Err(refusal(hold)))
     }
@@ -113,11 +129,41 @@ pub enum Holding<'a> {
     Subject(Option<&'a str>, &'a str, &'a str),
 }
 
-/// Holds a set, or some of it.
+/// Looks in the database for the column of whoever is to be held, before anything was archived;
+/// after that, the set knows by itself what columns it has.
 ///
 /// # Errors
 ///
-/// [`Missing`](ErrorKind::Missing) when there is no such run, table or column.
+/// [`Missing`](ErrorKind::Missing) when there is no such table or column;
+/// [`Invalid`](ErrorKind::Invalid) when it is no value of that column's type.
+pub async fn look_up(driver: &dyn Driver, root: &str, what: Holding<'_>) -> Result<()> {
+    let Holding::Subject(table, column, value) = what else { return Ok(()) };
+    let name = table.unwrap_or(root);
+    let mut rows = driver.rows().await?;
+    let table = match rows.partitions(name).await? {
+        None => rows.table(name).await?,
+        // Each of them has the columns of all.
+        Some(whole) => match whole.partitions.first() {
+            Some(partition) => rows.table(&partition.name).await?,
+            None => return Ok(()),
+        },
+    };
+    let Some(found) = table.columns.iter().find(|one| one.name == column) else {
+        let known: Vec<&str> = table.columns.iter().map(|one| &*one.name).collect();
+        return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find a column")
+            .with("table", name)
+            .with("column", column)
+            .with("columns", known.join(", ")));
+    };
+    Sense::of(found, &[], None).admit(found, value, false)
+}
+
+/// Holds a set, or some of it. Whoever is held may be so before anything was archived.
+///
+/// # Errors
+///
+/// [`Missing`](ErrorKind::Missing) when there is no such run, or in a set of which something was
+/// archived no such table or column.
 pub async fn hold(
     place: &Place,
     world: &World,
@@ -135,7 +181,7 @@ pub async fn hold(
         Holding::Subject(table, column, value) => {
             let shelf = Shelf::load(place).await?;
             let of = (table, column, value);
-            subject = Some(MarkedSubject::new(place, &shelf, world, of)?);
+            subject = Some(MarkedSubject::held(place, &shelf, world, of)?);
         }
     }
     let hold = ArchiveHold {

@@ -12,6 +12,9 @@ use stillpoint_contract::{Class, Column, Error, ErrorKind, Kind, Result, code};
 const SECOND: i128 = 1_000_000;
 const DAY: i128 = 86_400 * SECOND;
 
+/// The largest exponent with which a decimal number is read.
+const EXPONENT_MAX: u32 = 1_000;
+
 /// How values of a column are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sense {
@@ -36,6 +39,41 @@ pub(super) enum Sense {
 }
 
 impl Sense {
+    /// Those for which several texts may mean one value.
+    pub(super) const READING: [Self; 12] = [
+        Self::Number,
+        Self::Mixed,
+        Self::Float,
+        Self::Instant,
+        Self::Local,
+        Self::Time,
+        Self::Flag,
+        Self::Uuid,
+        Self::Interval,
+        Self::Address,
+        Self::Padded,
+        Self::Folded,
+    ];
+
+    /// What hashes of values call it, for ever.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Number => "number",
+            Self::Mixed => "mixed",
+            Self::Float => "float",
+            Self::Instant => "instant",
+            Self::Local => "local",
+            Self::Time => "time",
+            Self::Flag => "flag",
+            Self::Uuid => "uuid",
+            Self::Interval => "interval",
+            Self::Address => "address",
+            Self::Padded => "padded",
+            Self::Folded => "folded",
+            Self::Text | Self::Exact => "text",
+        }
+    }
+
     /// How a value of a column of a file is read: as what the value says itself, where it does, and
     /// where the column was kept as exact text, as what it was before.
     pub(super) fn of(column: &Column, planned: &[Column], value: Option<&[u8]>) -> Self {
@@ -114,16 +152,21 @@ impl Sense {
 
     /// The form that all texts share which mean the same value.
     pub(super) fn meant(self, text: &str) -> String {
-        match self.read(text) {
-            Meaning::Number(number) => number.text(),
-            Meaning::Float(float) => format!("{float:?}"),
-            Meaning::Time(at) => at.to_rfc3339(),
-            Meaning::Local(at) => at.to_string(),
-            Meaning::Flag(flag) => flag.to_string(),
-            Meaning::Length(length) => length.to_string(),
-            Meaning::Address(address) => address.text(),
-            Meaning::Text(text) => text,
-        }
+        self.read(text).text()
+    }
+
+    /// Whether a text is understood so.
+    pub(super) fn reads(self, text: &str) -> bool {
+        self.parse(text).is_some()
+    }
+
+    /// The form that all texts share which mean the same value, and what reads them so: what is
+    /// not understood is the text that it is.
+    pub(super) fn form(self, text: &str) -> (&'static str, String) {
+        self.parse(text).map_or_else(
+            || (Self::Text.name(), text.to_owned()),
+            |meaning| (self.name(), meaning.text()),
+        )
     }
 
     /// How a value of a column compares with a text.
@@ -155,7 +198,11 @@ impl Sense {
         let float = || text.trim().parse().ok().map(Meaning::Float);
         match self {
             Self::Flag => flag(text).map(Meaning::Flag),
-            Self::Number => number().or_else(float),
+            // Where engines have a word for what is no number, and not what is too large for one.
+            Self::Number => number().or_else(|| {
+                let has_digits = text.bytes().any(|byte| byte.is_ascii_digit());
+                if has_digits { None } else { float() }
+            }),
             // What one column holds may be whole numbers and others, and texts of digits.
             Self::Mixed => {
                 let digits = text.trim_start_matches(['-', '+']);
@@ -188,6 +235,21 @@ enum Meaning {
     Length(i128),
     Address(Address),
     Text(String),
+}
+
+impl Meaning {
+    fn text(self) -> String {
+        match self {
+            Self::Number(number) => number.text(),
+            Self::Float(float) => format!("{float:?}"),
+            Self::Time(at) => at.to_rfc3339(),
+            Self::Local(at) => at.to_string(),
+            Self::Flag(flag) => flag.to_string(),
+            Self::Length(length) => length.to_string(),
+            Self::Address(address) => address.text(),
+            Self::Text(text) => text,
+        }
+    }
 }
 
 fn flag(text: &str) -> Option<bool> {
@@ -366,12 +428,27 @@ struct Number {
 impl Number {
     fn read(text: &str) -> Option<Self> {
         let text = text.trim();
-        let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+        let (digits, exponent) = match text.split_once(['e', 'E']) {
+            Some((digits, exponent)) => (digits, exponent.parse::<i32>().ok()?),
+            None => (text, 0),
+        };
+        let digits = digits.strip_prefix(['-', '+']).unwrap_or(digits);
         let (whole, rest) = digits.split_once('.').unwrap_or((digits, ""));
         let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
         if (whole.is_empty() && rest.is_empty()) || !is_plain(whole) || !is_plain(rest) {
             return None;
         }
+        if exponent.unsigned_abs() > EXPONENT_MAX {
+            return None;
+        }
+        let places = exponent.unsigned_abs() as usize;
+        let (whole, rest) = if exponent < 0 {
+            let (whole, moved) = whole.split_at(whole.len().saturating_sub(places));
+            (whole.to_owned(), format!("{moved:0>places$}{rest}"))
+        } else {
+            let (moved, rest) = rest.split_at(places.min(rest.len()));
+            (format!("{whole}{moved:0<places$}"), rest.to_owned())
+        };
         let whole = whole.trim_start_matches('0').to_owned();
         let rest = rest.trim_end_matches('0').to_owned();
         let is_zero = whole.is_empty() && rest.is_empty();
@@ -430,7 +507,18 @@ mod tests {
         assert!(order(Number, far, "170141183460469231731687303715884105726.9").is_gt());
         assert!(order(Number, "-1.5", "0.1").is_lt() && order(Number, "0.05", "0.5").is_lt());
         assert!(order(Number, "NaN", "1").is_gt() && order(Number, "-Infinity", "-5").is_lt());
-        assert!(order(Number, "1000", "1e3").is_eq());
+        assert!(order(Number, "1000", "1e3").is_eq() && order(Number, "0.25", "-25E-2").is_gt());
+        for (text, meant) in [
+            ("1.5e3", "1500"),
+            ("+1.25e1", "12.5"),
+            ("-120e-1", "-12"),
+            ("25e-4", "0.0025"),
+            ("0e9", "0"),
+            ("NaN", "NaN"),
+        ] {
+            assert_eq!(Number.meant(text), meant, "{text}");
+        }
+        assert!(!Number.reads("1e2000") && !Number.reads("1e") && !Number.reads("e3"));
         assert!(order(Text, "007", "7").is_ne() && order(Text, "1e3", "1000").is_ne());
         assert!(order(Float, "NaN", "NaN").is_eq());
         assert!(order(Float, "NaN", "1").is_gt() && order(Float, "5.0", "5").is_eq());

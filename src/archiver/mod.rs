@@ -17,6 +17,7 @@ mod expire;
 mod export;
 pub mod file;
 mod forecast;
+mod form;
 pub mod fuzz;
 mod garbage;
 mod gate;
@@ -63,7 +64,7 @@ pub use expire::{Expiring, Expiry, expire};
 pub use forecast::measured_rate;
 pub use garbage::{KeptFile, Removed};
 pub use gate::{Aged, Gate, SecondCopy};
-pub use hold::{ArchiveHold, ArchiveRelease, Holding, Holds, held, hold, release};
+pub use hold::{ArchiveHold, ArchiveRelease, Holding, Holds, held, hold, look_up, release};
 #[cfg(feature = "parquet")]
 pub use iceberg::{PublishedTable, iceberg_tables};
 pub use identity::{Adopted, ledger_of};

@@ -97,6 +97,42 @@ impl Names {
         Some(Told { identity: newest.identity.clone(), column: found.id })
     }
 
+    /// What tells the column from all others that was called so when the table was archived first.
+    pub(super) fn told_first(&self, table: Option<&str>, column: &str) -> Option<Told> {
+        let identity = &self.newest(table)?.identity;
+        let versions = self.runs.iter().rev().flatten();
+        let mut versions = versions.filter(|one| one.identity == *identity && one.is_numbered);
+        let id = versions.find_map(|one| Some(one.has(column)?.id))?;
+        Some(Told { identity: identity.clone(), column: id })
+    }
+
+    /// Whether a table of a plan, which does not have a column, may have it under another name, or
+    /// may have lost it: whatever was added later, no row before that had.
+    pub(super) fn may_have_had(
+        &self,
+        plan: &Plan,
+        number: usize,
+        (name, told): (&str, Option<i32>),
+    ) -> bool {
+        let then = Planned::of(plan, &plan.members[number]);
+        let Some(at) = self.runs.iter().position(|run| run.contains(&then)) else { return true };
+        let told = told.filter(|_| then.is_numbered);
+        let is_it = |one: &&Planned| one.identity == then.identity || one.name == then.name;
+        let has = |one: &Planned| match told {
+            Some(id) if one.is_numbered => one.columns.iter().any(|column| column.id == id),
+            _ => one.has(name).is_some(),
+        };
+        let (later, earlier) = self.runs.split_at(at);
+        if earlier.iter().flatten().filter(is_it).any(has) {
+            return true;
+        }
+        let first = later.iter().rev().flatten().filter(is_it).find(|one| has(one));
+        let Some(first) = first else { return true };
+        // Of columns with numbers, none is another one; of others, each that is gone may be it.
+        let is_numbered = told.is_some() && first.is_numbered;
+        !is_numbered && then.columns.iter().any(|column| first.has(&column.name).is_none())
+    }
+
     /// The place of a table in a plan, where it is told from all others.
     pub(super) fn table_of(plan: &Plan, told: &Told) -> Option<usize> {
         plan.members.iter().position(|member| member.table.identity == told.identity)

@@ -11,11 +11,12 @@ use std::{
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
-use stillpoint_contract::{Column, Error, ErrorKind, Result, code, values};
+use stillpoint_contract::{Column, Error, ErrorKind, Kind, Result, code, values};
 
 use super::{
     document::{Batch, BatchMember, Plan, Slice},
     file::value_text,
+    form::Forms,
     garbage::Removed,
     meaning::Sense,
     names::{Names, Told},
@@ -37,9 +38,17 @@ pub(super) struct Subject {
     pub(super) column: String,
     /// What tells that column from others.
     pub(super) told: Option<Told>,
-    /// Whether a value of it is one of those.
-    pub(super) is_one: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+    /// Whether a value of it is one of those, as it is read and written.
+    pub(super) is_one: IsOne,
+    /// Whether rows are theirs, too, of which that cannot be told.
+    pub(super) takes_unknown: bool,
+    /// Whether they were written down before anything was archived, so that nobody knows what the
+    /// column was called by then.
+    pub(super) is_early: bool,
 }
+
+/// Says of a value, and of how it is read, whether it is somebody's.
+pub(super) type IsOne = Arc<dyn Fn(Sense, &str) -> bool + Send + Sync>;
 
 impl Subject {
     /// The place of its table in a plan.
@@ -77,8 +86,9 @@ impl fmt::Debug for Subject {
 /// A subject as it is written down: nobody reads in it who that is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MarkedSubject {
-    /// The table whose rows are the subject's.
-    pub table: String,
+    /// The table whose rows are the subject's; none for the root, where nothing was archived yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
     /// The column that says whose.
     pub column: String,
     /// What tells that column from others, should another one get its name.
@@ -88,6 +98,12 @@ pub struct MarkedSubject {
     pub salt: String,
     /// The hash of the subject under that salt.
     pub subject: String,
+    /// Hashes of all that it may mean, whose rows are held.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub forms: BTreeSet<String>,
+    /// Whether nothing was archived yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_early: bool,
 }
 
 impl MarkedSubject {
@@ -99,37 +115,102 @@ impl MarkedSubject {
         (table, column, value): (Option<&str>, &str, &str),
     ) -> Result<Self> {
         let told = Names::of(shelf).told(table, column);
-        let (table, value) = meaning_of(place, shelf, (table, column, value))?;
-        let mut salt = [0; 16];
-        world.entropy.fill(&mut salt);
-        let salt = HEXLOWER.encode(&salt);
-        Ok(Self { subject: hash(&salt, &value), table, column: column.to_owned(), told, salt })
+        let (table, sense) = meaning_of(place, shelf, (table, column, value))?;
+        let (salt, column) = (salt(world), column.to_owned());
+        let subject = hash(&salt, &sense.meant(value));
+        let forms = BTreeSet::new();
+        Ok(Self { table: Some(table), column, told, salt, subject, forms, is_early: false })
     }
 
-    /// Whether a value, as [`meaning_of`] has it, is that subject.
-    pub(super) fn is_of(&self, value: &str) -> bool {
-        hash(&self.salt, value) == self.subject
+    /// Marks one whose rows are to be held, whatever they look like; also before there are any.
+    pub(super) fn held(
+        place: &Place,
+        shelf: &Shelf,
+        world: &World,
+        of: (Option<&str>, &str, &str),
+    ) -> Result<Self> {
+        let (table, column, value) = of;
+        let marked = if shelf.runs.is_empty() {
+            let salt = salt(world);
+            Self {
+                table: table.map(str::to_owned),
+                column: column.to_owned(),
+                told: None,
+                subject: hash(&salt, value),
+                salt,
+                forms: BTreeSet::new(),
+                is_early: true,
+            }
+        } else {
+            Self::new(place, shelf, world, of)?
+        };
+        let forms = Forms { salt: &marked.salt, column }.wide(value);
+        Ok(Self { forms, ..marked })
+    }
+
+    /// Whether a value of a row is that subject.
+    pub(super) fn is_of(&self, sense: Sense, said: &str) -> bool {
+        let is = |value: &str| hash(&self.salt, value) == self.subject;
+        // Whoever was written down before a form was known is so as the file says it.
+        is(&sense.meant(said)) || is(said) || self.forms.contains(&self.form().of(sense, said))
+    }
+
+    fn form(&self) -> Forms<'_> {
+        Forms { salt: &self.salt, column: &self.column }
     }
 
     /// What its rows are found by.
     pub(super) fn search(&self) -> Subject {
-        let (table, column) = (Some(self.table.clone()), self.column.clone());
         let own = self.clone();
-        let told = self.told.clone();
-        Subject { table, column, told, is_one: Arc::new(move |value: &str| own.is_of(value)) }
+        Subject {
+            table: self.table.clone(),
+            column: self.column.clone(),
+            told: self.told.clone(),
+            is_one: Arc::new(move |sense: Sense, said: &str| own.is_of(sense, said)),
+            takes_unknown: false,
+            is_early: self.is_early,
+        }
+    }
+
+    /// What rows are found by that are held for it: also those that may be its own.
+    pub(super) fn keep(&self, names: &Names) -> Subject {
+        let own = self.clone();
+        let may_be = move |sense: Sense, said: &str| {
+            let is_known = !own.forms.is_empty();
+            own.is_of(sense, said) || is_known && own.form().may_be(&own.forms, sense, said)
+        };
+        let first = || {
+            let is_open = self.is_early && self.told.is_none();
+            is_open.then(|| names.told_first(self.table.as_deref(), &self.column)).flatten()
+        };
+        let told = self.told.clone().or_else(first);
+        Subject { told, is_one: Arc::new(may_be), takes_unknown: true, ..self.search() }
+    }
+
+    /// Whether it is a subject of a table and a column, by the names that they have now.
+    pub(super) fn is_in(&self, names: &Names, (table, column): (&str, &str)) -> bool {
+        let is_it = self.told.is_some() && self.told == names.told(Some(table), column);
+        is_it || self.column == column && names.name(self.table.as_deref()) == Some(table)
     }
 }
 
-/// The complete name of a table of a set, and a value of one of its columns as rows say it.
+fn salt(world: &World) -> String {
+    let mut salt = [0; 16];
+    world.entropy.fill(&mut salt);
+    HEXLOWER.encode(&salt)
+}
+
+/// The complete name of a table of a set, and how a value of one of its columns is read.
 ///
 /// # Errors
 ///
-/// [`Missing`](ErrorKind::Missing) when nothing was archived, or there is no such table or column.
+/// [`Missing`](ErrorKind::Missing) when nothing was archived, or there is no such table or column;
+/// [`Invalid`](ErrorKind::Invalid) when it is no value of that column's type.
 pub(super) fn meaning_of(
     place: &Place,
     shelf: &Shelf,
     (table, column, value): (Option<&str>, &str, &str),
-) -> Result<(String, String)> {
+) -> Result<(String, Sense)> {
     let Some(last) = shelf.runs.last() else {
         return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find the set")
             .with("set", place.set())
@@ -145,7 +226,7 @@ pub(super) fn meaning_of(
     let column = names.known(table, column)?;
     let sense = Sense::of(column, &[], None);
     sense.admit(column, value, false)?;
-    Ok((name, sense.meant(value)))
+    Ok((name, sense))
 }
 
 fn hash(salt: &str, value: &str) -> String {
@@ -165,11 +246,21 @@ pub(super) struct Doomed {
     pub(super) rows: u64,
     /// Rows of each table, by their places in the file.
     of_member: Vec<BTreeSet<u64>>,
+    /// Whether it may be any row, so that all of them are meant.
+    pub(super) is_any: bool,
 }
 
 impl Doomed {
+    /// All rows of a batch, since nobody knows which.
+    pub(super) fn any(batch: &Batch) -> Self {
+        Self { rows: batch.rows(), of_member: Vec::new(), is_any: true }
+    }
+
     /// Whether some of them are among others.
     pub(super) fn meets(&self, other: &Self) -> bool {
+        if self.is_any || other.is_any {
+            return self.rows > 0 && other.rows > 0;
+        }
         self.of_member.iter().zip(&other.of_member).any(|(own, other)| !own.is_disjoint(other))
     }
 
@@ -196,6 +287,18 @@ impl Searched<'_> {
         let member = &self.batch.members[number];
         let place = subject.place(self.names, self.plan, (number, &member.columns));
         member.file.is_some() && place.is_none()
+    }
+
+    /// Whether nobody knows which of its rows are the subject's: its file has no such column, or
+    /// no run knows such a table. A column that was added later tells of no row before that.
+    pub(super) fn cannot_tell(&self, subject: &Subject) -> bool {
+        let (names, plan) = (self.names, self.plan);
+        let Some(number) = subject.member(names, plan) else {
+            return names.name(subject.table.as_deref()).is_none();
+        };
+        let told = subject.told.as_ref().map(|told| told.column);
+        let column = (&*subject.column, told);
+        self.lacks(subject) && (subject.is_early || names.may_have_had(plan, number, column))
     }
 
     /// Writes the batch anew without some rows.
@@ -232,13 +335,17 @@ impl Searched<'_> {
                 return Ok(false);
             }
             let values = values(row).collect::<Result<Vec<_>>>()?;
-            // Whoever was written down before a form was known is so as the file says it.
             let is_one = |(place, subject): &(usize, Subject)| {
-                let said = said(columns, &values, *place);
-                text((columns, &planned[number]), &values, *place)
-                    .into_iter()
-                    .chain(said)
-                    .any(|text| (subject.is_one)(&text))
+                let value = values.get(*place).copied().flatten();
+                let (Some(value), Some(column)) = (value, columns.get(*place)) else {
+                    return false;
+                };
+                let (sense, said) = match said((column, &planned[number]), value) {
+                    Some((sense, said)) => (sense, Some(said)),
+                    None if subject.takes_unknown => return true,
+                    None => (Sense::Exact, value_text(&column.kind, value)),
+                };
+                said.is_some_and(|said| (subject.is_one)(sense, &said))
             };
             Ok(subjects.iter().any(is_one))
         });
@@ -346,12 +453,25 @@ fn text(
 ) -> Option<String> {
     let value = values.get(place).copied().flatten()?;
     let column = columns.get(place)?;
-    let sense = Sense::of(column, planned, Some(value));
-    Some(sense.meant(&value_text(&column.kind, value)?))
+    let said = said((column, planned), value).map(|(sense, said)| sense.meant(&said));
+    said.or_else(|| value_text(&column.kind, value))
 }
 
-fn said(columns: &[Column], values: &[Option<&[u8]>], place: usize) -> Option<String> {
-    value_text(&columns.get(place)?.kind, values.get(place).copied().flatten()?)
+/// How a value of a column is read, and what it says; none where that is no text.
+fn said((column, planned): (&Column, &[Column]), value: &[u8]) -> Option<(Sense, String)> {
+    // Where some text was none, all of the column is kept as its bytes.
+    let is_other = |one: &&Column| one.id == column.id && one.kind != Kind::Bytes;
+    let before = planned.iter().find(is_other).filter(|_| column.kind == Kind::Bytes);
+    if let Some(before) = before {
+        let said = std::str::from_utf8(value).ok()?;
+        return Some((Sense::of(before, &[], None), said.to_owned()));
+    }
+    let is_text = matches!(column.kind, Kind::Dynamic { .. }) && value.first() == Some(&b't');
+    if is_text && std::str::from_utf8(value).is_err() {
+        return None;
+    }
+    let sense = Sense::of(column, planned, Some(value));
+    Some((sense, value_text(&column.kind, value)?))
 }
 
 fn texts(

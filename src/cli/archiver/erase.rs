@@ -70,7 +70,7 @@ impl Answer for EraseAnswer {
         if self.held_batches > 0 {
             let held = units::count(self.held_batches, "batch has", "batches have");
             page.line(format!(
-                "  {held} such rows that somebody holds; they are erased after that."
+                "  {held} such rows that somebody holds, or may hold; they are erased after that."
             ));
         } else if self.erased_rows == 0 && self.erasure.is_some() {
             page.line("  No row has that value; should one be archived later, it is erased then.");

@@ -72,7 +72,8 @@ struct RevokedRow {
 impl ErasureRow {
     fn of((erasure, end): (Erasure, Option<ErasureRevoked>)) -> Self {
         let Erasure { id, subject, reason, by, at } = erasure;
-        let (table, column, subject) = (subject.table, subject.column, subject.subject);
+        let (table, column, subject) =
+            (subject.table.unwrap_or_default(), subject.column, subject.subject);
         let revoked = end.map(|ErasureRevoked { reason, by, at, .. }| {
             let at = Stamp(at);
             RevokedRow { reason, by, at }

@@ -92,7 +92,7 @@ struct EventRow {
 
 impl EventRow {
     fn of(event: ArchiveEvent) -> Self {
-        let ArchiveEvent { id, event, column, subject, on, reason, by, at } = event;
+        let ArchiveEvent { id, event, column, subject, on, reason, by, at, .. } = event;
         Self { id, event, column, subject, on, reason, by, recorded_at: Stamp(at) }
     }
 }

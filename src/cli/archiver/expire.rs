@@ -49,6 +49,8 @@ struct ExpireRow {
     /// A month, or `open` for rows that go as those whom they are about.
     expire: String,
     held: bool,
+    /// Whether it is held since nobody knows whose rows those are.
+    unsure: bool,
 }
 
 impl Answer for ExpireAnswer {
@@ -70,6 +72,7 @@ impl Answer for ExpireAnswer {
         let mut table = Table::new(&heading);
         for row in &self.batches {
             let what = match (row.held, self.dry_run) {
+                (true, _) if row.unsure => "may be held: it stays",
                 (true, _) => "held: it stays",
                 (false, true) => "would go",
                 (false, false) => "removed",
@@ -85,6 +88,11 @@ impl Answer for ExpireAnswer {
             ]);
         }
         page.table(&table);
+        if self.batches.iter().any(|row| row.unsure) {
+            let told = "Of what may be held nobody knows whose it is: it has no column that a hold \
+                        names.";
+            page.line(format!("  {}", page.paint(Tone::Warning, told)));
+        }
         if !self.dry_run {
             self.gone.write(page);
         }
@@ -109,6 +117,7 @@ pub(super) async fn run(session: &Session, options: ExpireOptions) -> Result<u8>
         bytes: one.bytes,
         expire: one.expire,
         held: one.is_held,
+        unsure: one.is_unsure,
     };
     let gone = Gone::of(expiry.removed);
     let status = if expiry.ahead.is_some() { exit::CHECK_FAILED } else { gone.status() };

@@ -6,13 +6,14 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::place::Set;
 use crate::{
-    archiver::{ArchiveHold, Holding, held, hold, release},
+    archiver::{ArchiveHold, Holding, Place, Shelf, held, hold, look_up, release},
     cli::{
         answer::{Answer, Stamp},
         exit,
-        page::{Page, Table, printable},
+        page::{Page, Table, Tone, printable},
         session::Session,
     },
+    coordinator::told,
 };
 
 /// What to do with holds on archived rows.
@@ -37,7 +38,8 @@ pub(crate) struct AddOptions {
     /// Only this run.
     #[arg(long, value_name = "RUN", conflicts_with = "subject")]
     run: Option<String>,
-    /// Only rows of this subject, and what hangs on them; files that hold such rows stay.
+    /// Only rows of this subject, and what hangs on them; files that hold such rows stay. It may
+    /// be said before anything is archived.
     #[arg(long, value_name = "COLUMN=VALUE")]
     subject: Option<String>,
     /// The table that has the column [default: the root].
@@ -69,6 +71,9 @@ struct HoldsAnswer {
     set: String,
     /// What was added or released, or all that there are.
     holds: Vec<HoldRow>,
+    /// Why the database could not be asked for a column of which nothing is archived yet; `null`
+    /// where it could, or need not.
+    unchecked: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -85,7 +90,10 @@ struct HoldRow {
 impl HoldRow {
     fn of(hold: ArchiveHold) -> Self {
         let ArchiveHold { id, run, subject, case, by, at } = hold;
-        let subject = subject.map(|held| format!("{}.{}", held.table, held.column));
+        let subject = subject.map(|held| match held.table {
+            Some(table) => format!("{table}.{}", held.column),
+            None => held.column,
+        });
         Self { id, run, subject, case, by, since: Stamp(at) }
     }
 }
@@ -110,11 +118,45 @@ impl Answer for HoldsAnswer {
             ]);
         }
         page.table(&table);
+        if let Some(why) = &self.unchecked {
+            let told = "The database could not be asked whether it has such a column:";
+            page.line(format!("  {} {}", page.paint(Tone::Warning, told), printable(why)));
+            page.line("  Where it has none, every row of the set is kept.");
+        }
+    }
+}
+
+/// Asks the database for the column of a subject of whose set nothing is archived yet. Why it
+/// could not be asked, which keeps nobody from being held.
+async fn unchecked(
+    session: &Session,
+    set: &Set,
+    place: &Place,
+    what: Holding<'_>,
+) -> Result<Option<String>> {
+    let is_early =
+        matches!(what, Holding::Subject(..)) && Shelf::load(place).await?.runs.is_empty();
+    if !is_early {
+        return Ok(None);
+    }
+    let looked = match set.driver(session).await {
+        Ok(driver) => look_up(&*driver, &set.rule.root, what).await,
+        Err(error) => Err(error),
+    };
+    let is_answer = |error: &Error| {
+        let said = [code::NO_SUCH_TABLE, code::NO_SUCH_ARCHIVE, code::BAD_NAME, code::USAGE];
+        said.contains(&error.code())
+    };
+    match looked {
+        Ok(()) => Ok(None),
+        Err(error) if is_answer(&error) => Err(error),
+        Err(error) => Ok(Some(told(&error))),
     }
 }
 
 /// Does it.
 pub(super) async fn run(session: &Session, command: HoldCommand) -> Result<u8> {
+    let mut not_asked = None;
     let (set, holds) = match command {
         HoldCommand::Add(options) => {
             if options.case.trim().is_empty() {
@@ -122,7 +164,8 @@ pub(super) async fn run(session: &Session, command: HoldCommand) -> Result<u8> {
                     .why("the case is empty, and nobody could tell later what the hold is for")
                     .next("--case LEG-2231"));
             }
-            let place = Set::of(session, &options.set).await?.place(session).await?;
+            let set = Set::of(session, &options.set).await?;
+            let place = set.place(session).await?;
             let what = match (&options.run, &options.subject) {
                 (Some(run), _) => Holding::Run(run),
                 (None, None) => Holding::Set,
@@ -132,9 +175,10 @@ pub(super) async fn run(session: &Session, command: HoldCommand) -> Result<u8> {
                             .with("given", subject)
                             .with("forms", "--subject customer_id=42")
                     })?;
-                    Holding::Subject(options.table.as_deref(), column, value)
+                    Holding::Subject(options.table.as_deref(), column.trim(), value)
                 }
             };
+            not_asked = unchecked(session, &set, &place, what).await?;
             let user = session.user();
             let made = hold(&place, &session.world, what, &options.case, &user).await?;
             (options.set, vec![made])
@@ -151,6 +195,6 @@ pub(super) async fn run(session: &Session, command: HoldCommand) -> Result<u8> {
         }
     };
     let holds = holds.into_iter().map(HoldRow::of).collect();
-    session.answer(&HoldsAnswer { set, holds })?;
+    session.answer(&HoldsAnswer { set, holds, unchecked: not_asked })?;
     Ok(exit::OK)
 }

@@ -4,6 +4,7 @@
 mod answers;
 mod chaos;
 mod corrected;
+mod early;
 mod encrypted;
 mod events;
 mod forms;
