@@ -32,6 +32,7 @@ mod meaning;
 mod mend;
 mod names;
 mod newest;
+mod newest_view;
 mod pace;
 mod parts;
 mod place;

@@ -11,6 +11,7 @@ use super::{
     document::{File, Plan},
     file::Format,
     names::Names,
+    newest_view,
     place::Place,
     shelf::Shelf,
 };
@@ -35,43 +36,63 @@ pub fn refuse_encrypted(place: &Place, shelf: &Shelf) -> Result<()> {
         .next(format!("for runs to come: [archive.{set}]  encryption = \"none\"")))
 }
 
-/// Views for DuckDB, one for each table of a set, over the files of sealed batches and no others.
+/// Views for DuckDB, two for each table of a set, over the files of sealed batches and no others:
+/// one has every version of a row, the other one the newest.
 /// Source: DuckDB documentation, Reading and Writing Parquet Files, and CSV, and JSON.
 pub fn duckdb_views(place: &Place, shelf: &Shelf) -> String {
     let mut sql = String::new();
     let Some(plan) = shelf.runs.last().map(|run| &run.plan) else { return sql };
+    let names = Names::of(shelf);
     for (number, member) in plan.members.iter().enumerate() {
         let files = files(place, shelf, &member.table.name);
         if files.is_empty() {
             continue;
         }
-        let common = Common::of(&files);
-        // Files that need the same words, in the order of the first of each.
-        let mut groups: Vec<(Format, Vec<String>, Vec<&str>)> = Vec::new();
-        for file in &files {
-            let casts = common.casts(file);
-            match groups.iter_mut().find(|(of, like, _)| *of == file.format && *like == casts) {
-                Some((_, _, paths)) => paths.push(&file.path),
-                None => groups.push((file.format, casts, vec![&file.path])),
-            }
-        }
-        let selects: Vec<String> = groups
-            .iter()
-            .map(|(format, casts, paths)| select(&files, *format, casts, paths))
-            .collect();
         let name = view_name(place.set(), plan, number);
-        let selects = selects.join("\nUNION ALL BY NAME ");
-        let _ = writeln!(sql, "CREATE OR REPLACE VIEW {name} AS {selects};");
+        let union = union_of(&files, &vec![String::new(); files.len()], None);
+        let _ = writeln!(sql, "CREATE OR REPLACE VIEW {name} AS {union};");
+        let newest = newest_name(place.set(), plan, number);
+        sql.push_str(&newest_view::duckdb(&names, &files, (&name, &newest)));
     }
     sql
 }
 
+/// Files that are read together.
+struct Group<'a> {
+    format: Format,
+    casts: Vec<String>,
+    more: &'a str,
+    paths: Vec<&'a str>,
+}
+
+/// What reads files: each with more columns behind its own, and with its name in a column, where
+/// that is wanted.
+pub(super) fn union_of(files: &[Counted<'_>], more: &[String], name: Option<&str>) -> String {
+    let common = Common::of(files);
+    // Files that need the same words, in the order of the first of each.
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for (file, more) in files.iter().zip(more) {
+        let casts = common.casts(file);
+        let is_like =
+            |of: &&mut Group<'_>| of.format == file.format && of.casts == casts && of.more == more;
+        match groups.iter_mut().find(is_like) {
+            Some(group) => group.paths.push(&file.path),
+            None => {
+                groups.push(Group { format: file.format, casts, more, paths: vec![&file.path] })
+            }
+        }
+    }
+    let selects: Vec<String> = groups.iter().map(|group| select(files, group, name)).collect();
+    selects.join("\nUNION ALL BY NAME ")
+}
+
 /// What reads some files of one format, with columns in another form.
-fn select(files: &[Counted<'_>], format: Format, casts: &[String], paths: &[&str]) -> String {
+fn select(files: &[Counted<'_>], group: &Group<'_>, name: Option<&str>) -> String {
+    let Group { format, casts, more, paths } = group;
     let list: Vec<String> =
         paths.iter().map(|file| format!("    '{}'", file.replace('\'', "''"))).collect();
     let list = list.join(",\n");
-    let (function, options) = match format {
+    let (function, mut options) = match format {
         // The directory's `expire=` is no column of the table, which may have one of that name.
         Format::Parquet => {
             ("read_parquet", "union_by_name = true, hive_partitioning = false".to_owned())
@@ -93,7 +114,10 @@ fn select(files: &[Counted<'_>], format: Format, casts: &[String], paths: &[&str
     };
     let columns =
         if casts.is_empty() { "*".to_owned() } else { format!("* REPLACE ({})", casts.join(", ")) };
-    format!("SELECT {columns} FROM {function}([\n{list}\n], {options})")
+    if let Some(name) = name {
+        let _ = write!(options, ", filename = '{name}'");
+    }
+    format!("SELECT {columns}{more} FROM {function}([\n{list}\n], {options})")
 }
 
 /// Columns that some Parquet files have in another form than others, since a value did not fit.
@@ -127,7 +151,7 @@ impl<'a> Common<'a> {
         }
         let differing = file.columns.iter().filter_map(|column| {
             let is_bytes = *self.columns.get(&*column.name)?;
-            let name = format!("\"{}\"", column.name.replace('"', "\"\""));
+            let name = quoted(&column.name);
             let text = match &column.kind {
                 Kind::Bytes => return None,
                 // Which of them is there says of what class the value is.
@@ -191,12 +215,14 @@ pub fn hive_tables(place: &Place, shelf: &Shelf) -> String {
          too.\n",
     );
     let Some(plan) = shelf.runs.last().map(|run| &run.plan) else { return sql };
+    let names = Names::of(shelf);
     for (number, member) in plan.members.iter().enumerate() {
         let files = files(place, shelf, &member.table.name);
         // The directory above `expire=...`; a table that was renamed has several.
         let parquet = files.iter().filter(|file| file.format == Format::Parquet);
+        let parquet: Vec<&Counted<'_>> = parquet.collect();
         let directories: BTreeSet<&str> =
-            parquet.map(|file| file.path.rsplitn(3, '/').last().unwrap_or(&file.path)).collect();
+            parquet.iter().filter_map(|file| file.path.rsplitn(3, '/').last()).collect();
         let Some(directory) = directories.last() else { continue };
         for other in directories.iter().filter(|other| *other != directory) {
             let _ = writeln!(sql, "-- Not in this table: {other}");
@@ -219,6 +245,9 @@ pub fn hive_tables(place: &Place, shelf: &Shelf) -> String {
              string)\nSTORED AS PARQUET\nLOCATION '{directory}';\nMSCK REPAIR TABLE {name};",
             columns.join(",\n")
         );
+        let view = newest_name(place.set(), plan, number);
+        let table = view_name(place.set(), plan, number);
+        sql.push_str(&newest_view::hive(&names, &parquet, newest, (&table, &view)));
     }
     sql
 }
@@ -270,8 +299,24 @@ fn hive_type(kind: &Kind) -> String {
 }
 
 /// A name for SQL.
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The name of the view of all rows of a table.
 fn view_name(set: &str, plan: &Plan, number: usize) -> String {
-    format!("\"{}\"", table_name(set, plan, number).replace('"', "\"\""))
+    quoted(&table_name(set, plan, number))
+}
+
+/// The name of that of the newest ones, which no other view has.
+fn newest_name(set: &str, plan: &Plan, number: usize) -> String {
+    let mut name = format!("{}_newest", table_name(set, plan, number));
+    let numbers = 0..plan.members.len();
+    let others: BTreeSet<String> = numbers.map(|of| table_name(set, plan, of)).collect();
+    while others.contains(&name) {
+        name.push('_');
+    }
+    quoted(&name)
 }
 
 /// The set's name for the root; with the table's behind it for the others, and with that of its

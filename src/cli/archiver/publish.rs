@@ -53,9 +53,9 @@ impl Options {
 /// Query engines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Engine {
-    /// Views for DuckDB: only files that count.
+    /// Views for DuckDB: only files that count; of all versions of rows, and of the newest ones.
     Duckdb,
-    /// External tables for Hive and Trino.
+    /// External tables for Hive and Trino, and views of the newest versions of rows.
     Hive,
     /// Metadata of tables of Apache Iceberg, below the directory: only files that count.
     #[cfg(feature = "parquet")]

@@ -17,6 +17,7 @@ mod partitions;
 mod planned;
 mod protocol;
 mod published;
+mod published_newest;
 mod races_postgres;
 mod reclaimed;
 mod regressions;
