@@ -1,6 +1,6 @@
 //! Second copies of files: brought, read back, and kept what the first ones are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use stillpoint_contract::Result;
 
@@ -8,7 +8,7 @@ use super::{
     document::{Batch, Expired, Plan, Void},
     encryption::Seal,
     erase::REPLAYED,
-    garbage::{Removed, discard},
+    garbage::{Removed, discard, sweep},
     hold::Holds,
     keyring::KEYS,
     names::Names,
@@ -106,6 +106,56 @@ pub(super) async fn follow(
         }
     }
     Ok(followed)
+}
+
+/// Lets a second place follow where it is behind: whoever wrote batches anew, or let them go, was
+/// killed before it had the same.
+pub(super) async fn catch_up(
+    from: &Place,
+    to: &Place,
+    world: &World,
+    holds: &Holds,
+) -> Result<Followed> {
+    if !is_behind(from, to).await? {
+        return Ok(Followed::default());
+    }
+    let mut followed = follow(from, to, world, holds).await?;
+    followed.removed.add(sweep(to, &Shelf::load(to).await?).await?);
+    Ok(followed)
+}
+
+/// Whether the names of documents say that batches of a second place are others by now, or gone.
+async fn is_behind(from: &Place, to: &Place) -> Result<bool> {
+    let first: BTreeMap<String, Vec<Sheet>> = from.runs().await?.into_iter().collect();
+    for (run, sheets) in to.runs().await? {
+        let Some(of_first) = first.get(&run).map(|sheets| standings(sheets)) else { continue };
+        let is_other = |(batch, (is_gone, generation)): (u32, (bool, u32))| {
+            let now = of_first.get(&batch).copied();
+            !is_gone && now.is_some_and(|(is_gone, newest)| is_gone || newest > generation)
+        };
+        if standings(&sheets).into_iter().any(is_other) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Of each batch, whether it is gone, and its newest generation.
+fn standings(sheets: &[Sheet]) -> BTreeMap<u32, (bool, u32)> {
+    let mut standings: BTreeMap<u32, (bool, u32)> = BTreeMap::new();
+    for sheet in sheets {
+        match *sheet {
+            Sheet::Batch { batch, generation } => {
+                let (_, newest) = standings.entry(batch).or_default();
+                *newest = generation.max(*newest);
+            }
+            Sheet::Void { batch } | Sheet::Expired { batch } => {
+                standings.entry(batch).or_default().0 = true;
+            }
+            Sheet::Plan | Sheet::Sealed { .. } | Sheet::End => {}
+        }
+    }
+    standings
 }
 
 /// Lets a second place know what became of the batches that it has, and of what was said about the

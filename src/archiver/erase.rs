@@ -117,8 +117,13 @@ pub async fn erase(
         at: world.clock.now(),
     };
     let found = look(places, world, &erasure, &holds).await?;
-    if erasing == Erasing::Dry || (erasing == Erasing::IfFound && found.rows == 0) {
+    if erasing == Erasing::Dry {
         return Ok(found);
+    }
+    if erasing == Erasing::IfFound && found.rows == 0 {
+        // Whoever asks again since it was interrupted has the rest of it done.
+        let removed = replay(places, world).await?.removed;
+        return Ok(Erased { removed, ..found });
     }
     // First the word, then the deed: killed in between, the next run does it.
     place.write_at(&place.notice(NOTICES, &erasure.id)?, &erasure).await?;

@@ -12,12 +12,13 @@ use chrono::{DateTime, Utc};
 use stillpoint_contract::{Driver, Error, ErrorKind, Finding, LedgerEntry, Result, Rows, code};
 
 use super::{
-    copy::mirror,
+    copy::{catch_up, mirror},
     destination::{self, Copies},
     document::{Batch, DOCUMENT_FORMAT, Plan},
     erase::replay,
     garbage::sweep,
     gate::Gate,
+    hold::held,
     identity,
     load::Loading,
     pace::Cause,
@@ -176,6 +177,9 @@ impl Archiving<'_> {
                     let places: Vec<Place> = places.cloned().collect();
                     report.erased_rows = replay(&places, self.world).await?.rows;
                     for copy in &places[1..] {
+                        // Somebody was killed between a file and its second copy.
+                        let holds = held(self.place).await?;
+                        Box::pin(catch_up(self.place, copy, self.world, &holds)).await?;
                         mirror(self.place, copy).await?;
                     }
                     if let Copies::In(destination) = &self.place.copies {

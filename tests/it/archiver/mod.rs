@@ -23,6 +23,7 @@ mod reclaimed;
 mod regressions;
 mod remains;
 mod renamed;
+mod renewed;
 mod returns;
 mod shop;
 mod tables;
