@@ -84,6 +84,6 @@ pub async fn tell(
     change(&mut told);
     (told.by, told.at) = (by.to_owned(), world.clock.now());
     told.remember(&before);
-    place.write_at(&place.notice(NOTICES, &world.new_id())?, &told).await?;
+    place.add_notice(world, NOTICES, &told).await?;
     Ok(told)
 }

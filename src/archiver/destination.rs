@@ -98,7 +98,7 @@ async fn pairing(place: &Place) -> Result<Option<(String, Standing)>> {
 
 async fn write_down(place: &Place, world: &World, pairing: &str, standing: Standing) -> Result<()> {
     let paired = Paired { pairing: pairing.to_owned(), standing, at: world.clock.now() };
-    place.write_at(&place.notice(NOTICES, &world.new_id())?, &paired).await
+    place.add_notice(world, NOTICES, &paired).await
 }
 
 /// Refuses to go on where there are copies that nobody would follow.

@@ -110,7 +110,7 @@ pub async fn erase(
         holds.refuse_subject(&Names::of(&shelf), (&name, column), (sense, value))?;
     }
     let erasure = Erasure {
-        id: world.new_id(),
+        id: place.new_notice(world, NOTICES).await?,
         subject: MarkedSubject::new(place, &shelf, world, (table, column, value))?,
         reason: reason.to_owned(),
         by: by.to_owned(),
@@ -197,7 +197,7 @@ pub async fn revoke(
         by: by.to_owned(),
         at: world.clock.now(),
     };
-    place.write_at(&place.notice(REVOKED, &world.new_id())?, &revoked).await?;
+    place.add_notice(world, REVOKED, &revoked).await?;
     Ok(revoked)
 }
 
@@ -273,7 +273,7 @@ pub(super) async fn replay(places: &[Place], world: &World) -> Result<Erased> {
         // What was interrupted between a new manifest and the end of the files before it.
         erased.removed.add(sweep(place, &Shelf::load(place).await?).await?);
         if held_here == 0 && searched != before {
-            place.replace_notice(REPLAYED, &world.new_id(), &searched).await?;
+            place.replace_notice(world, REPLAYED, &searched).await?;
         }
     }
     Ok(erased)

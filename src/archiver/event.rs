@@ -18,6 +18,9 @@ pub(super) const WITHDRAWALS: &str = "withdrawn";
 const SALTS: &str = "salts";
 const SALT: &str = "subjects";
 
+/// How many letters of an id are its time.
+const ID_TIME: usize = 10;
+
 /// Something that happened to a subject.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArchiveEvent {
@@ -65,9 +68,14 @@ pub async fn events(place: &Place) -> Result<Vec<ArchiveEvent>> {
     let withdrawn: Vec<ArchiveWithdrawal> = place.notices(WITHDRAWALS).await?;
     let mut events: Vec<ArchiveEvent> = place.notices(EVENTS).await?;
     events.retain(|event| withdrawn.iter().all(|one| one.event != event.id));
-    // Ids that were made at once are in no order.
-    events.sort_by(|one, other| (one.at, &one.id).cmp(&(other.at, &other.id)));
+    events.sort_by(|one, other| order(one).cmp(&order(other)));
     Ok(events)
+}
+
+/// What events are sorted by: the time in their ids, which are behind those that were known. Ids
+/// of one millisecond are older than that rule, and in no order.
+fn order(event: &ArchiveEvent) -> (Option<&str>, DateTime<Utc>, &str) {
+    (event.id.get(..ID_TIME), event.at, &event.id)
 }
 
 /// Records that something happened to a subject on some day. Of several days, the last one that
@@ -93,7 +101,7 @@ pub async fn record(
     let forms = Forms { salt: &salt, column };
     let forms = if sense.is_none() { forms.all(value) } else { BTreeSet::new() };
     let made = ArchiveEvent {
-        id: world.new_id(),
+        id: place.new_notice(world, EVENTS).await?,
         event: event.to_owned(),
         column: column.to_owned(),
         subject: hash(&salt, column, &meant),

@@ -185,7 +185,7 @@ pub async fn hold(
         }
     }
     let hold = ArchiveHold {
-        id: world.new_id(),
+        id: place.new_notice(world, HOLDS).await?,
         run,
         subject,
         case: case.to_owned(),

@@ -68,7 +68,7 @@ pub(super) async fn adopt(
         return Ok(());
     }
     let adopted = Adopted { identity: identity.to_owned(), at: world.clock.now() };
-    place.write_at(&place.notice(NOTICES, &world.new_id())?, &adopted).await
+    place.add_notice(world, NOTICES, &adopted).await
 }
 
 /// What the ledger of the set's database says; none where the table is not the one that rows come

@@ -186,7 +186,8 @@ impl Parts<'_, '_> {
             }
             let archiving = self.archiving;
             let is_whole = part.why_rows.is_none() && !archiving.limits.keeps_source;
-            let (id, now) = (archiving.world.new_id(), archiving.world.clock.now());
+            let id = archiving.place.new_run(archiving.world).await?;
+            let now = archiving.world.clock.now();
             let mut plan = new_plan(archiving.rule, &part.prepared, id, now);
             let root = &mut plan.members[0].table;
             root.name.clone_from(&whole.name);

@@ -10,9 +10,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::{destination::Copies, file::Format, keyring::Keyring};
-use crate::repository::{
-    names::ARCHIVE,
-    store::{Key, Put, Store},
+use crate::{
+    repository::{
+        names::ARCHIVE,
+        store::{Key, Listed, Put, Store},
+    },
+    world::World,
 };
 
 /// The longest document, in bytes: a batch of 100,000 slices.
@@ -138,10 +141,14 @@ impl Place {
         Key::new(format!("{}_{kind}/{id}.json", self.documents()))
     }
 
+    async fn listed(&self, kind: &str) -> Result<Vec<Listed>> {
+        self.store.list(&format!("{}_{kind}/", self.documents())).await
+    }
+
     /// The documents of the set itself of one kind, oldest first.
     pub(super) async fn notices<T: DeserializeOwned>(&self, kind: &str) -> Result<Vec<T>> {
         let mut found = Vec::new();
-        for listed in self.store.list(&format!("{}_{kind}/", self.documents())).await? {
+        for listed in self.listed(kind).await? {
             found.extend(self.read_at(&listed.key).await?);
         }
         Ok(found)
@@ -149,28 +156,53 @@ impl Place {
 
     /// The newest document of the set itself of one kind.
     pub(super) async fn newest_notice<T: DeserializeOwned>(&self, kind: &str) -> Result<Option<T>> {
-        let listed = self.store.list(&format!("{}_{kind}/", self.documents())).await?;
-        match listed.last() {
+        match self.listed(kind).await?.last() {
             Some(newest) => self.read_at(&newest.key).await,
             None => Ok(None),
         }
     }
 
-    /// Writes a document of the set itself in whose place older ones of its kind stood, and removes
-    /// those.
-    pub(super) async fn replace_notice<T: Serialize>(
+    /// An id for a document of the set itself: behind those of its kind that are listed. Of two
+    /// that are made at once, or that a listing does not show yet, either may be the newer one; it
+    /// is the same one for everybody.
+    pub(super) async fn new_notice(&self, world: &World, kind: &str) -> Result<String> {
+        Ok(id_behind(world, &self.listed(kind).await?))
+    }
+
+    /// Writes a document of the set itself, newer than those of its kind before, whatever clocks
+    /// said when these were made.
+    pub(super) async fn add_notice<T: Serialize>(
         &self,
+        world: &World,
         kind: &str,
-        id: &str,
         document: &T,
     ) -> Result<()> {
-        let before = self.store.list(&format!("{}_{kind}/", self.documents())).await?;
-        let key = self.notice(kind, id)?;
+        let id = self.new_notice(world, kind).await?;
+        self.write_at(&self.notice(kind, &id)?, document).await
+    }
+
+    /// The same, and removes those before.
+    pub(super) async fn replace_notice<T: Serialize>(
+        &self,
+        world: &World,
+        kind: &str,
+        document: &T,
+    ) -> Result<()> {
+        let before = self.listed(kind).await?;
+        let key = self.notice(kind, &id_behind(world, &before))?;
         self.write_at(&key, document).await?;
-        for old in before.into_iter().filter(|old| old.key < key) {
+        for old in before {
             self.store.delete(&old.key).await?;
         }
         Ok(())
+    }
+
+    /// An id for a run: behind those of all runs, whatever clocks said when these began. Whoever
+    /// makes one has the set's lock, and was refused where the ledger knows of a run that a listing
+    /// does not show.
+    pub(super) async fn new_run(&self, world: &World) -> Result<String> {
+        let runs = self.runs().await?;
+        Ok(world.new_id_behind(runs.iter().map(|(run, _)| &**run)))
     }
 
     /// The runs of the set, and their documents, oldest first.
@@ -290,6 +322,14 @@ impl Place {
         let names = listed.into_iter().map(|listed| listed.key);
         Ok(names.filter(|name| !name.as_str().starts_with(&documents)).collect())
     }
+}
+
+/// A new id behind those of some documents.
+fn id_behind(world: &World, listed: &[Listed]) -> String {
+    world.new_id_behind(listed.iter().filter_map(|one| {
+        let name = one.key.as_str().rsplit('/').next()?;
+        name.strip_suffix(".json")
+    }))
 }
 
 fn to_bytes<T: Serialize>(document: &T) -> Result<Bytes> {

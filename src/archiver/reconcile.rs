@@ -442,5 +442,5 @@ pub(super) async fn write_down(place: &Place, world: &World, live: &[LiveSlice])
         return Ok(());
     }
     let found = Reconciled { at: world.clock.now(), live: live.to_vec() };
-    place.write_at(&place.notice(NOTICES, &world.new_id())?, &found).await
+    place.add_notice(world, NOTICES, &found).await
 }

@@ -283,7 +283,8 @@ impl Archiving<'_> {
         if prepared.estimate.rows == 0 {
             return Ok(None);
         }
-        let plan = new_plan(self.rule, &prepared, self.world.new_id(), self.world.clock.now());
+        let id = self.place.new_run(self.world).await?;
+        let plan = new_plan(self.rule, &prepared, id, self.world.clock.now());
         self.place.write(&plan.run, Sheet::Plan, &plan).await?;
         Ok(Some(Shelved { plan, batches: BTreeMap::new(), end: None }))
     }

@@ -84,7 +84,7 @@ impl Repository {
         names::check_database(database)?;
         self.domain()?;
         let newest = self.newest_capture(database).await?;
-        let stream = later_id(self.new_id(), newest.as_deref());
+        let stream = self.world.new_id_behind(newest.as_deref());
         Ok(StreamWriter {
             repository: self,
             database: database.to_owned(),
@@ -341,18 +341,6 @@ impl Repository {
         let now = self.world.clock.now();
         let is_recent = |beat: &Beat| beat.age(now).num_seconds() < BEAT_SECONDS_MAX;
         Ok(beat.filter(|beat| !beat.is_last && is_recent(beat)))
-    }
-}
-
-/// `id`, or if that sorts before `newest`, an id of the same randomness right after it.
-fn later_id(id: String, newest: Option<&str>) -> String {
-    let parse = |id: &str| ulid::Ulid::from_string(id).ok();
-    match (parse(&id), newest.and_then(parse)) {
-        (Some(own), Some(newest)) if own <= newest => {
-            let millis = newest.timestamp_ms().saturating_add(1);
-            ulid::Ulid::from_parts(millis, own.random()).to_string()
-        }
-        _ => id,
     }
 }
 

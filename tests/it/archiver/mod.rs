@@ -3,6 +3,7 @@
 
 mod answers;
 mod chaos;
+mod clocks;
 mod corrected;
 mod early;
 mod encrypted;

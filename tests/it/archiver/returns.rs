@@ -19,7 +19,7 @@ fn tokens(letter: &str, numbers: impl IntoIterator<Item = i64>) -> Vec<String> {
 }
 
 /// Brings a copy into the place of a database, as another file.
-fn replace(copy: &Path, path: &Path) {
+pub(super) fn replace(copy: &Path, path: &Path) {
     for suffix in ["-wal", "-shm"] {
         let mut beside = path.as_os_str().to_owned();
         beside.push(suffix);
@@ -28,7 +28,7 @@ fn replace(copy: &Path, path: &Path) {
     fs::rename(copy, path).unwrap();
 }
 
-fn copy(path: &Path, to: &Path) {
+pub(super) fn copy(path: &Path, to: &Path) {
     let to = to.display().to_string();
     rusqlite::Connection::open(path).unwrap().execute("VACUUM INTO ?", [&to]).unwrap();
 }
