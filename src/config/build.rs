@@ -88,6 +88,7 @@ pub(super) fn build(main: &Node, built_in: &Node, problems: &mut Vec<Problem>) -
         state: coordinator.and_then(|node| text(node, "state")),
         running: coordinator.and_then(|node| whole(node, "running")).unwrap_or(RUNNING),
         running_per_host: coordinator.and_then(|node| whole(node, "running_per_host")),
+        sites: coordinator.and_then(|node| node.get("sites")).map(words).unwrap_or_default(),
         metrics: coordinator.and_then(|node| text(node, "metrics")?.parse().ok()),
         mail: coordinator.and_then(|node| mail(node.get("mail")?)),
     };
@@ -401,6 +402,7 @@ fn copy(node: &Node, of_policy: &Keep, repositories: &BTreeMap<String, Repositor
         kinds: kinds.unwrap_or_else(all),
         keep: node.get("keep").map_or_else(|| of_policy.clone(), keep),
         windows: windows(node.get("window")),
+        site: site(node),
     }
 }
 
@@ -423,5 +425,11 @@ fn drill(node: &Node) -> Option<DrillRule> {
             _ => DrillPoint::Random,
         },
         checks: checks.filter_map(check).collect(),
+        site: site(node),
     })
+}
+
+/// The site that a copy or a drill is bound to.
+fn site(node: &Node) -> Option<String> {
+    form::site(node.get("run_on")?.text()?).ok()
 }

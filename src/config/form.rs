@@ -136,6 +136,13 @@ pub(super) const SOCKET: Form = Form {
     },
 };
 
+pub(super) const RUN_ON: Form = Form {
+    what: "a choice of workers",
+    example: "site=dr",
+    pattern: "^site=[^\\x00-\\x1f]+$",
+    check: |text| site(text).map(drop),
+};
+
 pub(super) const CRON: Form = Form {
     what: "times of a calendar, as cron has them",
     example: "0 2 * * SUN",
@@ -277,6 +284,12 @@ pub(crate) fn log_share(text: &str) -> Result<LogShare, String> {
     percent.map(LogShare::Percent).ok_or_else(|| "it is not between 1% and 100%".to_owned())
 }
 
+/// The site whose workers are chosen, such as `dr` by `site=dr`.
+pub(super) fn site(text: &str) -> Result<String, String> {
+    let site = text.strip_prefix("site=").ok_or("it does not begin with `site=`")?;
+    (NAME.check)(site).map(|()| site.to_owned())
+}
+
 /// A zone by its name.
 pub(super) fn zone(text: &str) -> Result<Tz, String> {
     text.parse().map_err(|_| "no zone has this name".to_owned())
@@ -394,6 +407,14 @@ mod tests {
             assert!(size(wrong).is_err(), "{wrong}");
         }
         assert!(rate("80MiB").is_err());
+    }
+
+    #[test]
+    fn row_30_workers_are_chosen_by_their_site() {
+        assert_eq!(site("site=dr"), Ok("dr".to_owned()));
+        for wrong in ["", "dr", "site", "site=", "site = dr", "host=dr", "site=a\nb"] {
+            assert!(site(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

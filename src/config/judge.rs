@@ -9,7 +9,7 @@ use stillpoint_contract::code;
 use super::{
     archives,
     build::named,
-    handoffs, idle,
+    form, handoffs, idle,
     layers::{BUILT_IN, LAYERS_MAX, layer},
     model::Config,
     problem::Problem,
@@ -214,6 +214,9 @@ impl Judge<'_, '_> {
             if let Some(from) = node.get("from") {
                 self.unknown((from, "copy of this policy"), copies.clone());
             }
+            if let Some(run_on) = node.get("run_on") {
+                self.site(run_on);
+            }
             if let Some(name) = node.get("name")
                 && !names.insert(name.text())
             {
@@ -222,10 +225,32 @@ impl Judge<'_, '_> {
                 self.problems.push(Problem::error(code::CONFIG_TWICE, spot, what));
             }
         }
-        if let Some(from) = node.get("drill").and_then(|drill| drill.get("from")) {
+        let of_drill = |key: &str| node.get("drill").and_then(|drill| drill.get(key));
+        if let Some(from) = of_drill("from") {
             self.unknown((from, "copy of this policy"), copies);
         }
+        if let Some(run_on) = of_drill("run_on") {
+            self.site(run_on);
+        }
         self.circles(policy, nodes);
+    }
+
+    /// Nobody would ever do what is bound to a site that nobody is at.
+    fn site(&mut self, node: &Node) {
+        let Some(site) = node.text().and_then(|text| form::site(text).ok()) else { return };
+        let config = self.config;
+        let known = config.sites();
+        if known.contains(site.as_str()) {
+            return;
+        }
+        let spot = Spot::clone(&node.spot);
+        let problem = Problem::error(code::CONFIG_NAME, spot, format!("no site is `{site}`"));
+        let help = if known.is_empty() {
+            format!("[repository.NAME]\nsite = \"{site}\", or [coordinator]\nsites = [\"{site}\"]")
+        } else {
+            suggestion(&site, known.iter().copied(), &[])
+        };
+        self.problems.push(problem.help(help));
     }
 
     fn circles(&mut self, policy: &Policy, nodes: &[Node]) {

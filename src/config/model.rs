@@ -1,6 +1,12 @@
 //! A configuration that was understood.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
 use chrono_tz::Tz;
 use zeroize::Zeroizing;
@@ -104,6 +110,17 @@ impl Config {
             && rules.all(|one| of_policy(&one.policy) == Some(Mode::Observe))
     }
 
+    /// The sites that there are: those of repositories, and others that are named.
+    pub fn sites(&self) -> BTreeSet<&str> {
+        let of_repositories = self.repositories.values().filter_map(|one| one.site.as_deref());
+        of_repositories.chain(self.coordinator.sites.iter().map(String::as_str)).collect()
+    }
+
+    /// The sites that a copy or a drill is bound to.
+    pub fn sites_in_use(&self) -> BTreeSet<&str> {
+        self.policies.values().flat_map(Policy::sites).collect()
+    }
+
     /// The repositories that something can be restored from, by name.
     pub fn restorable(&self) -> impl Iterator<Item = &String> {
         let all = self.repositories.iter().filter(|(_, repository)| !repository.is_handoff);
@@ -136,6 +153,8 @@ pub struct Coordinator {
     pub running: u32,
     /// How many of them burden one host at once.
     pub running_per_host: Option<u32>,
+    /// Sites at which workers are and no repository is.
+    pub sites: Vec<String>,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
     /// How mail is sent.
@@ -145,8 +164,14 @@ pub struct Coordinator {
 impl Coordinator {
     /// One of which only its state database is known.
     pub fn at(state: &str) -> Self {
-        let state = Some(state.to_owned());
-        Self { state, running: 1, running_per_host: None, metrics: None, mail: None }
+        Self {
+            state: Some(state.to_owned()),
+            running: 1,
+            running_per_host: None,
+            sites: Vec::new(),
+            metrics: None,
+            mail: None,
+        }
     }
 }
 
@@ -208,7 +233,7 @@ pub struct Repository {
     pub is_handoff: bool,
     /// What opens it.
     pub encryption: Option<Encryption>,
-    /// Where it is, as a note.
+    /// The site that it is at.
     pub site: Option<String>,
     /// How many jobs write there at once.
     pub running: Option<u32>,

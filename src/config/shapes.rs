@@ -2,7 +2,10 @@
 
 use super::{
     archives::ARCHIVE,
-    form::{ANY, CRON, LENGTH, NAME, PERIOD, RATE, SELECTOR, SIZE, SOCKET, TEMPLATE, WINDOW, ZONE},
+    form::{
+        ANY, CRON, LENGTH, NAME, PERIOD, RATE, RUN_ON, SELECTOR, SIZE, SOCKET, TEMPLATE, WINDOW,
+        ZONE,
+    },
     shape::{Key, Shape},
 };
 use crate::policy::{Absence, Class, Lifecycle, Mode};
@@ -143,6 +146,12 @@ const COORDINATOR: &[Key] = &[
         Shape::Whole { least: 1, most: 1_000 },
         "how many of them burden one host at once [default: as many as run]",
     ),
+    Key::new(
+        "sites",
+        Shape::List(&Shape::Text(&NAME)),
+        "sites at which workers are and no repository is, for `run_on`",
+    )
+    .alike(&["site", "locations", "regions"]),
     Key::new("metrics", Shape::Text(&SOCKET), "where metrics are served [default: nowhere]")
         .alike(&["listen", "prometheus"]),
     Key::new("mail", Shape::Table(MAIL), "how mail is sent").alike(&["smtp", "email"]),
@@ -205,7 +214,8 @@ const REPOSITORY: &[Key] = &[
         "folder",
     ]),
     Key::new("encryption", Shape::Choice(ENCRYPTION), "what opens it; nothing, if not encrypted"),
-    Key::new("site", Shape::Text(&NAME), "where it is: a note, no rule is about places"),
+    Key::new("site", Shape::Text(&NAME), "where it is, for `run_on` of copies and drills")
+        .alike(&["region", "place"]),
     Key::new("limits", Shape::Table(LIMITS), "what may be asked of it"),
     Key::new("quota", Shape::Text(&SIZE), "handoff: how much it may hold at all; others have none"),
 ];
@@ -313,7 +323,16 @@ const COPY: &[Key] = &[
     ),
     Key::new("keep", Shape::Table(KEEP), "what is kept there [default: as in the policy]"),
     Key::new("window", WINDOWS, "when it may run [default: always]"),
+    RUNS_ON,
 ];
+
+/// By whom something is done that needs no connection to the database.
+const RUNS_ON: Key = Key::new(
+    "run_on",
+    Shape::Text(&RUN_ON),
+    "whose workers do it: \"site=NAME\", those that run with --site NAME [default: whoever serves]",
+)
+.alike(&["site", "runs_on", "worker", "where"]);
 
 const DRILL: &[Key] = &[
     Key::new("every", Shape::Text(&PERIOD), "how often").must(),
@@ -324,6 +343,7 @@ const DRILL: &[Key] = &[
         "which point [default: \"random-in-window\"]",
     ),
     Key::new("checks", Shape::List(&Shape::Table(CHECK)), "statements, and what they answer"),
+    RUNS_ON,
 ];
 
 const CHECK: &[Key] = &[

@@ -63,6 +63,7 @@ from = "dr"
 [policy.tier1.drill]
 every  = "7d"
 from   = "dr"
+run_on = "site=dr"
 point  = "latest"
 checks = [{ sql = "select count(*) from orders where total < 0", expect = 0 }]
 
@@ -232,7 +233,7 @@ fn an_archive_may_say_all_that_there_is() {
 #[test]
 fn row_59_79_everything_that_is_written_is_understood() {
     let loaded = of(LARGE);
-    assert_eq!(idle(&loaded), ["`quota`", "`site`"], "{}", told(&loaded));
+    assert_eq!(idle(&loaded), ["`quota`"], "{}", told(&loaded));
     let config = &loaded.config;
     assert_eq!(config.coordinator.running, 8);
     assert_eq!(config.repositories["dr"].upload, Some(80 << 20));
@@ -251,6 +252,7 @@ fn row_59_79_everything_that_is_written_is_understood() {
     let drill = tier1.drill.as_ref().unwrap();
     assert_eq!(drill.point, DrillPoint::Latest);
     assert_eq!(drill.checks[0].1, "0");
+    assert_eq!((tier1.copies[0].site.as_deref(), drill.site.as_deref()), (None, Some("dr")));
     // One layer says what it keeps, the one below when it runs, and ours the rest.
     let gold = &config.policies["tier1-gold"];
     let event = gold.keep.event.as_ref().unwrap();
@@ -402,6 +404,51 @@ fn row_19_a_handoff_is_configured_and_is_no_repository() {
     assert!(codes(&plain).iter().any(|code| code == "SP0107"), "{}", told(&plain));
 }
 
+/// Row 30: a copy or a drill is bound to a site that there is; what was meant is suggested.
+#[test]
+fn row_30_copies_and_drills_are_bound_to_sites_that_there_are() {
+    let with = |copy: &str, drill: &str, more: &str| {
+        of(&format!(
+            "{EXAMPLE}[repository.dr]\nurl = \"/dr\"\nsite = \"dr\"\n\
+             [[policy.default.copy]]\nname = \"dr\"\nto = \"dr\"\n{copy}\n\
+             [policy.default.drill]\nevery = \"7d\"\nfrom = \"dr\"\n{drill}\n{more}\n"
+        ))
+    };
+    let on = |site: &str| format!("run_on = \"site={site}\"");
+    let fine = with(&on("dr"), &on("lab"), "[coordinator]\nsites = [\"lab\"]");
+    assert!(fine.is_sound() && idle(&fine).is_empty(), "{}", told(&fine));
+    let policy = &fine.config.policies["default"];
+    assert_eq!(policy.sites().collect::<Vec<_>>(), ["dr", "lab"]);
+    assert_eq!(fine.config.sites().into_iter().collect::<Vec<_>>(), ["dr", "lab"]);
+    // Each policy says for itself where its copies are made.
+    let explained = fine.explain("default");
+    let said = |key: &str| {
+        let setting = explained.iter().find(|setting| setting.key == key).unwrap();
+        setting.value.clone().unwrap_or_default()
+    };
+    assert!(said("copy").contains(&on("dr")) && said("drill").contains(&on("lab")));
+
+    for (copy, drill, more, code, what) in [
+        ("run_on = \"site=rd\"", "", "", "SP0112", "no site is `rd`"),
+        ("run_on = \"site=rd\"", "", "", "SP0112", "did you mean `dr`? known here: dr"),
+        ("", "run_on = \"site=x\"", "", "SP0112", "known here: dr"),
+        ("run_on = \"dr\"", "", "", "SP0109", "write it as \"site=dr\""),
+        ("runon = \"site=dr\"", "", "", "SP0107", "did you mean `run_on`?"),
+        ("site = \"dr\"", "", "", "SP0107", "did you mean `run_on`?"),
+        ("", "", "[coordinator]\nsite = \"x\"", "SP0107", "did you mean `sites`?"),
+    ] {
+        let found = with(copy, drill, more);
+        let text = told(&found);
+        assert!(!found.is_sound() && text.contains(code) && text.contains(what), "{what}:\n{text}");
+    }
+    let nowhere =
+        of(&format!("{EXAMPLE}[policy.default.drill]\nevery = \"7d\"\nrun_on = \"site=dr\"\n"));
+    assert!(told(&nowhere).contains("[repository.NAME]"), "{}", told(&nowhere));
+    // A site that nothing is bound to is told.
+    let idle_ones = with("", "", "[coordinator]\nsites = [\"lab\"]");
+    assert_eq!(idle(&idle_ones), ["`site`", "`sites`"], "{}", told(&idle_ones));
+}
+
 /// The settings of which it is told that they do nothing; nothing else is told.
 fn idle(loaded: &Loaded) -> Vec<&str> {
     let settings = loaded.problems.iter().map(|problem| {
@@ -524,6 +571,7 @@ fn row_59_79_the_schema_agrees_with_the_check() {
         ("{ env = \"ORDERS_PASSWORD\" }", "\"secret\""),
         ("expect = 0", "expect = 0.5"),
         ("every  = \"7d\"", "every = \"7m\""),
+        ("run_on = \"site=dr\"", "run_on = \"dr\""),
         ("name  = \"dr\"\n", ""),
     ] {
         let wrong = LARGE.replacen(old, new, 1);

@@ -64,8 +64,8 @@ pub use serve::{
     BOUNDS_SECONDS, BackupTask, Caps, Coordinator, CopyKnown, Decided, Draining, Drivers, Ending,
     Endpoints, Fleet, HISTORY_DAYS, Hands, Histogram, Link, Member, NOTICE_SCHEMA, Notice,
     NoticeAlert, NoticeKind, NoticeUrgency, Notifier, Place, Rehearsal, Rehearsed, Report, Rhythm,
-    Standing, Suppressed, Tally, add_drills, decided, expire, expire_copy, read_back, reported,
-    silence, standing, told,
+    Standing, Suppressed, Tally, add_drills, add_drills_said, copy_said, decided, expire,
+    expire_copy, read_back, reported, silence, standing, told, unheard,
 };
 pub use sizing::{JOB_MEMORY_BYTES, Load, Sizing};
 pub use storage::{Amount, MadeBy, Stake, StorageForecast, forecast_storage};

@@ -89,6 +89,8 @@ pub struct Protection<'a> {
     pub drill_passed: Option<DateTime<Utc>>,
     /// The end of the last drill that found something.
     pub drill_failed: Option<DateTime<Utc>>,
+    /// Why nobody does the next one, such as that nobody is at its site.
+    pub drill_trouble: Option<&'a str>,
     /// Its copies.
     pub copies: &'a [CopyState<'a>],
     /// Since when it is known that stored bytes are damaged, if they are.
@@ -124,6 +126,8 @@ pub struct CopyState<'a> {
     /// From when on that could have been copied, by the windows of the repository as well, if that
     /// is known.
     pub could_since: Option<DateTime<Utc>>,
+    /// What stands in the way, such as that nobody could look at it.
+    pub problem: Option<&'a str>,
 }
 
 impl Urgency {
@@ -273,6 +277,8 @@ impl Protection<'_> {
             Some(last) => format!("the last drill was at {}", time(last, policy.zone)),
             None => "there never was a drill".to_owned(),
         };
+        let what = [Some(&*what), self.drill_trouble].into_iter().flatten().collect::<Vec<_>>();
+        let what = what.join("; ");
         let alert = self.alert(Class::DrillOverdue, Urgency::Ticket, since, what);
         (since <= now).then_some(alert)
     }
@@ -283,13 +289,15 @@ impl Protection<'_> {
             let waiting = copy.waiting_since?;
             let begins = next_begin(&rule.windows, policy.zone, waiting).unwrap_or(waiting);
             let since = begins.max(copy.could_since.unwrap_or(begins)) + COPY_LAG_MAX;
-            (since <= now).then_some((since, copy.name, waiting))
+            (since <= now).then_some((since, copy.name, waiting, copy.problem))
         });
         let mut late: Vec<_> = late.collect();
         late.sort_unstable();
         let since = late.first()?.0;
-        let told = late.iter().map(|(_, name, waiting)| {
-            format!("copy {name} lacks what is there since {}", time(*waiting, policy.zone))
+        let told = late.iter().map(|(_, name, waiting, problem)| {
+            let waiting = time(*waiting, policy.zone);
+            let why = problem.map(|problem| format!(": {problem}")).unwrap_or_default();
+            format!("copy {name} lacks what is there since {waiting}{why}")
         });
         let what = told.collect::<Vec<_>>().join("; ");
         Some(self.alert(Class::CopyLag, Urgency::Ticket, since, what))
@@ -380,8 +388,10 @@ mod tests {
             kinds: Vec::new(),
             keep: Keep::default(),
             windows: Vec::new(),
+            site: None,
         };
-        let drill = DrillRule { every, from: None, point: DrillPoint::Latest, checks: Vec::new() };
+        let (point, checks) = (DrillPoint::Latest, Vec::new());
+        let drill = DrillRule { every, from: None, point, checks, site: None };
         Policy {
             zone: Tz::UTC,
             rpo: 2 * HOUR,
@@ -399,6 +409,7 @@ mod tests {
             pause: None,
             drill_passed: Some(at(1)),
             drill_failed: None,
+            drill_trouble: None,
             copies: &[],
             corrupt_since: None,
             damaged_since: None,
@@ -421,7 +432,8 @@ mod tests {
     fn each_class_says_what_is_the_matter_and_since_when() {
         let policy = promises();
         let coverage = intervals(&[(1, 9), (12, 20)]);
-        let copies = [CopyState { name: "dr", waiting_since: Some(at(12)), could_since: None }];
+        let waiting_since = Some(at(12));
+        let copies = [CopyState { name: "dr", waiting_since, could_since: None, problem: None }];
         let quiet = protection(&coverage[1..]);
         assert_eq!(told(&quiet, &policy, 22), Vec::<String>::new());
         let loud = Protection {

@@ -141,6 +141,7 @@ mod tests {
             kinds: kinds.to_vec(),
             keep,
             windows: Vec::new(),
+            site: None,
         }
     }
 

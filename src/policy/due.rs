@@ -640,7 +640,8 @@ mod tests {
     #[test]
     fn drills_follow_each_other_and_their_findings_are_not_tried_again() {
         let every = Period { count: 1, unit: PeriodUnit::Days };
-        let drill = DrillRule { every, from: None, point: DrillPoint::Random, checks: Vec::new() };
+        let (point, checks) = (DrillPoint::Random, Vec::new());
+        let drill = DrillRule { every, from: None, point, checks, site: None };
         let policy = Policy { drill: Some(drill), ..policy() };
         let done = Known::default().attempt(Kind::Drill, "02:00", Some(("02:30", Outcome::Failed)));
         assert_eq!(done.told(&policy, Kind::Drill, "09:00"), "; Due 27. 02:00");

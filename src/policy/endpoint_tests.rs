@@ -330,6 +330,7 @@ fn row_7_fifty_replacements_a_day_for_thirty_days_page_nobody() {
             pause: None,
             drill_passed: Some(now),
             drill_failed: None,
+            drill_trouble: None,
             copies: &[],
             corrupt_since: None,
             damaged_since: None,

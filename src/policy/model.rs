@@ -190,6 +190,12 @@ pub struct EventRule {
 }
 
 impl Policy {
+    /// The sites that its copies and its drills are bound to.
+    pub fn sites(&self) -> impl Iterator<Item = &str> {
+        let copies = self.copies.iter().filter_map(|copy| copy.site.as_deref());
+        copies.chain(self.drill.as_ref().and_then(|drill| drill.site.as_deref()))
+    }
+
     /// Whether whatever another policy keeps is kept as long by this one. Where that cannot be
     /// told by the words alone, it is not.
     pub fn keeps_as_much_as(&self, other: &Self) -> bool {
@@ -272,6 +278,8 @@ pub struct CopyRule {
     pub keep: Keep,
     /// When it may run; always, if there is none.
     pub windows: Vec<Window>,
+    /// The site whose workers make it; without one, whoever serves does.
+    pub site: Option<String>,
 }
 
 /// Which backups may be copied.
@@ -304,6 +312,8 @@ pub struct DrillRule {
     pub point: DrillPoint,
     /// Statements and the answers that are expected.
     pub checks: Vec<(String, String)>,
+    /// The site whose workers do it; without one, whoever serves does.
+    pub site: Option<String>,
 }
 
 /// Which point a drill restores.

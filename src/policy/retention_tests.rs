@@ -303,6 +303,7 @@ fn each_copy_has_rules_of_its_own() {
         kinds: kinds.to_vec(),
         keep: Keep { daily: 35, until_acknowledged, ..Keep::default() },
         windows: Vec::new(),
+        site: None,
     };
     let policy = policy();
     let rules = |copy: &CopyRule| {

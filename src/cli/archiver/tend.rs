@@ -185,6 +185,7 @@ async fn settle(session: &Session, state: &State, config: &Config) {
                 rank: RANK,
                 rpo: Duration::ZERO,
                 agent: QUEUE.to_owned(),
+                site: String::new(),
             };
             state.enqueue(&task, &session.user()).await.map(drop)
         };

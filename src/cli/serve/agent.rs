@@ -22,7 +22,8 @@ use crate::{
 /// What `agent` is told.
 #[derive(Debug, Args)]
 pub(crate) struct AgentOptions {
-    /// Its name: it looks after databases with `agent = "NAME"`.
+    /// Its name: it looks after databases with `agent = "NAME"`, and, with --site, does what is
+    /// bound to that.
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     name: String,
     /// The state database of those that serve, postgres://USER@HOST/DB [default: that of the
@@ -45,17 +46,18 @@ pub(crate) async fn run(session: &Session, options: AgentOptions) -> Result<u8> 
     };
     let name = options.name.as_str();
     let state = open(session, &settings).await?.of_agent(name);
+    let state = options.work.placed(state);
     let Some(held) = applied::held(session, &state).await? else {
         return Err(nothing_holds());
     };
-    let mut own = held.config().databases.values().filter(|one| one.agent.as_deref() == Some(name));
-    if own.next().is_none() {
+    options.work.tell_idle(&held);
+    let (config, seat) = (held.config(), Seat::agent(name, options.work.site.as_deref()));
+    if !config.databases.values().any(|database| seat.minds(config, database)) {
         if options.once {
             return Err(nobodys(name));
         }
         tracing::warn!(event = "agent.idle", agent = name, "no database names this agent");
     }
-    let seat = Seat::Agent(name);
     let fleet = Arc::new(run::open(session, &state, (&held, seat), None).await?);
     let (worker, databases) = (session.user(), fleet.members.len());
     tracing::info!(event = "agent.started", agent = name, worker, databases);

@@ -11,11 +11,13 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::{
     super::{config::reach, drill, init, process, session::Session},
     applied::Held,
-    fleet::{Seen, note_opened, open_already},
+    fleet::{Seat, Seen, note_opened, open_already},
 };
 use crate::{
     config::Config,
-    coordinator::{CopyKnown, Fleet, Link, Member, Outbox, state::State as Coordinated},
+    coordinator::{
+        CopyKnown, Fleet, Link, Member, Outbox, copy_said, state::State as Coordinated, told,
+    },
     repository::Repository,
 };
 
@@ -27,11 +29,13 @@ struct Target<'a> {
     source: &'a str,
     /// Whether all that would go there is only watched.
     is_observed: bool,
+    /// The site whose workers make all that goes there.
+    site: Option<&'a str>,
 }
 
 /// The repositories that copies go to, in an order in which they can be created.
-fn targets(held: &Held) -> Vec<Target<'_>> {
-    let mut targets: Vec<Target<'_>> = Vec::new();
+fn targets<'a>(held: &'a Held, seat: Seat<'_>) -> Vec<Target<'a>> {
+    let mut targets: Vec<Target<'a>> = Vec::new();
     let former = held.former();
     let former = former.iter().filter_map(|(config, name)| {
         config.databases.get(*name).map(|database| (*config, database))
@@ -41,43 +45,54 @@ fn targets(held: &Held) -> Vec<Target<'_>> {
     for (config, database) in own.chain(former) {
         let Some(policy) = config.policies.get(&database.policy) else { continue };
         for rule in policy.copies_in_order() {
+            let is_meant = seat.minds(config, database) && seat.needs_copy(policy, rule);
             // A folder for others is not opened.
-            if config.is_handoff(&rule.to) {
+            if config.is_handoff(&rule.to) || !is_meant {
                 continue;
             }
-            let is_observed = config.is_observed(database);
+            let (is_observed, site) = (config.is_observed(database), rule.site.as_deref());
             if let Some(known) = targets.iter_mut().find(|known| known.name == rule.to) {
                 known.is_observed &= is_observed;
+                known.site = known.site.filter(|known| site == Some(*known));
                 continue;
             }
             let (name, source) = (&*rule.to, policy.source_of(rule, &database.repository));
-            targets.push(Target { config, name, source, is_observed });
+            targets.push(Target { config, name, source, is_observed, site });
         }
     }
     targets
 }
 
-/// Opens what copies go to, or creates it. What cannot be opened keeps nobody else from work.
+/// Opens what copies go to, or creates it, unless that is others' to do. What cannot be opened
+/// keeps nobody else from work.
 pub(super) async fn open(
     session: &Session,
-    (state, held): (&Coordinated, &Held),
+    (state, held, seat): (&Coordinated, &Held, Seat<'_>),
     before: Option<&Fleet>,
-    repositories: &mut BTreeMap<String, Arc<Repository>>,
-    unopened: &mut BTreeMap<String, String>,
+    (repositories, unopened): (
+        &mut BTreeMap<String, Arc<Repository>>,
+        &mut BTreeMap<String, String>,
+    ),
 ) {
-    for Target { config, name, source, is_observed } in targets(held) {
+    for Target { config, name, source, is_observed, site } in targets(held, seat) {
         if repositories.contains_key(name) {
             continue;
         }
+        let is_own = seat.copies(site);
         let opened = if let Some(known) = open_already(config, name, before) {
             Ok(known)
-        } else if is_observed {
+        } else if is_observed || !is_own {
             let opened = reach::repository(session, config, name).await;
             opened.map(|opened| Arc::new(opened.into_repository()))
         } else {
             let source = repositories.get(source).map(|source| &**source);
             replica(session, state, config, (name, source)).await.map(Arc::new)
         };
+        // It may be within reach of the workers of its site only.
+        if let (Err(error), false) = (&opened, is_own) {
+            unopened.insert(name.to_owned(), told(error));
+            continue;
+        }
         drop(note_opened(name, opened, (repositories, unopened)));
     }
 }
@@ -115,7 +130,7 @@ async fn replica(
 
 /// Opens what copies go to, for whoever only looks.
 pub(super) async fn look(session: &Session, held: &Held, seen: &mut Seen) {
-    for Target { config, name, .. } in targets(held) {
+    for Target { config, name, .. } in targets(held, Seat::SERVING) {
         if seen.repositories.contains_key(name) || seen.unopened.contains_key(name) {
             continue;
         }
@@ -168,12 +183,23 @@ pub(super) fn links(config: &Config) -> BTreeMap<String, Link> {
 }
 
 /// What is known of every copy of a database.
-pub(super) async fn known(session: &Session, fleet: &Fleet, member: &Member) -> Vec<CopyKnown> {
+pub(super) async fn known(
+    session: &Session,
+    state: &Coordinated,
+    (fleet, member): (&Fleet, &Member),
+) -> Vec<CopyKnown> {
     let now = session.world.clock.now();
     let mut known = Vec::new();
     for rule in member.policy.copies_in_order() {
         let looked = async { fleet.delivery(member, rule)?.look(now).await };
-        known.push(CopyKnown::of(rule, looked.await));
+        let found = CopyKnown::of(rule, looked.await);
+        // What cannot be looked at from here may be within reach of its site.
+        let said = if found.problem.is_some() {
+            copy_said(state, &member.name, rule, now).await.ok().flatten()
+        } else {
+            None
+        };
+        known.push(said.unwrap_or(found));
     }
     known
 }

@@ -23,6 +23,7 @@ use crate::{
     coordinator::{
         Fleet, Member, Standing, decided, standing,
         state::{Filter, Job, Phase},
+        unheard,
     },
     policy::{Class, Kind, Step, Timing},
 };
@@ -80,6 +81,9 @@ struct PastRow {
     why: String,
     /// How late it began.
     late_seconds: Option<i64>,
+    /// Why nobody does it, where it waits: whoever is to do it is not heard of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits: Option<String>,
 }
 
 impl Answer for ScheduleAnswer {
@@ -113,6 +117,9 @@ impl Answer for ScheduleAnswer {
             ]);
         }
         page.table(&table);
+        for (row, waits) in self.past.iter().filter_map(|row| Some((row, row.waits.as_ref()?))) {
+            page.line(format!("{} waits: {}", row.kind, printable(waits)));
+        }
     }
 }
 
@@ -172,7 +179,7 @@ async fn schedule_of(session: &Session, (desk, fleet): (&Desk, &Fleet), name: &s
         zone: zone.to_string(),
         now: Stamp(now),
         kinds,
-        past: past(desk, member).await?,
+        past: past(desk, member, now).await?,
     })?;
     Ok(exit::OK)
 }
@@ -189,18 +196,24 @@ fn spread(offset_seconds: i64) -> String {
 }
 
 /// What became of the newest due times: jobs, and what was left out.
-async fn past(desk: &Desk, member: &Member) -> Result<Vec<PastRow>> {
+async fn past(desk: &Desk, member: &Member, now: DateTime<Utc>) -> Result<Vec<PastRow>> {
     let most = u32::try_from(PAST_MAX).unwrap_or(u32::MAX);
     let filter = Filter { database: Some(member.name.clone()), most, ..Filter::default() };
     let jobs = desk.state.jobs(&filter).await?;
     let skipped = desk.state.skipped(&member.name).await?;
-    let mut past: Vec<PastRow> = jobs.iter().map(job).collect();
+    let mut past: Vec<PastRow> = Vec::new();
+    for one in &jobs {
+        let is_waiting = one.phase == Phase::Waiting;
+        let waits = if is_waiting { unheard(&desk.state, &one.task, now).await? } else { None };
+        past.push(PastRow { waits, ..job(one) });
+    }
     past.extend(skipped.into_iter().take(PAST_MAX).map(|one| PastRow {
         due: Stamp(one.due),
         kind: one.kind,
         became: "skipped".to_owned(),
         why: one.reason,
         late_seconds: None,
+        waits: None,
     }));
     past.sort_by_key(|row| std::cmp::Reverse(row.due));
     past.truncate(PAST_MAX);
@@ -219,6 +232,7 @@ fn job(job: &Job) -> PastRow {
         became: became.to_owned(),
         why: job.task.why.clone(),
         late_seconds: began.map(|began| (began - job.task.due).num_seconds()),
+        waits: None,
     }
 }
 
@@ -328,7 +342,7 @@ async fn alert_of(session: &Session, (desk, fleet): (&Desk, &Fleet), name: &str)
     let config = desk.held(session).await?.config;
     let board = desk.state.board().await?.board;
     let is_told = |class: Class| board.open().any(|(key, _)| *key == (class, member.name.clone()));
-    let copies = copies::known(session, fleet, member).await;
+    let copies = copies::known(session, &desk.state, (fleet, member)).await;
     let archives = member.archives_due(&desk.state).await?;
     let alerts =
         matters(member, (&standing, &copies, &archives), paused, now).into_iter().map(|alert| {

@@ -22,7 +22,7 @@ use crate::{
         state::{Adoption, Known, Mark, Marked, State as Coordinated},
         told,
     },
-    policy::{ArchiveRule, State},
+    policy::{ArchiveRule, CopyRule, Policy, State},
     repository::Repository,
 };
 
@@ -67,26 +67,28 @@ pub(super) async fn open(
     for (name, config) in used(held, seat) {
         // Nothing is made where nothing is written, and it may be there only for others.
         let is_of_others = held.is_of_agents(name) || config.is_only_observed(name);
+        let is_looked_at = if seat.is_serving() {
+            is_of_others
+        } else {
+            let mut own = config.databases.values().filter(|one| one.repository == *name);
+            !own.any(|one| seat.reaches(one))
+        };
         let opened = match open_already(config, name, before) {
             Some(known) => Ok(known),
             // A place that has the same name here need not be the one that they mean.
-            None if is_of_others && seat == Seat::Serving => {
-                reach::repository(session, config, name)
-                    .await
-                    .map(|opened| Arc::new(opened.into_repository()))
-            }
+            None if is_looked_at => reach::repository(session, config, name)
+                .await
+                .map(|opened| Arc::new(opened.into_repository())),
             None => repository(session, state, config, name).await.map(Arc::new),
         };
-        if let (Err(error), true) = (&opened, is_of_others && seat == Seat::Serving) {
+        if let (Err(error), true) = (&opened, is_looked_at) {
             unopened.insert(name.to_owned(), told(error));
             continue;
         }
         first = first.or(note_opened(name, opened, (&mut repositories, &mut unopened)));
     }
     let copied = (&mut repositories, &mut unopened);
-    if seat == Seat::Serving {
-        copies::open(session, (state, held), before, copied.0, copied.1).await;
-    }
+    copies::open(session, (state, held, seat), before, copied).await;
     // Others are looked after all the same; but where there are none, somebody has to know now.
     match first {
         Some(error) if repositories.is_empty() => return Err(error),
@@ -141,7 +143,7 @@ pub(super) async fn look(
     known: &BTreeMap<String, Known>,
     marks: &[Marked],
 ) -> Result<(Fleet, Seen)> {
-    let seat = Seat::Serving;
+    let seat = Seat::SERVING;
     let members = members(session, (held, seat), known, (marks, &BTreeMap::new())).await?;
     let seen = seen(session, held).await;
     let repositories = seen.repositories.clone();
@@ -179,7 +181,7 @@ pub(super) fn open_already(
 /// The repositories that can be opened.
 pub(super) async fn seen(session: &Session, held: &Held) -> Seen {
     let mut seen = Seen::default();
-    for (name, config) in used(held, Seat::Serving) {
+    for (name, config) in used(held, Seat::SERVING) {
         match reach::repository(session, config, name).await {
             Ok(opened) => {
                 seen.repositories.insert(name.to_owned(), Arc::new(opened.into_repository()));
@@ -196,14 +198,14 @@ fn used<'a>(held: &'a Held, seat: Seat<'_>) -> BTreeMap<&'a str, &'a Config> {
     let config = &held.config;
     let mut used: BTreeMap<&str, &Config> = BTreeMap::new();
     for (config, name) in held.former() {
-        if let Some(database) = config.databases.get(name).filter(|one| seat.minds(one)) {
+        if let Some(database) = config.databases.get(name).filter(|one| seat.needs(config, one)) {
             used.insert(&database.repository, config);
         }
     }
-    let own = config.databases.values().filter(|one| seat.minds(one));
+    let own = config.databases.values().filter(|one| seat.needs(config, one));
     used.extend(own.map(|one| (one.repository.as_str(), config)));
     // Where the next database that is discovered goes.
-    if seat == Seat::Serving {
+    if seat.is_serving() {
         used.extend(config.rules.iter().map(|one| (one.repository.as_str(), config)));
     }
     used
@@ -223,14 +225,14 @@ async fn members(
         .map(|marked| marked.database.as_str())
         .collect();
     let mut members = BTreeMap::new();
-    for database in config.databases.values().filter(|one| seat.minds(one)) {
+    for database in config.databases.values().filter(|one| seat.minds(config, one)) {
         let state = if retired.contains(&*database.name) { State::Retired } else { State::Active };
         let mut member = member(session, (config, seat), database, state, known).await?;
         member.endpoints.adopted = adoptions.get(&database.name).cloned();
         members.insert(database.name.clone(), Arc::new(member));
     }
     for (config, name) in held.former() {
-        let database = config.databases.get(name).filter(|one| seat.minds(one));
+        let database = config.databases.get(name).filter(|one| seat.minds(config, one));
         let Some(database) = database else { continue };
         let member = member(session, (config, seat), database, State::Retired, known).await?;
         members.entry(database.name.clone()).or_insert_with(|| Arc::new(member));
@@ -291,25 +293,74 @@ fn caps(config: &Config) -> Caps {
 
 /// Whose eyes a fleet is opened with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Seat<'a> {
-    /// Of whoever serves: databases of agents are none of its business, but what is promised is.
-    Serving,
-    /// Of an agent: nothing but its own databases.
-    Agent(&'a str),
+pub(super) struct Seat<'a> {
+    /// The agent that it is; whoever serves is none, and looks after everything.
+    agent: Option<&'a str>,
+    /// The site that it is at.
+    site: Option<&'a str>,
 }
 
-impl Seat<'_> {
+impl<'a> Seat<'a> {
+    /// Of whoever serves, and is at no site: databases of agents are none of its business, but what
+    /// is promised is.
+    pub(super) const SERVING: Self = Self { agent: None, site: None };
+
+    /// Of whoever serves, at a site or at none.
+    pub(super) fn serving(site: Option<&'a str>) -> Self {
+        Self { site, ..Self::SERVING }
+    }
+
+    /// Of an agent: nothing but its own databases, and what is bound to its site.
+    pub(super) fn agent(name: &'a str, site: Option<&'a str>) -> Self {
+        Self { agent: Some(name), site }
+    }
+
+    fn is_serving(self) -> bool {
+        self.agent.is_none()
+    }
+
     /// Whether it has to do with a database at all.
-    fn minds(self, database: &Database) -> bool {
-        self == Self::Serving || self.reaches(database)
+    pub(super) fn minds(self, config: &Config, database: &Database) -> bool {
+        let policy = config.policies.get(&database.policy);
+        let mut sites = policy.into_iter().flat_map(Policy::sites);
+        self.is_serving() || self.reaches(database) || sites.any(|site| self.is_at(Some(site)))
     }
 
     /// Whether it connects to a database.
     fn reaches(self, database: &Database) -> bool {
-        match self {
-            Self::Serving => database.agent.is_none(),
-            Self::Agent(name) => database.agent.as_deref() == Some(name),
-        }
+        database.agent.as_deref() == self.agent
+    }
+
+    /// Whether it needs the repository that a database is backed up to.
+    fn needs(self, config: &Config, database: &Database) -> bool {
+        let Some(policy) = config.policies.get(&database.policy) else { return true };
+        let mut copies = policy.copies.iter().filter(|rule| self.is_at(rule.site.as_deref()));
+        let drill = policy.drill.as_ref().filter(|drill| self.is_at(drill.site.as_deref()));
+        self.is_serving()
+            || self.reaches(database)
+            || copies.any(|rule| rule.from.is_none())
+            || drill.is_some_and(|drill| drill.from.is_none())
+    }
+
+    /// Whether it needs what a copy goes to: to make it, to make another one of it, or to rehearse
+    /// restoring from there.
+    pub(super) fn needs_copy(self, policy: &Policy, rule: &CopyRule) -> bool {
+        let is_it = |name: Option<&String>| name == Some(&rule.name);
+        let mut others = policy.copies.iter().filter(|other| self.is_at(other.site.as_deref()));
+        let drill = policy.drill.as_ref().filter(|drill| self.is_at(drill.site.as_deref()));
+        self.is_serving()
+            || self.is_at(rule.site.as_deref())
+            || others.any(|other| is_it(other.from.as_ref()))
+            || drill.is_some_and(|drill| is_it(drill.from.as_ref()))
+    }
+
+    /// Whether it makes copies that are bound to a site, or to none.
+    pub(super) fn copies(self, site: Option<&str>) -> bool {
+        site.map_or(self.is_serving(), |_| self.is_at(site))
+    }
+
+    fn is_at(self, site: Option<&str>) -> bool {
+        site.is_some() && site == self.site
     }
 }
 

@@ -76,7 +76,7 @@ impl Holding {
         };
         let is_retired = self.marks.iter().any(is_retired);
         let state = if is_retired { State::Retired } else { State::Active };
-        let of = (&self.config, Seat::Serving);
+        let of = (&self.config, Seat::SERVING);
         let mut member = fleet::member(session, of, database, state, &BTreeMap::new()).await?;
         member.endpoints.adopted = self.adoptions.get(&database.name).cloned();
         Ok(member)

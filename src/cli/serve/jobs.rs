@@ -17,7 +17,10 @@ use super::{
     },
     desk::Desk,
 };
-use crate::coordinator::state::{Filter, Job, Outcome, Phase, Stage};
+use crate::coordinator::{
+    state::{Filter, Job, Outcome, Phase, Stage},
+    unheard,
+};
 
 /// How often `jobs watch` looks.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
@@ -102,7 +105,13 @@ struct Row {
     host: String,
     /// The agent that is to do it, if whoever serves does not.
     agent: Option<String>,
+    /// The site whose workers are to do it, if not any may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    site: Option<String>,
     state: &'static str,
+    /// Why nobody does it, where it waits: whoever is to do it is not heard of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits: Option<String>,
     worker: Option<String>,
     started_at: Option<Stamp>,
     moved_at: Option<Stamp>,
@@ -124,7 +133,9 @@ impl Row {
             repository: job.task.repository,
             host: job.task.host,
             agent: Some(job.task.agent).filter(|agent| !agent.is_empty()),
+            site: Some(job.task.site).filter(|site| !site.is_empty()),
             state: "waiting",
+            waits: None,
             worker: None,
             started_at: None,
             moved_at: None,
@@ -196,6 +207,9 @@ impl Answer for OneAnswer {
             ("why", Some(job.why.clone())),
             ("attempt", Some(job.attempt.to_string())),
             ("state", Some(job.outcome.unwrap_or(job.state).to_owned())),
+            ("agent", job.agent.clone()),
+            ("site", job.site.clone()),
+            ("waits", job.waits.as_deref().map(printable)),
             ("worker", job.worker.clone()),
             ("began", time(job.started_at)),
             ("got on", time(job.moved_at)),
@@ -216,8 +230,13 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<u8> {
     match command {
         Command::List(options) => list(session, &desk, options).await?,
         Command::Show(one) => {
-            let job = Row::of(find(&desk, &one.job).await?);
-            session.answer(&OneAnswer { job })?;
+            let job = find(&desk, &one.job).await?;
+            let waits = if job.phase == Phase::Waiting {
+                unheard(&desk.state, &job.task, session.world.clock.now()).await?
+            } else {
+                None
+            };
+            session.answer(&OneAnswer { job: Row { waits, ..Row::of(job) } })?;
         }
         Command::Watch(one) => return watch(session, &desk, &one.job).await,
         Command::Cancel(options) => {

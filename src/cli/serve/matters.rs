@@ -39,6 +39,7 @@ pub(super) fn matters(
         pause,
         drill_passed: standing.drill_passed,
         drill_failed: standing.drill_failed,
+        drill_trouble: None,
         copies: &copies,
         corrupt_since: standing.corrupt_since,
         damaged_since: standing.damaged_since,

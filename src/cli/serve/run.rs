@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use stillpoint_contract::{Error, Result, code};
 use tokio::sync::{Notify, watch};
 
@@ -45,9 +45,29 @@ pub(crate) struct Options {
     /// Where restores are rehearsed [default: TMPDIR, or /var/tmp].
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub(in crate::cli) scratch: Option<PathBuf>,
+    /// The site that it is at: it does what is bound to that (run_on = "site=NAME"), which nobody
+    /// else does.
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(super) site: Option<String>,
 }
 
 impl Options {
+    /// The state database, as whoever works at this site uses it.
+    pub(super) fn placed(&self, state: State) -> State {
+        match &self.site {
+            Some(site) => state.at_site(site),
+            None => state,
+        }
+    }
+
+    /// Tells that nothing is bound to this site: it may be written in another way.
+    pub(super) fn tell_idle(&self, held: &Held) {
+        let is_idle = |site: &&String| !held.config.sites_in_use().contains(site.as_str());
+        if let Some(site) = self.site.as_ref().filter(is_idle) {
+            tracing::warn!(event = "site.idle", site, "nothing is bound to this site");
+        }
+    }
+
     /// Whoever does what is due, with the real drivers.
     pub(super) fn coordinator(
         &self,
@@ -75,11 +95,13 @@ impl Options {
 /// Runs them.
 pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let settings = files::sound(session)?.config.coordinator;
-    let state = state::open(session, &settings).await?;
+    let state = options.placed(state::open(session, &settings).await?);
     let held = hold(session, &state).await?;
+    options.tell_idle(&held);
+    let seat = Seat::serving(options.site.as_deref());
     let channels = Channels::of(&held.config, &session.world, &session.environment);
     let channels = Arc::new(channels);
-    let fleet = Arc::new(open(session, &state, (&held, Seat::Serving), None).await?);
+    let fleet = Arc::new(open(session, &state, (&held, seat), None).await?);
     let listener = match held.config.coordinator.metrics {
         Some(address) => Some(http::listen(address).await?),
         None => None,
@@ -96,7 +118,7 @@ pub(crate) async fn run(session: &Session, options: Options) -> Result<()> {
     let (send_held, helds) = watch::channel(Arc::new(held));
     let found = Notify::new();
     let following = Following {
-        seat: Seat::Serving,
+        seat,
         helds: &send_held,
         fleets: &send_fleet,
         channels: Some(&channels),

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     coordinator::{
-        CopyKnown, Fleet, Member, add_drills, reported, silence, standing,
+        CopyKnown, Fleet, Member, add_drills, add_drills_said, reported, silence, standing,
         state::{Marked, State as Shared},
     },
     policy::{Interval, Rules, State, Unprotected, Until, Verdict},
@@ -385,11 +385,13 @@ async fn row(
         }
         asked => asked,
     };
-    let copies = copies::known(session, fleet, member).await;
+    let copies = copies::known(session, state, (fleet, member)).await;
     let asked = match asked {
         Ok(mut standing) => {
-            // A copy that cannot be read is told as one.
-            drop(add_drills(fleet, member, &mut standing).await);
+            // A copy that cannot be read is told as one, and may be read at its site.
+            if add_drills(fleet, member, &mut standing).await.is_err() {
+                drop(add_drills_said(state, member, &mut standing).await);
+            }
             Ok(standing)
         }
         asked => asked,

@@ -1,5 +1,6 @@
 //! An agent: it does what is queued for it, captures the log of its databases, and says where they
-//! stand. It decides nothing, and nobody connects to it.
+//! stand. At a site, it does what is bound to that. It decides nothing else, and nobody connects to
+//! it.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,7 +23,7 @@ use crate::{
 const REPORT_PERIOD: Duration = Duration::from_secs(15);
 
 /// An agent of which nothing was heard for so long is missed.
-const MISSED_AFTER: TimeDelta = TimeDelta::seconds(30);
+pub(super) const MISSED_AFTER: TimeDelta = TimeDelta::seconds(30);
 
 /// How long an agent that does what is due once waits for whoever serves to have looked at what it
 /// said.
@@ -34,11 +35,15 @@ impl Fleet {
         self.members.values().any(|member| member.agent.is_some())
     }
 
-    /// The agent that is to do something for a database; nothing, if whoever serves does. Restores
-    /// are rehearsed here, if the backups are within reach.
-    pub(super) fn agent_for<'a>(&self, member: &'a Member, kind: Kind) -> &'a str {
+    /// Who is to do something for a database: an agent, or workers of a site; neither, if whoever
+    /// serves does. Restores are rehearsed here, if the backups are within reach.
+    pub(super) fn doer<'a>(&self, member: &'a Member, kind: Kind) -> (&'a str, &'a str) {
+        let site = member.policy.drill.as_ref().and_then(|drill| drill.site.as_deref());
+        if let Some(site) = site.filter(|_| kind == Kind::Drill) {
+            return ("", site);
+        }
         let is_near = kind == Kind::Drill && self.drilled(member).is_ok();
-        member.agent.as_deref().filter(|_| !is_near).unwrap_or_default()
+        (member.agent.as_deref().filter(|_| !is_near).unwrap_or_default(), "")
     }
 }
 
@@ -59,6 +64,7 @@ impl Coordinator {
                 self.keep_reporting(fleet.clone(), stop.clone()),
                 self.labour(fleet.clone(), stop.clone()),
                 self.capture(fleet.clone(), stop.clone()),
+                self.make_copies(fleet.clone(), stop.clone()),
             );
             Ok(())
         })
@@ -81,6 +87,7 @@ impl Coordinator {
         let done = async {
             let mut outcomes = Vec::new();
             self.report_all(&fleet, &mut BTreeMap::new()).await;
+            self.look_after_own_copies(&fleet).await;
             let mut idle_since = clock.elapsed();
             while !*stop.borrow() && clock.elapsed().saturating_sub(idle_since) < PATIENCE {
                 match self.state.claim(&self.worker).await? {
@@ -125,7 +132,8 @@ impl Coordinator {
     }
 
     async fn report_all(&self, fleet: &Fleet, said: &mut BTreeMap<String, Report>) {
-        for member in fleet.members.values() {
+        let is_own = |one: &&Arc<Member>| self.state.is_agent_of(one.agent.as_deref());
+        for member in fleet.members.values().filter(is_own) {
             let reported = async {
                 let report = Report::of(member, self.standing_now(fleet, member).await?);
                 if said.get(&member.name) != Some(&report) {
@@ -151,14 +159,10 @@ impl Coordinator {
         self.state.report(database, &body).await
     }
 
-    /// What waits for an agent, or for whoever serves, goes to who is to do it now.
+    /// What waits for an agent, for a site, or for whoever serves, goes to who is to do it now.
     pub(super) async fn reassign(&self, fleet: &Fleet) -> Result<()> {
-        let agent_of = |database: &str, kind: &str| {
-            let member = fleet.members.get(database)?;
-            let kind = Kind::ALL.into_iter().find(|one| one.name() == kind)?;
-            Some(fleet.agent_for(member, kind).to_owned())
-        };
-        self.state.reassign(agent_of, &self.worker).await.map(drop)
+        let doer_of = |database: &str, kind: &str| fleet.doer_of(database, kind);
+        self.state.reassign(doer_of, &self.worker).await.map(drop)
     }
 
     /// Has those databases looked at of which agents said something else since.

@@ -1,15 +1,17 @@
 //! Copies are made: whoever leads looks what each lacks, has backups copied as jobs of the queue,
-//! and copies log itself, bit by bit.
+//! and copies log itself, bit by bit. Those that are bound to a site are looked after there.
 //!
 //! Nothing is queued that could be lost: what lacks is found again by the next look.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt as _, stream::FuturesUnordered};
+use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Error, Result};
 use tokio::sync::watch;
 
@@ -17,13 +19,14 @@ use super::{
     fleet::{Fleet, Member},
     hands::Ending,
     run::{Coordinator, Wakes, is_true},
+    sites::{Charge, CopySaid},
     standing::{Drills, Standing},
     work::told,
 };
 use crate::{
     coordinator::{
         CopyReport, CopyStanding, Copying, Delivery, HandOff, Outbox, Terms,
-        state::{Filter, Outcome, Phase, Stage, Task},
+        state::{Filter, Outcome, Phase, Site, Stage, Task},
     },
     pipeline::Meter,
     policy::{BACKOFF_FIRST, BACKOFF_MAX, CopyRule, CopyState, Reach, rank},
@@ -50,7 +53,7 @@ const LOOK_AFTER_ERROR: TimeDelta = TimeDelta::seconds(30);
 const JOBS_MAX: u32 = 16;
 
 /// What is known of a copy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyKnown {
     /// Its name in the policy.
     pub name: String,
@@ -75,9 +78,9 @@ pub struct CopyKnown {
 }
 
 impl CopyKnown {
-    /// What was found out about a copy.
-    pub fn of(rule: &CopyRule, looked: Result<CopyStanding>) -> Self {
-        let blank = Self {
+    /// Nothing.
+    pub(super) fn blank(rule: &CopyRule) -> Self {
+        Self {
             name: rule.name.clone(),
             waiting_since: None,
             could_since: None,
@@ -88,7 +91,12 @@ impl CopyKnown {
             newest: None,
             unacknowledged: None,
             problem: None,
-        };
+        }
+    }
+
+    /// What was found out about a copy.
+    pub fn of(rule: &CopyRule, looked: Result<CopyStanding>) -> Self {
+        let blank = Self::blank(rule);
         match looked {
             Ok(standing) => Self {
                 waiting_since: standing.waiting_since,
@@ -107,8 +115,9 @@ impl CopyKnown {
 
     /// The same for whoever decides what somebody has to know.
     pub fn state(&self) -> CopyState<'_> {
-        let Self { name, waiting_since, could_since, .. } = self;
-        CopyState { name, waiting_since: *waiting_since, could_since: *could_since }
+        let Self { name, waiting_since, could_since, problem, .. } = self;
+        let (waiting_since, could_since) = (*waiting_since, *could_since);
+        CopyState { name, waiting_since, could_since, problem: problem.as_deref() }
     }
 }
 
@@ -123,6 +132,14 @@ pub(super) struct Shelf {
     pub paces: BTreeMap<String, Arc<Pace>>,
     /// The drills of each database where a copy is what is drilled.
     pub drills: BTreeMap<String, Drills>,
+    /// What workers of their sites say of copies, by database and name.
+    pub said: BTreeMap<(String, String), CopySaid>,
+    /// What this worker said of copies of its own site, and when.
+    pub told: BTreeMap<(String, String), (Duration, CopySaid)>,
+    /// The sites that anything is bound to.
+    pub sites: BTreeMap<String, Site>,
+    /// Whether this worker looks after copies of its own site.
+    pub keeps: bool,
 }
 
 impl Fleet {
@@ -190,7 +207,7 @@ pub async fn add_drills(fleet: &Fleet, member: &Member, standing: &mut Standing)
 }
 
 /// The wake of one copy: no name of a database has a line feed.
-fn key(database: &str, copy: &str) -> String {
+pub(super) fn key(database: &str, copy: &str) -> String {
     format!("{database}\n{copy}")
 }
 
@@ -215,8 +232,21 @@ impl Coordinator {
         }
     }
 
-    /// Looks at every copy, as long as this coordinator leads.
+    /// Looks at every copy that it is in charge of: those of its site as long as it looks after
+    /// that, all others as long as it leads.
     pub(super) async fn make_copies(
+        &self,
+        fleets: watch::Receiver<Arc<Fleet>>,
+        stop: watch::Receiver<bool>,
+    ) {
+        // Whoever looks may have the turn in the state database that is waited for.
+        tokio::join!(
+            self.hear_of_copies(fleets.clone(), stop.clone()),
+            self.look_after_copies(fleets, stop),
+        );
+    }
+
+    async fn look_after_copies(
         &self,
         mut fleets: watch::Receiver<Arc<Fleet>>,
         mut stop: watch::Receiver<bool>,
@@ -226,6 +256,7 @@ impl Coordinator {
         let mut running = FuturesUnordered::new();
         let (mut busy, mut changed) = (BTreeSet::<String>::new(), BTreeSet::<String>::new());
         let mut looked: BTreeMap<String, DateTime<Utc>> = BTreeMap::new();
+        let mut charge = Charge::default();
         loop {
             tokio::select! {
                 biased;
@@ -243,7 +274,12 @@ impl Coordinator {
                 fleet = Arc::clone(&fleets.borrow_and_update());
                 wakes = self.wakes_of_copies(&fleet);
             }
-            if !self.shared.leads() {
+            let next = Charge { leads: self.shared.leads(), keeps: self.shared.copies().keeps };
+            if next != charge {
+                charge = next;
+                wakes = self.wakes_of_copies(&fleet);
+            }
+            if charge == Charge::default() {
                 continue;
             }
             let names = std::mem::take(&mut self.shared.copies().changed);
@@ -268,7 +304,7 @@ impl Coordinator {
                 busy.insert(key.clone());
                 let fleet = Arc::clone(&fleet);
                 running.push(Box::pin(async move {
-                    let again = self.look_after_copy(&fleet, &key).await;
+                    let again = self.look_after_copy(&fleet, &key, charge).await;
                     (key, again)
                 }));
             }
@@ -286,14 +322,27 @@ impl Coordinator {
         wakes
     }
 
-    /// Looks at one copy. Says when to look again.
-    async fn look_after_copy(&self, fleet: &Fleet, key: &str) -> DateTime<Utc> {
+    /// Looks at one copy, or at what is said of it. Says when to look again.
+    pub(super) async fn look_after_copy(
+        &self,
+        fleet: &Fleet,
+        key: &str,
+        charge: Charge,
+    ) -> DateTime<Utc> {
         let found = key.split_once('\n').and_then(|(database, copy)| {
             let member = fleet.members.get(database)?;
             Some((member, member.policy.copies.iter().find(|rule| rule.name == copy)?))
         });
         let Some((member, rule)) = found else { return self.world.clock.now() + LOOK_AGAIN };
-        match self.attend_copy(fleet, member, rule).await {
+        let site = rule.site.as_deref();
+        let is_own = site.map_or(charge.leads, |_| charge.keeps && self.state.site() == site);
+        if !is_own {
+            if let Some(site) = site.filter(|_| charge.leads) {
+                self.note_said(member, rule, site);
+            }
+            return self.world.clock.now() + LOOK_AGAIN;
+        }
+        let again = match self.attend_copy(fleet, member, rule).await {
             Ok(again) => again,
             Err(error) => {
                 let (database, copy) = (&member.name, &rule.name);
@@ -301,7 +350,11 @@ impl Coordinator {
                 self.note_copy(member, CopyKnown::of(rule, Err(error)));
                 self.world.clock.now() + LOOK_AFTER_ERROR
             }
+        };
+        if site.is_some() {
+            self.say_copy(member, rule).await;
         }
+        again
     }
 
     /// Remembers what was found out about a copy. One that cannot be looked at is as late as it
@@ -431,7 +484,8 @@ impl Coordinator {
                 return Ok((*at + patience).min(again));
             }
         }
-        if self.copies_under_way().await? >= (fleet.caps.all as usize / 2).max(1) {
+        let site = rule.site.clone().unwrap_or_default();
+        if self.copies_under_way(&site).await? >= (fleet.caps.all as usize / 2).max(1) {
             return Ok(now + LOOK_AFTER_CHANGE);
         }
         let known = self.shared.known(&member.name).map(|(_, standing)| standing);
@@ -448,18 +502,22 @@ impl Coordinator {
             rank: rank(&member.policy, fresh.map_or(TimeDelta::zero(), |fresh| fresh.age)),
             rpo: member.policy.rpo,
             agent: String::new(),
+            site,
         };
         self.state.enqueue(&task, &self.worker).await?;
         Ok(again)
     }
 
-    /// Copies that wait or run: they may take long, and leave room for backups.
-    async fn copies_under_way(&self) -> Result<usize> {
+    /// Copies that wait or run: they may take long, and leave room for backups. Those that wait for
+    /// workers of another site take no room from any.
+    async fn copies_under_way(&self, site: &str) -> Result<usize> {
         let mut count = 0;
         for stage in [Stage::Waiting, Stage::Running] {
             let filter = Filter { stage: Some(stage), ..Filter::default() };
             let jobs = self.state.jobs(&filter).await?;
-            count += jobs.iter().filter(|job| job.task.kind.starts_with(COPY)).count();
+            let copies = jobs.iter().filter(|job| job.task.kind.starts_with(COPY));
+            let own = copies.filter(|job| stage == Stage::Running || job.task.site == site);
+            count += own.count();
         }
         Ok(count)
     }

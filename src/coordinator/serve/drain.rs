@@ -107,6 +107,7 @@ async fn backed_up(
         rank: RANK,
         rpo: Duration::ZERO,
         agent: member.agent.clone().unwrap_or_default(),
+        site: String::new(),
     };
     let filter = Filter {
         database: Some(member.name.clone()),

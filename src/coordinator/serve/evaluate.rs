@@ -122,7 +122,8 @@ impl Coordinator {
             let task = match decision.step {
                 Step::Run { due, why } => {
                     let task = task(member, &standing, (kind, due, why), now);
-                    Some(Task { agent: fleet.agent_for(member, kind).to_owned(), ..task })
+                    let (agent, site) = fleet.doer(member, kind);
+                    Some(Task { agent: agent.to_owned(), site: site.to_owned(), ..task })
                 }
                 Step::Wait { until, .. } => {
                     again = again.min(until.unwrap_or(again));
@@ -259,6 +260,7 @@ fn task(
         rank: rank(&member.policy, age),
         rpo: member.policy.rpo,
         agent: String::new(),
+        site: String::new(),
     }
 }
 

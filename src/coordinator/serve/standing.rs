@@ -66,7 +66,7 @@ pub struct Rehearsed {
 }
 
 /// What the drills of a database say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Drills {
     /// The end of the last one that passed.
     passed: Option<DateTime<Utc>>,

@@ -140,6 +140,7 @@ impl Fleet {
                 pause: None,
                 drill_passed: None,
                 drill_failed: None,
+                drill_trouble: None,
                 copies: &[],
                 corrupt_since: None,
                 damaged_since: None,

@@ -75,7 +75,8 @@ impl Fleet {
         // What was handed over is looked after whenever somebody looks what lacks there.
         let is_open = |name: &&String| {
             let is_out_of_reach = self.unopened.contains_key(*name);
-            (!is_out_of_reach || self.keeper(name).is_some()) && !self.outboxes.contains_key(*name)
+            let is_of_others = self.keeper(name).is_some() || self.site_of(name).is_some();
+            (!is_out_of_reach || is_of_others) && !self.outboxes.contains_key(*name)
         };
         names.into_iter().filter(is_open).cloned().collect()
     }
@@ -107,6 +108,7 @@ impl Coordinator {
                 rank: RANK,
                 rpo: Duration::ZERO,
                 agent: fleet.keeper(name).unwrap_or_default().to_owned(),
+                site: fleet.site_of(name).unwrap_or_default().to_owned(),
             };
             let one = Settling {
                 database: own,

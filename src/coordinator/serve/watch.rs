@@ -352,12 +352,14 @@ impl Coordinator {
         let copies = self.copies_of(&member.name);
         let copies: Vec<_> = copies.iter().map(CopyKnown::state).collect();
         let archives = member.archives_due(&self.state).await?;
+        let drill_trouble = self.trouble_of_drill(member);
         let protection = Protection {
             database: &member.name,
             reach,
             pause: said.pauses(&member.name).iter().find(|pause| pause.covers(now)).copied(),
             drill_passed: standing.drill_passed,
             drill_failed: standing.drill_failed,
+            drill_trouble: drill_trouble.as_deref(),
             copies: &copies,
             corrupt_since: standing.corrupt_since,
             damaged_since: standing.damaged_since,

@@ -26,28 +26,33 @@ impl State {
         rows.iter().map(|row| Ok((row.text(0)?.to_owned(), row.time(1)?))).collect()
     }
 
-    /// Has what waits done by whoever is to do it now, by database and kind; nothing where that is
-    /// not known. Returns how many jobs go to somebody else.
+    /// Has what waits done by whoever is to do it now, by database and kind: an agent, or workers
+    /// of a site; nothing where that is not known. Returns how many jobs go to somebody else.
     pub async fn reassign(
         &self,
-        agent_of: impl Fn(&str, &str) -> Option<String>,
+        doer_of: impl Fn(&str, &str) -> Option<(String, String)>,
         who: &str,
     ) -> Result<usize> {
         let mut open = self.database.begin().await?;
-        let select = "SELECT id, name, kind, agent FROM job WHERE state = 'waiting'";
+        let select = "SELECT id, name, kind, agent, site FROM job WHERE state = 'waiting'";
         let mut count = 0;
         for row in open.run(select, &[]).await? {
-            let (id, name, kind, before) = (row.text(0)?, row.text(1)?, row.text(2)?, row.text(3)?);
-            let Some(agent) = agent_of(name, kind).filter(|agent| agent != before) else {
+            let (id, name, kind) = (row.text(0)?, row.text(1)?, row.text(2)?);
+            let before = (row.text(3)?, row.text(4)?);
+            let Some((agent, site)) = doer_of(name, kind) else { continue };
+            let next = (agent.as_str(), site.as_str());
+            if next == before {
                 continue;
+            }
+            let update = "UPDATE job SET agent = $1, site = $2 WHERE id = $3";
+            let values = [Value::from(next.0), Value::from(next.1), Value::from(id)];
+            open.run(update, &values).await?;
+            let named = |doer: (&str, &str)| match doer {
+                ("", "") => "whoever serves".to_owned(),
+                ("", site) => format!("whoever works at site {site}"),
+                (agent, _) => format!("agent {agent}"),
             };
-            let update = "UPDATE job SET agent = $1 WHERE id = $2";
-            open.run(update, &[Value::from(agent.as_str()), Value::from(id)]).await?;
-            let named = |agent: &str| match agent {
-                "" => "whoever serves".to_owned(),
-                agent => format!("agent {agent}"),
-            };
-            let detail = format!("{} does it, and not {}", named(&agent), named(before));
+            let detail = format!("{} does it, and not {}", named(next), named(before));
             let deed = Deed { who, action: "job.reassigned", subject: id, detail: &detail };
             note(&mut *open, deed).await?;
             count += 1;

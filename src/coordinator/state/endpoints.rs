@@ -109,6 +109,7 @@ impl State {
             "DELETE FROM skipped WHERE name = $1",
             "DELETE FROM adoption WHERE name = $1",
             "DELETE FROM report WHERE name = $1",
+            "DELETE FROM copied WHERE name = $1",
         ] {
             open.run(delete, &[Value::from(database)]).await?;
         }

@@ -37,15 +37,15 @@ impl State {
             Value::from(i64::from(filter.most)),
         ];
         let select =
-            "SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, agent, state,
-             worker,
+            "SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, agent, site,
+             state, worker,
                  started, moved, ended, outcome, reason, bytes
              FROM job WHERE (name = $1 OR $1 = '') AND (kind = $2 OR $2 = '')
                  AND (state = $3 OR $3 = '') AND (id < $4 OR $4 = '')
              ORDER BY id DESC LIMIT $5";
         let of_database =
-            "SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, agent, state,
-             worker,
+            "SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, agent, site,
+             state, worker,
                  started, moved, ended, outcome, reason, bytes
              FROM job WHERE name = $1 AND (kind = $2 OR $2 = '')
                  AND (state = $3 OR $3 = '') AND (id < $4 OR $4 = '')
@@ -96,8 +96,8 @@ impl State {
     /// One job.
     pub async fn job(&self, id: &str) -> Result<Option<Job>> {
         let select =
-            "SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, agent, state,
-             worker,
+            "SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, agent, site,
+             state, worker,
                  started, moved, ended, outcome, reason, bytes
              FROM job WHERE id = $1";
         let mut open = self.database.begin().await?;

@@ -13,6 +13,7 @@ mod model;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod queue;
+mod sites;
 mod sqlite;
 mod store;
 mod tables;
@@ -29,6 +30,7 @@ pub use members::Known;
 pub use model::{ARCHIVE, Claim, Filter, Job, Outcome, Phase, Scope, Stage, Task, Tried};
 #[cfg(feature = "postgres")]
 pub use postgres::{Connect, PostgresState};
+pub use sites::Site;
 pub use sqlite::SqliteState;
 pub use store::State;
 pub use workers::{AWAY, LEAD};

@@ -33,6 +33,8 @@ pub struct Task {
     pub rpo: Duration,
     /// The agent that is to do it; nothing, if whoever serves does.
     pub agent: String,
+    /// The site whose workers are to do it; nothing, if any may.
+    pub site: String,
 }
 
 /// An attempt at a task.
@@ -222,7 +224,7 @@ fn outcome(word: &str) -> Result<Outcome> {
 }
 
 /// A task and which attempt at it, from the columns `id, name, kind, due, why, repository, host,
-/// rank, attempt, rpo, agent`.
+/// rank, attempt, rpo, agent, site`.
 pub(super) fn task(row: &Row) -> Result<(Task, u32)> {
     let text = |column| row.text(column).map(str::to_owned);
     let task = Task {
@@ -235,28 +237,29 @@ pub(super) fn task(row: &Row) -> Result<(Task, u32)> {
         rank: row.number(7)?.unsigned_abs(),
         rpo: Duration::from_millis(row.number(9)?.unsigned_abs()),
         agent: text(10)?,
+        site: text(11)?,
     };
     Ok((task, row.number(8)? as u32))
 }
 
 /// A job, from the columns `id, name, kind, due, why, repository, host, rank, attempt, rpo, agent,
-/// state, worker, started, moved, ended, outcome, reason, bytes`.
+/// site, state, worker, started, moved, ended, outcome, reason, bytes`.
 pub(super) fn job(row: &Row) -> Result<Job> {
     let (task, attempt) = task(row)?;
-    let phase = match row.text(11)? {
+    let phase = match row.text(12)? {
         "waiting" => Phase::Waiting,
         "running" => Phase::Running {
-            worker: row.text(12)?.to_owned(),
-            started: row.time(13)?,
-            moved: row.time(14)?,
+            worker: row.text(13)?.to_owned(),
+            started: row.time(14)?,
+            moved: row.time(15)?,
         },
         _ => Phase::Ended {
-            started: row.maybe_time(13)?,
-            at: row.time(15)?,
-            outcome: outcome(row.text(16)?)?,
-            reason: row.maybe_text(17)?.unwrap_or_default().to_owned(),
+            started: row.maybe_time(14)?,
+            at: row.time(16)?,
+            outcome: outcome(row.text(17)?)?,
+            reason: row.maybe_text(18)?.unwrap_or_default().to_owned(),
         },
     };
-    let bytes = row.number(18)?.unsigned_abs();
+    let bytes = row.number(19)?.unsigned_abs();
     Ok(Job { id: row.text(0)?.to_owned(), task, attempt, phase, bytes })
 }

@@ -1,6 +1,7 @@
 //! The queue: what waits, what runs, and who has it.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -73,10 +74,11 @@ impl State {
             Value::from(i64::try_from(task.rpo.as_millis()).unwrap_or(i64::MAX)),
             Value::from(open.now()),
             Value::from(task.agent.as_str()),
+            Value::from(task.site.as_str()),
         ];
         let insert = "INSERT INTO job (id, name, kind, due, attempt, why, repository, host, rank,
-                 rpo, ranked, agent, state, epoch, bytes)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'waiting', 0, 0)";
+                 rpo, ranked, agent, site, state, epoch, bytes)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'waiting', 0, 0)";
         open.run(insert, &values).await?;
         let detail = format!("{} of {} because of {}", task.kind, task.database, task.why);
         note(open, Deed { who, action: "job.queued", subject: &id, detail: &detail }).await?;
@@ -84,8 +86,8 @@ impl State {
     }
 
     /// Takes the job that comes first of those that may run now: no other job of its kind runs for
-    /// its database, and no cap is reached. Which one that is, the caps, the claim and the line in
-    /// the audit log are one transaction.
+    /// its database, no cap is reached, and it is not bound to another site. Which one that is, the
+    /// caps, the claim and the line in the audit log are one transaction.
     ///
     /// A claim of which nobody knows whether it was made, because the answer was lost or nobody
     /// waited for it, is found again by the next one of that worker.
@@ -103,22 +105,23 @@ impl State {
         if let Some(number) = &known {
             let made =
                 "SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, agent,
-                 epoch
+                 site, epoch
                  FROM job WHERE state = 'running' AND ticket = $1 AND worker = $2";
             let values = [Value::from(number.as_str()), Value::from(worker)];
             if let Some(row) = open.run(made, &values).await?.first() {
                 ticket.number = None;
                 let (task, attempt) = task(row)?;
-                let (job, epoch) = (row.text(0)?.to_owned(), row.number(11)?);
+                let (job, epoch) = (row.text(0)?.to_owned(), row.number(12)?);
                 return Ok(Some(Claim { job, task, attempt, worker: worker.to_owned(), epoch }));
             }
         }
-        let Some(row) = first_that_may(&mut *open, &self.agent).await? else {
+        let own = (&*self.agent, &*self.site);
+        let Some(row) = first_that_may(&mut *open, own).await? else {
             ticket.number = None;
             return Ok(None);
         };
         let (task, attempt) = task(&row)?;
-        let (id, epoch) = (row.text(0)?.to_owned(), row.number(11)? + 1);
+        let (id, epoch) = (row.text(0)?.to_owned(), row.number(12)? + 1);
         let number = known.unwrap_or_else(|| self.new_id(now));
         ticket.number = Some(number.clone());
         let values = [
@@ -244,8 +247,8 @@ impl State {
     pub async fn retry(&self, job: &str, who: &str) -> Result<Option<String>> {
         let mut open = self.database.begin().await?;
         let select =
-            "SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, agent, state,
-                 (SELECT max(o.attempt) FROM job AS o
+            "SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, agent, site,
+                 state, (SELECT max(o.attempt) FROM job AS o
                      WHERE o.name = j.name AND o.kind = j.kind AND o.due = j.due)
              FROM job AS j WHERE id = $1";
         let rows = open.run(select, &[Value::from(job)]).await?;
@@ -255,7 +258,7 @@ impl State {
                 .next("stillpoint jobs list"));
         };
         let (task, attempt) = task(row)?;
-        if row.number(12)? > i64::from(attempt) {
+        if row.number(13)? > i64::from(attempt) {
             return Ok(None);
         }
         let id = self.put(&mut *open, &task, who).await?;
@@ -269,7 +272,7 @@ impl State {
     }
 
     /// Whether a job of whoever serves waits for room that jobs of this part of the queue take, and
-    /// for nothing else of its own.
+    /// for nothing else of its own: nor for a site of which no worker is heard.
     pub async fn is_in_the_way(&self) -> Result<bool> {
         let mut open = self.database.begin().await?;
         let find = "SELECT c.scope FROM cap AS c WHERE most > 0
@@ -280,12 +283,15 @@ impl State {
                      AND (c.scope = 'all' OR c.scope = 'repository' AND o.repository = c.name
                          OR c.scope = 'host' AND o.host = c.name))
                  AND EXISTS (SELECT 1 FROM job AS w WHERE w.state = 'waiting' AND w.agent = ''
+                     AND (w.site = '' OR EXISTS (SELECT 1 FROM worker AS k
+                         WHERE k.site = w.site AND k.until > $2))
                      AND NOT EXISTS (SELECT 1 FROM job AS s WHERE s.state = 'running'
                          AND s.name = w.name AND s.kind = w.kind)
                      AND (c.scope = 'all' OR c.scope = 'repository' AND w.repository = c.name
                          OR c.scope = 'host' AND w.host = c.name))
              LIMIT 1";
-        Ok(!open.run(find, &[Value::from(&*self.agent)]).await?.is_empty())
+        let values = [Value::from(&*self.agent), Value::from(open.now())];
+        Ok(!open.run(find, &values).await?.is_empty())
     }
 
     /// Sets how many jobs may run at once: of everything, of repositories, of hosts.
@@ -303,14 +309,32 @@ impl State {
     }
 }
 
-/// The job of an agent, or of whoever serves, that comes first of those that may run now.
-async fn first_that_may(open: &mut dyn Transaction, agent: &str) -> Result<Option<Row>> {
-    let agent = Value::from(agent);
-    let foremost = "SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, agent,
+/// The job that comes first of all that wait for an agent, or for whoever serves: those that are
+/// bound to no site, those bound to its own, and those that any worker of its site is to do.
+async fn foremost(open: &mut dyn Transaction, (agent, site): (&str, &str)) -> Result<Option<Row>> {
+    let find = "SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, agent, site,
              epoch
-         FROM job WHERE state = 'waiting' AND agent = $1 ORDER BY rank DESC, due, id LIMIT 1";
-    let found = open.run(foremost, std::slice::from_ref(&agent)).await?.pop();
-    let Some(row) = found else { return Ok(None) };
+         FROM job WHERE state = 'waiting' AND agent = $1 AND site = $2
+         ORDER BY rank DESC, due, id LIMIT 1";
+    let mut doers = vec![(agent, "")];
+    if !site.is_empty() {
+        doers.push((agent, site));
+        doers.extend((!agent.is_empty()).then_some(("", site)));
+    }
+    let mut found = Vec::new();
+    for (agent, site) in doers {
+        for row in open.run(find, &[Value::from(agent), Value::from(site)]).await? {
+            let turn = (Reverse(row.number(7)?), row.number(3)?, row.text(0)?.to_owned());
+            found.push((turn, row));
+        }
+    }
+    let first = found.into_iter().min_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(first.map(|(_, row)| row))
+}
+
+/// The job of an agent, or of whoever serves, that comes first of those that may run now.
+async fn first_that_may(open: &mut dyn Transaction, own: (&str, &str)) -> Result<Option<Row>> {
+    let Some(row) = foremost(open, own).await? else { return Ok(None) };
     // Most often that one may: what stands against it alone is found soon.
     let against = "SELECT scope FROM cap WHERE scope = 'all'
              AND most <= (SELECT count(*) FROM job WHERE state = 'running')
@@ -319,9 +343,9 @@ async fn first_that_may(open: &mut dyn Transaction, agent: &str) -> Result<Optio
          UNION ALL SELECT scope FROM cap WHERE scope = 'host' AND name = $2
              AND most <= (SELECT count(*) FROM job WHERE state = 'running' AND host = $2)
          UNION ALL SELECT kind FROM job WHERE state = 'running' AND name = $3 AND kind = $4";
-    let own = [5, 6, 1, 2].map(|column| row.text(column).map(Value::from));
-    let own = own.into_iter().collect::<Result<Vec<_>>>()?;
-    let against = open.run(against, &own).await?;
+    let burdens = [5, 6, 1, 2].map(|column| row.text(column).map(Value::from));
+    let burdens = burdens.into_iter().collect::<Result<Vec<_>>>()?;
+    let against = open.run(against, &burdens).await?;
     if against.is_empty() {
         return Ok(Some(row));
     }
@@ -343,14 +367,15 @@ async fn first_that_may(open: &mut dyn Transaction, agent: &str) -> Result<Optio
                  WHERE c.scope = r.scope AND c.name = r.name AND r.jobs >= c.most
              UNION SELECT scope, name FROM cap WHERE most = 0
          )
-         SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, agent, epoch
-         FROM job AS j WHERE state = 'waiting' AND agent = $1
+         SELECT id, name, kind, due, why, repository, host, rank, attempt, rpo, agent, site, epoch
+         FROM job AS j WHERE state = 'waiting'
+             AND (agent = $1 AND site IN ('', $2) OR agent = '' AND site <> '' AND site = $2)
              AND repository NOT IN (SELECT name FROM reached WHERE scope = 'repository')
              AND host NOT IN (SELECT name FROM reached WHERE scope = 'host')
              AND NOT EXISTS (SELECT 1 FROM job AS r WHERE r.state = 'running'
                  AND r.name = j.name AND r.kind = j.kind)
          ORDER BY rank DESC, due, id LIMIT 1";
-    Ok(open.run(first, &[agent]).await?.pop())
+    Ok(open.run(first, &[Value::from(own.0), Value::from(own.1)]).await?.pop())
 }
 
 /// A claim that is being made. Dropped with its number, nobody knows whether it was.

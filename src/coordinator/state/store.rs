@@ -27,6 +27,8 @@ pub struct State {
     pub(super) away: Duration,
     /// The agent that this is, if it is one: it takes what it is to do, and nothing else.
     pub(super) agent: String,
+    /// The site that this is at, if it is at one: it takes what is bound to it as well.
+    pub(super) site: String,
     /// How long whoever decides what is due leads.
     pub(super) lead_term: Duration,
 }
@@ -40,8 +42,9 @@ impl State {
     pub async fn open(database: Arc<dyn Database>, entropy: Arc<dyn Entropy>) -> Result<Self> {
         tables::prepare(&*database).await?;
         let (unsure, newest) = (Arc::default(), Arc::default());
-        let (agent, away, lead_term) = (String::new(), AWAY, LEAD);
-        Ok(Self { database, unsure, newest, entropy, away, agent, lead_term })
+        let (agent, site) = (String::new(), String::new());
+        let (away, lead_term) = (AWAY, LEAD);
+        Ok(Self { database, unsure, newest, entropy, away, agent, site, lead_term })
     }
 
     /// The same for coordinators that say more rarely that they live: those of a simulation.
@@ -51,11 +54,29 @@ impl State {
         self
     }
 
-    /// The same for an agent.
+    /// The same for an agent, which is at no site unless that is said as well.
     #[must_use]
     pub fn of_agent(mut self, name: &str) -> Self {
         name.clone_into(&mut self.agent);
+        self.site.clear();
         self
+    }
+
+    /// The same for workers of a site.
+    #[must_use]
+    pub fn at_site(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.site);
+        self
+    }
+
+    /// The site that this is at.
+    pub fn site(&self) -> Option<&str> {
+        Some(&*self.site).filter(|site| !site.is_empty())
+    }
+
+    /// Whether this is the agent of that name.
+    pub fn is_agent_of(&self, name: Option<&str>) -> bool {
+        self.is_agent() && name == Some(self.agent.as_str())
     }
 
     /// Whether this is an agent.

@@ -5,7 +5,7 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 use super::database::{Database, Transaction, Value};
 
 /// The version of these tables.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 
 const META: &str = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value BIGINT NOT NULL)";
 
@@ -103,11 +103,27 @@ const THIRD: [&str; 7] = [
     "CREATE TABLE report (name TEXT PRIMARY KEY, at BIGINT NOT NULL, body TEXT NOT NULL)",
 ];
 
+/// Statements that make version 4 of version 3.
+const FOURTH: [&str; 6] = [
+    // The site whose workers are to do it; without one, any may.
+    "ALTER TABLE job ADD COLUMN site TEXT NOT NULL DEFAULT ''",
+    "DROP INDEX job_of_agent",
+    "CREATE INDEX job_of_site ON job (agent, site, rank DESC, due, id) WHERE state = 'waiting'",
+    "ALTER TABLE worker ADD COLUMN site TEXT NOT NULL DEFAULT ''",
+    // Since when anything waits for the workers of a site, and when one was last heard of.
+    "CREATE TABLE site (name TEXT PRIMARY KEY, since BIGINT NOT NULL, seen BIGINT)",
+    // What the workers of its site say of a copy, and when they said something else.
+    "CREATE TABLE copied (
+        name TEXT NOT NULL, copy TEXT NOT NULL, at BIGINT NOT NULL, body TEXT NOT NULL,
+        PRIMARY KEY (name, copy)
+    )",
+];
+
 /// Makes the tables where there are none, and makes older ones newer.
 pub(super) async fn prepare(database: &dyn Database) -> Result<()> {
     let mut open = database.begin().await?;
     open.run(META, &[]).await?;
-    let steps: [&[&str]; VERSION as usize] = [&TABLES, &SECOND, &THIRD];
+    let steps: [&[&str]; VERSION as usize] = [&TABLES, &SECOND, &THIRD, &FOURTH];
     match number(&mut *open, "version").await?.unwrap_or(0) {
         VERSION => {}
         older @ 0..VERSION => {

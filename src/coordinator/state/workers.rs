@@ -26,10 +26,17 @@ impl State {
     pub async fn renew(&self, worker: &str, place: &str, lease: Duration) -> Result<()> {
         let mut open = self.database.begin().await?;
         let until = open.now().saturating_add(micros(lease));
-        let values = [Value::from(worker), Value::from(place), Value::from(until)];
-        let renew = "INSERT INTO worker (name, place, until) VALUES ($1, $2, $3)
-             ON CONFLICT (name) DO UPDATE SET until = excluded.until";
+        let site = Value::from(self.site.as_str());
+        let values = [Value::from(worker), Value::from(place), Value::from(until), site.clone()];
+        let renew = "INSERT INTO worker (name, place, until, site) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (name) DO UPDATE SET until = excluded.until, site = excluded.site";
         open.run(renew, &values).await?;
+        if !self.site.is_empty() {
+            let seen = "INSERT INTO site (name, since, seen) VALUES ($1, $2, $2)
+                 ON CONFLICT (name) DO UPDATE SET seen = excluded.seen";
+            let now = open.now();
+            open.run(seen, &[site, Value::from(now)]).await?;
+        }
         if !self.agent.is_empty() {
             let seen = "INSERT INTO agent (name, seen) VALUES ($1, $2)
                  ON CONFLICT (name) DO UPDATE SET seen = excluded.seen";
@@ -120,6 +127,15 @@ impl State {
         let update = "UPDATE lease SET worker = NULL WHERE name = $1 AND worker = $2";
         open.run(update, &[Value::from(name), Value::from(worker)]).await?;
         open.commit().await
+    }
+
+    /// Whether this worker looks after what only workers of its site do, for most of the next
+    /// [`LEAD`]. One that is at no site never does.
+    pub async fn lead_site(&self, worker: &str) -> Result<bool> {
+        let Some(site) = self.site() else { return Ok(false) };
+        let (term, enough) = (self.lead_term, self.lead_term / 4 * 3);
+        let lease = format!("site {site}");
+        Ok(self.take(&lease, worker, (Some(term), Some(enough))).await?.is_some())
     }
 
     /// Whether this worker decides what is due, for most of the next [`LEAD`]: asked every moment,

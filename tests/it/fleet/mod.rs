@@ -13,6 +13,7 @@ mod proof;
 mod scale;
 mod scenario;
 mod seeds;
+mod sites;
 mod time;
 mod whole;
 mod yard;

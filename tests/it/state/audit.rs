@@ -54,7 +54,7 @@ pub(super) async fn row_83_a_changed_line_is_found(bench: &Bench) {
 }
 
 pub(super) async fn tables_of_a_newer_program_are_left_alone(bench: &Bench) {
-    bench.behind("UPDATE meta SET value = 4 WHERE key = 'version'").await;
+    bench.behind("UPDATE meta SET value = 5 WHERE key = 'version'").await;
     let refused = State::open(bench.database(), bench.entropy()).await.unwrap_err();
     assert_eq!((refused.kind(), refused.code()), (ErrorKind::Unsupported, code::STATE));
 }
@@ -68,9 +68,13 @@ pub(super) async fn tables_of_an_older_program_become_these(bench: &Bench) {
         "DROP TABLE adoption",
         "ALTER TABLE job DROP COLUMN rpo",
         "ALTER TABLE job DROP COLUMN ranked",
-        "DROP INDEX job_of_agent",
+        "DROP INDEX job_of_site",
         "CREATE INDEX job_waiting ON job (rank DESC, due, id) WHERE state = 'waiting'",
         "ALTER TABLE job DROP COLUMN agent",
+        "ALTER TABLE job DROP COLUMN site",
+        "ALTER TABLE worker DROP COLUMN site",
+        "DROP TABLE site",
+        "DROP TABLE copied",
         "DROP TABLE agent",
         "DROP TABLE report",
     ] {
@@ -78,6 +82,7 @@ pub(super) async fn tables_of_an_older_program_become_these(bench: &Bench) {
     }
     let state = State::open(bench.database(), bench.entropy()).await.unwrap();
     assert!(state.endpoints().await.unwrap().is_empty());
+    assert!(state.sites([]).await.unwrap().is_empty());
     assert_eq!(before.as_ref(), Some(&bench.jobs().await[0].id));
     State::open(bench.database(), bench.entropy()).await.unwrap();
 }

@@ -225,6 +225,7 @@ pub(crate) fn task(database: &str, kind: &str, rank: u64) -> Task {
         rank,
         rpo: Duration::ZERO,
         agent: String::new(),
+        site: String::new(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stillpoint::coordinator::state::{Filter, Outcome, Scope, Task};
+use stillpoint::coordinator::state::{Filter, Outcome, Scope, State, Task};
 use stillpoint_contract::{ErrorKind, code};
 
 use super::bench::{Bench, LEASE, due, minute, outcome, pause, running, task};
@@ -133,14 +133,114 @@ pub(super) async fn an_agent_takes_what_is_its_own_and_nobody_else_does(bench: &
         let own = Task { agent: "here".to_owned(), ..task(name, "full", 1) };
         state.enqueue(&own, "s").await.unwrap();
     }
-    let agent_of = |name: &str, _: &str| match name {
-        "moved" | "of here" => Some("there".to_owned()),
+    let doer_of = |name: &str, _: &str| match name {
+        "moved" | "of here" => Some(("there".to_owned(), String::new())),
         _ => None,
     };
-    assert_eq!(state.reassign(agent_of, "s").await.unwrap(), 1);
-    assert_eq!(state.reassign(agent_of, "s").await.unwrap(), 0);
+    assert_eq!(state.reassign(doer_of, "s").await.unwrap(), 1);
+    assert_eq!(state.reassign(doer_of, "s").await.unwrap(), 0);
     assert_eq!(there.claim("a2").await.unwrap().unwrap().task.database, "moved");
     assert_eq!(here.claim("a1").await.unwrap().unwrap().task.database, "unknown");
+}
+
+/// Row 30: what is bound to a site is taken by workers of that site alone, whatever they are.
+pub(super) async fn row_30_what_is_bound_to_a_site_is_taken_there_alone(bench: &Bench) {
+    let state = &bench.state;
+    let [dr, elsewhere] = ["dr", "lab"].map(|site| state.clone().at_site(site));
+    let agent = state.clone().of_agent("here").at_site("dr");
+    bench.worker("w1").await;
+    for (state, worker) in [(&dr, "w2"), (&elsewhere, "w3"), (&agent, "a1")] {
+        state.renew(worker, "host", LEASE).await.unwrap();
+    }
+    let bound =
+        |name: &str, site: &str, rank| Task { site: site.to_owned(), ..task(name, "drill", rank) };
+    for task in [bound("first", "dr", 9), bound("second", "dr", 8), bound("any", "", 1)] {
+        state.enqueue(&task, "s").await.unwrap();
+    }
+    let own = Task { agent: "here".to_owned(), ..bound("own", "", 5) };
+    state.enqueue(&own, "s").await.unwrap();
+    let taken = async |state: &State, worker: &str| {
+        let claim = state.claim(worker).await.unwrap();
+        claim.map(|claim| (claim.task.database, claim.task.site))
+    };
+    let at = |name: &str, site: &str| Some((name.to_owned(), site.to_owned()));
+    assert_eq!(taken(state, "w1").await, at("any", ""), "not what is of a site");
+    assert_eq!(taken(state, "w1").await, None);
+    assert_eq!(taken(&elsewhere, "w3").await, None);
+    assert_eq!(taken(&dr, "w2").await, at("first", "dr"));
+    // An agent of the site has both its own and the site's, in the order of their ranks.
+    assert_eq!(taken(&agent, "a1").await, at("second", "dr"));
+    assert_eq!(taken(&agent, "a1").await, at("own", ""));
+    assert_eq!(taken(&agent, "a1").await, None);
+
+    // Caps hold for all of them, and what stands against one keeps no other waiting.
+    state.set_caps(9, &[(Scope::Repository, "primary", 4)]).await.unwrap();
+    state.enqueue(&bound("full", "dr", 9), "s").await.unwrap();
+    let other = Task { repository: "dr".to_owned(), ..bound("free", "dr", 1) };
+    state.enqueue(&other, "s").await.unwrap();
+    assert_eq!(taken(&elsewhere, "w3").await, None);
+    assert_eq!(taken(&dr, "w2").await, at("free", "dr"));
+    assert_eq!(taken(&dr, "w2").await, None);
+    // What waits goes where it is to be done now.
+    let doer_of = |_: &str, _: &str| Some((String::new(), "lab".to_owned()));
+    assert_eq!(state.reassign(doer_of, "s").await.unwrap(), 1);
+    state.set_caps(9, &[]).await.unwrap();
+    assert_eq!(taken(&dr, "w2").await, None);
+    assert_eq!(taken(&elsewhere, "w3").await, at("full", "lab"));
+}
+
+/// Row 30: whether anybody works at a site is known, and what is said there is heard.
+pub(super) async fn row_30_workers_of_a_site_are_heard(bench: &Bench) {
+    let state = &bench.state;
+    let dr = state.clone().at_site("dr");
+    assert_eq!((state.site(), dr.site()), (None, Some("dr")));
+    assert_eq!(dr.clone().of_agent("rows").site(), None);
+    let known = async |name: &str| state.sites([]).await.unwrap().get(name).copied();
+    bench.worker("w1").await;
+    assert!(known("dr").await.is_none(), "nobody is at a site");
+    state.sites(["dr"]).await.unwrap();
+    let awaited = known("dr").await.unwrap();
+    assert_eq!(awaited.seen, None);
+    bench.wait(Duration::from_millis(20)).await;
+    for worker in ["w2", "w3"] {
+        dr.renew(worker, "host", LEASE).await.unwrap();
+    }
+    let seen = known("dr").await.unwrap();
+    assert!(seen.since == awaited.since && Some(awaited.since) < seen.seen, "{seen:?}");
+    // One of them looks after what is the site's, until it is not heard of.
+    let leads = async |worker: &str| dr.lead_site(worker).await.unwrap();
+    assert_eq!((leads("w2").await, leads("w3").await, leads("w2").await), (true, false, true));
+    assert!(!state.lead_site("w1").await.unwrap());
+    bench.wait(2 * LEASE).await;
+    assert!(leads("w3").await);
+
+    assert_eq!(state.copied("shop").await.unwrap().len(), 0);
+    dr.say_copied("shop", "tape", "1").await.unwrap();
+    let (said, heard) = state.copied_since(0).await.unwrap();
+    assert_eq!(said[&("shop".to_owned(), "tape".to_owned())], "1");
+    assert!(state.copied_since(heard).await.unwrap().0.is_empty());
+    bench.wait(Duration::from_millis(20)).await;
+    dr.say_copied("shop", "tape", "2").await.unwrap();
+    assert_eq!(state.copied_since(heard).await.unwrap().0.len(), 1);
+    assert_eq!(state.copied("shop").await.unwrap()["tape"], "2");
+    state.forget_database("shop", "", "eve").await.unwrap();
+    assert_eq!(state.copied("shop").await.unwrap().len(), 0);
+}
+
+/// Row 30: nobody makes way for what waits for a site at which nobody is.
+pub(super) async fn row_30_nobody_makes_way_for_a_site_that_is_silent(bench: &Bench) {
+    let state = &bench.state;
+    let rows = state.clone().of_agent("rows");
+    bench.worker("w1").await;
+    let moved = Task { agent: "rows".to_owned(), ..task("a", "archive a", 0) };
+    rows.enqueue(&moved, "s").await.unwrap();
+    rows.claim("w1").await.unwrap().unwrap();
+    state.set_caps(1, &[]).await.unwrap();
+    let bound = Task { site: "dr".to_owned(), ..task("b", "drill", 1) };
+    state.enqueue(&bound, "s").await.unwrap();
+    assert!(!rows.is_in_the_way().await.unwrap());
+    state.clone().at_site("dr").renew("w2", "host", LEASE).await.unwrap();
+    assert!(rows.is_in_the_way().await.unwrap());
 }
 
 pub(super) async fn what_agents_say_is_heard(bench: &Bench) {

@@ -39,6 +39,9 @@ promises! {
         what_waits_becomes_more_urgent
         an_agent_takes_what_is_its_own_and_nobody_else_does
         what_agents_say_is_heard
+        row_30_what_is_bound_to_a_site_is_taken_there_alone
+        row_30_workers_of_a_site_are_heard
+        row_30_nobody_makes_way_for_a_site_that_is_silent
         a_cap_of_nothing_lets_nothing_run
         never_two_of_a_kind_for_one_database
         somebody_may_end_a_job
