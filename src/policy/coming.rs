@@ -113,7 +113,13 @@ mod tests {
     #[test]
     fn without_a_calendar_the_promise_is_one_and_drills_come_in_their_time() {
         let every = Period { count: 1, unit: PeriodUnit::Days };
-        let drill = DrillRule { every, from: None, point: DrillPoint::Latest, checks: Vec::new() };
+        let drill = DrillRule {
+            every,
+            from: None,
+            point: DrillPoint::Latest,
+            checks: Vec::new(),
+            site: None,
+        };
         let policy = Policy { logs: Logs::Never, drill: Some(drill), ..policy() };
         let (after, until) = (utc("2026-11-20T12:00:00"), utc("2026-11-23T12:00:00"));
         let coming = policy.coming("db", after, until).unwrap();

@@ -160,7 +160,12 @@ async fn row_26_secrets_of_the_environment_are_seen_nowhere() {
     fs::set_permissions(ward.path("."), fs::Permissions::from_mode(0o755)).unwrap();
 
     let watch = Watch::start();
+    drop(ward.create("gone.db"));
     let serving = ward.start(&["serve", "-vv", "-o", "json"], &SECRETS);
+    ward.wait_until("a backup", || ward.said().contains("\"database\":\"gone\""));
+    for file in ["gone.db", "gone.db-wal", "gone.db-shm"] {
+        drop(fs::remove_file(ward.path(file)));
+    }
     for event in ["capture.started", "notice.failed", "heartbeat.failed"] {
         ward.wait_until(event, || ward.said().contains(event));
     }
