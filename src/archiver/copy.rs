@@ -29,6 +29,8 @@ pub(super) async fn bring(
     plan: &Plan,
     batch: &Batch,
 ) -> Result<()> {
+    // Whose files those are is known before they are there.
+    to.write(&plan.run, Sheet::Plan, plan).await?;
     for file in batch.files() {
         let bytes = stored(from, cpu, file).await?;
         if let Some(encryption) = &file.encryption {
@@ -39,7 +41,6 @@ pub(super) async fn bring(
         to.put(&Key::new(&*file.key)?, bytes).await?;
     }
     read_back(to, cpu, plan, batch).await?;
-    to.write(&plan.run, Sheet::Plan, plan).await?;
     let sheet = Sheet::Batch { batch: batch.number, generation: batch.generation };
     to.write(&plan.run, sheet, batch).await
 }

@@ -48,6 +48,7 @@ mod run;
 mod shelf;
 mod shelve;
 mod subject;
+mod unnamed;
 mod whole;
 mod withdraw;
 mod witness;

@@ -199,9 +199,8 @@ impl Parts<'_, '_> {
             if !archiving.limits.keeps_source {
                 self.pruner.open_ledger().await?;
             }
-            let run = Shelved { plan, batches: BTreeMap::new(), end: None };
             self.report.left_rows = 0;
-            let (quit, is_outdated) = self.carry(run).await?;
+            let (quit, is_outdated) = self.carry(Shelved::begun(plan)).await?;
             self.report.left_rows += left_before;
             if quit != Quit::Finished || !is_outdated {
                 return Ok(quit);

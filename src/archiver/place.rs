@@ -57,6 +57,19 @@ pub(super) enum Sheet {
     End,
 }
 
+impl Sheet {
+    /// The batch that it is about, and the generation whose files it names.
+    pub(super) fn batch(self) -> Option<(u32, Option<u32>)> {
+        match self {
+            Self::Plan | Self::End => None,
+            Self::Batch { batch, generation } => Some((batch, Some(generation))),
+            Self::Sealed { batch } | Self::Void { batch } | Self::Expired { batch } => {
+                Some((batch, None))
+            }
+        }
+    }
+}
+
 impl Place {
     /// The place of a set in a store.
     ///
@@ -122,7 +135,8 @@ impl Place {
         format!("{ARCHIVE}{}/_stillpoint/", self.set)
     }
 
-    fn sheet(&self, run: &str, sheet: Sheet) -> Result<Key> {
+    /// The name of a document of a run.
+    pub(super) fn sheet(&self, run: &str, sheet: Sheet) -> Result<Key> {
         let folder = self.documents();
         Key::new(match sheet {
             Sheet::Plan => format!("{folder}{run}/plan.json"),

@@ -15,6 +15,7 @@ use super::{
     reconcile::{Hidden, compare, hidden, refuse_unknown},
     shelf::{Shelf, Shelved, ShelvedBatch},
     shelve::{SliceRows, keep_slices, read_back, stored, verified},
+    unnamed::unnamed,
 };
 use crate::pipeline::cpu::CpuPool;
 
@@ -481,21 +482,28 @@ pub struct Verified {
     /// How many files are encrypted, and could only be compared with the hashes of their bytes,
     /// since the repository's key is not at hand.
     pub undecrypted: u64,
+    /// How many files no document names, and nobody misses: they are on their way, or were left by
+    /// whoever was killed.
+    pub unnamed: u64,
     /// What is wrong.
     pub damages: Vec<Damage>,
 }
 
-/// Reads files back and decodes every row; with a ledger, also compares what was deleted with what
-/// is written down. Without the key of an encrypted repository, it compares the bytes of files.
+/// Reads documents, and files back, and decodes every row; with a ledger, also compares what was
+/// deleted with what is written down. Without the key of an encrypted repository, it compares the
+/// bytes of files.
 pub async fn verify(
     place: &Place,
     cpu: &CpuPool,
     ledger: Option<&[LedgerEntry]>,
     mut picks: impl FnMut(&Batch) -> bool,
 ) -> Result<Verified> {
-    let shelf = Shelf::load(place).await?;
+    let files = place.files().await?;
+    let (shelf, damages) = Shelf::look(place).await?;
     let hidden = hidden(place).await?;
-    let mut verified = Verified::default();
+    let unnamed = unnamed(place, &shelf, &files, ledger, &damages).await?;
+    let mut verified = Verified { unnamed: unnamed.files, damages, ..Verified::default() };
+    verified.damages.extend(unnamed.damages);
     let is_locked = |batch: &Batch| {
         place.keyring.is_none() && batch.files().any(|file| file.encryption.is_some())
     };

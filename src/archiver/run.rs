@@ -286,7 +286,7 @@ impl Archiving<'_> {
         let id = self.place.new_run(self.world).await?;
         let plan = new_plan(self.rule, &prepared, id, self.world.clock.now());
         self.place.write(&plan.run, Sheet::Plan, &plan).await?;
-        Ok(Some(Shelved { plan, batches: BTreeMap::new(), end: None }))
+        Ok(Some(Shelved::begun(plan)))
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::DeserializeOwned;
 use stillpoint_contract::{Error, ErrorKind, LedgerEntry, Result, code};
 
 use super::{
     document::{Batch, End, Expired, Plan, Sealed, Slice, Void},
     place::{Place, Sheet},
     prune,
+    read::Damage,
 };
 
 /// Everything that was written down about a set, oldest run first.
@@ -26,6 +28,8 @@ pub struct Shelved {
     pub batches: BTreeMap<u32, ShelvedBatch>,
     /// How it ended, if it did.
     pub end: Option<End>,
+    /// The greatest number of a batch that any of its documents is about.
+    last: u32,
 }
 
 /// A batch.
@@ -46,15 +50,26 @@ impl Shelf {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](ErrorKind::Corrupt) when a document is not what was written.
+    /// [`Corrupt`](ErrorKind::Corrupt) when a document is not what was written, or is gone.
     pub async fn load(place: &Place) -> Result<Self> {
-        let mut runs = Vec::new();
+        let (shelf, damages) = Self::look(place).await?;
+        damages.into_iter().next().map_or(Ok(shelf), |damage| Err(damage.error))
+    }
+
+    /// Reads all that can be read, and tells what cannot: of such a run, or batch, nothing is in
+    /// what is returned.
+    pub(super) async fn look(place: &Place) -> Result<(Self, Vec<Damage>)> {
+        let (mut runs, mut damages) = (Vec::new(), Vec::new());
         for (run, sheets) in place.runs().await? {
-            // A run whose plan is not there has written nothing else either.
-            let Some(plan) = place.read::<Plan>(&run, Sheet::Plan).await? else { continue };
-            runs.push(load_run(place, plan, &sheets).await?);
+            let documents = Documents { place, run: &run, sheets: &sheets };
+            match documents.load(&mut damages).await {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    damages.push(Damage { run, batch: 0, error });
+                }
+                loaded => runs.extend(loaded?),
+            }
         }
-        Ok(Self { runs })
+        Ok((Self { runs }, damages))
     }
 
     /// The run that was begun and not ended.
@@ -85,34 +100,101 @@ impl Shelf {
     }
 }
 
-async fn load_run(place: &Place, plan: Plan, sheets: &[Sheet]) -> Result<Shelved> {
-    let run = plan.run.clone();
-    let mut newest = BTreeMap::new();
-    for sheet in sheets {
-        if let Sheet::Batch { batch, generation } = *sheet {
-            let known = newest.entry(batch).or_insert(generation);
-            *known = generation.max(*known);
+/// What is listed of a run.
+struct Documents<'a> {
+    place: &'a Place,
+    run: &'a str,
+    sheets: &'a [Sheet],
+}
+
+impl Documents<'_> {
+    /// Reads them. `None` where nothing was begun.
+    async fn load(&self, damages: &mut Vec<Damage>) -> Result<Option<Shelved>> {
+        let Some(plan) = self.place.read::<Plan>(self.run, Sheet::Plan).await? else {
+            // A second place is told what does not count, also of what never came there.
+            let is_void = |sheet: &Sheet| matches!(sheet, Sheet::Void { .. });
+            return if self.sheets.iter().all(is_void) { Ok(None) } else { self.gone(Sheet::Plan) };
+        };
+        if plan.run != self.run {
+            return self.misplaced(Sheet::Plan);
         }
+        let end = self.mark(Sheet::End).await?;
+        let mut newest: BTreeMap<u32, Option<u32>> = BTreeMap::new();
+        for sheet in self.sheets {
+            if let Some((batch, generation)) = sheet.batch() {
+                let known = newest.entry(batch).or_default();
+                *known = generation.max(*known);
+            }
+        }
+        let last = newest.keys().next_back().copied().unwrap_or_default();
+        let mut batches = BTreeMap::new();
+        for (number, generation) in newest {
+            match self.batch(&plan, number, generation).await {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    damages.push(Damage { run: self.run.to_owned(), batch: number, error });
+                }
+                one => batches.extend(one?.map(|one| (number, one))),
+            }
+        }
+        Ok(Some(Shelved { plan, batches, end, last }))
     }
-    let mut batches = BTreeMap::new();
-    for (number, generation) in newest {
-        let sheet = Sheet::Batch { batch: number, generation };
-        let Some(batch) = place.read::<Batch>(&run, sheet).await? else { continue };
-        batch.check(&plan)?;
-        let sealed = Sheet::Sealed { batch: number };
-        let void = Sheet::Void { batch: number };
-        let sealed = if sheets.contains(&sealed) { place.read(&run, sealed).await? } else { None };
-        let void = if sheets.contains(&void) { place.read(&run, void).await? } else { None };
-        let expired = Sheet::Expired { batch: number };
-        let expired =
-            if sheets.contains(&expired) { place.read(&run, expired).await? } else { None };
-        batches.insert(number, ShelvedBatch { batch, sealed, void, expired });
+
+    /// Reads those of a batch, of which so many generations are listed. `None` where none of it
+    /// was there, and none counts.
+    async fn batch(
+        &self,
+        plan: &Plan,
+        number: u32,
+        listed: Option<u32>,
+    ) -> Result<Option<ShelvedBatch>> {
+        let sealed: Option<Sealed> = self.mark(Sheet::Sealed { batch: number }).await?;
+        let void: Option<Void> = self.mark(Sheet::Void { batch: number }).await?;
+        let expired: Option<Expired> = self.mark(Sheet::Expired { batch: number }).await?;
+        // What is sealed has a manifest, whether or not a listing shows it.
+        let generation = listed.max(sealed.as_ref().map(|sealed| sealed.generation));
+        let sheet = Sheet::Batch { batch: number, generation: generation.unwrap_or_default() };
+        let Some(batch) = self.place.read::<Batch>(self.run, sheet).await? else {
+            let is_nothing = generation.is_none() && expired.is_none() && void.is_some();
+            return if is_nothing { Ok(None) } else { self.gone(sheet) };
+        };
+        batch.check(plan)?;
+        let names = Sheet::Batch { batch: batch.number, generation: batch.generation };
+        if names != sheet {
+            return self.misplaced(sheet);
+        }
+        Ok(Some(ShelvedBatch { batch, sealed, void, expired }))
     }
-    let end = if sheets.contains(&Sheet::End) { place.read(&run, Sheet::End).await? } else { None };
-    Ok(Shelved { plan, batches, end })
+
+    /// Reads one that is there, or not, to say something.
+    async fn mark<T: DeserializeOwned>(&self, sheet: Sheet) -> Result<Option<T>> {
+        if self.sheets.contains(&sheet) { self.place.read(self.run, sheet).await } else { Ok(None) }
+    }
+
+    fn gone<T>(&self, sheet: Sheet) -> Result<T> {
+        self.damaged(sheet, "it is gone, and others are there that were written after it")
+    }
+
+    fn misplaced<T>(&self, sheet: Sheet) -> Result<T> {
+        self.damaged(sheet, "it is that of another run, or of another batch")
+    }
+
+    /// Says what is wrong with a document, without which nobody finds rows that are archived.
+    fn damaged<T>(&self, sheet: Sheet, why: &'static str) -> Result<T> {
+        let (key, set) = (self.place.sheet(self.run, sheet)?, self.place.set());
+        Err(Error::new(ErrorKind::Corrupt, code::ARCHIVE_FILE, format!("read {key}"))
+            .with("place", self.place.location())
+            .why(why)
+            .next("put it back from a second copy of the set, or a copy of the place")
+            .next(format!("stillpoint archive verify {set}")))
+    }
 }
 
 impl Shelved {
+    /// A run that begins.
+    pub(super) fn begun(plan: Plan) -> Self {
+        Self { plan, batches: BTreeMap::new(), end: None, last: 0 }
+    }
+
     /// The batches that hold rows which may still be in their tables.
     pub fn pending(&self) -> impl Iterator<Item = &Batch> {
         self.batches
@@ -121,9 +203,9 @@ impl Shelved {
             .map(|one| &one.batch)
     }
 
-    /// The number of the next batch.
+    /// The number of the next batch: one that no document is about.
     pub fn next_batch(&self) -> u32 {
-        self.batches.keys().last().map_or(1, |last| last + 1)
+        self.batches.keys().next_back().copied().unwrap_or_default().max(self.last) + 1
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
-use stillpoint_contract::Result;
+use stillpoint_contract::{ErrorKind, Result};
 
 use super::place::Set;
 use crate::{
@@ -52,10 +52,15 @@ struct VerifyAnswer {
     bytes: u64,
     /// Encrypted files that could only be compared with the hashes of their bytes.
     undecrypted_files: u64,
+    /// Files that no document names, and nobody misses: they are on their way, or were left by
+    /// whoever was killed.
+    unnamed_files: u64,
     against_ledger: bool,
     /// Whether destination tables were compared with the files.
     destination_compared: bool,
     damages: Vec<DamageRow>,
+    /// What to do about them.
+    next: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -83,6 +88,11 @@ impl Answer for VerifyAnswer {
             let what = format!("{files}: only bytes were compared, without the repository's key");
             facts.push(("encrypted", what));
         }
+        if self.unnamed_files > 0 {
+            let files = units::count(self.unnamed_files, "file", "files");
+            let what = format!("{files}: on their way, or left by whoever was killed");
+            facts.push(("named nowhere", what));
+        }
         if self.against_ledger {
             facts.push(("ledger", "compared".to_owned()));
         }
@@ -92,10 +102,14 @@ impl Answer for VerifyAnswer {
         page.facts(2, &facts);
         for damage in &self.damages {
             let what = printable(&damage.what);
-            match damage.batch {
-                0 => page.line(format!("  the set: {what}")),
-                batch => page.line(format!("  run {}, batch {batch}: {what}", damage.run)),
-            }
+            page.line(match (&*damage.run, damage.batch) {
+                ("", _) => format!("  the set: {what}"),
+                (run, 0) => format!("  run {run}: {what}"),
+                (run, batch) => format!("  run {run}, batch {batch}: {what}"),
+            });
+        }
+        for next in &self.next {
+            page.line(format!("    {}", printable(next)));
         }
     }
 }
@@ -123,20 +137,34 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let mut verified = archiver::verify(&place, &world.cpu, ledger.as_deref(), picks).await?;
     // What is compared row by row, and completely, is no sample, and no rows are read without keys.
     let has_tables = matches!(set.rule.destination, DestinationRule::Tables { .. });
-    let destination_compared = has_tables && options.sample.is_none() && verified.undecrypted == 0;
+    let mut destination_compared =
+        has_tables && options.sample.is_none() && verified.undecrypted == 0;
     if destination_compared {
         let copies = set.copies(session, Arc::new(archiver::Nobody)).await?;
         let place = place.with_copies(copies);
-        verified.damages.extend(Box::pin(archiver::verify_copies(&place)).await?);
+        match Box::pin(archiver::verify_copies(&place)).await {
+            // Without all documents nobody knows what tables should have.
+            Err(error) if error.kind() == ErrorKind::Corrupt && !verified.damages.is_empty() => {
+                destination_compared = false;
+            }
+            found => verified.damages.extend(found?),
+        }
     }
     let status = match verified.damages.first() {
         None => exit::OK,
         Some(damage) => exit::status(damage.error.kind()),
     };
-    let damages = verified.damages.into_iter().map(|damage| DamageRow {
-        run: damage.run,
-        batch: damage.batch,
-        what: told(&damage.error),
+    let own = format!("stillpoint archive verify {}", options.set);
+    let mut next: Vec<String> = Vec::new();
+    for advice in verified.damages.iter().flat_map(|damage| damage.error.advice()) {
+        if advice != own && next.iter().all(|known| known != advice) {
+            next.push(advice.to_owned());
+        }
+    }
+    let damages = verified.damages.into_iter().map(|damage| {
+        let why = damage.error.reason().map(|why| format!(": {why}")).unwrap_or_default();
+        let what = format!("{}{why}", told(&damage.error));
+        DamageRow { run: damage.run, batch: damage.batch, what }
     });
     session.answer(&VerifyAnswer {
         set: options.set,
@@ -144,9 +172,11 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
         rows: verified.rows,
         bytes: verified.bytes,
         undecrypted_files: verified.undecrypted,
+        unnamed_files: verified.unnamed,
         against_ledger: options.against_ledger,
         destination_compared,
         damages: damages.collect(),
+        next,
     })?;
     Ok(status)
 }

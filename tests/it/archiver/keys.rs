@@ -73,7 +73,7 @@ async fn erase_me(places: &[Place], world: &World) -> Result<Erased> {
     Box::pin(erase(places, world, (None, "note", "erase-me"), WHO, Erasing::Always)).await
 }
 
-async fn names(store: &dyn Store, prefix: &str) -> Vec<Key> {
+pub(super) async fn names(store: &dyn Store, prefix: &str) -> Vec<Key> {
     store.list(prefix).await.unwrap().into_iter().map(|listed| listed.key).collect()
 }
 
@@ -83,17 +83,17 @@ async fn files(store: &dyn Store) -> Vec<Key> {
     names
 }
 
-async fn bytes(store: &dyn Store, key: &Key) -> Vec<u8> {
+pub(super) async fn bytes(store: &dyn Store, key: &Key) -> Vec<u8> {
     store.read(key, 64 << 20).await.unwrap().unwrap().to_vec()
 }
 
-async fn replace(store: &dyn Store, key: &Key, bytes: Vec<u8>) {
+pub(super) async fn replace(store: &dyn Store, key: &Key, bytes: Vec<u8>) {
     store.delete(key).await.unwrap();
     assert_eq!(store.create(key, bytes.into()).await.unwrap(), Put::Created);
 }
 
 /// Everything that a store has.
-async fn copy_of(store: &dyn Store) -> Arc<dyn Store> {
+pub(super) async fn copy_of(store: &dyn Store) -> Arc<dyn Store> {
     let copy = MemoryStore::default();
     for name in names(store, "").await {
         copy.create(&name, bytes(store, &name).await.into()).await.unwrap();

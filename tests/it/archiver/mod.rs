@@ -5,6 +5,7 @@ mod answers;
 mod chaos;
 mod clocks;
 mod corrected;
+mod documents;
 mod early;
 mod encrypted;
 mod events;
