@@ -51,8 +51,7 @@ pub fn main(world: World) -> ExitCode {
         Err(misuse) => {
             let run = Run::new(&*world.entropy, String::new(), Vec::new());
             let status = explain(&without_hidden(misuse), &arguments, &environment, &run);
-            let is_fetch = arguments.iter().any(|word| word == "wal-get" || word == "get");
-            let is_failure = status != exit::OK && is_fetch;
+            let is_failure = status != exit::OK && seems_to_fetch(&arguments);
             return ExitCode::from(if is_failure { fetch::GIVE_UP } else { status });
         }
     };
@@ -66,6 +65,12 @@ pub fn main(world: World) -> ExitCode {
     let status =
         status.unwrap_or_else(|why| if is_fetch { fetch::GIVE_UP } else { resume_unwind(why) });
     ExitCode::from(status)
+}
+
+/// Whether a command line that is not understood was to be `wal-get` or `logs get`.
+fn seems_to_fetch(arguments: &[OsString]) -> bool {
+    let mut of_logs = arguments.iter().skip_while(|word| *word != "logs");
+    arguments.iter().any(|word| word == "wal-get") || of_logs.any(|word| word == "get")
 }
 
 fn start(world: World, environment: Environment, mut typed: Typed, words: Vec<OsString>) -> u8 {
@@ -411,6 +416,14 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("'--to'") && text.ends_with("  (exit 2)\n"), "{text}");
+    }
+
+    #[test]
+    fn only_what_a_server_waits_for_ends_as_a_failure_to_fetch() {
+        let seems =
+            |line: &str| seems_to_fetch(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert!(seems("stillpoint --bad wal-get a b") && seems("stillpoint logs --repo r get"));
+        assert!(!seems("stillpoint archive get") && !seems("stillpoint backup get"));
     }
 
     #[test]

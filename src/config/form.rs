@@ -191,7 +191,7 @@ pub(super) fn length(text: &str) -> Result<Duration, String> {
 }
 
 /// A length such as `250ms`, up to a minute.
-pub(super) fn moment(text: &str) -> Result<Duration, String> {
+pub(crate) fn moment(text: &str) -> Result<Duration, String> {
     let (number, unit, rest) = number_and_unit(text)?;
     let length = match unit {
         "ms" => Duration::from_millis(number),

@@ -25,7 +25,7 @@ mod tree;
 mod tests;
 
 pub use explain::Setting;
-pub(crate) use form::{log_share, rate};
+pub(crate) use form::{log_share, moment, rate};
 pub use found::Found;
 pub use import::{IMPORT_BYTES_MAX, Imported, Left, Peer, barman_directory, import};
 pub use load::{EXAMPLE, Loaded, Source, load};

@@ -16,12 +16,12 @@ use crate::{
         session::{Session, length},
         units,
     },
-    config::{log_share, rate},
+    config::{log_share, moment, rate},
     policy::LogShare,
 };
 
 /// What `archive set` understands.
-const SETTINGS: &str = "lag=2s; batch=8000, in rows; txn=250, in milliseconds; threads=40; \
+const SETTINGS: &str = "lag=2s; batch=8000, in rows; txn=250ms; threads=40; \
                         wal_rate=20MiB/s; log_used=60% or 4GiB; dead_rows=2000000; nice=50, in %; \
                         policy instead of a value, for what the policy says";
 
@@ -38,9 +38,8 @@ pub(crate) struct SetOptions {
     /// The archive set.
     set: String,
     /// lag=2s, threads=40, wal_rate=20MiB/s, log_used=60% or 4GiB, dead_rows=2000000: rest while
-    /// there is more; nice=50: rest so many % of a transaction's time after it; txn=250: how many
-    /// milliseconds one should take; batch=8000: how many rows a slice has that is read from now
-    /// on. It holds for all later runs, until lag=policy lets what the policy says count again.
+    /// there is more; nice=50: rest so many % of a transaction's time after it; txn=250ms:
+    /// how long one should take; batch=8000: how many rows a slice has that is read from now on. It holds for all later runs, until lag=policy lets what the policy says count again.
     #[arg(value_name = "NAME=VALUE", required = true)]
     values: Vec<String>,
 }
@@ -257,12 +256,13 @@ fn read(given: &str, said: &mut Said) -> Result<()> {
         text.parse().ok().filter(|number: &u64| (least..=most).contains(number))
     };
     let is_read = match name {
-        "lag" => {
+        "lag" if !text.is_empty() => {
             said.lag_max_ms = Some(length(text)?.as_millis() as u64);
             said.lag_max_ms.is_some()
         }
         "txn" => {
-            said.transaction_ms = within(1, 60_000);
+            let length = || moment(text).ok().map(|length| length.as_millis() as u64);
+            said.transaction_ms = within(1, 60_000).or_else(length);
             said.transaction_ms.is_some()
         }
         "batch" => {

@@ -205,6 +205,11 @@ fn what_was_set_is_told_and_taken_back() {
         set(&[&format!("{name}=policy")]);
     }
     assert_eq!(set(&["nice=policy"])["overrides"].as_array().unwrap().len(), 0);
-    let (status, told) = ward.run(&["archive", "set", "few", "nothing=policy"]);
-    assert!(status == 2 && told.contains("lag=2s"), "{told}");
+    for (said, means_ms) in [("txn=100", 100), ("txn=250ms", 250), ("txn=1s", 1000)] {
+        assert_eq!(set(&[said])["transaction_ms"], means_ms, "{said}");
+    }
+    for misuse in ["nothing=policy", "lag", "lag=", "txn=2min", "txn=0ms"] {
+        let (status, told) = ward.run(&["archive", "set", "few", misuse]);
+        assert!(status == 2 && told.contains("lag=2s"), "{misuse}: {told}");
+    }
 }
