@@ -3,6 +3,8 @@
 //! Alerts follow from what is promised for a database and never from a job, a host or an endpoint:
 //! those may come and go as long as the promise is kept.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
@@ -36,6 +38,8 @@ pub enum Class {
     DrillFailed,
     /// Restoring was not rehearsed for too long.
     DrillOverdue,
+    /// The last rehearsed restore took longer than promised.
+    RtoBreached,
     /// A copy is behind.
     CopyLag,
     /// Much of it was rewritten where it lies, or is gone.
@@ -87,6 +91,8 @@ pub struct Protection<'a> {
     pub pause: Option<Pause>,
     /// The end of the last drill that passed.
     pub drill_passed: Option<DateTime<Utc>>,
+    /// How long the last drill that passed needed until the restored database answered.
+    pub drill_took: Option<Duration>,
     /// The end of the last drill that found something.
     pub drill_failed: Option<DateTime<Utc>>,
     /// Why nobody does the next one, such as that nobody is at its site.
@@ -145,12 +151,13 @@ impl Urgency {
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::RpoBreached,
         Self::RestorableGap,
         Self::Corruption,
         Self::DrillFailed,
         Self::DrillOverdue,
+        Self::RtoBreached,
         Self::CopyLag,
         Self::SuspiciousChange,
         Self::UnusualSize,
@@ -159,8 +166,8 @@ impl Class {
     ];
 
     /// Their names.
-    pub const NAMES: [&str; 10] = {
-        let mut names = [""; 10];
+    pub const NAMES: [&str; 11] = {
+        let mut names = [""; 11];
         let mut at = 0;
         while at < names.len() {
             names[at] = Self::ALL[at].name();
@@ -177,6 +184,7 @@ impl Class {
             Self::Corruption => "corruption",
             Self::DrillFailed => "drill-failed",
             Self::DrillOverdue => "drill-overdue",
+            Self::RtoBreached => "rto-breached",
             Self::CopyLag => "copy-lag",
             Self::SuspiciousChange => "suspicious-change",
             Self::UnusualSize => "unusual-size",
@@ -202,6 +210,7 @@ pub fn alerts(known: &Protection<'_>, policy: Option<&Policy>, now: DateTime<Utc
         known.corruption(policy),
         known.failed_drill(policy),
         known.overdue_drill(policy, now),
+        known.slow_drill(policy),
         known.copy_lag(policy, now),
         known.odd(policy),
         known.overdue_archive(policy, now),
@@ -223,7 +232,7 @@ impl Protection<'_> {
     fn breach(&self, policy: &Policy, now: DateTime<Utc>) -> Option<Alert> {
         let fresh = self.reach.freshness(policy, now)?;
         let since = fresh.breached_since?;
-        let promised = TimeDelta::from_std(policy.rpo).map_or_else(|_| String::new(), length);
+        let promised = span(policy.rpo);
         let age = length(fresh.age);
         let what = match fresh.newest {
             Some(newest) => format!(
@@ -281,6 +290,18 @@ impl Protection<'_> {
         let what = what.join("; ");
         let alert = self.alert(Class::DrillOverdue, Urgency::Ticket, since, what);
         (since <= now).then_some(alert)
+    }
+
+    /// What was measured last counts: one drill that is fast enough ends it.
+    fn slow_drill(&self, policy: &Policy) -> Option<Alert> {
+        let (at, took) = self.drill_passed.zip(self.drill_took)?;
+        let promised = policy.rto.filter(|promised| *promised < took)?;
+        let (when, took, promised) = (time(at, policy.zone), span(took), span(promised));
+        let what = format!(
+            "the drill of {when} needed {took} until the database answered; \
+             {promised} are promised"
+        );
+        Some(self.alert(Class::RtoBreached, Urgency::Ticket, at, what))
     }
 
     fn copy_lag(&self, policy: &Policy, now: DateTime<Utc>) -> Option<Alert> {
@@ -367,6 +388,11 @@ fn length(length: TimeDelta) -> String {
     if told.is_empty() { "0s".to_owned() } else { told.join(" ") }
 }
 
+/// The same of what is never negative.
+fn span(of: Duration) -> String {
+    TimeDelta::from_std(of).map_or_else(|_| String::new(), length)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -408,6 +434,7 @@ mod tests {
             reach: Reach { state: State::Active, since: at(0), coverage },
             pause: None,
             drill_passed: Some(at(1)),
+            drill_took: None,
             drill_failed: None,
             drill_trouble: None,
             copies: &[],
@@ -497,6 +524,30 @@ mod tests {
         );
         let empty = Protection { drill_passed: None, ..protection(&[]) };
         assert_eq!(told(&empty, &policy, 999), Vec::<String>::new());
+    }
+
+    /// Row 79: what is promised for a restore is measured by drills, and who promises more is told.
+    #[test]
+    fn row_79_a_drill_that_takes_longer_than_promised_is_told() {
+        let policy = Policy { rto: Some(HOUR), ..promises() };
+        let coverage = intervals(&[(1, 9)]);
+        let of = |took: Option<Duration>| Protection { drill_took: took, ..protection(&coverage) };
+        for took in [None, Some(HOUR / 2), Some(HOUR)] {
+            assert_eq!(told(&of(took), &policy, 9), Vec::<String>::new(), "{took:?}");
+        }
+        let slow = of(Some(HOUR + Duration::from_mins(12)));
+        let says = "rto-breached Ticket since 1: the drill of 2026-11-01 01:00:00 UTC needed \
+                    1h 12m until the database answered; 1h are promised";
+        assert_eq!(told(&slow, &policy, 9), [says]);
+        // Nothing is promised there, or nothing any more.
+        assert_eq!(told(&slow, &promises(), 9), Vec::<String>::new());
+        let state = State::Retired;
+        let retired = Protection { reach: Reach { state, ..slow.reach }, ..slow };
+        assert_eq!(told(&retired, &policy, 9), Vec::<String>::new());
+        // A pause keeps nothing of it quiet: no time makes it better.
+        let paused =
+            Protection { pause: Some(Pause { since: at(0), until: Some(at(40)) }), ..slow };
+        assert_eq!(alerts(&paused, Some(&policy), at(9))[0].muted_until, None);
     }
 
     #[test]

@@ -329,6 +329,7 @@ fn row_7_fifty_replacements_a_day_for_thirty_days_page_nobody() {
             reach,
             pause: None,
             drill_passed: Some(now),
+            drill_took: None,
             drill_failed: None,
             drill_trouble: None,
             copies: &[],

@@ -1,5 +1,7 @@
 //! What is the matter with a database, for whoever looks.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 
 use crate::{
@@ -38,6 +40,7 @@ pub(super) fn matters(
         reach: Reach { coverage: &coverage, ..reach(member, standing) },
         pause,
         drill_passed: standing.drill_passed,
+        drill_took: standing.rehearsed.rto_ms.map(Duration::from_millis),
         drill_failed: standing.drill_failed,
         drill_trouble: None,
         copies: &copies,

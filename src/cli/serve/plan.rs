@@ -1,6 +1,9 @@
 //! `stillpoint plan` and `apply`: what a changed configuration would do, and doing it.
 
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    time::Duration,
+};
 
 use clap::Args;
 use serde::Serialize;
@@ -24,7 +27,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    policy::{CopyRule, State, Verdict},
+    policy::{CopyRule, Policy, State, Verdict},
     repository::Repository,
 };
 
@@ -267,6 +270,16 @@ async fn consequences(
             );
             all.entry(what.clone()).or_default().told.push(told);
         }
+        let rto = before.policy.rto.filter(|_| before.state == State::Active);
+        if after.state == State::Active && after.policy.rto != rto {
+            let is_shared = before.database.policy == after.database.policy;
+            let policy = || format!("policy {}: rto", after.policy.name);
+            let place = if is_shared && rto == before.policy.rto { policy() } else { what.clone() };
+            let told = slow_drill(&with_drills(seen, after), name, after.policy).await;
+            if let Some(told) = told {
+                all.entry(place).or_default().told.push(told);
+            }
+        }
         shorter_copies(session, seen, (before, after), &mut all).await?;
         let is_less = !after.policy.keeps_as_much_as(before.policy)
             || before.policy.keep.event.is_some() && before.subjects() != after.subjects();
@@ -287,6 +300,36 @@ async fn consequences(
         all.entry(format!("{at}: keeps less")).or_default().shorten(going);
     }
     Ok(all)
+}
+
+/// Where drills of a database may be written down.
+fn with_drills<'a>(seen: &'a Seen, of: Keeping<'_>) -> Vec<&'a Repository> {
+    let copies = of.policy.copies.iter().map(|rule| &rule.to);
+    let names = copies.chain([&of.database.repository]);
+    names.filter_map(|name| seen.repositories.get(name)).map(|one| &**one).collect()
+}
+
+/// What is to be said of a promise that the newest drill that passed did not keep.
+async fn slow_drill(
+    repositories: &[&Repository],
+    database: &str,
+    policy: &Policy,
+) -> Option<String> {
+    let promised = policy.rto?;
+    let mut newest = None;
+    for repository in repositories {
+        // What cannot be read is told by whoever needs it.
+        let Ok(history) = repository.history().await else { continue };
+        let own = history.drills().filter(|drill| drill.passed && drill.database == database);
+        newest = newest.max(own.map(|drill| (drill.finished_at, drill.rto_ms)).max());
+    }
+    let took = newest.and_then(|(_, rto_ms)| rto_ms).map(Duration::from_millis);
+    let took = took.filter(|took| promised < *took).map(units::duration)?;
+    let promised = units::duration(promised);
+    Some(format!(
+        "{database}: the last drill took {took}, and {promised} are promised: more than was \
+         measured"
+    ))
 }
 
 /// What follows for the copies of a database. One that is taken out of a policy stays where it is.
@@ -404,5 +447,9 @@ async fn first_fulls(session: &Session, config: &Config, changes: &mut [Change])
                 format!("{told} of it there already, which its policy keeps or lets go")
             }
         });
+        if let Some(Ok(repository)) = opened.get(place) {
+            let slow = slow_drill(&[&**repository], &database.name, keeping.policy).await;
+            change.consequences.extend(slow);
+        }
     }
 }

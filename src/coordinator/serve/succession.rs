@@ -139,6 +139,7 @@ impl Fleet {
                 reach,
                 pause: None,
                 drill_passed: None,
+                drill_took: None,
                 drill_failed: None,
                 drill_trouble: None,
                 copies: &[],

@@ -358,6 +358,7 @@ impl Coordinator {
             reach,
             pause: said.pauses(&member.name).iter().find(|pause| pause.covers(now)).copied(),
             drill_passed: standing.drill_passed,
+            drill_took: standing.rehearsed.rto_ms.map(Duration::from_millis),
             drill_failed: standing.drill_failed,
             drill_trouble: drill_trouble.as_deref(),
             copies: &copies,

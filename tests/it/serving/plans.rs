@@ -1,9 +1,17 @@
 //! A changed configuration does nothing before it is applied, and says before what it would do.
 
-use std::{fs, thread::sleep, time::Duration};
+use std::{fs, sync::Arc, thread::sleep, time::Duration};
 
 use rusqlite::Connection;
 use serde_json::Value;
+use stillpoint::{
+    repository::{
+        Repository,
+        drill::DrillRecord,
+        store::{LocalStore, RealFs, Writers},
+    },
+    world::World,
+};
 
 use super::ward::{HEAD, Ward};
 
@@ -145,6 +153,56 @@ fn where_there_is_nothing_nothing_has_to_be_accepted() {
     let (status, told) = ward.run(&["plan"]);
     assert_eq!((status, told.contains("expire")), (10, false), "{told}");
     ward.ok(&["apply"]);
+}
+
+/// Rows 1 and 79: a plan says of a promise that is new that the last drill did not keep it, and
+/// somebody has to know as long as that is so.
+#[tokio::test]
+async fn row_79_a_promise_that_the_last_drill_did_not_keep_is_told() {
+    let promising = |rto: &str| format!("{HEAD}{QUIET}rto = \"{rto}\"\n{}", block("app"));
+    let ward = Ward::new(&promising("2h"));
+    ward.create("app.db");
+    ward.serve_until_backed_up("app");
+    ward.ok(&["drill", "run", "app", "--no-mount", "--evidence", "out"]);
+    drill_that_takes(&ward, Duration::from_mins(72)).await;
+    let classes = || {
+        let alerts = ward.status("app")["alerts"].as_array().unwrap().clone();
+        let told = |one: &Value| format!("{} {}", one["urgency"], one["class"]).replace('"', "");
+        alerts.iter().map(told).collect::<Vec<_>>()
+    };
+    assert_eq!((classes(), changes(&ward)), (Vec::new(), Vec::new()));
+
+    ward.configure(&promising("1h"));
+    assert_eq!(changes(&ward), [pair("changed", "policy default: rto")]);
+    let says = "app: the last drill took 1h12m, and 1h00m are promised: more than was measured";
+    let (_, told) = ward.run(&["plan"]);
+    assert!(told.contains(&format!("    {says}\n")), "{told}");
+    // It keeps nobody from promising it, and is said again only by whoever is to know.
+    ward.ok(&["apply"]);
+    assert_eq!((classes(), changes(&ward)), (vec!["ticket rto-breached".to_owned()], Vec::new()));
+    let alerts = ward.status("app")["alerts"].to_string();
+    assert!(alerts.contains("needed 1h 12m until the database answered; 1h are promised"));
+
+    ward.configure(&promising("3h"));
+    assert!(!ward.run(&["plan"]).1.contains("the last drill"));
+    ward.ok(&["apply"]);
+    assert_eq!(classes(), Vec::<String>::new());
+}
+
+/// Writes a drill down like the one whose evidence lies there, later and for so long.
+async fn drill_that_takes(ward: &Ward, long: Duration) {
+    let files = fs::read_dir(ward.path("out")).unwrap().map(|entry| entry.unwrap().path());
+    let mut records = files.filter(|path| path.extension().is_some_and(|end| end == "json"));
+    let mut record = DrillRecord::decode(&fs::read(records.next().unwrap()).unwrap()).unwrap();
+    let (world, root) = (World::real(1), ward.path("repo"));
+    let (clock, entropy) = (&*world.clock, Arc::clone(&world.entropy));
+    let store = LocalStore::open(RealFs, &root, Writers::Several, clock, entropy).await.unwrap();
+    let store = Arc::new(store);
+    let repository = Repository::open(world.clone(), store, None, None).await.unwrap();
+    let now = world.clock.now();
+    (record.started_at, record.finished_at, record.drill) = (now, now, repository.new_drill());
+    record.rto_ms = Some(long.as_millis().try_into().unwrap());
+    repository.keep_drill(&record, "a page").await.unwrap();
 }
 
 #[test]
