@@ -3,7 +3,7 @@
 //! Everything is written once. Documents say which files count; a file that no document names is
 //! nothing, whatever directory it is in.
 
-use std::sync::Arc;
+use std::{fmt::Write as _, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
@@ -23,6 +23,9 @@ pub(super) const DOCUMENT_BYTES_MAX: u64 = 64 << 20;
 
 /// The longest file, in bytes: one is read as a whole, and verified, before rows are deleted.
 pub(super) const FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// The longest name of a table's directory, in bytes; file systems have 255.
+const DIRECTORY_BYTES_MAX: usize = 200;
 
 /// The longest name of a set, in bytes.
 const NAME_BYTES_MAX: usize = 100;
@@ -284,7 +287,7 @@ impl Place {
 
     /// The name of a file: nobody else ever has it.
     pub(super) fn file(&self, at: &FileName<'_>) -> Result<Key> {
-        let table: String = at.table.chars().map(plain).collect();
+        let table = directory(at.table);
         Key::new(format!(
             "{ARCHIVE}{}/{table}/expire={}/{}-{:06}-{:04}-{}.{}",
             self.set,
@@ -378,10 +381,28 @@ pub(super) struct FileName<'a> {
     pub(super) format: Format,
 }
 
-/// What stands for a character in a directory's name. Two tables may share a directory: files
-/// have names of their own.
-fn plain(c: char) -> char {
-    if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '~' }
+/// The name of a table as that of a directory, which no other table has: other characters than
+/// plain ones as their bytes, and of a long one its beginning and its hash.
+pub(super) fn directory(table: &str) -> String {
+    let mut text = String::new();
+    for byte in table.bytes() {
+        // No name is that of a directory above, nor hidden, nor that of documents.
+        let is_plain = byte.is_ascii_alphanumeric()
+            || byte == b'-'
+            || b"_.".contains(&byte) && !text.is_empty();
+        if is_plain {
+            text.push(char::from(byte));
+        } else {
+            // Nothing fails to be written into a string.
+            let _ = write!(text, "~{byte:02x}");
+        }
+    }
+    if text.len() > DIRECTORY_BYTES_MAX {
+        let hash = blake3::hash(table.as_bytes()).to_hex();
+        text.truncate(DIRECTORY_BYTES_MAX - 17);
+        text = format!("{text}~{}", &hash[..16]);
+    }
+    text
 }
 
 fn sheet_of(name: &str) -> Option<Sheet> {
@@ -398,5 +419,32 @@ fn sheet_of(name: &str) -> Option<Sheet> {
         "void" => Some(Sheet::Void { batch }),
         "expired" => Some(Sheet::Expired { batch }),
         generation => Some(Sheet::Batch { batch, generation: generation.parse().ok()? }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_table_has_a_directory_of_its_own() {
+        let long = "x".repeat(1000);
+        let names = [
+            ("public.orders_2", "public.orders_2"),
+            ("..", "~2e."),
+            ("../x", "~2e.~2fx"),
+            ("_stillpoint", "~5fstillpoint"),
+            ("a.b ö", "a.b~20~c3~b6"),
+            ("a b", "a~20b"),
+            ("a~b", "a~7eb"),
+            ("订单", "~e8~ae~a2~e5~8d~95"),
+            ("顾客", "~e9~a1~be~e5~ae~a2"),
+        ];
+        for (name, is) in names {
+            assert_eq!(directory(name), is);
+        }
+        let (one, other) = (directory(&long), directory(&format!("{long}y")));
+        assert!(one != other && one.len() == DIRECTORY_BYTES_MAX && one.len() == other.len());
+        assert!(one.starts_with("xxx") && Key::new(one).is_ok());
     }
 }

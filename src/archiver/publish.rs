@@ -207,8 +207,9 @@ fn json_type(kind: &Kind) -> &'static str {
     }
 }
 
-/// External tables for Hive and Trino, over the directories of Parquet files.
-/// Source: Apache Hive, Language Manual, DDL, External Tables.
+/// External tables for Hive and Trino, over the directories of Parquet files. A table whose files
+/// are in several directories, as one that was renamed, is a view of a table for each.
+/// Source: Apache Hive, Language Manual, DDL, External Tables, and Create View.
 pub fn hive_tables(place: &Place, shelf: &Shelf) -> String {
     let mut sql = String::from(
         "-- Hive reads whole directories: files of batches that are not sealed yet would count, \
@@ -226,30 +227,100 @@ pub fn hive_tables(place: &Place, shelf: &Shelf) -> String {
         let Some(directory) = directories.last() else { continue };
         for other in directories.iter().filter(|other| *other != directory) {
             let _ = writeln!(sql, "-- Not in this table: {other}");
+    let users = users(shelf);
+    for (number, member) in plan.members.iter().enumerate() {
+        let files = files(place, shelf, &member.table.name);
+        let mut directories: Vec<(&str, &str)> = Vec::new();
+        for file in files.iter().filter(|file| file.format == Format::Parquet) {
+            let one = (directory_of(&file.file.key), directory_of(&file.path));
+            if !directories.contains(&one) {
+                directories.push(one);
+            }
         }
-        let name = view_name(place.set(), plan, number).replace('"', "`");
+        let is_shared = |key: &str| users.get(key).is_some_and(|tables| tables.len() > 1);
+        let (shared, own): (Vec<_>, Vec<_>) =
+            directories.into_iter().partition(|&(key, _)| is_shared(key));
+        let name = table_name(place.set(), plan, number);
+        let quoted = hive_name(&name);
+        for (_, path) in shared {
+            let _ = writeln!(
+                sql,
+                "-- Not in {quoted}, as other tables have files there, too, and Hive would read \
+                 them: {path}; see --for duckdb"
+            );
+        }
+        if own.is_empty() {
+            continue;
+        }
         let newest = newest(shelf, plan, number);
         if newest.iter().any(|column| column.name.eq_ignore_ascii_case("expire")) {
             // Its name is that of the directories.
             let _ = writeln!(
                 sql,
-                "-- {name} has a column named expire, as the directories have, and Hive cannot \
+                "-- {quoted} has a column named expire, as the directories have, and Hive cannot \
                  have both: see --for duckdb"
             );
             continue;
         }
-        let columns: Vec<String> = newest.iter().map(hive_column).collect();
+        if let [(_, path)] = &*own {
+            hive_table(&mut sql, &quoted, newest, path);
+            continue;
+        }
+        let mut selects = Vec::new();
+        for (key, path) in &own {
+            // The same one each time, whichever directories there are by then.
+            let hash = blake3::hash(key.as_bytes()).to_hex();
+            let part = hive_name(&format!("{name}__{}", &hash[..8]));
+            hive_table(&mut sql, &part, newest, path);
+            selects.push(format!("SELECT * FROM {part}"));
+        }
+        let selects = selects.join("\nUNION ALL ");
         let _ = writeln!(
             sql,
-            "CREATE EXTERNAL TABLE IF NOT EXISTS {name} (\n{}\n)\nPARTITIONED BY (expire \
-             string)\nSTORED AS PARQUET\nLOCATION '{directory}';\nMSCK REPAIR TABLE {name};",
-            columns.join(",\n")
+            "-- Its files are in several directories. A table of that name from before goes \
+             first: DROP TABLE {quoted}\nCREATE OR REPLACE VIEW {quoted} AS {selects};"
         );
         let view = newest_name(place.set(), plan, number);
         let table = view_name(place.set(), plan, number);
         sql.push_str(&newest_view::hive(&names, &parquet, newest, (&table, &view)));
     }
     sql
+}
+
+/// Which tables, by the names that they have now, have files in each directory. Before tables had
+/// directories of their own, two could share one.
+fn users(shelf: &Shelf) -> BTreeMap<&str, BTreeSet<String>> {
+    let names = Names::of(shelf);
+    let mut users: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for (plan, batch) in shelf.sealed() {
+        for (number, member) in batch.members.iter().enumerate() {
+            if let Some(file) = &member.file {
+                let table = names.table_now(plan, number);
+                users.entry(directory_of(&file.key)).or_default().insert(table);
+            }
+        }
+    }
+    users
+}
+
+/// The directory above `expire=...`.
+fn directory_of(file: &str) -> &str {
+    file.rsplitn(3, '/').last().unwrap_or(file)
+}
+
+fn hive_name(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+fn hive_table(sql: &mut String, name: &str, columns: &[Column], directory: &str) {
+    let columns: Vec<String> = columns.iter().map(hive_column).collect();
+    let _ = writeln!(
+        sql,
+        "CREATE EXTERNAL TABLE IF NOT EXISTS {name} (\n{}\n)\nPARTITIONED BY (expire \
+         string)\nSTORED AS PARQUET\nLOCATION '{}';\nMSCK REPAIR TABLE {name};",
+        columns.join(",\n"),
+        directory.replace('\\', r"\\").replace('\'', r"\'")
+    );
 }
 
 /// The columns of the newest file of a table.

@@ -1,7 +1,6 @@
 //! Writes the metadata of tables, version by version.
 
 use std::{
-    fmt::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,7 +14,7 @@ use super::{
         document::Plan,
         file::Format,
         names::Names,
-        place::Place,
+        place::{Place, directory},
         publish::{Counted, files, table_name},
         shelf::Shelf,
     },
@@ -32,9 +31,6 @@ const STEP: &str = "publish an archive set for Iceberg";
 
 /// The longest metadata that is read, in bytes.
 const METADATA_BYTES_MAX: u64 = 64 << 20;
-
-/// The longest name of a directory, in bytes; file systems have 255.
-const NAME_BYTES_MAX: usize = 200;
 
 /// A table that was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -312,29 +308,6 @@ fn version_of(name: &str) -> Option<u64> {
     version.parse().ok()
 }
 
-/// The name of a table as that of a directory: other characters than plain ones as their bytes.
-fn directory(name: &str) -> String {
-    let mut text = String::new();
-    for byte in name.bytes() {
-        // No name is that of a directory above, nor hidden.
-        let is_plain = byte.is_ascii_alphanumeric()
-            || b"-_".contains(&byte)
-            || byte == b'.' && !text.is_empty();
-        if is_plain {
-            text.push(char::from(byte));
-        } else {
-            // Nothing fails to be written into a string.
-            let _ = write!(text, "~{byte:02x}");
-        }
-    }
-    if text.len() > NAME_BYTES_MAX {
-        let hash = blake3::hash(name.as_bytes()).to_hex();
-        text.truncate(NAME_BYTES_MAX - 17);
-        text = format!("{text}~{}", &hash[..16]);
-    }
-    text
-}
-
 /// A place as readers of Iceberg know it: characters stand for themselves there, as a reader opens
 /// what stands behind the scheme and decodes nothing. Source: Apache Hadoop, `Path`, and PyIceberg,
 /// `PyArrowFileIO.parse_location`.
@@ -359,22 +332,4 @@ fn refused(set: &str, why: &'static str) -> Error {
         .with("set", set)
         .why(why)
         .next(format!("stillpoint archive publish {set} --for duckdb"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::directory;
-
-    #[test]
-    fn no_table_is_written_above_its_directory() {
-        for (name, is) in [
-            ("orders_2", "orders_2"),
-            ("..", "~2e."),
-            ("../x", "~2e.~2fx"),
-            ("a.b ö", "a.b~20~c3~b6"),
-        ] {
-            assert_eq!(directory(name), is);
-        }
-        assert!(directory(&"x".repeat(1000)).len() < 256);
-    }
 }
