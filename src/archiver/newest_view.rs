@@ -101,7 +101,7 @@ pub(super) fn duckdb(names: &Names, files: &[Counted<'_>], (all, newest): (&str,
 }
 
 /// Says why there is no such view, and what there is instead.
-fn left_out(view: &str, why: &str) -> String {
+pub(super) fn left_out(view: &str, why: &str) -> String {
     let view = view.replace(['\n', '\r'], " ");
     format!("-- {view} is left out: {why}; see stillpoint archive restore --staging\n")
 }

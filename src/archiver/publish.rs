@@ -217,21 +217,13 @@ pub fn hive_tables(place: &Place, shelf: &Shelf) -> String {
     );
     let Some(plan) = shelf.runs.last().map(|run| &run.plan) else { return sql };
     let names = Names::of(shelf);
-    for (number, member) in plan.members.iter().enumerate() {
-        let files = files(place, shelf, &member.table.name);
-        // The directory above `expire=...`; a table that was renamed has several.
-        let parquet = files.iter().filter(|file| file.format == Format::Parquet);
-        let parquet: Vec<&Counted<'_>> = parquet.collect();
-        let directories: BTreeSet<&str> =
-            parquet.iter().filter_map(|file| file.path.rsplitn(3, '/').last()).collect();
-        let Some(directory) = directories.last() else { continue };
-        for other in directories.iter().filter(|other| *other != directory) {
-            let _ = writeln!(sql, "-- Not in this table: {other}");
     let users = users(shelf);
     for (number, member) in plan.members.iter().enumerate() {
         let files = files(place, shelf, &member.table.name);
+        let parquet = files.iter().filter(|file| file.format == Format::Parquet);
+        let parquet: Vec<&Counted<'_>> = parquet.collect();
         let mut directories: Vec<(&str, &str)> = Vec::new();
-        for file in files.iter().filter(|file| file.format == Format::Parquet) {
+        for file in &parquet {
             let one = (directory_of(&file.file.key), directory_of(&file.path));
             if !directories.contains(&one) {
                 directories.push(one);
@@ -262,29 +254,36 @@ pub fn hive_tables(place: &Place, shelf: &Shelf) -> String {
             );
             continue;
         }
-        if let [(_, path)] = &*own {
-            hive_table(&mut sql, &quoted, newest, path);
-            continue;
-        }
-        let mut selects = Vec::new();
-        for (key, path) in &own {
-            // The same one each time, whichever directories there are by then.
-            let hash = blake3::hash(key.as_bytes()).to_hex();
-            let part = hive_name(&format!("{name}__{}", &hash[..8]));
-            hive_table(&mut sql, &part, newest, path);
-            selects.push(format!("SELECT * FROM {part}"));
-        }
-        let selects = selects.join("\nUNION ALL ");
-        let _ = writeln!(
-            sql,
-            "-- Its files are in several directories. A table of that name from before goes \
-             first: DROP TABLE {quoted}\nCREATE OR REPLACE VIEW {quoted} AS {selects};"
-        );
         let view = newest_name(place.set(), plan, number);
         let table = view_name(place.set(), plan, number);
-        sql.push_str(&newest_view::hive(&names, &parquet, newest, (&table, &view)));
+        if let [(_, path)] = &*own {
+            hive_table(&mut sql, &quoted, newest, path);
+            sql.push_str(&newest_view::hive(&names, &parquet, newest, (&table, &view)));
+        } else {
+            hive_union(&mut sql, &name, newest, &own);
+            let why = "files are in several directories, and a view does not name them";
+            sql.push_str(&newest_view::left_out(&view, why));
+        }
     }
     sql
+}
+
+/// A view of a table for each directory.
+fn hive_union(sql: &mut String, name: &str, columns: &[Column], directories: &[(&str, &str)]) {
+    let mut selects = Vec::new();
+    for (key, path) in directories {
+        // The same one each time, whichever directories there are by then.
+        let hash = blake3::hash(key.as_bytes()).to_hex();
+        let part = hive_name(&format!("{name}__{}", &hash[..8]));
+        hive_table(sql, &part, columns, path);
+        selects.push(format!("SELECT * FROM {part}"));
+    }
+    let (quoted, selects) = (hive_name(name), selects.join("\nUNION ALL "));
+    let _ = writeln!(
+        sql,
+        "-- Its files are in several directories. A table of that name from before goes \
+         first: DROP TABLE {quoted}\nCREATE OR REPLACE VIEW {quoted} AS {selects};"
+    );
 }
 
 /// Which tables, by the names that they have now, have files in each directory. Before tables had
