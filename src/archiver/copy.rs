@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stillpoint_contract::Result;
 
 use super::{
-    document::{Batch, Expired, Plan, Void},
+    document::{Batch, Expired, Plan, Sealed, Void},
     encryption::Seal,
     erase::REPLAYED,
     garbage::{Removed, discard, sweep},
@@ -165,12 +165,17 @@ pub(super) async fn mirror(from: &Place, to: &Place) -> Result<()> {
     let folder = from.documents();
     let listed = to.store.list(&folder).await?;
     let there: BTreeSet<&str> = listed.iter().map(|one| one.key.as_str()).collect();
-    let has_batch = |run: &str, batch: &str| {
-        let manifest = format!("{folder}{run}/{batch}.0");
-        there.range(&*manifest..).next().is_some_and(|key| key.starts_with(&manifest))
+    // What is sealed is a generation, or what comes of it; one before has other rows.
+    let has_sealed = |run: &str, batch: &str, generation: u32| {
+        let manifests = format!("{folder}{run}/{batch}.0");
+        let least = format!("{folder}{run}/{batch}.{generation:04}.json");
+        there.range(&*least..).next().is_some_and(|key| key.starts_with(&manifests))
     };
     for listed in from.store.list(&folder).await? {
         let key = listed.key;
+        if there.contains(key.as_str()) {
+            continue;
+        }
         let Some((run, name)) =
             key.as_str().strip_prefix(&folder).and_then(|rest| rest.split_once('/'))
         else {
@@ -179,14 +184,14 @@ pub(super) async fn mirror(from: &Place, to: &Place) -> Result<()> {
         let is_wanted = match (run.strip_prefix('_'), name.split_once('.')) {
             (Some(kind), _) => ![KEYS, REPLAYED].contains(&kind),
             (None, Some(("end", _))) => there.contains(&*format!("{folder}{run}/plan.json")),
-            (None, Some((batch, "sealed.json"))) => has_batch(run, batch),
+            (None, Some((batch, "sealed.json"))) if has_sealed(run, batch, 0) => {
+                let sealed: Option<Sealed> = from.read_at(&key).await?;
+                sealed.is_some_and(|sealed| has_sealed(run, batch, sealed.generation))
+            }
             // Manifests come with their files.
             (None, _) => false,
         };
-        if is_wanted
-            && !there.contains(key.as_str())
-            && let Some(bytes) = from.store.read(&key, DOCUMENT_BYTES_MAX).await?
-        {
+        if is_wanted && let Some(bytes) = from.store.read(&key, DOCUMENT_BYTES_MAX).await? {
             to.store.create(&key, bytes).await?;
         }
     }
