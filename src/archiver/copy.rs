@@ -16,6 +16,7 @@ use super::{
     shelf::Shelf,
     shelve::{read_back, stored},
     subject::Searched,
+    word::WORDS,
 };
 use crate::{pipeline::cpu::CpuPool, repository::store::Key, world::World};
 
@@ -182,7 +183,7 @@ pub(super) async fn mirror(from: &Place, to: &Place) -> Result<()> {
             continue;
         };
         let is_wanted = match (run.strip_prefix('_'), name.split_once('.')) {
-            (Some(kind), _) => ![KEYS, REPLAYED].contains(&kind),
+            (Some(kind), _) => ![KEYS, REPLAYED, WORDS].contains(&kind),
             (None, Some(("end", _))) => there.contains(&*format!("{folder}{run}/plan.json")),
             (None, Some((batch, "sealed.json"))) if has_sealed(run, batch, 0) => {
                 let sealed: Option<Sealed> = from.read_at(&key).await?;

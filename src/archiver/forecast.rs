@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use stillpoint_contract::LedgerEntry;
 
-use super::shelf::Shelf;
+use super::shelf::{Shelf, Shelved};
 
 /// Between two transactions that are further apart than this, the run was not at work.
 const APART_MAX: Duration = Duration::from_mins(10);
@@ -23,10 +23,21 @@ pub fn measured_rate(shelf: &Shelf, ledger: &[LedgerEntry]) -> Option<f64> {
             continue;
         }
         worked += took;
-        let batch = run.batches.get(&two[1].batch).map(|one| &one.batch);
-        let mut slices = batch.into_iter().flat_map(|batch| &batch.slices);
-        let slice = slices.find(|slice| slice.number == two[1].slice);
-        rows += slice.map_or(0, |slice| slice.members[0].rows);
+        rows += root_rows(run, two[1]);
     }
     (!worked.is_zero() && rows > 0).then(|| rows as f64 / worked.as_secs_f64())
+}
+
+/// How many rows of the root are gone from their table because of a run, as a ledger says.
+pub fn gone_rows(run: &Shelved, ledger: &[LedgerEntry]) -> u64 {
+    let own = ledger.iter().filter(|entry| entry.run == run.plan.run);
+    own.map(|entry| root_rows(run, entry)).sum()
+}
+
+/// How many rows of the root a slice has that a ledger notes.
+fn root_rows(run: &Shelved, entry: &LedgerEntry) -> u64 {
+    let batch = run.batches.get(&entry.batch).map(|one| &one.batch);
+    let mut slices = batch.into_iter().flat_map(|batch| &batch.slices);
+    let slice = slices.find(|slice| slice.number == entry.slice);
+    slice.map_or(0, |slice| slice.members[0].rows)
 }

@@ -52,6 +52,7 @@ mod unnamed;
 mod whole;
 mod withdraw;
 mod witness;
+mod word;
 mod work;
 
 pub use control::{Control, Since, control, tell};
@@ -63,7 +64,7 @@ pub use document::{
 pub use erase::{Erased, Erasing, Erasure, ErasureRevoked, erase, erasures, revoke};
 pub use event::{ArchiveEvent, ArchiveWithdrawal, events, record, withdraw};
 pub use expire::{Expiring, Expiry, expire};
-pub use forecast::measured_rate;
+pub use forecast::{gone_rows, measured_rate};
 pub use garbage::{KeptFile, Removed};
 pub use gate::{Aged, Gate, SecondCopy};
 pub use hold::{ArchiveHold, ArchiveRelease, Holding, Holds, held, hold, look_up, release};
@@ -89,3 +90,4 @@ pub use run::{Archiving, Limits, Quit, RunReport};
 pub use shelf::{Shelf, Shelved, ShelvedBatch};
 pub use subject::MarkedSubject;
 pub use witness::{Nobody, Step, Witness};
+pub use word::{LastWord, last_word};

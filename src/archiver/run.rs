@@ -167,9 +167,15 @@ impl Archiving<'_> {
     /// [`Corrupt`](ErrorKind::Corrupt) when a file is not what was written: no row is deleted then.
     pub async fn run(&self) -> Result<RunReport> {
         let mut report = RunReport::default();
+        let done = Box::pin(self.attempts(&mut report)).await;
+        self.say_stopped(&report, done.as_ref().err()).await;
+        done.map(|()| report)
+    }
+
+    async fn attempts(&self, report: &mut RunReport) -> Result<()> {
         let mut attempt = 1;
         loop {
-            let error = match Box::pin(self.attempt(&mut report)).await {
+            let error = match Box::pin(self.attempt(report)).await {
                 Ok(quit) => {
                     // Who was erased, and came back with a restore of the database, goes again.
                     let copies = self.gates.iter().filter_map(|gate| gate.copy());
@@ -191,7 +197,7 @@ impl Archiving<'_> {
                         sweep(self.place, &Shelf::load(self.place).await?).await?;
                     }
                     report.quit = quit;
-                    return Ok(report);
+                    return Ok(());
                 }
                 Err(error) => error,
             };
@@ -238,6 +244,9 @@ impl Archiving<'_> {
         };
         refuse_unreconciled(self.place, self.world, &shelf, &ledger).await?;
         let mut begun = shelf.unfinished().cloned();
+        if let Some(run) = &begun {
+            report.run = Some(run.plan.run.clone());
+        }
         // These are as long as all that was ever archived.
         drop((shelf, ledger));
         let mut plans = 0;
@@ -291,6 +300,21 @@ impl Archiving<'_> {
 }
 
 impl RunReport {
+    /// Why it stopped, in a word for programs.
+    pub fn word(&self) -> &'static str {
+        match &self.quit {
+            Quit::Finished if self.left_rows > 0 => "rows-left",
+            Quit::Finished => "finished",
+            Quit::NothingSelected => "nothing-selected",
+            Quit::RowsMax => "rows-max",
+            Quit::OutOfTime => "out-of-time",
+            Quit::Closed(_) => "window-closed",
+            Quit::Gate(_) => "gate",
+            Quit::KeptSource => "kept-source",
+            Quit::Critical(_) => "critical",
+        }
+    }
+
     /// Why it stopped, in a few words.
     pub fn words(&self) -> String {
         match (&self.quit, self.left_rows) {

@@ -21,6 +21,7 @@ use super::{
     shelf::{Shelved, ShelvedBatch},
     shelve::shelve,
     witness::Step,
+    word::Rests,
 };
 use crate::policy::{Verification, is_open, next_begin};
 
@@ -44,6 +45,7 @@ pub(super) struct Work<'a, 'b> {
     /// How many rows of the root a slice has.
     slice_rows: u64,
     pace: Pace,
+    rests: Rests,
     begun: Duration,
     /// What somebody told it, and when it looked.
     told: Control,
@@ -79,6 +81,7 @@ impl<'a, 'b> Work<'a, 'b> {
             stride: Stride::new(archiving.rule.transaction),
             slice_rows: archiving.rule.slice_rows,
             pace: Pace::new(archiving.rule.throttle.clone(), report.enough_until),
+            rests: Rests::default(),
             begun: archiving.world.clock.elapsed(),
             told: Control::default(),
             looked: None,
@@ -543,6 +546,9 @@ impl<'a, 'b> Work<'a, 'b> {
         } else {
             self.pace.turn(pruner, set, now).await?
         };
+        if let Some(heard) = self.rests.see(&turn, now) {
+            self.archiving.say_heard(self.report, heard).await;
+        }
         if let Turn::Rest(Rest { cause, why, length }) = &turn {
             witness.see(&Step::Resting { why: why.clone(), length: *length });
             world.clock.sleep(*length).await;

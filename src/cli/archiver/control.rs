@@ -8,7 +8,10 @@ use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::place::Set;
 use crate::{
-    archiver::{Control, Said, Shelf, Since, Standing, control, standing, tell},
+    archiver::{
+        Batch, Control, LastWord, Said, Shelf, Shelved, Since, Standing, control, gone_rows,
+        last_word, measured_rate, standing, tell,
+    },
     cli::{
         answer::{Answer, Stamp},
         exit,
@@ -50,11 +53,24 @@ struct StatusAnswer {
     /// The run that was begun and not ended, or `null`.
     run: Option<String>,
     planned_rows: u64,
+    /// About how many bytes those take in their table.
+    planned_bytes: u64,
     /// Rows of all tables that are in files of it.
     exported_rows: u64,
+    /// How many bytes these files have.
+    file_bytes: u64,
     /// Rows of all tables that the ledger says are gone from their tables; `null` where the
     /// database cannot be asked.
     pruned_rows: Option<u64>,
+    /// Rows of the root that were planned, and are in their table.
+    left_rows: Option<u64>,
+    /// How many rows of the root went in a second when the set was last worked on, rests included;
+    /// `null` where that is not known.
+    rows_per_second: Option<f64>,
+    /// How long what is left takes at that rate, once it goes on.
+    eta_ms: Option<u64>,
+    /// How a run stopped, or why it rests; `null` where nobody said so.
+    last_word: Option<WordRow>,
     /// Partitions that were taken out of their tables, and are not dropped yet.
     standing: Vec<StandingRow>,
     paused: bool,
@@ -71,6 +87,65 @@ struct StatusAnswer {
     told_at: Option<Stamp>,
     /// Settings that count instead of the policy's.
     overrides: Vec<OverrideRow>,
+}
+
+/// What whoever worked on the set said last.
+#[derive(Debug, Serialize)]
+struct WordRow {
+    run: String,
+    /// How it stopped, as `archive run` says it, or `failed`; or `resting`, or `working`.
+    state: String,
+    /// Of a rest, its cause as `archive run` says it.
+    cause: Option<String>,
+    why: String,
+    since: Stamp,
+}
+
+impl WordRow {
+    fn of(word: LastWord) -> Self {
+        let LastWord { run, state, cause, why, since } = word;
+        Self { run, state, cause, why, since: Stamp(since) }
+    }
+
+    /// For people: what it is about, and what it says.
+    fn told(&self, page: &Page<'_>) -> (&'static str, String) {
+        let (why, since) = (&self.why, page.time(self.since.0));
+        match &*self.state {
+            "working" => ("works", format!("since {since}, unless whoever did was killed")),
+            "resting" => ("rests", format!("{why}, since {since}")),
+            "finished" | "rows-left" | "nothing-selected" => ("ended", format!("{why}, {since}")),
+            _ => ("stopped", format!("{why}, {since}")),
+        }
+    }
+}
+
+/// How far a run is, as far as the ledger tells.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    pruned: Option<u64>,
+    left: Option<u64>,
+    rate: Option<f64>,
+    eta_ms: Option<u64>,
+}
+
+impl Progress {
+    /// Nothing of it is known where the database cannot be asked.
+    async fn of(session: &Session, set: &Set, shelf: &Shelf, run: &Shelved) -> Self {
+        let ledger = async {
+            let driver = set.driver(session).await?;
+            driver.rows().await?.ledger(&set.rule.name).await
+        };
+        let Ok(ledger) = ledger.await else { return Self::default() };
+        let own = ledger.iter().filter(|entry| entry.run == run.plan.run);
+        let left = run.plan.rows.saturating_sub(gone_rows(run, &ledger));
+        let rate = measured_rate(shelf, &ledger);
+        Self {
+            pruned: Some(own.map(|entry| entry.rows).sum()),
+            left: Some(left),
+            rate,
+            eta_ms: rate.map(|rate| (left as f64 / rate * 1000.0) as u64),
+        }
+    }
 }
 
 /// A setting that counts instead of the policy's.
@@ -176,17 +251,19 @@ impl Answer for StatusAnswer {
         let mut facts = Vec::new();
         if let Some(run) = &self.run {
             facts.push(("run", run.clone()));
-            facts.push((
-                "planned",
-                format!("{} rows of the root", units::grouped(self.planned_rows)),
-            ));
-            facts.push(("in files", format!("{} rows", units::grouped(self.exported_rows))));
+            let (rows, bytes) =
+                (units::grouped(self.planned_rows), units::bytes(self.planned_bytes));
+            facts.push(("planned", format!("{rows} rows of the root, about {bytes}")));
+            let (rows, bytes) = (units::grouped(self.exported_rows), units::bytes(self.file_bytes));
+            facts.push(("in files", format!("{rows} rows, {bytes}")));
             let pruned = self.pruned_rows.map_or_else(
                 || "not known: the database cannot be asked".to_owned(),
                 |rows| format!("{} rows", units::grouped(rows)),
             );
             facts.push(("deleted", pruned));
+            facts.extend(self.left().map(|left| ("left", left)));
         }
+        facts.extend(self.last_word.as_ref().map(|word| word.told(page)));
         if let (Some(by), Some(at)) = (&self.told_by, self.told_at) {
             facts.push(("told by", format!("{by}, {}", page.time(at.0))));
         }
@@ -208,6 +285,22 @@ impl Answer for StatusAnswer {
             });
             page.line(format!("    {}", printable(&one.reattach)));
         }
+    }
+}
+
+impl StatusAnswer {
+    /// What is left, and how long that takes; none where it is not known.
+    fn left(&self) -> Option<String> {
+        let rows = units::grouped(self.left_rows?);
+        Some(match (self.eta_ms, self.rows_per_second) {
+            (Some(ms), Some(rate)) => {
+                let length = units::duration(Duration::from_millis(ms));
+                format!("{rows} rows of the root: about {length}, at {rate:.0} rows/s with rests")
+            }
+            _ => {
+                format!("{rows} rows of the root; too little was deleted to say how long it takes")
+            }
+        })
     }
 }
 
@@ -303,13 +396,11 @@ async fn answer(session: &Session, set: &Set, told: Control) -> Result<u8> {
     let place = set.place(session).await?;
     let shelf = Shelf::load(&place).await?;
     let run = shelf.unfinished();
-    let exported = run.map_or(0, |run| {
-        let live = run.batches.values().filter(|one| one.is_there());
-        live.map(|one| one.batch.rows()).sum()
-    });
-    let pruned = match run {
-        Some(run) => pruned(session, set, &run.plan.run).await.ok(),
-        None => None,
+    let live = run.iter().flat_map(|run| run.batches.values()).filter(|one| one.is_there());
+    let live: Vec<&Batch> = live.map(|one| &one.batch).collect();
+    let progress = match run {
+        Some(run) => Box::pin(Progress::of(session, set, &shelf, run)).await,
+        None => Progress::default(),
     };
     let standing = standing(&place, set.rule.grace).await?.into_iter();
     let is_told = !told.by.is_empty();
@@ -317,8 +408,14 @@ async fn answer(session: &Session, set: &Set, told: Control) -> Result<u8> {
         set: set.rule.name.clone(),
         run: run.map(|run| run.plan.run.clone()),
         planned_rows: run.map_or(0, |run| run.plan.rows),
-        exported_rows: exported,
-        pruned_rows: pruned,
+        planned_bytes: run.map_or(0, |run| run.plan.bytes),
+        exported_rows: live.iter().copied().map(Batch::rows).sum(),
+        file_bytes: live.iter().copied().flat_map(Batch::files).map(|file| file.bytes).sum(),
+        pruned_rows: progress.pruned,
+        left_rows: progress.left,
+        rows_per_second: progress.rate,
+        eta_ms: progress.eta_ms,
+        last_word: last_word(&place).await?.map(WordRow::of),
         standing: standing.map(|one| StandingRow::of(&set.rule.name, one)).collect(),
         paused: told.is_paused,
         overrides: OverrideRow::all(&told),
@@ -334,10 +431,4 @@ async fn answer(session: &Session, set: &Set, told: Control) -> Result<u8> {
         told_by: is_told.then_some(told.by),
     })?;
     Ok(exit::OK)
-}
-
-async fn pruned(session: &Session, set: &Set, run: &str) -> Result<u64> {
-    let driver = set.driver(session).await?;
-    let ledger = driver.rows().await?.ledger(&set.rule.name).await?;
-    Ok(ledger.iter().filter(|entry| entry.run == run).map(|entry| entry.rows).sum())
 }

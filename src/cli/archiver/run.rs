@@ -206,18 +206,7 @@ fn status_of(report: &RunReport) -> u8 {
 }
 
 fn answer_of(set: &str, report: RunReport, took: Duration) -> RunAnswer {
-    let quit = match &report.quit {
-        Quit::Finished if report.left_rows > 0 => "rows-left",
-        Quit::Finished => "finished",
-        Quit::NothingSelected => "nothing-selected",
-        Quit::RowsMax => "rows-max",
-        Quit::OutOfTime => "out-of-time",
-        Quit::Closed(_) => "window-closed",
-        Quit::Gate(_) => "gate",
-        Quit::KeptSource => "kept-source",
-        Quit::Critical(_) => "critical",
-    };
-    let why = report.words();
+    let (quit, why) = (report.word(), report.words());
     let differences = report.differences.into_iter();
     let rested = report.rested.into_iter();
     RunAnswer {

@@ -18,6 +18,7 @@ mod keys;
 mod mended;
 mod partitions;
 mod planned;
+mod progress;
 mod protocol;
 mod published;
 mod published_newest;
