@@ -6,6 +6,7 @@
 //! row by row with what was read back, and the entry in the ledger is in the same transaction.
 
 mod behind;
+mod condition;
 mod control;
 mod copy;
 mod destination;
@@ -55,6 +56,7 @@ mod witness;
 mod word;
 mod work;
 
+pub use condition::{Compares, Term};
 pub use control::{Control, Since, control, tell};
 pub use destination::{Copies, Destination};
 pub use document::{
@@ -81,9 +83,7 @@ pub use prepare::{Prepared, prepare};
 pub use prune::Difference;
 pub use publish::{duckdb_views, hive_tables, refuse_encrypted};
 pub use put_back::{Returned, Returning, put_back};
-pub use read::{
-    Compares, Damage, FoundRows, Term, Verified, Wanted, columns_of, find, unsettled_rows, verify,
-};
+pub use read::{Damage, FoundRows, Verified, Wanted, columns_of, find, unsettled_rows, verify};
 pub use reattach::{Reattached, Standing, standing};
 pub use reconcile::{LiveSlice, Overlap, Reconciled, Reconciling, compare, reconcile};
 pub use run::{Archiving, Limits, Quit, RunReport};

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Column, Error, ErrorKind, Kind, Result, code};
 
 use super::{
+    condition::Term,
     document::{Plan, PlannedMember},
     meaning::Sense,
-    read::Term,
     shelf::Shelf,
 };
 
@@ -231,7 +231,8 @@ impl Names {
         terms.iter().try_for_each(|term| {
             let column = self.known(table, &term.column)?;
             let sense = Sense::of(column, &[], None);
-            sense.admit(column, &term.value, term.compares.needs_order())
+            let needs_order = term.compares.needs_order();
+            term.values.iter().try_for_each(|value| sense.admit(column, value, needs_order))
         })
     }
 

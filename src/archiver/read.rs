@@ -6,10 +6,11 @@ use stillpoint_contract::{
     Class, Column, Error, ErrorKind, Key, Kind, LedgerEntry, Result, RowBatch, code, values,
 };
 
+pub(super) use super::condition::{Term, fits};
 use super::{
+    condition::Compares,
     document::{Batch, Plan, Slice},
     file::value_text,
-    meaning::Sense,
     names::Names,
     place::Place,
     reconcile::{Hidden, compare, hidden, refuse_unknown},
@@ -30,129 +31,6 @@ pub struct Wanted {
     pub run: Option<String>,
     /// At most so many rows.
     pub rows_max: Option<u64>,
-}
-
-/// Something that has to be so of a row: a column compared with a text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Term {
-    /// The column.
-    pub column: String,
-    /// How.
-    pub compares: Compares,
-    /// With what, as the engine writes it.
-    pub value: String,
-}
-
-/// How values are compared: as what their column holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compares {
-    /// `=`
-    Equal,
-    /// `!=`
-    Unequal,
-    /// `<`
-    Less,
-    /// `<=`
-    AtMost,
-    /// `>`
-    More,
-    /// `>=`
-    AtLeast,
-}
-
-impl Wanted {
-    /// Reads conditions such as `id >= 7 and city = 'Bonn'`.
-    ///
-    /// # Errors
-    ///
-    /// [`Invalid`](ErrorKind::Invalid) when it is none.
-    pub fn terms_of(text: &str) -> Result<Vec<Term>> {
-        let mut terms = Vec::new();
-        let mut rest = text.trim();
-        while !rest.is_empty() {
-            let (term, behind) = term(rest).ok_or_else(|| {
-                Error::new(ErrorKind::Invalid, code::USAGE, "understand a condition")
-                    .with("given", text)
-                    .with("at", rest)
-                    .with("forms", "id = 7; city = 'Bonn' and created_at < 2024-01-01")
-            })?;
-            terms.push(term);
-            rest = behind;
-        }
-        Ok(terms)
-    }
-}
-
-/// The first term of a text, and what follows the `and` behind it.
-fn term(text: &str) -> Option<(Term, &str)> {
-    const SIGNS: [(&str, Compares); 6] = [
-        ("!=", Compares::Unequal),
-        ("<=", Compares::AtMost),
-        (">=", Compares::AtLeast),
-        ("=", Compares::Equal),
-        ("<", Compares::Less),
-        (">", Compares::More),
-    ];
-    let (column, rest) = word(text)?;
-    let rest = rest.trim_start();
-    let (sign, compares) = SIGNS.iter().find(|(sign, _)| rest.starts_with(sign))?;
-    let (value, rest) = word(rest[sign.len()..].trim_start())?;
-    let rest = rest.trim_start();
-    let behind = if rest.is_empty() {
-        rest
-    } else {
-        let (and, behind) = rest.split_at_checked(3)?;
-        let is_and = and.eq_ignore_ascii_case("and") && behind.starts_with(char::is_whitespace);
-        let behind = behind.trim_start();
-        if !is_and || behind.is_empty() {
-            return None;
-        }
-        behind
-    };
-    Some((Term { column, compares: *compares, value }, behind))
-}
-
-/// The first word of a text, or what stands in quotes there, doubled quotes in it once.
-fn word(text: &str) -> Option<(String, &str)> {
-    let quote = text.chars().next().filter(|c| "'\"".contains(*c));
-    let Some(quote) = quote else {
-        let end = text.find(|c: char| c.is_whitespace() || "=<>!".contains(c));
-        let (word, rest) = text.split_at(end.unwrap_or(text.len()));
-        return (!word.is_empty()).then(|| (word.to_owned(), rest));
-    };
-    let mut word = String::new();
-    let mut rest = &text[1..];
-    loop {
-        let end = rest.find(quote)?;
-        word.push_str(&rest[..end]);
-        rest = &rest[end + 1..];
-        match rest.strip_prefix(quote) {
-            Some(behind) => {
-                word.push(quote);
-                rest = behind;
-            }
-            None => return Some((word, rest)),
-        }
-    }
-}
-
-impl Compares {
-    pub(super) fn needs_order(self) -> bool {
-        !matches!(self, Self::Equal | Self::Unequal)
-    }
-
-    fn holds(self, sense: Sense, found: Option<&str>, wanted: &str) -> bool {
-        // As in SQL, nothing compares with NULL.
-        let order = found.map(|found| sense.compared(found, wanted));
-        order.is_some_and(|order| match self {
-            Self::Equal => order.is_eq(),
-            Self::Unequal => order.is_ne(),
-            Self::Less => order.is_lt(),
-            Self::AtMost => order.is_le(),
-            Self::More => order.is_gt(),
-            Self::AtLeast => order.is_ge(),
-        })
-    }
 }
 
 /// Rows of one file that were wanted, or some of them.
@@ -287,16 +165,19 @@ fn can_hold(plan: &Plan, batch: &Batch, terms: &[(Option<usize>, Term)]) -> bool
     let is_asked = |(place, term): &&(Option<usize>, Term)| {
         *place == Some(*first) && term.compares == Compares::Equal
     };
-    let mut asked = terms.iter().filter(is_asked);
-    let Some(asked) = asked.find_map(|(_, term)| term.value.trim().parse::<i64>().ok()) else {
-        return true;
+    let numbers = |term: &Term| -> Option<Vec<i64>> {
+        term.values.iter().map(|value| value.trim().parse().ok()).collect()
     };
+    let mut asked = terms.iter().filter(is_asked);
+    let Some(asked) = asked.find_map(|(_, term)| numbers(term)) else { return true };
     let kind = &batch.members[0].columns[*first].kind;
     let number = |key: Option<Key>| whole_number(kind, values(&key?.0).next()?.ok()??);
     batch.slices.iter().any(|slice| {
         slice.range().map_or(true, |range| {
-            number(range.after).is_none_or(|after| after <= asked)
-                && number(range.to).is_none_or(|to| asked <= to)
+            let (after, to) = (number(range.after), number(range.to));
+            asked.iter().any(|asked| {
+                after.is_none_or(|after| after <= *asked) && to.is_none_or(|to| *asked <= to)
+            })
         })
     })
 }
@@ -434,31 +315,6 @@ impl Pages {
     }
 }
 
-/// Whether a row is as conditions say.
-pub(super) fn fits(
-    row: &[u8],
-    columns: &[Column],
-    planned: &[Column],
-    terms: &[(Option<usize>, Term)],
-) -> Result<bool> {
-    if terms.is_empty() {
-        return Ok(true);
-    }
-    let values = values(row).collect::<Result<Vec<_>>>()?;
-    for (place, term) in terms {
-        // What a file does not have is as good as NULL, which compares with nothing.
-        let Some(place) = *place else { return Ok(false) };
-        let value = values.get(place).copied().flatten();
-        let column = &columns[place];
-        let text = value.and_then(|value| value_text(&column.kind, value));
-        let sense = Sense::of(column, planned, value);
-        if !term.compares.holds(sense, text.as_deref(), &term.value) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
 /// What is wrong with a batch.
 #[derive(Debug)]
 pub struct Damage {
@@ -563,35 +419,4 @@ fn agree(plan: &Plan, one: &ShelvedBatch, ledger: &[LedgerEntry], hidden: &Hidde
         .with("their rows", live.iter().map(|slice| slice.rows()).sum::<u64>())
         .why("their rows live in the table again, as after a restore to a time before the run")
         .next(format!("stillpoint archive reconcile {}", plan.set)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn conditions_are_understood_or_refused() {
-        let terms =
-            Wanted::terms_of("id>=7 and \"the city\" = 'it''s' AND at < 2024-01-01").unwrap();
-        let shown: Vec<_> = terms.iter().map(|t| (&*t.column, t.compares, &*t.value)).collect();
-        assert_eq!(
-            shown,
-            [
-                ("id", Compares::AtLeast, "7"),
-                ("the city", Compares::Equal, "it's"),
-                ("at", Compares::Less, "2024-01-01"),
-            ]
-        );
-        assert_eq!(Wanted::terms_of("  ").unwrap(), []);
-        for wrong in ["id", "id =", "= 7", "id = 7 and", "id = 7 or a = 8", "id = '7", "a = 1 b"] {
-            assert!(Wanted::terms_of(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn nothing_compares_with_null() {
-        let holds = |compares: Compares, found| compares.holds(Sense::Text, found, "y");
-        assert!(holds(Compares::Unequal, Some("x")) && !holds(Compares::Unequal, None));
-        assert!(holds(Compares::AtMost, Some("y")) && !holds(Compares::Less, Some("y")));
-    }
 }

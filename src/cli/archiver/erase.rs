@@ -21,7 +21,8 @@ use crate::{
 pub(crate) struct EraseOptions {
     /// The archive set.
     set: String,
-    /// Whose rows, as COLUMN=VALUE; rows of other tables that refer to them go with them.
+    /// Whose rows, as COLUMN=VALUE; rows of other tables that refer to them go with them. A row
+    /// whose column is NULL is nobody's.
     #[arg(long, value_name = "COLUMN=VALUE")]
     subject: String,
     /// The table that has the column [default: the root].

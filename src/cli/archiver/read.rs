@@ -40,7 +40,11 @@ pub(crate) struct GetOptions {
 pub(crate) struct ScanOptions {
     /// The archive set.
     set: String,
-    /// Which rows, such as: customer_id = 42 and created_at < 2024-01-01
+    /// Which rows, such as: customer_id = 42 and created_at < 2024-01-01.
+    ///
+    /// A column is compared with a value by =, !=, <, <=, > or >=, or it is in (7, 8), not in
+    /// ('a', 'b'), is null, or is not null. All that and joins has to be so; there is no or. What
+    /// has spaces in it stands in quotes. A file without the column has NULL there.
     #[arg(long = "where", value_name = "CONDITION", default_value = "")]
     condition: String,
     /// The table [default: the root].
@@ -76,7 +80,7 @@ pub(super) async fn get(session: &Session, options: GetOptions) -> Result<u8> {
             .with("key", key.join(", "))
             .with("values", options.id.len()));
     }
-    let term = |(column, value)| Term { column, compares: Compares::Equal, value };
+    let term = |(column, value)| Term { column, compares: Compares::Equal, values: vec![value] };
     let terms = key.into_iter().zip(options.id).map(term).collect();
     let wanted = Wanted { table: options.table, terms, ..Wanted::default() };
     let runs = write(session, &set, &place, &wanted, options.format).await?;

@@ -22,7 +22,11 @@ use crate::{
 pub(crate) struct Options {
     /// The archive set.
     set: String,
-    /// Which rows, such as: customer_id = 42 and created_at < 2024-01-01
+    /// Which rows, such as: customer_id = 42 and created_at < 2024-01-01.
+    ///
+    /// A column is compared with a value by =, !=, <, <=, > or >=, or it is in (7, 8), not in
+    /// ('a', 'b'), is null, or is not null. All that and joins has to be so; there is no or. What
+    /// has spaces in it stands in quotes. A file without the column has NULL there.
     #[arg(long = "where", value_name = "CONDITION")]
     condition: Option<String>,
     /// All of them.

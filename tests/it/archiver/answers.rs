@@ -1,8 +1,10 @@
 //! Which archived rows are found: those that the engine would have found in its table.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says what it tried")]
 
-use stillpoint::archiver::{Erasing, FoundRows, Holding, Shelf, Wanted, erase, find, hold};
-use stillpoint_contract::ErrorKind;
+use stillpoint::archiver::{
+    Erasing, FoundRows, Holding, Returning, Shelf, Wanted, erase, find, hold, put_back,
+};
+use stillpoint_contract::{Conflict, ErrorKind};
 
 use super::shop::{InPostgres, Shop, Sqlite, Yard};
 
@@ -94,6 +96,59 @@ async fn values_of_postgresql_are_found_however_they_are_written() {
     shop.client().await.batch_execute("DROP TABLE visits").await.unwrap();
 }
 
+/// NULL is found by its own name only, also where a file was written before there was the column.
+async fn nulls_and_lists_are_found<S: Shop>(yard: &Yard<S>) {
+    yard.fill(0..10, 0).await;
+    let orders = yard.shop.table("orders");
+    yard.shop.change(&[format!("UPDATE {orders} SET note = NULL WHERE id < 4")]).await;
+    assert_eq!(yard.run().await.unwrap().pruned_rows, 10);
+    yard.shop.change(&[format!("ALTER TABLE {orders} ADD COLUMN city TEXT")]).await;
+    let later = "(20, 'o20', 'closed', 'note 20', 1, 'Bonn'), (21, 'o21', 'closed', '', 1, NULL)";
+    yard.shop.change(&[format!("INSERT INTO {orders} VALUES {later}")]).await;
+    assert_eq!(yard.run().await.unwrap().pruned_rows, 2);
+    for (condition, expected) in [
+        ("note is null", 4),
+        ("note IS NOT NULL", 8),
+        ("note = ''", 1),
+        ("note != 'note 5'", 7),
+        ("note in ('note 5', 'note 7', 'note 1')", 2),
+        ("note not in ('note 5', 'note 7')", 6),
+        ("city is null", 11),
+        ("city is not null", 1),
+        ("city = Bonn", 1),
+        ("city not in (Ulm)", 1),
+        ("note is null and id in (1, 2.0, 9)", 2),
+        ("id not in (1, 2)", 10),
+    ] {
+        assert_eq!(count(yard, condition).await, expected, "{condition}");
+    }
+    let terms = Wanted::terms_of("note is null").unwrap();
+    let wanted = Wanted { terms, ..Wanted::default() };
+    let returning = Returning { wanted, conflict: Conflict::Fail, staging: None };
+    let driver = yard.shop.driver().await;
+    let back = Box::pin(put_back(&yard.place, &yard.world, &*driver, &returning)).await.unwrap();
+    assert_eq!(back.iter().map(|one| one.tally.inserted).sum::<u64>(), 4);
+    assert_eq!(yard.live("orders").await, ["o0", "o1", "o2", "o3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nulls_and_lists_of_sqlite_are_found() {
+    nulls_and_lists_are_found(&Yard::new(Sqlite::new().await, false)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nulls_and_lists_of_postgresql_are_found() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    let yard = Yard::new(shop, false);
+    nulls_and_lists_are_found(&yard).await;
+    // Each of a list has to be a value of the column.
+    let terms = Wanted::terms_of("id in (1, many)").unwrap();
+    let wanted = Wanted { terms, ..Wanted::default() };
+    let take = async |_: FoundRows| Ok(());
+    let found = Box::pin(find(&yard.place, &yard.world.cpu, &wanted, None, take)).await;
+    assert_eq!(found.unwrap_err().kind(), ErrorKind::Invalid);
+}
+
 /// One key is in one file, which the manifest tells: no other one is opened.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_looked_for_in_no_file_that_cannot_have_it() {
@@ -106,7 +161,8 @@ async fn a_key_is_looked_for_in_no_file_that_cannot_have_it() {
     assert_eq!((count(&yard, "id = 299").await, count(&yard, "id = 999").await), (1, 0));
     yard.store.delete(&files.last().unwrap().key).await.unwrap();
     assert_eq!((count(&yard, "id = 0").await, count(&yard, "id = 19").await), (1, 1));
-    for condition in ["id = 299", "id >= 19", "token = o3"] {
+    assert_eq!(count(&yard, "id in (0, 19)").await, 2);
+    for condition in ["id = 299", "id in (0, 299)", "id >= 19", "token = o3"] {
         let terms = Wanted::terms_of(condition).unwrap();
         let wanted = Wanted { terms, ..Wanted::default() };
         let take = async |_: FoundRows| Ok(());

@@ -100,6 +100,10 @@ fn orders_are_planned_archived_found_and_put_back() {
     let where_ = "customer = 'customer 3' and id <= 70";
     let some = scan(&ward, &["scan", "orders", "--where", where_]);
     assert_eq!(some.len(), 10, "{some:?}");
+    let listed = "customer in ('customer 3', 'nobody') and amount is not null";
+    assert_eq!(scan(&ward, &["scan", "orders", "--where", listed]).len(), 143);
+    let (status, told) = ward.run(&["archive", "scan", "orders", "--where", "customer = null"]);
+    assert!(status == 2 && told.contains("note is null"), "{told}");
     let things = scan(&ward, &["scan", "orders", "--table", "items", "--limit", "5"]);
     assert_eq!(things.len(), 5);
     let csv = ward.ok(&["archive", "scan", "orders", "--where", "id = 8", "--format", "csv"]);
