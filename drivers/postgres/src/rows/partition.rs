@@ -225,9 +225,11 @@ pub(super) async fn leaving(client: &Client, partition: &Partition) -> Result<Ve
             } else {
                 let out = "a partition leaves (DETACH PARTITION)";
                 let beside = default_of(client, &parent).await?;
-                for on in [Some(&parent), beside.as_ref(), Some(&name)].into_iter().flatten() {
+                for on in [Some(&parent), beside.as_ref()].into_iter().flatten() {
                     locks.push(lock(on, exclusive, out, EVERYBODY, Held::Moment));
                 }
+                let of_itself = lock_of_detached(client).await?;
+                locks.push(lock(&name, of_itself, out, EVERYBODY, Held::Moment));
                 out
             };
             let blocks = "whoever changes rows of it, and changes of its schema";
@@ -245,6 +247,14 @@ pub(super) async fn leaving(client: &Client, partition: &Partition) -> Result<Ve
         locks.push(lock(on, exclusive, DROP, EVERYBODY, Held::Moment));
     }
     Ok(locks)
+}
+
+/// What DETACH takes of the partition itself: less before 14. Source: PostgreSQL 13 and 14, `ATExecDetachPartition`, and `pg_locks`.
+async fn lock_of_detached(client: &Client) -> Result<&'static str> {
+    let query = "SELECT current_setting('server_version_num')::int >= 140000";
+    let row = client.query_one(query, &[]).await.map_err(|e| failed(e, STEP))?;
+    let is_exclusive: bool = row.try_get(0).map_err(|e| failed(e, STEP))?;
+    Ok(if is_exclusive { "ACCESS EXCLUSIVE" } else { "SHARE UPDATE EXCLUSIVE" })
 }
 
 /// The tables to which a partition refers.
