@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use stillpoint::archiver::Quit;
+use stillpoint_contract::{ErrorKind, code};
 
 use super::shop::{InPostgres, Shop, Sqlite, Yard};
 
@@ -61,4 +62,35 @@ async fn i7_triggers_of_postgresql_that_change_rows_of_the_set_are_named() {
         "CREATE TRIGGER other AFTER UPDATE ON items FOR EACH ROW EXECUTE FUNCTION change()",
     ];
     changed(Yard::new(shop, true), &make, "DROP TRIGGER touch ON items").await;
+}
+
+/// A trigger deletes rows of a table that hangs on the root without a reference.
+async fn cascaded<S: Shop>(yard: Yard<S>, make: &[&str], remove: &str, is_known: bool) {
+    yard.fill(0..20, 1).await;
+    yard.shop.change(&make.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>()).await;
+    let error = yard.run().await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_REFUSED), "{error:?}");
+    let told = format!("{:?}", error.facts());
+    assert!(told.contains("parts"), "{error:?}");
+    assert!(!is_known || error.advice().contains(&remove), "{error:?}");
+    let (orders, parts) = (yard.live("orders").await.len(), yard.live("parts").await.len());
+    assert_eq!((orders, parts, yard.archived("orders").await.len()), (20, 2, 0));
+
+    yard.shop.change(&[remove.to_owned()]).await;
+    let report = yard.run().await.unwrap();
+    assert_eq!(report.quit, Quit::Finished, "{report:?}");
+    assert_eq!((yard.live("orders").await.len(), yard.archived("orders").await.len()), (0, 20));
+    assert_eq!(yard.live("parts").await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i2_a_trigger_of_sqlite_takes_no_rows_along_that_nothing_archives() {
+    let make = [
+        "CREATE TABLE parts (order_id INTEGER, token TEXT)",
+        "INSERT INTO parts VALUES (3, 'p3'), (4, 'p4')",
+        "CREATE TRIGGER casc AFTER DELETE ON orders BEGIN
+             DELETE FROM parts WHERE order_id = old.id; END",
+    ];
+    let yard = Yard::new(Sqlite::new().await, true);
+    cascaded(yard, &make, "DROP TRIGGER \"casc\"", true).await;
 }

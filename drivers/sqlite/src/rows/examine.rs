@@ -3,6 +3,7 @@
 use stillpoint_contract::{ArchiveSet, Class, Finding, Kind, Member, Referrer, Result, Weight};
 
 use super::{
+    effects::{Deed, Effect, effects, loses, own_names},
     schema::{is_indexed, key_of, listed, own_name, quoted, referrers, triggers},
     worker::Desk,
 };
@@ -30,7 +31,7 @@ pub(super) fn examine(desk: &Desk, set: &ArchiveSet) -> Result<Vec<Finding>> {
         if at == 0 {
             findings.extend(root(desk, member, &own)?);
         }
-        findings.extend(deletion(desk, member, &own)?);
+        findings.extend(deletion(desk, set, member, &own)?);
         findings.extend(link(desk, member, &own)?);
         let connection = desk.connection();
         for referrer in desk.sql(referrers(connection, &own), STEP)? {
@@ -86,18 +87,43 @@ fn root(desk: &Desk, member: &Member, own: &str) -> Result<Vec<Finding>> {
     Ok(vec![finding("key", format!("{}: {names}", table.name), Weight::Fine, None)])
 }
 
-/// Whether rows can be deleted at all: a trigger, an index or a check may need functions or
-/// collations that only the application has.
-fn deletion(desk: &Desk, member: &Member, own: &str) -> Result<Vec<Finding>> {
-    let explain = format!("EXPLAIN DELETE FROM main.{}", quoted(own));
-    match desk.connection().prepare(&explain) {
-        Ok(_) => Ok(Vec::new()),
+/// Whether rows can be deleted at all, and what happens then: a trigger, an index or a check may
+/// need functions or collations that only the application has, and a trigger may do anything.
+fn deletion(desk: &Desk, set: &ArchiveSet, member: &Member, own: &str) -> Result<Vec<Finding>> {
+    let found = match effects(desk.connection(), own) {
         Err(e) if matches!(e, rusqlite::Error::SqlInputError { .. }) => {
             let found = format!("{}: rows cannot be deleted here: {e}", member.table.name);
-            Ok(vec![finding("deletion", found, Weight::Lacking, None)])
+            return Ok(vec![finding("deletion", found, Weight::Lacking, None)]);
         }
-        Err(e) => desk.sql(Err(e), STEP),
+        found => desk.sql(found, STEP)?,
+    };
+    let names = own_names(set)?;
+    let mut findings = Vec::new();
+    for effect in &found {
+        // Who refers to rows is looked at by itself.
+        let Some(trigger) = &effect.trigger else { continue };
+        let loses = desk.sql(loses(desk.connection(), &names, effect), STEP)?;
+        findings.extend(besides(&member.table.name, trigger, effect, loses));
     }
+    Ok(findings)
+}
+
+/// What a trigger does to other rows.
+fn besides(shown: &str, trigger: &str, effect: &Effect, loses: bool) -> Option<Finding> {
+    let told = |what: &str| format!("{shown}: trigger {trigger} {what}");
+    let table = &effect.table;
+    if loses {
+        let what = format!(
+            "deletes rows of {table}, which is not in the set: they would be gone without having \
+             been copied; add {table} to the set, or drop the trigger"
+        );
+        let drop = format!("DROP TRIGGER {}", quoted(trigger));
+        return Some(finding("trigger", told(&what), Weight::Lacking, Some(drop)));
+    }
+    (effect.deed == Deed::Update).then(|| {
+        let what = format!("changes rows of {table} for rows that are pruned");
+        finding("trigger", told(&what), Weight::Advice, None)
+    })
 }
 
 /// Without an index, each deletion reads the whole table.

@@ -1,6 +1,7 @@
 //! Rows of tables, on their way into files and back.
 
 mod compared;
+mod effects;
 mod examine;
 mod keep;
 mod lock;

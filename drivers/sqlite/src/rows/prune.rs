@@ -8,6 +8,7 @@ use stillpoint_contract::{
 };
 
 use super::{
+    effects::{Deed, Effect, effects, loses, own_names},
     schema::{fingerprint, own_name, quoted, triggers},
     select::{columns, condition, count, hand_over, prepare},
     worker::{Batches, Desk, Transaction},
@@ -191,6 +192,8 @@ fn delete(
     let has_triggers = !desk.sql(triggers(connection, &own), "look for triggers")?.is_empty();
     // A trigger may delete rows that are selected, too, before it is their turn.
     let selected = if has_triggers { Some(count(desk, table, &condition)?) } else { None };
+    // A trigger of another table may be new, and make one of this table do more than it did.
+    let besides = if has_triggers { Besides::look(desk, set, &own)? } else { Besides::default() };
     let sql = format!(
         "DELETE FROM main.{} WHERE {} RETURNING {}",
         quoted(&own),
@@ -210,6 +213,7 @@ fn delete(
             .with(what, number)
             .why("a trigger or a foreign key did something else than to delete these rows")
     })?;
+    besides.check(desk, (own.as_str(), returned), connection.total_changes() - before)?;
     let left = count(desk, table, &condition)?;
     if left > 0 {
         return Err(Error::new(ErrorKind::Refused, code::ROWS_DIFFER, "delete rows")
@@ -253,4 +257,91 @@ fn check(
         Some(selected) if selected != returned => Err(("rows that were there", selected)),
         _ => Ok(()),
     }
+}
+
+/// What triggers of a table do to rows of the set while some of it are deleted.
+#[derive(Debug, Default)]
+struct Besides {
+    /// The tables of the set of which triggers delete rows, each with how many it has.
+    shrinking: Vec<(String, u64)>,
+    /// Whether triggers do nothing else.
+    is_all: bool,
+}
+
+impl Besides {
+    /// Looks before anything is deleted, and refuses what would lose rows.
+    fn look(desk: &Desk, set: &ArchiveSet, own: &str) -> Result<Self> {
+        const STEP: &str = "ask what triggers do";
+        let connection = desk.connection();
+        let (names, found) = (own_names(set)?, desk.sql(effects(connection, own), STEP)?);
+        for effect in &found {
+            if desk.sql(loses(connection, &names, effect), STEP)? {
+                return Err(lost(own, effect));
+            }
+        }
+        let deletes = |effect: &&Effect| effect.deed == Deed::Delete && effect.trigger.is_some();
+        let is_member = |effect: &Effect| names.iter().any(|name| effect.is_on(name));
+        let is_all = found.iter().all(|effect| effect.deed == Deed::Delete && is_member(effect));
+        let mut shrinking = Vec::new();
+        for name in &names {
+            if !found.iter().filter(deletes).any(|effect| effect.is_on(name)) {
+                continue;
+            }
+            let puts = |one: &&Effect| one.deed == Deed::Insert && one.is_on(name);
+            if let Some(effect) = found.iter().find(puts) {
+                return Err(lost(own, effect)
+                    .with("also deleted from", name)
+                    .why("triggers delete rows of a table and add others: nobody can tell which"));
+            }
+            // Where nothing else is changed, what is changed in all says enough.
+            let rows = if is_all { 0 } else { rows_of(desk, name)? };
+            shrinking.push((name.clone(), rows));
+        }
+        Ok(Self { shrinking, is_all })
+    }
+
+    /// Makes sure that triggers deleted no row that was not handed over.
+    fn check(&self, desk: &Desk, (own, returned): (&str, u64), changed: u64) -> Result<()> {
+        let differ = |table: &str, gone: u64, expected: u64| {
+            Err(Error::new(ErrorKind::Refused, code::ROWS_DIFFER, "delete rows")
+                .with("table", table)
+                .with("rows that would be gone", gone)
+                .with("rows that were returned", expected)
+                .why("a trigger deletes other rows of the set, too"))
+        };
+        if self.shrinking.is_empty() {
+            return Ok(());
+        }
+        if self.is_all {
+            return if changed == returned { Ok(()) } else { differ(own, changed, returned) };
+        }
+        for (table, before) in &self.shrinking {
+            let gone = before.saturating_sub(rows_of(desk, table)?);
+            let expected = if table == own { returned } else { 0 };
+            if gone != expected {
+                return differ(table, gone, expected);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn rows_of(desk: &Desk, own: &str) -> Result<u64> {
+    let query = format!("SELECT count(*) FROM main.{}", quoted(own));
+    let rows = desk.connection().query_row(&query, [], |row| row.get::<_, i64>(0));
+    Ok(desk.sql(rows, "count rows")?.cast_unsigned())
+}
+
+fn lost(own: &str, effect: &Effect) -> Error {
+    let error = Error::new(ErrorKind::Refused, code::ROWS_REFUSED, "delete rows")
+        .with("table", own)
+        .with("also changed", &effect.table)
+        .why("rows of a table that is not in the set would be deleted without being archived");
+    let Some(trigger) = &effect.trigger else {
+        return error.with("by", "the action of a foreign key").next("add that table to the set");
+    };
+    error
+        .with("trigger", trigger)
+        .next(format!("DROP TRIGGER {}", quoted(trigger)))
+        .next("or add that table to the set")
 }

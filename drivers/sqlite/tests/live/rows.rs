@@ -130,6 +130,133 @@ async fn what_interferes_with_a_deletion_is_noticed() {
     assert_eq!((count(&db, "t"), count(&db, "log")), (1, 2));
 }
 
+/// A parent with two children, one of which is in the set, an audit log, sums, and indexes of text.
+const SHOP: &str = "
+    CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT);
+    CREATE TABLE c (id INTEGER PRIMARY KEY, t REFERENCES t); CREATE INDEX c_t ON c (t);
+    CREATE TABLE other (t); CREATE TABLE log (id); CREATE TABLE sums (n);
+    CREATE VIRTUAL TABLE five USING fts5(a, content='t', content_rowid='id');
+    CREATE VIRTUAL TABLE four USING fts4(content=\"t\", a);
+    CREATE VIRTUAL TABLE whole USING fts5(a);
+    INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c');
+    INSERT INTO c VALUES (1, 1), (2, 2), (3, 3);
+    INSERT INTO other VALUES (1), (2), (3); INSERT INTO sums VALUES (3);
+    INSERT INTO five (rowid, a) SELECT id, a FROM t;
+    INSERT INTO four (docid, a) SELECT id, a FROM t;
+    INSERT INTO whole (rowid, a) SELECT id, a FROM t";
+
+/// The set of `t` and `c`.
+async fn shop(rows: &mut dyn Rows) -> ArchiveSet {
+    let mut set = set(rows.table("t").await.unwrap(), "id < 3");
+    let (columns, parent_columns) = (vec!["t".to_owned()], vec!["id".to_owned()]);
+    let link = Some(Link { parent: 0, columns, parent_columns });
+    set.members.push(Member { table: rows.table("c").await.unwrap(), link });
+    set
+}
+
+/// Deletes everything of a set, children first.
+async fn delete_all(rows: &mut dyn Rows, set: &ArchiveSet) -> Result<u64> {
+    rows.lock("set", PATIENCE).await?;
+    let mut pruning = rows.prune().await?;
+    let mut count = 0;
+    for member in (0..set.members.len()).rev() {
+        count += pruning.delete(set, member, &KeyRange::default(), &mut Kept::default()).await?;
+    }
+    pruning.commit().await?;
+    Ok(count)
+}
+
+#[tokio::test]
+async fn a_trigger_that_deletes_rows_of_other_tables_is_refused() {
+    for (then, table) in [
+        ("DELETE FROM other WHERE t = old.id", "other"),
+        ("INSERT INTO log VALUES (1); DELETE FROM OTHER WHERE t > old.id", "other"),
+        ("DELETE FROM whole WHERE rowid = old.id", "whole"),
+    ] {
+        let (directory, db) = database(SHOP);
+        db.execute_batch(&format!("CREATE TRIGGER x AFTER DELETE ON t BEGIN {then}; END")).unwrap();
+        let mut rows = open(&at(&directory)).await;
+        let set = shop(rows.as_mut()).await;
+        let findings = rows.examine(&set).await.unwrap();
+        let lacking: Vec<_> = findings.iter().filter(|one| one.weight == Weight::Lacking).collect();
+        assert_eq!(lacking.len(), 1, "{then}: {findings:?}");
+        let found = lacking[0].found.to_lowercase();
+        assert!(found.contains("trigger x") && found.contains(table), "{then}: {findings:?}");
+        assert_eq!(lacking[0].statement.as_deref(), Some("DROP TRIGGER \"x\""), "{then}");
+        let error = delete_all(rows.as_mut(), &set).await.expect_err(then);
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_REFUSED));
+        assert_eq!(error.advice()[0], "DROP TRIGGER \"x\"", "{error:?}");
+        assert_eq!((count(&db, "t"), count(&db, "other"), count(&db, "whole")), (3, 3, 3), "{then}");
+    }
+}
+
+/// One that fires for what the trigger of a table writes down may come after the set was looked at.
+#[tokio::test]
+async fn a_trigger_of_another_table_that_deletes_rows_is_refused_whenever_it_comes() {
+    let (directory, db) = database(SHOP);
+    db.execute_batch("CREATE TRIGGER x AFTER DELETE ON t BEGIN INSERT INTO log VALUES (1); END")
+        .unwrap();
+    let mut rows = open(&at(&directory)).await;
+    let set = shop(rows.as_mut()).await;
+    assert!(rows.examine(&set).await.unwrap().iter().all(|one| one.weight < Weight::Lacking));
+    db.execute_batch("CREATE TRIGGER y AFTER INSERT ON log BEGIN DELETE FROM other; END").unwrap();
+    let error = delete_all(rows.as_mut(), &set).await.unwrap_err();
+    assert_eq!(error.code(), code::ROWS_REFUSED, "{error:?}");
+    assert_eq!((count(&db, "t"), count(&db, "other")), (3, 3));
+    assert!(rows.examine(&set).await.unwrap().iter().any(|one| one.weight == Weight::Lacking));
+    db.execute_batch("DROP TRIGGER y").unwrap();
+    assert_eq!(delete_all(rows.as_mut(), &set).await.unwrap(), 4);
+    assert_eq!((count(&db, "t"), count(&db, "log"), count(&db, "other")), (1, 2, 3));
+}
+
+#[tokio::test]
+async fn triggers_that_lose_no_row_are_no_reason_not_to_delete() {
+    for (then, is_told) in [
+        ("INSERT INTO log VALUES (old.id)", false),
+        ("UPDATE sums SET n = n - 1", true),
+        ("INSERT INTO five (five, rowid, a) VALUES ('delete', old.id, old.a)", false),
+        ("DELETE FROM four WHERE docid = old.id", false),
+        // What hangs on a row goes before it.
+        ("DELETE FROM c WHERE t = old.id", false),
+        ("DELETE FROM c WHERE t = old.id; INSERT INTO log VALUES (old.id)", false),
+    ] {
+        let (directory, db) = database(SHOP);
+        db.execute_batch(&format!("CREATE TRIGGER x BEFORE DELETE ON t BEGIN {then}; END"))
+            .unwrap();
+        let mut rows = open(&at(&directory)).await;
+        let set = shop(rows.as_mut()).await;
+        let findings = rows.examine(&set).await.unwrap();
+        assert!(findings.iter().all(|one| one.weight < Weight::Lacking), "{then}: {findings:?}");
+        let told = "t: trigger x changes rows of sums";
+        let told = findings.iter().any(|one| one.found.starts_with(told));
+        assert_eq!(told, is_told, "{then}: {findings:?}");
+        assert_eq!(delete_all(rows.as_mut(), &set).await.expect(then), 4);
+        assert_eq!((count(&db, "t"), count(&db, "c"), count(&db, "other")), (1, 1, 3), "{then}");
+    }
+}
+
+/// Rows of the set that are not handed over are in no file.
+#[tokio::test]
+async fn a_trigger_that_deletes_other_rows_of_the_set_is_noticed() {
+    for then in [
+        "DELETE FROM c WHERE id = 3",
+        "DELETE FROM c WHERE id = 3; INSERT INTO log VALUES (1)",
+        "DELETE FROM c WHERE id = 3; UPDATE sums SET n = 0",
+        "DELETE FROM t WHERE id = 3",
+        "DELETE FROM t WHERE id = 3; INSERT INTO log VALUES (1)",
+    ] {
+        let (directory, db) = database(SHOP);
+        // What refers to the third row keeps it from nothing.
+        db.execute_batch("UPDATE c SET t = NULL WHERE id = 3").unwrap();
+        db.execute_batch(&format!("CREATE TRIGGER x AFTER DELETE ON t BEGIN {then}; END")).unwrap();
+        let mut rows = open(&at(&directory)).await;
+        let set = shop(rows.as_mut()).await;
+        let error = delete_all(rows.as_mut(), &set).await.expect_err(then);
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_DIFFER), "{then}");
+        assert_eq!((count(&db, "t"), count(&db, "c")), (3, 3), "{then}");
+    }
+}
+
 #[tokio::test]
 async fn keys_are_what_tells_rows_apart() {
     let (directory, _db) = database(

@@ -1,0 +1,164 @@
+//! What the deletion of rows does besides: statements of triggers and actions of foreign keys, at
+//! any depth, as SQLite names them while it prepares the deletion.
+
+use std::{collections::BTreeSet, sync::mpsc};
+
+use rusqlite::{
+    Connection, OptionalExtension as _,
+    hooks::{AuthAction, AuthContext, Authorization},
+};
+use stillpoint_contract::{ArchiveSet, Result};
+
+use super::schema::{own_name, quoted};
+
+/// What is done to rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Deed {
+    Delete,
+    Insert,
+    Update,
+}
+
+/// What is done to rows of a table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Effect {
+    pub(super) deed: Deed,
+    pub(super) table: String,
+    /// The trigger that does it; a foreign key has no name.
+    pub(super) trigger: Option<String>,
+}
+
+impl Effect {
+    /// Whether it is done to a table.
+    pub(super) fn is_on(&self, own: &str) -> bool {
+        self.table.eq_ignore_ascii_case(own)
+    }
+}
+
+/// What deleting rows of a table does besides deleting them. Triggers are compiled whole, whatever
+/// rows there are.
+/// Source: <https://www.sqlite.org/c3ref/set_authorizer.html>.
+pub(super) fn effects(connection: &Connection, own: &str) -> rusqlite::Result<BTreeSet<Effect>> {
+    let (note, noted) = mpsc::channel();
+    let hook = move |context: AuthContext<'_>| {
+        let (deed, table) = match context.action {
+            AuthAction::Delete { table_name } => (Deed::Delete, table_name),
+            AuthAction::Insert { table_name } => (Deed::Insert, table_name),
+            AuthAction::Update { table_name, .. } => (Deed::Update, table_name),
+            _ => return Authorization::Allow,
+        };
+        let trigger = context.accessor.map(str::to_owned);
+        // Whoever takes it lives longer than this.
+        drop(note.send(Effect { deed, table: table.to_owned(), trigger }));
+        Authorization::Allow
+    };
+    let explain = format!("EXPLAIN DELETE FROM main.{}", quoted(own));
+    connection.authorizer(Some(hook))?;
+    let prepared = connection.prepare(&explain).map(drop);
+    // Statements that are prepared from now on, also the modules' own, are nobody's business.
+    connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)?;
+    prepared?;
+    let is_itself = |effect: &Effect| {
+        effect.trigger.is_none() && effect.deed == Deed::Delete && effect.is_on(own)
+    };
+    Ok(noted.try_iter().filter(|effect| !is_itself(effect)).collect())
+}
+
+/// The own names of a set's tables.
+pub(super) fn own_names(set: &ArchiveSet) -> Result<Vec<String>> {
+    set.members.iter().map(|member| own_name(&member.table.name)).collect()
+}
+
+/// Whether rows are lost by an effect: it deletes some of a table that is not in the set.
+pub(super) fn loses(
+    connection: &Connection,
+    names: &[String],
+    effect: &Effect,
+) -> rusqlite::Result<bool> {
+    let is_outside = !names.iter().any(|own| effect.is_on(own));
+    Ok(effect.deed == Deed::Delete && is_outside && !has_no_rows(connection, &effect.table)?)
+}
+
+/// Whether a table has no rows of its own: a view, whose triggers are named themselves, or a
+/// full-text index of what is in another table.
+fn has_no_rows(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    let query = "SELECT type, coalesce(sql, '') FROM main.sqlite_schema \
+                 WHERE type IN ('table', 'view') AND name = ?1 COLLATE NOCASE";
+    let found = connection
+        .query_row(query, [name], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
+        .optional()?;
+    Ok(found.is_some_and(|(kind, sql)| kind == "view" || is_mere_index(&sql)))
+}
+
+/// Whether a statement makes a full-text index without content of its own.
+/// Sources: <https://www.sqlite.org/fts5.html>, 4.4, "External Content and Contentless Tables";
+/// <https://www.sqlite.org/fts3.html>, 6.2, "FTS4 Options".
+fn is_mere_index(sql: &str) -> bool {
+    const MODULES: [&str; 2] = ["fts4", "fts5"];
+    let Some((head, arguments)) = sql.split_once('(') else { return false };
+    let mut words = head.split_whitespace();
+    let is_virtual = words.nth(1).is_some_and(|word| word.eq_ignore_ascii_case("virtual"));
+    let module = words.next_back().unwrap_or_default();
+    let is_content = |argument: &str| {
+        let name = argument.split_once('=').map(|(name, _)| name.trim());
+        name.is_some_and(|name| name.eq_ignore_ascii_case("content"))
+    };
+    is_virtual
+        && MODULES.iter().any(|known| known.eq_ignore_ascii_case(module))
+        && arguments.split(',').any(is_content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indexes_without_content_of_their_own_are_told_from_tables() {
+        for (sql, expected) in [
+            ("CREATE VIRTUAL TABLE f USING fts5(a, content='t', content_rowid='id')", true),
+            ("create virtual table f using FTS4 ( Content = \"t\", a )", true),
+            ("CREATE VIRTUAL TABLE f USING fts5(a, content='')", true),
+            ("CREATE VIRTUAL TABLE f USING fts5(a, content)", false),
+            ("CREATE VIRTUAL TABLE f USING fts5(a, content_rowid='id')", false),
+            ("CREATE VIRTUAL TABLE f USING fts3(content=x)", false),
+            ("CREATE VIRTUAL TABLE f USING rtree(id, a, b)", false),
+            ("CREATE TABLE fts5(content CHECK (content = 1))", false),
+        ] {
+            assert_eq!(is_mere_index(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_a_deletion_does_besides_is_told_at_any_depth_and_once_only() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection
+            .execute_batch(
+                "PRAGMA foreign_keys = ON;
+                 CREATE TABLE t (id INTEGER PRIMARY KEY); CREATE TABLE log (id);
+                 CREATE TABLE other (id); CREATE TABLE sum (n);
+                 CREATE TABLE child (t REFERENCES t ON DELETE CASCADE);
+                 CREATE TRIGGER one AFTER DELETE ON t BEGIN INSERT INTO log VALUES (old.id); END;
+                 CREATE TRIGGER two AFTER INSERT ON log BEGIN DELETE FROM other; END;
+                 CREATE TRIGGER three AFTER DELETE ON child BEGIN UPDATE sum SET n = n - 1; END;
+                 CREATE TRIGGER idle AFTER UPDATE ON t BEGIN DELETE FROM sum; END",
+            )
+            .unwrap();
+        let effect = |deed, table: &str, trigger: Option<&str>| {
+            let (table, trigger) = (table.to_owned(), trigger.map(str::to_owned));
+            Effect { deed, table, trigger }
+        };
+        let expected = BTreeSet::from([
+            effect(Deed::Delete, "child", None),
+            effect(Deed::Insert, "log", Some("one")),
+            effect(Deed::Delete, "other", Some("two")),
+            effect(Deed::Update, "sum", Some("three")),
+        ]);
+        assert_eq!(effects(&connection, "t").unwrap(), expected);
+        // Nobody is asked any more.
+        connection.execute_batch("INSERT INTO t VALUES (1); DELETE FROM t").unwrap();
+        assert_eq!(effects(&connection, "t").unwrap(), expected);
+        assert_eq!(effects(&connection, "other").unwrap(), BTreeSet::new());
+        assert!(effects(&connection, "none").is_err());
+        connection.execute_batch("DROP TRIGGER two; UPDATE t SET id = 1").unwrap();
+    }
+}
