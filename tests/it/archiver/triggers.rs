@@ -94,3 +94,18 @@ async fn i2_a_trigger_of_sqlite_takes_no_rows_along_that_nothing_archives() {
     let yard = Yard::new(Sqlite::new().await, true);
     cascaded(yard, &make, "DROP TRIGGER \"casc\"", true).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i2_a_trigger_of_postgresql_takes_no_rows_along_that_nothing_archives() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    let make = [
+        "DROP TABLE IF EXISTS parts",
+        "DROP FUNCTION IF EXISTS take",
+        "CREATE TABLE parts (order_id integer, token text)",
+        "INSERT INTO parts VALUES (3, 'p3'), (4, 'p4')",
+        "CREATE FUNCTION take() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             DELETE FROM parts WHERE order_id = old.id; RETURN NULL; END $$",
+        "CREATE TRIGGER casc AFTER DELETE ON orders FOR EACH ROW EXECUTE FUNCTION take()",
+    ];
+    cascaded(Yard::new(shop, true), &make, "DROP TRIGGER casc ON orders", false).await;
+}

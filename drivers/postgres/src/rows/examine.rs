@@ -7,6 +7,7 @@ use super::{
     conditions::{condition, key_columns, listed},
     failure::failed,
     ledger,
+    prune::tracks,
     table::{number_of, referrers},
 };
 use crate::tally::quoted;
@@ -45,6 +46,10 @@ pub(super) async fn examine(client: &Client, set: &ArchiveSet) -> Result<Vec<Fin
             }
             findings.extend(index(client, &referrer.table, &referrer.columns).await?);
         }
+    }
+    if !deletion_triggers(client, set).await?.is_empty() && !tracks(client).await? {
+        let found = "track_counts is off: nobody can tell what triggers delete".to_owned();
+        findings.push(lacking("track_counts", found, unset(client, "track_counts").await?));
     }
     // What lacks a key or a privilege cannot be asked that.
     if findings.iter().all(|finding| finding.weight < Weight::Lacking) {
@@ -117,6 +122,25 @@ async fn ledger_rights(client: &Client) -> Result<Option<Finding>> {
         (is(3)?, format!("CREATE SCHEMA stillpoint AUTHORIZATION {role}"))
     };
     Ok((!may).then(|| lacking("ledger", "the role may not make it".to_owned(), grant)))
+}
+
+/// What takes a setting of sessions away, where it comes from.
+/// Source: PostgreSQL 18 documentation, 19.1.3, "Parameter Interaction via SQL"; 53.25,
+/// "pg_settings".
+pub(super) async fn unset(client: &Client, name: &str) -> Result<String> {
+    let query = "SELECT source, quote_ident(current_user), quote_ident(current_database())
+        FROM pg_settings WHERE name = $1";
+    let row = client.query_one(query, &[&name]).await.map_err(|e| failed(e, STEP))?;
+    let text = |at: usize| row.try_get::<_, String>(at).map_err(|e| failed(e, STEP));
+    let (source, role, database) = (text(0)?, text(1)?, text(2)?);
+    Ok(match source.as_str() {
+        "user" => format!("ALTER ROLE {role} RESET {name}"),
+        "database" => format!("ALTER DATABASE {database} RESET {name}"),
+        "database user" => format!("ALTER ROLE {role} IN DATABASE {database} RESET {name}"),
+        "global" => format!("ALTER ROLE ALL RESET {name}"),
+        // What is written in other files, or said when the server starts, stays.
+        _ => format!("ALTER SYSTEM RESET {name}; SELECT pg_reload_conf()"),
+    })
 }
 
 async fn key(client: &Client, root: &Member) -> Result<Finding> {
@@ -253,9 +277,10 @@ async fn triggers(client: &Client, member: &Member, number: u32) -> Result<Vec<F
     let told = |(name, is_before): (String, bool)| {
         let then = if is_before {
             "it may keep rows from being deleted, or change others of the set: what it keeps or \
-             changes is not pruned"
+             changes is not pruned; where it deletes rows of tables outside the set, nothing is"
         } else {
-            "it fires for what is pruned: rows of the set that it changes are not pruned"
+            "it fires for what is pruned: rows of the set that it changes are not pruned, and \
+             nothing is where it deletes rows of tables outside the set"
         };
         let found = format!("{}: trigger {name}: {then}", member.table.name);
         finding("trigger", found, Weight::Advice, None)

@@ -7,11 +7,12 @@ use stillpoint_contract::{
     ArchiveSet, Error, ErrorKind, KeyRange, LedgerEntry, Member, Partition, Pruning, Result,
     RowSink, Table, code,
 };
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use super::{
     conditions::{VERSION, columns, columns_amid, condition},
     copy::copy_out,
+    examine::deletion_triggers,
     export::all,
     failure::failed,
     ledger, partition,
@@ -32,6 +33,8 @@ pub(super) struct Prune<'a> {
     transaction: Transaction<'a>,
     /// What was deleted.
     deleted: Vec<Deleted>,
+    /// What the server had counted of other tables before the first deletion.
+    outside: Option<Outside>,
 }
 
 /// Rows that were deleted by one statement.
@@ -48,7 +51,7 @@ struct Deleted {
 
 impl<'a> Prune<'a> {
     pub(super) fn new(transaction: Transaction<'a>) -> Self {
-        Self { transaction, deleted: Vec::new() }
+        Self { transaction, deleted: Vec::new(), outside: None }
     }
 
     /// Deletes rows, and hands over something of each; all columns where that is not said.
@@ -59,6 +62,11 @@ impl<'a> Prune<'a> {
         range: &KeyRange,
         into: &mut dyn RowSink,
     ) -> Result<u64> {
+        if self.outside.is_none() {
+            let step = self.transaction.step()?;
+            let done = Outside::look(step.client()?, set).await;
+            self.outside = Some(step.end(done)?);
+        }
         let names = (self.transaction.usual_names(), self.transaction.set_usual_path());
         let step = self.transaction.step()?;
         let done = delete(step.client()?, &names, what, (set, member), range, into).await;
@@ -145,10 +153,10 @@ impl Pruning for Prune<'_> {
     }
 
     async fn commit(self: Box<Self>) -> Result<()> {
-        let Self { mut transaction, deleted } = *self;
+        let Self { mut transaction, deleted, outside } = *self;
         let names = transaction.usual_names();
         let step = transaction.step()?;
-        let done = conclude(step.client()?, &names, &deleted).await;
+        let done = conclude(step.client()?, &names, &deleted, outside.as_ref()).await;
         if let Err(error) = step.end(done) {
             // The error counts; a transaction that is not committed never was.
             drop(transaction.roll_back().await);
@@ -233,10 +241,13 @@ async fn hold(client: &Client, set: &ArchiveSet, range: &KeyRange) -> Result<()>
 
 /// Lets happen now what was put off until the end, and makes sure that the rows that were handed
 /// over are gone, and no others.
-async fn conclude(client: &Client, names: &str, deleted: &[Deleted]) -> Result<()> {
-    if deleted.is_empty() {
-        return Ok(());
-    }
+async fn conclude(
+    client: &Client,
+    names: &str,
+    deleted: &[Deleted],
+    outside: Option<&Outside>,
+) -> Result<()> {
+    let Some(outside) = outside else { return Ok(()) };
     let set_names = format!("SELECT WHERE {names}");
     client.batch_execute(&set_names).await.map_err(|e| failed(e, STEP))?;
     let fired = client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await;
@@ -245,8 +256,8 @@ async fn conclude(client: &Client, names: &str, deleted: &[Deleted]) -> Result<(
     for one in deleted.iter().filter(|one| one.has_triggers) {
         check(client, &one.table, &one.condition).await?;
     }
-    let tracks = client.query_one("SELECT current_setting('track_counts') = 'on'", &[]).await;
-    if !tracks.and_then(|row| row.try_get::<_, bool>(0)).map_err(|e| failed(e, STEP))? {
+    outside.check(client).await?;
+    if !tracks(client).await? {
         return Ok(());
     }
     let mut tables: BTreeMap<u32, (&Deleted, u64)> = BTreeMap::new();
@@ -265,6 +276,100 @@ async fn conclude(client: &Client, names: &str, deleted: &[Deleted]) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Whether the server counts what is deleted.
+pub(super) async fn tracks(client: &Client) -> Result<bool> {
+    let tracks = client.query_one("SELECT current_setting('track_counts') = 'on'", &[]).await;
+    tracks.and_then(|row| row.try_get(0)).map_err(|e| failed(e, STEP))
+}
+
+/// Rows of tables that are not in the set: what a trigger deletes of them is in no file.
+#[derive(Debug)]
+struct Outside {
+    members: Vec<u32>,
+    /// Triggers that fire for rows of the set that are deleted.
+    triggers: Vec<String>,
+    /// How many rows of other tables were deleted before.
+    counted: BTreeMap<u32, i64>,
+}
+
+impl Outside {
+    async fn look(client: &Client, set: &ArchiveSet) -> Result<Self> {
+        let mut members = Vec::new();
+        for member in &set.members {
+            members.push(number_of(client, &member.table).await?);
+        }
+        let triggers = deletion_triggers(client, set).await?;
+        let counted = deleted_of_others(client, &members).await?.into_iter();
+        let counted = counted.map(|(number, rows, _)| (number, rows)).collect();
+        Ok(Self { members, triggers, counted })
+    }
+
+    /// Makes sure that no row of another table is gone.
+    async fn check(&self, client: &Client) -> Result<()> {
+        if !self.triggers.is_empty() && !tracks(client).await? {
+            return Err(self.refused(
+                "track_counts is off: nobody can tell whether triggers \
+                 delete rows of tables that are not in the set",
+            ));
+        }
+        for (number, rows, table) in deleted_of_others(client, &self.members).await? {
+            let gone = rows - self.counted.get(&number).copied().unwrap_or(0);
+            if gone != 0 {
+                return Err(self.refused(LOST).with("table", table).with("rows", gone));
+            }
+        }
+        match emptied(client, &self.members).await? {
+            Some(table) => Err(self.refused(LOST).with("table", table).with("rows", "all of them")),
+            None => Ok(()),
+        }
+    }
+
+    fn refused(&self, why: &'static str) -> Error {
+        let mut error = Error::new(ErrorKind::Refused, code::ROWS_REFUSED, STEP).why(why);
+        for trigger in &self.triggers {
+            error = error.with("trigger that fires", trigger);
+        }
+        error.next("add that table to the set, or ALTER TABLE … DISABLE TRIGGER …")
+    }
+}
+
+const LOST: &str = "rows of a table that is not in the set would be deleted without being archived";
+
+/// How many rows of tables that are not in a set were deleted through this connection lately.
+/// Those of temporary tables are nobody's, and the ledger is ours. What a subtransaction deleted
+/// that was rolled back counts, too.
+async fn deleted_of_others(client: &Client, members: &[u32]) -> Result<Vec<(u32, i64, String)>> {
+    let query = "SELECT c.oid, pg_stat_get_xact_tuples_deleted(c.oid),
+            format('%I.%I', n.nspname, c.relname)
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE c.relkind = 'r' AND c.relpersistence <> 't'
+            AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+            AND c.oid <> ALL ($1::oid[]) AND c.oid IS DISTINCT FROM to_regclass($2)
+            AND pg_stat_get_xact_tuples_deleted(c.oid) > 0";
+    let rows = client.query(query, &[&members, &ledger::LEDGER]).await;
+    let read = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
+    let rows = rows.map_err(|e| failed(e, STEP))?;
+    rows.iter().map(|row| read(row).map_err(|e| failed(e, STEP))).collect()
+}
+
+/// A table that is not in a set, and that this transaction has emptied by `TRUNCATE`, which no
+/// counter tells: it has other files then than before, and is locked. A table that the transaction
+/// made has those that it began with.
+/// Source: PostgreSQL 18 documentation, TRUNCATE; 13.3.1, "Table-Level Locks"; 52.11, "pg_class".
+async fn emptied(client: &Client, members: &[u32]) -> Result<Option<String>> {
+    let query = "SELECT format('%I.%I', n.nspname, c.relname)
+        FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
+            JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.granted
+            AND l.mode = 'AccessExclusiveLock' AND c.relkind = 'r' AND c.relpersistence <> 't'
+            AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+            AND c.oid <> ALL ($1::oid[]) AND c.relfilenode <> c.oid
+            AND age(c.xmin) <= age(pg_current_xact_id()::xid)
+        LIMIT 1";
+    let row = client.query_opt(query, &[&members]).await.map_err(|e| failed(e, STEP))?;
+    row.map(|row| row.try_get(0)).transpose().map_err(|e| failed(e, STEP))
 }
 
 /// How many rows of a table were deleted through this connection lately, whatever had it delete
