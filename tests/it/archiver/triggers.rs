@@ -39,15 +39,29 @@ async fn changed<S: Shop>(yard: Yard<S>, make: &[&str], remove: &str) {
     assert_eq!((yard.archived("orders").await.len(), yard.live("orders").await.len()), (20, 0));
 }
 
+/// SQLite names before anything is done which trigger would make the set impossible.
 #[tokio::test(flavor = "multi_thread")]
-async fn i7_triggers_of_sqlite_that_change_rows_of_the_set_are_named() {
-    let trigger = |name: &str, when: &str, then: &str| {
-        format!("CREATE TRIGGER {name} AFTER {when} ON items BEGIN {then}; END")
-    };
+async fn i7_triggers_of_sqlite_that_change_rows_of_the_set_are_refused() {
+    let yard = Yard::new(Sqlite::new().await, true);
+    yard.fill(0..20, 1).await;
     let amount = "UPDATE orders SET amount = amount + 1 WHERE id = old.order_id";
-    let touch = trigger("touch", "DELETE", amount);
-    let other = trigger("other_delete", "UPDATE OF token", amount);
-    changed(Yard::new(Sqlite::new().await, true), &[&touch, &other], "DROP TRIGGER touch").await;
+    let touch = format!("CREATE TRIGGER touch AFTER DELETE ON items BEGIN {amount}; END");
+    let other =
+        format!("CREATE TRIGGER other_delete AFTER UPDATE OF token ON items BEGIN {amount}; END");
+    yard.shop.change(&[touch, other]).await;
+    let error = yard.run().await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_REFUSED), "{error:?}");
+    let told = format!("{:?}", error.facts());
+    assert!(told.contains("touch") && told.contains("orders"), "{error:?}");
+    assert!(!told.contains("other_delete"), "{error:?}");
+    assert_eq!(error.advice(), ["DROP TRIGGER \"touch\""], "{error:?}");
+    assert_eq!((yard.live("orders").await.len(), yard.live("items").await.len()), (20, 20));
+
+    yard.shop.change(&["DROP TRIGGER touch".to_owned()]).await;
+    let report = yard.run().await.unwrap();
+    assert_eq!((report.pruned_rows, report.left_rows), (40, 0), "{report:?}");
+    assert!(report.triggers.is_empty() && !report.words().contains("trigger"), "{report:?}");
+    assert_eq!((yard.archived("orders").await.len(), yard.live("orders").await.len()), (20, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

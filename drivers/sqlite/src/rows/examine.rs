@@ -103,22 +103,38 @@ fn deletion(desk: &Desk, set: &ArchiveSet, member: &Member, own: &str) -> Result
         // Who refers to rows is looked at by itself.
         let Some(trigger) = &effect.trigger else { continue };
         let loses = desk.sql(loses(desk.connection(), &names, effect), STEP)?;
-        findings.extend(besides(&member.table.name, trigger, effect, loses));
+        let is_member = names.iter().any(|own| effect.is_on(own));
+        findings.extend(besides(&member.table.name, trigger, effect, (loses, is_member)));
     }
     Ok(findings)
 }
 
 /// What a trigger does to other rows.
-fn besides(shown: &str, trigger: &str, effect: &Effect, loses: bool) -> Option<Finding> {
+fn besides(
+    shown: &str,
+    trigger: &str,
+    effect: &Effect,
+    (loses, is_member): (bool, bool),
+) -> Option<Finding> {
     let told = |what: &str| format!("{shown}: trigger {trigger} {what}");
     let table = &effect.table;
+    let lacking = |what: String| {
+        let drop = format!("DROP TRIGGER {}", quoted(trigger));
+        Some(finding("trigger", told(&what), Weight::Lacking, Some(drop)))
+    };
     if loses {
-        let what = format!(
+        return lacking(format!(
             "deletes rows of {table}, which is not in the set: they would be gone without having \
              been copied; add {table} to the set, or drop the trigger"
-        );
-        let drop = format!("DROP TRIGGER {}", quoted(trigger));
-        return Some(finding("trigger", told(&what), Weight::Lacking, Some(drop)));
+        ));
+    }
+    // Rows of children go first, so that their trigger makes each parent another row than the file
+    // has, each time anew.
+    if effect.deed == Deed::Update && is_member {
+        return lacking(format!(
+            "changes rows of {table}, which is in the set: they would no longer be what was \
+             copied, and would never be pruned"
+        ));
     }
     (effect.deed == Deed::Update).then(|| {
         let what = format!("changes rows of {table} for rows that are pruned");
@@ -198,10 +214,9 @@ fn on_delete(member: &Member, trigger: &str, sql: &str) -> Option<Finding> {
         return None;
     }
     let then = if sql.to_uppercase().contains("IGNORE") {
-        "it may keep rows from being deleted, or change others of the set: what it keeps or \
-         changes is not pruned"
+        "it may keep rows from being deleted: what it keeps is not pruned"
     } else {
-        "it fires for each row that is pruned: rows of the set that it changes are not pruned"
+        "it fires for each row that is pruned: rows that it puts back are not pruned"
     };
     let found = format!("{}: trigger {trigger}: {then}", member.table.name);
     Some(finding("trigger", found, Weight::Advice, None))

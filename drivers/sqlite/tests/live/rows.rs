@@ -186,7 +186,45 @@ async fn a_trigger_that_deletes_rows_of_other_tables_is_refused() {
         let error = delete_all(rows.as_mut(), &set).await.expect_err(then);
         assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_REFUSED));
         assert_eq!(error.advice()[0], "DROP TRIGGER \"x\"", "{error:?}");
-        assert_eq!((count(&db, "t"), count(&db, "other"), count(&db, "whole")), (3, 3, 3), "{then}");
+        assert_eq!(
+            (count(&db, "t"), count(&db, "other"), count(&db, "whole")),
+            (3, 3, 3),
+            "{then}"
+        );
+    }
+}
+
+/// Such rows are other ones than those of the file, each time that they were read again.
+#[tokio::test]
+async fn a_trigger_that_changes_rows_of_the_set_is_refused() {
+    for (on, then, table) in [
+        ("DELETE ON c", "UPDATE t SET a = a || 'x' WHERE id = old.t", "t"),
+        ("DELETE ON t", "UPDATE C SET t = NULL WHERE t = old.id", "c"),
+        // At any depth.
+        ("INSERT ON log", "UPDATE t SET a = 'x'", "t"),
+    ] {
+        let (directory, db) = database(SHOP);
+        db.execute_batch(&format!(
+            "CREATE TRIGGER keeps AFTER DELETE ON t BEGIN INSERT INTO log VALUES (old.id); END;
+             CREATE TRIGGER x AFTER {on} BEGIN {then}; END"
+        ))
+        .unwrap();
+        let mut rows = open(&at(&directory)).await;
+        let set = shop(rows.as_mut()).await;
+        let findings = rows.examine(&set).await.unwrap();
+        let lacking: Vec<_> = findings.iter().filter(|one| one.weight == Weight::Lacking).collect();
+        assert_eq!(lacking.len(), 1, "{then}: {findings:?}");
+        let told = format!("trigger x changes rows of {table}, which is in the set");
+        assert!(lacking[0].found.contains(&told), "{then}: {findings:?}");
+        assert_eq!(lacking[0].statement.as_deref(), Some("DROP TRIGGER \"x\""), "{then}");
+        // One that fires for something else does not matter.
+        db.execute_batch(&format!(
+            "DROP TRIGGER x; CREATE TRIGGER x AFTER UPDATE ON sums BEGIN {}; END",
+            then.replace("old.t", "1").replace("old.id", "1")
+        ))
+        .unwrap();
+        let findings = rows.examine(&set).await.unwrap();
+        assert!(findings.iter().all(|one| one.weight < Weight::Lacking), "{then}: {findings:?}");
     }
 }
 
