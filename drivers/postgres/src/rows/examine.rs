@@ -1,6 +1,8 @@
 //! What speaks against moving rows of a set.
 
-use stillpoint_contract::{ArchiveSet, Finding, KeyRange, Kind, Member, Referrer, Result, Weight};
+use stillpoint_contract::{
+    ArchiveSet, Error, ErrorKind, Finding, KeyRange, Kind, Member, Referrer, Result, Weight, code,
+};
 use tokio_postgres::{Client, Row};
 
 use super::{
@@ -31,6 +33,7 @@ fn lacking(subject: &'static str, found: String, statement: impl Into<Option<Str
 pub(super) async fn examine(client: &Client, set: &ArchiveSet) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     findings.extend(ledger_rights(client).await?);
+    findings.extend(role_of_session(client).await?);
     let key = key(client, set.root()).await?;
     findings.push(key);
     for (at, member) in set.members.iter().enumerate() {
@@ -124,10 +127,35 @@ async fn ledger_rights(client: &Client) -> Result<Option<Finding>> {
     Ok((!may).then(|| lacking("ledger", "the role may not make it".to_owned(), grant)))
 }
 
+/// On a replica, most triggers do not fire, and foreign keys are among them.
+/// Source: PostgreSQL 18 documentation, 19.11.1, "session_replication_role".
+async fn role_of_session(client: &Client) -> Result<Option<Finding>> {
+    const NAME: &str = "session_replication_role";
+    let row = client.query_one("SHOW session_replication_role", &[]).await;
+    let role: String = row.and_then(|row| row.try_get(0)).map_err(|e| failed(e, STEP))?;
+    if role == "origin" {
+        return Ok(None);
+    }
+    let found = format!(
+        "it is {role}, which is for replication systems: references may not be checked, and \
+         triggers may not fire"
+    );
+    Ok(Some(lacking(NAME, found, unset(client, NAME).await?)))
+}
+
+/// Refuses to change rows where references may not be checked.
+pub(super) async fn at_origin(client: &Client) -> Result<()> {
+    let Some(finding) = role_of_session(client).await? else { return Ok(()) };
+    let error = Error::new(ErrorKind::Refused, code::UNSUITABLE_DATABASE, "move rows")
+        .with(finding.subject, finding.found)
+        .why("rows could be deleted or put back that others refer to, or that refer to none");
+    Err(finding.statement.into_iter().fold(error, Error::next))
+}
+
 /// What takes a setting of sessions away, where it comes from.
 /// Source: PostgreSQL 18 documentation, 19.1.3, "Parameter Interaction via SQL"; 53.25,
 /// "pg_settings".
-pub(super) async fn unset(client: &Client, name: &str) -> Result<String> {
+async fn unset(client: &Client, name: &str) -> Result<String> {
     let query = "SELECT source, quote_ident(current_user), quote_ident(current_database())
         FROM pg_settings WHERE name = $1";
     let row = client.query_one(query, &[&name]).await.map_err(|e| failed(e, STEP))?;

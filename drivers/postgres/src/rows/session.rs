@@ -13,7 +13,7 @@ use stillpoint_contract::{
 use tokio_postgres::{Client, error::SqlState};
 
 use super::{
-    examine::{deletion_triggers, examine, why_no_versions},
+    examine::{at_origin, deletion_triggers, examine, why_no_versions},
     export::{self, Export},
     failure::failed,
     keep::{self, Keep},
@@ -236,10 +236,12 @@ impl Rows for Session {
     }
 
     async fn prune(&mut self) -> Result<Box<dyn Pruning + '_>> {
+        at_origin(self.connection.client()?).await?;
         Ok(Box::new(Prune::new(self.connection.begin(prune::BEGIN).await?)))
     }
 
     async fn put_back(&mut self) -> Result<Box<dyn PutBack + '_>> {
+        at_origin(self.connection.client()?).await?;
         Ok(Box::new(Return::open(&mut self.connection).await?))
     }
 

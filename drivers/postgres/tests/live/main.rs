@@ -11,5 +11,6 @@ mod own_index;
 mod places;
 mod restore;
 mod rows;
+mod rows_beside;
 mod stage;
 mod ways;

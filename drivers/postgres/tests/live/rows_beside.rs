@@ -1,0 +1,160 @@
+//! What must not happen to other rows while some are moved: triggers that delete them, and sessions
+//! that check no reference.
+
+use stillpoint_contract::{ErrorKind, Link, Member, Weight, code};
+
+use crate::{
+    rows::{MAJOR, PATIENCE, count, delete, open, set},
+    stage::Stage,
+};
+
+/// Whatever a trigger does, no row of another table goes: its function is looked at by nobody, and
+/// what was deleted is counted before the commit.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_other_tables_do_not_go_with_those_of_a_set() {
+    for major in [13, 18] {
+        let Some(stage) = Stage::open(major, &[]).await else { continue };
+        for (body, when, is_refused) in [
+            ("DELETE FROM other WHERE t = old.id", "AFTER DELETE ON t FOR EACH ROW", true),
+            ("DELETE FROM parted WHERE t = 2", "AFTER DELETE ON c FOR EACH STATEMENT", true),
+            ("TRUNCATE other", "AFTER DELETE ON t FOR EACH STATEMENT", true),
+            ("DELETE FROM other WHERE t > 7", "AFTER DELETE ON t FOR EACH ROW", false),
+            ("INSERT INTO log VALUES (old.id)", "AFTER DELETE ON t FOR EACH ROW", false),
+            ("UPDATE sums SET n = n - 1", "AFTER DELETE ON t FOR EACH ROW", false),
+            // What hangs on a row goes before it.
+            ("DELETE FROM c WHERE t = old.id", "AFTER DELETE ON t FOR EACH ROW", false),
+            ("LOCK TABLE sums", "AFTER DELETE ON t FOR EACH ROW", false),
+            (
+                "CREATE TEMPORARY TABLE IF NOT EXISTS own (n int); INSERT INTO own VALUES (1);
+                 DELETE FROM own; TRUNCATE own",
+                "AFTER DELETE ON t FOR EACH ROW",
+                false,
+            ),
+        ] {
+            stage
+                .run(&format!(
+                    "DROP TABLE IF EXISTS c, t, other, parted, log, sums, made;
+                     DROP FUNCTION IF EXISTS f;
+                     CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2), (3);
+                     CREATE TABLE c (id int PRIMARY KEY, t int REFERENCES t ON DELETE CASCADE);
+                     CREATE INDEX ON c (t); INSERT INTO c VALUES (1, 1), (2, 2), (3, 3);
+                     CREATE TABLE other (t int); INSERT INTO other VALUES (1), (2), (3);
+                     CREATE TABLE parted (t int) PARTITION BY LIST (t);
+                     CREATE TABLE part PARTITION OF parted FOR VALUES IN (1, 2, 3);
+                     INSERT INTO parted VALUES (1), (2), (3);
+                     CREATE TABLE log (id int); CREATE TABLE sums (n int);
+                     INSERT INTO sums VALUES (3);
+                     CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS
+                        $$ BEGIN {body}; RETURN NULL; END $$;
+                     CREATE TRIGGER x {when} EXECUTE FUNCTION f()"
+                ))
+                .await;
+            let mut rows = open(&stage).await;
+            let mut set = set(rows.table("public.t").await.unwrap(), "id < 3");
+            let (columns, parent_columns) = (vec!["t".to_owned()], vec!["id".to_owned()]);
+            let link = Some(Link { parent: 0, columns, parent_columns });
+            set.members.push(Member { table: rows.table("public.c").await.unwrap(), link });
+            let findings = rows.examine(&set).await.unwrap();
+            let told = findings.iter().find(|one| one.subject == "trigger").expect(body);
+            assert!(told.weight == Weight::Advice && told.found.contains("outside"), "{told:?}");
+            let done = delete(rows.as_mut(), &set).await;
+            if is_refused {
+                let error = done.expect_err(body);
+                let found = (error.kind(), error.code());
+                assert_eq!(found, (ErrorKind::Refused, code::ROWS_REFUSED), "{body}: {error:?}");
+                let told = format!("{:?}", error.facts());
+                assert!(told.contains("x of public."), "{body}: {error:?}");
+            } else {
+                assert_eq!(done.unwrap_or_else(|e| panic!("{body}: {e:?}")), 4, "{body}");
+            }
+            drop(rows);
+            stage.settled().await;
+            let left = if is_refused { 3 } else { 1 };
+            assert_eq!(count(&stage, "SELECT count(*) FROM t").await, left, "{body}");
+            assert_eq!(count(&stage, "SELECT count(*) FROM other").await, 3, "{body}");
+            assert_eq!(count(&stage, "SELECT count(*) FROM parted").await, 3, "{body}");
+        }
+    }
+}
+
+/// Where nothing is counted, triggers may do anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn triggers_are_refused_where_nothing_is_counted() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    stage
+        .run(
+            "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2), (3);
+             CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN RETURN NULL; END $$;
+             CREATE TRIGGER x AFTER DELETE ON t FOR EACH ROW EXECUTE FUNCTION f();
+             ALTER ROLE postgres SET track_counts = off",
+        )
+        .await;
+    let mut rows = open(&stage).await;
+    let whole = set(rows.table("public.t").await.unwrap(), "id < 3");
+    let findings = rows.examine(&whole).await.unwrap();
+    let lacking: Vec<_> = findings.iter().filter(|one| one.weight == Weight::Lacking).collect();
+    assert_eq!(lacking.len(), 1, "{findings:?}");
+    let reset = lacking[0].statement.clone().unwrap();
+    assert_eq!(reset, "ALTER ROLE postgres RESET track_counts");
+    let error = delete(rows.as_mut(), &whole).await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_REFUSED), "{error:?}");
+    drop(rows);
+    stage.settled().await;
+    // Without a trigger, nothing needs to be counted.
+    for change in ["ALTER TABLE t DISABLE TRIGGER x", reset.as_str()] {
+        stage.run(change).await;
+        let mut rows = open(&stage).await;
+        let one = set(rows.table("public.t").await.unwrap(), "id < 3");
+        let findings = rows.examine(&one).await.unwrap();
+        assert!(findings.iter().all(|one| one.subject != "track_counts"), "{findings:?}");
+    }
+}
+
+/// A session of a replica would check no reference, and fire no trigger.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_moved_at_the_origin_only() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    stage
+        .run(
+            "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2);
+             CREATE TABLE c (id int PRIMARY KEY, t int REFERENCES t); CREATE INDEX ON c (t);
+             INSERT INTO c VALUES (1, 1)",
+        )
+        .await;
+    for (of, role) in [
+        ("ROLE postgres", "replica"),
+        ("DATABASE postgres", "replica"),
+        ("ROLE postgres IN DATABASE postgres", "local"),
+        ("ROLE ALL", "replica"),
+    ] {
+        let set_it = format!("ALTER {of} SET session_replication_role = {role}");
+        stage.run(&set_it).await;
+        let mut rows = open(&stage).await;
+        let one = set(rows.table("public.t").await.unwrap(), "id = 1");
+        let findings = rows.examine(&one).await.unwrap();
+        let told = findings.iter().find(|one| one.subject == "session_replication_role");
+        let told = told.expect(of);
+        assert!(told.weight == Weight::Lacking && told.found.contains(role), "{told:?}");
+        let reset = format!("ALTER {of} RESET session_replication_role");
+        assert_eq!(told.statement.as_deref(), Some(reset.as_str()));
+        rows.lock("set", PATIENCE).await.unwrap();
+        for refused in [rows.prune().await.err(), rows.put_back().await.err()] {
+            let error = refused.expect(of);
+            let found = (error.kind(), error.code());
+            assert_eq!(found, (ErrorKind::Refused, code::UNSUITABLE_DATABASE), "{error:?}");
+            assert_eq!(error.advice(), [reset.as_str()], "{error:?}");
+        }
+        drop(rows);
+        stage.settled().await;
+        stage.run(&reset).await;
+        let mut rows = open(&stage).await;
+        let findings = rows.examine(&one).await.unwrap();
+        let told = findings.iter().any(|one| one.subject == "session_replication_role");
+        assert!(!told, "{findings:?}");
+        // The reference holds.
+        assert_eq!(delete(rows.as_mut(), &one).await.unwrap_err().code(), code::ROWS_REFUSED);
+        drop(rows);
+        stage.settled().await;
+    }
+}
