@@ -1,10 +1,10 @@
 //! Transactions that put rows back.
 
 use async_trait::async_trait;
-use rusqlite::{ErrorCode, ffi};
+use rusqlite::{ErrorCode, Statement, ffi};
 use stillpoint_contract::{
-    Column, Conflict, Error, ErrorKind, PutBack, PutBackTally, Result, RowBatch, Table, code,
-    values,
+    Class, Column, Conflict, Error, ErrorKind, Kind, PutBack, PutBackTally, Result, RowBatch,
+    Table, code, values,
 };
 
 use super::{
@@ -26,6 +26,8 @@ pub(super) struct Plan {
     find: Option<(String, Option<usize>)>,
     /// The places of those columns in a row that are inserted.
     given: Vec<usize>,
+    /// The columns that the insertion returns, to be compared with the row.
+    returned: Vec<Returned>,
     /// The places of the key's columns.
     key: Vec<usize>,
     columns: usize,
@@ -33,6 +35,16 @@ pub(super) struct Plan {
     shown: String,
     /// Where rows are kept until the end, to be compared.
     kept: Option<Kept>,
+}
+
+/// A column, as the table has it once a row is there.
+#[derive(Clone, Debug)]
+struct Returned {
+    name: String,
+    /// The place of its value in a row.
+    at: usize,
+    /// Whether every number becomes a floating-point one.
+    is_real: bool,
 }
 
 /// Begins with rows of a table, and makes it if it is a new one.
@@ -99,7 +111,7 @@ pub(super) fn column(column: &Column) -> String {
 
 pub(super) fn plan(desk: &Desk, table: &Table, now: &Table, conflict: &Conflict) -> Result<Plan> {
     let place_now = |name: &str| now.columns.iter().find(|column| column.name == name);
-    let mut given = Vec::new();
+    let (mut given, mut returned) = (Vec::new(), Vec::new());
     for (at, column) in table.columns.iter().enumerate() {
         match place_now(&column.name) {
             None if column.is_generated => {}
@@ -114,8 +126,15 @@ pub(super) fn plan(desk: &Desk, table: &Table, now: &Table, conflict: &Conflict)
                     .with("column", &column.name)
                     .next(add));
             }
-            Some(column) if column.is_generated => {}
-            Some(_) => given.push(at),
+            // What was computed is computed again.
+            Some(target) if target.is_generated && column.is_generated => {}
+            Some(target) => {
+                let is_real = target.kind == Kind::Dynamic { declared: Class::Real };
+                returned.push(Returned { name: target.name.clone(), at, is_real });
+                if !target.is_generated {
+                    given.push(at);
+                }
+            }
         }
     }
     let names = |places: &[usize]| -> Vec<String> {
@@ -138,6 +157,8 @@ pub(super) fn plan(desk: &Desk, table: &Table, now: &Table, conflict: &Conflict)
     if let Some(policy) = on_conflict(table, &own, &key_terms, &given_names, conflict)? {
         insert.push_str(&policy);
     }
+    insert.push_str(" RETURNING ");
+    insert.push_str(&listed(returned.iter().map(|one| one.name.as_str())));
     let marks: Vec<_> = (1..=key.len()).map(|n| format!("?{n}")).collect();
     let by = match conflict {
         Conflict::Newer(by) => place(table, by),
@@ -158,6 +179,7 @@ pub(super) fn plan(desk: &Desk, table: &Table, now: &Table, conflict: &Conflict)
         insert,
         find,
         given,
+        returned,
         shown: names(&key).join(", "),
         key,
         columns: table.columns.len(),
@@ -307,16 +329,11 @@ pub(super) fn put(desk: &Desk, plan: &Plan, rows: &RowBatch) -> Result<PutBackTa
         for (mark, at) in (1..).zip(&plan.given) {
             desk.sql(insert.raw_bind_parameter(mark, row[*at]), STEP)?;
         }
-        let changed = match insert.raw_execute() {
-            Err(e) if e.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-                return Err(refused(e, plan, &row));
-            }
-            done => desk.sql(done, STEP)?,
-        };
-        match (is_there, changed) {
-            (None, 1) => tally.inserted += 1,
-            (Some(true), 1) => tally.replaced += 1,
-            (Some(false), 0) => {
+        let is_put = insert_one(desk, &mut insert, plan, &row)?;
+        match (is_there, is_put) {
+            (None, true) => tally.inserted += 1,
+            (Some(true), true) => tally.replaced += 1,
+            (Some(false), false) => {
                 tally.skipped += 1;
                 continue;
             }
@@ -333,6 +350,61 @@ pub(super) fn put(desk: &Desk, plan: &Plan, rows: &RowBatch) -> Result<PutBackTa
         }
     }
     Ok(tally)
+}
+
+/// Inserts a row whose values were given, unless another one stays, and makes sure that the table
+/// has made no other values of them. Returns whether it was put.
+///
+/// What is returned are the values after the affinities of the columns, before triggers saw them;
+/// in a column for floating-point numbers, it may still say that a number is an integer.
+/// Sources: <https://www.sqlite.org/lang_returning.html>, 3; <https://www.sqlite.org/datatype3.html>, 3.
+fn insert_one(
+    desk: &Desk,
+    insert: &mut Statement<'_>,
+    plan: &Plan,
+    row: &[Dynamic<'_>],
+) -> Result<bool> {
+    let step = |next: rusqlite::Result<bool>| match next {
+        Err(e) if e.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+            Err(refused(e, plan, row))
+        }
+        done => desk.sql(done, STEP),
+    };
+    let mut rows = insert.raw_query();
+    let is_put = match rows.next() {
+        Ok(Some(there)) => {
+            for (place, column) in plan.returned.iter().enumerate() {
+                let there = Dynamic::of(desk.sql(there.get_ref(place), STEP)?);
+                let there = if column.is_real { there.real() } else { there };
+                let was = row[column.at];
+                if !there.is_same(was) {
+                    return Err(altered(plan, row, &column.name, (was, there)));
+                }
+            }
+            true
+        }
+        Ok(None) => false,
+        Err(e) => return step(Err(e)),
+    };
+    // Not done before it says so.
+    step(rows.next().map(|more| more.is_some()))?;
+    Ok(is_put)
+}
+
+fn altered(
+    plan: &Plan,
+    row: &[Dynamic<'_>],
+    column: &str,
+    (was, there): (Dynamic<'_>, Dynamic<'_>),
+) -> Error {
+    Error::new(ErrorKind::Refused, code::ROWS_DIFFER, STEP)
+        .with("table", &plan.table)
+        .with("key", key_text(plan, row))
+        .with("column", column)
+        .with("archived", was)
+        .with("would become", there)
+        .why("the column is declared otherwise than when the row was archived")
+        .next("--into staging puts all of them into a table of their own, with the columns of then")
 }
 
 fn key_text(plan: &Plan, row: &[Dynamic<'_>]) -> String {

@@ -139,6 +139,30 @@ impl<'a> Dynamic<'a> {
     }
 }
 
+impl<'a> Dynamic<'a> {
+    /// A value as SQLite has it.
+    pub(super) fn of(value: ValueRef<'a>) -> Self {
+        Self(value)
+    }
+
+    /// The value, as a column for floating-point numbers has it.
+    /// Source: <https://www.sqlite.org/datatype3.html>, 3.
+    pub(super) fn real(self) -> Self {
+        match self.0 {
+            ValueRef::Integer(number) => Self(ValueRef::Real(number as f64)),
+            _ => self,
+        }
+    }
+
+    /// Whether it is of the same class, and has the same bytes.
+    pub(super) fn is_same(self, other: Self) -> bool {
+        match (self.0, other.0) {
+            (ValueRef::Real(one), ValueRef::Real(other)) => one.to_bits() == other.to_bits(),
+            (one, other) => one == other,
+        }
+    }
+}
+
 impl ToSql for Dynamic<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::Borrowed(self.0))

@@ -407,6 +407,102 @@ async fn what_a_table_says_of_conflicts_replaces_nothing() {
     }
 }
 
+/// All rows of a table, as they are read.
+async fn read(rows: &mut dyn Rows, set: &ArchiveSet) -> RowBatch {
+    let mut all = Kept::default();
+    let mut snapshot = rows.snapshot().await.unwrap();
+    snapshot.root(set, &KeyRange::default(), 99, &mut all).await.unwrap();
+    all.0.remove(0)
+}
+
+/// Puts rows back, and says how many were inserted or replaced.
+async fn back(
+    rows: &mut dyn Rows,
+    table: &Table,
+    all: &RowBatch,
+    (conflict, staging): (&Conflict, Option<&str>),
+) -> Result<u64> {
+    let mut back = rows.put_back().await?;
+    back.begin(table, conflict, staging).await?;
+    back.rows(all.clone()).await?;
+    let tally = back.end().await?;
+    back.commit().await?;
+    Ok(tally.inserted + tally.replaced)
+}
+
+/// A column that is declared otherwise by now makes other values of those that were archived.
+#[tokio::test]
+async fn values_that_a_changed_column_would_alter_are_refused() {
+    let make = "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT, w, r INTEGER)";
+    let insert = "INSERT INTO t VALUES (1, 'a', 'b', 2), (2, '007', '1e3', 5)";
+    for (now, column, was, becomes) in [
+        ("(id INTEGER PRIMARY KEY, v INTEGER, w, r INTEGER)", "v", "'007'", "7"),
+        ("(id INTEGER PRIMARY KEY, v TEXT, w NUMERIC, r INTEGER)", "w", "'1e3'", "1000"),
+        ("(id INTEGER PRIMARY KEY, v TEXT, w, r REAL)", "r", "2", "2.0"),
+        ("(id INTEGER PRIMARY KEY, v TEXT, w, r TEXT)", "r", "2", "'2'"),
+        ("(id INTEGER PRIMARY KEY, v TEXT, w, r INT AS (id + 1) STORED)", "r", "5", "3"),
+        ("(id INTEGER PRIMARY KEY, v TEXT, w, r INT AS (id + 1))", "r", "5", "3"),
+        ("(id INTEGER PRIMARY KEY, v TEXT, w, r NUMERIC) WITHOUT ROWID", "", "", ""),
+        ("(id INT PRIMARY KEY NOT NULL, v ANY, w ANY, r INT) STRICT", "", "", ""),
+        ("(id TEXT PRIMARY KEY NOT NULL, v TEXT, w, r INTEGER)", "id", "1", "'1'"),
+    ] {
+        let (directory, db) = database(make);
+        db.execute_batch(insert).unwrap();
+        let mut rows = open(&at(&directory)).await;
+        let set = set(rows.table("t").await.unwrap(), "1");
+        let all = read(rows.as_mut(), &set).await;
+        db.execute_batch(&format!("DROP TABLE t; CREATE TABLE t {now}")).unwrap();
+        let table = &set.root().table;
+        for conflict in [Conflict::Overwrite, Conflict::Skip, Conflict::Fail] {
+            let put = back(rows.as_mut(), table, &all, (&conflict, None)).await;
+            if column.is_empty() {
+                assert!(put.is_ok(), "{now}: {put:?}");
+                db.execute_batch("DELETE FROM t").unwrap();
+                continue;
+            }
+            let error = put.expect_err(now);
+            let found = (error.kind(), error.code());
+            assert_eq!(found, (ErrorKind::Refused, code::ROWS_DIFFER), "{now}: {error:?}");
+            let fact = |name: &str| {
+                let fact = error.facts().into_iter().find(|(label, _)| *label == name);
+                fact.map(|(_, value)| value.to_owned()).unwrap()
+            };
+            let told = [fact("column"), fact("archived"), fact("would become")];
+            assert_eq!(told, [column, was, becomes], "{now}");
+            assert!(fact("key").starts_with("(id) = ("), "{error:?}");
+            assert!(format!("{:?}", error.advice()).contains("--into staging"), "{error:?}");
+            assert_eq!(count(&db, "t"), 0, "{now}");
+        }
+        let put = back(rows.as_mut(), table, &all, (&Conflict::Fail, Some("beside"))).await;
+        assert_eq!(put.unwrap(), 2, "{now}");
+        let same = "SELECT count(*) FROM beside WHERE typeof(v) = 'text' AND typeof(w) = 'text' \
+            AND typeof(r) = 'integer' AND v IN ('a', '007') AND w IN ('b', '1e3')";
+        assert_eq!(db.query_row(same, [], |row| row.get::<_, i64>(0)).unwrap(), 2, "{now}");
+    }
+}
+
+/// A row that replaces another one is compared as well, and what stays is not.
+#[tokio::test]
+async fn replaced_values_are_compared_and_those_that_stay_are_not() {
+    let (directory, db) = database(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t VALUES (1, '007')",
+    );
+    let mut rows = open(&at(&directory)).await;
+    let set = set(rows.table("t").await.unwrap(), "1");
+    let all = read(rows.as_mut(), &set).await;
+    db.execute_batch(
+        "DROP TABLE t; CREATE TABLE t (id INTEGER PRIMARY KEY, v INTEGER);
+         INSERT INTO t VALUES (1, 9)",
+    )
+    .unwrap();
+    let table = &set.root().table;
+    let put = back(rows.as_mut(), table, &all, (&Conflict::Overwrite, None)).await;
+    assert_eq!(put.unwrap_err().code(), code::ROWS_DIFFER);
+    assert_eq!(back(rows.as_mut(), table, &all, (&Conflict::Skip, None)).await.unwrap(), 0);
+    let left = db.query_row("SELECT v FROM t", [], |row| row.get::<_, i64>(0));
+    assert_eq!(left.unwrap(), 9);
+}
+
 /// This test is the main function of a process that deletes and waits to be killed.
 #[tokio::test]
 async fn a_deleting_process() {
