@@ -10,9 +10,10 @@ use stillpoint_contract::{
 use tokio_postgres::{Client, error::SqlState};
 
 use super::{
-    conditions::listed,
+    altered::{Changed, changed, has_type, is_changed},
+    conditions::{key_columns, listed},
     failure::failed,
-    passing::{Passing, Sink, close, open, passing_type, value},
+    passing::{Passing, Sink, checked_type, close, open, passing_type, value},
     prune::OWN_NAMES,
     table::{is_partitioned, target as look},
     transaction::{Connection, Transaction},
@@ -62,6 +63,9 @@ struct Begun {
     unlike: Option<String>,
     /// What takes out those that are not put back, where the others are compared afterwards.
     skip: Option<String>,
+    /// What finds values that became others, each with the column that made them such.
+    changed: Vec<(Changed, String)>,
+    now: Table,
     columns: usize,
     must_all: bool,
     is_new: bool,
@@ -89,14 +93,35 @@ async fn prepare(
     let through = passing.ready(client, &types).await?;
     let insert = put.insert(&target, &through, (usual_names, &conflicts));
     let unlike = put.unlike(&through);
-    let skip = if is_watched { put.skip(&through) } else { None };
+    let changed = changed(client, table, &now).await?;
+    let skip = if is_watched || !changed.is_empty() { put.skip(&through) } else { None };
+    let only = if is_parted { "" } else { "ONLY " };
+    let query = |one: Changed| {
+        let query = one.query(table, &now, &through, only);
+        (one, query)
+    };
+    let changed = changed.into_iter().map(query).collect();
     let must_all = is_watched || *conflict == Conflict::Fail;
     let rows = open(client, &through).await?;
     let (columns, is_new) = (table.columns.len(), staging.is_some());
-    Ok(Begun { target, rows, through, insert, unlike, skip, columns, must_all, is_new, is_watched })
+    Ok(Begun {
+        target,
+        rows,
+        through,
+        insert,
+        unlike,
+        skip,
+        changed,
+        now,
+        columns,
+        must_all,
+        is_new,
+        is_watched,
+    })
 }
 
-/// Makes a table like the one that rows come from, beside it.
+/// Makes a table like the one that rows come from, beside it; with the columns of then, where a
+/// value could not stand in it, or would be another one.
 async fn stage(client: &Client, table: &Table, name: &str) -> Result<Table> {
     let now = look(client, &table.name).await?;
     let pattern = TablePattern::new(name)?;
@@ -113,11 +138,15 @@ async fn stage(client: &Client, table: &Table, name: &str) -> Result<Table> {
     let row = client.query_one(query, &[&now.name]).await.map_err(|e| failed(e, STEP))?;
     let schema: String = row.try_get(0).map_err(|e| failed(e, STEP))?;
     let full = format!("{}.{own}", quoted(&schema));
-    let make = format!(
-        "CREATE TABLE {full} (LIKE {} INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING INDEXES \
-         INCLUDING STORAGE)",
-        now.name
-    );
+    let columns = if is_like(table, &now) {
+        format!(
+            "LIKE {} INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING INDEXES INCLUDING STORAGE",
+            now.name
+        )
+    } else {
+        columns_of_then(client, table).await?
+    };
+    let make = format!("CREATE TABLE {full} ({columns})");
     client.batch_execute(&make).await.map_err(|e| match e.code() {
         Some(&SqlState::DUPLICATE_TABLE) => {
             Error::new(ErrorKind::Refused, code::TARGET_EXISTS, STEP)
@@ -129,6 +158,31 @@ async fn stage(client: &Client, table: &Table, name: &str) -> Result<Table> {
         _ => failed(e, "make a table for the rows"),
     })?;
     look(client, &full).await
+}
+
+/// Whether each column is there as it was.
+fn is_like(table: &Table, now: &Table) -> bool {
+    table.columns.iter().all(|column| {
+        match now.columns.iter().find(|target| target.name == column.name) {
+            Some(target) => !is_changed(column, target),
+            None => column.is_generated,
+        }
+    })
+}
+
+async fn columns_of_then(client: &Client, table: &Table) -> Result<String> {
+    let mut parts = Vec::new();
+    for column in &table.columns {
+        let engine_type = checked_type(column)?;
+        // Text is what values of a type that is gone came as.
+        let is_text = column.is_cast && !has_type(client, engine_type).await?;
+        let engine_type = if is_text { "text" } else { engine_type };
+        parts.push(format!("{} {engine_type}", quoted(&column.name)));
+    }
+    if !table.key.is_empty() {
+        parts.push(format!("PRIMARY KEY ({})", key_columns(table)?));
+    }
+    Ok(parts.join(", "))
 }
 
 /// How rows of a table go into it as it is now.
@@ -226,7 +280,8 @@ impl Put<'_> {
     fn beside(&self, through: &str) -> (String, String) {
         let (mut puts, mut same) = (vec!["ctid AS place".to_owned()], Vec::new());
         for (at, column) in self.table.columns.iter().enumerate() {
-            let Some(target) = self.place_now(column) else { continue };
+            let target = self.place_now(column).filter(|target| !target.is_generated);
+            let Some(target) = target else { continue };
             let mut put = value(at, column, &target.engine_type);
             if !column.is_cast && column.engine_type != target.engine_type {
                 // There may be nothing that compares the one with the other.
@@ -388,8 +443,8 @@ impl PutBack for Return<'_> {
 }
 
 async fn bring(client: &Client, begun: Begun, watch: &mut Watch) -> Result<PutBackTally> {
-    let Begun { target, rows, through, insert, unlike, skip, must_all, is_new, is_watched, .. } =
-        begun;
+    let Begun { target, rows, through, insert, unlike, skip, .. } = begun;
+    let Begun { changed, now, must_all, is_new, is_watched, .. } = begun;
     let table = &target.table;
     close(rows).await?;
     if let Some(query) = unlike {
@@ -420,6 +475,12 @@ async fn bring(client: &Client, begun: Begun, watch: &mut Watch) -> Result<PutBa
     }
     if must_all && left != 0 {
         return Err(watch.differ(client, table, left).await?);
+    }
+    for (column, query) in &changed {
+        let found = client.query_opt(query, &[]).await.map_err(|e| not_put(e, table))?;
+        if let Some(row) = found {
+            return Err(column.refused(&now, &row));
+        }
     }
     if is_watched {
         watch.keep(client, target, &through).await?;

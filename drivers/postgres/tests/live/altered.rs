@@ -1,0 +1,138 @@
+//! Rows that are put back into columns which have other types by now, or are computed.
+
+use async_trait::async_trait;
+use stillpoint_contract::{
+    ArchiveSet, Conflict, ErrorKind, KeyRange, Member, Result, RowBatch, RowSink, Rows, Table, code,
+};
+
+use crate::stage::Stage;
+
+const MAJOR: u32 = 18;
+
+#[derive(Debug, Default)]
+struct Kept(Vec<RowBatch>);
+
+#[async_trait]
+impl RowSink for Kept {
+    async fn put(&mut self, rows: RowBatch) -> Result<()> {
+        self.0.push(rows);
+        Ok(())
+    }
+}
+
+/// A table, and all of its rows.
+async fn read(rows: &mut dyn Rows) -> (Table, RowBatch) {
+    let table = rows.table("t").await.unwrap();
+    let members = vec![Member { table: table.clone(), link: None }];
+    let set = ArchiveSet { name: "set".to_owned(), members, predicate: "true".to_owned() };
+    let mut all = Kept::default();
+    let mut snapshot = rows.snapshot().await.unwrap();
+    snapshot.root(&set, &KeyRange::default(), 99, &mut all).await.unwrap();
+    (table, all.0.remove(0))
+}
+
+/// Puts rows back, and says how many were inserted or replaced.
+async fn back(
+    rows: &mut dyn Rows,
+    (table, all): &(Table, RowBatch),
+    conflict: &Conflict,
+    staging: Option<&str>,
+) -> Result<u64> {
+    let mut back = rows.put_back().await?;
+    back.begin(table, conflict, staging).await?;
+    back.rows(all.clone()).await?;
+    let tally = back.end().await?;
+    back.commit().await?;
+    Ok(tally.inserted + tally.replaced)
+}
+
+async fn ask(stage: &Stage, query: &str) -> String {
+    stage.client().await.query_one(query, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_a_changed_column_would_alter_are_refused() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    // The type of then, a value that any table takes, one that it does not, and the type of now.
+    for (was, fine, altered, is) in [
+        ("numeric(12,4)", "1.2300", "1.2345", "numeric(12,2)"),
+        ("numeric", "1.5", "1.234", "numeric(12,2)"),
+        ("float8", "2", "2.5", "int"),
+        ("float8", "0.5", "0.12345678901234568", "real"),
+        ("numeric", "0.5", "0.12345678901234567890", "float8"),
+        ("timestamp", "2024-01-01 00:00:00", "2024-01-01 10:00:00", "date"),
+        ("timestamptz", "2024-01-01 00:00:00+00", "2024-01-01 10:00:00+00", "date"),
+        ("text", "abc", "abc  ", "char(10)"),
+        ("interval", "1 day", "1 day 00:00:00.25", "interval second(0)"),
+        ("bigint", "5", "9007199254740993", "float8"),
+        ("json", "{\"a\": 1}", "{\"a\":  1, \"a\": 2}", "jsonb"),
+        ("int", "2", "5", "int GENERATED ALWAYS AS (id + 1) STORED"),
+        ("int", "2", "5", "int GENERATED ALWAYS AS (id + 1)"),
+        ("text", "2", "5", "text GENERATED ALWAYS AS ((id + 1)::text) STORED"),
+    ] {
+        let at = format!("{was} to {is}");
+        for (value, is_fine) in [(fine, true), (altered, false)] {
+            let make = format!(
+                "DROP TABLE IF EXISTS t; DROP TABLE IF EXISTS beside;
+                 CREATE TABLE t (id int PRIMARY KEY, v {was}); INSERT INTO t VALUES (1, '{value}')"
+            );
+            stage.run(&make).await;
+            let mut rows = stage.driver("").await.rows().await.unwrap();
+            let all = read(rows.as_mut()).await;
+            let image = "SELECT v::text FROM t";
+            let image = ask(&stage, image).await;
+            stage.run(&format!("DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, v {is})")).await;
+            for conflict in [Conflict::Overwrite, Conflict::Skip, Conflict::Fail] {
+                let put = back(rows.as_mut(), &all, &conflict, None).await;
+                if is_fine {
+                    assert_eq!(put.unwrap(), 1, "{at}");
+                    stage.run("DELETE FROM t").await;
+                    continue;
+                }
+                let error = put.expect_err(&at);
+                let found = (error.kind(), error.code());
+                assert_eq!(found, (ErrorKind::Refused, code::ROWS_DIFFER), "{at}: {error:?}");
+                let told = format!("{:?} {:?}", error.facts(), error.advice());
+                for part in
+                    ["(\"column\", \"v\")", "(id) = ('1')", "would become", "--into staging"]
+                {
+                    assert!(told.contains(part), "{at}: {told}");
+                }
+                let left = ask(&stage, "SELECT count(*)::text FROM t").await;
+                assert_eq!(left, "0", "{at}");
+            }
+            let put = back(rows.as_mut(), &all, &Conflict::Fail, Some("beside")).await;
+            assert_eq!(put.unwrap(), 1, "{at}");
+            assert_eq!(ask(&stage, "SELECT v::text FROM beside").await, image, "{at}");
+        }
+    }
+}
+
+/// A row that stays is not compared, and one that has no cast back is.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_values_that_were_put_are_compared() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    stage
+        .run(
+            "CREATE TYPE mood AS ENUM ('good', 'bad');
+             CREATE TABLE t (id int PRIMARY KEY, v numeric(12,4), m mood);
+             INSERT INTO t VALUES (1, 1.2345, 'bad'), (2, 2, 'good')",
+        )
+        .await;
+    let mut rows = stage.driver("").await.rows().await.unwrap();
+    let all = read(rows.as_mut()).await;
+    stage
+        .run(
+            "DROP TABLE t; CREATE TABLE t (id bigint PRIMARY KEY, v numeric(12,2), m text);
+             INSERT INTO t VALUES (1, 7, 'other')",
+        )
+        .await;
+    assert_eq!(back(rows.as_mut(), &all, &Conflict::Skip, None).await.unwrap(), 1);
+    let left = "SELECT string_agg(id || ' ' || v || ' ' || m, ', ' ORDER BY id) FROM t";
+    assert_eq!(ask(&stage, left).await, "1 7.00 other, 2 2.00 good");
+    let newer = Conflict::Newer("v".to_owned());
+    assert_eq!(back(rows.as_mut(), &all, &newer, None).await.unwrap(), 0);
+    let refused = back(rows.as_mut(), &all, &Conflict::Overwrite, None).await.unwrap_err();
+    assert_eq!(refused.code(), code::ROWS_DIFFER, "{refused:?}");
+    assert_eq!(ask(&stage, left).await, "1 7.00 other, 2 2.00 good");
+}
