@@ -9,7 +9,10 @@ use rusqlite::{
 };
 use stillpoint_contract::{ArchiveSet, Result};
 
-use super::schema::{own_name, quoted};
+use super::{
+    examine::fires,
+    schema::{own_name, quoted, triggers},
+};
 
 /// What is done to rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,9 +56,11 @@ pub(super) fn effects(connection: &Connection, own: &str) -> rusqlite::Result<BT
         Authorization::Allow
     };
     let explain = format!("EXPLAIN DELETE FROM main.{}", quoted(own));
+    // Modules of virtual tables prepare statements of their own when those are first used.
+    drop(connection.prepare(&explain)?);
     connection.authorizer(Some(hook))?;
     let prepared = connection.prepare(&explain).map(drop);
-    // Statements that are prepared from now on, also the modules' own, are nobody's business.
+    // What is prepared from now on is nobody's business.
     connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)?;
     prepared?;
     let is_itself = |effect: &Effect| {
@@ -76,7 +81,39 @@ pub(super) fn loses(
     effect: &Effect,
 ) -> rusqlite::Result<bool> {
     let is_outside = !names.iter().any(|own| effect.is_on(own));
-    Ok(effect.deed == Deed::Delete && is_outside && !has_no_rows(connection, &effect.table)?)
+    Ok(effect.deed == Deed::Delete
+        && is_outside
+        && !has_no_rows(connection, &effect.table)?
+        && !is_filled(connection, names, &effect.table)?)
+}
+
+/// Whether a virtual table, such as an R-Tree or a full-text index, has what a trigger puts there
+/// for each row of the set that is inserted: it comes back with the row.
+fn is_filled(connection: &Connection, names: &[String], name: &str) -> rusqlite::Result<bool> {
+    let query = "SELECT EXISTS (SELECT 1 FROM pragma_table_list \
+                 WHERE schema = 'main' AND type = 'virtual' AND name = ?1 COLLATE NOCASE)";
+    if !connection.query_row(query, [name], |row| row.get::<_, bool>(0))? {
+        return Ok(false);
+    }
+    for own in names {
+        let mut found = triggers(connection, own)?.into_iter();
+        if found.any(|(trigger, sql)| fires(&trigger, &sql, "INSERT") && puts_into(&sql, name)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a trigger inserts into a table. Names of schemas cannot stand there.
+/// Source: <https://www.sqlite.org/lang_createtrigger.html>, 2.1.
+fn puts_into(sql: &str, name: &str) -> bool {
+    let (sql, name) = (sql.to_uppercase(), name.to_uppercase());
+    let is_it = |into: &str| {
+        let into = into.trim_start().trim_start_matches(['"', '`', '[', '\'']);
+        let behind = into.strip_prefix(&*name);
+        behind.is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+    };
+    sql.split("INTO").skip(1).any(is_it)
 }
 
 /// Whether a table has no rows of its own: a view, whose triggers are named themselves, or a
@@ -126,6 +163,55 @@ mod tests {
         ] {
             assert_eq!(is_mere_index(sql), expected, "{sql}");
         }
+    }
+
+    #[test]
+    fn a_trigger_that_inserts_into_a_table_is_told_from_others() {
+        for (then, expected) in [
+            ("INSERT INTO places VALUES (new.id, 1, 1)", true),
+            ("insert or replace into \"Places\"(id) SELECT new.id", true),
+            ("INSERT INTO log VALUES (1); REPLACE INTO\n [places] VALUES (1)", true),
+            ("INSERT INTO places_log VALUES (new.id)", false),
+            ("INSERT INTO log SELECT id FROM places", false),
+            ("UPDATE places SET id = new.id", false),
+        ] {
+            let sql = format!("CREATE TRIGGER t AFTER INSERT ON a BEGIN {then}; END");
+            assert_eq!(puts_into(&sql, "places"), expected, "{then}");
+        }
+    }
+
+    #[test]
+    fn what_modules_do_when_they_are_first_used_is_no_effect() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Connection::open(folder.path().join("places.db")).unwrap();
+        open()
+            .execute_batch(
+                "CREATE TABLE t (id INTEGER PRIMARY KEY, x);
+                 CREATE VIRTUAL TABLE places USING rtree(id, low, high);
+                 CREATE VIRTUAL TABLE words USING fts4(a);
+                 CREATE TRIGGER x AFTER DELETE ON t
+                 BEGIN DELETE FROM places WHERE id = old.id; DELETE FROM words; END",
+            )
+            .unwrap();
+        let effect = |table: &str| Effect {
+            deed: Deed::Delete,
+            table: table.to_owned(),
+            trigger: Some("x".to_owned()),
+        };
+        let (connection, names) = (open(), ["t".to_owned()]);
+        let found = effects(&connection, "t").unwrap();
+        assert_eq!(found, BTreeSet::from([effect("places"), effect("words")]));
+        let loses = |table| loses(&connection, &names, &effect(table)).unwrap();
+        assert!(loses("places") && loses("words"));
+        // The function is the application's.
+        connection
+            .execute_batch(
+                "CREATE TRIGGER fill AFTER INSERT ON t WHEN new.x NOT NULL
+                 BEGIN INSERT OR REPLACE INTO \"places\" VALUES (new.id, low(new.x), 1); END;
+                 CREATE TRIGGER other AFTER UPDATE ON t BEGIN INSERT INTO words VALUES (1); END",
+            )
+            .unwrap();
+        assert!(!loses("places") && loses("words"));
     }
 
     #[test]

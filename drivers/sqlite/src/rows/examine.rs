@@ -195,22 +195,22 @@ pub(super) fn deletion_triggers(desk: &Desk, set: &ArchiveSet) -> Result<Vec<Str
     for member in &set.members {
         let own = own_name(&member.table.name)?;
         let of_table = desk.sql(triggers(desk.connection(), &own), STEP)?.into_iter();
-        let firing = of_table.filter(|(trigger, sql)| fires(trigger, sql));
+        let firing = of_table.filter(|(trigger, sql)| fires(trigger, sql, "DELETE"));
         named.extend(firing.map(|(trigger, _)| format!("{trigger} of {}", member.table.name)));
     }
     Ok(named)
 }
 
-/// Whether a trigger fires for rows that are deleted: what it fires for is behind its name.
-/// Source: <https://www.sqlite.org/lang_createtrigger.html>.
-fn fires(trigger: &str, sql: &str) -> bool {
+/// Whether a trigger fires for rows that are deleted, or inserted: what it fires for is behind its
+/// name. Source: <https://www.sqlite.org/lang_createtrigger.html>.
+pub(super) fn fires(trigger: &str, sql: &str, event: &str) -> bool {
     let unnamed = sql.to_uppercase().replacen(&trigger.to_uppercase(), "", 1);
     let mut words = unnamed.split(|c: char| !c.is_alphanumeric() && c != '_');
-    words.find(|word| ["DELETE", "INSERT", "UPDATE"].contains(word)) == Some("DELETE")
+    words.find(|word| ["DELETE", "INSERT", "UPDATE"].contains(word)) == Some(event)
 }
 
 fn on_delete(member: &Member, trigger: &str, sql: &str) -> Option<Finding> {
-    if !fires(trigger, sql) {
+    if !fires(trigger, sql, "DELETE") {
         return None;
     }
     let then = if sql.to_uppercase().contains("IGNORE") {
@@ -236,7 +236,7 @@ mod tests {
             ("a delete", "CREATE TRIGGER \"a delete\" INSERT ON a BEGIN SELECT 1; END", false),
             ("insert", "CREATE TRIGGER \"insert\"\nDELETE ON a BEGIN SELECT 1; END", true),
         ] {
-            assert_eq!(fires(trigger, sql), expected, "{sql}");
+            assert_eq!(fires(trigger, sql, "DELETE"), expected, "{sql}");
         }
     }
 }

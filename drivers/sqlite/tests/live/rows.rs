@@ -273,6 +273,47 @@ async fn triggers_that_lose_no_row_are_no_reason_not_to_delete() {
     }
 }
 
+/// What a trigger puts into an index comes back with the row, such as its place in an R-Tree.
+/// Source: OGC GeoPackage 1.4, F.3, "RTree Spatial Indexes".
+#[tokio::test]
+async fn an_index_that_triggers_fill_goes_with_its_rows_and_comes_back_with_them() {
+    let (directory, db) = database(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT, x REAL); CREATE TABLE log (id);
+         CREATE VIRTUAL TABLE places USING rtree(id, low, high);
+         CREATE VIRTUAL TABLE words USING fts5(a);
+         CREATE TRIGGER place AFTER INSERT ON t WHEN new.x NOT NULL
+         BEGIN INSERT OR REPLACE INTO places VALUES (new.id, new.x, new.x + 1); END;
+         CREATE TRIGGER unplace AFTER DELETE ON t WHEN old.x NOT NULL
+         BEGIN DELETE FROM places WHERE id = old.id; INSERT INTO log VALUES (old.id); END;
+         CREATE TRIGGER word AFTER INSERT ON t
+         BEGIN INSERT INTO words (rowid, a) VALUES (new.id, new.a); END;
+         CREATE TRIGGER unword AFTER DELETE ON t BEGIN DELETE FROM words WHERE rowid = old.id; END;
+         INSERT INTO t VALUES (1, 'a', 1), (2, 'b', NULL), (3, 'c', 3)",
+    );
+    let counts = || ["t", "places", "words", "log"].map(|table| count(&db, table));
+    assert_eq!(counts(), [3, 2, 3, 0]);
+    let mut rows = open(&at(&directory)).await;
+    let set = set(rows.table("t").await.unwrap(), "id < 3");
+    let findings = rows.examine(&set).await.unwrap();
+    assert!(findings.iter().all(|one| one.weight < Weight::Lacking), "{findings:?}");
+    let all = read(rows.as_mut(), &set).await;
+    assert_eq!(delete_all(rows.as_mut(), &set).await.unwrap(), 2);
+    assert_eq!(counts(), [1, 1, 1, 1]);
+    let put = back(rows.as_mut(), &set.root().table, &all, (&Conflict::Fail, None)).await;
+    assert_eq!(put.unwrap(), 2);
+    assert_eq!(counts(), [3, 2, 3, 1]);
+
+    // What nothing fills would be gone for good.
+    db.execute_batch("DROP TRIGGER place").unwrap();
+    let findings = rows.examine(&set).await.unwrap();
+    let lacking: Vec<_> = findings.iter().filter(|one| one.weight == Weight::Lacking).collect();
+    assert_eq!(lacking.len(), 1, "{findings:?}");
+    assert_eq!(lacking[0].statement.as_deref(), Some("DROP TRIGGER \"unplace\""));
+    let error = delete_all(rows.as_mut(), &set).await.unwrap_err();
+    assert_eq!(error.advice()[0], "DROP TRIGGER \"unplace\"", "{error:?}");
+    assert_eq!(counts(), [3, 2, 3, 1]);
+}
+
 /// Rows of the set that are not handed over are in no file.
 #[tokio::test]
 async fn a_trigger_that_deletes_other_rows_of_the_set_is_noticed() {
