@@ -1,6 +1,6 @@
 //! Transactions that delete.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use stillpoint_contract::{
@@ -292,6 +292,8 @@ struct Outside {
     triggers: Vec<String>,
     /// How many rows of other tables were deleted before.
     counted: BTreeMap<u32, i64>,
+    /// The tables that there were, where a trigger could drop one.
+    tables: BTreeSet<u32>,
 }
 
 impl Outside {
@@ -303,7 +305,8 @@ impl Outside {
         let triggers = deletion_triggers(client, set).await?;
         let counted = deleted_of_others(client, &members).await?.into_iter();
         let counted = counted.map(|(number, rows, _)| (number, rows)).collect();
-        Ok(Self { members, triggers, counted })
+        let tables = if triggers.is_empty() { BTreeSet::new() } else { tables(client).await? };
+        Ok(Self { members, triggers, counted, tables })
     }
 
     /// Makes sure that no row of another table is gone.
@@ -320,10 +323,17 @@ impl Outside {
                 return Err(self.refused(LOST).with("table", table).with("rows", gone));
             }
         }
-        match emptied(client, &self.members).await? {
-            Some(table) => Err(self.refused(LOST).with("table", table).with("rows", "all of them")),
-            None => Ok(()),
+        if let Some(table) = emptied(client).await? {
+            return Err(self.refused(LOST).with("table", table).with("rows", "all of them"));
         }
+        if self.tables.is_empty() {
+            return Ok(());
+        }
+        let dropped = gone(client).await?.into_iter().find(|number| self.tables.contains(number));
+        let Some(number) = dropped else { return Ok(()) };
+        // Rolled back, it has its name again.
+        let table = format!("{number}::regclass");
+        Err(self.refused(LOST).with("table", table).with("rows", "all of them: it is dropped"))
     }
 
     fn refused(&self, why: &'static str) -> Error {
@@ -335,17 +345,18 @@ impl Outside {
     }
 }
 
-const LOST: &str = "rows of a table that is not in the set would be deleted without being archived";
+const LOST: &str = "rows that are not of the set would be deleted without being archived";
 
 /// How many rows of tables that are not in a set were deleted through this connection lately.
-/// Those of temporary tables are nobody's, and the ledger is ours. What a subtransaction deleted
-/// that was rolled back counts, too.
+/// Those of temporary tables are nobody's, and the ledger is ours; of large objects, files have the
+/// numbers alone. What a subtransaction deleted that was rolled back counts, too.
 async fn deleted_of_others(client: &Client, members: &[u32]) -> Result<Vec<(u32, i64, String)>> {
     let query = "SELECT c.oid, pg_stat_get_xact_tuples_deleted(c.oid),
             format('%I.%I', n.nspname, c.relname)
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE c.relkind = 'r' AND c.relpersistence <> 't'
-            AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+            AND (n.nspname NOT IN ('pg_catalog', 'information_schema')
+                OR c.oid = 'pg_catalog.pg_largeobject_metadata'::regclass)
             AND c.oid <> ALL ($1::oid[]) AND c.oid IS DISTINCT FROM to_regclass($2)
             AND pg_stat_get_xact_tuples_deleted(c.oid) > 0";
     let rows = client.query(query, &[&members, &ledger::LEDGER]).await;
@@ -354,21 +365,45 @@ async fn deleted_of_others(client: &Client, members: &[u32]) -> Result<Vec<(u32,
     rows.iter().map(|row| read(row).map_err(|e| failed(e, STEP))).collect()
 }
 
-/// A table that is not in a set, and that this transaction has emptied by `TRUNCATE`, which no
-/// counter tells: it has other files then than before, and is locked. A table that the transaction
-/// made has those that it began with.
+/// The tables that there are, save temporary ones.
+async fn tables(client: &Client) -> Result<BTreeSet<u32>> {
+    let query = "SELECT oid FROM pg_class
+        WHERE relkind IN ('r', 'p') AND relpersistence <> 't' AND oid >= 16384";
+    numbers(client, query).await
+}
+
+/// What this transaction has locked that is no longer there: it dropped it. That may be something
+/// that it made.
+/// Source: PostgreSQL 18 documentation, DROP TABLE; 53.13, "pg_locks".
+async fn gone(client: &Client) -> Result<BTreeSet<u32>> {
+    let query = "SELECT l.relation FROM pg_locks AS l
+            JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
+        WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.granted
+            AND l.mode = 'AccessExclusiveLock'
+            AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = l.relation)";
+    numbers(client, query).await
+}
+
+async fn numbers(client: &Client, query: &str) -> Result<BTreeSet<u32>> {
+    let rows = client.query(query, &[]).await.map_err(|e| failed(e, STEP))?;
+    rows.iter().map(|row| row.try_get(0).map_err(|e| failed(e, STEP))).collect()
+}
+
+/// A table, of the set or not, that this transaction has emptied by `TRUNCATE`, which no counter
+/// tells: it has other files then than before, and is locked. A table that the transaction made has
+/// those that it began with.
 /// Source: PostgreSQL 18 documentation, TRUNCATE; 13.3.1, "Table-Level Locks"; 52.11, "pg_class".
-async fn emptied(client: &Client, members: &[u32]) -> Result<Option<String>> {
+async fn emptied(client: &Client) -> Result<Option<String>> {
     let query = "SELECT format('%I.%I', n.nspname, c.relname)
         FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
             JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.granted
             AND l.mode = 'AccessExclusiveLock' AND c.relkind = 'r' AND c.relpersistence <> 't'
             AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-            AND c.oid <> ALL ($1::oid[]) AND c.relfilenode <> c.oid
+            AND c.relfilenode <> c.oid
             AND age(c.xmin) <= age(pg_current_xact_id()::xid)
         LIMIT 1";
-    let row = client.query_opt(query, &[&members]).await.map_err(|e| failed(e, STEP))?;
+    let row = client.query_opt(query, &[]).await.map_err(|e| failed(e, STEP))?;
     row.map(|row| row.try_get(0)).transpose().map_err(|e| failed(e, STEP))
 }
 

@@ -18,6 +18,10 @@ async fn rows_of_other_tables_do_not_go_with_those_of_a_set() {
             ("DELETE FROM other WHERE t = old.id", "AFTER DELETE ON t FOR EACH ROW", true),
             ("DELETE FROM parted WHERE t = 2", "AFTER DELETE ON c FOR EACH STATEMENT", true),
             ("TRUNCATE other", "AFTER DELETE ON t FOR EACH STATEMENT", true),
+            ("TRUNCATE c", "AFTER DELETE ON t FOR EACH STATEMENT", true),
+            ("DROP TABLE other", "AFTER DELETE ON t FOR EACH STATEMENT", true),
+            ("DROP TABLE parted", "AFTER DELETE ON t FOR EACH STATEMENT", true),
+            ("PERFORM lo_unlink(l) FROM objects", "AFTER DELETE ON t FOR EACH STATEMENT", true),
             ("DELETE FROM other WHERE t > 7", "AFTER DELETE ON t FOR EACH ROW", false),
             ("INSERT INTO log VALUES (old.id)", "AFTER DELETE ON t FOR EACH ROW", false),
             ("UPDATE sums SET n = n - 1", "AFTER DELETE ON t FOR EACH ROW", false),
@@ -30,10 +34,16 @@ async fn rows_of_other_tables_do_not_go_with_those_of_a_set() {
                 "AFTER DELETE ON t FOR EACH ROW",
                 false,
             ),
+            (
+                "CREATE TEMPORARY TABLE brief (n int); DROP TABLE brief;
+                 CREATE TABLE made (n int); DROP TABLE made",
+                "AFTER DELETE ON t FOR EACH ROW",
+                false,
+            ),
         ] {
             stage
                 .run(&format!(
-                    "DROP TABLE IF EXISTS c, t, other, parted, log, sums, made;
+                    "DROP TABLE IF EXISTS c, t, other, parted, log, sums, made, objects;
                      DROP FUNCTION IF EXISTS f;
                      CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2), (3);
                      CREATE TABLE c (id int PRIMARY KEY, t int REFERENCES t ON DELETE CASCADE);
@@ -43,7 +53,8 @@ async fn rows_of_other_tables_do_not_go_with_those_of_a_set() {
                      CREATE TABLE part PARTITION OF parted FOR VALUES IN (1, 2, 3);
                      INSERT INTO parted VALUES (1), (2), (3);
                      CREATE TABLE log (id int); CREATE TABLE sums (n int);
-                     INSERT INTO sums VALUES (3);
+                     INSERT INTO sums VALUES (3); CREATE TABLE objects (l oid);
+                     INSERT INTO objects VALUES (lo_create(0));
                      CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS
                         $$ BEGIN {body}; RETURN NULL; END $$;
                      CREATE TRIGGER x {when} EXECUTE FUNCTION f()"
@@ -73,6 +84,9 @@ async fn rows_of_other_tables_do_not_go_with_those_of_a_set() {
             assert_eq!(count(&stage, "SELECT count(*) FROM t").await, left, "{body}");
             assert_eq!(count(&stage, "SELECT count(*) FROM other").await, 3, "{body}");
             assert_eq!(count(&stage, "SELECT count(*) FROM parted").await, 3, "{body}");
+            assert_eq!(count(&stage, "SELECT count(*) FROM c").await, left, "{body}");
+            let objects = "SELECT count(*) FROM pg_largeobject_metadata JOIN objects ON l = oid";
+            assert_eq!(count(&stage, objects).await, 1, "{body}");
         }
     }
 }
