@@ -53,12 +53,19 @@ pub(super) fn is_changed(column: &Column, target: &Column) -> bool {
         && (column.engine_type != target.engine_type || target.is_generated)
 }
 
+/// Whether the type of a column may be another one under the same name: one that somebody made has
+/// a schema in its name. Values of such a type that came as text are compared whatever it is.
+fn is_made(column: &Column, target: &Column) -> bool {
+    column.is_cast && column.engine_type.contains('.') && !target.is_generated
+}
+
 /// The columns of a table in which values may become others.
 pub(super) async fn changed(client: &Client, table: &Table, now: &Table) -> Result<Vec<Changed>> {
     let mut all = Vec::new();
     for (at, column) in table.columns.iter().enumerate() {
         let target = now.columns.iter().find(|target| target.name == column.name);
-        let Some(target) = target.filter(|target| is_changed(column, target)) else { continue };
+        let may_differ = |target: &&Column| is_changed(column, target) || is_made(column, target);
+        let Some(target) = target.filter(may_differ) else { continue };
         let known = known(client, &column.engine_type, &target.engine_type).await?;
         let differs = differs(column, target, known);
         all.push(Changed { name: column.name.clone(), at, differs });
@@ -189,5 +196,11 @@ mod tests {
         assert!(!is_changed(&column("int", false, false), &column("int", false, false)));
         assert!(!is_changed(&column("int", false, true), &column("bigint", false, true)));
         assert!(is_changed(&column("int", false, true), &column("bigint", false, false)));
+        for (engine_type, is_cast, expected) in
+            [("public.duo", true, true), ("public.mood", false, false), ("numeric", true, false)]
+        {
+            let column = column(engine_type, is_cast, false);
+            assert_eq!(is_made(&column, &column), expected, "{engine_type}");
+        }
     }
 }

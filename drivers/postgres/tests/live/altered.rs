@@ -136,3 +136,41 @@ async fn only_values_that_were_put_are_compared() {
     assert_eq!(refused.code(), code::ROWS_DIFFER, "{refused:?}");
     assert_eq!(ask(&stage, left).await, "1 7.00 other, 2 2.00 good");
 }
+
+/// A type that was made anew, under the name that it had.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_of_a_type_that_means_something_else_now_are_refused() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    for (was, is, value) in [
+        ("TYPE made AS (x numeric(12,4))", "TYPE made AS (x numeric(12,2))", "(1.2345)"),
+        ("DOMAIN made AS numeric", "DOMAIN made AS numeric(12,2)", "1.2345"),
+        ("DOMAIN made AS numeric[]", "DOMAIN made AS numeric(6,0)[]", "{1.5}"),
+    ] {
+        for (value, is_fine) in [(value, false), ("", true)] {
+            let value = if is_fine { "NULL".to_owned() } else { format!("'{value}'") };
+            stage
+                .run(&format!(
+                    "DROP TABLE IF EXISTS t; DROP TYPE IF EXISTS made; CREATE {was};
+                     CREATE TABLE t (id int PRIMARY KEY, v made); INSERT INTO t VALUES (1, {value})"
+                ))
+                .await;
+            let mut rows = stage.driver("").await.rows().await.unwrap();
+            let all = read(rows.as_mut()).await;
+            stage
+                .run(&format!(
+                    "DROP TABLE t; DROP TYPE made; CREATE {is};
+                     CREATE TABLE t (id int PRIMARY KEY, v made)"
+                ))
+                .await;
+            let put = back(rows.as_mut(), &all, &Conflict::Fail, None).await;
+            if is_fine {
+                assert_eq!(put.unwrap(), 1, "{is}");
+                continue;
+            }
+            let error = put.expect_err(is);
+            let found = (error.kind(), error.code());
+            assert_eq!(found, (ErrorKind::Refused, code::ROWS_DIFFER), "{is}: {error:?}");
+            assert_eq!(ask(&stage, "SELECT count(*)::text FROM t").await, "0", "{is}");
+        }
+    }
+}
