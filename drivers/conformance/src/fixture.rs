@@ -66,6 +66,11 @@ pub struct RowTables {
     pub other_settings: &'static str,
     /// The statement that drops the index by which `items` are found.
     pub drop_index: &'static str,
+    /// Statements that make a trigger `meddle` which does something after each row of a table that
+    /// is deleted; that row is `OLD` there.
+    pub trigger: fn(table: &str, then: &str) -> String,
+    /// The statement that drops it.
+    pub drop_trigger: &'static str,
     /// Statements that make a table `parted (id, v)` with partitions `early`, of ids below 100, and
     /// `late`, of those below 200; or why there is no such thing.
     pub partitions: Result<&'static str, &'static str>,

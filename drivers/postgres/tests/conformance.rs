@@ -206,6 +206,15 @@ impl Fixture for Setup {
             reads_beside_writers: true,
             other_settings: OTHER_SETTINGS,
             drop_index: "DROP INDEX items_order",
+            trigger: |table, then| {
+                format!(
+                    "CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS
+                        $$ BEGIN {then}; RETURN NULL; END $$;
+                     CREATE TRIGGER meddle AFTER DELETE ON {table}
+                        FOR EACH ROW EXECUTE FUNCTION meddle()"
+                )
+            },
+            drop_trigger: "DROP FUNCTION meddle CASCADE",
             partitions: Ok(PARTITIONS),
         })
     }

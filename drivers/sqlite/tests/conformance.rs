@@ -105,6 +105,10 @@ impl Fixture for Journal {
             reads_beside_writers: *self == Self::Wal,
             other_settings: "",
             drop_index: "DROP INDEX items_order",
+            trigger: |table, then| {
+                format!("CREATE TRIGGER meddle AFTER DELETE ON {table} BEGIN {then}; END")
+            },
+            drop_trigger: "DROP TRIGGER meddle",
             partitions: Err("it has no partitions"),
         })
     }

@@ -204,6 +204,9 @@ sentences! {
         "Versions of rows that are deleted are those that were read, and none after a change."
     rows::rows_hang_on_those_they_refer_to [Rows]
         "Rows of other tables go with those that they refer to, over any number of references."
+    rows::what_triggers_delete_besides_is_refused [Rows]
+        "Where triggers would delete rows that are not handed over, of whatever table, nothing is \
+         deleted; what they write down or count is."
     rows::a_dropped_deletion_never_was [Rows]
         "Dropping a deletion at any await, or rolling it back, leaves every row, and no entry."
     rows::a_ledger_entry_is_there_when_its_transaction_committed [Rows]
@@ -216,6 +219,9 @@ sentences! {
         "Rows that are put back have the bytes that they had, in their table or in a new one."
     rows::rows_that_are_there_are_treated_as_asked [Rows]
         "Rows that are there already are kept, replaced or refused, as asked."
+    rows::values_that_are_computed_by_now_are_not_lost [Rows]
+        "A value that its table would compute otherwise by now is refused, and comes back into a \
+         new table."
     rows::rows_of_many_tables_come_back_at_once_or_not_at_all [Rows]
         "Rows of many tables are put back in one transaction, new tables with them."
 

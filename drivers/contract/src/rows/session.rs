@@ -23,7 +23,8 @@ use crate::{Error, ErrorKind, Finding, Result, code};
 /// Checked by `stillpoint-conformance` for every engine:
 ///
 /// - A row has the same bytes each time it is read, by whatever method, unless it was changed.
-/// - What [`Pruning::delete`] hands over are the rows that are gone once it commits, and no others.
+/// - What [`Pruning::delete`] hands over are the rows that are gone once it commits, and no others,
+///   of whatever table: what triggers delete besides is refused.
 /// - A ledger entry is there exactly when its transaction committed.
 /// - Dropping any of these, or any future of theirs, leaves the database as it was: no open
 ///   transaction, no lock.
@@ -420,7 +421,9 @@ pub trait Pruning: fmt::Debug + Send {
     ///
     /// [`Transient`](ErrorKind::Transient) also when the outcome is unknown: the ledger knows, once
     /// [`Rows::lock`] was taken anew. [`Refused`](ErrorKind::Refused) with
-    /// [`ROWS_DIFFER`](code::ROWS_DIFFER) when something interferes; nothing is deleted then.
+    /// [`ROWS_DIFFER`](code::ROWS_DIFFER) when something interferes, and with
+    /// [`ROWS_REFUSED`](code::ROWS_REFUSED) when rows of tables that are not in the set would be
+    /// gone; nothing is deleted then. An engine that knows it before says so when rows are deleted.
     async fn commit(self: Box<Self>) -> Result<()>;
 
     /// Leaves everything as it was.

@@ -1,7 +1,8 @@
 //! Putting rows back.
 
 use stillpoint_contract::{
-    Column, Conflict, ErrorKind, KeyRange, PutBackTally, RowBatch, RowWriter, Rows, Table, values,
+    Column, Conflict, Error, ErrorKind, KeyRange, PutBackTally, RowBatch, RowWriter, Rows, Table,
+    code, values,
 };
 
 use super::moved::{Kept, PATIENCE, alone, exported, fill, name};
@@ -141,6 +142,36 @@ pub(crate) async fn rows_that_are_there_are_treated_as_asked(stage: &Stage) -> V
     let newer = Conflict::Newer("v".to_owned());
     let refused = rows.put_back().await?.begin(&table, &newer, None).await;
     ensure!(kind_of(&refused) == Some(ErrorKind::Invalid), "{refused:?}");
+    Ok(Outcome::Proven)
+}
+
+pub(crate) async fn values_that_are_computed_by_now_are_not_lost(stage: &Stage) -> Verdict {
+    fill(stage).await?;
+    let create = "CREATE TABLE computed (id INTEGER PRIMARY KEY, v INTEGER";
+    let insert = "INSERT INTO computed VALUES (1, 2), (2, 5)";
+    stage.server.execute(&format!("{create}); {insert}")).await?;
+    let mut rows = stage.driver.rows().await?;
+    let set = alone(stage, rows.as_mut(), "computed", "id > 0").await?;
+    let (table, all) = (&set.root().table, KeyRange::default());
+    let archived = exported(rows.as_mut(), &set, 0, &all).await?.0;
+    let computed = format!("{create} GENERATED ALWAYS AS (id + 1) STORED)");
+    stage.server.execute(&format!("DROP TABLE computed; {computed}")).await?;
+
+    for conflict in [Conflict::Fail, Conflict::Skip, Conflict::Overwrite] {
+        let refused = put(rows.as_mut(), table, &archived, &conflict, None).await?;
+        let found = refused.as_ref().err().map(Error::code);
+        ensure!(found == Some(code::ROWS_DIFFER), "{conflict:?}: {refused:?}");
+        let left = stage.server.ask("SELECT count(*) FROM computed").await?.join("");
+        ensure!(left == "0", "{conflict:?}: {left} rows were put back");
+    }
+    let staging = "\"computed then\"";
+    put(rows.as_mut(), table, &archived, &Conflict::Fail, Some(staging)).await??;
+    let staged = alone(stage, rows.as_mut(), staging, "id > 0").await?;
+    let after = exported(rows.as_mut(), &staged, 0, &all).await?.0;
+    ensure!(after == archived, "rows are different in a table of their own");
+    // What is computed is what it was.
+    let tally = put(rows.as_mut(), table, &archived[..1], &Conflict::Fail, None).await??;
+    ensure!(tally.inserted == 1, "{tally:?}");
     Ok(Outcome::Proven)
 }
 

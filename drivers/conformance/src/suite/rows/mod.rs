@@ -1,6 +1,7 @@
 //! Moving rows out of tables, and back.
 
 mod back;
+mod beside;
 mod bind;
 mod export;
 mod keep;
@@ -11,8 +12,9 @@ mod schema;
 
 pub(crate) use back::{
     rows_come_back_as_they_were, rows_of_many_tables_come_back_at_once_or_not_at_all,
-    rows_that_are_there_are_treated_as_asked,
+    rows_that_are_there_are_treated_as_asked, values_that_are_computed_by_now_are_not_lost,
 };
+pub(crate) use beside::what_triggers_delete_besides_is_refused;
 pub(crate) use bind::{a_cutoff_is_bound_as_what_it_is, predicates_that_are_none_are_refused};
 pub(crate) use export::{
     a_dropped_export_leaves_nothing, an_export_sees_one_state, keys_of_any_text_make_ranges,

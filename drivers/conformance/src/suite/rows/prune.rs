@@ -10,7 +10,7 @@ use super::moved::{
 use crate::stage::{Failure, Outcome, Stage, Verdict, abandon, ensure, kind_of};
 
 /// Opens a session that may delete.
-async fn ready(stage: &Stage) -> Result<(Box<dyn Rows>, ArchiveSet), Failure> {
+pub(super) async fn ready(stage: &Stage) -> Result<(Box<dyn Rows>, ArchiveSet), Failure> {
     let mut rows = stage.driver.rows().await?;
     let set = family(stage, rows.as_mut()).await?;
     rows.lock(&set.name, PATIENCE).await?;
@@ -19,7 +19,7 @@ async fn ready(stage: &Stage) -> Result<(Box<dyn Rows>, ArchiveSet), Failure> {
 }
 
 /// Deletes everything of a set in a range, those that refer to others first.
-async fn delete_all(
+pub(super) async fn delete_all(
     pruning: &mut dyn Pruning,
     set: &ArchiveSet,
     range: &KeyRange,
