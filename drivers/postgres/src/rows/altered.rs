@@ -104,8 +104,8 @@ fn image(one: &str, other: &str) -> String {
 }
 
 impl Changed {
-    /// What finds a row whose value became another one: it returns the row's key, the value that was
-    /// archived, and the one that is there.
+    /// What finds a row whose value became another one: it returns the row's key, the value that
+    /// was archived, and the one that is there.
     pub(super) fn query(&self, table: &Table, now: &Table, through: &str, only: &str) -> String {
         let (mut puts, mut same) = (vec![format!("c{} AS was", self.at)], Vec::new());
         let mut shown = Vec::new();
