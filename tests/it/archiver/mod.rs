@@ -15,6 +15,7 @@ mod iceberg;
 mod iceberg_seen;
 mod keeping;
 mod keys;
+mod linked;
 mod mended;
 mod partitions;
 mod planned;

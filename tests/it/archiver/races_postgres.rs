@@ -85,7 +85,14 @@ async fn i8_a_partitioned_table_that_refers_and_cascades_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn i8_children_are_those_that_the_foreign_key_means() {
     let Some(shop) = InPostgres::new(18).await else { return };
-    for (parent, child) in [("text", "char(8)"), ("varchar(20)", "text"), ("numeric", "int")] {
+    for (parent, child) in [
+        ("text", "char(8)"),
+        ("varchar(20)", "text"),
+        ("numeric", "int"),
+        // Two collations are none, unless one of them is said.
+        ("text COLLATE \"C\"", "varchar(9)"),
+        ("varchar(9)", "text COLLATE \"C\""),
+    ] {
         execute(
             &shop,
             &format!(

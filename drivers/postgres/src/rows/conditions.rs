@@ -99,15 +99,29 @@ pub(super) async fn condition(
 }
 
 /// How a foreign key compares: by operators of its own, which need not be those that names and
-/// types lead to. Source: PostgreSQL 18 documentation, 52.13, "pg_constraint", `conpfeqop`.
+/// types lead to, and where the columns have different collations, by that of the one that is
+/// referred to. Those that take only the same bytes for one text are one here, and an index has
+/// that of the column that refers. In an expression, two collations are none.
+/// Sources: PostgreSQL 18 documentation, 52.13, "pg_constraint", `conpfeqop`, and 23.2, "Collation
+/// Support"; `src/backend/utils/adt/ri_triggers.c`, `ri_GenerateQualCollation`.
 const OPERATORS: &str = "
     SELECT n.nspname::text, o.oprname::text,
         (SELECT '::' || format_type(oid, -1) FROM pg_type WHERE oid = o.oprleft AND typtype <> 'p'),
-        (SELECT '::' || format_type(oid, -1) FROM pg_type WHERE oid = o.oprright AND typtype <> 'p')
+        (SELECT '::' || format_type(oid, -1) FROM pg_type
+            WHERE oid = o.oprright AND typtype <> 'p'),
+        (SELECT format(' COLLATE %I.%I', m.nspname, l.collname)
+            FROM pg_collation AS l JOIN pg_namespace AS m ON m.oid = l.collnamespace
+            WHERE a.attcollation <> p.attcollation AND l.oid = CASE
+                WHEN ac.collisdeterministic AND pc.collisdeterministic THEN ac.oid ELSE pc.oid END)
     FROM pg_constraint AS c
-        CROSS JOIN LATERAL unnest(c.conpfeqop) WITH ORDINALITY AS k(operator, at)
+        CROSS JOIN LATERAL unnest(c.conpfeqop, c.conkey, c.confkey) WITH ORDINALITY
+            AS k(operator, own, other, at)
         JOIN pg_operator AS o ON o.oid = k.operator
         JOIN pg_namespace AS n ON n.oid = o.oprnamespace
+        JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.own
+        JOIN pg_attribute AS p ON p.attrelid = c.confrelid AND p.attnum = k.other
+        LEFT JOIN pg_collation AS ac ON ac.oid = a.attcollation
+        LEFT JOIN pg_collation AS pc ON pc.oid = p.attcollation
     WHERE c.oid = (SELECT min(c.oid::int8)::oid FROM pg_constraint AS c
         WHERE c.contype = 'f' AND c.conrelid = $1 AND c.confrelid = $2
             AND ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY AS u(k, n)
@@ -132,7 +146,7 @@ async fn equal(client: &Client, child: &Member, parent: &Member) -> Result<Vec<S
     for row in &found {
         let get = |at: usize| row.try_get::<_, Option<String>>(at).map_err(|e| failed(e, STEP));
         let text = |at: usize| get(at).map(Option::unwrap_or_default);
-        operators.push((text(0)?, text(1)?, text(2)?, text(3)?));
+        operators.push((text(0)?, text(1)?, text(2)?, text(3)?, text(4)?));
     }
     if operators.len() != link.columns.len() {
         return Err(Error::new(ErrorKind::Refused, code::ROWS_DIFFER, STEP)
@@ -141,11 +155,11 @@ async fn equal(client: &Client, child: &Member, parent: &Member) -> Result<Vec<S
             .why("there is no such foreign key any more"));
     }
     let pairs = link.columns.iter().zip(&link.parent_columns).zip(operators);
-    let compared = pairs.map(|((own, other), (schema, name, left, right))| {
+    let compared = pairs.map(|((own, other), (schema, name, left, right, collate))| {
         let (own, other) = (quoted(own), quoted(other));
         let (child, parent) = (&child.table.name, &parent.table.name);
         let schema = quoted(&schema);
-        format!("{parent}.{other}{left} OPERATOR({schema}.{name}) {child}.{own}{right}")
+        format!("{parent}.{other}{left} OPERATOR({schema}.{name}) {child}.{own}{right}{collate}")
     });
     Ok(compared.collect())
 }

@@ -4,6 +4,7 @@ use stillpoint_contract::{ArchiveSet, Class, Finding, Kind, Member, Referrer, Re
 
 use super::{
     effects::{Deed, Effect, effects, loses, own_names},
+    reference::Pair,
     schema::{is_indexed, key_of, listed, own_name, quoted, referrers, triggers},
     worker::Desk,
 };
@@ -32,7 +33,7 @@ pub(super) fn examine(desk: &Desk, set: &ArchiveSet) -> Result<Vec<Finding>> {
             findings.extend(root(desk, member, &own)?);
         }
         findings.extend(deletion(desk, set, member, &own)?);
-        findings.extend(link(desk, member, &own)?);
+        findings.extend(link(desk, set, member, &own)?);
         let connection = desk.connection();
         for referrer in desk.sql(referrers(connection, &own), STEP)? {
             if !is_in_set(set, at, &referrer) {
@@ -144,10 +145,19 @@ fn besides(
 
 /// Without an index, each deletion reads the whole table.
 /// Source: <https://www.sqlite.org/foreignkeys.html>, 3, "Required and Suggested Database Indexes".
-fn link(desk: &Desk, member: &Member, own: &str) -> Result<Option<Finding>> {
-    let Some(link) = &member.link else { return Ok(None) };
+fn link(desk: &Desk, set: &ArchiveSet, member: &Member, own: &str) -> Result<Vec<Finding>> {
+    let Some(link) = &member.link else { return Ok(Vec::new()) };
+    let name = &member.table.name;
     let indexed = desk.sql(is_indexed(desk.connection(), own, &link.columns), STEP)?;
-    Ok((!indexed).then(|| lacks_index(&member.table.name, own, &link.columns)))
+    let lacking = (!indexed).then(|| lacks_index(name, own, &link.columns));
+    let mut findings: Vec<Finding> = lacking.into_iter().collect();
+    if let Some(parent) = set.members.get(link.parent) {
+        let parent = &parent.table.name;
+        let referred = own_name(parent)?;
+        let pairs = Pair::all(desk, (own, &link.columns), (&referred, &link.parent_columns))?;
+        findings.extend(pairs.iter().filter_map(|pair| pair.finding(name, parent)));
+    }
+    Ok(findings)
 }
 
 fn index(desk: &Desk, referrer: &Referrer) -> Result<Option<Finding>> {

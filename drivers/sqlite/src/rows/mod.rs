@@ -9,6 +9,7 @@ mod outlook;
 mod predicate;
 mod prune;
 mod put_back;
+mod reference;
 mod schema;
 mod select;
 mod session;

@@ -112,14 +112,14 @@ fn columns(connection: &Connection, own: &str) -> rusqlite::Result<Vec<Column>> 
 }
 
 /// Whether every value has the type that its column is declared for.
-fn is_strict(connection: &Connection, own: &str) -> rusqlite::Result<bool> {
+pub(super) fn is_strict(connection: &Connection, own: &str) -> rusqlite::Result<bool> {
     let query = "SELECT strict FROM pragma_table_list WHERE schema = 'main' AND name = ?1";
     connection.query_row(query, [own], |row| row.get(0))
 }
 
 /// What a column is declared for. Source: <https://www.sqlite.org/datatype3.html>, 3.1,
 /// "Determination Of Column Affinity"; <https://www.sqlite.org/stricttables.html>, 2.
-fn declared(engine_type: &str, is_strict: bool) -> Class {
+pub(super) fn declared(engine_type: &str, is_strict: bool) -> Class {
     let upper = engine_type.to_uppercase();
     let has = |part: &str| upper.contains(part);
     if is_strict && upper == "ANY" {

@@ -11,6 +11,7 @@ use stillpoint_contract::{
 };
 
 use super::{
+    reference::Pair,
     schema::{Term, key_of, listed, own_name, quoted},
     worker::{Batches, Desk},
 };
@@ -43,16 +44,10 @@ fn chain(desk: &Desk, set: &ArchiveSet, member: usize, range: &KeyRange) -> Resu
     }
     let parent = own_name(&set.members[link.parent].table.name)?;
     let above = chain(desk, set, link.parent, range)?;
-    // A foreign key compares as the column does that it refers to.
-    // Source: https://www.sqlite.org/foreignkeys.html, 3.
-    let mut columns = Vec::new();
-    for (column, of) in link.columns.iter().zip(&link.parent_columns) {
-        let connection = desk.connection();
-        let metadata = connection.column_metadata(Some("main"), parent.as_str(), of.as_str());
-        let collation = desk.sql(metadata, "look at the table")?.1;
-        let collation = collation.map(|name| name.to_string_lossy().into_owned());
-        columns.push(Term { name: column.clone(), collation }.sql());
-    }
+    let table = own_name(&own.table.name)?;
+    let pairs = Pair::all(desk, (&table, &link.columns), (&parent, &link.parent_columns))?;
+    let columns: Vec<_> = pairs.iter().map(Pair::sql).collect();
+    // Found by an index of the columns that refer, which `EXISTS` would not do.
     Ok(format!(
         "({}) IN (SELECT {} FROM main.{} WHERE {above})",
         columns.join(", "),

@@ -11,6 +11,7 @@ mod kills;
 mod large;
 mod overwritten;
 mod process;
+mod references;
 mod restore;
 mod resume;
 mod rows;

@@ -19,7 +19,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
-struct Kept(Vec<RowBatch>);
+pub(crate) struct Kept(pub(crate) Vec<RowBatch>);
 
 #[async_trait]
 impl RowSink for Kept {
@@ -29,24 +29,24 @@ impl RowSink for Kept {
     }
 }
 
-async fn open(path: &Path) -> Box<dyn Rows> {
+pub(crate) async fn open(path: &Path) -> Box<dyn Rows> {
     connect(path).await.rows().await.unwrap()
 }
 
-fn set(table: Table, predicate: &str) -> ArchiveSet {
+pub(crate) fn set(table: Table, predicate: &str) -> ArchiveSet {
     let members = vec![Member { table, link: None }];
     ArchiveSet { name: "set".to_owned(), members, predicate: predicate.to_owned() }
 }
 
 /// A database in a new directory, and an application that has it open.
-fn database(sql: &str) -> (TempDir, Connection) {
+pub(crate) fn database(sql: &str) -> (TempDir, Connection) {
     let directory = TempDir::new().unwrap();
     let db = application(&directory.path().join("app.db"));
     db.execute_batch(sql).unwrap();
     (directory, db)
 }
 
-fn at(directory: &TempDir) -> std::path::PathBuf {
+pub(crate) fn at(directory: &TempDir) -> std::path::PathBuf {
     directory.path().join("app.db")
 }
 
