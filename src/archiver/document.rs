@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{
-    ArchiveSet, Column, Error, ErrorKind, Key, KeyRange, Link, Member, Partition, Result, Table,
-    code,
+    ArchiveSet, Column, Error, ErrorKind, Key, KeyRange, Likeness, Link, Member, Partition, Result,
+    Table, code,
 };
 
 use super::file::{Format, SliceHash};
@@ -77,6 +77,10 @@ pub struct PlannedLink {
     pub columns: Vec<String>,
     /// The columns that are referred to.
     pub parent_columns: Vec<String>,
+    /// How the engine compares them, one after the other; where nothing is said, as they are
+    /// written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub likeness: Vec<Likeness>,
 }
 
 impl Plan {
@@ -88,6 +92,7 @@ impl Plan {
                 parent: link.parent,
                 columns: link.columns.clone(),
                 parent_columns: link.parent_columns.clone(),
+                likeness: link.likeness.clone(),
             }),
         };
         let mut members: Vec<Member> = self.members.iter().map(member).collect();
@@ -128,6 +133,7 @@ impl Plan {
                 parent: link.parent,
                 columns: link.columns.clone(),
                 parent_columns: link.parent_columns.clone(),
+                likeness: link.likeness.clone(),
             }),
         };
         set.members.iter().map(member).collect()

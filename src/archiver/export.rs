@@ -610,6 +610,7 @@ mod tests {
             parent: 0,
             columns: vec!["root".to_owned()],
             parent_columns: vec!["id".to_owned()],
+            likeness: Vec::new(),
         };
         let members = vec![
             Member { table: roots, link: None },

@@ -28,6 +28,7 @@ mod hold;
 mod iceberg;
 mod identity;
 mod keyring;
+mod likeness;
 mod load;
 mod meaning;
 mod mend;

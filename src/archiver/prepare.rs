@@ -248,7 +248,8 @@ async fn add(
         .with("limit", MEMBERS_MAX));
     }
     let table = rows.table(&referrer.table).await?;
-    let link = Link { parent, columns: referrer.columns, parent_columns: referrer.parent_columns };
+    let Referrer { columns, parent_columns, likeness, .. } = referrer;
+    let link = Link { parent, columns, parent_columns, likeness };
     set.members.push(Member { table, link: Some(link) });
     Ok(())
 }

@@ -11,13 +11,14 @@ use std::{
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
-use stillpoint_contract::{Column, Error, ErrorKind, Kind, Result, code, values};
+use stillpoint_contract::{Column, Error, ErrorKind, Kind, Likeness, Result, code, values};
 
 use super::{
     document::{Batch, BatchMember, Plan, Slice},
     file::value_text,
     form::Forms,
     garbage::Removed,
+    likeness::linked,
     meaning::Sense,
     names::{Names, Told},
     newest::IsNewest,
@@ -388,8 +389,8 @@ impl Searched<'_> {
     pub(super) async fn family(&self, picks: &Picks) -> Result<Doomed> {
         let Self { place, world, plan, batch, .. } = *self;
         let mut doomed = Doomed::default();
-        // What rows of later tables refer to, of each table: the texts of the columns.
-        let mut keys: Vec<Vec<BTreeSet<Vec<String>>>> = Vec::new();
+        // What rows of later tables refer to, of each table.
+        let mut keys: Vec<Vec<BTreeSet<LinkKey>>> = Vec::new();
         for (number, member) in batch.members.iter().enumerate() {
             let planned = &plan.members[number];
             let at = |names: &[String]| -> Vec<usize> {
@@ -397,17 +398,20 @@ impl Searched<'_> {
                 names.iter().filter_map(place).collect()
             };
             // Which columns of this table others refer to, and which of its own refer.
-            let offers: Vec<Vec<usize>> = plan
+            let offers: Vec<Linked> = plan
                 .members
                 .iter()
                 .map(|other| match &other.link {
-                    Some(link) if link.parent == number => at(&link.parent_columns),
-                    _ => Vec::new(),
+                    Some(link) if link.parent == number => {
+                        Linked { places: at(&link.parent_columns), likeness: link.likeness.clone() }
+                    }
+                    _ => Linked::default(),
                 })
                 .collect();
             let parent = planned.link.as_ref().map(|link| {
                 let gone = keys.get(link.parent).and_then(|of| of.get(number)).cloned();
-                (at(&link.columns), gone.unwrap_or_default())
+                let refers = Linked { places: at(&link.columns), likeness: link.likeness.clone() };
+                (refers, gone.unwrap_or_default())
             });
             let mut found = BTreeSet::new();
             let mut offered = vec![BTreeSet::new(); plan.members.len()];
@@ -420,14 +424,15 @@ impl Searched<'_> {
                     let mut row_number = 0;
                     keep_slices(&bytes, &columns, format, &slices, number, |_, row| {
                         let values = values(row).collect::<Result<Vec<_>>>()?;
-                        let hangs = parent.as_ref().is_some_and(|(places, gone)| {
-                            texts((&columns, &known), &values, places)
+                        let hangs = parent.as_ref().is_some_and(|(refers, gone)| {
+                            refers
+                                .key((&columns, &known), &values)
                                 .is_some_and(|key| gone.contains(&key))
                         });
                         if hangs || picks(number, &columns, row)? {
                             found.insert(row_number);
-                            for (offered, places) in offered.iter_mut().zip(&offers) {
-                                let key = texts((&columns, &known), &values, places);
+                            for (offered, link) in offered.iter_mut().zip(&offers) {
+                                let key = link.key((&columns, &known), &values);
                                 offered.extend(key.filter(|key| !key.is_empty()));
                             }
                         }
@@ -443,6 +448,28 @@ impl Searched<'_> {
             keys.push(offered);
         }
         Ok(doomed)
+    }
+}
+
+/// What a row refers to, or is referred to by: a value of each column of a link.
+type LinkKey = Vec<Vec<u8>>;
+
+/// Columns of a link that are in one file.
+#[derive(Clone, Debug, Default)]
+struct Linked {
+    /// Their places.
+    places: Vec<usize>,
+    /// How the link compares them, in the same order.
+    likeness: Vec<Likeness>,
+}
+
+impl Linked {
+    /// What a row has there; none where a value is NULL.
+    fn key(&self, columns: (&[Column], &[Column]), values: &[Option<&[u8]>]) -> Option<LinkKey> {
+        let places = self.places.iter().enumerate();
+        let parts = places
+            .map(|(number, place)| linked(self.likeness.get(number), columns, values, *place));
+        parts.collect()
     }
 }
 
@@ -472,12 +499,4 @@ fn said((column, planned): (&Column, &[Column]), value: &[u8]) -> Option<(Sense,
     }
     let sense = Sense::of(column, planned, Some(value));
     Some((sense, value_text(&column.kind, value)?))
-}
-
-fn texts(
-    columns: (&[Column], &[Column]),
-    values: &[Option<&[u8]>],
-    places: &[usize],
-) -> Option<Vec<String>> {
-    places.iter().map(|place| text(columns, values, *place)).collect()
 }

@@ -55,6 +55,9 @@ const ROW_TABLES: &str = r#"
     CREATE TABLE zoneless (id int PRIMARY KEY, at timestamp);
     CREATE TABLE keyless (a text UNIQUE, b text);
     CREATE TABLE floating (a float8 PRIMARY KEY);
+    CREATE TABLE unlike (id int PRIMARY KEY, code float8 UNIQUE NOT NULL);
+    CREATE TABLE unlike_parts (id int PRIMARY KEY, code float8 REFERENCES unlike (code));
+    CREATE INDEX unlike_code ON unlike_parts (code);
     CREATE TYPE mood AS ENUM ('sad', 'it''s "ok"', 'happy');
     CREATE DOMAIN amount AS numeric(10,3) CHECK (value >= 0);
     CREATE TYPE duo AS (x float8, y interval, z bytea);

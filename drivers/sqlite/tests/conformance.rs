@@ -48,6 +48,9 @@ const ROW_TABLES: &str = "
     CREATE TABLE zoneless (id INTEGER PRIMARY KEY, at TEXT);
     CREATE TABLE keyless (a TEXT PRIMARY KEY, b TEXT UNIQUE);
     CREATE TABLE floating (a REAL PRIMARY KEY NOT NULL);
+    CREATE TABLE unlike (code TEXT PRIMARY KEY NOT NULL);
+    CREATE TABLE unlike_parts (id INTEGER PRIMARY KEY, code INTEGER REFERENCES unlike (code));
+    CREATE INDEX unlike_code ON unlike_parts (code);
     CREATE TABLE samples (id INTEGER PRIMARY KEY, i INTEGER, r REAL, t TEXT, b BLOB, n NUMERIC,
         \"o'dd \"\"one\" ANY, twice AS (id * 2));
     INSERT INTO samples (id, i, r, t, b, n, \"o'dd \"\"one\") VALUES

@@ -2,10 +2,13 @@
 //! together that the foreign key means, into the archive and out of it.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says what it tried")]
 
-use stillpoint::policy::ArchivedChild;
-use stillpoint_contract::{ErrorKind, code};
+use stillpoint::{
+    archiver::{Erasing, Holding, Returning, Wanted, erase, expire, hold, put_back, record},
+    policy::{ArchivedChild, EventRule, Period, PeriodUnit},
+};
+use stillpoint_contract::{Conflict, ErrorKind, code};
 
-use super::shop::{Shop, Sqlite, Yard};
+use super::shop::{InPostgres, Shop, Sqlite, Yard};
 
 fn statements(sql: &str) -> Vec<String> {
     sql.split(';').map(str::to_owned).collect()
@@ -94,4 +97,183 @@ async fn i8_children_of_other_types_are_those_that_the_foreign_key_means() {
         assert_eq!(yard.archived("lines").await, wanted, "{head}, {line}");
         assert_eq!(yard.live("lines").await, ["stays"], "{head}, {line}");
     }
+}
+
+const WHO: (&str, &str) = ("Art. 17", "dba");
+
+/// Two heads, of Bob and of Eve, with three lines each that refer to them in every way that they
+/// can; and of each head, what its column and those of its lines are declared for.
+const FAMILIES: [(&str, &str, &str); 3] = [
+    (
+        "TEXT COLLATE NOCASE",
+        "TEXT",
+        "INSERT INTO heads VALUES ('Bob', 'hb', 'closed', 'bob@x'),
+            ('Eve', 'he', 'closed', 'eve@x');
+         INSERT INTO lines VALUES (1, 'bob', 'b1'), (2, 'Bob', 'b2'), (3, 'BOB', 'b3'),
+            (4, 'eve', 'e1'), (5, 'Eve', 'e2'), (6, 'eVe', 'e3')",
+    ),
+    (
+        "TEXT COLLATE RTRIM",
+        "TEXT",
+        "INSERT INTO heads VALUES ('Bob ', 'hb', 'closed', 'bob@x'),
+            ('Eve', 'he', 'closed', 'eve@x');
+         INSERT INTO lines VALUES (1, 'Bob', 'b1'), (2, 'Bob ', 'b2'), (3, 'Bob   ', 'b3'),
+            (4, 'Eve', 'e1'), (5, 'Eve ', 'e2'), (6, 'Eve  ', 'e3')",
+    ),
+    (
+        "INTEGER",
+        "TEXT",
+        "INSERT INTO heads VALUES (1, 'hb', 'closed', 'bob@x'), (2, 'he', 'closed', 'eve@x');
+         INSERT INTO lines VALUES (1, '01', 'b1'), (2, ' 1', 'b2'), (3, '1.0', 'b3'),
+            (4, '2', 'e1'), (5, '+2', 'e2'), (6, '2e0', 'e3')",
+    ),
+];
+
+/// Archives such a family.
+async fn archived<S: Shop>(yard: &Yard<S>) {
+    let report = yard.run().await.unwrap();
+    assert_eq!((report.pruned_rows, report.left_rows), (8, 0), "{report:?}");
+}
+
+async fn is_only_eve<S: Shop>(yard: &Yard<S>, at: &str) {
+    assert_eq!(yard.archived("heads").await, ["he"], "{at}");
+    assert_eq!(yard.archived("lines").await, ["e1", "e2", "e3"], "{at}");
+}
+
+/// Whoever is erased goes with all that the foreign key says is theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn i16_what_hangs_on_who_is_erased_goes_however_it_is_written() {
+    for (head, line, rows) in FAMILIES {
+        let yard = yard(head, line, rows).await;
+        archived(&yard).await;
+        erase_bob(&yard, head).await;
+    }
+}
+
+async fn erase_bob<S: Shop>(yard: &Yard<S>, at: &str) {
+    let places = [yard.place.clone()];
+    let bob = (None, "mail", "bob@x");
+    let erased = Box::pin(erase(&places, &yard.world, bob, WHO, Erasing::IfFound)).await.unwrap();
+    assert_eq!((erased.rows, erased.batches), (4, 1), "{at}: {erased:?}");
+    is_only_eve(yard, at).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i16_what_hangs_on_whose_time_is_over_goes_however_it_is_written() {
+    for (head, line, rows) in FAMILIES {
+        let mut yard = yard(head, line, rows).await;
+        yard.rule.retention = Some(EventRule {
+            after: Period { count: 7, unit: PeriodUnit::Years },
+            event: "closed_at".to_owned(),
+            subject: "mail".to_owned(),
+        });
+        archived(&yard).await;
+        let about = ("closed_at", "mail", "bob@x");
+        let on = "2001-02-03".parse().unwrap();
+        record(&yard.place, &yard.world, about, on, WHO).await.unwrap();
+        let (places, now) = ([yard.place.clone()], yard.world.clock.now());
+        let expiry = expire(&places, &yard.world, &yard.rule, now, false);
+        let expiry = Box::pin(expiry).await.unwrap();
+        let rows: Vec<u64> = expiry.batches.iter().map(|one| one.rows).collect();
+        assert_eq!(rows, [4], "{head}: {expiry:?}");
+        is_only_eve(&yard, head).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i16_what_hangs_on_who_is_held_stays_however_it_is_written() {
+    for (head, line, rows) in FAMILIES {
+        let yard = yard(head, line, rows).await;
+        archived(&yard).await;
+        let bob = Holding::Subject(None, "mail", "bob@x");
+        hold(&yard.place, &yard.world, bob, "LEG-1", "dba").await.unwrap();
+        // A line of Bob's is taken for somebody's own, who is erased.
+        let places = [yard.place.clone()];
+        for token in ["b1", "b2", "b3"] {
+            let subject = (Some("lines"), "token", token);
+            let erased = erase(&places, &yard.world, subject, WHO, Erasing::IfFound);
+            let erased = Box::pin(erased).await.unwrap();
+            assert!(erased.held > 0, "{head}, {token}: {erased:?}");
+        }
+        assert_eq!(yard.archived("lines").await.len(), 6, "{head}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hangs_on_a_row_comes_back_with_it_however_it_is_written() {
+    for (head, line, rows) in FAMILIES {
+        let yard = yard(head, line, rows).await;
+        archived(&yard).await;
+        let driver = yard.shop.driver().await;
+        let terms = Wanted::terms_of("mail = 'eve@x'").unwrap();
+        let wanted = Wanted { terms, ..Wanted::default() };
+        let returning = Returning { wanted, conflict: Conflict::Fail, staging: None };
+        Box::pin(put_back(&yard.place, &yard.world, &*driver, &returning)).await.unwrap();
+        assert_eq!(yard.live("heads").await, ["he"], "{head}");
+        assert_eq!(yard.live("lines").await, ["e1", "e2", "e3"], "{head}");
+    }
+}
+
+/// Spaces at the end say nothing to a column of fixed length, and much to one that refers to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn i16_what_hangs_on_who_is_erased_from_postgres_goes_however_it_is_written() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    for (head, line, bob, eve) in [
+        ("char(6)", "text", ["'Bob'", "'Bob  '", "'Bob      '"], ["'Eve'", "'Eve '", "'Eve  '"]),
+        ("text", "char(6)", ["'Bob'", "'Bob '", "'Bob'"], ["'Eve'", "'Eve '", "'Eve'"]),
+        ("numeric", "int", ["7", "7", "7"], ["8", "8", "8"]),
+        ("numeric(9,2)", "numeric(9,1)", ["7", "7.0", "7"], ["8", "8.0", "8"]),
+    ] {
+        let drop = "DROP TABLE IF EXISTS lines; DROP TABLE IF EXISTS heads;
+            DROP SCHEMA IF EXISTS stillpoint CASCADE;";
+        let sql = format!(
+            "{drop}{}
+             INSERT INTO heads VALUES ({}, 'hb', 'closed', 'bob@x'), ({}, 'he', 'closed', 'eve@x');
+             INSERT INTO lines VALUES (1, {}, 'b1'), (2, {}, 'b2'), (3, {}, 'b3'),
+                (4, {}, 'e1'), (5, {}, 'e2'), (6, {}, 'e3')",
+            tables(head, line),
+            bob[0],
+            eve[0],
+            bob[0],
+            bob[1],
+            bob[2],
+            eve[0],
+            eve[1],
+            eve[2]
+        );
+        let yard = yard_in(&shop, &sql).await;
+        archived(&yard).await;
+        erase_bob(&yard, head).await;
+    }
+    shop.change(&statements("DROP TABLE lines; DROP TABLE heads")).await;
+}
+
+/// Where several texts are one by an order that only the server knows, nothing is begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn i16_what_no_file_tells_is_not_archived() {
+    let Some(shop) = InPostgres::new(17).await else { return };
+    let collation = "CREATE COLLATION IF NOT EXISTS folded (provider = icu,
+        locale = 'und-u-ks-level2', deterministic = false)";
+    if shop.client().await.batch_execute(collation).await.is_err() {
+        return;
+    }
+    let drop = "DROP TABLE IF EXISTS lines; DROP TABLE IF EXISTS heads;
+        DROP SCHEMA IF EXISTS stillpoint CASCADE;";
+    // Another key, since such texts are none either.
+    let tables = "CREATE TABLE heads (id int PRIMARY KEY, code text COLLATE folded UNIQUE NOT NULL,
+            token text, state text);
+        CREATE TABLE lines (id int PRIMARY KEY, token text,
+            code text COLLATE folded REFERENCES heads (code));
+        CREATE INDEX lines_code ON lines (code);
+        INSERT INTO heads VALUES (1, 'Bob', 'hb', 'closed');
+        INSERT INTO lines VALUES (1, 'l1', 'BOB')";
+    let yard = yard_in(&shop, &format!("{drop}{tables}")).await;
+    let error = yard.run().await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_REFUSED), "{error:?}");
+    let told = format!("{:?} {:?}", error.facts(), error.advice());
+    assert!(told.contains("could not be told from files"), "{told}");
+    assert!(told.contains("COLLATE"), "{told}");
+    assert_eq!(yard.live("lines").await, ["l1"]);
+    assert_eq!(yard.store.list("").await.unwrap(), []);
+    shop.change(&statements("DROP TABLE lines; DROP TABLE heads")).await;
 }

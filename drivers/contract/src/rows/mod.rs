@@ -3,6 +3,7 @@
 //! Nothing here decides that rows are deleted: a driver carries out one step after the other, and
 //! says what each one saw.
 
+mod alike;
 mod batch;
 mod column;
 mod keeping;
@@ -10,6 +11,7 @@ mod outlook;
 mod session;
 mod set;
 
+pub use alike::{Alike, Likeness};
 pub use batch::{ROW_BYTES_MAX, RowBatch, RowWriter, values};
 pub use column::{Class, Column, Kind};
 pub use keeping::Keeping;

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    alike::Likeness,
     batch::RowBatch,
     keeping::Keeping,
     outlook::{LockTaken, Outlook},
@@ -236,6 +237,8 @@ pub struct Referrer {
     pub columns: Vec<String>,
     /// The columns that are referred to, in the same order.
     pub parent_columns: Vec<String>,
+    /// How the engine compares them, as [`Link`](super::Link) has it.
+    pub likeness: Vec<Likeness>,
     /// Whether deleting a row deletes or changes those that refer to it; otherwise it fails.
     pub is_cascading: bool,
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::column::Column;
+use super::{alike::Likeness, column::Column};
 
 /// A table as the server has it now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +64,9 @@ pub struct Link {
     pub columns: Vec<String>,
     /// The columns that are referred to, by name, in the same order.
     pub parent_columns: Vec<String>,
+    /// How the engine compares them, in the same order; where nothing is said, values that are
+    /// written the same are one.
+    pub likeness: Vec<Likeness>,
 }
 
 /// Where rows are old enough.

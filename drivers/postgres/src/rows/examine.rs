@@ -10,6 +10,7 @@ use super::{
     failure::failed,
     ledger,
     prune::tracks,
+    reference,
     table::{number_of, referrers},
 };
 use crate::tally::quoted;
@@ -42,6 +43,7 @@ pub(super) async fn examine(client: &Client, set: &ArchiveSet) -> Result<Vec<Fin
         findings.extend(triggers(client, member, number).await?);
         if let Some(link) = &member.link {
             findings.extend(index(client, &member.table.name, &link.columns).await?);
+            findings.extend(reference::findings(client, set, member).await?);
         }
         for referrer in referrers(client, number).await? {
             if !is_in_set(set, at, &referrer) {

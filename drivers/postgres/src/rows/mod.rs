@@ -15,6 +15,7 @@ mod passing;
 mod predicate;
 mod prune;
 mod put_back;
+mod reference;
 mod session;
 mod space;
 mod standbys;

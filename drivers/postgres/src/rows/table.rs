@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use stillpoint_contract::{
-    Column, Error, ErrorKind, Kind, Referrer, Result, Table, TablePattern, code,
+    Alike, Column, Error, ErrorKind, Kind, Likeness, Referrer, Result, Table, TablePattern, code,
 };
 use tokio_postgres::{Client, Row};
 
@@ -337,7 +337,10 @@ pub(super) async fn referrers(client: &Client, number: u32) -> Result<Vec<Referr
                 JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = u.k ORDER BY n),
             ARRAY(SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY AS u(k, n)
                 JOIN pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = u.k ORDER BY n),
-            c.confdeltype IN ('c', 'n', 'd')
+            c.confdeltype IN ('c', 'n', 'd'),
+            ARRAY(SELECT a.atttypid = 'pg_catalog.bpchar'::regtype
+                FROM unnest(c.confkey) WITH ORDINALITY AS u(k, n)
+                JOIN pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = u.k ORDER BY n)
         FROM pg_constraint AS c JOIN pg_class AS r ON r.oid = c.conrelid
             JOIN pg_namespace AS n ON n.oid = r.relnamespace
         WHERE c.contype = 'f' AND c.confrelid = $1 AND r.relkind IN ('r', 'p')
@@ -352,9 +355,24 @@ pub(super) async fn referrers(client: &Client, number: u32) -> Result<Vec<Referr
             columns: row.try_get(2)?,
             parent_columns: row.try_get(3)?,
             is_cascading: row.try_get(4)?,
+            likeness: likeness(&row.try_get::<_, Vec<bool>>(5)?),
         })
     };
     rows.iter().map(|row| read(row).map_err(|e| failed(e, STEP))).collect()
+}
+
+/// How references compare, by which columns are of fixed length: to those, spaces at the end say
+/// nothing, whatever type refers to them.
+/// Source: PostgreSQL 18 documentation, 8.3, "Character Types".
+fn likeness(are_padded: &[bool]) -> Vec<Likeness> {
+    if !are_padded.contains(&true) {
+        return Vec::new();
+    }
+    let likeness = |is_padded: &bool| {
+        let alike = if *is_padded { Alike::Spaces } else { Alike::Same };
+        Likeness { becomes: None, alike }
+    };
+    are_padded.iter().map(likeness).collect()
 }
 
 #[cfg(test)]

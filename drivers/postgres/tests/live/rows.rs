@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use async_trait::async_trait;
 use stillpoint_contract::{
-    ArchiveSet, Conflict, Cutoff, ErrorKind, Estimate, KeyRange, Lag, Link, LockTaken, Member,
-    Result, RowBatch, RowSink, Rows, Table, Weight, code,
+    Alike, ArchiveSet, Conflict, Cutoff, ErrorKind, Estimate, KeyRange, Lag, Link, LockTaken,
+    Member, Referrer, Result, RowBatch, RowSink, Rows, Table, Weight, code,
 };
 use stillpoint_testcontainers::PostgresOptions;
 
@@ -159,7 +159,7 @@ async fn an_index_that_is_there_is_not_asked_for() {
     let mut rows = open(&stage).await;
     let mut set = set(rows.table("public.t").await.unwrap(), "id < 2");
     let (columns, parent_columns) = (vec!["t".to_owned()], vec!["id".to_owned()]);
-    let link = Some(Link { parent: 0, columns, parent_columns });
+    let link = Some(Link { parent: 0, columns, parent_columns, likeness: Vec::new() });
     set.members.push(Member { table: rows.table("public.c").await.unwrap(), link });
     for is_there in [true, false] {
         let outlook = rows.outlook(&set, 10, Estimate::default()).await.unwrap();
@@ -187,7 +187,7 @@ async fn a_role_that_deletes_a_set_may_lock_what_is_referred_to() {
     let mut rows = driver.rows().await.unwrap();
     let mut set = set(rows.table("public.t").await.unwrap(), "id < 2");
     let (columns, parent_columns) = (vec!["t".to_owned()], vec!["id".to_owned()]);
-    let link = Some(Link { parent: 0, columns, parent_columns });
+    let link = Some(Link { parent: 0, columns, parent_columns, likeness: Vec::new() });
     set.members.push(Member { table: rows.table("public.c").await.unwrap(), link });
     let findings = rows.examine(&set).await.unwrap();
     let lacking: Vec<_> = findings.iter().filter(|one| one.weight == Weight::Lacking).collect();
@@ -348,6 +348,59 @@ async fn tables_are_told_apart() {
     assert_eq!(delete(rows.as_mut(), &leaf).await.unwrap(), 1);
     let parent = set(rows.table("parent").await.unwrap(), "id > 0");
     assert_eq!(delete(rows.as_mut(), &parent).await.unwrap(), 1, "rows of an heir go as well");
+}
+
+/// What hangs on what is known from values alone once they are in files.
+#[tokio::test(flavor = "multi_thread")]
+async fn references_that_no_file_tells_are_refused() {
+    const FOLDED: &str = "text COLLATE folded";
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    let collation = "CREATE COLLATION folded (provider = icu, locale = 'und-u-ks-level2',
+        deterministic = false)";
+    let has_icu = stage.client().await.batch_execute(collation).await.is_ok();
+    stage.run("CREATE DOMAIN code AS char(5); CREATE DOMAIN number AS int").await;
+    let mut rows = open(&stage).await;
+    // With what is told: nothing, or a statement, where one helps.
+    for (parent, child, expected) in [
+        ("int", "bigint", None),
+        ("numeric(9,2)", "int", None),
+        ("number", "int", None),
+        ("text", "char(5)", None),
+        ("char(5)", "varchar(9)", None),
+        ("text COLLATE \"C\"", "text", None),
+        ("float8", "int", Some(None)),
+        ("jsonb", "jsonb", Some(None)),
+        ("code", "char(5)", Some(None)),
+        ("char(5)", "code", Some(Some("public.c ALTER COLUMN \"k\" TYPE character(5)"))),
+        ("date", "timestamp", Some(Some("public.c ALTER COLUMN \"k\" TYPE date"))),
+        (FOLDED, FOLDED, Some(Some("public.p ALTER COLUMN \"k\" TYPE text COLLATE \"C\""))),
+    ] {
+        if parent == FOLDED && !has_icu {
+            continue;
+        }
+        stage
+            .run(&format!(
+                "DROP TABLE IF EXISTS c; DROP TABLE IF EXISTS p;
+                 CREATE TABLE p (k {parent} UNIQUE NOT NULL, id int PRIMARY KEY);
+                 CREATE TABLE c (id int PRIMARY KEY, k {child} REFERENCES p (k));
+                 CREATE INDEX ON c (k)"
+            ))
+            .await;
+        let mut set = set(rows.table("public.p").await.unwrap(), "id < 2");
+        let referrers = rows.referrers(&set.root().table).await.unwrap();
+        let Referrer { columns, parent_columns, likeness, .. } = referrers[0].clone();
+        let is_padded = likeness.iter().any(|one| one.alike == Alike::Spaces);
+        assert_eq!(is_padded, parent == "char(5)", "{parent}, {child}: {likeness:?}");
+        let link = Some(Link { parent: 0, columns, parent_columns, likeness });
+        set.members.push(Member { table: rows.table("public.c").await.unwrap(), link });
+        let findings = rows.examine(&set).await.unwrap();
+        let told = findings.iter().find(|finding| finding.subject == "reference");
+        assert!(told.is_none_or(|told| told.weight == Weight::Lacking), "{told:?}");
+        let told = told.map(|told| told.statement.as_deref());
+        let expected = expected.map(|said| said.map(|said| format!("ALTER TABLE {said}")));
+        let expected = expected.as_ref().map(Option::as_deref);
+        assert_eq!(told, expected, "{parent}, {child}: {findings:?}");
+    }
 }
 
 /// In our sessions, operators of extensions are not found by their names.
@@ -541,7 +594,7 @@ async fn many_rows_move_quickly() {
     let predicate = rows.bind(&table, "at < :cutoff AND c >= 0", Some(&cutoff)).await.unwrap();
     let mut set = set(table, &predicate);
     let (columns, parent_columns) = (vec!["t".to_owned()], vec!["id".to_owned()]);
-    let link = Some(Link { parent: 0, columns, parent_columns });
+    let link = Some(Link { parent: 0, columns, parent_columns, likeness: Vec::new() });
     set.members.push(Member { table: rows.table("child").await.unwrap(), link });
     let clock = stillpoint_conformance::memory::RealClock::new();
     let elapsed = || stillpoint_contract::Clock::elapsed(&clock);

@@ -4,16 +4,13 @@ use stillpoint_contract::{ArchiveSet, Class, Finding, Kind, Member, Referrer, Re
 
 use super::{
     effects::{Deed, Effect, effects, loses, own_names},
-    reference::Pair,
+    reference::{Pair, alike},
     schema::{is_indexed, key_of, listed, own_name, quoted, referrers, triggers},
     worker::Desk,
 };
 use crate::connect::Journal;
 
 const STEP: &str = "look at the tables of the set";
-
-/// Collations that are SQLite's own. Source: <https://www.sqlite.org/datatype3.html>, 7.
-const COLLATIONS: [&str; 3] = ["BINARY", "NOCASE", "RTRIM"];
 
 fn finding(
     subject: &'static str,
@@ -79,8 +76,9 @@ fn root(desk: &Desk, member: &Member, own: &str) -> Result<Vec<Finding>> {
         if is_real {
             return Ok(lacking(format!("{} holds floating-point numbers", term.name), None));
         }
-        let collation = term.collation.as_deref().unwrap_or(COLLATIONS[0]);
-        if !COLLATIONS.iter().any(|known| known.eq_ignore_ascii_case(collation)) {
+        if let Some(collation) = &term.collation
+            && alike(collation).is_none()
+        {
             return Ok(lacking(format!("only the application can compare by {collation}"), None));
         }
     }
@@ -154,7 +152,9 @@ fn link(desk: &Desk, set: &ArchiveSet, member: &Member, own: &str) -> Result<Vec
     if let Some(parent) = set.members.get(link.parent) {
         let parent = &parent.table.name;
         let referred = own_name(parent)?;
-        let pairs = Pair::all(desk, (own, &link.columns), (&referred, &link.parent_columns))?;
+        let referred = (&*referred, &*link.parent_columns);
+        let pairs = Pair::all(desk.connection(), (own, &link.columns), referred);
+        let pairs = desk.sql(pairs, STEP)?;
         findings.extend(pairs.iter().filter_map(|pair| pair.finding(name, parent)));
     }
     Ok(findings)

@@ -8,14 +8,20 @@
 
 use std::ffi::CStr;
 
-use stillpoint_contract::{Class, Finding, Result, Weight};
+use rusqlite::{Connection, Result};
+use stillpoint_contract::{Alike, Class, Finding, Likeness, Weight};
 
-use super::{
-    schema::{declared, is_strict, quoted},
-    worker::Desk,
-};
+use super::schema::{declared, is_strict, quoted};
 
-const STEP: &str = "look at a reference";
+/// Collations that are SQLite's own. Source: <https://www.sqlite.org/datatype3.html>, 7.
+const COLLATIONS: [(&str, Alike); 3] =
+    [("BINARY", Alike::Same), ("NOCASE", Alike::Case), ("RTRIM", Alike::Spaces)];
+
+/// Which texts are one by a collation; none where only the application knows.
+pub(super) fn alike(collation: &str) -> Option<Alike> {
+    let known = COLLATIONS.iter().find(|(name, _)| name.eq_ignore_ascii_case(collation));
+    known.map(|(_, alike)| *alike)
+}
 
 /// What values become that a column stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,18 +45,16 @@ struct Side {
 }
 
 impl Side {
-    fn of(desk: &Desk, table: &str, column: &str) -> Result<Self> {
-        let connection = desk.connection();
-        let metadata = desk.sql(connection.column_metadata(Some("main"), table, column), STEP)?;
+    fn of(connection: &Connection, table: &str, column: &str) -> Result<Self> {
+        let metadata = connection.column_metadata(Some("main"), table, column)?;
         let text = |text: Option<&CStr>| text.map(|text| text.to_string_lossy().into_owned());
         let declared_type = text(metadata.0).unwrap_or_default();
-        let collation = text(metadata.1).unwrap_or_else(|| "BINARY".to_owned());
+        let collation = text(metadata.1).unwrap_or_else(|| COLLATIONS[0].0.to_owned());
         let affinity = match declared(&declared_type, false) {
             Class::Text => Affinity::Text,
             Class::Blob => Affinity::None,
             Class::Any if declared_type.eq_ignore_ascii_case("ANY") => {
-                let is_strict = desk.sql(is_strict(connection, table), STEP)?;
-                if is_strict { Affinity::None } else { Affinity::Number }
+                if is_strict(connection, table)? { Affinity::None } else { Affinity::Number }
             }
             _ => Affinity::Number,
         };
@@ -73,14 +77,14 @@ pub(super) struct Pair {
 impl Pair {
     /// Those of a reference: the own name of each table, and its columns in the same order.
     pub(super) fn all(
-        desk: &Desk,
+        connection: &Connection,
         (table, columns): (&str, &[String]),
         (parent, parent_columns): (&str, &[String]),
     ) -> Result<Vec<Self>> {
         let mut pairs = Vec::new();
         for (own, other) in columns.iter().zip(parent_columns) {
-            let (own, other) = (Side::of(desk, table, own)?, Side::of(desk, parent, other)?);
-            pairs.push(Self { own, other });
+            let own = Side::of(connection, table, own)?;
+            pairs.push(Self { own, other: Side::of(connection, parent, other)? });
         }
         Ok(pairs)
     }
@@ -107,9 +111,32 @@ impl Pair {
         self.is_converted() || is_number && self.own.affinity != Affinity::Number
     }
 
+    /// How the reference compares.
+    pub(super) fn likeness(&self) -> Likeness {
+        let becomes = match self.other.affinity {
+            Affinity::Number => Some(Class::Integer),
+            Affinity::Text => Some(Class::Text),
+            Affinity::None => None,
+        };
+        Likeness { becomes, alike: alike(&self.other.collation).unwrap_or_default() }
+    }
+
     /// What speaks against it, by the names of the two tables.
     pub(super) fn finding(&self, table: &str, parent: &str) -> Option<Finding> {
         let Self { own, other } = self;
+        if alike(&other.collation).is_none() {
+            let Side { name, declared, collation, .. } = other;
+            return Some(Finding {
+                subject: "reference",
+                found: format!(
+                    "{table}.{} refers to {parent}.{name}, and only the application can compare \
+                     by {collation}: nobody could tell from files which rows hang on which",
+                    own.name
+                ),
+                weight: Weight::Lacking,
+                statement: Some(format!("make {parent} anew with {} {declared}", quoted(name))),
+            });
+        }
         let (why, weight) = if own.affinity == Affinity::Number && self.is_converted() {
             let what = "SQLite compares by the other column alone where a row is added, and as \
                         numbers where one is deleted: what hangs on '1' would go with '01', too";
@@ -136,5 +163,39 @@ impl Pair {
                 other.declared
             )),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn side(name: &str, declared: &str, affinity: Affinity, collation: &str) -> Side {
+        let (name, declared) = (name.to_owned(), declared.to_owned());
+        Side { name, declared, affinity, collation: collation.to_owned() }
+    }
+
+    #[test]
+    fn what_only_the_application_compares_is_refused() {
+        let other = side("k", "TEXT", Affinity::Text, "german");
+        let pair = Pair { own: side("p", "TEXT", Affinity::Text, "BINARY"), other };
+        let finding = pair.finding("c", "p").unwrap();
+        assert_eq!(finding.weight, Weight::Lacking);
+        assert!(finding.found.contains("c.p refers to p.k"), "{finding:?}");
+        assert!(finding.found.contains("by german"), "{finding:?}");
+        assert_eq!(finding.statement.as_deref(), Some("make p anew with \"k\" TEXT"));
+    }
+
+    #[test]
+    fn a_reference_compares_as_the_other_column_does() {
+        for (affinity, collation, becomes, alike) in [
+            (Affinity::Number, "BINARY", Some(Class::Integer), Alike::Same),
+            (Affinity::Text, "nocase", Some(Class::Text), Alike::Case),
+            (Affinity::None, "RTRIM", None, Alike::Spaces),
+        ] {
+            let own = side("p", "", Affinity::None, "NOCASE");
+            let pair = Pair { own, other: side("k", "", affinity, collation) };
+            assert_eq!(pair.likeness(), Likeness { becomes, alike }, "{affinity:?} {collation}");
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! Tables, their keys, and who refers to them.
 
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _};
 use stillpoint_contract::{
     Class, Column, Error, ErrorKind, Kind, Referrer, Result, Table, TablePattern, code,
 };
 
-use super::worker::Desk;
+use super::{reference::Pair, worker::Desk};
 
 const STEP: &str = "look at the table";
 
@@ -280,6 +280,7 @@ pub(super) fn referrers(connection: &Connection, own: &str) -> rusqlite::Result<
                 constraint: String::new(),
                 columns: Vec::new(),
                 parent_columns: Vec::new(),
+                likeness: Vec::new(),
                 is_cascading,
             };
             found.push((at, referrer));
@@ -289,6 +290,10 @@ pub(super) fn referrers(connection: &Connection, own: &str) -> rusqlite::Result<
             referrer.parent_columns.extend(to);
         }
     }
+    let names = connection
+        .prepare("SELECT name FROM pragma_table_xinfo(?1, 'main')")?
+        .query_map([own], |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<String>>>()?;
     let mut primary = None;
     for ((name, _), referrer) in &mut found {
         if referrer.parent_columns.is_empty() {
@@ -298,7 +303,21 @@ pub(super) fn referrers(connection: &Connection, own: &str) -> rusqlite::Result<
             }
             referrer.parent_columns.clone_from(primary.as_ref().unwrap_or(&Vec::new()));
         }
-        let columns = referrer.columns.join(", ");
+        // As the table itself writes them: a reference may have other capital letters.
+        for column in &mut referrer.parent_columns {
+            let known = names.iter().find(|name| name.eq_ignore_ascii_case(column));
+            if let Some(known) = known {
+                column.clone_from(known);
+            }
+        }
+        let Referrer { columns, parent_columns, .. } = &*referrer;
+        let pairs = match Pair::all(connection, (&*name, columns), (own, parent_columns)) {
+            // Refers to a column that is not there: SQLite deletes no row then.
+            Err(e) if e.sqlite_error_code() == Some(ErrorCode::Unknown) => Vec::new(),
+            pairs => pairs?,
+        };
+        let columns = columns.join(", ");
+        referrer.likeness = pairs.iter().map(Pair::likeness).collect();
         // Most foreign keys of SQLite have no names.
         referrer.constraint = format!("FOREIGN KEY ({columns}) of {name}");
     }

@@ -45,7 +45,8 @@ fn chain(desk: &Desk, set: &ArchiveSet, member: usize, range: &KeyRange) -> Resu
     let parent = own_name(&set.members[link.parent].table.name)?;
     let above = chain(desk, set, link.parent, range)?;
     let table = own_name(&own.table.name)?;
-    let pairs = Pair::all(desk, (&table, &link.columns), (&parent, &link.parent_columns))?;
+    let (refers, referred) = ((&*table, &*link.columns), (&*parent, &*link.parent_columns));
+    let pairs = desk.sql(Pair::all(desk.connection(), refers, referred), "look at a reference")?;
     let columns: Vec<_> = pairs.iter().map(Pair::sql).collect();
     // Found by an index of the columns that refer, which `EXISTS` would not do.
     Ok(format!(

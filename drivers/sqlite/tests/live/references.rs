@@ -3,7 +3,8 @@
 
 use rusqlite::Connection;
 use stillpoint_contract::{
-    ArchiveSet, Estimate, Finding, KeyRange, Link, Member, Rows, Weight, values,
+    Alike, ArchiveSet, Class, Estimate, Finding, KeyRange, Likeness, Link, Member, Referrer, Rows,
+    Weight, values,
 };
 
 use crate::rows::{Kept, at, database, open, set};
@@ -45,8 +46,9 @@ fn refers(db: &Connection, child: &str, parent: &str) -> bool {
 /// Rows of `p` that a predicate selects, with those of `c`.
 async fn family(rows: &mut dyn Rows, predicate: &str) -> ArchiveSet {
     let mut set = set(rows.table("p").await.unwrap(), predicate);
-    let (columns, parent_columns) = (vec!["code".to_owned()], vec!["code".to_owned()]);
-    let link = Some(Link { parent: 0, columns, parent_columns });
+    let referrers = rows.referrers(&set.root().table).await.unwrap();
+    let Referrer { columns, parent_columns, likeness, .. } = referrers[0].clone();
+    let link = Some(Link { parent: 0, columns, parent_columns, likeness });
     set.members.push(Member { table: rows.table("c").await.unwrap(), link });
     set
 }
@@ -146,4 +148,28 @@ async fn a_child_of_a_row_that_stays_is_not_taken_along() {
     assert!(lacking.found.contains("c.code") && lacking.found.contains("p.code"), "{lacking:?}");
     let statement = lacking.statement.as_deref().unwrap();
     assert_eq!(statement, "make c anew with \"code\" TEXT REFERENCES p");
+}
+
+/// However a reference writes the column that it is to.
+#[tokio::test]
+async fn columns_that_are_referred_to_have_the_names_that_their_table_gives_them() {
+    let (directory, _db) = database(
+        "CREATE TABLE p (Code TEXT COLLATE NOCASE, n INTEGER, PRIMARY KEY (Code, n));
+         CREATE TABLE c (id INTEGER PRIMARY KEY, a TEXT, b,
+            FOREIGN KEY (A, b) REFERENCES P (cOde, N));
+         CREATE TABLE d (id INTEGER PRIMARY KEY, a TEXT, b, FOREIGN KEY (a, b) REFERENCES p);
+         CREATE TABLE e (id INTEGER PRIMARY KEY, a REFERENCES p (gone))",
+    );
+    let mut rows = open(&at(&directory)).await;
+    let table = rows.table("p").await.unwrap();
+    let referrers = rows.referrers(&table).await.unwrap();
+    let text = Likeness { becomes: Some(Class::Text), alike: Alike::Case };
+    let number = Likeness { becomes: Some(Class::Integer), alike: Alike::Same };
+    for (referrer, table) in referrers[..2].iter().zip(["c", "d"]) {
+        assert_eq!((&*referrer.table, &*referrer.columns.join(",")), (table, "a,b"));
+        assert_eq!(referrer.parent_columns, ["Code", "n"], "{referrer:?}");
+        assert_eq!(referrer.likeness, [text, number], "{referrer:?}");
+    }
+    // What refers to nothing compares with nothing.
+    assert_eq!((referrers.len(), referrers[2].likeness.len()), (3, 0), "{referrers:?}");
 }

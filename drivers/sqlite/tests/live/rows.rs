@@ -605,7 +605,7 @@ async fn references_are_followed_as_their_parent_compares() {
     let mut rows = open(&at(&directory)).await;
     let mut set = set(rows.table("p").await.unwrap(), "old = 1");
     let (columns, parent_columns) = (vec!["p".to_owned()], vec!["name".to_owned()]);
-    let link = Some(Link { parent: 0, columns, parent_columns });
+    let link = Some(Link { parent: 0, columns, parent_columns, likeness: Vec::new() });
     set.members.push(Member { table: rows.table("c").await.unwrap(), link });
     let mut kept = Kept::default();
     let mut snapshot = rows.snapshot().await.unwrap();

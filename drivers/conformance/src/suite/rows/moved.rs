@@ -94,7 +94,7 @@ pub(super) async fn family(stage: &Stage, rows: &mut dyn Rows) -> Result<Archive
     for (parent, table, column) in [(0, "items", "order_id"), (1, "parts", "item_id")] {
         let table = rows.table(&name(stage, table)?).await?;
         let (columns, parent_columns) = (vec![column.to_owned()], vec!["id".to_owned()]);
-        let link = Some(Link { parent, columns, parent_columns });
+        let link = Some(Link { parent, columns, parent_columns, likeness: Vec::new() });
         set.members.push(Member { table, link });
     }
     Ok(set)

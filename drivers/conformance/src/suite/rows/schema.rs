@@ -1,8 +1,8 @@
 //! Tables, and what speaks against moving their rows.
 
-use stillpoint_contract::{ArchiveSet, ErrorKind, Finding, Rows, Weight};
+use stillpoint_contract::{ArchiveSet, ErrorKind, Finding, Link, Member, Referrer, Rows, Weight};
 
-use super::moved::{family, fill, name};
+use super::moved::{alone, family, fill, name};
 use crate::stage::{Failure, Outcome, Stage, Verdict, ensure, kind_of};
 
 pub(crate) async fn what_has_no_rows_is_refused(stage: &Stage) -> Verdict {
@@ -76,10 +76,29 @@ pub(crate) async fn what_speaks_against_a_set_is_told(stage: &Stage) -> Verdict 
 
     for table in ["keyless", "floating"] {
         let table = rows.table(&name(stage, table)?).await?;
-        let member = stillpoint_contract::Member { table, link: None };
+        let member = Member { table, link: None };
         let set = ArchiveSet { members: vec![member], ..set.clone() };
         let found = lacking(rows.as_mut(), &set).await?;
         ensure!(found.iter().any(|finding| finding.subject == "key"), "its key: {found:?}");
     }
+    Ok(Outcome::Proven)
+}
+
+pub(crate) async fn a_reference_that_values_do_not_tell_is_refused(stage: &Stage) -> Verdict {
+    fill(stage).await?;
+    let mut rows = stage.driver.rows().await?;
+    let mut set = alone(stage, rows.as_mut(), "unlike", "code IS NOT NULL").await?;
+    let mut referrers = rows.referrers(&set.root().table).await?;
+    let referrer = referrers.pop().filter(|_| referrers.is_empty());
+    let referrer = referrer.ok_or_else(|| Failure::new("there is one that refers to it"))?;
+    let Referrer { table, columns, parent_columns, likeness, .. } = referrer;
+    ensure!(table == name(stage, "unlike_parts")?, "what refers to it is {table}");
+    let table = rows.table(&table).await?;
+    let link = Some(Link { parent: 0, columns, parent_columns, likeness });
+    set.members.push(Member { table, link });
+    let found = lacking(rows.as_mut(), &set).await?;
+    let told = found.iter().find(|finding| finding.subject == "reference");
+    let told = told.ok_or_else(|| Failure::new("a reference is not told that no file tells"))?;
+    ensure!(told.found.contains("code"), "its columns are not named: {told:?}");
     Ok(Outcome::Proven)
 }
