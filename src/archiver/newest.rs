@@ -5,12 +5,13 @@
 //! of newer runs are read for them, where they may have such keys at all.
 
 use std::{
+    borrow::Cow,
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
-use stillpoint_contract::{Column, Kind, Result, values};
+use stillpoint_contract::{Collation, Column, Kind, Result, values};
 
 use super::{file::value_text, meaning::Sense, names::Names, place::Place, read::Visible};
 use crate::pipeline::cpu::CpuPool;
@@ -44,7 +45,8 @@ struct Keyed {
     of: String,
     columns: Vec<Column>,
     planned: Vec<Column>,
-    places: Vec<usize>,
+    /// Where they are, and how each of them compares texts.
+    places: Vec<(usize, Collation)>,
 }
 
 impl Keyed {
@@ -55,15 +57,17 @@ impl Keyed {
         if member.file.is_none() || planned.key.is_empty() {
             return None;
         }
-        let named = |at: &usize| {
-            let column = member.columns.get(*at)?;
-            Some((names.column_now(plan, number, column), *at))
+        let named = |(at, collation): (usize, Collation)| {
+            let column = member.columns.get(at)?;
+            Some((names.column_now(plan, number, column), (at, collation)))
         };
-        let mut key: Vec<(String, usize)> = planned.key.iter().map(named).collect::<Option<_>>()?;
+        let key: Option<Vec<(String, (usize, Collation))>> =
+            planned.compared_key().map(named).collect();
+        let mut key = key?;
         // An index may have the same columns in another order.
         key.sort();
         let table = names.table_now(plan, number);
-        let (called, places): (Vec<String>, Vec<usize>) = key.into_iter().unzip();
+        let (called, places): (Vec<String>, Vec<_>) = key.into_iter().unzip();
         let of = format!("{table} {called:?}");
         let columns = member.columns.clone();
         Some(Self { of, columns, planned: planned.columns.clone(), places })
@@ -72,13 +76,14 @@ impl Keyed {
     /// The key of a row; none where a value of it is NULL, which is like no other one.
     fn parts(&self, row: &[u8]) -> Result<Option<Vec<Part>>> {
         let values = values(row).collect::<Result<Vec<_>>>()?;
-        let part = |place: &usize| {
+        let part = |(place, collation): &(usize, Collation)| {
             let value = values.get(*place).copied().flatten()?;
             let column = self.columns.get(*place)?;
             let sense = Sense::of(column, &self.planned, Some(value));
             let says_class = matches!(column.kind, Kind::Dynamic { .. });
             let class = value.first().copied().filter(|_| says_class).unwrap_or_default();
-            Some(Part::of(sense, class, sense.meant(&value_text(&column.kind, value)?)))
+            let value = if says_class { collation.folded(value) } else { Cow::Borrowed(value) };
+            Some(Part::of(sense, class, sense.meant(&value_text(&column.kind, &value)?)))
         };
         Ok(self.places.iter().map(part).collect())
     }
@@ -103,6 +108,23 @@ impl Keyed {
             }
         }
         *hasher.finalize().as_bytes().first_chunk().expect("there are 32")
+    }
+}
+
+/// Lets all files of a table, oldest run first, compare keys as the newest one does: that is how
+/// they will meet, and plans did not always say it.
+fn compare_as_now(keyed: &mut [Vec<Option<Keyed>>]) {
+    let mut now: BTreeMap<String, Vec<Collation>> = BTreeMap::new();
+    for one in keyed.iter().flatten().flatten() {
+        let collations = one.places.iter().map(|(_, collation)| *collation);
+        now.insert(one.of.clone(), collations.collect());
+    }
+    for one in keyed.iter_mut().flatten().flatten() {
+        for ((_, own), collation) in
+            one.places.iter_mut().zip(now.get(&one.of).into_iter().flatten())
+        {
+            *own = *collation;
+        }
     }
 }
 
@@ -179,11 +201,16 @@ impl<'a> Newest<'a> {
             };
             runs.push(run);
         }
-        let keyed = |one: &Visible<'_>| -> Vec<Option<Arc<Keyed>>> {
+        let keyed = |one: &Visible<'_>| -> Vec<Option<Keyed>> {
             let numbers = 0..one.batch.members.len();
-            numbers.map(|number| Keyed::of(names, one, number).map(Arc::new)).collect()
+            numbers.map(|number| Keyed::of(names, one, number)).collect()
         };
-        let keyed = all.iter().map(keyed).collect();
+        let mut keyed: Vec<Vec<Option<Keyed>>> = all.iter().map(keyed).collect();
+        compare_as_now(&mut keyed);
+        let shared = |of: Vec<Option<Keyed>>| -> Vec<Option<Arc<Keyed>>> {
+            of.into_iter().map(|one| one.map(Arc::new)).collect()
+        };
+        let keyed = keyed.into_iter().map(shared).collect();
         Self { place, cpu, all, runs, keyed, measures, extents: BTreeMap::new() }
     }
 
@@ -328,7 +355,7 @@ mod tests {
 
     use super::*;
 
-    fn keyed(kind: &Kind) -> Keyed {
+    fn keyed(kind: &Kind, collation: Collation) -> Keyed {
         let column = Column {
             name: "id".to_owned(),
             id: 1,
@@ -339,15 +366,24 @@ mod tests {
             is_generated: false,
         };
         let columns = vec![column];
-        Keyed { of: "t".to_owned(), planned: columns.clone(), columns, places: vec![0] }
+        Keyed {
+            of: "t".to_owned(),
+            planned: columns.clone(),
+            columns,
+            places: vec![(0, collation)],
+        }
     }
 
     fn hash(kind: &Kind, value: &[u8]) -> [u8; 16] {
+        hash_by(&keyed(kind, Collation::Binary), value)
+    }
+
+    fn hash_by(keyed: &Keyed, value: &[u8]) -> [u8; 16] {
         let mut writer = stillpoint_contract::RowWriter::default();
         writer.begin(1);
         writer.value(&[value]);
         writer.end().unwrap();
-        let (keyed, rows) = (keyed(kind), writer.take());
+        let rows = writer.take();
         let parts = keyed.parts(rows.rows().next().unwrap()).unwrap().unwrap();
         keyed.hash(&parts)
     }
@@ -364,6 +400,22 @@ mod tests {
         let real = [&b"r"[..], &7_f64.to_bits().to_be_bytes()].concat();
         assert_eq!(hash(&any, &integer), hash(&any, &real), "one key to the engine");
         assert_ne!(hash(&any, &integer), hash(&any, b"t7"), "and this is another one");
+    }
+
+    #[test]
+    fn keys_are_the_same_by_the_collation_that_the_newest_plan_says() {
+        let text = Kind::Dynamic { declared: Class::Text };
+        let by = |collation| vec![Some(keyed(&text, collation))];
+        let mut all = [by(Collation::Binary), vec![None], by(Collation::Nocase)];
+        compare_as_now(&mut all);
+        let [Some(old)] = &all[0][..] else { panic!("it is gone") };
+        let [Some(new)] = &all[2][..] else { panic!("it is gone") };
+        assert_eq!(hash_by(old, b"tBob"), hash_by(new, b"tbob"));
+        assert_ne!(hash_by(old, b"tBob"), hash_by(new, b"tbob "));
+        let mut all = [by(Collation::Rtrim), by(Collation::Binary)];
+        compare_as_now(&mut all);
+        let [Some(old)] = &all[0][..] else { panic!("it is gone") };
+        assert_ne!(hash_by(old, b"tbob "), hash_by(old, b"tbob"));
     }
 
     #[test]

@@ -14,6 +14,9 @@ use super::{
     publish::{Counted, quoted, union_of},
 };
 
+/// Why a view is left out where the key has a collation of its own.
+const FOLDS: &str = "texts of other bytes are one key to the database, and no query compares so";
+
 /// How keys of the rows of a file are told apart.
 struct Keyed<'a> {
     /// What the columns of the key are called now.
@@ -21,6 +24,8 @@ struct Keyed<'a> {
     format: Format,
     /// In the same order: the columns as the file has them, and how they are read.
     columns: Vec<(&'a Column, Sense)>,
+    /// Whether texts of other bytes may be the same.
+    folds: bool,
 }
 
 impl<'a> Keyed<'a> {
@@ -37,7 +42,8 @@ impl<'a> Keyed<'a> {
         key.sort_by(|(one, _), (other, _)| one.cmp(other));
         let (called, columns): (Vec<String>, Vec<&Column>) = key.into_iter().unzip();
         let sensed = |column: &'a Column| (column, Sense::of(column, &table.columns, None));
-        Self { called, format: file.format, columns: columns.into_iter().map(sensed).collect() }
+        let columns = columns.into_iter().map(sensed).collect();
+        Self { called, format: file.format, columns, folds: !table.collations.is_empty() }
     }
 
     /// Whether files have the same key, by the same names and in the same forms.
@@ -70,6 +76,9 @@ pub(super) fn duckdb(names: &Names, files: &[Counted<'_>], (all, newest): (&str,
     let create = format!("CREATE OR REPLACE VIEW {newest} AS SELECT *");
     if keyed.iter().all(|one| one.columns.is_empty()) {
         return format!("{create} FROM {all};\n");
+    }
+    if keyed.iter().any(|one| one.folds) {
+        return left_out(newest, FOLDS);
     }
     let columns = files.iter().flat_map(|file| file.columns);
     let taken: BTreeSet<String> = columns.map(|column| column.name.to_lowercase()).collect();
@@ -228,6 +237,9 @@ pub(super) fn hive(
 ) -> String {
     let keyed: Vec<Keyed<'_>> = files.iter().map(|file| Keyed::of(names, file)).collect();
     let Some(first) = keyed.first() else { return String::new() };
+    if keyed.iter().any(|one| one.folds) {
+        return left_out(newest, FOLDS);
+    }
     let has = |(column, _): &(&Column, Sense)| columns.iter().any(|one| one.name == column.name);
     let is_one = keyed.iter().all(|one| one.is_like(first)) && first.columns.iter().all(has);
     let keys: Option<Vec<Vec<Listed>>> =

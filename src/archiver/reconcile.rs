@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{
-    Driver, Error, ErrorKind, LedgerEntry, Result, RowBatch, RowSink, Rows, code, values,
+    Collation, Driver, Error, ErrorKind, LedgerEntry, Result, RowBatch, RowSink, Rows, code, values,
 };
 
 use super::{
@@ -304,7 +304,7 @@ async fn note_again(
         let living = living(rows, (place, &world.cpu), (plan, batch), &slices).await?;
         if plan.members.len() == 1 && !living.same.is_empty() {
             let searched = Searched { place, world, names, plan, batch };
-            let key = set.root().table.key.clone();
+            let key: Vec<_> = set.root().table.compared_key().collect();
             let picks: Picks = Arc::new(move |number, _, row| {
                 Ok(number == 0 && living.same.contains(&key_hash(&key, row)?))
             });
@@ -359,7 +359,7 @@ async fn living(
     let bytes = verified(place, cpu, file).await?;
     let (columns, format, all) = (member.columns.clone(), plan.format, batch.slices.clone());
     let numbers: BTreeSet<u32> = searched.iter().map(|slice| slice.number).collect();
-    let places = set.root().table.key.clone();
+    let places: Vec<_> = set.root().table.compared_key().collect();
     let work = move || {
         let mut archived = HashMap::new();
         keep_slices(&bytes, &columns, format, &all, 0, |slice, row| {
@@ -371,7 +371,7 @@ async fn living(
         Ok::<_, Error>(archived)
     };
     let archived = cpu.run(move |_| work()).await??;
-    let places = set.root().table.key.clone();
+    let places: Vec<_> = set.root().table.compared_key().collect();
     let mut looking = Looking { places, archived, living: Living::default() };
     for slice in searched {
         let mut snapshot = rows.snapshot().await?;
@@ -386,13 +386,14 @@ fn row_hash(row: &[u8]) -> u64 {
     u64::from_le_bytes(first)
 }
 
-fn key_hash(places: &[usize], row: &[u8]) -> Result<u64> {
+fn key_hash(places: &[(usize, Collation)], row: &[u8]) -> Result<u64> {
     let values = values(row).collect::<Result<Vec<_>>>()?;
     let mut hasher = blake3::Hasher::new();
-    for place in places {
+    for (place, collation) in places {
         let value = values.get(*place).copied().flatten().unwrap_or_default();
+        let value = collation.folded(value);
         hasher.update(&(value.len() as u64).to_le_bytes());
-        hasher.update(value);
+        hasher.update(&value);
     }
     let mut first = [0; 8];
     hasher.finalize_xof().fill(&mut first);
@@ -411,8 +412,8 @@ impl RowSink for Uncounted {
 
 /// Looks for rows of a table among those of a file.
 struct Looking {
-    /// Where the columns of the key are.
-    places: Vec<usize>,
+    /// Where the columns of the key are, and how each of them compares texts.
+    places: Vec<(usize, Collation)>,
     /// By the hash of a key: the slice that has it, and the hash of the row.
     archived: HashMap<u64, (u32, u64)>,
     living: Living,

@@ -3,7 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says what it tried")]
 
 use rusqlite::Connection;
-use stillpoint::archiver::{FoundRows, Returned, Returning, Shelf, Wanted, find, put_back};
+use stillpoint::archiver::{
+    FoundRows, Nobody, Reconciling, Returned, Returning, Shelf, Wanted, duckdb_views, find,
+    put_back, reconcile,
+};
 use stillpoint_contract::{Conflict, Result};
 
 use super::shop::{InPostgres, Shop, Sqlite, Yard};
@@ -123,6 +126,60 @@ async fn the_newest_version_of_a_row_comes_back_to_postgresql() {
     shop.change(&["DROP TABLE IF EXISTS again_items, again".to_owned()]).await;
     newest(Yard::new(&shop, true)).await;
     shop.change(&["DROP TABLE again_items, again".to_owned()]).await;
+}
+
+/// A row that was written by another spelling of its key, by an index that takes both for one.
+async fn spelled_otherwise(index: &str, [old, new]: [&str; 2], is_same: bool) {
+    let yard = Yard::new(Sqlite::new().await, false);
+    let insert = |key: &str, token: &str, note: &str| {
+        format!("INSERT INTO orders VALUES ('{key}', '{token}', 'closed', '{note}')")
+    };
+    let make = [
+        "DROP TABLE orders".to_owned(),
+        "CREATE TABLE orders (id TEXT NOT NULL COLLATE NOCASE, token TEXT, state TEXT, note TEXT)"
+            .to_owned(),
+        format!("CREATE UNIQUE INDEX orders_id ON orders (id COLLATE {index})"),
+        insert(old, "o1", "old"),
+        insert("other", "o2", "other"),
+    ];
+    yard.shop.change(&make).await;
+    assert_eq!(yard.run().await.unwrap().pruned_rows, 2, "{index}");
+    yard.shop.change(&[insert(new, "o3", "new")]).await;
+    assert_eq!(yard.run().await.unwrap().pruned_rows, 1, "{index}");
+
+    let note = format!("SELECT note FROM orders WHERE id COLLATE {index} = '{old}'");
+    let back = put(&yard, "", (Conflict::Fail, None), None).await.unwrap();
+    let (rows, older) = if is_same { (2, 1) } else { (3, 0) };
+    assert_eq!(counts(&back), [[rows, 0, 0, older]], "{index}");
+    let expected = if is_same { "new" } else { "old" };
+    assert_eq!(yard.shop.ask(&note).await, [expected], "{index}");
+    // Whatever is there by now, the newest one is what takes its place.
+    let mine = ["DELETE FROM orders".to_owned(), insert(old, "o4", "mine")];
+    yard.shop.change(&mine).await;
+    let back = put(&yard, "", (Conflict::Overwrite, None), None).await.unwrap();
+    assert_eq!(counts(&back), [[rows - 1, 1, 0, older]], "{index}");
+    assert_eq!(yard.shop.ask(&note).await, [expected], "{index}");
+    let views = duckdb_views(&yard.place, &Shelf::load(&yard.place).await.unwrap());
+    let is_left_out = views.contains("is left out: texts of other bytes are one key");
+    assert_eq!(is_left_out, is_same, "{views}");
+
+    // Whoever has the key now is that row, also where the ledger is lost.
+    let lost = ["DROP TABLE stillpoint_archive_ledger".to_owned(), "DELETE FROM orders".to_owned()];
+    yard.shop.change(&lost).await;
+    yard.shop.change(&[insert(old, "o5", "again")]).await;
+    let driver = yard.shop.driver().await;
+    let look = Reconciling::default();
+    let found = reconcile(&yard.place, &yard.world, &*driver, look, &Nobody);
+    let found = Box::pin(found).await.unwrap();
+    let is_live = if is_same { (2, 0) } else { (1, 1) };
+    assert_eq!((found.live.len(), found.unnoted.len()), is_live, "{index}: {found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_the_same_where_the_index_of_sqlite_says_so() {
+    spelled_otherwise("NOCASE", ["Bob", "bOB"], true).await;
+    spelled_otherwise("RTRIM", ["bob", "bob  "], true).await;
+    spelled_otherwise("BINARY", ["Bob", "bob"], false).await;
 }
 
 const FEW: &str = r#"

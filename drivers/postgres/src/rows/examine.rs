@@ -41,6 +41,7 @@ pub(super) async fn examine(client: &Client, set: &ArchiveSet) -> Result<Vec<Fin
         let number = number_of(client, &member.table).await?;
         findings.extend(table(client, set, at, number).await?);
         findings.extend(triggers(client, member, number).await?);
+        findings.extend(folding_key(client, member, number).await?);
         if let Some(link) = &member.link {
             findings.extend(index(client, &member.table.name, &link.columns).await?);
             findings.extend(reference::findings(client, set, member).await?);
@@ -213,6 +214,28 @@ async fn key(client: &Client, root: &Member) -> Result<Finding> {
         ));
     }
     Ok(finding("key", format!("{}: {}", table.name, names.join(", ")), Weight::Fine, None))
+}
+
+/// A key by which texts of other bytes are the same: versions of its rows would not be told from
+/// other rows.
+async fn folding_key(client: &Client, member: &Member, number: u32) -> Result<Vec<Finding>> {
+    let table = &member.table;
+    let mut findings = Vec::new();
+    for column in table.key.iter().filter_map(|at| table.columns.get(*at)) {
+        let compares = links::Compares::of(client, number, &column.name).await?;
+        if let Some(collation) = compares.as_ref().and_then(links::Compares::folds) {
+            let found = format!(
+                "{}: {} compares texts by {collation}, by which those of other bytes are the same; \
+                 key = \"INDEX\" names another unique index of the root",
+                table.name, column.name
+            );
+            let (name, of) = (quoted(&column.name), &column.engine_type);
+            let change =
+                format!("ALTER TABLE {} ALTER COLUMN {name} TYPE {of} COLLATE \"C\"", table.name);
+            findings.push(lacking("key", found, change));
+        }
+    }
+    Ok(findings)
 }
 
 /// Rights and settings of a table. Rows that others of the set refer to are locked before they are

@@ -60,7 +60,9 @@ async fn read(client: &Client, found: Found) -> Result<Table> {
     let key = places(&columns, &key(client, found.number, None).await?);
     let fingerprint = fingerprint(client, found.number).await?;
     let identity = format!("{}/{}", whose(client).await?, found.number);
-    Ok(Table { name: found.name, identity, columns, key, fingerprint })
+    // Keys that compare texts otherwise than by their bytes are refused.
+    let collations = Vec::new();
+    Ok(Table { name: found.name, identity, columns, key, collations, fingerprint })
 }
 
 /// The places of columns, by their numbers.

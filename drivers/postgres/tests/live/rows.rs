@@ -438,6 +438,40 @@ async fn types_of_extensions_are_compared_as_they_should_be() {
     assert_eq!(key.weight, Weight::Lacking, "{findings:?}");
 }
 
+/// Files tell texts apart by their bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_a_collation_folds_are_refused() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    let any_case = "CREATE COLLATION any_case
+        (provider = icu, locale = 'und-u-ks-level2', deterministic = false)";
+    if stage.client().await.batch_execute(any_case).await.is_err() {
+        return;
+    }
+    stage
+        .run(
+            "CREATE TABLE t (a text COLLATE any_case PRIMARY KEY, b text COLLATE \"C\" NOT NULL);
+             CREATE UNIQUE INDEX t_b ON t (b); INSERT INTO t VALUES ('a', 'b')",
+        )
+        .await;
+    let mut rows = open(&stage).await;
+    let keyed = set(rows.table("t").await.unwrap(), "true");
+    let findings = rows.examine(&keyed).await.unwrap();
+    let is_it = |one: &&stillpoint_contract::Finding| one.weight == Weight::Lacking;
+    let lacking: Vec<_> = findings.iter().filter(is_it).collect();
+    assert!(lacking.len() == 1 && lacking[0].found.contains("by any_case"), "{findings:?}");
+    let statement = lacking[0].statement.clone().unwrap();
+    let other = set(rows.table_by("t", "t_b").await.unwrap(), "true");
+    let findings = rows.examine(&other).await.unwrap();
+    assert!(findings.iter().all(|one| one.weight < Weight::Lacking), "{findings:?}");
+    // What is said to help does.
+    drop(rows);
+    stage.run(&statement).await;
+    let mut rows = open(&stage).await;
+    let keyed = set(rows.table("t").await.unwrap(), "true");
+    let findings = rows.examine(&keyed).await.unwrap();
+    assert!(findings.iter().all(|one| one.weight < Weight::Lacking), "{findings:?}");
+}
+
 /// A row is in a table or put back, whatever its table has become.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_go_back_into_a_table_that_has_changed() {

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _};
 use stillpoint_contract::{
-    Class, Column, Error, ErrorKind, Kind, Referrer, Result, Table, TablePattern, code,
+    Class, Collation, Column, Error, ErrorKind, Kind, Referrer, Result, Table, TablePattern, code,
 };
 
 use super::{reference::Pair, worker::Desk};
@@ -47,6 +47,19 @@ pub(super) struct Term {
 }
 
 impl Term {
+    /// Which texts are the same. Source: <https://www.sqlite.org/datatype3.html>, 7.
+    fn folds(&self) -> Collation {
+        let is =
+            |name: &str| self.collation.as_ref().is_some_and(|of| of.eq_ignore_ascii_case(name));
+        if is("NOCASE") {
+            Collation::Nocase
+        } else if is("RTRIM") {
+            Collation::Rtrim
+        } else {
+            Collation::Binary
+        }
+    }
+
     /// The column in an expression.
     pub(super) fn sql(&self) -> String {
         let name = quoted(&self.name);
@@ -77,10 +90,10 @@ pub(super) fn table(desk: &Desk, name: &str) -> Result<Table> {
     }
     let columns = desk.sql(columns(connection, &own), STEP)?;
     let terms = desk.sql(key(connection, &own), STEP)?;
-    let key = places(&columns, &terms);
+    let (key, collations) = places(&columns, &terms);
     let fingerprint = desk.sql(fingerprint(connection, &own), STEP)?;
     let identity = format!("{}/{own}", desk.database.identity.id);
-    Ok(Table { name: shown(connection, &own), identity, columns, key, fingerprint })
+    Ok(Table { name: shown(connection, &own), identity, columns, key, collations, fingerprint })
 }
 
 /// A name as people write it: without quotes where SQLite needs none.
@@ -150,13 +163,20 @@ pub(super) fn table_by(desk: &Desk, name: &str, index: &str) -> Result<Table> {
             .why("it has no unique index of that name that holds all rows and no NULLs")
             .next("key = \"primary\""));
     };
-    table.key = places(&table.columns, &terms);
+    (table.key, table.collations) = places(&table.columns, &terms);
     Ok(table)
 }
 
-fn places(columns: &[Column], terms: &[Term]) -> Vec<usize> {
-    let place = |term: &Term| columns.iter().position(|column| column.name == term.name);
-    terms.iter().filter_map(place).collect()
+/// The places of a key's columns, and how they compare texts where one does not by their bytes. A
+/// key by a collation that only the application has is refused.
+fn places(columns: &[Column], terms: &[Term]) -> (Vec<usize>, Vec<Collation>) {
+    let compared = |term: &Term| {
+        let place = columns.iter().position(|column| column.name == term.name)?;
+        Some((place, term.folds()))
+    };
+    let (key, collations): (Vec<usize>, Vec<Collation>) = terms.iter().filter_map(compared).unzip();
+    let is_plain = collations.iter().all(|collation| *collation == Collation::Binary);
+    (key, if is_plain { Vec::new() } else { collations })
 }
 
 /// The key of a table: the first of its [`keys`].
