@@ -98,7 +98,15 @@ pub(super) fn definition(own: &str, table: &Table) -> String {
     if !key.is_empty() {
         parts.push(format!("PRIMARY KEY ({})", listed(key)));
     }
-    format!("CREATE TABLE main.{} ({})", quoted(own), parts.join(", "))
+    // It would be another name of the row id, which is a number, and whatever was archived need not
+    // be one: the key of a table WITHOUT ROWID, or of an index, holds anything.
+    // Source: <https://www.sqlite.org/lang_createtable.html>, 5.
+    let is_row_id = match table.key.as_slice() {
+        [only] => table.columns[*only].engine_type.eq_ignore_ascii_case("INTEGER"),
+        _ => false,
+    };
+    let options = if is_row_id { " WITHOUT ROWID" } else { "" };
+    format!("CREATE TABLE main.{} ({}){options}", quoted(own), parts.join(", "))
 }
 
 pub(super) fn column(column: &Column) -> String {
@@ -357,7 +365,8 @@ pub(super) fn put(desk: &Desk, plan: &Plan, rows: &RowBatch) -> Result<PutBackTa
 ///
 /// What is returned are the values after the affinities of the columns, before triggers saw them;
 /// in a column for floating-point numbers, it may still say that a number is an integer.
-/// Sources: <https://www.sqlite.org/lang_returning.html>, 3; <https://www.sqlite.org/datatype3.html>, 3.
+/// Sources: <https://www.sqlite.org/lang_returning.html>, 3;
+/// <https://www.sqlite.org/datatype3.html>, 3.
 fn insert_one(
     desk: &Desk,
     insert: &mut Statement<'_>,

@@ -522,6 +522,44 @@ async fn values_that_a_changed_column_would_alter_are_refused() {
     }
 }
 
+/// A new table takes keys of every class, also where its column would be the row id.
+#[tokio::test]
+async fn keys_that_are_no_numbers_go_into_tables_of_their_own() {
+    for make in [
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v) WITHOUT ROWID",
+        "CREATE TABLE t (id INTEGER NOT NULL UNIQUE, v)",
+        "CREATE TABLE t (id integer NOT NULL PRIMARY KEY DESC, v)",
+    ] {
+        let (directory, db) = database(make);
+        db.execute_batch("INSERT INTO t VALUES ('x', 1), (2, 2), (3.5, 3), (x'00', 4)").unwrap();
+        let mut rows = open(&at(&directory)).await;
+        let set = set(rows.table("t").await.unwrap(), "1");
+        let all = read(rows.as_mut(), &set).await;
+        let table = &set.root().table;
+        let put = back(rows.as_mut(), table, &all, (&Conflict::Fail, Some("beside"))).await;
+        assert_eq!(put.unwrap(), 4, "{make}");
+        // It is found by its key again.
+        let beside = Table { name: "beside".to_owned(), ..table.clone() };
+        let put = back(rows.as_mut(), &beside, &all, (&Conflict::Overwrite, None)).await;
+        assert_eq!(put.unwrap(), 4, "{make}");
+
+        // So does the table of a destination.
+        db.execute_batch("ALTER TABLE t RENAME TO source; DROP TABLE beside").unwrap();
+        rows.lock("set", PATIENCE).await.unwrap();
+        let mut keep = rows.keep().await.unwrap();
+        let made = keep.make(table, None).await.unwrap();
+        assert_eq!(made.key, [0], "{make}");
+        keep.put(&made, all).await.unwrap();
+        keep.commit().await.unwrap();
+        for table in ["source", "t"] {
+            let shown = "SELECT group_concat(typeof(id) || quote(id) || v) FROM (SELECT * FROM ";
+            let shown = format!("{shown} {table} ORDER BY v)");
+            let shown: String = db.query_row(&shown, [], |row| row.get(0)).unwrap();
+            assert_eq!(shown, "text'x'1,integer22,real3.53,blobX'00'4", "{make}");
+        }
+    }
+}
+
 /// A row that replaces another one is compared as well, and what stays is not.
 #[tokio::test]
 async fn replaced_values_are_compared_and_those_that_stay_are_not() {
