@@ -5,7 +5,7 @@ use stillpoint_contract::{ArchiveSet, Class, Finding, Kind, Member, Referrer, Re
 use super::{
     effects::{Deed, Effect, effects, loses, own_names},
     reference::{Pair, alike},
-    schema::{is_indexed, key_of, listed, own_name, quoted, referrers, triggers},
+    schema::{is_indexed, key_of, listed, own_name, quoted, referrers, row_id, triggers},
     worker::Desk,
 };
 use crate::connect::Journal;
@@ -30,6 +30,7 @@ pub(super) fn examine(desk: &Desk, set: &ArchiveSet) -> Result<Vec<Finding>> {
             findings.extend(root(desk, member, &own)?);
         }
         findings.extend(deletion(desk, set, member, &own)?);
+        findings.extend(reused(desk, set, at, &own)?);
         findings.extend(link(desk, set, member, &own)?);
         let connection = desk.connection();
         for referrer in desk.sql(referrers(connection, &own), STEP)? {
@@ -84,6 +85,56 @@ fn root(desk: &Desk, member: &Member, own: &str) -> Result<Vec<Finding>> {
     }
     let names = terms.iter().map(|term| term.name.as_str()).collect::<Vec<_>>().join(", ");
     Ok(vec![finding("key", format!("{}: {names}", table.name), Weight::Fine, None)])
+}
+
+/// A row id is one more than the largest that is there, unless the column is `AUTOINCREMENT`: once
+/// the last row is gone, the next one gets its key, and no file tells the two from versions of one
+/// row. Source: <https://www.sqlite.org/autoinc.html>.
+fn reused(desk: &Desk, set: &ArchiveSet, at: usize, own: &str) -> Result<Option<Finding>> {
+    let (connection, table) = (desk.connection(), &set.members[at].table);
+    let Some(id) = desk.sql(row_id(connection, own), STEP)? else { return Ok(None) };
+    let key = table.key.iter().map(|at| &table.columns[*at].name);
+    if !key.eq([&id]) {
+        return Ok(None);
+    }
+    let metadata = connection.column_metadata(Some("main"), own, id.as_str());
+    let is_autoincrement = desk.sql(metadata, STEP)?.4;
+    if is_autoincrement || !is_last_selected(desk, set, at, (own, &id))? {
+        return Ok(None);
+    }
+    let found = format!(
+        "{}: the row with the largest {id} goes, and SQLite gives that to a new row again: once \
+         both are archived, archive restore takes the older one for a version of the other; a \
+         column that is INTEGER PRIMARY KEY AUTOINCREMENT never gets a number twice",
+        table.name
+    );
+    Ok(Some(finding("key", found, Weight::Advice, None)))
+}
+
+/// Whether the row with the largest row id hangs on a row of the root that is selected. Only that
+/// row and those above it are looked at.
+fn is_last_selected(
+    desk: &Desk,
+    set: &ArchiveSet,
+    at: usize,
+    (own, id): (&str, &str),
+) -> Result<bool> {
+    let id = quoted(id);
+    let mut row = format!("{id} = (SELECT max({id}) FROM main.{})", quoted(own));
+    let mut member = at;
+    while let Some(link) = set.members[member].link.as_ref().filter(|link| link.parent < member) {
+        row = format!(
+            "({}) = (SELECT {} FROM main.{} WHERE {row})",
+            listed(link.parent_columns.iter().map(String::as_str)),
+            listed(link.columns.iter().map(String::as_str)),
+            quoted(&own_name(&set.members[member].table.name)?),
+        );
+        member = link.parent;
+    }
+    let root = quoted(&own_name(&set.root().table.name)?);
+    let query =
+        format!("SELECT EXISTS (SELECT 1 FROM main.{root} WHERE {row} AND ({}))", set.predicate);
+    desk.sql(desk.connection().query_row(&query, [], |row| row.get(0)), STEP)
 }
 
 /// Whether rows can be deleted at all, and what happens then: a trigger, an index or a check may

@@ -184,6 +184,13 @@ pub(super) fn key(connection: &Connection, own: &str) -> rusqlite::Result<Vec<Te
     Ok(keys(connection, own)?.into_iter().next().map(|(_, terms)| terms).unwrap_or_default())
 }
 
+/// The column that is the row id, where that is the key.
+pub(super) fn row_id(connection: &Connection, own: &str) -> rusqlite::Result<Option<String>> {
+    let first = keys(connection, own)?.into_iter().next();
+    let terms = first.filter(|(index, _)| index.is_none()).map(|(_, terms)| terms);
+    Ok(terms.and_then(|terms| terms.into_iter().next()).map(|term| term.name))
+}
+
 /// What a table has as its key, as it is compared; nothing where it has none such any more.
 pub(super) fn key_of(
     connection: &Connection,

@@ -582,6 +582,40 @@ async fn replaced_values_are_compared_and_those_that_stay_are_not() {
     assert_eq!(left.unwrap(), 9);
 }
 
+/// SQLite gives the key of the last row to another one, once it is gone, and somebody says so.
+#[tokio::test]
+async fn keys_that_are_given_to_other_rows_again_are_told() {
+    for (make, predicate, told) in [
+        ("p (id INTEGER PRIMARY KEY, v)", "v < 9", &["p", "c"][..]),
+        ("p (id INTEGER PRIMARY KEY, v)", "v < 3", &["c"]),
+        ("p (id INTEGER PRIMARY KEY, v)", "v < 2", &[]),
+        ("p (id INTEGER PRIMARY KEY AUTOINCREMENT, v)", "v < 9", &["c"]),
+        ("p (id INTEGER PRIMARY KEY, v) WITHOUT ROWID", "v < 9", &["c"]),
+        ("p (id INT PRIMARY KEY NOT NULL, v)", "v < 9", &["c"]),
+    ] {
+        let (directory, _db) = database(&format!(
+            "CREATE TABLE {make};
+             CREATE TABLE c (id INTEGER PRIMARY KEY, p REFERENCES p (id));
+             CREATE INDEX c_p ON c (p);
+             INSERT INTO p VALUES (1, 1), (2, 2), (3, 3); INSERT INTO c VALUES (1, 3), (2, 2)"
+        ));
+        let mut rows = open(&at(&directory)).await;
+        let mut set = set(rows.table("p").await.unwrap(), predicate);
+        let (columns, parent_columns) = (vec!["p".to_owned()], vec!["id".to_owned()]);
+        let link = Some(Link { parent: 0, columns, parent_columns });
+        set.members.push(Member { table: rows.table("c").await.unwrap(), link });
+        let findings = rows.examine(&set).await.unwrap();
+        let advice = findings.iter().filter(|one| one.found.contains("AUTOINCREMENT"));
+        let found: Vec<_> = advice
+            .map(|one| {
+                assert_eq!((one.subject, one.weight), ("key", Weight::Advice), "{one:?}");
+                one.found.split(':').next().unwrap()
+            })
+            .collect();
+        assert_eq!(found, told, "{make}, {predicate}");
+    }
+}
+
 /// This test is the main function of a process that deletes and waits to be killed.
 #[tokio::test]
 async fn a_deleting_process() {
