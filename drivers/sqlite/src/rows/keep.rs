@@ -100,7 +100,7 @@ fn each(
         if marks != key.len() {
             return Err(Error::bug(STEP).with("values of a key", marks));
         }
-        count += hand_over(desk, &mut statement, batches)?;
+        count += hand_over(desk, &mut statement, None, batches)?;
     }
     Ok(count)
 }

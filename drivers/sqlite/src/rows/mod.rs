@@ -13,6 +13,7 @@ mod reference;
 mod schema;
 mod select;
 mod session;
+mod text;
 mod watch;
 mod worker;
 

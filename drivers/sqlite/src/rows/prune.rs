@@ -10,7 +10,8 @@ use stillpoint_contract::{
 use super::{
     effects::{Deed, Effect, effects, loses, own_names},
     schema::{fingerprint, own_name, quoted, triggers},
-    select::{columns, condition, count, hand_over, prepare},
+    select::{condition, count, hand_over, prepare},
+    text::checked_columns,
     worker::{Batches, Desk, Transaction},
 };
 
@@ -194,17 +195,15 @@ fn delete(
     let selected = if has_triggers { Some(count(desk, table, &condition)?) } else { None };
     // A trigger of another table may be new, and make one of this table do more than it did.
     let besides = if has_triggers { Besides::look(desk, set, &own)? } else { Besides::default() };
-    let sql = format!(
-        "DELETE FROM main.{} WHERE {} RETURNING {}",
-        quoted(&own),
-        condition.sql,
-        columns(table)
-    );
+    let (columns, checked) = checked_columns(desk, table)?;
+    let sql =
+        format!("DELETE FROM main.{} WHERE {} RETURNING {columns}", quoted(&own), condition.sql);
     let before = connection.total_changes();
     let returned = {
         let mut statement = prepare(desk, connection, &sql)?;
         condition.give(desk, &mut statement)?;
-        hand_over(desk, &mut statement, batches).map_err(|error| still_referred(error, table))?
+        let returned = hand_over(desk, &mut statement, checked, batches);
+        returned.map_err(|error| still_referred(error, table))?
     };
     check(connection, before, returned, selected).map_err(|(what, number)| {
         Error::new(ErrorKind::Refused, code::ROWS_DIFFER, "delete rows")

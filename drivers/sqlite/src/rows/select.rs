@@ -13,6 +13,7 @@ use stillpoint_contract::{
 use super::{
     reference::Pair,
     schema::{Term, key_of, listed, own_name, quoted},
+    text::check,
     worker::{Batches, Desk},
 };
 use crate::error;
@@ -174,15 +175,20 @@ pub(super) fn columns(table: &Table) -> String {
     listed(table.columns.iter().map(|column| column.name.as_str()))
 }
 
-/// Runs a statement and hands over the rows that it returns.
+/// Runs a statement and hands over the rows that it returns. With a table, they are its columns as
+/// [`checked_columns`](super::text::checked_columns) has them.
 pub(super) fn hand_over(
     desk: &Desk,
     statement: &mut Statement<'_>,
+    checked: Option<&Table>,
     batches: &mut Batches,
 ) -> Result<u64> {
-    let columns = statement.column_count();
+    let columns = checked.map_or_else(|| statement.column_count(), |table| table.columns.len());
     let (mut rows, mut count) = (statement.raw_query(), 0);
     while let Some(row) = desk.sql(rows.next(), "read rows")? {
+        if let Some(table) = checked {
+            check(desk, table, row)?;
+        }
         batches.rows.begin(columns);
         for column in 0..columns {
             let value = row.get_ref(column);

@@ -19,7 +19,8 @@ use super::{
     prune::{self, Prune},
     put_back::Return,
     schema::{self, own_name, quoted},
-    select::{Condition, columns, condition, count_to, hand_over, prepare, terms, tuple},
+    select::{Condition, condition, count_to, hand_over, prepare, terms, tuple},
+    text::checked_columns,
     worker::{Batches, Desk, Transaction, Worker},
 };
 use crate::{config::Config, connect::Database, snapshot::blocking, version};
@@ -255,15 +256,15 @@ fn select(
 ) -> Result<u64> {
     let condition = condition(desk, set, member, range)?;
     let table = &set.members[member].table;
+    let (columns, checked) = checked_columns(desk, table)?;
     let sql = format!(
-        "SELECT {} FROM main.{} WHERE {} {order}",
-        columns(table),
+        "SELECT {columns} FROM main.{} WHERE {} {order}",
         quoted(&own_name(&table.name)?),
         condition.sql,
     );
     let mut statement = prepare(desk, desk.connection(), &sql)?;
     condition.give(desk, &mut statement)?;
-    hand_over(desk, &mut statement, batches)
+    hand_over(desk, &mut statement, checked, batches)
 }
 
 fn estimate(desk: &Desk, set: &ArchiveSet) -> Result<Estimate> {

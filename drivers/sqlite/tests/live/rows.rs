@@ -616,6 +616,64 @@ async fn keys_that_are_given_to_other_rows_again_are_told() {
     }
 }
 
+/// Text that SQLite makes other text of on its way through UTF-8 stays where it is.
+#[tokio::test]
+async fn text_that_is_no_utf_16_is_refused() {
+    for (encoding, fine, other) in [
+        ("UTF-16le", ["3dd800de", "fffe", "610000000000", ""], ["00d8", "00dc6100", "ffff"]),
+        ("UTF-16be", ["d83dde00", "feff", "006100000000", ""], ["d800", "dc000061", "fffe"]),
+    ] {
+        for bytes in other {
+            let (directory, db) = database(&format!(
+                "PRAGMA encoding = '{encoding}'; CREATE TABLE t (id INTEGER PRIMARY KEY, v, w)"
+            ));
+            let text = |bytes: &str| format!("CAST(x'{bytes}' AS TEXT)");
+            let insert = |id: usize, value: &str| {
+                db.execute_batch(&format!("INSERT INTO t VALUES ({id}, {value}, 'text')")).unwrap();
+            };
+            for (id, bytes) in fine.into_iter().enumerate() {
+                insert(id, &text(bytes));
+            }
+            insert(8, "x'00d8'");
+            insert(9, &text(bytes));
+            let mut rows = open(&at(&directory)).await;
+            let all = set(rows.table("t").await.unwrap(), "1");
+            let mut snapshot = rows.snapshot().await.unwrap();
+            let read = snapshot.root(&all, &KeyRange::default(), 99, &mut Kept::default()).await;
+            drop(snapshot);
+            let deleted = delete(rows.as_mut(), &all).await;
+            for error in [read.unwrap_err(), deleted.unwrap_err()] {
+                let found = (error.kind(), error.code());
+                assert_eq!(found, (ErrorKind::Unsupported, code::ROWS_REFUSED), "{error:?}");
+                let told = format!("{:?}", error.facts());
+                assert!(told.contains("(id) = (9)") && told.contains("\"v\""), "{told}");
+                // What it says finds the row.
+                let find = error.advice()[0].replace('*', "id");
+                let found = db.query_row(&find, [], |row| row.get::<_, i64>(0));
+                assert_eq!(found.unwrap(), 9, "{find}");
+            }
+            assert_eq!(count(&db, "t"), 6, "{encoding}, {bytes}");
+
+            // All others go, and come back.
+            let others = set(all.root().table.clone(), "id < 9");
+            let before = read_bytes(&db);
+            let archived = self::read(rows.as_mut(), &others).await;
+            assert_eq!(delete(rows.as_mut(), &others).await.unwrap(), 5);
+            let how = (&Conflict::Fail, None);
+            let table = &others.root().table;
+            assert_eq!(back(rows.as_mut(), table, &archived, how).await.unwrap(), 5);
+            assert_eq!(read_bytes(&db), before, "{encoding}, {bytes}");
+        }
+    }
+}
+
+/// The bytes of the values, as the file has them.
+fn read_bytes(db: &Connection) -> String {
+    let query = "SELECT group_concat(id || typeof(v) || hex(CAST(v AS BLOB))) FROM \
+        (SELECT * FROM t ORDER BY id)";
+    db.query_row(query, [], |row| row.get(0)).unwrap()
+}
+
 /// This test is the main function of a process that deletes and waits to be killed.
 #[tokio::test]
 async fn a_deleting_process() {
