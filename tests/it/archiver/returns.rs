@@ -318,6 +318,43 @@ async fn triggers_of_postgresql_make_no_other_rows() {
     meddled(yard, meddlers, harmless).await;
 }
 
+/// A column of another type makes no other values of those that were archived.
+async fn altered<S: Shop>(mut yard: Yard<S>, alter: &[&str]) {
+    yard.rule.file_bytes = 1;
+    yard.rule.slice_rows = 7;
+    yard.fill(0..20, 1).await;
+    assert!(yard.run().await.unwrap().quit.is_done());
+    let alter: Vec<String> = alter.iter().map(|one| (*one).to_owned()).collect();
+    yard.shop.change(&alter).await;
+    for conflict in [Conflict::Fail, Conflict::Skip, Conflict::Overwrite] {
+        let error = put_all(&yard, conflict.clone(), None).await.unwrap_err();
+        let found = (error.kind(), error.code());
+        assert_eq!(found, (ErrorKind::Refused, code::ROWS_DIFFER), "{conflict:?}: {error:?}");
+        let told = format!("{:?} {:?}", error.facts(), error.advice());
+        assert!(told.contains("amount") && told.contains("--into staging"), "{told}");
+        for table in ["orders", "items"] {
+            assert_eq!(yard.live(table).await, Vec::<String>::new(), "{conflict:?}");
+        }
+    }
+    assert_eq!(put_all(&yard, Conflict::Fail, Some("as_it_was")).await.unwrap(), [20, 20]);
+    let same = "SELECT CAST(count(*) AS text) FROM as_it_was WHERE amount = id + 0.5";
+    assert_eq!(yard.shop.ask(same).await, ["20"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_of_sqlite_that_changed_alter_no_values() {
+    let orders = "CREATE TABLE orders (id INTEGER PRIMARY KEY, token TEXT NOT NULL UNIQUE,
+        state TEXT NOT NULL, note TEXT, amount TEXT)";
+    altered(Yard::new(Sqlite::new().await, true), &["DROP TABLE orders", orders]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_of_postgresql_that_changed_alter_no_values() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    let alter = "ALTER TABLE orders ALTER amount TYPE numeric(12, 0)";
+    altered(Yard::new(shop, true), &[alter]).await;
+}
+
 /// A file of more rows than are read at once: the same rows, in the same order, and all of them.
 async fn portions<S: Shop>(mut yard: Yard<S>, fill: &str) {
     const ROWS: i64 = 3000;
