@@ -20,9 +20,10 @@ test:
 		done=0; wait $$program || done=$$?; cat "$$said"; \
 		[ "$$drivers" = 0 ] && [ "$$done" = 0 ]
 
-# The tests with random schedules, longer, ROUNDS times, each time with another seed. A failure
-# prints it.
+# The tests with random schedules, longer, ROUNDS times, each time with another seed; writers beside
+# whoever archives rows, with SEEDS seeds each time. A failure prints its seed.
 ROUNDS ?= 20
+SEEDS ?= 300
 soak:
 	@if [ -e testcontainers/install.sh ]; then sh testcontainers/install.sh; fi
 	@for round in $$(seq 1 $(ROUNDS)); do \
@@ -32,6 +33,9 @@ soak:
 			STILLPOINT_DRILLS=50 STILLPOINT_VERSIONS=every \
 			STILLPOINT_FLEET=10000 STILLPOINT_DAYS=30 \
 			cargo test --workspace --release --quiet || exit 1; \
+		STILLPOINT_SEED=$${round}000 STILLPOINT_RUNS=$(SEEDS) \
+			cargo test --package stillpoint --test it --release --quiet -- \
+			archiver::chaos archiver::partitions || exit 1; \
 	done
 
 # Searches each decoder for SECONDS. Needs a nightly compiler and cargo-fuzz; `make test` runs the

@@ -21,7 +21,10 @@ use stillpoint::{
 };
 use stillpoint_contract::{Clock, ErrorKind};
 
-use super::shop::{InPostgres, Shop, Sqlite, Yard};
+use super::{
+    shop::{InPostgres, Shop, Sqlite, Yard},
+    sigkill::{Process, settle},
+};
 use crate::site::{seed, setting};
 
 /// How many seeds; `STILLPOINT_RUNS` says otherwise.
@@ -30,39 +33,62 @@ fn seeds(usual: u64) -> std::ops::Range<u64> {
     first..first + setting("STILLPOINT_RUNS", usual)
 }
 
-/// What an application believes its orders to be: their tokens, by their numbers. An order that
+/// What an application believes its orders and items to be: their tokens, by their numbers. What
 /// was archived keeps the token that it had then.
 #[derive(Debug, Default)]
 struct Belief {
     orders: BTreeMap<i64, String>,
+    items: BTreeMap<i64, String>,
     /// Of each order that was ever put away under a number that others have now.
     gone: Vec<String>,
+    gone_items: Vec<String>,
+    has_items: bool,
     made: u64,
 }
 
 impl Belief {
+    fn new(with_items: bool) -> Self {
+        let mut belief = Self { has_items: with_items, ..Self::default() };
+        belief.orders.extend((0..40).map(|id| (id, format!("o{id}"))));
+        if with_items {
+            let ids = (0..40).flat_map(|id| [id * 100, id * 100 + 1]);
+            belief.items.extend(ids.map(|id| (id, format!("i{id}"))));
+        }
+        belief
+    }
+
     fn token(&mut self) -> String {
         self.made += 1;
         format!("t{}", self.made)
     }
+}
 
-    fn tokens(&self) -> Vec<String> {
-        let mut tokens: Vec<String> = self.orders.values().chain(&self.gone).cloned().collect();
-        tokens.sort();
-        tokens
-    }
+fn tokens(living: &BTreeMap<i64, String>, gone: &[String]) -> Vec<String> {
+    let mut tokens: Vec<String> = living.values().chain(gone).cloned().collect();
+    tokens.sort();
+    tokens
 }
 
 impl<S: Shop> Yard<S> {
-    /// Each order is in its table or in the archive, and in one of them only. Returns how many are
-    /// archived.
-    async fn conserves(&self, wanted: Vec<String>, seed: u64) -> usize {
-        let (live, archived) = (self.live("orders").await, self.archived("orders").await);
+    /// Each order, and each item, is in its table or in the archive, and in one of them only.
+    /// Returns how many are archived.
+    async fn conserves(&self, belief: &Belief, seed: u64) -> usize {
+        let orders = tokens(&belief.orders, &belief.gone);
+        let mut archived = self.conserves_of("orders", orders, seed).await;
+        if belief.has_items {
+            let items = tokens(&belief.items, &belief.gone_items);
+            archived += self.conserves_of("items", items, seed).await;
+        }
+        archived
+    }
+
+    async fn conserves_of(&self, table: &str, wanted: Vec<String>, seed: u64) -> usize {
+        let (live, archived) = (self.live(table).await, self.archived(table).await);
         let mut found = [live.clone(), archived.clone()].concat();
         found.sort();
         assert_eq!(
             found, wanted,
-            "live {live:?}; archived {archived:?}\n\
+            "{table}: live {live:?}; archived {archived:?}\n\
              repeat: STILLPOINT_SEED={seed} STILLPOINT_RUNS=1"
         );
         archived.len()
@@ -73,8 +99,11 @@ fn below(dice: &Dice, limit: usize) -> i64 {
     i64::try_from(dice.below(limit)).unwrap()
 }
 
-/// Changes orders at random, in the range of what is archived and outside of it.
+/// Changes orders at random, in the range of what is archived and outside of it, and their items.
 async fn write<S: Shop>(shop: &S, belief: &mut Belief, dice: &Dice) {
+    if belief.has_items && dice.below(2) == 0 {
+        return write_item(shop, belief, dice).await;
+    }
     let orders = shop.table("orders");
     let id = below(dice, 60);
     match dice.below(6) {
@@ -102,7 +131,9 @@ async fn write<S: Shop>(shop: &S, belief: &mut Belief, dice: &Dice) {
             }
         }
         4 => {
-            if shop.change(&[format!("DELETE FROM {orders} WHERE id = {id}")]).await == [1] {
+            // Items keep it where it is.
+            let delete = format!("DELETE FROM {orders} WHERE id = {id}");
+            if shop.try_change(&[delete]).await == Some(vec![1]) {
                 belief.orders.remove(&id);
             }
         }
@@ -113,7 +144,7 @@ async fn write<S: Shop>(shop: &S, belief: &mut Belief, dice: &Dice) {
             let free = format!("NOT EXISTS (SELECT 1 FROM {orders} WHERE id = {other})");
             let set = format!("id = {other}, token = '{token}'");
             let update = format!("UPDATE {orders} SET {set} WHERE id = {id} AND {free}");
-            if shop.change(&[update]).await == [1] {
+            if shop.try_change(&[update]).await == Some(vec![1]) {
                 belief.orders.remove(&id);
                 belief.gone.extend(belief.orders.insert(other, token));
             }
@@ -121,26 +152,101 @@ async fn write<S: Shop>(shop: &S, belief: &mut Belief, dice: &Dice) {
     }
 }
 
+/// Items come to an order, change, move to another one, and go, also along with their order.
+async fn write_item<S: Shop>(shop: &S, belief: &mut Belief, dice: &Dice) {
+    let (orders, items) = (shop.table("orders"), shop.table("items"));
+    let order = below(dice, 60);
+    let id = below(dice, 40) * 100 + below(dice, 3);
+    let token = belief.token();
+    match dice.below(6) {
+        0 | 1 => {
+            let insert = format!(
+                "INSERT INTO {items} SELECT {id}, o.id, '{token}' FROM {orders} AS o \
+                 WHERE o.id = {order} AND NOT EXISTS (SELECT 1 FROM {items} WHERE id = {id})"
+            );
+            if shop.try_change(&[insert]).await == Some(vec![1]) {
+                belief.gone_items.extend(belief.items.insert(id, token));
+            }
+        }
+        2 => {
+            let update = format!("UPDATE {items} SET token = '{token}' WHERE id = {id}");
+            if shop.try_change(&[update]).await == Some(vec![1]) {
+                belief.items.insert(id, token);
+            }
+        }
+        3 => {
+            let update = format!(
+                "UPDATE {items} SET token = '{token}', order_id = {order} WHERE id = {id} \
+                 AND EXISTS (SELECT 1 FROM {orders} AS o WHERE o.id = {order})"
+            );
+            if shop.try_change(&[update]).await == Some(vec![1]) {
+                belief.items.insert(id, token);
+            }
+        }
+        4 => {
+            let delete = format!("DELETE FROM {items} WHERE id = {id}");
+            if shop.try_change(&[delete]).await == Some(vec![1]) {
+                belief.items.remove(&id);
+            }
+        }
+        _ => {
+            let found = format!("SELECT CAST(id AS TEXT) FROM {items} WHERE order_id = {order}");
+            let found = shop.ask(&found).await;
+            let deletes = [
+                format!("DELETE FROM {items} WHERE order_id = {order}"),
+                format!("DELETE FROM {orders} WHERE id = {order}"),
+            ];
+            let Some(deleted) = shop.try_change(&deletes).await else { return };
+            // They were archived meanwhile, all of them or none.
+            assert!([0, found.len() as u64].contains(&deleted[0]), "{found:?}: {deleted:?}");
+            if deleted[0] > 0 {
+                for id in &found {
+                    belief.items.remove(&id.parse().unwrap());
+                }
+            }
+            if deleted[1] == 1 {
+                belief.orders.remove(&order);
+            }
+        }
+    }
+}
+
+/// How a run is ended amid a step.
+#[derive(Clone, Copy)]
+enum End<'a> {
+    /// Its future unwinds.
+    Unwind,
+    /// Its process is killed.
+    Signal(&'a Process),
+}
+
 /// Archives orders while they are written to, is killed at a step that the seed chooses, and goes
-/// on; in the end each order is in its table or in the archive.
-async fn survive<S: Shop>(shop: S, seed: u64) {
+/// on; in the end each order, and each item, is in its table or in the archive.
+async fn survive<S: Shop>(mut yard: Yard<S>, with_items: bool, end: End<'_>, seed: u64) {
     let dice = Dice::new(seed);
-    let mut yard = Yard::new(shop, false);
     yard.rule.slice_rows = 1 + dice.below(12) as u64;
     yard.rule.file_bytes = [1, 64 << 20][dice.below(2)];
     let verifications = yard.shop.verifications();
     yard.rule.verification = verifications[dice.below(verifications.len())];
-    yard.fill(0..40, 0).await;
-    let mut belief = Belief::default();
-    belief.orders.extend((0..40).map(|id| (id, format!("o{id}"))));
+    yard.fill(0..40, if with_items { 2 } else { 0 }).await;
+    let mut belief = Belief::new(with_items);
     let mut killed = 0;
     for _ in 0..3 {
         let done = AtomicBool::new(false);
         let step = 1 + below(&dice, 60);
         let archive = async {
-            let run = yard.run_until(step).await;
+            let was_killed = match end {
+                End::Unwind => match yard.run_until(step).await {
+                    None => true,
+                    Some(run) => {
+                        run.unwrap();
+                        false
+                    }
+                },
+                End::Signal(process) => process.is_killed(&yard.rule, step).await,
+            };
             done.store(true, Ordering::Relaxed);
-            run
+            was_killed
         };
         let writes = async {
             while !done.load(Ordering::Relaxed) {
@@ -148,16 +254,16 @@ async fn survive<S: Shop>(shop: S, seed: u64) {
                 tokio::task::yield_now().await;
             }
         };
-        let (run, ()) = tokio::join!(archive, writes);
-        match run {
-            None => killed += 1,
-            Some(run) => drop(run.unwrap()),
+        let (was_killed, ()) = tokio::join!(archive, writes);
+        killed += u32::from(was_killed);
+        if matches!(end, End::Signal(_)) {
+            settle(&yard).await;
         }
-        yard.conserves(belief.tokens(), seed).await;
+        yard.conserves(&belief, seed).await;
     }
     let last = yard.run().await.unwrap();
     assert!(last.quit.is_done(), "{last:?}");
-    let archived = yard.conserves(belief.tokens(), seed).await;
+    let archived = yard.conserves(&belief, seed).await;
     let closed = yard.shop.table("orders");
     let left = format!("SELECT token FROM {closed} WHERE state = 'closed'");
     assert_eq!(yard.shop.ask(&left).await, Vec::<String>::new(), "STILLPOINT_SEED={seed}");
@@ -167,7 +273,7 @@ async fn survive<S: Shop>(shop: S, seed: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn i1_orders_of_sqlite_survive_writers_and_kills() {
     for seed in seeds(40) {
-        survive(Sqlite::new().await, seed).await;
+        survive(Yard::new(Sqlite::new().await, false), false, End::Unwind, seed).await;
     }
 }
 
@@ -176,7 +282,44 @@ async fn i1_orders_of_postgresql_survive_writers_and_kills() {
     let Some(shop) = InPostgres::new(18).await else { return };
     for seed in seeds(40) {
         shop.reset().await;
-        survive(&shop, seed).await;
+        survive(Yard::new(&shop, false), false, End::Unwind, seed).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_families_of_sqlite_survive_writers_and_kills() {
+    for seed in seeds(20) {
+        survive(Yard::new(Sqlite::new().await, true), true, End::Unwind, seed).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_families_of_postgresql_survive_writers_and_kills() {
+    let Some(shop) = InPostgres::new(17).await else { return };
+    for seed in seeds(8) {
+        shop.reset().await;
+        survive(Yard::new(&shop, true), true, End::Unwind, seed).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_families_of_sqlite_survive_writers_and_signals() {
+    for seed in seeds(8) {
+        let shop = Sqlite::new().await;
+        let process = Process::new("sqlite", shop.path().display().to_string());
+        let yard = Yard::in_store(shop, true, process.store().await);
+        survive(yard, true, End::Signal(&process), seed).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_families_of_postgresql_survive_writers_and_signals() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    for seed in seeds(5) {
+        shop.reset().await;
+        let process = Process::new("postgres", shop.address());
+        let yard = Yard::in_store(&shop, true, process.store().await);
+        survive(yard, true, End::Signal(&process), seed).await;
     }
 }
 
@@ -294,7 +437,7 @@ async fn i14_listings_may_be_stale() {
 
 /// A clock whose waits are over at once.
 #[derive(Debug)]
-struct Impatient;
+pub(super) struct Impatient;
 
 #[async_trait::async_trait]
 impl Clock for Impatient {

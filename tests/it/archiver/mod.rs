@@ -31,6 +31,7 @@ mod renamed;
 mod renewed;
 mod returns;
 mod shop;
+mod sigkill;
 mod tables;
 mod throttle;
 mod through;

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -23,13 +23,13 @@ use stillpoint::{
         ArchiveRule, ArchivedChild, DestinationRule, FileFormat, Gates, Throttle, Verification,
     },
     registry,
-    repository::store::{MemoryStore, Store},
+    repository::store::{Fs, LocalStore, MemoryStore, Store, Writers},
     world::World,
 };
 use stillpoint_contract::{Conflict, Driver, Endpoint, Engine, PutBackTally, Result};
 use stillpoint_testcontainers::Postgres;
 use tempfile::TempDir;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, error::SqlState};
 
 /// The table. Each order, and each item, has a token that no other one ever had.
 pub(crate) const ORDERS: &str = "
@@ -61,6 +61,10 @@ pub(crate) trait Shop: Send + Sync {
 
     /// Runs statements in one transaction; how many rows each one changed.
     async fn change(&self, statements: &[String]) -> Vec<u64>;
+
+    /// The same, but where the engine refuses what they make of rows that refer to each other, or
+    /// has to end one of two that wait for each other: then nothing was changed.
+    async fn try_change(&self, statements: &[String]) -> Option<Vec<u64>>;
 
     /// What a query of one column of text answers.
     async fn ask(&self, query: &str) -> Vec<String>;
@@ -101,6 +105,32 @@ impl Sqlite {
         connection.pragma_update(None, "foreign_keys", true).unwrap();
         connection
     }
+
+    /// An error where a row would refer to nothing.
+    async fn attempt(&self, statements: &[String]) -> Result<Vec<u64>, String> {
+        let mut connection = self.connect();
+        let statements = statements.to_vec();
+        let change = move || {
+            let transaction = connection
+                .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+                .unwrap();
+            let mut changed = Vec::new();
+            for statement in &statements {
+                match transaction.execute(statement, []) {
+                    Ok(rows) => changed.push(rows as u64),
+                    Err(rusqlite::Error::SqliteFailure(cause, why))
+                        if cause.code == rusqlite::ErrorCode::ConstraintViolation =>
+                    {
+                        return Err(format!("{statement}: {}", why.unwrap_or_default()));
+                    }
+                    Err(error) => panic!("{statement}: {error}"),
+                }
+            }
+            transaction.commit().unwrap();
+            Ok(changed)
+        };
+        tokio::task::spawn_blocking(change).await.unwrap()
+    }
 }
 
 #[async_trait]
@@ -110,20 +140,11 @@ impl Shop for Sqlite {
     }
 
     async fn change(&self, statements: &[String]) -> Vec<u64> {
-        let mut connection = self.connect();
-        let statements = statements.to_vec();
-        let change = move || {
-            let transaction = connection
-                .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
-                .unwrap();
-            let changed = statements.iter().map(|statement| {
-                transaction.execute(statement, []).unwrap_or_else(|e| panic!("{statement}: {e}"))
-            });
-            let changed = changed.map(|changed| changed as u64).collect();
-            transaction.commit().unwrap();
-            changed
-        };
-        tokio::task::spawn_blocking(change).await.unwrap()
+        self.attempt(statements).await.unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    async fn try_change(&self, statements: &[String]) -> Option<Vec<u64>> {
+        self.attempt(statements).await.ok()
     }
 
     async fn ask(&self, query: &str) -> Vec<String> {
@@ -175,6 +196,32 @@ impl InPostgres {
     pub(crate) async fn client(&self) -> Client {
         crate::postgres::connect(&self.server).await
     }
+
+    /// The address of its database.
+    pub(crate) fn address(&self) -> String {
+        format!("//postgres@127.0.0.1:{}/postgres", self.server.port())
+    }
+
+    /// An error where a row would refer to nothing, or two wait for each other.
+    async fn attempt(&self, statements: &[String]) -> Result<Vec<u64>, String> {
+        let mut client = self.client().await;
+        let transaction = client.transaction().await.unwrap();
+        let mut changed = Vec::new();
+        for statement in statements {
+            match transaction.execute(statement, &[]).await {
+                Ok(rows) => changed.push(rows),
+                Err(error) if is_refusal(&error) => return Err(format!("{statement}: {error}")),
+                Err(error) => panic!("{statement}: {error}"),
+            }
+        }
+        transaction.commit().await.unwrap();
+        Ok(changed)
+    }
+}
+
+fn is_refusal(error: &tokio_postgres::Error) -> bool {
+    let refusals = [SqlState::FOREIGN_KEY_VIOLATION, SqlState::T_R_DEADLOCK_DETECTED];
+    error.code().is_some_and(|code| refusals.contains(code))
 }
 
 #[async_trait]
@@ -184,20 +231,18 @@ impl Shop for InPostgres {
     }
 
     async fn driver(&self) -> Box<dyn Driver> {
-        let address = format!("//postgres@127.0.0.1:{}/postgres", self.server.port());
-        driver("postgres", &address).await
+        driver("postgres", &self.address()).await
     }
 
     async fn change(&self, statements: &[String]) -> Vec<u64> {
-        let mut client = self.client().await;
-        let transaction = client.transaction().await.unwrap();
-        let mut changed = Vec::new();
-        for statement in statements {
-            let done = transaction.execute(statement, &[]).await;
-            changed.push(done.unwrap_or_else(|e| panic!("{statement}: {e}")));
-        }
-        transaction.commit().await.unwrap();
-        changed
+        self.attempt(statements).await.unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    async fn try_change(&self, statements: &[String]) -> Option<Vec<u64>> {
+        // Whoever moves rows does not wait for long: of two, the application gives up.
+        let soon = ["SET LOCAL deadlock_timeout = '50ms'".to_owned()];
+        let changed = self.attempt(&[&soon[..], statements].concat()).await.ok()?;
+        Some(changed[1..].to_vec())
     }
 
     async fn ask(&self, query: &str) -> Vec<String> {
@@ -243,6 +288,10 @@ impl Shop for Beside<'_> {
         changed
     }
 
+    async fn try_change(&self, statements: &[String]) -> Option<Vec<u64>> {
+        Some(self.change(statements).await)
+    }
+
     async fn ask(&self, query: &str) -> Vec<String> {
         let rows = self.client().await.query(query, &[]).await.unwrap();
         rows.iter().map(|row| row.get(0)).collect()
@@ -268,6 +317,10 @@ macro_rules! lead {
 
             async fn change(&self, statements: &[String]) -> Vec<u64> {
                 (**self).change(statements).await
+            }
+
+            async fn try_change(&self, statements: &[String]) -> Option<Vec<u64>> {
+                (**self).try_change(statements).await
             }
 
             async fn ask(&self, query: &str) -> Vec<String> {
@@ -296,6 +349,50 @@ pub(crate) async fn driver(scheme: &str, address: &str) -> Box<dyn Driver> {
     engine.connect(&endpoint).await.unwrap()
 }
 
+/// What is to be archived of orders, with their items where those are named.
+pub(crate) fn rule(root: String, items: Option<String>) -> ArchiveRule {
+    let child = |table| ArchivedChild { table, columns: Vec::new() };
+    ArchiveRule {
+        name: "orders".to_owned(),
+        database: "shop".to_owned(),
+        to: "primary".to_owned(),
+        root,
+        key: None,
+        selects: "state = 'closed'".to_owned(),
+        age: None,
+        zone: None,
+        form: None,
+        children: items.into_iter().map(child).collect(),
+        includes_unlisted: false,
+        format: FileFormat::Parquet,
+        destination: DestinationRule::None,
+        encryption: None,
+        lookup: Vec::new(),
+        file_bytes: 64 << 20,
+        slice_rows: 10,
+        transaction: Duration::from_millis(250),
+        verification: Verification::Row,
+        gates: Gates::default(),
+        detaches: true,
+        grace: Duration::ZERO,
+        throttle: Throttle::default(),
+        schedule: None,
+        windows: Vec::new(),
+        runtime_max: None,
+        reclaim: None,
+        sort: Vec::new(),
+        keep: None,
+        retention: None,
+    }
+}
+
+/// A store in a directory.
+pub(crate) async fn local_store<F: Fs>(fs: F, folder: &Path, world: &World) -> Arc<dyn Store> {
+    let (clock, entropy) = (&*world.clock, Arc::clone(&world.entropy));
+    let store = LocalStore::open(fs, folder, Writers::Several, clock, entropy).await;
+    Arc::new(store.unwrap())
+}
+
 /// A shop, and the archive of its closed orders.
 pub(crate) struct Yard<S> {
     pub(crate) shop: S,
@@ -315,39 +412,8 @@ impl<S: Shop> Yard<S> {
     }
 
     pub(crate) fn in_store(shop: S, with_items: bool, store: Arc<dyn Store>) -> Self {
-        let items = ArchivedChild { table: shop.table("items"), columns: Vec::new() };
-        let rule = ArchiveRule {
-            name: "orders".to_owned(),
-            database: "shop".to_owned(),
-            to: "primary".to_owned(),
-            root: shop.table("orders"),
-            key: None,
-            selects: "state = 'closed'".to_owned(),
-            age: None,
-            zone: None,
-            form: None,
-            children: if with_items { vec![items] } else { Vec::new() },
-            includes_unlisted: false,
-            format: FileFormat::Parquet,
-            destination: DestinationRule::None,
-            encryption: None,
-            lookup: Vec::new(),
-            file_bytes: 64 << 20,
-            slice_rows: 10,
-            transaction: Duration::from_millis(250),
-            verification: Verification::Row,
-            gates: Gates::default(),
-            detaches: true,
-            grace: Duration::ZERO,
-            throttle: Throttle::default(),
-            schedule: None,
-            windows: Vec::new(),
-            runtime_max: None,
-            reclaim: None,
-            sort: Vec::new(),
-            keep: None,
-            retention: None,
-        };
+        let items = with_items.then(|| shop.table("items"));
+        let rule = rule(shop.table("orders"), items);
         let place = Place::new(Arc::clone(&store), "orders").unwrap();
         let world = World::real(2);
         let limits = Limits::default();

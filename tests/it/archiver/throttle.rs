@@ -128,6 +128,10 @@ impl Shop for Clerk<'_> {
         self.0.change(statements).await
     }
 
+    async fn try_change(&self, statements: &[String]) -> Option<Vec<u64>> {
+        self.0.try_change(statements).await
+    }
+
     async fn ask(&self, query: &str) -> Vec<String> {
         self.0.ask(query).await
     }
