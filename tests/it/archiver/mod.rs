@@ -32,6 +32,7 @@ mod renewed;
 mod returns;
 mod shop;
 mod sigkill;
+mod statements;
 mod tables;
 mod throttle;
 mod through;

@@ -484,6 +484,19 @@ impl<S: Shop> Yard<S> {
         tokens
     }
 
+    /// Each of some orders, and the one item that each has, is in its table or in the archive, and
+    /// in one of them only.
+    pub(crate) async fn conserves_each(&self, ids: impl Iterator<Item = i64> + Clone, at: &str) {
+        let orders: Vec<String> = ids.clone().map(|id| format!("o{id}")).collect();
+        let items: Vec<String> = ids.map(|id| format!("i{}", id * 100)).collect();
+        for (table, mut wanted) in [("orders", orders), ("items", items)] {
+            wanted.sort();
+            let mut found = [self.live(table).await, self.archived(table).await].concat();
+            found.sort();
+            assert_eq!(found, wanted, "{table}, {at}");
+        }
+    }
+
     /// Adds closed orders, each with so many items.
     pub(crate) async fn fill(&self, ids: std::ops::Range<i64>, items: i64) {
         let (orders, of_items) = (self.shop.table("orders"), self.shop.table("items"));

@@ -218,18 +218,6 @@ async fn the_process_that_is_killed() {
     println!("{:?}", Box::pin(archiving.run()).await.unwrap());
 }
 
-/// Each order, and each item, is in its table or in the archive, and in one of them only.
-async fn conserves<S: Shop>(yard: &Yard<S>, at: &str) {
-    let orders: Vec<String> = (0..6).map(|id| format!("o{id}")).collect();
-    let items: Vec<String> = (0..6).map(|id| format!("i{}", id * 100)).collect();
-    for (table, mut wanted) in [("orders", orders), ("items", items)] {
-        wanted.sort();
-        let mut found = [yard.live(table).await, yard.archived(table).await].concat();
-        found.sort();
-        assert_eq!(found, wanted, "{table}, {at}");
-    }
-}
-
 /// Archives in a process that is killed at a step, and then once more. Whether it was killed.
 async fn is_survived<S: Shop>(shop: S, process: &Process, step: i64) -> bool {
     let at = format!("{}, killed at step {step}", process.scheme);
@@ -240,11 +228,11 @@ async fn is_survived<S: Shop>(shop: S, process: &Process, step: i64) -> bool {
     yard.shop.change(&[format!("UPDATE {orders} SET state = 'open' WHERE id = 5")]).await;
     let was_killed = process.is_killed(&yard.rule, step).await;
     settle(&yard).await;
-    conserves(&yard, &at).await;
+    yard.conserves_each(0..6, &at).await;
     if was_killed {
         let report = yard.run().await.unwrap_or_else(|e| panic!("{at}: {e:?}"));
         assert!(report.quit.is_done(), "{at}: {report:?}");
-        conserves(&yard, &at).await;
+        yard.conserves_each(0..6, &at).await;
     }
     assert_eq!(yard.live("orders").await, ["o5"], "{at}");
     assert_eq!(yard.live("items").await, ["i500"], "{at}");
