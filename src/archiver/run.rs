@@ -381,7 +381,8 @@ pub(super) fn new_plan(
         members: Plan::members_of(&prepared.set),
         part: None,
         format: rule.format,
-        expire: rule.expire(now),
+        // Of two clocks that disagree, the later one: what is kept too long can still go.
+        expire: rule.expire(now.max(prepared.at)),
         lookup: rule.lookup.clone(),
         rows: prepared.estimate.rows,
         bytes: prepared.estimate.bytes,
