@@ -283,7 +283,7 @@ pub(super) fn hive(
     let of_trino = format!("regexp_extract(\"{file}\", '[^/]+$')");
     let hive = write('`', "INPUT__FILE__NAME", &of_hive);
     let trino = write('"', "\"$path\"", &of_trino);
-    let trino: String = trino.lines().map(|line| format!("--   {line}\n")).collect();
+    let trino = format!("--   {}\n", trino.trim_end_matches('\n').replace('\n', "\n--   "));
     format!("{hive}-- The same for Trino:\n{trino}")
 }
 

@@ -116,7 +116,7 @@ impl Parts<'_, '_> {
             if busy.contains(&partition.identity) {
                 continue;
             }
-            let quit = self.begin(whole, &partition).await?;
+            let quit = Box::pin(self.begin(whole, &partition)).await?;
             if stops(&quit) {
                 return Ok(quit);
             }

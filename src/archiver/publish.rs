@@ -78,7 +78,7 @@ pub(super) fn union_of(files: &[Counted<'_>], more: &[String], name: Option<&str
         match groups.iter_mut().find(is_like) {
             Some(group) => group.paths.push(&file.path),
             None => {
-                groups.push(Group { format: file.format, casts, more, paths: vec![&file.path] })
+                groups.push(Group { format: file.format, casts, more, paths: vec![&file.path] });
             }
         }
     }

@@ -473,17 +473,6 @@ impl Linked {
     }
 }
 
-fn text(
-    (columns, planned): (&[Column], &[Column]),
-    values: &[Option<&[u8]>],
-    place: usize,
-) -> Option<String> {
-    let value = values.get(place).copied().flatten()?;
-    let column = columns.get(place)?;
-    let said = said((column, planned), value).map(|(sense, said)| sense.meant(&said));
-    said.or_else(|| value_text(&column.kind, value))
-}
-
 /// How a value of a column is read, and what it says; none where that is no text.
 fn said((column, planned): (&Column, &[Column]), value: &[u8]) -> Option<(Sense, String)> {
     // Where some text was none, all of the column is kept as its bytes.

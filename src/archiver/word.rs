@@ -72,7 +72,8 @@ impl Rests {
     /// What others are to hear now. That others get their turn after each transaction is no rest.
     pub(super) fn see(&mut self, turn: &Turn, now: Duration) -> Option<Heard> {
         match turn {
-            Turn::Rest(Rest { cause: Cause::Nice, .. }) => None,
+            // Why it stops is said at the end.
+            Turn::Rest(Rest { cause: Cause::Nice, .. }) | Turn::Stop(_) => None,
             Turn::Rest(Rest { cause, why, .. }) => {
                 let rested = now.saturating_sub(*self.since.get_or_insert(now));
                 let is_known = self.heard.as_ref().is_some_and(|(heard, at)| {
@@ -85,8 +86,6 @@ impl Rests {
                 self.has_spoken = true;
                 Some(Heard::Rests { cause: cause.clone(), why: why.clone(), rested })
             }
-            // Why it stops is said at the end.
-            Turn::Stop(_) => None,
             Turn::Go => {
                 self.since = None;
                 let is_news = self.heard.take().is_some() || !self.has_spoken;

@@ -144,8 +144,7 @@ async fn every_commit_can_be_restored() {
         .filter(|name| name.contains("restoring"))
         .collect();
     assert!(left.is_empty(), "{left:?}");
-    let report = repository.verify_names(&meter).await.unwrap();
-    assert_eq!(report.problems, []);
+    assert_eq!(repository.verify_names(&meter).await.unwrap().problems, []);
     assert_eq!(repository.verify_backup(&second.committed, &meter).await.unwrap().problems, []);
     assert_eq!(repository.verify_log("app").await.unwrap().problems, []);
 }

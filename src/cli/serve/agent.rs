@@ -73,7 +73,7 @@ pub(crate) async fn run(session: &Session, options: AgentOptions) -> Result<u8> 
     run::tell(sd_notify::NotifyState::Ready);
     let worked = async {
         if options.once {
-            return agent.assist_once(fleets, stop).await;
+            return Box::pin(agent.assist_once(fleets, stop)).await;
         }
         agent.assist(fleets, stop).await.map(|()| Vec::new())
     };

@@ -101,14 +101,14 @@ impl Coordinator {
             Ok(outcomes)
         };
         let mut stopping = stop.clone();
-        self.alive(async {
+        let working = self.alive(async {
             tokio::select! {
                 biased;
                 done = done => done,
                 never = self.lose_patience(&mut stopping) => match never {},
             }
-        })
-        .await
+        });
+        Box::pin(working).await
     }
 
     /// Says where its databases stand, again and again.

@@ -148,7 +148,9 @@ impl Coordinator {
                 }
             }
         }
-        names.iter().for_each(|name| self.shared.change(name));
+        for name in names {
+            self.shared.change(&name);
+        }
         Ok(())
     }
 

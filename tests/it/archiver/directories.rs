@@ -2,7 +2,7 @@
 //! files from before that are read where they are.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says what it tried")]
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use stillpoint::{
@@ -78,7 +78,7 @@ async fn aged(yard: &mut Yard<Sqlite>) {
     };
     for name in names(&*yard.store, "").await {
         let mut content = bytes(&*yard.store, &name).await;
-        if name.as_str().ends_with(".json") {
+        if Path::new(name.as_str()).extension().is_some_and(|end| end == "json") {
             content = plain(&String::from_utf8(content).unwrap()).into_bytes();
         }
         let name = Key::new(plain(name.as_str())).unwrap();

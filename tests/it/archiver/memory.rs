@@ -2,11 +2,7 @@
 //!
 //! How fast that is, beside a script and pt-archiver, `benches/archive.py` measures;
 //! `benches/archive_memory.py` measures as many slices as a billion rows have.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test that panics has failed, and says what it measured"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::{env, process::Command};
 

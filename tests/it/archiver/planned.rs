@@ -1,5 +1,4 @@
 //! What `archive plan` says that a run will lock.
-#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use serde_json::Value;
 

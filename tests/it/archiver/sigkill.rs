@@ -1,10 +1,6 @@
 //! Invariant 1 with real kills: a process that archives ends by SIGKILL at each step that a witness
 //! is told of, and before and amid what it does with files; the next run goes on from there.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test that panics has failed, and says what it tried"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::{
     env, io,

@@ -21,6 +21,7 @@ pub enum Alike {
 
 impl Alike {
     /// Whether only texts of the same bytes are one.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "so asks serde")]
     pub fn is_same(&self) -> bool {
         *self == Self::Same
     }

@@ -219,21 +219,31 @@ async fn key(client: &Client, root: &Member) -> Result<Finding> {
 /// A key by which texts of other bytes are the same: versions of its rows would not be told from
 /// other rows.
 async fn folding_key(client: &Client, member: &Member, number: u32) -> Result<Vec<Finding>> {
+    let query = "SELECT a.attname::text, quote_ident(l.collname)
+        FROM pg_attribute AS a JOIN pg_collation AS l ON l.oid = a.attcollation
+        WHERE a.attrelid = $1 AND a.attname::text = ANY ($2::text[]) AND NOT l.collisdeterministic
+        ORDER BY a.attnum";
     let table = &member.table;
+    let key = table.key.iter().filter_map(|at| table.columns.get(*at));
+    let key: Vec<&str> = key.map(|column| column.name.as_str()).collect();
+    let rows = client.query(query, &[&number, &key]).await.map_err(|e| failed(e, STEP))?;
     let mut findings = Vec::new();
-    for column in table.key.iter().filter_map(|at| table.columns.get(*at)) {
-        let compares = links::Compares::of(client, number, &column.name).await?;
-        if let Some(collation) = compares.as_ref().and_then(links::Compares::folds) {
-            let found = format!(
-                "{}: {} compares texts by {collation}, by which those of other bytes are the same; \
-                 key = \"INDEX\" names another unique index of the root",
-                table.name, column.name
-            );
-            let (name, of) = (quoted(&column.name), &column.engine_type);
-            let change =
-                format!("ALTER TABLE {} ALTER COLUMN {name} TYPE {of} COLLATE \"C\"", table.name);
-            findings.push(lacking("key", found, change));
-        }
+    for row in &rows {
+        let text = |at: usize| row.try_get::<_, String>(at).map_err(|e| failed(e, STEP));
+        let (name, collation) = (text(0)?, text(1)?);
+        let found = format!(
+            "{}: {name} compares texts by {collation}, by which those of other bytes are the same; \
+             key = \"INDEX\" names another unique index of the root",
+            table.name
+        );
+        let of = table.columns.iter().find(|column| column.name == name);
+        let of = of.map(|column| column.engine_type.as_str()).unwrap_or_default();
+        let change = format!(
+            "ALTER TABLE {} ALTER COLUMN {} TYPE {of} COLLATE \"C\"",
+            table.name,
+            quoted(&name)
+        );
+        findings.push(lacking("key", found, change));
     }
     Ok(findings)
 }

@@ -63,7 +63,7 @@ async fn rows_of_other_tables_do_not_go_with_those_of_a_set() {
             let mut rows = open(&stage).await;
             let mut set = set(rows.table("public.t").await.unwrap(), "id < 3");
             let (columns, parent_columns) = (vec!["t".to_owned()], vec!["id".to_owned()]);
-            let link = Some(Link { parent: 0, columns, parent_columns });
+            let link = Some(Link { parent: 0, columns, parent_columns, likeness: Vec::new() });
             set.members.push(Member { table: rows.table("public.c").await.unwrap(), link });
             let findings = rows.examine(&set).await.unwrap();
             let told = findings.iter().find(|one| one.subject == "trigger").expect(body);

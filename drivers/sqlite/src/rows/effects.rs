@@ -41,7 +41,10 @@ impl Effect {
 /// What deleting rows of a table does besides deleting them. Triggers are compiled whole, whatever
 /// rows there are.
 /// Source: <https://www.sqlite.org/c3ref/set_authorizer.html>.
-pub(super) fn effects(connection: &Connection, own: &str) -> rusqlite::Result<BTreeSet<Effect>> {
+pub(super) fn effects(
+    connection: &mut Connection,
+    own: &str,
+) -> rusqlite::Result<BTreeSet<Effect>> {
     let (note, noted) = mpsc::channel();
     let hook = move |context: AuthContext<'_>| {
         let (deed, table) = match context.action {
@@ -198,8 +201,8 @@ mod tests {
             table: table.to_owned(),
             trigger: Some("x".to_owned()),
         };
-        let (connection, names) = (open(), ["t".to_owned()]);
-        let found = effects(&connection, "t").unwrap();
+        let (mut connection, names) = (open(), ["t".to_owned()]);
+        let found = effects(&mut connection, "t").unwrap();
         assert_eq!(found, BTreeSet::from([effect("places"), effect("words")]));
         let loses = |table| loses(&connection, &names, &effect(table)).unwrap();
         assert!(loses("places") && loses("words"));
@@ -216,7 +219,7 @@ mod tests {
 
     #[test]
     fn what_a_deletion_does_besides_is_told_at_any_depth_and_once_only() {
-        let connection = Connection::open_in_memory().unwrap();
+        let mut connection = Connection::open_in_memory().unwrap();
         connection
             .execute_batch(
                 "PRAGMA foreign_keys = ON;
@@ -239,12 +242,12 @@ mod tests {
             effect(Deed::Delete, "other", Some("two")),
             effect(Deed::Update, "sum", Some("three")),
         ]);
-        assert_eq!(effects(&connection, "t").unwrap(), expected);
+        assert_eq!(effects(&mut connection, "t").unwrap(), expected);
         // Nobody is asked any more.
         connection.execute_batch("INSERT INTO t VALUES (1); DELETE FROM t").unwrap();
-        assert_eq!(effects(&connection, "t").unwrap(), expected);
-        assert_eq!(effects(&connection, "other").unwrap(), BTreeSet::new());
-        assert!(effects(&connection, "none").is_err());
+        assert_eq!(effects(&mut connection, "t").unwrap(), expected);
+        assert_eq!(effects(&mut connection, "other").unwrap(), BTreeSet::new());
+        assert!(effects(&mut connection, "none").is_err());
         connection.execute_batch("DROP TRIGGER two; UPDATE t SET id = 1").unwrap();
     }
 }

@@ -22,7 +22,7 @@ fn finding(
 }
 
 /// Everything that speaks against moving a set.
-pub(super) fn examine(desk: &Desk, set: &ArchiveSet) -> Result<Vec<Finding>> {
+pub(super) fn examine(desk: &mut Desk, set: &ArchiveSet) -> Result<Vec<Finding>> {
     let mut findings = vec![journal(desk)?];
     for (at, member) in set.members.iter().enumerate() {
         let own = own_name(&member.table.name)?;
@@ -139,8 +139,8 @@ fn is_last_selected(
 
 /// Whether rows can be deleted at all, and what happens then: a trigger, an index or a check may
 /// need functions or collations that only the application has, and a trigger may do anything.
-fn deletion(desk: &Desk, set: &ArchiveSet, member: &Member, own: &str) -> Result<Vec<Finding>> {
-    let found = match effects(desk.connection(), own) {
+fn deletion(desk: &mut Desk, set: &ArchiveSet, member: &Member, own: &str) -> Result<Vec<Finding>> {
+    let found = match effects(desk.connection_mut(), own) {
         Err(e) if matches!(e, rusqlite::Error::SqlInputError { .. }) => {
             let found = format!("{}: rows cannot be deleted here: {e}", member.table.name);
             return Ok(vec![finding("deletion", found, Weight::Lacking, None)]);

@@ -180,7 +180,7 @@ pub(super) fn strike(desk: &Desk, entry: &LedgerEntry) -> Result<()> {
 /// SQLite deletes all rows before it returns the first one, and returns them as they were before
 /// triggers saw them. Source: <https://www.sqlite.org/lang_returning.html>, 2.1 and 3.
 fn delete(
-    desk: &Desk,
+    desk: &mut Desk,
     set: &ArchiveSet,
     member: usize,
     range: &KeyRange,
@@ -189,12 +189,14 @@ fn delete(
     let condition = condition(desk, set, member, range)?;
     let table = &set.members[member].table;
     let own = own_name(&table.name)?;
-    let connection = desk.connection();
-    let has_triggers = !desk.sql(triggers(connection, &own), "look for triggers")?.is_empty();
+    let triggers = triggers(desk.connection(), &own);
+    let has_triggers = !desk.sql(triggers, "look for triggers")?.is_empty();
     // A trigger may delete rows that are selected, too, before it is their turn.
     let selected = if has_triggers { Some(count(desk, table, &condition)?) } else { None };
     // A trigger of another table may be new, and make one of this table do more than it did.
     let besides = if has_triggers { Besides::look(desk, set, &own)? } else { Besides::default() };
+    let desk: &Desk = desk;
+    let connection = desk.connection();
     let (columns, checked) = checked_columns(desk, table)?;
     let sql =
         format!("DELETE FROM main.{} WHERE {} RETURNING {columns}", quoted(&own), condition.sql);
@@ -269,10 +271,11 @@ struct Besides {
 
 impl Besides {
     /// Looks before anything is deleted, and refuses what would lose rows.
-    fn look(desk: &Desk, set: &ArchiveSet, own: &str) -> Result<Self> {
+    fn look(desk: &mut Desk, set: &ArchiveSet, own: &str) -> Result<Self> {
         const STEP: &str = "ask what triggers do";
+        let (names, found) = (own_names(set)?, effects(desk.connection_mut(), own));
+        let found = desk.sql(found, STEP)?;
         let connection = desk.connection();
-        let (names, found) = (own_names(set)?, desk.sql(effects(connection, own), STEP)?);
         for effect in &found {
             if desk.sql(loses(connection, &names, effect), STEP)? {
                 return Err(lost(own, effect));

@@ -43,9 +43,10 @@ fn is_other(column: &str) -> String {
 
 /// Refuses a row with text that would come back as other text.
 pub(super) fn check(desk: &Desk, table: &Table, row: &Row<'_>) -> Result<()> {
-    let place = row.get::<_, Option<usize>>(table.columns.len());
+    let place = row.get::<_, Option<u32>>(table.columns.len());
     let Some(place) = desk.sql(place, STEP)? else { return Ok(()) };
-    let column = table.columns.get(place).map(|column| column.name.as_str()).unwrap_or_default();
+    let column =
+        table.columns.get(place as usize).map(|column| column.name.as_str()).unwrap_or_default();
     let (mut names, mut values) = (Vec::new(), Vec::new());
     for at in &table.key {
         names.push(table.columns[*at].name.as_str());

@@ -40,6 +40,11 @@ impl Desk {
         self.connection.as_ref().expect("it is there until the thread ends")
     }
 
+    /// The connection, for who hangs something on it.
+    pub(super) fn connection_mut(&mut self) -> &mut Connection {
+        self.connection.as_mut().expect("it is there until the thread ends")
+    }
+
     /// Turns SQLite's errors into ours.
     pub(super) fn sql<T>(&self, result: rusqlite::Result<T>, step: &'static str) -> Result<T> {
         result.map_err(|e| error::sqlite(e, step, &self.database.path))

@@ -58,7 +58,7 @@ async fn hanging(rows: &mut dyn Rows, set: &ArchiveSet) -> Vec<i64> {
     let (mut kept, mut ids) = (Kept::default(), Vec::new());
     let mut snapshot = rows.snapshot().await.unwrap();
     snapshot.member(set, 1, &KeyRange::default(), &mut kept).await.unwrap();
-    for row in kept.0.iter().flat_map(|batch| batch.rows()) {
+    for row in kept.0.iter().flat_map(stillpoint_contract::RowBatch::rows) {
         let id = values(row).next().unwrap().unwrap().unwrap();
         ids.push(i64::from_be_bytes(*id[1..].first_chunk().unwrap()));
     }

@@ -149,7 +149,7 @@ const SHOP: &str = "
 async fn shop(rows: &mut dyn Rows) -> ArchiveSet {
     let mut set = set(rows.table("t").await.unwrap(), "id < 3");
     let (columns, parent_columns) = (vec!["t".to_owned()], vec!["id".to_owned()]);
-    let link = Some(Link { parent: 0, columns, parent_columns });
+    let link = Some(Link { parent: 0, columns, parent_columns, likeness: Vec::new() });
     set.members.push(Member { table: rows.table("c").await.unwrap(), link });
     set
 }
@@ -602,7 +602,7 @@ async fn keys_that_are_given_to_other_rows_again_are_told() {
         let mut rows = open(&at(&directory)).await;
         let mut set = set(rows.table("p").await.unwrap(), predicate);
         let (columns, parent_columns) = (vec!["p".to_owned()], vec!["id".to_owned()]);
-        let link = Some(Link { parent: 0, columns, parent_columns });
+        let link = Some(Link { parent: 0, columns, parent_columns, likeness: Vec::new() });
         set.members.push(Member { table: rows.table("c").await.unwrap(), link });
         let findings = rows.examine(&set).await.unwrap();
         let advice = findings.iter().filter(|one| one.found.contains("AUTOINCREMENT"));
