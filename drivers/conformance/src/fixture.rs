@@ -53,8 +53,8 @@ pub trait Fixture: fmt::Debug + Send + Sync {
 /// - `named (name, v)` with a key of text; `pairs (a, b, v)` with one of a number and a text.
 /// - `samples (id, …)` with rows of every type; `zoneless (id, at)` with a time without a zone.
 /// - `keyless` without a key, and `floating` with one of floating-point numbers.
-/// - `unlike (code, …)`, to which `unlike_parts (id, code)` refers, by an index: which rows refer to
-///   which, values alone do not tell, or the engine means others when it deletes.
+/// - `unlike (code, …)`, to which `unlike_parts (id, code)` refers, by an index: values alone do
+///   not tell which rows refer to which, or the engine means others when it deletes.
 #[derive(Clone, Copy, Debug)]
 pub struct RowTables {
     /// The statements that make all of them.

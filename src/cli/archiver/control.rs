@@ -42,7 +42,8 @@ pub(crate) struct SetOptions {
     set: String,
     /// lag=2s, threads=40, wal_rate=20MiB/s, log_used=60% or 4GiB, dead_rows=2000000: rest while
     /// there is more; nice=50: rest so many % of a transaction's time after it; txn=250ms:
-    /// how long one should take; batch=8000: how many rows a slice has that is read from now on. It holds for all later runs, until lag=policy lets what the policy says count again.
+    /// how long one should take; batch=8000: how many rows a slice has that is read from now on. It
+    /// holds for all later runs, until lag=policy lets what the policy says count again.
     #[arg(value_name = "NAME=VALUE", required = true)]
     values: Vec<String>,
 }

@@ -249,7 +249,8 @@ pub(super) async fn leaving(client: &Client, partition: &Partition) -> Result<Ve
     Ok(locks)
 }
 
-/// What DETACH takes of the partition itself: less before 14. Source: PostgreSQL 13 and 14, `ATExecDetachPartition`, and `pg_locks`.
+/// What DETACH takes of the partition itself: less before 14. Source: PostgreSQL 13 and 14,
+/// `ATExecDetachPartition`, and `pg_locks`.
 async fn lock_of_detached(client: &Client) -> Result<&'static str> {
     let query = "SELECT current_setting('server_version_num')::int >= 140000";
     let row = client.query_one(query, &[]).await.map_err(|e| failed(e, STEP))?;

@@ -14,6 +14,7 @@ mod process;
 mod references;
 mod restore;
 mod resume;
+mod returned;
 mod rows;
 mod snapshot;
 mod users;
