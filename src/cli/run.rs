@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::{
-    CommandFactory, Parser,
+    ArgMatches, CommandFactory, Parser,
     error::{ContextKind, ContextValue, ErrorKind as Misuse},
 };
 use stillpoint_contract::{Error, ErrorKind, Result, code};
@@ -50,9 +50,9 @@ pub fn main(world: World) -> ExitCode {
         Ok(typed) => typed,
         Err(misuse) => {
             let run = Run::new(&*world.entropy, String::new(), Vec::new());
-            let status = explain(&without_hidden(misuse), &arguments, &environment, &run);
-            let is_failure = status != exit::OK && seems_to_fetch(&arguments);
-            return ExitCode::from(if is_failure { fetch::GIVE_UP } else { status });
+            let is_fetch = means_fetch(&arguments);
+            let misuse = without_hidden(misuse);
+            return ExitCode::from(explain(&misuse, &arguments, &environment, &run, is_fetch));
         }
     };
     let is_fetch = typed.command.is_fetch();
@@ -65,12 +65,6 @@ pub fn main(world: World) -> ExitCode {
     let status =
         status.unwrap_or_else(|why| if is_fetch { fetch::GIVE_UP } else { resume_unwind(why) });
     ExitCode::from(status)
-}
-
-/// Whether a command line that is not understood was to be `wal-get` or `logs get`.
-fn seems_to_fetch(arguments: &[OsString]) -> bool {
-    let mut of_logs = arguments.iter().skip_while(|word| *word != "logs");
-    arguments.iter().any(|word| word == "wal-get") || of_logs.any(|word| word == "get")
 }
 
 fn start(world: World, environment: Environment, mut typed: Typed, words: Vec<OsString>) -> u8 {
@@ -297,6 +291,7 @@ fn explain(
     arguments: &[OsString],
     environment: &Environment,
     run: &Run,
+    is_fetch: bool,
 ) -> u8 {
     let text = misuse.render();
     match misuse.kind() {
@@ -304,19 +299,36 @@ fn explain(
             let look = plain_look(environment);
             let colour = std::io::stdout().is_terminal() && look.colour;
             let text = if colour { text.ansi().to_string() } else { text.to_string() };
-            return answer::print(&text).map_or(1, |()| exit::OK);
+            let failed = failure(ErrorKind::Bug, is_fetch);
+            return answer::print(&text).map_or(failed, |()| exit::OK);
         }
         Misuse::DisplayHelpOnMissingArgumentOrSubcommand => {
             complain(&text.to_string());
-            return exit::status(ErrorKind::Invalid);
+            return failure(ErrorKind::Invalid, is_fetch);
         }
         _ => {}
     }
     let error = misused(&text.to_string());
-    let status = exit::status(error.kind());
+    let status = failure(error.kind(), is_fetch);
     let (format, look) = (asked_format(arguments), plain_look(environment));
     complain(&report::render(&error, status, format, &look, run));
     status
+}
+
+/// Whether a server that replays waits for a command that was not understood. Where it is not even
+/// known which command that is, the words decide: an end that is told to such a server in error
+/// loses it the rest of the log.
+fn means_fetch(arguments: &[OsString]) -> bool {
+    let is_there = |name: &str| arguments.iter().any(|word| word == name);
+    let understood = Typed::command().ignore_errors(true).try_get_matches_from(arguments).ok();
+    match understood.as_ref().and_then(ArgMatches::subcommand) {
+        Some(("wal-get", _)) => true,
+        Some(("logs", inner)) => {
+            inner.subcommand_name().map_or_else(|| is_there("get"), |name| name == "get")
+        }
+        Some(_) => false,
+        None => is_there("wal-get") || (is_there("logs") && is_there("get")),
+    }
 }
 
 /// Leaves out of the parser's tips what is a part of other commands.
@@ -419,11 +431,32 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_server_waits_for_ends_as_a_failure_to_fetch() {
-        let seems =
-            |line: &str| seems_to_fetch(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
-        assert!(seems("stillpoint --bad wal-get a b") && seems("stillpoint logs --repo r get"));
-        assert!(!seems("stillpoint archive get") && !seems("stillpoint backup get"));
+    fn what_a_server_waits_for_is_told_from_other_commands() {
+        let means_fetch = |line: &str| {
+            let words: Vec<_> = line.split(' ').map(OsString::from).collect();
+            assert!(Typed::try_parse_from(&words).is_err(), "{line}");
+            means_fetch(&words)
+        };
+        for line in [
+            "stillpoint wal-get --what",
+            "stillpoint --repo archive wal-get",
+            "stillpoint logs get --what",
+            "stillpoint logs --what get x y",
+            "stillpoint -o nothing wal-get x y",
+            "stillpoint --what logs get x y",
+        ] {
+            assert!(means_fetch(line), "{line}");
+        }
+        for line in [
+            "stillpoint archive get orders",
+            "stillpoint --repo logs archive get orders",
+            "stillpoint archive get wal-get --what",
+            "stillpoint archive --what get orders",
+            "stillpoint logs push",
+            "stillpoint backup get wal-get",
+        ] {
+            assert!(!means_fetch(line), "{line}");
+        }
     }
 
     #[test]

@@ -157,8 +157,10 @@ async fn what_the_archiver_pushes_is_restored_and_fetched_by_a_standby_byte_for_
     let mut away = site.command(&["wal-get", "0000000100000000000000F0", "fetched"]);
     let status = away.env("STILLPOINT_REPO", "nowhere").output().unwrap().status;
     assert_eq!(status.code(), Some(126));
-    let misused = site.command(&["wal-get", "--what"]).output().unwrap().status;
-    assert_eq!(misused.code(), Some(126));
+    let misused = site.command(&["wal-get", "--what"]).output().unwrap();
+    assert_eq!(misused.status.code(), Some(126));
+    let told = String::from_utf8(misused.stderr).unwrap();
+    assert!(told.contains("(exit 126)"), "{told}");
 
     // A standby that knows nothing but `wal-get` catches up.
     feed(&standby, &site);

@@ -97,6 +97,9 @@ fn orders_are_planned_archived_found_and_put_back() {
     assert_eq!((found.len(), found[0]["amount"].as_f64()), (1, Some(2.0)), "{found:?}");
     let (status, told) = ward.run(&["archive", "get", "orders", "--id", "1000000"]);
     assert!(status == 6 && told.contains("no archived row"), "{told}");
+    // No server waits for it, whatever word it shares with what one waits for.
+    let (status, told) = ward.run(&["archive", "get", "orders"]);
+    assert!(status == 2 && told.contains("(exit 2)"), "{status}: {told}");
     let where_ = "customer = 'customer 3' and id <= 70";
     let some = scan(&ward, &["scan", "orders", "--where", where_]);
     assert_eq!(some.len(), 10, "{some:?}");
