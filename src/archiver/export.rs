@@ -602,7 +602,7 @@ mod tests {
             identity: name.to_owned(),
             columns,
             key: vec![0],
-            collations: Vec::new(),
+            alike: Vec::new(),
             fingerprint: String::new(),
         };
         let roots = table("roots", vec![column(1, "id", Kind::Int64)]);

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use stillpoint_contract::{Collation, Column, Kind, Result, values};
+use stillpoint_contract::{Alike, Column, Kind, Result, values};
 
 use super::{file::value_text, meaning::Sense, names::Names, place::Place, read::Visible};
 use crate::pipeline::cpu::CpuPool;
@@ -45,8 +45,8 @@ struct Keyed {
     of: String,
     columns: Vec<Column>,
     planned: Vec<Column>,
-    /// Where they are, and how each of them compares texts.
-    places: Vec<(usize, Collation)>,
+    /// Where they are, and which texts each of them takes for one.
+    places: Vec<(usize, Alike)>,
 }
 
 impl Keyed {
@@ -57,11 +57,11 @@ impl Keyed {
         if member.file.is_none() || planned.key.is_empty() {
             return None;
         }
-        let named = |(at, collation): (usize, Collation)| {
+        let named = |(at, alike): (usize, Alike)| {
             let column = member.columns.get(at)?;
-            Some((names.column_now(plan, number, column), (at, collation)))
+            Some((names.column_now(plan, number, column), (at, alike)))
         };
-        let key: Option<Vec<(String, (usize, Collation))>> =
+        let key: Option<Vec<(String, (usize, Alike))>> =
             planned.compared_key().map(named).collect();
         let mut key = key?;
         // An index may have the same columns in another order.
@@ -76,13 +76,13 @@ impl Keyed {
     /// The key of a row; none where a value of it is NULL, which is like no other one.
     fn parts(&self, row: &[u8]) -> Result<Option<Vec<Part>>> {
         let values = values(row).collect::<Result<Vec<_>>>()?;
-        let part = |(place, collation): &(usize, Collation)| {
+        let part = |(place, alike): &(usize, Alike)| {
             let value = values.get(*place).copied().flatten()?;
             let column = self.columns.get(*place)?;
             let sense = Sense::of(column, &self.planned, Some(value));
             let says_class = matches!(column.kind, Kind::Dynamic { .. });
             let class = value.first().copied().filter(|_| says_class).unwrap_or_default();
-            let value = if says_class { collation.folded(value) } else { Cow::Borrowed(value) };
+            let value = if says_class { alike.form_of(value) } else { Cow::Borrowed(value) };
             Some(Part::of(sense, class, sense.meant(&value_text(&column.kind, &value)?)))
         };
         Ok(self.places.iter().map(part).collect())
@@ -114,10 +114,10 @@ impl Keyed {
 /// Lets all files of a table, oldest run first, compare keys as the newest one does: that is how
 /// they will meet, and plans did not always say it.
 fn compare_as_now(keyed: &mut [Vec<Option<Keyed>>]) {
-    let mut now: BTreeMap<String, Vec<Collation>> = BTreeMap::new();
+    let mut now: BTreeMap<String, Vec<Alike>> = BTreeMap::new();
     for one in keyed.iter().flatten().flatten() {
-        let collations = one.places.iter().map(|(_, collation)| *collation);
-        now.insert(one.of.clone(), collations.collect());
+        let alike = one.places.iter().map(|(_, alike)| *alike);
+        now.insert(one.of.clone(), alike.collect());
     }
     for one in keyed.iter_mut().flatten().flatten() {
         for ((_, own), collation) in
@@ -355,7 +355,7 @@ mod tests {
 
     use super::*;
 
-    fn keyed(kind: &Kind, collation: Collation) -> Keyed {
+    fn keyed(kind: &Kind, alike: Alike) -> Keyed {
         let column = Column {
             name: "id".to_owned(),
             id: 1,
@@ -366,16 +366,11 @@ mod tests {
             is_generated: false,
         };
         let columns = vec![column];
-        Keyed {
-            of: "t".to_owned(),
-            planned: columns.clone(),
-            columns,
-            places: vec![(0, collation)],
-        }
+        Keyed { of: "t".to_owned(), planned: columns.clone(), columns, places: vec![(0, alike)] }
     }
 
     fn hash(kind: &Kind, value: &[u8]) -> [u8; 16] {
-        hash_by(&keyed(kind, Collation::Binary), value)
+        hash_by(&keyed(kind, Alike::Same), value)
     }
 
     fn hash_by(keyed: &Keyed, value: &[u8]) -> [u8; 16] {
@@ -405,14 +400,14 @@ mod tests {
     #[test]
     fn keys_are_the_same_by_the_collation_that_the_newest_plan_says() {
         let text = Kind::Dynamic { declared: Class::Text };
-        let by = |collation| vec![Some(keyed(&text, collation))];
-        let mut all = [by(Collation::Binary), vec![None], by(Collation::Nocase)];
+        let by = |alike| vec![Some(keyed(&text, alike))];
+        let mut all = [by(Alike::Same), vec![None], by(Alike::Case)];
         compare_as_now(&mut all);
         let [Some(old)] = &all[0][..] else { panic!("it is gone") };
         let [Some(new)] = &all[2][..] else { panic!("it is gone") };
         assert_eq!(hash_by(old, b"tBob"), hash_by(new, b"tbob"));
         assert_ne!(hash_by(old, b"tBob"), hash_by(new, b"tbob "));
-        let mut all = [by(Collation::Rtrim), by(Collation::Binary)];
+        let mut all = [by(Alike::Spaces), by(Alike::Same)];
         compare_as_now(&mut all);
         let [Some(old)] = &all[0][..] else { panic!("it is gone") };
         assert_ne!(hash_by(old, b"tbob "), hash_by(old, b"tbob"));

@@ -43,7 +43,7 @@ impl<'a> Keyed<'a> {
         let (called, columns): (Vec<String>, Vec<&Column>) = key.into_iter().unzip();
         let sensed = |column: &'a Column| (column, Sense::of(column, &table.columns, None));
         let columns = columns.into_iter().map(sensed).collect();
-        Self { called, format: file.format, columns, folds: !table.collations.is_empty() }
+        Self { called, format: file.format, columns, folds: !table.alike.is_empty() }
     }
 
     /// Whether files have the same key, by the same names and in the same forms.

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{
-    Collation, Driver, Error, ErrorKind, LedgerEntry, Result, RowBatch, RowSink, Rows, code, values,
+    Alike, Driver, Error, ErrorKind, LedgerEntry, Result, RowBatch, RowSink, Rows, code, values,
 };
 
 use super::{
@@ -386,12 +386,12 @@ fn row_hash(row: &[u8]) -> u64 {
     u64::from_le_bytes(first)
 }
 
-fn key_hash(places: &[(usize, Collation)], row: &[u8]) -> Result<u64> {
+fn key_hash(places: &[(usize, Alike)], row: &[u8]) -> Result<u64> {
     let values = values(row).collect::<Result<Vec<_>>>()?;
     let mut hasher = blake3::Hasher::new();
-    for (place, collation) in places {
+    for (place, alike) in places {
         let value = values.get(*place).copied().flatten().unwrap_or_default();
-        let value = collation.folded(value);
+        let value = alike.form_of(value);
         hasher.update(&(value.len() as u64).to_le_bytes());
         hasher.update(&value);
     }
@@ -412,8 +412,8 @@ impl RowSink for Uncounted {
 
 /// Looks for rows of a table among those of a file.
 struct Looking {
-    /// Where the columns of the key are, and how each of them compares texts.
-    places: Vec<(usize, Collation)>,
+    /// Where the columns of the key are, and which texts each of them takes for one.
+    places: Vec<(usize, Alike)>,
     /// By the hash of a key: the slice that has it, and the hash of the row.
     archived: HashMap<u64, (u32, u64)>,
     living: Living,

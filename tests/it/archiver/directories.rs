@@ -98,6 +98,11 @@ async fn hive(yard: &Yard<Sqlite>) -> String {
     hive_tables(&yard.place, &Shelf::load(&yard.place).await.unwrap())
 }
 
+/// Whether the rows of orders are put together of several tables.
+fn is_view(sql: &str) -> bool {
+    sql.contains("VIEW `orders` ")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_tables_share_no_directory() {
     let mut yard = yard(true).await;
@@ -107,7 +112,7 @@ async fn two_tables_share_no_directory() {
     for directory in [ORDERS_DIRECTORY, CUSTOMERS_DIRECTORY] {
         assert!(sql.contains(&format!("/{directory}';")), "{sql}");
     }
-    assert!(sql.contains("TABLE IF NOT EXISTS `orders` (") && !sql.contains("VIEW"), "{sql}");
+    assert!(sql.contains("TABLE IF NOT EXISTS `orders` (") && !is_view(&sql), "{sql}");
 
     // Those that do are read by all who know files by their names, and not by Hive.
     aged(&mut yard).await;
@@ -127,7 +132,7 @@ async fn two_tables_share_no_directory() {
     }
     let sql = hive(&yard).await;
     assert_eq!(sql.matches("LOCATION").count(), 2, "{sql}");
-    assert!(!sql.contains(&format!("/{SHARED}';")) && !sql.contains("VIEW"), "{sql}");
+    assert!(!sql.contains(&format!("/{SHARED}';")) && !is_view(&sql), "{sql}");
     assert_eq!(sql.matches(&*format!("/{SHARED}; see --for duckdb")).count(), 2, "{sql}");
 }
 
@@ -138,7 +143,7 @@ async fn hive_sees_a_table_of_several_directories_as_one() {
     archive(&yard, 1).await;
     aged(&mut yard).await;
     let before = hive(&yard).await;
-    assert!(before.contains(&format!("/{SHARED}';")) && !before.contains("VIEW"), "{before}");
+    assert!(before.contains(&format!("/{SHARED}';")) && !is_view(&before), "{before}");
     archive(&yard, 2).await;
     let sql = hive(&yard).await;
     assert!(

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::column::Class;
 
 /// Which texts are one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Alike {
     /// Those of the same bytes.
@@ -35,6 +37,16 @@ impl Alike {
                 let end = text.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
                 Cow::Borrowed(&text[..end])
             }
+        }
+    }
+
+    /// The same of a value that says its own class: what is no text is what it is.
+    pub fn form_of(self, value: &[u8]) -> Cow<'_, [u8]> {
+        match value {
+            [class @ b't', text @ ..] if !self.is_same() => {
+                Cow::Owned([&[*class][..], &self.form(text)].concat())
+            }
+            _ => Cow::Borrowed(value),
         }
     }
 }
@@ -70,5 +82,15 @@ mod tests {
         ] {
             assert_eq!(form(alike, text), expected, "{alike:?} {text}");
         }
+    }
+
+    #[test]
+    fn only_texts_have_another_form() {
+        let form = |alike: Alike, value: &[u8]| alike.form_of(value).into_owned();
+        assert_eq!(form(Alike::Case, b"tBob "), b"tbob ");
+        assert_eq!(form(Alike::Spaces, b"tBob "), b"tBob");
+        assert_eq!(form(Alike::Case, b"bBob"), b"bBob", "bytes are what they are");
+        assert_eq!(form(Alike::Spaces, b"b "), b"b ");
+        assert_eq!(form(Alike::Same, b"tBob "), b"tBob ");
     }
 }

@@ -1,12 +1,15 @@
 //! What is moved: tables, how they hang together, and stretches of them.
 
-use std::{borrow::Cow, fmt};
+use std::fmt;
 
 use bytes::Bytes;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{alike::Likeness, column::Column};
+use super::{
+    alike::{Alike, Likeness},
+    column::Column,
+};
 
 /// A table as the server has it now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,50 +23,19 @@ pub struct Table {
     /// The columns of its key, by their places in `columns`: a primary key, or another unique one
     /// without NULLs. Empty when it has none.
     pub key: Vec<usize>,
-    /// How those compare texts, in the same order; empty where all of them compare bytes.
+    /// Which texts those take for one, in the same order; empty where all of them compare bytes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub collations: Vec<Collation>,
+    pub alike: Vec<Alike>,
     /// A hash of everything that a change of the schema would change: columns, types, keys,
     /// triggers and constraints that see deletions.
     pub fingerprint: String,
 }
 
 impl Table {
-    /// The places of its key's columns, each with how it compares texts.
-    pub fn compared_key(&self) -> impl Iterator<Item = (usize, Collation)> {
-        let collations =
-            self.collations.iter().copied().chain(std::iter::repeat(Collation::Binary));
-        self.key.iter().copied().zip(collations)
-    }
-}
-
-/// How a column of a key compares texts.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum Collation {
-    /// By their bytes.
-    #[default]
-    Binary,
-    /// Small and capital letters are the same, of those that ASCII has.
-    Nocase,
-    /// Blanks at the end do not count.
-    Rtrim,
-}
-
-impl Collation {
-    /// A value that says its own class, as [`Class`](super::Class) has it: the same bytes for all
-    /// texts that are the same.
-    pub fn folded(self, value: &[u8]) -> Cow<'_, [u8]> {
-        match (self, value) {
-            (Self::Nocase, [b't', ..]) => Cow::Owned(value.to_ascii_lowercase()),
-            (Self::Rtrim, [b't', text @ ..]) => {
-                let blanks = text.iter().rev().take_while(|byte| **byte == b' ').count();
-                Cow::Borrowed(&value[..value.len() - blanks])
-            }
-            _ => Cow::Borrowed(value),
-        }
+    /// The places of its key's columns, each with which texts it takes for one.
+    pub fn compared_key(&self) -> impl Iterator<Item = (usize, Alike)> {
+        let alike = self.alike.iter().copied().chain(std::iter::repeat(Alike::Same));
+        self.key.iter().copied().zip(alike)
     }
 }
 
@@ -208,24 +180,4 @@ pub struct PutBackTally {
     pub replaced: u64,
     /// Those that did not, since another one was there.
     pub skipped: u64,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_that_a_collation_takes_for_one_have_one_form() {
-        let same = |collation: Collation, one: &[u8], other: &[u8]| {
-            collation.folded(one) == collation.folded(other)
-        };
-        assert!(same(Collation::Nocase, b"tBob", b"tbOB"));
-        assert!(!same(Collation::Nocase, "tÉ".as_bytes(), "té".as_bytes()));
-        assert!(!same(Collation::Nocase, b"tbob", b"tbob "));
-        assert!(!same(Collation::Nocase, b"bBob", b"bbob"), "bytes are what they are");
-        assert!(same(Collation::Rtrim, b"tbob  ", b"tbob"));
-        assert!(!same(Collation::Rtrim, b"tbob\t", b"tbob"));
-        assert!(!same(Collation::Rtrim, b"b ", b"b"));
-        assert!(!same(Collation::Binary, b"tBob", b"tbob"));
-    }
 }

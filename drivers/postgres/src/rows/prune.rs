@@ -200,7 +200,7 @@ async fn delete(
     let condition = condition(client, set, member, range).await?;
     let table = &set.members[member].table;
     let name = &table.name;
-    let has_triggers = has_triggers(client, table).await?;
+    let has_triggers = has_triggers(client, set).await?;
     let returned = match what {
         Some(what) => what.to_owned(),
         None if has_triggers => columns_amid(table, set_names),
@@ -417,12 +417,17 @@ async fn counted(client: &Client, number: u32) -> Result<i64> {
     row.and_then(|row| row.try_get(0)).map_err(|e| failed(e, STEP))
 }
 
-async fn has_triggers(client: &Client, table: &Table) -> Result<bool> {
+/// Whether tables of a set have triggers. A row that is deleted reaches those of tables that refer to
+/// its own, too, even where no row is left there: an action of a foreign key is a statement.
+async fn has_triggers(client: &Client, set: &ArchiveSet) -> Result<bool> {
     let query = "SELECT EXISTS (SELECT FROM pg_trigger
-        WHERE tgrelid = $1 AND (NOT tgisinternal OR tgparentid <> 0 AND tgconstraint = 0)
+        WHERE tgrelid = ANY ($1::oid[]) AND (NOT tgisinternal OR tgparentid <> 0 AND tgconstraint = 0)
             AND tgenabled <> 'D')";
-    let number = number_of(client, table).await?;
-    let row = client.query_one(query, &[&number]).await.map_err(|e| failed(e, STEP))?;
+    let mut numbers = Vec::new();
+    for member in &set.members {
+        numbers.push(number_of(client, &member.table).await?);
+    }
+    let row = client.query_one(query, &[&numbers]).await.map_err(|e| failed(e, STEP))?;
     row.try_get(0).map_err(|e| failed(e, STEP))
 }
 

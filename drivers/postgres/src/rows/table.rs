@@ -61,8 +61,8 @@ async fn read(client: &Client, found: Found) -> Result<Table> {
     let fingerprint = fingerprint(client, found.number).await?;
     let identity = format!("{}/{}", whose(client).await?, found.number);
     // Keys that compare texts otherwise than by their bytes are refused.
-    let collations = Vec::new();
-    Ok(Table { name: found.name, identity, columns, key, collations, fingerprint })
+    let alike = Vec::new();
+    Ok(Table { name: found.name, identity, columns, key, alike, fingerprint })
 }
 
 /// The places of columns, by their numbers.

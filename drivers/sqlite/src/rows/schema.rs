@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _};
 use stillpoint_contract::{
-    Class, Collation, Column, Error, ErrorKind, Kind, Referrer, Result, Table, TablePattern, code,
+    Alike, Class, Column, Error, ErrorKind, Kind, Referrer, Result, Table, TablePattern, code,
 };
 
 use super::{reference::Pair, worker::Desk};
@@ -48,15 +48,15 @@ pub(super) struct Term {
 
 impl Term {
     /// Which texts are the same. Source: <https://www.sqlite.org/datatype3.html>, 7.
-    fn folds(&self) -> Collation {
+    fn folds(&self) -> Alike {
         let is =
             |name: &str| self.collation.as_ref().is_some_and(|of| of.eq_ignore_ascii_case(name));
         if is("NOCASE") {
-            Collation::Nocase
+            Alike::Case
         } else if is("RTRIM") {
-            Collation::Rtrim
+            Alike::Spaces
         } else {
-            Collation::Binary
+            Alike::Same
         }
     }
 
@@ -90,10 +90,10 @@ pub(super) fn table(desk: &Desk, name: &str) -> Result<Table> {
     }
     let columns = desk.sql(columns(connection, &own), STEP)?;
     let terms = desk.sql(key(connection, &own), STEP)?;
-    let (key, collations) = places(&columns, &terms);
+    let (key, alike) = places(&columns, &terms);
     let fingerprint = desk.sql(fingerprint(connection, &own), STEP)?;
     let identity = format!("{}/{own}", desk.database.identity.id);
-    Ok(Table { name: shown(connection, &own), identity, columns, key, collations, fingerprint })
+    Ok(Table { name: shown(connection, &own), identity, columns, key, alike, fingerprint })
 }
 
 /// A name as people write it: without quotes where SQLite needs none.
@@ -163,20 +163,20 @@ pub(super) fn table_by(desk: &Desk, name: &str, index: &str) -> Result<Table> {
             .why("it has no unique index of that name that holds all rows and no NULLs")
             .next("key = \"primary\""));
     };
-    (table.key, table.collations) = places(&table.columns, &terms);
+    (table.key, table.alike) = places(&table.columns, &terms);
     Ok(table)
 }
 
 /// The places of a key's columns, and how they compare texts where one does not by their bytes. A
 /// key by a collation that only the application has is refused.
-fn places(columns: &[Column], terms: &[Term]) -> (Vec<usize>, Vec<Collation>) {
+fn places(columns: &[Column], terms: &[Term]) -> (Vec<usize>, Vec<Alike>) {
     let compared = |term: &Term| {
         let place = columns.iter().position(|column| column.name == term.name)?;
         Some((place, term.folds()))
     };
-    let (key, collations): (Vec<usize>, Vec<Collation>) = terms.iter().filter_map(compared).unzip();
-    let is_plain = collations.iter().all(|collation| *collation == Collation::Binary);
-    (key, if is_plain { Vec::new() } else { collations })
+    let (key, alike): (Vec<usize>, Vec<Alike>) = terms.iter().filter_map(compared).unzip();
+    let is_plain = alike.iter().all(|alike| *alike == Alike::Same);
+    (key, if is_plain { Vec::new() } else { alike })
 }
 
 /// The key of a table: the first of its [`keys`].

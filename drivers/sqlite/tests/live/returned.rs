@@ -6,6 +6,7 @@ use stillpoint_contract::{
     ArchiveSet, Conflict, ErrorKind, KeyRange, Link, Member, Result, RowBatch, Rows, Table, Weight,
     code,
 };
+use tempfile::TempDir;
 
 use crate::rows::{Kept, PATIENCE, at, count, database, delete, open, set};
 
@@ -185,9 +186,14 @@ async fn text_that_is_no_utf_16_is_refused() {
         ("UTF-16be", ["d83dde00", "feff", "006100000000", ""], ["d800", "dc000061", "fffe"]),
     ] {
         for bytes in other {
-            let (directory, db) = database(&format!(
-                "PRAGMA encoding = '{encoding}'; CREATE TABLE t (id INTEGER PRIMARY KEY, v, w)"
-            ));
+            let directory = TempDir::new().unwrap();
+            let db = Connection::open(at(&directory)).unwrap();
+            // Before anything else is written.
+            db.execute_batch(&format!(
+                "PRAGMA encoding = '{encoding}'; PRAGMA journal_mode = WAL;
+                 CREATE TABLE t (id INTEGER PRIMARY KEY, v, w)"
+            ))
+            .unwrap();
             let text = |bytes: &str| format!("CAST(x'{bytes}' AS TEXT)");
             let insert = |id: usize, value: &str| {
                 db.execute_batch(&format!("INSERT INTO t VALUES ({id}, {value}, 'text')")).unwrap();
