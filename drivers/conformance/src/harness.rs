@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A sentence that takes longer has come to a standstill.
-const PROOF_TIME_MAX: Duration = Duration::from_mins(2);
+const PROOF_TIME_MAX: Duration = Duration::from_mins(4);
 
 /// The environment variable that repeats a run with other random choices.
 const SEED: &str = "STILLPOINT_SEED";
