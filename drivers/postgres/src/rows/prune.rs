@@ -417,12 +417,12 @@ async fn counted(client: &Client, number: u32) -> Result<i64> {
     row.and_then(|row| row.try_get(0)).map_err(|e| failed(e, STEP))
 }
 
-/// Whether tables of a set have triggers. A row that is deleted reaches those of tables that refer to
-/// its own, too, even where no row is left there: an action of a foreign key is a statement.
+/// Whether tables of a set have triggers. A row that is deleted reaches those of tables that refer
+/// to its own, too, even where no row is left there: an action of a foreign key is a statement.
 async fn has_triggers(client: &Client, set: &ArchiveSet) -> Result<bool> {
     let query = "SELECT EXISTS (SELECT FROM pg_trigger
-        WHERE tgrelid = ANY ($1::oid[]) AND (NOT tgisinternal OR tgparentid <> 0 AND tgconstraint = 0)
-            AND tgenabled <> 'D')";
+        WHERE tgrelid = ANY ($1::oid[]) AND tgenabled <> 'D'
+            AND (NOT tgisinternal OR tgparentid <> 0 AND tgconstraint = 0))";
     let mut numbers = Vec::new();
     for member in &set.members {
         numbers.push(number_of(client, &member.table).await?);
