@@ -404,7 +404,6 @@ pub(super) fn table_name(set: &str, plan: &Plan, number: usize) -> String {
 }
 
 /// A file that counts.
-#[cfg_attr(not(feature = "parquet"), expect(dead_code, reason = "only Iceberg asks for it"))]
 pub(super) struct Counted<'a> {
     /// The plan of its run, and which of its tables it is about.
     pub(super) plan: &'a Plan,
