@@ -288,7 +288,7 @@ async fn i1_orders_of_postgresql_survive_writers_and_kills() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i1_families_of_sqlite_survive_writers_and_kills() {
-    for seed in seeds(20) {
+    for seed in seeds(10) {
         survive(Yard::new(Sqlite::new().await, true), true, End::Unwind, seed).await;
     }
 }
@@ -296,7 +296,7 @@ async fn i1_families_of_sqlite_survive_writers_and_kills() {
 #[tokio::test(flavor = "multi_thread")]
 async fn i1_families_of_postgresql_survive_writers_and_kills() {
     let Some(shop) = InPostgres::new(17).await else { return };
-    for seed in seeds(8) {
+    for seed in seeds(5) {
         shop.reset().await;
         survive(Yard::new(&shop, true), true, End::Unwind, seed).await;
     }
@@ -304,7 +304,7 @@ async fn i1_families_of_postgresql_survive_writers_and_kills() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i1_families_of_sqlite_survive_writers_and_signals() {
-    for seed in seeds(8) {
+    for seed in seeds(5) {
         let shop = Sqlite::new().await;
         let process = Process::new("sqlite", shop.path().display().to_string());
         let yard = Yard::in_store(shop, true, process.store().await);
@@ -315,7 +315,7 @@ async fn i1_families_of_sqlite_survive_writers_and_signals() {
 #[tokio::test(flavor = "multi_thread")]
 async fn i1_families_of_postgresql_survive_writers_and_signals() {
     let Some(shop) = InPostgres::new(18).await else { return };
-    for seed in seeds(5) {
+    for seed in seeds(3) {
         shop.reset().await;
         let process = Process::new("postgres", shop.address());
         let yard = Yard::in_store(&shop, true, process.store().await);
