@@ -77,17 +77,48 @@ pub(super) fn own_names(set: &ArchiveSet) -> Result<Vec<String>> {
     set.members.iter().map(|member| own_name(&member.table.name)).collect()
 }
 
-/// Whether rows are lost by an effect: it deletes some of a table that is not in the set.
+/// Whether rows are lost by an effect: it deletes some of a table that is not in the set, or may.
 pub(super) fn loses(
     connection: &Connection,
     names: &[String],
     effect: &Effect,
 ) -> rusqlite::Result<bool> {
     let is_outside = !names.iter().any(|own| effect.is_on(own));
-    Ok(effect.deed == Deed::Delete
+    let deletes = effect.deed == Deed::Delete || replaces_others(connection, effect)?;
+    Ok(deletes
         && is_outside
         && !has_no_rows(connection, &effect.table)?
         && !is_filled(connection, names, &effect.table)?)
+}
+
+/// Whether a trigger that writes a row may have SQLite delete another one in its favour, of which the
+/// authorizer is not told. By its only key, that is the same row with other values.
+/// Source: <https://www.sqlite.org/lang_conflict.html>, "REPLACE".
+fn replaces_others(connection: &Connection, effect: &Effect) -> rusqlite::Result<bool> {
+    let Some(trigger) = &effect.trigger else { return Ok(false) };
+    let made = |kind: &str, name: &str| {
+        let query = "SELECT sql FROM main.sqlite_schema \
+                     WHERE type = ?1 AND name = ?2 COLLATE NOCASE AND sql IS NOT NULL";
+        let sql = connection.query_row(query, [kind, name], |row| row.get(0)).optional();
+        sql.map(Option::<String>::unwrap_or_default)
+    };
+    if !replaces(&made("trigger", trigger)?) && !replaces(&made("table", &effect.table)?) {
+        return Ok(false);
+    }
+    let query = "SELECT (SELECT count(*) FROM pragma_index_list(?1, 'main') \
+                    WHERE \"unique\" AND origin <> 'pk') \
+                 + EXISTS (SELECT 1 FROM pragma_table_info(?1, 'main') WHERE pk > 0)";
+    let keys: i64 = connection.query_row(query, [&effect.table], |row| row.get(0))?;
+    Ok(keys > 1)
+}
+
+/// Whether a statement says that rows are replaced; the function of that name does not.
+fn replaces(sql: &str) -> bool {
+    let sql = sql.to_uppercase();
+    let words = sql.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|one| !one.is_empty());
+    let words: Vec<&str> = words.collect();
+    let pairs = [["OR", "REPLACE"], ["REPLACE", "INTO"], ["CONFLICT", "REPLACE"]];
+    words.windows(2).any(|pair| pairs.iter().any(|one| one == pair))
 }
 
 /// Whether a virtual table, such as an R-Tree or a full-text index, has what a trigger puts there
@@ -165,6 +196,40 @@ mod tests {
             ("CREATE TABLE fts5(content CHECK (content = 1))", false),
         ] {
             assert_eq!(is_mere_index(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_row_that_makes_way_for_another_one_is_lost() {
+        for (table, then, expected) in [
+            ("id INTEGER PRIMARY KEY, a UNIQUE", "REPLACE INTO o VALUES (old.id, 'same')", true),
+            ("id INTEGER PRIMARY KEY, a UNIQUE", "UPDATE OR REPLACE o SET a = 'same'", true),
+            (
+                "id INTEGER PRIMARY KEY, a UNIQUE ON CONFLICT REPLACE",
+                "INSERT INTO o VALUES (old.id, 'same')",
+                true,
+            ),
+            ("a TEXT PRIMARY KEY, b UNIQUE", "INSERT OR REPLACE INTO o VALUES (1, 2)", true),
+            // A running total.
+            ("id INTEGER PRIMARY KEY, n", "INSERT OR REPLACE INTO o VALUES (1, 2)", false),
+            ("id TEXT PRIMARY KEY, n", "REPLACE INTO o VALUES (1, 2)", false),
+            ("a, b, PRIMARY KEY (a, b)", "REPLACE INTO o VALUES (1, 2)", false),
+            ("id INTEGER PRIMARY KEY, a UNIQUE", "INSERT INTO o VALUES (old.id, old.v)", false),
+            (
+                "id INTEGER PRIMARY KEY, a UNIQUE",
+                "INSERT INTO o VALUES (old.id, replace(old.v, 'a', 'b'))",
+                false,
+            ),
+        ] {
+            let mut connection = Connection::open_in_memory().unwrap();
+            let make = format!(
+                "CREATE TABLE t (id INTEGER PRIMARY KEY, v); CREATE TABLE o ({table});
+                 CREATE TRIGGER x AFTER DELETE ON t BEGIN {then}; END"
+            );
+            connection.execute_batch(&make).unwrap();
+            let found = effects(&mut connection, "t").unwrap();
+            let lost = found.iter().any(|one| loses(&connection, &["t".to_owned()], one).unwrap());
+            assert_eq!(lost, expected, "{table}: {then}");
         }
     }
 

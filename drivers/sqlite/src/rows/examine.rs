@@ -174,8 +174,8 @@ fn besides(
     };
     if loses {
         return lacking(format!(
-            "deletes rows of {table}, which is not in the set: they would be gone without having \
-             been copied; add {table} to the set, or drop the trigger"
+            "deletes or replaces rows of {table}, which is not in the set: they would be gone \
+             without having been copied; add {table} to the set, or drop the trigger"
         ));
     }
     // Rows of children go first, so that their trigger makes each parent another row than the file
