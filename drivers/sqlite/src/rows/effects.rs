@@ -91,7 +91,7 @@ pub(super) fn loses(
         && !is_filled(connection, names, &effect.table)?)
 }
 
-/// Whether a trigger that writes a row may have SQLite delete another one in its favour, of which the
+/// Whether a trigger that writes a row may have SQLite delete another one in its favour, which the
 /// authorizer is not told. By its only key, that is the same row with other values.
 /// Source: <https://www.sqlite.org/lang_conflict.html>, "REPLACE".
 fn replaces_others(connection: &Connection, effect: &Effect) -> rusqlite::Result<bool> {
