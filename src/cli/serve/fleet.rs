@@ -94,22 +94,27 @@ pub(super) async fn open(
         Some(error) if repositories.is_empty() => return Err(error),
         _ => {}
     }
-    let (caps, may_expire) = (caps(&held.config), held.may_expire());
-    let links = copies::links(&held.config);
-    let outboxes = copies::outboxes(session, held);
-    let unprotected = held.config.unprotected.clone();
-    let configuration = Some(held.digest.clone());
-    Ok(Fleet {
+    Ok(fleet(session, held, members, (repositories, unopened)))
+}
+
+/// What was opened, and whatever else the configuration says.
+fn fleet(
+    session: &Session,
+    held: &Held,
+    members: BTreeMap<String, Arc<Member>>,
+    (repositories, unopened): (BTreeMap<String, Arc<Repository>>, BTreeMap<String, String>),
+) -> Fleet {
+    Fleet {
         members,
         repositories,
-        outboxes,
+        outboxes: copies::outboxes(session, held),
         unopened,
-        caps,
-        links,
-        may_expire,
-        unprotected,
-        configuration,
-    })
+        caps: caps(&held.config),
+        links: copies::links(&held.config),
+        may_expire: held.may_expire(),
+        unprotected: held.config.unprotected.clone(),
+        configuration: Some(held.digest.clone()),
+    }
 }
 
 /// Keeps a repository that was opened, or why it was not. Returns that error.
@@ -146,23 +151,8 @@ pub(super) async fn look(
     let seat = Seat::SERVING;
     let members = members(session, (held, seat), known, (marks, &BTreeMap::new())).await?;
     let seen = seen(session, held).await;
-    let repositories = seen.repositories.clone();
-    let (caps, may_expire) = (caps(&held.config), held.may_expire());
-    let links = copies::links(&held.config);
-    let outboxes = copies::outboxes(session, held);
-    let unprotected = held.config.unprotected.clone();
-    let (unopened, configuration) = (BTreeMap::new(), Some(held.digest.clone()));
-    let fleet = Fleet {
-        members,
-        repositories,
-        outboxes,
-        unopened,
-        caps,
-        links,
-        may_expire,
-        unprotected,
-        configuration,
-    };
+    let opened = (seen.repositories.clone(), BTreeMap::new());
+    let fleet = fleet(session, held, members, opened);
     Ok((fleet, seen))
 }
 
