@@ -5,7 +5,10 @@ use stillpoint_contract::{
     Alike, Class, Column, Error, ErrorKind, Kind, Referrer, Result, Table, TablePattern, code,
 };
 
-use super::{reference::Pair, worker::Desk};
+use super::{
+    reference::{Pair, alike},
+    worker::Desk,
+};
 
 const STEP: &str = "look at the table";
 
@@ -47,17 +50,9 @@ pub(super) struct Term {
 }
 
 impl Term {
-    /// Which texts are the same. Source: <https://www.sqlite.org/datatype3.html>, 7.
+    /// Which texts are the same; those of the same bytes where only the application knows.
     fn folds(&self) -> Alike {
-        let is =
-            |name: &str| self.collation.as_ref().is_some_and(|of| of.eq_ignore_ascii_case(name));
-        if is("NOCASE") {
-            Alike::Case
-        } else if is("RTRIM") {
-            Alike::Spaces
-        } else {
-            Alike::Same
-        }
+        self.collation.as_deref().and_then(alike).unwrap_or_default()
     }
 
     /// The column in an expression.
