@@ -4,6 +4,7 @@
 mod backup;
 mod log;
 mod pieces;
+pub mod rows;
 mod sink;
 #[cfg(test)]
 mod tests;

@@ -1,49 +1,17 @@
 //! Rows that are put back into columns which have other types by now, or are computed.
 
-use async_trait::async_trait;
-use stillpoint_contract::{
-    ArchiveSet, Conflict, ErrorKind, KeyRange, Member, Result, RowBatch, RowSink, Rows, Table, code,
-};
+use stillpoint_conformance::memory::rows::{MemoryRows, set};
+use stillpoint_contract::{Conflict, ErrorKind, Rows, Table, code};
 
 use crate::stage::Stage;
 
 const MAJOR: u32 = 18;
 
-#[derive(Debug, Default)]
-struct Kept(Vec<RowBatch>);
-
-#[async_trait]
-impl RowSink for Kept {
-    async fn put(&mut self, rows: RowBatch) -> Result<()> {
-        self.0.push(rows);
-        Ok(())
-    }
-}
-
 /// A table, and all of its rows.
-async fn read(rows: &mut dyn Rows) -> (Table, RowBatch) {
-    let table = rows.table("t").await.unwrap();
-    let members = vec![Member { table: table.clone(), link: None }];
-    let set = ArchiveSet { name: "set".to_owned(), members, predicate: "true".to_owned() };
-    let mut all = Kept::default();
-    let mut snapshot = rows.snapshot().await.unwrap();
-    snapshot.root(&set, &KeyRange::default(), 99, &mut all).await.unwrap();
-    (table, all.0.remove(0))
-}
-
-/// Puts rows back, and says how many were inserted or replaced.
-async fn back(
-    rows: &mut dyn Rows,
-    (table, all): &(Table, RowBatch),
-    conflict: &Conflict,
-    staging: Option<&str>,
-) -> Result<u64> {
-    let mut back = rows.put_back().await?;
-    back.begin(table, conflict, staging).await?;
-    back.rows(all.clone()).await?;
-    let tally = back.end().await?;
-    back.commit().await?;
-    Ok(tally.inserted + tally.replaced)
+async fn read(rows: &mut dyn Rows) -> (Table, MemoryRows) {
+    let set = set(rows.table("t").await.unwrap(), "true");
+    let all = MemoryRows::read(rows, &set).await.unwrap();
+    (set.root().table.clone(), all)
 }
 
 async fn ask(stage: &Stage, query: &str) -> String {
@@ -78,12 +46,12 @@ async fn values_that_a_changed_column_would_alter_are_refused() {
             );
             stage.run(&make).await;
             let mut rows = stage.driver("").await.rows().await.unwrap();
-            let all = read(rows.as_mut()).await;
+            let (table, all) = read(rows.as_mut()).await;
             let image = "SELECT v::text FROM t";
             let image = ask(&stage, image).await;
             stage.run(&format!("DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, v {is})")).await;
             for conflict in [Conflict::Overwrite, Conflict::Skip, Conflict::Fail] {
-                let put = back(rows.as_mut(), &all, &conflict, None).await;
+                let put = all.put_back(rows.as_mut(), &table, &conflict, None).await;
                 if is_fine {
                     assert_eq!(put.unwrap(), 1, "{at}");
                     stage.run("DELETE FROM t").await;
@@ -101,7 +69,7 @@ async fn values_that_a_changed_column_would_alter_are_refused() {
                 let left = ask(&stage, "SELECT count(*)::text FROM t").await;
                 assert_eq!(left, "0", "{at}");
             }
-            let put = back(rows.as_mut(), &all, &Conflict::Fail, Some("beside")).await;
+            let put = all.put_back(rows.as_mut(), &table, &Conflict::Fail, Some("beside")).await;
             assert_eq!(put.unwrap(), 1, "{at}");
             assert_eq!(ask(&stage, "SELECT v::text FROM beside").await, image, "{at}");
         }
@@ -120,19 +88,20 @@ async fn only_values_that_were_put_are_compared() {
         )
         .await;
     let mut rows = stage.driver("").await.rows().await.unwrap();
-    let all = read(rows.as_mut()).await;
+    let (table, all) = read(rows.as_mut()).await;
     stage
         .run(
             "DROP TABLE t; CREATE TABLE t (id bigint PRIMARY KEY, v numeric(12,2), m text);
              INSERT INTO t VALUES (1, 7, 'other')",
         )
         .await;
-    assert_eq!(back(rows.as_mut(), &all, &Conflict::Skip, None).await.unwrap(), 1);
+    assert_eq!(all.put_back(rows.as_mut(), &table, &Conflict::Skip, None).await.unwrap(), 1);
     let left = "SELECT string_agg(id || ' ' || v || ' ' || m, ', ' ORDER BY id) FROM t";
     assert_eq!(ask(&stage, left).await, "1 7.00 other, 2 2.00 good");
     let newer = Conflict::Newer("v".to_owned());
-    assert_eq!(back(rows.as_mut(), &all, &newer, None).await.unwrap(), 0);
-    let refused = back(rows.as_mut(), &all, &Conflict::Overwrite, None).await.unwrap_err();
+    assert_eq!(all.put_back(rows.as_mut(), &table, &newer, None).await.unwrap(), 0);
+    let refused =
+        all.put_back(rows.as_mut(), &table, &Conflict::Overwrite, None).await.unwrap_err();
     assert_eq!(refused.code(), code::ROWS_DIFFER, "{refused:?}");
     assert_eq!(ask(&stage, left).await, "1 7.00 other, 2 2.00 good");
 }
@@ -155,14 +124,14 @@ async fn values_of_a_type_that_means_something_else_now_are_refused() {
                 ))
                 .await;
             let mut rows = stage.driver("").await.rows().await.unwrap();
-            let all = read(rows.as_mut()).await;
+            let (table, all) = read(rows.as_mut()).await;
             stage
                 .run(&format!(
                     "DROP TABLE t; DROP TYPE made; CREATE {is};
                      CREATE TABLE t (id int PRIMARY KEY, v made)"
                 ))
                 .await;
-            let put = back(rows.as_mut(), &all, &Conflict::Fail, None).await;
+            let put = all.put_back(rows.as_mut(), &table, &Conflict::Fail, None).await;
             if is_fine {
                 assert_eq!(put.unwrap(), 1, "{is}");
                 continue;

@@ -3,49 +3,19 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use async_trait::async_trait;
+use stillpoint_conformance::memory::rows::{MemoryRows, delete, hang, set};
 use stillpoint_contract::{
-    Alike, ArchiveSet, Conflict, Cutoff, ErrorKind, Estimate, KeyRange, Lag, Link, LockTaken,
-    Member, Referrer, Result, RowBatch, RowSink, Rows, Table, Weight, code,
+    Alike, Conflict, Cutoff, ErrorKind, Estimate, KeyRange, Lag, Link, LockTaken, Member, Referrer,
+    Rows, Weight, code,
 };
 use stillpoint_testcontainers::PostgresOptions;
 
 use crate::stage::Stage;
 
-pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
 pub(crate) const MAJOR: u32 = 15;
-
-#[derive(Debug, Default)]
-struct Kept(Vec<RowBatch>);
-
-#[async_trait]
-impl RowSink for Kept {
-    async fn put(&mut self, rows: RowBatch) -> Result<()> {
-        self.0.push(rows);
-        Ok(())
-    }
-}
 
 pub(crate) async fn open(stage: &Stage) -> Box<dyn Rows> {
     stage.driver("").await.rows().await.unwrap()
-}
-
-pub(crate) fn set(table: Table, predicate: &str) -> ArchiveSet {
-    let members = vec![Member { table, link: None }];
-    ArchiveSet { name: "set".to_owned(), members, predicate: predicate.to_owned() }
-}
-
-/// Deletes everything of a set that is selected.
-pub(crate) async fn delete(rows: &mut dyn Rows, set: &ArchiveSet) -> Result<u64> {
-    rows.lock("set", PATIENCE).await?;
-    let mut pruning = rows.prune().await?;
-    pruning.fingerprints(set).await?;
-    let mut count = 0;
-    for member in (0..set.members.len()).rev() {
-        count += pruning.delete(set, member, &KeyRange::default(), &mut Kept::default()).await?;
-    }
-    pruning.commit().await?;
-    Ok(count)
 }
 
 pub(crate) async fn count(stage: &Stage, query: &str) -> i64 {
@@ -158,9 +128,7 @@ async fn an_index_that_is_there_is_not_asked_for() {
         .await;
     let mut rows = open(&stage).await;
     let mut set = set(rows.table("public.t").await.unwrap(), "id < 2");
-    let (columns, parent_columns) = (vec!["t".to_owned()], vec!["id".to_owned()]);
-    let link = Some(Link { parent: 0, columns, parent_columns, likeness: Vec::new() });
-    set.members.push(Member { table: rows.table("public.c").await.unwrap(), link });
+    hang(&mut set, rows.table("public.c").await.unwrap(), ["t", "id"]);
     for is_there in [true, false] {
         let outlook = rows.outlook(&set, 10, Estimate::default()).await.unwrap();
         let step = &outlook.steps[1];
@@ -186,9 +154,7 @@ async fn a_role_that_deletes_a_set_may_lock_what_is_referred_to() {
     let driver = stage.driver("user=mover").await;
     let mut rows = driver.rows().await.unwrap();
     let mut set = set(rows.table("public.t").await.unwrap(), "id < 2");
-    let (columns, parent_columns) = (vec!["t".to_owned()], vec!["id".to_owned()]);
-    let link = Some(Link { parent: 0, columns, parent_columns, likeness: Vec::new() });
-    set.members.push(Member { table: rows.table("public.c").await.unwrap(), link });
+    hang(&mut set, rows.table("public.c").await.unwrap(), ["t", "id"]);
     let findings = rows.examine(&set).await.unwrap();
     let lacking: Vec<_> = findings.iter().filter(|one| one.weight == Weight::Lacking).collect();
     assert_eq!(lacking.len(), 1, "{findings:?}");
@@ -302,7 +268,7 @@ async fn locks_of_others_are_not_waited_for_long_and_ended_sessions_are_noticed(
     other.batch_execute("ROLLBACK").await.unwrap();
 
     let mut pruning = rows.prune().await.unwrap();
-    pruning.delete(&set, 0, &KeyRange::default(), &mut Kept::default()).await.unwrap();
+    pruning.delete(&set, 0, &KeyRange::default(), &mut MemoryRows::default()).await.unwrap();
     stage
         .run(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -486,10 +452,7 @@ async fn rows_go_back_into_a_table_that_has_changed() {
         .await;
     let mut rows = open(&stage).await;
     let set = set(rows.table("t").await.unwrap(), "true");
-    let mut all = Kept::default();
-    let mut snapshot = rows.snapshot().await.unwrap();
-    snapshot.root(&set, &KeyRange::default(), 9, &mut all).await.unwrap();
-    drop(snapshot);
+    let all = MemoryRows::read(rows.as_mut(), &set).await.unwrap();
     stage
         .run(
             "DELETE FROM t; DELETE FROM p; ALTER TABLE t ALTER id TYPE bigint;
@@ -627,13 +590,11 @@ async fn many_rows_move_quickly() {
     let cutoff = Cutoff { at, local: None, form: None };
     let predicate = rows.bind(&table, "at < :cutoff AND c >= 0", Some(&cutoff)).await.unwrap();
     let mut set = set(table, &predicate);
-    let (columns, parent_columns) = (vec!["t".to_owned()], vec!["id".to_owned()]);
-    let link = Some(Link { parent: 0, columns, parent_columns, likeness: Vec::new() });
-    set.members.push(Member { table: rows.table("child").await.unwrap(), link });
+    hang(&mut set, rows.table("child").await.unwrap(), ["t", "id"]);
     let clock = stillpoint_conformance::memory::RealClock::new();
     let elapsed = || stillpoint_contract::Clock::elapsed(&clock);
     let began = elapsed();
-    let mut kept = Kept::default();
+    let mut kept = MemoryRows::default();
     let mut snapshot = rows.snapshot().await.unwrap();
     let count = snapshot.root(&set, &KeyRange::default(), ROWS * 2, &mut kept).await.unwrap();
     drop(snapshot);

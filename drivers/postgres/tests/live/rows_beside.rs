@@ -1,10 +1,11 @@
 //! What must not happen to other rows while some are moved: triggers that delete them, and sessions
 //! that check no reference.
 
-use stillpoint_contract::{ErrorKind, Link, Member, Weight, code};
+use stillpoint_conformance::memory::rows::{PATIENCE, delete, hang, set};
+use stillpoint_contract::{ErrorKind, Weight, code};
 
 use crate::{
-    rows::{MAJOR, PATIENCE, count, delete, open, set},
+    rows::{MAJOR, count, open},
     stage::Stage,
 };
 
@@ -62,9 +63,7 @@ async fn rows_of_other_tables_do_not_go_with_those_of_a_set() {
                 .await;
             let mut rows = open(&stage).await;
             let mut set = set(rows.table("public.t").await.unwrap(), "id < 3");
-            let (columns, parent_columns) = (vec!["t".to_owned()], vec!["id".to_owned()]);
-            let link = Some(Link { parent: 0, columns, parent_columns, likeness: Vec::new() });
-            set.members.push(Member { table: rows.table("public.c").await.unwrap(), link });
+            hang(&mut set, rows.table("public.c").await.unwrap(), ["t", "id"]);
             let findings = rows.examine(&set).await.unwrap();
             let told = findings.iter().find(|one| one.subject == "trigger").expect(body);
             assert!(told.weight == Weight::Advice && told.found.contains("outside"), "{told:?}");

@@ -2,12 +2,13 @@
 //! are declared for.
 
 use rusqlite::Connection;
+use stillpoint_conformance::memory::rows::{MemoryRows, set};
 use stillpoint_contract::{
     Alike, ArchiveSet, Class, Estimate, Finding, KeyRange, Likeness, Link, Member, Referrer, Rows,
     Weight, values,
 };
 
-use crate::rows::{Kept, at, database, open, set};
+use crate::rows::{at, database, open};
 
 const PARENTS: [&str; 8] = [
     "TEXT",
@@ -55,7 +56,7 @@ async fn family(rows: &mut dyn Rows, predicate: &str) -> ArchiveSet {
 
 /// The ids of the rows that hang on those that are selected.
 async fn hanging(rows: &mut dyn Rows, set: &ArchiveSet) -> Vec<i64> {
-    let (mut kept, mut ids) = (Kept::default(), Vec::new());
+    let (mut kept, mut ids) = (MemoryRows::default(), Vec::new());
     let mut snapshot = rows.snapshot().await.unwrap();
     snapshot.member(set, 1, &KeyRange::default(), &mut kept).await.unwrap();
     for row in kept.0.iter().flat_map(stillpoint_contract::RowBatch::rows) {

@@ -2,36 +2,11 @@
 //! as it is.
 
 use rusqlite::Connection;
-use stillpoint_contract::{
-    ArchiveSet, Conflict, ErrorKind, KeyRange, Link, Member, Result, RowBatch, Rows, Table, Weight,
-    code,
-};
+use stillpoint_conformance::memory::rows::{MemoryRows, PATIENCE, delete, hang, set};
+use stillpoint_contract::{Conflict, ErrorKind, KeyRange, Table, Weight, code};
 use tempfile::TempDir;
 
-use crate::rows::{Kept, PATIENCE, at, count, database, delete, open, set};
-
-/// All rows of a table, as they are read.
-pub(crate) async fn read(rows: &mut dyn Rows, set: &ArchiveSet) -> RowBatch {
-    let mut all = Kept::default();
-    let mut snapshot = rows.snapshot().await.unwrap();
-    snapshot.root(set, &KeyRange::default(), 99, &mut all).await.unwrap();
-    all.0.remove(0)
-}
-
-/// Puts rows back, and says how many were inserted or replaced.
-pub(crate) async fn back(
-    rows: &mut dyn Rows,
-    table: &Table,
-    all: &RowBatch,
-    (conflict, staging): (&Conflict, Option<&str>),
-) -> Result<u64> {
-    let mut back = rows.put_back().await?;
-    back.begin(table, conflict, staging).await?;
-    back.rows(all.clone()).await?;
-    let tally = back.end().await?;
-    back.commit().await?;
-    Ok(tally.inserted + tally.replaced)
-}
+use crate::rows::{at, count, database, open};
 
 /// A column that is declared otherwise by now makes other values of those that were archived.
 #[tokio::test]
@@ -53,11 +28,11 @@ async fn values_that_a_changed_column_would_alter_are_refused() {
         db.execute_batch(insert).unwrap();
         let mut rows = open(&at(&directory)).await;
         let set = set(rows.table("t").await.unwrap(), "1");
-        let all = read(rows.as_mut(), &set).await;
+        let all = MemoryRows::read(rows.as_mut(), &set).await.unwrap();
         db.execute_batch(&format!("DROP TABLE t; CREATE TABLE t {now}")).unwrap();
         let table = &set.root().table;
         for conflict in [Conflict::Overwrite, Conflict::Skip, Conflict::Fail] {
-            let put = back(rows.as_mut(), table, &all, (&conflict, None)).await;
+            let put = all.put_back(rows.as_mut(), table, &conflict, None).await;
             if column.is_empty() {
                 assert!(put.is_ok(), "{now}: {put:?}");
                 db.execute_batch("DELETE FROM t").unwrap();
@@ -76,7 +51,7 @@ async fn values_that_a_changed_column_would_alter_are_refused() {
             assert!(format!("{:?}", error.advice()).contains("--into staging"), "{error:?}");
             assert_eq!(count(&db, "t"), 0, "{now}");
         }
-        let put = back(rows.as_mut(), table, &all, (&Conflict::Fail, Some("beside"))).await;
+        let put = all.put_back(rows.as_mut(), table, &Conflict::Fail, Some("beside")).await;
         assert_eq!(put.unwrap(), 2, "{now}");
         let same = "SELECT count(*) FROM beside WHERE typeof(v) = 'text' AND typeof(w) = 'text' \
             AND typeof(r) = 'integer' AND v IN ('a', '007') AND w IN ('b', '1e3')";
@@ -96,13 +71,13 @@ async fn keys_that_are_no_numbers_go_into_tables_of_their_own() {
         db.execute_batch("INSERT INTO t VALUES ('x', 1), (2, 2), (3.5, 3), (x'00', 4)").unwrap();
         let mut rows = open(&at(&directory)).await;
         let set = set(rows.table("t").await.unwrap(), "1");
-        let all = read(rows.as_mut(), &set).await;
+        let all = MemoryRows::read(rows.as_mut(), &set).await.unwrap();
         let table = &set.root().table;
-        let put = back(rows.as_mut(), table, &all, (&Conflict::Fail, Some("beside"))).await;
+        let put = all.put_back(rows.as_mut(), table, &Conflict::Fail, Some("beside")).await;
         assert_eq!(put.unwrap(), 4, "{make}");
         // It is found by its key again.
         let beside = Table { name: "beside".to_owned(), ..table.clone() };
-        let put = back(rows.as_mut(), &beside, &all, (&Conflict::Overwrite, None)).await;
+        let put = all.put_back(rows.as_mut(), &beside, &Conflict::Overwrite, None).await;
         assert_eq!(put.unwrap(), 4, "{make}");
 
         // So does the table of a destination.
@@ -111,7 +86,9 @@ async fn keys_that_are_no_numbers_go_into_tables_of_their_own() {
         let mut keep = rows.keep().await.unwrap();
         let made = keep.make(table, None).await.unwrap();
         assert_eq!(made.key, [0], "{make}");
-        keep.put(&made, all).await.unwrap();
+        for batch in all.0 {
+            keep.put(&made, batch).await.unwrap();
+        }
         keep.commit().await.unwrap();
         for table in ["source", "t"] {
             let shown = "SELECT group_concat(typeof(id) || quote(id) || v) FROM (SELECT * FROM ";
@@ -130,16 +107,16 @@ async fn replaced_values_are_compared_and_those_that_stay_are_not() {
     );
     let mut rows = open(&at(&directory)).await;
     let set = set(rows.table("t").await.unwrap(), "1");
-    let all = read(rows.as_mut(), &set).await;
+    let all = MemoryRows::read(rows.as_mut(), &set).await.unwrap();
     db.execute_batch(
         "DROP TABLE t; CREATE TABLE t (id INTEGER PRIMARY KEY, v INTEGER);
          INSERT INTO t VALUES (1, 9)",
     )
     .unwrap();
     let table = &set.root().table;
-    let put = back(rows.as_mut(), table, &all, (&Conflict::Overwrite, None)).await;
+    let put = all.put_back(rows.as_mut(), table, &Conflict::Overwrite, None).await;
     assert_eq!(put.unwrap_err().code(), code::ROWS_DIFFER);
-    assert_eq!(back(rows.as_mut(), table, &all, (&Conflict::Skip, None)).await.unwrap(), 0);
+    assert_eq!(all.put_back(rows.as_mut(), table, &Conflict::Skip, None).await.unwrap(), 0);
     let left = db.query_row("SELECT v FROM t", [], |row| row.get::<_, i64>(0));
     assert_eq!(left.unwrap(), 9);
 }
@@ -163,9 +140,7 @@ async fn keys_that_are_given_to_other_rows_again_are_told() {
         ));
         let mut rows = open(&at(&directory)).await;
         let mut set = set(rows.table("p").await.unwrap(), predicate);
-        let (columns, parent_columns) = (vec!["p".to_owned()], vec!["id".to_owned()]);
-        let link = Some(Link { parent: 0, columns, parent_columns, likeness: Vec::new() });
-        set.members.push(Member { table: rows.table("c").await.unwrap(), link });
+        hang(&mut set, rows.table("c").await.unwrap(), ["p", "id"]);
         let findings = rows.examine(&set).await.unwrap();
         let advice = findings.iter().filter(|one| one.found.contains("AUTOINCREMENT"));
         let found: Vec<_> = advice
@@ -206,7 +181,8 @@ async fn text_that_is_no_utf_16_is_refused() {
             let mut rows = open(&at(&directory)).await;
             let all = set(rows.table("t").await.unwrap(), "1");
             let mut snapshot = rows.snapshot().await.unwrap();
-            let read = snapshot.root(&all, &KeyRange::default(), 99, &mut Kept::default()).await;
+            let read =
+                snapshot.root(&all, &KeyRange::default(), 99, &mut MemoryRows::default()).await;
             drop(snapshot);
             let deleted = delete(rows.as_mut(), &all).await;
             for error in [read.unwrap_err(), deleted.unwrap_err()] {
@@ -224,11 +200,11 @@ async fn text_that_is_no_utf_16_is_refused() {
             // All others go, and come back.
             let others = set(all.root().table.clone(), "id < 9");
             let before = read_bytes(&db);
-            let archived = self::read(rows.as_mut(), &others).await;
+            let archived = MemoryRows::read(rows.as_mut(), &others).await.unwrap();
             assert_eq!(delete(rows.as_mut(), &others).await.unwrap(), 6);
-            let how = (&Conflict::Fail, None);
             let table = &others.root().table;
-            assert_eq!(back(rows.as_mut(), table, &archived, how).await.unwrap(), 6);
+            let put = archived.put_back(rows.as_mut(), table, &Conflict::Fail, None).await;
+            assert_eq!(put.unwrap(), 6);
             assert_eq!(read_bytes(&db), before, "{encoding}, {bytes}");
         }
     }

@@ -3,40 +3,18 @@
 
 use std::{env, path::Path, process::Command, time::Duration};
 
-use async_trait::async_trait;
 use rusqlite::Connection;
-use stillpoint_contract::{
-    ArchiveSet, Conflict, Error, ErrorKind, KeyRange, Link, Member, Result, RowBatch, RowSink,
-    Rows, Table, Weight, code,
-};
+use stillpoint_conformance::memory::rows::{MemoryRows, PATIENCE, delete, hang, set};
+use stillpoint_contract::{ArchiveSet, Conflict, Error, ErrorKind, KeyRange, Rows, Weight, code};
 use tempfile::TempDir;
 
 use crate::{
     doubles::{application, connect},
     process::now,
-    returned::{back, read},
 };
-
-pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
-
-#[derive(Debug, Default)]
-pub(crate) struct Kept(pub(crate) Vec<RowBatch>);
-
-#[async_trait]
-impl RowSink for Kept {
-    async fn put(&mut self, rows: RowBatch) -> Result<()> {
-        self.0.push(rows);
-        Ok(())
-    }
-}
 
 pub(crate) async fn open(path: &Path) -> Box<dyn Rows> {
     connect(path).await.rows().await.unwrap()
-}
-
-pub(crate) fn set(table: Table, predicate: &str) -> ArchiveSet {
-    let members = vec![Member { table, link: None }];
-    ArchiveSet { name: "set".to_owned(), members, predicate: predicate.to_owned() }
 }
 
 /// A database in a new directory, and an application that has it open.
@@ -49,15 +27,6 @@ pub(crate) fn database(sql: &str) -> (TempDir, Connection) {
 
 pub(crate) fn at(directory: &TempDir) -> std::path::PathBuf {
     directory.path().join("app.db")
-}
-
-/// Deletes everything of a table that is selected.
-pub(crate) async fn delete(rows: &mut dyn Rows, set: &ArchiveSet) -> Result<u64> {
-    rows.lock("set", PATIENCE).await?;
-    let mut pruning = rows.prune().await?;
-    let count = pruning.delete(set, 0, &KeyRange::default(), &mut Kept::default()).await?;
-    pruning.commit().await?;
-    Ok(count)
 }
 
 pub(crate) fn count(db: &Connection, table: &str) -> i64 {
@@ -149,22 +118,8 @@ const SHOP: &str = "
 /// The set of `t` and `c`.
 async fn shop(rows: &mut dyn Rows) -> ArchiveSet {
     let mut set = set(rows.table("t").await.unwrap(), "id < 3");
-    let (columns, parent_columns) = (vec!["t".to_owned()], vec!["id".to_owned()]);
-    let link = Some(Link { parent: 0, columns, parent_columns, likeness: Vec::new() });
-    set.members.push(Member { table: rows.table("c").await.unwrap(), link });
+    hang(&mut set, rows.table("c").await.unwrap(), ["t", "id"]);
     set
-}
-
-/// Deletes everything of a set, children first.
-async fn delete_all(rows: &mut dyn Rows, set: &ArchiveSet) -> Result<u64> {
-    rows.lock("set", PATIENCE).await?;
-    let mut pruning = rows.prune().await?;
-    let mut count = 0;
-    for member in (0..set.members.len()).rev() {
-        count += pruning.delete(set, member, &KeyRange::default(), &mut Kept::default()).await?;
-    }
-    pruning.commit().await?;
-    Ok(count)
 }
 
 #[tokio::test]
@@ -184,7 +139,7 @@ async fn a_trigger_that_deletes_rows_of_other_tables_is_refused() {
         let found = lacking[0].found.to_lowercase();
         assert!(found.contains("trigger x") && found.contains(table), "{then}: {findings:?}");
         assert_eq!(lacking[0].statement.as_deref(), Some("DROP TRIGGER \"x\""), "{then}");
-        let error = delete_all(rows.as_mut(), &set).await.expect_err(then);
+        let error = delete(rows.as_mut(), &set).await.expect_err(then);
         assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_REFUSED));
         assert_eq!(error.advice()[0], "DROP TRIGGER \"x\"", "{error:?}");
         assert_eq!(
@@ -239,12 +194,12 @@ async fn a_trigger_of_another_table_that_deletes_rows_is_refused_whenever_it_com
     let set = shop(rows.as_mut()).await;
     assert!(rows.examine(&set).await.unwrap().iter().all(|one| one.weight < Weight::Lacking));
     db.execute_batch("CREATE TRIGGER y AFTER INSERT ON log BEGIN DELETE FROM other; END").unwrap();
-    let error = delete_all(rows.as_mut(), &set).await.unwrap_err();
+    let error = delete(rows.as_mut(), &set).await.unwrap_err();
     assert_eq!(error.code(), code::ROWS_REFUSED, "{error:?}");
     assert_eq!((count(&db, "t"), count(&db, "other")), (3, 3));
     assert!(rows.examine(&set).await.unwrap().iter().any(|one| one.weight == Weight::Lacking));
     db.execute_batch("DROP TRIGGER y").unwrap();
-    assert_eq!(delete_all(rows.as_mut(), &set).await.unwrap(), 4);
+    assert_eq!(delete(rows.as_mut(), &set).await.unwrap(), 4);
     assert_eq!((count(&db, "t"), count(&db, "log"), count(&db, "other")), (1, 2, 3));
 }
 
@@ -269,7 +224,7 @@ async fn triggers_that_lose_no_row_are_no_reason_not_to_delete() {
         let told = "t: trigger x changes rows of sums";
         let told = findings.iter().any(|one| one.found.starts_with(told));
         assert_eq!(told, is_told, "{then}: {findings:?}");
-        assert_eq!(delete_all(rows.as_mut(), &set).await.expect(then), 4);
+        assert_eq!(delete(rows.as_mut(), &set).await.expect(then), 4);
         assert_eq!((count(&db, "t"), count(&db, "c"), count(&db, "other")), (1, 1, 3), "{then}");
     }
 }
@@ -297,10 +252,10 @@ async fn an_index_that_triggers_fill_goes_with_its_rows_and_comes_back_with_them
     let set = set(rows.table("t").await.unwrap(), "id < 3");
     let findings = rows.examine(&set).await.unwrap();
     assert!(findings.iter().all(|one| one.weight < Weight::Lacking), "{findings:?}");
-    let all = read(rows.as_mut(), &set).await;
-    assert_eq!(delete_all(rows.as_mut(), &set).await.unwrap(), 2);
+    let all = MemoryRows::read(rows.as_mut(), &set).await.unwrap();
+    assert_eq!(delete(rows.as_mut(), &set).await.unwrap(), 2);
     assert_eq!(counts(), [1, 1, 1, 1]);
-    let put = back(rows.as_mut(), &set.root().table, &all, (&Conflict::Fail, None)).await;
+    let put = all.put_back(rows.as_mut(), &set.root().table, &Conflict::Fail, None).await;
     assert_eq!(put.unwrap(), 2);
     assert_eq!(counts(), [3, 2, 3, 1]);
 
@@ -310,7 +265,7 @@ async fn an_index_that_triggers_fill_goes_with_its_rows_and_comes_back_with_them
     let lacking: Vec<_> = findings.iter().filter(|one| one.weight == Weight::Lacking).collect();
     assert_eq!(lacking.len(), 1, "{findings:?}");
     assert_eq!(lacking[0].statement.as_deref(), Some("DROP TRIGGER \"unplace\""));
-    let error = delete_all(rows.as_mut(), &set).await.unwrap_err();
+    let error = delete(rows.as_mut(), &set).await.unwrap_err();
     assert_eq!(error.advice()[0], "DROP TRIGGER \"unplace\"", "{error:?}");
     assert_eq!(counts(), [3, 2, 3, 1]);
 }
@@ -331,7 +286,7 @@ async fn a_trigger_that_deletes_other_rows_of_the_set_is_noticed() {
         db.execute_batch(&format!("CREATE TRIGGER x AFTER DELETE ON t BEGIN {then}; END")).unwrap();
         let mut rows = open(&at(&directory)).await;
         let set = shop(rows.as_mut()).await;
-        let error = delete_all(rows.as_mut(), &set).await.expect_err(then);
+        let error = delete(rows.as_mut(), &set).await.expect_err(then);
         assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_DIFFER), "{then}");
         assert_eq!((count(&db, "t"), count(&db, "c")), (3, 3), "{then}");
     }
@@ -383,7 +338,7 @@ async fn keys_are_compared_as_their_index_does() {
         let set = set(rows.table(table).await.unwrap(), "v = 1");
         let (mut range, mut seen) = (KeyRange::default(), 0);
         loop {
-            let mut page = Kept::default();
+            let mut page = MemoryRows::default();
             let mut snapshot = rows.snapshot().await.unwrap();
             if snapshot.root(&set, &range, 1, &mut page).await.unwrap() == 0 {
                 break;
@@ -402,15 +357,12 @@ async fn keys_are_compared_as_their_index_does() {
         assert_eq!(seen, 4, "{table}");
         // The same row by another spelling is there already.
         if table == "t" {
-            let mut all = Kept::default();
-            let mut snapshot = rows.snapshot().await.unwrap();
-            snapshot.root(&set, &KeyRange::default(), 9, &mut all).await.unwrap();
-            drop(snapshot);
+            let all = MemoryRows::read(rows.as_mut(), &set).await.unwrap();
             db.execute_batch("UPDATE t SET a = upper(a)").unwrap();
             let table = &set.root().table;
             let mut back = rows.put_back().await.unwrap();
             back.begin(table, &Conflict::Overwrite, None).await.unwrap();
-            back.rows(all.0.remove(0)).await.unwrap();
+            back.rows(all.0[0].clone()).await.unwrap();
             assert_eq!(back.end().await.unwrap().replaced, 4);
             back.commit().await.unwrap();
             let lower = "SELECT count(*) FROM t WHERE a COLLATE BINARY IN ('b', 'A', 'C', 'd')";
@@ -427,10 +379,7 @@ async fn what_a_table_says_of_conflicts_replaces_nothing() {
     );
     let mut rows = open(&at(&directory)).await;
     let set = set(rows.table("t").await.unwrap(), "1");
-    let mut all = Kept::default();
-    let mut snapshot = rows.snapshot().await.unwrap();
-    snapshot.root(&set, &KeyRange::default(), 9, &mut all).await.unwrap();
-    drop(snapshot);
+    let all = MemoryRows::read(rows.as_mut(), &set).await.unwrap();
     db.execute_batch("UPDATE t SET a = a || ' now'; UPDATE t SET id = 3, a = 'b' WHERE id = 2")
         .unwrap();
     let before = "SELECT group_concat(id || a, ',') FROM t";
@@ -457,7 +406,7 @@ async fn a_deleting_process() {
     let set = set(rows.table("t").await.unwrap(), "1");
     rows.lock("set", PATIENCE).await.unwrap();
     let mut pruning = rows.prune().await.unwrap();
-    pruning.delete(&set, 0, &KeyRange::default(), &mut Kept::default()).await.unwrap();
+    pruning.delete(&set, 0, &KeyRange::default(), &mut MemoryRows::default()).await.unwrap();
     println!("deleted");
     std::thread::sleep(Duration::from_mins(1));
 }
@@ -509,10 +458,8 @@ async fn references_are_followed_as_their_parent_compares() {
     );
     let mut rows = open(&at(&directory)).await;
     let mut set = set(rows.table("p").await.unwrap(), "old = 1");
-    let (columns, parent_columns) = (vec!["p".to_owned()], vec!["name".to_owned()]);
-    let link = Some(Link { parent: 0, columns, parent_columns, likeness: Vec::new() });
-    set.members.push(Member { table: rows.table("c").await.unwrap(), link });
-    let mut kept = Kept::default();
+    hang(&mut set, rows.table("c").await.unwrap(), ["p", "name"]);
+    let mut kept = MemoryRows::default();
     let mut snapshot = rows.snapshot().await.unwrap();
     assert_eq!(snapshot.member(&set, 1, &KeyRange::default(), &mut kept).await.unwrap(), 2);
 }
@@ -530,7 +477,7 @@ async fn many_rows_move_quickly() {
     .unwrap();
     let mut rows = open(&at(&directory)).await;
     let set = set(rows.table("t").await.unwrap(), "c IS NOT NULL");
-    let (began, mut kept) = (now(), Kept::default());
+    let (began, mut kept) = (now(), MemoryRows::default());
     let mut snapshot = rows.snapshot().await.unwrap();
     let count = snapshot.root(&set, &KeyRange::default(), ROWS * 2, &mut kept).await.unwrap();
     drop(snapshot);
