@@ -340,13 +340,9 @@ async fn kill_at_each_step<S: Shop>(mut yard: Yard<S>) {
         steps += 1;
         let run = yard.run_until(steps).await;
         // What counts in the archive is what the ledger says, whether or not it was sealed.
-        let driver = yard.shop.driver().await;
-        let mut rows = driver.rows().await.unwrap();
-        let ledger = rows.ledger("orders").await.unwrap();
-        let noted: u64 = ledger.iter().map(|entry| entry.rows).sum();
+        let noted: u64 = yard.ledger().await.iter().map(|entry| entry.rows).sum();
         let live = yard.live("orders").await.len() + yard.live("items").await.len();
         assert_eq!(noted as usize + live, orders.len() + items.len(), "killed at step {steps}");
-        drop(rows);
         // And that is what readers see.
         for (table, all) in [("orders", &orders), ("items", &items)] {
             let mut found = [yard.live(table).await, yard.archived(table).await].concat();

@@ -13,7 +13,7 @@ use stillpoint_contract::{CutoffForm, ErrorKind};
 
 use super::{
     protocol::{Meddler, SHELVED},
-    shop::{InPostgres, Shop, Sqlite, Yard},
+    shop::{InPostgres, Shop, Sqlite, Yard, tokens},
 };
 
 /// Exported for a predicate that is corrected before anything is deleted.
@@ -81,12 +81,6 @@ async fn i3_a_table_that_a_policy_leaves_out_keeps_its_rows() {
     yard.rule.children.clear();
     assert!(yard.run().await.is_err(), "items still refer to orders");
     assert_eq!((yard.live("orders").await.len(), yard.live("items").await.len()), (20, 20));
-}
-
-fn tokens(ids: std::ops::Range<usize>) -> Vec<String> {
-    let mut tokens: Vec<String> = ids.map(|id| format!("o{id}")).collect();
-    tokens.sort();
-    tokens
 }
 
 /// Orders of 60, 45 and 30 hours ago in UTC, ten of each, and a policy for those of 48.

@@ -16,7 +16,7 @@ use stillpoint_contract::{ErrorKind, LedgerEntry};
 
 use super::{
     keys::{bytes, copy_of, names, replace},
-    shop::{Shop as _, Sqlite, Yard},
+    shop::{Sqlite, Yard},
 };
 use crate::serving::ward::{HEAD, Ward};
 
@@ -38,11 +38,6 @@ impl Yard<Sqlite> {
     fn moved(&mut self, store: Arc<dyn Store>) {
         self.place = Place::new(Arc::clone(&store), "orders").unwrap();
         self.store = store;
-    }
-
-    async fn ledger(&self) -> Vec<LedgerEntry> {
-        let driver = self.shop.driver().await;
-        driver.rows().await.unwrap().ledger("orders").await.unwrap()
     }
 
     async fn verified(&self, ledger: Option<&[LedgerEntry]>) -> Verified {

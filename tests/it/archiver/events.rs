@@ -73,8 +73,7 @@ async fn i16_rows_go_when_the_time_after_an_event_is_over_and_not_before() {
     assert!(!yard.archived("orders").await.contains(&"o4".to_owned()));
     assert_eq!(yard.expire("2037-04-01T00:00:00Z", false).await, Expiry::default());
     // The ledger, and whoever restores, still know what was deleted.
-    let driver = yard.shop.driver().await;
-    let ledger = driver.rows().await.unwrap().ledger("orders").await.unwrap();
+    let ledger = yard.ledger().await;
     let cpu = &yard.world.cpu;
     let found = verify(&yard.place, cpu, Some(&ledger), |_| true).await.unwrap();
     assert_eq!((found.rows, found.damages.len()), (30, 0), "{:?}", found.damages);

@@ -62,8 +62,7 @@ async fn i16_who_is_erased_is_in_no_file_and_stays_away() {
     let archived = yard.archived("items").await;
     assert!(!archived.contains(&"i700".to_owned()) && archived.len() == 116, "{archived:?}");
     // The ledger still knows what was deleted.
-    let driver = yard.shop.driver().await;
-    let ledger = driver.rows().await.unwrap().ledger("orders").await.unwrap();
+    let ledger = yard.ledger().await;
     let found = verify(&yard.place, &yard.world.cpu, Some(&ledger), |_| true).await.unwrap();
     assert_eq!(found.damages.len(), 0, "{:?}", found.damages);
 
@@ -104,8 +103,7 @@ async fn i16_what_is_held_does_not_expire() {
     assert_eq!(yard.archived("orders").await.len(), 0);
     assert_eq!(yard.store.list("archive/orders/orders/").await.unwrap(), []);
     // The ledger still tells of the rows; nobody takes them for lost.
-    let driver = yard.shop.driver().await;
-    let ledger = driver.rows().await.unwrap().ledger("orders").await.unwrap();
+    let ledger = yard.ledger().await;
     let shelf = Shelf::load(&yard.place).await.unwrap();
     let overlap = stillpoint::archiver::compare(&shelf, &ledger).unwrap();
     assert_eq!((overlap.unknown.len(), overlap.live.len()), (0, 0));

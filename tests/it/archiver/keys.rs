@@ -369,9 +369,7 @@ async fn i1_no_row_is_lost_with_a_key_wherever_a_run_is_killed() {
         odd.kill_at(number);
         let is_killed = killed(yard.run()).await.is_none();
         let at = format!("killed at change {number}");
-        let driver = yard.shop.driver().await;
-        let ledger = driver.rows().await.unwrap().ledger("orders").await.unwrap();
-        let noted: u64 = ledger.iter().map(|entry| entry.rows).sum();
+        let noted: u64 = yard.ledger().await.iter().map(|entry| entry.rows).sum();
         let live = yard.live("orders").await.len() + yard.live("items").await.len();
         assert_eq!(live as u64 + noted, 80, "{at}");
         odd.kill_at(0);

@@ -14,7 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use stillpoint::{
-    archiver::{Step, Witness, verify},
+    archiver::{Step, Witness},
     world::World,
 };
 use stillpoint_contract::Driver;
@@ -228,10 +228,7 @@ async fn lose(loss: Loss) {
         assert_eq!((yard.live("orders").await.len(), yard.live("items").await.len()), (0, 0));
         let noted = "SELECT concat(count(*), ' ', sum(rows)) FROM stillpoint.archive_ledger";
         assert_eq!(shop.ask(noted).await, ["4 24"], "{at}");
-        let driver = yard.shop.driver().await;
-        let ledger = driver.rows().await.unwrap().ledger("orders").await.unwrap();
-        let found = verify(&yard.place, &yard.world.cpu, Some(&ledger), |_| true).await.unwrap();
-        assert_eq!((found.rows, found.damages.len()), (24, 0), "{at}: {found:?}");
+        yard.agrees(24, &at).await;
     }
 }
 

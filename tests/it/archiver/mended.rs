@@ -10,14 +10,7 @@ use stillpoint::{
 };
 use stillpoint_contract::{Conflict, ErrorKind};
 
-use super::shop::{InPostgres, Shop as _, Sqlite, Yard};
-
-/// The tokens of rows of one table.
-fn tokens(ids: std::ops::Range<u32>) -> Vec<String> {
-    let mut tokens: Vec<String> = ids.map(|id| format!("o{id}")).collect();
-    tokens.sort();
-    tokens
-}
+use super::shop::{InPostgres, Shop as _, Sqlite, Yard, tokens};
 
 /// The first file of orders, damaged or taken away.
 async fn damage(store: &dyn Store, is_removed: bool) -> Key {
@@ -123,10 +116,6 @@ async fn i5_a_batch_that_is_let_go_is_mended_as_one_that_goes_on() {
     }
 }
 
-async fn execute(shop: &InPostgres, statements: &str) {
-    shop.client().await.batch_execute(statements).await.unwrap();
-}
-
 /// Keys that files hold only as text: behind one of them a run goes on, and a later one, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn i3_runs_go_on_behind_keys_that_do_not_fit() {
@@ -139,16 +128,13 @@ async fn i3_runs_go_on_behind_keys_that_do_not_fit() {
     ];
     for (of, key) in cases {
         for resumes in [false, true] {
-            execute(
-                &shop,
-                &format!(
-                    "DROP TABLE IF EXISTS spans; DROP SCHEMA IF EXISTS stillpoint CASCADE;
+            shop.execute(&format!(
+                "DROP TABLE IF EXISTS spans; DROP SCHEMA IF EXISTS stillpoint CASCADE;
                      CREATE TABLE spans (k {of}, id int, token text, state text,
                          PRIMARY KEY (k, id));
                      INSERT INTO spans SELECT {key}, n, 'o' || n, 'closed'
                          FROM generate_series(0, 399) AS n"
-                ),
-            )
+            ))
             .await;
             let mut yard = Yard::new(&shop, false);
             "public.spans".clone_into(&mut yard.rule.root);
@@ -170,7 +156,7 @@ async fn i3_runs_go_on_behind_keys_that_do_not_fit() {
             assert_eq!(yard.archived("spans").await, tokens(0..400), "{of}, {key}");
         }
     }
-    execute(&shop, "DROP TABLE spans").await;
+    shop.execute("DROP TABLE spans").await;
 }
 
 /// What a value is as text depends on where names are looked for, and triggers have a path of
@@ -178,8 +164,7 @@ async fn i3_runs_go_on_behind_keys_that_do_not_fit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn i4_names_of_objects_are_deleted_beside_triggers() {
     let Some(shop) = InPostgres::new(18).await else { return };
-    execute(
-        &shop,
+    shop.execute(
         "DROP TABLE IF EXISTS named, audit;
          CREATE TYPE pair AS (one regclass, other regtype);
          CREATE TABLE audit (id int);
@@ -209,7 +194,7 @@ async fn i4_names_of_objects_are_deleted_beside_triggers() {
         AND p = 'seen'::regproc AND t = 'pair'::regtype AND l = '{named,audit}'
         AND c = ('named', 'pair')::pair";
     assert_eq!(shop.ask(same).await, ["30"]);
-    execute(&shop, "DROP TABLE named, audit; DROP TYPE pair").await;
+    shop.execute("DROP TABLE named, audit; DROP TYPE pair").await;
 }
 
 /// A number that only the server gives is left as it is where it is the same, and refused where
@@ -217,8 +202,7 @@ async fn i4_names_of_objects_are_deleted_beside_triggers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_with_numbers_that_the_server_gives_are_replaced() {
     let Some(shop) = InPostgres::new(18).await else { return };
-    execute(
-        &shop,
+    shop.execute(
         "DROP TABLE IF EXISTS numbered;
          CREATE TABLE numbered (id int PRIMARY KEY, n bigint GENERATED ALWAYS AS IDENTITY,
              token text, state text, at int);
@@ -232,7 +216,7 @@ async fn rows_with_numbers_that_the_server_gives_are_replaced() {
     yard.put_back().await.unwrap();
     let change = "UPDATE numbered SET token = 'x', at = CASE WHEN id < 3 THEN 1 ELSE 9 END";
     for (conflict, replaced) in [(Conflict::Newer("at".to_owned()), 3), (Conflict::Overwrite, 10)] {
-        execute(&shop, change).await;
+        shop.execute(change).await;
         let driver = yard.shop.driver().await;
         let wanted = Wanted { table: Some(yard.rule.root.clone()), ..Wanted::default() };
         let returning = Returning { wanted, conflict, staging: None };
@@ -243,8 +227,7 @@ async fn rows_with_numbers_that_the_server_gives_are_replaced() {
         let count = "SELECT count(*)::text FROM numbered WHERE token <> 'x'";
         assert_eq!(shop.ask(count).await, [replaced.to_string()]);
         // The row is another one: its number cannot become what it was.
-        execute(
-            &shop,
+        shop.execute(
             "DELETE FROM numbered WHERE id = 1;
              INSERT INTO numbered (id, token, state, at) VALUES (1, 'y', 'closed', 1)",
         )
@@ -255,9 +238,9 @@ async fn rows_with_numbers_that_the_server_gives_are_replaced() {
         let again = "DELETE FROM numbered WHERE id = 1;
              INSERT INTO numbered (id, n, token, state, at) OVERRIDING SYSTEM VALUE
              VALUES (1, 2, 'o1', 'closed', 5)";
-        execute(&shop, again).await;
+        shop.execute(again).await;
     }
-    execute(&shop, "DROP TABLE numbered").await;
+    shop.execute("DROP TABLE numbered").await;
 }
 
 /// One row that somebody holds keeps few others back, and nobody says that all are moved.

@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use stillpoint::{
-    archiver::{Place, RunReport, Step, Witness, expire, verify},
+    archiver::{Place, RunReport, Step, Witness, expire},
     policy::{Period, PeriodUnit},
     world::SystemClock,
 };
@@ -68,15 +68,6 @@ impl Witness for Setter<'_> {
     }
 }
 
-/// What is in tables, in files and in the ledger is the same.
-async fn agrees<S: Shop>(yard: &Yard<S>, rows: u64, at: &str) {
-    let driver = yard.shop.driver().await;
-    let ledger = driver.rows().await.unwrap().ledger("orders").await.unwrap();
-    assert_eq!(ledger.iter().map(|entry| entry.rows).sum::<u64>(), rows, "{at}");
-    let found = verify(&yard.place, &yard.world.cpu, Some(&ledger), |_| true).await.unwrap();
-    assert_eq!((found.rows, found.damages.len()), (rows, 0), "{at}: {found:?}");
-}
-
 /// Archives while the clock is set wrong at a step, before the first one where that is 0; sets it
 /// right, and archives again. Whether there was such a step.
 async fn jump<S: Shop>(shop: S, days_ahead: i64, step: i64) -> bool {
@@ -103,7 +94,7 @@ async fn jump<S: Shop>(shop: S, days_ahead: i64, step: i64) -> bool {
     let second = yard.run().await.unwrap_or_else(|e| panic!("{at}: {e:?}"));
     assert!(second.quit.is_done() && second.pruned_rows == 6, "{at}: {second:?}");
     yard.conserves_each(ids(), &at).await;
-    agrees(&yard, 16, &at).await;
+    yard.agrees(16, &at).await;
 
     // They are kept for a month from when they were written, whatever clock was asked then.
     let places: [Place; 1] = [yard.place.clone()];
@@ -192,7 +183,7 @@ async fn i14_a_run_whose_lock_is_lost_to_another_one_moves_nothing_twice() {
         assert!(last.quit.is_done() && last.pruned_rows == 0, "{at}: {last:?}");
         yard.conserves_each(0..5, &at).await;
         assert_eq!((yard.live("orders").await.len(), yard.live("items").await.len()), (0, 0));
-        agrees(&yard, 10, &at).await;
+        yard.agrees(10, &at).await;
     }
     assert!(step > 10, "{step}");
 }

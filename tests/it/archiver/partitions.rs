@@ -17,11 +17,11 @@ use stillpoint::{
     },
     repository::store::Dice,
 };
-use stillpoint_contract::{Conflict, ErrorKind, LedgerEntry, Result};
+use stillpoint_contract::{Conflict, ErrorKind, Result};
 
 use super::{
     protocol::{Meddler, SHELVED},
-    shop::{InPostgres, RESET, Shop, Yard},
+    shop::{InPostgres, RESET, Shop, Yard, tokens},
 };
 
 /// Orders in partitions whose names do not sort as their rows do.
@@ -76,12 +76,6 @@ async fn archived<S: Shop>(yard: &Yard<S>) -> Vec<String> {
     yard.archived(&root).await
 }
 
-fn tokens(ids: impl IntoIterator<Item = u32>) -> Vec<String> {
-    let mut tokens: Vec<String> = ids.into_iter().map(|id| format!("o{id}")).collect();
-    tokens.sort();
-    tokens
-}
-
 /// Whether a table is there, and is no partition that the whole table shows.
 async fn stands(shop: &InPostgres, name: &str) -> bool {
     let query = format!(
@@ -92,15 +86,10 @@ async fn stands(shop: &InPostgres, name: &str) -> bool {
     !shop.ask(&query).await.is_empty()
 }
 
-async fn ledger<S: Shop>(yard: &Yard<S>) -> Vec<LedgerEntry> {
-    let driver = yard.shop.driver().await;
-    driver.rows().await.unwrap().ledger("orders").await.unwrap()
-}
-
 /// How many rows there are: those that the table shows, those that the ledger has, and those of
 /// partitions that were taken out and are not in the ledger.
 async fn everything<S: Shop>(yard: &Yard<S>, shop: &InPostgres) -> u64 {
-    let ledger = ledger(yard).await;
+    let ledger = yard.ledger().await;
     let shelf = Shelf::load(&yard.place).await.unwrap();
     let mut rows = count(shop, "parted").await;
     rows += ledger.iter().map(|entry| entry.rows).sum::<u64>();
@@ -190,7 +179,7 @@ async fn i12_a_partition_stands_for_its_grace_and_can_be_put_back() {
     let back = reattach(&yard, "p9").await.unwrap();
     assert_eq!(back.partition.bounds, "FOR VALUES FROM (0) TO (100)");
     assert_eq!(count(&shop, "parted").await, 160);
-    assert_eq!((archived(&yard).await, ledger(&yard).await), (Vec::new(), Vec::new()));
+    assert_eq!((archived(&yard).await, yard.ledger().await), (Vec::new(), Vec::new()));
     // It is left alone for as long.
     let report = yard.run().await.unwrap();
     assert_eq!((report.quit, count(&shop, "parted").await), (Quit::NothingSelected, 160));
@@ -334,7 +323,7 @@ async fn i12_rows_that_the_archive_has_stay_there_whoever_deletes_them_elsewhere
     assert_eq!(archived(&yard).await, tokens(60..100));
     shop.client().await.batch_execute("DROP TABLE p9").await.unwrap();
     assert_eq!(yard.run().await.unwrap().quit, Quit::Finished);
-    assert_eq!((archived(&yard).await, ledger(&yard).await.len()), (tokens(60..100), 4));
+    assert_eq!((archived(&yard).await, yard.ledger().await.len()), (tokens(60..100), 4));
 }
 
 /// A row that is not selected, in a partition that has left already: it goes back.

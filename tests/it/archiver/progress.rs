@@ -17,7 +17,7 @@ use stillpoint::{
 };
 use tokio::{runtime::Handle, task::block_in_place};
 
-use super::shop::{Shop as _, Sqlite, Yard};
+use super::shop::{Sqlite, Yard};
 use crate::{
     serving::ward::{HEAD, Ward},
     support::world::TestClock,
@@ -64,7 +64,7 @@ async fn why_a_run_waits_is_known_afterwards() {
     assert_eq!(yard.run().await.unwrap().quit, Quit::RowsMax);
     assert_eq!(yard.stopped().await.0, "rows-max");
     let shelf = Shelf::load(&yard.place).await.unwrap();
-    let ledger = yard.shop.driver().await.rows().await.unwrap().ledger("orders").await.unwrap();
+    let ledger = yard.ledger().await;
     let run = shelf.unfinished().unwrap();
     assert_eq!((run.plan.rows, gone_rows(run, &ledger)), (40, 10));
 

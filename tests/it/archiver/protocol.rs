@@ -21,7 +21,7 @@ use stillpoint::{
 use stillpoint_contract::{ErrorKind, code};
 use tokio::runtime::Handle;
 
-use super::shop::{InPostgres, Shop, Sqlite, Yard};
+use super::shop::{InPostgres, Shop, Sqlite, Yard, tokens};
 
 /// Does something to the shop as soon as the first transaction that deletes has begun, or before.
 pub(super) struct Meddler<S: 'static> {
@@ -77,12 +77,6 @@ async fn meddled<S: Shop + 'static>(
     let archived = yard.archived("orders").await.len() as u64;
     assert_eq!((report.exported_rows, report.pruned_rows), (archived, archived), "{report:?}");
     yard
-}
-
-fn tokens(numbers: impl IntoIterator<Item = i64>) -> Vec<String> {
-    let mut tokens: Vec<String> = numbers.into_iter().map(|one| format!("o{one}")).collect();
-    tokens.sort();
-    tokens
 }
 
 /// The six races of invariant 7.

@@ -14,10 +14,6 @@ fn sorted(mut tokens: Vec<String>) -> Vec<String> {
     tokens
 }
 
-async fn execute(shop: &InPostgres, statements: &str) {
-    shop.client().await.batch_execute(statements).await.unwrap();
-}
-
 /// Runs while somebody else's transaction is open, which commits soon after.
 async fn run_beside(yard: &Yard<&InPostgres>, statements: &str) -> Result<RunReport> {
     let mut client = yard.shop.client().await;
@@ -39,13 +35,10 @@ async fn i1_a_child_that_is_added_while_its_parent_is_deleted_is_archived() {
         shop.reset().await;
         let yard = Yard::new(&shop, true);
         yard.fill(0..10, 1).await;
-        execute(
-            &shop,
-            &format!(
-                "ALTER TABLE items DROP CONSTRAINT items_order_id_fkey;
+        shop.execute(&format!(
+            "ALTER TABLE items DROP CONSTRAINT items_order_id_fkey;
                  ALTER TABLE items ADD FOREIGN KEY (order_id) REFERENCES orders ON DELETE {action}"
-            ),
-        )
+        ))
         .await;
         let add = "INSERT INTO items VALUES (9000, 3, 'late');
             UPDATE items SET order_id = 5 WHERE id = 700";
@@ -65,8 +58,7 @@ async fn i8_a_partitioned_table_that_refers_and_cascades_is_refused() {
     let Some(shop) = InPostgres::new(18).await else { return };
     let yard = Yard::new(&shop, false);
     yard.fill(0..10, 0).await;
-    execute(
-        &shop,
+    shop.execute(
         "DROP TABLE IF EXISTS parts;
          CREATE TABLE parts (id int, order_id int REFERENCES orders ON DELETE CASCADE)
              PARTITION BY RANGE (id);
@@ -78,7 +70,7 @@ async fn i8_a_partitioned_table_that_refers_and_cascades_is_refused() {
     assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_REFUSED), "{error:?}");
     assert!(format!("{error:?}").contains("public.parts"), "{error:?}");
     assert_eq!(shop.ask("SELECT count(*)::text FROM parts").await, ["10"]);
-    execute(&shop, "DROP TABLE parts").await;
+    shop.execute("DROP TABLE parts").await;
 }
 
 /// The foreign key finds rows that comparing names would not: by the equality of its own type.
@@ -93,10 +85,8 @@ async fn i8_children_are_those_that_the_foreign_key_means() {
         ("text COLLATE \"C\"", "varchar(9)"),
         ("varchar(9)", "text COLLATE \"C\""),
     ] {
-        execute(
-            &shop,
-            &format!(
-                "DROP TABLE IF EXISTS lines; DROP TABLE IF EXISTS heads;
+        shop.execute(&format!(
+            "DROP TABLE IF EXISTS lines; DROP TABLE IF EXISTS heads;
                  DROP SCHEMA IF EXISTS stillpoint CASCADE;
                  CREATE TABLE heads (code {parent} PRIMARY KEY, token text, state text);
                  CREATE TABLE lines (id int PRIMARY KEY, token text,
@@ -104,8 +94,7 @@ async fn i8_children_are_those_that_the_foreign_key_means() {
                  CREATE INDEX ON lines (code);
                  INSERT INTO heads SELECT n, 'h' || n, 'closed' FROM generate_series(1, 9) AS n;
                  INSERT INTO lines SELECT n, 'l' || n, n FROM generate_series(1, 9) AS n"
-            ),
-        )
+        ))
         .await;
         let mut yard = Yard::new(&shop, false);
         "public.heads".clone_into(&mut yard.rule.root);
@@ -121,7 +110,7 @@ async fn i8_children_are_those_that_the_foreign_key_means() {
         assert_eq!(yard.archived("lines").await, lines, "{parent}, {child}");
         assert_eq!(shop.ask("SELECT count(*)::text FROM lines").await, ["0"]);
     }
-    execute(&shop, "DROP TABLE lines, heads").await;
+    shop.execute("DROP TABLE lines, heads").await;
 }
 
 /// Rows that a trigger puts back at the end of the transaction are not archived, too; and triggers
@@ -140,19 +129,19 @@ async fn i7_what_is_put_off_until_the_end_is_seen() {
                  DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION late()"
         )
     };
-    execute(&shop, &trigger("IF old.id < 3 THEN INSERT INTO orders SELECT old.*; END IF")).await;
+    shop.execute(&trigger("IF old.id < 3 THEN INSERT INTO orders SELECT old.*; END IF")).await;
     let done = yard.run().await.unwrap();
     assert!(done.left_rows > 0, "{done:?}");
     let all = sorted([yard.live("orders").await, yard.archived("orders").await].concat());
     assert_eq!(all, (0..10).map(|id| format!("o{id}")).collect::<Vec<_>>());
 
-    execute(&shop, "CREATE TABLE IF NOT EXISTS audit (id int)").await;
-    execute(&shop, &trigger("INSERT INTO audit VALUES (old.id)")).await;
+    shop.execute("CREATE TABLE IF NOT EXISTS audit (id int)").await;
+    shop.execute(&trigger("INSERT INTO audit VALUES (old.id)")).await;
     let done = yard.run().await.unwrap();
     assert!(done.quit.is_done() && done.left_rows == 0, "{done:?}");
     assert_eq!(yard.live("orders").await, Vec::<String>::new());
     assert_eq!(yard.archived("orders").await.len(), 10);
-    execute(&shop, "DROP TABLE audit").await;
+    shop.execute("DROP TABLE audit").await;
 }
 
 /// A trigger deletes other rows of the table: they would be nowhere.
@@ -161,8 +150,7 @@ async fn i7_rows_that_a_trigger_deletes_besides_are_not_lost() {
     let Some(shop) = InPostgres::new(18).await else { return };
     let yard = Yard::new(&shop, false);
     yard.fill(0..10, 0).await;
-    execute(
-        &shop,
+    shop.execute(
         "UPDATE orders SET state = 'open' WHERE id = 9;
          CREATE OR REPLACE FUNCTION more() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN DELETE FROM public.orders WHERE id = 9; RETURN NULL; END $$;
@@ -179,8 +167,7 @@ async fn i7_rows_that_a_trigger_deletes_besides_are_not_lost() {
 async fn i7_triggers_of_the_whole_table_are_seen_in_its_partitions() {
     for major in [13, 18] {
         let Some(shop) = InPostgres::new(major).await else { return };
-        execute(
-            &shop,
+        shop.execute(
             "DROP TABLE IF EXISTS whole; DROP SCHEMA IF EXISTS stillpoint CASCADE;
              CREATE TABLE whole (id int PRIMARY KEY, token text, state text)
                  PARTITION BY RANGE (id);
@@ -199,6 +186,6 @@ async fn i7_triggers_of_the_whole_table_are_seen_in_its_partitions() {
         let live = shop.ask("SELECT token FROM whole").await;
         let all = sorted([live, yard.archived("whole_1").await].concat());
         assert_eq!(all, (0..10).map(|id| format!("o{id}")).collect::<Vec<_>>(), "{major}");
-        execute(&shop, "DROP TABLE whole").await;
+        shop.execute("DROP TABLE whole").await;
     }
 }

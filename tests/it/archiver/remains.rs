@@ -64,8 +64,7 @@ async fn a_ledger_that_knows_more_than_the_manifests_is_an_alarm() {
     }
     let error = yard.run().await.unwrap_err();
     assert_eq!((error.kind(), error.code()), (ErrorKind::Corrupt, code::LEDGER), "{error:?}");
-    let driver = yard.shop.driver().await;
-    let ledger = driver.rows().await.unwrap().ledger("orders").await.unwrap();
+    let ledger = yard.ledger().await;
     let found = verify(&yard.place, &yard.world.cpu, Some(&ledger), |_| true).await.unwrap();
     // The ledger says so, and so do the files of which nothing is written down.
     assert_eq!((found.damages.len(), found.rows), (2, 0), "{found:?}");

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -17,7 +18,7 @@ use rusqlite::Connection;
 use stillpoint::{
     archiver::{
         Archiving, FoundRows, Gate, Limits, Place, Returning, RunReport, Step, Wanted, Witness,
-        file::json_line, find, ledger_of, put_back,
+        file::json_line, find, ledger_of, put_back, verify,
     },
     policy::{
         ArchiveRule, ArchivedChild, DestinationRule, FileFormat, Gates, Throttle, Verification,
@@ -26,7 +27,7 @@ use stillpoint::{
     repository::store::{Fs, LocalStore, MemoryStore, Store, Writers},
     world::World,
 };
-use stillpoint_contract::{Conflict, Driver, Endpoint, Engine, PutBackTally, Result};
+use stillpoint_contract::{Conflict, Driver, Endpoint, Engine, LedgerEntry, PutBackTally, Result};
 use stillpoint_testcontainers::Postgres;
 use tempfile::TempDir;
 use tokio_postgres::{Client, error::SqlState};
@@ -174,7 +175,7 @@ impl InPostgres {
 
     /// As new.
     pub(crate) async fn reset(&self) {
-        self.client().await.batch_execute(&format!("{RESET}{ORDERS}")).await.unwrap();
+        self.execute(&format!("{RESET}{ORDERS}")).await;
     }
 
     /// Another database of the server, as new.
@@ -195,6 +196,11 @@ impl InPostgres {
 
     pub(crate) async fn client(&self) -> Client {
         crate::postgres::connect(&self.server).await
+    }
+
+    /// Runs statements, of any kind.
+    pub(crate) async fn execute(&self, statements: &str) {
+        self.client().await.batch_execute(statements).await.unwrap();
     }
 
     /// The address of its database.
@@ -386,6 +392,13 @@ pub(crate) fn rule(root: String, items: Option<String>) -> ArchiveRule {
     }
 }
 
+/// The tokens of some orders, sorted.
+pub(crate) fn tokens(ids: impl IntoIterator<Item: Display>) -> Vec<String> {
+    let mut tokens: Vec<String> = ids.into_iter().map(|id| format!("o{id}")).collect();
+    tokens.sort();
+    tokens
+}
+
 /// A store in a directory.
 pub(crate) async fn local_store<F: Fs>(fs: F, folder: &Path, world: &World) -> Arc<dyn Store> {
     let (clock, entropy) = (&*world.clock, Arc::clone(&world.entropy));
@@ -474,6 +487,20 @@ impl<S: Shop> Yard<S> {
         Box::pin(found).await.unwrap();
         tokens.sort();
         tokens
+    }
+
+    /// What the ledger says of it.
+    pub(crate) async fn ledger(&self) -> Vec<LedgerEntry> {
+        let driver = self.shop.driver().await;
+        driver.rows().await.unwrap().ledger("orders").await.unwrap()
+    }
+
+    /// The files are whole, and have as many rows as the ledger says.
+    pub(crate) async fn agrees(&self, rows: u64, at: &str) {
+        let ledger = self.ledger().await;
+        assert_eq!(ledger.iter().map(|entry| entry.rows).sum::<u64>(), rows, "{at}");
+        let found = verify(&self.place, &self.world.cpu, Some(&ledger), |_| true).await.unwrap();
+        assert_eq!((found.rows, found.damages.len()), (rows, 0), "{at}: {found:?}");
     }
 
     /// The tokens of a table's rows, sorted.

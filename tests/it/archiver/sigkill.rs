@@ -18,7 +18,7 @@ use std::{
 use rustix::process::{Signal, getpid, kill_process};
 use serde_json::{Value, json};
 use stillpoint::{
-    archiver::{Archiving, Limits, Place, Step, Witness, verify},
+    archiver::{Archiving, Limits, Place, Step, Witness},
     policy::{ArchiveRule, Verification},
     repository::store::{Entry, Fs, RealFs, Store},
     world::World,
@@ -232,10 +232,7 @@ async fn is_survived<S: Shop>(shop: S, process: &Process, step: i64) -> bool {
     }
     assert_eq!(yard.live("orders").await, ["o5"], "{at}");
     assert_eq!(yard.live("items").await, ["i500"], "{at}");
-    let driver = yard.shop.driver().await;
-    let ledger = driver.rows().await.unwrap().ledger("orders").await.unwrap();
-    let found = verify(&yard.place, &yard.world.cpu, Some(&ledger), |_| true).await.unwrap();
-    assert_eq!((found.rows, found.damages.len()), (10, 0), "{at}: {found:?}");
+    yard.agrees(10, &at).await;
     was_killed
 }
 
