@@ -1,5 +1,7 @@
 //! What speaks against moving rows of a set.
 
+use std::collections::BTreeMap;
+
 use stillpoint_contract::{ArchiveSet, Class, Finding, Kind, Member, Referrer, Result, Weight};
 
 use super::{
@@ -23,13 +25,13 @@ fn finding(
 
 /// Everything that speaks against moving a set.
 pub(super) fn examine(desk: &mut Desk, set: &ArchiveSet) -> Result<Vec<Finding>> {
-    let mut findings = vec![journal(desk)?];
+    let (mut findings, mut told) = (vec![journal(desk)?], Triggers::default());
     for (at, member) in set.members.iter().enumerate() {
         let own = own_name(&member.table.name)?;
         if at == 0 {
             findings.extend(root(desk, member, &own)?);
         }
-        findings.extend(deletion(desk, set, member, &own)?);
+        findings.extend(deletion(desk, set, member, (&own, &mut told))?);
         findings.extend(reused(desk, set, at, &own)?);
         findings.extend(link(desk, set, member, &own)?);
         let connection = desk.connection();
@@ -40,9 +42,10 @@ pub(super) fn examine(desk: &mut Desk, set: &ArchiveSet) -> Result<Vec<Finding>>
             findings.extend(index(desk, &referrer)?);
         }
         for (trigger, sql) in desk.sql(triggers(connection, &own), STEP)? {
-            findings.extend(on_delete(member, &trigger, &sql));
+            told.fires(&member.table.name, &trigger, &sql);
         }
     }
+    findings.extend(told.0.into_values());
     findings.dedup();
     Ok(findings)
 }
@@ -139,57 +142,95 @@ fn is_last_selected(
 
 /// Whether rows can be deleted at all, and what happens then: a trigger, an index or a check may
 /// need functions or collations that only the application has, and a trigger may do anything.
-fn deletion(desk: &mut Desk, set: &ArchiveSet, member: &Member, own: &str) -> Result<Vec<Finding>> {
+fn deletion(
+    desk: &mut Desk,
+    set: &ArchiveSet,
+    member: &Member,
+    (own, told): (&str, &mut Triggers),
+) -> Result<Option<Finding>> {
+    let table = &member.table.name;
     let found = match effects(desk.connection_mut(), own) {
         Err(e) if matches!(e, rusqlite::Error::SqlInputError { .. }) => {
-            let found = format!("{}: rows cannot be deleted here: {e}", member.table.name);
-            return Ok(vec![finding("deletion", found, Weight::Lacking, None)]);
+            let found = format!("{table}: rows cannot be deleted here: {e}");
+            return Ok(Some(finding("deletion", found, Weight::Lacking, None)));
         }
         found => desk.sql(found, STEP)?,
     };
     let names = own_names(set)?;
-    let mut findings = Vec::new();
     for effect in &found {
         // Who refers to rows is looked at by itself.
         let Some(trigger) = &effect.trigger else { continue };
         let loses = desk.sql(loses(desk.connection(), &names, effect), STEP)?;
         let is_member = names.iter().any(|own| effect.is_on(own));
-        findings.extend(besides(&member.table.name, trigger, effect, (loses, is_member)));
+        if let Some((what, weight)) = besides(effect, loses, is_member) {
+            told.tell(table, trigger, &what, weight);
+        }
     }
-    Ok(findings)
+    Ok(None)
 }
 
-/// What a trigger does to other rows.
-fn besides(
-    shown: &str,
-    trigger: &str,
-    effect: &Effect,
-    (loses, is_member): (bool, bool),
-) -> Option<Finding> {
-    let told = |what: &str| format!("{shown}: trigger {trigger} {what}");
+/// What a trigger does to other rows, and how that weighs.
+fn besides(effect: &Effect, loses: bool, is_member: bool) -> Option<(String, Weight)> {
     let table = &effect.table;
-    let lacking = |what: String| {
-        let drop = format!("DROP TRIGGER {}", quoted(trigger));
-        Some(finding("trigger", told(&what), Weight::Lacking, Some(drop)))
-    };
     if loses {
-        return lacking(format!(
+        let what = format!(
             "deletes or replaces rows of {table}, which is not in the set: they would be gone \
              without having been copied; add {table} to the set, or drop the trigger"
-        ));
+        );
+        return Some((what, Weight::Lacking));
+    }
+    if effect.deed != Deed::Update {
+        return None;
     }
     // Rows of children go first, so that their trigger makes each parent another row than the file
     // has, each time anew.
-    if effect.deed == Deed::Update && is_member {
-        return lacking(format!(
+    Some(if is_member {
+        let what = format!(
             "changes rows of {table}, which is in the set: they would no longer be what was \
              copied, and would never be pruned"
-        ));
-    }
-    (effect.deed == Deed::Update).then(|| {
-        let what = format!("changes rows of {table} for rows that are pruned");
-        finding("trigger", told(&what), Weight::Advice, None)
+        );
+        (what, Weight::Lacking)
+    } else {
+        (format!("changes rows of {table} for rows that are pruned"), Weight::Advice)
     })
+}
+
+/// What is told of triggers: of each one in one place, whatever it does.
+#[derive(Debug, Default)]
+struct Triggers(BTreeMap<String, Finding>);
+
+impl Triggers {
+    /// Adds what a trigger does where rows of a table go.
+    fn tell(&mut self, table: &str, trigger: &str, what: &str, weight: Weight) {
+        let drop = format!("DROP TRIGGER {}", quoted(trigger));
+        let statement = (weight == Weight::Lacking).then_some(drop);
+        let Some(known) = self.0.get_mut(trigger) else {
+            let found = format!("{table}: trigger {trigger} {what}");
+            self.0.insert(trigger.to_owned(), finding("trigger", found, weight, statement));
+            return;
+        };
+        // It may fire for rows of several members.
+        if !known.found.contains(what) {
+            known.found = format!("{}; it {what}", known.found);
+            known.weight = known.weight.max(weight);
+            known.statement = known.statement.take().or(statement);
+        }
+    }
+
+    /// Adds what a trigger of a table may do to rows that are deleted. Of one of which nothing else
+    /// is known, it is told that it fires.
+    fn fires(&mut self, table: &str, trigger: &str, sql: &str) {
+        if !fires(trigger, sql, "DELETE") {
+            return;
+        }
+        if sql.to_uppercase().contains("IGNORE") {
+            let what = "may keep rows from being deleted: what it keeps is not pruned";
+            self.tell(table, trigger, what, Weight::Advice);
+        } else if !self.0.contains_key(trigger) {
+            let what = "fires for each row that is pruned: rows that it puts back are not pruned";
+            self.tell(table, trigger, what, Weight::Advice);
+        }
+    }
 }
 
 /// Without an index, each deletion reads the whole table.
@@ -270,19 +311,6 @@ pub(super) fn fires(trigger: &str, sql: &str, event: &str) -> bool {
     words.find(|word| ["DELETE", "INSERT", "UPDATE"].contains(word)) == Some(event)
 }
 
-fn on_delete(member: &Member, trigger: &str, sql: &str) -> Option<Finding> {
-    if !fires(trigger, sql, "DELETE") {
-        return None;
-    }
-    let then = if sql.to_uppercase().contains("IGNORE") {
-        "it may keep rows from being deleted: what it keeps is not pruned"
-    } else {
-        "it fires for each row that is pruned: rows that it puts back are not pruned"
-    };
-    let found = format!("{}: trigger {trigger}: {then}", member.table.name);
-    Some(finding("trigger", found, Weight::Advice, None))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -299,5 +327,34 @@ mod tests {
         ] {
             assert_eq!(fires(trigger, sql, "DELETE"), expected, "{sql}");
         }
+    }
+
+    #[test]
+    fn a_trigger_is_told_once_whatever_it_does() {
+        let mut told = Triggers::default();
+        told.tell("t", "x", "changes rows of sums", Weight::Advice);
+        told.tell("c", "x", "changes rows of sums", Weight::Advice);
+        let sql = |of: &str, then: &str| {
+            format!("CREATE TRIGGER {of} BEFORE DELETE ON t BEGIN {then}; END")
+        };
+        for (trigger, then) in [("x", "SELECT 1"), ("y", "SELECT RAISE(IGNORE)"), ("z", "SELECT 1")]
+        {
+            told.fires("t", trigger, &sql(trigger, then));
+        }
+        told.fires("t", "w", "CREATE TRIGGER w INSERT ON t BEGIN SELECT 1; END");
+        let found: Vec<&str> = told.0.values().map(|one| &*one.found).collect();
+        let [x, y, z] = found[..] else { panic!("{found:?}") };
+        assert_eq!(x, "t: trigger x changes rows of sums");
+        assert!(y.starts_with("t: trigger y may keep rows"), "{y}");
+        assert!(z.starts_with("t: trigger z fires for each row"), "{z}");
+        assert!(told.0.values().all(|one| one.weight == Weight::Advice && one.statement.is_none()));
+
+        told.tell("t", "x", "deletes rows of other", Weight::Lacking);
+        told.fires("t", "x", &sql("x", "SELECT RAISE(IGNORE)"));
+        let x = &told.0["x"];
+        let all = "t: trigger x changes rows of sums; it deletes rows of other; it may keep rows";
+        assert!(x.found.starts_with(all), "{x:?}");
+        assert_eq!(x.weight, Weight::Lacking);
+        assert_eq!(x.statement.as_deref(), Some("DROP TRIGGER \"x\""));
     }
 }
