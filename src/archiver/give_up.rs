@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use stillpoint_contract::{ErrorKind, Result, Rows};
 
 use super::{
-    document::{Batch, Plan, Slice},
+    document::{Batch, Plan},
     mend::Mended,
     prepare::{cutoff_of, safe},
     prune::{batch_name, ledgered},
@@ -94,14 +94,9 @@ impl Work<'_, '_> {
         batch: &Batch,
         (gone, why): (&[bool], &str),
     ) -> Result<()> {
-        let mended = match self.read_and_mend(plan, batch, gone).await? {
-            Mended::Sound => None,
-            Mended::Void(_) => return Ok(()),
-            Mended::Anew(batch) => Some(batch),
-        };
-        let batch = mended.as_ref().unwrap_or(batch);
-        let left = batch.slices.iter().zip(gone).filter(|(_, gone)| !**gone);
-        let left: Vec<Slice> = left.map(|(slice, _)| slice.clone()).collect();
-        self.close(plan, batch, &left, why).await.map(drop)
+        match self.read_and_mend(plan, batch, gone).await? {
+            Mended::Whole(batch, left) => self.close(plan, &batch, &left, why).await.map(drop),
+            Mended::Void(_) => Ok(()),
+        }
     }
 }

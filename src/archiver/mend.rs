@@ -1,7 +1,7 @@
 //! A batch that waits for its rows to be deleted, and a file of it that is damaged or gone: as long
 //! as the rows are in their tables, or a second copy has the file, nothing is lost.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use stillpoint_contract::{Error, ErrorKind, Finding, Result, Weight, code};
 
@@ -18,13 +18,20 @@ use super::{
 };
 
 /// What a batch is once it was read back, and mended.
-pub(super) enum Mended {
-    /// What it was: its files are what was written.
-    Sound,
+pub(super) enum Mended<'a> {
+    /// Its files are what was written, here or in a later generation; and which of its slices are
+    /// still to go.
+    Whole(Cow<'a, Batch>, Vec<Slice>),
     /// None of it counts: its rows are read again.
     Void(ShelvedBatch),
-    /// Its files are what they were, in a later generation.
-    Anew(Batch),
+}
+
+impl<'a> Mended<'a> {
+    fn whole(batch: Cow<'a, Batch>, gone: &[bool]) -> Self {
+        let left = batch.slices.iter().zip(gone).filter(|(_, gone)| !**gone);
+        let left = left.map(|(slice, _)| slice.clone()).collect();
+        Self::Whole(batch, left)
+    }
 }
 
 impl Work<'_, '_> {
@@ -34,15 +41,15 @@ impl Work<'_, '_> {
     /// # Errors
     ///
     /// [`Corrupt`](ErrorKind::Corrupt) when rows were deleted that only that file had: which.
-    pub(super) async fn read_and_mend(
+    pub(super) async fn read_and_mend<'a>(
         &mut self,
         plan: &Plan,
-        batch: &Batch,
+        batch: &'a Batch,
         gone: &[bool],
-    ) -> Result<Mended> {
+    ) -> Result<Mended<'a>> {
         let Archiving { place, world, .. } = self.archiving;
         match read_back(place, &world.cpu, plan, batch).await {
-            Ok(()) => Ok(Mended::Sound),
+            Ok(()) => Ok(Mended::whole(Cow::Borrowed(batch), gone)),
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 self.mend(plan, batch, gone, error).await
             }
@@ -57,7 +64,7 @@ impl Work<'_, '_> {
         batch: &Batch,
         gone: &[bool],
         damage: Error,
-    ) -> Result<Mended> {
+    ) -> Result<Mended<'static>> {
         let archiving = self.archiving;
         let (place, world) = (archiving.place, archiving.world);
         let (name, now) = (batch_name(batch), world.clock.now());
@@ -92,7 +99,7 @@ impl Work<'_, '_> {
             }
             self.report.recount(batch, Some(&written));
             self.tell(format!("batch {name}: {}: {damage}", reason.0));
-            return Ok(Mended::Anew(written));
+            return Ok(Mended::whole(Cow::Owned(written), gone));
         }
         Err(lost(plan, batch, gone, damage))
     }

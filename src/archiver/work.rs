@@ -1,7 +1,7 @@
 //! A run as it is carried out: what is pending is deleted, what is left is read, and of both one
 //! while the other.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{ArchiveSet, ErrorKind, Key, KeyRange, LedgerEntry, Result, Rows};
@@ -240,20 +240,17 @@ impl<'a, 'b> Work<'a, 'b> {
         if gone.iter().all(|gone| *gone) {
             return Ok(Outcome::default());
         }
-        let mended = match self.read_and_mend(plan, batch, &gone).await? {
-            Mended::Sound => None,
+        let (batch, slices) = match self.read_and_mend(plan, batch, &gone).await? {
+            Mended::Whole(batch, left) => (batch, (left, Versions::default())),
             Mended::Void(void) => {
                 return Ok(Outcome { became: Some(void), ..Outcome::default() });
             }
-            Mended::Anew(batch) => Some(batch),
         };
-        let batch = mended.as_ref().unwrap_or(batch);
-        let slices = batch.slices.iter().zip(gone).filter(|(_, gone)| !gone);
-        let slices = slices.map(|(slice, _)| slice.clone()).collect();
         let left = self.archiving.limits.rows_max.map(|max| max.saturating_sub(self.read_rows));
-        let slices = (slices, Versions::default());
-        let mut outcome = self.prune_batch(pruner, plan, batch, slices, left).await?;
-        if let (Some(batch), None) = (mended, &outcome.became) {
+        let mut outcome = self.prune_batch(pruner, plan, &batch, slices, left).await?;
+        if outcome.became.is_none()
+            && let Cow::Owned(batch) = batch
+        {
             let one = ShelvedBatch { batch, sealed: None, void: None, expired: None };
             outcome.became = Some(one);
         }
