@@ -14,7 +14,6 @@ use crate::{
     policy::{Candidate, CopyKind, Stock, Verdict},
     repository::{
         COPIED_FROM, Holdings, LogToCopy, Pace, Problem, Replication, Repository, Road,
-        VerifyReport,
         history::{Committed, History},
     },
     world::World,
@@ -248,7 +247,10 @@ impl Copying<'_> {
                 Ok(Some(bytes)) => report.copied.push((committed, bytes)),
                 Ok(None) => {}
                 Err(error) if is_finding(&error) => {
-                    self.note(&committed, &error, report).await?;
+                    let is_of_source = error.facts().iter().any(|(label, _)| *label == COPIED_FROM);
+                    let found = problem(&committed.commit.backup, &error);
+                    let noted = self.terms.note(&committed, found, is_of_source).await?;
+                    report.problems.extend(noted);
                 }
                 Err(error) => return Err(error),
             }
@@ -317,32 +319,6 @@ impl Copying<'_> {
         }
         Ok(())
     }
-
-    /// Writes down that a backup of the source is not what it was when it was proven, if it is the
-    /// source that is damaged.
-    async fn note(
-        &self,
-        committed: &Committed,
-        error: &Error,
-        report: &mut CopyReport,
-    ) -> Result<()> {
-        let backup = &committed.commit.backup;
-        let theirs = self.terms.source.history().await?;
-        if theirs.commit(backup).is_none_or(|known| known.forgotten) {
-            // It was given up while it was copied.
-            return Ok(());
-        }
-        let found = problem(backup, error);
-        let is_of_source = error.facts().iter().any(|(label, _)| *label == COPIED_FROM);
-        if is_of_source {
-            let found = VerifyReport { problems: vec![found.clone()], ..VerifyReport::default() };
-            if let Err(error) = self.terms.source.prove(committed, &found).await {
-                tracing::warn!(event = "proof.unwritten", backup, "{error}");
-            }
-        }
-        report.problems.push(found);
-        Ok(())
-    }
 }
 
 /// Whether every stored byte of a backup was read back, and is as it was written.
@@ -360,7 +336,8 @@ fn is_finding(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Missing)
 }
 
-fn problem(backup: &str, error: &Error) -> Problem {
+/// What is wrong with a backup: with a pack of it, where that is known.
+pub(super) fn problem(backup: &str, error: &Error) -> Problem {
     let mut what = error.to_string();
     for (label, value) in error.facts() {
         what = format!("{what}, {label} {value}");

@@ -9,7 +9,10 @@ use crate::{
     policy::{
         Backup, Candidate, CopyRule, Hours, Keep, Policy, Proof, Rules, State, Stock, Window,
     },
-    repository::{Holdings, Repository, history::History},
+    repository::{
+        Holdings, Problem, Repository, VerifyReport,
+        history::{Committed, History},
+    },
 };
 
 /// A backup that does not go, though the copy should have it.
@@ -77,6 +80,28 @@ impl Terms<'_> {
 
     pub(super) fn holdings(&self, history: &History) -> Holdings {
         Holdings::of(history, self.database).about(&self.subjects())
+    }
+
+    /// What keeps a backup from going, unless it was given up meanwhile. Where the source is not
+    /// what it was when the backup was proven, that is written down there.
+    pub(super) async fn note(
+        &self,
+        committed: &Committed,
+        found: Problem,
+        is_of_source: bool,
+    ) -> Result<Option<Problem>> {
+        let backup = &committed.commit.backup;
+        let theirs = self.source.history().await?;
+        if theirs.commit(backup).is_none_or(|known| known.forgotten) {
+            return Ok(None);
+        }
+        if is_of_source {
+            let report = VerifyReport { problems: vec![found.clone()], ..VerifyReport::default() };
+            if let Err(error) = self.source.prove(committed, &report).await {
+                tracing::warn!(event = "proof.unwritten", backup, "{error}");
+            }
+        }
+        Ok(Some(found))
     }
 
     /// What would go if it were proven.

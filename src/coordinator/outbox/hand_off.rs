@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     coordinator::{
-        copy::{CopyReport, CopyStanding, kind_of},
+        copy::{CopyReport, CopyStanding, kind_of, problem},
         point::Wanted,
         restore::{RestoreJob, plan, run, staging_beside},
         scratch::Scratch,
@@ -21,7 +21,7 @@ use crate::{
     },
     pipeline::Meter,
     policy::{Backup, Candidate, Proof, Stock, Verdict},
-    repository::{Holdings, Pace, Problem, VerifyReport, history::Committed},
+    repository::{Holdings, Pace, Problem, history::Committed},
     world::World,
 };
 
@@ -190,7 +190,15 @@ impl HandOff<'_> {
                     report.sent = (report.sent.0 + 1, report.sent.1 + bytes);
                     report.copied.push((committed, bytes));
                 }
-                Err(error) if is_finding(&error) => self.note(&committed, &error, report).await?,
+                Err(error) if is_finding(&error) => {
+                    // What the engine finds was backed up so: the bytes are those that were stored.
+                    let is_of_source = error.code() != code::RESTORE_CHECK_FAILED;
+                    let backup = &committed.commit.backup;
+                    let object = format!("backup {backup}");
+                    let found = Problem { object, ..problem(backup, &error) };
+                    let noted = self.terms.note(&committed, found, is_of_source).await?;
+                    report.problems.extend(noted);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -292,35 +300,6 @@ impl HandOff<'_> {
         });
         let payload = made.await.map_err(|cause| Error::bug("pack").caused_by(cause))??;
         Ok((payload, name, manifest))
-    }
-
-    /// Writes down what is damaged at the source, and goes on.
-    async fn note(
-        &self,
-        committed: &Committed,
-        error: &Error,
-        report: &mut CopyReport,
-    ) -> Result<()> {
-        let backup = &committed.commit.backup;
-        let theirs = self.terms.source.history().await?;
-        if theirs.commit(backup).is_none_or(|known| known.forgotten) {
-            return Ok(());
-        }
-        let what = error
-            .facts()
-            .iter()
-            .fold(error.to_string(), |what, (label, value)| format!("{what}, {label} {value}"));
-        let backups = vec![backup.clone()];
-        let problem = Problem { object: format!("backup {backup}"), what, backups };
-        // What the engine finds was backed up so: the bytes are those that were stored.
-        if error.code() != code::RESTORE_CHECK_FAILED {
-            let found = VerifyReport { problems: vec![problem.clone()], ..VerifyReport::default() };
-            if let Err(error) = self.terms.source.prove(committed, &found).await {
-                tracing::warn!(event = "proof.unwritten", backup, "{error}");
-            }
-        }
-        report.problems.push(problem);
-        Ok(())
     }
 }
 
