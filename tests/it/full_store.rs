@@ -6,7 +6,6 @@
 )]
 
 use std::{
-    num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -17,14 +16,11 @@ use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use rustix::io::Errno;
 use stillpoint::{
-    coordinator::{
-        BackupJob, CaptureJob, Process, RestoreJob, Successor, Wanted, back_up, capture, plan, run,
-        staging_beside,
-    },
+    coordinator::{CaptureJob, RestoreJob, Wanted, back_up, capture, plan, run, staging_beside},
     pipeline::{Meter, id::ChunkSize},
     registry,
     repository::{
-        InitOptions, Repository, WriteOptions,
+        InitOptions, Repository,
         descriptor::Writers,
         keys::PassphraseCost,
         store::{self, Dice, FsFault, LocalStore, SimFs, Store},
@@ -34,7 +30,10 @@ use stillpoint::{
 use stillpoint_contract::{Clock, Endpoint, Engine, ErrorKind, Overwrite, RestoreExtras, Result};
 use tempfile::TempDir;
 
-use crate::site::{rows, seed, setting};
+use crate::{
+    site::{rows, seed, setting},
+    support::jobs::{backup_of, capture_of},
+};
 
 /// Operations that fail, of those that a backup or a capture makes; `STILLPOINT_FAULTS` says
 /// otherwise. All of them, unless there are more.
@@ -126,32 +125,14 @@ impl Bench {
     }
 
     async fn back_up(&self) -> Result<()> {
-        let job = BackupJob {
-            engine: &*self.engine,
-            endpoint: &self.endpoint,
-            database: "app",
-            full: false,
-            successor: Successor::InPlace,
-            streams_max: NonZeroUsize::MIN,
-            options: WriteOptions::default(),
-            task: None,
-            configuration: None,
-        };
+        let job = backup_of(&*self.engine, &self.endpoint);
         let repository = self.open().await?;
         back_up(&self.world, &repository, job, &Arc::new(Meter::default())).await.map(drop)
     }
 
     /// Captures what there is, and stops.
     async fn capture(&self) -> Result<()> {
-        let job = CaptureJob {
-            engine: &*self.engine,
-            endpoint: &self.endpoint,
-            database: "app",
-            flush: Duration::ZERO,
-            retry_for: Duration::ZERO,
-            take_over: true,
-            process: Process::UNKNOWN,
-        };
+        let job = CaptureJob { take_over: true, ..capture_of(&*self.engine, &self.endpoint) };
         let repository = self.open().await?;
         capture(&self.world, &repository, job, std::future::ready(()), |_| {}).await.map(drop)
     }

@@ -1,18 +1,18 @@
 //! A database that is written to, backed up, captured, lost, and brought back to any commit.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use rusqlite::Connection;
 use stillpoint::{
     coordinator::{
-        BackupJob, CaptureEvent, CaptureJob, Preference, Process, RestoreJob, Successor, Wanted,
-        back_up, capture, choose, plan, run, staging_beside,
+        CaptureEvent, CaptureJob, Preference, RestoreJob, Wanted, back_up, capture, choose, plan,
+        run, staging_beside,
     },
     pipeline::{Meter, id::ChunkSize},
     registry,
     repository::{
-        InitOptions, Repository, WriteOptions,
+        InitOptions, Repository,
         descriptor::Writers,
         drill::{DrillRecord, EngineCheck, RECORD_FORMAT, RestoredBackup},
         history::Committed,
@@ -22,6 +22,8 @@ use stillpoint::{
     world::World,
 };
 use stillpoint_contract::{Overwrite, RecoveryTarget, RestoreExtras, Verdict};
+
+use crate::support::jobs::{backup_of, capture_of};
 
 async fn repository(world: &World) -> Repository {
     let cost = PassphraseCost { memory_kib: 64, passes: 1, lanes: 1 };
@@ -58,29 +60,12 @@ async fn every_commit_can_be_restored() {
     let (url, engines) = (format!("sqlite:{}", path.display()), registry::engines(&world.clock));
     let (engine, endpoint) = registry::endpoint(&engines, &url).unwrap();
     let meter = Arc::new(Meter::default());
-    let job = || BackupJob {
-        engine: &*engine,
-        endpoint: &endpoint,
-        database: "app",
-        full: false,
-        successor: Successor::InPlace,
-        streams_max: NonZeroUsize::MIN,
-        options: WriteOptions::default(),
-        task: None,
-        configuration: None,
-    };
+    let job = || backup_of(&*engine, &endpoint);
     let first = back_up(&world, &repository, job(), &meter).await.unwrap();
     assert!(!first.committed.commit.incremental);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let capturing = CaptureJob {
-        engine: &*engine,
-        endpoint: &endpoint,
-        database: "app",
-        flush: Duration::from_millis(50),
-        retry_for: Duration::ZERO,
-        take_over: false,
-        process: Process::UNKNOWN,
-    };
+    let flush = Duration::from_millis(50);
+    let capturing = CaptureJob { flush, ..capture_of(&*engine, &endpoint) };
     let mut positions = Vec::new();
     let stop_signal = async {
         stopped.await.ok();
@@ -210,28 +195,11 @@ async fn row_65_a_restore_passes_over_what_a_drill_found_damaged() {
     let (url, engines) = (format!("sqlite:{}", path.display()), registry::engines(&world.clock));
     let (engine, endpoint) = registry::endpoint(&engines, &url).unwrap();
     let meter = Arc::new(Meter::default());
-    let job = || BackupJob {
-        engine: &*engine,
-        endpoint: &endpoint,
-        database: "app",
-        full: false,
-        successor: Successor::InPlace,
-        streams_max: NonZeroUsize::MIN,
-        options: WriteOptions::default(),
-        task: None,
-        configuration: None,
-    };
+    let job = || backup_of(&*engine, &endpoint);
     let first = back_up(&world, &repository, job(), &meter).await.unwrap().committed;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let capturing = CaptureJob {
-        engine: &*engine,
-        endpoint: &endpoint,
-        database: "app",
-        flush: Duration::from_millis(50),
-        retry_for: Duration::ZERO,
-        take_over: false,
-        process: Process::UNKNOWN,
-    };
+    let flush = Duration::from_millis(50);
+    let capturing = CaptureJob { flush, ..capture_of(&*engine, &endpoint) };
     let stop_signal = async {
         stopped.await.ok();
     };

@@ -4,6 +4,7 @@
 
 pub(crate) mod capture;
 pub(crate) mod data;
+pub(crate) mod jobs;
 pub(crate) mod ledger;
 pub(crate) mod session;
 pub(crate) mod stage;
