@@ -6,7 +6,6 @@ use std::{fs, sync::Arc};
 
 use bytes::Bytes;
 use chrono::Months;
-use rusqlite::Connection;
 use stillpoint::{
     archiver::{Place, Quit, Shelf, Verified, Wanted, expire, find, verify},
     policy::{Period, PeriodUnit},
@@ -15,10 +14,10 @@ use stillpoint::{
 use stillpoint_contract::{ErrorKind, LedgerEntry};
 
 use super::{
+    few::few,
     keys::{bytes, copy_of, names, replace},
     shop::{Sqlite, Yard},
 };
-use crate::serving::ward::{HEAD, Ward};
 
 const FILES: &str = "archive/orders/orders/";
 const DOCUMENTS: &str = "archive/orders/_stillpoint/";
@@ -182,24 +181,10 @@ async fn what_has_expired_is_missed_by_nobody() {
     }
 }
 
-const FEW: &str = r#"
-[database.shop]
-endpoint = "sqlite:shop.db"
-[archive.few]
-database = "shop"
-root = "few"
-where = "state = 'closed'"
-"#;
-
 /// The same through the program.
 #[test]
 fn verify_says_which_document_is_gone() {
-    let ward = Ward::new(&format!("{HEAD}{FEW}"));
-    ward.ok(&["init", "--repo", "repo", "--no-encryption"]);
-    let shop = Connection::open(ward.path("shop.db")).unwrap();
-    let fill = "CREATE TABLE few (id INTEGER PRIMARY KEY, v TEXT, state TEXT);
-        INSERT INTO few VALUES (1, 'v1', 'closed')";
-    shop.execute_batch(fill).unwrap();
+    let (ward, _shop) = few(1, "");
     ward.ok(&["archive", "run", "few"]);
     let found = ward.json(&["archive", "verify", "few", "--against-ledger"]);
     assert_eq!((&found["rows"], &found["unnamed_files"]), (&1.into(), &0.into()), "{found:#}");

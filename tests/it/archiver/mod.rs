@@ -10,6 +10,7 @@ mod documents;
 mod early;
 mod encrypted;
 mod events;
+mod few;
 mod forms;
 mod iceberg;
 mod iceberg_seen;

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::Connection;
 use serde_json::Value;
 use stillpoint::{
     archiver::{Aged, LastWord, Place, Quit, Shelf, Step, Witness, gone_rows, last_word, tell},
@@ -17,11 +16,11 @@ use stillpoint::{
 };
 use tokio::{runtime::Handle, task::block_in_place};
 
-use super::shop::{Sqlite, Yard};
-use crate::{
-    serving::ward::{HEAD, Ward},
-    support::world::TestClock,
+use super::{
+    few::{configured, few},
+    shop::{Sqlite, Yard},
 };
+use crate::support::world::TestClock;
 
 impl Yard<Sqlite> {
     async fn word(&self) -> Option<LastWord> {
@@ -140,27 +139,10 @@ async fn a_rest_that_lasts_is_heard_of_while_it_does() {
     assert_eq!(yard.word().await.unwrap().state, "finished");
 }
 
-const FEW: &str = r#"
-[database.shop]
-endpoint = "sqlite:shop.db"
-[archive.few]
-database = "shop"
-root = "few"
-where = "state = 'closed'"
-slice_rows = 1
-"#;
-
 /// The same through the program.
 #[test]
 fn status_shows_bytes_what_is_left_and_why_it_waits() {
-    let gated = format!("{HEAD}{FEW}delete_gate = {{ min_age = \"24h\" }}\n");
-    let ward = Ward::new(&gated);
-    ward.ok(&["init", "--repo", "repo", "--no-encryption"]);
-    let shop = Connection::open(ward.path("shop.db")).unwrap();
-    let fill = "CREATE TABLE few (id INTEGER PRIMARY KEY, v TEXT, state TEXT);
-        INSERT INTO few VALUES (1, 'v1', 'closed'), (2, 'v2', 'closed'), (3, 'v3', 'closed'),
-            (4, 'v4', 'closed'), (5, 'v5', 'closed')";
-    shop.execute_batch(fill).unwrap();
+    let (ward, _shop) = few(5, "slice_rows = 1\ndelete_gate = { min_age = \"24h\" }\n");
     let status = || ward.json(&["archive", "status", "few"]);
     assert_eq!((&status()["run"], &status()["last_word"]), (&Value::Null, &Value::Null));
     ward.ok(&["archive", "run", "few"]);
@@ -177,7 +159,7 @@ fn status_shows_bytes_what_is_left_and_why_it_waits() {
     assert!(told.contains("too little was deleted to say how long it takes"), "{told}");
 
     // Row by row: from the second one on, it is known how fast they go.
-    ward.configure(&format!("{HEAD}{FEW}"));
+    ward.configure(&configured("slice_rows = 1\n"));
     for _ in 0..2 {
         ward.ok(&["archive", "run", "few", "--max-rows", "1"]);
     }

@@ -2,15 +2,16 @@
 //! the newest version of each comes back.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says what it tried")]
 
-use rusqlite::Connection;
 use stillpoint::archiver::{
     FoundRows, Nobody, Reconciling, Returned, Returning, Shelf, Wanted, duckdb_views, find,
     put_back, reconcile,
 };
 use stillpoint_contract::{Conflict, Result};
 
-use super::shop::{InPostgres, Shop, Sqlite, Yard};
-use crate::serving::ward::{HEAD, Ward};
+use super::{
+    few::few,
+    shop::{InPostgres, Shop, Sqlite, Yard},
+};
 
 /// Puts rows back that are as a condition says, of one run or of all.
 async fn put<S: Shop>(
@@ -182,25 +183,11 @@ async fn a_key_is_the_same_where_the_index_of_sqlite_says_so() {
     spelled_otherwise("BINARY", ["Bob", "bob"], false).await;
 }
 
-const FEW: &str = r#"
-[database.shop]
-endpoint = "sqlite:shop.db"
-[archive.few]
-database = "shop"
-root = "few"
-where = "state = 'closed'"
-"#;
-
 /// The same through the program, which says what it left and whose versions it shows.
 #[test]
 fn older_versions_are_left_in_the_files_and_told() {
-    let ward = Ward::new(&format!("{HEAD}{FEW}"));
-    ward.ok(&["init", "--repo", "repo", "--no-encryption"]);
-    let shop = Connection::open(ward.path("shop.db")).unwrap();
+    let (ward, shop) = few(3, "");
     shop.pragma_update(None, "journal_mode", "WAL").unwrap();
-    let fill = "CREATE TABLE few (id INTEGER PRIMARY KEY, v TEXT, state TEXT);
-        INSERT INTO few VALUES (1, 'v1', 'closed'), (2, 'v2', 'closed'), (3, 'v3', 'closed')";
-    shop.execute_batch(fill).unwrap();
     ward.ok(&["archive", "run", "few"]);
     let restore = ["archive", "restore", "few", "--where", "id = 2"];
     ward.ok(&restore);
@@ -234,12 +221,7 @@ fn older_versions_are_left_in_the_files_and_told() {
 /// What was set holds until somebody takes it back, and everybody is told.
 #[test]
 fn what_was_set_is_told_and_taken_back() {
-    let ward = Ward::new(&format!("{HEAD}{FEW}"));
-    ward.ok(&["init", "--repo", "repo", "--no-encryption"]);
-    let shop = Connection::open(ward.path("shop.db")).unwrap();
-    let fill = "CREATE TABLE few (id INTEGER PRIMARY KEY, v TEXT, state TEXT);
-        INSERT INTO few VALUES (1, 'v1', 'closed')";
-    shop.execute_batch(fill).unwrap();
+    let (ward, _shop) = few(1, "");
     let set = |words: &[&str]| ward.json(&[&["archive", "set", "few"], words].concat());
     let first = set(&["lag=9s", "batch=1"]);
     // Whatever is said of others later, it is since then.
