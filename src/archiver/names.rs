@@ -4,11 +4,11 @@
 //! them keeps its number. A name means what it means to the newest run that knows it.
 
 use serde::{Deserialize, Serialize};
-use stillpoint_contract::{Column, Error, ErrorKind, Kind, Result, code};
+use stillpoint_contract::{Alike, Column, Error, ErrorKind, Kind, Likeness, Result, code};
 
 use super::{
     condition::Term,
-    document::{Plan, PlannedMember},
+    document::{Plan, PlannedLink, PlannedMember},
     meaning::Sense,
     shelf::Shelf,
 };
@@ -36,6 +36,31 @@ struct Planned {
     columns: Vec<Column>,
     /// Whether a number means the same column in each run.
     is_numbered: bool,
+    /// The places of its key's columns, each with which texts it takes for one.
+    key: Vec<(usize, Alike)>,
+    link: Option<PlannedLink>,
+}
+
+/// A column of a table's key, as a file has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct KeyColumn {
+    /// What it is called now.
+    pub(super) name: String,
+    /// Its place in the file.
+    pub(super) place: usize,
+    /// Which texts it takes for one.
+    pub(super) alike: Alike,
+}
+
+/// A column that refers, and the one that it refers to: by the names that they have now, and by
+/// what says how the engine compares them.
+#[derive(PartialEq, Eq)]
+struct Pair<'a> {
+    column: &'a str,
+    parent: &'a str,
+    parent_column: &'a str,
+    declared: Option<&'a Kind>,
+    engine_type: &'a str,
 }
 
 impl Planned {
@@ -49,6 +74,8 @@ impl Planned {
             identity: table.identity.clone(),
             columns: table.columns.clone(),
             is_numbered: plan.part.is_none() && !table.columns.iter().any(is_placed),
+            key: table.compared_key().collect(),
+            link: member.link.clone(),
         }
     }
 
@@ -153,8 +180,17 @@ impl Names {
     /// The name that a table of a plan has in the newest run that has it.
     pub(super) fn table_now(&self, plan: &Plan, number: usize) -> String {
         let of = &plan.members[number].table;
-        let same = self.runs.iter().flatten().find(|one| one.identity == of.identity);
-        same.map_or(&of.name, |one| &one.name).clone()
+        self.called(&of.identity).unwrap_or(&of.name).to_owned()
+    }
+
+    /// What the newest run that has it calls a table.
+    fn called(&self, identity: &str) -> Option<&str> {
+        let same = self.runs.iter().flatten().find(|one| one.identity == identity);
+        same.map(|one| &*one.name)
+    }
+
+    fn now<'a>(&'a self, then: &'a Planned) -> &'a str {
+        self.called(&then.identity).unwrap_or(&then.name)
     }
 
     /// Whether numbers tell columns of a table of a plan from all others that it had.
@@ -166,10 +202,95 @@ impl Names {
     /// The name that a column of a file has in the newest run.
     pub(super) fn column_now(&self, plan: &Plan, number: usize, column: &Column) -> String {
         let then = Planned::of(plan, &plan.members[number]);
+        self.renamed(&then, column).to_owned()
+    }
+
+    fn renamed<'a>(&'a self, then: &Planned, column: &'a Column) -> &'a str {
         let newest = self.runs.iter().flatten().find(|one| one.identity == then.identity);
         let same = newest.filter(|one| one.is_numbered && then.is_numbered);
         let same = same.and_then(|one| one.columns.iter().find(|of| of.id == column.id));
-        same.map_or(&column.name, |one| &one.name).clone()
+        same.map_or(&column.name, |one| &one.name)
+    }
+
+    /// The columns of a table's key, by their names: an index may have the same ones in another
+    /// order. They compare as the newest run says that has such a key: that is how rows of several
+    /// files meet, and plans of before do not say it. `None` where a file does not have them.
+    pub(super) fn key(
+        &self,
+        plan: &Plan,
+        number: usize,
+        columns: &[Column],
+    ) -> Option<Vec<KeyColumn>> {
+        let then = Planned::of(plan, &plan.members[number]);
+        let mut key = self.key_of(&then, columns)?;
+        let names =
+            |key: &[KeyColumn]| -> Vec<String> { key.iter().map(|one| one.name.clone()).collect() };
+        let is_it = |one: &&Planned| self.now(one) == self.now(&then);
+        let mut versions = self.runs.iter().flatten().filter(is_it);
+        let newest = versions.find_map(|one| {
+            self.key_of(one, &one.columns).filter(|other| names(other) == names(&key))
+        });
+        for (own, now) in key.iter_mut().zip(newest.into_iter().flatten()) {
+            own.alike = now.alike;
+        }
+        Some(key)
+    }
+
+    fn key_of(&self, then: &Planned, columns: &[Column]) -> Option<Vec<KeyColumn>> {
+        let column = |(place, alike): &(usize, Alike)| {
+            let name = self.renamed(then, columns.get(*place)?).to_owned();
+            Some(KeyColumn { name, place: *place, alike: *alike })
+        };
+        let mut key = then.key.iter().map(column).collect::<Option<Vec<KeyColumn>>>()?;
+        key.sort();
+        Some(key)
+    }
+
+    /// How the engine compares the columns by which a table of a plan refers to another one, in
+    /// their order; empty where nobody knows. Rows of a batch hang together as they did when its
+    /// run was planned. Where that plan is one of before and does not say how, the newest one does
+    /// that has such a link, to columns of the same types.
+    pub(super) fn likeness(&self, plan: &Plan, number: usize) -> Vec<Likeness> {
+        let Some(link) = &plan.members[number].link else { return Vec::new() };
+        if !link.likeness.is_empty() {
+            return link.likeness.clone();
+        }
+        let then: Vec<Planned> = plan.members.iter().map(|one| Planned::of(plan, one)).collect();
+        let Some(own) = self.pairs(&then, &then[number]) else { return Vec::new() };
+        let known = |run: &Vec<Planned>| {
+            let is_it = |one: &&Planned| self.now(one) == self.now(&then[number]);
+            run.iter().filter(is_it).find_map(|one| {
+                let (said, link) = (self.pairs(run, one)?, one.link.as_ref()?);
+                let of = |pair: &Pair<'_>| {
+                    let at = said.iter().position(|other| other == pair)?;
+                    link.likeness.get(at).copied()
+                };
+                let is_same = said.len() == own.len();
+                own.iter().map(of).collect::<Option<Vec<Likeness>>>().filter(|_| is_same)
+            })
+        };
+        self.runs.iter().find_map(known).unwrap_or_default()
+    }
+
+    /// The columns by which a table of a run refers to another one.
+    fn pairs<'a>(&'a self, run: &'a [Planned], of: &'a Planned) -> Option<Vec<Pair<'a>>> {
+        let link = of.link.as_ref()?;
+        let parent = run.get(link.parent)?;
+        let pair = |(own, other): (&String, &String)| {
+            let column = &of.columns[place_of(&of.columns, own)?];
+            let other = &parent.columns[place_of(&parent.columns, other)?];
+            let declared = Some(&other.kind).filter(|kind| matches!(kind, Kind::Dynamic { .. }));
+            // What is in parentheses says how long values are.
+            let engine_type = other.engine_type.split('(').next().filter(|_| declared.is_none());
+            Some(Pair {
+                column: self.renamed(of, column),
+                parent: self.now(parent),
+                parent_column: self.renamed(parent, other),
+                declared,
+                engine_type: engine_type.unwrap_or_default().trim_end(),
+            })
+        };
+        link.columns.iter().zip(&link.parent_columns).map(pair).collect()
     }
 
     /// The place of a column in a file of a table of a plan; none where the file has no such.
@@ -247,5 +368,145 @@ impl Names {
     ) -> Vec<(Option<usize>, Term)> {
         let place = |term: &Term| self.column(plan, number, columns, &term.column);
         terms.iter().map(|term| (place(term), term.clone())).collect()
+    }
+}
+
+/// The place of a column that a link names. Plans of before have names as a reference of SQLite
+/// writes them, which may have other capital letters.
+pub(super) fn place_of(columns: &[Column], name: &str) -> Option<usize> {
+    let same = columns.iter().position(|one| one.name == name);
+    same.or_else(|| columns.iter().position(|one| one.name.eq_ignore_ascii_case(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use stillpoint_contract::{Class, Table};
+
+    use super::*;
+    use crate::archiver::{file::Format, shelf::Shelved};
+
+    const CASE: Likeness = Likeness { becomes: Some(Class::Text), alike: Alike::Case };
+    const NUMBER: Likeness = Likeness { becomes: Some(Class::Integer), alike: Alike::Same };
+
+    fn member(name: &str, columns: &[(&str, Class)]) -> PlannedMember {
+        let column = |(id, (name, declared)): (i32, &(&str, Class))| Column {
+            name: (*name).to_owned(),
+            id,
+            engine_type: String::new(),
+            kind: Kind::Dynamic { declared: *declared },
+            is_cast: false,
+            is_nullable: false,
+            is_generated: false,
+        };
+        let table = Table {
+            name: name.to_owned(),
+            identity: name.to_owned(),
+            columns: (0..).zip(columns).map(column).collect(),
+            key: vec![0, 1],
+            alike: Vec::new(),
+            fingerprint: String::new(),
+        };
+        PlannedMember { table, link: None }
+    }
+
+    /// Lines that refer to heads by an area and a code.
+    fn plan(area: Class) -> Plan {
+        let heads = member("heads", &[("area", area), ("code", Class::Text)]);
+        let lines = member("lines", &[("id", Class::Integer), ("a", area), ("c", Class::Text)]);
+        let owned = |names: [&str; 2]| names.map(str::to_owned).to_vec();
+        let link = PlannedLink {
+            parent: 0,
+            columns: owned(["a", "c"]),
+            parent_columns: owned(["area", "code"]),
+            likeness: Vec::new(),
+        };
+        Plan {
+            format_version: 1,
+            run: "run".to_owned(),
+            set: "orders".to_owned(),
+            made: DateTime::UNIX_EPOCH,
+            cutoff: None,
+            selects: String::new(),
+            predicate: String::new(),
+            members: vec![heads, PlannedMember { link: Some(link), ..lines }],
+            part: None,
+            format: Format::Jsonl,
+            expire: "open".to_owned(),
+            lookup: Vec::new(),
+            rows: 1,
+            bytes: 1,
+        }
+    }
+
+    fn said(mut plan: Plan, likeness: [Likeness; 2]) -> Plan {
+        if let Some(link) = &mut plan.members[1].link {
+            link.likeness = likeness.to_vec();
+        }
+        plan
+    }
+
+    fn keyed(alike: &[Alike]) -> Plan {
+        let mut plan = plan(Class::Integer);
+        plan.members[0].table.alike = alike.to_vec();
+        plan
+    }
+
+    /// Of runs, oldest first.
+    fn names(plans: &[&Plan]) -> Names {
+        let runs = plans.iter().map(|plan| Shelved::begun(Plan::clone(plan)));
+        Names::of(&Shelf { runs: runs.collect() })
+    }
+
+    #[test]
+    fn keys_are_the_same_by_the_collation_that_the_newest_plan_says() {
+        let (old, new) = (keyed(&[]), keyed(&[Alike::Same, Alike::Case]));
+        let key = |names: &Names, plan: &Plan| {
+            let key = names.key(plan, 0, &plan.members[0].table.columns).unwrap();
+            key.into_iter().map(|one| (one.name, one.place, one.alike)).collect::<Vec<_>>()
+        };
+        let of = |alike| [("area".to_owned(), 0, Alike::Same), ("code".to_owned(), 1, alike)];
+        for one in [&old, &new] {
+            assert_eq!(key(&names(&[&old, &new]), one), of(Alike::Case));
+            assert_eq!(key(&names(&[&new, &old]), one), of(Alike::Same));
+        }
+        // An index may have them in another order, and another key says nothing of this one.
+        let mut turned = keyed(&[Alike::Spaces, Alike::Same]);
+        turned.members[0].table.key = vec![1, 0];
+        let mut other = keyed(&[]);
+        other.members[0].table.key = vec![1];
+        let all = names(&[&old, &turned, &other]);
+        assert_eq!(key(&all, &old), of(Alike::Spaces));
+        assert_eq!(key(&all, &other), [("code".to_owned(), 1, Alike::Same)]);
+        assert_eq!(all.key(&old, 0, &old.members[0].table.columns[..1]), None);
+    }
+
+    #[test]
+    fn what_hangs_together_does_so_as_the_plan_says_or_the_newest_one_that_does() {
+        let old = plan(Class::Integer);
+        let new = said(plan(Class::Integer), [NUMBER, CASE]);
+        let all = names(&[&old, &new, &old]);
+        assert_eq!(all.likeness(&old, 1), [NUMBER, CASE]);
+        assert_eq!(all.likeness(&old, 0), []);
+        // Rows of a file hang together as they did then.
+        let newest = said(plan(Class::Integer), [NUMBER, NUMBER]);
+        let all = names(&[&old, &new, &newest]);
+        assert_eq!(all.likeness(&new, 1), [NUMBER, CASE]);
+        assert_eq!(all.likeness(&old, 1), [NUMBER, NUMBER]);
+        // A column of another type compared otherwise.
+        assert_eq!(all.likeness(&plan(Class::Text), 1), []);
+        assert_eq!(names(&[&old]).likeness(&old, 1), []);
+        // So do other columns; the same ones may be in another order, and in other letters.
+        let mut turned = new;
+        if let Some(link) = &mut turned.members[1].link {
+            link.likeness.reverse();
+            link.columns.reverse();
+            link.parent_columns = vec!["CODE".to_owned(), "area".to_owned()];
+        }
+        assert_eq!(names(&[&old, &turned]).likeness(&old, 1), [NUMBER, CASE]);
+        if let Some(link) = &mut turned.members[1].link {
+            link.parent_columns = vec!["area".to_owned(), "code".to_owned()];
+        }
+        assert_eq!(names(&[&old, &turned]).likeness(&old, 1), []);
     }
 }

@@ -57,18 +57,11 @@ impl Keyed {
         if member.file.is_none() || planned.key.is_empty() {
             return None;
         }
-        let named = |(at, alike): (usize, Alike)| {
-            let column = member.columns.get(at)?;
-            Some((names.column_now(plan, number, column), (at, alike)))
-        };
-        let key: Option<Vec<(String, (usize, Alike))>> =
-            planned.compared_key().map(named).collect();
-        let mut key = key?;
-        // An index may have the same columns in another order.
-        key.sort();
+        let key = names.key(plan, number, &member.columns)?;
         let table = names.table_now(plan, number);
-        let (called, places): (Vec<String>, Vec<_>) = key.into_iter().unzip();
+        let called: Vec<&str> = key.iter().map(|one| &*one.name).collect();
         let of = format!("{table} {called:?}");
+        let places = key.iter().map(|one| (one.place, one.alike)).collect();
         let columns = member.columns.clone();
         Some(Self { of, columns, planned: planned.columns.clone(), places })
     }
@@ -108,23 +101,6 @@ impl Keyed {
             }
         }
         *hasher.finalize().as_bytes().first_chunk().expect("there are 32")
-    }
-}
-
-/// Lets all files of a table, oldest run first, compare keys as the newest one does: that is how
-/// they will meet, and plans did not always say it.
-fn compare_as_now(keyed: &mut [Vec<Option<Keyed>>]) {
-    let mut now: BTreeMap<String, Vec<Alike>> = BTreeMap::new();
-    for one in keyed.iter().flatten().flatten() {
-        let alike = one.places.iter().map(|(_, alike)| *alike);
-        now.insert(one.of.clone(), alike.collect());
-    }
-    for one in keyed.iter_mut().flatten().flatten() {
-        for ((_, own), collation) in
-            one.places.iter_mut().zip(now.get(&one.of).into_iter().flatten())
-        {
-            *own = *collation;
-        }
     }
 }
 
@@ -201,16 +177,11 @@ impl<'a> Newest<'a> {
             };
             runs.push(run);
         }
-        let keyed = |one: &Visible<'_>| -> Vec<Option<Keyed>> {
+        let keyed = |one: &Visible<'_>| -> Vec<Option<Arc<Keyed>>> {
             let numbers = 0..one.batch.members.len();
-            numbers.map(|number| Keyed::of(names, one, number)).collect()
+            numbers.map(|number| Keyed::of(names, one, number).map(Arc::new)).collect()
         };
-        let mut keyed: Vec<Vec<Option<Keyed>>> = all.iter().map(keyed).collect();
-        compare_as_now(&mut keyed);
-        let shared = |of: Vec<Option<Keyed>>| -> Vec<Option<Arc<Keyed>>> {
-            of.into_iter().map(|one| one.map(Arc::new)).collect()
-        };
-        let keyed = keyed.into_iter().map(shared).collect();
+        let keyed = all.iter().map(keyed).collect();
         Self { place, cpu, all, runs, keyed, measures, extents: BTreeMap::new() }
     }
 
@@ -398,19 +369,13 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_the_same_by_the_collation_that_the_newest_plan_says() {
+    fn keys_are_the_same_that_their_collation_takes_for_one() {
         let text = Kind::Dynamic { declared: Class::Text };
-        let by = |alike| vec![Some(keyed(&text, alike))];
-        let mut all = [by(Alike::Same), vec![None], by(Alike::Case)];
-        compare_as_now(&mut all);
-        let [Some(old)] = &all[0][..] else { panic!("it is gone") };
-        let [Some(new)] = &all[2][..] else { panic!("it is gone") };
-        assert_eq!(hash_by(old, b"tBob"), hash_by(new, b"tbob"));
-        assert_ne!(hash_by(old, b"tBob"), hash_by(new, b"tbob "));
-        let mut all = [by(Alike::Spaces), by(Alike::Same)];
-        compare_as_now(&mut all);
-        let [Some(old)] = &all[0][..] else { panic!("it is gone") };
-        assert_ne!(hash_by(old, b"tbob "), hash_by(old, b"tbob"));
+        let by = |alike, value: &[u8]| hash_by(&keyed(&text, alike), value);
+        assert_eq!(by(Alike::Case, b"tBob"), by(Alike::Case, b"tbob"));
+        assert_ne!(by(Alike::Case, b"tBob"), by(Alike::Case, b"tbob "));
+        assert_eq!(by(Alike::Spaces, b"tbob "), by(Alike::Spaces, b"tbob"));
+        assert_ne!(by(Alike::Same, b"tbob "), by(Alike::Same, b"tbob"));
     }
 
     #[test]

@@ -32,18 +32,13 @@ impl<'a> Keyed<'a> {
     fn of(names: &Names, file: &Counted<'a>) -> Self {
         let (plan, number) = (file.plan, file.member);
         let table = &plan.members[number].table;
-        let named = |at: &usize| {
-            let column = file.columns.get(*at)?;
-            Some((names.column_now(plan, number, column), column))
-        };
-        let key: Option<Vec<(String, &Column)>> = table.key.iter().map(named).collect();
-        let mut key = key.unwrap_or_default();
-        // An index may have the same columns in another order.
-        key.sort_by(|(one, _), (other, _)| one.cmp(other));
-        let (called, columns): (Vec<String>, Vec<&Column>) = key.into_iter().unzip();
+        let key = names.key(plan, number, file.columns).unwrap_or_default();
+        let folds = key.iter().any(|one| !one.alike.is_same());
+        let columns = key.iter().map(|one| &file.columns[one.place]);
         let sensed = |column: &'a Column| (column, Sense::of(column, &table.columns, None));
-        let columns = columns.into_iter().map(sensed).collect();
-        Self { called, format: file.format, columns, folds: !table.alike.is_empty() }
+        let columns = columns.map(sensed).collect();
+        let called = key.into_iter().map(|one| one.name).collect();
+        Self { called, format: file.format, columns, folds }
     }
 
     /// Whether files have the same key, by the same names and in the same forms.

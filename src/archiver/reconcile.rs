@@ -263,11 +263,11 @@ async fn set_apart(
     shelf: &Shelf,
     overlap: &mut Overlap,
 ) -> Result<()> {
-    let alive = Hidden::of(&overlap.live);
+    let (names, alive) = (&Names::of(shelf), Hidden::of(&overlap.live));
     for (plan, batch) in of_tables(shelf) {
         let slices = batch.slices.iter().filter(|slice| alive.has_slice(batch, slice));
         let slices: Vec<Slice> = slices.cloned().collect();
-        let living = living(rows, (place, cpu), (plan, batch), &slices).await?;
+        let living = living(rows, (place, cpu), names, (plan, batch), &slices).await?;
         // Of a slice of which most rows are gone, the others were put back, or are other rows; what
         // hangs on them may be gone all the same.
         let is_alone = plan.members.len() == 1;
@@ -301,10 +301,10 @@ async fn note_again(
         if slices.is_empty() {
             continue;
         }
-        let living = living(rows, (place, &world.cpu), (plan, batch), &slices).await?;
+        let living = living(rows, (place, &world.cpu), names, (plan, batch), &slices).await?;
         if plan.members.len() == 1 && !living.same.is_empty() {
             let searched = Searched { place, world, names, plan, batch };
-            let key: Vec<_> = set.root().table.compared_key().collect();
+            let key = key_of(names, plan, batch)?;
             let picks: Picks = Arc::new(move |number, _, row| {
                 Ok(number == 0 && living.same.contains(&key_hash(&key, row)?))
             });
@@ -340,6 +340,7 @@ struct Living {
 async fn living(
     rows: &mut dyn Rows,
     (place, cpu): (&Place, &CpuPool),
+    names: &Names,
     (plan, batch): (&Plan, &Batch),
     slices: &[Slice],
 ) -> Result<Living> {
@@ -359,7 +360,8 @@ async fn living(
     let bytes = verified(place, cpu, file).await?;
     let (columns, format, all) = (member.columns.clone(), plan.format, batch.slices.clone());
     let numbers: BTreeSet<u32> = searched.iter().map(|slice| slice.number).collect();
-    let places: Vec<_> = set.root().table.compared_key().collect();
+    let places = key_of(names, plan, batch)?;
+    let of_living = places.clone();
     let work = move || {
         let mut archived = HashMap::new();
         keep_slices(&bytes, &columns, format, &all, 0, |slice, row| {
@@ -371,13 +373,19 @@ async fn living(
         Ok::<_, Error>(archived)
     };
     let archived = cpu.run(move |_| work()).await??;
-    let places: Vec<_> = set.root().table.compared_key().collect();
-    let mut looking = Looking { places, archived, living: Living::default() };
+    let mut looking = Looking { places: of_living, archived, living: Living::default() };
     for slice in searched {
         let mut snapshot = rows.snapshot().await?;
         snapshot.root(&set, &slice.range()?, ROWS_MAX, &mut looking).await?;
     }
     Ok(looking.living)
+}
+
+/// Where the columns of the root's key are in a file, and which texts each of them takes for one.
+fn key_of(names: &Names, plan: &Plan, batch: &Batch) -> Result<Vec<(usize, Alike)>> {
+    let key = names.key(plan, 0, &batch.members[0].columns);
+    let key = key.ok_or_else(|| Error::bug("find the key of a file"))?;
+    Ok(key.into_iter().map(|one| (one.place, one.alike)).collect())
 }
 
 fn row_hash(row: &[u8]) -> u64 {

@@ -387,7 +387,8 @@ impl Searched<'_> {
 
     /// Finds rows that are picked, and those that hang on them.
     pub(super) async fn family(&self, picks: &Picks) -> Result<Doomed> {
-        let Self { place, world, plan, batch, .. } = *self;
+        let Self { place, world, names, plan, batch } = *self;
+        let likeness = |number: usize| names.likeness(plan, number);
         let mut doomed = Doomed::default();
         // What rows of later tables refer to, of each table.
         let mut keys: Vec<Vec<BTreeSet<LinkKey>>> = Vec::new();
@@ -401,16 +402,17 @@ impl Searched<'_> {
             let offers: Vec<Linked> = plan
                 .members
                 .iter()
-                .map(|other| match &other.link {
+                .enumerate()
+                .map(|(other, of)| match &of.link {
                     Some(link) if link.parent == number => {
-                        Linked { places: at(&link.parent_columns), likeness: link.likeness.clone() }
+                        Linked { places: at(&link.parent_columns), likeness: likeness(other) }
                     }
                     _ => Linked::default(),
                 })
                 .collect();
             let parent = planned.link.as_ref().map(|link| {
                 let gone = keys.get(link.parent).and_then(|of| of.get(number)).cloned();
-                let refers = Linked { places: at(&link.columns), likeness: link.likeness.clone() };
+                let refers = Linked { places: at(&link.columns), likeness: likeness(number) };
                 (refers, gone.unwrap_or_default())
             });
             let mut found = BTreeSet::new();

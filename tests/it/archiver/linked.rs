@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says what it tried")]
 
 use stillpoint::{
-    archiver::{Erasing, Holding, Returning, Wanted, erase, expire, hold, put_back, record},
+    archiver::{
+        Erasing, Holding, Returning, Wanted, erase, expire, hold, put_back, record, release,
+    },
     policy::{ArchivedChild, EventRule, Period, PeriodUnit},
 };
 use stillpoint_contract::{Conflict, ErrorKind, code};
@@ -135,6 +137,15 @@ async fn archived<S: Shop>(yard: &Yard<S>) {
     assert_eq!((report.pruned_rows, report.left_rows), (8, 0), "{report:?}");
 }
 
+/// The same, by a plan that does not say how the foreign key compares; that of a later run does.
+async fn archived_before<S: Shop>(yard: &Yard<S>) {
+    archived(yard).await;
+    let other = "INSERT INTO heads VALUES ('9', 'hz', 'closed', 'zed@x')".to_owned();
+    yard.shop.change(&[other]).await;
+    assert_eq!(yard.run().await.unwrap().pruned_rows, 1);
+    yard.forget_likeness().await;
+}
+
 async fn is_only_eve<S: Shop>(yard: &Yard<S>, at: &str) {
     assert_eq!(yard.archived("heads").await, ["he"], "{at}");
     assert_eq!(yard.archived("lines").await, ["e1", "e2", "e3"], "{at}");
@@ -211,6 +222,39 @@ async fn what_hangs_on_a_row_comes_back_with_it_however_it_is_written() {
         Box::pin(put_back(&yard.place, &yard.world, &*driver, &returning)).await.unwrap();
         assert_eq!(yard.live("heads").await, ["he"], "{head}");
         assert_eq!(yard.live("lines").await, ["e1", "e2", "e3"], "{head}");
+    }
+}
+
+/// Older versions did not write down how a foreign key compares: the newest plan says it for all
+/// runs, whoever asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn i16_what_hangs_on_a_row_is_known_of_runs_that_older_versions_planned() {
+    for (head, line, rows) in FAMILIES {
+        let yard = yard(head, line, rows).await;
+        archived_before(&yard).await;
+        let erase_of = async |subject, erasing| {
+            let places = [yard.place.clone()];
+            Box::pin(erase(&places, &yard.world, subject, WHO, erasing)).await.unwrap()
+        };
+        let bob = Holding::Subject(None, "mail", "bob@x");
+        let held = hold(&yard.place, &yard.world, bob, "LEG-1", "dba").await.unwrap();
+        for token in ["b1", "b2", "b3"] {
+            let erased = erase_of((Some("lines"), "token", token), Erasing::Dry).await;
+            assert_eq!((erased.rows, erased.held), (1, 1), "{head}, {token}: {erased:?}");
+        }
+        release(&yard.place, &yard.world, &held.id, "over", "dba").await.unwrap();
+
+        let driver = yard.shop.driver().await;
+        let terms = Wanted::terms_of("mail = 'eve@x'").unwrap();
+        let wanted = Wanted { terms, ..Wanted::default() };
+        let returning = Returning { wanted, conflict: Conflict::Fail, staging: None };
+        Box::pin(put_back(&yard.place, &yard.world, &*driver, &returning)).await.unwrap();
+        assert_eq!(yard.live("lines").await, ["e1", "e2", "e3"], "{head}");
+
+        let erased = erase_of((None, "mail", "bob@x"), Erasing::IfFound).await;
+        assert_eq!((erased.rows, erased.batches), (4, 1), "{head}: {erased:?}");
+        assert_eq!(yard.archived("heads").await, ["he", "hz"], "{head}");
+        assert_eq!(yard.archived("lines").await, ["e1", "e2", "e3"], "{head}");
     }
 }
 

@@ -17,20 +17,22 @@ use futures::FutureExt as _;
 use rusqlite::Connection;
 use stillpoint::{
     archiver::{
-        Archiving, FoundRows, Gate, Limits, Place, Returning, RunReport, Step, Wanted, Witness,
-        file::json_line, find, ledger_of, put_back, verify,
+        Archiving, FoundRows, Gate, Limits, Place, Returning, RunReport, Shelf, Step, Wanted,
+        Witness, file::json_line, find, ledger_of, put_back, verify,
     },
     policy::{
         ArchiveRule, ArchivedChild, DestinationRule, FileFormat, Gates, Throttle, Verification,
     },
     registry,
-    repository::store::{Fs, LocalStore, MemoryStore, Store, Writers},
+    repository::store::{Fs, Key, LocalStore, MemoryStore, Store, Writers},
     world::World,
 };
 use stillpoint_contract::{Conflict, Driver, Endpoint, Engine, LedgerEntry, PutBackTally, Result};
 use stillpoint_testcontainers::Postgres;
 use tempfile::TempDir;
 use tokio_postgres::{Client, error::SqlState};
+
+use super::keys::{bytes, replace};
 
 /// The table. Each order, and each item, has a token that no other one ever had.
 pub(crate) const ORDERS: &str = "
@@ -521,6 +523,27 @@ impl<S: Shop> Yard<S> {
             let mut found = [self.live(table).await, self.archived(table).await].concat();
             found.sort();
             assert_eq!(found, wanted, "{table}, {at}");
+        }
+    }
+
+    /// Lets the plans of all runs but the newest one be of an older version, which did not say how
+    /// the engine compares keys and references.
+    pub(crate) async fn forget_likeness(&self) {
+        let shelf = Shelf::load(&self.place).await.unwrap();
+        let (_, older) = shelf.runs.split_last().unwrap();
+        for run in older {
+            let name = format!("archive/orders/_stillpoint/{}/plan.json", run.plan.run);
+            let key = Key::new(name).unwrap();
+            let mut plan: serde_json::Value =
+                serde_json::from_slice(&bytes(&*self.store, &key).await).unwrap();
+            for member in plan["members"].as_array_mut().unwrap() {
+                member["table"].as_object_mut().unwrap().remove("alike");
+                if let Some(link) = member.get_mut("link") {
+                    link.as_object_mut().unwrap().remove("likeness");
+                }
+            }
+            let plan = serde_json::to_vec_pretty(&plan).unwrap();
+            replace(&*self.store, &key, plan).await;
         }
     }
 

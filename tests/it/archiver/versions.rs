@@ -183,6 +183,46 @@ async fn a_key_is_the_same_where_the_index_of_sqlite_says_so() {
     spelled_otherwise("BINARY", ["Bob", "bob"], false).await;
 }
 
+/// Plans of before do not say that texts of other bytes are one key. The newest one does, whether
+/// or not readers see a file of its run.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_the_same_in_files_of_runs_that_older_versions_planned() {
+    let mut yard = Yard::new(Sqlite::new().await, false);
+    let table = "CREATE TABLE orders (id TEXT PRIMARY KEY NOT NULL COLLATE NOCASE, token TEXT,
+        state TEXT, note TEXT)";
+    yard.shop.change(&["DROP TABLE orders".to_owned(), table.to_owned()]).await;
+    let insert = |key: &str, note: &str| {
+        [format!("INSERT INTO orders VALUES ('{key}', '{note}', 'closed', '{note}')")]
+    };
+    for (key, note) in [("Bob", "old"), ("bOB", "new")] {
+        yard.shop.change(&insert(key, note)).await;
+        assert_eq!(yard.run().await.unwrap().pruned_rows, 1, "{key}");
+    }
+    yard.shop.change(&insert("Eve", "stays")).await;
+    yard.limits.keeps_source = true;
+    yard.run().await.unwrap();
+    yard.forget_likeness().await;
+    let shelf = Shelf::load(&yard.place).await.unwrap();
+    assert!(shelf.runs[0].plan.members[0].table.alike.is_empty());
+    assert!(!shelf.runs[2].plan.members[0].table.alike.is_empty());
+
+    let views = duckdb_views(&yard.place, &shelf);
+    assert!(views.contains("is left out: texts of other bytes are one key"), "{views}");
+    let back = put(&yard, "", (Conflict::Fail, None), None).await.unwrap();
+    assert_eq!(counts(&back), [[1, 0, 0, 1]], "{back:?}");
+    assert_eq!(yard.live("orders").await, ["new", "stays"]);
+
+    // Whoever has the key now is that row, where the ledger is lost.
+    let lost = "DROP TABLE stillpoint_archive_ledger".to_owned();
+    yard.shop.change(&[lost, "DELETE FROM orders".to_owned()]).await;
+    yard.shop.change(&insert("BOB", "again")).await;
+    let driver = yard.shop.driver().await;
+    let look = Reconciling::default();
+    let found = reconcile(&yard.place, &yard.world, &*driver, look, &Nobody);
+    let found = Box::pin(found).await.unwrap();
+    assert_eq!((found.live.len(), found.unnoted.len()), (2, 0), "{found:?}");
+}
+
 /// The same through the program, which says what it left and whose versions it shows.
 #[test]
 fn older_versions_are_left_in_the_files_and_told() {
