@@ -20,7 +20,7 @@ use super::{
     garbage::Removed,
     likeness::linked,
     meaning::Sense,
-    names::{Names, Told},
+    names::{Names, Told, place_of},
     newest::IsNewest,
     place::Place,
     read::{Term, fits},
@@ -388,33 +388,31 @@ impl Searched<'_> {
     /// Finds rows that are picked, and those that hang on them.
     pub(super) async fn family(&self, picks: &Picks) -> Result<Doomed> {
         let Self { place, world, names, plan, batch } = *self;
-        let likeness = |number: usize| names.likeness(plan, number);
         let mut doomed = Doomed::default();
         // What rows of later tables refer to, of each table.
         let mut keys: Vec<Vec<BTreeSet<LinkKey>>> = Vec::new();
         for (number, member) in batch.members.iter().enumerate() {
             let planned = &plan.members[number];
-            let at = |names: &[String]| -> Vec<usize> {
-                let place = |name: &String| member.columns.iter().position(|one| one.name == *name);
-                names.iter().filter_map(place).collect()
+            let linked = |columns: &[String], link: usize| -> Result<Linked> {
+                let likeness = names.likeness(plan, link);
+                Linked::of(&member.columns, columns, &likeness).map_err(|error| {
+                    error.with("table", &planned.table.name).with("run", &plan.run).next(
+                        "put the plan of the run back from a second copy of the set, or a copy of \
+                         the place",
+                    )
+                })
             };
             // Which columns of this table others refer to, and which of its own refer.
-            let offers: Vec<Linked> = plan
-                .members
-                .iter()
-                .enumerate()
-                .map(|(other, of)| match &of.link {
-                    Some(link) if link.parent == number => {
-                        Linked { places: at(&link.parent_columns), likeness: likeness(other) }
-                    }
-                    _ => Linked::default(),
-                })
-                .collect();
-            let parent = planned.link.as_ref().map(|link| {
-                let gone = keys.get(link.parent).and_then(|of| of.get(number)).cloned();
-                let refers = Linked { places: at(&link.columns), likeness: likeness(number) };
-                (refers, gone.unwrap_or_default())
+            let offers = plan.members.iter().enumerate().map(|(other, of)| match &of.link {
+                Some(link) if link.parent == number => linked(&link.parent_columns, other),
+                _ => Ok(Linked::default()),
             });
+            let offers: Vec<Linked> = offers.collect::<Result<_>>()?;
+            let parent = planned.link.as_ref().map(|link| -> Result<_> {
+                let gone = keys.get(link.parent).and_then(|of| of.get(number)).cloned();
+                Ok((linked(&link.columns, number)?, gone.unwrap_or_default()))
+            });
+            let parent = parent.transpose()?;
             let mut found = BTreeSet::new();
             let mut offered = vec![BTreeSet::new(); plan.members.len()];
             if let Some(file) = &member.file {
@@ -456,21 +454,39 @@ impl Searched<'_> {
 /// What a row refers to, or is referred to by: a value of each column of a link.
 type LinkKey = Vec<Vec<u8>>;
 
-/// Columns of a link that are in one file.
+/// Columns of a link, as one file has them.
 #[derive(Clone, Debug, Default)]
 struct Linked {
-    /// Their places.
-    places: Vec<usize>,
-    /// How the link compares them, in the same order.
-    likeness: Vec<Likeness>,
+    /// Where each of them is, and how the link compares it, where that is known.
+    columns: Vec<(usize, Option<Likeness>)>,
 }
 
 impl Linked {
+    /// Finds them all: by some of them, rows would hang on others than they do.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`](ErrorKind::Corrupt) when the file does not have one.
+    fn of(columns: &[Column], names: &[String], likeness: &[Likeness]) -> Result<Self> {
+        let likeness = likeness.iter().copied().map(Some).chain(std::iter::repeat(None));
+        let column = |(name, likeness): (&String, Option<Likeness>)| -> Result<_> {
+            let place = place_of(columns, name).ok_or_else(|| {
+                let step = "find what hangs on rows of a file";
+                Error::new(ErrorKind::Corrupt, code::ARCHIVE_FILE, step)
+                    .with("column", name)
+                    .why("the plan says that rows hang together by it, and the file lacks it")
+            })?;
+            Ok((place, likeness))
+        };
+        let columns = names.iter().zip(likeness).map(column).collect::<Result<_>>()?;
+        Ok(Self { columns })
+    }
+
     /// What a row has there; none where a value is NULL.
     fn key(&self, columns: (&[Column], &[Column]), values: &[Option<&[u8]>]) -> Option<LinkKey> {
-        let places = self.places.iter().enumerate();
-        let parts = places
-            .map(|(number, place)| linked(self.likeness.get(number), columns, values, *place));
+        let parts = self.columns.iter();
+        let parts =
+            parts.map(|(place, likeness)| linked(likeness.as_ref(), columns, values, *place));
         parts.collect()
     }
 }
@@ -490,4 +506,51 @@ fn said((column, planned): (&Column, &[Column]), value: &[u8]) -> Option<(Sense,
     }
     let sense = Sense::of(column, planned, Some(value));
     Some((sense, value_text(&column.kind, value)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use stillpoint_contract::{Alike, Class, RowWriter};
+
+    use super::*;
+
+    fn column(name: &str) -> Column {
+        Column {
+            name: name.to_owned(),
+            id: 1,
+            engine_type: String::new(),
+            kind: Kind::Dynamic { declared: Class::Text },
+            is_cast: false,
+            is_nullable: false,
+            is_generated: false,
+        }
+    }
+
+    /// Each column is compared as the link says of it, wherever the file has it, and whichever
+    /// letters the reference is written in; by fewer of them nothing is found.
+    #[test]
+    fn columns_of_a_link_keep_what_is_said_of_them() {
+        let columns = ["id", "code", "area"].map(column);
+        let names = ["AREA", "code"].map(str::to_owned);
+        let folds = |alike| Likeness { becomes: Some(Class::Text), alike };
+        let likeness = [folds(Alike::Same), folds(Alike::Case)];
+        let link = Linked::of(&columns, &names, &likeness).unwrap();
+        let key = |area: &[u8], code: &[u8]| {
+            let mut writer = RowWriter::default();
+            writer.begin(3);
+            for value in [&b"t7"[..], code, area] {
+                writer.value(&[value]);
+            }
+            writer.end().unwrap();
+            let rows = writer.take();
+            let values: Vec<_> = values(rows.rows().next().unwrap()).map(Result::unwrap).collect();
+            link.key((&columns, &[]), &values).unwrap()
+        };
+        assert_eq!(key(b"tNorth", b"tBob"), key(b"tNorth", b"tBOB"));
+        assert_ne!(key(b"tNorth", b"tBob"), key(b"tNORTH", b"tBob"));
+        let error = Linked::of(&columns[1..2], &names, &likeness).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        let unknown = Linked::of(&columns, &names, &[]).unwrap();
+        assert_eq!(unknown.columns, [(2, None), (1, None)]);
+    }
 }

@@ -4,13 +4,17 @@
 
 use stillpoint::{
     archiver::{
-        Erasing, Holding, Returning, Wanted, erase, expire, hold, put_back, record, release,
+        Erasing, Holding, Returning, Shelf, Wanted, erase, expire, hold, put_back, record, release,
     },
     policy::{ArchivedChild, EventRule, Period, PeriodUnit},
+    repository::store::Key,
 };
 use stillpoint_contract::{Conflict, ErrorKind, code};
 
-use super::shop::{InPostgres, Shop, Sqlite, Yard};
+use super::{
+    keys::{bytes, replace},
+    shop::{InPostgres, Shop, Sqlite, Yard},
+};
 
 fn statements(sql: &str) -> Vec<String> {
     sql.split(';').map(str::to_owned).collect()
@@ -256,6 +260,38 @@ async fn i16_what_hangs_on_a_row_is_known_of_runs_that_older_versions_planned() 
         assert_eq!(yard.archived("heads").await, ["he", "hz"], "{head}");
         assert_eq!(yard.archived("lines").await, ["e1", "e2", "e3"], "{head}");
     }
+}
+
+/// Older versions wrote the columns that a reference names down as it does, and SQLite minds no
+/// capital letters. No other column is taken for one of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn i16_what_hangs_on_a_row_by_two_columns_goes_whichever_letters_name_them() {
+    let sql = "CREATE TABLE heads (area TEXT NOT NULL, code TEXT NOT NULL COLLATE NOCASE,
+            token TEXT, state TEXT, mail TEXT, PRIMARY KEY (area, code));
+        CREATE TABLE lines (id INTEGER PRIMARY KEY, a TEXT, c TEXT, token TEXT,
+            FOREIGN KEY (a, c) REFERENCES heads (AREA, Code));
+        CREATE INDEX lines_heads ON lines (a, c COLLATE NOCASE);
+        INSERT INTO heads VALUES ('n', 'Bob', 'hb', 'closed', 'bob@x'),
+            ('s', 'Bob', 'he', 'closed', 'eve@x');
+        INSERT INTO lines VALUES (1, 'n', 'bob', 'b1'), (2, 'n', 'BOB', 'b2'),
+            (3, 's', 'bob', 'e1'), (4, 's', 'Bob', 'e2')";
+    let yard = yard_in(Sqlite::new().await, sql).await;
+    assert_eq!(yard.run().await.unwrap().pruned_rows, 6);
+    let run = Shelf::load(&yard.place).await.unwrap().runs[0].plan.run.clone();
+    let key = Key::new(format!("archive/orders/_stillpoint/{run}/plan.json")).unwrap();
+    let mut plan: serde_json::Value =
+        serde_json::from_slice(&bytes(&*yard.store, &key).await).unwrap();
+    let columns = &mut plan["members"][1]["link"]["parent_columns"];
+    assert_eq!(*columns, serde_json::json!(["area", "code"]));
+    *columns = serde_json::json!(["AREA", "code"]);
+    replace(&*yard.store, &key, serde_json::to_vec_pretty(&plan).unwrap()).await;
+
+    let places = [yard.place.clone()];
+    let bob = (None, "mail", "bob@x");
+    let erased = Box::pin(erase(&places, &yard.world, bob, WHO, Erasing::IfFound)).await.unwrap();
+    assert_eq!((erased.rows, erased.batches), (3, 1), "{erased:?}");
+    assert_eq!(yard.archived("heads").await, ["he"]);
+    assert_eq!(yard.archived("lines").await, ["e1", "e2"]);
 }
 
 /// Spaces at the end say nothing to a column of fixed length, and much to one that refers to it.
