@@ -1,10 +1,12 @@
 //! Second copies of files: brought, read back, and kept what the first ones are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
+use serde::{Serialize, de::DeserializeOwned};
 use stillpoint_contract::Result;
 
 use super::{
+    cut_off::{Outline, bring_manifest, complete},
     document::{Batch, Expired, Plan, Sealed, Void},
     encryption::Seal,
     erase::REPLAYED,
@@ -13,6 +15,7 @@ use super::{
     keyring::KEYS,
     names::Names,
     place::{DOCUMENT_BYTES_MAX, Place, Sheet},
+    read::Damage,
     shelf::Shelf,
     shelve::{read_back, stored},
     subject::Searched,
@@ -31,7 +34,7 @@ pub(super) async fn bring(
     batch: &Batch,
 ) -> Result<()> {
     // Whose files those are is known before they are there.
-    to.write(&plan.run, Sheet::Plan, plan).await?;
+    bring_document(to, &plan.run, Sheet::Plan, plan).await?;
     for file in batch.files() {
         let bytes = stored(from, cpu, file).await?;
         if let Some(encryption) = &file.encryption {
@@ -43,7 +46,25 @@ pub(super) async fn bring(
     }
     read_back(to, cpu, plan, batch).await?;
     let sheet = Sheet::Batch { batch: batch.number, generation: batch.generation };
-    to.write(&plan.run, sheet, batch).await
+    bring_document(to, &plan.run, sheet, batch).await
+}
+
+/// Writes a document. One that is there and says the same is as good, in whatever form an older
+/// version wrote it.
+pub(super) async fn bring_document<T>(
+    to: &Place,
+    run: &str,
+    sheet: Sheet,
+    document: &T,
+) -> Result<()>
+where
+    T: Serialize + DeserializeOwned + PartialEq,
+{
+    let there: Option<T> = to.read(run, sheet).await?;
+    if there.is_some_and(|there| there == *document) {
+        return Ok(());
+    }
+    to.write(run, sheet, document).await
 }
 
 /// What following the first place did.
@@ -57,7 +78,13 @@ pub(super) struct Followed {
 }
 
 /// Lets a second place have what the first one has: batches that were written anew, and none that
-/// are gone there. What is held stays.
+/// are gone there. What is held stays. What it lacks is brought again.
+///
+/// # Errors
+///
+/// [`Corrupt`](stillpoint_contract::ErrorKind::Corrupt), or
+/// [`Refused`](stillpoint_contract::ErrorKind::Refused), when something there is not what was
+/// written: it stays as it is, and all the rest was done.
 pub(super) async fn follow(
     from: &Place,
     to: &Place,
@@ -65,9 +92,10 @@ pub(super) async fn follow(
     holds: &Holds,
 ) -> Result<Followed> {
     let mut followed = Followed::default();
-    let (first, second) = (Shelf::load(from).await?, Shelf::load(to).await?);
-    let names = Names::of(&first);
-    for run in second.runs.iter().filter(|run| !holds.of_run(&run.plan.run)) {
+    let first = Shelf::load(from).await?;
+    let second = Box::pin(complete(from, to, &world.cpu, &first, holds)).await?;
+    let (names, mut kept) = (Names::of(&first), BTreeSet::new());
+    for run in second.shelf.runs.iter().filter(|run| !holds.of_run(&run.plan.run)) {
         let Some(of) = first.runs.iter().find(|one| one.plan.run == run.plan.run) else { continue };
         for one in run.batches.values().filter(|one| one.is_there()) {
             let Some(now) = of.batches.get(&one.batch.number) else { continue };
@@ -87,6 +115,7 @@ pub(super) async fn follow(
                     || now.void.is_some()
                     || holds.rows_in(&of_first).await?.rows == 0;
                 if is_gone {
+                    kept.insert((run.plan.run.clone(), number));
                     continue;
                 }
             }
@@ -104,60 +133,47 @@ pub(super) async fn follow(
             } else {
                 continue;
             }
+            if second.behind.contains(&(run.plan.run.clone(), number)) {
+                bring_manifest(from, to, &of.plan, now).await?;
+            }
             followed.removed.add(discard(to, &one.batch, None).await?);
+        }
+    }
+    if let Some(error) = second.told {
+        return Err(error);
+    }
+    if second.was_damaged {
+        // What is held stays behind.
+        let is_kept = |damage: &Damage| {
+            let one = (damage.run.clone(), damage.batch);
+            kept.contains(&one) || second.behind.contains(&one) && holds.of_run(&damage.run)
+        };
+        let (_, damages) = Shelf::look(to).await?;
+        if let Some(damage) = damages.into_iter().find(|damage| !is_kept(damage)) {
+            return Err(damage.error);
         }
     }
     Ok(followed)
 }
 
 /// Lets a second place follow where it is behind: whoever wrote batches anew, or let them go, was
-/// killed before it had the same.
+/// killed before it had the same; or it lacks something of what it had.
 pub(super) async fn catch_up(
     from: &Place,
     to: &Place,
     world: &World,
     holds: &Holds,
 ) -> Result<Followed> {
-    if !is_behind(from, to).await? {
+    let (first, second) = (Outline::of(from).await?, Outline::of(to).await?);
+    if !second.is_behind(&first) {
         return Ok(Followed::default());
     }
+    // These are as long as all that was ever archived.
+    drop((first, second));
     let mut followed = follow(from, to, world, holds).await?;
-    followed.removed.add(sweep(to, &Shelf::load(to).await?).await?);
+    let (shelf, _) = Shelf::look(to).await?;
+    followed.removed.add(sweep(to, &shelf).await?);
     Ok(followed)
-}
-
-/// Whether the names of documents say that batches of a second place are others by now, or gone.
-async fn is_behind(from: &Place, to: &Place) -> Result<bool> {
-    let first: BTreeMap<String, Vec<Sheet>> = from.runs().await?.into_iter().collect();
-    for (run, sheets) in to.runs().await? {
-        let Some(of_first) = first.get(&run).map(|sheets| standings(sheets)) else { continue };
-        let is_other = |(batch, (is_gone, generation)): (u32, (bool, u32))| {
-            let now = of_first.get(&batch).copied();
-            !is_gone && now.is_some_and(|(is_gone, newest)| is_gone || newest > generation)
-        };
-        if standings(&sheets).into_iter().any(is_other) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Of each batch, whether it is gone, and its newest generation.
-fn standings(sheets: &[Sheet]) -> BTreeMap<u32, (bool, u32)> {
-    let mut standings: BTreeMap<u32, (bool, u32)> = BTreeMap::new();
-    for sheet in sheets {
-        match *sheet {
-            Sheet::Batch { batch, generation } => {
-                let (_, newest) = standings.entry(batch).or_default();
-                *newest = generation.max(*newest);
-            }
-            Sheet::Void { batch } | Sheet::Expired { batch } => {
-                standings.entry(batch).or_default().0 = true;
-            }
-            Sheet::Plan | Sheet::Sealed { .. } | Sheet::End => {}
-        }
-    }
-    standings
 }
 
 /// Lets a second place know what became of the batches that it has, and of what was said about the

@@ -9,6 +9,7 @@ mod behind;
 mod condition;
 mod control;
 mod copy;
+mod cut_off;
 mod destination;
 mod document;
 mod encryption;

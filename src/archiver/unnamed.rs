@@ -121,7 +121,7 @@ impl Lost<'_> {
 }
 
 /// The run that a file says to be of, the batch, and which writing of that.
-fn writing_of(file: &Key) -> Option<(&str, u32, u32)> {
+pub(super) fn writing_of(file: &Key) -> Option<(&str, u32, u32)> {
     let name = file.as_str().rsplit('/').next()?;
     let mut parts = name.splitn(4, '-');
     let run = parts.next()?;

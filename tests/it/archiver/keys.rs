@@ -202,6 +202,21 @@ async fn a_second_copy_is_read_when_the_first_one_is_lost() {
     assert_eq!(yard.live("orders").await.len(), 40);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_gone_from_a_second_copy_is_brought_again() {
+    let mut yard = yard().await;
+    let second: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let (from, to) = (yard.place.clone(), place(&second, 2));
+    let cpu = yard.world.cpu.clone();
+    yard.gates.push(Box::new(SecondCopy { from, to: to.clone(), cpu }));
+    yard.run().await.unwrap();
+    second.delete(&names(&*second, KEYS).await[0]).await.unwrap();
+    assert_eq!(damages(&to).await.len(), 1);
+    assert_eq!(yard.run().await.unwrap().quit, Quit::NothingSelected);
+    assert_eq!(damages(&to).await.len(), 0);
+    is_tidy(&second, &to, "brought again").await;
+}
+
 /// What was done to a place where files are, and rows are still in their tables.
 type Damage = (&'static str, fn(&mut Vec<u8>), Code);
 

@@ -16,6 +16,7 @@ mod iceberg;
 mod iceberg_seen;
 mod keeping;
 mod keys;
+mod lacking;
 mod linked;
 mod lost_commits;
 mod memory;

@@ -17,8 +17,8 @@ use futures::FutureExt as _;
 use rusqlite::Connection;
 use stillpoint::{
     archiver::{
-        Batch, Erasing, Gate, Place, Plan, Quit, SecondCopy, Shelf, Step, Wanted, Witness, erase,
-        erasures, expire, find, verify,
+        Batch, Erasing, Gate, Place, Plan, Quit, SecondCopy, Shelf, Shelved, Step, Wanted, Witness,
+        erase, erasures, expire, find, verify,
     },
     policy::{Period, PeriodUnit},
     repository::store::{Fault, FaultyStore, Key, MemoryStore, Store},
@@ -27,11 +27,14 @@ use stillpoint_contract::{ErrorKind, Result};
 
 use super::shop::{Killed, Shop as _, Sqlite, Yard};
 
-const WHO: (&str, &str) = ("Art. 17", "dba");
-const SUBJECT: (Option<&str>, &str, &str) = (None, "note", "erase-me");
+pub(super) const WHO: (&str, &str) = ("Art. 17", "dba");
+pub(super) const SUBJECT: (Option<&str>, &str, &str) = (None, "note", "erase-me");
 
 /// Orders with a second copy, and where that is.
-async fn doubled(first: Arc<dyn Store>, second: Arc<dyn Store>) -> (Yard<Sqlite>, Place) {
+pub(super) async fn doubled(
+    first: Arc<dyn Store>,
+    second: Arc<dyn Store>,
+) -> (Yard<Sqlite>, Place) {
     let mut yard = Yard::in_store(Sqlite::new().await, true, first);
     let to = Place::new(second, "orders").unwrap();
     yard.gates = vec![Box::new(copy(&yard, &to))];
@@ -42,12 +45,12 @@ fn copy(yard: &Yard<Sqlite>, to: &Place) -> SecondCopy {
     SecondCopy { from: yard.place.clone(), to: to.clone(), cpu: yard.world.cpu.clone() }
 }
 
-fn memory() -> Arc<dyn Store> {
+pub(super) fn memory() -> Arc<dyn Store> {
     Arc::new(MemoryStore::default())
 }
 
 /// The names of all files of rows.
-async fn files(store: &dyn Store) -> Vec<String> {
+pub(super) async fn files(store: &dyn Store) -> Vec<String> {
     let listed = store.list("archive/orders/").await.unwrap();
     let names = listed.into_iter().map(|listed| listed.key.as_str().to_owned());
     names.filter(|name| !name.contains("/_stillpoint/")).collect()
@@ -62,14 +65,19 @@ async fn generations(place: &Place) -> Vec<(u32, u32)> {
 }
 
 /// How many orders are archived at a place, as its documents say.
-async fn archived(yard: &Yard<Sqlite>, place: &Place, condition: &str) -> u64 {
+pub(super) async fn archived(yard: &Yard<Sqlite>, place: &Place, condition: &str) -> u64 {
     let terms = Wanted::terms_of(condition).unwrap();
     let wanted = Wanted { terms, ..Wanted::default() };
     Box::pin(find(place, &yard.world.cpu, &wanted, None, async |_| Ok(()))).await.unwrap()
 }
 
 /// Both places have the very same files, and these are what was written.
-async fn are_one(yard: &Yard<Sqlite>, to: &Place, stores: [&Arc<dyn Store>; 2], what: &str) {
+pub(super) async fn are_one(
+    yard: &Yard<Sqlite>,
+    to: &Place,
+    stores: [&Arc<dyn Store>; 2],
+    what: &str,
+) {
     assert_eq!(generations(to).await, generations(&yard.place).await, "{what}");
     assert_eq!(files(&**stores[1]).await, files(&**stores[0]).await, "{what}");
     for place in [&yard.place, to] {
@@ -195,6 +203,44 @@ async fn i3_a_copy_that_was_not_renewed_is_by_the_next_run() {
                 ids.split(", ").count() as u64
             );
         }
+    }
+}
+
+/// An older version said at the second place that a writing is sealed which never came there.
+#[tokio::test(flavor = "multi_thread")]
+async fn i3_a_copy_that_an_older_version_left_cut_off_is_whole_after_the_next_run() {
+    for erases in [false, true] {
+        let stores = [memory(), memory()];
+        let (mut yard, to) = doubled(Arc::clone(&stores[0]), Arc::clone(&stores[1])).await;
+        yard.fill(0..20, 1).await;
+        yard.gates = vec![Box::new(Dying(copy(&yard, &to)))];
+        let changer = Changer { path: yard.shop.path(), ids: "5", is_done: AtomicBool::new(false) };
+        let run = AssertUnwindSafe(yard.run_seen(&changer)).catch_unwind().await;
+        assert!(run.is_err_and(|cause| cause.is::<Killed>()), "nobody renewed it");
+        // The run ends without the second place.
+        yard.gates.clear();
+        assert!(yard.run().await.unwrap().quit.is_done());
+        let run = Shelf::load(&yard.place).await.unwrap().runs[0].plan.run.clone();
+        let name = format!("archive/orders/_stillpoint/{run}/000001.sealed.json");
+        let name = Key::new(name).unwrap();
+        let sealed = stores[0].read(&name, 1 << 20).await.unwrap().unwrap();
+        stores[1].create(&name, sealed).await.unwrap();
+        assert_eq!(Shelf::load(&to).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        if erases {
+            // It stands, and every run looks for whom it is about.
+            let first = [yard.place.clone()];
+            let erased = erase(&first, &yard.world, SUBJECT, WHO, Erasing::Always);
+            assert_eq!(Box::pin(erased).await.unwrap().rows, 0);
+        }
+
+        yard.gates = vec![Box::new(copy(&yard, &to))];
+        assert!(yard.run().await.unwrap().quit.is_done());
+        let found = verify(&to, &yard.world.cpu, None, |_| true).await.unwrap();
+        assert_eq!((found.damages.len(), found.unnamed), (0, 0), "{found:?}");
+        let of_first = |run: &Shelved| run.batches[&1].batch.clone();
+        let shelves = [Shelf::load(&yard.place).await.unwrap(), Shelf::load(&to).await.unwrap()];
+        let [first, second] = shelves.map(|shelf| of_first(&shelf.runs[0]));
+        assert_eq!((first.generation, &first), (1, &second), "{erases}");
     }
 }
 
