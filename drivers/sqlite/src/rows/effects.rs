@@ -11,7 +11,7 @@ use stillpoint_contract::{ArchiveSet, Result};
 
 use super::{
     examine::fires,
-    schema::{own_name, quoted, triggers},
+    schema::{own_name, quoted, referrers, row_id, triggers},
 };
 
 /// What is done to rows.
@@ -29,6 +29,8 @@ pub(super) struct Effect {
     pub(super) table: String,
     /// The trigger that does it; a foreign key has no name.
     pub(super) trigger: Option<String>,
+    /// Whether a row that is written replaces those that have its keys.
+    pub(super) replaces: bool,
 }
 
 impl Effect {
@@ -55,7 +57,7 @@ pub(super) fn effects(
         };
         let trigger = context.accessor.map(str::to_owned);
         // Whoever takes it lives longer than this.
-        drop(note.send(Effect { deed, table: table.to_owned(), trigger }));
+        drop(note.send(Effect { deed, table: table.to_owned(), trigger, replaces: false }));
         Authorization::Allow
     };
     let explain = format!("EXPLAIN DELETE FROM main.{}", quoted(own));
@@ -69,7 +71,55 @@ pub(super) fn effects(
     let is_itself = |effect: &Effect| {
         effect.trigger.is_none() && effect.deed == Deed::Delete && effect.is_on(own)
     };
-    Ok(noted.try_iter().filter(|effect| !is_itself(effect)).collect())
+    with_replacing(connection, noted.try_iter().filter(|effect| !is_itself(effect)).collect())
+}
+
+/// Says of effects whether they replace rows, which the authorizer is not told: by what a trigger
+/// says, by what the table says, or by what a statement says that the trigger fires for. That goes
+/// before what the trigger says itself.
+/// Sources: <https://www.sqlite.org/lang_conflict.html>, "REPLACE";
+/// <https://www.sqlite.org/lang_createtrigger.html>, 2.
+fn with_replacing(
+    connection: &Connection,
+    found: BTreeSet<Effect>,
+) -> rusqlite::Result<BTreeSet<Effect>> {
+    // Each with the table that its trigger is on.
+    let mut written = Vec::new();
+    for mut effect in found {
+        let mut on = String::new();
+        if let Some(trigger) = &effect.trigger
+            && effect.deed != Deed::Delete
+        {
+            let (table, sql) = made(connection, "trigger", trigger)?;
+            effect.replaces =
+                replaces(&sql) || replaces(&made(connection, "table", &effect.table)?.1);
+            on = table.to_ascii_lowercase();
+        }
+        written.push((effect, on));
+    }
+    loop {
+        let replacing = written.iter().filter(|(effect, _)| effect.replaces);
+        let tables: BTreeSet<_> =
+            replacing.map(|(effect, _)| effect.table.to_ascii_lowercase()).collect();
+        let mut is_over = true;
+        for (effect, on) in &mut written {
+            if !effect.replaces && tables.contains(&*on) {
+                effect.replaces = true;
+                is_over = false;
+            }
+        }
+        if is_over {
+            return Ok(written.into_iter().map(|(effect, _)| effect).collect());
+        }
+    }
+}
+
+/// The table that something belongs to, and the statement that made it.
+fn made(connection: &Connection, kind: &str, name: &str) -> rusqlite::Result<(String, String)> {
+    let query = "SELECT tbl_name, coalesce(sql, '') FROM main.sqlite_schema \
+                 WHERE type = ?1 AND name = ?2 COLLATE NOCASE";
+    let made = connection.query_row(query, [kind, name], |row| Ok((row.get(0)?, row.get(1)?)));
+    made.optional().map(Option::unwrap_or_default)
 }
 
 /// The own names of a set's tables.
@@ -77,48 +127,70 @@ pub(super) fn own_names(set: &ArchiveSet) -> Result<Vec<String>> {
     set.members.iter().map(|member| own_name(&member.table.name)).collect()
 }
 
-/// Whether rows are lost by an effect: it deletes some of a table that is not in the set, or may.
+/// Whether rows are lost by an effect: it deletes some of a table that is not in the set, or may,
+/// or may replace some of one that is. Rows of the set that are deleted are counted.
 pub(super) fn loses(
     connection: &Connection,
     names: &[String],
     effect: &Effect,
 ) -> rusqlite::Result<bool> {
-    let is_outside = !names.iter().any(|own| effect.is_on(own));
-    let deletes = effect.deed == Deed::Delete || replaces_others(connection, effect)?;
+    let keys = if effect.replaces { keys(connection, effect)? } else { 0 };
+    if names.iter().any(|own| effect.is_on(own)) {
+        return Ok(keys > 0);
+    }
+    // By its only key, that is the same row with other values, save that others may go with it.
+    let deletes = effect.deed == Deed::Delete
+        || keys > 1
+        || keys > 0 && takes_along(connection, &effect.table)?;
     Ok(deletes
-        && is_outside
         && !has_no_rows(connection, &effect.table)?
         && !is_filled(connection, names, &effect.table)?)
 }
 
-/// Whether a trigger that writes a row may have SQLite delete another one in its favour, which the
-/// authorizer is not told. By its only key, that is the same row with other values.
-/// Source: <https://www.sqlite.org/lang_conflict.html>, "REPLACE".
-fn replaces_others(connection: &Connection, effect: &Effect) -> rusqlite::Result<bool> {
-    let Some(trigger) = &effect.trigger else { return Ok(false) };
-    let made = |kind: &str, name: &str| {
-        let query = "SELECT sql FROM main.sqlite_schema \
-                     WHERE type = ?1 AND name = ?2 COLLATE NOCASE AND sql IS NOT NULL";
-        let sql = connection.query_row(query, [kind, name], |row| row.get(0)).optional();
-        sql.map(Option::<String>::unwrap_or_default)
-    };
-    if !replaces(&made("trigger", trigger)?) && !replaces(&made("table", &effect.table)?) {
-        return Ok(false);
-    }
-    let query = "SELECT (SELECT count(*) FROM pragma_index_list(?1, 'main') \
-                    WHERE \"unique\" AND origin <> 'pk') \
-                 + EXISTS (SELECT 1 FROM pragma_table_info(?1, 'main') WHERE pk > 0)";
-    let keys: i64 = connection.query_row(query, [&effect.table], |row| row.get(0))?;
-    Ok(keys > 1)
+/// How many keys a row that a trigger writes may share with others.
+fn keys(connection: &Connection, effect: &Effect) -> rusqlite::Result<i64> {
+    let query = "SELECT count(*) FROM pragma_index_list(?1, 'main') WHERE \"unique\"";
+    let indexes: i64 = connection.query_row(query, [&effect.table], |row| row.get(0))?;
+    let trigger = effect.trigger.as_deref().unwrap_or_default();
+    let has_row_id = row_id(connection, &effect.table)?.is_some()
+        || names_row_id(&made(connection, "trigger", trigger)?.1);
+    Ok(indexes + i64::from(has_row_id))
 }
 
-/// Whether a statement says that rows are replaced; the function of that name does not.
+/// Whether rows of other tables are deleted or changed along with one of a table.
+fn takes_along(connection: &Connection, own: &str) -> rusqlite::Result<bool> {
+    Ok(referrers(connection, own)?.iter().any(|referrer| referrer.is_cascading))
+}
+
+fn is_part(c: char) -> bool {
+    c.is_alphanumeric() || c == '_' || c == '$'
+}
+
+/// What stands before and behind a word wherever a statement has it.
+fn around<'a>(sql: &'a str, word: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let found =
+        sql.match_indices(word).map(move |(at, word)| (&sql[..at], &sql[at + word.len()..]));
+    found.filter(|(before, behind)| !before.ends_with(is_part) && !behind.starts_with(is_part))
+}
+
+/// Whether a statement says that rows are replaced; the function of that name does not, nor does
+/// text. A comment may stand on either side of the word.
 fn replaces(sql: &str) -> bool {
+    let is_said = |(before, behind): (&str, &str)| {
+        !before.ends_with(['\'', '"', '`', '[']) && !behind.trim_start().starts_with('(')
+    };
+    around(&sql.to_uppercase(), "REPLACE").any(is_said)
+}
+
+/// Whether a statement names the row id of a table other than by the table's name.
+/// Source: <https://www.sqlite.org/lang_createtable.html>, 5.
+fn names_row_id(sql: &str) -> bool {
     let sql = sql.to_uppercase();
-    let words = sql.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|one| !one.is_empty());
-    let words: Vec<&str> = words.collect();
-    let pairs = [["OR", "REPLACE"], ["REPLACE", "INTO"], ["CONFLICT", "REPLACE"]];
-    words.windows(2).any(|pair| pairs.iter().any(|one| one == pair))
+    let is_alone = |(before, _): (&str, &str)| {
+        let before = before.trim_end_matches(['"', '`', '[', '\'']);
+        !before.trim_end().ends_with('.')
+    };
+    ["ROWID", "_ROWID_", "OID"].iter().any(|name| around(&sql, name).any(is_alone))
 }
 
 /// Whether a virtual table, such as an R-Tree or a full-text index, has what a trigger puts there
@@ -199,6 +271,17 @@ mod tests {
         }
     }
 
+    /// Tables of which `t` and `c` are in a set, and whether deleting rows of `t` loses any.
+    fn is_lost(make: &str) -> bool {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("PRAGMA foreign_keys = ON").unwrap();
+        connection.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, v)").unwrap();
+        connection.execute_batch(make).unwrap();
+        let names = ["t", "c"].map(str::to_owned);
+        let found = effects(&mut connection, "t").unwrap();
+        found.iter().any(|effect| loses(&connection, &names, effect).unwrap())
+    }
+
     #[test]
     fn a_row_that_makes_way_for_another_one_is_lost() {
         for (table, then, expected) in [
@@ -210,26 +293,93 @@ mod tests {
                 true,
             ),
             ("a TEXT PRIMARY KEY, b UNIQUE", "INSERT OR REPLACE INTO o VALUES (1, 2)", true),
+            ("a UNIQUE, b UNIQUE", "INSERT OR/**/REPLACE--\nINTO o VALUES (1, 2)", true),
+            ("a UNIQUE", "REPLACE INTO o (\"rowid\", a) VALUES (1, 2)", true),
+            ("a UNIQUE", "UPDATE OR REPLACE o SET _rowid_ = 1, a = 2", true),
             // A running total.
             ("id INTEGER PRIMARY KEY, n", "INSERT OR REPLACE INTO o VALUES (1, 2)", false),
             ("id TEXT PRIMARY KEY, n", "REPLACE INTO o VALUES (1, 2)", false),
+            ("id TEXT PRIMARY KEY, n", "REPLACE INTO o VALUES (old.rowid, 2)", false),
             ("a, b, PRIMARY KEY (a, b)", "REPLACE INTO o VALUES (1, 2)", false),
             ("id INTEGER PRIMARY KEY, a UNIQUE", "INSERT INTO o VALUES (old.id, old.v)", false),
             (
                 "id INTEGER PRIMARY KEY, a UNIQUE",
-                "INSERT INTO o VALUES (old.id, replace(old.v, 'a', 'b'))",
+                "INSERT INTO o VALUES (old.id, replace(old.v, 'replace', 'replaced'))",
                 false,
             ),
         ] {
-            let mut connection = Connection::open_in_memory().unwrap();
             let make = format!(
-                "CREATE TABLE t (id INTEGER PRIMARY KEY, v); CREATE TABLE o ({table});
-                 CREATE TRIGGER x AFTER DELETE ON t BEGIN {then}; END"
+                "CREATE TABLE o ({table}); CREATE TRIGGER x AFTER DELETE ON t BEGIN {then}; END"
             );
-            connection.execute_batch(&make).unwrap();
-            let found = effects(&mut connection, "t").unwrap();
-            let lost = found.iter().any(|one| loses(&connection, &["t".to_owned()], one).unwrap());
-            assert_eq!(lost, expected, "{table}: {then}");
+            assert_eq!(is_lost(&make), expected, "{table}: {then}");
+        }
+    }
+
+    /// What goes with a row that makes way is lost with it, though its own values are not.
+    #[test]
+    fn what_hangs_on_a_row_that_makes_way_is_lost() {
+        for (action, expected) in [("CASCADE", true), ("SET NULL", true), ("NO ACTION", false)] {
+            for child in ["c", "d"] {
+                let make = format!(
+                    "CREATE TABLE sums (id INTEGER PRIMARY KEY, n);
+                     CREATE TABLE {child} (s REFERENCES sums ON DELETE {action});
+                     CREATE TRIGGER x AFTER DELETE ON t BEGIN REPLACE INTO sums VALUES (1, 2); END"
+                );
+                assert_eq!(is_lost(&make), expected, "{child}: {action}");
+            }
+        }
+    }
+
+    /// Rows of the set go one by one into files. By any key, those that make way do not.
+    #[test]
+    fn a_row_of_the_set_that_makes_way_for_another_one_is_lost() {
+        for (table, then, expected) in [
+            ("id INTEGER PRIMARY KEY, n", "INSERT OR REPLACE INTO c VALUES (1, 2)", true),
+            ("id INTEGER PRIMARY KEY, n", "REPLACE INTO C VALUES (1, 2)", true),
+            ("id TEXT PRIMARY KEY, n", "UPDATE OR REPLACE c SET id = 1", true),
+            ("a, b UNIQUE ON CONFLICT REPLACE", "INSERT INTO c VALUES (1, 2)", true),
+            ("a, b", "REPLACE INTO c (oid, a) VALUES (1, 2)", true),
+            ("a, b", "REPLACE INTO c VALUES (1, 2)", false),
+            ("id INTEGER PRIMARY KEY, n", "INSERT OR IGNORE INTO c VALUES (1, 2)", false),
+            ("id INTEGER PRIMARY KEY, n", "INSERT OR ABORT INTO c VALUES (1, 2)", false),
+            // What is deleted is counted when it goes.
+            ("id INTEGER PRIMARY KEY, n", "DELETE FROM c WHERE n = old.id", false),
+            ("id INTEGER PRIMARY KEY, n", "REPLACE INTO t VALUES (old.id, 'again')", true),
+        ] {
+            let make = format!(
+                "CREATE TABLE c ({table}); CREATE TRIGGER x AFTER DELETE ON t BEGIN {then}; END"
+            );
+            assert_eq!(is_lost(&make), expected, "{table}: {then}");
+        }
+    }
+
+    /// What the statement says that a trigger fires for goes before what the trigger says, at any
+    /// depth, also where the trigger fires for a row that makes way.
+    #[test]
+    fn a_trigger_replaces_rows_where_the_statement_does_that_it_fires_for() {
+        for (first, second, expected) in [
+            ("INSERT OR REPLACE INTO log VALUES (1)", "AFTER INSERT ON log", true),
+            ("INSERT OR REPLACE INTO log VALUES (1)", "AFTER INSERT ON \"LOG\"", true),
+            ("REPLACE INTO log VALUES (1)", "AFTER DELETE ON log", true),
+            ("UPDATE OR REPLACE log SET id = 1", "BEFORE UPDATE ON log", true),
+            ("REPLACE INTO seen VALUES (1)", "INSTEAD OF INSERT ON seen", true),
+            ("INSERT INTO kept VALUES (1)", "AFTER DELETE ON kept", true),
+            ("INSERT OR REPLACE INTO deep VALUES (1)", "AFTER INSERT ON log", true),
+            ("INSERT INTO log VALUES (1)", "AFTER INSERT ON log", false),
+            ("INSERT INTO deep VALUES (1)", "AFTER INSERT ON log", false),
+            ("DELETE FROM c; SELECT replace('a', 'b', 'c')", "AFTER DELETE ON c", false),
+        ] {
+            let make = format!(
+                "PRAGMA recursive_triggers = ON;
+                 CREATE TABLE c (id INTEGER PRIMARY KEY, n);
+                 CREATE TABLE log (id INTEGER PRIMARY KEY); CREATE TABLE deep (id);
+                 CREATE TABLE kept (id INTEGER PRIMARY KEY ON CONFLICT REPLACE);
+                 CREATE VIEW seen AS SELECT id FROM c;
+                 CREATE TRIGGER sinks AFTER INSERT ON deep BEGIN INSERT INTO log VALUES (1); END;
+                 CREATE TRIGGER x AFTER DELETE ON t BEGIN {first}; END;
+                 CREATE TRIGGER y {second} BEGIN INSERT INTO c VALUES (3, 4); END"
+            );
+            assert_eq!(is_lost(&make), expected, "{first}: {second}");
         }
     }
 
@@ -265,6 +415,7 @@ mod tests {
             deed: Deed::Delete,
             table: table.to_owned(),
             trigger: Some("x".to_owned()),
+            replaces: false,
         };
         let (mut connection, names) = (open(), ["t".to_owned()]);
         let found = effects(&mut connection, "t").unwrap();
@@ -299,7 +450,7 @@ mod tests {
             .unwrap();
         let effect = |deed, table: &str, trigger: Option<&str>| {
             let (table, trigger) = (table.to_owned(), trigger.map(str::to_owned));
-            Effect { deed, table, trigger }
+            Effect { deed, table, trigger, replaces: false }
         };
         let expected = BTreeSet::from([
             effect(Deed::Delete, "child", None),

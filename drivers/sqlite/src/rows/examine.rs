@@ -172,6 +172,13 @@ fn deletion(
 /// What a trigger does to other rows, and how that weighs.
 fn besides(effect: &Effect, loses: bool, is_member: bool) -> Option<(String, Weight)> {
     let table = &effect.table;
+    if loses && is_member {
+        let what = format!(
+            "may replace rows of {table}, which is in the set: they would be gone without having \
+             been copied"
+        );
+        return Some((what, Weight::Lacking));
+    }
     if loses {
         let what = format!(
             "deletes or replaces rows of {table}, which is not in the set: they would be gone \

@@ -276,13 +276,13 @@ impl Besides {
         let (names, found) = (own_names(set)?, effects(desk.connection_mut(), own));
         let found = desk.sql(found, STEP)?;
         let connection = desk.connection();
+        let is_member = |effect: &Effect| names.iter().any(|name| effect.is_on(name));
         for effect in &found {
             if desk.sql(loses(connection, &names, effect), STEP)? {
-                return Err(lost(own, effect));
+                return Err(lost(own, effect, is_member(effect)));
             }
         }
         let deletes = |effect: &&Effect| effect.deed == Deed::Delete && effect.trigger.is_some();
-        let is_member = |effect: &Effect| names.iter().any(|name| effect.is_on(name));
         let is_all = found.iter().all(|effect| effect.deed == Deed::Delete && is_member(effect));
         let mut shrinking = Vec::new();
         for name in &names {
@@ -291,7 +291,7 @@ impl Besides {
             }
             let puts = |one: &&Effect| one.deed == Deed::Insert && one.is_on(name);
             if let Some(effect) = found.iter().find(puts) {
-                return Err(lost(own, effect)
+                return Err(lost(own, effect, true)
                     .with("also deleted from", name)
                     .why("triggers delete rows of a table and add others: nobody can tell which"));
             }
@@ -334,16 +334,19 @@ fn rows_of(desk: &Desk, own: &str) -> Result<u64> {
     Ok(desk.sql(rows, "count rows")?.cast_unsigned())
 }
 
-fn lost(own: &str, effect: &Effect) -> Error {
+fn lost(own: &str, effect: &Effect, is_member: bool) -> Error {
+    let why = if is_member {
+        "rows of the set would be replaced without being archived"
+    } else {
+        "rows of a table that is not in the set would be deleted without being archived"
+    };
     let error = Error::new(ErrorKind::Refused, code::ROWS_REFUSED, "delete rows")
         .with("table", own)
         .with("also changed", &effect.table)
-        .why("rows of a table that is not in the set would be deleted without being archived");
+        .why(why);
     let Some(trigger) = &effect.trigger else {
         return error.with("by", "the action of a foreign key").next("add that table to the set");
     };
-    error
-        .with("trigger", trigger)
-        .next(format!("DROP TRIGGER {}", quoted(trigger)))
-        .next("or add that table to the set")
+    let error = error.with("trigger", trigger).next(format!("DROP TRIGGER {}", quoted(trigger)));
+    if is_member { error } else { error.next("or add that table to the set") }
 }

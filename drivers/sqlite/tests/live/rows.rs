@@ -184,6 +184,49 @@ async fn a_trigger_that_changes_rows_of_the_set_is_refused() {
     }
 }
 
+/// A row that makes way for another one is returned to nobody, and changes no number of rows.
+#[tokio::test]
+async fn a_trigger_that_replaces_rows_of_the_set_is_refused() {
+    for (then, table) in [
+        ("REPLACE INTO c VALUES (3, NULL)", "c"),
+        ("INSERT OR REPLACE INTO log VALUES (old.id); UPDATE OR REPLACE c SET id = 3", "c"),
+        ("INSERT INTO T VALUES (3, 'other')", "t"),
+        // The trigger that fires for it says nothing of conflicts.
+        ("INSERT OR REPLACE INTO seen VALUES (3)", "c"),
+    ] {
+        let replacing = SHOP.replace("PRIMARY KEY, a", "PRIMARY KEY ON CONFLICT REPLACE, a");
+        let (directory, db) = database(if table == "t" { &replacing } else { SHOP });
+        db.execute_batch(&format!(
+            "CREATE VIEW seen AS SELECT id FROM c;
+             CREATE TRIGGER y INSTEAD OF INSERT ON seen
+             BEGIN INSERT INTO c VALUES (new.id, NULL); END;
+             CREATE TRIGGER x AFTER DELETE ON t WHEN old.id < 3 BEGIN {then}; END"
+        ))
+        .unwrap();
+        let all = || {
+            let all = "SELECT (SELECT group_concat(id || a) FROM t) || \
+                (SELECT group_concat(id || t) FROM c)";
+            db.query_row(all, [], |row| row.get::<_, String>(0)).unwrap()
+        };
+        let before = all();
+        let mut rows = open(&at(&directory)).await;
+        let set = shop(rows.as_mut()).await;
+        let findings = rows.examine(&set).await.unwrap();
+        let lacking: Vec<_> = findings.iter().filter(|one| one.weight == Weight::Lacking).collect();
+        assert_eq!(lacking.len(), 1, "{then}: {findings:?}");
+        let trigger = if then.contains("seen") { "y" } else { "x" };
+        let told = format!("trigger {trigger} may replace rows of {table}, which is in the set");
+        assert!(lacking[0].found.contains(&told), "{then}: {findings:?}");
+        let statement = format!("DROP TRIGGER \"{trigger}\"");
+        assert_eq!(lacking[0].statement.as_ref(), Some(&statement), "{then}");
+        // Also where nobody looked at the set before.
+        let error = delete_all(rows.as_mut(), &set).await.expect_err(then);
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_REFUSED));
+        assert_eq!(error.advice(), [statement.as_str()], "{error:?}");
+        assert_eq!(all(), before, "{then}");
+    }
+}
+
 /// One that fires for what the trigger of a table writes down may come after the set was looked at.
 #[tokio::test]
 async fn a_trigger_of_another_table_that_deletes_rows_is_refused_whenever_it_comes() {
