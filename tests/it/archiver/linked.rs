@@ -30,13 +30,14 @@ async fn yard_in<S: Shop>(shop: S, sql: &str) -> Yard<S> {
     yard
 }
 
-/// Such tables, with columns of these types.
+/// Such tables, with columns of these types. The index compares as the reference does.
 fn tables(head: &str, line: &str) -> String {
+    let collation = head.find(" COLLATE ").map_or("", |at| &head[at..]);
     format!(
         "CREATE TABLE heads (code {head} PRIMARY KEY NOT NULL, token TEXT, state TEXT, mail TEXT);
          CREATE TABLE lines (id INTEGER PRIMARY KEY, code {line} REFERENCES heads (code),
              token TEXT);
-         CREATE INDEX lines_code ON lines (code);"
+         CREATE INDEX lines_code ON lines (code{collation});"
     )
 }
 

@@ -7,7 +7,7 @@ use stillpoint_contract::{
 
 use super::{
     predicate::{self, CUTOFF},
-    schema::{is_indexed, own_name, quoted},
+    schema::{Term, is_indexed, own_name, quoted},
     select::condition,
     worker::Desk,
 };
@@ -65,7 +65,7 @@ fn look(
     // Numbers are before all texts, and where there is an index they are found at once.
     if let (None, Some(column)) = (&seen.misfit, column_of(table, what))
         && literal.starts_with('\'')
-        && desk.sql(is_indexed(desk.connection(), &own, &[column.to_owned()]), STEP)?
+        && desk.sql(is_indexed(desk.connection(), &own, &[as_it_is(column)]), STEP)?
     {
         seen.misfit = ask(desk, &ends(&format!("{from} AND {what} < '' LIMIT 1")))?.misfit;
     }
@@ -106,6 +106,11 @@ fn column_of<'a>(table: &'a Table, what: &str) -> Option<&'a str> {
         plain.eq_ignore_ascii_case(name)
     };
     columns.into_iter().find(is_it)
+}
+
+/// A column as it compares by itself.
+fn as_it_is(column: &str) -> Term {
+    Term { name: column.to_owned(), collation: None }
 }
 
 fn finding(what: &str, form: CutoffForm, class: &str, value: &str) -> Finding {

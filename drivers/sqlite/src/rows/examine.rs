@@ -7,7 +7,8 @@ use stillpoint_contract::{ArchiveSet, Class, Finding, Kind, Member, Referrer, Re
 use super::{
     effects::{Deed, Effect, effects, loses, own_names},
     reference::{Pair, alike},
-    schema::{is_indexed, key_of, listed, own_name, quoted, referrers, row_id, triggers},
+    schema::{Term, is_indexed, key_of, listed, own_name, quoted, referrers, row_id, triggers},
+    select::{pairs, tuple},
     worker::Desk,
 };
 use crate::connect::Journal;
@@ -39,7 +40,7 @@ pub(super) fn examine(desk: &mut Desk, set: &ArchiveSet) -> Result<Vec<Finding>>
             if !is_in_set(set, at, &referrer) {
                 findings.push(outside(set, member, &referrer));
             }
-            findings.extend(index(desk, &referrer)?);
+            findings.extend(index(desk, &own, &referrer)?);
         }
         for (trigger, sql) in desk.sql(triggers(connection, &own), STEP)? {
             told.fires(&member.table.name, &trigger, &sql);
@@ -244,36 +245,65 @@ impl Triggers {
 /// Source: <https://www.sqlite.org/foreignkeys.html>, 3, "Required and Suggested Database Indexes".
 fn link(desk: &Desk, set: &ArchiveSet, member: &Member, own: &str) -> Result<Vec<Finding>> {
     let Some(link) = &member.link else { return Ok(Vec::new()) };
-    let name = &member.table.name;
-    let indexed = desk.sql(is_indexed(desk.connection(), own, &link.columns), STEP)?;
-    let lacking = (!indexed).then(|| lacks_index(name, own, &link.columns));
+    let (name, pairs) = (&member.table.name, pairs(desk, set, member)?);
+    let lacking = lacks_index(desk, (name, own), &link.columns, &pairs)?;
     let mut findings: Vec<Finding> = lacking.into_iter().collect();
     if let Some(parent) = set.members.get(link.parent) {
         let parent = &parent.table.name;
-        let referred = own_name(parent)?;
-        let referred = (&*referred, &*link.parent_columns);
-        let pairs = Pair::all(desk.connection(), (own, &link.columns), referred);
-        let pairs = desk.sql(pairs, STEP)?;
         findings.extend(pairs.iter().filter_map(|pair| pair.finding(name, parent)));
     }
     Ok(findings)
 }
 
-fn index(desk: &Desk, referrer: &Referrer) -> Result<Option<Finding>> {
-    let own = own_name(&referrer.table)?;
-    let indexed = desk.sql(is_indexed(desk.connection(), &own, &referrer.columns), STEP)?;
-    Ok((!indexed).then(|| lacks_index(&referrer.table, &own, &referrer.columns)))
+fn index(desk: &Desk, parent: &str, referrer: &Referrer) -> Result<Option<Finding>> {
+    let Referrer { table, columns, parent_columns, .. } = referrer;
+    let own = own_name(table)?;
+    let pairs = Pair::any(desk.connection(), (&*own, columns), (parent, parent_columns));
+    lacks_index(desk, (table, &*own), columns, &desk.sql(pairs, STEP)?)
 }
 
-fn lacks_index(shown: &str, own: &str, columns: &[String]) -> Finding {
-    let name = quoted(&format!("{own}_{}", columns.join("_")));
-    let listed = listed(columns.iter().map(String::as_str));
-    finding(
-        "index",
-        format!("{shown}: none on ({}), so that each deletion reads all of it", columns.join(", ")),
-        Weight::Lacking,
-        Some(format!("CREATE INDEX {name} ON {shown} ({listed})")),
-    )
+/// The index by which the rows that refer to one would be found. What SQLite does not understand
+/// has fewer pairs than columns.
+fn lacks_index(
+    desk: &Desk,
+    (shown, own): (&str, &str),
+    columns: &[String],
+    pairs: &[Pair],
+) -> Result<Option<Finding>> {
+    let as_it_is = |name: &String| Term { name: name.clone(), collation: None };
+    let terms: Vec<Term> = if pairs.len() == columns.len() {
+        pairs.iter().map(Pair::term).collect()
+    } else {
+        columns.iter().map(as_it_is).collect()
+    };
+    if desk.sql(is_indexed(desk.connection(), own, &terms), STEP)? {
+        return Ok(None);
+    }
+    let on = terms.iter().map(|term| match &term.collation {
+        Some(collation) => format!("{} COLLATE {collation}", term.name),
+        None => term.name.clone(),
+    });
+    let on = on.collect::<Vec<_>>().join(", ");
+    let has_other = terms.iter().any(|term| term.collation.is_some());
+    let why = if has_other { ", by which the reference compares" } else { "" };
+    let found = format!("{shown}: none on ({on}){why}, so that each deletion reads all of it");
+    let name = free_name(desk, &format!("{own}_{}", columns.join("_")))?;
+    let statement = format!("CREATE INDEX {} ON {shown} ({})", quoted(&name), tuple(&terms));
+    Ok(Some(finding("index", found, Weight::Lacking, Some(statement))))
+}
+
+/// A name that nothing has: an index of the same columns may have the first one.
+fn free_name(desk: &Desk, name: &str) -> Result<String> {
+    let query = "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = ?1 COLLATE NOCASE)";
+    let (mut free, mut number) = (name.to_owned(), 1);
+    loop {
+        let taken = desk.connection().query_row(query, [&free], |row| row.get::<_, bool>(0));
+        if !desk.sql(taken, STEP)? {
+            return Ok(free);
+        }
+        number += 1;
+        free = format!("{name}_{number}");
+    }
 }
 
 /// Whether a table of the set refers by the same columns: another reference of the same table would

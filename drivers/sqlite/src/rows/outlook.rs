@@ -6,8 +6,9 @@ use stillpoint_contract::{
 };
 
 use super::{
+    reference::Pair,
     schema::{listed, own_name, quoted},
-    select::{Condition, condition, prepare, terms},
+    select::{Condition, condition, pairs, prepare, terms, tuple},
     worker::Desk,
 };
 use crate::connect::Journal;
@@ -70,23 +71,30 @@ fn explained(
     Ok(Explained {
         table: table.name.clone(),
         statement: format!("SELECT … {from}"),
-        advice: is_scanned.then(|| advice(set, member)),
+        advice: is_scanned.then(|| advice(desk, set, member)).transpose()?,
         plan,
     })
 }
 
 /// The index that would find the rows.
-fn advice(set: &ArchiveSet, member: &Member) -> Finding {
+fn advice(desk: &Desk, set: &ArchiveSet, member: &Member) -> Result<Finding> {
     let table = &member.table;
     let predicate = set.predicate.to_lowercase();
+    let terms: Vec<_> = pairs(desk, set, member)?.iter().map(Pair::term).collect();
     let names = sought(member, |column| is_named(&predicate, &column.to_lowercase()));
-    let on = if names.is_empty() { "…".to_owned() } else { listed(names) };
-    Finding {
+    let on = if names.is_empty() {
+        "…".to_owned()
+    } else if terms.is_empty() {
+        listed(names)
+    } else {
+        tuple(&terms)
+    };
+    Ok(Finding {
         subject: "scan",
         found: format!("{}: all of it is read to find the rows", table.name),
         weight: Weight::Advice,
         statement: Some(format!("CREATE INDEX … ON {} ({on})", table.name)),
-    }
+    })
 }
 
 fn ordered(desk: &Desk, table: &Table, way: &str) -> Result<String> {

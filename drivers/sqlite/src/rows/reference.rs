@@ -8,10 +8,10 @@
 
 use std::ffi::CStr;
 
-use rusqlite::{Connection, Result};
+use rusqlite::{Connection, ErrorCode, Result};
 use stillpoint_contract::{Alike, Class, Finding, Likeness, Weight};
 
-use super::schema::{declared, is_strict, quoted};
+use super::schema::{Term, collation, declared, is_strict, quoted, row_id};
 
 /// Collations that are SQLite's own. Source: <https://www.sqlite.org/datatype3.html>, 7.
 const COLLATIONS: [(&str, Alike); 3] =
@@ -47,9 +47,8 @@ struct Side {
 impl Side {
     fn of(connection: &Connection, table: &str, column: &str) -> Result<Self> {
         let metadata = connection.column_metadata(Some("main"), table, column)?;
-        let text = |text: Option<&CStr>| text.map(|text| text.to_string_lossy().into_owned());
-        let declared_type = text(metadata.0).unwrap_or_default();
-        let collation = text(metadata.1).unwrap_or_else(|| COLLATIONS[0].0.to_owned());
+        let text = |text: &CStr| text.to_string_lossy().into_owned();
+        let declared_type = metadata.0.map(text).unwrap_or_default();
         let affinity = match declared(&declared_type, false) {
             Class::Text => Affinity::Text,
             Class::Blob => Affinity::None,
@@ -58,6 +57,7 @@ impl Side {
             }
             _ => Affinity::Number,
         };
+        let collation = collation(connection, table, column)?;
         Ok(Self { name: column.to_owned(), declared: declared_type, affinity, collation })
     }
 
@@ -72,6 +72,8 @@ impl Side {
 pub(super) struct Pair {
     own: Side,
     other: Side,
+    /// Whether the other one is a row id, which no text is like.
+    is_row_id: bool,
 }
 
 impl Pair {
@@ -81,20 +83,39 @@ impl Pair {
         (table, columns): (&str, &[String]),
         (parent, parent_columns): (&str, &[String]),
     ) -> Result<Vec<Self>> {
-        let mut pairs = Vec::new();
+        let (mut pairs, id) = (Vec::new(), row_id(connection, parent)?);
         for (own, other) in columns.iter().zip(parent_columns) {
+            let is_row_id = id.as_ref().is_some_and(|id| id.eq_ignore_ascii_case(other));
             let own = Side::of(connection, table, own)?;
-            pairs.push(Self { own, other: Side::of(connection, parent, other)? });
+            pairs.push(Self { own, other: Side::of(connection, parent, other)?, is_row_id });
         }
         Ok(pairs)
     }
 
-    /// The column that refers, so that it compares with the other one as the reference does. A
-    /// sign takes away what it is declared for, and with it every index of it: it stands only
-    /// where the two columns by themselves would compare otherwise.
-    pub(super) fn sql(&self) -> String {
-        let sign = if self.is_converted() { "+" } else { "" };
-        format!("{sign}{} COLLATE {}", quoted(&self.own.name), quoted(&self.other.collation))
+    /// Those of a reference; none where it is to a column that is not there, since SQLite deletes
+    /// no row then.
+    pub(super) fn any(
+        connection: &Connection,
+        refers: (&str, &[String]),
+        referred: (&str, &[String]),
+    ) -> Result<Vec<Self>> {
+        match Self::all(connection, refers, referred) {
+            Err(e) if e.sqlite_error_code() == Some(ErrorCode::Unknown) => Ok(Vec::new()),
+            pairs => pairs,
+        }
+    }
+
+    /// The collation of the reference, where that is another one than the referring column's own.
+    fn collation(&self) -> Option<&str> {
+        let Self { own, other, is_row_id } = self;
+        let is_own = *is_row_id || own.collation.eq_ignore_ascii_case(&other.collation);
+        (!is_own).then_some(&*other.collation)
+    }
+
+    /// What an index begins with that finds the rows which refer to one, if any does.
+    pub(super) fn term(&self) -> Term {
+        let collation = self.collation().filter(|_| !self.is_unindexed());
+        Term { name: self.own.name.clone(), collation: collation.map(str::to_owned) }
     }
 
     fn is_converted(&self) -> bool {
@@ -166,6 +187,28 @@ impl Pair {
     }
 }
 
+/// Which rows refer to one of a table that fulfils a condition: those that the reference means.
+///
+/// A sign takes away what a column is declared for, and with it every index of it: it stands only
+/// where the two columns by themselves would compare otherwise. So does a collation. Among several
+/// columns that refer, it would take the indexes away, too, and beside what they are compared with
+/// it does not; of one column, it is the other way round.
+/// Source: SQLite 3.54, `exprAnalyze` and `indexInAffinityOk`.
+pub(super) fn hanging(pairs: &[Pair], parent: &str, above: &str) -> String {
+    let is_alone = pairs.len() == 1;
+    let (mut refer, mut referred) = (Vec::new(), Vec::new());
+    for pair in pairs {
+        let sign = if pair.is_converted() { "+" } else { "" };
+        let collate = pair.collation().map(|name| format!(" COLLATE {}", quoted(name)));
+        let collate = collate.unwrap_or_default();
+        let [beside, behind] = if is_alone { [&*collate, ""] } else { ["", &*collate] };
+        refer.push(format!("{sign}{}{beside}", quoted(&pair.own.name)));
+        referred.push(format!("{}{behind}", quoted(&pair.other.name)));
+    }
+    let (refer, referred) = (refer.join(", "), referred.join(", "));
+    format!("({refer}) IN (SELECT {referred} FROM main.{} WHERE {above})", quoted(parent))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,7 +221,8 @@ mod tests {
     #[test]
     fn what_only_the_application_compares_is_refused() {
         let other = side("k", "TEXT", Affinity::Text, "german");
-        let pair = Pair { own: side("p", "TEXT", Affinity::Text, "BINARY"), other };
+        let own = side("p", "TEXT", Affinity::Text, "BINARY");
+        let pair = Pair { own, other, is_row_id: false };
         let finding = pair.finding("c", "p").unwrap();
         assert_eq!(finding.weight, Weight::Lacking);
         assert!(finding.found.contains("c.p refers to p.k"), "{finding:?}");
@@ -194,8 +238,31 @@ mod tests {
             (Affinity::None, "RTRIM", None, Alike::Spaces),
         ] {
             let own = side("p", "", Affinity::None, "NOCASE");
-            let pair = Pair { own, other: side("k", "", affinity, collation) };
+            let pair = Pair { own, other: side("k", "", affinity, collation), is_row_id: false };
             assert_eq!(pair.likeness(), Likeness { becomes, alike }, "{affinity:?} {collation}");
+        }
+    }
+
+    #[test]
+    fn a_collation_is_said_where_a_column_has_another_one_and_an_index_can_be_used() {
+        let pair = |name: &str, own: &str, other: &str, is_row_id| Pair {
+            own: side(name, "TEXT", Affinity::Text, own),
+            other: side("k", "TEXT", Affinity::Text, other),
+            is_row_id,
+        };
+        for (pairs, expected) in [
+            (vec![pair("a", "nocase", "NOCASE", false)], "(\"a\") IN (SELECT \"k\""),
+            (vec![pair("a", "NOCASE", "BINARY", true)], "(\"a\") IN (SELECT \"k\""),
+            (
+                vec![pair("a", "RTRIM", "BINARY", false)],
+                "(\"a\" COLLATE \"BINARY\") IN (SELECT \"k\"",
+            ),
+            (
+                vec![pair("a", "BINARY", "RTRIM", false), pair("b", "NOCASE", "NOCASE", false)],
+                "(\"a\", \"b\") IN (SELECT \"k\" COLLATE \"RTRIM\", \"k\"",
+            ),
+        ] {
+            assert_eq!(hanging(&pairs, "p", "1"), format!("{expected} FROM main.\"p\" WHERE 1)"));
         }
     }
 }

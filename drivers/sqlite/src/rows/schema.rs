@@ -1,6 +1,6 @@
 //! Tables, their keys, and who refers to them.
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _};
+use rusqlite::{Connection, OptionalExtension as _};
 use stillpoint_contract::{
     Alike, Class, Column, Error, ErrorKind, Kind, Referrer, Result, Table, TablePattern, code,
 };
@@ -41,11 +41,11 @@ fn refused(name: &str, why: impl Into<String>) -> Error {
     Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, STEP).with("table", name).why(why.into())
 }
 
-/// One column of a key, and how the key's index compares it.
+/// One column of a key or an index, and how the index compares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Term {
     pub(super) name: String,
-    /// None where text is not compared, as that of a row id.
+    /// None where it is the column's own, or text is not compared, as that of a row id.
     pub(super) collation: Option<String>,
 }
 
@@ -256,16 +256,36 @@ fn terms(connection: &Connection, index: &str) -> rusqlite::Result<Vec<Term>> {
     Ok(terms)
 }
 
-/// Whether an index begins with these columns, in any order.
+/// By which collation a column compares, unless told otherwise.
+pub(super) fn collation(
+    connection: &Connection,
+    own: &str,
+    column: &str,
+) -> rusqlite::Result<String> {
+    let metadata = connection.column_metadata(Some("main"), own, column)?;
+    let collation = metadata.1.map(|name| name.to_string_lossy().into_owned());
+    Ok(collation.unwrap_or_else(|| "BINARY".to_owned()))
+}
+
+/// Whether an index begins with these columns, in any order. One by another collation finds no
+/// rows. Source: <https://www.sqlite.org/datatype3.html>, 7.
 pub(super) fn is_indexed(
     connection: &Connection,
     own: &str,
-    wanted: &[String],
+    wanted: &[Term],
 ) -> rusqlite::Result<bool> {
     if let [only] = wanted
-        && key(connection, own)?.first().is_some_and(|term| term.name.eq_ignore_ascii_case(only))
+        && row_id(connection, own)?.is_some_and(|id| id.eq_ignore_ascii_case(&only.name))
     {
         return Ok(true);
+    }
+    let mut sought = Vec::new();
+    for term in wanted {
+        let by = match &term.collation {
+            Some(name) => name.clone(),
+            None => collation(connection, own, &term.name)?,
+        };
+        sought.push((&term.name, by));
     }
     let query = "SELECT name FROM pragma_index_list(?1, 'main') WHERE NOT partial";
     let mut query = connection.prepare(query)?;
@@ -274,8 +294,13 @@ pub(super) fn is_indexed(
     for index in indexes {
         let terms = terms(connection, &index)?;
         let first = terms.get(..wanted.len()).unwrap_or_default();
-        let has = |name: &String| first.iter().any(|term| term.name.eq_ignore_ascii_case(name));
-        if wanted.iter().all(has) {
+        let has = |(name, by): &(&String, String)| {
+            first.iter().any(|term| {
+                let is_by = term.collation.as_ref().is_some_and(|of| of.eq_ignore_ascii_case(by));
+                is_by && term.name.eq_ignore_ascii_case(name)
+            })
+        };
+        if sought.iter().all(has) {
             return Ok(true);
         }
     }
@@ -333,11 +358,7 @@ pub(super) fn referrers(connection: &Connection, own: &str) -> rusqlite::Result<
             }
         }
         let Referrer { columns, parent_columns, .. } = &*referrer;
-        let pairs = match Pair::all(connection, (&*name, columns), (own, parent_columns)) {
-            // Refers to a column that is not there: SQLite deletes no row then.
-            Err(e) if e.sqlite_error_code() == Some(ErrorCode::Unknown) => Vec::new(),
-            pairs => pairs?,
-        };
+        let pairs = Pair::any(connection, (&*name, columns), (own, parent_columns))?;
         let columns = columns.join(", ");
         referrer.likeness = pairs.iter().map(Pair::likeness).collect();
         // Most foreign keys of SQLite have no names.

@@ -7,11 +7,12 @@ use rusqlite::{
     types::{ToSqlOutput, ValueRef},
 };
 use stillpoint_contract::{
-    ArchiveSet, Class, Error, ErrorKind, Key, KeyRange, Result, RowWriter, Table, code, values,
+    ArchiveSet, Class, Error, ErrorKind, Key, KeyRange, Member, Result, RowWriter, Table, code,
+    values,
 };
 
 use super::{
-    reference::Pair,
+    reference::{Pair, hanging},
     schema::{Term, key_of, listed, own_name, quoted},
     text::check,
     worker::{Batches, Desk},
@@ -45,17 +46,17 @@ fn chain(desk: &Desk, set: &ArchiveSet, member: usize, range: &KeyRange) -> Resu
     }
     let parent = own_name(&set.members[link.parent].table.name)?;
     let above = chain(desk, set, link.parent, range)?;
-    let table = own_name(&own.table.name)?;
-    let (refers, referred) = ((&*table, &*link.columns), (&*parent, &*link.parent_columns));
-    let pairs = desk.sql(Pair::all(desk.connection(), refers, referred), "look at a reference")?;
-    let columns: Vec<_> = pairs.iter().map(Pair::sql).collect();
     // Found by an index of the columns that refer, which `EXISTS` would not do.
-    Ok(format!(
-        "({}) IN (SELECT {} FROM main.{} WHERE {above})",
-        columns.join(", "),
-        listed(link.parent_columns.iter().map(String::as_str)),
-        quoted(&parent),
-    ))
+    Ok(hanging(&pairs(desk, set, own)?, &parent, &above))
+}
+
+/// The columns by which a table of the set refers to its parent; none for the root.
+pub(super) fn pairs(desk: &Desk, set: &ArchiveSet, member: &Member) -> Result<Vec<Pair>> {
+    let Some(link) = &member.link else { return Ok(Vec::new()) };
+    let parent = set.members.get(link.parent).ok_or_else(unknown)?;
+    let (own, parent) = (own_name(&member.table.name)?, own_name(&parent.table.name)?);
+    let (refers, referred) = ((&*own, &*link.columns), (&*parent, &*link.parent_columns));
+    desk.sql(Pair::all(desk.connection(), refers, referred), "look at a reference")
 }
 
 fn root(desk: &Desk, set: &ArchiveSet, range: &KeyRange) -> Result<String> {

@@ -133,6 +133,132 @@ async fn references_of_other_types_are_refused_or_told() {
     }
 }
 
+/// An index by another collation than that of the reference finds nothing, neither for those that
+/// select rows nor for SQLite when it deletes what they refer to.
+#[tokio::test]
+async fn an_index_by_another_collation_is_told_with_the_one_that_helps() {
+    const NOCASE: Option<&str> = Some("c (\"code\" COLLATE \"NOCASE\")");
+    const BINARY: Option<&str> = Some("c (\"code\" COLLATE \"BINARY\")");
+    const PLAIN: Option<&str> = Some("c (\"code\")");
+    for (parent, child, index, lacking) in [
+        ("TEXT COLLATE NOCASE", "TEXT", "code", NOCASE),
+        ("TEXT COLLATE NOCASE", "TEXT COLLATE RTRIM", "code", NOCASE),
+        ("TEXT COLLATE NOCASE", "TEXT", "code COLLATE nocase", None),
+        ("TEXT COLLATE NOCASE", "TEXT COLLATE nocase", "code, id", None),
+        ("TEXT COLLATE NOCASE", "TEXT COLLATE NOCASE", "code COLLATE BINARY", PLAIN),
+        ("TEXT", "TEXT COLLATE RTRIM", "code", BINARY),
+        ("TEXT", "TEXT COLLATE RTRIM", "code COLLATE BINARY", None),
+        // No text is like a row id.
+        ("INTEGER", "INTEGER COLLATE NOCASE", "code", None),
+    ] {
+        let tables = tables(parent, child).replace("ON c (code)", &format!("ON c ({index})"));
+        let (directory, db) = database(&tables);
+        db.execute_batch("PRAGMA foreign_keys = ON").unwrap();
+        let mut rows = open(&at(&directory)).await;
+        let set = family(rows.as_mut(), "n = 1").await;
+        let pair = format!("{child} refers to {parent} by an index of {index}");
+        let told = lacking_indexes(rows.as_mut(), &set).await;
+        let expected = lacking.map(|on| format!("CREATE INDEX \"c_code_2\" ON {on}"));
+        assert_eq!(told, Vec::from_iter(expected), "{pair}");
+        let outlook = rows.outlook(&set, 10, Estimate::default()).await.unwrap();
+        let step = &outlook.steps[1];
+        assert_eq!(is_searched(&step.plan), lacking.is_none(), "{pair}: {step:?}");
+        assert_eq!(is_searched(&scans(&db)), lacking.is_none(), "{pair}");
+        if lacking.is_none() {
+            continue;
+        }
+        // What is said to help does.
+        db.execute_batch(&told[0]).unwrap();
+        assert_eq!(lacking_indexes(rows.as_mut(), &set).await, Vec::<String>::new(), "{pair}");
+        let outlook = rows.outlook(&set, 10, Estimate::default()).await.unwrap();
+        assert!(is_searched(&outlook.steps[1].plan), "{pair}: {:?}", outlook.steps[1]);
+        assert!(is_searched(&scans(&db)), "{pair}");
+    }
+}
+
+/// Where the types keep an index from being used, none by another collation is asked for.
+#[tokio::test]
+async fn no_index_is_asked_for_that_would_not_help() {
+    for (parent, child) in [
+        ("INTEGER", "TEXT COLLATE NOCASE"),
+        ("INT", "TEXT COLLATE NOCASE"),
+        ("TEXT COLLATE NOCASE", ""),
+    ] {
+        let (directory, db) = database(&tables(parent, child));
+        db.execute_batch("PRAGMA foreign_keys = ON").unwrap();
+        let mut rows = open(&at(&directory)).await;
+        let set = family(rows.as_mut(), "n = 1").await;
+        let told = lacking_indexes(rows.as_mut(), &set).await;
+        assert_eq!(told, Vec::<String>::new(), "{child} refers to {parent}");
+        assert!(!is_searched(&scans(&db)), "{child} refers to {parent}");
+    }
+}
+
+/// What is said to make the indexes that lack.
+async fn lacking_indexes(rows: &mut dyn Rows, set: &ArchiveSet) -> Vec<String> {
+    let findings = rows.examine(set).await.unwrap();
+    let mut told = Vec::new();
+    for one in findings.into_iter().filter(|one| one.subject == "index") {
+        assert_eq!(one.weight, Weight::Lacking, "{one:?}");
+        let statement = one.statement.unwrap();
+        let is_by_another = one.found.contains("by which the reference compares");
+        assert_eq!(is_by_another, statement.contains("COLLATE"), "{}", one.found);
+        // Who refers to a table is looked at with either of the two.
+        if !told.contains(&statement) {
+            told.push(statement);
+        }
+    }
+    told
+}
+
+fn is_searched(plan: &[String]) -> bool {
+    plan.iter().any(|line| line.starts_with("SEARCH") && line.contains(" INDEX c_"))
+}
+
+/// How SQLite finds what refers to rows that it deletes.
+fn scans(db: &Connection) -> Vec<String> {
+    let mut plan = db.prepare("EXPLAIN QUERY PLAN DELETE FROM p").unwrap();
+    plan.query_map([], |row| row.get(3)).unwrap().map(Result::unwrap).collect()
+}
+
+/// Each column of several compares as the one does that it refers to, and an index of all is used.
+#[tokio::test]
+async fn references_of_several_columns_compare_each_by_its_own_collation() {
+    const LACKING: &str =
+        "CREATE INDEX \"c_a_b\" ON c (\"a\" COLLATE \"NOCASE\", \"b\" COLLATE \"BINARY\")";
+    for (index, lacking) in [
+        ("a, b", Some(LACKING)),
+        ("b, a COLLATE NOCASE", Some(LACKING)),
+        ("b COLLATE BINARY, a COLLATE NOCASE, id", None),
+    ] {
+        let (directory, db) = database(&format!(
+            "PRAGMA foreign_keys = ON;
+             CREATE TABLE p (a TEXT COLLATE NOCASE NOT NULL, b TEXT NOT NULL, n INTEGER,
+                PRIMARY KEY (a, b));
+             CREATE TABLE c (id INTEGER PRIMARY KEY, a TEXT, b TEXT COLLATE NOCASE,
+                FOREIGN KEY (a, b) REFERENCES p);
+             CREATE INDEX c_code ON c ({index});
+             INSERT INTO p VALUES ('x', 'y', 1), ('x', 'Y', 0), ('z', 'y', 0);
+             INSERT INTO c VALUES (1, 'x', 'y'), (2, 'X', 'y'), (3, 'X', 'Y'), (4, 'Z', 'y'),
+                (5, 'x', NULL), (6, NULL, 'y')"
+        ));
+        let mut rows = open(&at(&directory)).await;
+        let set = family(rows.as_mut(), "n = 1").await;
+        assert_eq!(hanging(rows.as_mut(), &set).await, [1, 2], "{index}");
+        let told = lacking_indexes(rows.as_mut(), &set).await;
+        assert_eq!(told, Vec::from_iter(lacking), "{index}");
+        if let Some(lacking) = lacking {
+            db.execute_batch(lacking).unwrap();
+        }
+        let outlook = rows.outlook(&set, 10, Estimate::default()).await.unwrap();
+        let is_whole = |line: &String| line.contains("a=? AND b=?") || line.contains("b=? AND a=?");
+        for plan in [&outlook.steps[1].plan, &scans(&db)] {
+            assert!(is_searched(plan) && plan.iter().any(is_whole), "{index}: {plan:?}");
+        }
+        assert_eq!(hanging(rows.as_mut(), &set).await, [1, 2], "{index}");
+    }
+}
+
 /// The child of '1' is none of '01', which alone is selected.
 #[tokio::test]
 async fn a_child_of_a_row_that_stays_is_not_taken_along() {
