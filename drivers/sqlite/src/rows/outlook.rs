@@ -7,7 +7,7 @@ use stillpoint_contract::{
 
 use super::{
     reference::Pair,
-    schema::{listed, own_name, quoted},
+    schema::{Term, is_indexed, own_name, quoted},
     select::{Condition, condition, pairs, prepare, terms, tuple},
     worker::Desk,
 };
@@ -64,37 +64,43 @@ fn explained(
     while let Some(line) = desk.sql(lines.next(), STEP)? {
         plan.push(desk.sql(line.get::<_, String>(3), STEP)?);
     }
-    let name = own_name(&table.name)?;
-    let is_scanned = plan.iter().any(|line| {
-        line.strip_prefix("SCAN ").is_some_and(|of| of.split_whitespace().next() == Some(&*name))
-    });
-    Ok(Explained {
-        table: table.name.clone(),
-        statement: format!("SELECT … {from}"),
-        advice: is_scanned.then(|| advice(desk, set, member)).transpose()?,
-        plan,
-    })
+    let own = own_name(&table.name)?;
+    let is_scanned = plan.iter().any(|line| scans(line, &own));
+    let advice = if is_scanned { advice(desk, set, (member, &own))? } else { None };
+    let statement = format!("SELECT … {from}");
+    Ok(Explained { table: table.name.clone(), statement, plan, advice })
 }
 
-/// The index that would find the rows.
-fn advice(desk: &Desk, set: &ArchiveSet, member: &Member) -> Result<Finding> {
+/// Whether a line of a plan says that all of a table is read, which has its schema's name in ours.
+fn scans(line: &str, own: &str) -> bool {
+    let behind = line.strip_prefix("SCAN main.").and_then(|of| of.strip_prefix(own));
+    behind.is_some_and(|behind| behind.is_empty() || behind.starts_with(' '))
+}
+
+/// The index that would find the rows, unless it is there: where most of a table is selected, it is
+/// read from end to end all the same.
+fn advice(
+    desk: &Desk,
+    set: &ArchiveSet,
+    (member, own): (&Member, &str),
+) -> Result<Option<Finding>> {
     let table = &member.table;
     let predicate = set.predicate.to_lowercase();
-    let terms: Vec<_> = pairs(desk, set, member)?.iter().map(Pair::term).collect();
-    let names = sought(member, |column| is_named(&predicate, &column.to_lowercase()));
-    let on = if names.is_empty() {
-        "…".to_owned()
-    } else if terms.is_empty() {
-        listed(names)
-    } else {
-        tuple(&terms)
-    };
-    Ok(Finding {
+    let mut terms: Vec<_> = pairs(desk, set, member)?.iter().map(Pair::term).collect();
+    if terms.is_empty() {
+        let names = sought(member, |column| is_named(&predicate, &column.to_lowercase()));
+        let as_it_is = |name: &str| Term { name: name.to_owned(), collation: None };
+        terms.extend(names.into_iter().map(as_it_is));
+    }
+    if terms.is_empty() || desk.sql(is_indexed(desk.connection(), own, &terms), STEP)? {
+        return Ok(None);
+    }
+    Ok(Some(Finding {
         subject: "scan",
         found: format!("{}: all of it is read to find the rows", table.name),
         weight: Weight::Advice,
-        statement: Some(format!("CREATE INDEX … ON {} ({on})", table.name)),
-    })
+        statement: Some(format!("CREATE INDEX … ON {} ({})", table.name, tuple(&terms))),
+    }))
 }
 
 fn ordered(desk: &Desk, table: &Table, way: &str) -> Result<String> {
@@ -143,4 +149,23 @@ fn locks(desk: &Desk) -> Result<Vec<LockTaken>> {
         lock("SHARED", "rows are read", reading, Held::File),
         lock("RESERVED (BEGIN IMMEDIATE)", "rows are deleted", deleting, Held::Transaction),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_all_of_a_table_is_told_from_using_an_index_and_from_another_table() {
+        for (line, own, expected) in [
+            ("SCAN main.c", "c", true),
+            ("SCAN main.c USING INDEX c_code", "c", true),
+            ("SCAN main.od d", "od d", true),
+            ("SCAN main.cc", "c", false),
+            ("SCAN main.p", "c", false),
+            ("SEARCH main.c USING INDEX c_code (code=?)", "c", false),
+        ] {
+            assert_eq!(scans(line, own), expected, "{line}");
+        }
+    }
 }

@@ -164,6 +164,9 @@ async fn an_index_by_another_collation_is_told_with_the_one_that_helps() {
         let step = &outlook.steps[1];
         assert_eq!(is_searched(&step.plan), lacking.is_none(), "{pair}: {step:?}");
         assert_eq!(is_searched(&scans(&db)), lacking.is_none(), "{pair}");
+        let advice = step.advice.as_ref().map(|advice| advice.statement.as_deref().unwrap());
+        let expected = lacking.map(|on| format!("CREATE INDEX … ON {on}"));
+        assert_eq!(advice, expected.as_deref(), "{pair}");
         if lacking.is_none() {
             continue;
         }
