@@ -1,5 +1,6 @@
 //! Rows of tables, on their way into files and back.
 
+mod besides;
 mod compared;
 mod effects;
 mod examine;

@@ -4,13 +4,13 @@ use async_trait::async_trait;
 use chrono::SecondsFormat;
 use rusqlite::{Connection, ErrorCode, params};
 use stillpoint_contract::{
-    ArchiveSet, Error, ErrorKind, KeyRange, LedgerEntry, Pruning, Result, RowSink, code,
+    ArchiveSet, Error, ErrorKind, KeyRange, LedgerEntry, Pruning, Result, RowSink, Table, code,
 };
 
 use super::{
-    effects::{Deed, Effect, effects, loses, own_names},
+    besides::Besides,
     schema::{fingerprint, own_name, quoted, triggers},
-    select::{condition, count, hand_over, prepare},
+    select::{Condition, condition, count, hand_over, prepare},
     text::checked_columns,
     worker::{Batches, Desk, Transaction},
 };
@@ -195,18 +195,10 @@ fn delete(
     let selected = if has_triggers { Some(count(desk, table, &condition)?) } else { None };
     // A trigger of another table may be new, and make one of this table do more than it did.
     let besides = if has_triggers { Besides::look(desk, set, &own)? } else { Besides::default() };
-    let desk: &Desk = desk;
+    let before = desk.connection().total_changes();
+    let work = |desk: &Desk| return_deleted(desk, table, &condition, batches);
+    let returned = besides.listen(desk, work)?;
     let connection = desk.connection();
-    let (columns, checked) = checked_columns(desk, table)?;
-    let sql =
-        format!("DELETE FROM main.{} WHERE {} RETURNING {columns}", quoted(&own), condition.sql);
-    let before = connection.total_changes();
-    let returned = {
-        let mut statement = prepare(desk, connection, &sql)?;
-        condition.give(desk, &mut statement)?;
-        let returned = hand_over(desk, &mut statement, checked, batches);
-        returned.map_err(|error| still_referred(error, table))?
-    };
     check(connection, before, returned, selected).map_err(|(what, number)| {
         Error::new(ErrorKind::Refused, code::ROWS_DIFFER, "delete rows")
             .with("table", &table.name)
@@ -225,7 +217,24 @@ fn delete(
     Ok(returned)
 }
 
-fn still_referred(error: Error, table: &stillpoint_contract::Table) -> Error {
+/// Deletes rows, and hands them over.
+fn return_deleted(
+    desk: &Desk,
+    table: &Table,
+    condition: &Condition,
+    batches: &mut Batches,
+) -> Result<u64> {
+    let own = own_name(&table.name)?;
+    let (columns, checked) = checked_columns(desk, table)?;
+    let sql =
+        format!("DELETE FROM main.{} WHERE {} RETURNING {columns}", quoted(&own), condition.sql);
+    let mut statement = prepare(desk, desk.connection(), &sql)?;
+    condition.give(desk, &mut statement)?;
+    let returned = hand_over(desk, &mut statement, checked, batches);
+    returned.map_err(|error| still_referred(error, table))
+}
+
+fn still_referred(error: Error, table: &Table) -> Error {
     let is_constraint = std::error::Error::source(&error)
         .and_then(|cause| cause.downcast_ref::<rusqlite::Error>())
         .is_some_and(|e| e.sqlite_error_code() == Some(ErrorCode::ConstraintViolation));
@@ -258,95 +267,4 @@ fn check(
         Some(selected) if selected != returned => Err(("rows that were there", selected)),
         _ => Ok(()),
     }
-}
-
-/// What triggers of a table do to rows of the set while some of it are deleted.
-#[derive(Debug, Default)]
-struct Besides {
-    /// The tables of the set of which triggers delete rows, each with how many it has.
-    shrinking: Vec<(String, u64)>,
-    /// Whether triggers do nothing else.
-    is_all: bool,
-}
-
-impl Besides {
-    /// Looks before anything is deleted, and refuses what would lose rows.
-    fn look(desk: &mut Desk, set: &ArchiveSet, own: &str) -> Result<Self> {
-        const STEP: &str = "ask what triggers do";
-        let (names, found) = (own_names(set)?, effects(desk.connection_mut(), own));
-        let found = desk.sql(found, STEP)?;
-        let connection = desk.connection();
-        let is_member = |effect: &Effect| names.iter().any(|name| effect.is_on(name));
-        for effect in &found {
-            if desk.sql(loses(connection, &names, effect), STEP)? {
-                return Err(lost(own, effect, is_member(effect)));
-            }
-        }
-        let deletes = |effect: &&Effect| effect.deed == Deed::Delete && effect.trigger.is_some();
-        let is_all = found.iter().all(|effect| effect.deed == Deed::Delete && is_member(effect));
-        let mut shrinking = Vec::new();
-        for name in &names {
-            if !found.iter().filter(deletes).any(|effect| effect.is_on(name)) {
-                continue;
-            }
-            let puts = |one: &&Effect| one.deed == Deed::Insert && one.is_on(name);
-            if let Some(effect) = found.iter().find(puts) {
-                return Err(lost(own, effect, true)
-                    .with("also deleted from", name)
-                    .why("triggers delete rows of a table and add others: nobody can tell which"));
-            }
-            // Where nothing else is changed, what is changed in all says enough.
-            let rows = if is_all { 0 } else { rows_of(desk, name)? };
-            shrinking.push((name.clone(), rows));
-        }
-        Ok(Self { shrinking, is_all })
-    }
-
-    /// Makes sure that triggers deleted no row that was not handed over.
-    fn check(&self, desk: &Desk, (own, returned): (&str, u64), changed: u64) -> Result<()> {
-        let differ = |table: &str, gone: u64, expected: u64| {
-            Err(Error::new(ErrorKind::Refused, code::ROWS_DIFFER, "delete rows")
-                .with("table", table)
-                .with("rows that would be gone", gone)
-                .with("rows that were returned", expected)
-                .why("a trigger deletes other rows of the set, too"))
-        };
-        if self.shrinking.is_empty() {
-            return Ok(());
-        }
-        if self.is_all {
-            return if changed == returned { Ok(()) } else { differ(own, changed, returned) };
-        }
-        for (table, before) in &self.shrinking {
-            let gone = before.saturating_sub(rows_of(desk, table)?);
-            let expected = if table == own { returned } else { 0 };
-            if gone != expected {
-                return differ(table, gone, expected);
-            }
-        }
-        Ok(())
-    }
-}
-
-fn rows_of(desk: &Desk, own: &str) -> Result<u64> {
-    let query = format!("SELECT count(*) FROM main.{}", quoted(own));
-    let rows = desk.connection().query_row(&query, [], |row| row.get::<_, i64>(0));
-    Ok(desk.sql(rows, "count rows")?.cast_unsigned())
-}
-
-fn lost(own: &str, effect: &Effect, is_member: bool) -> Error {
-    let why = if is_member {
-        "rows of the set would be replaced without being archived"
-    } else {
-        "rows of a table that is not in the set would be deleted without being archived"
-    };
-    let error = Error::new(ErrorKind::Refused, code::ROWS_REFUSED, "delete rows")
-        .with("table", own)
-        .with("also changed", &effect.table)
-        .why(why);
-    let Some(trigger) = &effect.trigger else {
-        return error.with("by", "the action of a foreign key").next("add that table to the set");
-    };
-    let error = error.with("trigger", trigger).next(format!("DROP TRIGGER {}", quoted(trigger)));
-    if is_member { error } else { error.next("or add that table to the set") }
 }

@@ -125,6 +125,13 @@ pub(super) fn is_strict(connection: &Connection, own: &str) -> rusqlite::Result<
     connection.query_row(query, [own], |row| row.get(0))
 }
 
+/// Whether the rows of a table have no row id.
+pub(super) fn is_without_rowid(connection: &Connection, own: &str) -> rusqlite::Result<bool> {
+    let query =
+        "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ?1 COLLATE NOCASE";
+    connection.query_row(query, [own], |row| row.get(0))
+}
+
 /// What a column is declared for. Source: <https://www.sqlite.org/datatype3.html>, 3.1,
 /// "Determination Of Column Affinity"; <https://www.sqlite.org/stricttables.html>, 2.
 pub(super) fn declared(engine_type: &str, is_strict: bool) -> Class {
@@ -209,8 +216,7 @@ fn keys(connection: &Connection, own: &str) -> rusqlite::Result<Vec<(Option<Stri
         Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?, row.get::<_, i64>(2)?))
     })?;
     let columns: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
-    let without_rowid = "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ?1";
-    let without_rowid: bool = connection.query_row(without_rowid, [own], |row| row.get(0))?;
+    let without_rowid = is_without_rowid(connection, own)?;
 
     let query = "SELECT name, origin FROM pragma_index_list(?1, 'main') \
                  WHERE \"unique\" AND NOT partial ORDER BY origin <> 'pk', seq DESC";

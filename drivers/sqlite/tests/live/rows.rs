@@ -336,6 +336,33 @@ async fn a_trigger_that_deletes_other_rows_of_the_set_is_noticed() {
     }
 }
 
+/// Neither a table that is emptied at once nor one without row ids goes unnoticed.
+#[tokio::test]
+async fn a_trigger_that_empties_a_table_of_the_set_is_noticed() {
+    for kind in ["", "WITHOUT ROWID"] {
+        let (directory, db) = database(&format!(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT); CREATE TABLE log (id);
+             CREATE TABLE c (id INTEGER PRIMARY KEY, t INTEGER) {kind};
+             INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c');
+             INSERT INTO c VALUES (1, 1), (2, 2), (3, 3);
+             CREATE TRIGGER x AFTER DELETE ON t
+             BEGIN INSERT INTO log VALUES (old.id); DELETE FROM c; END"
+        ));
+        let mut rows = open(&at(&directory)).await;
+        let set = shop(rows.as_mut()).await;
+        let error = delete_all(rows.as_mut(), &set).await.unwrap_err();
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_DIFFER), "{kind}");
+        let gone = error.facts().into_iter().find(|(label, _)| *label == "rows that would be gone");
+        assert_eq!(gone.map(|(_, rows)| rows), Some("1"), "{kind}: {error:?}");
+        let counts = || ["t", "c", "log"].map(|table| count(&db, table));
+        assert_eq!(counts(), [3, 3, 0], "{kind}");
+        // What is not there cannot go, and each time is counted anew.
+        db.execute_batch("DELETE FROM c WHERE t = 3").unwrap();
+        assert_eq!(delete_all(rows.as_mut(), &set).await.unwrap(), 4, "{kind}");
+        assert_eq!(counts(), [1, 0, 2], "{kind}");
+    }
+}
+
 #[tokio::test]
 async fn keys_are_what_tells_rows_apart() {
     let (directory, _db) = database(
