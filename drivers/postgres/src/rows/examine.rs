@@ -9,6 +9,7 @@ use super::{
     conditions::{condition, key_columns, listed},
     failure::failed,
     ledger,
+    members::Members,
     prune::tracks,
     reference,
     table::{number_of, referrers},
@@ -53,7 +54,8 @@ pub(super) async fn examine(client: &Client, set: &ArchiveSet) -> Result<Vec<Fin
             findings.extend(index(client, &referrer.table, &referrer.columns).await?);
         }
     }
-    if !deletion_triggers(client, set).await?.is_empty() && !tracks(client).await? {
+    let members = Members::look(client, set).await?;
+    if !members.deletion_triggers.is_empty() && !tracks(client).await? {
         let found = "track_counts is off: nobody can tell what triggers delete".to_owned();
         findings.push(lacking("track_counts", found, unset(client, "track_counts").await?));
     }
@@ -309,17 +311,6 @@ async fn table(client: &Client, set: &ArchiveSet, at: usize, number: u32) -> Res
         findings.push(finding("inheritance", what, Weight::Advice, None));
     }
     Ok(findings)
-}
-
-/// The triggers of a set's tables that fire for rows which are deleted.
-pub(super) async fn deletion_triggers(client: &Client, set: &ArchiveSet) -> Result<Vec<String>> {
-    let mut named = Vec::new();
-    for member in &set.members {
-        let number = number_of(client, &member.table).await?;
-        let of_table = firing(client, number).await?.into_iter();
-        named.extend(of_table.map(|(name, _)| format!("{name} of {}", member.table.name)));
-    }
-    Ok(named)
 }
 
 /// The triggers of a table that fire for rows which are deleted, each with whether it may keep

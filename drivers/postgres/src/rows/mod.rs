@@ -9,6 +9,7 @@ mod failure;
 mod keep;
 mod ledger;
 mod literal;
+mod members;
 mod outlook;
 mod partition;
 mod passing;

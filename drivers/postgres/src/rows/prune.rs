@@ -12,11 +12,12 @@ use tokio_postgres::{Client, Row};
 use super::{
     conditions::{VERSION, columns, columns_amid, condition},
     copy::copy_out,
-    examine::deletion_triggers,
     export::all,
     failure::failed,
-    ledger, partition,
-    table::{fingerprint, number_of},
+    ledger,
+    members::Members,
+    partition,
+    table::fingerprint,
     transaction::Transaction,
 };
 
@@ -33,14 +34,16 @@ pub(super) struct Prune<'a> {
     transaction: Transaction<'a>,
     /// What was deleted.
     deleted: Vec<Deleted>,
-    /// What the server had counted of other tables before the first deletion.
-    outside: Option<Outside>,
+    /// What there was before the first deletion.
+    before: Option<Before>,
 }
 
 /// Rows that were deleted by one statement.
 #[derive(Debug)]
 struct Deleted {
     table: Table,
+    /// The number of the table.
+    number: u32,
     /// Which rows.
     condition: String,
     rows: u64,
@@ -51,7 +54,7 @@ struct Deleted {
 
 impl<'a> Prune<'a> {
     pub(super) fn new(transaction: Transaction<'a>) -> Self {
-        Self { transaction, deleted: Vec::new(), outside: None }
+        Self { transaction, deleted: Vec::new(), before: None }
     }
 
     /// Deletes rows, and hands over something of each; all columns where that is not said.
@@ -62,14 +65,20 @@ impl<'a> Prune<'a> {
         range: &KeyRange,
         into: &mut dyn RowSink,
     ) -> Result<u64> {
-        if self.outside.is_none() {
+        if self.before.is_none() {
             let step = self.transaction.step()?;
-            let done = Outside::look(step.client()?, set).await;
-            self.outside = Some(step.end(done)?);
+            let done = Before::look(step.client()?, set).await;
+            self.before = Some(step.end(done)?);
         }
-        let names = (self.transaction.usual_names(), self.transaction.set_usual_path());
+        let members = self.before.as_ref().map(|before| &before.members);
+        let members = members.ok_or_else(|| Error::bug("look at the tables of the set"))?;
+        let number = members.number(set, member)?;
+        let names = members
+            .have_triggers
+            .then(|| (self.transaction.usual_names(), self.transaction.set_usual_path()));
+        let of = (set, member, number);
         let step = self.transaction.step()?;
-        let done = delete(step.client()?, &names, what, (set, member), range, into).await;
+        let done = delete(step.client()?, names.as_ref(), what, of, range, into).await;
         let deleted = step.end(done)?;
         let rows = deleted.rows;
         self.deleted.push(deleted);
@@ -82,7 +91,11 @@ impl Pruning for Prune<'_> {
     async fn fingerprints(&mut self, set: &ArchiveSet) -> Result<Vec<String>> {
         let step = self.transaction.step()?;
         let done = fingerprints(step.client()?, set).await;
-        step.end(done)
+        let (before, found) = step.end(done)?;
+        if self.before.is_none() {
+            self.before = Some(before);
+        }
+        Ok(found)
     }
 
     async fn delete(
@@ -153,10 +166,10 @@ impl Pruning for Prune<'_> {
     }
 
     async fn commit(self: Box<Self>) -> Result<()> {
-        let Self { mut transaction, deleted, outside } = *self;
+        let Self { mut transaction, deleted, before } = *self;
         let names = transaction.usual_names();
         let step = transaction.step()?;
-        let done = conclude(step.client()?, &names, &deleted, outside.as_ref()).await;
+        let done = conclude(step.client()?, &names, &deleted, before.as_ref()).await;
         if let Err(error) = step.end(done) {
             // The error counts; a transaction that is not committed never was.
             drop(transaction.roll_back().await);
@@ -175,46 +188,56 @@ fn everything(set: &ArchiveSet) -> ArchiveSet {
     ArchiveSet { predicate: "true".to_owned(), ..set.clone() }
 }
 
-async fn fingerprints(client: &Client, set: &ArchiveSet) -> Result<Vec<String>> {
+async fn fingerprints(client: &Client, set: &ArchiveSet) -> Result<(Before, Vec<String>)> {
+    let before = Before::look(client, set).await?;
+    let mut found = Vec::new();
+    for number in &before.members.numbers {
+        found.push(fingerprint(client, *number).await?);
+    }
+    Ok((before, found))
+}
+
+/// Locks the tables of a set, and looks at them.
+///
+/// What changes a table's columns, references, triggers or rules needs a lock that this one
+/// excludes: who is at it is waited for. Each statement of the transaction sees what was committed
+/// before it, and so the one behind the lock finds what others have made meanwhile, and what stays
+/// until the end. Only functions of triggers that it finds could add to that, in this transaction.
+/// Source: PostgreSQL 18 documentation, 13.3.1, "Table-Level Locks", and 13.2.1, "Read Committed
+/// Isolation Level".
+async fn locked(client: &Client, set: &ArchiveSet) -> Result<Members> {
     let tables: Vec<_> = set.members.iter().map(|m| format!("ONLY {}", m.table.name)).collect();
-    // What changes a table's columns, references, triggers or rules needs a lock that this one
-    // excludes. Source: PostgreSQL 18 documentation, 13.3.1, "Table-Level Locks".
     let lock = format!("LOCK TABLE {} IN ROW EXCLUSIVE MODE", tables.join(", "));
     client.batch_execute(&lock).await.map_err(|e| failed(e, STEP))?;
-    let mut found = Vec::new();
-    for member in &set.members {
-        let number = number_of(client, &member.table).await?;
-        found.push(fingerprint(client, number).await?);
-    }
-    Ok(found)
+    Members::look(client, set).await
 }
 
 async fn delete(
     client: &Client,
-    (names, set_names): &(String, String),
+    names: Option<&(String, String)>,
     what: Option<&str>,
-    (set, member): (&ArchiveSet, usize),
+    (set, member, number): (&ArchiveSet, usize, u32),
     range: &KeyRange,
     into: &mut dyn RowSink,
 ) -> Result<Deleted> {
     let condition = condition(client, set, member, range).await?;
     let table = &set.members[member].table;
     let name = &table.name;
-    let has_triggers = has_triggers(client, set).await?;
-    let returned = match what {
-        Some(what) => what.to_owned(),
-        None if has_triggers => columns_amid(table, set_names),
-        None => columns(table),
+    let returned = match (what, names) {
+        (Some(what), _) => what.to_owned(),
+        (None, Some((_, set_names))) => columns_amid(table, set_names),
+        (None, None) => columns(table),
     };
-    let counted = counted(client, number_of(client, table).await?).await?;
-    let names = if has_triggers { format!("{names} AND ") } else { String::new() };
-    let sql = format!("DELETE FROM ONLY {name} WHERE {names}{condition} RETURNING {returned}");
+    let counted = counted(client, number).await?;
+    let usual = names.map(|(usual, _)| format!("{usual} AND ")).unwrap_or_default();
+    let sql = format!("DELETE FROM ONLY {name} WHERE {usual}{condition} RETURNING {returned}");
     let rows = copy_out(client, &sql, into, STEP).await?;
+    let has_triggers = names.is_some();
     if has_triggers {
         client.batch_execute(OWN_NAMES).await.map_err(|e| failed(e, STEP))?;
         check(client, table, &condition).await?;
     }
-    Ok(Deleted { table: table.clone(), condition, rows, counted, has_triggers })
+    Ok(Deleted { table: table.clone(), number, condition, rows, counted, has_triggers })
 }
 
 pub(super) const OWN_NAMES: &str = "SET LOCAL search_path = ''";
@@ -245,9 +268,9 @@ async fn conclude(
     client: &Client,
     names: &str,
     deleted: &[Deleted],
-    outside: Option<&Outside>,
+    before: Option<&Before>,
 ) -> Result<()> {
-    let Some(outside) = outside else { return Ok(()) };
+    let Some(before) = before.filter(|_| !deleted.is_empty()) else { return Ok(()) };
     let set_names = format!("SELECT WHERE {names}");
     client.batch_execute(&set_names).await.map_err(|e| failed(e, STEP))?;
     let fired = client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await;
@@ -256,14 +279,13 @@ async fn conclude(
     for one in deleted.iter().filter(|one| one.has_triggers) {
         check(client, &one.table, &one.condition).await?;
     }
-    outside.check(client).await?;
+    before.check(client).await?;
     if !tracks(client).await? {
         return Ok(());
     }
     let mut tables: BTreeMap<u32, (&Deleted, u64)> = BTreeMap::new();
     for one in deleted {
-        let number = number_of(client, &one.table).await?;
-        tables.entry(number).or_insert((one, 0)).1 += one.rows;
+        tables.entry(one.number).or_insert((one, 0)).1 += one.rows;
     }
     for (number, (first, rows)) in tables {
         let gone = counted(client, number).await? - first.counted;
@@ -284,40 +306,35 @@ pub(super) async fn tracks(client: &Client) -> Result<bool> {
     tracks.and_then(|row| row.try_get(0)).map_err(|e| failed(e, STEP))
 }
 
-/// Rows of tables that are not in the set: what a trigger deletes of them is in no file.
+/// The tables of the set and others, as they were: what a trigger deletes of others is in no file.
 #[derive(Debug)]
-struct Outside {
-    members: Vec<u32>,
-    /// Triggers that fire for rows of the set that are deleted.
-    triggers: Vec<String>,
+struct Before {
+    members: Members,
     /// How many rows of other tables were deleted before.
     counted: BTreeMap<u32, i64>,
     /// The tables that there were, where a trigger could drop one.
     tables: BTreeSet<u32>,
 }
 
-impl Outside {
+impl Before {
     async fn look(client: &Client, set: &ArchiveSet) -> Result<Self> {
-        let mut members = Vec::new();
-        for member in &set.members {
-            members.push(number_of(client, &member.table).await?);
-        }
-        let triggers = deletion_triggers(client, set).await?;
-        let counted = deleted_of_others(client, &members).await?.into_iter();
+        let members = locked(client, set).await?;
+        let counted = deleted_of_others(client, &members.numbers).await?.into_iter();
         let counted = counted.map(|(number, rows, _)| (number, rows)).collect();
-        let tables = if triggers.is_empty() { BTreeSet::new() } else { tables(client).await? };
-        Ok(Self { members, triggers, counted, tables })
+        let may_drop = !members.deletion_triggers.is_empty();
+        let tables = if may_drop { tables(client).await? } else { BTreeSet::new() };
+        Ok(Self { members, counted, tables })
     }
 
     /// Makes sure that no row of another table is gone.
     async fn check(&self, client: &Client) -> Result<()> {
-        if !self.triggers.is_empty() && !tracks(client).await? {
+        if !self.members.deletion_triggers.is_empty() && !tracks(client).await? {
             return Err(self.refused(
                 "track_counts is off: nobody can tell whether triggers \
                  delete rows of tables that are not in the set",
             ));
         }
-        for (number, rows, table) in deleted_of_others(client, &self.members).await? {
+        for (number, rows, table) in deleted_of_others(client, &self.members.numbers).await? {
             let gone = rows - self.counted.get(&number).copied().unwrap_or(0);
             if gone != 0 {
                 return Err(self.refused(LOST).with("table", table).with("rows", gone));
@@ -338,7 +355,7 @@ impl Outside {
 
     fn refused(&self, why: &'static str) -> Error {
         let mut error = Error::new(ErrorKind::Refused, code::ROWS_REFUSED, STEP).why(why);
-        for trigger in &self.triggers {
+        for trigger in &self.members.deletion_triggers {
             error = error.with("trigger that fires", trigger);
         }
         error.next("add that table to the set, or ALTER TABLE … DISABLE TRIGGER …")
@@ -415,20 +432,6 @@ async fn counted(client: &Client, number: u32) -> Result<i64> {
     let query = "SELECT pg_stat_get_xact_tuples_deleted($1)";
     let row = client.query_one(query, &[&number]).await;
     row.and_then(|row| row.try_get(0)).map_err(|e| failed(e, STEP))
-}
-
-/// Whether tables of a set have triggers. A row that is deleted reaches those of tables that refer
-/// to its own, too, even where no row is left there: an action of a foreign key is a statement.
-async fn has_triggers(client: &Client, set: &ArchiveSet) -> Result<bool> {
-    let query = "SELECT EXISTS (SELECT FROM pg_trigger
-        WHERE tgrelid = ANY ($1::oid[]) AND tgenabled <> 'D'
-            AND (NOT tgisinternal OR tgparentid <> 0 AND tgconstraint = 0))";
-    let mut numbers = Vec::new();
-    for member in &set.members {
-        numbers.push(number_of(client, &member.table).await?);
-    }
-    let row = client.query_one(query, &[&numbers]).await.map_err(|e| failed(e, STEP))?;
-    row.try_get(0).map_err(|e| failed(e, STEP))
 }
 
 /// A trigger may put back what was deleted, in place of the row that was returned.

@@ -13,11 +13,13 @@ use stillpoint_contract::{
 use tokio_postgres::{Client, error::SqlState};
 
 use super::{
-    examine::{at_origin, deletion_triggers, examine, why_no_versions},
+    examine::{at_origin, examine, why_no_versions},
     export::{self, Export},
     failure::failed,
     keep::{self, Keep},
-    ledger, outlook, partition, predicate,
+    ledger,
+    members::Members,
+    outlook, partition, predicate,
     prune::{self, Prune},
     put_back::Return,
     space, standbys,
@@ -164,7 +166,8 @@ impl Rows for Session {
     }
 
     async fn deletion_triggers(&mut self, set: &ArchiveSet) -> Result<Vec<String>> {
-        deletion_triggers(self.connection.client()?, set).await
+        let members = Members::look(self.connection.client()?, set).await?;
+        Ok(members.deletion_triggers)
     }
 
     async fn estimate(&mut self, set: &ArchiveSet) -> Result<Estimate> {

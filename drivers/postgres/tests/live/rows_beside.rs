@@ -1,8 +1,8 @@
 //! What must not happen to other rows while some are moved: triggers that delete them, and sessions
 //! that check no reference.
 
-use stillpoint_conformance::memory::rows::{PATIENCE, delete, hang, set};
-use stillpoint_contract::{ErrorKind, Weight, code};
+use stillpoint_conformance::memory::rows::{MemoryRows, PATIENCE, delete, hang, set};
+use stillpoint_contract::{ErrorKind, KeyRange, Link, Member, Weight, code};
 
 use crate::{
     rows::{MAJOR, count, open},
@@ -87,6 +87,55 @@ async fn rows_of_other_tables_do_not_go_with_those_of_a_set() {
             let objects = "SELECT count(*) FROM pg_largeobject_metadata JOIN objects ON l = oid";
             assert_eq!(count(&stage, objects).await, 1, "{body}");
         }
+    }
+}
+
+/// The tables are looked at once, while they are locked: a trigger that somebody else is making is
+/// waited for, and counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn triggers_that_are_made_meanwhile_are_seen() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    for is_asked_first in [true, false] {
+        stage
+            .run(
+                "DROP TABLE IF EXISTS t, other; DROP FUNCTION IF EXISTS f;
+                 CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2), (3);
+                 CREATE TABLE other (t int); INSERT INTO other VALUES (1), (2), (3);
+                 CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS
+                    $$ BEGIN DELETE FROM other WHERE t = old.id; RETURN NULL; END $$",
+            )
+            .await;
+        let mut rows = open(&stage).await;
+        let one = set(rows.table("public.t").await.unwrap(), "id < 3");
+        let other = stage.client().await;
+        let make = "BEGIN; CREATE TRIGGER x AFTER DELETE ON t FOR EACH ROW EXECUTE FUNCTION f()";
+        other.batch_execute(make).await.unwrap();
+        let deletes = async {
+            let mut pruning = rows.prune().await?;
+            if is_asked_first {
+                pruning.fingerprints(&one).await?;
+            }
+            pruning.delete(&one, 0, &KeyRange::default(), &mut MemoryRows::default()).await?;
+            pruning.commit().await
+        };
+        let commits = async {
+            let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted) FROM pg_sleep(.01)";
+            for _ in 0..500 {
+                if other.query_one(waits, &[]).await.unwrap().get(0) {
+                    break;
+                }
+            }
+            other.batch_execute("COMMIT").await.unwrap();
+        };
+        let (done, ()) = tokio::join!(deletes, commits);
+        let error = done.expect_err("rows of another table go");
+        let found = (error.kind(), error.code());
+        assert_eq!(found, (ErrorKind::Refused, code::ROWS_REFUSED), "{error:?}");
+        assert!(format!("{:?}", error.facts()).contains("x of public.t"), "{error:?}");
+        drop(rows);
+        stage.settled().await;
+        assert_eq!(count(&stage, "SELECT count(*) FROM t").await, 3);
+        assert_eq!(count(&stage, "SELECT count(*) FROM other").await, 3);
     }
 }
 
