@@ -47,8 +47,6 @@ struct Deleted {
     /// Which rows.
     condition: String,
     rows: u64,
-    /// What the server had counted before.
-    counted: i64,
     has_triggers: bool,
 }
 
@@ -228,7 +226,6 @@ async fn delete(
         (None, Some((_, set_names))) => columns_amid(table, set_names),
         (None, None) => columns(table),
     };
-    let counted = counted(client, number).await?;
     let usual = names.map(|(usual, _)| format!("{usual} AND ")).unwrap_or_default();
     let sql = format!("DELETE FROM ONLY {name} WHERE {usual}{condition} RETURNING {returned}");
     let rows = copy_out(client, &sql, into, STEP).await?;
@@ -237,7 +234,7 @@ async fn delete(
         client.batch_execute(OWN_NAMES).await.map_err(|e| failed(e, STEP))?;
         check(client, table, &condition).await?;
     }
-    Ok(Deleted { table: table.clone(), number, condition, rows, counted, has_triggers })
+    Ok(Deleted { table: table.clone(), number, condition, rows, has_triggers })
 }
 
 pub(super) const OWN_NAMES: &str = "SET LOCAL search_path = ''";
@@ -283,15 +280,18 @@ async fn conclude(
     if !tracks(client).await? {
         return Ok(());
     }
-    let mut tables: BTreeMap<u32, (&Deleted, u64)> = BTreeMap::new();
+    let mut handed_over: BTreeMap<u32, u64> = BTreeMap::new();
     for one in deleted {
-        tables.entry(one.number).or_insert((one, 0)).1 += one.rows;
+        *handed_over.entry(one.number).or_default() += one.rows;
     }
-    for (number, (first, rows)) in tables {
-        let gone = counted(client, number).await? - first.counted;
+    let members = &before.members;
+    let counted = counted(client, &members.numbers).await?;
+    let gone = before.of_set.iter().zip(counted).map(|(then, now)| now - then);
+    for ((number, name), gone) in members.numbers.iter().zip(&members.names).zip(gone) {
+        let rows = handed_over.get(number).copied().unwrap_or(0);
         if u64::try_from(gone).ok() != Some(rows) {
             return Err(Error::new(ErrorKind::Refused, code::ROWS_DIFFER, STEP)
-                .with("table", &first.table.name)
+                .with("table", name)
                 .with("handed over", rows)
                 .with("deleted", gone)
                 .why("other rows would be gone, too: a trigger, or a reference, deletes them"));
@@ -310,6 +310,9 @@ pub(super) async fn tracks(client: &Client) -> Result<bool> {
 #[derive(Debug)]
 struct Before {
     members: Members,
+    /// How many rows of each of its tables were deleted before. Triggers of one may delete rows of
+    /// another that is yet to come.
+    of_set: Vec<i64>,
     /// How many rows of other tables were deleted before.
     counted: BTreeMap<u32, i64>,
     /// The tables that there were, where a trigger could drop one.
@@ -319,11 +322,12 @@ struct Before {
 impl Before {
     async fn look(client: &Client, set: &ArchiveSet) -> Result<Self> {
         let members = locked(client, set).await?;
+        let of_set = counted(client, &members.numbers).await?;
         let counted = deleted_of_others(client, &members.numbers).await?.into_iter();
         let counted = counted.map(|(number, rows, _)| (number, rows)).collect();
         let may_drop = !members.deletion_triggers.is_empty();
         let tables = if may_drop { tables(client).await? } else { BTreeSet::new() };
-        Ok(Self { members, counted, tables })
+        Ok(Self { members, of_set, counted, tables })
     }
 
     /// Makes sure that no row of another table is gone.
@@ -424,13 +428,14 @@ async fn emptied(client: &Client) -> Result<Option<String>> {
     row.map(|row| row.try_get(0)).transpose().map_err(|e| failed(e, STEP))
 }
 
-/// How many rows of a table were deleted through this connection lately, whatever had it delete
+/// How many rows of tables were deleted through this connection lately, whatever had it delete
 /// them: the server forgets some of them between transactions, and none within one.
 /// Source: PostgreSQL 18, `src/backend/utils/adt/pgstatfuncs.c`,
 /// `pg_stat_get_xact_tuples_deleted`.
-async fn counted(client: &Client, number: u32) -> Result<i64> {
-    let query = "SELECT pg_stat_get_xact_tuples_deleted($1)";
-    let row = client.query_one(query, &[&number]).await;
+async fn counted(client: &Client, numbers: &[u32]) -> Result<Vec<i64>> {
+    let query = "SELECT ARRAY(SELECT pg_stat_get_xact_tuples_deleted(n.number)
+        FROM unnest($1::oid[]) WITH ORDINALITY AS n (number, at) ORDER BY n.at)";
+    let row = client.query_one(query, &[&numbers]).await;
     row.and_then(|row| row.try_get(0)).map_err(|e| failed(e, STEP))
 }
 

@@ -139,6 +139,38 @@ async fn triggers_that_are_made_meanwhile_are_seen() {
     }
 }
 
+/// A trigger of a table that goes first may delete a row of one that is yet to come, which is not
+/// selected, and on which nothing hangs.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_set_that_nobody_selected_stay() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    stage
+        .run(
+            "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2), (3);
+             CREATE TABLE c (id int PRIMARY KEY, t int REFERENCES t); CREATE INDEX ON c (t);
+             INSERT INTO c VALUES (1, 1), (2, 2);
+             CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN DELETE FROM t WHERE id = 3; RETURN NULL; END $$;
+             CREATE TRIGGER x AFTER DELETE ON c FOR EACH ROW EXECUTE FUNCTION f()",
+        )
+        .await;
+    let mut rows = open(&stage).await;
+    let mut set = set(rows.table("public.t").await.unwrap(), "id < 3");
+    let (columns, parent_columns) = (vec!["t".to_owned()], vec!["id".to_owned()]);
+    let link = Some(Link { parent: 0, columns, parent_columns, likeness: Vec::new() });
+    set.members.push(Member { table: rows.table("public.c").await.unwrap(), link });
+    let error = delete(rows.as_mut(), &set).await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_DIFFER), "{error:?}");
+    assert!(error.facts().contains(&("table", "public.t")), "{error:?}");
+    drop(rows);
+    stage.settled().await;
+    assert_eq!(count(&stage, "SELECT count(*) FROM t").await, 3);
+    assert_eq!(count(&stage, "SELECT count(*) FROM c").await, 2);
+    stage.run("ALTER TABLE c DISABLE TRIGGER x").await;
+    let mut rows = open(&stage).await;
+    assert_eq!(delete(rows.as_mut(), &set).await.unwrap(), 4);
+}
+
 /// Where nothing is counted, triggers may do anything.
 #[tokio::test(flavor = "multi_thread")]
 async fn triggers_are_refused_where_nothing_is_counted() {
