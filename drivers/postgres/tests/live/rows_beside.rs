@@ -171,6 +171,73 @@ async fn rows_of_a_set_that_nobody_selected_stay() {
     assert_eq!(delete(rows.as_mut(), &set).await.unwrap(), 4);
 }
 
+/// The server counts deletions that were taken back as well. That is refused each time, and whoever
+/// reads why learns that no row need be lost; of what is lost for sure, nothing else is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn deletions_that_are_counted_and_taken_back_are_told() {
+    for major in [13, 18] {
+        let Some(stage) = Stage::open(major, &[]).await else { continue };
+        for (body, may_be_none) in [
+            (
+                "BEGIN DELETE FROM other WHERE t = 1; RAISE EXCEPTION 'no';
+                 EXCEPTION WHEN raise_exception THEN NULL; END",
+                Some(true),
+            ),
+            // An index that finds its first row too late is as good as another session.
+            ("INSERT INTO hot VALUES (1) ON CONFLICT DO NOTHING", Some(true)),
+            ("DELETE FROM other WHERE t = 1", Some(true)),
+            ("TRUNCATE other", Some(false)),
+            ("DROP TABLE other", Some(false)),
+            // What is inserted and taken back is no deletion.
+            (
+                "BEGIN INSERT INTO log VALUES (1);
+                 EXCEPTION WHEN unique_violation THEN UPDATE log SET n = n + 1; END",
+                None,
+            ),
+        ] {
+            stage
+                .run(&format!(
+                    "DROP TABLE IF EXISTS t, other, log, hot; DROP FUNCTION IF EXISTS f, late;
+                     DROP SEQUENCE IF EXISTS calls;
+                     CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2), (3);
+                     CREATE TABLE other (t int); INSERT INTO other VALUES (1), (2), (3);
+                     CREATE TABLE log (id int PRIMARY KEY, n int DEFAULT 0);
+                     INSERT INTO log VALUES (1);
+                     CREATE SEQUENCE calls;
+                     CREATE FUNCTION late(id int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+                        $$ BEGIN RETURN CASE nextval('public.calls') WHEN 2 THEN -id ELSE id END;
+                        END $$;
+                     CREATE TABLE hot (id int); INSERT INTO hot VALUES (1);
+                     CREATE UNIQUE INDEX ON hot (late(id));
+                     CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS
+                        $$ BEGIN {body}; RETURN NULL; END $$;
+                     CREATE TRIGGER x AFTER DELETE ON t FOR EACH STATEMENT EXECUTE FUNCTION f()"
+                ))
+                .await;
+            let mut rows = open(&stage).await;
+            let one = set(rows.table("public.t").await.unwrap(), "id < 3");
+            let done = delete(rows.as_mut(), &one).await;
+            drop(rows);
+            stage.settled().await;
+            let left = count(&stage, "SELECT count(*) FROM t").await;
+            let Some(may_be_none) = may_be_none else {
+                assert_eq!((done.unwrap(), left), (2, 1), "{major}: {body}");
+                assert_eq!(count(&stage, "SELECT sum(n) FROM log").await, 1);
+                continue;
+            };
+            let error = done.expect_err(body);
+            let found = (error.kind(), error.code());
+            assert_eq!(found, (ErrorKind::Refused, code::ROWS_REFUSED), "{body}: {error:?}");
+            for word in ["EXCEPTION", "ON CONFLICT"] {
+                let is_told = error.advice().iter().any(|next| next.contains(word));
+                assert_eq!(is_told, may_be_none, "{major}: {body}: {error:?}");
+            }
+            assert_eq!(left, 3, "{major}: {body}");
+            assert_eq!(count(&stage, "SELECT count(*) FROM other").await, 3, "{body}");
+        }
+    }
+}
+
 /// Where nothing is counted, triggers may do anything.
 #[tokio::test(flavor = "multi_thread")]
 async fn triggers_are_refused_where_nothing_is_counted() {
