@@ -144,7 +144,7 @@ impl Pair {
 
     /// What speaks against it, by the names of the two tables.
     pub(super) fn finding(&self, table: &str, parent: &str) -> Option<Finding> {
-        let Self { own, other } = self;
+        let Self { own, other, .. } = self;
         if alike(&other.collation).is_none() {
             let Side { name, declared, collation, .. } = other;
             return Some(Finding {

@@ -220,7 +220,7 @@ async fn a_trigger_that_replaces_rows_of_the_set_is_refused() {
         let statement = format!("DROP TRIGGER \"{trigger}\"");
         assert_eq!(lacking[0].statement.as_ref(), Some(&statement), "{then}");
         // Also where nobody looked at the set before.
-        let error = delete_all(rows.as_mut(), &set).await.expect_err(then);
+        let error = delete(rows.as_mut(), &set).await.expect_err(then);
         assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_REFUSED));
         assert_eq!(error.advice(), [statement.as_str()], "{error:?}");
         assert_eq!(all(), before, "{then}");
@@ -350,7 +350,7 @@ async fn a_trigger_that_empties_a_table_of_the_set_is_noticed() {
         ));
         let mut rows = open(&at(&directory)).await;
         let set = shop(rows.as_mut()).await;
-        let error = delete_all(rows.as_mut(), &set).await.unwrap_err();
+        let error = delete(rows.as_mut(), &set).await.unwrap_err();
         assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_DIFFER), "{kind}");
         let gone = error.facts().into_iter().find(|(label, _)| *label == "rows that would be gone");
         assert_eq!(gone.map(|(_, rows)| rows), Some("1"), "{kind}: {error:?}");
@@ -358,7 +358,7 @@ async fn a_trigger_that_empties_a_table_of_the_set_is_noticed() {
         assert_eq!(counts(), [3, 3, 0], "{kind}");
         // What is not there cannot go, and each time is counted anew.
         db.execute_batch("DELETE FROM c WHERE t = 3").unwrap();
-        assert_eq!(delete_all(rows.as_mut(), &set).await.unwrap(), 4, "{kind}");
+        assert_eq!(delete(rows.as_mut(), &set).await.unwrap(), 4, "{kind}");
         assert_eq!(counts(), [1, 0, 2], "{kind}");
     }
 }
@@ -495,7 +495,7 @@ async fn a_killed_process_keeps_nobody_out() {
         .spawn()
         .unwrap();
     let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-    let mut lines = lines.map_while(std::result::Result::ok);
+    let mut lines = lines.map_while(Result::ok);
     assert!(lines.any(|line| line.contains("deleted")), "it did not delete");
     let mut rows = open(&at(&directory)).await;
     let busy: Error = rows.lock("set", PATIENCE).await.unwrap_err();
