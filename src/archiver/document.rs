@@ -33,6 +33,9 @@ pub struct Plan {
     pub predicate: String,
     /// The tables.
     pub members: Vec<PlannedMember>,
+    /// Other tables whose rows only derive from others: what triggers delete of them is in no file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub derived: Vec<String>,
     /// The partition of the first one whose rows these are, where it has partitions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<PlannedPart>,
@@ -101,7 +104,12 @@ impl Plan {
             root.table.name.clone_from(&part.partition.name);
             root.table.identity.clone_from(&part.partition.identity);
         }
-        ArchiveSet { name: self.set.clone(), members, predicate: self.predicate.clone() }
+        ArchiveSet {
+            name: self.set.clone(),
+            members,
+            predicate: self.predicate.clone(),
+            derived: self.derived.clone(),
+        }
     }
 
     /// The partition that leaves its table as a whole, where one does.
@@ -379,4 +387,24 @@ pub struct End {
     pub left_until: Option<DateTime<Utc>>,
     /// When, by the coordinator's clock.
     pub at: DateTime<Utc>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_of_before_know_no_derived_tables() {
+        let old = r#"{"format_version":1,"run":"r","set":"orders","made":"2026-11-27T21:14:31Z",
+            "cutoff":null,"selects":"1","predicate":"1","members":[],"format":"parquet",
+            "expire":"open","rows":1,"bytes":2}"#;
+        let mut plan: Plan = serde_json::from_str(old).expect("a plan");
+        assert!(plan.derived.is_empty() && plan.archive_set().derived.is_empty());
+        let written = |plan: &Plan| serde_json::to_string(plan).expect("a document");
+        assert!(!written(&plan).contains("derived"));
+        plan.derived.push("public.search".to_owned());
+        let again: Plan = serde_json::from_str(&written(&plan)).expect("a plan");
+        assert_eq!(again, plan);
+        assert_eq!(again.archive_set().derived, ["public.search"]);
+    }
 }

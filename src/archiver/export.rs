@@ -617,7 +617,8 @@ mod tests {
             Member { table: roots, link: None },
             Member { table: table("hanging", hanging), link: Some(link) },
         ];
-        ArchiveSet { name: "made-up".to_owned(), members, predicate: String::new() }
+        let (predicate, derived) = (String::new(), Vec::new());
+        ArchiveSet { name: "made-up".to_owned(), members, predicate, derived }
     }
 
     fn plan(set: &ArchiveSet) -> Plan {
@@ -630,6 +631,7 @@ mod tests {
             selects: String::new(),
             predicate: String::new(),
             members: Plan::members_of(set),
+            derived: Vec::new(),
             part: None,
             format: Format::Jsonl,
             expire: "open".to_owned(),

@@ -8,7 +8,7 @@ use stillpoint_contract::{ErrorKind, Result, Rows};
 use super::{
     document::{Batch, Plan},
     mend::Mended,
-    prepare::{cutoff_of, safe},
+    prepare::{cutoff_of, derived_tables, safe},
     prune::{batch_name, ledgered},
     run::Quit,
     shelf::Shelved,
@@ -46,6 +46,10 @@ impl Work<'_, '_> {
             if set.members[1..].iter().any(|one| !listed.contains(&one.table.name)) {
                 return Ok(Some("the policy leaves a table out now"));
             }
+        }
+        // No trigger sees a partition leave as a whole.
+        if plan.whole().is_none() && derived_tables(reader, rule, &set).await? != plan.derived {
+            return Ok(Some("the policy says of other tables now that their rows derive"));
         }
         Ok(None)
     }

@@ -351,7 +351,7 @@ impl Loading<'_> {
         for (name, (table, wanted)) in counts {
             let members = vec![Member { table, link: None }];
             let (set, predicate) = (self.place.set().to_owned(), "1 = 1".to_owned());
-            let all = ArchiveSet { name: set, members, predicate };
+            let all = ArchiveSet { name: set, members, predicate, derived: Vec::new() };
             let found = opened.rows.estimate(&all).await?.rows;
             if found > wanted {
                 let error = tell(format!("table {name} has {} rows of no file", found - wanted));

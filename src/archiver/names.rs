@@ -430,6 +430,7 @@ mod tests {
             selects: String::new(),
             predicate: String::new(),
             members: vec![heads, PlannedMember { link: Some(link), ..lines }],
+            derived: Vec::new(),
             part: None,
             format: Format::Jsonl,
             expire: "open".to_owned(),

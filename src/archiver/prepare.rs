@@ -112,7 +112,8 @@ pub async fn prepare(rows: &mut dyn Rows, rule: &ArchiveRule) -> Result<Prepared
         // What the role lacks is said with the statements that give it.
         Err(error) if error.kind() == ErrorKind::Denied => {
             let predicate = "1 = 1".to_owned();
-            let set = ArchiveSet { name: rule.name.clone(), members, predicate };
+            let (name, derived) = (rule.name.clone(), Vec::new());
+            let set = ArchiveSet { name, members, predicate, derived };
             let findings = rows.examine(&set).await.unwrap_or_default();
             let estimate = Estimate::default();
             let prepared =
@@ -121,8 +122,10 @@ pub async fn prepare(rows: &mut dyn Rows, rule: &ArchiveRule) -> Result<Prepared
         }
         bound => bound?,
     };
-    let mut set = ArchiveSet { name: rule.name.clone(), members, predicate };
+    let (name, derived) = (rule.name.clone(), Vec::new());
+    let mut set = ArchiveSet { name, members, predicate, derived };
     add_members(rows, rule, &mut set).await?;
+    set.derived = derived_tables(rows, rule, &set).await?;
     know_lookup(rule, &set)?;
     let mut findings = rows.examine(&set).await?;
     findings.extend(unsorted(rule, &set));
@@ -185,6 +188,48 @@ fn know_lookup(rule: &ArchiveRule, set: &ArchiveSet) -> Result<()> {
         .with("its columns", columns.join(", "))
         .why("no table of the set has it, and rows could not be found by it")
         .next(format!("[archive.{}]  lookup = [COLUMN, …]", rule.name)))
+}
+
+/// The tables of which a policy says that their rows only derive from others, sorted by their
+/// complete names.
+///
+/// # Errors
+///
+/// [`Config`](ErrorKind::Config) when there is no such table, or its rows are archived.
+pub(super) async fn derived_tables(
+    rows: &mut dyn Rows,
+    rule: &ArchiveRule,
+    set: &ArchiveSet,
+) -> Result<Vec<String>> {
+    let told = |name: &String| {
+        Error::new(ErrorKind::Config, code::CONFIG_VALUE, "find the tables of derived")
+            .with("derived", name)
+    };
+    let mut found: Vec<String> = Vec::new();
+    for name in &rule.derived {
+        let named = match rows.named(name).await {
+            // A partition that is gone is missing, too, and is no error.
+            Err(error) if error.kind() == ErrorKind::Missing => {
+                return Err(told(name)
+                    .why("there is no such table, or the role cannot see it")
+                    .next(format!("[archive.{}]  derived = [TABLE, …]", rule.name))
+                    .caused_by(error));
+            }
+            named => named?,
+        };
+        for member in &set.members {
+            if rows.named(&member.table.name).await?.whole == named.whole {
+                return Err(told(name)
+                    .with("table of the set", &member.table.name)
+                    .why("rows of tables of the set are archived, and do not only derive")
+                    .next(format!("leave {name} out of derived of [archive.{}]", rule.name)));
+            }
+        }
+        found.push(named.name);
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
 }
 
 /// Adds the tables that are listed, and the others that refer to them where those are wanted.

@@ -379,6 +379,7 @@ pub(super) fn new_plan(
         selects: rule.selects.clone(),
         predicate: prepared.set.predicate.clone(),
         members: Plan::members_of(&prepared.set),
+        derived: prepared.set.derived.clone(),
         part: None,
         format: rule.format,
         // Of two clocks that disagree, the later one: what is kept too long can still go.

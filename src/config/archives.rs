@@ -183,6 +183,13 @@ pub(super) const ARCHIVE: &[Key] = &[
         "what happens when other tables refer to them [default: \"refuse\"]",
     ),
     Key::new(
+        "derived",
+        Shape::List(&Shape::Text(&ANY)),
+        "other tables whose rows only derive from others, such as one to search in: what triggers \
+         delete of them while rows are archived is not kept [default: none]",
+    )
+    .alike(&["caches", "derives", "derived_tables"]),
+    Key::new(
         "format",
         Shape::Word(&["parquet", "csv", "jsonl"]),
         "the format of files [default: \"parquet\"]",
@@ -295,6 +302,7 @@ fn rule(name: &str, node: &Node, config: &Config) -> Option<ArchiveRule> {
             .map(|(_, form)| *form),
         children: list("children").iter().filter_map(child).collect(),
         includes_unlisted: text("on_unlisted_child").as_deref() == Some("include"),
+        derived: texts("derived"),
         format: match text("format").as_deref() {
             Some("csv") => FileFormat::Csv,
             Some("jsonl") => FileFormat::Jsonl,
@@ -436,6 +444,7 @@ pub(super) fn judge(main: &Node, config: &Config, problems: &mut Vec<Problem>) {
         problems.extend(unknown(there, "database", databases.clone()));
         problems.extend(destination.and_then(|node| judge_destination(name, node, config)));
         problems.extend(node.get("file_target").and_then(|node| judge_file(name, node)));
+        problems.extend(judge_derived(name, node));
         let compares =
             node.get("where").and_then(Node::text).is_some_and(|w| w.contains(":cutoff"));
         if compares && node.get("cutoff").is_none() {
@@ -508,6 +517,23 @@ fn judge_destination(name: &str, node: &Node, config: &Config) -> Option<Problem
 fn engine(database: &Database) -> &str {
     let scheme = database.endpoint.split_once(':').map(|(scheme, _)| scheme);
     database.engine.as_deref().or(scheme).unwrap_or_default()
+}
+
+/// Tables that are archived, as they are written.
+fn judge_derived(name: &str, node: &Node) -> Vec<Problem> {
+    let list = |key: &str| node.get(key).map_or(&[][..], Node::list);
+    let children = list("children").iter().filter_map(|child| child.get("table"));
+    let members: Vec<&Node> = node.get("root").into_iter().chain(children).collect();
+    let judge = |derived: &Node| {
+        let table = derived.text()?;
+        let member = members.iter().find(|one| one.text() == Some(table))?;
+        let what =
+            format!("`{table}` is archived by `{name}`, and does not only derive from others");
+        let problem = Problem::error(code::CONFIG_VALUE, Spot::clone(&derived.spot), what);
+        let problem = problem.beside(Spot::clone(&member.spot), "here");
+        Some(problem.help("leave it out of derived".to_owned()))
+    };
+    list("derived").iter().filter_map(judge).collect()
 }
 
 /// Files that would be longer than what can be read again.

@@ -167,6 +167,7 @@ key    = "primary"
 cutoff_timezone = "UTC"
 children = [{ table="public.items", fk="order_id" }, { table="public.events", fk="order_id" }]
 on_unlisted_child = "refuse"
+derived = ["public.search", "cache.totals"]
 format = "parquet"
 sort   = ["id"]
 lookup = ["customer_id"]
@@ -197,6 +198,7 @@ fn an_archive_may_say_all_that_there_is() {
     assert!(loaded.problems.is_empty(), "{}", told(&loaded));
     let rule = &loaded.config.archives["orders"];
     assert_eq!((&rule.key, &rule.sort[..]), (&None, &["id".to_owned()][..]));
+    assert_eq!(rule.derived, ["public.search", "cache.totals"]);
     assert_eq!(rule.transaction, Duration::from_millis(250));
     assert_eq!(rule.verification, Verification::Tuple);
     assert_eq!(rule.gates.second_copy.as_deref(), Some("dr"));
@@ -228,6 +230,40 @@ fn an_archive_may_say_all_that_there_is() {
         let loaded = of(&text);
         assert!(!loaded.is_sound() && told(&loaded).contains(why), "{why}: {}", told(&loaded));
     }
+}
+
+#[test]
+fn derived_tables_are_none_that_are_archived() {
+    let schema = jsonschema::validator_for(&schema()).unwrap();
+    let fits = |text: &str| {
+        let table: toml::Table = toml::from_str(text).unwrap();
+        schema.is_valid(&serde_json::to_value(table).unwrap())
+    };
+    let with = |derived: &str| ARCHIVE.replace("[\"public.search\", \"cache.totals\"]", derived);
+    let none = of(&with("[]"));
+    assert!(none.problems.is_empty() && none.config.archives["orders"].derived.is_empty());
+    assert!(of(&ARCHIVE.replace("derived =", "# derived =")).is_sound());
+    assert!(fits(ARCHIVE) && fits(&with("[]")));
+    for (derived, code, why) in [
+        (
+            "[\"public.search\", \"public.items\"]",
+            "SP0109",
+            "`public.items` is archived by `orders`",
+        ),
+        ("[\"public.orders\"]", "SP0109", "`public.orders` is archived by `orders`"),
+        ("\"public.search\"", "SP0108", "a list of texts"),
+        ("[{ table = \"public.search\" }]", "SP0108", "a table does not belong here"),
+        ("[1]", "SP0108", "a number does not belong here"),
+    ] {
+        let text = with(derived);
+        let loaded = of(&text);
+        assert_eq!(codes(&loaded), [code], "{derived}: {}", told(&loaded));
+        assert!(told(&loaded).contains(why), "{derived}: {}", told(&loaded));
+        assert!(code == "SP0109" || !fits(&text), "the schema takes {derived}");
+    }
+    let called_otherwise = of(&ARCHIVE.replace("derived =", "caches ="));
+    assert_eq!(codes(&called_otherwise), ["SP0107"]);
+    assert!(told(&called_otherwise).contains("did you mean `derived`?"));
 }
 
 #[test]

@@ -38,6 +38,9 @@ pub struct ArchiveRule {
     pub children: Vec<ArchivedChild>,
     /// Whether that also goes for tables that refer to them and are not listed.
     pub includes_unlisted: bool,
+    /// Other tables whose rows only derive from others: what triggers delete of them while rows
+    /// are archived is not kept.
+    pub derived: Vec<String>,
     /// The format of files.
     pub format: FileFormat,
     /// What of copies of the rows in tables of another database.

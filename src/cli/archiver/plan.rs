@@ -58,6 +58,8 @@ struct PlanAnswer {
     compared: Option<Span>,
     /// In the order in which they are exported; they are deleted in the opposite one.
     tables: Vec<TableRow>,
+    /// Tables whose rows only derive from others: what triggers delete of them is not archived.
+    derived: Vec<String>,
     /// Of a table with partitions, those of which rows are selected.
     partitions: Vec<PartRow>,
     findings: Vec<Found>,
@@ -223,6 +225,13 @@ impl Answer for PlanAnswer {
         }
         if let (Some(first), Some(last)) = (&self.first_key, &self.last_key) {
             facts.push(("keys", printable(&format!("from {first} to {last}"))));
+        }
+        if !self.derived.is_empty() {
+            let tables = self.derived.join(", ");
+            facts.push((
+                "derived",
+                format!("rows of {tables} that triggers delete are not archived"),
+            ));
         }
         let log = [self.log_bytes_least, self.log_bytes_most].map(units::bytes).join(" to ");
         facts.push(("log", format!("about {log}")));
@@ -452,6 +461,7 @@ fn answer_of(set: &Set, prepared: &Prepared, unfinished: Option<String>) -> Plan
         selecting: Vec::new(),
         locks: Vec::new(),
         tables: tables.collect(),
+        derived: prepared.set.derived.clone(),
         partitions: Vec::new(),
         findings: prepared.findings.iter().map(Found::of).collect(),
         overrides: Vec::new(),

@@ -5,6 +5,7 @@ mod answers;
 mod chaos;
 mod clocks;
 mod corrected;
+mod derived;
 mod directories;
 mod documents;
 mod early;

@@ -372,6 +372,7 @@ pub(crate) fn rule(root: String, items: Option<String>) -> ArchiveRule {
         form: None,
         children: items.into_iter().map(child).collect(),
         includes_unlisted: false,
+        derived: Vec::new(),
         format: FileFormat::Parquet,
         destination: DestinationRule::None,
         encryption: None,

@@ -120,7 +120,8 @@ async fn i9_a_cutoff_where_clocks_are_put_forward_or_back_is_one_instant() {
             for (selects, wanted) in [("at < :cutoff", by_at), ("shown < :cutoff", by_clock)] {
                 let predicate = session.bind(&table, selects, Some(&cutoff)).await.unwrap();
                 let members = vec![Member { table: table.clone(), link: None }];
-                let set = ArchiveSet { name: "moments".to_owned(), members, predicate };
+                let (name, derived) = ("moments".to_owned(), Vec::new());
+                let set = ArchiveSet { name, members, predicate, derived };
                 let found = session.estimate(&set).await.unwrap().rows;
                 assert_eq!(found, wanted, "{selects} {at} in {zone}");
             }

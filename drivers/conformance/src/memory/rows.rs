@@ -54,7 +54,8 @@ impl MemoryRows {
 /// A set of one table.
 pub fn set(table: Table, predicate: &str) -> ArchiveSet {
     let members = vec![Member { table, link: None }];
-    ArchiveSet { name: "set".to_owned(), members, predicate: predicate.to_owned() }
+    let predicate = predicate.to_owned();
+    ArchiveSet { name: "set".to_owned(), members, predicate, derived: Vec::new() }
 }
 
 /// Adds a table to a set, one column of which refers to one of the root.

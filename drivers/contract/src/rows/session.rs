@@ -12,7 +12,8 @@ use super::{
     keeping::Keeping,
     outlook::{LockTaken, Outlook},
     set::{
-        ArchiveSet, Conflict, Cutoff, Key, KeyRange, Partition, Partitioned, PutBackTally, Table,
+        ArchiveSet, Conflict, Cutoff, Key, KeyRange, Named, Partition, Partitioned, PutBackTally,
+        Table,
     },
 };
 use crate::{Error, ErrorKind, Finding, Result, code};
@@ -25,7 +26,8 @@ use crate::{Error, ErrorKind, Finding, Result, code};
 ///
 /// - A row has the same bytes each time it is read, by whatever method, unless it was changed.
 /// - What [`Pruning::delete`] hands over are the rows that are gone once it commits, and no others,
-///   of whatever table: what triggers delete besides is refused.
+///   of whatever table: what triggers delete besides is refused, save of tables of which the set
+///   says that their rows only derive from others.
 /// - A ledger entry is there exactly when its transaction committed.
 /// - Dropping any of these, or any future of theirs, leaves the database as it was: no open
 ///   transaction, no lock.
@@ -51,6 +53,17 @@ pub trait Rows: fmt::Debug + Send {
     /// As [`table`](Self::table); [`Missing`](ErrorKind::Missing) when it has no index of that name
     /// that holds all rows and no NULLs.
     async fn table_by(&mut self, name: &str, index: &str) -> Result<Table>;
+
+    /// The names of a table, also of one whose rows cannot be moved, or are in its partitions.
+    ///
+    /// # Errors
+    ///
+    /// [`Missing`](ErrorKind::Missing) when there is none of that name;
+    /// [`Unsupported`](ErrorKind::Unsupported) when it has no rows at all, such as a view.
+    async fn named(&mut self, name: &str) -> Result<Named> {
+        let name = self.table(name).await?.name;
+        Ok(Named { whole: name.clone(), name })
+    }
 
     /// Looks at the partitions of a table; `None` when it is not partitioned.
     ///

@@ -51,6 +51,9 @@ pub struct ArchiveSet {
     /// Which rows of the root, in the engine's SQL, without `:cutoff`. It is immutable: it selects
     /// the same of the same rows at any time.
     pub predicate: String,
+    /// Tables outside the set whose rows only derive from others, by their names as [`Table`] has
+    /// them: what triggers delete of them while rows are moved is in no file, and is no loss.
+    pub derived: Vec<String>,
 }
 
 impl ArchiveSet {
@@ -58,6 +61,11 @@ impl ArchiveSet {
     pub fn root(&self) -> &Member {
         self.members.first().expect("a set has a root")
     }
+}
+
+/// What a policy says of a table whose rows only derive from others, for whoever is refused.
+pub fn say_derived(table: &str) -> String {
+    format!("if its rows only derive from others, say so: derived = [{table:?}]")
 }
 
 /// One table of a set.
@@ -132,6 +140,15 @@ pub struct KeyRange {
     pub after: Option<Key>,
     /// It ends with this key; `None` for the end.
     pub to: Option<Key>,
+}
+
+/// The names of a table, whether its rows can be moved or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Its own, complete, as [`Table`] has it.
+    pub name: String,
+    /// That of the whole table of which it is a partition, at any depth; its own where it is none.
+    pub whole: String,
 }
 
 /// A table whose rows are in others: its partitions.

@@ -41,7 +41,7 @@ pub(super) async fn examine(client: &Client, set: &ArchiveSet) -> Result<Vec<Fin
     for (at, member) in set.members.iter().enumerate() {
         let number = number_of(client, &member.table).await?;
         findings.extend(table(client, set, at, number).await?);
-        findings.extend(triggers(client, member, number).await?);
+        findings.extend(triggers(client, set, member, number).await?);
         findings.extend(folding_key(client, member, number).await?);
         if let Some(link) = &member.link {
             findings.extend(index(client, &member.table.name, &link.columns).await?);
@@ -327,14 +327,28 @@ async fn firing(client: &Client, number: u32) -> Result<Vec<(String, bool)>> {
     rows.iter().map(|row| read(row).map_err(|e| failed(e, STEP))).collect()
 }
 
-async fn triggers(client: &Client, member: &Member, number: u32) -> Result<Vec<Finding>> {
+async fn triggers(
+    client: &Client,
+    set: &ArchiveSet,
+    member: &Member,
+    number: u32,
+) -> Result<Vec<Finding>> {
+    let outside = if set.derived.is_empty() {
+        "tables outside the set".to_owned()
+    } else {
+        format!("tables outside the set, save {}", set.derived.join(", "))
+    };
     let told = |(name, is_before): (String, bool)| {
         let then = if is_before {
-            "it may keep rows from being deleted, or change others of the set: what it keeps or \
-             changes is not pruned; where it deletes rows of tables outside the set, nothing is"
+            format!(
+                "it may keep rows from being deleted, or change others of the set: what it keeps \
+                 or changes is not pruned; where it deletes rows of {outside}, nothing is"
+            )
         } else {
-            "it fires for what is pruned: rows of the set that it changes are not pruned, and \
-             nothing is where it deletes rows of tables outside the set"
+            format!(
+                "it fires for what is pruned: rows of the set that it changes are not pruned, and \
+                 where it deletes rows of {outside}, nothing is"
+            )
         };
         let found = format!("{}: trigger {name}: {then}", member.table.name);
         finding("trigger", found, Weight::Advice, None)

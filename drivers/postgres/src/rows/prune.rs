@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use stillpoint_contract::{
     ArchiveSet, Error, ErrorKind, KeyRange, LedgerEntry, Member, Partition, Pruning, Result,
-    RowSink, Table, code,
+    RowSink, Table, code, say_derived,
 };
 use tokio_postgres::{Client, Row};
 
@@ -313,8 +313,10 @@ pub(super) async fn tracks(client: &Client) -> Result<bool> {
 #[derive(Debug)]
 struct Before {
     members: Members,
-    /// How many rows of each of its tables were deleted before. Triggers of one may delete rows of
-    /// another that is yet to come.
+    /// Tables whose rows only derive from others, and their partitions.
+    derived: Vec<u32>,
+    /// How many rows of each of the set's tables were deleted before. Triggers of one may delete
+    /// rows of another that is yet to come.
     of_set: Vec<i64>,
     /// How many rows of other tables were deleted before.
     counted: BTreeMap<u32, i64>,
@@ -325,12 +327,14 @@ struct Before {
 impl Before {
     async fn look(client: &Client, set: &ArchiveSet) -> Result<Self> {
         let members = locked(client, set).await?;
+        let derived = derived(client, set).await?;
         let of_set = counted(client, &members.numbers).await?;
-        let counted = deleted_of_others(client, &members.numbers).await?.into_iter();
+        let apart = [&members.numbers[..], &derived].concat();
+        let counted = deleted_of_others(client, &apart).await?.into_iter();
         let counted = counted.map(|(number, rows, _)| (number, rows)).collect();
         let may_drop = !members.deletion_triggers.is_empty();
         let tables = if may_drop { tables(client).await? } else { BTreeSet::new() };
-        Ok(Self { members, of_set, counted, tables })
+        Ok(Self { members, derived, of_set, counted, tables })
     }
 
     /// Makes sure that no row of another table is gone.
@@ -341,16 +345,15 @@ impl Before {
                  delete rows of tables that are not in the set",
             ));
         }
-        for (number, rows, table) in deleted_of_others(client, &self.members.numbers).await? {
+        let apart = [&self.members.numbers[..], &self.derived].concat();
+        for (number, rows, table) in deleted_of_others(client, &apart).await? {
             let gone = rows - self.counted.get(&number).copied().unwrap_or(0);
             if gone != 0 {
-                return Err(counted_too(self.refused(COUNTED))
-                    .with("table", table)
-                    .with("rows", gone));
+                return Err(counted_too(self.lost(COUNTED, number, &table)).with("rows", gone));
             }
         }
-        if let Some(table) = emptied(client).await? {
-            return Err(self.refused(LOST).with("table", table).with("rows", "all of them"));
+        if let Some((number, table)) = emptied(client, &self.derived).await? {
+            return Err(self.lost(LOST, number, &table).with("rows", "all of them"));
         }
         if self.tables.is_empty() {
             return Ok(());
@@ -362,6 +365,12 @@ impl Before {
         Err(self.refused(LOST).with("table", table).with("rows", "all of them: it is dropped"))
     }
 
+    fn lost(&self, why: &'static str, number: u32, table: &str) -> Error {
+        let error = self.refused(why).with("table", table);
+        let may_derive = number >= FIRST_OF_USERS && !self.members.numbers.contains(&number);
+        if may_derive { error.next(say_derived(table)) } else { error }
+    }
+
     fn refused(&self, why: &'static str) -> Error {
         let mut error = Error::new(ErrorKind::Refused, code::ROWS_REFUSED, STEP).why(why);
         for trigger in &self.members.deletion_triggers {
@@ -370,6 +379,10 @@ impl Before {
         error.next("add that table to the set, or ALTER TABLE … DISABLE TRIGGER …")
     }
 }
+
+/// Objects of the server itself have lesser numbers.
+/// Source: PostgreSQL 18, `src/include/access/transam.h`, `FirstNormalObjectId`.
+const FIRST_OF_USERS: u32 = 16384;
 
 const LOST: &str = "rows that are not of the set would be deleted without being archived";
 const COUNTED: &str = "the server counts deletions of rows that are not of the set: those would be \
@@ -387,6 +400,21 @@ fn counted_too(error: Error) -> Error {
             "so is an INSERT … ON CONFLICT that another session overtook: where a trigger has \
              one, and deletes nothing, run the same command again",
         )
+}
+
+/// The numbers of tables whose rows only derive from others, and of their partitions. One that is
+/// gone has no rows.
+async fn derived(client: &Client, set: &ArchiveSet) -> Result<Vec<u32>> {
+    if set.derived.is_empty() {
+        return Ok(Vec::new());
+    }
+    let query = "WITH named AS (SELECT c.oid
+            FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+            WHERE format('%I.%I', n.nspname, c.relname) = ANY ($1::text[]))
+        SELECT oid FROM named
+        UNION SELECT t.relid::oid FROM named, pg_partition_tree(named.oid::regclass) AS t";
+    let rows = client.query(query, &[&set.derived]).await.map_err(|e| failed(e, STEP))?;
+    rows.iter().map(|row| row.try_get(0).map_err(|e| failed(e, STEP))).collect()
 }
 
 /// How many rows of tables that are not in a set were deleted through this connection lately.
@@ -438,18 +466,19 @@ async fn numbers(client: &Client, query: &str) -> Result<BTreeSet<u32>> {
 /// tells: it has other files then than before, and is locked. A table that the transaction made has
 /// those that it began with.
 /// Source: PostgreSQL 18 documentation, TRUNCATE; 13.3.1, "Table-Level Locks"; 52.11, "pg_class".
-async fn emptied(client: &Client) -> Result<Option<String>> {
-    let query = "SELECT format('%I.%I', n.nspname, c.relname)
+async fn emptied(client: &Client, derived: &[u32]) -> Result<Option<(u32, String)>> {
+    let query = "SELECT c.oid, format('%I.%I', n.nspname, c.relname)
         FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
             JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.granted
             AND l.mode = 'AccessExclusiveLock' AND c.relkind = 'r' AND c.relpersistence <> 't'
             AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-            AND c.relfilenode <> c.oid
+            AND c.relfilenode <> c.oid AND c.oid <> ALL ($1::oid[])
             AND age(c.xmin) <= age(pg_current_xact_id()::xid)
         LIMIT 1";
-    let row = client.query_opt(query, &[]).await.map_err(|e| failed(e, STEP))?;
-    row.map(|row| row.try_get(0)).transpose().map_err(|e| failed(e, STEP))
+    let row = client.query_opt(query, &[&derived]).await.map_err(|e| failed(e, STEP))?;
+    let read = |row: Row| Ok((row.try_get(0)?, row.try_get(1)?));
+    row.map(read).transpose().map_err(|e| failed(e, STEP))
 }
 
 /// How many rows of tables were deleted through this connection lately, whatever had it delete

@@ -7,8 +7,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
     ArchiveSet, Burden, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, Keeping, Lag,
-    LedgerEntry, LockTaken, LogUsed, Outlook, Partition, Partitioned, Pruning, PutBack, Referrer,
-    Result, Rows, Space, Table, code,
+    LedgerEntry, LockTaken, LogUsed, Named, Outlook, Partition, Partitioned, Pruning, PutBack,
+    Referrer, Result, Rows, Space, Table, code,
 };
 use tokio_postgres::{Client, error::SqlState};
 
@@ -115,6 +115,10 @@ impl Rows for Session {
 
     async fn table_by(&mut self, name: &str, index: &str) -> Result<Table> {
         table::table_by(self.connection.client()?, name, index).await
+    }
+
+    async fn named(&mut self, name: &str) -> Result<Named> {
+        table::named(self.connection.client()?, name).await
     }
 
     async fn partitions(&mut self, name: &str) -> Result<Option<Partitioned>> {

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use stillpoint_contract::{
-    Alike, Column, Error, ErrorKind, Kind, Likeness, Referrer, Result, Table, TablePattern, code,
+    Alike, Column, Error, ErrorKind, Kind, Likeness, Named, Referrer, Result, Table, TablePattern,
+    code,
 };
 use tokio_postgres::{Client, Row};
 
@@ -37,6 +38,20 @@ pub(super) async fn table_by(client: &Client, name: &str, index: &str) -> Result
     Ok(table)
 }
 
+/// The names of a table, whose rows may be in its partitions.
+pub(super) async fn named(client: &Client, name: &str) -> Result<Named> {
+    let found = find(client, name).await?;
+    if let Some(why) = found.unfit().filter(|_| !found.is_partitioned()) {
+        return Err(unfit(name, why));
+    }
+    let query = "SELECT format('%I.%I', n.nspname, c.relname)
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE c.oid = coalesce(pg_partition_root($1::oid::regclass)::oid, $1::oid)";
+    let row = client.query_one(query, &[&found.number]).await.map_err(|e| failed(e, STEP))?;
+    let whole = row.try_get(0).map_err(|e| failed(e, STEP))?;
+    Ok(Named { name: found.name, whole })
+}
+
 /// Looks at a table that rows are put into: its partitions take them.
 pub(super) async fn target(client: &Client, name: &str) -> Result<Table> {
     let found = find(client, name).await?;
@@ -48,11 +63,13 @@ pub(super) async fn target(client: &Client, name: &str) -> Result<Table> {
 
 async fn look(client: &Client, name: &str, found: Found) -> Result<Table> {
     if let Some(why) = found.unfit() {
-        return Err(Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, STEP)
-            .with("table", name)
-            .why(why));
+        return Err(unfit(name, why));
     }
     read(client, found).await
+}
+
+fn unfit(name: &str, why: &'static str) -> Error {
+    Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, STEP).with("table", name).why(why)
 }
 
 async fn read(client: &Client, found: Found) -> Result<Table> {

@@ -2,7 +2,7 @@
 //! that check no reference.
 
 use stillpoint_conformance::memory::rows::{MemoryRows, PATIENCE, delete, hang, set};
-use stillpoint_contract::{ErrorKind, KeyRange, Link, Member, Weight, code};
+use stillpoint_contract::{ErrorKind, KeyRange, Link, Member, Named, Weight, code};
 
 use crate::{
     rows::{MAJOR, count, open},
@@ -234,6 +234,81 @@ async fn deletions_that_are_counted_and_taken_back_are_told() {
             }
             assert_eq!(left, 3, "{major}: {body}");
             assert_eq!(count(&stage, "SELECT count(*) FROM other").await, 3, "{body}");
+        }
+    }
+}
+
+/// Rows that only derive from others may go, those of partitions, too, and none of another table
+/// with them.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_only_derive_may_go() {
+    for major in [13, 18] {
+        let Some(stage) = Stage::open(major, &[]).await else { continue };
+        for (body, lost) in [
+            ("DELETE FROM other WHERE t = old.id", None),
+            ("DELETE FROM parted WHERE t = old.id", None),
+            ("TRUNCATE other; TRUNCATE parted", None),
+            ("DELETE FROM other; DELETE FROM kept WHERE t = 1", Some("public.kept")),
+            ("DELETE FROM words WHERE t = old.id", Some("public.kept")),
+            ("TRUNCATE other, kept", Some("public.kept")),
+            ("DROP TABLE other", Some("")),
+        ] {
+            stage
+                .run(&format!(
+                    "DROP TABLE IF EXISTS t, other, parted, kept, words; DROP VIEW IF EXISTS seen;
+                     DROP FUNCTION IF EXISTS f;
+                     CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2), (3);
+                     CREATE TABLE other (t int); INSERT INTO other VALUES (1), (2), (3);
+                     CREATE TABLE parted (t int) PARTITION BY LIST (t);
+                     CREATE TABLE part PARTITION OF parted FOR VALUES IN (1, 2, 3);
+                     INSERT INTO parted VALUES (1), (2), (3);
+                     CREATE TABLE words (t int PRIMARY KEY); INSERT INTO words VALUES (1), (2);
+                     CREATE TABLE kept (t int REFERENCES words ON DELETE CASCADE);
+                     INSERT INTO kept VALUES (1), (2); CREATE VIEW seen AS SELECT 1 AS one;
+                     CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS
+                        $$ BEGIN {body}; RETURN NULL; END $$;
+                     CREATE TRIGGER x AFTER DELETE ON t FOR EACH ROW EXECUTE FUNCTION f()"
+                ))
+                .await;
+            let mut rows = open(&stage).await;
+            let mut set = set(rows.table("public.t").await.unwrap(), "id < 3");
+            for (name, own, whole) in [
+                ("other", "public.other", "public.other"),
+                ("public.parted", "public.parted", "public.parted"),
+                ("words", "public.words", "public.words"),
+                ("part", "public.part", "public.parted"),
+            ] {
+                let named = rows.named(name).await.unwrap();
+                let expected = Named { name: own.to_owned(), whole: whole.to_owned() };
+                assert_eq!(named, expected);
+                set.derived.extend((own == whole).then_some(named.name));
+            }
+            assert_eq!(rows.named("seen").await.unwrap_err().kind(), ErrorKind::Unsupported);
+            assert_eq!(rows.named("nowhere").await.unwrap_err().kind(), ErrorKind::Missing);
+            let findings = rows.examine(&set).await.unwrap();
+            assert!(findings.iter().all(|one| one.weight < Weight::Lacking), "{findings:?}");
+            let told = findings.iter().find(|one| one.subject == "trigger").expect(body);
+            let save = "outside the set, save public.other, public.parted, public.words,";
+            assert!(told.found.contains(save), "{told:?}");
+            let done = delete(rows.as_mut(), &set).await;
+            if let Some(table) = lost {
+                let error = done.expect_err(body);
+                assert_eq!(error.code(), code::ROWS_REFUSED, "{body}: {error:?}");
+                let word = format!("say so: derived = [\"{table}\"]");
+                let is_said = error.advice().iter().any(|one| one.contains(&word));
+                assert_eq!(is_said, !table.is_empty(), "{body}: {error:?}");
+            } else {
+                assert_eq!(done.unwrap_or_else(|e| panic!("{body}: {e:?}")), 2, "{body}");
+            }
+            drop(rows);
+            stage.settled().await;
+            let left = if lost.is_some() { 3 } else { 1 };
+            assert_eq!(count(&stage, "SELECT count(*) FROM t").await, left, "{body}");
+            assert_eq!(count(&stage, "SELECT count(*) FROM kept").await, 2, "{body}");
+            if lost.is_some() {
+                assert_eq!(count(&stage, "SELECT count(*) FROM other").await, 3, "{body}");
+                assert_eq!(count(&stage, "SELECT count(*) FROM words").await, 2, "{body}");
+            }
         }
     }
 }

@@ -12,11 +12,11 @@ use rusqlite::{
     Connection,
     hooks::{Action, AuthAction, AuthContext, Authorization},
 };
-use stillpoint_contract::{ArchiveSet, Error, ErrorKind, Result, code};
+use stillpoint_contract::{ArchiveSet, Error, ErrorKind, Result, code, say_derived};
 
 use super::{
-    effects::{Deed, Effect, effects, loses, own_names},
-    schema::{is_without_rowid, quoted},
+    effects::{Deed, Effect, effects, is_derived, loses, own_names},
+    schema::{is_without_rowid, quoted, shown},
     worker::Desk,
 };
 
@@ -55,9 +55,15 @@ impl Besides {
         let connection = desk.connection();
         let is_member = |effect: &Effect| names.iter().any(|name| effect.is_on(name));
         for effect in &found {
-            if desk.sql(loses(connection, &names, effect), STEP)? {
-                return Err(lost(own, effect, is_member(effect)));
+            if is_derived(set, effect)? || !desk.sql(loses(connection, &names, effect), STEP)? {
+                continue;
             }
+            let error = lost(own, effect, is_member(effect));
+            return Err(if is_member(effect) {
+                error
+            } else {
+                error.next(say_derived(&shown(connection, &effect.table)))
+            });
         }
         let deletes = |effect: &&Effect| effect.deed == Deed::Delete && effect.trigger.is_some();
         let is_all = found.iter().all(|effect| effect.deed == Deed::Delete && is_member(effect));

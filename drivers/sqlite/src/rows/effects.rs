@@ -127,6 +127,16 @@ pub(super) fn own_names(set: &ArchiveSet) -> Result<Vec<String>> {
     set.members.iter().map(|member| own_name(&member.table.name)).collect()
 }
 
+/// Whether an effect is on a table whose rows only derive from others, so that none is lost.
+pub(super) fn is_derived(set: &ArchiveSet, effect: &Effect) -> Result<bool> {
+    for name in &set.derived {
+        if effect.is_on(&own_name(name)?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whether rows are lost by an effect: it deletes some of a table that is not in the set, or may,
 /// or may replace some of one that is. Rows of the set that are deleted are counted.
 pub(super) fn loses(

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use stillpoint_contract::{ArchiveSet, Class, Finding, Kind, Member, Referrer, Result, Weight};
+use stillpoint_contract::{
+    ArchiveSet, Class, Finding, Kind, Member, Referrer, Result, Weight, say_derived,
+};
 
 use super::{
-    effects::{Deed, Effect, effects, loses, own_names},
+    effects::{Deed, Effect, effects, is_derived, loses, own_names},
     reference::{Pair, alike},
-    schema::{Term, is_indexed, key_of, listed, own_name, quoted, referrers, row_id, triggers},
+    schema::{
+        Term, is_indexed, key_of, listed, own_name, quoted, referrers, row_id, shown, triggers,
+    },
     select::{pairs, tuple},
     worker::Desk,
 };
@@ -32,7 +36,12 @@ pub(super) fn examine(desk: &mut Desk, set: &ArchiveSet) -> Result<Vec<Finding>>
         if at == 0 {
             findings.extend(root(desk, member, &own)?);
         }
-        findings.extend(deletion(desk, set, member, (&own, &mut told))?);
+        for one in deletion(desk, set, member, (&own, &mut told))? {
+            // It may go with rows of several members.
+            if !findings.contains(&one) {
+                findings.push(one);
+            }
+        }
         findings.extend(reused(desk, set, at, &own)?);
         findings.extend(link(desk, set, member, &own)?);
         let connection = desk.connection();
@@ -148,42 +157,73 @@ fn deletion(
     set: &ArchiveSet,
     member: &Member,
     (own, told): (&str, &mut Triggers),
-) -> Result<Option<Finding>> {
+) -> Result<Vec<Finding>> {
     let table = &member.table.name;
     let found = match effects(desk.connection_mut(), own) {
         Err(e) if matches!(e, rusqlite::Error::SqlInputError { .. }) => {
             let found = format!("{table}: rows cannot be deleted here: {e}");
-            return Ok(Some(finding("deletion", found, Weight::Lacking, None)));
+            return Ok(vec![finding("deletion", found, Weight::Lacking, None)]);
         }
         found => desk.sql(found, STEP)?,
     };
     let names = own_names(set)?;
+    let mut findings = Vec::new();
     for effect in &found {
-        // Who refers to rows is looked at by itself.
-        let Some(trigger) = &effect.trigger else { continue };
-        let loses = desk.sql(loses(desk.connection(), &names, effect), STEP)?;
+        let is_lost = !is_derived(set, effect)?
+            && desk.sql(loses(desk.connection(), &names, effect), STEP)?;
+        let Some(trigger) = &effect.trigger else {
+            // Who refers to rows of the set is looked at by itself.
+            if is_lost {
+                findings.extend(behind(desk, set, effect)?);
+            }
+            continue;
+        };
         let is_member = names.iter().any(|own| effect.is_on(own));
-        if let Some((what, weight)) = besides(effect, loses, is_member) {
+        if let Some((what, weight)) = besides(desk, effect, is_lost, is_member) {
             told.tell(table, trigger, &what, weight);
+        }
+    }
+    Ok(findings)
+}
+
+/// Rows that go with those of a table whose rows only derive from others.
+fn behind(desk: &Desk, set: &ArchiveSet, effect: &Effect) -> Result<Option<Finding>> {
+    for name in &set.derived {
+        for referrer in desk.sql(referrers(desk.connection(), &own_name(name)?), STEP)? {
+            let table = &referrer.table;
+            if referrer.is_cascading && effect.is_on(&own_name(table)?) {
+                let found = format!(
+                    "{table} refers to {name} and is not in the set: triggers delete rows of \
+                     {name}, and its own would be gone without having been copied; {}",
+                    say_derived(table)
+                );
+                return Ok(Some(finding("reference", found, Weight::Lacking, None)));
+            }
         }
     }
     Ok(None)
 }
 
 /// What a trigger does to other rows, and how that weighs.
-fn besides(effect: &Effect, loses: bool, is_member: bool) -> Option<(String, Weight)> {
+fn besides(
+    desk: &Desk,
+    effect: &Effect,
+    is_lost: bool,
+    is_member: bool,
+) -> Option<(String, Weight)> {
     let table = &effect.table;
-    if loses && is_member {
+    if is_lost && is_member {
         let what = format!(
             "may replace rows of {table}, which is in the set: they would be gone without having \
              been copied"
         );
         return Some((what, Weight::Lacking));
     }
-    if loses {
+    if is_lost {
         let what = format!(
             "deletes or replaces rows of {table}, which is not in the set: they would be gone \
-             without having been copied; add {table} to the set, or drop the trigger"
+             without having been copied; add {table} to the set, or drop the trigger; {}",
+            say_derived(&shown(desk.connection(), table))
         );
         return Some((what, Weight::Lacking));
     }

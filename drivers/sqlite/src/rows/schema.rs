@@ -2,7 +2,8 @@
 
 use rusqlite::{Connection, OptionalExtension as _};
 use stillpoint_contract::{
-    Alike, Class, Column, Error, ErrorKind, Kind, Referrer, Result, Table, TablePattern, code,
+    Alike, Class, Column, Error, ErrorKind, Kind, Named, Referrer, Result, Table, TablePattern,
+    code,
 };
 
 use super::{
@@ -65,24 +66,45 @@ impl Term {
     }
 }
 
-/// Looks at a table.
-pub(super) fn table(desk: &Desk, name: &str) -> Result<Table> {
+/// The own name of what bears a name, and what it is.
+fn find(desk: &Desk, name: &str) -> Result<(String, String)> {
     let own = own_name(name)?;
-    let connection = desk.connection();
     let found = "SELECT name, type FROM pragma_table_list \
                  WHERE schema = 'main' AND name = ?1 COLLATE NOCASE";
-    let found = connection
+    let found = desk
+        .connection()
         .query_row(found, [&own], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
         .optional();
     let (own, kind) = desk.sql(found, STEP)?.ok_or_else(|| missing(name))?;
-    if kind != "table" {
-        return Err(refused(name, format!("it is a {kind} table or view: it has no rows itself"))
-            .next("name the tables in which the rows are"));
-    }
     let lower = own.to_lowercase();
     if lower.starts_with("sqlite_") || lower.starts_with("stillpoint_") {
         return Err(refused(name, "it belongs to SQLite or to Stillpoint"));
     }
+    Ok((own, kind))
+}
+
+fn elsewhere(name: &str, kind: &str) -> Error {
+    refused(name, format!("it is a {kind} table or view: it has no rows itself"))
+        .next("name the tables in which the rows are")
+}
+
+/// The names of a table, also of a virtual one.
+pub(super) fn named(desk: &Desk, name: &str) -> Result<Named> {
+    let (own, kind) = find(desk, name)?;
+    if kind == "view" {
+        return Err(elsewhere(name, &kind));
+    }
+    let name = shown(desk.connection(), &own);
+    Ok(Named { whole: name.clone(), name })
+}
+
+/// Looks at a table.
+pub(super) fn table(desk: &Desk, name: &str) -> Result<Table> {
+    let (own, kind) = find(desk, name)?;
+    if kind != "table" {
+        return Err(elsewhere(name, &kind));
+    }
+    let connection = desk.connection();
     let columns = desk.sql(columns(connection, &own), STEP)?;
     let terms = desk.sql(key(connection, &own), STEP)?;
     let (key, alike) = places(&columns, &terms);

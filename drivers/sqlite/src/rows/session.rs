@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
     ArchiveSet, Burden, Compared, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, Keeping,
-    KeyRange, Lag, LedgerEntry, LogUsed, Outlook, Pruning, PutBack, Referrer, Result, RowSink,
-    Rows, Space, Table, code,
+    KeyRange, Lag, LedgerEntry, LogUsed, Named, Outlook, Pruning, PutBack, Referrer, Result,
+    RowSink, Rows, Space, Table, code,
 };
 
 use super::{
@@ -74,6 +74,11 @@ impl Rows for Session {
     async fn table_by(&mut self, name: &str, index: &str) -> Result<Table> {
         let (name, index) = (name.to_owned(), index.to_owned());
         self.worker.run(move |desk| schema::table_by(desk, &name, &index)).await
+    }
+
+    async fn named(&mut self, name: &str) -> Result<Named> {
+        let name = name.to_owned();
+        self.worker.run(move |desk| schema::named(desk, &name)).await
     }
 
     async fn referrers(&mut self, table: &Table) -> Result<Vec<Referrer>> {

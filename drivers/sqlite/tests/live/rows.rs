@@ -273,6 +273,63 @@ async fn triggers_that_lose_no_row_are_no_reason_not_to_delete() {
     }
 }
 
+/// Rows that only derive from others may go, and none of another table with them.
+#[tokio::test]
+async fn rows_that_only_derive_may_go() {
+    for (then, lost) in [
+        ("DELETE FROM other WHERE t = old.id", None),
+        ("DELETE FROM WHOLE WHERE rowid = old.id; INSERT INTO log VALUES (1)", None),
+        ("REPLACE INTO totals VALUES (old.id, 3)", None),
+        ("DELETE FROM other; DELETE FROM sums", Some(("trigger", "sums"))),
+        ("DELETE FROM words WHERE t = old.id", Some(("reference", "kept"))),
+    ] {
+        let (directory, db) = database(SHOP);
+        db.execute_batch(&format!(
+            "CREATE TABLE totals (t INTEGER PRIMARY KEY, n UNIQUE);
+             INSERT INTO totals VALUES (1, 1), (3, 3);
+             CREATE TABLE words (t INTEGER PRIMARY KEY); INSERT INTO words VALUES (1), (2);
+             CREATE TABLE kept (t REFERENCES words ON DELETE CASCADE);
+             INSERT INTO kept VALUES (1), (2);
+             CREATE TRIGGER x AFTER DELETE ON t BEGIN {then}; END"
+        ))
+        .unwrap();
+        let mut rows = open(&at(&directory)).await;
+        let mut set = shop(rows.as_mut()).await;
+        for name in ["OTHER", "whole", "main.\"words\"", "totals"] {
+            set.derived.push(rows.named(name).await.unwrap().name);
+        }
+        assert_eq!(set.derived, ["other", "whole", "words", "totals"]);
+        let findings = rows.examine(&set).await.unwrap();
+        let lacking = findings.iter().filter(|one| one.weight == Weight::Lacking);
+        let lacking: Vec<_> = lacking.collect();
+        let Some((subject, table)) = lost else {
+            assert!(lacking.is_empty(), "{then}: {lacking:?}");
+            assert_eq!(delete(rows.as_mut(), &set).await.unwrap(), 4, "{then}");
+            continue;
+        };
+        assert_eq!(lacking.len(), 1, "{then}: {lacking:?}");
+        assert_eq!(lacking[0].subject, subject, "{then}: {lacking:?}");
+        let word = format!("if its rows only derive from others, say so: derived = [\"{table}\"]");
+        assert!(lacking[0].found.contains(&word), "{then}: {lacking:?}");
+        let error = delete(rows.as_mut(), &set).await.unwrap_err();
+        assert_eq!(error.code(), code::ROWS_REFUSED, "{then}: {error:?}");
+        assert!(error.advice().contains(&&*word), "{then}: {error:?}");
+        let counts = ["t", "other", "whole", "sums", "words", "kept"].map(|name| count(&db, name));
+        assert_eq!(counts, [3, 3, 3, 1, 2, 2], "{then}");
+    }
+    let (directory, db) = database(SHOP);
+    db.execute_batch("CREATE VIEW looked AS SELECT * FROM t").unwrap();
+    let mut rows = open(&at(&directory)).await;
+    for (name, kind) in [
+        ("looked", ErrorKind::Unsupported),
+        ("sqlite_schema", ErrorKind::Unsupported),
+        ("nowhere", ErrorKind::Missing),
+        ("oth*", ErrorKind::Missing),
+    ] {
+        assert_eq!(rows.named(name).await.unwrap_err().kind(), kind, "{name}");
+    }
+}
+
 /// What a trigger puts into an index comes back with the row, such as its place in an R-Tree.
 /// Source: OGC GeoPackage 1.4, F.3, "RTree Spatial Indexes".
 #[tokio::test]

@@ -3,7 +3,7 @@
 use stillpoint_contract::{ArchiveSet, Code, Error, KeyRange, Result, Rows, Weight, code};
 
 use super::{
-    moved::{OLD, ORDERS, fill, number, settles},
+    moved::{OLD, ORDERS, fill, name, number, settles},
     prune::{delete_all, ready},
 };
 use crate::stage::{Failure, Outcome, Stage, Verdict, ensure};
@@ -68,5 +68,19 @@ pub(crate) async fn what_triggers_delete_besides_is_refused(stage: &Stage) -> Ve
     settles(stage, "items", u64::from(ORDERS) * 2 - 2 * OLD).await?;
     let logged = number(stage, "SELECT count(*) FROM named").await?;
     ensure!(logged == 2 + OLD, "{logged} rows were written down");
+
+    // What only derives from others, as the set says.
+    let tables = stage.fixture.row_tables().map_err(Failure::new)?;
+    stage.server.execute(&(tables.trigger)("orders", "DELETE FROM named")).await?;
+    let (mut rows, mut set) = ready(stage).await?;
+    set.predicate = rows.bind(&set.root().table, "status = 'closed'", None).await?;
+    set.derived.push(rows.named(&name(stage, "named")?).await?.name);
+    let findings = rows.examine(&set).await?;
+    ensure!(findings.iter().all(|one| one.weight < Weight::Lacking), "it tells {findings:?}");
+    delete(rows.as_mut(), &set).await?;
+    drop(rows);
+    settles(stage, "orders", u64::from(ORDERS) - 2 * OLD).await?;
+    let left = number(stage, "SELECT count(*) FROM named").await?;
+    ensure!(left == 0, "{left} rows are left that only derive");
     Ok(Outcome::Proven)
 }

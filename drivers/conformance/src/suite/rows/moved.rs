@@ -85,7 +85,7 @@ pub(super) async fn alone(
     let table = rows.table(&name(stage, table)?).await?;
     let predicate = rows.bind(&table, predicate, None).await?;
     let members = vec![Member { table, link: None }];
-    Ok(ArchiveSet { name: "set".to_owned(), members, predicate })
+    Ok(ArchiveSet { name: "set".to_owned(), members, predicate, derived: Vec::new() })
 }
 
 /// Orders with what hangs on them.
