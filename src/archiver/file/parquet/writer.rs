@@ -45,8 +45,16 @@ const BLOOM_FALSE: f64 = 0.01;
 /// half as long is a byte for each row.
 const BLOOM_FALSE_SORTED: f64 = 0.05;
 
-/// Higher levels gain little, and take several times as long.
+/// Of numbers, higher levels gain nothing.
 const LEVEL: i32 = 1;
+
+/// Of texts they may gain a tenth, and take several times as long.
+const LEVEL_TEXT: i32 = 8;
+
+/// That is worth it where it leaves at most so many of a hundred bytes of a sample, which is so long
+/// at most.
+const WORTH_PERCENT: usize = 95;
+const WORTH_BYTES: usize = 512 << 10;
 
 /// How long a dictionary of values other than text gets, in a row group: with more different ones
 /// than that, their places in it are hardly shorter than they are.
@@ -92,7 +100,7 @@ impl Out {
     /// Begins it, if it did not begin yet, with what suits those rows.
     fn begin(&mut self, rows: &RecordBatch) -> Result<&mut ArrowWriter<Vec<u8>>> {
         if let Self::Before(properties) = self {
-            let properties = without_dictionaries(mem::take(&mut **properties), rows);
+            let properties = suited(mem::take(&mut **properties), rows)?;
             let options = ArrowWriterOptions::new()
                 .with_properties(properties.build())
                 .with_skip_arrow_metadata(true);
@@ -240,7 +248,7 @@ fn properties(
     }
     for at in layout.sought() {
         let column = &layout.columns[at];
-        if has_filter(&column.kind) {
+        if has_filter(&column.kind) && !is_found_by_bounds(layout, order, at) {
             let path = ColumnPath::new(vec![column.name.clone()]);
             let is_sorted = sorted.contains(&&*column.name);
             let share = if is_sorted { BLOOM_FALSE_SORTED } else { BLOOM_FALSE };
@@ -250,20 +258,44 @@ fn properties(
     Ok(properties)
 }
 
-/// The same, without a dictionary for columns whose values hardly come twice in those rows.
-fn without_dictionaries(
+/// The same, without a dictionary for columns whose values hardly come twice in those rows, and
+/// texts of which compressed better, if that gains something.
+fn suited(
     mut properties: WriterPropertiesBuilder,
     rows: &RecordBatch,
-) -> WriterPropertiesBuilder {
+) -> Result<WriterPropertiesBuilder> {
     for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
         let values = column.len() - column.null_count();
         let is_worth_a_look = values >= DISTINCT_OF;
-        if is_worth_a_look && distinct(column) * 100 > values * DISTINCT_PERCENT {
-            let path = ColumnPath::new(vec![field.name().clone()]);
-            properties = properties.set_column_dictionary_enabled(path, false);
+        if !is_worth_a_look || distinct(column) * 100 <= values * DISTINCT_PERCENT {
+            continue;
+        }
+        let path = ColumnPath::new(vec![field.name().clone()]);
+        properties = properties.set_column_dictionary_enabled(path.clone(), false);
+        if gains(column)? {
+            let level = ZstdLevel::try_new(LEVEL_TEXT).map_err(failed)?;
+            properties = properties.set_column_compression(path, Compression::ZSTD(level));
         }
     }
-    properties
+    Ok(properties)
+}
+
+/// Whether texts are shorter by far at the higher level.
+fn gains(column: &dyn Array) -> Result<bool> {
+    let Some(texts) = column.as_string_opt::<i32>() else { return Ok(false) };
+    let mut sample = Vec::new();
+    for text in texts.iter().flatten() {
+        if sample.len() + text.len() > WORTH_BYTES {
+            break;
+        }
+        sample.extend_from_slice(text.as_bytes());
+    }
+    let length = |level| {
+        let compressed = zstd::bulk::compress(&sample, level);
+        let bug = |error| Error::bug("try how well texts compress").caused_by(error);
+        compressed.map(|bytes| bytes.len()).map_err(bug)
+    };
+    Ok(length(LEVEL_TEXT)? * 100 <= length(LEVEL)? * WORTH_PERCENT)
 }
 
 /// How many different values there are; none where that is of no use.
@@ -282,6 +314,14 @@ fn distinct(column: &dyn Array) -> usize {
             bytes.chunks_exact(width).collect::<HashSet<_>>().len()
         }),
     }
+}
+
+/// Whether rows are in the order of a column that is all of the key: bounds of row groups and pages
+/// leave one page to read, which is a fraction of what a filter is.
+fn is_found_by_bounds(layout: &Layout<'_>, order: &Order, at: usize) -> bool {
+    layout.key == [at]
+        && order.columns.iter().any(|(sorted, _)| *sorted == at)
+        && !layout.lookup.contains(&layout.columns[at].name)
 }
 
 /// How values are written of which a dictionary does not take all: numbers of 32 and 64 bits as
@@ -380,5 +420,28 @@ fn ordinal(cell: &Cell<'_>) -> i64 {
         Cell::Int32(value) | Cell::Date(value) => (*value).into(),
         Cell::Int64(value) | Cell::Timestamp(value) => *value,
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::{Int64Array, StringArray};
+
+    use super::*;
+
+    #[test]
+    fn only_texts_that_gain_by_it_are_compressed_better() {
+        let word = |at: usize| blake3::hash(&at.to_le_bytes()).as_bytes()[0] % 16;
+        let words = |row: usize| {
+            let words = (0..12).map(|at| format!("word{}", word(row * 12 + at)));
+            words.collect::<Vec<_>>().join(" ")
+        };
+        let hash = |row: usize| blake3::hash(&row.to_le_bytes()).to_hex().to_string();
+        let texts =
+            |text: &dyn Fn(usize) -> String| StringArray::from_iter_values((0..4000).map(text));
+        assert!(gains(&texts(&words)).unwrap());
+        assert!(!gains(&texts(&hash)).unwrap());
+        assert!(!gains(&StringArray::from_iter_values([""])).unwrap());
+        assert!(!gains(&Int64Array::from_iter_values(0..4000)).unwrap());
     }
 }

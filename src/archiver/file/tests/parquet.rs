@@ -112,6 +112,31 @@ fn files_are_laid_out_for_query_engines() {
     assert_eq!(other.kind(), ErrorKind::Corrupt);
 }
 
+/// What bounds find has a filter only where somebody asks for one.
+#[test]
+fn a_key_that_rows_are_in_the_order_of_needs_no_filter() {
+    let columns = columns(&[Kind::Int64]);
+    let (origin, format, asked) = (Origin::default(), Format::Parquet, [columns[0].name.clone()]);
+    for (key, is_sorted, lookup, expected) in [
+        (&[0][..], true, &[][..], false),
+        (&[0], false, &[], true),
+        (&[0], true, &asked, true),
+        (&[], true, &asked, true),
+    ] {
+        let layout = Layout { columns: &columns, key, is_sorted, lookup, format, origin: &origin };
+        let mut encoder = Encoder::new(&layout).unwrap();
+        encoder.push(&batch(&[vec![Some(number(1))], vec![Some(number(3))]])).unwrap();
+        let Encoded::File { bytes, .. } = encoder.finish().unwrap() else { panic!() };
+        let metadata = metadata(&bytes);
+        let filter = metadata.row_group(0).column(0).bloom_filter_offset();
+        assert_eq!(filter.is_some(), expected, "{key:?} {is_sorted} {lookup:?}");
+        for (value, is_there) in [(1, true), (2, !expected), (3, true), (4, false)] {
+            let found = may_hold(&bytes, &columns, 0, &number(value)).unwrap();
+            assert_eq!(found, is_there, "{value}: {key:?} {is_sorted} {lookup:?}");
+        }
+    }
+}
+
 /// What compresses to nothing is as long as ever for whoever reads it.
 #[test]
 fn long_rows_are_read_a_few_at_a_time() {
