@@ -19,7 +19,9 @@ pub(super) fn linked(
     if let (Some(likeness), Kind::Dynamic { .. }) = (likeness, &column.kind) {
         return formed(*likeness, value);
     }
-    let text = Sense::of(column, planned, Some(value)).meant(&value_text(&column.kind, value)?);
+    let are_numbers = likeness.is_some_and(|likeness| likeness.becomes == Some(Class::Integer));
+    let sense = if are_numbers { Sense::Number } else { Sense::of(column, planned, Some(value)) };
+    let text = sense.meant(&value_text(&column.kind, value)?);
     let alike = likeness.map(|likeness| likeness.alike).unwrap_or_default();
     Some(alike.form(text.as_bytes()).into_owned())
 }
@@ -92,6 +94,31 @@ mod tests {
 
     fn form(becomes: Option<Class>, alike: Alike, class: Class, bytes: &[u8]) -> Vec<u8> {
         formed(Likeness { becomes, alike }, &tagged(class, bytes)).unwrap()
+    }
+
+    #[test]
+    fn what_is_said_to_be_numbers_is_read_so_whatever_its_type_is_called() {
+        let column = |kind: Kind, engine_type: &str, is_cast: bool| Column {
+            name: "k".to_owned(),
+            id: 1,
+            engine_type: engine_type.to_owned(),
+            kind,
+            is_cast,
+            is_nullable: false,
+            is_generated: false,
+        };
+        let amount = [column(Kind::Text, "public.amount", true)];
+        let whole = [column(Kind::Int64, "bigint", false)];
+        let numbers = Likeness { becomes: Some(Class::Integer), ..Likeness::default() };
+        let of = |likeness: Option<&Likeness>, columns: &[Column], value: &[u8]| {
+            linked(likeness, (columns, columns), &[Some(value)], 0).unwrap()
+        };
+        let seven = of(Some(&numbers), &whole, &7_i64.to_be_bytes());
+        for same in ["7", "7.0", "7.00"] {
+            assert_eq!(of(Some(&numbers), &amount, same.as_bytes()), seven, "{same}");
+        }
+        assert_ne!(of(Some(&numbers), &amount, b"7.01"), seven);
+        assert_ne!(of(None, &amount, b"7.0"), of(None, &amount, b"7"));
     }
 
     #[test]

@@ -304,9 +304,18 @@ async fn i16_what_hangs_on_who_is_erased_from_postgres_goes_however_it_is_writte
         ("text", "char(6)", ["'Bob'", "'Bob '", "'Bob'"], ["'Eve'", "'Eve '", "'Eve'"]),
         ("numeric", "int", ["7", "7", "7"], ["8", "8", "8"]),
         ("numeric(9,2)", "numeric(9,1)", ["7", "7.0", "7"], ["8", "8.0", "8"]),
+        // Domains, which are compared as what they are made of.
+        ("whole", "bigint", ["7", "7", "7"], ["8", "8", "8"]),
+        ("text", "word", ["'Bob'", "'Bob'", "'Bob'"], ["'Eve'", "'Eve'", "'Eve'"]),
+        ("numeric", "amount", ["7", "7.0", "7.00"], ["8", "8.0", "8.000"]),
+        ("amount", "int", ["7.0", "7", "7"], ["8.00", "8", "8"]),
+        ("fixed", "text", ["'Bob'", "'Bob  '", "'Bob      '"], ["'Eve'", "'Eve '", "'Eve  '"]),
     ] {
         let drop = "DROP TABLE IF EXISTS lines; DROP TABLE IF EXISTS heads;
-            DROP SCHEMA IF EXISTS stillpoint CASCADE;";
+            DROP SCHEMA IF EXISTS stillpoint CASCADE;
+            DROP DOMAIN IF EXISTS whole, word, amount, fixed; CREATE DOMAIN whole AS int;
+            CREATE DOMAIN word AS text; CREATE DOMAIN amount AS numeric;
+            CREATE DOMAIN fixed AS char(6);";
         let sql = format!(
             "{drop}{}
              INSERT INTO heads VALUES ({}, 'hb', 'closed', 'bob@x'), ({}, 'he', 'closed', 'eve@x');
@@ -326,7 +335,8 @@ async fn i16_what_hangs_on_who_is_erased_from_postgres_goes_however_it_is_writte
         archived(&yard).await;
         erase_bob(&yard, head).await;
     }
-    shop.change(&statements("DROP TABLE lines; DROP TABLE heads")).await;
+    let drop = "DROP TABLE lines; DROP TABLE heads; DROP DOMAIN whole, word, amount, fixed";
+    shop.change(&statements(drop)).await;
 }
 
 /// Where several texts are one by an order that only the server knows, nothing is begun.

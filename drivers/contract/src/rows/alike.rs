@@ -56,7 +56,8 @@ impl Alike {
 pub struct Likeness {
     /// What values become before, where each says its class and it can become that:
     /// [`Class::Integer`] for numbers of both kinds, [`Class::Text`] for texts. They stay what they
-    /// are where nothing is said.
+    /// are where nothing is said. Where values do not say their class, [`Class::Integer`] says that
+    /// all of them are numbers, whatever their columns are called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub becomes: Option<Class>,
     /// Which texts are one then.

@@ -3,13 +3,19 @@
 //! The server finds the rows that hang on one by operators of the foreign key. Whoever takes
 //! somebody's rows out of files has values only, which then must say by themselves which are one.
 
-use stillpoint_contract::{ArchiveSet, Finding, Link, Member, Result, Weight};
+use stillpoint_contract::{
+    Alike, ArchiveSet, Class, Finding, Likeness, Link, Member, Result, Weight,
+};
 use tokio_postgres::{Client, Row};
 
 use super::{failure::failed, table::number_of};
 use crate::tally::quoted;
 
 const STEP: &str = "look at a reference";
+
+/// Texts of fixed length, to which spaces at the end say nothing.
+/// Source: PostgreSQL 18 documentation, 8.3, "Character Types".
+const PADDED: &str = "bpchar";
 
 /// Columns of a table with the types that domains are made of, and whether different texts can be
 /// one by their collation. Source: PostgreSQL 18 documentation, 23.2.2.4, "Nondeterministic
@@ -33,6 +39,9 @@ struct Side {
     name: String,
     /// Its type, as users write it.
     shown: String,
+    /// The type that it has, or that its domain is made of.
+    base: String,
+    is_domain: bool,
     /// What it is compared as; none where its values do not say which of them are one.
     family: Option<String>,
     is_deterministic: bool,
@@ -40,28 +49,28 @@ struct Side {
 
 impl Side {
     fn of(row: &Row) -> std::result::Result<Self, tokio_postgres::Error> {
-        let (name, kind): (&str, &str) = (row.try_get(3)?, row.try_get(4)?);
+        let (base, kind): (String, &str) = (row.try_get(3)?, row.try_get(4)?);
         let (is_domain, is_own) = (row.try_get(2)?, row.try_get(5)?);
         Ok(Self {
             name: row.try_get(0)?,
             shown: row.try_get(1)?,
-            family: family(name, kind, (is_own, is_domain)),
+            family: family(&base, kind, (is_own, is_domain)),
+            base,
+            is_domain,
             is_deterministic: row.try_get(6)?,
         })
     }
 }
 
 /// Types whose values are compared with each other by what they say: as numbers, as texts, and so
-/// on. A domain has a name of its own in files, and how its values are written is not known there.
-/// Operators of extensions are their own affair; small and capital letters of `citext` are those of
-/// the server.
+/// on. A domain compares as what it is made of, and has a name of its own in files, which does not
+/// say how its addresses are written. Operators of extensions are their own affair; small and
+/// capital letters of `citext` are those of the server.
 fn family(name: &str, kind: &str, (is_own, is_domain): (bool, bool)) -> Option<String> {
     let family = match (kind, name) {
         ("b", _) if !is_own => return None,
-        ("b", "int2" | "int4" | "int8") => "number",
-        ("b", "numeric") if !is_domain => "number",
-        ("b", "text" | "varchar" | "name") => "text",
-        ("b", "bpchar") if !is_domain => "text",
+        ("b", "int2" | "int4" | "int8" | "numeric") => "number",
+        ("b", "text" | "varchar" | "name" | PADDED) => "text",
         ("b", "inet" | "cidr") if !is_domain => "address",
         ("e", _)
         | (
@@ -75,6 +84,51 @@ fn family(name: &str, kind: &str, (is_own, is_domain): (bool, bool)) -> Option<S
     Some(family.to_owned())
 }
 
+/// How a reference compares two columns, where values say by themselves which of them are one.
+fn alike(own: &Side, other: &Side) -> Option<Likeness> {
+    // Its values are texts without their spaces to the other column, and in files those of a
+    // domain have them.
+    let is_cut = own.is_domain && own.base == PADDED && other.base != PADDED;
+    if own.family.is_none() || own.family != other.family || !other.is_deterministic || is_cut {
+        return None;
+    }
+    // In files, the name of a domain does not say that its texts are numbers.
+    let is_number = |side: &Side| side.is_domain && side.base == "numeric";
+    let becomes = (is_number(own) || is_number(other)).then_some(Class::Integer);
+    let alike = if other.base == PADDED { Alike::Spaces } else { Alike::Same };
+    Some(Likeness { becomes, alike })
+}
+
+/// How a reference compares, by the numbers and columns of the two tables; nothing where values
+/// that are written the same are one.
+pub(super) async fn likeness(
+    client: &Client,
+    own: (u32, &[String]),
+    other: (u32, &[String]),
+) -> Result<Vec<Likeness>> {
+    let pairs = pairs(client, own, other).await?;
+    let of = |pair: &Option<(Side, Side)>| {
+        let of = pair.as_ref().and_then(|(own, other)| alike(own, other));
+        of.unwrap_or_default()
+    };
+    let all: Vec<Likeness> = pairs.iter().map(of).collect();
+    let is_plain = all.iter().all(|one| *one == Likeness::default());
+    Ok(if is_plain { Vec::new() } else { all })
+}
+
+/// The columns of a reference; none where one is gone by now.
+async fn pairs(
+    client: &Client,
+    (table, columns): (u32, &[String]),
+    (parent, parent_columns): (u32, &[String]),
+) -> Result<Vec<Option<(Side, Side)>>> {
+    let own = sides(client, table, columns).await?;
+    let others = sides(client, parent, parent_columns).await?;
+    let of = |sides: &[Side], name: &String| sides.iter().find(|one| one.name == *name).cloned();
+    let pairs = columns.iter().zip(parent_columns);
+    Ok(pairs.map(|(name, other)| Some((of(&own, name)?, of(&others, other)?))).collect())
+}
+
 /// What speaks against the reference by which a member hangs on another one.
 pub(super) async fn findings(
     client: &Client,
@@ -84,22 +138,17 @@ pub(super) async fn findings(
     let Some(link) = &member.link else { return Ok(Vec::new()) };
     let Some(parent) = set.members.get(link.parent) else { return Ok(Vec::new()) };
     let Link { columns, parent_columns, .. } = link;
-    let own = sides(client, member, columns).await?;
-    let others = sides(client, parent, parent_columns).await?;
-    let mut findings = Vec::new();
-    for (column, of) in columns.iter().zip(parent_columns) {
-        let own = own.iter().find(|one| one.name == *column);
-        let other = others.iter().find(|one| one.name == *of);
-        if let (Some(own), Some(other)) = (own, other) {
-            findings.extend(finding((&member.table.name, own), (&parent.table.name, other)));
-        }
-    }
-    Ok(findings)
+    let own = (number_of(client, &member.table).await?, &**columns);
+    let other = (number_of(client, &parent.table).await?, &**parent_columns);
+    let pairs = pairs(client, own, other).await?;
+    let told = |(own, other): &(Side, Side)| {
+        finding((&member.table.name, own), (&parent.table.name, other))
+    };
+    Ok(pairs.iter().flatten().filter_map(told).collect())
 }
 
-async fn sides(client: &Client, member: &Member, columns: &[String]) -> Result<Vec<Side>> {
-    let number = number_of(client, &member.table).await?;
-    let rows = client.query(COLUMNS, &[&number, &columns]).await.map_err(|e| failed(e, STEP))?;
+async fn sides(client: &Client, table: u32, columns: &[String]) -> Result<Vec<Side>> {
+    let rows = client.query(COLUMNS, &[&table, &columns]).await.map_err(|e| failed(e, STEP))?;
     rows.iter().map(|row| Side::of(row).map_err(|e| failed(e, STEP))).collect()
 }
 
@@ -108,13 +157,11 @@ fn finding((table, own): (&str, &Side), (parent, other): (&str, &Side)) -> Optio
     let alter = |table: &str, side: &Side, to: &str| {
         format!("ALTER TABLE {table} ALTER COLUMN {} TYPE {to}", quoted(&side.name))
     };
-    let (found, statement) = if own.family.is_none() || own.family != other.family {
-        let found = format!(
-            "{table}.{} is of type {}, and {parent}.{}, which it refers to, of type {}: {then}",
-            own.name, own.shown, other.name, other.shown
-        );
-        (found, other.family.is_some().then(|| alter(table, own, &other.shown)))
-    } else if !other.is_deterministic {
+    if alike(own, other).is_some() {
+        return None;
+    }
+    let is_by_collation = own.family.is_some() && own.family == other.family;
+    let (found, statement) = if is_by_collation && !other.is_deterministic {
         let found = format!(
             "{table}.{} refers to {parent}.{}, whose collation takes several texts for one: {then}",
             own.name, other.name
@@ -122,7 +169,11 @@ fn finding((table, own): (&str, &Side), (parent, other): (&str, &Side)) -> Optio
         let to = format!("{} COLLATE \"C\"", other.shown);
         (found, Some(alter(parent, other, &to)))
     } else {
-        return None;
+        let found = format!(
+            "{table}.{} is of type {}, and {parent}.{}, which it refers to, of type {}: {then}",
+            own.name, own.shown, other.name, other.shown
+        );
+        (found, other.family.is_some().then(|| alter(table, own, &other.shown)))
     };
     Some(Finding { subject: "reference", found, weight: Weight::Lacking, statement })
 }
@@ -135,16 +186,51 @@ mod tests {
     fn values_are_compared_with_those_that_they_can_be() {
         let of = |name, is_domain| family(name, "b", (true, is_domain));
         assert_eq!(of("int4", true), of("numeric", false));
-        assert_eq!(of("bpchar", false), of("name", true));
+        assert_eq!(of("int8", false), of("numeric", true));
+        assert_eq!(of("bpchar", true), of("name", true));
         assert_ne!(of("timestamp", false), of("timestamptz", false));
         for none in ["float8", "jsonb", "_int4", "tsvector"] {
             assert_eq!(of(none, false), None, "{none}");
         }
-        for name in ["numeric", "bpchar", "inet"] {
-            assert!(of(name, true).is_none() && of(name, false).is_some(), "{name}");
-        }
+        assert!(of("inet", true).is_none() && of("inet", false).is_some());
         assert_eq!(family("citext", "b", (false, false)), None);
         assert_eq!(family("mood", "e", (false, false)).as_deref(), Some("mood"));
         assert_eq!(family("int4range", "r", (true, false)), None);
+    }
+
+    fn side(base: &str, is_domain: bool) -> Side {
+        Side {
+            name: "k".to_owned(),
+            shown: base.to_owned(),
+            base: base.to_owned(),
+            is_domain,
+            family: family(base, "b", (true, is_domain)),
+            is_deterministic: true,
+        }
+    }
+
+    #[test]
+    fn a_domain_is_compared_as_what_it_is_made_of() {
+        let plain = Likeness::default();
+        let numbers = Likeness { becomes: Some(Class::Integer), ..plain };
+        let padded = Likeness { alike: Alike::Spaces, ..plain };
+        for (own, other, expected) in [
+            (("int8", true), ("int8", false), Some(plain)),
+            (("int4", false), ("int8", true), Some(plain)),
+            (("uuid", true), ("uuid", true), Some(plain)),
+            (("text", true), ("varchar", true), Some(plain)),
+            (("numeric", false), ("numeric", false), Some(plain)),
+            (("numeric", true), ("numeric", false), Some(numbers)),
+            (("int4", false), ("numeric", true), Some(numbers)),
+            (("bpchar", false), ("text", true), Some(plain)),
+            (("text", false), ("bpchar", true), Some(padded)),
+            (("bpchar", true), ("bpchar", false), Some(padded)),
+            (("bpchar", true), ("text", false), None),
+            (("inet", true), ("inet", true), None),
+            (("date", false), ("timestamp", false), None),
+        ] {
+            let found = alike(&side(own.0, own.1), &side(other.0, other.1));
+            assert_eq!(found, expected, "{own:?} {other:?}");
+        }
     }
 }

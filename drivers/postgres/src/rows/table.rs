@@ -4,12 +4,11 @@ use std::fmt::Write as _;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use stillpoint_contract::{
-    Alike, Column, Error, ErrorKind, Kind, Likeness, Named, Referrer, Result, Table, TablePattern,
-    code,
+    Column, Error, ErrorKind, Kind, Named, Referrer, Result, Table, TablePattern, code,
 };
 use tokio_postgres::{Client, Row};
 
-use super::failure::failed;
+use super::{failure::failed, reference::likeness};
 use crate::tally::quoted;
 
 const STEP: &str = "look at the table";
@@ -356,10 +355,7 @@ pub(super) async fn referrers(client: &Client, number: u32) -> Result<Vec<Referr
                 JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = u.k ORDER BY n),
             ARRAY(SELECT a.attname::text FROM unnest(c.confkey) WITH ORDINALITY AS u(k, n)
                 JOIN pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = u.k ORDER BY n),
-            c.confdeltype IN ('c', 'n', 'd'),
-            ARRAY(SELECT a.atttypid = 'pg_catalog.bpchar'::regtype
-                FROM unnest(c.confkey) WITH ORDINALITY AS u(k, n)
-                JOIN pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = u.k ORDER BY n)
+            c.confdeltype IN ('c', 'n', 'd'), c.conrelid
         FROM pg_constraint AS c JOIN pg_class AS r ON r.oid = c.conrelid
             JOIN pg_namespace AS n ON n.oid = r.relnamespace
         WHERE c.contype = 'f' AND c.confrelid = $1 AND r.relkind IN ('r', 'p')
@@ -368,30 +364,24 @@ pub(super) async fn referrers(client: &Client, number: u32) -> Result<Vec<Referr
         ORDER BY 1, 2";
     let rows = client.query(query, &[&number]).await.map_err(|e| failed(e, STEP))?;
     let read = |row: &Row| {
-        Ok(Referrer {
+        let referrer = Referrer {
             table: row.try_get(0)?,
             constraint: quoted(row.try_get(1)?),
             columns: row.try_get(2)?,
             parent_columns: row.try_get(3)?,
             is_cascading: row.try_get(4)?,
-            likeness: likeness(&row.try_get::<_, Vec<bool>>(5)?),
-        })
+            likeness: Vec::new(),
+        };
+        Ok((row.try_get(5)?, referrer))
     };
-    rows.iter().map(|row| read(row).map_err(|e| failed(e, STEP))).collect()
-}
-
-/// How references compare, by which columns are of fixed length: to those, spaces at the end say
-/// nothing, whatever type refers to them.
-/// Source: PostgreSQL 18 documentation, 8.3, "Character Types".
-fn likeness(are_padded: &[bool]) -> Vec<Likeness> {
-    if !are_padded.contains(&true) {
-        return Vec::new();
+    let mut referrers = Vec::new();
+    for row in &rows {
+        let (own, mut referrer): (u32, Referrer) = read(row).map_err(|e| failed(e, STEP))?;
+        let columns = ((own, &*referrer.columns), (number, &*referrer.parent_columns));
+        referrer.likeness = likeness(client, columns.0, columns.1).await?;
+        referrers.push(referrer);
     }
-    let likeness = |is_padded: &bool| {
-        let alike = if *is_padded { Alike::Spaces } else { Alike::Same };
-        Likeness { becomes: None, alike }
-    };
-    are_padded.iter().map(likeness).collect()
+    Ok(referrers)
 }
 
 #[cfg(test)]
