@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use stillpoint_contract::{Error, ErrorKind, Result, code};
+use stillpoint_contract::{Error, ErrorKind, Finding, Partitioned, Result, Weight, code};
 
 use super::{
     copy::follow,
@@ -17,10 +17,13 @@ use super::{
     hold::{Holds, held},
     names::Names,
     place::Place,
+    prepare::Prepared,
+    run::new_plan,
     shelf::Shelf,
     subject::{MarkedSubject, Searched, Subject, meaning_of},
+    untold,
 };
-use crate::world::World;
+use crate::{policy::ArchiveRule, world::World};
 
 const NOTICES: &str = "erased";
 const REVOKED: &str = "erasures-revoked";
@@ -90,7 +93,8 @@ pub enum Erasing {
 ///
 /// # Errors
 ///
-/// [`Refused`](ErrorKind::Refused) while somebody holds the set, or one of the files.
+/// [`Refused`](ErrorKind::Refused) while somebody holds the set, or one of the files; and where
+/// only the database knows what hangs on the subject's rows, in files or in those that come.
 pub async fn erase(
     places: &[Place],
     world: &World,
@@ -116,6 +120,7 @@ pub async fn erase(
         by: by.to_owned(),
         at: world.clock.now(),
     };
+    refuse_untold(&shelf, &erasure.subject.search())?;
     let found = look(places, world, &erasure, &holds).await?;
     if erasing == Erasing::Dry {
         return Ok(found);
@@ -130,6 +135,61 @@ pub async fn erase(
     let mut erased = replay(places, world).await?;
     erased.unlike = found.unlike;
     Ok(Erased { id: Some(erasure.id), ..erased })
+}
+
+/// Refuses to erase whoever could not be erased again: of what is archived next, files would not
+/// tell what hangs on the subject's rows.
+fn refuse_untold(shelf: &Shelf, subject: &Subject) -> Result<()> {
+    let names = Names::of(shelf);
+    let begun = shelf.runs.iter().filter(|run| run.end.is_none());
+    for run in begun.chain(shelf.runs.last()) {
+        let of = subject.member(&names, &run.plan);
+        if let Some(number) = of.and_then(|of| untold::below(&names, &run.plan, of)) {
+            return Err(untold::no_subject(&run.plan, number));
+        }
+    }
+    Ok(())
+}
+
+/// Adds to what is prepared that erasures speak against it: files would not tell what hangs on the
+/// rows of whoever is erased, should they come back. Of a table with partitions, `prepared` is of
+/// one of them, and `whole` is the table.
+pub async fn heed_erasures(
+    place: &Place,
+    rule: &ArchiveRule,
+    prepared: &mut Prepared,
+    whole: Option<&Partitioned>,
+) -> Result<()> {
+    let mut plan = new_plan(rule, prepared, String::new(), prepared.at);
+    // What is prepared now says by itself how the database compares.
+    let own = Names::default();
+    if untold::below(&own, &plan, 0).is_none() {
+        return Ok(());
+    }
+    if let (Some(whole), Some(root)) = (whole, plan.members.first_mut()) {
+        root.table.name.clone_from(&whole.name);
+        root.table.identity.clone_from(&whole.identity);
+    }
+    let names = Names::of(&Shelf::load(place).await?);
+    for (erasure, end) in erasures(place).await? {
+        let of = erasure.subject.search().member(&names, &plan).filter(|_| end.is_none());
+        let Some(number) = of.and_then(|of| untold::below(&own, &plan, of)) else { continue };
+        let (table, id) = (&plan.members[number].table.name, &erasure.id);
+        prepared.refuse_untold("somebody is erased, and may come back");
+        prepared.findings.push(Finding {
+            subject: "erasure",
+            found: format!(
+                "{id} takes somebody's rows out of files whenever they are archived, and files \
+                 would not tell which of {table} hang on them"
+            ),
+            weight: Weight::Lacking,
+            statement: Some(format!(
+                "stillpoint archive erasure revoke {} {id} --reason TEXT",
+                rule.name
+            )),
+        });
+    }
+    Ok(())
 }
 
 /// What an erasure would take out.

@@ -40,7 +40,8 @@ pub struct Expiring {
     pub expire: String,
     /// Whether a hold keeps it.
     pub is_held: bool,
-    /// Whether it does so because nobody knows whose rows those are: they have no such column.
+    /// Whether it does so because nobody knows whose rows those are: they have no such column, or
+    /// only the database knows what hangs on those that are held.
     pub is_unsure: bool,
 }
 

@@ -59,7 +59,7 @@ impl Holds {
     }
 
     /// Rows of a batch that are held because of whose they are. Where nobody knows whose some are,
-    /// all of them.
+    /// or what hangs on those that are held, all of them.
     pub(super) async fn rows_in(&self, searched: &Searched<'_>) -> Result<Doomed> {
         let subjects = self.0.iter().filter_map(|hold| hold.subject.as_ref());
         let kept: Vec<Subject> = subjects.map(|one| one.keep(searched.names)).collect();
@@ -69,7 +69,7 @@ impl Holds {
         if kept.iter().any(|one| searched.cannot_tell(one)) {
             return Ok(Doomed::any(searched.batch));
         }
-        Box::pin(searched.find(&kept)).await
+        Box::pin(searched.find_held(&kept)).await
     }
 
     /// Refuses to erase whose rows are held: the table, the column, and the value and how it is

@@ -93,7 +93,8 @@ mod tests {
     use super::*;
 
     fn form(becomes: Option<Class>, alike: Alike, class: Class, bytes: &[u8]) -> Vec<u8> {
-        formed(Likeness { becomes, alike }, &tagged(class, bytes)).unwrap()
+        let likeness = Likeness { becomes, alike, is_untold: false };
+        formed(likeness, &tagged(class, bytes)).unwrap()
     }
 
     #[test]

@@ -52,6 +52,7 @@ mod shelf;
 mod shelve;
 mod subject;
 mod unnamed;
+mod untold;
 mod whole;
 mod withdraw;
 mod witness;
@@ -65,7 +66,7 @@ pub use document::{
     Batch, BatchMember, DOCUMENT_FORMAT, End, Expired, File, FileEncryption, Noted, Plan,
     PlannedLink, PlannedMember, PlannedPart, Sealed, Slice, Tally, Void, key_text,
 };
-pub use erase::{Erased, Erasing, Erasure, ErasureRevoked, erase, erasures, revoke};
+pub use erase::{Erased, Erasing, Erasure, ErasureRevoked, erase, erasures, heed_erasures, revoke};
 pub use event::{ArchiveEvent, ArchiveWithdrawal, events, record, withdraw};
 pub use expire::{Expiring, Expiry, expire};
 pub use forecast::{gone_rows, measured_rate};

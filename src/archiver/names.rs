@@ -272,6 +272,11 @@ impl Names {
         self.runs.iter().find_map(known).unwrap_or_default()
     }
 
+    /// Whether only the database knows which rows of a table of a plan hang on which others.
+    pub(super) fn is_untold(&self, plan: &Plan, number: usize) -> bool {
+        self.likeness(plan, number).iter().any(|one| one.is_untold)
+    }
+
     /// The columns by which a table of a run refers to another one.
     fn pairs<'a>(&'a self, run: &'a [Planned], of: &'a Planned) -> Option<Vec<Pair<'a>>> {
         let link = of.link.as_ref()?;
@@ -386,8 +391,11 @@ mod tests {
     use super::*;
     use crate::archiver::{file::Format, shelf::Shelved};
 
-    const CASE: Likeness = Likeness { becomes: Some(Class::Text), alike: Alike::Case };
-    const NUMBER: Likeness = Likeness { becomes: Some(Class::Integer), alike: Alike::Same };
+    const PLAIN: Likeness = Likeness { becomes: None, alike: Alike::Same, is_untold: false };
+    const UNTOLD: Likeness = Likeness { is_untold: true, ..PLAIN };
+    const CASE: Likeness =
+        Likeness { becomes: Some(Class::Text), alike: Alike::Case, is_untold: false };
+    const NUMBER: Likeness = Likeness { becomes: Some(Class::Integer), ..PLAIN };
 
     fn member(name: &str, columns: &[(&str, Class)]) -> PlannedMember {
         let column = |(id, (name, declared)): (i32, &(&str, Class))| Column {
@@ -509,5 +517,22 @@ mod tests {
             link.parent_columns = vec!["area".to_owned(), "code".to_owned()];
         }
         assert_eq!(names(&[&old, &turned]).likeness(&old, 1), []);
+    }
+
+    #[test]
+    fn what_files_do_not_tell_is_known_of_plans_that_say_nothing() {
+        let old = plan(Class::Integer);
+        let untold = said(plan(Class::Integer), [PLAIN, UNTOLD]);
+        let told = said(plan(Class::Integer), [PLAIN, PLAIN]);
+        for (plans, one, expected) in [
+            ([&old, &untold], &old, true),
+            ([&old, &told], &old, false),
+            ([&untold, &told], &untold, true),
+            ([&untold, &told], &told, false),
+            ([&old, &old], &old, false),
+        ] {
+            assert_eq!(names(&plans).is_untold(one, 1), expected, "{plans:?} {one:?}");
+        }
+        assert!(!names(&[&untold]).is_untold(&untold, 0));
     }
 }

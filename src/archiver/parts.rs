@@ -7,6 +7,7 @@ use stillpoint_contract::{ErrorKind, Finding, Partition, Partitioned, Result, Ro
 
 use super::{
     document::PlannedPart,
+    erase::heed_erasures,
     identity,
     prepare::{Prepared, prepare},
     run::{Archiving, Limits, PLANS_MAX, Quit, RunReport, new_plan},
@@ -170,12 +171,15 @@ impl Parts<'_, '_> {
     async fn begin(&mut self, whole: &Partitioned, partition: &Partition) -> Result<Quit> {
         let left_before = self.report.left_rows;
         for _ in 0..PLANS_MAX {
-            let part = match prepare_part(&mut *self.reader, self.archiving.rule, partition).await {
+            let rule = self.archiving.rule;
+            let mut part = match prepare_part(&mut *self.reader, rule, partition).await {
                 Ok(part) => part,
                 // Somebody else took it away meanwhile.
                 Err(error) if error.kind() == ErrorKind::Missing => break,
                 Err(error) => return Err(error),
             };
+            let place = self.archiving.place;
+            heed_erasures(place, rule, &mut part.prepared, Some(whole)).await?;
             self.tell(&part.prepared.findings);
             part.prepared.admit()?;
             if part.prepared.estimate.rows == 0 {

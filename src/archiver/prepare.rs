@@ -5,7 +5,7 @@ use chrono::{DateTime, LocalResult, NaiveDateTime, TimeZone as _, Utc};
 use chrono_tz::Tz;
 use stillpoint_contract::{
     ArchiveSet, Compared, Cutoff, Error, ErrorKind, Estimate, Finding, Link, Member, Referrer,
-    Result, Rows, Weight, code,
+    Result, Rows, UNTOLD_REFERENCE, Weight, code,
 };
 
 use super::document::Plan;
@@ -45,6 +45,20 @@ impl Prepared {
     pub fn admit(&self) -> Result<()> {
         let why = "rows could be lost, or the work would fail half-way; nothing was changed";
         refuse(&self.set, &self.findings, why)
+    }
+
+    /// Lets lack what is advice elsewhere: that files do not tell which rows hang on which.
+    pub(super) fn refuse_untold(&mut self, why: &'static str) {
+        refuse_untold(&mut self.findings, why);
+    }
+}
+
+fn refuse_untold(findings: &mut [Finding], why: &'static str) {
+    let is_advice =
+        |one: &&mut Finding| one.subject == UNTOLD_REFERENCE && one.weight < Weight::Lacking;
+    for finding in findings.iter_mut().filter(is_advice) {
+        finding.weight = Weight::Lacking;
+        finding.found = format!("{}; and {why}", finding.found);
     }
 }
 
@@ -129,6 +143,9 @@ pub async fn prepare(rows: &mut dyn Rows, rule: &ArchiveRule) -> Result<Prepared
     know_lookup(rule, &set)?;
     let mut findings = rows.examine(&set).await?;
     findings.extend(unsorted(rule, &set));
+    if rule.retention.is_some() {
+        refuse_untold(&mut findings, "the policy keeps rows until so long after an event");
+    }
     if rule.verification == Verification::Tuple {
         let why = rows.why_no_versions(&set).await?;
         findings.extend(why.map(|why| no_versions(rule, &why)));

@@ -158,14 +158,18 @@ async fn choose(
 ) -> Result<Option<Chosen>> {
     let Visible { plan, batch, .. } = *visible;
     let Some(first) = names.table(plan, wanted.table.as_deref()) else { return Ok(None) };
+    let is_one = wanted.table.is_some();
     // Of all rows, nobody has to find out which hang on which.
     let found = if wanted.terms.is_empty() {
         None
     } else {
         let searched = Searched { place, world, names, plan, batch };
-        Some(searched.rows_of(&wanted.terms, first).await?)
+        let found = searched.rows_of(&wanted.terms, first).await?;
+        if !is_one {
+            searched.refuse_untold(&found)?;
+        }
+        Some(found)
     };
-    let is_one = wanted.table.is_some();
     let members = if is_one { first..first + 1 } else { 0..batch.members.len() };
     Ok(Some(Chosen { at, first, members, found, family: None }))
 }

@@ -15,7 +15,7 @@ use super::{
     copy::{catch_up, mirror},
     destination::{self, Copies},
     document::{Batch, DOCUMENT_FORMAT, Plan},
-    erase::replay,
+    erase::{heed_erasures, replay},
     garbage::sweep,
     gate::Gate,
     hold::held,
@@ -284,7 +284,8 @@ impl Archiving<'_> {
 
     /// Decides what is moved, and writes it down. `None` when nothing is selected.
     async fn plan(&self, reader: &mut dyn Rows, report: &mut RunReport) -> Result<Option<Shelved>> {
-        let prepared = prepare(reader, self.rule).await?;
+        let mut prepared = prepare(reader, self.rule).await?;
+        heed_erasures(self.place, self.rule, &mut prepared, None).await?;
         // What was told of files that were mended counts, too.
         report.findings.retain(|one| one.subject == "file");
         report.findings.extend_from_slice(&prepared.findings);

@@ -27,6 +27,7 @@ use super::{
     rewrite::{Keeps, rewrite},
     shelf::Shelf,
     shelve::{keep_slices, verified},
+    untold,
 };
 use crate::world::World;
 
@@ -53,7 +54,7 @@ pub(super) type IsOne = Arc<dyn Fn(Sense, &str) -> bool + Send + Sync>;
 
 impl Subject {
     /// The place of its table in a plan.
-    fn member(&self, names: &Names, plan: &Plan) -> Option<usize> {
+    pub(super) fn member(&self, names: &Names, plan: &Plan) -> Option<usize> {
         let told = self.told.as_ref().and_then(|told| Names::table_of(plan, told));
         told.or_else(|| names.table(plan, self.table.as_deref()))
     }
@@ -249,12 +250,14 @@ pub(super) struct Doomed {
     of_member: Vec<BTreeSet<u64>>,
     /// Whether it may be any row, so that all of them are meant.
     pub(super) is_any: bool,
+    /// The place of a table of which nobody knows which rows hang on them.
+    untold: Option<usize>,
 }
 
 impl Doomed {
     /// All rows of a batch, since nobody knows which.
     pub(super) fn any(batch: &Batch) -> Self {
-        Self { rows: batch.rows(), of_member: Vec::new(), is_any: true }
+        Self { rows: batch.rows(), is_any: true, ..Self::default() }
     }
 
     /// Whether some of them are among others.
@@ -318,7 +321,23 @@ impl Searched<'_> {
     }
 
     /// Finds the rows of subjects, and those that hang on them.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](ErrorKind::Refused) where files do not tell what hangs on them.
     pub(super) async fn find(&self, subjects: &[Subject]) -> Result<Doomed> {
+        let found = self.look_for(subjects).await?;
+        found.untold.map_or(Ok(found), |number| Err(untold::no_subject(self.plan, number)))
+    }
+
+    /// The same of those who are held: where files do not tell what hangs on their rows, all rows
+    /// of the batch.
+    pub(super) async fn find_held(&self, subjects: &[Subject]) -> Result<Doomed> {
+        let found = self.look_for(subjects).await?;
+        Ok(if found.untold.is_some() { Doomed::any(self.batch) } else { found })
+    }
+
+    async fn look_for(&self, subjects: &[Subject]) -> Result<Doomed> {
         let of_member = |(number, member): (usize, &BatchMember)| -> Vec<(usize, Subject)> {
             let (names, plan) = (self.names, self.plan);
             let placed = subjects.iter().filter_map(|one| {
@@ -385,7 +404,13 @@ impl Searched<'_> {
         self.family(&picks).await
     }
 
-    /// Finds rows that are picked, and those that hang on them.
+    /// Refuses to take those that were found for all that is wanted where files do not tell what
+    /// hangs on them.
+    pub(super) fn refuse_untold(&self, found: &Doomed) -> Result<()> {
+        found.untold.map_or(Ok(()), |number| Err(untold::no_family(self.plan, number)))
+    }
+
+    /// Finds rows that are picked, and those that hang on them, as far as files tell that.
     pub(super) async fn family(&self, picks: &Picks) -> Result<Doomed> {
         let Self { place, world, names, plan, batch } = *self;
         let mut doomed = Doomed::default();
@@ -408,7 +433,13 @@ impl Searched<'_> {
                 _ => Ok(Linked::default()),
             });
             let offers: Vec<Linked> = offers.collect::<Result<_>>()?;
-            let parent = planned.link.as_ref().map(|link| -> Result<_> {
+            let told = planned.link.as_ref().filter(|_| !names.is_untold(plan, number));
+            if let (None, Some(link), Some(_)) = (told, &planned.link, &member.file)
+                && doomed.of_member.get(link.parent).is_some_and(|of| !of.is_empty())
+            {
+                doomed.untold = doomed.untold.or(Some(number));
+            }
+            let parent = told.map(|link| -> Result<_> {
                 let gone = keys.get(link.parent).and_then(|of| of.get(number)).cloned();
                 Ok((linked(&link.columns, number)?, gone.unwrap_or_default()))
             });
@@ -532,7 +563,8 @@ mod tests {
     fn columns_of_a_link_keep_what_is_said_of_them() {
         let columns = ["id", "code", "area"].map(column);
         let names = ["AREA", "code"].map(str::to_owned);
-        let folds = |alike| Likeness { becomes: Some(Class::Text), alike };
+        let text = Some(Class::Text);
+        let folds = |alike| Likeness { becomes: text, alike, is_untold: false };
         let likeness = [folds(Alike::Same), folds(Alike::Case)];
         let link = Linked::of(&columns, &names, &likeness).unwrap();
         let key = |area: &[u8], code: &[u8]| {

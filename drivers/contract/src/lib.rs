@@ -54,7 +54,7 @@ pub use rows::{
     Explained, Exporting, Held, Keeping, Key, KeyRange, Kind, Lag, LedgerEntry, Likeness, Link,
     LockTaken, LogUsed, Member, Named, Outlook, Partition, Partitioned, Pruning, PutBack,
     PutBackTally, ROW_BYTES_MAX, Referrer, RowBatch, RowSink, RowWriter, Rows, Space, Table,
-    is_named, say_derived, sought, values,
+    UNTOLD_REFERENCE, is_named, say_derived, sought, values,
 };
 pub use sandbox::{
     ANSWER_BYTES_MAX, Examined, Sandbox, SandboxRequest, TALLIES_MAX, Tally, Verdict,

@@ -90,7 +90,7 @@ impl Answer for ExpireAnswer {
         page.table(&table);
         if self.batches.iter().any(|row| row.unsure) {
             let told = "Of what may be held nobody knows whose it is: it has no column that a hold \
-                        names.";
+                        names, or only the database knows what hangs on held rows.";
             page.line(format!("  {}", page.paint(Tone::Warning, told)));
         }
         if !self.dry_run {

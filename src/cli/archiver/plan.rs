@@ -11,7 +11,9 @@ use stillpoint_contract::{
 
 use super::{control::OverrideRow, place::Set};
 use crate::{
-    archiver::{Prepared, PreparedPart, Shelf, control, measured_rate, prepare, prepare_part},
+    archiver::{
+        Prepared, PreparedPart, Shelf, control, heed_erasures, measured_rate, prepare, prepare_part,
+    },
     cli::{
         answer::{Answer, Stamp},
         exit,
@@ -350,11 +352,17 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let driver = set.driver(session).await?;
     let mut rows = driver.rows().await?;
     let (prepared, parts) = match rows.partitions(&set.rule.root).await? {
-        None => (prepare(&mut *rows, &set.rule).await?, Vec::new()),
+        None => {
+            let mut prepared = prepare(&mut *rows, &set.rule).await?;
+            heed_erasures(&place, &set.rule, &mut prepared, None).await?;
+            (prepared, Vec::new())
+        }
         Some(whole) => {
             let mut parts = Vec::new();
             for partition in &whole.partitions {
-                parts.push(prepare_part(&mut *rows, &set.rule, partition).await?);
+                let mut part = prepare_part(&mut *rows, &set.rule, partition).await?;
+                heed_erasures(&place, &set.rule, &mut part.prepared, Some(&whole)).await?;
+                parts.push(part);
             }
             (together(&whole.name, &parts)?, parts)
         }

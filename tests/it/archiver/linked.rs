@@ -5,6 +5,7 @@
 use stillpoint::{
     archiver::{
         Erasing, Holding, Returning, Shelf, Wanted, erase, expire, hold, put_back, record, release,
+        revoke,
     },
     policy::{ArchivedChild, EventRule, Period, PeriodUnit},
     repository::store::Key,
@@ -339,32 +340,236 @@ async fn i16_what_hangs_on_who_is_erased_from_postgres_goes_however_it_is_writte
     shop.change(&statements(drop)).await;
 }
 
-/// Where several texts are one by an order that only the server knows, nothing is begun.
+/// What only the server compares, with two forms of one value, and another one.
+const UNTOLD: [(&str, &str, [&str; 3]); 3] = [
+    ("float8", "SELECT", ["'0'", "'-0'", "'1'"]),
+    (
+        "text COLLATE folded",
+        "CREATE COLLATION IF NOT EXISTS folded (provider = icu,
+            locale = 'und-u-ks-level2', deterministic = false)",
+        ["'Bob'", "'BOB'", "'Eve'"],
+    ),
+    ("citext", "CREATE EXTENSION IF NOT EXISTS citext", ["'Bob'", "'BOB'", "'Eve'"]),
+];
+
+/// Heads of Bob, which is closed, and of Eve, with lines that refer to them by such a column; none
+/// where the server has no such type.
+async fn untold<'a>(
+    shop: &'a InPostgres,
+    (kind, needs, [bob, also_bob, eve]): (&str, &str, [&str; 3]),
+) -> Option<Yard<&'a InPostgres>> {
+    shop.client().await.batch_execute(needs).await.ok()?;
+    // Another key, since such values are none.
+    let sql = format!(
+        "DROP TABLE IF EXISTS lines; DROP TABLE IF EXISTS heads;
+         DROP SCHEMA IF EXISTS stillpoint CASCADE;
+         CREATE TABLE heads (id int PRIMARY KEY, code {kind} UNIQUE NOT NULL, token text,
+             state text, mail text);
+         CREATE TABLE lines (id int PRIMARY KEY, token text, code {kind} REFERENCES heads (code));
+         CREATE INDEX lines_code ON lines (code);
+         INSERT INTO heads VALUES (1, {bob}, 'hb', 'closed', 'bob@x'),
+             (2, {eve}, 'he', 'open', 'eve@x');
+         INSERT INTO lines VALUES (1, 'b1', {bob}), (2, 'b2', {also_bob}), (3, 'e1', {eve})"
+    );
+    Some(yard_in(shop, &sql).await)
+}
+
+/// Archives what hangs on Bob's head.
+async fn archived_untold(yard: &Yard<&InPostgres>, at: &str) {
+    let report = yard.run().await.unwrap();
+    assert_eq!((report.pruned_rows, report.left_rows), (3, 0), "{at}: {report:?}");
+    assert_eq!(yard.archived("lines").await, ["b1", "b2"], "{at}");
+    assert_eq!(
+        (yard.live("heads").await, yard.live("lines").await),
+        (texts(&["he"]), texts(&["e1"]))
+    );
+}
+
+fn texts(some: &[&str]) -> Vec<String> {
+    some.iter().copied().map(str::to_owned).collect()
+}
+
+fn is_refused(error: &stillpoint_contract::Error, words: &str) -> bool {
+    let told = format!("{:?} {:?} {:?}", error.facts(), error.reason(), error.advice());
+    (error.kind(), error.code()) == (ErrorKind::Refused, code::ROWS_REFUSED) && told.contains(words)
+}
+
+/// Where only the server compares, it says what goes along; out of files, nothing goes by what is
+/// written there.
 #[tokio::test(flavor = "multi_thread")]
-async fn i16_what_no_file_tells_is_not_archived() {
+async fn i16_what_files_do_not_tell_is_archived_and_not_taken_out() {
     let Some(shop) = InPostgres::new(17).await else { return };
-    let collation = "CREATE COLLATION IF NOT EXISTS folded (provider = icu,
-        locale = 'und-u-ks-level2', deterministic = false)";
-    if shop.client().await.batch_execute(collation).await.is_err() {
-        return;
+    for kind in UNTOLD {
+        let at = kind.0;
+        let Some(yard) = untold(&shop, kind).await else { continue };
+        archived_untold(&yard, at).await;
+        let places = [yard.place.clone()];
+        for erasing in [Erasing::Dry, Erasing::IfFound, Erasing::Always] {
+            let bob = (None, "mail", "bob@x");
+            let refused = Box::pin(erase(&places, &yard.world, bob, WHO, erasing)).await;
+            assert!(is_refused(&refused.unwrap_err(), "public.lines"), "{at} {erasing:?}");
+        }
+        assert_eq!(yard.archived("heads").await, ["hb"], "{at}");
+        // A line is somebody's by a column of its own, and nothing hangs on it.
+        let line = (Some("lines"), "token", "b2");
+        let erased = Box::pin(erase(&places, &yard.world, line, WHO, Erasing::IfFound)).await;
+        assert_eq!(erased.unwrap().rows, 1, "{at}");
+        assert_eq!(yard.archived("lines").await, ["b1"], "{at}");
+        // It stands, and nobody minds.
+        yard.shop.change(&["UPDATE heads SET state = 'closed'".to_owned()]).await;
+        assert_eq!(yard.run().await.unwrap().pruned_rows, 2, "{at}");
     }
-    let drop = "DROP TABLE IF EXISTS lines; DROP TABLE IF EXISTS heads;
-        DROP SCHEMA IF EXISTS stillpoint CASCADE;";
-    // Another key, since such texts are none either.
-    let tables = "CREATE TABLE heads (id int PRIMARY KEY, code text COLLATE folded UNIQUE NOT NULL,
-            token text, state text);
-        CREATE TABLE lines (id int PRIMARY KEY, token text,
-            code text COLLATE folded REFERENCES heads (code));
-        CREATE INDEX lines_code ON lines (code);
-        INSERT INTO heads VALUES (1, 'Bob', 'hb', 'closed');
-        INSERT INTO lines VALUES (1, 'l1', 'BOB')";
-    let yard = yard_in(&shop, &format!("{drop}{tables}")).await;
-    let error = yard.run().await.unwrap_err();
-    assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_REFUSED), "{error:?}");
-    let told = format!("{:?} {:?}", error.facts(), error.advice());
-    assert!(told.contains("could not be told from files"), "{told}");
-    assert!(told.contains("COLLATE"), "{told}");
-    assert_eq!(yard.live("lines").await, ["l1"]);
-    assert_eq!(yard.store.list("").await.unwrap(), []);
+    shop.change(&statements("DROP TABLE lines; DROP TABLE heads")).await;
+}
+
+/// Of runs that older versions planned, the newest plan says what files do not tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn i16_what_files_do_not_tell_is_known_of_runs_that_older_versions_planned() {
+    let Some(shop) = InPostgres::new(17).await else { return };
+    for kind in UNTOLD {
+        let at = kind.0;
+        let Some(yard) = untold(&shop, kind).await else { continue };
+        archived_untold(&yard, at).await;
+        yard.shop.change(&["UPDATE heads SET state = 'closed'".to_owned()]).await;
+        assert_eq!(yard.run().await.unwrap().pruned_rows, 2, "{at}");
+        yard.forget_likeness().await;
+        let (places, bob) = ([yard.place.clone()], (None, "mail", "bob@x"));
+        let refused = Box::pin(erase(&places, &yard.world, bob, WHO, Erasing::IfFound)).await;
+        assert!(is_refused(&refused.unwrap_err(), "public.lines"), "{at}");
+        let bob = Holding::Subject(None, "mail", "bob@x");
+        hold(&yard.place, &yard.world, bob, "LEG-1", "dba").await.unwrap();
+        let line = (Some("lines"), "token", "b2");
+        let erased = Box::pin(erase(&places, &yard.world, line, WHO, Erasing::IfFound)).await;
+        let erased = erased.unwrap();
+        assert_eq!((erased.rows, erased.held), (0, 1), "{at}: {erased:?}");
+        assert_eq!(yard.archived("lines").await, ["b1", "b2", "e1"], "{at}");
+    }
+    shop.change(&statements("DROP TABLE lines; DROP TABLE heads")).await;
+}
+
+/// Columns that are given a type that files compare are told of from then on, and not before.
+#[tokio::test(flavor = "multi_thread")]
+async fn i16_what_files_tell_since_a_change_is_taken_out_and_what_was_before_is_not() {
+    let Some(shop) = InPostgres::new(17).await else { return };
+    for kind in UNTOLD {
+        let at = kind.0;
+        let Some(yard) = untold(&shop, kind).await else { continue };
+        archived_untold(&yard, at).await;
+        let change = "ALTER TABLE lines DROP CONSTRAINT lines_code_fkey;
+            ALTER TABLE heads ALTER COLUMN code TYPE text COLLATE \"C\";
+            ALTER TABLE lines ALTER COLUMN code TYPE text COLLATE \"C\";
+            ALTER TABLE lines ADD FOREIGN KEY (code) REFERENCES heads (code);
+            UPDATE heads SET state = 'closed'";
+        yard.shop.change(&statements(change)).await;
+        assert_eq!(yard.run().await.unwrap().pruned_rows, 2, "{at}");
+        let (places, bob) = ([yard.place.clone()], (None, "mail", "bob@x"));
+        let refused = Box::pin(erase(&places, &yard.world, bob, WHO, Erasing::IfFound)).await;
+        assert!(is_refused(&refused.unwrap_err(), "public.lines"), "{at}");
+        let eve = (None, "mail", "eve@x");
+        let erased = Box::pin(erase(&places, &yard.world, eve, WHO, Erasing::IfFound)).await;
+        assert_eq!(erased.unwrap().rows, 2, "{at}");
+        assert_eq!(yard.archived("heads").await, ["hb"], "{at}");
+        assert_eq!(yard.archived("lines").await, ["b1", "b2"], "{at}");
+    }
+    shop.change(&statements("DROP TABLE lines; DROP TABLE heads")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_files_do_not_tell_comes_back_by_itself_or_with_all_the_rest() {
+    let Some(shop) = InPostgres::new(17).await else { return };
+    for kind in UNTOLD {
+        let at = kind.0;
+        for is_all in [false, true] {
+            let Some(yard) = untold(&shop, kind).await else { continue };
+            archived_untold(&yard, at).await;
+            let driver = yard.shop.driver().await;
+            let back = async |table: Option<&str>, condition: &str| {
+                let terms = Wanted::terms_of(condition).unwrap();
+                let table = table.map(str::to_owned);
+                let wanted = Wanted { table, terms, ..Wanted::default() };
+                let returning = Returning { wanted, conflict: Conflict::Fail, staging: None };
+                Box::pin(put_back(&yard.place, &yard.world, &*driver, &returning)).await
+            };
+            let refused = back(None, "mail = 'bob@x'").await.unwrap_err();
+            assert!(is_refused(&refused, "--table TABLE"), "{at}: {refused:?}");
+            assert_eq!(yard.live("heads").await, ["he"], "{at}");
+            assert!(back(None, "mail = 'nobody@x'").await.unwrap().is_empty(), "{at}");
+            if is_all {
+                back(None, "").await.unwrap();
+            } else {
+                back(Some("heads"), "mail = 'bob@x'").await.unwrap();
+                assert_eq!(yard.live("lines").await, ["e1"], "{at}");
+                back(Some("lines"), "id < 3").await.unwrap();
+            }
+            assert_eq!(yard.live("heads").await, ["hb", "he"], "{at}");
+            assert_eq!(yard.live("lines").await, ["b1", "b2", "e1"], "{at}");
+        }
+    }
+    shop.change(&statements("DROP TABLE lines; DROP TABLE heads")).await;
+}
+
+/// Whoever is held keeps all rows that may hang on theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn i16_what_files_do_not_tell_is_held_with_whoever_it_may_hang_on() {
+    let Some(shop) = InPostgres::new(17).await else { return };
+    for kind in UNTOLD {
+        let at = kind.0;
+        let Some(yard) = untold(&shop, kind).await else { continue };
+        archived_untold(&yard, at).await;
+        let places = [yard.place.clone()];
+        for (held, token, expected) in [("nobody@x", "b2", (1, 0)), ("bob@x", "b1", (0, 1))] {
+            let held = Holding::Subject(None, "mail", held);
+            hold(&yard.place, &yard.world, held, "LEG-1", "dba").await.unwrap();
+            let line = (Some("lines"), "token", token);
+            let erased = Box::pin(erase(&places, &yard.world, line, WHO, Erasing::IfFound)).await;
+            let erased = erased.unwrap();
+            assert_eq!((erased.rows, erased.held), expected, "{at}: {erased:?}");
+        }
+        assert_eq!(yard.archived("lines").await, ["b1"], "{at}");
+    }
+    shop.change(&statements("DROP TABLE lines; DROP TABLE heads")).await;
+}
+
+/// Where rows would have to be found in files later, nothing is begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn i16_what_no_file_tells_is_not_archived_for_a_time_after_an_event() {
+    let Some(shop) = InPostgres::new(17).await else { return };
+    for kind in UNTOLD {
+        let at = kind.0;
+        let Some(mut yard) = untold(&shop, kind).await else { continue };
+        yard.rule.retention = Some(EventRule {
+            after: Period { count: 7, unit: PeriodUnit::Years },
+            event: "closed_at".to_owned(),
+            subject: "mail".to_owned(),
+        });
+        let refused = yard.run().await.unwrap_err();
+        assert!(is_refused(&refused, "public.lines.code"), "{at}: {refused:?}");
+        assert!(is_refused(&refused, "after an event"), "{at}: {refused:?}");
+        let has_way = format!("{:?}", refused.advice()).contains("COLLATE");
+        assert_eq!(has_way, at.contains("COLLATE"), "{at}: {refused:?}");
+        assert_eq!(yard.live("lines").await, ["b1", "b2", "e1"], "{at}");
+        assert_eq!(yard.store.list("").await.unwrap(), [], "{at}");
+    }
+    shop.change(&statements("DROP TABLE lines; DROP TABLE heads")).await;
+}
+
+/// An erasure holds for rows to come, which files would have to tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn i16_what_no_file_tells_is_not_archived_while_an_erasure_stands() {
+    let Some(shop) = InPostgres::new(17).await else { return };
+    let yard = untold(&shop, ("int", "SELECT", ["0", "0", "1"])).await.unwrap();
+    archived_untold(&yard, "int").await;
+    let (places, bob) = ([yard.place.clone()], (None, "mail", "bob@x"));
+    let erased = Box::pin(erase(&places, &yard.world, bob, WHO, Erasing::IfFound)).await.unwrap();
+    assert_eq!(erased.rows, 3, "{erased:?}");
+    let change = "ALTER TABLE heads ALTER COLUMN code TYPE float8;
+        ALTER TABLE lines ALTER COLUMN code TYPE float8; UPDATE heads SET state = 'closed'";
+    shop.change(&statements(change)).await;
+    let refused = yard.run().await.unwrap_err();
+    assert!(is_refused(&refused, "archive erasure revoke orders"), "{refused:?}");
+    assert_eq!(yard.live("lines").await, ["e1"]);
+    let id = erased.id.unwrap();
+    revoke(&yard.place, &yard.world, &id, ("Ended", "dba")).await.unwrap();
+    assert_eq!(yard.run().await.unwrap().pruned_rows, 2);
     shop.change(&statements("DROP TABLE lines; DROP TABLE heads")).await;
 }

@@ -184,8 +184,8 @@ sentences! {
         "A change of a table's schema, or of who refers to it, changes its fingerprint."
     rows::what_speaks_against_a_set_is_told [Rows]
         "What speaks against moving a set is told, with the statement that changes it."
-    rows::a_reference_that_values_do_not_tell_is_refused [Rows]
-        "So is a reference of which values alone do not tell which rows hang on which."
+    rows::a_reference_that_files_do_not_tell_is_known [Rows]
+        "So is a reference of which files do not tell which rows hang on which."
     rows::predicates_that_are_none_are_refused [Rows]
         "A predicate is one expression about one row, the same at any time; others are Invalid."
     rows::a_cutoff_is_bound_as_what_it_is [Rows]

@@ -51,6 +51,9 @@ impl Alike {
     }
 }
 
+/// What a finding is about that tells of a reference of which [`Likeness::is_untold`].
+pub const UNTOLD_REFERENCE: &str = "reference in files";
+
 /// How an engine compares a column that refers with the one that is referred to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Likeness {
@@ -63,6 +66,9 @@ pub struct Likeness {
     /// Which texts are one then.
     #[serde(default, skip_serializing_if = "Alike::is_same")]
     pub alike: Alike,
+    /// Whether only the engine knows which values are one: what is in files does not tell.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_untold: bool,
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod outlook;
 mod session;
 mod set;
 
-pub use alike::{Alike, Likeness};
+pub use alike::{Alike, Likeness, UNTOLD_REFERENCE};
 pub use batch::{ROW_BYTES_MAX, RowBatch, RowWriter, values};
 pub use column::{Class, Column, Kind};
 pub use keeping::Keeping;

@@ -140,6 +140,10 @@ pub trait Rows: fmt::Debug + Send {
     }
 
     /// Everything that speaks against moving a set, and what would change it. Changes nothing.
+    ///
+    /// That files do not tell which rows hang on which ([`Likeness::is_untold`]) is advice about an
+    /// [`UNTOLD_REFERENCE`](super::UNTOLD_REFERENCE): whoever has to know that by files refuses it.
+    /// What the engine itself does not tell for certain is lacking.
     async fn examine(&mut self, set: &ArchiveSet) -> Result<Vec<Finding>>;
 
     /// The triggers of a set's tables that fire when rows of them are deleted, as people name them.

@@ -1,10 +1,12 @@
-//! References whose rows could not be told from files.
+//! How references compare, and those whose rows cannot be told from files.
 //!
-//! The server finds the rows that hang on one by operators of the foreign key. Whoever takes
-//! somebody's rows out of files has values only, which then must say by themselves which are one.
+//! The server finds the rows that hang on one by operators of the foreign key: so they are read,
+//! deleted, and put back. Whoever takes somebody's rows out of files, or some of them, has values
+//! only, which then must say by themselves which are one.
 
 use stillpoint_contract::{
-    Alike, ArchiveSet, Class, Finding, Likeness, Link, Member, Result, Weight,
+    Alike, ArchiveSet, Class, Finding, Likeness, Link, Member, Result, Table, UNTOLD_REFERENCE,
+    Weight,
 };
 use tokio_postgres::{Client, Row};
 
@@ -44,6 +46,8 @@ struct Side {
     is_domain: bool,
     /// What it is compared as; none where its values do not say which of them are one.
     family: Option<String>,
+    /// Whether its values are ranges, or several of them.
+    is_range: bool,
     is_deterministic: bool,
 }
 
@@ -55,6 +59,7 @@ impl Side {
             name: row.try_get(0)?,
             shown: row.try_get(1)?,
             family: family(&base, kind, (is_own, is_domain)),
+            is_range: matches!(kind, "r" | "m"),
             base,
             is_domain,
             is_deterministic: row.try_get(6)?,
@@ -84,23 +89,26 @@ fn family(name: &str, kind: &str, (is_own, is_domain): (bool, bool)) -> Option<S
     Some(family.to_owned())
 }
 
-/// How a reference compares two columns, where values say by themselves which of them are one.
-fn alike(own: &Side, other: &Side) -> Option<Likeness> {
+/// Only the server compares them.
+const UNTOLD: Likeness = Likeness { becomes: None, alike: Alike::Same, is_untold: true };
+
+/// How a reference compares two columns.
+fn alike(own: &Side, other: &Side) -> Likeness {
     // Its values are texts without their spaces to the other column, and in files those of a
     // domain have them.
     let is_cut = own.is_domain && own.base == PADDED && other.base != PADDED;
     if own.family.is_none() || own.family != other.family || !other.is_deterministic || is_cut {
-        return None;
+        return UNTOLD;
     }
     // In files, the name of a domain does not say that its texts are numbers.
     let is_number = |side: &Side| side.is_domain && side.base == "numeric";
     let becomes = (is_number(own) || is_number(other)).then_some(Class::Integer);
     let alike = if other.base == PADDED { Alike::Spaces } else { Alike::Same };
-    Some(Likeness { becomes, alike })
+    Likeness { becomes, alike, is_untold: false }
 }
 
-/// How a reference compares, by the numbers and columns of the two tables; nothing where values
-/// that are written the same are one.
+/// How a reference compares, by the numbers and columns of the two tables. It is said of all of
+/// them, since plans that say nothing are taken for those of older versions.
 pub(super) async fn likeness(
     client: &Client,
     own: (u32, &[String]),
@@ -108,12 +116,9 @@ pub(super) async fn likeness(
 ) -> Result<Vec<Likeness>> {
     let pairs = pairs(client, own, other).await?;
     let of = |pair: &Option<(Side, Side)>| {
-        let of = pair.as_ref().and_then(|(own, other)| alike(own, other));
-        of.unwrap_or_default()
+        pair.as_ref().map_or(UNTOLD, |(own, other)| alike(own, other))
     };
-    let all: Vec<Likeness> = pairs.iter().map(of).collect();
-    let is_plain = all.iter().all(|one| *one == Likeness::default());
-    Ok(if is_plain { Vec::new() } else { all })
+    Ok(pairs.iter().map(of).collect())
 }
 
 /// The columns of a reference; none where one is gone by now.
@@ -141,9 +146,7 @@ pub(super) async fn findings(
     let own = (number_of(client, &member.table).await?, &**columns);
     let other = (number_of(client, &parent.table).await?, &**parent_columns);
     let pairs = pairs(client, own, other).await?;
-    let told = |(own, other): &(Side, Side)| {
-        finding((&member.table.name, own), (&parent.table.name, other))
-    };
+    let told = |(own, other): &(Side, Side)| finding((&member.table, own), (&parent.table, other));
     Ok(pairs.iter().flatten().filter_map(told).collect())
 }
 
@@ -152,14 +155,46 @@ async fn sides(client: &Client, table: u32, columns: &[String]) -> Result<Vec<Si
     rows.iter().map(|row| Side::of(row).map_err(|e| failed(e, STEP))).collect()
 }
 
-fn finding((table, own): (&str, &Side), (parent, other): (&str, &Side)) -> Option<Finding> {
-    let then = "which rows hang on which could not be told from files";
+/// Why not even the server is to say which rows hang on which, where files do not.
+fn why_never(
+    (table, own): (&Table, &Side),
+    (parent, other): (&Table, &Side),
+) -> Option<&'static str> {
+    // Source: PostgreSQL 18 documentation, CREATE TABLE, "PERIOD".
+    if own.is_range || other.is_range {
+        return Some("a row may hang on several, of which only some are old enough");
+    }
+    let is_zoned = |side: &Side| ["timestamptz", "timetz"].contains(&&*side.base);
+    if own.family != other.family && (is_zoned(own) || is_zoned(other)) {
+        return Some("which rows hang on which depends on the time zone of whoever asks");
+    }
+    let is_key = |table: &Table, side: &Side| {
+        let mut key = table.key.iter().filter_map(|at| table.columns.get(*at));
+        side.family.is_none() && key.any(|column| column.name == side.name)
+    };
+    let names_rows = is_key(table, own) || is_key(parent, other);
+    names_rows.then_some("it is part of a key, by which rows are told apart in files")
+}
+
+/// What does not work in files, by the name of the table that is referred to.
+fn consequence(parent: &str) -> String {
+    format!(
+        "files do not tell which rows hang on which: of rows of {parent}, they do not go with an \
+         erasure, or with an event, and do not come back by a condition, which is refused then; \
+         who is held keeps whole files"
+    )
+}
+
+fn finding((table, own): (&Table, &Side), (parent, other): (&Table, &Side)) -> Option<Finding> {
+    if !alike(own, other).is_untold {
+        return None;
+    }
+    let never = why_never((table, own), (parent, other));
+    let (table, parent) = (&table.name, &parent.name);
+    let then = never.map_or_else(|| consequence(parent), str::to_owned);
     let alter = |table: &str, side: &Side, to: &str| {
         format!("ALTER TABLE {table} ALTER COLUMN {} TYPE {to}", quoted(&side.name))
     };
-    if alike(own, other).is_some() {
-        return None;
-    }
     let is_by_collation = own.family.is_some() && own.family == other.family;
     let (found, statement) = if is_by_collation && !other.is_deterministic {
         let found = format!(
@@ -175,11 +210,17 @@ fn finding((table, own): (&str, &Side), (parent, other): (&str, &Side)) -> Optio
         );
         (found, other.family.is_some().then(|| alter(table, own, &other.shown)))
     };
-    Some(Finding { subject: "reference", found, weight: Weight::Lacking, statement })
+    let (subject, weight) = match never {
+        Some(_) => ("reference", Weight::Lacking),
+        None => (UNTOLD_REFERENCE, Weight::Advice),
+    };
+    Some(Finding { subject, found, weight, statement })
 }
 
 #[cfg(test)]
 mod tests {
+    use stillpoint_contract::{Column, Kind};
+
     use super::*;
 
     #[test]
@@ -199,12 +240,14 @@ mod tests {
     }
 
     fn side(base: &str, is_domain: bool) -> Side {
+        let is_range = base.ends_with("range");
         Side {
             name: "k".to_owned(),
             shown: base.to_owned(),
             base: base.to_owned(),
             is_domain,
-            family: family(base, "b", (true, is_domain)),
+            family: family(base, if is_range { "r" } else { "b" }, (base != "citext", is_domain)),
+            is_range,
             is_deterministic: true,
         }
     }
@@ -215,22 +258,64 @@ mod tests {
         let numbers = Likeness { becomes: Some(Class::Integer), ..plain };
         let padded = Likeness { alike: Alike::Spaces, ..plain };
         for (own, other, expected) in [
-            (("int8", true), ("int8", false), Some(plain)),
-            (("int4", false), ("int8", true), Some(plain)),
-            (("uuid", true), ("uuid", true), Some(plain)),
-            (("text", true), ("varchar", true), Some(plain)),
-            (("numeric", false), ("numeric", false), Some(plain)),
-            (("numeric", true), ("numeric", false), Some(numbers)),
-            (("int4", false), ("numeric", true), Some(numbers)),
-            (("bpchar", false), ("text", true), Some(plain)),
-            (("text", false), ("bpchar", true), Some(padded)),
-            (("bpchar", true), ("bpchar", false), Some(padded)),
-            (("bpchar", true), ("text", false), None),
-            (("inet", true), ("inet", true), None),
-            (("date", false), ("timestamp", false), None),
+            (("int8", true), ("int8", false), plain),
+            (("int4", false), ("int8", true), plain),
+            (("uuid", true), ("uuid", true), plain),
+            (("text", true), ("varchar", true), plain),
+            (("numeric", false), ("numeric", false), plain),
+            (("numeric", true), ("numeric", false), numbers),
+            (("int4", false), ("numeric", true), numbers),
+            (("bpchar", false), ("text", true), plain),
+            (("text", false), ("bpchar", true), padded),
+            (("bpchar", true), ("bpchar", false), padded),
+            (("bpchar", true), ("text", false), UNTOLD),
+            (("inet", true), ("inet", true), UNTOLD),
+            (("date", false), ("timestamp", false), UNTOLD),
         ] {
             let found = alike(&side(own.0, own.1), &side(other.0, other.1));
             assert_eq!(found, expected, "{own:?} {other:?}");
+        }
+    }
+
+    fn table(name: &str, key: &str) -> Table {
+        let column = Column {
+            name: key.to_owned(),
+            id: 1,
+            engine_type: "text".to_owned(),
+            kind: Kind::Text,
+            is_cast: false,
+            is_nullable: false,
+            is_generated: false,
+        };
+        Table {
+            name: name.to_owned(),
+            identity: name.to_owned(),
+            columns: vec![column],
+            key: vec![0],
+            alike: Vec::new(),
+            fingerprint: String::new(),
+        }
+    }
+
+    #[test]
+    fn what_only_the_server_compares_is_advice_where_it_says_the_same_to_all() {
+        for (own, other, keys, expected) in [
+            ("int4", "int8", ("id", "id"), None),
+            ("citext", "citext", ("id", "id"), Some(Weight::Advice)),
+            ("float8", "float8", ("id", "id"), Some(Weight::Advice)),
+            ("date", "timestamp", ("k", "k"), Some(Weight::Advice)),
+            // Rows of such keys would be others in files.
+            ("citext", "citext", ("k", "id"), Some(Weight::Lacking)),
+            ("citext", "citext", ("id", "k"), Some(Weight::Lacking)),
+            ("timestamp", "timestamptz", ("id", "id"), Some(Weight::Lacking)),
+            ("timetz", "time", ("id", "id"), Some(Weight::Lacking)),
+            ("int4range", "int4range", ("id", "id"), Some(Weight::Lacking)),
+        ] {
+            let (child, parent) = (table("c", keys.0), table("p", keys.1));
+            let found = finding((&child, &side(own, false)), (&parent, &side(other, false)));
+            assert_eq!(found.as_ref().map(|found| found.weight), expected, "{own} {other}");
+            let is_advice = found.is_some_and(|found| found.subject == UNTOLD_REFERENCE);
+            assert_eq!(is_advice, expected == Some(Weight::Advice), "{own} {other}");
         }
     }
 }

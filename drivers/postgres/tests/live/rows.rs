@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use stillpoint_conformance::memory::rows::{MemoryRows, delete, hang, set};
 use stillpoint_contract::{
-    Alike, Conflict, Cutoff, ErrorKind, Estimate, KeyRange, Lag, Link, LockTaken, Member, Referrer,
-    Rows, Weight, code,
+    Alike, Conflict, Cutoff, ErrorKind, Estimate, Finding, KeyRange, Lag, Link, LockTaken, Member,
+    Referrer, Rows, UNTOLD_REFERENCE, Weight, code,
 };
 use stillpoint_testcontainers::PostgresOptions;
 
@@ -318,8 +318,9 @@ async fn tables_are_told_apart() {
 
 /// What hangs on what is known from values alone once they are in files.
 #[tokio::test(flavor = "multi_thread")]
-async fn references_that_no_file_tells_are_refused() {
+async fn references_that_no_file_tells_are_told() {
     const FOLDED: &str = "text COLLATE folded";
+    const ZONED: &str = "timestamptz";
     let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
     let collation = "CREATE COLLATION folded (provider = icu, locale = 'und-u-ks-level2',
         deterministic = false)";
@@ -348,6 +349,11 @@ async fn references_that_no_file_tells_are_refused() {
         ("text", "code", Some(Some("public.c ALTER COLUMN \"k\" TYPE text"))),
         ("address", "address", Some(None)),
         ("date", "timestamp", Some(Some("public.c ALTER COLUMN \"k\" TYPE date"))),
+        (
+            ZONED,
+            "timestamp",
+            Some(Some("public.c ALTER COLUMN \"k\" TYPE timestamp with time zone")),
+        ),
         (FOLDED, FOLDED, Some(Some("public.p ALTER COLUMN \"k\" TYPE text COLLATE \"C\""))),
     ] {
         if parent == FOLDED && !has_icu {
@@ -367,11 +373,20 @@ async fn references_that_no_file_tells_are_refused() {
         let is_padded = likeness.iter().any(|one| one.alike == Alike::Spaces);
         let is_fixed = ["char(5)", "code"].contains(&parent);
         assert_eq!(is_padded, is_fixed, "{parent}, {child}: {likeness:?}");
+        let is_untold = likeness.iter().any(|one| one.is_untold);
+        assert_eq!(is_untold, expected.is_some(), "{parent}, {child}: {likeness:?}");
         let link = Some(Link { parent: 0, columns, parent_columns, likeness });
         set.members.push(Member { table: rows.table("public.c").await.unwrap(), link });
         let findings = rows.examine(&set).await.unwrap();
-        let told = findings.iter().find(|finding| finding.subject == "reference");
-        assert!(told.is_none_or(|told| told.weight == Weight::Lacking), "{told:?}");
+        // What the server says otherwise to others is not moved.
+        let expected_as = if parent == ZONED {
+            ("reference", Weight::Lacking)
+        } else {
+            (UNTOLD_REFERENCE, Weight::Advice)
+        };
+        let is_it = |finding: &&Finding| finding.subject.starts_with("reference");
+        let told = findings.iter().find(is_it);
+        assert!(told.is_none_or(|told| (told.subject, told.weight) == expected_as), "{told:?}");
         let told = told.map(|told| told.statement.as_deref());
         let expected = expected.map(|said| said.map(|said| format!("ALTER TABLE {said}")));
         let expected = expected.as_ref().map(Option::as_deref);

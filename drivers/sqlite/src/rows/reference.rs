@@ -139,7 +139,8 @@ impl Pair {
             Affinity::Text => Some(Class::Text),
             Affinity::None => None,
         };
-        Likeness { becomes, alike: alike(&self.other.collation).unwrap_or_default() }
+        let alike = alike(&self.other.collation);
+        Likeness { becomes, alike: alike.unwrap_or_default(), is_untold: alike.is_none() }
     }
 
     /// What speaks against it, by the names of the two tables.
@@ -223,6 +224,7 @@ mod tests {
         let other = side("k", "TEXT", Affinity::Text, "german");
         let own = side("p", "TEXT", Affinity::Text, "BINARY");
         let pair = Pair { own, other, is_row_id: false };
+        assert!(pair.likeness().is_untold);
         let finding = pair.finding("c", "p").unwrap();
         assert_eq!(finding.weight, Weight::Lacking);
         assert!(finding.found.contains("c.p refers to p.k"), "{finding:?}");
@@ -239,7 +241,8 @@ mod tests {
         ] {
             let own = side("p", "", Affinity::None, "NOCASE");
             let pair = Pair { own, other: side("k", "", affinity, collation), is_row_id: false };
-            assert_eq!(pair.likeness(), Likeness { becomes, alike }, "{affinity:?} {collation}");
+            let expected = Likeness { becomes, alike, is_untold: false };
+            assert_eq!(pair.likeness(), expected, "{affinity:?} {collation}");
         }
     }
 

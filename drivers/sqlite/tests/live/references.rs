@@ -293,8 +293,9 @@ async fn columns_that_are_referred_to_have_the_names_that_their_table_gives_them
     let mut rows = open(&at(&directory)).await;
     let table = rows.table("p").await.unwrap();
     let referrers = rows.referrers(&table).await.unwrap();
-    let text = Likeness { becomes: Some(Class::Text), alike: Alike::Case };
-    let number = Likeness { becomes: Some(Class::Integer), alike: Alike::Same };
+    let text = Some(Class::Text);
+    let text = Likeness { becomes: text, alike: Alike::Case, ..Likeness::default() };
+    let number = Likeness { becomes: Some(Class::Integer), ..Likeness::default() };
     for (referrer, table) in referrers[..2].iter().zip(["c", "d"]) {
         assert_eq!((&*referrer.table, &*referrer.columns.join(",")), (table, "a,b"));
         assert_eq!(referrer.parent_columns, ["Code", "n"], "{referrer:?}");

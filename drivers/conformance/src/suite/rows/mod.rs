@@ -31,6 +31,6 @@ pub(crate) use prune::{
     what_others_changed_is_seen,
 };
 pub(crate) use schema::{
-    a_changed_schema_has_another_fingerprint, a_reference_that_values_do_not_tell_is_refused,
+    a_changed_schema_has_another_fingerprint, a_reference_that_files_do_not_tell_is_known,
     what_has_no_rows_is_refused, what_speaks_against_a_set_is_told,
 };

@@ -1,6 +1,8 @@
 //! Tables, and what speaks against moving their rows.
 
-use stillpoint_contract::{ArchiveSet, ErrorKind, Finding, Link, Member, Referrer, Rows, Weight};
+use stillpoint_contract::{
+    ArchiveSet, ErrorKind, Finding, Link, Member, Referrer, Rows, UNTOLD_REFERENCE, Weight,
+};
 
 use super::moved::{alone, family, fill, name};
 use crate::stage::{Failure, Outcome, Stage, Verdict, ensure, kind_of};
@@ -84,7 +86,7 @@ pub(crate) async fn what_speaks_against_a_set_is_told(stage: &Stage) -> Verdict 
     Ok(Outcome::Proven)
 }
 
-pub(crate) async fn a_reference_that_values_do_not_tell_is_refused(stage: &Stage) -> Verdict {
+pub(crate) async fn a_reference_that_files_do_not_tell_is_known(stage: &Stage) -> Verdict {
     fill(stage).await?;
     let mut rows = stage.driver.rows().await?;
     let mut set = alone(stage, rows.as_mut(), "unlike", "code IS NOT NULL").await?;
@@ -94,10 +96,19 @@ pub(crate) async fn a_reference_that_values_do_not_tell_is_refused(stage: &Stage
     let Referrer { table, columns, parent_columns, likeness, .. } = referrer;
     ensure!(table == name(stage, "unlike_parts")?, "what refers to it is {table}");
     let table = rows.table(&table).await?;
+    let is_untold = likeness.iter().any(|one| one.is_untold);
     let link = Some(Link { parent: 0, columns, parent_columns, likeness });
     set.members.push(Member { table, link });
-    let found = lacking(rows.as_mut(), &set).await?;
-    let told = found.iter().find(|finding| finding.subject == "reference");
+    let found = rows.examine(&set).await?;
+    // Whoever tells by files is to know it; what the engine means itself is not to be in doubt.
+    let is_told = |finding: &&Finding| {
+        if finding.weight == Weight::Lacking {
+            finding.subject == "reference"
+        } else {
+            is_untold && finding.subject == UNTOLD_REFERENCE
+        }
+    };
+    let told = found.iter().find(is_told);
     let told = told.ok_or_else(|| Failure::new("a reference is not told that no file tells"))?;
     ensure!(told.found.contains("code"), "its columns are not named: {told:?}");
     Ok(Outcome::Proven)
