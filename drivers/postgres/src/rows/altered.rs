@@ -9,6 +9,10 @@ use crate::tally::quoted;
 
 const STEP: &str = "compare rows that were put back";
 
+/// What takes rows as they were.
+pub(super) const AS_THEN: &str =
+    "--into staging puts all of them into a table of their own, with the columns of then";
+
 /// How many characters of a value are told.
 const SHOWN_MAX: u32 = 80;
 
@@ -148,10 +152,7 @@ impl Changed {
             .with("archived", text(1))
             .with("would become", text(2))
             .why("the column is declared otherwise than when the row was archived")
-            .next(
-                "--into staging puts all of them into a table of their own, with the columns of \
-                 then",
-            )
+            .next(AS_THEN)
     }
 }
 

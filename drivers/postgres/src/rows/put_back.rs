@@ -10,7 +10,7 @@ use stillpoint_contract::{
 use tokio_postgres::{Client, error::SqlState};
 
 use super::{
-    altered::{Changed, changed, has_type, is_changed},
+    altered::{AS_THEN, Changed, changed, has_type, is_changed},
     conditions::{key_columns, listed},
     failure::failed,
     passing::{Passing, Sink, checked_type, close, open, passing_type, value},
@@ -164,7 +164,9 @@ async fn stage(client: &Client, table: &Table, name: &str) -> Result<Table> {
 fn is_like(table: &Table, now: &Table) -> bool {
     table.columns.iter().all(|column| {
         match now.columns.iter().find(|target| target.name == column.name) {
-            Some(target) => !is_changed(column, target),
+            Some(target) => {
+                !is_changed(column, target) && (target.is_nullable || !column.is_nullable)
+            }
             None => column.is_generated,
         }
     })
@@ -212,7 +214,8 @@ impl Put<'_> {
                     );
                     return Err(unfit(table, "the table has no such column any more")
                         .with("column", &column.name)
-                        .next(add));
+                        .next(add)
+                        .next(AS_THEN));
                 }
                 Some(target) if target.is_generated => {}
                 Some(target) => {
@@ -448,7 +451,7 @@ async fn bring(client: &Client, begun: Begun, watch: &mut Watch) -> Result<PutBa
     let table = &target.table;
     close(rows).await?;
     if let Some(query) = unlike {
-        let row = client.query_one(&query, &[]).await.map_err(|e| failed(e, STEP))?;
+        let row = client.query_one(&query, &[]).await.map_err(|e| not_put(e, table))?;
         let rows: i64 = row.try_get(0).map_err(|e| failed(e, STEP))?;
         if rows > 0 {
             return Err(Error::new(ErrorKind::Refused, code::ROWS_CONFLICT, STEP)
@@ -459,7 +462,7 @@ async fn bring(client: &Client, begun: Begun, watch: &mut Watch) -> Result<PutBa
         }
     }
     let taken_out = match &skip {
-        Some(skip) => client.execute(skip, &[]).await.map_err(|e| failed(e, STEP))?,
+        Some(skip) => client.execute(skip, &[]).await.map_err(|e| not_put(e, table))?,
         None => 0,
     };
     let row = client.query_one(&insert, &[]).await.map_err(|e| not_put(e, table))?;
@@ -508,6 +511,10 @@ async fn conclude(client: &Client, names: &str, watch: &Watch) -> Result<()> {
     watch.compare(client).await
 }
 
+/// What a server says of a type of which it makes no values of another one.
+const NO_CAST: [SqlState; 3] =
+    [SqlState::FEATURE_NOT_SUPPORTED, SqlState::DATATYPE_MISMATCH, SqlState::CANNOT_COERCE];
+
 fn not_put(cause: tokio_postgres::Error, table: &str) -> Error {
     match cause.code() {
         Some(&SqlState::UNIQUE_VIOLATION | &SqlState::EXCLUSION_VIOLATION) => refused(cause, table),
@@ -515,14 +522,14 @@ fn not_put(cause: tokio_postgres::Error, table: &str) -> Error {
         Some(code)
             if code.code().starts_with("22")
                 || code.code().starts_with("23")
-                || *code == SqlState::FEATURE_NOT_SUPPORTED =>
+                || NO_CAST.contains(code) =>
         {
             let message = cause.as_db_error().map(|db| db.message().to_owned());
             Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, STEP)
                 .with("table", table)
                 .with("server", message.unwrap_or_default())
                 .why("the table as it is now does not admit the rows")
-                .next("--staging NAME puts all of them into a table of their own")
+                .next(AS_THEN)
                 .caused_by(cause)
         }
         _ => failed(cause, STEP),

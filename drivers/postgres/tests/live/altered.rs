@@ -76,6 +76,45 @@ async fn values_that_a_changed_column_would_alter_are_refused() {
     }
 }
 
+/// Whoever is refused since a column makes no value of an archived one, or is gone, is told of the
+/// table that takes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_a_changed_column_does_not_take_go_into_a_table_of_their_own() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    for (was, value, is) in [
+        ("text", "'abc'", ", v int"),
+        ("json", "'{}'", ", v int"),
+        ("int[]", "'{1}'", ", v int"),
+        ("int", "70000", ", v smallint"),
+        ("text", "NULL", ", v text NOT NULL"),
+        ("text", "'abc'", ""),
+    ] {
+        let at = format!("{was} to {is}");
+        let make = format!(
+            "DROP TABLE IF EXISTS t; DROP TABLE IF EXISTS beside;
+             CREATE TABLE t (id int PRIMARY KEY, v {was}); INSERT INTO t VALUES (1, {value})"
+        );
+        stage.run(&make).await;
+        let mut rows = stage.driver("").await.rows().await.unwrap();
+        let (table, all) = read(rows.as_mut()).await;
+        let image = ask(&stage, "SELECT quote_nullable(v::text) FROM t").await;
+        stage.run(&format!("DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY{is})")).await;
+        for conflict in [Conflict::Overwrite, Conflict::Skip, Conflict::Fail] {
+            let put = all.put_back(rows.as_mut(), &table, &conflict, None).await;
+            let error = put.expect_err(&at);
+            let found = (error.kind(), error.code());
+            assert_eq!(found, (ErrorKind::Unsupported, code::ROWS_REFUSED), "{at}: {error:?}");
+            let told = format!("{:?}", error.advice());
+            assert!(told.contains("--into staging"), "{at}: {told}");
+            assert_eq!(ask(&stage, "SELECT count(*)::text FROM t").await, "0", "{at}");
+        }
+        let put = all.put_back(rows.as_mut(), &table, &Conflict::Fail, Some("beside")).await;
+        assert_eq!(put.unwrap(), 1, "{at}");
+        let beside = ask(&stage, "SELECT quote_nullable(v::text) FROM beside").await;
+        assert_eq!(beside, image, "{at}");
+    }
+}
+
 /// A row that stays is not compared, and one that has no cast back is.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_values_that_were_put_are_compared() {

@@ -16,6 +16,10 @@ use super::{
 
 const STEP: &str = "put rows back";
 
+/// What takes rows as they were.
+const AS_THEN: &str =
+    "--into staging puts all of them into a table of their own, with the columns of then";
+
 /// How rows of a table are put back.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
@@ -132,7 +136,8 @@ pub(super) fn plan(desk: &Desk, table: &Table, now: &Table, conflict: &Conflict)
                 );
                 return Err(unfit(table, "the table has no such column any more")
                     .with("column", &column.name)
-                    .next(add));
+                    .next(add)
+                    .next(AS_THEN));
             }
             // What was computed is computed again.
             Some(target) if target.is_generated && column.is_generated => {}
@@ -373,10 +378,10 @@ fn insert_one(
     plan: &Plan,
     row: &[Dynamic<'_>],
 ) -> Result<bool> {
+    // The latter is what a row id says to what is no whole number.
+    let refusals = [Some(ErrorCode::ConstraintViolation), Some(ErrorCode::TypeMismatch)];
     let step = |next: rusqlite::Result<bool>| match next {
-        Err(e) if e.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-            Err(refused(e, plan, row))
-        }
+        Err(e) if refusals.contains(&e.sqlite_error_code()) => Err(refused(e, plan, row)),
         done => desk.sql(done, STEP),
     };
     let mut rows = insert.raw_query();
@@ -413,7 +418,7 @@ fn altered(
         .with("archived", was)
         .with("would become", there)
         .why("the column is declared otherwise than when the row was archived")
-        .next("--into staging puts all of them into a table of their own, with the columns of then")
+        .next(AS_THEN)
 }
 
 fn key_text(plan: &Plan, row: &[Dynamic<'_>]) -> String {
@@ -442,6 +447,6 @@ fn refused(e: rusqlite::Error, plan: &Plan, row: &[Dynamic<'_>]) -> Error {
             .next("--on-conflict skip keeps those that are there, overwrite replaces them")
             .next("--staging NAME puts all of them into a table of their own")
     } else {
-        error.why("the table does not admit the row as it is")
+        error.why("the table does not admit the row as it is").next(AS_THEN)
     }
 }

@@ -59,6 +59,39 @@ async fn values_that_a_changed_column_would_alter_are_refused() {
     }
 }
 
+/// Whoever is refused is told of the table that takes the rows.
+#[tokio::test]
+async fn rows_that_their_table_does_not_admit_go_into_one_of_their_own() {
+    for now in [
+        "(id TEXT PRIMARY KEY NOT NULL, v INTEGER) STRICT",
+        "(id TEXT PRIMARY KEY NOT NULL, v TEXT CHECK (length(v) > 1))",
+        "(id INTEGER PRIMARY KEY, v TEXT)",
+        "(id TEXT PRIMARY KEY NOT NULL)",
+    ] {
+        let (directory, db) = database(
+            "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v TEXT);
+             INSERT INTO t VALUES ('a', 'x')",
+        );
+        let mut rows = open(&at(&directory)).await;
+        let set = set(rows.table("t").await.unwrap(), "1");
+        let all = MemoryRows::read(rows.as_mut(), &set).await.unwrap();
+        db.execute_batch(&format!("DROP TABLE t; CREATE TABLE t {now}")).unwrap();
+        let table = &set.root().table;
+        for conflict in [Conflict::Overwrite, Conflict::Skip, Conflict::Fail] {
+            let put = all.put_back(rows.as_mut(), table, &conflict, None).await;
+            let error = put.expect_err(now);
+            let is_refused = [code::ROWS_CONFLICT, code::ROWS_REFUSED].contains(&error.code());
+            assert!(is_refused, "{now}: {error:?}");
+            assert!(format!("{:?}", error.advice()).contains("--into staging"), "{error:?}");
+            assert_eq!(count(&db, "t"), 0, "{now}");
+        }
+        let put = all.put_back(rows.as_mut(), table, &Conflict::Fail, Some("beside")).await;
+        assert_eq!(put.unwrap(), 1, "{now}");
+        let same = "SELECT count(*) FROM beside WHERE id = 'a' AND v = 'x'";
+        assert_eq!(db.query_row(same, [], |row| row.get::<_, i64>(0)).unwrap(), 1, "{now}");
+    }
+}
+
 /// A new table takes keys of every class, also where its column would be the row id.
 #[tokio::test]
 async fn keys_that_are_no_numbers_go_into_tables_of_their_own() {
