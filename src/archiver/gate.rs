@@ -12,7 +12,15 @@ use super::{
     garbage::discard,
     place::Place,
 };
-use crate::pipeline::cpu::CpuPool;
+use crate::{
+    pipeline::cpu::CpuPool,
+    policy::Proof,
+    repository::{Repository, proof_of},
+};
+
+/// How long after files were written a backup must have begun, to be of a state with their rows:
+/// the clocks of those who wrote either may differ by that, and a standby be so far behind.
+const BACKUP_MARGIN: TimeDelta = TimeDelta::minutes(10);
 
 /// Something that has to be so before the rows of a batch are deleted.
 #[async_trait]
@@ -88,5 +96,53 @@ impl Gate for SecondCopy {
 
     fn copy(&self) -> Option<&Place> {
         Some(&self.to)
+    }
+}
+
+/// A verified backup of the database must hold the rows: one of a state after they were read.
+#[derive(Debug)]
+pub struct BackedUp {
+    /// Where its backups are.
+    pub repository: Repository,
+    /// Its name there.
+    pub database: String,
+    /// The identity of the database that rows are deleted from: a name may be another one's.
+    pub identity: String,
+}
+
+#[async_trait]
+impl Gate for BackedUp {
+    async fn closed(
+        &self,
+        _plan: &Plan,
+        batch: &Batch,
+        _now: DateTime<Utc>,
+    ) -> Result<Option<String>> {
+        let database = &self.database;
+        let Some(from) = batch.made.checked_add_signed(BACKUP_MARGIN) else {
+            return Ok(Some(format!("no backup of {database} can begin after its files")));
+        };
+        let history = self.repository.history().await?;
+        let mut other = None;
+        for committed in history.live_of(database) {
+            let commit = &committed.commit;
+            // A file that stands for a database is of an earlier state than when it was taken in.
+            let is_later = commit.started_at >= from && commit.consistent_time >= from;
+            if !is_later || proof_of(&history, &commit.backup) != Proof::Verified {
+                continue;
+            }
+            if commit.incarnation == self.identity {
+                return Ok(None);
+            }
+            other = Some(commit);
+        }
+        let why = format!("no verified backup of {database} has begun at {from} or later");
+        Ok(Some(match other {
+            Some(other) => {
+                let (backup, location) = (&other.backup, &other.location);
+                format!("{why}; {backup} is of another database of that name, at {location}")
+            }
+            None => why,
+        }))
     }
 }

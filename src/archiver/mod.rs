@@ -71,7 +71,7 @@ pub use event::{ArchiveEvent, ArchiveWithdrawal, events, record, withdraw};
 pub use expire::{Expiring, Expiry, expire};
 pub use forecast::{gone_rows, measured_rate};
 pub use garbage::{KeptFile, Removed};
-pub use gate::{Aged, Gate, SecondCopy};
+pub use gate::{Aged, BackedUp, Gate, SecondCopy};
 pub use hold::{ArchiveHold, ArchiveRelease, Holding, Holds, held, hold, look_up, release};
 #[cfg(feature = "parquet")]
 pub use iceberg::{PublishedTable, iceberg_tables};

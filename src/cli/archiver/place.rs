@@ -7,7 +7,8 @@ use stillpoint_contract::{Driver, Error, ErrorKind, Result, code};
 
 use crate::{
     archiver::{
-        Aged, Copies, Destination, Gate, InTable, Keyring, Nobody, Place, SecondCopy, Witness,
+        Aged, BackedUp, Copies, Destination, Gate, InTable, Keyring, Nobody, Place, SecondCopy,
+        Witness,
     },
     cli::{
         config::reach,
@@ -231,11 +232,12 @@ impl Set {
         engine.connect(&endpoint).await
     }
 
-    /// What must be so before rows are deleted.
+    /// What must be so before rows are deleted from a database.
     pub(super) async fn gates(
         &self,
         session: &Session,
         place: &Place,
+        driver: &dyn Driver,
     ) -> Result<Vec<Box<dyn Gate>>> {
         let wanted = &self.rule.gates;
         let mut gates: Vec<Box<dyn Gate>> = Vec::new();
@@ -250,7 +252,8 @@ impl Set {
             let of = &self.config.databases[&self.rule.database];
             let opened = reach::repository(session, &self.config, &of.repository).await?;
             let (repository, database) = (opened.into_repository(), of.name.clone());
-            gates.push(Box::new(super::run::BackedUp { repository, database }));
+            let identity = driver.probe().await?.identity.id;
+            gates.push(Box::new(BackedUp { repository, database, identity }));
         }
         // Last of all: what is there waits for nothing else.
         if matches!(self.rule.destination, DestinationRule::Tables { .. }) {

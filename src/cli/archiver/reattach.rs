@@ -61,7 +61,7 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let set = Set::of(session, &options.set).await?;
     let place = set.home(session).await?;
     let driver = set.driver(session).await?;
-    let gates = set.gates(session, &place).await?;
+    let gates = set.gates(session, &place, &*driver).await?;
     let witness = Watcher::new(Arc::new(Meter::default()));
     let archiving = Archiving {
         driver: &*driver,

@@ -8,8 +8,6 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use clap::Args;
 use serde::Serialize;
 use stillpoint_contract::Result;
@@ -22,7 +20,7 @@ use super::{
     until,
 };
 use crate::{
-    archiver::{Archiving, Batch, Gate, Limits, Plan, Quit, RunReport, Step, Witness, control},
+    archiver::{Archiving, Limits, Quit, RunReport, Step, Witness, control},
     cli::{
         answer::Answer,
         exit,
@@ -32,8 +30,6 @@ use crate::{
     },
     coordinator::told,
     pipeline::Meter,
-    policy::Proof,
-    repository::{Repository, proof_of},
 };
 
 /// What `archive run` is told.
@@ -155,7 +151,7 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let witness = Arc::new(Watcher::new(Arc::clone(&meter)));
     let place = set.home_seen(session, Arc::<Watcher>::clone(&witness)).await?;
     let driver = set.driver(session).await?;
-    let gates = set.gates(session, &place).await?;
+    let gates = set.gates(session, &place, &*driver).await?;
     let archiving = Archiving {
         driver: &*driver,
         place: &place,
@@ -272,30 +268,5 @@ impl Witness for Watcher {
             _ => {}
         }
         tracing::debug!(?step, "archiving");
-    }
-}
-
-/// A verified backup of the database must hold the rows: one of a state after they were read.
-#[derive(Debug)]
-pub(super) struct BackedUp {
-    pub(super) repository: Repository,
-    pub(super) database: String,
-}
-
-#[async_trait]
-impl Gate for BackedUp {
-    async fn closed(
-        &self,
-        _plan: &Plan,
-        batch: &Batch,
-        _now: DateTime<Utc>,
-    ) -> Result<Option<String>> {
-        let history = self.repository.history().await?;
-        let has_them = history.live_of(&self.database).any(|committed| {
-            let commit = &committed.commit;
-            commit.started_at >= batch.made && proof_of(&history, &commit.backup) == Proof::Verified
-        });
-        let why = || format!("no verified backup of {} has been made since", self.database);
-        Ok((!has_them).then(why))
     }
 }

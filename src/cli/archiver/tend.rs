@@ -325,7 +325,7 @@ async fn one(
 async fn carry_out(session: &Session, set: &Set, meter: &Arc<Meter>) -> Result<RunReport> {
     let place = set.home(session).await?;
     let driver = set.driver(session).await?;
-    let gates = set.gates(session, &place).await?;
+    let gates = set.gates(session, &place, &*driver).await?;
     let witness = Watcher::new(Arc::clone(meter));
     let archiving = Archiving {
         driver: &*driver,

@@ -2,6 +2,7 @@
 //! killed: each of them is in its table or in a file that counts, never in neither, never in both.
 
 mod answers;
+mod backed_up;
 mod chaos;
 mod clocks;
 mod corrected;

@@ -6,6 +6,7 @@ use std::{
     process::Stdio,
 };
 
+use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::Connection;
 use serde_json::Value;
 
@@ -168,6 +169,36 @@ fn space_is_accounted_for_and_words_have_others_beside_them() {
     ward.configure(&format!("{HEAD}{ARCHIVE}key = \"orders_other\"\n"));
     let (status, told) = ward.run(&["archive", "run", "orders"]);
     assert!(status != 0 && told.contains("key = \"primary\""), "{told}");
+}
+
+/// Lets the files of the only batch be of an hour ago.
+fn made_an_hour_ago(ward: &Ward) {
+    let documents = std::fs::read_dir(ward.path("repo/archive/orders/_stillpoint")).unwrap();
+    let mut runs = documents.map(|entry| entry.unwrap().path().join("000001.0000.json"));
+    let path = runs.find(|path| path.exists()).unwrap();
+    let mut batch: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let made: DateTime<Utc> = serde_json::from_value(batch["made"].clone()).unwrap();
+    batch["made"] = serde_json::to_value(made - TimeDelta::hours(1)).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, serde_json::to_vec_pretty(&batch).unwrap()).unwrap();
+}
+
+/// It is the file that counts, and not what its backups are called.
+#[test]
+fn rows_wait_for_a_verified_backup_of_their_own_file() {
+    for (file, quit, left) in [("other.db", "gate", ORDERS + STAY), ("shop.db", "finished", STAY)] {
+        let ward = shop();
+        ward.create("other.db");
+        ward.configure(&format!("{HEAD}{ARCHIVE}delete_gate = {{ verified_backup = true }}\n"));
+        assert_eq!(ward.json(&["archive", "run", "orders"])["quit"], "gate", "{file}");
+        made_an_hour_ago(&ward);
+        let file = format!("sqlite:{file}");
+        ward.ok(&["backup", &file, "--repo", "repo", "--name", "shop"]);
+        assert_eq!(ward.json(&["archive", "run", "orders"])["quit"], "gate", "{file}");
+        ward.ok(&["verify", "--repo", "repo"]);
+        let run = ward.json(&["archive", "run", "orders"]);
+        assert_eq!((&run["quit"], count(&ward, "orders")), (&quit.into(), left), "{run:#}");
+    }
 }
 
 /// The file is what is free, and what becomes shorter: pages that no table has are in none of them.
