@@ -78,7 +78,8 @@ pub(super) struct Followed {
 }
 
 /// Lets a second place have what the first one has: batches that were written anew, and none that
-/// are gone there. What is held stays. What it lacks is brought again.
+/// are gone there. What is held stays. What it lacks is brought, also of runs from before there was
+/// a second place.
 ///
 /// # Errors
 ///
@@ -157,7 +158,7 @@ pub(super) async fn follow(
 }
 
 /// Lets a second place follow where it is behind: whoever wrote batches anew, or let them go, was
-/// killed before it had the same; or it lacks something of what it had.
+/// killed before it had the same; or it lacks something.
 pub(super) async fn catch_up(
     from: &Place,
     to: &Place,

@@ -1,5 +1,6 @@
-//! Second copies that lack something: documents that never came, as an older version left them, or
-//! documents and files that are gone. They are brought again, and read back.
+//! Second copies that lack something: documents that never came, as an older version left them,
+//! documents and files that are gone, or all of a batch, as where there was no second place yet.
+//! They are brought, and read back.
 //!
 //! What is there stays as it is: a document, or a file, that is another one than at the first place
 //! is damage, and is told.
@@ -66,12 +67,12 @@ impl Outline {
     }
 
     /// Whether batches of a second place are others by now at the first one, or gone; or whether it
-    /// lacks something of them.
+    /// lacks something of them, or all of one whose rows are in files and nowhere else.
     pub(super) fn is_behind(&self, first: &Self) -> bool {
-        let is_behind = |(run, own): (&String, &OfRun)| {
-            first.0.get(run).is_some_and(|first| own.is_behind(first))
-        };
-        self.0.iter().any(is_behind)
+        let nothing = OfRun::default();
+        let is_behind =
+            |(run, first): (&String, &OfRun)| self.0.get(run).unwrap_or(&nothing).is_behind(first);
+        first.0.iter().any(is_behind)
     }
 }
 
@@ -97,11 +98,20 @@ impl OfRun {
         !self.has_plan && (self.has_end || self.batches.values().any(needs))
     }
 
-    fn is_behind(&self, first: &Self) -> bool {
-        let is_behind = |(number, own): (&u32, &OfBatch)| {
-            first.batches.get(number).is_some_and(|first| own.is_behind(first))
+    /// Whether it has no plan for what it has, or is to get.
+    fn needs_plan(&self, first: &Shelved) -> bool {
+        let is_new = |(number, one): (&u32, &ShelvedBatch)| {
+            one.is_sealed() && !self.batches.get(number).is_some_and(OfBatch::is_gone)
         };
-        first.has_plan && self.lacks_plan() || self.batches.iter().any(is_behind)
+        self.lacks_plan() || !self.has_plan && first.batches.iter().any(is_new)
+    }
+
+    fn is_behind(&self, first: &Self) -> bool {
+        let nothing = OfBatch::default();
+        let is_behind = |(number, first): (&u32, &OfBatch)| {
+            self.batches.get(number).unwrap_or(&nothing).is_behind(first)
+        };
+        first.has_plan && self.lacks_plan() || first.batches.iter().any(is_behind)
     }
 }
 
@@ -155,7 +165,8 @@ pub(super) struct Completed {
     pub(super) told: Option<Error>,
 }
 
-/// Brings again what a second place lacks of the batches that it has something of.
+/// Brings what a second place lacks: of the batches that it has something of, and all of others
+/// whose rows are in files and nowhere else.
 pub(super) async fn complete(
     from: &Place,
     to: &Place,
@@ -164,8 +175,9 @@ pub(super) async fn complete(
     holds: &Holds,
 ) -> Result<Completed> {
     let there = Outline::of(to).await?;
+    let (no_run, no_batch) = (OfRun::default(), OfBatch::default());
     for run in &first.runs {
-        if there.0.get(&run.plan.run).is_some_and(OfRun::lacks_plan) {
+        if there.0.get(&run.plan.run).unwrap_or(&no_run).needs_plan(run) {
             bring_document(to, &run.plan.run, Sheet::Plan, &run.plan).await?;
         }
     }
@@ -174,11 +186,11 @@ pub(super) async fn complete(
     let completing = Completing { from, to, cpu, has_holds };
     let (mut found, mut told) = (Vec::new(), None);
     for run in &first.runs {
-        let Some(own) = there.0.get(&run.plan.run) else { continue };
+        let own = there.0.get(&run.plan.run).unwrap_or(&no_run);
         let known = shelf.runs.iter().find(|one| one.plan.run == run.plan.run);
         let Some(known) = known else { continue };
         for (number, now) in &run.batches {
-            let Some(own) = own.batches.get(number) else { continue };
+            let own = own.batches.get(number).unwrap_or(&no_batch);
             let of = (own, known.batches.get(number));
             match Box::pin(completing.batch(run, now, of)).await {
                 Ok(one) => found.extend(one.map(|one| (run.plan.run.clone(), one))),

@@ -48,6 +48,7 @@ mod reattach;
 mod reconcile;
 mod rewrite;
 mod run;
+mod second;
 mod shelf;
 mod shelve;
 mod subject;
@@ -90,6 +91,7 @@ pub use read::{Damage, FoundRows, Verified, Wanted, columns_of, find, unsettled_
 pub use reattach::{Reattached, Standing, standing};
 pub use reconcile::{LiveSlice, Overlap, Reconciled, Reconciling, compare, reconcile};
 pub use run::{Archiving, Limits, Quit, RunReport};
+pub use second::verify_second;
 pub use shelf::{Shelf, Shelved, ShelvedBatch};
 pub use subject::MarkedSubject;
 pub use witness::{Nobody, Step, Witness};

@@ -174,6 +174,13 @@ impl Set {
         self.place_in(session, name, &second).await
     }
 
+    /// Where second copies are, if anywhere; also where the key of that repository is not at hand.
+    pub(super) async fn second_or_locked(&self, session: &Session) -> Result<Option<Place>> {
+        let Some(name) = &self.rule.gates.second_copy else { return Ok(None) };
+        let opened = reach::repository_or_locked(session, &self.config, name).await?;
+        self.place_in(session, name, &opened).await.map(Some)
+    }
+
     /// When the log of each repository was last written, by the clocks of those who did: no clock
     /// that is right shows an earlier time.
     pub(super) async fn latest(&self, session: &Session) -> Result<Option<DateTime<Utc>>> {

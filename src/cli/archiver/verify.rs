@@ -1,4 +1,5 @@
-//! `stillpoint archive verify`: every byte and every row of archived files, read back.
+//! `stillpoint archive verify`: every byte and every row of archived files, read back; also of
+//! second copies.
 
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use stillpoint_contract::{ErrorKind, Result};
 
 use super::place::Set;
 use crate::{
-    archiver,
+    archiver::{self, Damage, Place, Verified},
     cli::{
         answer::Answer,
         exit,
@@ -58,13 +59,29 @@ struct VerifyAnswer {
     against_ledger: bool,
     /// Whether destination tables were compared with the files.
     destination_compared: bool,
+    /// What of second copies, where the policy wants some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    second: Option<SecondRow>,
     damages: Vec<DamageRow>,
     /// What to do about them.
     next: Vec<String>,
 }
 
+/// What was read back of second copies.
+#[derive(Debug, Serialize)]
+struct SecondRow {
+    repository: String,
+    batches: u64,
+    rows: u64,
+    bytes: u64,
+    undecrypted_files: u64,
+    unnamed_files: u64,
+}
+
 #[derive(Debug, Serialize)]
 struct DamageRow {
+    /// In which repository.
+    repository: String,
     run: String,
     batch: u32,
     what: String,
@@ -99,13 +116,21 @@ impl Answer for VerifyAnswer {
         if self.destination_compared {
             facts.push(("destination tables", "compared".to_owned()));
         }
+        if let Some(second) = &self.second {
+            let (rows, bytes) = (units::grouped(second.rows), units::bytes(second.bytes));
+            let repository = printable(&second.repository);
+            facts.push(("second copies", format!("{rows} rows, {bytes}, in {repository}")));
+        }
         page.facts(2, &facts);
         for damage in &self.damages {
             let what = printable(&damage.what);
+            // Where there are two places, it matters in which one.
+            let place = self.second.as_ref().map(|_| printable(&damage.repository));
+            let place = place.map_or_else(String::new, |place| format!("in {place}, "));
             page.line(match (&*damage.run, damage.batch) {
-                ("", _) => format!("  the set: {what}"),
-                (run, 0) => format!("  run {run}: {what}"),
-                (run, batch) => format!("  run {run}, batch {batch}: {what}"),
+                ("", _) => format!("  {place}the set: {what}"),
+                (run, 0) => format!("  {place}run {run}: {what}"),
+                (run, batch) => format!("  {place}run {run}, batch {batch}: {what}"),
             });
         }
         for next in &self.next {
@@ -125,16 +150,9 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
         None
     };
     let percent = options.sample.filter(|_| !options.full).unwrap_or(100);
-    let entropy = &session.world.entropy;
-    // A sample is never empty.
-    let mut is_first = true;
-    let picks = |_: &archiver::Batch| {
-        let mut random = [0; 2];
-        entropy.fill(&mut random);
-        std::mem::take(&mut is_first) || u16::from_le_bytes(random) % 100 < u16::from(percent)
-    };
-    let world = &session.world;
+    let (world, picks) = (&session.world, sample(session, percent));
     let mut verified = archiver::verify(&place, &world.cpu, ledger.as_deref(), picks).await?;
+    let second = Box::pin(second(session, &set, &place, percent)).await;
     // What is compared row by row, and completely, is no sample, and no rows are read without keys.
     let has_tables = matches!(set.rule.destination, DestinationRule::Tables { .. });
     let mut destination_compared =
@@ -150,21 +168,34 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
             found => verified.damages.extend(found?),
         }
     }
-    let status = match verified.damages.first() {
+    let mut found: Vec<(String, Damage)> = Vec::new();
+    found.extend(verified.damages.into_iter().map(|one| (set.rule.to.clone(), one)));
+    let second = second.map(|(repository, second)| {
+        found.extend(second.damages.into_iter().map(|one| (repository.clone(), one)));
+        SecondRow {
+            repository,
+            batches: second.batches,
+            rows: second.rows,
+            bytes: second.bytes,
+            undecrypted_files: second.undecrypted,
+            unnamed_files: second.unnamed,
+        }
+    });
+    let status = match found.first() {
         None => exit::OK,
-        Some(damage) => exit::status(damage.error.kind()),
+        Some((_, damage)) => exit::status(damage.error.kind()),
     };
     let own = format!("stillpoint archive verify {}", options.set);
     let mut next: Vec<String> = Vec::new();
-    for advice in verified.damages.iter().flat_map(|damage| damage.error.advice()) {
+    for advice in found.iter().flat_map(|(_, damage)| damage.error.advice()) {
         if advice != own && next.iter().all(|known| known != advice) {
             next.push(advice.to_owned());
         }
     }
-    let damages = verified.damages.into_iter().map(|damage| {
+    let damages = found.into_iter().map(|(repository, damage)| {
         let why = damage.error.reason().map(|why| format!(": {why}")).unwrap_or_default();
         let what = format!("{}{why}", told(&damage.error));
-        DamageRow { run: damage.run, batch: damage.batch, what }
+        DamageRow { repository, run: damage.run, batch: damage.batch, what }
     });
     session.answer(&VerifyAnswer {
         set: options.set,
@@ -175,8 +206,44 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
         unnamed_files: verified.unnamed,
         against_ledger: options.against_ledger,
         destination_compared,
+        second,
         damages: damages.collect(),
         next,
     })?;
     Ok(status)
+}
+
+/// Says of each batch whether it is looked at: of so many of a hundred, by chance.
+fn sample(session: &Session, percent: u8) -> impl FnMut(&archiver::Batch) -> bool {
+    let entropy = Arc::clone(&session.world.entropy);
+    // A sample is never empty.
+    let mut is_first = true;
+    move |_| {
+        let mut random = [0; 2];
+        entropy.fill(&mut random);
+        std::mem::take(&mut is_first) || u16::from_le_bytes(random) % 100 < u16::from(percent)
+    }
+}
+
+/// Verifies second copies, where there are to be some, and says in which repository. That those
+/// cannot be reached is told like damage: it keeps nobody from what was found at the first place.
+async fn second(
+    session: &Session,
+    set: &Set,
+    first: &Place,
+    percent: u8,
+) -> Option<(String, Verified)> {
+    let look = async {
+        let Some(second) = set.second_or_locked(session).await? else { return Ok(None) };
+        let (cpu, picks) = (&session.world.cpu, sample(session, percent));
+        Box::pin(archiver::verify_second(first, &second, cpu, picks)).await.map(Some)
+    };
+    let verified = match look.await {
+        Ok(found) => found?,
+        Err(error) => {
+            let damages = vec![Damage { run: String::new(), batch: 0, error }];
+            Verified { damages, ..Verified::default() }
+        }
+    };
+    set.rule.gates.second_copy.clone().map(|repository| (repository, verified))
 }

@@ -5,7 +5,10 @@
 use std::sync::Arc;
 
 use stillpoint::{
-    archiver::{Erasing, Holding, Place, Quit, Shelf, erase, hold, verify},
+    archiver::{
+        Erasing, Holding, Place, Quit, SecondCopy, Shelf, Verified, erase, hold, verify,
+        verify_second,
+    },
     repository::store::{Key, Store},
 };
 use stillpoint_contract::ErrorKind;
@@ -68,6 +71,54 @@ async fn i2_what_is_gone_from_a_second_copy_is_brought_again() {
         }
         assert_eq!(archived(&yard, &to, "").await, 20, "{gone:?}");
     }
+}
+
+/// What a verification finds at the second place, seen from the first one.
+async fn seen(yard: &Yard<Sqlite>, to: &Place) -> Verified {
+    Box::pin(verify_second(&yard.place, to, &yard.world.cpu, |_| true)).await.unwrap()
+}
+
+/// Runs from before there was a second place, and all that there was of it: the next run brings
+/// them, and until then somebody is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn i2_batches_that_a_second_place_never_had_or_lost_are_brought() {
+    let stores = [memory(), memory()];
+    let (mut yard, to) = doubled(Arc::clone(&stores[0]), Arc::clone(&stores[1])).await;
+    let gates = std::mem::take(&mut yard.gates);
+    for ids in [0..12, 12..20] {
+        yard.fill(ids, 1).await;
+        assert!(yard.run().await.unwrap().quit.is_done());
+    }
+    // What waits is not sealed, and nobody misses it.
+    yard.fill(20..24, 1).await;
+    yard.limits.keeps_source = true;
+    assert_eq!(yard.run().await.unwrap().quit, Quit::KeptSource);
+    let set = "archive/orders/";
+    assert_eq!(names(&*stores[1], set).await.len(), 0);
+    yard.gates = gates;
+    for what in ["it never had them", "it lost them"] {
+        let found = seen(&yard, &to).await;
+        let whose: Vec<_> = found.damages.iter().map(|one| (&*one.run, one.batch)).collect();
+        let shelf = Shelf::load(&yard.place).await.unwrap();
+        let runs: Vec<_> = shelf.runs[..2].iter().map(|run| (&*run.plan.run, 1_u32)).collect();
+        assert_eq!(whose, runs, "{what}: {found:?}");
+        let error = &found.damages[0].error;
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}");
+        assert!(error.advice().iter().any(|next| next.contains("archive run orders")), "{what}");
+
+        assert_eq!(yard.run().await.unwrap().quit, Quit::KeptSource, "{what}");
+        let found = seen(&yard, &to).await;
+        assert_eq!((found.rows, found.damages.len()), (40, 0), "{what}: {found:?}");
+        assert_eq!(archived(&yard, &to, "").await, 20, "{what}");
+        for name in names(&*stores[1], set).await {
+            let both = [bytes(&*stores[0], &name).await, bytes(&*stores[1], &name).await];
+            assert_eq!(both[0], both[1], "{what}: {name}");
+            stores[1].delete(&name).await.unwrap();
+        }
+    }
+    yard.limits.keeps_source = false;
+    assert!(yard.run().await.unwrap().quit.is_done());
+    are_one(&yard, &to, [&stores[0], &stores[1]], "all of them").await;
 }
 
 /// Nothing is overwritten that is there, whatever it is; all the rest is brought.

@@ -201,6 +201,58 @@ fn rows_wait_for_a_verified_backup_of_their_own_file() {
     }
 }
 
+/// Rows are deleted on the strength of two copies: what becomes of either is told.
+#[test]
+fn second_copies_are_verified_and_brought_again() {
+    let ward = shop();
+    let second = "repository.second.url = \"second\"\n";
+    let gate = "delete_gate = { second_copy = \"second\" }\n";
+    ward.configure(&format!("{HEAD}{second}{ARCHIVE}{gate}"));
+    ward.ok(&["init", "--repo", "second", "--no-encryption"]);
+    let verify = ["archive", "verify", "orders"];
+    assert_eq!(ward.json(&["archive", "run", "orders"])["quit"], "finished");
+    let told = ward.json(&verify);
+    assert_eq!(told["second"]["repository"], "second", "{told:#}");
+    assert_eq!(told["rows"], 2 * ORDERS, "{told:#}");
+    assert_eq!(told["second"]["rows"], 2 * ORDERS, "{told:#}");
+
+    let mut folders = vec![ward.path("second/archive/orders")];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let is_file = path.extension().is_some_and(|extension| extension == "parquet");
+            if path.is_dir() {
+                folders.push(path);
+            } else if is_file {
+                files.push(path);
+            }
+        }
+    }
+    assert_eq!(files.len(), 2, "{files:?}");
+    for file in &files {
+        let bytes = std::fs::read(file).unwrap();
+        std::fs::remove_file(file).unwrap();
+        std::fs::write(file, &bytes[..100]).unwrap();
+    }
+    let (status, told) = ward.run(&verify);
+    assert!(status != 0 && told.contains("DAMAGED"), "{status}: {told}");
+    assert!(told.contains("in second, run") && !told.contains("in primary"), "{told}");
+
+    std::fs::remove_dir_all(ward.path("second/archive")).unwrap();
+    let (status, told) = ward.run(&verify);
+    assert!(status != 0 && told.contains("the second copy of a batch"), "{status}: {told}");
+    assert!(told.contains("stillpoint archive run orders"), "{told}");
+    assert_eq!(ward.json(&["archive", "run", "orders"])["quit"], "nothing-selected");
+    assert_eq!(ward.json(&verify)["second"]["rows"], 2 * ORDERS);
+
+    // What keeps the second place from being looked at does not keep the first one from it.
+    std::fs::rename(ward.path("second"), ward.path("away")).unwrap();
+    let (status, told) = ward.run(&verify);
+    assert!(status != 0 && told.contains("in second, the set"), "{status}: {told}");
+    assert!(told.contains("2,000 rows"), "{told}");
+}
+
 /// The file is what is free, and what becomes shorter: pages that no table has are in none of them.
 #[test]
 fn space_of_a_file_is_told_for_all_of_it() {
