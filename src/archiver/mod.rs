@@ -5,6 +5,7 @@
 //! a file is read back before it is relied on, a deletion returns what it deleted, that is compared
 //! row by row with what was read back, and the entry in the ledger is in the same transaction.
 
+mod anew;
 mod behind;
 mod condition;
 mod control;

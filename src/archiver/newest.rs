@@ -24,7 +24,7 @@ pub(super) type IsNewest = Box<dyn Fn(&[u8]) -> Result<bool> + Send>;
 
 /// A value of a key, in an order of our own: any one tells stretches apart.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Part {
+pub(super) enum Part {
     Number(i128),
     /// With its class, where each value says its own.
     Text(u8, String),
@@ -40,7 +40,7 @@ impl Part {
 
 /// How keys of the rows of a file are read, whatever form they have there.
 #[derive(Debug)]
-struct Keyed {
+pub(super) struct Keyed {
     /// What the table, and the columns of its key, are called now.
     of: String,
     columns: Vec<Column>,
@@ -51,7 +51,7 @@ struct Keyed {
 
 impl Keyed {
     /// `None` where there is no file, or no key.
-    fn of(names: &Names, visible: &Visible<'_>, number: usize) -> Option<Self> {
+    pub(super) fn of(names: &Names, visible: &Visible<'_>, number: usize) -> Option<Self> {
         let (plan, member) = (visible.plan, visible.batch.members.get(number)?);
         let planned = &plan.members.get(number)?.table;
         if member.file.is_none() || planned.key.is_empty() {
@@ -67,7 +67,7 @@ impl Keyed {
     }
 
     /// The key of a row; none where a value of it is NULL, which is like no other one.
-    fn parts(&self, row: &[u8]) -> Result<Option<Vec<Part>>> {
+    pub(super) fn parts(&self, row: &[u8]) -> Result<Option<Vec<Part>>> {
         let values = values(row).collect::<Result<Vec<_>>>()?;
         let part = |(place, alike): &(usize, Alike)| {
             let value = values.get(*place).copied().flatten()?;
@@ -81,7 +81,7 @@ impl Keyed {
         Ok(self.places.iter().map(part).collect())
     }
 
-    fn hash(&self, parts: &[Part]) -> [u8; 16] {
+    pub(super) fn hash(&self, parts: &[Part]) -> [u8; 16] {
         let mut hasher = blake3::Hasher::new();
         let mut add = |bytes: &[u8]| {
             hasher.update(&(bytes.len() as u64).to_le_bytes());

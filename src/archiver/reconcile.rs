@@ -16,6 +16,7 @@ use stillpoint_contract::{
 };
 
 use super::{
+    anew::archived_anew,
     document::{Batch, Plan, Slice},
     identity,
     names::Names,
@@ -39,7 +40,8 @@ const ROWS_MAX: u64 = i64::MAX.cast_unsigned();
 pub struct Reconciled {
     /// When, by the coordinator's clock.
     pub at: DateTime<Utc>,
-    /// Slices whose rows live in their tables again.
+    /// Slices whose rows live in their tables again, or did when somebody looked first: readers pass
+    /// over them all, also once a run archived their rows anew.
     pub live: Vec<LiveSlice>,
 }
 
@@ -63,7 +65,7 @@ pub struct LiveSlice {
 pub(super) struct Hidden(BTreeMap<String, BTreeSet<(u32, u32)>>);
 
 impl Hidden {
-    fn of(slices: &[LiveSlice]) -> Self {
+    pub(super) fn of(slices: &[LiveSlice]) -> Self {
         let mut places: BTreeMap<String, BTreeSet<(u32, u32)>> = BTreeMap::new();
         for slice in slices {
             let of_run = places.entry(slice.run.clone()).or_default();
@@ -105,6 +107,11 @@ pub struct Overlap {
     /// Slices of which the ledger does not know, and of whose rows none is in its table: the
     /// ledger was lost.
     pub unnoted: Vec<LiveSlice>,
+    /// Slices whose rows lived again, and left their tables since: newer files have what a run
+    /// archived anew of them. Readers pass over them for good.
+    pub anew: Vec<LiveSlice>,
+    /// The same, of which no newer file has any row: somebody deleted what had come back.
+    pub deleted: Vec<LiveSlice>,
     /// Entries of the ledger of which no manifest knows: rows that were deleted, and whose files
     /// this place does not have.
     pub unknown: Vec<LedgerEntry>,
@@ -112,6 +119,17 @@ pub struct Overlap {
     pub pruned_rows: u64,
     /// Slices that were not, since their rows are others now.
     pub differing: Vec<LiveSlice>,
+}
+
+impl Overlap {
+    /// All slices that readers pass over, in the order of runs, batches and slices: what a run
+    /// writes down, too, to which the ledger says no more.
+    fn passed(&self) -> Vec<LiveSlice> {
+        let all = [&self.live, &self.anew, &self.deleted];
+        let mut all: Vec<LiveSlice> = all.into_iter().flatten().cloned().collect();
+        all.sort();
+        all
+    }
 }
 
 /// Compares the ledger of a database, in its order, with what is in files.
@@ -164,7 +182,7 @@ pub(super) fn refuse_unknown(place: &Place, overlap: &Overlap) -> Result<()> {
         .next(format!("bring archive/{set}/ back from a second copy")))
 }
 
-fn live(batch: &Batch, slice: &Slice) -> LiveSlice {
+pub(super) fn live(batch: &Batch, slice: &Slice) -> LiveSlice {
     LiveSlice {
         run: batch.run.clone(),
         batch: batch.number,
@@ -212,6 +230,7 @@ pub async fn reconcile(
     let ledger = rows.ledger(place.set()).await?;
     let mut overlap = compare(&shelf, &ledger)?;
     set_apart(&mut *rows, (place, &world.cpu), &shelf, &mut overlap).await?;
+    tell_anew((place, &world.cpu), (&shelf, &ledger), &mut overlap).await?;
     if may.notes && !overlap.unnoted.is_empty() {
         rows.open_ledger().await?;
         note_again(&mut *rows, (place, world), &shelf, &mut overlap).await?;
@@ -247,7 +266,7 @@ pub async fn reconcile(
         let gone = Hidden::of(&gone);
         overlap.live.retain(|one| !gone.has(one));
     }
-    write_down(place, world, &overlap.live).await?;
+    write_down(place, world, &overlap.passed()).await?;
     Ok(overlap)
 }
 
@@ -256,7 +275,9 @@ fn of_tables(shelf: &Shelf) -> impl Iterator<Item = (&Plan, &Batch)> {
     shelf.sealed().filter(|(plan, _)| plan.whole().is_none())
 }
 
-/// Tells slices whose rows are in their table from those that the ledger has forgotten.
+/// Tells slices whose rows are in their table from those that the ledger has forgotten. It cannot
+/// have forgotten those that readers pass over already: it did not know them when their rows lived
+/// again, and whatever took the rows away since, a run or somebody else, was not their deletion.
 async fn set_apart(
     rows: &mut dyn Rows,
     (place, cpu): (&Place, &CpuPool),
@@ -264,6 +285,7 @@ async fn set_apart(
     overlap: &mut Overlap,
 ) -> Result<()> {
     let (names, alive) = (&Names::of(shelf), Hidden::of(&overlap.live));
+    let (before, mut left) = (hidden(place).await?, Vec::new());
     for (plan, batch) in of_tables(shelf) {
         let slices = batch.slices.iter().filter(|slice| alive.has_slice(batch, slice));
         let slices: Vec<Slice> = slices.cloned().collect();
@@ -275,11 +297,28 @@ async fn set_apart(
             let count = living.of_slice.get(&slice.number).copied().unwrap_or_default();
             count == 0 || is_alone && 2 * count < slice.members[0].rows
         };
-        let forgotten = slices.iter().filter(is_forgotten);
-        overlap.unnoted.extend(forgotten.map(|slice| live(batch, slice)));
+        let forgotten = slices.iter().filter(is_forgotten).map(|slice| live(batch, slice));
+        let (gone, unnoted): (Vec<_>, Vec<_>) = forgotten.partition(|one| before.has(one));
+        left.extend(gone);
+        overlap.unnoted.extend(unnoted);
     }
-    let forgotten = Hidden::of(&overlap.unnoted);
-    overlap.live.retain(|one| !forgotten.has(one));
+    let (forgotten, gone) = (Hidden::of(&overlap.unnoted), Hidden::of(&left));
+    overlap.live.retain(|one| !forgotten.has(one) && !gone.has(one));
+    overlap.deleted = left;
+    Ok(())
+}
+
+/// Tells slices whose rows left their tables since they lived again by what newer files have.
+async fn tell_anew(
+    (place, cpu): (&Place, &CpuPool),
+    (shelf, ledger): (&Shelf, &[LedgerEntry]),
+    overlap: &mut Overlap,
+) -> Result<()> {
+    let (left, passed) = (&overlap.deleted, overlap.passed());
+    let found = archived_anew((place, cpu), (shelf, ledger), left, &passed).await?;
+    let anew = Hidden::of(&found);
+    overlap.deleted.retain(|one| !anew.has(one));
+    overlap.anew = found;
     Ok(())
 }
 

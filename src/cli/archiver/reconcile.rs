@@ -40,6 +40,10 @@ struct ReconcileAnswer {
     /// Rows that are in files, and in their tables again; readers of the archive pass over them.
     live_rows: u64,
     live: Vec<LiveSlice>,
+    /// Rows of slices that lived again, and that a run archived anew: in newer files.
+    anew_rows: u64,
+    /// Rows of slices that lived again, and that somebody deleted since: in no newer file.
+    deleted_rows: u64,
     /// Rows that are in files, in no table, and not in the ledger.
     unnoted_rows: u64,
     /// Rows that were deleted again.
@@ -80,6 +84,20 @@ impl Answer for ReconcileAnswer {
             ));
             page.line(format!("  To note them again: stillpoint archive reconcile {set} --note"));
         }
+        if self.anew_rows > 0 {
+            page.line(format!(
+                "  {} of older files lived again, and left their tables since: newer files have \
+                 those that were archived anew.",
+                rows(self.anew_rows)
+            ));
+        }
+        if self.deleted_rows > 0 {
+            page.line(format!(
+                "  {} of files lived again, and somebody deleted them since; they are not read \
+                 from the archive.",
+                rows(self.deleted_rows)
+            ));
+        }
         if self.live_rows > 0 {
             let set = printable(&self.set);
             page.line(
@@ -90,7 +108,8 @@ impl Answer for ReconcileAnswer {
         if !self.differing.is_empty() {
             let slices = units::count(self.differing.len() as u64, "slice", "slices");
             page.line(format!(
-                "  {slices} hold rows that are others now; a run archives them anew"
+                "  {slices} hold rows that are others now; a run archives those anew that the \
+                 policy selects"
             ));
         }
     }
@@ -124,6 +143,8 @@ async fn reconcile(session: &Session, set: &Set, options: &Options) -> Result<u8
         archived_rows: overlap.archived.1,
         live_rows: overlap.live.iter().map(|slice| slice.rows).sum(),
         unnoted_rows: overlap.unnoted.iter().map(|slice| slice.rows).sum(),
+        anew_rows: overlap.anew.iter().map(|slice| slice.rows).sum(),
+        deleted_rows: overlap.deleted.iter().map(|slice| slice.rows).sum(),
         live: overlap.live,
         pruned_rows: overlap.pruned_rows,
         differing: overlap.differing,

@@ -32,6 +32,7 @@ mod published;
 mod published_newest;
 mod races_postgres;
 mod reclaimed;
+mod reconciled;
 mod regressions;
 mod remains;
 mod renamed;

@@ -1,0 +1,134 @@
+//! Invariant 15: the database is restored to an earlier time, and goes on from there; each row is
+//! in its table or in the archive, and once, at every step.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use std::fmt::Debug;
+
+use stillpoint::archiver::{
+    Erasing, LiveSlice, Nobody, Overlap, Quit, Reconciling, erase, reconcile, verify,
+};
+
+use super::{
+    returns::{copy, replace},
+    shop::{Shop, Sqlite, Yard, tokens},
+};
+
+const LOOK: Reconciling = Reconciling { prunes: false, adopts: false, notes: false };
+
+fn rows(slices: &[LiveSlice]) -> u64 {
+    slices.iter().map(|slice| slice.rows).sum()
+}
+
+async fn look(yard: &Yard<Sqlite>, may: Reconciling) -> Overlap {
+    let driver = yard.shop.driver().await;
+    let found = reconcile(&yard.place, &yard.world, &*driver, may, &Nobody);
+    Box::pin(found).await.unwrap()
+}
+
+/// How many rows live again, were archived anew, and were deleted since; nothing is taken for a
+/// lost ledger.
+async fn classes(yard: &Yard<Sqlite>, may: Reconciling) -> [u64; 3] {
+    let found = look(yard, may).await;
+    assert_eq!(found.unnoted, [], "{found:?}");
+    [rows(&found.live), rows(&found.anew), rows(&found.deleted)]
+}
+
+/// Readers, files and ledger agree.
+async fn agrees(yard: &Yard<Sqlite>, at: &impl Debug) {
+    let ledger = yard.ledger().await;
+    let found = verify(&yard.place, &yard.world.cpu, Some(&ledger), |_| true).await.unwrap();
+    assert_eq!(found.damages.len(), 0, "{at:?}: {found:?}");
+}
+
+/// A shop with forty orders that were archived, and come back with a restore.
+async fn restored(items: i64) -> Yard<Sqlite> {
+    let yard = Yard::new(Sqlite::new().await, items > 0);
+    yard.fill(0..40, items).await;
+    let path = yard.shop.path();
+    copy(&path, &path.with_extension("copy"));
+    assert!(yard.run().await.unwrap().quit.is_done());
+    yard
+}
+
+fn go_back(yard: &Yard<Sqlite>) {
+    let path = yard.shop.path();
+    replace(&path.with_extension("copy"), &path);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i15_rows_that_are_archived_anew_after_a_restore_are_there_once() {
+    let mut yard = restored(1).await;
+    go_back(&yard);
+    yard.shop.change(&["UPDATE orders SET note = 'changed' WHERE id = 1".to_owned()]).await;
+    let adopts = Reconciling { adopts: true, ..LOOK };
+    assert_eq!(classes(&yard, adopts).await, [80, 0, 0]);
+    yard.conserves_each(0..40, "reconciled").await;
+    agrees(&yard, &"reconciled").await;
+
+    // Amid a run, after it, and when nothing is left to do.
+    for (rows_max, pruned, anew) in [(Some(20), 40, 40), (None, 40, 80), (None, 0, 80)] {
+        yard.limits.rows_max = rows_max;
+        let report = yard.run().await.unwrap();
+        assert_eq!(report.pruned_rows, pruned, "{report:?}");
+        yard.conserves_each(0..40, &format!("{anew} archived anew")).await;
+        agrees(&yard, &anew).await;
+        for may in [LOOK, Reconciling { notes: true, ..LOOK }] {
+            assert_eq!(classes(&yard, may).await, [80 - anew, anew, 0], "{anew}");
+            yard.conserves_each(0..40, &format!("{anew} archived anew, and looked")).await;
+            agrees(&yard, &anew).await;
+        }
+    }
+    let notices = yard.store.list("archive/orders/_stillpoint/_reconciled/").await.unwrap();
+    assert_eq!(yard.run().await.unwrap().quit, Quit::NothingSelected);
+    assert_eq!(classes(&yard, LOOK).await, [0, 80, 0]);
+    let after = yard.store.list("archive/orders/_stillpoint/_reconciled/").await.unwrap();
+    assert_eq!(notices, after, "a run and a reconciliation write down the same");
+
+    assert_eq!(yard.put_back().await.unwrap().inserted, 40);
+    let note = "SELECT note FROM orders WHERE id = 1";
+    assert_eq!(yard.shop.ask(note).await, ["changed"]);
+}
+
+/// Somebody was erased before the restore: what came back of them goes with the run that follows,
+/// and their slice cannot be deleted again.
+#[tokio::test(flavor = "multi_thread")]
+async fn i15_who_was_erased_and_came_back_keeps_no_run_from_going_on() {
+    let yard = restored(0).await;
+    let places = [yard.place.clone()];
+    let who = (None, "id", "3");
+    let erased = erase(&places, &yard.world, who, ("asked", "test"), Erasing::IfFound);
+    assert_eq!(Box::pin(erased).await.unwrap().rows, 1);
+    go_back(&yard);
+    let prunes = Reconciling { adopts: true, prunes: true, notes: false };
+    let found = look(&yard, prunes).await;
+    assert_eq!((found.pruned_rows, rows(&found.differing), rows(&found.live)), (30, 9, 9));
+    assert_eq!(yard.live("orders").await, tokens(0..10));
+    assert_eq!(yard.archived("orders").await, tokens(10..40));
+    agrees(&yard, &"reconciled").await;
+
+    for pruned in [10, 0] {
+        let report = yard.run().await.unwrap();
+        assert_eq!((report.pruned_rows, report.erased_rows), (pruned, pruned / 10), "{report:?}");
+        assert_eq!(yard.live("orders").await, Vec::<String>::new());
+        assert_eq!(yard.archived("orders").await, tokens((0..40).filter(|id| *id != 3)));
+        agrees(&yard, &pruned).await;
+        assert_eq!(classes(&yard, LOOK).await, [0, 9, 0]);
+    }
+}
+
+/// What somebody deletes after a restore is no lost ledger either, and does not come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn i15_rows_that_are_deleted_after_a_restore_stay_deleted() {
+    let yard = restored(0).await;
+    go_back(&yard);
+    assert_eq!(classes(&yard, Reconciling { adopts: true, ..LOOK }).await, [40, 0, 0]);
+    yard.shop.change(&["DELETE FROM orders WHERE id < 10".to_owned()]).await;
+    assert_eq!(classes(&yard, LOOK).await, [30, 0, 10]);
+    assert_eq!(yard.run().await.unwrap().pruned_rows, 30);
+    for may in [LOOK, Reconciling { notes: true, prunes: true, ..LOOK }] {
+        assert_eq!(classes(&yard, may).await, [0, 30, 10]);
+        assert_eq!(yard.run().await.unwrap().quit, Quit::NothingSelected);
+        assert_eq!(yard.archived("orders").await, tokens(10..40));
+        agrees(&yard, &may).await;
+    }
+}
