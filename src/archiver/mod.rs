@@ -53,6 +53,7 @@ mod second;
 mod shelf;
 mod shelve;
 mod subject;
+mod twins;
 mod unnamed;
 mod untold;
 mod whole;

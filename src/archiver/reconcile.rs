@@ -3,10 +3,7 @@
 //! The ledger lies in the database, and goes back in time with it: a slice that is in files and
 //! not in the ledger was deleted in a future that the database has not had.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -24,7 +21,7 @@ use super::{
     prune::{Pruned, Versions, entry, ledgered, prune},
     shelf::Shelf,
     shelve::{keep_slices, read_back, verified},
-    subject::{Picks, Searched},
+    twins::take_out_living,
     witness::Witness,
 };
 use crate::{pipeline::cpu::CpuPool, world::World};
@@ -33,7 +30,7 @@ use crate::{pipeline::cpu::CpuPool, world::World};
 const EVERY_ROW: &str = "1 = 1";
 
 /// As many rows as every engine can count.
-const ROWS_MAX: u64 = i64::MAX.cast_unsigned();
+pub(super) const ROWS_MAX: u64 = i64::MAX.cast_unsigned();
 
 /// What was found, as a document: the newest one counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -290,12 +287,11 @@ async fn set_apart(
         let slices = batch.slices.iter().filter(|slice| alive.has_slice(batch, slice));
         let slices: Vec<Slice> = slices.cloned().collect();
         let living = living(rows, (place, cpu), names, (plan, batch), &slices).await?;
-        // Of a slice of which most rows are gone, the others were put back, or are other rows; what
-        // hangs on them may be gone all the same.
-        let is_alone = plan.members.len() == 1;
+        // Of a slice of which most rows are gone, the others were put back, or are other rows. What
+        // hangs on them is with them, or is looked for when they are taken out of the files.
         let is_forgotten = |slice: &&Slice| {
-            let count = living.of_slice.get(&slice.number).copied().unwrap_or_default();
-            count == 0 || is_alone && 2 * count < slice.members[0].rows
+            let count = living.get(&slice.number).copied().unwrap_or_default();
+            count == 0 || 2 * count < slice.members[0].rows
         };
         let forgotten = slices.iter().filter(is_forgotten).map(|slice| live(batch, slice));
         let (gone, unnoted): (Vec<_>, Vec<_>) = forgotten.partition(|one| before.has(one));
@@ -341,14 +337,12 @@ async fn note_again(
             continue;
         }
         let living = living(rows, (place, &world.cpu), names, (plan, batch), &slices).await?;
-        if plan.members.len() == 1 && !living.same.is_empty() {
-            let searched = Searched { place, world, names, plan, batch };
-            let key = key_of(names, plan, batch)?;
-            let picks: Picks = Arc::new(move |number, _, row| {
-                Ok(number == 0 && living.same.contains(&key_hash(&key, row)?))
-            });
-            let doomed = searched.family(&picks).await?;
-            searched.take_out(doomed, "rows of it are in their table").await?;
+        let mut mixed = slices.clone();
+        mixed.retain(|slice| living.contains_key(&slice.number));
+        if !mixed.is_empty() {
+            let mut all = set.clone();
+            EVERY_ROW.clone_into(&mut all.predicate);
+            take_out_living(rows, (place, world), (plan, batch), (&all, &mixed)).await?;
         }
         let mut transaction = rows.prune().await?;
         for slice in &slices {
@@ -363,19 +357,11 @@ async fn note_again(
     Ok(())
 }
 
-/// Rows of the root that are in files, and by their keys in their table, whatever became of them:
-/// policies may not select them any more.
-#[derive(Debug, Default)]
-struct Living {
-    /// Hashes of their keys.
-    keys: HashSet<u64>,
-    /// Those of rows of which every value is the same.
-    same: HashSet<u64>,
-    /// How many there are of each slice.
-    of_slice: BTreeMap<u32, u64>,
-}
+/// By the number of a slice: how many rows of the root are in its file, and by their keys in their
+/// table, whatever became of them: policies may not select them any more.
+type Living = BTreeMap<u32, u64>;
 
-/// Which rows of some slices of a batch live in their table.
+/// How many rows of some slices of a batch live in their table.
 async fn living(
     rows: &mut dyn Rows,
     (place, cpu): (&Place, &CpuPool),
@@ -405,7 +391,7 @@ async fn living(
         let mut archived = HashMap::new();
         keep_slices(&bytes, &columns, format, &all, 0, |slice, row| {
             if numbers.contains(&slice.number) {
-                archived.insert(key_hash(&places, row)?, (slice.number, row_hash(row)));
+                archived.insert(key_hash(&places, row)?, slice.number);
             }
             Ok(())
         })?;
@@ -425,12 +411,6 @@ fn key_of(names: &Names, plan: &Plan, batch: &Batch) -> Result<Vec<(usize, Alike
     let key = names.key(plan, 0, &batch.members[0].columns);
     let key = key.ok_or_else(|| Error::bug("find the key of a file"))?;
     Ok(key.into_iter().map(|one| (one.place, one.alike)).collect())
-}
-
-fn row_hash(row: &[u8]) -> u64 {
-    let mut first = [0; 8];
-    blake3::Hasher::new().update(row).finalize_xof().fill(&mut first);
-    u64::from_le_bytes(first)
 }
 
 fn key_hash(places: &[(usize, Alike)], row: &[u8]) -> Result<u64> {
@@ -461,8 +441,8 @@ impl RowSink for Uncounted {
 struct Looking {
     /// Where the columns of the key are, and which texts each of them takes for one.
     places: Vec<(usize, Alike)>,
-    /// By the hash of a key: the slice that has it, and the hash of the row.
-    archived: HashMap<u64, (u32, u64)>,
+    /// By the hash of a key that was not found yet: the slice that has it.
+    archived: HashMap<u64, u32>,
     living: Living,
 }
 
@@ -471,13 +451,8 @@ impl RowSink for Looking {
     async fn put(&mut self, rows: RowBatch) -> Result<()> {
         for row in rows.rows() {
             let hash = key_hash(&self.places, row)?;
-            if let Some((slice, of_row)) = self.archived.get(&hash)
-                && self.living.keys.insert(hash)
-            {
-                *self.living.of_slice.entry(*slice).or_default() += 1;
-                if *of_row == row_hash(row) {
-                    self.living.same.insert(hash);
-                }
+            if let Some(slice) = self.archived.remove(&hash) {
+                *self.living.entry(slice).or_default() += 1;
             }
         }
         Ok(())
