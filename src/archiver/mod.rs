@@ -26,6 +26,7 @@ mod garbage;
 mod gate;
 mod give_up;
 mod hold;
+mod homes;
 #[cfg(feature = "parquet")]
 mod iceberg;
 mod identity;

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use stillpoint_contract::{Error, ErrorKind, Partition, Result, code};
+use stillpoint_contract::{Error, ErrorKind, Partition, Result, Rows, code};
 
 use super::{
     destination,
+    homes::Homes,
     place::Place,
     run::{Archiving, RunReport},
     shelf::{Shelf, Shelved},
@@ -70,7 +71,7 @@ impl Archiving<'_> {
         destination::check(self.place, self.world).await?;
         let mut pruner = self.driver.rows().await?;
         pruner.lock(&self.rule.name, super::run::PATIENCE).await?;
-        let (run, partition) = self.find(which).await?;
+        let (run, partition) = self.find(&mut *pruner, which).await?;
         let Some(table) = pruner.detach(&partition).await? else {
             return Err(Error::new(
                 ErrorKind::Missing,
@@ -84,7 +85,12 @@ impl Archiving<'_> {
         let mut set = run.plan.archive_set();
         set.members[0].table = table;
         let grace = TimeDelta::from_std(self.rule.grace).unwrap_or(TimeDelta::MAX);
-        let left_until = self.world.clock.now().checked_add_signed(grace);
+        let now = self.world.clock.now();
+        // How a run ended is written once: one that had ended says of no time to leave it alone.
+        let left_until = match run.end {
+            Some(_) => Some(now),
+            None => now.checked_add_signed(grace),
+        };
         let mut report = RunReport::default();
         let mut work = Work::new(self, &mut report);
         let name = run.plan.run.clone();
@@ -93,11 +99,13 @@ impl Archiving<'_> {
         Ok(Reattached { partition, run: name, left_until })
     }
 
-    async fn find(&self, which: &str) -> Result<(Shelved, Partition)> {
+    async fn find(&self, rows: &mut dyn Rows, which: &str) -> Result<(Shelved, Partition)> {
         let shelf = Shelf::load(self.place).await?;
+        let ended = Homes::look(rows, &shelf).await?.alone(&shelf).into_iter();
+        let ended: Vec<_> = ended.map(|(run, of)| (run.clone(), of.clone())).collect();
         let open = shelf.runs.into_iter().filter(|run| run.end.is_none());
         let all = open.filter_map(|run| run.plan.whole().cloned().map(|of| (run, of)));
-        let all: Vec<(Shelved, Partition)> = all.collect();
+        let all: Vec<(Shelved, Partition)> = all.chain(ended).collect();
         let known: Vec<String> = all.iter().map(|(_, of)| of.name.clone()).collect();
         let is_it = |run: &Shelved, of: &Partition| {
             let own = of.name.rsplit('.').next().unwrap_or_default();

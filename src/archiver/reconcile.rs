@@ -9,16 +9,19 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{
-    Alike, Driver, Error, ErrorKind, LedgerEntry, Result, RowBatch, RowSink, Rows, code, values,
+    Alike, ArchiveSet, Driver, Error, ErrorKind, KeyRange, LedgerEntry, Result, RowBatch, RowSink,
+    Rows, code, values,
 };
 
 use super::{
     anew::archived_anew,
     document::{Batch, Plan, Slice},
+    homes::Homes,
     identity,
     names::Names,
     place::Place,
     prune::{Pruned, Versions, entry, ledgered, prune},
+    reattach::Standing,
     shelf::Shelf,
     shelve::{keep_slices, read_back, verified},
     twins::take_out_living,
@@ -37,8 +40,8 @@ pub(super) const ROWS_MAX: u64 = i64::MAX.cast_unsigned();
 pub struct Reconciled {
     /// When, by the coordinator's clock.
     pub at: DateTime<Utc>,
-    /// Slices whose rows live in their tables again, or did when somebody looked first: readers pass
-    /// over them all, also once a run archived their rows anew.
+    /// Slices whose rows live in their tables again, or did when somebody looked first: readers
+    /// pass over them all, also once a run archived their rows anew.
     pub live: Vec<LiveSlice>,
 }
 
@@ -109,6 +112,9 @@ pub struct Overlap {
     pub anew: Vec<LiveSlice>,
     /// The same, of which no newer file has any row: somebody deleted what had come back.
     pub deleted: Vec<LiveSlice>,
+    /// Partitions of runs that ended, which stand beside their table again: no run looks after
+    /// them, and `reattach` puts them back.
+    pub standing: Vec<Standing>,
     /// Entries of the ledger of which no manifest knows: rows that were deleted, and whose files
     /// this place does not have.
     pub unknown: Vec<LedgerEntry>,
@@ -226,12 +232,16 @@ pub async fn reconcile(
     }
     let ledger = rows.ledger(place.set()).await?;
     let mut overlap = compare(&shelf, &ledger)?;
-    set_apart(&mut *rows, (place, &world.cpu), &shelf, &mut overlap).await?;
-    tell_anew((place, &world.cpu), (&shelf, &ledger), &mut overlap).await?;
+    let homes = Homes::look(&mut *rows, &shelf).await?;
+    overlap.standing = standing_again(&homes, &shelf, &overlap.live);
+    Box::pin(set_apart(&mut *rows, (place, &world.cpu), (&shelf, &homes), &mut overlap)).await?;
+    Box::pin(tell_anew((place, &world.cpu), (&shelf, &ledger), &mut overlap)).await?;
     if may.notes && !overlap.unnoted.is_empty() {
         rows.open_ledger().await?;
-        note_again(&mut *rows, (place, world), &shelf, &mut overlap).await?;
+        let of = (&shelf, &homes);
+        Box::pin(note_again(&mut *rows, (place, world), of, &mut overlap)).await?;
     }
+    let mut failed = None;
     if may.prunes && !overlap.live.is_empty() {
         rows.open_ledger().await?;
         // A partition that was taken out and stands there is the run's own to look after.
@@ -245,18 +255,25 @@ pub async fn reconcile(
             if slices.is_empty() {
                 continue;
             }
+            if homes.is_gone(plan) {
+                overlap.differing.extend(slices.iter().map(|slice| live(batch, slice)));
+                continue;
+            }
             read_back(place, &world.cpu, plan, batch).await?;
             let set = batch.set_of(plan);
             for slice in slices {
                 let by_row = (std::slice::from_ref(&slice), &Versions::default());
-                match prune(&mut *rows, &world.cpu, batch, &set, by_row, witness).await? {
-                    Pruned::Gone => {
+                match prune(&mut *rows, &world.cpu, batch, &set, by_row, witness).await {
+                    // The table of one slice does not keep those of others from being deleted.
+                    Err(error) if error.kind() == ErrorKind::Transient => return Err(error),
+                    Err(error) => failed = failed.or(Some(error)),
+                    Ok(Pruned::Gone) => {
                         overlap.pruned_rows += slice.rows();
                         overlap.archived.0 += 1;
                         overlap.archived.1 += slice.rows();
                         gone.push(live(batch, &slice));
                     }
-                    Pruned::Differs(_) => overlap.differing.push(live(batch, &slice)),
+                    Ok(Pruned::Differs(_)) => overlap.differing.push(live(batch, &slice)),
                 }
             }
         }
@@ -264,12 +281,27 @@ pub async fn reconcile(
         overlap.live.retain(|one| !gone.has(one));
     }
     write_down(place, world, &overlap.passed()).await?;
-    Ok(overlap)
+    failed.map_or(Ok(overlap), Err)
 }
 
-/// Batches that are sealed, but for those of partitions that a run looks after itself.
-fn of_tables(shelf: &Shelf) -> impl Iterator<Item = (&Plan, &Batch)> {
-    shelf.sealed().filter(|(plan, _)| plan.whole().is_none())
+/// Batches that are sealed, but for those of partitions that a run looks after itself, until it
+/// ends.
+fn left_alone(shelf: &Shelf) -> impl Iterator<Item = (&Plan, &Batch)> {
+    let open = shelf.runs.iter().filter(|run| run.end.is_none() && run.plan.whole().is_some());
+    let open: BTreeSet<&str> = open.map(|run| &*run.plan.run).collect();
+    shelf.sealed().filter(move |(plan, _)| !open.contains(&*plan.run))
+}
+
+/// Partitions of runs that ended, which stand beside their table again.
+fn standing_again(homes: &Homes, shelf: &Shelf, live: &[LiveSlice]) -> Vec<Standing> {
+    let standing = homes.alone(shelf).into_iter().map(|(run, partition)| Standing {
+        partition: partition.clone(),
+        run: run.plan.run.clone(),
+        rows: run.batches.values().filter(|one| one.void.is_none()).map(|o| o.batch.rows()).sum(),
+        is_archived: live.iter().all(|slice| slice.run != run.plan.run),
+        until: None,
+    });
+    standing.collect()
 }
 
 /// Tells slices whose rows are in their table from those that the ledger has forgotten. It cannot
@@ -278,15 +310,17 @@ fn of_tables(shelf: &Shelf) -> impl Iterator<Item = (&Plan, &Batch)> {
 async fn set_apart(
     rows: &mut dyn Rows,
     (place, cpu): (&Place, &CpuPool),
-    shelf: &Shelf,
+    (shelf, homes): (&Shelf, &Homes),
     overlap: &mut Overlap,
 ) -> Result<()> {
     let (names, alive) = (&Names::of(shelf), Hidden::of(&overlap.live));
     let (before, mut left) = (hidden(place).await?, Vec::new());
-    for (plan, batch) in of_tables(shelf) {
+    for (plan, batch) in left_alone(shelf) {
         let slices = batch.slices.iter().filter(|slice| alive.has_slice(batch, slice));
         let slices: Vec<Slice> = slices.cloned().collect();
-        let living = living(rows, (place, cpu), names, (plan, batch), &slices).await?;
+        let sets = every_row(homes.sets(plan, batch));
+        let of = (plan, batch, &*sets);
+        let living = living(rows, (place, cpu), names, of, &slices).await?;
         // Of a slice of which most rows are gone, the others were put back, or are other rows. What
         // hangs on them is with them, or is looked for when they are taken out of the files.
         let is_forgotten = |slice: &&Slice| {
@@ -324,25 +358,25 @@ async fn tell_anew(
 async fn note_again(
     rows: &mut dyn Rows,
     (place, world): (&Place, &World),
-    shelf: &Shelf,
+    (shelf, homes): (&Shelf, &Homes),
     overlap: &mut Overlap,
 ) -> Result<()> {
     let names = &Names::of(shelf);
     let unnoted = Hidden::of(&std::mem::take(&mut overlap.unnoted));
-    for (plan, batch) in of_tables(shelf) {
+    for (plan, batch) in left_alone(shelf) {
         let set = batch.set_of(plan);
         let of_batch = batch.slices.iter().filter(|slice| unnoted.has_slice(batch, slice));
         let slices: Vec<Slice> = of_batch.cloned().collect();
         if slices.is_empty() {
             continue;
         }
-        let living = living(rows, (place, &world.cpu), names, (plan, batch), &slices).await?;
+        let sets = every_row(homes.sets(plan, batch));
+        let of = (plan, batch, &*sets);
+        let living = living(rows, (place, &world.cpu), names, of, &slices).await?;
         let mut mixed = slices.clone();
         mixed.retain(|slice| living.contains_key(&slice.number));
         if !mixed.is_empty() {
-            let mut all = set.clone();
-            EVERY_ROW.clone_into(&mut all.predicate);
-            take_out_living(rows, (place, world), (plan, batch), (&all, &mixed)).await?;
+            take_out_living(rows, (place, world), (plan, batch), (&sets, &mixed)).await?;
         }
         let mut transaction = rows.prune().await?;
         for slice in &slices {
@@ -361,21 +395,30 @@ async fn note_again(
 /// table, whatever became of them: policies may not select them any more.
 type Living = BTreeMap<u32, u64>;
 
-/// How many rows of some slices of a batch live in their table.
+/// The same, but of rows that no policy selects, too.
+fn every_row(mut sets: Vec<ArchiveSet>) -> Vec<ArchiveSet> {
+    sets.iter_mut().for_each(|set| EVERY_ROW.clone_into(&mut set.predicate));
+    sets
+}
+
+/// How many rows of some slices of a batch live in one of the tables that may have them.
 async fn living(
     rows: &mut dyn Rows,
     (place, cpu): (&Place, &CpuPool),
     names: &Names,
-    (plan, batch): (&Plan, &Batch),
+    (plan, batch, sets): (&Plan, &Batch, &[ArchiveSet]),
     slices: &[Slice],
 ) -> Result<Living> {
-    let mut set = batch.set_of(plan);
-    EVERY_ROW.clone_into(&mut set.predicate);
     let mut searched = Vec::new();
-    for slice in slices {
-        let mut snapshot = rows.snapshot().await?;
-        if snapshot.root(&set, &slice.range()?, 1, &mut Uncounted).await? > 0 {
-            searched.push(slice);
+    for set in sets {
+        // Most partitions have no rows of another one's stretch.
+        if sets.len() > 1 && !has_any(rows, set, &stretch(slices)?).await? {
+            continue;
+        }
+        for slice in slices {
+            if has_any(rows, set, &slice.range()?).await? {
+                searched.push((set, slice));
+            }
         }
     }
     let member = &batch.members[0];
@@ -384,7 +427,7 @@ async fn living(
     };
     let bytes = verified(place, cpu, file).await?;
     let (columns, format, all) = (member.columns.clone(), plan.format, batch.slices.clone());
-    let numbers: BTreeSet<u32> = searched.iter().map(|slice| slice.number).collect();
+    let numbers: BTreeSet<u32> = searched.iter().map(|(_, slice)| slice.number).collect();
     let places = key_of(names, plan, batch)?;
     let of_living = places.clone();
     let work = move || {
@@ -399,11 +442,23 @@ async fn living(
     };
     let archived = cpu.run(move |_| work()).await??;
     let mut looking = Looking { places: of_living, archived, living: Living::default() };
-    for slice in searched {
+    for (set, slice) in searched {
         let mut snapshot = rows.snapshot().await?;
-        snapshot.root(&set, &slice.range()?, ROWS_MAX, &mut looking).await?;
+        snapshot.root(set, &slice.range()?, ROWS_MAX, &mut looking).await?;
     }
     Ok(looking.living)
+}
+
+/// From where the first of some slices begins to where the last one ends.
+fn stretch(slices: &[Slice]) -> Result<KeyRange> {
+    let after = slices.first().map(Slice::range).transpose()?.and_then(|range| range.after);
+    let to = slices.last().map(Slice::range).transpose()?.and_then(|range| range.to);
+    Ok(KeyRange { after, to })
+}
+
+async fn has_any(rows: &mut dyn Rows, set: &ArchiveSet, range: &KeyRange) -> Result<bool> {
+    let mut snapshot = rows.snapshot().await?;
+    Ok(snapshot.root(set, range, 1, &mut Uncounted).await? > 0)
 }
 
 /// Where the columns of the root's key are in a file, and which texts each of them takes for one.

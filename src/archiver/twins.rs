@@ -77,12 +77,12 @@ fn hash(row: &[u8]) -> [u8; 16] {
 
 /// Writes a batch anew without those rows of some slices that are in their tables as they are:
 /// rows of the root, and of those that hang on them each that is there itself. Of an order whose
-/// items are gone, these stay archived. `set` selects every row.
+/// items are gone, these stay archived. `sets` select every row, each of another table.
 pub(super) async fn take_out_living(
     rows: &mut dyn Rows,
     (place, world): (&Place, &World),
     (plan, batch): (&Plan, &Batch),
-    (set, slices): (&ArchiveSet, &[Slice]),
+    (sets, slices): (&[ArchiveSet], &[Slice]),
 ) -> Result<()> {
     let numbers: BTreeSet<u32> = slices.iter().map(|slice| slice.number).collect();
     let numbers = Arc::new(numbers);
@@ -90,11 +90,14 @@ pub(super) async fn take_out_living(
     for number in 0..batch.members.len() {
         let mut twins = Twins::of((place, &world.cpu), (plan, batch), number, &numbers).await?;
         for slice in slices.iter().filter(|slice| slice.members[number].rows > 0) {
-            let (mut snapshot, range) = (rows.snapshot().await?, slice.range()?);
-            if number == 0 {
-                snapshot.root(set, &range, ROWS_MAX, &mut twins).await?;
-            } else {
-                snapshot.member(set, number, &range, &mut twins).await?;
+            let range = slice.range()?;
+            for set in sets {
+                let mut snapshot = rows.snapshot().await?;
+                if number == 0 {
+                    snapshot.root(set, &range, ROWS_MAX, &mut twins).await?;
+                } else {
+                    snapshot.member(set, number, &range, &mut twins).await?;
+                }
             }
         }
         twins.0.retain(|_, count| *count > 0);

@@ -6,7 +6,7 @@ use stillpoint_contract::Result;
 
 use super::place::Set;
 use crate::{
-    archiver::{self, LiveSlice, Nobody, Reconciling},
+    archiver::{self, LiveSlice, Nobody, Reconciling, Standing},
     cli::{
         answer::Answer,
         exit,
@@ -50,8 +50,43 @@ struct ReconcileAnswer {
     pruned_rows: u64,
     /// Slices that were not, since their rows are others now.
     differing: Vec<LiveSlice>,
+    /// Partitions that stand beside their table again, though their runs ended.
+    standing: Vec<StandingRow>,
     /// Rows that the ledger says were deleted, and of whose files nothing is known here.
     unknown_rows: u64,
+}
+
+/// A partition that stands beside its table again.
+#[derive(Debug, Serialize)]
+struct StandingRow {
+    partition: String,
+    run: String,
+    rows: u64,
+    /// Whether the archive answers for its rows; else neither it nor the table does.
+    is_archived: bool,
+}
+
+impl StandingRow {
+    fn of(one: Standing) -> Self {
+        let Standing { partition, run, rows, is_archived, .. } = one;
+        Self { partition: partition.name, run, rows, is_archived }
+    }
+
+    fn write(&self, page: &mut Page<'_>, set: &str) {
+        let (partition, rows) = (printable(&self.partition), units::grouped(self.rows));
+        page.line(if self.is_archived {
+            format!(
+                "  {partition} stands beside its table again; the archive has its {rows} rows, and \
+                 no run drops it."
+            )
+        } else {
+            format!("  {partition} stands beside its table again, with {rows} rows of the archive.")
+        });
+        page.line(format!(
+            "  To make it a partition again: stillpoint archive reattach {set} {}",
+            self.run
+        ));
+    }
 }
 
 impl Answer for ReconcileAnswer {
@@ -74,6 +109,9 @@ impl Answer for ReconcileAnswer {
                 "  {lost}: the ledger says that {} were archived; no manifest here knows of them",
                 rows(self.unknown_rows)
             ));
+        }
+        for standing in &self.standing {
+            standing.write(page, &printable(&self.set));
         }
         if self.unnoted_rows > 0 {
             let set = printable(&self.set);
@@ -148,6 +186,7 @@ async fn reconcile(session: &Session, set: &Set, options: &Options) -> Result<u8
         live: overlap.live,
         pruned_rows: overlap.pruned_rows,
         differing: overlap.differing,
+        standing: overlap.standing.into_iter().map(StandingRow::of).collect(),
         unknown_rows,
     })?;
     Ok(if unknown_rows > 0 { exit::CHECK_FAILED } else { exit::OK })

@@ -25,6 +25,7 @@ mod memory;
 mod mended;
 mod mishaps;
 mod partitions;
+mod partitions_back;
 mod planned;
 mod progress;
 mod protocol;

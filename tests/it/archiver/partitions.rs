@@ -58,26 +58,26 @@ fn yard<S: Shop>(shop: S, root: &str) -> Yard<S> {
 }
 
 /// A shop with nested partitions.
-async fn nested<S: Shop>(shop: S, server: &InPostgres, below: u32) -> Yard<S> {
+pub(super) async fn nested<S: Shop>(shop: S, server: &InPostgres, below: u32) -> Yard<S> {
     server.client().await.batch_execute(&format!("{RESET}{NESTED}")).await.unwrap();
     let mut yard = yard(shop, "public.parted");
     yard.rule.selects = format!("id < {below} AND state = 'closed'");
     yard
 }
 
-async fn count(shop: &InPostgres, table: &str) -> u64 {
+pub(super) async fn count(shop: &InPostgres, table: &str) -> u64 {
     let count = shop.ask(&format!("SELECT count(*)::text FROM {table}")).await;
     count[0].parse().unwrap()
 }
 
 /// Tokens of a set's archived rows.
-async fn archived<S: Shop>(yard: &Yard<S>) -> Vec<String> {
+pub(super) async fn archived<S: Shop>(yard: &Yard<S>) -> Vec<String> {
     let root = yard.rule.root.rsplit('.').next().unwrap().to_owned();
     yard.archived(&root).await
 }
 
 /// Whether a table is there, and is no partition that the whole table shows.
-async fn stands(shop: &InPostgres, name: &str) -> bool {
+pub(super) async fn stands(shop: &InPostgres, name: &str) -> bool {
     let query = format!(
         "SELECT 'x' FROM pg_class AS c WHERE oid = to_regclass('{name}') AND NOT EXISTS (
             SELECT FROM pg_inherits AS i WHERE inhrelid = c.oid
@@ -106,7 +106,7 @@ async fn everything<S: Shop>(yard: &Yard<S>, shop: &InPostgres) -> u64 {
     rows
 }
 
-async fn reattach<S: Shop>(yard: &Yard<S>, which: &str) -> Result<Reattached> {
+pub(super) async fn reattach<S: Shop>(yard: &Yard<S>, which: &str) -> Result<Reattached> {
     let driver = yard.shop.driver().await;
     let archiving = Archiving {
         driver: &*driver,
