@@ -140,6 +140,9 @@ impl Loading<'_> {
         let schema = destination.schema.as_deref();
         let mut keepers = Vec::new();
         for member in &plan.members {
+            if member.table.key.is_empty() {
+                return Err(self.keyless(&member.table));
+            }
             let there = opened.rows.twin(&member.table, schema).await;
             let there = there.map_err(|error| destination.told(error))?.map(|table| table.name);
             let known = opened.keeper(&member.table.name);
@@ -205,6 +208,16 @@ impl Loading<'_> {
         opened.ledger.retain(|entry| Some(entry) != known.as_ref());
         opened.ledger.push(wanted);
         Ok(None)
+    }
+
+    /// A run that was planned when there was no destination.
+    fn keyless(&self, table: &Table) -> Error {
+        let set = self.place.set();
+        Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, "use a destination table")
+            .with("database", &self.destination.name)
+            .with("table", &table.name)
+            .why("it has no key, by which a table of another database could keep its rows")
+            .next(format!("[archive.{set}]  without destination, for this run and all later ones"))
     }
 
     /// The table that would keep the rows is another one than the ledger says, or none.

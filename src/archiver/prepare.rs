@@ -9,7 +9,7 @@ use stillpoint_contract::{
 };
 
 use super::document::Plan;
-use crate::policy::{ArchiveRule, ArchivedChild, Verification};
+use crate::policy::{ArchiveRule, ArchivedChild, DestinationRule, Verification};
 
 /// The most tables of one set.
 const MEMBERS_MAX: usize = 64;
@@ -146,6 +146,7 @@ pub async fn prepare(rows: &mut dyn Rows, rule: &ArchiveRule) -> Result<Prepared
     if rule.retention.is_some() {
         refuse_untold(&mut findings, "the policy keeps rows until so long after an event");
     }
+    findings.extend(uncopied(rule, &set));
     if rule.verification == Verification::Tuple {
         let why = rows.why_no_versions(&set).await?;
         findings.extend(why.map(|why| no_versions(rule, &why)));
@@ -170,6 +171,26 @@ fn unsorted(rule: &ArchiveRule, set: &ArchiveSet) -> Option<Finding> {
         found: format!("rows are written in the order of the key ({})", key.join(", ")),
         weight: Weight::Lacking,
         statement: Some(format!("[archive.{}]  sort = {key:?}", rule.name)),
+    })
+}
+
+/// Rows of a table without a key cannot be copied: by their keys, those that are there are found.
+fn uncopied(rule: &ArchiveRule, set: &ArchiveSet) -> Option<Finding> {
+    let DestinationRule::Tables { .. } = &rule.destination else { return None };
+    // What lacks of the root is said of it anyway.
+    let member = set.members.iter().skip(1).find(|member| member.table.key.is_empty())?;
+    Some(Finding {
+        subject: "destination",
+        found: format!(
+            "{} has no key, by which a table of another database could keep its rows: give it one, \
+             or leave destination out",
+            member.table.name
+        ),
+        weight: Weight::Lacking,
+        statement: Some(format!(
+            "CREATE UNIQUE INDEX … ON {} (…)   of columns that are all NOT NULL",
+            member.table.name
+        )),
     })
 }
 

@@ -106,7 +106,7 @@ pub async fn put_back(
         }
         let keys = Arc::new(Box::pin(newest.settle(keys)).await?);
         for mut one in chosen {
-            if one.found.is_some() && one.members.len() > 1 {
+            if one.members.len() > 1 && (one.found.is_some() || !one.keyless.is_empty()) {
                 // What hangs on an older version of a row does not come back for its sake.
                 let Visible { plan, batch, .. } = seen[one.at];
                 let searched = Searched { place, world, names: &names, plan, batch };
@@ -139,13 +139,16 @@ struct Chosen {
     found: Option<Doomed>,
     /// The same, without what hangs on older versions of rows.
     family: Option<Doomed>,
+    /// The places of tables without a key: of their rows, those count that hang on rows that do.
+    keyless: BTreeSet<usize>,
 }
 
 impl Chosen {
     /// The places of a table's rows in its file; none for all of them.
     fn picked(&self, number: usize) -> Option<BTreeSet<u64>> {
         // Older versions are counted.
-        let family = self.family.as_ref().filter(|_| number != self.first);
+        let is_told = self.found.is_some() || self.keyless.contains(&number);
+        let family = self.family.as_ref().filter(|_| is_told && number != self.first);
         family.or(self.found.as_ref()).map(|found| found.of_member(number))
     }
 }
@@ -171,7 +174,10 @@ async fn choose(
         Some(found)
     };
     let members = if is_one { first..first + 1 } else { 0..batch.members.len() };
-    Ok(Some(Chosen { at, first, members, found, family: None }))
+    let has_file = |number: &usize| batch.members[*number].file.is_some();
+    let keyless = members.clone().filter(has_file);
+    let keyless = keyless.filter(|number| plan.members[*number].table.key.is_empty()).collect();
+    Ok(Some(Chosen { at, first, members, found, family: None, keyless }))
 }
 
 /// Rows on their way.
@@ -209,18 +215,21 @@ impl Back<'_> {
         is_newest: IsNewest,
     ) -> Result<()> {
         let picked = chosen.picked(number);
-        if picked.as_ref().is_some_and(BTreeSet::is_empty) {
+        // Of all rows, nobody has counted yet which hang on older versions.
+        let counts = chosen.found.is_none();
+        if !counts && picked.as_ref().is_some_and(BTreeSet::is_empty) {
             return Ok(());
         }
         let (mut at, older) = (0_u64, Arc::new(AtomicU64::new(0)));
         let left = Arc::clone(&older);
         let picks = move |is_shown: bool, _: &[Column], row: &[u8]| -> Result<bool> {
             at += 1;
-            if !is_shown || picked.as_ref().is_some_and(|picked| !picked.contains(&(at - 1))) {
+            let is_picked = picked.as_ref().is_none_or(|picked| picked.contains(&(at - 1)));
+            if !is_shown {
                 return Ok(false);
             }
-            let is_newest = is_newest(row)?;
-            if !is_newest {
+            let is_newest = is_picked && is_newest(row)?;
+            if !is_newest && (is_picked || counts) {
                 left.fetch_add(1, Ordering::Relaxed);
             }
             Ok(is_newest)
@@ -285,7 +294,9 @@ impl Back<'_> {
         let columns = columns.iter().map(renamed).collect();
         let name = known.unwrap_or(&now).clone();
         let table = Table { name, columns, ..plan.members[number].table.clone() };
-        let conflict = &self.returning.conflict;
+        // What hangs on rows that have to be new is not there either.
+        let is_absent = number != first && self.returning.conflict == Conflict::Fail;
+        let conflict = if is_absent { &Conflict::Absent } else { &self.returning.conflict };
         let into = self.transaction.begin(&table, conflict, staging.as_deref()).await?;
         self.into.insert(now, into.clone());
         Ok(into)

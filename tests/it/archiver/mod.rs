@@ -17,6 +17,7 @@ mod forms;
 mod iceberg;
 mod iceberg_seen;
 mod keeping;
+mod keyless;
 mod keys;
 mod lacking;
 mod linked;

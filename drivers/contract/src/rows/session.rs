@@ -481,11 +481,13 @@ pub trait PutBack: fmt::Debug + Send {
     /// in the same schema, and in the same transaction.
     ///
     /// `table` is what rows look like; columns that the table has besides get what they have by
-    /// default, generated ones are left to the engine.
+    /// default, generated ones are left to the engine. One that the transaction made takes all
+    /// rows where it has no key.
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](ErrorKind::Unsupported) when the table as it is now cannot take the rows.
+    /// [`Unsupported`](ErrorKind::Unsupported) when the table as it is now cannot take the rows, or
+    /// has no key, unless they are [`Absent`](Conflict::Absent).
     async fn begin(
         &mut self,
         table: &Table,

@@ -10,6 +10,7 @@ use super::{
     alike::{Alike, Likeness},
     column::Column,
 };
+use crate::{Error, ErrorKind, code};
 
 /// A table as the server has it now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +37,22 @@ impl Table {
     pub fn compared_key(&self) -> impl Iterator<Item = (usize, Alike)> {
         let alike = self.alike.iter().copied().chain(std::iter::repeat(Alike::Same));
         self.key.iter().copied().zip(alike)
+    }
+
+    /// Refuses to put rows back of which nobody could see whether they are there.
+    pub fn without_key(&self, step: &'static str) -> Error {
+        Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, step)
+            .with("table", &self.name)
+            .why(
+                "it has no key of columns that were archived, by which it could be seen whether \
+                 such rows are there",
+            )
+            .next("--staging NAME puts all of them into a table of their own")
+            .next(
+                "without --table and --on-conflict, they come back with rows that they hang on, \
+                 where none of those is there",
+            )
+            .next("--table TABLE puts back rows of another table of the set alone")
     }
 }
 
@@ -75,6 +92,21 @@ pub struct Member {
     pub table: Table,
     /// What it refers to; `None` for the root.
     pub link: Option<Link>,
+}
+
+impl Member {
+    /// What will become of the rows of a table that hangs on others and has no key; `None` where it
+    /// has one.
+    pub fn without_key(&self) -> Option<String> {
+        self.table.key.is_empty().then(|| {
+            format!(
+                "{}: no unique columns that are all NOT NULL: archive restore puts its rows back \
+                 with rows that they hang on, as long as none of those is there, or into a new \
+                 table (--staging); nobody can tell versions of them apart",
+                self.table.name
+            )
+        })
+    }
 }
 
 /// How rows of one table of a set refer to another one's.
@@ -180,6 +212,9 @@ pub struct Partition {
 pub enum Conflict {
     /// No row of the transaction is put back.
     Fail,
+    /// The same, of rows that cannot be there, since each of them hangs on one that the transaction
+    /// puts back as a new one: their table needs no key.
+    Absent,
     /// The one that is there stays.
     Skip,
     /// It is replaced.

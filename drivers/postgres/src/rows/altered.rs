@@ -141,13 +141,49 @@ impl Changed {
         )
     }
 
+    /// What finds a value that becomes another one, of rows that have no key by which they could be
+    /// found afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) when the column is computed by now: only the row
+    /// would say what of.
+    pub(super) fn query_before(&self, table: &Table, now: &Table, through: &str) -> Result<String> {
+        let target = now.columns.iter().find(|target| target.name == self.name);
+        let Some(target) = target.filter(|target| !target.is_generated) else {
+            let why = "the column is computed by now, and the rows have no key by which what is \
+                       computed could be compared with what was archived";
+            return Err(Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, STEP)
+                .with("table", &now.name)
+                .with("column", &self.name)
+                .why(why)
+                .next(AS_THEN));
+        };
+        let put = value(self.at, &table.columns[self.at], &target.engine_type);
+        Ok(format!(
+            "SELECT '', {}, {} FROM {through} AS passed, LATERAL (SELECT c{} AS was) AS put,
+                LATERAL (SELECT ({put})::{} AS {}) AS there
+             WHERE {} LIMIT 1",
+            cut("put.was"),
+            cut(&format!("there.{}", quoted(&self.name))),
+            self.at,
+            target.engine_type,
+            quoted(&self.name),
+            self.differs,
+        ))
+    }
+
     /// Says which value is none of the column's any more.
     pub(super) fn refused(&self, now: &Table, row: &tokio_postgres::Row) -> Error {
         let text = |at: usize| row.try_get::<_, String>(at).unwrap_or_default();
         let key = now.key.iter().map(|at| now.columns[*at].name.as_str()).collect::<Vec<_>>();
-        Error::new(ErrorKind::Refused, code::ROWS_DIFFER, STEP)
-            .with("table", &now.name)
-            .with("key", format!("({}) = ({})", key.join(", "), text(0)))
+        let mut error =
+            Error::new(ErrorKind::Refused, code::ROWS_DIFFER, STEP).with("table", &now.name);
+        let values = text(0);
+        if !values.is_empty() {
+            error = error.with("key", format!("({}) = ({values})", key.join(", ")));
+        }
+        error
             .with("column", &self.name)
             .with("archived", text(1))
             .with("would become", text(2))

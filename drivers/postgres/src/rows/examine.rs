@@ -43,6 +43,10 @@ pub(super) async fn examine(client: &Client, set: &ArchiveSet) -> Result<Vec<Fin
         findings.extend(table(client, set, at, number).await?);
         findings.extend(triggers(client, set, member, number).await?);
         findings.extend(folding_key(client, member, number).await?);
+        findings.extend(member.without_key().filter(|_| at > 0).map(|found| {
+            let add = format!("ALTER TABLE {} ADD PRIMARY KEY (…)", member.table.name);
+            finding("key", found, Weight::Advice, Some(add))
+        }));
         if let Some(link) = &member.link {
             findings.extend(index(client, &member.table.name, &link.columns).await?);
             findings.extend(reference::findings(client, set, member).await?);

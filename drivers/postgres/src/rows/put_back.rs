@@ -34,6 +34,8 @@ pub(super) struct Return<'a> {
     watch: Watch,
     /// What takes the rows of a table that was begun.
     begun: Option<Begun>,
+    /// The tables that it made.
+    made: Vec<String>,
 }
 
 impl std::fmt::Debug for Return<'_> {
@@ -47,7 +49,7 @@ impl<'a> Return<'a> {
     pub(super) async fn open(connection: &'a mut Connection) -> Result<Self> {
         let transaction = connection.begin(BEGIN).await?;
         let (passing, watch) = (Passing::default(), Watch::default());
-        Ok(Self { transaction, passing, watch, begun: None })
+        Ok(Self { transaction, passing, watch, begun: None, made: Vec::new() })
     }
 }
 
@@ -77,7 +79,7 @@ async fn prepare(
     (passing, watch): (&mut Passing, &Watch),
     usual_names: &str,
     (table, conflict): (&Table, &Conflict),
-    staging: Option<&str>,
+    (staging, is_made): (Option<&str>, bool),
 ) -> Result<Begun> {
     let now = match staging {
         None => look(client, &table.name).await?,
@@ -87,6 +89,8 @@ async fn prepare(
     // Nobody else knows a new table.
     let is_watched = staging.is_none() && watch.is_needed(client).await?;
     let fixed = fixed(client, &now).await?;
+    // Without a key, no row is there in a new table.
+    let conflict = if is_made && now.key.is_empty() { &Conflict::Absent } else { conflict };
     let put = Put { table, now: &now, conflict, fixed: &fixed, is_parted };
     let (target, conflicts) = (put.target()?, put.on_conflict()?);
     let types: Vec<&str> = table.columns.iter().map(passing_type).collect::<Result<_>>()?;
@@ -96,12 +100,16 @@ async fn prepare(
     let changed = changed(client, table, &now).await?;
     let skip = if is_watched || !changed.is_empty() { put.skip(&through) } else { None };
     let only = if is_parted { "" } else { "ONLY " };
-    let query = |one: Changed| {
-        let query = one.query(table, &now, &through, only);
-        (one, query)
+    let query = |one: Changed| -> Result<(Changed, String)> {
+        let query = if target.key.is_empty() {
+            one.query_before(table, &now, &through)?
+        } else {
+            one.query(table, &now, &through, only)
+        };
+        Ok((one, query))
     };
-    let changed = changed.into_iter().map(query).collect();
-    let must_all = is_watched || *conflict == Conflict::Fail;
+    let changed = changed.into_iter().map(query).collect::<Result<_>>()?;
+    let must_all = is_watched || matches!(conflict, Conflict::Fail | Conflict::Absent);
     let rows = open(client, &through).await?;
     let (columns, is_new) = (table.columns.len(), staging.is_some());
     Ok(Begun {
@@ -225,9 +233,11 @@ impl Put<'_> {
             }
         }
         let key: Vec<_> = now.key.iter().map(|at| now.columns[*at].name.clone()).collect();
-        if key.is_empty() || !key.iter().all(|name| names.contains(name)) {
-            return Err(unfit(table, "it has no key by which rows could be found"));
+        let has_key = !key.is_empty() && key.iter().all(|name| names.contains(name));
+        if !has_key && *self.conflict != Conflict::Absent {
+            return Err(table.without_key(STEP));
         }
+        let key = if has_key { key } else { Vec::new() };
         let (table, is_parted) = (now.name.clone(), self.is_parted);
         Ok(Target { table, is_parted, names, values, key })
     }
@@ -257,7 +267,9 @@ impl Put<'_> {
         (usual_names, conflicts): (&str, &str),
     ) -> String {
         let table = &target.table;
-        let is_new = if self.is_parted {
+        let is_new = if target.key.is_empty() {
+            "true".to_owned()
+        } else if self.is_parted {
             // A row that went into a partition does not show its transaction, and what was there
             // before the statement still does.
             let same = |name: &String| format!("o.{0} = there.{0}", quoted(name));
@@ -315,7 +327,7 @@ impl Put<'_> {
     /// What counts the rows that are to be replaced, and have another value in a column that the
     /// server does not let anybody replace.
     fn unlike(&self, through: &str) -> Option<String> {
-        if matches!(self.conflict, Conflict::Fail | Conflict::Skip) {
+        if matches!(self.conflict, Conflict::Fail | Conflict::Absent | Conflict::Skip) {
             return None;
         }
         let columns = self.table.columns.iter().enumerate();
@@ -334,7 +346,7 @@ impl Put<'_> {
     fn skip(&self, through: &str) -> Option<String> {
         let (from, newer) = self.beside(through);
         let stays = match self.conflict {
-            Conflict::Fail => return None,
+            Conflict::Fail | Conflict::Absent => return None,
             Conflict::Overwrite if !self.replaced().is_empty() => return None,
             Conflict::Skip | Conflict::Overwrite => "true".to_owned(),
             Conflict::Newer(_) => format!("({newer}) IS NOT TRUE"),
@@ -362,7 +374,7 @@ impl Put<'_> {
             columns.any(|one| self.place_now(one).is_some_and(|target| !target.is_generated))
         };
         Ok(match self.conflict {
-            Conflict::Fail => String::new(),
+            Conflict::Fail | Conflict::Absent => String::new(),
             Conflict::Skip => skip,
             Conflict::Overwrite => replace,
             Conflict::Newer(by) if !is_given(by) => {
@@ -404,11 +416,16 @@ impl PutBack for Return<'_> {
             return Err(Error::bug(STEP));
         }
         let names = self.transaction.usual_names();
+        let into = (staging, staging.is_some() || self.made.contains(&table.name));
         let step = self.transaction.step()?;
         let with = (&mut self.passing, &self.watch);
-        let done = prepare(step.client()?, with, &names, (table, conflict), staging).await;
+        let done = prepare(step.client()?, with, &names, (table, conflict), into).await;
         let begun = self.begun.insert(step.end(done)?);
-        Ok(begun.target.table.clone())
+        let name = begun.target.table.clone();
+        if staging.is_some() {
+            self.made.push(name.clone());
+        }
+        Ok(name)
     }
 
     async fn rows(&mut self, rows: RowBatch) -> Result<()> {

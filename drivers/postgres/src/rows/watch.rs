@@ -22,13 +22,15 @@ pub(super) struct Target {
     /// The columns that are given, and what they are given of a row that passes.
     pub(super) names: Vec<String>,
     pub(super) values: Vec<String>,
+    /// By which its rows are found; empty where nothing of it is given.
     pub(super) key: Vec<String>,
 }
 
 /// The rows of a transaction that have to be in their tables at its end.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    /// A key of a table is in one of them, in that of the row that was put last.
+    /// A key of a table is in one of them, in that of the row that was put last; without one, each
+    /// row is as often as it was put.
     kept: Vec<Kept>,
     tables: BTreeSet<String>,
 }
@@ -84,7 +86,17 @@ impl Watch {
                 target.table
             ))
             .await?;
-            sql(format!("CREATE UNIQUE INDEX ON {name} ({key})")).await?;
+            if !target.key.is_empty() {
+                sql(format!("CREATE UNIQUE INDEX ON {name} ({key})")).await?;
+            }
+        }
+        if target.key.is_empty() {
+            let values = target.values.join(", ");
+            sql(format!("INSERT INTO {name} ({names}) SELECT {values} FROM {through}")).await?;
+            if known.is_none() {
+                self.kept.push(Kept { name, of: target });
+            }
+            return Ok(());
         }
         let sets = target.names.iter().filter(|name| !target.key.contains(name));
         let sets: Vec<_> = sets.map(|name| format!("{0} = excluded.{0}", quoted(name))).collect();
@@ -98,7 +110,8 @@ impl Watch {
         ))
         .await?;
         // The same rows may have been put before, as files had them that have other columns.
-        let others = self.kept.iter().filter(|kept| is_same(&kept.of) && kept.name != name);
+        let others = self.kept.iter().filter(|kept| !kept.of.key.is_empty());
+        let others = others.filter(|kept| is_same(&kept.of) && kept.name != name);
         for other in others {
             let same = same(&target.key, "later", "earlier");
             let other = &other.name;
@@ -120,14 +133,21 @@ impl Watch {
                 let columns = of.names.iter().map(|name| format!("{table}.{}", quoted(name)));
                 format!("ROW({})::record", columns.collect::<Vec<_>>().join(", "))
             };
-            let query = format!(
-                "SELECT count(*) FROM {name} AS put WHERE NOT EXISTS (SELECT FROM {only}{} AS there
-                    WHERE {} AND {} *= {})",
-                of.table,
-                same(&of.key, "put", "there"),
-                record("put"),
-                record("there"),
-            );
+            let query = if of.key.is_empty() {
+                // As texts, they can be grouped whatever types they are of.
+                let [put, there] =
+                    ["put", "there"].map(|of| format!("{}::text COLLATE \"C\"", record(of)));
+                lacking((name, &put), (&format!("{only}{}", of.table), &there))
+            } else {
+                format!(
+                    "SELECT count(*) FROM {name} AS put WHERE NOT EXISTS
+                        (SELECT FROM {only}{} AS there WHERE {} AND {} *= {})",
+                    of.table,
+                    same(&of.key, "put", "there"),
+                    record("put"),
+                    record("there"),
+                )
+            };
             let row = client.query_one(&query, &[]).await.map_err(|e| failed(e, STEP))?;
             let rows: i64 = row.try_get(0).map_err(|e| failed(e, STEP))?;
             if rows != 0 {
@@ -165,6 +185,18 @@ impl Watch {
         }
         Ok(error)
     }
+}
+
+/// What counts the rows that are in a table less often than they were put, by what tells each from
+/// others.
+fn lacking((put, of_put): (&str, &str), (table, of_table): (&str, &str)) -> String {
+    format!(
+        "SELECT coalesce(sum(greatest(put.n - coalesce(there.n, 0), 0)), 0)::int8
+         FROM (SELECT {of_put} AS image, count(*) AS n FROM {put} AS put GROUP BY 1) AS put
+         LEFT JOIN (SELECT {of_table} AS image, count(*) AS n FROM {table} AS there
+            WHERE {of_table} IN (SELECT {of_put} FROM {put} AS put) GROUP BY 1) AS there
+         ON there.image = put.image"
+    )
 }
 
 /// Whether rows of two tables have the same key.

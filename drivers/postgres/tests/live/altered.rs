@@ -145,6 +145,51 @@ async fn only_values_that_were_put_are_compared() {
     assert_eq!(ask(&stage, left).await, "1 7.00 other, 2 2.00 good");
 }
 
+/// Rows without a key are compared, too: by what a cast makes of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_of_rows_without_a_key_are_compared() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    for (value, is, is_fine) in [
+        ("1.2300", "numeric(12,2)", true),
+        ("1.2345", "numeric(12,2)", false),
+        ("1.2345", "text", true),
+        ("2", "numeric GENERATED ALWAYS AS (id + 1) STORED", false),
+    ] {
+        stage
+            .run(&format!(
+                "DROP TABLE IF EXISTS t; DROP TABLE IF EXISTS beside;
+                 CREATE TABLE t (id int PRIMARY KEY, v numeric(12,4));
+                 INSERT INTO t VALUES (1, {value})"
+            ))
+            .await;
+        let mut rows = stage.driver("").await.rows().await.unwrap();
+        let (table, all) = read(rows.as_mut()).await;
+        stage.run(&format!("DROP TABLE t; CREATE TABLE t (id int, v {is})")).await;
+        let keyless = Table { key: Vec::new(), ..table.clone() };
+        for conflict in [Conflict::Fail, Conflict::Skip, Conflict::Overwrite] {
+            let refused = all.put_back(rows.as_mut(), &keyless, &conflict, None).await;
+            assert_eq!(refused.unwrap_err().code(), code::ROWS_REFUSED, "{conflict:?}");
+            let put = all.put_back(rows.as_mut(), &keyless, &conflict, Some("beside")).await;
+            assert_eq!(put.unwrap(), 1, "{value} as {is}");
+            assert_eq!(
+                ask(&stage, "SELECT v::text FROM beside").await.parse(),
+                value.parse::<f64>()
+            );
+            stage.run("DROP TABLE beside").await;
+        }
+        let put = all.put_back(rows.as_mut(), &keyless, &Conflict::Absent, None).await;
+        let left = ask(&stage, "SELECT count(*)::text FROM t").await;
+        if is_fine {
+            assert_eq!((put.unwrap(), left.as_str()), (1, "1"), "{value} as {is}");
+            continue;
+        }
+        let error = put.unwrap_err();
+        let told = format!("{:?} {:?}", error.facts(), error.advice());
+        assert!(told.contains("(\"column\", \"v\")") && told.contains("staging"), "{told}");
+        assert_eq!(left, "0", "{value} as {is}");
+    }
+}
+
 /// A type that was made anew, under the name that it had.
 #[tokio::test(flavor = "multi_thread")]
 async fn values_of_a_type_that_means_something_else_now_are_refused() {

@@ -35,6 +35,9 @@ pub(super) fn examine(desk: &mut Desk, set: &ArchiveSet) -> Result<Vec<Finding>>
         let own = own_name(&member.table.name)?;
         if at == 0 {
             findings.extend(root(desk, member, &own)?);
+        } else if let Some(found) = member.without_key() {
+            let add = format!("CREATE UNIQUE INDEX … ON {} (…)", member.table.name);
+            findings.push(finding("key", found, Weight::Advice, Some(add)));
         }
         for one in deletion(desk, set, member, (&own, &mut told))? {
             // It may go with rows of several members.

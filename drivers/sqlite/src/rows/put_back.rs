@@ -32,7 +32,7 @@ pub(super) struct Plan {
     given: Vec<usize>,
     /// The columns that the insertion returns, to be compared with the row.
     returned: Vec<Returned>,
-    /// The places of the key's columns.
+    /// The places of the key's columns; of all that are inserted, where there is none.
     key: Vec<usize>,
     columns: usize,
     /// What of the key is told to people.
@@ -56,7 +56,7 @@ fn begin(
     desk: &Desk,
     watch: &mut Watch,
     table: &Table,
-    conflict: &Conflict,
+    (conflict, is_made): (&Conflict, bool),
     staging: Option<&str>,
 ) -> Result<Plan> {
     let connection = desk.connection();
@@ -68,6 +68,7 @@ fn begin(
     }
     let Some(name) = staging else {
         let now = look(desk, &table.name)?;
+        let conflict = if is_made { in_new(&now, conflict) } else { conflict };
         let mut plan = plan(desk, table, &now, conflict)?;
         if has_triggers(desk)? {
             plan.kept = Some(watch.keep(desk, table, &now, &plan.given)?);
@@ -86,7 +87,13 @@ fn begin(
         }
         return desk.sql(Err(e), "make a table for the rows");
     }
-    plan(desk, table, &look(desk, &quoted(&own))?, conflict)
+    let now = look(desk, &quoted(&own))?;
+    plan(desk, table, &now, in_new(&now, conflict))
+}
+
+/// What happens to rows that are put into a new table: without a key, no row is there.
+fn in_new<'a>(now: &Table, conflict: &'a Conflict) -> &'a Conflict {
+    if now.key.is_empty() { &Conflict::Absent } else { conflict }
 }
 
 /// A table that holds the same values: of the same types, save where another kind of table would
@@ -164,9 +171,12 @@ pub(super) fn plan(desk: &Desk, table: &Table, now: &Table, conflict: &Conflict)
     );
     let key_terms = if now.key.is_empty() { Vec::new() } else { terms(desk, now)? };
     let key: Vec<_> = key_terms.iter().filter_map(|term| place(table, &term.name)).collect();
-    if key.len() != key_terms.len() || key.is_empty() {
-        return Err(unfit(table, "it has no key by which rows could be found"));
+    let has_key = !key.is_empty() && key.len() == key_terms.len();
+    if !has_key && *conflict != Conflict::Absent {
+        return Err(table.without_key(STEP));
     }
+    // By all of its values, people find such a row.
+    let key = if has_key { key } else { given.clone() };
     if let Some(policy) = on_conflict(table, &own, &key_terms, &given_names, conflict)? {
         insert.push_str(&policy);
     }
@@ -178,7 +188,7 @@ pub(super) fn plan(desk: &Desk, table: &Table, now: &Table, conflict: &Conflict)
         _ => None,
     };
     let is_replaced = match conflict {
-        Conflict::Fail => None,
+        Conflict::Fail | Conflict::Absent => None,
         Conflict::Skip => Some("0".to_owned()),
         Conflict::Overwrite => Some("1".to_owned()),
         Conflict::Newer(by) => Some(format!("coalesce(?{} > {}, 0)", key.len() + 1, quoted(by))),
@@ -215,7 +225,7 @@ fn on_conflict(
     let sets: Vec<_> = given.iter().map(|n| format!("{0} = excluded.{0}", quoted(n))).collect();
     let replace = format!(" ON CONFLICT ({target}) DO UPDATE SET {}", sets.join(", "));
     Ok(match conflict {
-        Conflict::Fail => None,
+        Conflict::Fail | Conflict::Absent => None,
         Conflict::Skip => Some(format!(" ON CONFLICT ({target}) DO NOTHING")),
         Conflict::Overwrite => Some(replace),
         Conflict::Newer(by) if given.contains(by) => {
@@ -241,11 +251,13 @@ pub(super) struct Return<'a> {
     /// How rows of the table are put back that was begun, and what became of them.
     begun: Option<(Plan, PutBackTally)>,
     watch: Watch,
+    /// The tables that it made.
+    made: Vec<String>,
 }
 
 impl<'a> Return<'a> {
     pub(super) fn new(transaction: Transaction<'a>) -> Self {
-        Self { transaction, begun: None, watch: Watch::default() }
+        Self { transaction, begun: None, watch: Watch::default(), made: Vec::new() }
     }
 }
 
@@ -261,15 +273,20 @@ impl PutBack for Return<'_> {
             return Err(Error::bug(STEP));
         }
         let (table, conflict) = (table.clone(), conflict.clone());
+        let (is_made, makes) = (self.made.contains(&table.name), staging.is_some());
         let staging = staging.map(str::to_owned);
         let mut watch = std::mem::take(&mut self.watch);
         let begin = move |desk: &mut Desk| {
-            let plan = begin(desk, &mut watch, &table, &conflict, staging.as_deref())?;
+            let how = (&conflict, is_made);
+            let plan = begin(desk, &mut watch, &table, how, staging.as_deref())?;
             Ok((plan, watch))
         };
         let (plan, watch) = self.transaction.run(begin).await?;
         self.watch = watch;
         let name = plan.table.clone();
+        if makes {
+            self.made.push(name.clone());
+        }
         self.begun = Some((plan, PutBackTally::default()));
         Ok(name)
     }
@@ -290,7 +307,7 @@ impl PutBack for Return<'_> {
     }
 
     async fn commit(self: Box<Self>) -> Result<()> {
-        let Self { mut transaction, begun, watch } = *self;
+        let Self { mut transaction, begun, watch, .. } = *self;
         if begun.is_some() {
             return Err(Error::bug(STEP));
         }

@@ -18,7 +18,7 @@ const STEP: &str = "compare rows that were put back";
 pub(super) struct Watch(Vec<Kept>);
 
 /// A temporary table with rows of another one. A key is in one of them, in that of the row that was
-/// put last.
+/// put last; without one, each row is as often as it was put.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
     name: String,
@@ -53,17 +53,22 @@ impl Watch {
         let names: Vec<_> = given_now.clone().map(|one| one.name.clone()).collect();
         let is_same = |kept: &&Kept| kept.table == now.name;
         let known = self.0.iter().filter(is_same).find(|kept| kept.names == names).cloned();
-        let others = self.0.iter().filter(is_same).filter(|kept| kept.names != names);
+        let others = self.0.iter().filter(is_same);
+        let others = others.filter(|kept| kept.names != names && !kept.key.is_empty());
         let others = others.map(|kept| kept.name.clone()).collect();
         if let Some(known) = known {
             return Ok(Kept { given: given.to_vec(), others, ..known });
         }
-        let key = terms(desk, now)?;
+        let is_given = |at: &usize| names.contains(&now.columns[*at].name);
+        let has_key = !now.key.is_empty() && now.key.iter().all(is_given);
+        let key = if has_key { terms(desk, now)? } else { Vec::new() };
         let name = format!("temp.stillpoint_kept_{}", self.0.len());
         // Values become in it what they become in the columns of the table.
         let mut parts: Vec<_> = given_now.map(column).collect();
         let unique: Vec<_> = key.iter().map(Term::sql).collect();
-        parts.push(format!("UNIQUE ({})", unique.join(", ")));
+        if has_key {
+            parts.push(format!("UNIQUE ({})", unique.join(", ")));
+        }
         let make = format!("CREATE TABLE {name} ({})", parts.join(", "));
         desk.sql(desk.connection().execute_batch(&make), STEP)?;
         let table = now.name.clone();
@@ -89,12 +94,16 @@ impl Watch {
                 )
             });
             let same: Vec<_> = key.chain(same).collect();
-            let query = format!(
-                "SELECT count(*) FROM {} AS put WHERE NOT EXISTS (SELECT 1 \
-                 FROM main.{own} AS there WHERE {})",
-                kept.name,
-                same.join(" AND ")
-            );
+            let query = if kept.key.is_empty() {
+                kept.lacking(&own)
+            } else {
+                format!(
+                    "SELECT count(*) FROM {} AS put WHERE NOT EXISTS (SELECT 1 \
+                     FROM main.{own} AS there WHERE {})",
+                    kept.name,
+                    same.join(" AND ")
+                )
+            };
             let rows = desk.connection().query_row(&query, [], |row| row.get::<_, i64>(0));
             let rows = desk.sql(rows, STEP)?;
             if rows != 0 {
@@ -139,6 +148,28 @@ pub(super) fn with_triggers<'a>(
 }
 
 impl Kept {
+    /// What counts the rows that are in a table less often than they were put.
+    fn lacking(&self, own: &str) -> String {
+        let image = |name: &String| {
+            let name = quoted(name);
+            format!("CASE typeof({name}) WHEN 'text' THEN hex({name}) ELSE quote({name}) END")
+        };
+        let class = |name: &String| format!("substr(typeof({}), 1, 1)", quoted(name));
+        let images = self.names.iter().map(|name| format!("{} || {}", class(name), image(name)));
+        let images: Vec<_> = images.collect();
+        // A statement has no operators in more than a thousand others.
+        let images: Vec<_> = images.chunks(50).map(|some| some.join(" || ',' || ")).collect();
+        let image = format!("({})", images.join(") || ',' || ("));
+        let name = &self.name;
+        format!(
+            "SELECT coalesce(sum(max(put.n - coalesce(there.n, 0), 0)), 0) FROM \
+             (SELECT {image} AS image, count(*) AS n FROM {name} GROUP BY 1) AS put LEFT JOIN \
+             (SELECT {image} AS image, count(*) AS n FROM main.{own} \
+              WHERE {image} IN (SELECT {image} FROM {name}) GROUP BY 1) AS there \
+             ON there.image = put.image"
+        )
+    }
+
     /// What keeps rows.
     pub(super) fn prepare<'a>(&self, desk: &'a Desk) -> Result<Keeper<'a>> {
         let connection = desk.connection();
@@ -151,7 +182,8 @@ impl Kept {
         let key = self.key.iter().filter_map(place).map(|at| self.given[at]);
         let key: Vec<usize> = key.collect();
         let terms = self.key.iter().map(Term::sql).collect::<Vec<_>>().join(", ");
-        for other in &self.others {
+        // Without a key, no row takes the place of another one.
+        for other in self.others.iter().filter(|_| !key.is_empty()) {
             let marks = marks(key.len());
             let delete = format!("DELETE FROM {other} WHERE ({terms}) = ({marks})");
             statements.push((prepare(desk, connection, &delete)?, key.clone()));
