@@ -51,7 +51,7 @@ pub(super) async fn has_type(client: &Client, engine_type: &str) -> Result<bool>
 }
 
 /// The column of a table in which values may be others than they were, if it is one.
-pub(super) fn is_changed(column: &Column, target: &Column) -> bool {
+fn is_changed(column: &Column, target: &Column) -> bool {
     // What was computed is computed again.
     !(column.is_generated && target.is_generated)
         && (column.engine_type != target.engine_type || target.is_generated)

@@ -10,7 +10,7 @@ use stillpoint_contract::{
 use tokio_postgres::{Client, error::SqlState};
 
 use super::{
-    altered::{AS_THEN, Changed, changed, has_type, is_changed},
+    altered::{AS_THEN, Changed, changed, has_type},
     conditions::{key_columns, listed},
     failure::failed,
     passing::{Passing, Sink, checked_type, close, open, passing_type, value},
@@ -22,6 +22,8 @@ use super::{
 use crate::tally::quoted;
 
 const STEP: &str = "put rows back";
+
+const ASIDE: &str = "--staging NAME puts all of them into a table of their own";
 
 /// Files of rows are read in between, each of which may take a while to come.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
@@ -70,6 +72,7 @@ struct Begun {
     now: Table,
     columns: usize,
     must_all: bool,
+    /// Whether the transaction made the table, for these rows or for others before.
     is_new: bool,
     is_watched: bool,
 }
@@ -79,7 +82,7 @@ async fn prepare(
     (passing, watch): (&mut Passing, &Watch),
     usual_names: &str,
     (table, conflict): (&Table, &Conflict),
-    (staging, is_made): (Option<&str>, bool),
+    (staging, is_new): (Option<&str>, bool),
 ) -> Result<Begun> {
     let now = match staging {
         None => look(client, &table.name).await?,
@@ -90,7 +93,7 @@ async fn prepare(
     let is_watched = staging.is_none() && watch.is_needed(client).await?;
     let fixed = fixed(client, &now).await?;
     // Without a key, no row is there in a new table.
-    let conflict = if is_made && now.key.is_empty() { &Conflict::Absent } else { conflict };
+    let conflict = if is_new && now.key.is_empty() { &Conflict::Absent } else { conflict };
     let put = Put { table, now: &now, conflict, fixed: &fixed, is_parted };
     let (target, conflicts) = (put.target()?, put.on_conflict()?);
     let types: Vec<&str> = table.columns.iter().map(passing_type).collect::<Result<_>>()?;
@@ -111,7 +114,7 @@ async fn prepare(
     let changed = changed.into_iter().map(query).collect::<Result<_>>()?;
     let must_all = is_watched || matches!(conflict, Conflict::Fail | Conflict::Absent);
     let rows = open(client, &through).await?;
-    let (columns, is_new) = (table.columns.len(), staging.is_some());
+    let columns = table.columns.len();
     Ok(Begun {
         target,
         rows,
@@ -128,8 +131,8 @@ async fn prepare(
     })
 }
 
-/// Makes a table like the one that rows come from, beside it; with the columns of then, where a
-/// value could not stand in it, or would be another one.
+/// Makes a table beside the one that rows come from, with the columns and the key of then: whatever
+/// else that table demands by now, other rows or values may have fulfilled that.
 async fn stage(client: &Client, table: &Table, name: &str) -> Result<Table> {
     let now = look(client, &table.name).await?;
     let pattern = TablePattern::new(name)?;
@@ -146,14 +149,7 @@ async fn stage(client: &Client, table: &Table, name: &str) -> Result<Table> {
     let row = client.query_one(query, &[&now.name]).await.map_err(|e| failed(e, STEP))?;
     let schema: String = row.try_get(0).map_err(|e| failed(e, STEP))?;
     let full = format!("{}.{own}", quoted(&schema));
-    let columns = if is_like(table, &now) {
-        format!(
-            "LIKE {} INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING INDEXES INCLUDING STORAGE",
-            now.name
-        )
-    } else {
-        columns_of_then(client, table).await?
-    };
+    let columns = columns_of_then(client, table).await?;
     let make = format!("CREATE TABLE {full} ({columns})");
     client.batch_execute(&make).await.map_err(|e| match e.code() {
         Some(&SqlState::DUPLICATE_TABLE) => {
@@ -166,18 +162,6 @@ async fn stage(client: &Client, table: &Table, name: &str) -> Result<Table> {
         _ => failed(e, "make a table for the rows"),
     })?;
     look(client, &full).await
-}
-
-/// Whether each column is there as it was.
-fn is_like(table: &Table, now: &Table) -> bool {
-    table.columns.iter().all(|column| {
-        match now.columns.iter().find(|target| target.name == column.name) {
-            Some(target) => {
-                !is_changed(column, target) && (target.is_nullable || !column.is_nullable)
-            }
-            None => column.is_generated,
-        }
-    })
 }
 
 async fn columns_of_then(client: &Client, table: &Table) -> Result<String> {
@@ -467,8 +451,9 @@ async fn bring(client: &Client, begun: Begun, watch: &mut Watch) -> Result<PutBa
     let Begun { changed, now, must_all, is_new, is_watched, .. } = begun;
     let table = &target.table;
     close(rows).await?;
+    let not_put = |e| not_put(e, table, is_new);
     if let Some(query) = unlike {
-        let row = client.query_one(&query, &[]).await.map_err(|e| not_put(e, table))?;
+        let row = client.query_one(&query, &[]).await.map_err(not_put)?;
         let rows: i64 = row.try_get(0).map_err(|e| failed(e, STEP))?;
         if rows > 0 {
             return Err(Error::new(ErrorKind::Refused, code::ROWS_CONFLICT, STEP)
@@ -479,10 +464,10 @@ async fn bring(client: &Client, begun: Begun, watch: &mut Watch) -> Result<PutBa
         }
     }
     let taken_out = match &skip {
-        Some(skip) => client.execute(skip, &[]).await.map_err(|e| not_put(e, table))?,
+        Some(skip) => client.execute(skip, &[]).await.map_err(not_put)?,
         None => 0,
     };
-    let row = client.query_one(&insert, &[]).await.map_err(|e| not_put(e, table))?;
+    let row = client.query_one(&insert, &[]).await.map_err(not_put)?;
     client.batch_execute(OWN_NAMES).await.map_err(|e| failed(e, STEP))?;
     let number = |at: usize| -> Result<u64> {
         let number = row.try_get::<_, i64>(at).map_err(|e| failed(e, STEP))?;
@@ -497,7 +482,7 @@ async fn bring(client: &Client, begun: Begun, watch: &mut Watch) -> Result<PutBa
         return Err(watch.differ(client, table, left).await?);
     }
     for (column, query) in &changed {
-        let found = client.query_opt(query, &[]).await.map_err(|e| not_put(e, table))?;
+        let found = client.query_opt(query, &[]).await.map_err(not_put)?;
         if let Some(row) = found {
             return Err(column.refused(&now, &row));
         }
@@ -532,9 +517,14 @@ async fn conclude(client: &Client, names: &str, watch: &Watch) -> Result<()> {
 const NO_CAST: [SqlState; 3] =
     [SqlState::FEATURE_NOT_SUPPORTED, SqlState::DATATYPE_MISMATCH, SqlState::CANNOT_COERCE];
 
-fn not_put(cause: tokio_postgres::Error, table: &str) -> Error {
+/// What is told where a table does not take rows; there is no other way for those that a table of
+/// their own does not take.
+fn not_put(cause: tokio_postgres::Error, table: &str, is_new: bool) -> Error {
+    let aside = |error: Error| if is_new { error } else { error.next(ASIDE) };
     match cause.code() {
-        Some(&SqlState::UNIQUE_VIOLATION | &SqlState::EXCLUSION_VIOLATION) => refused(cause, table),
+        Some(&SqlState::UNIQUE_VIOLATION | &SqlState::EXCLUSION_VIOLATION) => {
+            aside(refused(cause, table))
+        }
         Some(&SqlState::FOREIGN_KEY_VIOLATION) => dangling(cause).with("table", table),
         Some(code)
             if code.code().starts_with("22")
@@ -542,12 +532,17 @@ fn not_put(cause: tokio_postgres::Error, table: &str) -> Error {
                 || NO_CAST.contains(code) =>
         {
             let message = cause.as_db_error().map(|db| db.message().to_owned());
-            Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, STEP)
+            let why = if is_new {
+                "the columns do not admit the rows, although they have the types of then"
+            } else {
+                "the table as it is now does not admit the rows"
+            };
+            let error = Error::new(ErrorKind::Unsupported, code::ROWS_REFUSED, STEP)
                 .with("table", table)
                 .with("server", message.unwrap_or_default())
-                .why("the table as it is now does not admit the rows")
-                .next(AS_THEN)
-                .caused_by(cause)
+                .why(why)
+                .caused_by(cause);
+            if is_new { error } else { error.next(AS_THEN) }
         }
         _ => failed(cause, STEP),
     }
@@ -557,7 +552,7 @@ fn dangling(cause: tokio_postgres::Error) -> Error {
     Error::new(ErrorKind::Refused, code::ROWS_CONFLICT, STEP)
         .why("they refer to rows that are not there")
         .next("put those back first; if they were, a trigger keeps them out of their table")
-        .next("--staging NAME puts all of them into a table of their own")
+        .next(ASIDE)
         .caused_by(cause)
 }
 
@@ -568,6 +563,5 @@ fn refused(cause: tokio_postgres::Error, table: &str) -> Error {
         .with("key", detail)
         .why("a row that has the same key, or the same unique values, is there")
         .next("--on-conflict skip keeps those that are there, overwrite replaces them")
-        .next("--staging NAME puts all of them into a table of their own")
         .caused_by(cause)
 }

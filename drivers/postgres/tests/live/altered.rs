@@ -190,6 +190,47 @@ async fn values_of_rows_without_a_key_are_compared() {
     }
 }
 
+/// Whatever the table demands by now, a new one takes all that was archived.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_their_own_takes_all_rows() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    stage
+        .run(
+            "CREATE TABLE t (id int PRIMARY KEY, v text UNIQUE, w int);
+             INSERT INTO t VALUES (1, 'bob@x', NULL), (2, NULL, 7)",
+        )
+        .await;
+    let mut rows = stage.driver("").await.rows().await.unwrap();
+    let (table, first) = read(rows.as_mut()).await;
+    stage.run("DELETE FROM t; INSERT INTO t VALUES (3, 'bob@x', 1)").await;
+    let (_, later) = read(rows.as_mut()).await;
+    stage
+        .run(
+            "DELETE FROM t; ALTER TABLE t ALTER w SET NOT NULL; ALTER TABLE t ADD x int NOT NULL;
+             ALTER TABLE t ADD CHECK (w < 5)",
+        )
+        .await;
+    let mut all = MemoryRows::default();
+    all.0.extend(first.0.iter().chain(&later.0).cloned());
+    for conflict in [Conflict::Fail, Conflict::Skip] {
+        let error = all.put_back(rows.as_mut(), &table, &conflict, None).await.unwrap_err();
+        assert_eq!(error.code(), code::ROWS_REFUSED, "{error:?}");
+        assert!(format!("{:?}", error.advice()).contains("--staging"), "{error:?}");
+    }
+    let put = all.put_back(rows.as_mut(), &table, &Conflict::Fail, Some("beside")).await;
+    assert_eq!(put.unwrap(), 3);
+    let shown = "SELECT string_agg(concat_ws(' ', id, v, w), ', ' ORDER BY id) FROM beside";
+    assert_eq!(ask(&stage, shown).await, "1 bob@x, 2 7, 3 bob@x 1");
+    // It has the key, and nobody is sent in circles.
+    let beside = rows.table("beside").await.unwrap();
+    assert_eq!(beside.key, [0]);
+    all.0.extend(later.0);
+    let put = all.put_back(rows.as_mut(), &table, &Conflict::Fail, Some("twice")).await;
+    let error = put.unwrap_err();
+    assert_eq!(error.code(), code::ROWS_CONFLICT, "{error:?}");
+    assert!(!format!("{:?}", error.advice()).contains("--staging"), "{error:?}");
+}
+
 /// A type that was made anew, under the name that it had.
 #[tokio::test(flavor = "multi_thread")]
 async fn values_of_a_type_that_means_something_else_now_are_refused() {
