@@ -36,6 +36,7 @@ pub(super) async fn examine(client: &Client, set: &ArchiveSet) -> Result<Vec<Fin
     let mut findings = Vec::new();
     findings.extend(ledger_rights(client).await?);
     findings.extend(role_of_session(client).await?);
+    findings.extend(encoding(client).await?);
     let key = key(client, set.root()).await?;
     findings.push(key);
     for (at, member) in set.members.iter().enumerate() {
@@ -134,6 +135,25 @@ async fn ledger_rights(client: &Client) -> Result<Option<Finding>> {
         (is(3)?, format!("CREATE SCHEMA stillpoint AUTHORIZATION {role}"))
     };
     Ok((!may).then(|| lacking("ledger", "the role may not make it".to_owned(), grant)))
+}
+
+/// Such a database takes bytes without asking what letters they are, and hands them over as they
+/// are: those that are no UTF-8 would end a run half-way.
+/// Source: PostgreSQL 18 documentation, 23.3.4, "Automatic Character Set Conversion Between Server
+/// and Client".
+async fn encoding(client: &Client) -> Result<Option<Finding>> {
+    let query = "SELECT quote_ident(current_database())
+        WHERE current_setting('server_encoding') = 'SQL_ASCII'";
+    let row = client.query_opt(query, &[]).await.map_err(|e| failed(e, STEP))?;
+    let Some(row) = row else { return Ok(None) };
+    let database: String = row.try_get(0).map_err(|e| failed(e, STEP))?;
+    let found = "it is SQL_ASCII: texts are whatever bytes somebody wrote, and nobody can say \
+                 which letters those are, or that they are UTF-8";
+    let make = format!(
+        "CREATE DATABASE … TEMPLATE template0 ENCODING 'UTF8'; then pg_dump --encoding=ENCODING \
+         {database} | psql …, with the encoding in which applications wrote"
+    );
+    Ok(Some(lacking("server_encoding", found.to_owned(), make)))
 }
 
 /// On a replica, most triggers do not fire, and foreign keys are among them.

@@ -6,7 +6,7 @@ use stillpoint_contract::{ErrorKind, KeyRange, Link, Member, Named, Weight, code
 
 use crate::{
     rows::{MAJOR, count, open},
-    stage::Stage,
+    stage::{Stage, connect},
 };
 
 /// Whatever a trigger does, no row of another table goes: its function is looked at by nobody, and
@@ -392,5 +392,27 @@ async fn rows_are_moved_at_the_origin_only() {
         assert_eq!(delete(rows.as_mut(), &one).await.unwrap_err().code(), code::ROWS_REFUSED);
         drop(rows);
         stage.settled().await;
+    }
+}
+
+/// Bytes of which nobody knows what letters they are would end a run half-way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_without_an_encoding_is_refused_before() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    let table = "CREATE TABLE t (id int PRIMARY KEY, v text)";
+    let create = "CREATE DATABASE raw ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C'";
+    stage.run(&format!("{table}; {create}")).await;
+    let raw = connect(&format!("{} dbname=raw", stage.server.conninfo())).await;
+    raw.batch_execute(&format!("{table}; INSERT INTO t VALUES (1, E'\\xe4')")).await.unwrap();
+    for (database, is_refused) in [("raw", true), ("postgres", false)] {
+        let driver = stage.driver(&format!("dbname={database}")).await;
+        let mut rows = driver.rows().await.unwrap();
+        let one = set(rows.table("public.t").await.unwrap(), "id = 1");
+        let findings = rows.examine(&one).await.unwrap();
+        let told = findings.iter().find(|one| one.subject == "server_encoding");
+        assert_eq!(told.is_some(), is_refused, "{database}: {findings:?}");
+        let Some(told) = told else { continue };
+        let statement = told.statement.as_deref().unwrap();
+        assert!(told.weight == Weight::Lacking && statement.contains("pg_dump"), "{told:?}");
     }
 }
