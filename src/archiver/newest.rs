@@ -1,12 +1,12 @@
-//! Of archived rows that have one key, those of the newest run.
+//! Of archived rows that have one key, the one of the newest batch.
 //!
-//! A row that was put back, changed and archived again is in files of several runs. Which run has
-//! it last is found out for rows of some batches at once, so that their keys fit into memory: files
-//! of newer runs are read for them, where they may have such keys at all.
+//! A row that was put back, changed and archived again is in files of several batches, of one run
+//! where that had not ended, else of several. Which batch has it last is found out for rows of some
+//! batches at once, so that their keys fit into memory: files of newer batches are read for them,
+//! where they may have such keys at all. In one batch, no two rows of a table have the same key.
 
 use std::{
     borrow::Cow,
-    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
@@ -19,7 +19,7 @@ use crate::pipeline::cpu::CpuPool;
 /// Batches are added until there are so many keys.
 const KEYS_MAX: usize = 3_000_000;
 
-/// Says of a row whether no newer run has one with its key.
+/// Says of a row whether no newer batch has one with its key.
 pub(super) type IsNewest = Box<dyn Fn(&[u8]) -> Result<bool> + Send>;
 
 /// A value of a key, in an order of our own: any one tells stretches apart.
@@ -126,15 +126,17 @@ impl Extent {
     }
 }
 
-/// Keys of rows of some batches, of which newer runs may have others.
+/// Keys of rows of some batches, of which newer ones may have others.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
-    /// By the hash of a key: the newest run that has it.
+    /// By the hash of a key: the place of the newest batch that has it.
     newest: HashMap<[u8; 16], u32>,
     /// By what they are keys of: between which they are, in each file.
     extents: BTreeMap<String, Vec<Extent>>,
-    /// The oldest run that they come from.
-    oldest: Option<u32>,
+    /// The place of the oldest batch that they come from.
+    oldest: Option<usize>,
+    /// Files of which all keys are there, by the places of batch and table.
+    whole: BTreeSet<(usize, usize)>,
 }
 
 impl Keys {
@@ -149,10 +151,8 @@ impl Keys {
 pub(super) struct Newest<'a> {
     place: &'a Place,
     cpu: &'a CpuPool,
-    /// Those batches, oldest run first.
+    /// Those batches, oldest first: in the order of runs, and of their numbers in each.
     all: &'a [Visible<'a>],
-    /// Of each of them, the place of its run among all.
-    runs: Vec<u32>,
     /// Of each of them, how keys of each table are read.
     keyed: Vec<Vec<Option<Arc<Keyed>>>>,
     /// Whether it is worth while to find out between which keys rows of files are: not for a few.
@@ -168,29 +168,18 @@ impl<'a> Newest<'a> {
         all: &'a [Visible<'a>],
         measures: bool,
     ) -> Self {
-        let mut runs: Vec<u32> = Vec::new();
-        for (at, one) in all.iter().enumerate() {
-            let run = match at.checked_sub(1) {
-                Some(before) if all[before].plan.run == one.plan.run => runs[before],
-                Some(before) => runs[before] + 1,
-                None => 0,
-            };
-            runs.push(run);
-        }
         let keyed = |one: &Visible<'_>| -> Vec<Option<Arc<Keyed>>> {
             let numbers = 0..one.batch.members.len();
             numbers.map(|number| Keyed::of(names, one, number).map(Arc::new)).collect()
         };
         let keyed = all.iter().map(keyed).collect();
-        Self { place, cpu, all, runs, keyed, measures, extents: BTreeMap::new() }
+        Self { place, cpu, all, keyed, measures, extents: BTreeMap::new() }
     }
 
-    /// The places of batches, those of the newest run first. What refers to a row of a newer run
-    /// may be in an older one, and not the other way round.
+    /// The places of batches, the newest first. What refers to a row of a newer one may be in an
+    /// older one, and not the other way round: it had to go first.
     pub(super) fn order(&self) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.all.len()).collect();
-        order.sort_by_key(|at| Reverse(self.runs[*at]));
-        order
+        (0..self.all.len()).rev().collect()
     }
 
     /// Adds keys of a batch's rows of one table, those at some places or all of them.
@@ -207,15 +196,17 @@ impl<'a> Newest<'a> {
         if !self.may_be_newer((at, number), &keyed.of).await? {
             return Ok(keys);
         }
-        let (run, of) = (self.runs[at], keyed.of.clone());
+        let is_whole = picked.is_none();
+        // Nobody has more files than that.
+        let (rank, of) = (at as u32, keyed.of.clone());
         let add = move |found: &mut (Keys, Option<Extent>), place: u64, row: &[u8]| -> Result<()> {
             let (keys, extent) = found;
             if picked.as_ref().is_some_and(|picked| !picked.contains(&place)) {
                 return Ok(());
             }
             if let Some(parts) = keyed.parts(row)? {
-                let newest = keys.newest.entry(keyed.hash(&parts)).or_insert(run);
-                *newest = run.max(*newest);
+                let newest = keys.newest.entry(keyed.hash(&parts)).or_insert(rank);
+                *newest = rank.max(*newest);
                 Extent::add(extent, parts);
             }
             Ok(())
@@ -223,20 +214,21 @@ impl<'a> Newest<'a> {
         let (mut keys, extent) =
             self.all[at].fold(self.place, self.cpu, number, (keys, None), add).await?;
         keys.extents.entry(of).or_default().extend(extent);
-        keys.oldest = Some(keys.oldest.map_or(run, |oldest| oldest.min(run)));
+        keys.oldest = Some(keys.oldest.map_or(at, |oldest| oldest.min(at)));
+        keys.whole.extend(is_whole.then_some((at, number)));
         Ok(keys)
     }
 
-    /// Finds out which run is the newest one that has them.
+    /// Finds out which batch is the newest one that has them.
     pub(super) async fn settle(&mut self, mut keys: Keys) -> Result<Keys> {
         let Some(oldest) = keys.oldest else { return Ok(keys) };
-        for at in 0..self.all.len() {
-            let run = self.runs[at];
-            if run <= oldest {
-                continue;
-            }
+        for at in oldest + 1..self.all.len() {
+            let rank = at as u32;
             for number in 0..self.keyed[at].len() {
                 let Some(keyed) = self.keyed[at][number].clone() else { continue };
+                if keys.whole.contains(&(at, number)) {
+                    continue;
+                }
                 let sought = keys.extents.get(&keyed.of).map(Vec::as_slice);
                 if !self.may_have((at, number), sought).await? {
                     continue;
@@ -245,7 +237,7 @@ impl<'a> Newest<'a> {
                     if let Some(parts) = keyed.parts(row)?
                         && let Some(newest) = keys.newest.get_mut(&keyed.hash(&parts))
                     {
-                        *newest = run.max(*newest);
+                        *newest = rank.max(*newest);
                     }
                     Ok(())
                 };
@@ -255,25 +247,22 @@ impl<'a> Newest<'a> {
         Ok(keys)
     }
 
-    /// What says of a batch's rows of one table which of them no newer run has.
+    /// What says of a batch's rows of one table which of them no newer one has.
     pub(super) fn judge(&self, keys: &Arc<Keys>, (at, number): (usize, usize)) -> IsNewest {
         let keyed = self.keyed[at][number].clone();
         let keyed = keyed.filter(|keyed| keys.extents.contains_key(&keyed.of));
-        let (keys, run) = (Arc::clone(keys), self.runs[at]);
+        let (keys, rank) = (Arc::clone(keys), at as u32);
         Box::new(move |row: &[u8]| {
             let Some(keyed) = &keyed else { return Ok(true) };
             let Some(parts) = keyed.parts(row)? else { return Ok(true) };
             let newest = keys.newest.get(&keyed.hash(&parts));
-            Ok(newest.is_none_or(|newest| *newest == run))
+            Ok(newest.is_none_or(|newest| *newest == rank))
         })
     }
 
-    /// Whether a newer run may have rows with keys of a file.
+    /// Whether a newer batch may have rows with keys of a file.
     async fn may_be_newer(&mut self, one: (usize, usize), of: &str) -> Result<bool> {
         for at in one.0 + 1..self.all.len() {
-            if self.runs[at] == self.runs[one.0] {
-                continue;
-            }
             for number in 0..self.keyed[at].len() {
                 let other = self.keyed[at][number].as_ref();
                 if other.is_none_or(|other| other.of != of) {

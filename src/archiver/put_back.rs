@@ -44,13 +44,13 @@ pub struct Returned {
     pub table: String,
     /// What became of them.
     pub tally: PutBackTally,
-    /// How many rows were left in the files, since newer runs have rows with their keys.
+    /// How many rows were left in the files, since newer files have rows with their keys.
     pub older: u64,
 }
 
 /// Puts archived rows back in one transaction, those of one file after those of the other, parents
-/// before children. They stay in the archive. Of rows with one key, the one of the newest run
-/// counts, whether or not it is one of those that are wanted; with a run, the one of that run.
+/// before children. They stay in the archive. Of rows with one key, the one that was archived last
+/// counts, whether or not it is one of those that are wanted; with a run, the last one of that run.
 ///
 /// # Errors
 ///
@@ -207,7 +207,7 @@ impl Back<'_> {
         }
     }
 
-    /// Puts the rows of a file back of which no newer run has others.
+    /// Puts the rows of a file back of which no newer one has others.
     async fn member(
         &mut self,
         visible: &Visible<'_>,

@@ -83,16 +83,17 @@ pub(super) async fn get(session: &Session, options: GetOptions) -> Result<u8> {
     let term = |(column, value)| Term { column, compares: Compares::Equal, values: vec![value] };
     let terms = key.into_iter().zip(options.id).map(term).collect();
     let wanted = Wanted { table: options.table, terms, ..Wanted::default() };
-    let runs = write(session, &set, &place, &wanted, options.format).await?;
-    if runs.len() > 1 {
+    let batches = write(session, &set, &place, &wanted, options.format).await?;
+    if batches.len() > 1 {
+        let of = |(run, batch): &(String, u32)| format!("{run} (batch {batch})");
         session.warn(&format!(
-            "these are versions of one row from {} runs, oldest first: {}; archive restore puts \
-             the newest one back, or that of --run RUN",
-            runs.len(),
-            runs.join(", ")
+            "these are {} versions of one row, oldest first, of the runs {}; archive restore puts \
+             the newest one back, or the newest of --run RUN",
+            batches.len(),
+            batches.iter().map(of).collect::<Vec<_>>().join(", ")
         ));
     }
-    if runs.is_empty() {
+    if batches.is_empty() {
         return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find the row")
             .with("set", &options.set)
             .why("no archived row has that key; it may still be in its table"));
@@ -147,22 +148,22 @@ async fn ledger(session: &Session, set: &Set, place: &Place) -> Result<Option<Ve
     Ok(None)
 }
 
-/// Prints rows, and returns the runs that they are from, in their order.
+/// Prints rows, and returns the runs and batches that they are from, in their order.
 async fn write(
     session: &Session,
     set: &Set,
     place: &Place,
     wanted: &Wanted,
     form: Form,
-) -> Result<Vec<String>> {
+) -> Result<Vec<(String, u32)>> {
     // One heading for all files, whatever columns they have.
     let heading = columns_of(&Shelf::load(place).await?, wanted.table.as_deref());
     let mut is_headed = form != Form::Csv;
     let ledger = ledger(session, set, place).await?;
-    let mut runs: Vec<String> = Vec::new();
+    let mut batches: Vec<(String, u32)> = Vec::new();
     let print_all = async |found: FoundRows| {
-        if runs.last() != Some(&found.run) {
-            runs.push(found.run.clone());
+        if batches.last().is_none_or(|(run, batch)| *run != found.run || *batch != found.batch) {
+            batches.push((found.run.clone(), found.batch));
         }
         let mut text = Vec::new();
         if !is_headed {
@@ -180,5 +181,5 @@ async fn write(
         print(&String::from_utf8_lossy(&text))
     };
     find(place, &session.world.cpu, wanted, ledger.as_deref(), print_all).await?;
-    Ok(runs)
+    Ok(batches)
 }

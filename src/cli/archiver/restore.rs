@@ -37,7 +37,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TABLE")]
     table: Option<String>,
     /// Only rows of this run, also where a newer one has rows with their keys [default: of rows
-    /// with one key, the one of the newest run].
+    /// with one key, the one that was archived last].
     #[arg(long, value_name = "RUN")]
     run: Option<String>,
     /// Where they are put.
@@ -75,7 +75,7 @@ struct RestoreAnswer {
     inserted: u64,
     replaced: u64,
     skipped: u64,
-    /// Rows that were left in the files, since a newer run has rows with their keys.
+    /// Rows that were left in the files, since newer ones have rows with their keys.
     older_versions: u64,
     /// The same of each table that has rows now.
     tables: Vec<TableRow>,
@@ -116,7 +116,7 @@ impl Answer for RestoreAnswer {
         if self.older_versions > 0 {
             let were = if self.older_versions == 1 { "was" } else { "were" };
             page.line(format!(
-                "{} {were} left in the files: newer runs have rows with their keys. --run RUN puts \
+                "{} {were} left in the files: newer ones have rows with their keys. --run RUN puts \
                  back those of a run.",
                 units::count(self.older_versions, "older version", "older versions")
             ));

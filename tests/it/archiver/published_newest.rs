@@ -5,7 +5,8 @@ use std::{path::Path, sync::Arc};
 
 use stillpoint::{
     archiver::{
-        Erasing, Returned, Returning, Shelf, Wanted, duckdb_views, erase, hive_tables, put_back,
+        Erasing, Quit, Returned, Returning, Shelf, Wanted, duckdb_views, erase, hive_tables,
+        put_back,
     },
     policy::FileFormat,
     repository::store::{LocalStore, RealFs, Store, Writers},
@@ -111,6 +112,34 @@ async fn duckdb_sees_the_newest_version_of_each_row() {
         let note = seen(&duckdb, &views, "SELECT note FROM orders_newest WHERE token = 'o2'");
         assert_eq!(note, ["corrected 1"]);
     }
+}
+
+/// Of a key that one run archived twice, it is the later one, as `archive restore` has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn duckdb_sees_the_newest_version_of_a_row_that_one_run_archived_twice() {
+    let Some(duckdb) = DuckDb::required() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut yard = Yard::in_store(Sqlite::new().await, true, local(folder.path()).await);
+    yard.rule.file_bytes = 1;
+    yard.rule.slice_rows = 2;
+    yard.fill(0..8, 1).await;
+    yard.limits.rows_max = Some(4);
+    assert_eq!(yard.run().await.unwrap().quit, Quit::RowsMax);
+    back(&yard, "id = 1", None).await;
+    yard.shop.change(&["UPDATE orders SET note = 'corrected' WHERE id = 1".to_owned()]).await;
+    yard.limits.rows_max = None;
+    assert!(yard.run().await.unwrap().quit.is_done());
+
+    let restored = back(&yard, "", Some("again")).await;
+    assert_eq!(restored.iter().map(|one| one.older).sum::<u64>(), 2, "{restored:?}");
+    let views = views(&yard).await;
+    let rows = "token || '/' || note";
+    assert_eq!(seen(&duckdb, &views, &format!("SELECT {rows} FROM orders")).len(), 9);
+    let newest = seen(&duckdb, &views, &format!("SELECT {rows} FROM orders_newest"));
+    let mut wanted = yard.shop.ask(&format!("SELECT {rows} FROM again")).await;
+    wanted.sort();
+    assert_eq!(newest, wanted, "{views}");
+    assert_eq!(newest[1], "o1/corrected");
 }
 
 /// Keys are compared as the database does, whatever forms files have.

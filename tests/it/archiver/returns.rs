@@ -161,15 +161,15 @@ async fn put_all<S: Shop>(
 async fn all_or_nothing<S: Shop>(mut yard: Yard<S>) {
     yard.rule.file_bytes = 1;
     yard.rule.slice_rows = 7;
-    yard.fill(0..30, 2).await;
+    yard.fill(100..130, 2).await;
     assert!(yard.run().await.unwrap().quit.is_done());
     let orders = yard.shop.table("orders");
-    // Of the last file.
-    let there = format!("INSERT INTO {orders} VALUES (29, 'there', 'open', NULL, 1)");
+    // Of the file that is put back last.
+    let there = format!("INSERT INTO {orders} VALUES (103, 'there', 'open', NULL, 1)");
     yard.shop.change(&[there]).await;
     let error = put_all(&yard, Conflict::Fail, None).await.unwrap_err();
     assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_CONFLICT));
-    assert!(format!("{:?}", error.facts()).contains("29"), "{error:?}");
+    assert!(format!("{:?}", error.facts()).contains("103"), "{error:?}");
     assert_eq!(yard.live("orders").await, ["there"]);
     assert_eq!(yard.live("items").await, Vec::<String>::new());
 
@@ -182,7 +182,7 @@ async fn all_or_nothing<S: Shop>(mut yard: Yard<S>) {
     yard.shop.change(&[mended]).await;
     assert_eq!(put_all(&yard, Conflict::Skip, None).await.unwrap(), [29, 60]);
     assert_eq!(put_all(&yard, Conflict::Overwrite, None).await.unwrap(), [30, 60]);
-    assert_eq!(yard.live("orders").await, tokens("o", 0..30));
+    assert_eq!(yard.live("orders").await, tokens("o", 100..130));
 }
 
 #[tokio::test(flavor = "multi_thread")]

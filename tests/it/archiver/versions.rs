@@ -1,9 +1,9 @@
-//! Rows that were put back, corrected and archived again: they are in files of several runs, and
-//! the newest version of each comes back.
+//! Rows that were put back, corrected and archived again: they are in files of several runs, or of
+//! one that had not ended, and the newest version of each comes back.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says what it tried")]
 
 use stillpoint::archiver::{
-    FoundRows, Nobody, Reconciling, Returned, Returning, Shelf, Wanted, duckdb_views, find,
+    FoundRows, Nobody, Quit, Reconciling, Returned, Returning, Shelf, Wanted, duckdb_views, find,
     put_back, reconcile,
 };
 use stillpoint_contract::{Conflict, Result};
@@ -127,6 +127,79 @@ async fn the_newest_version_of_a_row_comes_back_to_postgresql() {
     shop.change(&["DROP TABLE IF EXISTS again_items, again".to_owned()]).await;
     newest(Yard::new(&shop, true)).await;
     shop.change(&["DROP TABLE again_items, again".to_owned()]).await;
+}
+
+/// A run that goes on archives again what was put back meanwhile: its later batch has the row.
+async fn of_one_run<S: Shop>(mut yard: Yard<S>) {
+    yard.rule.file_bytes = 1;
+    yard.rule.slice_rows = 2;
+    yard.fill(0..8, 1).await;
+    let orders = yard.shop.table("orders");
+    for number in 0..2 {
+        yard.limits.rows_max = Some(4);
+        assert_eq!(yard.run().await.unwrap().quit, Quit::RowsMax, "{number}");
+        let back = put(&yard, "id = 1", (Conflict::Fail, None), None).await.unwrap();
+        assert_eq!(counts(&back), [[1, 0, 0, number], [1, 0, 0, number]], "{back:?}");
+        let correct = format!("UPDATE {orders} SET note = 'corrected {number}' WHERE id = 1");
+        yard.shop.change(&[correct]).await;
+    }
+    yard.limits.rows_max = None;
+    assert!(yard.run().await.unwrap().quit.is_done());
+    let shelf = Shelf::load(&yard.place).await.unwrap();
+    let runs: Vec<&str> = shelf.runs.iter().map(|run| &*run.plan.run).collect();
+    assert_eq!(runs.len(), 1, "{runs:?}");
+
+    let note = format!("SELECT note FROM {orders} WHERE id = 1");
+    let emptied =
+        [format!("DELETE FROM {}", yard.shop.table("items")), format!("DELETE FROM {orders}")];
+    for (conflict, run) in [
+        (Conflict::Fail, None),
+        (Conflict::Skip, None),
+        (Conflict::Overwrite, None),
+        (Conflict::Newer("token".to_owned()), None),
+        (Conflict::Fail, Some(runs[0])),
+    ] {
+        for (condition, rows) in [("id = 1", 1), ("", 8)] {
+            let back = put(&yard, condition, (conflict.clone(), None), run).await.unwrap();
+            assert_eq!(counts(&back), [[rows, 0, 0, 2], [rows, 0, 0, 2]], "{back:?}");
+            assert_eq!(yard.shop.ask(&note).await, ["corrected 1"], "{conflict:?}, {run:?}");
+            yard.shop.change(&emptied).await;
+        }
+    }
+    for (number, condition) in ["id = 1", "", "note = 'corrected 1'"].into_iter().enumerate() {
+        let staging = format!("once_{number}");
+        let back = put(&yard, condition, (Conflict::Fail, Some(&staging)), None).await.unwrap();
+        let note = format!("SELECT note FROM {} WHERE id = 1", back[0].table);
+        assert_eq!(yard.shop.ask(&note).await, ["corrected 1"], "{condition}");
+    }
+    // What is true of an earlier one only is not true of the row.
+    let back = put(&yard, "note = 'corrected 0'", (Conflict::Fail, None), None).await.unwrap();
+    assert_eq!(counts(&back), [[0, 0, 0, 1], [0, 0, 0, 1]], "{back:?}");
+    // Readers see each version, oldest first.
+    let wanted = Wanted { terms: Wanted::terms_of("id = 1").unwrap(), ..Wanted::default() };
+    let mut seen = Vec::new();
+    let take = async |found: FoundRows| {
+        seen.push(found.batch);
+        Ok(())
+    };
+    let found = find(&yard.place, &yard.world.cpu, &wanted, None, take);
+    assert_eq!(Box::pin(found).await.unwrap(), 3);
+    assert!(seen.is_sorted() && seen.len() == 3, "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_version_comes_back_that_one_run_archived_to_sqlite() {
+    of_one_run(Yard::new(Sqlite::new().await, true)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_version_comes_back_that_one_run_archived_to_postgresql() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    let tables = (0..3).map(|number| format!("once_{number}_items, once_{number}"));
+    let gone = [format!("DROP TABLE IF EXISTS {}", tables.collect::<Vec<_>>().join(", "))];
+    shop.change(&gone).await;
+    of_one_run(Yard::new(&shop, true)).await;
+    shop.change(&gone).await;
 }
 
 /// A row that was written by another spelling of its key, by an index that takes both for one.
@@ -256,6 +329,36 @@ fn older_versions_are_left_in_the_files_and_told() {
     for run in runs["runs"].as_array().unwrap() {
         assert!(told.contains(run["run"].as_str().unwrap()), "{told}");
     }
+}
+
+/// Versions of one run are told apart by their batches.
+#[test]
+fn versions_of_one_run_are_told() {
+    let (ward, shop) = few(3, "");
+    shop.pragma_update(None, "journal_mode", "WAL").unwrap();
+    ward.ok(&["archive", "run", "few", "--max-rows", "1"]);
+    let restore = ["archive", "restore", "few", "--where", "id = 1"];
+    ward.ok(&restore);
+    shop.execute("UPDATE few SET v = 'v1-corrected' WHERE id = 1", []).unwrap();
+    ward.ok(&["archive", "run", "few"]);
+    let runs = ward.json(&["archive", "ls", "few"]);
+    assert_eq!(runs["runs"].as_array().unwrap().len(), 1, "{runs:#}");
+
+    let output = ward.command(&["archive", "get", "few", "--id", "1"]).output().unwrap();
+    let (rows, told) = (String::from_utf8(output.stdout), String::from_utf8(output.stderr));
+    let (rows, told) = (rows.unwrap(), told.unwrap());
+    let newest = rows.lines().last().unwrap();
+    assert!(rows.lines().count() == 2 && newest.contains("v1-corrected"), "{rows}");
+    let run = runs["runs"][0]["run"].as_str().unwrap();
+    for batch in [1, 2] {
+        assert!(told.contains(&format!("{run} (batch {batch})")), "{told}");
+    }
+    let back = ward.json(&restore);
+    let shown = (back["inserted"].as_u64(), back["older_versions"].as_u64());
+    assert_eq!(shown, (Some(1), Some(1)), "{back:#}");
+    let version = "SELECT v FROM few WHERE id = 1";
+    let version: String = shop.query_row(version, [], |row| row.get(0)).unwrap();
+    assert_eq!(version, "v1-corrected");
 }
 
 /// What was set holds until somebody takes it back, and everybody is told.
