@@ -22,6 +22,9 @@ use super::{
 };
 use crate::{policy::ArchiveRule, world::World};
 
+/// What plans say in place of a month.
+const OPEN: &str = "open";
+
 /// A batch that is, or would be, removed, or written anew without some of its rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expiring {
@@ -35,9 +38,12 @@ pub struct Expiring {
     pub of_rows: u64,
     /// How many bytes its files have.
     pub bytes: u64,
-    /// The month from which on it may be removed, or `open`: its rows go as those whom they are
-    /// about.
+    /// The month from which on it may be removed, as its plan says, or `open`, where none was said.
     pub expire: String,
+    /// The same as the policy of now says, counted from when its rows were written.
+    pub by_policy: String,
+    /// Whether that one is yet to come, or is none, so that it stays.
+    pub is_kept: bool,
     /// Whether a hold keeps it.
     pub is_held: bool,
     /// Whether it does so because nobody knows whose rows those are: they have no such column, or
@@ -58,6 +64,9 @@ pub struct Expiry {
 
 /// Removes batches whose month has come, and rows of subjects whose time is over, unless they are
 /// held; with `is_dry`, only says which. Second copies go as the first ones do.
+///
+/// A month counts that was said when a batch was written, and the policy of now has to agree: who
+/// corrects it to keep files longer, or for ever, keeps those of before as well.
 ///
 /// A clock that goes back removes nothing: the latest time that any document of the set has is no
 /// later than now, or nothing is done.
@@ -80,9 +89,9 @@ pub async fn expire(
     }
     let holds = held(first).await?;
     let names = Names::of(&shelf);
-    let over = Over { place: first, world, now, is_dry, holds: &holds, names: &names };
+    let over = Over { place: first, world, rule, now, is_dry, holds: &holds, names: &names };
     over.months(&shelf, &mut expiry).await?;
-    over.subjects(&shelf, rule, &mut expiry).await?;
+    over.subjects(&shelf, &mut expiry).await?;
     if !is_dry {
         expiry.removed.add(sweep(first, &Shelf::load(first).await?).await?);
         for copy in copies {
@@ -116,10 +125,19 @@ async fn newest_word(place: &Place, shelf: &Shelf) -> Result<Option<DateTime<Utc
     Ok(times.into_iter().max())
 }
 
+/// When rows of a batch were written to files: of two clocks that disagree, the later one, since
+/// what is kept too long can still go. That some were taken out later begins nothing anew.
+fn written(plan: &Plan, one: &ShelvedBatch) -> DateTime<Utc> {
+    let made = one.batch.made;
+    let sealed = one.sealed.as_ref().filter(|sealed| sealed.generation < one.batch.generation);
+    sealed.map_or(made, |sealed| sealed.at.min(made)).max(plan.made)
+}
+
 /// What is looked for.
 struct Over<'a> {
     place: &'a Place,
     world: &'a World,
+    rule: &'a ArchiveRule,
     now: DateTime<Utc>,
     is_dry: bool,
     holds: &'a Holds,
@@ -127,12 +145,29 @@ struct Over<'a> {
 }
 
 impl Over<'_> {
+    /// Whether batches of a plan may go, as far as was said when it was made. Where nothing was,
+    /// that is up to the policy of now.
+    fn may_go(&self, plan: &Plan) -> bool {
+        plan.expire == OPEN || self.rule.has_come(&plan.expire, self.now)
+    }
+
     /// Removes batches whose month has come.
     async fn months(&self, shelf: &Shelf, expiry: &mut Expiry) -> Result<()> {
-        let month = self.now.format("%Y-%m").to_string();
-        for run in &shelf.runs {
-            let is_over = run.plan.expire != "open" && run.plan.expire <= month;
-            for one in run.batches.values().filter(|one| is_over && one.is_sealed()) {
+        if self.rule.retention.is_some() {
+            return Ok(());
+        }
+        for run in shelf.runs.iter().filter(|run| self.may_go(&run.plan)) {
+            for one in run.batches.values().filter(|one| one.is_sealed()) {
+                let by_policy = self.rule.expire(written(&run.plan, one));
+                if !self.rule.has_come(&by_policy, self.now) {
+                    // What never had a month, and stays, is no news.
+                    if run.plan.expire != OPEN {
+                        let rows = one.batch.rows();
+                        let stays = self.expiring(&run.plan, one, rows, (false, false));
+                        expiry.batches.push(Expiring { is_kept: true, ..stays });
+                    }
+                    continue;
+                }
                 let Self { place, world, names, .. } = *self;
                 let searched = Searched { place, world, names, plan: &run.plan, batch: &one.batch };
                 let kept = self.holds.rows_in(&searched).await?;
@@ -148,9 +183,9 @@ impl Over<'_> {
     }
 
     /// Takes out rows of subjects whose time is over. Of whom nothing is known stays.
-    async fn subjects(&self, shelf: &Shelf, rule: &ArchiveRule, expiry: &mut Expiry) -> Result<()> {
-        let Some(retention) = &rule.retention else { return Ok(()) };
-        let zone = rule.zone.unwrap_or(chrono_tz::Tz::UTC);
+    async fn subjects(&self, shelf: &Shelf, expiry: &mut Expiry) -> Result<()> {
+        let Some(retention) = &self.rule.retention else { return Ok(()) };
+        let zone = self.rule.zone.unwrap_or(chrono_tz::Tz::UTC);
         let days = Days::of(self.place, &retention.event, &retention.subject).await?;
         let (after, now) = (retention.clone(), self.now);
         let is_over = move |on: NaiveDate| after.end_after(on, zone) <= now;
@@ -167,7 +202,7 @@ impl Over<'_> {
             takes_unknown: false,
             is_early: false,
         }];
-        for run in shelf.runs.iter().filter(|run| run.plan.expire == "open") {
+        for run in shelf.runs.iter().filter(|run| self.may_go(&run.plan)) {
             for one in run.batches.values().filter(|one| one.is_sealed()) {
                 let Self { place, world, names, .. } = *self;
                 let searched = Searched { place, world, names, plan: &run.plan, batch: &one.batch };
@@ -225,6 +260,8 @@ impl Over<'_> {
             of_rows: one.batch.rows(),
             bytes: one.batch.files().map(|file| file.bytes).sum(),
             expire: plan.expire.clone(),
+            by_policy: self.rule.expire(written(plan, one)),
+            is_kept: false,
             is_held: has_held || is_of_run,
             is_unsure: has_held && is_any && !is_of_run,
         }

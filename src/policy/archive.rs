@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Days, Months, TimeDelta, Utc};
+use chrono::{DateTime, Datelike as _, Days, Months, NaiveDate, TimeDelta, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::CutoffForm;
@@ -234,10 +234,19 @@ impl ArchiveRule {
         // What counts from an event has no month before the event is known.
         let keep = self.keep.filter(|_| self.retention.is_none());
         let Some(keep) = keep else { return "open".to_owned() };
-        // The month after, so that none of them is removed within its time.
+        // The month after, so that none of them is removed within its time. A year of five digits
+        // would have a sign in the name.
         let last = keep.after(now, zone).with_timezone(&zone).date_naive();
-        let month = last.checked_add_months(Months::new(1)).unwrap_or(last);
-        month.format("%Y-%m").to_string()
+        let month = last.checked_add_months(Months::new(1)).filter(|month| month.year() < 10_000);
+        month.unwrap_or(last).format("%Y-%m").to_string()
+    }
+
+    /// Whether such a month has begun, in the zone in which it was counted. What is no month never
+    /// does.
+    pub fn has_come(&self, month: &str, now: DateTime<Utc>) -> bool {
+        let today = now.with_timezone(&self.zone.unwrap_or(Tz::UTC)).date_naive();
+        let first = NaiveDate::parse_from_str(&format!("{month}-01"), "%Y-%m-%d");
+        first.is_ok_and(|first| first <= today)
     }
 }
 

@@ -10,11 +10,14 @@ use crate::{
     cli::{
         answer::{Answer, Stamp},
         exit,
-        page::{Page, Table, Tone},
+        page::{Page, Table, Tone, printable},
         session::Session,
         units,
     },
 };
+
+/// What stands in place of a month where there is none.
+const OPEN: &str = "open";
 
 /// What `archive expire` is told.
 #[derive(Debug, Args)]
@@ -46,8 +49,12 @@ struct ExpireRow {
     /// How many rows the batch has.
     of_rows: u64,
     bytes: u64,
-    /// A month, or `open` for rows that go as those whom they are about.
+    /// The month from which on it may go, as the policy of then said, or `open` where it said none.
     expire: String,
+    /// The same as the policy of now says.
+    by_policy: String,
+    /// Whether it stays since that one is yet to come, or is none.
+    kept: bool,
     held: bool,
     /// Whether it is held since nobody knows whose rows those are.
     unsure: bool,
@@ -68,10 +75,16 @@ impl Answer for ExpireAnswer {
             page.line("No row's time is over.");
             return;
         }
+        // Whose month has come, and for whom the policy of now says something else.
+        let (mut is_longer, mut is_for_ever) = (false, false);
         let heading = ["RUN", ">BATCH", ">ROWS", ">OF", ">SIZE", "FROM", "WHAT"];
         let mut table = Table::new(&heading);
         for row in &self.batches {
+            is_for_ever |= row.kept && row.by_policy == OPEN;
+            is_longer |= row.kept && row.by_policy != OPEN;
             let what = match (row.held, self.dry_run) {
+                _ if row.kept && row.by_policy == OPEN => "no `keep` now: it stays",
+                _ if row.kept => "kept longer now: it stays",
                 (true, _) if row.unsure => "may be held: it stays",
                 (true, _) => "held: it stays",
                 (false, true) => "would go",
@@ -83,7 +96,7 @@ impl Answer for ExpireAnswer {
                 units::grouped(row.rows),
                 units::grouped(row.of_rows),
                 units::bytes(row.bytes),
-                row.expire.clone(),
+                row.since().to_owned(),
                 what.to_owned(),
             ]);
         }
@@ -93,9 +106,34 @@ impl Answer for ExpireAnswer {
                         names, or only the database knows what hangs on held rows.";
             page.line(format!("  {}", page.paint(Tone::Warning, told)));
         }
+        self.tell_kept(page, (is_longer, is_for_ever));
         if !self.dry_run {
             self.gone.write(page);
         }
+    }
+}
+
+impl ExpireAnswer {
+    /// Tells what to do where the policy of now keeps what that of then let go.
+    fn tell_kept(&self, page: &mut Page<'_>, (is_longer, is_for_ever): (bool, bool)) {
+        let set = printable(&self.set);
+        if is_longer {
+            page.line("  What is kept longer goes when its time by the policy of now is over.");
+        }
+        if is_for_ever {
+            let told = "Files were written while the set had `keep`, which is gone: they stay for \
+                        ever.";
+            page.line(format!("  {}", page.paint(Tone::Warning, told)));
+            page.line(format!("  To let them go, say how long:  [archive.{set}]  keep = \"7y\""));
+        }
+    }
+}
+
+impl ExpireRow {
+    /// From when on it may go: the later one of both.
+    fn since(&self) -> &str {
+        let said = [&*self.expire, &*self.by_policy].into_iter().filter(|month| *month != OPEN);
+        said.max().unwrap_or(OPEN)
     }
 }
 
@@ -116,6 +154,8 @@ pub(super) async fn run(session: &Session, options: ExpireOptions) -> Result<u8>
         of_rows: one.of_rows,
         bytes: one.bytes,
         expire: one.expire,
+        by_policy: one.by_policy,
+        kept: one.is_kept,
         held: one.is_held,
         unsure: one.is_unsure,
     };

@@ -12,6 +12,7 @@ mod documents;
 mod early;
 mod encrypted;
 mod events;
+mod expiring;
 mod few;
 mod forms;
 mod iceberg;
