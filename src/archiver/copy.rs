@@ -11,12 +11,12 @@ use super::{
     encryption::Seal,
     erase::REPLAYED,
     garbage::{Removed, discard, sweep},
-    hold::Holds,
+    hold::{Holds, held},
     keyring::KEYS,
     names::Names,
     place::{DOCUMENT_BYTES_MAX, Place, Sheet},
     read::Damage,
-    shelf::Shelf,
+    shelf::{Shelf, ShelvedBatch},
     shelve::{read_back, stored},
     subject::Searched,
     word::WORDS,
@@ -35,6 +35,19 @@ pub(super) async fn bring(
 ) -> Result<()> {
     // Whose files those are is known before they are there.
     bring_document(to, &plan.run, Sheet::Plan, plan).await?;
+    bring_files(from, to, cpu, plan, batch).await?;
+    let sheet = Sheet::Batch { batch: batch.number, generation: batch.generation };
+    bring_document(to, &plan.run, sheet, batch).await
+}
+
+/// Brings its files, which count for nothing there as long as no manifest names them.
+async fn bring_files(
+    from: &Place,
+    to: &Place,
+    cpu: &CpuPool,
+    plan: &Plan,
+    batch: &Batch,
+) -> Result<()> {
     for file in batch.files() {
         let bytes = stored(from, cpu, file).await?;
         if let Some(encryption) = &file.encryption {
@@ -44,9 +57,7 @@ pub(super) async fn bring(
         }
         to.put(&Key::new(&*file.key)?, bytes).await?;
     }
-    read_back(to, cpu, plan, batch).await?;
-    let sheet = Sheet::Batch { batch: batch.number, generation: batch.generation };
-    bring_document(to, &plan.run, sheet, batch).await
+    read_back(to, cpu, plan, batch).await
 }
 
 /// Writes a document. One that is there and says the same is as good, in whatever form an older
@@ -109,16 +120,9 @@ pub(super) async fn follow(
             }
             let of_second =
                 Searched { place: to, world, names: &names, plan: &run.plan, batch: &one.batch };
-            // Rows that somebody holds stay where they still are, unless the first place has them.
-            if holds.rows_in(&of_second).await?.rows > 0 {
-                let of_first = Searched { place: from, batch: &now.batch, ..of_second };
-                let is_gone = now.expired.is_some()
-                    || now.void.is_some()
-                    || holds.rows_in(&of_first).await?.rows == 0;
-                if is_gone {
-                    kept.insert((run.plan.run.clone(), number));
-                    continue;
-                }
+            if Box::pin(has_only_held(&of_second, from, now)).await? {
+                kept.insert((run.plan.run.clone(), number));
+                continue;
             }
             if let Some(Expired { rows, at }) = now.expired {
                 to.mark(&run.plan.run, Sheet::Expired { batch: number }, &Expired { rows, at })
@@ -126,7 +130,13 @@ pub(super) async fn follow(
             } else if let Some(Void { reason, at }) = now.void.clone() {
                 to.mark(&run.plan.run, Sheet::Void { batch: number }, &Void { reason, at }).await?;
             } else if now.batch.generation > one.batch.generation {
-                bring(from, to, &world.cpu, &of.plan, &now.batch).await?;
+                bring_files(from, to, &world.cpu, &of.plan, &now.batch).await?;
+                if Box::pin(has_only_held(&of_second, from, now)).await? {
+                    kept.insert((run.plan.run.clone(), number));
+                    continue;
+                }
+                let sheet = Sheet::Batch { batch: number, generation: now.batch.generation };
+                bring_document(to, &run.plan.run, sheet, &now.batch).await?;
                 followed.rows += one.batch.rows().saturating_sub(now.batch.rows());
                 followed.batches += 1;
                 followed.removed.add(discard(to, &one.batch, Some(&now.batch)).await?);
@@ -155,6 +165,23 @@ pub(super) async fn follow(
         }
     }
     Ok(followed)
+}
+
+/// Whether a batch of a second place has rows that somebody holds by now, and that the first place
+/// has not: they stay where they still are. Holds are read anew each time, since whoever records
+/// one is told that it counts.
+async fn has_only_held(of_second: &Searched<'_>, from: &Place, now: &ShelvedBatch) -> Result<bool> {
+    let holds = held(from).await?;
+    if holds.of_run(&of_second.plan.run) {
+        return Ok(true);
+    }
+    let there = holds.rows_in(of_second).await?.rows;
+    if there == 0 || !now.is_there() {
+        return Ok(there > 0);
+    }
+    let Searched { world, names, plan, .. } = *of_second;
+    let of_first = Searched { place: from, world, names, plan, batch: &now.batch };
+    Ok(holds.rows_in(&of_first).await?.rows < there)
 }
 
 /// Lets a second place follow where it is behind: whoever wrote batches anew, or let them go, was

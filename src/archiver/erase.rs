@@ -14,7 +14,7 @@ use super::{
     destination,
     document::Batch,
     garbage::{Removed, sweep},
-    hold::{Holds, held},
+    hold::{Going, Holds, held},
     names::Names,
     place::Place,
     prepare::Prepared,
@@ -317,13 +317,14 @@ pub(super) async fn replay(places: &[Place], world: &World) -> Result<Erased> {
                 if doomed.rows == 0 {
                     continue;
                 }
-                if doomed.meets(&holds.rows_in(&of).await?) {
+                let mut going = Going::new(&places[0], of, Some(&doomed));
+                let gone = going.take_out("a subject was erased", &mut erased.removed);
+                if Box::pin(gone).await?.is_held {
                     held_here += 1;
                     erased.held += 1;
                 } else {
                     erased.rows += doomed.rows;
                     erased.batches += 1;
-                    erased.removed.add(of.take_out(doomed, "a subject was erased").await?);
                 }
             }
             if let Some(last) = run.batches.keys().next_back() {

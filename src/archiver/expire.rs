@@ -10,15 +10,15 @@ use stillpoint_contract::Result;
 use super::{
     copy::follow,
     destination,
-    document::{Expired, Plan},
+    document::Plan,
     event::{Days, EVENTS, WITHDRAWALS},
-    garbage::{Removed, discard, sweep},
-    hold::{Holds, held},
+    garbage::{Removed, sweep},
+    hold::{Going, Kept, held},
     meaning::Sense,
     names::Names,
-    place::{Place, Sheet},
+    place::Place,
     shelf::{Shelf, ShelvedBatch},
-    subject::{Doomed, Searched, Subject},
+    subject::{Searched, Subject},
 };
 use crate::{policy::ArchiveRule, world::World};
 
@@ -87,14 +87,14 @@ pub async fn expire(
     if expiry.ahead.is_some() {
         return Ok(expiry);
     }
-    let holds = held(first).await?;
     let names = Names::of(&shelf);
-    let over = Over { place: first, world, rule, now, is_dry, holds: &holds, names: &names };
+    let over = Over { place: first, world, rule, now, is_dry, names: &names };
     over.months(&shelf, &mut expiry).await?;
     over.subjects(&shelf, &mut expiry).await?;
     if !is_dry {
         expiry.removed.add(sweep(first, &Shelf::load(first).await?).await?);
         for copy in copies {
+            let holds = held(first).await?;
             expiry.removed.add(follow(first, copy, world, &holds).await?.removed);
             expiry.removed.add(sweep(copy, &Shelf::load(copy).await?).await?);
         }
@@ -140,7 +140,6 @@ struct Over<'a> {
     rule: &'a ArchiveRule,
     now: DateTime<Utc>,
     is_dry: bool,
-    holds: &'a Holds,
     names: &'a Names,
 }
 
@@ -162,21 +161,21 @@ impl Over<'_> {
                 if !self.rule.has_come(&by_policy, self.now) {
                     // What never had a month, and stays, is no news.
                     if run.plan.expire != OPEN {
-                        let rows = one.batch.rows();
-                        let stays = self.expiring(&run.plan, one, rows, (false, false));
+                        let stays = self.expiring(&run.plan, one, one.batch.rows());
                         expiry.batches.push(Expiring { is_kept: true, ..stays });
                     }
                     continue;
                 }
                 let Self { place, world, names, .. } = *self;
                 let searched = Searched { place, world, names, plan: &run.plan, batch: &one.batch };
-                let kept = self.holds.rows_in(&searched).await?;
-                let keeps = (kept.rows > 0, kept.is_any);
-                let expiring = self.expiring(&run.plan, one, one.batch.rows(), keeps);
-                if !expiring.is_held && !self.is_dry {
-                    expiry.removed.add(self.remove(one).await?);
-                }
-                expiry.batches.push(expiring);
+                let mut going = Going::new(place, searched, None);
+                let kept = if self.is_dry {
+                    going.kept().await?
+                } else {
+                    Box::pin(going.expire(self.now, &mut expiry.removed)).await?
+                };
+                let expiring = self.expiring(&run.plan, one, one.batch.rows());
+                expiry.batches.push(expiring.kept_by(kept));
             }
         }
         Ok(())
@@ -210,49 +209,24 @@ impl Over<'_> {
                 if doomed.rows == 0 {
                     continue;
                 }
-                let kept = self.holds.rows_in(&searched).await?;
-                let keeps = (doomed.meets(&kept), kept.is_any);
-                let expiring = self.expiring(&run.plan, one, doomed.rows, keeps);
-                if !expiring.is_held && !self.is_dry {
-                    expiry.removed.add(self.take_out(&searched, one, doomed).await?);
-                }
-                expiry.batches.push(expiring);
+                let mut going = Going::new(place, searched, Some(&doomed));
+                let kept = if self.is_dry {
+                    going.kept().await?
+                } else if doomed.rows == one.batch.rows() {
+                    Box::pin(going.expire(self.now, &mut expiry.removed)).await?
+                } else {
+                    let reason = "the time of some rows was over";
+                    Box::pin(going.take_out(reason, &mut expiry.removed)).await?
+                };
+                let expiring = self.expiring(&run.plan, one, doomed.rows);
+                expiry.batches.push(expiring.kept_by(kept));
             }
         }
         Ok(())
     }
 
-    async fn take_out(
-        &self,
-        searched: &Searched<'_>,
-        one: &ShelvedBatch,
-        doomed: Doomed,
-    ) -> Result<Removed> {
-        if doomed.rows == one.batch.rows() {
-            return self.remove(one).await;
-        }
-        searched.take_out(doomed, "the time of some rows was over").await
-    }
-
-    async fn remove(&self, one: &ShelvedBatch) -> Result<Removed> {
-        let expired = Expired { rows: one.batch.rows(), at: self.now };
-        let sheet = Sheet::Expired { batch: one.batch.number };
-        let held = self.place.withdraw(&one.batch, None).await?;
-        self.place.mark(&one.batch.run, sheet, &expired).await?;
-        drop(held);
-        discard(self.place, &one.batch, None).await
-    }
-
-    /// A batch of which so many rows would go, with whether rows are held, and whether that is
-    /// because they may be.
-    fn expiring(
-        &self,
-        plan: &Plan,
-        one: &ShelvedBatch,
-        rows: u64,
-        (has_held, is_any): (bool, bool),
-    ) -> Expiring {
-        let is_of_run = self.holds.of_run(&plan.run);
+    /// A batch of which so many rows would go.
+    fn expiring(&self, plan: &Plan, one: &ShelvedBatch, rows: u64) -> Expiring {
         Expiring {
             run: plan.run.clone(),
             batch: one.batch.number,
@@ -262,8 +236,14 @@ impl Over<'_> {
             expire: plan.expire.clone(),
             by_policy: self.rule.expire(written(plan, one)),
             is_kept: false,
-            is_held: has_held || is_of_run,
-            is_unsure: has_held && is_any && !is_of_run,
+            is_held: false,
+            is_unsure: false,
         }
+    }
+}
+
+impl Expiring {
+    fn kept_by(self, Kept { is_held, is_unsure }: Kept) -> Self {
+        Self { is_held, is_unsure, ..self }
     }
 }

@@ -5,9 +5,12 @@ use serde::{Deserialize, Serialize};
 use stillpoint_contract::{Driver, Error, ErrorKind, Result, code};
 
 use super::{
+    document::Expired,
+    garbage::{Removed, discard},
     meaning::Sense,
     names::Names,
-    place::Place,
+    place::{Place, Sheet},
+    rewrite::replace,
     shelf::Shelf,
     subject::{Doomed, MarkedSubject, Searched, Subject},
 };
@@ -72,6 +75,16 @@ impl Holds {
         Box::pin(searched.find_held(&kept)).await
     }
 
+    /// What keeps rows of a batch that would go; all of them would where none are named.
+    async fn keep(&self, searched: &Searched<'_>, doomed: Option<&Doomed>) -> Result<Kept> {
+        if self.of_run(&searched.plan.run) {
+            return Ok(Kept { is_held: true, is_unsure: false });
+        }
+        let kept = self.rows_in(searched).await?;
+        let is_held = doomed.map_or(kept.rows > 0, |doomed| doomed.meets(&kept));
+        Ok(Kept { is_held, is_unsure: is_held && kept.is_any })
+    }
+
     /// Refuses to erase whose rows are held: the table, the column, and the value and how it is
     /// read. What only may be theirs is left to [`rows_in`](Self::rows_in).
     pub(super) fn refuse_subject(
@@ -98,6 +111,96 @@ impl Holds {
                 && (hold.run.is_none() || run.is_none() || hold.run.as_deref() == run)
         };
         self.0.iter().find(holds).map_or(Ok(()), |hold| Err(refusal(hold)))
+    }
+}
+
+/// Whether rows that would go are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// Whether somebody holds them, or some of them.
+    pub(super) is_held: bool,
+    /// Whether that is so because nobody knows whose they are.
+    pub(super) is_unsure: bool,
+}
+
+/// Rows of a batch that are to go. Whoever records a hold is told that it counts, also amid the
+/// hours that an expiry or an erasure takes: so holds are read again before each thing that is not
+/// taken back.
+#[derive(Debug)]
+pub(super) struct Going<'a> {
+    /// The place that has the holds: the first one.
+    first: &'a Place,
+    searched: Searched<'a>,
+    /// Which rows; all of them where none are named.
+    doomed: Option<&'a Doomed>,
+    /// The holds that were there last, and what they keep.
+    seen: Option<(Vec<ArchiveHold>, Kept)>,
+}
+
+impl<'a> Going<'a> {
+    pub(super) fn new(
+        first: &'a Place,
+        searched: Searched<'a>,
+        doomed: Option<&'a Doomed>,
+    ) -> Self {
+        Self { first, searched, doomed, seen: None }
+    }
+
+    /// Whether somebody holds some of them by now.
+    pub(super) async fn kept(&mut self) -> Result<Kept> {
+        let holds = held(self.first).await?;
+        if let Some((seen, kept)) = &self.seen
+            && *seen == holds.0
+        {
+            return Ok(*kept);
+        }
+        let kept = holds.keep(&self.searched, self.doomed).await?;
+        self.seen = Some((holds.0, kept));
+        Ok(kept)
+    }
+
+    /// Takes them out of their files, unless somebody holds some of them: says so then.
+    pub(super) async fn take_out(&mut self, reason: &str, removed: &mut Removed) -> Result<Kept> {
+        let Some(doomed) = self.doomed else {
+            return Err(Error::bug("take out what is not named"));
+        };
+        let kept = self.kept().await?;
+        if kept.is_held {
+            return Ok(kept);
+        }
+        let Searched { place, plan, batch, .. } = self.searched;
+        let new = Box::pin(self.searched.write_without(doomed.clone(), reason)).await?;
+        // Where they are held by now, what was written counts for nothing. It stays until the
+        // batch is written anew: somebody else may have written the very same.
+        let kept = self.kept().await?;
+        if kept.is_held {
+            return Ok(kept);
+        }
+        let withdrawn = place.withdraw(batch, Some(&new)).await?;
+        let kept = self.kept().await?;
+        if !kept.is_held {
+            removed.add(replace(place, plan, (batch, &new), withdrawn).await?);
+        }
+        Ok(kept)
+    }
+
+    /// Lets all of the batch go, unless somebody holds rows of it: says so then.
+    pub(super) async fn expire(&mut self, now: DateTime<Utc>, gone: &mut Removed) -> Result<Kept> {
+        let kept = self.kept().await?;
+        if kept.is_held {
+            return Ok(kept);
+        }
+        let Searched { place, batch, .. } = self.searched;
+        let withdrawn = place.withdraw(batch, None).await?;
+        let kept = self.kept().await?;
+        if kept.is_held {
+            return Ok(kept);
+        }
+        let expired = Expired { rows: batch.rows(), at: now };
+        place.mark(&batch.run, Sheet::Expired { batch: batch.number }, &expired).await?;
+        drop(withdrawn);
+        gone.add(discard(place, batch, None).await?);
+        Ok(kept)
     }
 }
 

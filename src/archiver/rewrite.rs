@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use stillpoint_contract::{Error, Result, RowBatch};
 
 use super::{
+    destination::Opened,
     document::{Batch, BatchMember, Noted, Plan, Slice, Tally, Void},
     file::{Encoded, Encoder, Layout, Origin, SliceHash},
     garbage::{Removed, discard},
@@ -37,6 +38,37 @@ pub(super) async fn rewrite(
     if slices.is_empty() {
         return Ok((None, void(place, old, reason, now).await?));
     }
+    let new = write_anew(place, cpu, plan, old, slices, keeps, (reason, now)).await?;
+    let withdrawn = place.withdraw(old, Some(&new)).await?;
+    let removed = replace(place, plan, (old, &new), withdrawn).await?;
+    Ok((Some(new), removed))
+}
+
+/// Lets a batch that was written anew count in place of the one before, whose files go. Rows that
+/// it lacks were withdrawn from destination tables, where nobody brings any meanwhile.
+pub(super) async fn replace(
+    place: &Place,
+    plan: &Plan,
+    (old, new): (&Batch, &Batch),
+    withdrawn: Option<Opened>,
+) -> Result<Removed> {
+    let sheet = Sheet::Batch { batch: new.number, generation: new.generation };
+    place.write(&plan.run, sheet, new).await?;
+    drop(withdrawn);
+    discard(place, old, Some(new)).await
+}
+
+/// Writes only some slices of a batch, and of those only some rows, to files that nothing names
+/// yet, and reads them back.
+pub(super) async fn write_anew(
+    place: &Place,
+    cpu: &CpuPool,
+    plan: &Plan,
+    old: &Batch,
+    slices: Vec<Slice>,
+    keeps: &Keeps,
+    (reason, now): (&str, DateTime<Utc>),
+) -> Result<Batch> {
     let mut slices: Vec<Slice> = slices.into_iter().map(noted).collect();
     let mut members = Vec::new();
     for (number, member) in old.members.iter().enumerate() {
@@ -75,12 +107,7 @@ pub(super) async fn rewrite(
     };
     new.check(plan)?;
     read_back(place, cpu, plan, &new).await?;
-    let sheet = Sheet::Batch { batch: new.number, generation: new.generation };
-    let held = place.withdraw(old, Some(&new)).await?;
-    place.write(&plan.run, sheet, &new).await?;
-    drop(held);
-    let removed = discard(place, old, Some(&new)).await?;
-    Ok((Some(new), removed))
+    Ok(new)
 }
 
 /// A slice that remembers what the ledger says of it, whatever is taken out of it.

@@ -24,7 +24,7 @@ use super::{
     newest::IsNewest,
     place::Place,
     read::{Term, fits},
-    rewrite::{Keeps, rewrite},
+    rewrite::{Keeps, rewrite, write_anew},
     shelf::Shelf,
     shelve::{keep_slices, verified},
     untold,
@@ -308,16 +308,27 @@ impl Searched<'_> {
     /// Writes the batch anew without some rows.
     pub(super) async fn take_out(&self, doomed: Doomed, reason: &str) -> Result<Removed> {
         let Self { place, world, plan, batch, .. } = *self;
-        // Rows come in the order of their file, each once.
-        let seen: Vec<AtomicU64> = batch.members.iter().map(|_| AtomicU64::new(0)).collect();
-        let keeps: Keeps = Arc::new(move |_: &Slice, member, _: &[u8]| {
-            let at = seen[member].fetch_add(1, Ordering::Relaxed);
-            Ok(!doomed.of_member[member].contains(&at))
-        });
+        let (slices, keeps) = (batch.slices.clone(), self.all_but(doomed));
         let reason = (reason, world.clock.now());
-        let slices = batch.slices.clone();
         let (_, removed) = rewrite(place, &world.cpu, plan, batch, slices, &keeps, reason).await?;
         Ok(removed)
+    }
+
+    /// Writes it without them to files that nothing names yet.
+    pub(super) async fn write_without(&self, doomed: Doomed, reason: &str) -> Result<Batch> {
+        let Self { place, world, plan, batch, .. } = *self;
+        let (slices, keeps) = (batch.slices.clone(), self.all_but(doomed));
+        let reason = (reason, world.clock.now());
+        write_anew(place, &world.cpu, plan, batch, slices, &keeps, reason).await
+    }
+
+    fn all_but(&self, doomed: Doomed) -> Keeps {
+        // Rows come in the order of their file, each once.
+        let seen: Vec<AtomicU64> = self.batch.members.iter().map(|_| AtomicU64::new(0)).collect();
+        Arc::new(move |_: &Slice, member: usize, _: &[u8]| {
+            let at = seen[member].fetch_add(1, Ordering::Relaxed);
+            Ok(!doomed.of_member[member].contains(&at))
+        })
     }
 
     /// Finds the rows of subjects, and those that hang on them.

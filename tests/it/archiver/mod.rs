@@ -15,6 +15,7 @@ mod events;
 mod expiring;
 mod few;
 mod forms;
+mod holding;
 mod iceberg;
 mod iceberg_seen;
 mod keeping;
