@@ -234,10 +234,11 @@ pub(super) async fn bring_manifest(
     let sealed: Option<Sealed> = to.read(&plan.run, Sheet::Sealed { batch }).await?;
     let generation = sealed.map_or(now.batch.generation, |sealed| sealed.generation);
     let sheet = Sheet::Batch { batch, generation };
-    match from.read::<Batch>(&plan.run, sheet).await? {
-        Some(manifest) => bring_document(to, &plan.run, sheet, &manifest).await,
-        None => Ok(()),
+    if let Some(manifest) = from.read::<Batch>(&plan.run, sheet).await? {
+        return bring_document(to, &plan.run, sheet, &manifest).await;
     }
+    let sheet = Sheet::Batch { batch, generation: now.batch.generation };
+    bring_document(to, &plan.run, sheet, &now.batch).await
 }
 
 struct Completing<'a> {

@@ -16,8 +16,8 @@ use stillpoint_contract::{
 };
 
 use super::{
+    bounds::key_of,
     document::{Batch, Plan},
-    export::key_of,
     place::Place,
     run::PATIENCE,
     witness::Witness,

@@ -219,8 +219,17 @@ pub struct Slice {
     pub number: u32,
     /// The key behind which it begins, as hexadecimal text; none for the beginning.
     pub after: Option<String>,
-    /// The key with which it ends.
+    /// The key with which it begins, where the one before it is of no row of the batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The key with which it ends; none where no row of the root is left, or nobody knows it.
     pub to: Option<String>,
+    /// All of that, sealed, where the batch's files are encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<String>,
+    /// Whether rows were taken out of it that were behind `to`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_cut: bool,
     /// What it holds of each table of the plan, in order, and in the order of the files.
     pub members: Vec<Tally>,
     /// What the ledger says of it, where rows were taken out of the file since.
@@ -235,6 +244,9 @@ pub struct Noted {
     pub rows: u64,
     /// The hash of them all.
     pub hash: String,
+    /// What it had of each table of the plan; an older version did not write that down.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<Tally>,
 }
 
 /// How many rows there are, and which.
@@ -254,23 +266,37 @@ impl Slice {
 
     /// The hash of all its rows: of the hashes of its tables, in order.
     pub fn hash(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        for member in &self.members {
-            hasher.update(&member.rows.to_le_bytes());
-            hasher.update(member.hash.as_bytes());
-        }
-        hasher.finalize().to_hex().to_string()
+        hash_of(&self.members)
     }
 
-    /// The stretch of the root.
+    /// The stretch of the root; none where no row of it is left, or nobody knows it any more.
     ///
     /// # Errors
     ///
     /// [`Corrupt`](ErrorKind::Corrupt) when its keys are none.
-    pub fn range(&self) -> Result<KeyRange> {
+    pub fn range(&self) -> Result<Option<KeyRange>> {
+        if self.sealed.is_some() {
+            return Err(Error::bug("use keys of a slice that are sealed"));
+        }
         let key = |text: &Option<String>| text.as_deref().map(key_of).transpose();
-        Ok(KeyRange { after: key(&self.after)?, to: key(&self.to)? })
+        let (after, from, to) = (key(&self.after)?, key(&self.from)?, key(&self.to)?);
+        Ok(to.map(|to| KeyRange { after, from, to: Some(to) }))
     }
+
+    /// What the root had when the slice was deleted, where that is known.
+    pub(super) fn tally_noted(&self) -> Option<&Tally> {
+        self.noted.as_ref().map_or(&self.members, |noted| &noted.members).first()
+    }
+}
+
+/// The hash of all rows of some tables, in order.
+pub(super) fn hash_of(members: &[Tally]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for member in members {
+        hasher.update(&member.rows.to_le_bytes());
+        hasher.update(member.hash.as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 impl Tally {

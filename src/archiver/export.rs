@@ -3,12 +3,12 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use stillpoint_contract::{
-    ArchiveSet, Error, ErrorKind, Exporting, Key, KeyRange, Result, RowBatch, RowSink, RowWriter,
-    Rows, code, values,
+    ArchiveSet, Error, ErrorKind, Exporting, Key, KeyRange, Result, RowBatch, RowSink, Rows, code,
 };
 
 use super::{
     behind::Behind,
+    bounds::key_of,
     document::{Plan, Slice, Tally, key_text},
     file::{Encoded, Encoder, Layout, Origin, SliceHash},
     prune::{Hashing, Versions},
@@ -287,7 +287,7 @@ impl Reading<'_> {
         hash: &SliceHash,
         to: Option<Key>,
     ) -> Result<()> {
-        let range = KeyRange { after: self.range.after.take(), to };
+        let range = KeyRange { after: self.range.after.take(), to, ..KeyRange::default() };
         let mut members = vec![Tally::of(hash)];
         // Pages are as large as what was seen lets expect: somewhat more than that is no surprise.
         let is_single = self.manner.page_rows == 1 && self.fitting == 0;
@@ -306,9 +306,16 @@ impl Reading<'_> {
             self.add_versions(snapshot, &range, &members).await?;
         }
         let number = u32::try_from(self.slices.len()).map_err(|_| Error::bug("count slices"))?;
-        let text = |key: &Option<Key>| key.as_ref().map(key_text);
-        let (after, to) = (text(&range.after), text(&range.to));
-        self.slices.push(Slice { number, after, to, members, noted: None });
+        // What ends before the batch is of another one, and may be gone from that some day.
+        let first = if self.slices.is_empty() && range.after.is_some() {
+            fillers[0].filling.look(|root| root.first.clone()).await?
+        } else {
+            None
+        };
+        let after = range.after.as_ref().filter(|_| first.is_none()).map(key_text);
+        let (from, to) = (first.as_ref().map(key_text), range.to.as_ref().map(key_text));
+        let (sealed, is_cut, noted) = (None, false, None);
+        self.slices.push(Slice { number, after, from, to, sealed, is_cut, members, noted });
         self.range.after = range.to;
         Ok(())
     }
@@ -344,6 +351,7 @@ struct Filling {
     slice_bytes: u64,
     hash: SliceHash,
     ended: Vec<(SliceHash, Option<Key>)>,
+    first: Option<Key>,
     last: Option<Key>,
 }
 
@@ -374,11 +382,15 @@ impl Filling {
             slice_bytes: 0,
             hash: SliceHash::default(),
             ended: Vec::new(),
+            first: None,
             last: None,
         })
     }
 
     fn take(&mut self, rows: &RowBatch) -> Result<()> {
+        if let (None, Some(row)) = (&self.first, rows.rows().next()) {
+            self.first = Some(key_of(row, &self.key)?);
+        }
         let mut last = None;
         for row in rows.rows() {
             self.hash.add(row);
@@ -404,21 +416,6 @@ impl Filling {
             self.slice_bytes = 0;
         }
     }
-}
-
-/// The key of a row.
-pub(super) fn key_of(row: &[u8], key: &[usize]) -> Result<Key> {
-    let values = values(row).collect::<Result<Vec<_>>>()?;
-    let mut writer = RowWriter::default();
-    writer.begin(key.len());
-    for column in key {
-        match values.get(*column).copied().flatten() {
-            Some(value) => writer.value(&[value]),
-            None => writer.null(),
-        }
-    }
-    writer.end()?;
-    Ok(Key(writer.take().bytes().clone()))
 }
 
 struct Filler {
@@ -449,7 +446,7 @@ mod tests {
     use chrono::{DateTime, Utc};
     use stillpoint_contract::{
         Burden, Column, Cutoff, Estimate, Finding, Kind, LedgerEntry, Link, Member, Outlook,
-        Pruning, PutBack, Referrer, Space, Table,
+        Pruning, PutBack, Referrer, RowWriter, Space, Table, values,
     };
 
     use super::{super::file::Format, *};

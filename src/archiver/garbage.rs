@@ -55,7 +55,8 @@ impl Removed {
     }
 }
 
-/// Removes the files of a batch that a newer generation of it does not have: first their keys.
+/// Removes the files of a batch that a newer generation of it does not have: first their keys. Its
+/// manifest says no more between which keys its rows were.
 pub(super) async fn discard(place: &Place, old: &Batch, new: Option<&Batch>) -> Result<Removed> {
     let mut removed = Removed::default();
     let is_kept = |file: &File| new.is_some_and(|new| new.files().any(|one| one.key == file.key));
@@ -67,6 +68,7 @@ pub(super) async fn discard(place: &Place, old: &Batch, new: Option<&Batch>) -> 
         let is_unreadable = file.encryption.is_some();
         remove(place, &Key::new(&*file.key)?, is_unreadable, &mut removed).await?;
     }
+    removed.add(place.forget_bounds(old, new.is_some()).await?);
     Ok(removed)
 }
 
@@ -123,6 +125,7 @@ pub(super) async fn sweep(place: &Place, shelf: &Shelf) -> Result<Removed> {
     let mut removed = Removed::default();
     let listing = Listing::of(place).await?;
     for run in &shelf.runs {
+        removed.add(place.forget_all_bounds(run).await?);
         let named = Named::of(run);
         for (object, of) in listing.keys_of(&run.plan.run) {
             let one = run.batches.get(&of.batch);
@@ -220,7 +223,11 @@ fn writing_of(run: &Shelved, file: &Key) -> Option<(u32, u32)> {
 /// Refuses to take something for garbage because a listing, which may be stale, does not have its
 /// manifest yet: reads are never stale.
 async fn refuse_stale(place: &Place, run: &Shelved, batch: u32, what: &Key) -> Result<()> {
-    let generation = run.batches.get(&batch).map_or(0, |one| one.batch.generation + 1);
+    let known = run.batches.get(&batch);
+    if known.is_some_and(|one| !one.is_there()) {
+        return Ok(());
+    }
+    let generation = known.map_or(0, |one| one.batch.generation + 1);
     let newer: Option<Batch> =
         place.read(&run.plan.run, Sheet::Batch { batch, generation }).await?;
     if newer.is_none() {

@@ -12,9 +12,9 @@ use stillpoint_contract::{
 };
 
 use super::{
+    bounds::key_of,
     destination::{Collected, Copies, Destination, Opened, batch_of, keys_of, table_entry},
     document::{Batch, BatchMember, Plan},
-    export::key_of,
     file::Decoder,
     gate::Gate,
     place::{Place, Sheet},

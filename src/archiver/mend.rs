@@ -101,7 +101,8 @@ impl Work<'_, '_> {
             self.tell(format!("batch {name}: {}: {damage}", reason.0));
             return Ok(Mended::whole(Cow::Owned(written), gone));
         }
-        Err(lost(plan, batch, gone, damage))
+        let slices = place.known_bounds(batch).await?;
+        Err(lost(plan, &Batch { slices, ..batch.clone() }, gone, damage))
     }
 
     /// Says that nothing of a batch counts of which nothing was deleted, here and in second copies.
@@ -156,15 +157,14 @@ fn stretch(plan: &Plan, batch: &Batch, slice: &Slice) -> String {
         let key = key.filter(|key| json_line(&key.0, &columns, &mut line).is_ok());
         key.map(|_| String::from_utf8_lossy(&line).trim_end().to_owned())
     };
-    let range = slice.range().unwrap_or_default();
-    let (after, to) = (shown(range.after), shown(range.to));
+    let range = slice.range().ok().flatten().unwrap_or_default();
+    let (from, to) = (shown(range.from), shown(range.to));
+    let begin = match (from, shown(range.after)) {
+        (Some(from), _) => format!("from {from}"),
+        (None, after) => format!("behind {}", after.as_deref().unwrap_or("the beginning")),
+    };
     let tables = plan.members.iter().zip(&slice.members);
     let counts: Vec<String> =
         tables.map(|(one, tally)| format!("{} of {}", tally.rows, one.table.name)).collect();
-    format!(
-        "rows {}: behind {} to {}",
-        counts.join(", "),
-        after.as_deref().unwrap_or("the beginning"),
-        to.as_deref().unwrap_or("the end")
-    )
+    format!("rows {}: {begin} to {}", counts.join(", "), to.as_deref().unwrap_or("the end"))
 }

@@ -7,6 +7,7 @@
 
 mod anew;
 mod behind;
+mod bounds;
 mod condition;
 mod control;
 mod copy;

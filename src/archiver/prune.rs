@@ -112,7 +112,14 @@ async fn delete(
         }
     }
     for slice in slices {
-        let range = slice.range()?;
+        let Some(range) = slice.range()? else {
+            return Ok(Some(Difference {
+                slice: slice.number,
+                table: set.root().table.name.clone(),
+                how: "nobody knows any more between which keys its rows were".to_owned(),
+                is_schema: false,
+            }));
+        };
         if set.members.len() > 1 {
             transaction.hold(set, &range).await?;
         }

@@ -133,7 +133,7 @@ pub async fn find(
         let Some(number) = names.table(visible.plan, table) else { continue };
         let columns = &visible.batch.members[number].columns;
         let terms = names.places(visible.plan, number, columns, &wanted.terms);
-        if number == 0 && !can_hold(visible.plan, visible.batch, &terms) {
+        if number == 0 && !can_hold(place, visible.plan, visible.batch, &terms).await? {
             continue;
         }
         let planned = visible.plan.members[number].table.columns.clone();
@@ -160,8 +160,13 @@ pub async fn find(
 
 /// Whether some slice of a batch can have the key of the root that is asked for, as its manifest
 /// says: most files need not be opened then.
-fn can_hold(plan: &Plan, batch: &Batch, terms: &[(Option<usize>, Term)]) -> bool {
-    let Some(first) = plan.members[0].table.key.first() else { return true };
+async fn can_hold(
+    place: &Place,
+    plan: &Plan,
+    batch: &Batch,
+    terms: &[(Option<usize>, Term)],
+) -> Result<bool> {
+    let Some(first) = plan.members[0].table.key.first() else { return Ok(true) };
     let is_asked = |(place, term): &&(Option<usize>, Term)| {
         *place == Some(*first) && term.compares == Compares::Equal
     };
@@ -169,17 +174,16 @@ fn can_hold(plan: &Plan, batch: &Batch, terms: &[(Option<usize>, Term)]) -> bool
         term.values.iter().map(|value| value.trim().parse().ok()).collect()
     };
     let mut asked = terms.iter().filter(is_asked);
-    let Some(asked) = asked.find_map(|(_, term)| numbers(term)) else { return true };
+    let Some(asked) = asked.find_map(|(_, term)| numbers(term)) else { return Ok(true) };
     let kind = &batch.members[0].columns[*first].kind;
     let number = |key: Option<Key>| whole_number(kind, values(&key?.0).next()?.ok()??);
-    batch.slices.iter().any(|slice| {
-        slice.range().map_or(true, |range| {
-            let (after, to) = (number(range.after), number(range.to));
-            asked.iter().any(|asked| {
-                after.is_none_or(|after| after <= *asked) && to.is_none_or(|to| *asked <= to)
-            })
+    Ok(place.known_bounds(batch).await?.iter().any(|slice| {
+        let Ok(Some(range)) = slice.range() else { return true };
+        let (after, to) = (number(range.from.or(range.after)), number(range.to));
+        asked.iter().any(|asked| {
+            after.is_none_or(|after| after <= *asked) && to.is_none_or(|to| *asked <= to)
         })
-    })
+    }))
 }
 
 /// A value of a column whose order is that of whole numbers; what else it holds is not told.

@@ -260,6 +260,7 @@ pub async fn reconcile(
                 continue;
             }
             read_back(place, &world.cpu, plan, batch).await?;
+            let slices = place.open_bounds(batch, slices).await?;
             let set = batch.set_of(plan);
             for slice in slices {
                 let by_row = (std::slice::from_ref(&slice), &Versions::default());
@@ -410,14 +411,16 @@ async fn living(
     slices: &[Slice],
 ) -> Result<Living> {
     let mut searched = Vec::new();
+    let slices = place.open_bounds(batch, slices.to_vec()).await?;
     for set in sets {
         // Most partitions have no rows of another one's stretch.
-        if sets.len() > 1 && !has_any(rows, set, &stretch(slices)?).await? {
+        if sets.len() > 1 && !has_any(rows, set, &stretch(&slices)?).await? {
             continue;
         }
-        for slice in slices {
-            if has_any(rows, set, &slice.range()?).await? {
-                searched.push((set, slice));
+        for slice in &slices {
+            let Some(range) = slice.range()? else { continue };
+            if has_any(rows, set, &range).await? {
+                searched.push((set, slice.number, range));
             }
         }
     }
@@ -427,7 +430,7 @@ async fn living(
     };
     let bytes = verified(place, cpu, file).await?;
     let (columns, format, all) = (member.columns.clone(), plan.format, batch.slices.clone());
-    let numbers: BTreeSet<u32> = searched.iter().map(|(_, slice)| slice.number).collect();
+    let numbers: BTreeSet<u32> = searched.iter().map(|(_, number, _)| *number).collect();
     let places = key_of(names, plan, batch)?;
     let of_living = places.clone();
     let work = move || {
@@ -442,18 +445,19 @@ async fn living(
     };
     let archived = cpu.run(move |_| work()).await??;
     let mut looking = Looking { places: of_living, archived, living: Living::default() };
-    for (set, slice) in searched {
+    for (set, _, range) in searched {
         let mut snapshot = rows.snapshot().await?;
-        snapshot.root(set, &slice.range()?, ROWS_MAX, &mut looking).await?;
+        snapshot.root(set, &range, ROWS_MAX, &mut looking).await?;
     }
     Ok(looking.living)
 }
 
 /// From where the first of some slices begins to where the last one ends.
 fn stretch(slices: &[Slice]) -> Result<KeyRange> {
-    let after = slices.first().map(Slice::range).transpose()?.and_then(|range| range.after);
-    let to = slices.last().map(Slice::range).transpose()?.and_then(|range| range.to);
-    Ok(KeyRange { after, to })
+    let ranges = slices.iter().filter_map(|slice| slice.range().transpose());
+    let ranges = ranges.collect::<Result<Vec<_>>>()?;
+    let to = ranges.last().and_then(|range| range.to.clone());
+    Ok(KeyRange { to, ..ranges.into_iter().next().unwrap_or_default() })
 }
 
 async fn has_any(rows: &mut dyn Rows, set: &ArchiveSet, range: &KeyRange) -> Result<bool> {

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use stillpoint_contract::{Error, Result, RowBatch};
 
 use super::{
+    bounds::Ends,
     destination::Opened,
     document::{Batch, BatchMember, Noted, Plan, Slice, Tally, Void},
     file::{Encoded, Encoder, Layout, Origin, SliceHash},
@@ -70,34 +71,36 @@ pub(super) async fn write_anew(
     (reason, now): (&str, DateTime<Utc>),
 ) -> Result<Batch> {
     let mut slices: Vec<Slice> = slices.into_iter().map(noted).collect();
-    let mut members = Vec::new();
+    let (mut members, mut root) = (Vec::new(), vec![Ends::default(); slices.len()]);
     for (number, member) in old.members.iter().enumerate() {
         let file = match &member.file {
             Some(file) => {
                 let bytes = verified(place, cpu, file).await?;
                 let of = Filter { plan, old, number, slices: &slices, keeps };
-                let (written, tallies) = of.run(cpu, bytes).await?;
+                let Filtered { bytes, rows, tallies, ends } = of.run(cpu, bytes).await?;
                 for (slice, tally) in slices.iter_mut().zip(tallies) {
                     slice.members[number] = tally;
                 }
-                match written {
-                    (_, 0) => None,
-                    (bytes, rows) => {
-                        let of = Written {
-                            plan,
-                            table: &plan.members[number].table.name,
-                            batch: old.number,
-                            generation: old.generation + 1,
-                        };
-                        Some(of.write(place, cpu, bytes, rows).await?)
-                    }
+                if number == 0 {
+                    root = ends;
                 }
+                let of = Written {
+                    plan,
+                    table: &plan.members[number].table.name,
+                    batch: old.number,
+                    generation: old.generation + 1,
+                };
+                if rows > 0 { Some(of.write(place, cpu, bytes, rows).await?) } else { None }
             }
             None => None,
         };
         members.push(BatchMember { file, ..member.clone() });
     }
-    let new = Batch {
+    // What is taken out is no end of anything.
+    for (slice, ends) in slices.iter_mut().zip(root) {
+        ends.bound(slice, &plan.members[0].table.key)?;
+    }
+    let mut new = Batch {
         generation: old.generation + 1,
         made: now,
         reason: reason.to_owned(),
@@ -107,13 +110,16 @@ pub(super) async fn write_anew(
     };
     new.check(plan)?;
     read_back(place, cpu, plan, &new).await?;
+    place.seal_bounds(&mut new).await?;
     Ok(new)
 }
 
 /// A slice that remembers what the ledger says of it, whatever is taken out of it.
 fn noted(slice: Slice) -> Slice {
-    let noted = slice.noted.clone();
-    let noted = noted.or_else(|| Some(Noted { rows: slice.rows(), hash: slice.hash() }));
+    let noted = slice.noted.clone().or_else(|| {
+        let members = slice.members.clone();
+        Some(Noted { rows: slice.rows(), hash: slice.hash(), members })
+    });
     Slice { noted, ..slice }
 }
 
@@ -141,9 +147,18 @@ struct Filter<'a> {
     keeps: &'a Keeps,
 }
 
+/// The file of the rows that are kept.
+struct Filtered {
+    bytes: Bytes,
+    rows: u64,
+    /// Which those are in each slice.
+    tallies: Vec<Tally>,
+    /// The first and the last of each slice.
+    ends: Vec<Ends>,
+}
+
 impl Filter<'_> {
-    /// The file of the rows that are kept, how many those are, and which in each slice.
-    async fn run(&self, cpu: &CpuPool, bytes: Bytes) -> Result<((Bytes, u64), Vec<Tally>)> {
+    async fn run(&self, cpu: &CpuPool, bytes: Bytes) -> Result<Filtered> {
         let (plan, old, number) = (self.plan, self.old, self.number);
         let table = plan.members[number].table.clone();
         let columns = old.members[number].columns.clone();
@@ -169,15 +184,20 @@ impl Filter<'_> {
             };
             let mut encoder = Encoder::new(&layout)?;
             let mut hashes = vec![SliceHash::default(); kept.len()];
+            let mut all_ends = vec![Ends::default(); kept.len()];
             let (mut rows, mut ends) = (Vec::new(), Vec::new());
             keep_slices(&bytes, &columns, format, &all, number, |slice, row| {
                 let place = kept.binary_search_by_key(&slice.number, |one| one.number);
-                if let Ok(place) = place
-                    && keeps(slice, number, row)?
-                {
-                    hashes[place].add(row);
-                    rows.extend_from_slice(row);
-                    ends.push(u32::try_from(rows.len()).map_err(|_| Error::bug("hold rows"))?);
+                if let Ok(place) = place {
+                    let is_kept = keeps(slice, number, row)?;
+                    if number == 0 {
+                        all_ends[place].see(row, is_kept);
+                    }
+                    if is_kept {
+                        hashes[place].add(row);
+                        rows.extend_from_slice(row);
+                        ends.push(u32::try_from(rows.len()).map_err(|_| Error::bug("hold rows"))?);
+                    }
                 }
                 if rows.len() >= CHUNK_BYTES {
                     let rows = Bytes::from(std::mem::take(&mut rows));
@@ -186,12 +206,12 @@ impl Filter<'_> {
                 Ok(())
             })?;
             encoder.push(&RowBatch::new(rows.into(), ends))?;
-            Ok::<_, Error>((encoder.finish()?, hashes))
+            Ok::<_, Error>((encoder.finish()?, hashes, all_ends))
         };
-        let (encoded, hashes) = cpu.run(move |_| work()).await??;
+        let (encoded, hashes, ends) = cpu.run(move |_| work()).await??;
         match encoded {
             Encoded::File { bytes, rows } => {
-                Ok(((bytes, rows), hashes.iter().map(Tally::of).collect()))
+                Ok(Filtered { bytes, rows, tallies: hashes.iter().map(Tally::of).collect(), ends })
             }
             Encoded::Misfits(_) => {
                 Err(Error::bug("write rows in the form in which they were read"))

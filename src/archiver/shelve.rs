@@ -40,7 +40,7 @@ pub(super) async fn shelve(
         let table = member.table;
         members.push(BatchMember { columns: table.columns, fingerprint: table.fingerprint, file });
     }
-    let batch = Batch {
+    let mut batch = Batch {
         format_version: DOCUMENT_FORMAT,
         run: plan.run.clone(),
         number: batch,
@@ -53,6 +53,7 @@ pub(super) async fn shelve(
     };
     batch.check(plan).map_err(|_| Error::bug("count the rows of a batch"))?;
     read_back(place, cpu, plan, &batch).await?;
+    place.seal_bounds(&mut batch).await?;
     place.write(&plan.run, Sheet::Batch { batch: batch.number, generation: 0 }, &batch).await?;
     Ok(batch)
 }

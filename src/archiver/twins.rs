@@ -86,11 +86,12 @@ pub(super) async fn take_out_living(
 ) -> Result<()> {
     let numbers: BTreeSet<u32> = slices.iter().map(|slice| slice.number).collect();
     let numbers = Arc::new(numbers);
+    let slices = place.open_bounds(batch, slices.to_vec()).await?;
     let mut all = Vec::new();
     for number in 0..batch.members.len() {
         let mut twins = Twins::of((place, &world.cpu), (plan, batch), number, &numbers).await?;
         for slice in slices.iter().filter(|slice| slice.members[number].rows > 0) {
-            let range = slice.range()?;
+            let Some(range) = slice.range()? else { continue };
             for set in sets {
                 let mut snapshot = rows.snapshot().await?;
                 if number == 0 {

@@ -11,7 +11,8 @@ use stillpoint_contract::{
 };
 
 use super::{
-    document::{Batch, End, Plan, Slice, Tally, Void},
+    document::{Batch, End, Plan, Slice, Tally, Void, hash_of},
+    file::SliceHash,
     pace::Turn,
     place::Sheet,
     prune::{Difference, Hashing, entry, ledgered},
@@ -269,7 +270,9 @@ impl Work<'_, '_> {
         let fingerprints = transaction.fingerprints(set).await?;
         // Stretches follow each other from the first row to the last one, with nothing between.
         let mut range = KeyRange::default();
-        for batch in counting(run) {
+        let (mut together, mut last_forms) = (Together::default(), set.clone());
+        for one in run.batches.values().filter(|one| one.void.is_none()) {
+            let batch = &one.batch;
             let member = batch.members.first();
             if member.map(|one| &one.fingerprint) != fingerprints.first() {
                 let how = "its columns, keys, triggers or constraints are others now".to_owned();
@@ -279,13 +282,17 @@ impl Work<'_, '_> {
             if let Some(member) = member {
                 of_batch.members[0].table.columns.clone_from(&member.columns);
             }
-            for slice in &batch.slices {
-                range.to = slice.range()?.to;
+            last_forms.clone_from(&of_batch);
+            for slice in &self.archiving.place.known_bounds(batch).await? {
+                together.add(entry(set, batch, slice), slice);
+                range.to = slice.range()?.and_then(|range| range.to);
+                if slice.is_cut || range.to.is_none() {
+                    continue;
+                }
                 let found = self.look(transaction, &of_batch, &range).await?;
-                let wanted = entry(set, batch, slice);
-                let found = Slice { members: vec![found], noted: None, ..slice.clone() };
-                if (found.rows(), found.hash()) != (wanted.rows, wanted.hash) {
-                    let (rows, wanted) = (found.rows(), wanted.rows);
+                let wanted = std::mem::take(&mut together);
+                if !wanted.are(&found) {
+                    let (rows, wanted) = (found.rows, wanted.rows);
                     let how = format!("there are {rows} rows, of {wanted}, or others than in it");
                     let is_fewer = rows < wanted;
                     if is_fewer {
@@ -299,9 +306,20 @@ impl Work<'_, '_> {
                 range.after = range.to.take();
             }
         }
-        let more = self.look(transaction, set, &range).await?.rows;
-        let is_longer = || differs(0, format!("{more} rows are in no file"), false, false);
-        Ok(found_one.or_else(|| is_longer().filter(|_| more > 0)))
+        let rest = self.look(transaction, &last_forms, &range).await?;
+        if !together.are(&rest) {
+            let (rows, wanted) = (rest.rows, together.rows);
+            if rows < wanted {
+                let how = format!("there are {rows} rows at its end, of {wanted}");
+                return Ok(differs(0, how, false, true));
+            }
+            let how = match rows - wanted {
+                0 => "some of its last rows are others than in the files".to_owned(),
+                more => format!("{more} rows are in no file"),
+            };
+            return Ok(found_one.or_else(|| differs(0, how, false, false)));
+        }
+        Ok(found_one)
     }
 
     async fn look(
@@ -417,6 +435,50 @@ impl Work<'_, '_> {
             "everything selected is moved"
         };
         self.end(&run.plan, reason, 0).await
+    }
+}
+
+/// Slices that are compared together with the table, since nobody knows any more where one of them
+/// ends and the next one begins: the row that had that key was taken out of the files.
+#[derive(Default)]
+struct Together {
+    /// How many slices, and rows, all of them had when they were written.
+    slices: u64,
+    rows: u64,
+    /// What the ledger says of the last one.
+    noted: Option<LedgerEntry>,
+    /// The hash of all rows, where it is known.
+    hash: Option<SliceHash>,
+}
+
+impl Together {
+    fn add(&mut self, noted: LedgerEntry, slice: &Slice) {
+        let of = slice.tally_noted();
+        let of = of.and_then(|tally| SliceHash::from_hex(&tally.hash, tally.rows));
+        self.hash = match (self.slices, self.hash.take(), of) {
+            (0, _, of) => of,
+            (_, Some(mut all), Some(of)) => {
+                all.merge(&of);
+                Some(all)
+            }
+            _ => None,
+        };
+        self.slices += 1;
+        self.rows += noted.rows;
+        self.noted = Some(noted);
+    }
+
+    /// Whether those are the rows.
+    fn are(&self, found: &Tally) -> bool {
+        match (&self.noted, &self.hash) {
+            (None, _) => found.rows == 0,
+            (Some(noted), _) if self.slices == 1 => {
+                let hash = hash_of(std::slice::from_ref(found));
+                (found.rows, hash) == (noted.rows, noted.hash.clone())
+            }
+            (Some(_), Some(all)) => (all.rows(), all.hex()) == (found.rows, found.hash.clone()),
+            (Some(_), None) => false,
+        }
     }
 }
 

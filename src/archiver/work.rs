@@ -13,7 +13,7 @@ use super::{
     garbage::settle,
     mend::Mended,
     pace::{Cause, Pace, Rest, Turn},
-    place::Sheet,
+    place::{Place, Sheet},
     prepare::refuse_misfits,
     prune::{Difference, Pruned, Stride, Versions, ledgered, prune},
     rewrite::{Keeps, rewrite, void},
@@ -266,7 +266,7 @@ impl<'a, 'b> Work<'a, 'b> {
         mut set: ArchiveSet,
     ) -> Result<Outcome> {
         let plan = run.plan.clone();
-        let mut range = resume_after(run);
+        let mut range = resume_after(self.archiving.place, run).await?;
         let mut number = run.next_batch();
         let mut outcome = Outcome::default();
         let mut ready: Option<(Batch, Versions)> = None;
@@ -363,6 +363,7 @@ impl<'a, 'b> Work<'a, 'b> {
                 return Ok(Outcome { quit: Some(Quit::Gate(why)), ..Outcome::default() });
             }
         }
+        slices = self.archiving.place.open_bounds(batch, slices).await?;
         let set = batch.set_of(plan);
         let mut deferred: Vec<Slice> = Vec::new();
         let (mut is_other_schema, mut busy) = (false, 0);
@@ -569,10 +570,11 @@ fn within(slices: &[Slice], rows: Option<u64>) -> usize {
 }
 
 /// Where reading goes on: behind what was read and is not deleted yet.
-fn resume_after(run: &Shelved) -> KeyRange {
-    let slices = run.pending().flat_map(|batch| &batch.slices);
-    let last = slices.last().and_then(|slice| slice.range().ok());
-    KeyRange { after: last.and_then(|range| range.to), to: None }
+async fn resume_after(place: &Place, run: &Shelved) -> Result<KeyRange> {
+    let Some(last) = run.pending().last() else { return Ok(KeyRange::default()) };
+    let slices = place.open_bounds(last, last.slices.clone()).await?;
+    let range = slices.iter().rev().find_map(|slice| slice.range().transpose()).transpose()?;
+    Ok(KeyRange { after: range.and_then(|range| range.to), ..KeyRange::default() })
 }
 
 /// The set, with columns in the forms of that key.
@@ -621,7 +623,10 @@ mod tests {
         let slice = |rows| Slice {
             number: 0,
             after: None,
+            from: None,
             to: None,
+            sealed: None,
+            is_cut: false,
             members: vec![Tally { rows, hash: String::new() }],
             noted: None,
         };

@@ -15,6 +15,7 @@ use super::{
 };
 
 const CONTEXT_WRAPPING_KEY: &str = "stillpoint 2026-11 v1 wrapping key of one salt";
+const CONTEXT_BOUNDS_KEY: &str = "stillpoint 2026-11 v1 bounds of slices";
 
 /// Length of a wrapped key, in bytes.
 pub const WRAPPED_BYTES: usize = 32 + TAG_BYTES;
@@ -49,6 +50,13 @@ impl FileKey {
     /// What seals and opens the pages of its file.
     pub fn cipher(&self) -> FileCipher {
         FileCipher(aead_key(&self.0))
+    }
+
+    /// What seals and opens, in the manifest of its file, between which keys slices are; the number
+    /// of a slice is its nonce.
+    pub fn bounds_cipher(&self) -> FileCipher {
+        let key = Zeroizing::new(blake3::derive_key(CONTEXT_BOUNDS_KEY, &*self.0));
+        FileCipher(aead_key(&key))
     }
 }
 

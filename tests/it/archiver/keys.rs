@@ -49,7 +49,7 @@ fn keyring(repository: u8) -> Keyring {
 }
 
 /// A place in an encrypted repository.
-fn place(store: &Arc<dyn Store>, repository: u8) -> Place {
+pub(super) fn place(store: &Arc<dyn Store>, repository: u8) -> Place {
     Place::new(Arc::clone(store), "orders").unwrap().with_keyring(keyring(repository))
 }
 

@@ -11,6 +11,7 @@ mod directories;
 mod documents;
 mod early;
 mod encrypted;
+mod erased_keys;
 mod events;
 mod expiring;
 mod few;

@@ -170,6 +170,8 @@ impl fmt::Debug for Key {
 pub struct KeyRange {
     /// It begins behind this key; `None` for the beginning.
     pub after: Option<Key>,
+    /// It begins with this key, where nobody knows one before it.
+    pub from: Option<Key>,
     /// It ends with this key; `None` for the end.
     pub to: Option<Key>,
 }

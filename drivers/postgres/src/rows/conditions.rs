@@ -79,7 +79,7 @@ pub(super) async fn condition(
     let root = &set.root().table;
     let names = key_columns(root)?;
     let mut parts = Vec::new();
-    for (sign, key) in [(">", &range.after), ("<=", &range.to)] {
+    for (sign, key) in [(">", &range.after), (">=", &range.from), ("<=", &range.to)] {
         if let Some(key) = key {
             let values = literal::key(client, root, key).await?;
             parts.push(format!("({names}) {sign} ({})", values.join(", ")));

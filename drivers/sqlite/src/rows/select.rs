@@ -34,7 +34,7 @@ pub(super) fn condition(
     range: &KeyRange,
 ) -> Result<Condition> {
     let sql = chain(desk, set, member, range)?;
-    let keys = [&range.after, &range.to].into_iter().flatten().cloned().collect();
+    let keys = [&range.after, &range.from, &range.to].into_iter().flatten().cloned().collect();
     Ok(Condition { sql, keys })
 }
 
@@ -62,11 +62,12 @@ pub(super) fn pairs(desk: &Desk, set: &ArchiveSet, member: &Member) -> Result<Ve
 fn root(desk: &Desk, set: &ArchiveSet, range: &KeyRange) -> Result<String> {
     let mut parts = Vec::new();
     // All rows are counted also where there is no key, so that this is told by whoever examines.
-    let is_bounded = range.after.is_some() || range.to.is_some();
+    let bounds = [(">", &range.after), (">=", &range.from), ("<=", &range.to)];
+    let is_bounded = bounds.iter().any(|(_, key)| key.is_some());
     let terms = if is_bounded { terms(desk, &set.root().table)? } else { Vec::new() };
     let names = tuple(&terms);
     let mut next = 1;
-    for (sign, key) in [(">", &range.after), ("<=", &range.to)] {
+    for (sign, key) in bounds {
         if key.is_some() {
             let marks: Vec<_> = (next..).take(terms.len()).map(|n| format!("?{n}")).collect();
             next += terms.len();

@@ -70,9 +70,13 @@ async fn pages(rows: &mut dyn Rows, set: &ArchiveSet, length: u64) -> Result<(),
         let Some(last) = page.0.last() else { break };
         ensure!(count <= length, "{count} rows, and {length} were wanted");
         let to = Some(key(set, last)?);
-        let closed = KeyRange { after: range.after.clone(), to: to.clone() };
+        let closed = KeyRange { after: range.after.clone(), from: None, to: to.clone() };
         let again = exported(rows, set, 0, &closed).await?.0;
         ensure!(again == page.0, "the range that ends with the last key of a page is another one");
+        let from = page.0.first().map(|first| key(set, first)).transpose()?;
+        let begun = KeyRange { after: None, from, to: to.clone() };
+        let again = exported(rows, set, 0, &begun).await?.0;
+        ensure!(again == page.0, "the range that begins with the first key of a page is another");
         paged.append(&mut page.0);
         range.after = to;
         ensure!(paged.len() <= all.len(), "pages overlap");

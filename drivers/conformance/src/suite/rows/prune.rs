@@ -105,7 +105,8 @@ pub(crate) async fn rows_hang_on_those_they_refer_to(stage: &Stage) -> Verdict {
     fill(stage).await?;
     let (mut rows, set) = ready(stage).await?;
     let roots = exported(rows.as_mut(), &set, 0, &KeyRange::default()).await?.0;
-    let range = KeyRange { after: Some(key(&set, &roots[4])?), to: Some(key(&set, &roots[6])?) };
+    let (after, to) = (Some(key(&set, &roots[4])?), Some(key(&set, &roots[6])?));
+    let range = KeyRange { after, to, ..KeyRange::default() };
     let mut expected = Vec::new();
     for member in 0..3 {
         expected.push(exported(rows.as_mut(), &set, member, &range).await?.sorted());
