@@ -271,7 +271,9 @@ mod tests {
         };
         let key = |id: u8| key_text(&key_of(&row(id), &[0]).unwrap());
         let bound = |kept: &[bool]| {
-            let (mut ends, mut slice) = (Ends::default(), slice(0));
+            let last = u8::try_from(kept.len() - 1).unwrap();
+            let mut slice = Slice { to: Some(key(last)), ..slice(0) };
+            let mut ends = Ends::default();
             for (id, is_kept) in (0..).zip(kept) {
                 ends.see(&row(id), *is_kept);
             }
@@ -283,5 +285,10 @@ mod tests {
         assert_eq!(bound(&[false, true, false]), (Some(key(1)), Some(key(1)), true));
         assert_eq!(bound(&[false, true, false, true]), (Some(key(1)), Some(key(3)), false));
         assert_eq!(bound(&[false]), (None, None, true));
+        // An older version had taken out the row that it ended with.
+        let (mut ends, mut slice) = (Ends::default(), slice(0));
+        ends.see(&row(1), true);
+        ends.bound(&mut slice, &[0]).unwrap();
+        assert!(slice.is_cut);
     }
 }
