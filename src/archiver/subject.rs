@@ -17,14 +17,13 @@ use super::{
     document::{Batch, BatchMember, Plan, Slice},
     file::value_text,
     form::Forms,
-    garbage::Removed,
     likeness::linked,
     meaning::Sense,
     names::{Names, Told, place_of},
     newest::IsNewest,
     place::Place,
     read::{Term, fits},
-    rewrite::{Keeps, rewrite, write_anew},
+    rewrite::{Keeps, write_anew},
     shelf::Shelf,
     shelve::{keep_slices, verified},
     untold,
@@ -305,16 +304,7 @@ impl Searched<'_> {
         self.lacks(subject) && (subject.is_early || names.may_have_had(plan, number, column))
     }
 
-    /// Writes the batch anew without some rows.
-    pub(super) async fn take_out(&self, doomed: Doomed, reason: &str) -> Result<Removed> {
-        let Self { place, world, plan, batch, .. } = *self;
-        let (slices, keeps) = (batch.slices.clone(), self.all_but(doomed));
-        let reason = (reason, world.clock.now());
-        let (_, removed) = rewrite(place, &world.cpu, plan, batch, slices, &keeps, reason).await?;
-        Ok(removed)
-    }
-
-    /// Writes it without them to files that nothing names yet.
+    /// Writes the batch without some rows to files that nothing names yet.
     pub(super) async fn write_without(&self, doomed: Doomed, reason: &str) -> Result<Batch> {
         let Self { place, world, plan, batch, .. } = *self;
         let (slices, keeps) = (batch.slices.clone(), self.all_but(doomed));

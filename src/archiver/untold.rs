@@ -103,6 +103,7 @@ mod tests {
             made: DateTime::UNIX_EPOCH,
             cutoff: None,
             selects: String::new(),
+            derived: Vec::new(),
             predicate: String::new(),
             members,
             part: None,

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use stillpoint::{
     archiver::{
-        Erasing, Holding, Place, Quit, SecondCopy, Shelf, Verified, erase, hold, verify,
-        verify_second,
+        Erasing, Holding, Place, Quit, Shelf, Verified, erase, hold, verify, verify_second,
     },
     repository::store::{Key, Store},
 };

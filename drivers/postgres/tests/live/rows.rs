@@ -447,7 +447,7 @@ async fn keys_that_a_collation_folds_are_refused() {
     let mut rows = open(&stage).await;
     let keyed = set(rows.table("t").await.unwrap(), "true");
     let findings = rows.examine(&keyed).await.unwrap();
-    let is_it = |one: &&stillpoint_contract::Finding| one.weight == Weight::Lacking;
+    let is_it = |one: &&Finding| one.weight == Weight::Lacking;
     let lacking: Vec<_> = findings.iter().filter(is_it).collect();
     assert!(lacking.len() == 1 && lacking[0].found.contains("by any_case"), "{findings:?}");
     let statement = lacking[0].statement.clone().unwrap();
