@@ -6,7 +6,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::Result;
 
-use super::{pace::Said, place::Place};
+use super::{
+    pace::{Cause, Said},
+    place::Place,
+};
 use crate::world::World;
 
 const NOTICES: &str = "control";
@@ -49,6 +52,12 @@ impl Control {
             (name, self.since.get(name).cloned().unwrap_or_else(|| self.last()))
         };
         self.said.names().map(since).collect()
+    }
+
+    /// Why runs of the set rest, where somebody paused it, and what lets them go on.
+    pub fn pause(&self, set: &str) -> Option<String> {
+        let cause = Cause::Paused { by: self.by.clone() };
+        self.is_paused.then(|| format!("{cause}; to go on: stillpoint archive resume {set}"))
     }
 
     fn last(&self) -> Since {

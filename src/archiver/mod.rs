@@ -49,6 +49,7 @@ mod put_back;
 mod read;
 mod reattach;
 mod reconcile;
+mod rest;
 mod rewrite;
 mod run;
 mod second;

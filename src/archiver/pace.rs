@@ -60,6 +60,11 @@ impl Cause {
             Self::Nice => "nice",
         }
     }
+
+    /// Whether it is how fast the work goes when all is well, and nothing that keeps it from work.
+    pub(super) const fn is_pace(&self) -> bool {
+        matches!(self, Self::DeadRowRate | Self::LogRate | Self::Nice)
+    }
 }
 
 impl fmt::Display for Cause {

@@ -248,5 +248,13 @@ impl Parts<'_, '_> {
 
 /// Whether the other partitions have to wait, too.
 fn stops(quit: &Quit) -> bool {
-    matches!(quit, Quit::OutOfTime | Quit::Closed(_) | Quit::RowsMax | Quit::Critical(_))
+    matches!(
+        quit,
+        Quit::OutOfTime
+            | Quit::Closed(_)
+            | Quit::RowsMax
+            | Quit::Critical(_)
+            | Quit::Paused(_)
+            | Quit::Rested(_)
+    )
 }

@@ -70,6 +70,9 @@ pub struct Limits {
     pub rows_max: Option<u64>,
     /// Before anything is deleted.
     pub keeps_source: bool,
+    /// Instead of resting for longer than that at a time, or at all where somebody paused it. What
+    /// keeps to its own pace does not rest.
+    pub rests_max: Option<Duration>,
 }
 
 /// Why a run stopped.
@@ -92,6 +95,10 @@ pub enum Quit {
     KeptSource,
     /// The server, its replicas or its log could not stand more.
     Critical(String),
+    /// Somebody paused it, and it is not to rest.
+    Paused(String),
+    /// It is not to rest for longer.
+    Rested(String),
 }
 
 impl Quit {
@@ -114,6 +121,8 @@ impl Quit {
             Self::Gate(why) => format!("rows may not be deleted yet: {why}"),
             Self::KeptSource => "rows are to stay in their tables".to_owned(),
             Self::Critical(why) => format!("it gave up, as critical = \"abort\" says: {why}"),
+            Self::Paused(why) => why.clone(),
+            Self::Rested(why) => format!("it rested for too long: {why}"),
         }
     }
 }
@@ -176,6 +185,11 @@ impl Archiving<'_> {
         let mut attempt = 1;
         loop {
             let error = match Box::pin(self.attempt(report)).await {
+                // Whoever paused it wants nothing to be done.
+                Ok(quit @ Quit::Paused(_)) => {
+                    report.quit = quit;
+                    return Ok(());
+                }
                 Ok(quit) => {
                     // Who was erased, and came back with a restore of the database, goes again.
                     let copies = self.gates.iter().filter_map(|gate| gate.copy());
@@ -216,6 +230,10 @@ impl Archiving<'_> {
     }
 
     async fn attempt(&self, report: &mut RunReport) -> Result<Quit> {
+        // Whoever rests before anything is begun keeps nobody from the set, and no connection.
+        if let Some(quit) = Work::new(self, &mut *report).resumed().await? {
+            return Ok(quit);
+        }
         destination::check(self.place, self.world).await?;
         let mut pruner = self.driver.rows().await?;
         pruner.lock(&self.rule.name, PATIENCE).await?;
@@ -313,6 +331,8 @@ impl RunReport {
             Quit::Gate(_) => "gate",
             Quit::KeptSource => "kept-source",
             Quit::Critical(_) => "critical",
+            Quit::Paused(_) => "paused",
+            Quit::Rested(_) => "rested",
         }
     }
 

@@ -13,7 +13,6 @@ use stillpoint_contract::{
 use super::{
     document::{Batch, End, Plan, Slice, Tally, Void, hash_of},
     file::SliceHash,
-    pace::Turn,
     place::Sheet,
     prune::{Difference, Hashing, entry, ledgered},
     rewrite::void,
@@ -83,7 +82,8 @@ impl Work<'_, '_> {
     ) -> Result<Quit> {
         let ledger = pruner.ledger(&run.plan.set).await?;
         self.settle(&mut run, &ledger).await?;
-        if let Some(quit) = self.quit(0) {
+        // What leaves its table is out of sight at once, and takes locks: it waits as rows do.
+        if let Some(quit) = self.turn(pruner, &run.plan.archive_set()).await? {
             return Ok(quit);
         }
         let name = || partition.name.clone();
@@ -133,15 +133,8 @@ impl Work<'_, '_> {
             if let Some(why) = self.waits(&run, partition).await? {
                 return Ok(Quit::Gate(why));
             }
-            loop {
-                if let Some(quit) = self.quit(0) {
-                    return Ok(quit);
-                }
-                match self.turn(pruner, &set).await? {
-                    Turn::Go => break,
-                    Turn::Rest(_) => {}
-                    Turn::Stop(why) => return Ok(Quit::Critical(why)),
-                }
+            if let Some(quit) = self.turn(pruner, &set).await? {
+                return Ok(quit);
             }
             let Compared::Differs(unlike) = self.discard(pruner, &run, &set).await? else {
                 witness.see(&Step::Dropped { partition: name() });

@@ -25,7 +25,8 @@ const HEARD_AFTER: Duration = Duration::from_secs(10);
 pub struct LastWord {
     /// The run.
     pub run: String,
-    /// In a word: how it stopped, as its report says, or `failed`; or `resting`, or `working`.
+    /// In a word: how it stopped, as its report says (a scheduled one also `paused` or `rested`),
+    /// or `failed`; or `resting`, or `working`.
     pub state: String,
     /// Of a rest, its cause in a word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,6 +67,10 @@ pub(super) struct Rests {
     heard: Option<(Cause, Duration)>,
     /// Whether others heard that it works, or that it rests, and not just of an earlier process.
     has_spoken: bool,
+    /// Since when something keeps it from work.
+    kept: Option<Duration>,
+    /// For what it rests, as the log says.
+    logged: Option<Cause>,
 }
 
 impl Rests {
@@ -93,6 +98,44 @@ impl Rests {
                 is_news.then_some(Heard::Works)
             }
         }
+    }
+}
+
+impl Rests {
+    /// For how long something has kept it from work by now: its own pace does not.
+    pub(super) fn kept(&mut self, turn: &Turn, now: Duration) -> Duration {
+        match turn {
+            // Nobody asked how the server fares.
+            Turn::Rest(Rest { cause: Cause::Nice, .. }) => Duration::ZERO,
+            Turn::Rest(Rest { cause, .. }) if !cause.is_pace() => {
+                now.saturating_sub(*self.kept.get_or_insert(now))
+            }
+            _ => {
+                self.kept = None;
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// Tells the log of a rest once, and of its end. Of a pause at once, since whoever began the
+    /// run may wait for it; of what else keeps it from work when others hear of it.
+    pub(super) fn log(&mut self, set: &str, turn: &Turn, heard: Option<&Heard>) {
+        match turn {
+            Turn::Rest(Rest { cause, why, .. }) if self.is_news(cause, heard) => {
+                self.logged = Some(cause.clone());
+                tracing::warn!(event = "archive.resting", set, cause = cause.word(), why);
+            }
+            Turn::Go if self.logged.take().is_some() => {
+                tracing::warn!(event = "archive.working", set);
+            }
+            _ => {}
+        }
+    }
+
+    fn is_news(&self, cause: &Cause, heard: Option<&Heard>) -> bool {
+        let is_new = self.logged.as_ref() != Some(cause);
+        let is_pause = matches!(cause, Cause::Paused { .. });
+        is_new && (is_pause || heard.is_some() && !cause.is_pace())
     }
 }
 
@@ -183,5 +226,37 @@ mod tests {
         let rested = Duration::from_secs(20);
         assert_eq!(see(rest(Cause::Sessions), 40), Some(Heard::Rests { cause, why, rested }));
         assert_eq!((see(Turn::Go, 41), see(Turn::Go, 42)), (Some(Heard::Works), None));
+    }
+
+    #[test]
+    fn what_keeps_a_run_from_work_is_no_pace_of_its_own() {
+        let mut rests = Rests::default();
+        let mut kept =
+            |turn: Turn, seconds| rests.kept(&turn, Duration::from_secs(seconds)).as_secs();
+        assert_eq!((kept(rest(Cause::Lag), 10), kept(rest(Cause::Sessions), 40)), (0, 30));
+        // Others getting their turn tells nothing of the server.
+        assert_eq!((kept(rest(Cause::Nice), 50), kept(rest(Cause::Lag), 60)), (0, 50));
+        assert_eq!((kept(rest(Cause::DeadRowRate), 70), kept(rest(Cause::Lag), 80)), (0, 0));
+        assert_eq!((kept(Turn::Go, 90), kept(rest(Cause::UnknownLag), 100)), (0, 0));
+        assert_eq!(kept(rest(Cause::UnknownLag), 130), 30);
+    }
+
+    #[test]
+    fn the_log_hears_of_a_pause_at_once_and_of_no_rest_twice() {
+        let mut rests = Rests::default();
+        let mut log = |turn: &Turn, seconds| {
+            let heard = rests.see(turn, Duration::from_secs(seconds));
+            let before = rests.logged.clone();
+            rests.log("orders", turn, heard.as_ref());
+            before != rests.logged
+        };
+        let pause = rest(Cause::Paused { by: "dba".to_owned() });
+        let (lag, rate, go) = (rest(Cause::Lag), rest(Cause::DeadRowRate), Turn::Go);
+        assert!(log(&pause, 0) && !log(&pause, 1) && !log(&pause, 20));
+        assert!(log(&go, 30) && !log(&go, 31));
+        assert!(!log(&lag, 40) && log(&lag, 50) && !log(&lag, 61));
+        assert!(log(&go, 70));
+        // Its pace is nothing that somebody has to see.
+        assert!(!log(&rate, 80) && !log(&rate, 99) && !log(&go, 100));
     }
 }

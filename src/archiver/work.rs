@@ -7,12 +7,12 @@ use chrono::{DateTime, Utc};
 use stillpoint_contract::{ArchiveSet, ErrorKind, Key, KeyRange, LedgerEntry, Result, Rows};
 
 use super::{
-    control::{Control, LOOK_EVERY, control},
+    control::Control,
     document::{Batch, End, Plan, Sealed, Slice, Void},
     export::{Manner, export},
     garbage::settle,
     mend::Mended,
-    pace::{Cause, Pace, Rest, Turn},
+    pace::Pace,
     place::{Place, Sheet},
     prepare::refuse_misfits,
     prune::{Difference, Pruned, Stride, Versions, ledgered, prune},
@@ -41,15 +41,15 @@ const DIFFERENCES_MAX: usize = 100;
 /// A run as it is carried out.
 pub(super) struct Work<'a, 'b> {
     pub(super) archiving: &'b Archiving<'a>,
-    stride: Stride,
+    pub(super) stride: Stride,
     /// How many rows of the root a slice has.
     slice_rows: u64,
-    pace: Pace,
-    rests: Rests,
+    pub(super) pace: Pace,
+    pub(super) rests: Rests,
     begun: Duration,
     /// What somebody told it, and when it looked.
-    told: Control,
-    looked: Option<Duration>,
+    pub(super) told: Control,
+    pub(super) looked: Option<Duration>,
     /// Whether the policy or the tables are not those of the plan any more.
     pub(super) is_outdated: bool,
     /// Whether rows stay in their tables.
@@ -276,7 +276,10 @@ impl<'a, 'b> Work<'a, 'b> {
             && self.archiving.rule.verification == Verification::Tuple
             && reader.why_no_versions(&set).await?.is_none();
         loop {
-            let quit = self.quit(read_rows);
+            let quit = match self.resumed().await? {
+                None => self.quit(read_rows),
+                quit => quit,
+            };
             let archiving = self.archiving;
             let left = archiving.limits.rows_max.map(|max| max - read_rows.min(max));
             let left = left.unwrap_or(u64::MAX);
@@ -358,6 +361,9 @@ impl<'a, 'b> Work<'a, 'b> {
         mut rows_left: Option<u64>,
     ) -> Result<Outcome> {
         let Archiving { world, witness, gates, .. } = self.archiving;
+        if let Some(quit) = self.resumed().await? {
+            return Ok(Outcome { quit: Some(quit), ..Outcome::default() });
+        }
         for gate in *gates {
             if let Some(why) = gate.closed(plan, batch, world.clock.now()).await? {
                 return Ok(Outcome { quit: Some(Quit::Gate(why)), ..Outcome::default() });
@@ -368,16 +374,8 @@ impl<'a, 'b> Work<'a, 'b> {
         let mut deferred: Vec<Slice> = Vec::new();
         let (mut is_other_schema, mut busy) = (false, 0);
         while !slices.is_empty() {
-            if let Some(quit) = self.quit(0) {
+            if let Some(quit) = self.turn(pruner, &set).await? {
                 return Ok(Outcome { quit: Some(quit), ..Outcome::default() });
-            }
-            match self.turn(pruner, &set).await? {
-                Turn::Go => {}
-                Turn::Rest(_) => continue,
-                Turn::Stop(why) => {
-                    let quit = Some(Quit::Critical(why));
-                    return Ok(Outcome { quit, ..Outcome::default() });
-                }
             }
             let wanted = self.stride.of(slices.len());
             // A slice goes as a whole.
@@ -527,32 +525,6 @@ impl<'a, 'b> Work<'a, 'b> {
             return Some(Quit::Closed(next_begin(&rule.windows, zone, now)));
         }
         limits.rows_max.is_some_and(|max| read_rows > max).then_some(Quit::RowsMax)
-    }
-
-    /// Rests where somebody said so, or the server needs it; whether it did, or is to stop.
-    pub(super) async fn turn(&mut self, pruner: &mut dyn Rows, set: &ArchiveSet) -> Result<Turn> {
-        let Archiving { world, witness, .. } = self.archiving;
-        let now = world.clock.elapsed();
-        if self.looked.is_none_or(|looked| now.saturating_sub(looked) >= LOOK_EVERY) {
-            self.looked = Some(now);
-            self.told = control(self.archiving.place).await?;
-            self.pace.follow(&self.told.said);
-            self.stride.aim_at(self.told.said.transaction_ms.map(Duration::from_millis));
-        }
-        let turn = if self.told.is_paused {
-            Turn::Rest(Rest::of(Cause::Paused { by: self.told.by.clone() }, LOOK_EVERY))
-        } else {
-            self.pace.turn(pruner, set, now).await?
-        };
-        if let Some(heard) = self.rests.see(&turn, now) {
-            self.archiving.say_heard(self.report, heard).await;
-        }
-        if let Turn::Rest(Rest { cause, why, length }) = &turn {
-            witness.see(&Step::Resting { why: why.clone(), length: *length });
-            world.clock.sleep(*length).await;
-            *self.report.rested.entry(cause.clone()).or_default() += *length;
-        }
-        Ok(turn)
     }
 }
 

@@ -22,6 +22,10 @@ pub(crate) enum Command {
     /// Show how far a run is, and what it was told.
     Status(control::NameOptions),
     /// Let runs of a set rest until they are told to go on; also one that works now.
+    ///
+    /// Nothing is read, deleted or taken out of its table meanwhile: a run by hand waits, also
+    /// before it begins, and one that was scheduled ends and is put off. A transaction, or a file,
+    /// that is being written comes to its end first.
     Pause(control::NameOptions),
     /// Let them go on.
     Resume(control::NameOptions),

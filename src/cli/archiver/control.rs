@@ -94,7 +94,8 @@ struct StatusAnswer {
 #[derive(Debug, Serialize)]
 struct WordRow {
     run: String,
-    /// How it stopped, as `archive run` says it, or `failed`; or `resting`, or `working`.
+    /// How it stopped, as `archive run` says it, or `failed`, or, of a scheduled run, `paused` or
+    /// `rested`; or `resting`, or `working`.
     state: String,
     /// Of a rest, its cause as `archive run` says it.
     cause: Option<String>,

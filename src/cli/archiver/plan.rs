@@ -67,6 +67,8 @@ struct PlanAnswer {
     findings: Vec<Found>,
     /// Settings that count instead of the policy's.
     overrides: Vec<OverrideRow>,
+    /// Who paused the set, so that runs rest, and what lets them go on; `null` where nobody did.
+    paused: Option<String>,
     /// Whether `archive run` would begin.
     admitted: bool,
 }
@@ -248,6 +250,7 @@ impl Answer for PlanAnswer {
         if let Some(run) = &self.unfinished {
             facts.push(("first", format!("run {run} is continued, as it was planned")));
         }
+        facts.extend(self.paused.as_ref().map(|why| ("rests", printable(why))));
         page.facts(0, &facts);
         OverrideRow::write(&self.overrides, &self.set, page);
         page.blank();
@@ -293,10 +296,18 @@ impl Answer for PlanAnswer {
             }
         }
         page.blank();
-        page.line(if self.admitted {
-            format!("Nothing was changed. To begin: stillpoint archive run {}", self.set)
-        } else {
-            "A run would refuse to begin: rows could be lost, or it would fail half-way.".to_owned()
+        page.line(match (&self.paused, self.admitted) {
+            (_, false) => {
+                "A run would refuse to begin: rows could be lost, or it would fail half-way."
+                    .to_owned()
+            }
+            (None, true) => {
+                format!("Nothing was changed. To begin: stillpoint archive run {}", self.set)
+            }
+            (Some(_), true) => {
+                "Nothing was changed. A run would rest before it begins, as is said above."
+                    .to_owned()
+            }
         });
     }
 }
@@ -369,7 +380,9 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     };
     let unfinished = shelf.unfinished().map(|run| run.plan.run.clone());
     let mut answer = answer_of(&set, &prepared, unfinished);
-    answer.overrides = OverrideRow::all(&control(&place).await?);
+    let told = control(&place).await?;
+    answer.overrides = OverrideRow::all(&told);
+    answer.paused = told.pause(&set.rule.name);
     let selected: Vec<&PreparedPart> =
         parts.iter().filter(|part| part.prepared.estimate.rows > 0).collect();
     // Of partitions, the first one of which rows are deleted stands for all such.
@@ -473,6 +486,7 @@ fn answer_of(set: &Set, prepared: &Prepared, unfinished: Option<String>) -> Plan
         partitions: Vec::new(),
         findings: prepared.findings.iter().map(Found::of).collect(),
         overrides: Vec::new(),
+        paused: None,
         admitted: prepared.admit().is_ok(),
     }
 }

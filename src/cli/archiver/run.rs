@@ -158,7 +158,12 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
         world: &session.world,
         rule: &set.rule,
         gates: &gates,
-        limits: Limits { until, rows_max: options.max_rows, keeps_source: options.keep_source },
+        limits: Limits {
+            until,
+            rows_max: options.max_rows,
+            keeps_source: options.keep_source,
+            rests_max: None,
+        },
         witness: &*witness,
     };
     let begun = session.world.clock.elapsed();
@@ -173,15 +178,18 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     Ok(status)
 }
 
-/// Does with the space of deleted rows as the policy says, unless the run's time is over or the
-/// server could not stand more. Whatever becomes of that, they are archived.
+/// Does with the space of deleted rows as the policy says, unless the run's time is over, somebody
+/// paused it, or the server could not stand more. Whatever becomes of that, they are archived.
 pub(super) async fn reclaimed(
     session: &Session,
     set: &Set,
     report: &RunReport,
 ) -> Option<ReclaimAnswer> {
-    let is_too_late = matches!(report.quit, Quit::OutOfTime | Quit::Closed(_) | Quit::Critical(_));
-    let may = report.pruned_rows > 0 && !is_too_late;
+    let is_to_rest = matches!(
+        report.quit,
+        Quit::OutOfTime | Quit::Closed(_) | Quit::Critical(_) | Quit::Paused(_) | Quit::Rested(_)
+    );
+    let may = report.pruned_rows > 0 && !is_to_rest;
     let method = set.rule.reclaim.as_deref().filter(|_| may)?;
     match reclaim::reclaim(session, set, method).await {
         Ok(answer) => Some(answer),

@@ -30,6 +30,7 @@ mod mended;
 mod mishaps;
 mod partitions;
 mod partitions_back;
+mod paused;
 mod planned;
 mod progress;
 mod protocol;

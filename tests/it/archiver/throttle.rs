@@ -71,7 +71,7 @@ impl Witness for Nurse<'_> {
 }
 
 /// Waits amid a step.
-fn wait<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn wait<T>(future: impl Future<Output = T>) -> T {
     tokio::task::block_in_place(|| Handle::current().block_on(future))
 }
 
