@@ -272,7 +272,8 @@ impl Witness for Watcher {
                 self.meter.count(*rows);
                 self.meter.advance(rows * self.row_bytes.load(Ordering::Relaxed));
             }
-            Step::Deferred { .. } | Step::Resting { .. } => tracing::warn!(?step, "archiving"),
+            // Rests that anybody has to hear of are told once, and not each time it looks.
+            Step::Deferred { .. } => tracing::warn!(?step, "archiving"),
             _ => {}
         }
         tracing::debug!(?step, "archiving");

@@ -262,4 +262,17 @@ fn somebody_who_runs_a_paused_set_is_told_what_lets_it_go_on() {
     assert!(runs["runs"].as_array().unwrap().is_empty(), "{runs:#}");
     ward.ok(&["archive", "resume", "few"]);
     assert_eq!((running.wait(), rows()), (0, 0), "{}", ward.said());
+    // One line when it began to rest, and one at the end.
+    let said = ward.said();
+    for event in ["archive.resting", "archive.working"] {
+        assert_eq!(said.matches(event).count(), 1, "{event}: {said}");
+    }
+    assert!(!said.contains("Resting"), "{said}");
+}
+
+#[test]
+fn a_run_that_lets_others_work_does_not_tell_of_each_time() {
+    let (ward, _shop) = few(20, "slice_rows = 1\nthrottle = { nice_percent = 300 }\n");
+    let told = ward.ok(&["archive", "run", "few"]);
+    assert!(told.contains("rested") && !told.contains("WARN"), "{told}");
 }
