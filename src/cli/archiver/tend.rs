@@ -2,6 +2,7 @@
 //! whoever serves.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -17,7 +18,7 @@ use super::{
     run::{Watcher, reclaimed},
 };
 use crate::{
-    archiver::{Archiving, Limits, Quit, RunReport, Shelf},
+    archiver::{Archiving, Limits, Quit, RunReport, Shelf, control},
     cli::{config::reach, serve::Held, session::Session},
     config::Config,
     coordinator::{
@@ -52,6 +53,18 @@ const ASIDE: TimeDelta = TimeDelta::minutes(5);
 /// What is said of one that did.
 const MADE_WAY: &str = "backups waited for its room; it goes on when it is tried again";
 
+/// How long a run rests, for what is not its own pace, before others get its room.
+const RESTS_MAX: Duration = Duration::from_mins(5);
+
+/// What is said first of one that did. It is tried again as soon as one that made way.
+const RESTED: &str = "rested, ";
+
+/// What is said first of one whose set somebody paused.
+const PAUSED: &str = "paused, ";
+
+/// How often it is looked whether such a set still is.
+const PAUSED_FOR: Duration = Duration::from_secs(10);
+
 /// How long after a failure, or while a gate is closed, it is tried again.
 const RETRY: TimeDelta = TimeDelta::hours(1);
 
@@ -70,12 +83,15 @@ pub(crate) async fn tend(
     let worker = format!("archives {}", session.world.new_id());
     let mut running = FuturesUnordered::new();
     let mut order = Order::default();
+    let mut pauses = Pauses::default();
     loop {
         let held = Arc::clone(&helds.borrow());
         let room = TOGETHER.saturating_sub(running.len());
         // Whoever archives nothing says nothing.
         if !running.is_empty() || !held.config().archives.is_empty() {
-            let look = look(session, (state, &queue), &worker, leads(), (held.config(), room));
+            let queues = (state, &queue);
+            let wanted = (held.config(), room);
+            let look = look(session, queues, &worker, leads(), wanted, &mut pauses);
             let mut look = std::pin::pin!(look);
             // What runs may hold the turn in the state database that is waited for.
             let claims = loop {
@@ -148,12 +164,13 @@ async fn look(
     worker: &str,
     leads: bool,
     (config, room): (&Config, usize),
+    pauses: &mut Pauses,
 ) -> Vec<Claim> {
     let mut claims = Vec::new();
     let looked = async {
         state.renew(worker, &session.user(), LEASE).await?;
         if leads {
-            settle(session, state, config).await;
+            settle(session, state, config, pauses).await;
         }
         while claims.len() < room
             && let Some(claim) = queue.claim(worker).await?
@@ -170,11 +187,12 @@ async fn look(
 
 /// Puts sets into the queue whose time has come. One that cannot be looked at keeps no other from
 /// it.
-async fn settle(session: &Session, state: &State, config: &Config) {
+async fn settle(session: &Session, state: &State, config: &Config, pauses: &mut Pauses) {
     let now = session.world.clock.now();
     for rule in config.archives.values().filter(|rule| rule.schedule.is_some()) {
         let settled = async {
-            let Some(due) = due(session, state, config, rule, now).await? else { return Ok(()) };
+            let due = due(session, state, (config, rule), now, pauses).await?;
+            let Some(due) = due else { return Ok(()) };
             let task = Task {
                 database: rule.database.clone(),
                 kind: format!("{ARCHIVE}{}", rule.name),
@@ -198,12 +216,15 @@ async fn settle(session: &Session, state: &State, config: &Config) {
 
 /// The newest time of a set's calendar, unless something was, or is being, done for it. Those
 /// before it are covered by it.
+///
+/// Of a paused set one attempt says so, for those who ask what became of it and for alerts; nothing
+/// else is queued until somebody lets it go on.
 async fn due(
     session: &Session,
     state: &State,
-    config: &Config,
-    rule: &ArchiveRule,
+    (config, rule): (&Config, &ArchiveRule),
     now: DateTime<Utc>,
+    pauses: &mut Pauses,
 ) -> Result<Option<DateTime<Utc>>> {
     let Some(pattern) = &rule.schedule else { return Ok(None) };
     let zone = rule.zone.unwrap_or(config.zone);
@@ -227,6 +248,10 @@ async fn due(
             }
             // Its worker is gone, and somebody else goes on at once.
             Phase::Ended { outcome: Outcome::Lost, .. } => Some(due),
+            Phase::Ended { reason, .. } if is_for_it && reason.starts_with(PAUSED) => {
+                let is_paused = Box::pin(pauses.has(session, config, rule)).await?;
+                (!is_paused).then_some(due)
+            }
             Phase::Ended { at, reason, .. } if is_for_it && now < *at + wait(reason) => None,
             Phase::Ended { .. } => Some(due),
         });
@@ -239,7 +264,35 @@ async fn due(
 }
 
 fn wait(reason: &str) -> TimeDelta {
-    if reason == MADE_WAY { ASIDE } else { RETRY }
+    if reason == MADE_WAY || reason.starts_with(RESTED) { ASIDE } else { RETRY }
+}
+
+/// Sets that were paused when that was looked at, and when that was.
+#[derive(Debug, Default)]
+struct Pauses(BTreeMap<String, Duration>);
+
+impl Pauses {
+    /// Whether a set is paused, by a look that is not long ago: each one asks its repository.
+    async fn has(
+        &mut self,
+        session: &Session,
+        config: &Config,
+        rule: &ArchiveRule,
+    ) -> Result<bool> {
+        let now = session.world.clock.elapsed();
+        let is_known = |at: &Duration| now.saturating_sub(*at) < PAUSED_FOR;
+        if self.0.get(&rule.name).is_some_and(is_known) {
+            return Ok(true);
+        }
+        // Also where it cannot be looked at, it is not looked at all the time.
+        self.0.insert(rule.name.clone(), now);
+        let set = Set { config: config.clone(), rule: rule.clone() };
+        let is_paused = control(&set.place(session).await?).await?.is_paused;
+        if !is_paused {
+            self.0.remove(&rule.name);
+        }
+        Ok(is_paused)
+    }
 }
 
 /// Does one job, and notes how it ended. Returns of which database it was.
@@ -307,18 +360,26 @@ async fn one(
         Ok(report) => {
             let outcome = match report.quit {
                 Quit::Critical(_) => Outcome::Failed,
-                // It is tried again until the gate is open.
-                Quit::Gate(_) => Outcome::Deferred,
+                // It is tried again until the gate is open, or it may go on.
+                Quit::Gate(_) | Quit::Paused(_) | Quit::Rested(_) => Outcome::Deferred,
                 _ => Outcome::Succeeded,
             };
             for why in &report.lacking_copies {
                 tracing::warn!(event = "archive.not-copied", set = name, why);
             }
-            let (pruned, left) = (report.pruned_rows, report.left_rows);
-            let reason = format!("{pruned} rows deleted, {left} left: {}", report.words());
-            (outcome, reason)
+            let rows = (report.pruned_rows, report.left_rows);
+            (outcome, reason(&report.quit, rows, &report.words()))
         }
         Err(error) => (Outcome::Failed, told(&error)),
+    }
+}
+
+/// Why a run stopped, and how far it came.
+fn reason(quit: &Quit, (pruned, left): (u64, u64), words: &str) -> String {
+    match quit {
+        Quit::Paused(_) => format!("{PAUSED}{pruned} rows deleted: {words}"),
+        Quit::Rested(_) => format!("{RESTED}{pruned} rows deleted: {words}"),
+        _ => format!("{pruned} rows deleted, {left} left: {words}"),
     }
 }
 
@@ -333,7 +394,7 @@ async fn carry_out(session: &Session, set: &Set, meter: &Arc<Meter>) -> Result<R
         world: &session.world,
         rule: &set.rule,
         gates: &gates,
-        limits: Limits::default(),
+        limits: Limits { rests_max: Some(RESTS_MAX), ..Limits::default() },
         witness: &witness,
     };
     let report = Box::pin(archiving.run()).await?;
@@ -361,6 +422,17 @@ mod tests {
     use futures::FutureExt as _;
 
     use super::*;
+
+    #[test]
+    fn who_rested_or_made_way_is_tried_again_soon() {
+        let of = |quit: Quit| reason(&quit, (0, 0), &quit.words());
+        let rested = of(Quit::Rested("replicas are behind".to_owned()));
+        assert!(rested.ends_with("replicas are behind"), "{rested}");
+        assert_eq!((wait(&rested), wait(MADE_WAY)), (ASIDE, ASIDE));
+        assert_eq!(wait(&of(Quit::Gate("it is too young".to_owned()))), RETRY);
+        let paused = of(Quit::Paused("dba paused it".to_owned()));
+        assert!(paused.starts_with(PAUSED) && paused.ends_with("dba paused it"), "{paused}");
+    }
 
     #[test]
     fn the_newest_set_makes_way_when_backups_have_waited_for_a_while() {

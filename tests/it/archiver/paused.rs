@@ -16,7 +16,14 @@ use super::{
     shop::{InPostgres, Shop, Sqlite, Yard},
     throttle::wait,
 };
-use crate::support::world::TestClock;
+use crate::{
+    serving::ward::{HEAD, Ward},
+    support::world::TestClock,
+};
+
+/// As many sets as are worked on at once, and another one.
+const PAUSED: [&str; 4] = ["s1", "s2", "s3", "s4"];
+const FREE: &str = "s5";
 
 /// Keeps all steps, and does something at some of them.
 struct Warden<'a> {
@@ -274,5 +281,60 @@ fn somebody_who_runs_a_paused_set_is_told_what_lets_it_go_on() {
 fn a_run_that_lets_others_work_does_not_tell_of_each_time() {
     let (ward, _shop) = few(20, "slice_rows = 1\nthrottle = { nice_percent = 300 }\n");
     let told = ward.ok(&["archive", "run", "few"]);
-    assert!(told.contains("rested") && !told.contains("WARN"), "{told}");
+    assert!(told.contains("rested") && !told.contains("Resting"), "{told}");
+}
+
+/// As many sets as are worked on at once are paused, and one is not.
+#[test]
+fn paused_sets_leave_their_room_to_others() {
+    let policy = |set: &str| {
+        format!(
+            "[archive.{set}]\ndatabase = \"shop\"\nroot = \"{set}\"\n\
+             where = \"state = 'closed'\"\nschedule = \"0 0 1 1 *\"\n"
+        )
+    };
+    let sets: Vec<&str> = PAUSED.into_iter().chain([FREE]).collect();
+    let policies: Vec<String> = sets.iter().map(|set| policy(set)).collect();
+    let shop = "[database.shop]\nendpoint = \"sqlite:shop.db\"\n";
+    let ward = Ward::new(&format!("{HEAD}{shop}{}", policies.concat()));
+    ward.ok(&["init", "--repo", "repo", "--no-encryption"]);
+    let shop = Connection::open(ward.path("shop.db")).unwrap();
+    for set in sets {
+        let make = format!(
+            "CREATE TABLE {set} (id INTEGER PRIMARY KEY, state TEXT);
+             INSERT INTO {set} (state) VALUES ('closed')"
+        );
+        shop.execute_batch(&make).unwrap();
+    }
+    drop(shop);
+    let rows = |set: &str| -> i64 {
+        let shop = Connection::open(ward.path("shop.db")).unwrap();
+        shop.query_row(&format!("SELECT count(*) FROM {set}"), [], |row| row.get(0)).unwrap()
+    };
+    let jobs = |set: &str| {
+        let mut jobs = ward.jobs("shop");
+        jobs.retain(|job| job["kind"] == format!("archive {set}"));
+        jobs
+    };
+    for set in PAUSED {
+        ward.ok(&["archive", "pause", set]);
+    }
+    let serving = ward.serve();
+    ward.wait_until("the last set", || rows(FREE) == 0);
+    for set in PAUSED {
+        ward.wait_until("word of the pause", || {
+            let all = jobs(set);
+            all.len() == 1 && all[0]["outcome"] == "deferred"
+        });
+        let why = jobs(set)[0]["reason"].as_str().unwrap().to_owned();
+        assert!(why.ends_with(&format!("stillpoint archive resume {set}")), "{why}");
+    }
+    // Nothing more is queued for them, until somebody lets one go on: it does so at once.
+    ward.ok(&["archive", "resume", PAUSED[0]]);
+    ward.wait_until("the first set", || rows(PAUSED[0]) == 0);
+    for set in PAUSED.into_iter().skip(1) {
+        assert_eq!((rows(set), jobs(set).len()), (1, 1), "{set}");
+    }
+    assert_eq!(serving.stop(), 143);
+    assert!(!ward.said().contains("Resting"), "{}", ward.said());
 }

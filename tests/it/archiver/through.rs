@@ -426,10 +426,10 @@ fn those_that_serve_begin_a_run_when_its_time_has_come() {
 #[test]
 fn rows_make_way_for_backups_that_wait_for_room() {
     let ward = shop();
-    let config = format!("{HEAD}[coordinator]\nrunning = 1\n{ARCHIVE}schedule = \"0 0 1 1 *\"\n");
+    // At its own pace it takes for days, and the only room meanwhile.
+    let slow = "schedule = \"0 0 1 1 *\"\nthrottle = { dead_tuples_per_hour = 10 }\n";
+    let config = format!("{HEAD}[coordinator]\nrunning = 1\n{ARCHIVE}{slow}");
     ward.configure(&config);
-    // It rests until somebody lets it go on, and takes the only room meanwhile.
-    ward.ok(&["archive", "pause", "orders"]);
     let serving = ward.serve();
     ward.wait_until("the run", || ward.said().contains("archive.started"));
     ward.create("app.db");
@@ -440,6 +440,7 @@ fn rows_make_way_for_backups_that_wait_for_room() {
     let of_set = |job: &&Value| job["kind"] == "archive orders";
     let ended = jobs.as_array().unwrap().iter().find(of_set).unwrap();
     assert_eq!(ended["outcome"], "deferred", "{jobs:#}");
+    assert!(ended["reason"].as_str().unwrap().contains("backups waited"), "{jobs:#}");
     assert_eq!(serving.stop(), 143);
 }
 
