@@ -282,7 +282,7 @@ impl Work<'_, '_> {
                 if slice.is_cut || range.to.is_none() {
                     continue;
                 }
-                let found = self.look(transaction, &of_batch, &range).await?;
+                let found = self.tally(transaction, &of_batch, &range).await?;
                 let wanted = std::mem::take(&mut together);
                 if !wanted.are(&found) {
                     let (rows, wanted) = (found.rows, wanted.rows);
@@ -299,7 +299,7 @@ impl Work<'_, '_> {
                 range.after = range.to.take();
             }
         }
-        let rest = self.look(transaction, &last_forms, &range).await?;
+        let rest = self.tally(transaction, &last_forms, &range).await?;
         if !together.are(&rest) {
             let (rows, wanted) = (rest.rows, together.rows);
             if rows < wanted {
@@ -315,7 +315,7 @@ impl Work<'_, '_> {
         Ok(found_one)
     }
 
-    async fn look(
+    async fn tally(
         &self,
         transaction: &mut dyn Pruning,
         set: &ArchiveSet,
