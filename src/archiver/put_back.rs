@@ -10,13 +10,14 @@ use std::{
 };
 
 use stillpoint_contract::{
-    Column, Conflict, Driver, Error, ErrorKind, PutBack, PutBackTally, Result, Table, code,
+    Column, Conflict, Driver, Error, ErrorKind, Followed, PutBack, PutBackTally, Result, Table,
+    code,
 };
 
 use super::{
     document::Plan,
     identity::ledger_of,
-    names::Names,
+    names::{Names, place_of},
     newest::{IsNewest, Keys, Newest},
     place::Place,
     read::{Reading, Visible, Wanted, visible},
@@ -30,7 +31,8 @@ use crate::world::World;
 pub struct Returning {
     /// Which: of one table, or else rows of the root and all that hang on them.
     pub wanted: Wanted,
-    /// What happens where a row with the same key is there.
+    /// What happens where a row with the same key is there. What hangs on rows of the root, and has
+    /// no column by which it would be [`Newer`](Conflict::Newer), comes back with those that do.
     pub conflict: Conflict,
     /// The name of a new table that takes rows of the root, or of the table that is named; that of
     /// another one has the other's name behind it.
@@ -294,12 +296,41 @@ impl Back<'_> {
         let columns = columns.iter().map(renamed).collect();
         let name = known.unwrap_or(&now).clone();
         let table = Table { name, columns, ..plan.members[number].table.clone() };
-        // What hangs on rows that have to be new is not there either.
-        let is_absent = number != first && self.returning.conflict == Conflict::Fail;
-        let conflict = if is_absent { &Conflict::Absent } else { &self.returning.conflict };
-        let into = self.transaction.begin(&table, conflict, staging.as_deref()).await?;
+        let conflict = &self.returning.conflict;
+        let into = if number != first && *conflict == Conflict::Fail {
+            // What hangs on rows that have to be new is not there either.
+            self.transaction.begin(&table, &Conflict::Absent, staging.as_deref()).await?
+        } else if number == first || has_version(&table, conflict) {
+            self.transaction.begin(&table, conflict, staging.as_deref()).await?
+        } else if self.returning.staging.is_some() {
+            // Only rows of this transaction are there, and the newest one of each key came first.
+            self.transaction.begin(&table, &Conflict::Skip, staging.as_deref()).await?
+        } else {
+            // Without a key, they are refused: those that hang on a replaced row may be there.
+            let followed = self.followed(plan, number)?;
+            self.transaction.follow(&table, &followed).await?
+        };
         self.into.insert(now, into.clone());
         Ok(into)
+    }
+
+    /// With rows of which table those of another one come back, by names of now.
+    fn followed(&self, plan: &Plan, number: usize) -> Result<Followed> {
+        let link = plan.members[number].link.as_ref().ok_or_else(|| Error::bug("put rows back"))?;
+        let names = |number: usize, names: &[String]| -> Result<Vec<String>> {
+            let table = &plan.members[number].table;
+            let now = |name: &String| {
+                let at = place_of(&table.columns, name)?;
+                Some(self.names.column_now(plan, number, &table.columns[at]))
+            };
+            let all: Option<Vec<String>> = names.iter().map(now).collect();
+            all.ok_or_else(|| Error::bug("put rows back").with("table", &table.name))
+        };
+        let parent = self.names.table_now(plan, link.parent);
+        let parent = self.into.get(&parent).cloned().unwrap_or(parent);
+        let columns = names(number, &link.columns)?;
+        let parent_columns = names(link.parent, &link.parent_columns)?;
+        Ok(Followed { columns, parent, parent_columns })
     }
 
     /// Lets all of it count, and tells of it.
@@ -316,6 +347,12 @@ impl Back<'_> {
         }
         Ok(all)
     }
+}
+
+/// Whether a table has what says which of two rows is the newer one, where that is asked.
+fn has_version(table: &Table, conflict: &Conflict) -> bool {
+    let Conflict::Newer(by) = conflict else { return true };
+    table.columns.iter().any(|column| column.name == *by && !column.is_generated)
 }
 
 /// The name of a new table for rows that hang on those of another one.

@@ -51,8 +51,8 @@ pub use point::NativePoint;
 pub use position::{Lineage, LogPosition, LogRange};
 pub use rows::{
     Alike, ArchiveSet, Burden, Class, Column, Compared, Conflict, Cutoff, CutoffForm, Estimate,
-    Explained, Exporting, Held, Keeping, Key, KeyRange, Kind, Lag, LedgerEntry, Likeness, Link,
-    LockTaken, LogUsed, Member, Named, Outlook, Partition, Partitioned, Pruning, PutBack,
+    Explained, Exporting, Followed, Held, Keeping, Key, KeyRange, Kind, Lag, LedgerEntry, Likeness,
+    Link, LockTaken, LogUsed, Member, Named, Outlook, Partition, Partitioned, Pruning, PutBack,
     PutBackTally, ROW_BYTES_MAX, Referrer, RowBatch, RowSink, RowWriter, Rows, Space, Table,
     UNTOLD_REFERENCE, is_named, say_derived, sought, values,
 };

@@ -53,7 +53,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME")]
     staging: Option<String>,
     /// What happens where a row with the same key is there: fail, skip, overwrite, or
-    /// newer:COLUMN, which overwrites where the archived row is newer by that column.
+    /// newer:COLUMN, which overwrites where the archived row is newer by that column. Rows of
+    /// another table that lacks it come back, and overwrite, with those that they hang on.
     #[arg(long, value_name = "HOW", default_value = "fail")]
     on_conflict: String,
 }

@@ -66,6 +66,8 @@ async fn keyless<S: Shop>(yard: Yard<S>, [harmless, harmful]: [&[&str]; 2]) {
         (Conflict::Skip, None),
         (Conflict::Overwrite, None),
         (Conflict::Newer("token".to_owned()), None),
+        // Only orders have that.
+        (Conflict::Newer("amount".to_owned()), None),
         (Conflict::Fail, Some("items")),
     ] {
         let condition = if table.is_none() { "id = 3" } else { "order_id = 3" };
@@ -98,6 +100,9 @@ async fn keyless<S: Shop>(yard: Yard<S>, [harmless, harmful]: [&[&str]; 2]) {
     let skips = (Conflict::Skip, Some("beside"));
     let back = put(&yard, "id < 3", skips, None).await.unwrap();
     assert_eq!(counts(&back), [[3, 0], [6, 0]], "{back:?}");
+    let newer = (Conflict::Newer("amount".to_owned()), Some("newer"));
+    let back = put(&yard, "id < 5", newer, None).await.unwrap();
+    assert_eq!(counts(&back), [[5, 1], [10, 3]], "{back:?}");
     let back = put(&yard, "", (Conflict::Fail, Some("alone")), Some("items")).await.unwrap();
     assert_eq!(counts(&back), [[23, 0]], "{back:?}");
 
@@ -136,7 +141,8 @@ async fn rows_without_a_key_come_back_to_sqlite_with_what_they_hang_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_without_a_key_come_back_to_postgresql_with_what_they_hang_on() {
     let Some(shop) = InPostgres::new(18).await else { return };
-    let gone = "DROP TABLE IF EXISTS again_items, again, beside_items, beside, alone, log";
+    let gone = "DROP TABLE IF EXISTS again_items, again, beside_items, beside, newer_items, newer, \
+        alone, log";
     shop.change(&[gone.to_owned()]).await;
     let body = |name: &str, what: &str| {
         format!(

@@ -2,11 +2,14 @@
 //! one that had not ended, and the newest version of each comes back.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says what it tried")]
 
-use stillpoint::archiver::{
-    FoundRows, Nobody, Quit, Reconciling, Returned, Returning, Shelf, Wanted, duckdb_views, find,
-    put_back, reconcile,
+use stillpoint::{
+    archiver::{
+        FoundRows, Nobody, Quit, Reconciling, Returned, Returning, Shelf, Wanted, duckdb_views,
+        find, put_back, reconcile,
+    },
+    policy::ArchivedChild,
 };
-use stillpoint_contract::{Conflict, Result};
+use stillpoint_contract::{Conflict, ErrorKind, Result, code};
 
 use super::{
     few::few,
@@ -200,6 +203,103 @@ async fn the_newest_version_comes_back_that_one_run_archived_to_postgresql() {
     shop.change(&gone).await;
     of_one_run(Yard::new(&shop, true)).await;
     shop.change(&gone).await;
+}
+
+/// Of a column that only the root has, `newer` decides for what hangs on its rows, too: on several
+/// steps, where there are parts of items.
+async fn newer_families<S: Shop>(mut yard: Yard<S>, with_parts: bool, besides: &[String]) {
+    yard.rule.file_bytes = 1;
+    yard.rule.slice_rows = 2;
+    yard.fill(0..6, 2).await;
+    if with_parts {
+        let make = [
+            "CREATE TABLE parts (id INTEGER PRIMARY KEY, item INTEGER NOT NULL REFERENCES items (id))",
+            "CREATE INDEX parts_item ON parts (item)",
+            "INSERT INTO parts SELECT id, id FROM items",
+        ];
+        yard.shop.change(&make.map(str::to_owned)).await;
+        yard.rule.children.push(ArchivedChild { table: "parts".to_owned(), columns: Vec::new() });
+    }
+    assert!(yard.run().await.unwrap().quit.is_done());
+
+    // Of those that are there, 0 is older than the archived one, 1 is newer, and 2 as old.
+    let (orders, items) = (yard.shop.table("orders"), yard.shop.table("items"));
+    let there = [
+        format!(
+            "INSERT INTO {orders} VALUES (0, 'o0', 'open', 'mine', 0.25),
+                (1, 'o1', 'open', 'mine', 9.5), (2, 'o2', 'open', 'mine', 2.5)"
+        ),
+        format!("INSERT INTO {items} VALUES (0, 0, 'mine0'), (200, 2, 'mine2')"),
+    ];
+    yard.shop.change(&there).await;
+    if with_parts {
+        yard.shop.change(&["INSERT INTO parts VALUES (200, 200)".to_owned()]).await;
+    }
+    yard.shop.change(besides).await;
+    let newer = || Conflict::Newer("amount".to_owned());
+    let mut expected = vec![[3, 1, 2, 0], [7, 1, 4, 0]];
+    expected.extend(with_parts.then_some([8, 0, 4, 0]));
+    let back = put(&yard, "", (newer(), None), None).await.unwrap();
+    assert_eq!(counts(&back), expected, "{back:?}");
+    let mine = format!("SELECT token FROM {orders} WHERE note = 'mine' ORDER BY id");
+    assert_eq!(yard.shop.ask(&mine).await, ["o1", "o2"]);
+    let come = ["i0", "i1", "i300", "i301", "i400", "i401", "i500", "i501", "mine2"];
+    assert_eq!(yard.live("items").await, come);
+    if with_parts {
+        let parts = "SELECT CAST(id AS TEXT) FROM parts ORDER BY id";
+        let come = ["0", "1", "200", "300", "301", "400", "401", "500", "501"];
+        assert_eq!(yard.shop.ask(parts).await, come);
+    }
+    // Of some rows only, the same.
+    let emptied = [
+        format!("DELETE FROM {items} WHERE order_id IN (0, 1)"),
+        format!("UPDATE {orders} SET amount = 0 WHERE id = 0"),
+    ];
+    if !with_parts {
+        yard.shop.change(&emptied).await;
+        let back = put(&yard, "id < 2", (newer(), None), None).await.unwrap();
+        assert_eq!(counts(&back), [[0, 1, 1, 0], [2, 0, 2, 0]], "{back:?}");
+        assert_eq!(yard.live("items").await, come);
+    }
+    // Nothing is there in new tables.
+    let mut expected = vec![[6, 0, 0, 0], [12, 0, 0, 0]];
+    expected.extend(with_parts.then_some([12, 0, 0, 0]));
+    let back = put(&yard, "", (newer(), Some("fresh")), None).await.unwrap();
+    assert_eq!(counts(&back), expected, "{back:?}");
+    // A column that the root does not have is none to decide by.
+    let nothing = Conflict::Newer("order_id".to_owned());
+    let error = put(&yard, "", (nothing, None), None).await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Invalid, code::USAGE), "{error:?}");
+    assert_eq!(yard.live("items").await, come);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hangs_on_newer_rows_comes_back_with_them_to_sqlite() {
+    newer_families(Yard::new(Sqlite::new().await, true), false, &[]).await;
+    newer_families(Yard::new(Sqlite::new().await, true), true, &[]).await;
+    let harmless = [
+        "CREATE TABLE log (id)",
+        "CREATE TRIGGER logs AFTER INSERT ON orders BEGIN INSERT INTO log VALUES (new.id); END",
+    ];
+    let harmless = harmless.map(str::to_owned);
+    newer_families(Yard::new(Sqlite::new().await, true), false, &harmless).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hangs_on_newer_rows_comes_back_with_them_to_postgresql() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    let gone = "DROP TABLE IF EXISTS fresh_items, fresh; DROP FUNCTION IF EXISTS quiet CASCADE";
+    shop.execute(gone).await;
+    newer_families(Yard::new(&shop, true), false, &[]).await;
+    shop.execute(gone).await;
+    shop.reset().await;
+    let harmless = [
+        "CREATE FUNCTION quiet() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END'",
+        "CREATE TRIGGER quiet BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION quiet()",
+    ];
+    let harmless = harmless.map(str::to_owned);
+    newer_families(Yard::new(&shop, true), false, &harmless).await;
+    shop.execute(gone).await;
 }
 
 /// A row that was written by another spelling of its key, by an index that takes both for one.

@@ -21,6 +21,6 @@ pub use session::{
     RowSink, Rows, Space,
 };
 pub use set::{
-    ArchiveSet, Conflict, Cutoff, CutoffForm, Key, KeyRange, Link, Member, Named, Partition,
-    Partitioned, PutBackTally, Table, say_derived,
+    ArchiveSet, Conflict, Cutoff, CutoffForm, Followed, Key, KeyRange, Link, Member, Named,
+    Partition, Partitioned, PutBackTally, Table, say_derived,
 };

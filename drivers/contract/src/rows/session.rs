@@ -12,8 +12,8 @@ use super::{
     keeping::Keeping,
     outlook::{LockTaken, Outlook},
     set::{
-        ArchiveSet, Conflict, Cutoff, Key, KeyRange, Named, Partition, Partitioned, PutBackTally,
-        Table,
+        ArchiveSet, Conflict, Cutoff, Followed, Key, KeyRange, Named, Partition, Partitioned,
+        PutBackTally, Table,
     },
 };
 use crate::{Error, ErrorKind, Finding, Result, code};
@@ -494,6 +494,16 @@ pub trait PutBack: fmt::Debug + Send {
         conflict: &Conflict,
         staging: Option<&str>,
     ) -> Result<String>;
+
+    /// The same for rows that come back with others, which were begun with
+    /// [`Newer`](Conflict::Newer) or with this: those that refer to a row that the transaction put
+    /// back, a new one or in place of another, are put back as well, and replace those with their
+    /// keys. The others are skipped.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`begin`](Self::begin).
+    async fn follow(&mut self, table: &Table, followed: &Followed) -> Result<String>;
 
     /// Puts rows back.
     async fn rows(&mut self, rows: RowBatch) -> Result<()>;

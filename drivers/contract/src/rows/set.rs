@@ -225,6 +225,17 @@ pub enum Conflict {
     Newer(String),
 }
 
+/// Which rows of a table come back with rows of another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Followed {
+    /// The columns that refer, by their names.
+    pub columns: Vec<String>,
+    /// The other table, as [`PutBack::begin`](super::PutBack::begin) named it.
+    pub parent: String,
+    /// Its columns that they refer to, in the same order.
+    pub parent_columns: Vec<String>,
+}
+
 /// What became of rows that were put back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PutBackTally {

@@ -6,6 +6,7 @@ mod copy;
 mod examine;
 mod export;
 mod failure;
+mod follow;
 mod keep;
 mod ledger;
 mod literal;

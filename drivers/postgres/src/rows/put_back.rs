@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use futures::SinkExt as _;
 use stillpoint_contract::{
-    Column, Conflict, Error, ErrorKind, PutBack, PutBackTally, Result, RowBatch, Table,
+    Column, Conflict, Error, ErrorKind, Followed, PutBack, PutBackTally, Result, RowBatch, Table,
     TablePattern, code, values,
 };
 use tokio_postgres::{Client, error::SqlState};
@@ -13,6 +13,7 @@ use super::{
     altered::{AS_THEN, Changed, changed, has_type},
     conditions::{key_columns, listed},
     failure::failed,
+    follow::leave,
     passing::{Passing, Sink, checked_type, close, open, passing_type, value},
     prune::OWN_NAMES,
     table::{is_partitioned, target as look},
@@ -61,6 +62,8 @@ struct Begun {
     rows: Sink,
     /// Where they pass.
     through: String,
+    /// What takes out those that do not come back, since what they refer to does not.
+    leave: Option<String>,
     /// What brings them into their table.
     insert: String,
     /// What counts rows that cannot be replaced, where there may be such.
@@ -119,6 +122,7 @@ async fn prepare(
         target,
         rows,
         through,
+        leave: None,
         insert,
         unlike,
         skip,
@@ -412,6 +416,16 @@ impl PutBack for Return<'_> {
         Ok(name)
     }
 
+    async fn follow(&mut self, table: &Table, followed: &Followed) -> Result<String> {
+        let step = self.transaction.step()?;
+        let is_parted = is_partitioned(step.client()?, &followed.parent).await;
+        let is_parted = step.end(is_parted)?;
+        let name = self.begin(table, &Conflict::Overwrite, None).await?;
+        let begun = self.begun.as_mut().ok_or_else(|| Error::bug(STEP))?;
+        begun.leave = Some(leave((table, &begun.now), followed, &begun.through, is_parted)?);
+        Ok(name)
+    }
+
     async fn rows(&mut self, rows: RowBatch) -> Result<()> {
         let begun = self.begun.as_mut().ok_or_else(|| Error::bug(STEP))?;
         // What the server would say of another number of columns says nothing of the file.
@@ -447,11 +461,15 @@ impl PutBack for Return<'_> {
 }
 
 async fn bring(client: &Client, begun: Begun, watch: &mut Watch) -> Result<PutBackTally> {
-    let Begun { target, rows, through, insert, unlike, skip, .. } = begun;
+    let Begun { target, rows, through, leave, insert, unlike, skip, .. } = begun;
     let Begun { changed, now, must_all, is_new, is_watched, .. } = begun;
     let table = &target.table;
     close(rows).await?;
     let not_put = |e| not_put(e, table, is_new);
+    let left_behind = match &leave {
+        Some(leave) => client.execute(leave, &[]).await.map_err(not_put)?,
+        None => 0,
+    };
     if let Some(query) = unlike {
         let row = client.query_one(&query, &[]).await.map_err(not_put)?;
         let rows: i64 = row.try_get(0).map_err(|e| failed(e, STEP))?;
@@ -496,7 +514,7 @@ async fn bring(client: &Client, begun: Begun, watch: &mut Watch) -> Result<PutBa
             .why("a trigger, a rule or a foreign table was made meanwhile")
             .next("put them back again"));
     }
-    Ok(PutBackTally { inserted, replaced, skipped: taken_out + left })
+    Ok(PutBackTally { inserted, replaced, skipped: left_behind + taken_out + left })
 }
 
 /// Lets happen now what was put off until the end, and makes sure that the rows are those that were

@@ -3,14 +3,14 @@
 use async_trait::async_trait;
 use rusqlite::{ErrorCode, Statement, ffi};
 use stillpoint_contract::{
-    Class, Column, Conflict, Error, ErrorKind, Kind, PutBack, PutBackTally, Result, RowBatch,
-    Table, code, values,
+    Class, Column, Conflict, Error, ErrorKind, Followed, Kind, PutBack, PutBackTally, Result,
+    RowBatch, Table, code, values,
 };
 
 use super::{
     schema::{Term, listed, own_name, quoted, table as look},
     select::{Dynamic, prepare, terms, tuple},
-    watch::{Kept, Watch, has_triggers, with_triggers},
+    watch::{Follows, Kept, Watch, has_triggers, with_triggers},
     worker::{Desk, Transaction},
 };
 
@@ -39,6 +39,8 @@ pub(super) struct Plan {
     shown: String,
     /// Where rows are kept until the end, to be compared.
     kept: Option<Kept>,
+    /// What says which rows come back, where that hangs on others.
+    follows: Option<Follows>,
 }
 
 /// A column, as the table has it once a row is there.
@@ -70,7 +72,8 @@ fn begin(
         let now = look(desk, &table.name)?;
         let conflict = if is_made { in_new(&now, conflict) } else { conflict };
         let mut plan = plan(desk, table, &now, conflict)?;
-        if has_triggers(desk)? {
+        // What comes back with them asks which they are.
+        if has_triggers(desk)? || matches!(conflict, Conflict::Newer(_)) {
             plan.kept = Some(watch.keep(desk, table, &now, &plan.given)?);
         }
         return Ok(plan);
@@ -207,6 +210,7 @@ pub(super) fn plan(desk: &Desk, table: &Table, now: &Table, conflict: &Conflict)
         key,
         columns: table.columns.len(),
         kept: None,
+        follows: None,
     })
 }
 
@@ -291,6 +295,25 @@ impl PutBack for Return<'_> {
         Ok(name)
     }
 
+    async fn follow(&mut self, table: &Table, followed: &Followed) -> Result<String> {
+        let name = self.begin(table, &Conflict::Overwrite, None).await?;
+        let (mut plan, tally) = self.begun.take().ok_or_else(|| Error::bug(STEP))?;
+        let (table, followed) = (table.clone(), followed.clone());
+        let mut watch = std::mem::take(&mut self.watch);
+        let follow = move |desk: &mut Desk| {
+            plan.follows = Some(watch.follows(desk, &table, &followed)?);
+            if plan.kept.is_none() {
+                let now = look(desk, &table.name)?;
+                plan.kept = Some(watch.keep(desk, &table, &now, &plan.given)?);
+            }
+            Ok((plan, watch))
+        };
+        let (plan, watch) = self.transaction.run(follow).await?;
+        self.watch = watch;
+        self.begun = Some((plan, tally));
+        Ok(name)
+    }
+
     async fn rows(&mut self, rows: RowBatch) -> Result<()> {
         let (plan, tally) = self.begun.as_mut().ok_or_else(|| Error::bug(STEP))?;
         let plan = plan.clone();
@@ -335,6 +358,7 @@ pub(super) fn put(desk: &Desk, plan: &Plan, rows: &RowBatch) -> Result<PutBackTa
     let find = plan.find.as_ref().map(|(sql, by)| Ok((prepare(desk, connection, sql)?, by)));
     let mut find = find.transpose()?;
     let mut keep = plan.kept.as_ref().map(|kept| kept.prepare(desk)).transpose()?;
+    let mut follows = plan.follows.as_ref().map(|of| of.prepare(desk)).transpose()?;
     let mut tally = PutBackTally::default();
     for row in rows.rows() {
         let row: Vec<_> = values(row).collect::<Result<_>>()?;
@@ -344,6 +368,12 @@ pub(super) fn put(desk: &Desk, plan: &Plan, rows: &RowBatch) -> Result<PutBackTa
                 .with("columns of the row", row.len()));
         }
         let row: Vec<_> = row.into_iter().map(Dynamic::read).collect::<Result<_>>()?;
+        if let Some(follows) = &mut follows
+            && !follows.has(desk, &row)?
+        {
+            tally.skipped += 1;
+            continue;
+        }
         // Of the row that is there, whether it is replaced.
         let is_there: Option<bool> = match &mut find {
             None => None,

@@ -2,7 +2,7 @@
 //! table until the end of the transaction, and compared with it then.
 
 use rusqlite::CachedStatement;
-use stillpoint_contract::{Error, ErrorKind, Result, Table, code};
+use stillpoint_contract::{Error, ErrorKind, Followed, Result, Table, code};
 
 use super::{
     put_back::column,
@@ -75,6 +75,44 @@ impl Watch {
         let kept = Kept { name, table, names, given: given.to_vec(), key, others };
         self.0.push(kept.clone());
         Ok(kept)
+    }
+
+    /// What says whether rows of a table refer to rows that were put back.
+    pub(super) fn follows(
+        &self,
+        desk: &Desk,
+        table: &Table,
+        followed: &Followed,
+    ) -> Result<Follows> {
+        let place = |name: &String| table.columns.iter().position(|column| column.name == *name);
+        let places: Option<Vec<usize>> = followed.columns.iter().map(place).collect();
+        let places = places.ok_or_else(|| Error::bug(STEP).with("table", &table.name))?;
+        // As the reference compares them: by the collation of the column that it refers to.
+        let referred = (1..).zip(&followed.parent_columns);
+        let referred = referred.map(|(mark, name)| format!("there.{} = ?{mark}", quoted(name)));
+        let referred: Vec<_> = referred.collect();
+        let mut were_put = Vec::new();
+        for kept in self.0.iter().filter(|kept| kept.table == followed.parent) {
+            let own = quoted(&own_name(&kept.table)?);
+            let same = kept
+                .key
+                .iter()
+                .map(|term| format!("there.{} = put.{}", term.sql(), quoted(&term.name)));
+            let same: Vec<_> = same.collect();
+            were_put.push(format!(
+                "EXISTS (SELECT 1 FROM main.{own} AS there JOIN {} AS put ON {} WHERE {})",
+                kept.name,
+                same.join(" AND "),
+                referred.join(" AND ")
+            ));
+        }
+        if were_put.is_empty() {
+            return Ok(Follows { query: "SELECT 0".to_owned(), places: Vec::new() });
+        }
+        let query = format!("SELECT {}", were_put.join(" OR "));
+        // A mistake in it is told before there are rows.
+        prepare(desk, desk.connection(), &query)?;
+        Ok(Follows { query, places })
     }
 
     /// Compares what was kept with what is there, value by value, and keeps it no longer.
@@ -189,6 +227,38 @@ impl Kept {
             statements.push((prepare(desk, connection, &delete)?, key.clone()));
         }
         Ok(Keeper(statements))
+    }
+}
+
+/// What says whether a row refers to one that was put back: a query, and the places in a row of
+/// what it is given.
+#[derive(Clone, Debug)]
+pub(super) struct Follows {
+    query: String,
+    places: Vec<usize>,
+}
+
+impl Follows {
+    /// What asks that.
+    pub(super) fn prepare<'a>(&self, desk: &'a Desk) -> Result<Follower<'a>> {
+        Ok(Follower(prepare(desk, desk.connection(), &self.query)?, self.places.clone()))
+    }
+}
+
+/// Asks of rows whether they refer to one that was put back.
+pub(super) struct Follower<'a>(CachedStatement<'a>, Vec<usize>);
+
+impl Follower<'_> {
+    /// Whether a row does.
+    pub(super) fn has(&mut self, desk: &Desk, row: &[Dynamic<'_>]) -> Result<bool> {
+        let Self(statement, places) = self;
+        for (mark, at) in (1..).zip(&*places) {
+            desk.sql(statement.raw_bind_parameter(mark, row[*at]), STEP)?;
+        }
+        let mut found = statement.raw_query();
+        let found = desk.sql(found.next(), STEP)?;
+        let found = desk.sql(found.map(|found| found.get(0)).transpose(), STEP)?;
+        Ok(found.unwrap_or(false))
     }
 }
 
