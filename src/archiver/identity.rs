@@ -72,7 +72,7 @@ pub(super) async fn adopt(
 }
 
 /// What the ledger of the set's database says; none where the table is not the one that rows come
-/// from, so that it knows nothing of them.
+/// from, so that it knows nothing of them, or is gone, so that nobody can tell.
 ///
 /// # Errors
 ///
@@ -83,7 +83,13 @@ pub async fn ledger_of(place: &Place, driver: &dyn Driver) -> Result<Option<Vec<
         return Ok(None);
     };
     let mut rows = driver.rows().await?;
-    let identity = of_table(&mut *rows, &root.table.name).await?;
+    let identity = match of_table(&mut *rows, &root.table.name).await {
+        // Something else may have its name, such as a view.
+        Err(error) if matches!(error.code(), code::NO_SUCH_TABLE | code::ROWS_REFUSED) => {
+            return Ok(None);
+        }
+        identity => identity?,
+    };
     if known(place, &shelf).await?.is_some_and(|known| known != identity) {
         return Ok(None);
     }

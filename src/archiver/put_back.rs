@@ -34,8 +34,8 @@ pub struct Returning {
     /// What happens where a row with the same key is there. What hangs on rows of the root, and has
     /// no column by which it would be [`Newer`](Conflict::Newer), comes back with those that do.
     pub conflict: Conflict,
-    /// The name of a new table that takes rows of the root, or of the table that is named; that of
-    /// another one has the other's name behind it.
+    /// The name of a new table that takes rows of the root, or of the table that is named, whether
+    /// or not that is there; that of another one has the other's name behind it.
     pub staging: Option<String>,
 }
 
@@ -125,6 +125,9 @@ pub async fn put_back(
     }
     back.end().await
 }
+
+const STAGING: &str = "--staging NAME puts all of them into a table of their own, with the columns \
+                       of then";
 
 /// Batches are added until so many rows of them were found.
 const HELD_ROWS_MAX: u64 = 3_000_000;
@@ -296,12 +299,16 @@ impl Back<'_> {
         let columns = columns.iter().map(renamed).collect();
         let name = known.unwrap_or(&now).clone();
         let table = Table { name, columns, ..plan.members[number].table.clone() };
-        let conflict = &self.returning.conflict;
-        let into = if number != first && *conflict == Conflict::Fail {
-            // What hangs on rows that have to be new is not there either.
-            self.transaction.begin(&table, &Conflict::Absent, staging.as_deref()).await?
-        } else if number == first || has_version(&table, conflict) {
-            self.transaction.begin(&table, conflict, staging.as_deref()).await?
+        // What hangs on rows that have to be new is not there either.
+        let is_absent = number != first && self.returning.conflict == Conflict::Fail;
+        let conflict = if is_absent { &Conflict::Absent } else { &self.returning.conflict };
+        let decides = number == first || has_version(&table, conflict);
+        let into = if decides {
+            let begun = self.transaction.begin(&table, conflict, staging.as_deref()).await;
+            begun.map_err(|error| match error.code() {
+                code::NO_SUCH_TABLE => error.next(STAGING),
+                _ => error,
+            })?
         } else if self.returning.staging.is_some() {
             // Only rows of this transaction are there, and the newest one of each key came first.
             self.transaction.begin(&table, &Conflict::Skip, staging.as_deref()).await?

@@ -130,7 +130,11 @@ fn nothing(place: &Place) -> Error {
 
 /// What the ledger says, if it has to be asked: only it knows which rows of a run that has not
 /// ended are gone from their tables.
-async fn ledger(session: &Session, set: &Set, place: &Place) -> Result<Option<Vec<LedgerEntry>>> {
+pub(super) async fn ledger(
+    session: &Session,
+    set: &Set,
+    place: &Place,
+) -> Result<Option<Vec<LedgerEntry>>> {
     let unsettled = unsettled_rows(&Shelf::load(place).await?);
     if unsettled == 0 {
         return Ok(None);
@@ -138,11 +142,11 @@ async fn ledger(session: &Session, set: &Set, place: &Place) -> Result<Option<Ve
     let ask = async { ledger_of(place, &*set.driver(session).await?).await };
     let why = match ask.await {
         Ok(Some(ledger)) => return Ok(Some(ledger)),
-        Ok(None) => "its table is not the one that they came from".to_owned(),
+        Ok(None) => "its table is gone, or not the one that they came from".to_owned(),
         Err(error) => error.to_string(),
     };
     session.warn(&format!(
-        "{unsettled} rows of a run that has not ended are not shown: which of them are archived \
+        "{unsettled} rows of a run that has not ended are passed over: which of them are archived \
          only the database knows, and it could not be asked: {why}"
     ));
     Ok(None)

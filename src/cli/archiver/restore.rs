@@ -4,7 +4,7 @@ use clap::{ArgGroup, Args, ValueEnum, builder::ArgPredicate};
 use serde::Serialize;
 use stillpoint_contract::{Conflict, Error, ErrorKind, PutBackTally, Result, TablePattern, code};
 
-use super::place::Set;
+use super::{place::Set, read::ledger};
 use crate::{
     archiver::{Returned, Returning, Wanted, put_back},
     cli::{
@@ -169,6 +169,8 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let conflict = conflict_of(&options.on_conflict)?;
     let set = Set::of(session, &options.set).await?;
     let place = set.place_to_read(session).await?;
+    // Says which rows it could not find out about.
+    ledger(session, &set, &place).await?;
     let driver = set.driver(session).await?;
     let staging = staging(&options, &set.rule.root)?;
     let Options { table, run, .. } = options;

@@ -213,7 +213,8 @@ async fn newer_families<S: Shop>(mut yard: Yard<S>, with_parts: bool, besides: &
     yard.fill(0..6, 2).await;
     if with_parts {
         let make = [
-            "CREATE TABLE parts (id INTEGER PRIMARY KEY, item INTEGER NOT NULL REFERENCES items (id))",
+            "CREATE TABLE parts (id INTEGER PRIMARY KEY,
+                item INTEGER NOT NULL REFERENCES items (id))",
             "CREATE INDEX parts_item ON parts (item)",
             "INSERT INTO parts SELECT id, id FROM items",
         ];

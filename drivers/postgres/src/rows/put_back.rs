@@ -138,7 +138,11 @@ async fn prepare(
 /// Makes a table beside the one that rows come from, with the columns and the key of then: whatever
 /// else that table demands by now, other rows or values may have fulfilled that.
 async fn stage(client: &Client, table: &Table, name: &str) -> Result<Table> {
-    let now = look(client, &table.name).await?;
+    let now = match look(client, &table.name).await {
+        // It may be gone, or something else may have its name.
+        Err(e) if matches!(e.code(), code::NO_SUCH_TABLE | code::ROWS_REFUSED) => None,
+        now => Some(now?.name),
+    };
     let pattern = TablePattern::new(name)?;
     let own = match pattern.names().as_slice() {
         [own] if pattern.is_exact() => quoted(own),
@@ -148,10 +152,7 @@ async fn stage(client: &Client, table: &Table, name: &str) -> Result<Table> {
                 .why("a new table gets one name, and is made in the schema of the other one"));
         }
     };
-    let query = "SELECT n.nspname::text FROM pg_class AS c
-        JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)";
-    let row = client.query_one(query, &[&now.name]).await.map_err(|e| failed(e, STEP))?;
-    let schema: String = row.try_get(0).map_err(|e| failed(e, STEP))?;
+    let schema = schema_of(now.as_deref().unwrap_or(&table.name))?;
     let full = format!("{}.{own}", quoted(&schema));
     let columns = columns_of_then(client, table).await?;
     let make = format!("CREATE TABLE {full} ({columns})");
@@ -163,9 +164,21 @@ async fn stage(client: &Client, table: &Table, name: &str) -> Result<Table> {
                 .next("choose a name that is free")
                 .caused_by(e)
         }
+        Some(&SqlState::INVALID_SCHEMA_NAME) => failed(e, "make a table for the rows")
+            .with("table", &full)
+            .next(format!("CREATE SCHEMA {}", quoted(&schema))),
         _ => failed(e, "make a table for the rows"),
     })?;
     look(client, &full).await
+}
+
+/// The schema of a table, as its complete name says it.
+fn schema_of(table: &str) -> Result<String> {
+    let name = TablePattern::new(table)?;
+    match name.names().as_slice() {
+        [schema, _] if name.is_exact() => Ok((*schema).to_owned()),
+        _ => Err(Error::bug("make a table for the rows").with("table", table)),
+    }
 }
 
 async fn columns_of_then(client: &Client, table: &Table) -> Result<String> {
