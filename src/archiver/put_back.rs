@@ -303,20 +303,20 @@ impl Back<'_> {
         let is_absent = number != first && self.returning.conflict == Conflict::Fail;
         let conflict = if is_absent { &Conflict::Absent } else { &self.returning.conflict };
         let decides = number == first || has_version(&table, conflict);
-        let into = if decides {
-            let begun = self.transaction.begin(&table, conflict, staging.as_deref()).await;
-            begun.map_err(|error| match error.code() {
-                code::NO_SUCH_TABLE => error.next(STAGING),
-                _ => error,
-            })?
+        let begun = if decides {
+            self.transaction.begin(&table, conflict, staging.as_deref()).await
         } else if self.returning.staging.is_some() {
             // Only rows of this transaction are there, and the newest one of each key came first.
-            self.transaction.begin(&table, &Conflict::Skip, staging.as_deref()).await?
+            self.transaction.begin(&table, &Conflict::Skip, staging.as_deref()).await
         } else {
             // Without a key, they are refused: those that hang on a replaced row may be there.
             let followed = self.followed(plan, number)?;
-            self.transaction.follow(&table, &followed).await?
+            self.transaction.follow(&table, &followed).await
         };
+        let into = begun.map_err(|error| match error.code() {
+            code::NO_SUCH_TABLE => error.next(STAGING),
+            _ => error,
+        })?;
         self.into.insert(now, into.clone());
         Ok(into)
     }
