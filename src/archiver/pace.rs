@@ -218,26 +218,47 @@ impl Said {
     }
 }
 
+/// What was done faster than it may be, and has to be rested for. It outlives what is planned, and
+/// partitions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Debts {
+    /// Until when the rows that were deleted are enough.
+    rows_until: Duration,
+    /// How many bytes of log were written more than may be, when it was looked at last.
+    log_owed: u128,
+    /// When that was.
+    log_at: Duration,
+    /// How long the log was then.
+    log_bytes: Option<u128>,
+}
+
+impl Debts {
+    /// Another session may count the log from another beginning.
+    pub(super) fn of_another_session(self) -> Self {
+        Self { log_bytes: None, ..self }
+    }
+}
+
 /// Decides when the work rests.
 #[derive(Debug)]
 pub(super) struct Pace {
     policy: Throttle,
     throttle: Throttle,
-    /// When the log was looked at last, and how long it was then.
-    log: Option<(Duration, u128)>,
     /// How long the last transaction took, unless it was rested for.
     took: Option<Duration>,
-    /// Until when the rows that it deleted are enough.
-    enough_until: Duration,
+    /// What has to be rested for.
+    pub(super) debts: Debts,
+    /// Whether others alone have written log since it was looked at.
+    is_idle: bool,
     /// Whether it rests: it goes on only once all is well, not just below a limit.
     is_resting: bool,
 }
 
 impl Pace {
-    /// `enough_until` is what was learnt of it before, in the same run.
-    pub(super) fn new(policy: Throttle, enough_until: Duration) -> Self {
+    /// `debts` are those of before, in the same run.
+    pub(super) fn new(policy: Throttle, debts: Debts) -> Self {
         let throttle = policy.clone();
-        Self { policy, throttle, log: None, took: None, enough_until, is_resting: false }
+        Self { policy, throttle, took: None, debts, is_idle: false, is_resting: false }
     }
 
     /// Has it follow what somebody said.
@@ -245,16 +266,15 @@ impl Pace {
         self.throttle = said.of(&self.policy);
     }
 
-    /// A transaction took so long until now, and deleted so many rows. Returns until when the rows
-    /// that were deleted are enough.
-    pub(super) fn learn(&mut self, took: Duration, rows: u64, now: Duration) -> Duration {
+    /// A transaction took so long until now, and deleted so many rows.
+    pub(super) fn learn(&mut self, took: Duration, rows: u64, now: Duration) {
         self.took = Some(took);
         if let Some(max) = self.throttle.dead_rows_per_hour {
             let needs = Duration::from_secs_f64(rows as f64 / max.max(1) as f64 * 3600.0);
             // What was not deleted while it rested for something else is not made up for.
-            self.enough_until = self.enough_until.max(now.saturating_sub(took)) + needs;
+            let until = &mut self.debts.rows_until;
+            *until = (*until).max(now.saturating_sub(took)) + needs;
         }
-        self.enough_until
     }
 
     /// Whether the work may go on now.
@@ -271,6 +291,20 @@ impl Pace {
         Ok(self.judge(&burden, elapsed))
     }
 
+    /// Looks how much log was written, before a time in which others alone write it.
+    pub(super) async fn look(
+        &mut self,
+        rows: &mut dyn Rows,
+        set: &ArchiveSet,
+        elapsed: Duration,
+    ) -> Result<()> {
+        if self.throttle.log_bytes_per_second.is_some() && !self.is_idle {
+            let burden = rows.burden(set).await?;
+            self.count_log(&burden, elapsed);
+        }
+        Ok(())
+    }
+
     /// Lets others work for a while after a transaction.
     fn nice(&mut self) -> Option<Rest> {
         let length = self.took.take()? * self.throttle.nice_percent / 100;
@@ -278,6 +312,7 @@ impl Pace {
     }
 
     fn judge(&mut self, burden: &Burden, elapsed: Duration) -> Turn {
+        self.count_log(burden, elapsed);
         if let Some((cause, why)) = self.over(burden, CRITICAL, 1).filter(|_| self.throttle.aborts)
         {
             return Turn::Stop(format!("{cause}, more than twice what they may: {why}"));
@@ -291,8 +326,9 @@ impl Pace {
         };
         let rest = rest.or_else(over);
         self.is_resting = rest.is_some();
-        let rest = rest.or_else(|| self.log_rest(burden, elapsed));
-        rest.or_else(|| self.rows_rest(elapsed)).map_or(Turn::Go, Turn::Rest)
+        let rest = rest.or_else(|| self.log_rest()).or_else(|| self.rows_rest(elapsed));
+        self.is_idle = rest.is_some();
+        rest.map_or(Turn::Go, Turn::Rest)
     }
 
     /// What is not known, and has to be.
@@ -336,22 +372,39 @@ impl Pace {
     /// Rests for as long as what was deleted needs at the rate that is allowed.
     fn rows_rest(&self, elapsed: Duration) -> Option<Rest> {
         let max = self.throttle.dead_rows_per_hour?;
-        let rest = self.enough_until.checked_sub(elapsed).filter(|rest| !rest.is_zero())?;
+        let rest = self.debts.rows_until.checked_sub(elapsed).filter(|rest| !rest.is_zero())?;
         let why = format!("{max} rows may be deleted in an hour");
         Some(Rest { cause: Cause::DeadRowRate, why, length: rest.min(REST_MAX) })
     }
 
+    /// Counts what was written, and what the time since then allows.
+    fn count_log(&mut self, burden: &Burden, elapsed: Duration) {
+        let Some(max) = self.throttle.log_bytes_per_second else {
+            (self.debts.log_owed, self.debts.log_bytes) = (0, None);
+            return;
+        };
+        let Some(now) = burden.log_bytes else { return };
+        let (Debts { log_owed, log_at, log_bytes, .. }, max) = (self.debts, u128::from(max.max(1)));
+        let written = log_bytes.map_or(0, |before| now.saturating_sub(before));
+        let may_be = |time: Duration| max.saturating_mul(time.as_micros()) / 1_000_000;
+        let mut owed = log_owed + written;
+        owed = owed.saturating_sub(may_be(elapsed.saturating_sub(log_at)));
+        if self.is_idle {
+            // While others write too much, it rests; but what they wrote is not made up for.
+            owed = owed.min(log_owed.max(may_be(REST_MAX)));
+        }
+        self.debts.log_owed = owed;
+        (self.debts.log_at, self.debts.log_bytes) = (elapsed, Some(now));
+        self.is_idle = true;
+    }
+
     /// Rests for as long as what was written needs at the rate that is allowed.
-    fn log_rest(&mut self, burden: &Burden, elapsed: Duration) -> Option<Rest> {
-        let (max, now) = (self.throttle.log_bytes_per_second?, burden.log_bytes?);
-        let before = self.log.replace((elapsed, now));
-        let (then, before) = before?;
-        let written = now.saturating_sub(before);
-        let needs = Duration::from_secs_f64(written as f64 / max.max(1) as f64);
-        let rest =
-            needs.checked_sub(elapsed.saturating_sub(then)).filter(|rest| !rest.is_zero())?;
-        let why = format!("{written} bytes of log were written since the last look");
-        Some(Rest { cause: Cause::LogRate, why, length: rest.min(REST_MAX) })
+    fn log_rest(&self) -> Option<Rest> {
+        let (max, owed) = (self.throttle.log_bytes_per_second?, self.debts.log_owed);
+        let seconds = (owed as f64 / max.max(1) as f64).min(REST_MAX.as_secs_f64());
+        let why = format!("{owed} bytes of log were written more than may be until now");
+        let length = Duration::from_secs_f64(seconds);
+        (!length.is_zero()).then_some(Rest { cause: Cause::LogRate, why, length })
     }
 }
 
@@ -394,7 +447,7 @@ mod tests {
     #[test]
     fn no_more_rows_are_deleted_in_an_hour_than_may_be() {
         let throttle = Throttle { dead_rows_per_hour: Some(3_600), ..Throttle::default() };
-        let mut pace = Pace::new(throttle, Duration::ZERO);
+        let mut pace = Pace::new(throttle, Debts::default());
         let cause =
             |rest: Option<(Cause, Duration)>| rest.map(|(cause, rest)| (cause, rest.as_secs()));
         assert_eq!(rest(&mut pace, CALM, 10), None);
@@ -409,7 +462,7 @@ mod tests {
 
     #[test]
     fn it_rests_until_all_is_well_and_not_just_below_the_limit() {
-        let mut pace = Pace::new(Throttle::default(), Duration::ZERO);
+        let mut pace = Pace::new(Throttle::default(), Debts::default());
         let mut rests = |burden: Burden| rest(&mut pace, burden, 0).is_some();
         assert!(!rests(CALM));
         assert!(!rests(behind(1_900)));
@@ -424,12 +477,56 @@ mod tests {
     #[test]
     fn log_is_written_no_faster_than_allowed() {
         let throttle = Throttle { log_bytes_per_second: Some(1_000), ..Throttle::default() };
-        let mut pace = Pace::new(throttle, Duration::ZERO);
+        let mut pace = Pace::new(throttle, Debts::default());
         let log = |bytes| Burden { log_bytes: Some(bytes), ..CALM };
         assert_eq!(rest(&mut pace, log(5_000), 0), None);
         let rested = rest(&mut pace, log(8_000), 1).expect("it rests");
         assert_eq!(rested, (Cause::LogRate, Duration::from_secs(2)));
-        assert_eq!(rest(&mut pace, log(8_500), 3), None);
+        let rested = rest(&mut pace, log(8_500), 3).expect("what others write counts");
+        assert_eq!(rested, (Cause::LogRate, Duration::from_millis(500)));
+        assert_eq!(rest(&mut pace, log(8_500), 4), None);
+    }
+
+    #[test]
+    fn log_is_rested_for_until_all_of_it_may_have_been_written() {
+        let throttle = Throttle { log_bytes_per_second: Some(1_000), ..Throttle::default() };
+        let mut pace = Pace::new(throttle.clone(), Debts::default());
+        let log = |bytes| Burden { log_bytes: Some(bytes), ..CALM };
+        let ten = Some((Cause::LogRate, REST_MAX));
+        assert_eq!(rest(&mut pace, log(0), 0), None);
+        for seconds in (0..50).step_by(10) {
+            assert_eq!(rest(&mut pace, log(100_000), seconds), ten, "{seconds}");
+        }
+        // Nor does another plan, or a rest for something else, make up for it.
+        let mut pace = Pace::new(throttle, pace.debts);
+        let late = Burden { log_bytes: Some(100_000), ..behind(9_000) };
+        assert_eq!(rest(&mut pace, late, 55).map(|rest| rest.0), Some(Cause::Lag));
+        for seconds in (60..100).step_by(10) {
+            assert_eq!(rest(&mut pace, log(100_000), seconds), ten, "{seconds}");
+        }
+        assert_eq!(rest(&mut pace, log(100_000), 100), None);
+        // A session that counts from another beginning has not written all of that.
+        let debts = pace.debts.of_another_session();
+        let mut pace = Pace::new(pace.policy, debts);
+        assert_eq!(rest(&mut pace, log(900_000), 101), None);
+        assert_eq!(rest(&mut pace, log(950_000), 101), ten);
+        // What somebody says counts for what was written before as well.
+        pace.follow(&Said { log_rate_max: Some(100_000), ..Said::default() });
+        let length = rest(&mut pace, log(950_000), 101).map(|rest| rest.1);
+        assert_eq!(length, Some(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn what_others_write_meanwhile_is_not_rested_for_once_they_stop() {
+        let throttle = Throttle { log_bytes_per_second: Some(1_000), ..Throttle::default() };
+        let mut pace = Pace::new(throttle, Debts::default());
+        let log = |bytes| Burden { log_bytes: Some(bytes), ..CALM };
+        assert_eq!(rest(&mut pace, log(0), 0), None);
+        assert_eq!(rest(&mut pace, log(3_000), 1), Some((Cause::LogRate, Duration::from_secs(2))));
+        let ten = Some((Cause::LogRate, REST_MAX));
+        assert_eq!(rest(&mut pace, log(1_000_000), 3), ten);
+        assert_eq!(rest(&mut pace, log(2_000_000), 13), ten);
+        assert_eq!(rest(&mut pace, log(2_000_000), 23), None);
     }
 
     #[test]
@@ -451,18 +548,18 @@ mod tests {
             ),
             (Burden { log_used: None, ..well }, Some(Cause::UnknownLogUsed)),
         ] {
-            let mut pace = Pace::new(throttle.clone(), Duration::ZERO);
+            let mut pace = Pace::new(throttle.clone(), Debts::default());
             assert_eq!(rest(&mut pace, burden, 0).map(|rest| rest.0), cause, "{burden:?}");
         }
         let bytes = Throttle { log_used: Some(LogShare::Bytes(50)), ..Throttle::default() };
-        assert!(rest(&mut Pace::new(bytes, Duration::ZERO), well, 0).is_some());
+        assert!(rest(&mut Pace::new(bytes, Debts::default()), well, 0).is_some());
     }
 
     #[test]
     fn beyond_twice_a_limit_it_stops_where_that_was_said() {
         let throttle =
             Throttle { aborts: true, log_used: Some(LogShare::Percent(40)), ..Throttle::default() };
-        let mut pace = Pace::new(throttle, Duration::ZERO);
+        let mut pace = Pace::new(throttle, Debts::default());
         let used = |bytes| Burden { log_used: Some(LogUsed { bytes, room: 100 }), ..behind(0) };
         let late = |millis| Burden { log_used: used(0).log_used, ..behind(millis) };
         assert!(matches!(pace.judge(&late(3_900), Duration::ZERO), Turn::Rest(_)));
@@ -479,7 +576,7 @@ mod tests {
     #[test]
     fn others_get_their_turn_once_after_each_transaction() {
         let throttle = Throttle { nice_percent: 50, ..Throttle::default() };
-        let mut pace = Pace::new(throttle, Duration::ZERO);
+        let mut pace = Pace::new(throttle, Debts::default());
         assert_eq!(pace.nice(), None);
         pace.learn(Duration::from_millis(200), 1, Duration::ZERO);
         assert_eq!(pace.nice(), Some(Rest::of(Cause::Nice, Duration::from_millis(100))));
@@ -491,7 +588,7 @@ mod tests {
 
     #[test]
     fn what_somebody_said_counts_instead_of_the_policy() {
-        let mut pace = Pace::new(Throttle::default(), Duration::ZERO);
+        let mut pace = Pace::new(Throttle::default(), Debts::default());
         pace.follow(&Said { lag_max_ms: Some(5_000), sessions_max: Some(3), ..Said::default() });
         assert_eq!(rest(&mut pace, behind(4_900), 0), None);
         let busy = Burden { active: Some(4), ..CALM };

@@ -25,11 +25,15 @@ impl Work<'_, '_> {
             if let Some(quit) = self.quit(0) {
                 return Ok(Some(quit));
             }
-            let now = self.look().await?;
+            let now = self.hear().await?;
             let turn = match self.pause() {
-                Some(rest) => Turn::Rest(rest),
+                Some(rest) => {
+                    self.pace.look(pruner, set, now).await?;
+                    Turn::Rest(rest)
+                }
                 None => self.pace.turn(pruner, set, now).await?,
             };
+            self.report.debts = self.pace.debts;
             if let Some(quit) = self.follow(&turn, now).await {
                 return Ok(Some(quit));
             }
@@ -39,13 +43,25 @@ impl Work<'_, '_> {
         }
     }
 
+    /// Looks how much log was written, before nothing is for a while.
+    pub(super) async fn settle_debts(
+        &mut self,
+        pruner: &mut dyn Rows,
+        set: &ArchiveSet,
+    ) -> Result<()> {
+        let now = self.archiving.world.clock.elapsed();
+        self.pace.look(pruner, set, now).await?;
+        self.report.debts = self.pace.debts;
+        Ok(())
+    }
+
     /// Rests while somebody paused it, whatever it is about to do; why the run stops instead, if it
     /// does. Looks in any case: what comes next takes longer than that.
     pub(super) async fn resumed(&mut self) -> Result<Option<Quit>> {
         let mut has_rested = false;
         loop {
             self.looked = None;
-            let now = self.look().await?;
+            let now = self.hear().await?;
             let Some(rest) = self.pause() else {
                 if has_rested {
                     self.follow(&Turn::Go, now).await;
@@ -64,7 +80,7 @@ impl Work<'_, '_> {
     }
 
     /// Learns what it is told, unless it just did. Returns what time it is.
-    async fn look(&mut self) -> Result<Duration> {
+    async fn hear(&mut self) -> Result<Duration> {
         let now = self.archiving.world.clock.elapsed();
         if self.looked.is_none_or(|looked| now.saturating_sub(looked) >= LOOK_EVERY) {
             self.looked = Some(now);

@@ -21,7 +21,7 @@ use super::{
     hold::held,
     identity,
     load::Loading,
-    pace::Cause,
+    pace::{Cause, Debts},
     parts::Parts,
     place::{Place, Sheet},
     prepare::{Prepared, prepare},
@@ -156,8 +156,8 @@ pub struct RunReport {
     pub rested: BTreeMap<Cause, Duration>,
     /// What there is to know.
     pub findings: Vec<Finding>,
-    /// Until when it has deleted enough, as its clock runs.
-    pub(super) enough_until: Duration,
+    /// What it did faster than it may.
+    pub(super) debts: Debts,
     /// How many rows, and bytes, each batch has that it wrote and that counts, by run and number.
     written: BTreeMap<(String, u32), (u64, u64)>,
 }
@@ -238,6 +238,7 @@ impl Archiving<'_> {
         let mut pruner = self.driver.rows().await?;
         pruner.lock(&self.rule.name, PATIENCE).await?;
         let mut reader = self.driver.rows().await?;
+        report.debts = report.debts.of_another_session();
         if let Some(whole) = reader.partitions(&self.rule.root).await? {
             let ledger = pruner.ledger(&self.rule.name).await?;
             let shelf = Shelf::load(self.place).await?;

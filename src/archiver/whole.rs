@@ -138,6 +138,7 @@ impl Work<'_, '_> {
             }
             let Compared::Differs(unlike) = self.discard(pruner, &run, &set).await? else {
                 witness.see(&Step::Dropped { partition: name() });
+                self.settle_debts(pruner, &set).await?;
                 return self.end(&run.plan, "everything selected is moved", 0).await;
             };
             if unlike.is_fewer {

@@ -80,7 +80,7 @@ impl<'a, 'b> Work<'a, 'b> {
             archiving,
             stride: Stride::new(archiving.rule.transaction),
             slice_rows: archiving.rule.slice_rows,
-            pace: Pace::new(archiving.rule.throttle.clone(), report.enough_until),
+            pace: Pace::new(archiving.rule.throttle.clone(), report.debts),
             rests: Rests::default(),
             begun: archiving.world.clock.elapsed(),
             told: Control::default(),
@@ -399,7 +399,7 @@ impl<'a, 'b> Work<'a, 'b> {
                     let now = world.clock.elapsed();
                     let took = now.saturating_sub(begun);
                     self.stride.learn(took);
-                    self.report.enough_until = self.pace.learn(took, rows, now);
+                    self.pace.learn(took, rows, now);
                     continue;
                 }
                 // Other versions may be the same rows.
@@ -435,6 +435,7 @@ impl<'a, 'b> Work<'a, 'b> {
             });
             self.differs(difference);
         }
+        self.settle_debts(pruner, &set).await?;
         let why = "rows had changed, and were not deleted";
         let (became, left_rows) = self.close(plan, batch, &deferred, why).await?;
         Ok(Outcome { quit: None, left_rows, became: Some(became), is_other_schema })

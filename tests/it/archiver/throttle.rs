@@ -4,20 +4,20 @@
 use std::{
     fmt,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use async_trait::async_trait;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use stillpoint::{
     archiver::{Cause, Quit, Said, Step, Witness, tell},
     policy::LogShare,
     world::World,
 };
-use stillpoint_contract::Driver;
+use stillpoint_contract::{Clock, Driver};
 use tokio::runtime::Handle;
 use tokio_postgres::Client;
 
@@ -229,6 +229,59 @@ async fn i13_no_row_is_deleted_while_too_much_log_is_kept() {
     let Quit::Critical(why) = &report.quit else { panic!("{report:?}") };
     assert!(why.contains("bytes of log are in use"), "{why}");
     assert_eq!((report.pruned_rows, yard.live("orders").await.len()), (0, 10));
+}
+
+/// The real clock, for who has no time: what is waited for is over at once.
+#[derive(Debug)]
+struct Hasty {
+    real: Arc<dyn Clock>,
+    skipped: Mutex<Duration>,
+}
+
+#[async_trait]
+impl Clock for Hasty {
+    fn now(&self) -> DateTime<Utc> {
+        self.real.now() + *self.skipped.lock().unwrap()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.real.elapsed() + *self.skipped.lock().unwrap()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        *self.skipped.lock().unwrap() += duration;
+    }
+}
+
+/// A yard whose rests take no time.
+fn hasty<S: Shop>(shop: S) -> Yard<S> {
+    let mut yard = Yard::new(shop, false);
+    let real = Arc::clone(&yard.world.clock);
+    yard.world.clock = Arc::new(Hasty { real, skipped: Mutex::default() });
+    yard
+}
+
+/// One rest is not longer than ten seconds; what more was written is not forgotten.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_log_is_rested_for_that_was_written_faster_than_it_may_be() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    let mut yard = hasty(&shop);
+    yard.fill(0..100, 0).await;
+    // Each deletion writes what may be written in 16 s.
+    yard.rule.throttle.log_bytes_per_second = Some(256 << 10);
+    shop.execute(
+        "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM pg_logical_emit_message(false, '', repeat('x', 4 << 20)); RETURN NULL; END $$;
+         CREATE TRIGGER tell AFTER DELETE ON orders FOR EACH STATEMENT EXECUTE FUNCTION tell()",
+    )
+    .await;
+    let nurse = Nurse::new(u64::MAX, &|| {});
+    let report = yard.run_seen(&nurse).await.unwrap();
+    assert_eq!((report.quit.clone(), report.pruned_rows), (Quit::Finished, 100), "{report:?}");
+    let begun = u32::try_from(nurse.begun.load(Ordering::Relaxed)).unwrap();
+    // Nothing is left that the last one would keep from being deleted.
+    let least = Duration::from_secs(12) * (begun - 1);
+    assert!(begun > 1 && report.rested[&Cause::LogRate] >= least, "{begun}: {report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
