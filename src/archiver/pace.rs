@@ -30,12 +30,18 @@ pub enum Cause {
     UnknownLag,
     /// Too many sessions work.
     Sessions,
+    /// Nobody knows how many.
+    UnknownSessions,
     /// Too many rows wait for vacuum.
     DeadRows,
+    /// Nobody knows how many.
+    UnknownDeadRows,
     /// Rows are deleted too fast.
     DeadRowRate,
     /// Log is written too fast.
     LogRate,
+    /// Nobody knows how fast.
+    UnknownLogRate,
     /// Too much of it has to be kept.
     LogUsed,
     /// Nobody knows how much has to be kept.
@@ -52,9 +58,12 @@ impl Cause {
             Self::Lag => "replica-lag",
             Self::UnknownLag => "replica-lag-unknown",
             Self::Sessions => "threads-running",
+            Self::UnknownSessions => "threads-running-unknown",
             Self::DeadRows => "dead-rows",
+            Self::UnknownDeadRows => "dead-rows-unknown",
             Self::DeadRowRate => "dead-row-rate",
             Self::LogRate => "wal-rate",
+            Self::UnknownLogRate => "wal-rate-unknown",
             Self::LogUsed => "log-used",
             Self::UnknownLogUsed => "log-used-unknown",
             Self::Nice => "nice",
@@ -78,13 +87,26 @@ impl fmt::Display for Cause {
                  or that synchronous_standby_names names"
             }
             Self::Sessions => "too many sessions are working",
+            Self::UnknownSessions => {
+                "how many sessions are working is not known: the role may not see it (GRANT \
+                 pg_monitor TO the role), track_activities is off for some, or it is an engine \
+                 that cannot tell, such as SQLite (archive set SET threads=policy)"
+            }
             Self::DeadRows => "there are too many dead rows to be vacuumed",
+            Self::UnknownDeadRows => {
+                "how many dead rows there are is not known: track_counts is off, or it is an \
+                 engine that has none, such as SQLite (archive set SET dead_rows=policy)"
+            }
             Self::DeadRowRate => "as many rows were deleted as may be in an hour, up to now",
             Self::LogRate => "log is written faster than it may be",
+            Self::UnknownLogRate => {
+                "how fast log is written is not known, as with a rollback journal of SQLite, \
+                 which is no log"
+            }
             Self::LogUsed => "the server has to keep too much log",
             Self::UnknownLogUsed => {
                 "how much log the server has to keep is not known, as without \
-                 GRANT pg_monitor TO the role"
+                 GRANT pg_monitor TO the role, or with a rollback journal of SQLite"
             }
             Self::Nice => "others get their turn after each transaction",
         })
@@ -336,8 +358,15 @@ impl Pace {
         if burden.lag == Lag::Unknown {
             return Some(Cause::UnknownLag);
         }
-        let is_unknown = self.throttle.log_used.is_some() && burden.log_used.is_none();
-        is_unknown.then_some(Cause::UnknownLogUsed)
+        let (throttle, rate) = (&self.throttle, self.throttle.log_bytes_per_second);
+        let is_unknown = [
+            (throttle.log_used.is_some(), burden.log_used.is_some(), Cause::UnknownLogUsed),
+            (rate.is_some(), burden.log_bytes.is_some(), Cause::UnknownLogRate),
+            (throttle.active.is_some(), burden.active.is_some(), Cause::UnknownSessions),
+            (throttle.dead_rows.is_some(), burden.dead_rows.is_some(), Cause::UnknownDeadRows),
+        ];
+        let unknown = is_unknown.into_iter().find(|(is_set, is_known, _)| *is_set && !is_known);
+        unknown.map(|(_, _, cause)| cause)
     }
 
     /// Which limit is exceeded, taken so many times and divided by so much; and what was seen.
@@ -425,10 +454,10 @@ mod tests {
 
     const CALM: Burden = Burden {
         lag: Lag::NoReplica,
-        log_bytes: None,
-        dead_rows: None,
-        active: None,
-        log_used: None,
+        log_bytes: Some(0),
+        dead_rows: Some(0),
+        active: Some(0),
+        log_used: Some(LogUsed { bytes: 0, room: 100 }),
     };
 
     fn behind(millis: u64) -> Burden {
@@ -530,9 +559,10 @@ mod tests {
     }
 
     #[test]
-    fn each_limit_has_its_cause_and_what_nobody_knows_is_none_below_it() {
+    fn each_limit_has_its_cause_and_what_nobody_knows_is_not_below_it() {
         let throttle = Throttle {
             active: Some(10),
+            log_bytes_per_second: Some(1_000),
             dead_rows: Some(1_000),
             log_used: Some(LogShare::Percent(60)),
             ..Throttle::default()
@@ -547,9 +577,15 @@ mod tests {
                 Some(Cause::LogUsed),
             ),
             (Burden { log_used: None, ..well }, Some(Cause::UnknownLogUsed)),
+            (Burden { log_bytes: None, ..well }, Some(Cause::UnknownLogRate)),
+            (Burden { active: None, ..well }, Some(Cause::UnknownSessions)),
+            (Burden { dead_rows: None, ..well }, Some(Cause::UnknownDeadRows)),
         ] {
             let mut pace = Pace::new(throttle.clone(), Debts::default());
             assert_eq!(rest(&mut pace, burden, 0).map(|rest| rest.0), cause, "{burden:?}");
+            // Who wants no such limit need not know.
+            let mut pace = Pace::new(Throttle::default(), Debts::default());
+            assert_eq!(rest(&mut pace, burden, 0), None, "{burden:?}");
         }
         let bytes = Throttle { log_used: Some(LogShare::Bytes(50)), ..Throttle::default() };
         assert!(rest(&mut Pace::new(bytes, Debts::default()), well, 0).is_some());

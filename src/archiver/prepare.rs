@@ -4,8 +4,8 @@
 use chrono::{DateTime, LocalResult, NaiveDateTime, TimeZone as _, Utc};
 use chrono_tz::Tz;
 use stillpoint_contract::{
-    ArchiveSet, Compared, Cutoff, Error, ErrorKind, Estimate, Finding, Link, Member, Referrer,
-    Result, Rows, UNTOLD_REFERENCE, Weight, code,
+    ArchiveSet, Compared, Cutoff, Error, ErrorKind, Estimate, Finding, Link, Measure, Member,
+    Referrer, Result, Rows, UNTOLD_REFERENCE, Weight, code,
 };
 
 use super::document::Plan;
@@ -44,7 +44,7 @@ impl Prepared {
     /// that would change it.
     pub fn admit(&self) -> Result<()> {
         let why = "rows could be lost, or the work would fail half-way; nothing was changed";
-        refuse(&self.set, &self.findings, why)
+        refuse(&self.set.root().table.name, &self.findings, why)
     }
 
     /// Lets lack what is advice elsewhere: that files do not tell which rows hang on which.
@@ -63,13 +63,13 @@ fn refuse_untold(findings: &mut [Finding], why: &'static str) {
 }
 
 /// Refuses to move rows where something is lacking.
-fn refuse(set: &ArchiveSet, findings: &[Finding], why: &'static str) -> Result<()> {
+fn refuse(root: &str, findings: &[Finding], why: &'static str) -> Result<()> {
     let lacking = findings.iter().filter(|finding| finding.weight == Weight::Lacking);
     let lacking: Vec<&Finding> = lacking.collect();
     if lacking.is_empty() {
         return Ok(());
     }
-    let step = format!("move rows of {}", set.root().table.name);
+    let step = format!("move rows of {root}");
     let mut error = Error::new(ErrorKind::Refused, code::ROWS_REFUSED, step).why(why);
     for finding in lacking {
         error = error.with(finding.subject, &finding.found);
@@ -92,7 +92,38 @@ pub(super) async fn refuse_misfits(
     let compared = rows.compared(&set, &rule.selects, &cutoff_of(rule, at)).await?;
     let misfit = compared.and_then(|compared| compared.misfit);
     let why = "times are written in another form than when the run was planned; no more are read";
-    refuse(&set, misfit.as_slice(), why)
+    refuse(&set.root().table.name, misfit.as_slice(), why)
+}
+
+/// Refuses limits that the engine does not know: rows would be deleted as if there were none, or
+/// never.
+pub(super) async fn refuse_unmeasured(rows: &mut dyn Rows, rule: &ArchiveRule) -> Result<()> {
+    let why = "the engine cannot tell whether a limit of the policy is kept; nothing was changed";
+    refuse(&rule.root, &unmeasured(rows, rule).await?, why)
+}
+
+/// Limits of which nobody knows whether they are kept.
+async fn unmeasured(rows: &mut dyn Rows, rule: &ArchiveRule) -> Result<Vec<Finding>> {
+    let throttle = &rule.throttle;
+    let mut findings = Vec::new();
+    for (option, is_set, measure) in [
+        ("max_threads_running", throttle.active.is_some(), Measure::Sessions),
+        ("max_wal_rate", throttle.log_bytes_per_second.is_some(), Measure::LogWritten),
+        ("max_dead_rows", throttle.dead_rows.is_some(), Measure::DeadRows),
+        ("max_log_used", throttle.log_used.is_some(), Measure::LogUsed),
+    ] {
+        if !is_set {
+            continue;
+        }
+        let Some(told) = rows.untold(measure).await? else { continue };
+        let leave = || format!("leave {option} out of throttle of [archive.{}]", rule.name);
+        findings.push(Finding {
+            found: format!("{option}: {}", told.found),
+            statement: Some(told.statement.unwrap_or_else(leave)),
+            ..told
+        });
+    }
+    Ok(findings)
 }
 
 /// The instant that cutoffs are counted from when the database's clock says another one.
@@ -147,6 +178,7 @@ pub async fn prepare(rows: &mut dyn Rows, rule: &ArchiveRule) -> Result<Prepared
         refuse_untold(&mut findings, "the policy keeps rows until so long after an event");
     }
     findings.extend(uncopied(rule, &set));
+    findings.extend(unmeasured(rows, rule).await?);
     if rule.verification == Verification::Tuple {
         let why = rows.why_no_versions(&set).await?;
         findings.extend(why.map(|why| no_versions(rule, &why)));

@@ -24,7 +24,7 @@ use super::{
     pace::{Cause, Debts},
     parts::Parts,
     place::{Place, Sheet},
-    prepare::{Prepared, prepare},
+    prepare::{Prepared, prepare, refuse_unmeasured},
     prune::Difference,
     reconcile::{compare, hidden, refuse_unknown, write_down},
     shelf::{Shelf, Shelved},
@@ -238,6 +238,7 @@ impl Archiving<'_> {
         let mut pruner = self.driver.rows().await?;
         pruner.lock(&self.rule.name, PATIENCE).await?;
         let mut reader = self.driver.rows().await?;
+        refuse_unmeasured(&mut *reader, self.rule).await?;
         report.debts = report.debts.of_another_session();
         if let Some(whole) = reader.partitions(&self.rule.root).await? {
             let ledger = pruner.ledger(&self.rule.name).await?;

@@ -52,9 +52,9 @@ pub use position::{Lineage, LogPosition, LogRange};
 pub use rows::{
     Alike, ArchiveSet, Burden, Class, Column, Compared, Conflict, Cutoff, CutoffForm, Estimate,
     Explained, Exporting, Followed, Held, Keeping, Key, KeyRange, Kind, Lag, LedgerEntry, Likeness,
-    Link, LockTaken, LogUsed, Member, Named, Outlook, Partition, Partitioned, Pruning, PutBack,
-    PutBackTally, ROW_BYTES_MAX, Referrer, RowBatch, RowSink, RowWriter, Rows, Space, Table,
-    UNTOLD_REFERENCE, is_named, say_derived, sought, values,
+    Link, LockTaken, LogUsed, Measure, Member, Named, Outlook, Partition, Partitioned, Pruning,
+    PutBack, PutBackTally, ROW_BYTES_MAX, Referrer, RowBatch, RowSink, RowWriter, Rows, Space,
+    Table, UNTOLD_REFERENCE, is_named, say_derived, sought, values,
 };
 pub use sandbox::{
     ANSWER_BYTES_MAX, Examined, Sandbox, SandboxRequest, TALLIES_MAX, Tally, Verdict,

@@ -56,6 +56,14 @@ impl LogState {
         self.live.map_or(0, of)
     }
 
+    /// How much of it is not in the database file yet, and has to be kept.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        let of = |(live, frames): (Generation, u32)| {
+            u64::from(frames.saturating_sub(self.backfilled)) * live.frame_bytes() as u64
+        };
+        self.live.map_or(0, of)
+    }
+
     /// Number of frames.
     pub(crate) fn frames(&self) -> u32 {
         self.live.map_or(0, |(_, frames)| frames)
@@ -79,31 +87,13 @@ impl Observer {
     }
 
     /// The log's state now.
-    ///
-    /// A writer that restarts the log first publishes zero frames, then rewrites the header, then
-    /// publishes its frames. So when the header is the same before and after a count above zero,
-    /// it is the header of the frames that were counted.
     pub(crate) fn observe(&self) -> Result<LogState> {
-        for _ in 0..ATTEMPTS_MAX {
-            let before = self.wal.generation()?;
-            let Some((frames, backfilled)) = self.checkpoint("NOOP")? else {
-                std::thread::sleep(PUBLISHING);
-                continue;
-            };
-            if frames == 0 {
-                return Ok(LogState { live: None, backfilled: 0 });
-            }
-            let after = self.wal.generation()?;
-            if let Some(generation) = before.filter(|_| before == after) {
-                return Ok(LogState { live: Some((generation, frames)), backfilled });
-            }
-        }
-        Err(unsettled(&self.database))
+        observe(&self.database, &self.connection, &self.wal)
     }
 
     /// Runs a checkpoint of the given mode.
     pub(crate) fn checkpoint(&self, mode: &str) -> Result<Option<(u32, u32)>> {
-        self.database.sql(checkpoint(&self.connection, mode), "ask for the log's length")
+        self.database.sql(checkpoint(&self.connection, mode), ASK)
     }
 
     /// Begins a read transaction on `reader` and returns the exact state that it sees, with an
@@ -148,6 +138,35 @@ impl Observer {
         // still right, only nobody will find it in the log again.
         Ok((position, cursor.unwrap_or_default()))
     }
+}
+
+const ASK: &str = "ask for the log's length";
+
+/// The log's state now, by a connection that is not in a transaction.
+///
+/// A writer that restarts the log first publishes zero frames, then rewrites the header, then
+/// publishes its frames. So when the header is the same before and after a count above zero,
+/// it is the header of the frames that were counted.
+pub(crate) fn observe(
+    database: &Database,
+    connection: &Connection,
+    wal: &WalFile,
+) -> Result<LogState> {
+    for _ in 0..ATTEMPTS_MAX {
+        let before = wal.generation()?;
+        let Some((frames, backfilled)) = database.sql(checkpoint(connection, "NOOP"), ASK)? else {
+            std::thread::sleep(PUBLISHING);
+            continue;
+        };
+        if frames == 0 {
+            return Ok(LogState { live: None, backfilled: 0 });
+        }
+        let after = wal.generation()?;
+        if let Some(generation) = before.filter(|_| before == after) {
+            return Ok(LogState { live: Some((generation, frames)), backfilled });
+        }
+    }
+    Err(unsettled(database))
 }
 
 /// Begins a read transaction and reads, so that its state is fixed.

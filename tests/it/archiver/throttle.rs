@@ -14,10 +14,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use stillpoint::{
     archiver::{Cause, Quit, Said, Step, Witness, tell},
-    policy::LogShare,
+    policy::{LogShare, Throttle},
     world::World,
 };
-use stillpoint_contract::{Clock, Driver};
+use stillpoint_contract::{Clock, Driver, ErrorKind, code};
 use tokio::runtime::Handle;
 use tokio_postgres::Client;
 
@@ -281,6 +281,66 @@ async fn all_log_is_rested_for_that_was_written_faster_than_it_may_be() {
     let begun = u32::try_from(nurse.begun.load(Ordering::Relaxed)).unwrap();
     // Nothing is left that the last one would keep from being deleted.
     let least = Duration::from_secs(12) * (begun - 1);
+    assert!(begun > 1 && report.rested[&Cause::LogRate] >= least, "{begun}: {report:?}");
+}
+
+/// Sessions of others look idle to whoever may not see them.
+#[tokio::test(flavor = "multi_thread")]
+async fn i13_no_row_is_deleted_while_nobody_knows_how_many_sessions_work() {
+    let Some(shop) = InPostgres::new(18).await else { return };
+    let client = shop.client().await;
+    let rights = "CREATE ROLE clerk LOGIN; ALTER TABLE orders OWNER TO clerk;
+        GRANT CREATE ON DATABASE postgres TO clerk;";
+    client.batch_execute(rights).await.unwrap();
+    let mut yard = Yard::new(Clerk(&shop), false);
+    yard.fill(0..50, 0).await;
+    yard.rule.throttle.active = Some(100);
+    // It may be more than twice as many, and nobody knows.
+    yard.rule.throttle.aborts = true;
+    let grant = || wait(client.batch_execute("GRANT pg_monitor TO clerk")).unwrap();
+    let nurse = Nurse::new(2, &grant);
+    let report = yard.run_seen(&nurse).await.unwrap();
+    assert_eq!((report.quit.clone(), report.pruned_rows), (Quit::Finished, 50), "{report:?}");
+    assert_eq!(nurse.begun_at_rest()[..2], [0; 2]);
+    assert!(report.rested.contains_key(&Cause::UnknownSessions), "{report:?}");
+    let told = report.findings.iter().find(|one| one.found.contains("max_threads_running"));
+    let statement = told.and_then(|one| one.statement.as_deref());
+    assert_eq!(statement, Some("GRANT pg_monitor TO clerk"), "{report:?}");
+}
+
+/// Limits that an engine does not know are refused, by their names, also where a run goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_that_sqlite_cannot_tell_are_refused() {
+    let mut yard = hasty(Sqlite::new().await);
+    yard.fill(0..60, 0).await;
+    yard.limits.keeps_source = true;
+    yard.run().await.unwrap();
+    yard.limits.keeps_source = false;
+    let usual = yard.rule.throttle.clone();
+    for (name, throttle) in [
+        ("max_threads_running", Throttle { active: Some(1), ..usual.clone() }),
+        ("max_dead_rows", Throttle { dead_rows: Some(1), ..usual.clone() }),
+    ] {
+        yard.rule.throttle = throttle;
+        let error = yard.run().await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.code()),
+            (ErrorKind::Refused, code::ROWS_REFUSED),
+            "{name}"
+        );
+        let found = format!("{:?}", error.facts());
+        assert!(found.contains(&format!("{name}: SQLite")), "{error:?}");
+        let advice = format!("leave {name} out of throttle of [archive.orders]");
+        assert_eq!(error.advice(), [advice.as_str()], "{error:?}");
+        assert_eq!(yard.live("orders").await.len(), 60, "{name}");
+    }
+    // The log is written by each transaction, at least to a page of the table and the ledger's.
+    yard.rule.throttle = Throttle { log_bytes_per_second: Some(1 << 10), ..usual };
+    let nurse = Nurse::new(u64::MAX, &|| {});
+    let report = yard.run_seen(&nurse).await.unwrap();
+    assert_eq!((report.quit.clone(), report.pruned_rows), (Quit::Finished, 60), "{report:?}");
+    let begun = u32::try_from(nurse.begun.load(Ordering::Relaxed)).unwrap();
+    let least = Duration::from_secs(6) * (begun - 1);
     assert!(begun > 1 && report.rested[&Cause::LogRate] >= least, "{begun}: {report:?}");
 }
 

@@ -17,8 +17,8 @@ pub use column::{Class, Column, Kind};
 pub use keeping::Keeping;
 pub use outlook::{Explained, Held, LockTaken, Outlook, is_named, sought};
 pub use session::{
-    Burden, Compared, Estimate, Exporting, Lag, LedgerEntry, LogUsed, Pruning, PutBack, Referrer,
-    RowSink, Rows, Space,
+    Burden, Compared, Estimate, Exporting, Lag, LedgerEntry, LogUsed, Measure, Pruning, PutBack,
+    Referrer, RowSink, Rows, Space,
 };
 pub use set::{
     ArchiveSet, Conflict, Cutoff, CutoffForm, Followed, Key, KeyRange, Link, Member, Named,

@@ -209,6 +209,14 @@ pub trait Rows: fmt::Debug + Send {
     /// How the server fares, for those who slow down.
     async fn burden(&mut self, set: &ArchiveSet) -> Result<Burden>;
 
+    /// Why [`burden`](Self::burden) does not tell what a limit is about; `None` where it does.
+    /// [`Lacking`](crate::Weight::Lacking) where the engine has no such thing to tell of the
+    /// database as it is, [`Advice`](crate::Weight::Advice) where the session may be let see it at
+    /// any time.
+    async fn untold(&mut self, _measure: Measure) -> Result<Option<Finding>> {
+        Ok(None)
+    }
+
     /// How much space a table takes.
     async fn space(&mut self, table: &Table) -> Result<Space>;
 
@@ -548,18 +556,32 @@ pub struct Compared {
     pub misfit: Option<Finding>,
 }
 
+/// What a limit is about, for those who slow down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// How many bytes of log are written.
+    LogWritten,
+    /// How much log has to be kept.
+    LogUsed,
+    /// How many dead rows there are.
+    DeadRows,
+    /// How many sessions are working.
+    Sessions,
+}
+
 /// How a server fares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Burden {
     /// How far behind its replicas are.
     pub lag: Lag,
-    /// How many bytes of log were written since an arbitrary beginning, where it has one.
+    /// How many bytes of log were written since an arbitrary beginning, which may be another one
+    /// for each session; `None` where nobody can tell, as of the others.
     pub log_bytes: Option<u128>,
     /// How many dead rows its tables of the set have.
     pub dead_rows: Option<u64>,
     /// How many sessions are working.
     pub active: Option<u32>,
-    /// How much log the server has to keep; `None` where nobody can tell.
+    /// How much log the server has to keep.
     pub log_used: Option<LogUsed>,
 }
 

@@ -184,7 +184,7 @@ pub(super) async fn at_origin(client: &Client) -> Result<()> {
 /// What takes a setting of sessions away, where it comes from.
 /// Source: PostgreSQL 18 documentation, 19.1.3, "Parameter Interaction via SQL"; 53.25,
 /// "pg_settings".
-async fn unset(client: &Client, name: &str) -> Result<String> {
+pub(super) async fn unset(client: &Client, name: &str) -> Result<String> {
     let query = "SELECT source, quote_ident(current_user), quote_ident(current_database())
         FROM pg_settings WHERE name = $1";
     let row = client.query_one(query, &[&name]).await.map_err(|e| failed(e, STEP))?;

@@ -7,13 +7,13 @@ use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
     ArchiveSet, Burden, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, Keeping, Lag,
-    LedgerEntry, LockTaken, LogUsed, Named, Outlook, Partition, Partitioned, Pruning, PutBack,
-    Referrer, Result, Rows, Space, Table, code,
+    LedgerEntry, LockTaken, LogUsed, Measure, Named, Outlook, Partition, Partitioned, Pruning,
+    PutBack, Referrer, Result, Rows, Space, Table, Weight, code,
 };
 use tokio_postgres::{Client, error::SqlState};
 
 use super::{
-    examine::{at_origin, examine, why_no_versions},
+    examine::{at_origin, examine, unset, why_no_versions},
     export::{self, Export},
     failure::failed,
     keep::{self, Keep},
@@ -268,6 +268,10 @@ impl Rows for Session {
         burden(self.connection.client()?, set, &self.slot).await
     }
 
+    async fn untold(&mut self, measure: Measure) -> Result<Option<Finding>> {
+        untold(self.connection.client()?, measure).await
+    }
+
     async fn space(&mut self, table: &Table) -> Result<Space> {
         space::space(self.connection.client()?, table).await
     }
@@ -338,8 +342,11 @@ async fn lock(client: &Client, set: &str, patience: Duration) -> Result<()> {
 /// said anything: they are told apart by how far they are.
 /// One that dropped off says nothing at all: it is missed by its slot, or by the name that the
 /// server is to wait for.
-/// Sources: PostgreSQL 18 documentation, 27.2.4, "pg_stat_replication", and 53.20,
-/// "pg_replication_slots".
+///
+/// What sessions of others do is hidden from most roles, and looks like nothing; sessions may also
+/// not say it (`track_activities`), and nobody may count dead rows (`track_counts`).
+/// Sources: PostgreSQL 18 documentation, 27.2.2, "Viewing Statistics", 27.2.3, "pg_stat_activity",
+/// 27.2.4, "pg_stat_replication", and 53.20, "pg_replication_slots".
 async fn burden(client: &Client, set: &ArchiveSet, slot: &str) -> Result<Burden> {
     const STEP: &str = "ask the server how it fares";
     let query = "
@@ -347,8 +354,11 @@ async fn burden(client: &Client, set: &ArchiveSet, slot: &str) -> Result<Burden>
                 AND (replay_lsn IS NULL OR replay_lsn < sent_lsn)),
             (extract(epoch FROM max(replay_lag)) * 1000000)::int8,
             (pg_current_wal_insert_lsn() - '0/0')::int8,
-            (SELECT count(*) FROM pg_stat_activity WHERE state = 'active'
-                AND pid <> pg_backend_pid() AND backend_type = 'client backend'),
+            (SELECT CASE WHEN pg_has_role('pg_read_all_stats', 'USAGE')
+                    AND NOT coalesce(bool_or(state = 'disabled'), false)
+                    THEN count(*) FILTER (WHERE state = 'active') END
+                FROM pg_stat_activity
+                WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'),
             has_function_privilege('pg_ls_waldir()', 'EXECUTE'),
             (SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT active
                 AND restart_lsn IS NOT NULL AND slot_name::text NOT IN ($2, 'stillpoint')),
@@ -376,7 +386,8 @@ async fn burden(client: &Client, set: &ArchiveSet, slot: &str) -> Result<Burden>
     let active = get(4)?.and_then(|count| u32::try_from(count).ok());
     let may_look = row.try_get(5);
     let names: Vec<_> = set.members.iter().map(|member| member.table.name.as_str()).collect();
-    let query = "SELECT sum(n_dead_tup)::int8 FROM pg_stat_all_tables
+    let query = "SELECT CASE WHEN current_setting('track_counts')::bool
+            THEN sum(n_dead_tup)::int8 END FROM pg_stat_all_tables
         WHERE relid = ANY (SELECT to_regclass(name) FROM unnest($1::text[]) AS name)";
     let row = client.query_one(query, &[&names]).await;
     let dead: Option<i64> = row.and_then(|row| row.try_get(0)).map_err(|e| failed(e, STEP))?;
@@ -384,6 +395,32 @@ async fn burden(client: &Client, set: &ArchiveSet, slot: &str) -> Result<Burden>
     let may_look: bool = may_look.map_err(|e| failed(e, STEP))?;
     let log_used = if may_look { Some(log_used(client).await?) } else { None };
     Ok(Burden { lag, log_bytes: log, dead_rows, active, log_used })
+}
+
+/// What [`burden`] does not tell, and who can change that.
+async fn untold(client: &Client, measure: Measure) -> Result<Option<Finding>> {
+    const STEP: &str = "ask what the role may see";
+    let query = "SELECT quote_ident(current_user), pg_has_role('pg_read_all_stats', 'USAGE'),
+        has_function_privilege('pg_ls_waldir()', 'EXECUTE'),
+        current_setting('track_counts')::bool";
+    let row = client.query_one(query, &[]).await.map_err(|e| failed(e, STEP))?;
+    let role: String = row.try_get(0).map_err(|e| failed(e, STEP))?;
+    let is = |at: usize| row.try_get::<_, bool>(at).map_err(|e| failed(e, STEP));
+    let grant = || format!("GRANT pg_monitor TO {role}");
+    let (found, statement) = match measure {
+        Measure::Sessions if !is(1)? => ("the role does not see what other sessions do", grant()),
+        Measure::LogUsed if !is(2)? => ("the role does not see how much log is kept", grant()),
+        Measure::DeadRows if !is(3)? => {
+            ("track_counts is off: nobody counts dead rows", unset(client, "track_counts").await?)
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(Finding {
+        subject: "throttle",
+        found: format!("{found}; nothing is deleted as long as it is so"),
+        weight: Weight::Advice,
+        statement: Some(statement),
+    }))
 }
 
 /// What the server has to keep of its log, of what `max_wal_size` lets it have: segments up to the

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use stillpoint_conformance::memory::rows::{MemoryRows, delete, hang, set};
 use stillpoint_contract::{
-    Alike, Conflict, Cutoff, ErrorKind, Estimate, Finding, KeyRange, Lag, Link, LockTaken, Member,
-    Referrer, Rows, UNTOLD_REFERENCE, Weight, code,
+    Alike, Conflict, Cutoff, ErrorKind, Estimate, Finding, KeyRange, Lag, Link, LockTaken, Measure,
+    Member, Referrer, Rows, UNTOLD_REFERENCE, Weight, code,
 };
 use stillpoint_testcontainers::PostgresOptions;
 
@@ -551,6 +551,61 @@ async fn replicas_that_are_gone_are_missed() {
     }
     let mut rows = open(&stage).await;
     assert_eq!(rows.burden(&set).await.unwrap().lag, Lag::Unknown);
+}
+
+/// What a role may not see looks like nothing, and is not taken for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_role_does_not_see_of_a_server_is_unknown() {
+    let Some(stage) = Stage::open(MAJOR, &[]).await else { return };
+    stage
+        .run(
+            "CREATE ROLE mover LOGIN; CREATE TABLE t (id int PRIMARY KEY);
+             GRANT SELECT ON t TO mover",
+        )
+        .await;
+    let busy = stage.client().await;
+    let work = tokio::spawn(async move { busy.batch_execute("SELECT pg_sleep(600)").await });
+    let at_work = "SELECT count(*) FROM pg_stat_activity
+        WHERE state = 'active' AND query = 'SELECT pg_sleep(600)'";
+    for _ in 0..200 {
+        if count(&stage, at_work).await == 1 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let driver = stage.driver("user=mover").await;
+    let mut rows = driver.rows().await.unwrap();
+    let set = set(rows.table("public.t").await.unwrap(), "id > 0");
+    let burden = rows.burden(&set).await.unwrap();
+    assert!(burden.active.is_none() && burden.log_used.is_none(), "{burden:?}");
+    assert!(burden.dead_rows == Some(0) && burden.log_bytes > Some(0), "{burden:?}");
+    for (measure, is_hidden) in [
+        (Measure::Sessions, true),
+        (Measure::LogUsed, true),
+        (Measure::DeadRows, false),
+        (Measure::LogWritten, false),
+    ] {
+        let untold = rows.untold(measure).await.unwrap();
+        let untold = untold.map(|one| (one.weight, one.statement.unwrap()));
+        let advice = (Weight::Advice, "GRANT pg_monitor TO mover".to_owned());
+        assert_eq!(untold, is_hidden.then_some(advice), "{measure:?}");
+    }
+    stage.run("GRANT pg_monitor TO mover").await;
+    let burden = rows.burden(&set).await.unwrap();
+    assert!(burden.active >= Some(1) && burden.log_used.is_some(), "{burden:?}");
+    assert_eq!(rows.untold(Measure::Sessions).await.unwrap(), None);
+    // Where nobody counts or tells, there is nothing to see.
+    stage.run("ALTER ROLE mover SET track_counts = off").await;
+    stage.run("ALTER ROLE postgres SET track_activities = off").await;
+    let quiet = stage.client().await;
+    let driver = stage.driver("user=mover").await;
+    let mut rows = driver.rows().await.unwrap();
+    let burden = rows.burden(&set).await.unwrap();
+    assert!(burden.active.is_none() && burden.dead_rows.is_none(), "{burden:?}");
+    let untold = rows.untold(Measure::DeadRows).await.unwrap().and_then(|one| one.statement);
+    assert_eq!(untold.as_deref(), Some("ALTER ROLE mover RESET track_counts"));
+    drop(quiet);
+    work.abort();
 }
 
 /// Dead rows take space until their table is vacuumed; half of what is there is free then, also

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use stillpoint_contract::{
     ArchiveSet, Burden, Compared, Cutoff, Error, ErrorKind, Estimate, Exporting, Finding, Keeping,
-    KeyRange, Lag, LedgerEntry, LogUsed, Named, Outlook, Pruning, PutBack, Referrer, Result,
-    RowSink, Rows, Space, Table, code,
+    KeyRange, Lag, LedgerEntry, LogUsed, Measure, Named, Outlook, Pruning, PutBack, Referrer,
+    Result, RowSink, Rows, Space, Table, Weight, code,
 };
 
 use super::{
@@ -23,7 +23,14 @@ use super::{
     text::checked_columns,
     worker::{Batches, Desk, Transaction, Worker},
 };
-use crate::{config::Config, connect::Database, snapshot::blocking, version};
+use crate::{
+    config::Config,
+    connect::{Database, Journal},
+    generation::{LogState, observe},
+    snapshot::blocking,
+    version,
+    wal::Salts,
+};
 
 /// Settings of a connection that moves rows. References hold, and triggers fire, as they do for
 /// applications that say so; written means synced; the log is copied back as anybody's is.
@@ -48,7 +55,7 @@ pub(crate) async fn open(database: &Database) -> Result<Box<dyn Rows>> {
                 .why("the file, or the disk that it is on, cannot be written to"));
         }
         let worker = Worker::start(connection, database.clone())?;
-        Ok(Box::new(Session { worker, database }) as Box<dyn Rows>)
+        Ok(Box::new(Session { worker, database, written: Written::default() }) as Box<dyn Rows>)
     })
     .await
 }
@@ -57,6 +64,7 @@ pub(crate) async fn open(database: &Database) -> Result<Box<dyn Rows>> {
 struct Session {
     worker: Worker,
     database: Database,
+    written: Written,
 }
 
 #[async_trait]
@@ -182,18 +190,14 @@ impl Rows for Session {
     }
 
     async fn burden(&mut self, _: &ArchiveSet) -> Result<Burden> {
-        let log = Config::beside(&self.database.path, "-wal");
-        let bytes = fs::metadata(log).map_or(0, |file| file.len());
-        // It grows while a reader keeps it from being copied back, into what the disk has left.
-        let disk = rustix::fs::statvfs(&self.database.path);
-        let free = disk.map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-        Ok(Burden {
-            lag: Lag::NoReplica,
-            log_bytes: Some(bytes.into()),
-            dead_rows: None,
-            active: None,
-            log_used: free.ok().map(|free| LogUsed { bytes, room: bytes.saturating_add(free) }),
-        })
+        let log = self.worker.run(|desk| log_state(desk)).await?;
+        let log_used = log.and_then(|log| log_used(&self.database, &log));
+        let log_bytes = log.map(|log| self.written.count(&log));
+        Ok(Burden { lag: Lag::NoReplica, log_bytes, dead_rows: None, active: None, log_used })
+    }
+
+    async fn untold(&mut self, measure: Measure) -> Result<Option<Finding>> {
+        self.worker.run(move |desk| untold(desk, measure)).await
     }
 
     async fn space(&mut self, table: &Table) -> Result<Space> {
@@ -209,6 +213,71 @@ impl Rows for Session {
         let method = method.to_owned();
         self.worker.run(move |desk| reclaim(desk, &method)).await
     }
+}
+
+/// How much log was written, as far as it was looked at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Written {
+    bytes: u128,
+    /// How long the log was, and which generation.
+    last: Option<(Salts, u64)>,
+}
+
+impl Written {
+    /// Counts what was written since the last look. Of a generation that another one has followed
+    /// meanwhile, what came after the look is not known.
+    fn count(&mut self, log: &LogState) -> u128 {
+        if let Some((generation, _)) = log.live {
+            let (salts, now) = (generation.salts, log.bytes());
+            let last = self.last.filter(|(last, _)| *last == salts);
+            self.bytes += u128::from(now.saturating_sub(last.map_or(0, |(_, bytes)| bytes)));
+            self.last = Some((salts, now));
+        }
+        self.bytes
+    }
+}
+
+/// The WAL now; `None` also where there is a rollback journal instead.
+fn log_state(desk: &Desk) -> Result<Option<LogState>> {
+    let (database, connection) = (&desk.database, desk.connection());
+    if database.journal(connection)? == Journal::Rollback {
+        return Ok(None);
+    }
+    match observe(database, connection, &database.wal()?) {
+        // Nobody can tell while writers are that busy.
+        Err(error) if error.kind() == ErrorKind::Busy => Ok(None),
+        log => log.map(Some),
+    }
+}
+
+/// What of the WAL has to be kept: what a reader, or nobody yet, let be copied back. It grows into
+/// what the file has, and the disk has left; the file itself never becomes shorter.
+fn log_used(database: &Database, log: &LogState) -> Option<LogUsed> {
+    let file = fs::metadata(Config::beside(&database.path, "-wal")).map_or(0, |file| file.len());
+    let disk = rustix::fs::statvfs(&database.path).ok()?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    Some(LogUsed { bytes: log.kept_bytes(), room: file.saturating_add(free) })
+}
+
+/// Nobody but the processes themselves knows who works with a file, and pages of deleted rows are
+/// free at once.
+/// Source: <https://www.sqlite.org/fileformat2.html>, 1.5, "The Freelist".
+fn untold(desk: &Desk, measure: Measure) -> Result<Option<Finding>> {
+    let lacking = |found: &str, statement: Option<&str>| {
+        let (found, statement) = (found.to_owned(), statement.map(str::to_owned));
+        Some(Finding { subject: "throttle", found, weight: Weight::Lacking, statement })
+    };
+    Ok(match measure {
+        Measure::Sessions => lacking("SQLite cannot tell how many sessions are working", None),
+        Measure::DeadRows => lacking("SQLite has no dead rows that wait for vacuum", None),
+        Measure::LogWritten | Measure::LogUsed => {
+            if desk.database.journal(desk.connection())? == Journal::Wal {
+                return Ok(None);
+            }
+            let found = "SQLite has no log where the database has a rollback journal";
+            lacking(found, Some("PRAGMA journal_mode = WAL"))
+        }
+    })
 }
 
 /// A read of one state.

@@ -5,7 +5,9 @@ use std::{env, path::Path, process::Command, time::Duration};
 
 use rusqlite::Connection;
 use stillpoint_conformance::memory::rows::{MemoryRows, PATIENCE, delete, hang, set};
-use stillpoint_contract::{ArchiveSet, Conflict, Error, ErrorKind, KeyRange, Rows, Weight, code};
+use stillpoint_contract::{
+    ArchiveSet, Conflict, Error, ErrorKind, Finding, KeyRange, Measure, Rows, Weight, code,
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -98,6 +100,58 @@ async fn what_interferes_with_a_deletion_is_noticed() {
     let set = set(rows.table("t").await.unwrap(), "id < 3");
     assert_eq!(delete(rows.as_mut(), &set).await.unwrap(), 2);
     assert_eq!((count(&db, "t"), count(&db, "log")), (1, 2));
+}
+
+/// The file of a log that begins again at its head stays as long, whatever is written then, and
+/// nothing of it has to be kept that was copied back.
+#[tokio::test]
+async fn log_is_counted_by_what_is_written_and_not_by_the_length_of_its_file() {
+    const FILL: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 300)
+        INSERT OR REPLACE INTO t SELECT i, randomblob(3000) FROM n";
+    const BYTES: u128 = 300 * 3000;
+    let (directory, db) = database("CREATE TABLE t (id INTEGER PRIMARY KEY, a BLOB)");
+    let mut rows = open(&at(&directory)).await;
+    let set = set(rows.table("t").await.unwrap(), "id < 3");
+    let mut before = rows.burden(&set).await.unwrap().log_bytes.unwrap();
+    for round in 0..3 {
+        db.execute_batch(FILL).unwrap();
+        let burden = rows.burden(&set).await.unwrap();
+        let written = burden.log_bytes.unwrap() - before;
+        assert!((BYTES..3 * BYTES).contains(&written), "{round}: {written}");
+        let used = burden.log_used.unwrap();
+        assert!(u128::from(used.bytes) >= BYTES && used.bytes < used.room, "{round}: {used:?}");
+        let restart = "PRAGMA wal_checkpoint(RESTART)";
+        assert_eq!(db.query_row(restart, [], |row| row.get::<_, i64>(0)).unwrap(), 0, "{round}");
+        let burden = rows.burden(&set).await.unwrap();
+        assert_eq!(burden.log_used.unwrap().bytes, 0, "{round}");
+        assert_eq!(burden.log_bytes, Some(before + written), "{round}");
+        before += written;
+    }
+}
+
+#[tokio::test]
+async fn what_sqlite_cannot_tell_is_said() {
+    let logged = database("CREATE TABLE t (id INTEGER PRIMARY KEY)");
+    let plain = TempDir::new().unwrap();
+    let made = Connection::open(at(&plain)).unwrap();
+    made.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY)").unwrap();
+    for (directory, has_log) in [(&logged.0, true), (&plain, false)] {
+        let mut rows = open(&at(directory)).await;
+        let set = set(rows.table("t").await.unwrap(), "id < 3");
+        let burden = rows.burden(&set).await.unwrap();
+        for (measure, is_known, is_told) in [
+            (Measure::Sessions, burden.active.is_some(), false),
+            (Measure::DeadRows, burden.dead_rows.is_some(), false),
+            (Measure::LogWritten, burden.log_bytes.is_some(), has_log),
+            (Measure::LogUsed, burden.log_used.is_some(), has_log),
+        ] {
+            let untold = rows.untold(measure).await.unwrap();
+            assert_eq!((is_known, untold.is_none()), (is_told, is_told), "{measure:?} {has_log}");
+            let is_clear =
+                |one: &Finding| one.weight == Weight::Lacking && one.found.contains("SQLite");
+            assert!(untold.as_ref().is_none_or(is_clear), "{untold:?}");
+        }
+    }
 }
 
 /// A parent with two children, one of which is in the set, an audit log, sums, and indexes of text.
