@@ -10,7 +10,7 @@ use super::{
     erase::heed_erasures,
     identity,
     prepare::{Prepared, prepare},
-    run::{Archiving, Limits, PLANS_MAX, Quit, RunReport, new_plan},
+    run::{Archiving, PLANS_MAX, Quit, RunReport, new_plan},
     shelf::{Shelf, Shelved},
     work::Work,
 };
@@ -72,8 +72,6 @@ pub(super) struct Parts<'a, 'b> {
     pub(super) pruner: &'b mut dyn Rows,
     pub(super) reader: &'b mut dyn Rows,
     pub(super) report: &'b mut RunReport,
-    /// How many rows of all partitions were read.
-    pub(super) read_rows: u64,
 }
 
 impl Parts<'_, '_> {
@@ -171,6 +169,10 @@ impl Parts<'_, '_> {
     async fn begin(&mut self, whole: &Partitioned, partition: &Partition) -> Result<Quit> {
         let left_before = self.report.left_rows;
         for _ in 0..PLANS_MAX {
+            // Nothing is written down of what cannot begin.
+            if let Some(quit) = Work::new(self.archiving, &mut *self.report).quit(0) {
+                return Ok(quit);
+            }
             let rule = self.archiving.rule;
             let mut part = match prepare_part(&mut *self.reader, rule, partition).await {
                 Ok(part) => part,
@@ -185,10 +187,10 @@ impl Parts<'_, '_> {
             if part.prepared.estimate.rows == 0 {
                 break;
             }
-            if self.limits().rows_max == Some(0) {
+            let archiving = self.archiving;
+            if archiving.has_read_enough(self.report) {
                 return Ok(Quit::RowsMax);
             }
-            let archiving = self.archiving;
             let is_whole = part.why_rows.is_none() && !archiving.limits.keeps_source;
             let id = archiving.place.new_run(archiving.world).await?;
             let now = archiving.world.clock.now();
@@ -215,26 +217,17 @@ impl Parts<'_, '_> {
 
     /// Carries a plan out; also says whether the table became another one meanwhile.
     async fn carry(&mut self, run: Shelved) -> Result<(Quit, bool)> {
-        let archiving = Archiving { limits: self.limits(), ..*self.archiving };
+        let archiving = self.archiving;
         let (rows, bytes) = (run.plan.rows, run.plan.bytes);
         archiving.witness.see(&super::witness::Step::Planned { rows, bytes });
-        let mut work = Work::new(&archiving, &mut *self.report);
+        let mut work = Work::new(archiving, &mut *self.report);
         let whole = run.plan.whole().cloned();
         let (pruner, reader) = (&mut *self.pruner, &mut *self.reader);
         let quit = match whole {
             Some(partition) => work.take_out(pruner, reader, run, &partition).await?,
             None => work.carry_out(pruner, reader, run).await?,
         };
-        let (read_rows, is_outdated) = (work.read_rows, work.is_outdated);
-        self.read_rows += read_rows;
-        Ok((quit, is_outdated))
-    }
-
-    /// What is left of the limits.
-    fn limits(&self) -> Limits {
-        let limits = self.archiving.limits;
-        let rows_max = limits.rows_max.map(|max| max.saturating_sub(self.read_rows));
-        Limits { rows_max, ..limits }
+        Ok((quit, work.is_outdated))
     }
 
     fn tell(&mut self, findings: &[Finding]) {

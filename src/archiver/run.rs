@@ -158,6 +158,10 @@ pub struct RunReport {
     pub findings: Vec<Finding>,
     /// What it did faster than it may.
     pub(super) debts: Debts,
+    /// When it began, as its clock runs, and how many rows of the root it has read since, or
+    /// deleted of what was read before: limits count for all its attempts, plans and partitions.
+    pub(super) begun: Duration,
+    pub(super) read_rows: u64,
     /// How many rows, and bytes, each batch has that it wrote and that counts, by run and number.
     written: BTreeMap<(String, u32), (u64, u64)>,
 }
@@ -175,7 +179,7 @@ impl Archiving<'_> {
     /// [`Refused`](ErrorKind::Refused) when rows could be lost;
     /// [`Corrupt`](ErrorKind::Corrupt) when a file is not what was written: no row is deleted then.
     pub async fn run(&self) -> Result<RunReport> {
-        let mut report = RunReport::default();
+        let mut report = RunReport { begun: self.world.clock.elapsed(), ..RunReport::default() };
         let done = Box::pin(self.attempts(&mut report)).await;
         self.say_stopped(&report, done.as_ref().err()).await;
         done.map(|()| report)
@@ -246,8 +250,7 @@ impl Archiving<'_> {
             refuse_unreconciled(self.place, self.world, &shelf, &ledger).await?;
             report.planned_rows = 0;
             let (pruner, reader) = (&mut *pruner, &mut *reader);
-            let mut parts =
-                Parts { archiving: self, pruner, reader, report: &mut *report, read_rows: 0 };
+            let mut parts = Parts { archiving: self, pruner, reader, report: &mut *report };
             let quit = Box::pin(parts.run(&whole)).await?;
             return Ok(if quit.is_done() { report.quit_of_nothing() } else { quit });
         }
@@ -277,6 +280,7 @@ impl Archiving<'_> {
             }
             let (run, is_new) = match begun {
                 Some(run) => (run, false),
+                None if self.has_read_enough(report) => return Ok(Quit::RowsMax),
                 None => match self.plan(&mut *reader, report).await? {
                     Some(plan) => (plan, true),
                     None => return Ok(report.quit_of_nothing()),
@@ -300,6 +304,11 @@ impl Archiving<'_> {
             }
             begun = Shelf::load(self.place).await?.unfinished().cloned();
         }
+    }
+
+    /// Whether it has read as many rows as wanted.
+    pub(super) fn has_read_enough(&self, report: &RunReport) -> bool {
+        self.limits.rows_max.is_some_and(|max| report.read_rows >= max)
     }
 
     /// Decides what is moved, and writes it down. `None` when nothing is selected.
@@ -352,6 +361,11 @@ impl RunReport {
         self.exported_rows += rows;
         self.file_bytes += bytes;
         self.written.insert((batch.run.clone(), batch.number), (rows, bytes));
+    }
+
+    /// Whether it wrote a batch, and not an earlier run.
+    pub(super) fn has_written(&self, batch: &Batch) -> bool {
+        self.written.contains_key(&(batch.run.clone(), batch.number))
     }
 
     /// Counts what a batch became: another one, or none. What an earlier run wrote was not counted.

@@ -93,7 +93,10 @@ impl Work<'_, '_> {
             return self.adopt(pruner, run).await;
         }
         witness.see(&Step::Detached { partition: name() });
+        let read_rows = self.report.read_rows;
         for _ in 0..PASSES_MAX {
+            // Of what is read again, the first time does not count.
+            self.report.read_rows = read_rows;
             let mut set = run.plan.archive_set();
             let table = reader.table(&partition.name).await?;
             let root = &mut set.members[0].table;

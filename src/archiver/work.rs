@@ -54,10 +54,6 @@ pub(super) struct Work<'a, 'b> {
     pub(super) is_outdated: bool,
     /// Whether rows stay in their tables.
     pub(super) keeps_rows: bool,
-    /// How many rows of the root it has read.
-    pub(super) read_rows: u64,
-    /// How many of those an earlier process had read.
-    again_rows: u64,
     pub(super) report: &'b mut RunReport,
 }
 
@@ -82,13 +78,11 @@ impl<'a, 'b> Work<'a, 'b> {
             slice_rows: archiving.rule.slice_rows,
             pace: Pace::new(archiving.rule.throttle.clone(), report.debts),
             rests: Rests::default(),
-            begun: archiving.world.clock.elapsed(),
+            begun: report.begun,
             told: Control::default(),
             looked: None,
             is_outdated: false,
             keeps_rows: archiving.limits.keeps_source,
-            read_rows: 0,
-            again_rows: 0,
             report,
         }
     }
@@ -110,7 +104,6 @@ impl<'a, 'b> Work<'a, 'b> {
         let (mut gate, mut lost) = (None, None);
         let pending: Vec<Batch> = run.pending().cloned().collect();
         for batch in pending.iter().filter(|_| !keeps_source) {
-            let before = self.read_rows;
             let outcome = match self.prune_again(pruner, &run.plan, batch, &ledger).await {
                 // What is lost is lost: the others go on, and then it is told.
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -120,7 +113,6 @@ impl<'a, 'b> Work<'a, 'b> {
                 outcome => outcome?,
             };
             run.batches.extend(outcome.became.map(|one| (batch.number, one)));
-            self.again_rows += self.read_rows - before;
             match outcome.quit {
                 Some(Quit::Gate(why)) => gate = Some(why),
                 Some(quit) => return Ok(quit),
@@ -144,6 +136,8 @@ impl<'a, 'b> Work<'a, 'b> {
         let mut left = 0;
         for _ in 0..PASSES_MAX {
             refuse_misfits(reader, self.archiving.rule, &run.plan).await?;
+            // Rows that are read again count once.
+            self.report.read_rows = self.report.read_rows.saturating_sub(left);
             let set = set_after(&run);
             let outcome = self.pass(pruner, reader, &mut run, set).await?;
             match outcome.quit {
@@ -240,13 +234,16 @@ impl<'a, 'b> Work<'a, 'b> {
         if gone.iter().all(|gone| *gone) {
             return Ok(Outcome::default());
         }
+        // Its rows were counted when they were read, where this run did that before it began anew.
+        let is_counted = self.report.has_written(batch);
         let (batch, slices) = match self.read_and_mend(plan, batch, &gone).await? {
             Mended::Whole(batch, left) => (batch, (left, Versions::default())),
             Mended::Void(void) => {
                 return Ok(Outcome { became: Some(void), ..Outcome::default() });
             }
         };
-        let left = self.archiving.limits.rows_max.map(|max| max.saturating_sub(self.read_rows));
+        let max = self.archiving.limits.rows_max.filter(|_| !is_counted);
+        let left = max.map(|max| max.saturating_sub(self.report.read_rows));
         let mut outcome = self.prune_batch(pruner, plan, &batch, slices, left).await?;
         if outcome.became.is_none()
             && let Cow::Owned(batch) = batch
@@ -271,7 +268,7 @@ impl<'a, 'b> Work<'a, 'b> {
         let mut outcome = Outcome::default();
         let mut ready: Option<(Batch, Versions)> = None;
         let mut is_last = false;
-        let mut read_rows = self.again_rows;
+        let mut read_rows = self.report.read_rows;
         let tells_versions = !self.keeps_rows
             && self.archiving.rule.verification == Verification::Tuple
             && reader.why_no_versions(&set).await?.is_none();
@@ -317,7 +314,7 @@ impl<'a, 'b> Work<'a, 'b> {
             if let Some(read) = &read {
                 self.report.count(&read.batch);
                 read_rows += read.root_rows;
-                self.read_rows += read.root_rows;
+                self.report.read_rows += read.root_rows;
                 let batch = read.batch.clone();
                 let one = ShelvedBatch { batch, sealed: None, void: None, expired: None };
                 run.batches.insert(number, one);
@@ -392,7 +389,7 @@ impl<'a, 'b> Work<'a, 'b> {
                     if let Some(left) = &mut rows_left {
                         let rows = gone.iter().map(|slice| slice.members[0].rows).sum::<u64>();
                         *left = left.saturating_sub(rows);
-                        self.read_rows += rows;
+                        self.report.read_rows += rows;
                     }
                     let rows = gone.iter().map(Slice::rows).sum::<u64>();
                     self.report.pruned_rows += rows;

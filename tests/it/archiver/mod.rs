@@ -23,6 +23,7 @@ mod keeping;
 mod keyless;
 mod keys;
 mod lacking;
+mod limits;
 mod linked;
 mod lost_commits;
 mod memory;
