@@ -65,7 +65,7 @@ const PAUSED: &str = "paused, ";
 /// How often it is looked whether such a set still is.
 const PAUSED_FOR: Duration = Duration::from_secs(10);
 
-/// How long after a failure, or while a gate is closed, it is tried again.
+/// How long after a failure, or while rows have to stay, it is tried again.
 const RETRY: TimeDelta = TimeDelta::hours(1);
 
 /// Queues and carries out what is due, as long as it is polled. `leads` says whether this process
@@ -252,7 +252,11 @@ async fn due(
                 let is_paused = Box::pin(pauses.has(session, config, rule)).await?;
                 (!is_paused).then_some(due)
             }
-            Phase::Ended { at, reason, .. } if is_for_it && now < *at + wait(reason) => None,
+            Phase::Ended { at, reason, .. }
+                if is_for_it && wait(reason).is_none_or(|wait| now < *at + wait) =>
+            {
+                None
+            }
             Phase::Ended { .. } => Some(due),
         });
     }
@@ -263,8 +267,39 @@ async fn due(
     Ok(newest.is_none_or(|end| end.at < due).then_some(due))
 }
 
-fn wait(reason: &str) -> TimeDelta {
-    if reason == MADE_WAY || reason.starts_with(RESTED) { ASIDE } else { RETRY }
+/// How long after it ended it is tried again. `None` where only the next time of its calendar lets
+/// it go on: what is to work for so long at most does not begin anew at once.
+fn wait(reason: &str) -> Option<TimeDelta> {
+    if reason.starts_with(&Quit::OutOfTime.words()) {
+        return None;
+    }
+    Some(if reason == MADE_WAY || reason.starts_with(RESTED) { ASIDE } else { RETRY })
+}
+
+/// It succeeded when nothing is left to do: whatever is, is tried again, and told after a day.
+fn outcome_of(report: &RunReport) -> Outcome {
+    let is_through =
+        report.quit.is_done() && report.left_rows == 0 && report.lacking_copies.is_empty();
+    match report.quit {
+        Quit::Critical(_) => Outcome::Failed,
+        _ if is_through => Outcome::Succeeded,
+        _ => Outcome::Deferred,
+    }
+}
+
+/// Why it ended, and what it did.
+fn reason_of(report: &RunReport) -> String {
+    let (words, pruned) = (report.words(), report.pruned_rows);
+    match report.quit {
+        Quit::Paused(_) => return format!("{PAUSED}{pruned} rows deleted: {words}"),
+        Quit::Rested(_) => return format!("{RESTED}{pruned} rows deleted: {words}"),
+        _ => {}
+    }
+    let left = Some(report.left_rows).filter(|left| *left > 0);
+    let left = left.map(|left| format!(", {left} left")).unwrap_or_default();
+    let copies = report.lacking_copies.first();
+    let copies = copies.map(|why| format!("; not copied: {why}")).unwrap_or_default();
+    format!("{words}: {pruned} rows deleted{left}{copies}")
 }
 
 /// Sets that were paused when that was looked at, and when that was.
@@ -358,28 +393,12 @@ async fn one(
     };
     match Box::pin(carry_out(session, &Set { config, rule }, meter)).await {
         Ok(report) => {
-            let outcome = match report.quit {
-                Quit::Critical(_) => Outcome::Failed,
-                // It is tried again until the gate is open, or it may go on.
-                Quit::Gate(_) | Quit::Paused(_) | Quit::Rested(_) => Outcome::Deferred,
-                _ => Outcome::Succeeded,
-            };
             for why in &report.lacking_copies {
                 tracing::warn!(event = "archive.not-copied", set = name, why);
             }
-            let rows = (report.pruned_rows, report.left_rows);
-            (outcome, reason(&report.quit, rows, &report.words()))
+            (outcome_of(&report), reason_of(&report))
         }
         Err(error) => (Outcome::Failed, told(&error)),
-    }
-}
-
-/// Why a run stopped, and how far it came.
-fn reason(quit: &Quit, (pruned, left): (u64, u64), words: &str) -> String {
-    match quit {
-        Quit::Paused(_) => format!("{PAUSED}{pruned} rows deleted: {words}"),
-        Quit::Rested(_) => format!("{RESTED}{pruned} rows deleted: {words}"),
-        _ => format!("{pruned} rows deleted, {left} left: {words}"),
     }
 }
 
@@ -425,13 +444,48 @@ mod tests {
 
     #[test]
     fn who_rested_or_made_way_is_tried_again_soon() {
-        let of = |quit: Quit| reason(&quit, (0, 0), &quit.words());
+        let of = |quit: Quit| reason_of(&RunReport { quit, ..RunReport::default() });
         let rested = of(Quit::Rested("replicas are behind".to_owned()));
         assert!(rested.ends_with("replicas are behind"), "{rested}");
-        assert_eq!((wait(&rested), wait(MADE_WAY)), (ASIDE, ASIDE));
-        assert_eq!(wait(&of(Quit::Gate("it is too young".to_owned()))), RETRY);
+        assert_eq!((wait(&rested), wait(MADE_WAY)), (Some(ASIDE), Some(ASIDE)));
+        assert_eq!(wait(&of(Quit::Gate("it is too young".to_owned()))), Some(RETRY));
         let paused = of(Quit::Paused("dba paused it".to_owned()));
         assert!(paused.starts_with(PAUSED) && paused.ends_with("dba paused it"), "{paused}");
+    }
+
+    #[test]
+    fn a_run_that_leaves_something_is_no_success() {
+        let ended = |quit: Quit, left_rows: u64, lacking: Option<&str>| {
+            let mut report = RunReport::default();
+            (report.quit, report.left_rows, report.pruned_rows) = (quit, left_rows, 30);
+            report.lacking_copies = lacking.iter().map(|&why| why.to_owned()).collect();
+            format!("{}: {}", outcome_of(&report).word(), reason_of(&report))
+        };
+        let done = "everything selected is moved: 30 rows deleted";
+        assert_eq!(ended(Quit::Finished, 0, None), format!("succeeded: {done}"));
+        assert!(ended(Quit::NothingSelected, 0, None).starts_with("succeeded: nothing is"));
+        let lacks = ended(Quit::Finished, 0, Some("no room"));
+        assert_eq!(lacks, format!("deferred: {done}; not copied: no room"));
+        let late = ended(Quit::OutOfTime, 0, None);
+        assert_eq!(late, "deferred: its time is over: 30 rows deleted");
+        assert!(ended(Quit::Closed(None), 0, None).starts_with("deferred: no window of it"));
+        let gate = ended(Quit::Gate("too new".to_owned()), 2, None);
+        let held = "deferred: rows may not be deleted yet: too new: 30 rows deleted, 2 left";
+        assert_eq!(gate, held);
+        let left = ended(Quit::Finished, 2, None);
+        assert!(left.starts_with("deferred: rows were left that kept changing"), "{left}");
+        assert!(left.ends_with(": 30 rows deleted, 2 left"), "{left}");
+        assert!(ended(Quit::Critical("lag".to_owned()), 0, None).starts_with("failed: "));
+    }
+
+    #[test]
+    fn what_ran_out_of_time_waits_for_its_next_time() {
+        let mut report = RunReport::default();
+        report.quit = Quit::OutOfTime;
+        assert_eq!(wait(&reason_of(&report)), None);
+        report.quit = Quit::Closed(None);
+        assert_eq!(wait(&reason_of(&report)), Some(RETRY));
+        assert_eq!((wait(MADE_WAY), wait("it failed")), (Some(ASIDE), Some(RETRY)));
     }
 
     #[test]

@@ -45,6 +45,7 @@ mod remains;
 mod renamed;
 mod renewed;
 mod returns;
+mod scheduled;
 mod shop;
 mod sigkill;
 mod statements;
