@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono_tz::Tz;
 use stillpoint_contract::{CutoffForm, code};
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::policy::{
     ArchiveEncryption, ArchiveRule, ArchivedChild, DestinationRule, EventRule, FileFormat, Gates,
-    Period, Throttle, Verification,
+    Period, Throttle, Verification, Window,
 };
 
 /// How large files and slices are, and how long a transaction takes, where nothing is said.
@@ -244,10 +245,16 @@ pub(super) const ARCHIVE: &[Key] = &[
     Key::new(
         "schedule",
         Shape::Text(&CRON),
-        "when those that serve begin a run, in the zone of the cutoff [default: never]",
+        "when those that serve begin a run, in cutoff_timezone or, without one, timezone \
+         [default: never]",
     )
     .alike(&["cron", "at", "every"]),
-    Key::new("window", Shape::List(&Shape::Text(&WINDOW)), "when it may run [default: always]"),
+    Key::new(
+        "window",
+        Shape::List(&Shape::Text(&WINDOW)),
+        "when it may run, in cutoff_timezone or, without one, timezone where it names no zone \
+         [default: always]",
+    ),
     Key::new("max_runtime", Shape::Text(&LENGTH), "how long it runs at most")
         .alike(&["run_time", "runtime"]),
     Key::new(
@@ -288,6 +295,7 @@ fn rule(name: &str, node: &Node, config: &Config) -> Option<ArchiveRule> {
     let list = |key: &str| node.get(key).map_or(&[][..], Node::list);
     let texts = |key: &str| list(key).iter().filter_map(Node::text).map(str::to_owned).collect();
     let of_policy = &copied_to(&database, config);
+    let zone: Option<Tz> = text("cutoff_timezone").and_then(|text| text.parse().ok());
     Some(ArchiveRule {
         name: name.to_owned(),
         to: text("to").or_else(of_database).unwrap_or_default(),
@@ -296,7 +304,7 @@ fn rule(name: &str, node: &Node, config: &Config) -> Option<ArchiveRule> {
         key: text("key").filter(|key| key != "primary"),
         selects: text("where")?,
         age: text("cutoff").and_then(|text| cutoff(&text).ok()),
-        zone: text("cutoff_timezone").and_then(|text| text.parse().ok()),
+        zone,
         form: form
             .and_then(|form| CUTOFF_FORMS.iter().find(|(name, _)| *name == form))
             .map(|(_, form)| *form),
@@ -327,7 +335,7 @@ fn rule(name: &str, node: &Node, config: &Config) -> Option<ArchiveRule> {
         grace: text("grace").and_then(|text| length(&text).ok()).unwrap_or(GRACE),
         throttle: node.get("throttle").map(throttle).unwrap_or_default(),
         schedule: text("schedule"),
-        windows: super::build::windows(node.get("window")),
+        windows: windows(node.get("window"), zone.unwrap_or(config.zone)),
         runtime_max: text("max_runtime").and_then(|text| length(&text).ok()),
         reclaim: match text("reclaim").as_deref() {
             None | Some("none") => None,
@@ -338,6 +346,12 @@ fn rule(name: &str, node: &Node, config: &Config) -> Option<ArchiveRule> {
         keep: keep(node),
         retention: node.get("retention").and_then(retention),
     })
+}
+
+/// When it may run: each window in its own zone, or else in that one.
+fn windows(node: Option<&Node>, zone: Tz) -> Vec<Window> {
+    let windows = super::build::windows(node).into_iter();
+    windows.map(|window| Window { zone: window.zone.or(Some(zone)), ..window }).collect()
 }
 
 fn destination(node: Option<&Node>) -> DestinationRule {

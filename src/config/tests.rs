@@ -212,6 +212,21 @@ fn an_archive_may_say_all_that_there_is() {
     assert_eq!(rule.transaction, Duration::from_millis(250));
     assert_eq!(rule.key.as_deref(), Some("orders_number"));
 
+    // A window that names no zone is in that of the cutoff, or in the usual one, as the schedule is.
+    let usual = "timezone = \"Asia/Tokyo\"\nrepository.primary";
+    let text = ARCHIVE.replace("timezone = \"UTC\"\nrepository.primary", usual);
+    let text = text.replace("05:00 Europe/Berlin", "05:00\", \"12:00-13:00 Europe/Berlin");
+    for (own, zone) in
+        [("UTC", Tz::UTC), ("America/Lima", Tz::America__Lima), ("", Tz::Asia__Tokyo)]
+    {
+        let line = format!("cutoff_timezone = \"{own}\"");
+        let line = if own.is_empty() { "" } else { &line };
+        let loaded = of(&text.replace("cutoff_timezone = \"UTC\"", line));
+        assert!(loaded.problems.is_empty(), "{}", told(&loaded));
+        let zones = loaded.config.archives["orders"].windows.iter().map(|window| window.zone);
+        assert!(zones.eq([Some(zone), Some(Tz::Europe__Berlin)]), "{own}");
+    }
+
     // What nobody can know is asked for.
     let nowhere = ARCHIVE.replace("[[policy.default.copy]]\nname = \"dr\"\nto = \"dr\"", "");
     let several = ARCHIVE.replace(

@@ -67,7 +67,7 @@ pub struct ArchiveRule {
     pub throttle: Throttle,
     /// When those that serve begin a run; never where there is none.
     pub schedule: Option<String>,
-    /// When the work may run; at any time where there are none.
+    /// When the work may run, each in its own zone; at any time where there are none.
     pub windows: Vec<Window>,
     /// How long a run works at most.
     pub runtime_max: Option<Duration>,

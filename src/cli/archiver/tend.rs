@@ -233,7 +233,6 @@ async fn due(
         Error::new(ErrorKind::Config, code::CONFIG_VALUE, "read a schedule").caused_by(bad.why)
     })?;
     let Some(due) = calendar.turns(&rule.name).last(now) else { return Ok(None) };
-    let zone = rule.zone.unwrap_or(chrono_tz::Tz::UTC);
     if !rule.windows.is_empty() && !is_open(&rule.windows, zone, now) {
         return Ok(None);
     }

@@ -1,9 +1,12 @@
-//! Runs that those who serve begin, and that cannot move everything.
+//! Runs that those who serve begin, and when they may work: what they leave is told.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says what it tried")]
 
+use chrono::TimeDelta;
+use chrono_tz::{Asia::Tokyo, Europe::Berlin, Tz};
 use rusqlite::Connection;
+use stillpoint::world::World;
 
-use super::few::few;
+use super::few::{configured, few};
 use crate::serving::ward::Ward;
 
 /// A row takes a second.
@@ -61,4 +64,29 @@ fn a_set_whose_time_is_too_short_is_put_off_and_told_after_a_day() {
     let serving = ward.serve();
     ward.wait_until("more of it", || rows(&shop) < left);
     assert_eq!(serving.stop(), 143);
+}
+
+/// A window of an hour around what clocks show now in a zone, which it does not name.
+fn around_now(zone: Tz) -> String {
+    let now = World::real(1).clock.now().with_timezone(&zone).naive_local();
+    let [from, to] = [-30, 30].map(|minutes| (now + TimeDelta::minutes(minutes)).format("%H:%M"));
+    format!("window = [\"{from}-{to}\"]\n")
+}
+
+/// The configuration is one of Berlin.
+#[test]
+fn a_window_is_in_the_zone_of_the_cutoff_or_else_in_that_of_the_configuration() {
+    let (ward, shop) = few(9, "");
+    let own = "cutoff_timezone = \"Asia/Tokyo\"\n";
+    for (own, zone, quit) in [
+        ("", Tz::UTC, "window-closed"),
+        (own, Berlin, "window-closed"),
+        (own, Tokyo, "finished"),
+        ("", Berlin, "nothing-selected"),
+    ] {
+        ward.configure(&configured(&format!("{own}{}", around_now(zone))));
+        let run = ward.json(&["archive", "run", "few"]);
+        assert_eq!(run["quit"], quit, "{own}, {zone}: {run:#}");
+    }
+    assert_eq!(rows(&shop), 0);
 }
