@@ -443,7 +443,11 @@ mod tests {
 
     #[test]
     fn who_rested_or_made_way_is_tried_again_soon() {
-        let of = |quit: Quit| reason_of(&RunReport { quit, ..RunReport::default() });
+        let of = |quit: Quit| {
+            let mut report = RunReport::default();
+            report.quit = quit;
+            reason_of(&report)
+        };
         let rested = of(Quit::Rested("replicas are behind".to_owned()));
         assert!(rested.ends_with("replicas are behind"), "{rested}");
         assert_eq!((wait(&rested), wait(MADE_WAY)), (Some(ASIDE), Some(ASIDE)));
