@@ -94,7 +94,9 @@ pub use publish::{duckdb_views, hive_tables, refuse_encrypted};
 pub use put_back::{Returned, Returning, put_back};
 pub use read::{Damage, FoundRows, Verified, Wanted, columns_of, find, unsettled_rows, verify};
 pub use reattach::{Reattached, Standing, standing};
-pub use reconcile::{LiveSlice, Overlap, Reconciled, Reconciling, compare, reconcile};
+pub use reconcile::{
+    Hidden, LiveSlice, Overlap, Reconciled, Reconciling, compare, hidden, reconcile,
+};
 pub use run::{Archiving, Limits, Quit, RunReport};
 pub use second::verify_second;
 pub use shelf::{Shelf, Shelved, ShelvedBatch};

@@ -3,32 +3,41 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    ops::Range,
 };
 
 use stillpoint_contract::{Class, Column, Error, ErrorKind, Kind, Result, code};
 
 use super::{
-    document::{File, Plan},
+    document::{Batch, File, Plan},
     file::Format,
     names::Names,
     newest_view,
     place::Place,
+    reconcile::{Hidden, hidden},
     shelf::Shelf,
 };
+
+const STEP: &str = "publish an archive set";
+
+/// The column in which DuckDB numbers the rows of a Parquet file, from 0.
+const ROW_NUMBER: &str = "file_row_number";
 
 /// Refuses a set of which files are encrypted that count: no query engine could read them.
 ///
 /// # Errors
 ///
 /// [`Refused`](ErrorKind::Refused) with what reads them instead.
-pub fn refuse_encrypted(place: &Place, shelf: &Shelf) -> Result<()> {
-    let files = shelf.sealed().flat_map(|(_, batch)| batch.files());
+pub async fn refuse_encrypted(place: &Place, shelf: &Shelf) -> Result<()> {
+    let hidden = hidden(place).await?;
+    let counting = shelf.sealed().filter(|(_, batch)| hidden.shown(batch).next().is_some());
+    let files = counting.flat_map(|(_, batch)| batch.files());
     let encrypted = files.filter(|file| file.encryption.is_some()).count();
     if encrypted == 0 {
         return Ok(());
     }
     let set = place.set();
-    Err(Error::new(ErrorKind::Refused, code::ARCHIVE_KEY, "publish an archive set")
+    Err(Error::new(ErrorKind::Refused, code::ARCHIVE_KEY, STEP)
         .with("set", set)
         .with("encrypted files", encrypted)
         .why("query engines cannot read files that the repository's key encrypts")
@@ -36,25 +45,72 @@ pub fn refuse_encrypted(place: &Place, shelf: &Shelf) -> Result<()> {
         .next(format!("for runs to come: [archive.{set}]  encryption = \"none\"")))
 }
 
+/// The plan of the newest run, which says what tables there are.
+///
+/// # Errors
+///
+/// [`Missing`](ErrorKind::Missing) when nothing was archived yet.
+pub(super) fn newest_plan<'a>(place: &Place, shelf: &'a Shelf) -> Result<&'a Plan> {
+    shelf.runs.last().map(|run| &run.plan).ok_or_else(|| {
+        Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, STEP)
+            .with("set", place.set())
+            .with("place", place.location())
+            .why("nothing was archived yet")
+            .next(format!("stillpoint archive run {}", place.set()))
+    })
+}
+
 /// Views for DuckDB, two for each table of a set, over the files of sealed batches and no others:
-/// one has every version of a row, the other one the newest.
+/// one has every version of a row, the other one the newest. Rows that readers pass over are in
+/// none of them.
+///
+/// # Errors
+///
+/// [`Missing`](ErrorKind::Missing) when nothing was archived yet;
+/// [`Refused`](ErrorKind::Refused) when readers pass over some rows of a file of which DuckDB does
+/// not number the rows.
 /// Source: DuckDB documentation, Reading and Writing Parquet Files, and CSV, and JSON.
-pub fn duckdb_views(place: &Place, shelf: &Shelf) -> String {
-    let mut sql = String::new();
-    let Some(plan) = shelf.runs.last().map(|run| &run.plan) else { return sql };
-    let names = Names::of(shelf);
+pub async fn duckdb_views(place: &Place, shelf: &Shelf) -> Result<String> {
+    let plan = newest_plan(place, shelf)?;
+    let hidden = hidden(place).await?;
+    let (names, mut sql) = (Names::of(shelf), String::new());
     for (number, member) in plan.members.iter().enumerate() {
-        let files = files(place, shelf, &member.table.name);
+        let Files { counted: files, passed } = files(place, shelf, &hidden, &member.table.name);
+        let name = view_name(place.set(), plan, number);
+        name_passed(&mut sql, &name, &passed);
         if files.is_empty() {
+            name_empty(&mut sql, &name, "file");
             continue;
         }
-        let name = view_name(place.set(), plan, number);
+        if let Some(mixed) = files.iter().find(|file| file.is_mixed() && !file.has_row_numbers()) {
+            let why = "some of its rows do not count, and DuckDB numbers the rows of Parquet files \
+                       only, of which no column has that name";
+            return Err(mixed.refused(place.set(), why));
+        }
         let union = union_of(&files, &vec![String::new(); files.len()], None);
         let _ = writeln!(sql, "CREATE OR REPLACE VIEW {name} AS {union};");
         let newest = newest_name(place.set(), plan, number);
         sql.push_str(&newest_view::duckdb(&names, &files, (&name, &newest)));
     }
-    sql
+    Ok(sql)
+}
+
+/// Names files of which no row counts.
+fn name_passed(sql: &mut String, name: &str, passed: &[Counted<'_>]) {
+    for file in passed {
+        let told = format!(
+            "Not in {name}, as its rows live in their table again, or did until they were archived \
+             anew: {}",
+            file.path
+        );
+        let _ = writeln!(sql, "-- {}", told.replace(['\n', '\r'], " "));
+    }
+}
+
+/// Says why a table is not there.
+fn name_empty(sql: &mut String, name: &str, file: &str) {
+    let name = name.replace(['\n', '\r'], " ");
+    let _ = writeln!(sql, "-- {name} is left out: it has no {file} that counts yet");
 }
 
 /// Files that are read together.
@@ -62,6 +118,8 @@ struct Group<'a> {
     format: Format,
     casts: Vec<String>,
     more: &'a str,
+    /// Rows that do not count; where there are any, the group has one file.
+    passed: &'a [Range<u64>],
     paths: Vec<&'a str>,
 }
 
@@ -73,12 +131,18 @@ pub(super) fn union_of(files: &[Counted<'_>], more: &[String], name: Option<&str
     let mut groups: Vec<Group<'_>> = Vec::new();
     for (file, more) in files.iter().zip(more) {
         let casts = common.casts(file);
-        let is_like =
-            |of: &&mut Group<'_>| of.format == file.format && of.casts == casts && of.more == more;
+        let is_like = |of: &&mut Group<'_>| {
+            of.format == file.format
+                && of.casts == casts
+                && of.more == more
+                && of.passed.is_empty()
+                && file.passed.is_empty()
+        };
         match groups.iter_mut().find(is_like) {
             Some(group) => group.paths.push(&file.path),
             None => {
-                groups.push(Group { format: file.format, casts, more, paths: vec![&file.path] });
+                let (format, passed, paths) = (file.format, &*file.passed, vec![&*file.path]);
+                groups.push(Group { format, casts, more, passed, paths });
             }
         }
     }
@@ -88,7 +152,7 @@ pub(super) fn union_of(files: &[Counted<'_>], more: &[String], name: Option<&str
 
 /// What reads some files of one format, with columns in another form.
 fn select(files: &[Counted<'_>], group: &Group<'_>, name: Option<&str>) -> String {
-    let Group { format, casts, more, paths } = group;
+    let Group { format, casts, more, passed, paths } = group;
     let list: Vec<String> =
         paths.iter().map(|file| format!("    '{}'", file.replace('\'', "''"))).collect();
     let list = list.join(",\n");
@@ -112,12 +176,23 @@ fn select(files: &[Counted<'_>], group: &Group<'_>, name: Option<&str>) -> Strin
             ("read_json", options)
         }
     };
-    let columns =
-        if casts.is_empty() { "*".to_owned() } else { format!("* REPLACE ({})", casts.join(", ")) };
+    let mut columns = "*".to_owned();
+    let mut which = String::new();
+    if !passed.is_empty() {
+        let _ = write!(options, ", {ROW_NUMBER} = true");
+        let _ = write!(columns, " EXCLUDE ({ROW_NUMBER})");
+        let stretch =
+            |of: &Range<u64>| format!("{ROW_NUMBER} BETWEEN {} AND {}", of.start, of.end - 1);
+        let stretches: Vec<String> = passed.iter().map(stretch).collect();
+        let _ = write!(which, " WHERE NOT ({})", stretches.join(" OR "));
+    }
+    if !casts.is_empty() {
+        let _ = write!(columns, " REPLACE ({})", casts.join(", "));
+    }
     if let Some(name) = name {
         let _ = write!(options, ", filename = '{name}'");
     }
-    format!("SELECT {columns}{more} FROM {function}([\n{list}\n], {options})")
+    format!("SELECT {columns}{more} FROM {function}([\n{list}\n], {options}){which}")
 }
 
 /// Columns that some Parquet files have in another form than others, since a value did not fit.
@@ -208,20 +283,31 @@ fn json_type(kind: &Kind) -> &'static str {
 }
 
 /// External tables for Hive and Trino, over the directories of Parquet files. A table whose files
-/// are in several directories, as one that was renamed, is a view of a table for each.
+/// are in several directories, as one that was renamed, is a view of a table for each; so is one
+/// with files of which no row counts, which only a view leaves out.
+///
+/// # Errors
+///
+/// [`Missing`](ErrorKind::Missing) when nothing was archived yet;
+/// [`Refused`](ErrorKind::Refused) when readers pass over some rows of a file, and not over others.
 /// Source: Apache Hive, Language Manual, DDL, External Tables, and Create View.
-pub fn hive_tables(place: &Place, shelf: &Shelf) -> String {
+pub async fn hive_tables(place: &Place, shelf: &Shelf) -> Result<String> {
+    let plan = newest_plan(place, shelf)?;
+    let hidden = hidden(place).await?;
     let mut sql = String::from(
         "-- Hive reads whole directories: files of batches that are not sealed yet would count, \
          too.\n",
     );
-    let Some(plan) = shelf.runs.last().map(|run| &run.plan) else { return sql };
     let names = Names::of(shelf);
     let users = users(shelf);
     for (number, member) in plan.members.iter().enumerate() {
-        let files = files(place, shelf, &member.table.name);
-        let parquet = files.iter().filter(|file| file.format == Format::Parquet);
+        let files = files(place, shelf, &hidden, &member.table.name);
+        let parquet = files.counted.iter().filter(|file| file.format == Format::Parquet);
         let parquet: Vec<&Counted<'_>> = parquet.collect();
+        if let Some(mixed) = parquet.iter().find(|file| file.is_mixed()) {
+            let why = "some of its rows do not count, and Hive reads whole files";
+            return Err(mixed.refused(place.set(), why).next(for_duckdb(place.set())));
+        }
         let mut directories: Vec<(&str, &str)> = Vec::new();
         for file in &parquet {
             let one = (directory_of(&file.file.key), directory_of(&file.path));
@@ -234,12 +320,16 @@ pub fn hive_tables(place: &Place, shelf: &Shelf) -> String {
             directories.into_iter().partition(|&(key, _)| is_shared(key));
         let name = table_name(place.set(), plan, number);
         let quoted = hive_name(&name);
+        name_passed(&mut sql, &quoted, &files.passed);
         for (_, path) in shared {
             let _ = writeln!(
                 sql,
                 "-- Not in {quoted}, as other tables have files there, too, and Hive would read \
                  them: {path}; see --for duckdb"
             );
+        }
+        if parquet.is_empty() {
+            name_empty(&mut sql, &quoted, "Parquet file");
         }
         if own.is_empty() {
             continue;
@@ -256,33 +346,61 @@ pub fn hive_tables(place: &Place, shelf: &Shelf) -> String {
         }
         let view = newest_name(place.set(), plan, number);
         let table = view_name(place.set(), plan, number);
-        if let [(_, path)] = &*own {
+        let passed = files.passed.iter().filter(|file| {
+            let directory = directory_of(&file.file.key);
+            file.format == Format::Parquet && own.iter().any(|(key, _)| *key == directory)
+        });
+        let passed: Vec<&str> = passed.map(|file| file_name(&file.file.key)).collect();
+        if let ([(_, path)], true) = (&*own, passed.is_empty()) {
             hive_table(&mut sql, &quoted, newest, path);
             sql.push_str(&newest_view::hive(&names, &parquet, newest, (&table, &view)));
         } else {
-            hive_union(&mut sql, &name, newest, &own);
-            let why = "files are in several directories, and a view does not name them";
+            hive_union(&mut sql, &name, newest, (&own, &passed));
+            let why = if passed.is_empty() {
+                "files are in several directories, and a view does not name them"
+            } else {
+                "some files do not count, and a view does not name them"
+            };
             sql.push_str(&newest_view::left_out(&view, why));
         }
     }
-    sql
+    Ok(sql)
 }
 
-/// A view of a table for each directory.
-fn hive_union(sql: &mut String, name: &str, columns: &[Column], directories: &[(&str, &str)]) {
-    let mut selects = Vec::new();
+/// A view of a table for each directory, without files of which no row counts.
+/// Source: Apache Hive, Language Manual, Virtual Columns; Trino documentation, Hive connector,
+/// "Special columns".
+fn hive_union(
+    sql: &mut String,
+    name: &str,
+    columns: &[Column],
+    (directories, passed): (&[(&str, &str)], &[&str]),
+) {
+    let (mut selects, mut which) = (Vec::new(), String::new());
+    let mut why = "Its files are in several directories.";
+    if !passed.is_empty() {
+        why = "Some files in its directories do not count.";
+        let passed: Vec<String> = passed.iter().map(|name| hive_text(name)).collect();
+        let passed = passed.join(", ");
+        let _ = writeln!(
+            sql,
+            "-- For Trino, each table's rows below are those WHERE regexp_extract(\"$path\", \
+             '[^/]+$') NOT IN ({passed})"
+        );
+        which = format!(" WHERE regexp_extract(INPUT__FILE__NAME, '[^/]+$', 0) NOT IN ({passed})");
+    }
     for (key, path) in directories {
         // The same one each time, whichever directories there are by then.
         let hash = blake3::hash(key.as_bytes()).to_hex();
         let part = hive_name(&format!("{name}__{}", &hash[..8]));
         hive_table(sql, &part, columns, path);
-        selects.push(format!("SELECT * FROM {part}"));
+        selects.push(format!("SELECT * FROM {part}{which}"));
     }
     let (quoted, selects) = (hive_name(name), selects.join("\nUNION ALL "));
     let _ = writeln!(
         sql,
-        "-- Its files are in several directories. A table of that name from before goes \
-         first: DROP TABLE {quoted}\nCREATE OR REPLACE VIEW {quoted} AS {selects};"
+        "-- {why} A table of that name from before goes first: DROP TABLE {quoted}\n\
+         CREATE OR REPLACE VIEW {quoted} AS {selects};"
     );
 }
 
@@ -307,6 +425,15 @@ fn directory_of(file: &str) -> &str {
     file.rsplitn(3, '/').last().unwrap_or(file)
 }
 
+/// The name of a file, without its directories.
+fn file_name(file: &str) -> &str {
+    file.rsplit('/').next().unwrap_or(file)
+}
+
+fn hive_text(text: &str) -> String {
+    format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'"))
+}
+
 fn hive_name(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
@@ -316,9 +443,9 @@ fn hive_table(sql: &mut String, name: &str, columns: &[Column], directory: &str)
     let _ = writeln!(
         sql,
         "CREATE EXTERNAL TABLE IF NOT EXISTS {name} (\n{}\n)\nPARTITIONED BY (expire \
-         string)\nSTORED AS PARQUET\nLOCATION '{}';\nMSCK REPAIR TABLE {name};",
+         string)\nSTORED AS PARQUET\nLOCATION {};\nMSCK REPAIR TABLE {name};",
         columns.join(",\n"),
-        directory.replace('\\', r"\\").replace('\'', r"\'")
+        hive_text(directory)
     );
 }
 
@@ -403,7 +530,16 @@ pub(super) fn table_name(set: &str, plan: &Plan, number: usize) -> String {
     }
 }
 
-/// A file that counts.
+/// The files of a table.
+#[derive(Default)]
+pub(super) struct Files<'a> {
+    /// Those that count.
+    pub(super) counted: Vec<Counted<'a>>,
+    /// Those of which readers pass over every row.
+    pub(super) passed: Vec<Counted<'a>>,
+}
+
+/// A file that counts, or did.
 pub(super) struct Counted<'a> {
     /// The plan of its run, and which of its tables it is about.
     pub(super) plan: &'a Plan,
@@ -411,26 +547,87 @@ pub(super) struct Counted<'a> {
     pub(super) format: Format,
     pub(super) columns: &'a [Column],
     pub(super) file: &'a File,
+    /// The rows that readers pass over, from 0, in stretches that are as long as they can be.
+    passed: Vec<Range<u64>>,
     path: String,
 }
 
-/// The files of a table that count, by the name that it has now.
-pub(super) fn files<'a>(place: &Place, shelf: &'a Shelf, table: &str) -> Vec<Counted<'a>> {
+impl Counted<'_> {
+    /// Whether some of its rows count, and others do not.
+    pub(super) fn is_mixed(&self) -> bool {
+        !self.passed.is_empty() && !self.is_passed()
+    }
+
+    fn is_passed(&self) -> bool {
+        self.passed.first() == Some(&(0..self.file.rows))
+    }
+
+    /// Whether DuckDB can tell its rows from one another by their places.
+    fn has_row_numbers(&self) -> bool {
+        let is_taken = |column: &Column| column.name.eq_ignore_ascii_case(ROW_NUMBER);
+        self.format == Format::Parquet && !self.columns.iter().any(is_taken)
+    }
+
+    /// Refuses a mixed one, and says how it becomes one whose rows all count, as far as that goes.
+    pub(super) fn refused(&self, set: &str, why: &'static str) -> Error {
+        let rows = self.passed.iter().map(|of| of.end - of.start).sum::<u64>();
+        Error::new(ErrorKind::Refused, code::ARCHIVE_PUBLISH, STEP)
+            .with("set", set)
+            .with("file", &self.file.key)
+            .with("rows that live again, or did", rows)
+            .why(why)
+            .next(format!("stillpoint archive reconcile {set} --prune"))
+            .next(format!("stillpoint archive scan {set} --format csv > {set}.csv"))
+    }
+}
+
+/// What shows more than others can.
+pub(super) fn for_duckdb(set: &str) -> String {
+    format!("stillpoint archive publish {set} --for duckdb")
+}
+
+/// The files of a table, by the name that it has now.
+pub(super) fn files<'a>(
+    place: &Place,
+    shelf: &'a Shelf,
+    hidden: &Hidden,
+    table: &str,
+) -> Files<'a> {
     let root = place.location();
     let root = root.strip_prefix("file://").unwrap_or(&root).trim_end_matches('/').to_owned();
     let names = Names::of(shelf);
-    let mut files = Vec::new();
+    let mut files = Files::default();
     for (plan, batch) in shelf.sealed() {
         let Some(number) = names.table(plan, Some(table)) else { continue };
         let member = &batch.members[number];
-        files.extend(member.file.as_ref().map(|file| Counted {
+        let Some(file) = &member.file else { continue };
+        let one = Counted {
             plan,
             member: number,
             format: plan.format,
             columns: &member.columns,
             file,
+            passed: passed_rows(hidden, batch, number),
             path: format!("{root}/{}", file.key),
-        }));
+        };
+        if one.is_passed() { files.passed.push(one) } else { files.counted.push(one) }
     }
     files
+}
+
+/// The rows of a file that readers pass over: it has those of its slices one behind the other.
+fn passed_rows(hidden: &Hidden, batch: &Batch, number: usize) -> Vec<Range<u64>> {
+    let (mut stretches, mut end) = (Vec::<Range<u64>>::new(), 0);
+    for slice in &batch.slices {
+        let begin = end;
+        end += slice.members[number].rows;
+        if begin == end || !hidden.has_slice(batch, slice) {
+            continue;
+        }
+        match stretches.last_mut() {
+            Some(last) if last.end == begin => last.end = end,
+            _ => stretches.push(begin..end),
+        }
+    }
+    stretches
 }

@@ -62,7 +62,7 @@ pub struct LiveSlice {
 ///
 /// By their places: how many rows one has is another number once somebody was erased.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Hidden(BTreeMap<String, BTreeSet<(u32, u32)>>);
+pub struct Hidden(BTreeMap<String, BTreeSet<(u32, u32)>>);
 
 impl Hidden {
     pub(super) fn of(slices: &[LiveSlice]) -> Self {
@@ -80,15 +80,24 @@ impl Hidden {
     }
 
     /// Whether a slice of a batch is one of them.
-    pub(super) fn has_slice(&self, batch: &Batch, slice: &Slice) -> bool {
+    pub fn has_slice(&self, batch: &Batch, slice: &Slice) -> bool {
         self.has(&live(batch, slice))
+    }
+
+    /// Those slices of a batch that readers see.
+    pub fn shown<'a>(&self, batch: &'a Batch) -> impl Iterator<Item = &'a Slice> {
+        batch.slices.iter().filter(move |slice| !self.has_slice(batch, slice))
     }
 }
 
 const NOTICES: &str = "reconciled";
 
 /// What the newest document says.
-pub(super) async fn hidden(place: &Place) -> Result<Hidden> {
+///
+/// # Errors
+///
+/// [`Corrupt`](ErrorKind::Corrupt) when it is not what was written.
+pub async fn hidden(place: &Place) -> Result<Hidden> {
     Ok(Hidden::of(&newest(place).await?.live))
 }
 

@@ -15,7 +15,8 @@ use super::{
         file::Format,
         names::Names,
         place::{Place, directory},
-        publish::{Counted, files, table_name},
+        publish::{Counted, Files, files, for_duckdb, newest_plan, table_name},
+        reconcile::{Hidden, hidden},
         shelf::Shelf,
     },
     columns,
@@ -43,6 +44,8 @@ pub struct PublishedTable {
     pub files: usize,
     /// How many rows.
     pub rows: u64,
+    /// The files that it does not have, as readers pass over every row of them.
+    pub passed: Vec<String>,
 }
 
 /// A table that can be published.
@@ -54,6 +57,7 @@ struct Draft<'a> {
     directory: String,
     columns: Vec<Column>,
     files: Vec<DataFile>,
+    passed: Vec<String>,
 }
 
 /// Writes metadata of Iceberg tables below a directory, one for each table of a set, over the files
@@ -62,23 +66,21 @@ struct Draft<'a> {
 ///
 /// # Errors
 ///
+/// [`Missing`](ErrorKind::Missing) when nothing was archived yet;
 /// [`Refused`](ErrorKind::Refused), before anything is written, when Iceberg cannot say what
-/// files hold; later, when something else is in the directory, or somebody publishes the same.
+/// files hold, or which of their rows readers pass over; later, when something else is in the
+/// directory, or somebody publishes the same.
 pub async fn iceberg_tables(
     place: &Place,
     shelf: &Shelf,
     into: &Path,
     world: &World,
 ) -> Result<Vec<PublishedTable>> {
-    let Some(plan) = shelf.runs.last().map(|run| &run.plan) else {
-        return Err(Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, STEP)
-            .with("set", place.set())
-            .why("nothing was archived yet")
-            .next(format!("stillpoint archive run {}", place.set())));
-    };
+    let plan = newest_plan(place, shelf)?;
+    let hidden = hidden(place).await?;
     let names = Names::of(shelf);
     let drafts: Vec<Draft<'_>> = (0..plan.members.len())
-        .map(|number| Draft::of(place, shelf, &names, plan, number))
+        .map(|number| Draft::of(place, (shelf, &hidden), &names, plan, number))
         .collect::<Result<_>>()?;
     let entropy = Arc::clone(&world.entropy);
     let store = LocalStore::open(RealFs, into, Writers::Several, &*world.clock, entropy).await?;
@@ -94,13 +96,13 @@ pub async fn iceberg_tables(
 impl<'a> Draft<'a> {
     fn of(
         place: &Place,
-        shelf: &'a Shelf,
+        (shelf, hidden): (&'a Shelf, &Hidden),
         names: &Names,
         plan: &'a Plan,
         number: usize,
     ) -> Result<Self> {
         let table = &plan.members[number].table;
-        let counted = files(place, shelf, &table.name);
+        let Files { counted, passed } = files(place, shelf, hidden, &table.name);
         if let Some(other) = counted.iter().find(|file| file.format != Format::Parquet) {
             return Err(refused(place.set(), "Iceberg knows no files but Parquet")
                 .with("file", &other.file.key)
@@ -108,6 +110,10 @@ impl<'a> Draft<'a> {
                     "for runs to come: [archive.{}]  format = \"parquet\"",
                     place.set()
                 )));
+        }
+        if let Some(mixed) = counted.iter().find(|file| file.is_mixed()) {
+            let why = "some of its rows do not count, and what is published names whole files";
+            return Err(mixed.refused(place.set(), why).next(for_duckdb(place.set())));
         }
         let columns = if counted.is_empty() {
             table.columns.clone()
@@ -126,6 +132,7 @@ impl<'a> Draft<'a> {
             directory: directory(&table_name(place.set(), plan, number)),
             columns,
             files: counted.iter().map(file).collect(),
+            passed: passed.iter().map(|one| one.file.key.clone()).collect(),
             root,
         })
     }
@@ -180,6 +187,7 @@ impl Publisher<'_> {
             metadata: self.path(&name(version)),
             files: draft.files.len(),
             rows: draft.files.iter().map(|file| file.rows).sum(),
+            passed: draft.passed.clone(),
         })
     }
 
@@ -331,5 +339,5 @@ fn refused(set: &str, why: &'static str) -> Error {
     Error::new(ErrorKind::Refused, code::ARCHIVE_PUBLISH, STEP)
         .with("set", set)
         .why(why)
-        .next(format!("stillpoint archive publish {set} --for duckdb"))
+        .next(for_duckdb(set))
 }

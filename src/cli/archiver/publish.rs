@@ -67,13 +67,18 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let set = Set::of(session, &options.set).await?;
     let place = set.place(session).await?;
     let shelf = Shelf::load(&place).await?;
-    refuse_encrypted(&place, &shelf)?;
+    refuse_encrypted(&place, &shelf).await?;
     let text = match (options.engine(), options.into) {
-        (Engine::Duckdb, None) => duckdb_views(&place, &shelf),
-        (Engine::Hive, None) => hive_tables(&place, &shelf),
+        (Engine::Duckdb, None) => duckdb_views(&place, &shelf).await?,
+        (Engine::Hive, None) => hive_tables(&place, &shelf).await?,
         #[cfg(feature = "parquet")]
         (Engine::Iceberg, Some(into)) => {
             let tables = iceberg_tables(&place, &shelf, &into, &session.world).await?;
+            for file in tables.iter().flat_map(|one| &one.passed) {
+                let why =
+                    "its rows live in their table again, or did until they were archived anew";
+                tracing::warn!(set = options.set, file, why, "it is left out");
+            }
             let places = tables.iter().map(|one| one.metadata.display().to_string() + "\n");
             places.collect()
         }

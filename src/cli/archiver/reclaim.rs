@@ -6,7 +6,7 @@ use stillpoint_contract::{ErrorKind, Result, Rows, Space};
 
 use super::place::Set;
 use crate::{
-    archiver::Shelf,
+    archiver::{Shelf, hidden},
     cli::{
         answer::Answer,
         exit,
@@ -149,12 +149,16 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
 
 /// The same, without telling it.
 pub(super) async fn reclaim(session: &Session, set: &Set, method: &str) -> Result<ReclaimAnswer> {
-    let shelf = Shelf::load(&set.place(session).await?).await?;
+    let place = set.place(session).await?;
+    let (shelf, hidden) = (Shelf::load(&place).await?, hidden(&place).await?);
     let (mut archived_rows, mut archived_bytes) = (0, 0);
     for (plan, batch) in shelf.sealed() {
-        archived_rows += batch.rows();
         let row_bytes = plan.bytes.checked_div(plan.rows).unwrap_or(0);
-        archived_bytes += row_bytes * batch.slices.iter().map(|s| s.members[0].rows).sum::<u64>();
+        // What lives again takes its space again.
+        for slice in hidden.shown(batch) {
+            archived_rows += slice.rows();
+            archived_bytes += row_bytes * slice.members[0].rows;
+        }
     }
     let driver = set.driver(session).await?;
     let mut rows = driver.rows().await?;

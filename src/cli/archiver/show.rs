@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use serde::Serialize;
-use stillpoint_contract::Result;
+use stillpoint_contract::{Error, ErrorKind, Result, code};
 
 use super::place::Set;
 use crate::{
-    archiver::{Batch, Shelf, Shelved, ShelvedBatch},
+    archiver::{Batch, Hidden, Shelf, Shelved, ShelvedBatch, Slice, hidden},
     cli::{
         answer::{Answer, Stamp},
         exit,
-        page::{Page, Table},
+        page::{Page, Table, printable},
         serve,
         session::Session,
         units,
@@ -50,6 +50,9 @@ struct RunRow {
     archived_rows: u64,
     /// Rows that are in files, and may be in their tables.
     pending_rows: u64,
+    /// Rows that are in files and live in their tables again after a restore, or did: readers pass
+    /// over them.
+    passed_rows: u64,
     files: u64,
     bytes: u64,
     ended: Option<Stamp>,
@@ -58,11 +61,14 @@ struct RunRow {
 }
 
 impl RunRow {
-    fn of(set: &str, run: &Shelved) -> Self {
+    fn of(set: &str, run: &Shelved, hidden: &Hidden) -> Self {
         let rows = |is_wanted: fn(&ShelvedBatch) -> bool| {
             let batches = run.batches.values().filter(|one| is_wanted(one));
             batches.map(|one| one.batch.rows()).sum::<u64>()
         };
+        let sealed = run.batches.values().filter(|one| one.is_sealed());
+        let shown = sealed.flat_map(|one| hidden.shown(&one.batch));
+        let archived_rows = shown.map(Slice::rows).sum::<u64>();
         let live = run.batches.values().filter(|one| one.void.is_none());
         let files: Vec<u64> = live.flat_map(|one| file_bytes(&one.batch)).collect();
         Self {
@@ -70,8 +76,9 @@ impl RunRow {
             run: run.plan.run.clone(),
             made: Stamp(run.plan.made),
             cutoff: run.plan.cutoff.map(Stamp),
-            archived_rows: rows(ShelvedBatch::is_sealed),
+            archived_rows,
             pending_rows: rows(|one| one.sealed.is_none() && one.void.is_none()),
+            passed_rows: rows(ShelvedBatch::is_sealed) - archived_rows,
             files: files.len() as u64,
             bytes: files.iter().sum(),
             ended: run.end.as_ref().map(|end| Stamp(end.at)),
@@ -107,6 +114,17 @@ impl Answer for ListAnswer {
             ]);
         }
         page.table(&table);
+        let mut passed: BTreeMap<&str, u64> = BTreeMap::new();
+        for run in &self.runs {
+            *passed.entry(&run.set).or_default() += run.passed_rows;
+        }
+        for (set, rows) in passed.into_iter().filter(|(_, rows)| *rows > 0) {
+            let (set, rows) = (printable(set), units::grouped(rows));
+            page.line(format!(
+                "{rows} rows in files of {set} do not count: they live in their tables again, or \
+                 did until they were archived anew; see stillpoint archive reconcile {set}"
+            ));
+        }
     }
 }
 
@@ -118,8 +136,9 @@ pub(super) async fn list(session: &Session, options: ListOptions) -> Result<u8> 
     };
     let mut runs = Vec::new();
     for name in names {
-        let shelf = Shelf::load(&Set::of(session, &name).await?.place(session).await?).await?;
-        runs.extend(shelf.runs.iter().map(|run| RunRow::of(&name, run)));
+        let place = Set::of(session, &name).await?.place(session).await?;
+        let (shelf, hidden) = (Shelf::load(&place).await?, hidden(&place).await?);
+        runs.extend(shelf.runs.iter().map(|run| RunRow::of(&name, run, &hidden)));
     }
     session.answer(&ListAnswer { runs })?;
     Ok(exit::OK)
@@ -143,6 +162,9 @@ struct BatchRow {
     state: &'static str,
     slices: usize,
     rows: u64,
+    /// Those of an archived batch that readers pass over, since they live in their tables again
+    /// after a restore, or did.
+    passed_rows: u64,
     position: Option<String>,
     files: Vec<FileRow>,
 }
@@ -202,14 +224,16 @@ impl Answer for ShowAnswer {
 /// Shows one.
 pub(super) async fn show(session: &Session, options: ShowOptions) -> Result<u8> {
     let set = Set::of(session, &options.set).await?;
-    let shelf = Shelf::load(&set.place(session).await?).await?;
-    let run = match &options.run {
-        Some(name) => shelf.run(name)?,
-        None => match shelf.runs.last() {
-            Some(run) => run,
-            None => shelf.run("")?,
-        },
-    };
+    let place = set.place(session).await?;
+    let (shelf, hidden) = (Shelf::load(&place).await?, hidden(&place).await?);
+    let newest = shelf.runs.last().ok_or_else(|| {
+        Error::new(ErrorKind::Missing, code::NO_SUCH_ARCHIVE, "find a run")
+            .with("set", place.set())
+            .with("place", place.location())
+            .why("nothing was archived yet")
+            .next(format!("stillpoint archive run {}", place.set()))
+    })?;
+    let run = options.run.as_ref().map_or(Ok(newest), |name| shelf.run(name))?;
     let mut promoted = BTreeMap::new();
     for one in run.batches.values() {
         for (member, planned) in one.batch.members.iter().zip(&run.plan.members) {
@@ -223,16 +247,18 @@ pub(super) async fn show(session: &Session, options: ShowOptions) -> Result<u8> 
         }
     }
     session.answer(&ShowAnswer {
-        run: RunRow::of(&options.set, run),
+        run: RunRow::of(&options.set, run, &hidden),
         predicate: run.plan.predicate.clone(),
         tables: run.plan.members.iter().map(|member| member.table.name.clone()).collect(),
-        batches: run.batches.values().map(|one| batch_row(run, one)).collect(),
+        batches: run.batches.values().map(|one| batch_row(run, one, &hidden)).collect(),
         promoted,
     })?;
     Ok(exit::OK)
 }
 
-fn batch_row(run: &Shelved, one: &ShelvedBatch) -> BatchRow {
+fn batch_row(run: &Shelved, one: &ShelvedBatch, hidden: &Hidden) -> BatchRow {
+    let shown = hidden.shown(&one.batch).map(Slice::rows).sum::<u64>();
+    let passed_rows = if one.is_sealed() { one.batch.rows() - shown } else { 0 };
     let state = match (&one.void, one.is_sealed()) {
         (Some(_), _) => "void",
         (None, true) => "archived",
@@ -256,6 +282,7 @@ fn batch_row(run: &Shelved, one: &ShelvedBatch) -> BatchRow {
         state,
         slices: one.batch.slices.len(),
         rows: one.batch.rows(),
+        passed_rows,
         position: one.batch.position.clone(),
         files: files.collect(),
     }

@@ -95,7 +95,7 @@ async fn count(yard: &Yard<Sqlite>, table: Option<&str>) -> u64 {
 }
 
 async fn hive(yard: &Yard<Sqlite>) -> String {
-    hive_tables(&yard.place, &Shelf::load(&yard.place).await.unwrap())
+    hive_tables(&yard.place, &Shelf::load(&yard.place).await.unwrap()).await.unwrap()
 }
 
 /// Whether the rows of orders are put together of several tables.
@@ -124,7 +124,7 @@ async fn two_tables_share_no_directory() {
     assert_eq!((found.rows, found.damages.len(), found.unnamed), (4, 0, 0), "{found:?}");
     assert_eq!((count(&yard, None).await, count(&yard, Some(CUSTOMERS)).await), (2, 2));
     let shelf = Shelf::load(&yard.place).await.unwrap();
-    let views = duckdb_views(&yard.place, &shelf);
+    let views = duckdb_views(&yard.place, &shelf).await.unwrap();
     for one in shelf.runs.iter().flat_map(|run| run.batches.values()) {
         for file in one.batch.files() {
             assert!(views.contains(&file.key), "{views}");

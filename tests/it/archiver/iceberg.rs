@@ -428,7 +428,7 @@ async fn tables_of_one_name_in_several_schemas_are_all_seen() {
     let table = "\"o/ther\".items".to_owned();
     yard.rule.children.push(ArchivedChild { table, columns: Vec::new() });
     assert_eq!(yard.run().await.unwrap().pruned_rows, 8);
-    let views = duckdb_views(&yard.place, &Shelf::load(&yard.place).await.unwrap());
+    let views = duckdb_views(&yard.place, &Shelf::load(&yard.place).await.unwrap()).await.unwrap();
     if let Some(duckdb) = DuckDb::required() {
         let count = "SELECT count(*) FROM duckdb_views() WHERE NOT internal";
         let rows = duckdb.query(&format!("{views}\n{count}"));

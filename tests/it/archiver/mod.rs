@@ -36,6 +36,7 @@ mod planned;
 mod progress;
 mod protocol;
 mod published;
+mod published_again;
 mod published_newest;
 mod races_postgres;
 mod reclaimed;

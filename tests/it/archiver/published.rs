@@ -69,7 +69,7 @@ async fn show(duckdb: &DuckDb, format: FileFormat, notes: &[Option<&str>]) {
     yard.limits.keeps_source = true;
     assert_eq!(yard.run().await.unwrap().quit, Quit::KeptSource);
 
-    let views = duckdb_views(&yard.place, &Shelf::load(&yard.place).await.unwrap());
+    let views = duckdb_views(&yard.place, &Shelf::load(&yard.place).await.unwrap()).await.unwrap();
     let found = seen(
         duckdb,
         &views,

@@ -35,7 +35,7 @@ fn seen(duckdb: &DuckDb, views: &str, query: &str) -> Vec<String> {
 }
 
 async fn views<S: Shop>(yard: &Yard<S>) -> String {
-    duckdb_views(&yard.place, &Shelf::load(&yard.place).await.unwrap())
+    duckdb_views(&yard.place, &Shelf::load(&yard.place).await.unwrap()).await.unwrap()
 }
 
 /// Puts rows back, into their tables or into new ones.
@@ -220,7 +220,7 @@ async fn the_newest_row_is_found_where_keys_got_other_types_and_names() {
 async fn hive_and_trino_have_a_view_of_the_newest_rows() {
     let folder = tempfile::tempdir().unwrap();
     let yard = corrected(folder.path(), false, [FileFormat::Parquet; 4]).await;
-    let tables = hive_tables(&yard.place, &Shelf::load(&yard.place).await.unwrap());
+    let tables = hive_tables(&yard.place, &Shelf::load(&yard.place).await.unwrap()).await.unwrap();
     assert!(tables.contains("CREATE VIEW `orders_newest` AS SELECT `id`, `token`"), "{tables}");
     assert!(tables.contains("PARTITION BY `id` ORDER BY regexp_extract("), "{tables}");
     let Some(duckdb) = DuckDb::required() else { return };

@@ -290,7 +290,7 @@ async fn pgcolumnar_632_files_that_nobody_names_do_not_count() {
     assert_eq!(yard.archived("orders").await.len(), 30);
     let found = verify(&yard.place, &yard.world.cpu, None, |_| true).await.unwrap();
     assert_eq!((found.rows, found.damages.len()), (30, 0));
-    let views = duckdb_views(&yard.place, &Shelf::load(&yard.place).await.unwrap());
+    let views = duckdb_views(&yard.place, &Shelf::load(&yard.place).await.unwrap()).await.unwrap();
     assert!(views.contains(name) && !views.contains(&format!("-{name}'")), "{views}");
     assert_eq!(yard.shop.ask("SELECT token FROM orders").await, Vec::<String>::new());
 }

@@ -93,7 +93,8 @@ async fn i10_i16_who_is_erased_is_gone_from_files_of_other_names_too() {
     assert_eq!(count(&yard, None, "customer = 3").await, 0);
     assert_eq!(count(&yard, None, "").await, 135);
     if let Some(duckdb) = DuckDb::required() {
-        let views = duckdb_views(&yard.place, &Shelf::load(&yard.place).await.unwrap());
+        let views =
+            duckdb_views(&yard.place, &Shelf::load(&yard.place).await.unwrap()).await.unwrap();
         let rows = duckdb.query(&format!("{views}\nSELECT count(*)::VARCHAR FROM orders"));
         assert_eq!(rows.unwrap().trim(), "[\"135\"]");
     }
@@ -172,7 +173,7 @@ async fn duckdb_sees_files_of_several_forms_together() {
         yard.shop.change(&[insert]).await;
         assert_eq!(yard.run().await.unwrap().pruned_rows, 1);
     }
-    let views = duckdb_views(&yard.place, &Shelf::load(&yard.place).await.unwrap());
+    let views = duckdb_views(&yard.place, &Shelf::load(&yard.place).await.unwrap()).await.unwrap();
     let rows = duckdb.query(&format!("{views}\nSELECT n FROM orders ORDER BY id")).unwrap();
     assert_eq!(rows.lines().collect::<Vec<_>>(), ["[\"5\"]", "[\"odd\"]", "[\"6.5\"]"]);
 }

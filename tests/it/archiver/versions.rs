@@ -334,7 +334,7 @@ async fn spelled_otherwise(index: &str, [old, new]: [&str; 2], is_same: bool) {
     let back = put(&yard, "", (Conflict::Overwrite, None), None).await.unwrap();
     assert_eq!(counts(&back), [[rows - 1, 1, 0, older]], "{index}");
     assert_eq!(yard.shop.ask(&note).await, [expected], "{index}");
-    let views = duckdb_views(&yard.place, &Shelf::load(&yard.place).await.unwrap());
+    let views = duckdb_views(&yard.place, &Shelf::load(&yard.place).await.unwrap()).await.unwrap();
     let is_left_out = views.contains("is left out: texts of other bytes are one key");
     assert_eq!(is_left_out, is_same, "{views}");
 
@@ -380,7 +380,7 @@ async fn a_key_is_the_same_in_files_of_runs_that_older_versions_planned() {
     assert!(shelf.runs[0].plan.members[0].table.alike.is_empty());
     assert!(!shelf.runs[2].plan.members[0].table.alike.is_empty());
 
-    let views = duckdb_views(&yard.place, &shelf);
+    let views = duckdb_views(&yard.place, &shelf).await.unwrap();
     assert!(views.contains("is left out: texts of other bytes are one key"), "{views}");
     let back = put(&yard, "", (Conflict::Fail, None), None).await.unwrap();
     assert_eq!(counts(&back), [[1, 0, 0, 1]], "{back:?}");
