@@ -64,8 +64,12 @@ pub struct ErasureRevoked {
 pub struct Erased {
     /// Its id; none where nothing was written down.
     pub id: Option<String>,
-    /// How many rows were taken out of files, of all tables and at all places.
+    /// How many rows were taken out of files, of all tables, at the first place.
     pub rows: u64,
+    /// How many at the others: copies of rows.
+    pub copied_rows: u64,
+    /// How many stay at the first place for now, in batches that have held rows.
+    pub held_rows: u64,
     /// How many batches were written anew, at all places.
     pub batches: u64,
     /// What became of the files before.
@@ -76,6 +80,22 @@ pub struct Erased {
     /// How many batches have no such column: rows of the subject may be in them, under another
     /// name of the column than the engine tells.
     pub unlike: u64,
+}
+
+impl Erased {
+    /// Counts rows that are taken out at one of the places, of which the first one has number 0.
+    fn count(&mut self, number: usize, rows: u64) {
+        if number == 0 {
+            self.rows += rows;
+        } else {
+            self.copied_rows += rows;
+        }
+    }
+
+    /// Whether any row was found.
+    pub fn has_any(&self) -> bool {
+        self.rows + self.copied_rows + self.held_rows > 0
+    }
 }
 
 /// How far an erasure goes.
@@ -125,7 +145,7 @@ pub async fn erase(
     if erasing == Erasing::Dry {
         return Ok(found);
     }
-    if erasing == Erasing::IfFound && found.rows == 0 {
+    if erasing == Erasing::IfFound && !found.has_any() {
         // Whoever asks again since it was interrupted has the rest of it done.
         let removed = replay(places, world).await?.removed;
         return Ok(Erased { removed, ..found });
@@ -196,7 +216,7 @@ pub async fn heed_erasures(
 async fn look(places: &[Place], world: &World, erasure: &Erasure, holds: &Holds) -> Result<Erased> {
     let mut found = Erased::default();
     let subjects = [erasure.subject.search()];
-    for place in places {
+    for (number, place) in places.iter().enumerate() {
         let shelf = Shelf::load(place).await?;
         let names = Names::of(&shelf);
         for run in &shelf.runs {
@@ -209,12 +229,15 @@ async fn look(places: &[Place], world: &World, erasure: &Erasure, holds: &Holds)
                     continue;
                 }
                 let is_held = holds.of_run(&plan.run) || doomed.meets(&holds.rows_in(&of).await?);
-                if is_held {
-                    found.held += 1;
-                } else {
+                if !is_held {
                     found.batches += 1;
+                    found.count(number, doomed.rows);
+                    continue;
                 }
-                found.rows += doomed.rows;
+                found.held += 1;
+                if number == 0 {
+                    found.held_rows += doomed.rows;
+                }
             }
         }
     }
@@ -294,7 +317,7 @@ pub(super) async fn replay(places: &[Place], world: &World) -> Result<Erased> {
     for (number, place) in places.iter().enumerate() {
         if number > 0 {
             let followed = follow(&places[0], place, world, &holds).await?;
-            erased.rows += followed.rows;
+            erased.count(number, followed.rows);
             erased.batches += followed.batches;
             erased.removed.add(followed.removed);
         }
@@ -322,8 +345,11 @@ pub(super) async fn replay(places: &[Place], world: &World) -> Result<Erased> {
                 if Box::pin(gone).await?.is_held {
                     held_here += 1;
                     erased.held += 1;
+                    if number == 0 {
+                        erased.held_rows += doomed.rows;
+                    }
                 } else {
-                    erased.rows += doomed.rows;
+                    erased.count(number, doomed.rows);
                     erased.batches += 1;
                 }
             }

@@ -214,7 +214,9 @@ impl Archiving<'_> {
                         // Keys of files that were being written when somebody was killed.
                         sweep(self.place, &Shelf::load(self.place).await?).await?;
                     }
-                    report.quit = quit;
+                    // That so many rows were read moved none of them.
+                    let is_kept = self.limits.keeps_source && quit == Quit::RowsMax;
+                    report.quit = if is_kept { Quit::KeptSource } else { quit };
                     return Ok(());
                 }
                 Err(error) => error,

@@ -46,7 +46,13 @@ struct EraseAnswer {
     /// What it is called; none where nothing was written down.
     erasure: Option<String>,
     is_dry_run: bool,
+    /// Rows of all tables, in the files of the set: none twice for its copies.
     erased_rows: u64,
+    /// The same in second copies.
+    copied_rows: u64,
+    /// Rows that stay in the files of the set for now, in batches that have held rows.
+    held_rows: u64,
+    /// At all places.
     rewritten_batches: u64,
     /// Batches that stay as they are for now, since rows that would go are held.
     held_batches: u64,
@@ -68,14 +74,23 @@ impl Answer for EraseAnswer {
         };
         let set = printable(&self.set);
         page.line(format!("{rows} erased from the files of archive set {set}."));
+        if self.copied_rows > 0 {
+            let copies = units::grouped(self.copied_rows);
+            page.line(format!("  In second copies: {copies}."));
+        }
+        let has_none = self.erased_rows + self.copied_rows == 0;
         if self.held_batches > 0 {
             let held = units::count(self.held_batches, "batch has", "batches have");
             page.line(format!(
                 "  {held} such rows that somebody holds, or may hold; they are erased after that."
             ));
-        } else if self.erased_rows == 0 && self.erasure.is_some() {
+            if self.held_rows > 0 {
+                let rows = units::count(self.held_rows, "row stays", "rows stay");
+                page.line(format!("  {rows} until then."));
+            }
+        } else if has_none && self.erasure.is_some() {
             page.line("  No row has that value; should one be archived later, it is erased then.");
-        } else if self.erased_rows == 0 {
+        } else if has_none {
             page.line("  No row has that value, and nothing was written down.");
             page.line("  --even-if-none  has rows erased that are archived later");
         }
@@ -92,7 +107,9 @@ impl Answer for EraseAnswer {
             );
             page.line(format!("  {}", page.paint(Tone::Warning, &told)));
         }
-        self.gone.write(page);
+        if !would {
+            self.gone.write(page);
+        }
         if self.erasure.is_some() {
             page.line("  Should the subject be archived again, the same run erases it.");
         }
@@ -117,15 +134,17 @@ pub(super) async fn run(session: &Session, options: EraseOptions) -> Result<u8> 
     };
     let (reason, user) = (options.reason.unwrap_or_default(), session.user());
     let erased = erase(&places, &session.world, subject, (&reason, &user), erasing).await?;
-    let gone = Gone::of(erased.removed);
     // Whoever asks for it expects rows; a value that is written otherwise than theirs is likely.
-    let is_done = erased.rows > 0 && (erased.held == 0 || options.dry_run);
+    let is_done = erased.has_any() && (erased.held == 0 || options.dry_run);
+    let gone = Gone::of(erased.removed);
     let status = if is_done { gone.status() } else { exit::CHECK_FAILED };
     session.answer(&EraseAnswer {
         set: options.set,
         erasure: erased.id,
         is_dry_run: options.dry_run,
         erased_rows: erased.rows,
+        copied_rows: erased.copied_rows,
+        held_rows: erased.held_rows,
         rewritten_batches: erased.batches,
         held_batches: erased.held,
         batches_without_column: erased.unlike,

@@ -1,6 +1,6 @@
 //! `stillpoint archive reclaim`: what became of the space of rows that were archived.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use stillpoint_contract::{ErrorKind, Result, Rows, Space};
 
@@ -21,10 +21,28 @@ use crate::{
 pub(crate) struct Options {
     /// The archive set.
     set: String,
-    /// How: none only reports; vacuum lets the space be used again, and gives it back to the system
-    /// where the engine can.
+    /// How; no method writes a table or an index anew.
     #[arg(long, value_name = "METHOD", default_value = "none")]
-    method: String,
+    method: Method,
+}
+
+/// What is done with the space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Method {
+    /// Only report.
+    None,
+    /// Let the space be used again, and give it back to the system where the engine can.
+    Vacuum,
+}
+
+impl Method {
+    /// In the word that engines know.
+    fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Vacuum => "vacuum",
+        }
+    }
 }
 
 /// What became of the space of archived rows.
@@ -143,7 +161,7 @@ impl ReclaimAnswer {
 /// Reports, and reclaims if told to.
 pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
     let set = Set::of(session, &options.set).await?;
-    session.answer(&reclaim(session, &set, &options.method).await?)?;
+    session.answer(&reclaim(session, &set, options.method.word()).await?)?;
     Ok(exit::OK)
 }
 

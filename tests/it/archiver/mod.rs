@@ -53,6 +53,7 @@ mod statements;
 mod tables;
 mod throttle;
 mod through;
+mod told;
 mod triggers;
 mod types_postgres;
 mod types_sqlite;
