@@ -355,7 +355,7 @@ pub async fn hive_tables(place: &Place, shelf: &Shelf) -> Result<String> {
             hive_table(&mut sql, &quoted, newest, path);
             sql.push_str(&newest_view::hive(&names, &parquet, newest, (&table, &view)));
         } else {
-            hive_union(&mut sql, &name, newest, (&own, &passed));
+            hive_union(&mut sql, &name, newest, (&*own, &*passed));
             let why = if passed.is_empty() {
                 "files are in several directories, and a view does not name them"
             } else {
