@@ -339,7 +339,7 @@ async fn without_a_key_bytes_are_verified_and_rows_are_not_read() {
     let read = find(&locked, cpu, &Wanted::default(), None, take).await.unwrap_err();
     assert_eq!((read.kind(), read.code()), (ErrorKind::Denied, code::NO_KEY));
     let shelf = Shelf::load(&locked).await.unwrap();
-    let refused = refuse_encrypted(&locked, &shelf).unwrap_err();
+    let refused = refuse_encrypted(&locked, &shelf).await.unwrap_err();
     assert!(format!("{refused:?}").contains("archive scan orders"), "{refused:?}");
     let name = files(&*yard.store).await[0].clone();
     let mut changed = bytes(&*yard.store, &name).await;
