@@ -5,6 +5,7 @@
 //! a file is read back before it is relied on, a deletion returns what it deleted, that is compared
 //! row by row with what was read back, and the entry in the ledger is in the same transaction.
 
+mod again;
 mod anew;
 mod behind;
 mod bounds;
@@ -65,6 +66,7 @@ mod witness;
 mod word;
 mod work;
 
+pub use again::Left;
 pub use condition::{Compares, Term};
 pub use control::{Control, Since, control, tell};
 pub use destination::{Copies, Destination};

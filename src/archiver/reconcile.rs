@@ -9,23 +9,24 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use stillpoint_contract::{
-    Alike, ArchiveSet, Driver, Error, ErrorKind, KeyRange, LedgerEntry, Result, RowBatch, RowSink,
-    Rows, code, values,
+    Alike, ArchiveSet, Error, ErrorKind, KeyRange, LedgerEntry, Result, RowBatch, RowSink, Rows,
+    code, values,
 };
 
 use super::{
+    again::{Left, delete_again},
     anew::archived_anew,
     document::{Batch, Plan, Slice},
     homes::Homes,
     identity,
     names::Names,
     place::Place,
-    prune::{Pruned, Versions, entry, ledgered, prune},
+    prune::{entry, ledgered},
     reattach::Standing,
+    run::Archiving,
     shelf::Shelf,
-    shelve::{keep_slices, read_back, verified},
+    shelve::{keep_slices, verified},
     twins::take_out_living,
-    witness::Witness,
 };
 use crate::{pipeline::cpu::CpuPool, world::World};
 
@@ -131,6 +132,8 @@ pub struct Overlap {
     pub pruned_rows: u64,
     /// Slices that were not, since their rows are others now.
     pub differing: Vec<LiveSlice>,
+    /// Rows that were not, since they may not be deleted now.
+    pub left: Vec<Left>,
 }
 
 impl Overlap {
@@ -216,19 +219,15 @@ pub struct Reconciling {
 
 /// Compares, deletes again what is told to be deleted, and writes down what readers pass over.
 ///
-/// Rows are deleted again only if they are what the files hold; they are not exported again.
+/// Rows are deleted again only if they are what the files hold; they are not exported again. What
+/// keeps a run from deleting rows keeps these in their tables, too.
 ///
 /// # Errors
 ///
 /// [`Refused`](stillpoint_contract::ErrorKind::Refused) when the table is not the one that rows
 /// come from.
-pub async fn reconcile(
-    place: &Place,
-    world: &World,
-    driver: &dyn Driver,
-    may: Reconciling,
-    witness: &dyn Witness,
-) -> Result<Overlap> {
+pub async fn reconcile(archiving: &Archiving<'_>, may: Reconciling) -> Result<Overlap> {
+    let Archiving { driver, place, world, .. } = *archiving;
     let mut rows = driver.rows().await?;
     rows.lock(place.set(), std::time::Duration::from_secs(10)).await?;
     let shelf = Shelf::load(place).await?;
@@ -250,53 +249,19 @@ pub async fn reconcile(
         let of = (&shelf, &homes);
         Box::pin(note_again(&mut *rows, (place, world), of, &mut overlap)).await?;
     }
-    let mut failed = None;
+    let mut deleted = Ok(());
     if may.prunes && !overlap.live.is_empty() {
         rows.open_ledger().await?;
-        // A partition that was taken out and stands there is the run's own to look after.
-        let open = shelf.runs.iter().filter(|run| run.end.is_none() && run.plan.whole().is_some());
-        let open: Vec<&str> = open.map(|run| &*run.plan.run).collect();
-        let alive = Hidden::of(&overlap.live);
-        let mut gone = Vec::new();
-        for (plan, batch) in shelf.sealed().filter(|(plan, _)| !open.contains(&&*plan.run)) {
-            let of_batch = batch.slices.iter().filter(|slice| alive.has_slice(batch, slice));
-            let slices: Vec<Slice> = of_batch.cloned().collect();
-            if slices.is_empty() {
-                continue;
-            }
-            if homes.is_gone(plan) {
-                overlap.differing.extend(slices.iter().map(|slice| live(batch, slice)));
-                continue;
-            }
-            read_back(place, &world.cpu, plan, batch).await?;
-            let slices = place.open_bounds(batch, slices).await?;
-            let set = batch.set_of(plan);
-            for slice in slices {
-                let by_row = (std::slice::from_ref(&slice), &Versions::default());
-                match prune(&mut *rows, &world.cpu, batch, &set, by_row, witness).await {
-                    // The table of one slice does not keep those of others from being deleted.
-                    Err(error) if error.kind() == ErrorKind::Transient => return Err(error),
-                    Err(error) => failed = failed.or(Some(error)),
-                    Ok(Pruned::Gone) => {
-                        overlap.pruned_rows += slice.rows();
-                        overlap.archived.0 += 1;
-                        overlap.archived.1 += slice.rows();
-                        gone.push(live(batch, &slice));
-                    }
-                    Ok(Pruned::Differs(_)) => overlap.differing.push(live(batch, &slice)),
-                }
-            }
-        }
-        let gone = Hidden::of(&gone);
-        overlap.live.retain(|one| !gone.has(one));
+        let of = (&shelf, &homes);
+        deleted = Box::pin(delete_again(archiving, &mut *rows, of, &mut overlap)).await;
     }
     write_down(place, world, &overlap.passed()).await?;
-    failed.map_or(Ok(overlap), Err)
+    deleted.map(|()| overlap)
 }
 
 /// Batches that are sealed, but for those of partitions that a run looks after itself, until it
 /// ends.
-fn left_alone(shelf: &Shelf) -> impl Iterator<Item = (&Plan, &Batch)> {
+pub(super) fn left_alone(shelf: &Shelf) -> impl Iterator<Item = (&Plan, &Batch)> {
     let open = shelf.runs.iter().filter(|run| run.end.is_none() && run.plan.whole().is_some());
     let open: BTreeSet<&str> = open.map(|run| &*run.plan.run).collect();
     shelf.sealed().filter(move |(plan, _)| !open.contains(&*plan.run))

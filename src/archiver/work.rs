@@ -391,12 +391,7 @@ impl<'a, 'b> Work<'a, 'b> {
                         *left = left.saturating_sub(rows);
                         self.report.read_rows += rows;
                     }
-                    let rows = gone.iter().map(Slice::rows).sum::<u64>();
-                    self.report.pruned_rows += rows;
-                    let now = world.clock.elapsed();
-                    let took = now.saturating_sub(begun);
-                    self.stride.learn(took);
-                    self.pace.learn(took, rows, now);
+                    self.learn(begun, gone.iter().map(Slice::rows).sum());
                     continue;
                 }
                 // Other versions may be the same rows.
@@ -436,6 +431,16 @@ impl<'a, 'b> Work<'a, 'b> {
         let why = "rows had changed, and were not deleted";
         let (became, left_rows) = self.close(plan, batch, &deferred, why).await?;
         Ok(Outcome { quit: None, left_rows, became: Some(became), is_other_schema })
+    }
+
+    /// Learns from a transaction that began then, and deleted so many rows.
+    pub(super) fn learn(&mut self, begun: Duration, rows: u64) {
+        let now = self.archiving.world.clock.elapsed();
+        let took = now.saturating_sub(begun);
+        self.stride.learn(took);
+        self.report.pruned_rows += rows;
+        self.pace.learn(took, rows, now);
+        self.report.debts = self.pace.debts;
     }
 
     /// Adds to a difference which triggers may be its cause: rows that one changes in the

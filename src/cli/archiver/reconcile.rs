@@ -1,12 +1,14 @@
 //! `stillpoint archive reconcile`: after a restore of the database, which archived rows live again.
 
+use std::sync::Arc;
+
 use clap::Args;
 use serde::Serialize;
 use stillpoint_contract::Result;
 
-use super::place::Set;
+use super::{place::Set, run::Watcher};
 use crate::{
-    archiver::{self, LiveSlice, Nobody, Reconciling, Standing},
+    archiver::{self, Archiving, Left, Limits, LiveSlice, Reconciling, Standing},
     cli::{
         answer::Answer,
         exit,
@@ -14,14 +16,19 @@ use crate::{
         session::Session,
         units,
     },
+    pipeline::Meter,
 };
+
+/// How many reasons why rows were left are shown.
+const REASONS_MAX: usize = 10;
 
 /// What `archive reconcile` is told.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The archive set, or a database: all of its sets.
     set: String,
-    /// Delete those rows again; only those that are what the files hold.
+    /// Delete those rows again; only those that are what the files hold, once the policy's gates
+    /// are open, within its windows, and as slowly as its throttle says.
     #[arg(long)]
     prune: bool,
     /// Say that the database was restored, so that its table, which is another one now, takes the
@@ -50,10 +57,42 @@ struct ReconcileAnswer {
     pruned_rows: u64,
     /// Slices that were not, since their rows are others now.
     differing: Vec<LiveSlice>,
+    /// Rows that were not, since they may not be deleted now.
+    left_rows: u64,
+    left: Vec<LeftRow>,
     /// Partitions that stand beside their table again, though their runs ended.
     standing: Vec<StandingRow>,
     /// Rows that the ledger says were deleted, and of whose files nothing is known here.
     unknown_rows: u64,
+}
+
+/// Rows that were not deleted again.
+#[derive(Debug, Serialize)]
+struct LeftRow {
+    why: String,
+    rows: u64,
+}
+
+impl LeftRow {
+    fn of(Left { why, rows }: Left) -> Self {
+        Self { why, rows }
+    }
+
+    fn write(left: &[Self], page: &mut Page<'_>, set: &str) {
+        if left.is_empty() {
+            return;
+        }
+        for Self { why, rows } in left.iter().take(REASONS_MAX) {
+            page.line(format!("  left {} rows: {}", units::grouped(*rows), printable(why)));
+        }
+        if let Some(more) = left.len().checked_sub(REASONS_MAX).filter(|more| *more > 0) {
+            let reasons = units::count(more as u64, "reason", "reasons");
+            page.line(format!("  and others, for {reasons} more"));
+        }
+        page.line(format!(
+            "  To go on once that is over: stillpoint archive reconcile {set} --prune"
+        ));
+    }
 }
 
 /// A partition that stands beside its table again.
@@ -95,14 +134,15 @@ impl Answer for ReconcileAnswer {
     fn write(&self, page: &mut Page<'_>) {
         let rows = |count| format!("{} rows", units::grouped(count));
         page.line(format!("Archive set {}", printable(&self.set)));
-        page.facts(
-            2,
-            &[
-                ("only in files", rows(self.archived_rows)),
-                ("live again", rows(self.live_rows)),
-                ("deleted again", rows(self.pruned_rows)),
-            ],
-        );
+        let mut facts = vec![
+            ("only in files", rows(self.archived_rows)),
+            ("live again", rows(self.live_rows)),
+            ("deleted again", rows(self.pruned_rows)),
+        ];
+        if self.left_rows > 0 {
+            facts.push(("left", rows(self.left_rows)));
+        }
+        page.facts(2, &facts);
         if self.unknown_rows > 0 {
             let lost = page.paint(Tone::Bad, "MISSING");
             page.line(format!(
@@ -141,8 +181,11 @@ impl Answer for ReconcileAnswer {
             page.line(
                 "  Rows that live again are not read from the archive until they are deleted.",
             );
-            page.line(format!("  To delete them: stillpoint archive reconcile {set} --prune"));
+            if self.left.is_empty() {
+                page.line(format!("  To delete them: stillpoint archive reconcile {set} --prune"));
+            }
         }
+        LeftRow::write(&self.left, page, &printable(&self.set));
         if !self.differing.is_empty() {
             let slices = units::count(self.differing.len() as u64, "slice", "slices");
             page.line(format!(
@@ -172,9 +215,21 @@ pub(super) async fn run(session: &Session, options: Options) -> Result<u8> {
 async fn reconcile(session: &Session, set: &Set, options: &Options) -> Result<u8> {
     let place = set.home(session).await?;
     let driver = set.driver(session).await?;
-    let world = &session.world;
     let may = Reconciling { prunes: options.prune, adopts: options.adopt, notes: options.note };
-    let overlap = archiver::reconcile(&place, world, &*driver, may, &Nobody).await?;
+    // Whoever only looks needs no other repository.
+    let gates = if may.prunes { set.gates(session, &place, &*driver).await? } else { Vec::new() };
+    let witness = Watcher::new(Arc::new(Meter::default()));
+    let archiving = Archiving {
+        driver: &*driver,
+        place: &place,
+        world: &session.world,
+        rule: &set.rule,
+        gates: &gates,
+        limits: Limits::default(),
+        witness: &witness,
+    };
+    let overlap = Box::pin(archiver::reconcile(&archiving, may)).await?;
+    let left_rows: u64 = overlap.left.iter().map(|one| one.rows).sum();
     let unknown_rows: u64 = overlap.unknown.iter().map(|entry| entry.rows).sum();
     session.answer(&ReconcileAnswer {
         set: set.rule.name.clone(),
@@ -186,8 +241,12 @@ async fn reconcile(session: &Session, set: &Set, options: &Options) -> Result<u8
         live: overlap.live,
         pruned_rows: overlap.pruned_rows,
         differing: overlap.differing,
+        left_rows,
+        left: overlap.left.into_iter().map(LeftRow::of).collect(),
         standing: overlap.standing.into_iter().map(StandingRow::of).collect(),
         unknown_rows,
     })?;
-    Ok(if unknown_rows > 0 { exit::CHECK_FAILED } else { exit::OK })
+    // Nobody goes on with what was left, as the next run does with its own.
+    let is_well = unknown_rows == 0 && left_rows == 0;
+    Ok(if is_well { exit::OK } else { exit::CHECK_FAILED })
 }

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says what it tried")]
 
 use stillpoint::archiver::{
-    Control, Nobody, Reconciling, Shelf, Wanted, control, events, find, reconcile, record, tell,
+    Control, Reconciling, Shelf, Wanted, control, events, find, record, tell,
 };
 
 use super::{
@@ -60,21 +60,19 @@ async fn the_newest_reconciliation_and_adoption_are_the_last_ones() {
     copy(&path, &held);
 
     replace(&clone, &path);
-    let driver = yard.shop.driver().await;
     yard.world.clock = TestClock::skewed(40);
     let adopts = Reconciling { adopts: true, ..Reconciling::default() };
-    let found = reconcile(&yard.place, &yard.world, &*driver, adopts, &Nobody).await.unwrap();
+    let found = yard.reconcile(adopts).await.unwrap();
     assert_eq!((found.live.len(), seen(&yard).await), (2, 0), "{found:?}");
     yard.world.clock = TestClock::new();
     let prunes = Reconciling { prunes: true, ..adopts };
-    let found = reconcile(&yard.place, &yard.world, &*driver, prunes, &Nobody).await.unwrap();
+    let found = yard.reconcile(prunes).await.unwrap();
     assert_eq!((found.pruned_rows, seen(&yard).await), (20, 20), "{found:?}");
     assert_eq!(yard.live("orders").await, Vec::<String>::new());
 
     replace(&held, &path);
     assert!(yard.run().await.is_err(), "it is another table again");
-    let driver = yard.shop.driver().await;
-    reconcile(&yard.place, &yard.world, &*driver, adopts, &Nobody).await.unwrap();
+    yard.reconcile(adopts).await.unwrap();
     assert!(yard.run().await.unwrap().quit.is_done());
     assert_eq!((yard.archived("orders").await.len(), seen(&yard).await), (20, 20));
 }

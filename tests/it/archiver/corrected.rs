@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use chrono_tz::{Asia::Kolkata, Tz};
 use stillpoint::{
-    archiver::{LiveSlice, Nobody, Quit, Reconciling, reconcile},
+    archiver::{LiveSlice, Quit, Reconciling},
     policy::{Period, PeriodUnit},
 };
 use stillpoint_contract::{CutoffForm, ErrorKind};
@@ -217,12 +217,8 @@ async fn i15_rows_that_are_changed_after_a_restore_are_not_taken_for_a_lost_ledg
         "INSERT INTO orders VALUES (1031, 'new', 'open', 'n', 1)",
     ];
     yard.shop.change(&back.map(str::to_owned)).await;
-    let driver = yard.shop.driver().await;
     let look = Reconciling::default();
-    let reconcile = async |may| {
-        let found = reconcile(&yard.place, &yard.world, &*driver, may, &Nobody);
-        Box::pin(found).await.unwrap()
-    };
+    let reconcile = async |may| yard.reconcile(may).await.unwrap();
     let found = reconcile(look).await;
     let rows = |slices: &[LiveSlice]| slices.iter().map(|slice| slice.rows).sum::<u64>();
     assert_eq!((rows(&found.live), rows(&found.unnoted)), (10, 10), "{found:?}");

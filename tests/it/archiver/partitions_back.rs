@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use stillpoint::{
-    archiver::{End, LiveSlice, Nobody, Overlap, Quit, Reconciling, Shelf, reconcile},
+    archiver::{End, LiveSlice, Overlap, Quit, Reconciling, Shelf},
     repository::store::Key,
 };
 use stillpoint_contract::code;
@@ -23,9 +23,7 @@ fn rows(slices: &[LiveSlice]) -> u64 {
 }
 
 async fn look<S: Shop>(yard: &Yard<S>, may: Reconciling) -> Overlap {
-    let driver = yard.shop.driver().await;
-    let found = reconcile(&yard.place, &yard.world, &*driver, may, &Nobody);
-    Box::pin(found).await.unwrap()
+    yard.reconcile(may).await.unwrap()
 }
 
 /// Rows of partitions that were dropped are nowhere else; but for one that somebody put back into

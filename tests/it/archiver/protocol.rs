@@ -12,9 +12,7 @@ use std::{
 
 use chrono::{Datelike as _, NaiveTime, TimeDelta};
 use stillpoint::{
-    archiver::{
-        Aged, Nobody, Place, Quit, Reconciling, SecondCopy, Shelf, Step, Witness, reconcile, verify,
-    },
+    archiver::{Aged, Place, Quit, Reconciling, SecondCopy, Shelf, Step, Witness, verify},
     policy::{FileFormat, Verification, Window},
     repository::store::{Key, MemoryStore, Store},
 };
@@ -412,9 +410,8 @@ async fn i15_after_a_restore_it_is_known_which_rows_live_again() {
     assert_eq!(error.code(), code::LEDGER, "{error:?}");
     assert!(error.advice()[0].contains("archive reconcile"), "{error:?}");
 
-    let driver = yard.shop.driver().await;
     let look = Reconciling::default();
-    let found = reconcile(&yard.place, &yard.world, &*driver, look, &Nobody).await.unwrap();
+    let found = yard.reconcile(look).await.unwrap();
     let rows: u64 = found.live.iter().map(|slice| slice.rows).sum();
     assert_eq!(rows as usize, 2 * live.len());
     // Each row is counted once.
@@ -424,7 +421,7 @@ async fn i15_after_a_restore_it_is_known_which_rows_live_again() {
 
     let files = yard.store.list("archive/orders/orders/").await.unwrap();
     let prunes = Reconciling { prunes: true, ..look };
-    let pruned = reconcile(&yard.place, &yard.world, &*driver, prunes, &Nobody).await.unwrap();
+    let pruned = yard.reconcile(prunes).await.unwrap();
     assert_eq!((pruned.pruned_rows, pruned.live.len()), (rows, 0));
     assert_eq!(yard.store.list("archive/orders/orders/").await.unwrap(), files);
     assert_eq!(yard.archived("orders").await, tokens(0..40));

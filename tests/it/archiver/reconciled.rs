@@ -2,16 +2,26 @@
 //! in its table or in the archive, and once, at every step.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-use std::fmt::Debug;
+use std::{
+    fmt::Debug,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
-use stillpoint::archiver::{
-    Erasing, LiveSlice, Nobody, Overlap, Quit, Reconciling, erase, reconcile, verify,
+use chrono::{Datelike as _, NaiveTime, TimeDelta};
+use stillpoint::{
+    archiver::{
+        Aged, Erasing, Left, LiveSlice, Overlap, Quit, Reconciling, Step, Witness, erase, tell,
+        verify,
+    },
+    policy::Window,
 };
 
 use super::{
     returns::{copy, replace},
     shop::{Shop, Sqlite, Yard, tokens},
 };
+use crate::support::world::TestClock;
 
 const LOOK: Reconciling = Reconciling { prunes: false, adopts: false, notes: false };
 
@@ -20,9 +30,7 @@ fn rows(slices: &[LiveSlice]) -> u64 {
 }
 
 async fn look(yard: &Yard<Sqlite>, may: Reconciling) -> Overlap {
-    let driver = yard.shop.driver().await;
-    let found = reconcile(&yard.place, &yard.world, &*driver, may, &Nobody);
-    Box::pin(found).await.unwrap()
+    yard.reconcile(may).await.unwrap()
 }
 
 /// How many rows live again, were archived anew, and were deleted since; nothing is taken for a
@@ -131,4 +139,80 @@ async fn i15_rows_that_are_deleted_after_a_restore_stay_deleted() {
         assert_eq!(yard.archived("orders").await, tokens(10..40));
         agrees(&yard, &may).await;
     }
+}
+
+/// Counts transactions that delete, and rests.
+#[derive(Debug, Default)]
+struct Counts {
+    begun: AtomicU64,
+    rests: AtomicU64,
+}
+
+impl Witness for Counts {
+    fn see(&self, step: &Step) {
+        match step {
+            Step::Begun => {
+                self.begun.fetch_add(1, Ordering::Relaxed);
+            }
+            Step::Resting { .. } => {
+                self.rests.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Nothing is deleted again; why.
+async fn leaves(yard: &Yard<Sqlite>) -> String {
+    let (counts, may) = (Counts::default(), Reconciling { prunes: true, ..LOOK });
+    let found = yard.reconcile_seen(may, &counts).await.unwrap();
+    assert_eq!(counts.begun.load(Ordering::Relaxed), 0, "{found:?}");
+    assert_eq!((found.pruned_rows, rows(&found.live)), (0, 40), "{found:?}");
+    assert_eq!(yard.live("orders").await.len(), 40);
+    let [Left { why, rows: 40 }] = &*found.left else { panic!("{found:?}") };
+    why.clone()
+}
+
+/// Invariant 13: what keeps a run from deleting rows keeps them in their table here, too, and is
+/// told; once it is over, the same rows go.
+#[tokio::test(flavor = "multi_thread")]
+async fn i13_no_row_is_deleted_again_that_no_run_might_delete() {
+    let mut yard = restored(0).await;
+    go_back(&yard);
+    yard.world.clock = TestClock::new();
+    assert_eq!(classes(&yard, Reconciling { adopts: true, ..LOOK }).await, [40, 0, 0]);
+
+    yard.gates = vec![Box::new(Aged(Duration::from_secs(3_600)))];
+    let why = leaves(&yard).await;
+    assert!(
+        why.contains("may not be deleted yet") && why.contains("kept beside the rows"),
+        "{why}"
+    );
+    yard.gates.clear();
+
+    let now = yard.world.clock.now();
+    yard.limits.until = Some(now);
+    assert_eq!(leaves(&yard).await, "its time is over");
+    yard.limits.until = None;
+    let (days, from) = (vec![(now + TimeDelta::days(2)).weekday()], NaiveTime::MIN);
+    let to = from + TimeDelta::hours(1);
+    yard.rule.windows = vec![Window { days, from, to, zone: None }];
+    let why = leaves(&yard).await;
+    assert!(why.contains("its window is closed until"), "{why}");
+    yard.rule.windows.clear();
+
+    tell(&yard.place, &yard.world, "dba", |told| told.is_paused = true).await.unwrap();
+    assert_eq!(leaves(&yard).await, "dba paused it");
+    tell(&yard.place, &yard.world, "dba", |told| told.is_paused = false).await.unwrap();
+
+    // Ten rows are a slice, and a second's worth.
+    yard.rule.throttle.dead_rows_per_hour = Some(36_000);
+    let (counts, may) = (Counts::default(), Reconciling { prunes: true, ..LOOK });
+    let found = yard.reconcile_seen(may, &counts).await.unwrap();
+    assert_eq!((found.pruned_rows, found.live.len(), found.left.len()), (40, 0, 0), "{found:?}");
+    assert_eq!(counts.begun.load(Ordering::Relaxed), 4);
+    assert!(counts.rests.load(Ordering::Relaxed) >= 3, "{counts:?}");
+    assert_eq!(yard.live("orders").await, Vec::<String>::new());
+    assert_eq!(yard.archived("orders").await, tokens(0..40));
+    agrees(&yard, &"deleted again").await;
 }

@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use stillpoint::{
-    archiver::{
-        Nobody, Place, Quit, Reconciling, SecondCopy, Wanted, find, ledger_of, reconcile, verify,
-    },
+    archiver::{Place, Quit, Reconciling, SecondCopy, Wanted, find, ledger_of, verify},
     repository::store::{Key, MemoryStore, Store},
 };
 use stillpoint_contract::{ErrorKind, code};
@@ -89,9 +87,7 @@ async fn a_ledger_that_is_lost_is_written_again() {
     yard.shop.change(&back.map(str::to_owned)).await;
     assert_eq!(yard.run().await.unwrap_err().code(), code::LEDGER);
 
-    let driver = yard.shop.driver().await;
-    let (place, world) = (&yard.place, &yard.world);
-    let look = async |may| reconcile(place, world, &*driver, may, &Nobody).await.unwrap();
+    let look = async |may| yard.reconcile(may).await.unwrap();
     let found = look(Reconciling::default()).await;
     let rows = |slices: &[stillpoint::archiver::LiveSlice]| -> u64 {
         slices.iter().map(|slice| slice.rows).sum()

@@ -5,8 +5,7 @@
 use std::{fs, path::Path};
 
 use stillpoint::archiver::{
-    FoundRows, Nobody, Quit, Reconciling, Returning, Term, Wanted, find, ledger_of, put_back,
-    reconcile, verify,
+    FoundRows, Quit, Reconciling, Returning, Term, Wanted, find, ledger_of, put_back, verify,
 };
 use stillpoint_contract::{Conflict, ErrorKind, Result, code};
 
@@ -47,14 +46,12 @@ async fn i15_a_database_that_was_restored_goes_on_once_it_is_adopted() {
     let error = yard.run().await.unwrap_err();
     assert_eq!(error.code(), code::FOREIGN_DATABASE, "{error:?}");
     assert!(error.advice()[0].contains("reconcile orders --adopt"), "{error:?}");
-    let driver = yard.shop.driver().await;
     let look = Reconciling::default();
-    let (place, world) = (&yard.place, &yard.world);
-    let error = reconcile(place, world, &*driver, look, &Nobody).await.unwrap_err();
+    let error = yard.reconcile(look).await.unwrap_err();
     assert_eq!(error.code(), code::FOREIGN_DATABASE, "{error:?}");
 
     let adopts = Reconciling { adopts: true, prunes: true, notes: false };
-    let found = reconcile(place, world, &*driver, adopts, &Nobody).await.unwrap();
+    let found = yard.reconcile(adopts).await.unwrap();
     assert_eq!((found.pruned_rows, found.live.len()), (80, 0), "{found:?}");
     yard.fill(40..50, 1).await;
     assert!(yard.run().await.unwrap().quit.is_done());
@@ -75,8 +72,7 @@ async fn i3_what_a_copy_of_the_database_hid_is_seen_again() {
     replace(&clone, &path);
     let adopts = Reconciling { adopts: true, ..Reconciling::default() };
     let (place, world) = (&yard.place, &yard.world);
-    let driver = yard.shop.driver().await;
-    let found = reconcile(place, world, &*driver, adopts, &Nobody).await.unwrap();
+    let found = yard.reconcile(adopts).await.unwrap();
     assert_eq!(found.live.iter().map(|slice| slice.rows).sum::<u64>(), 20);
     assert_eq!(yard.archived("orders").await, Vec::<String>::new());
 
@@ -86,7 +82,7 @@ async fn i3_what_a_copy_of_the_database_hid_is_seen_again() {
     let nothing = ledger_of(place, &*driver).await.unwrap();
     assert_eq!(nothing, None, "of a table that is not the set's, no ledger counts");
     // It is adopted, but nobody looked: the run that follows does.
-    let found = reconcile(place, world, &*driver, adopts, &Nobody).await.unwrap();
+    let found = yard.reconcile(adopts).await.unwrap();
     assert_eq!(found.live, []);
     let ledger = ledger_of(place, &*driver).await.unwrap();
     let verified = verify(place, &world.cpu, ledger.as_deref(), |_| true).await.unwrap();

@@ -17,8 +17,9 @@ use futures::FutureExt as _;
 use rusqlite::Connection;
 use stillpoint::{
     archiver::{
-        Archiving, FoundRows, Gate, Limits, Place, Returning, RunReport, Shelf, Step, Wanted,
-        Witness, file::json_line, find, ledger_of, put_back, verify,
+        Archiving, FoundRows, Gate, Limits, Nobody, Overlap, Place, Reconciling, Returning,
+        RunReport, Shelf, Step, Wanted, Witness, file::json_line, find, ledger_of, put_back,
+        reconcile, verify,
     },
     policy::{
         ArchiveRule, ArchivedChild, DestinationRule, FileFormat, Gates, Throttle, Verification,
@@ -438,21 +439,38 @@ impl<S: Shop> Yard<S> {
 
     /// A run.
     pub(crate) async fn run(&self) -> Result<RunReport> {
-        self.run_seen(&stillpoint::archiver::Nobody).await
+        self.run_seen(&Nobody).await
     }
 
     pub(crate) async fn run_seen(&self, witness: &dyn Witness) -> Result<RunReport> {
         let driver = self.shop.driver().await;
-        let archiving = Archiving {
-            driver: &*driver,
+        Box::pin(self.archiving(&*driver, witness).run()).await
+    }
+
+    /// A comparison, as after a restore of the database.
+    pub(crate) async fn reconcile(&self, may: Reconciling) -> Result<Overlap> {
+        self.reconcile_seen(may, &Nobody).await
+    }
+
+    pub(crate) async fn reconcile_seen(
+        &self,
+        may: Reconciling,
+        witness: &dyn Witness,
+    ) -> Result<Overlap> {
+        let driver = self.shop.driver().await;
+        Box::pin(reconcile(&self.archiving(&*driver, witness), may)).await
+    }
+
+    fn archiving<'a>(&'a self, driver: &'a dyn Driver, witness: &'a dyn Witness) -> Archiving<'a> {
+        Archiving {
+            driver,
             place: &self.place,
             world: &self.world,
             rule: &self.rule,
             gates: &self.gates,
             limits: self.limits,
             witness,
-        };
-        Box::pin(archiving.run()).await
+        }
     }
 
     /// A run that ends amid its `number`th step, as if it had been killed there. `None` if it was.

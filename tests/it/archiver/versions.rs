@@ -4,8 +4,8 @@
 
 use stillpoint::{
     archiver::{
-        FoundRows, Nobody, Quit, Reconciling, Returned, Returning, Shelf, Wanted, duckdb_views,
-        find, put_back, reconcile,
+        FoundRows, Quit, Reconciling, Returned, Returning, Shelf, Wanted, duckdb_views,
+        find, put_back,
     },
     policy::ArchivedChild,
 };
@@ -342,10 +342,7 @@ async fn spelled_otherwise(index: &str, [old, new]: [&str; 2], is_same: bool) {
     let lost = ["DROP TABLE stillpoint_archive_ledger".to_owned(), "DELETE FROM orders".to_owned()];
     yard.shop.change(&lost).await;
     yard.shop.change(&[insert(old, "o5", "again")]).await;
-    let driver = yard.shop.driver().await;
-    let look = Reconciling::default();
-    let found = reconcile(&yard.place, &yard.world, &*driver, look, &Nobody);
-    let found = Box::pin(found).await.unwrap();
+    let found = yard.reconcile(Reconciling::default()).await.unwrap();
     let is_live = if is_same { (2, 0) } else { (1, 1) };
     assert_eq!((found.live.len(), found.unnoted.len()), is_live, "{index}: {found:?}");
 }
@@ -390,10 +387,7 @@ async fn a_key_is_the_same_in_files_of_runs_that_older_versions_planned() {
     let lost = "DROP TABLE stillpoint_archive_ledger".to_owned();
     yard.shop.change(&[lost, "DELETE FROM orders".to_owned()]).await;
     yard.shop.change(&insert("BOB", "again")).await;
-    let driver = yard.shop.driver().await;
-    let look = Reconciling::default();
-    let found = reconcile(&yard.place, &yard.world, &*driver, look, &Nobody);
-    let found = Box::pin(found).await.unwrap();
+    let found = yard.reconcile(Reconciling::default()).await.unwrap();
     assert_eq!((found.live.len(), found.unnoted.len()), (2, 0), "{found:?}");
 }
 
