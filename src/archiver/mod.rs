@@ -9,6 +9,7 @@ mod again;
 mod anew;
 mod behind;
 mod bounds;
+mod came_back;
 mod condition;
 mod control;
 mod copy;
@@ -67,6 +68,7 @@ mod word;
 mod work;
 
 pub use again::Left;
+pub use came_back::CameBack;
 pub use condition::{Compares, Term};
 pub use control::{Control, Since, control, tell};
 pub use destination::{Copies, Destination};

@@ -16,6 +16,7 @@ use stillpoint_contract::{
 use super::{
     again::{Left, delete_again},
     anew::archived_anew,
+    came_back::{CameBack, came_back},
     document::{Batch, Plan, Slice},
     homes::Homes,
     identity,
@@ -134,6 +135,8 @@ pub struct Overlap {
     pub differing: Vec<LiveSlice>,
     /// Rows that were not, since they may not be deleted now.
     pub left: Vec<Left>,
+    /// Rows of somebody who was erased, which live again, by erasure and table.
+    pub erased: Vec<CameBack>,
 }
 
 impl Overlap {
@@ -240,6 +243,8 @@ pub async fn reconcile(archiving: &Archiving<'_>, may: Reconciling) -> Result<Ov
     }
     let ledger = rows.ledger(place.set()).await?;
     let mut overlap = compare(&shelf, &ledger)?;
+    // Also of those that are told apart next: a file may lack the very rows that live.
+    let alive = overlap.live.clone();
     let homes = Homes::look(&mut *rows, &shelf).await?;
     overlap.standing = standing_again(&homes, &shelf, &overlap.live);
     Box::pin(set_apart(&mut *rows, (place, &world.cpu), (&shelf, &homes), &mut overlap)).await?;
@@ -256,7 +261,10 @@ pub async fn reconcile(archiving: &Archiving<'_>, may: Reconciling) -> Result<Ov
         deleted = Box::pin(delete_again(archiving, &mut *rows, of, &mut overlap)).await;
     }
     write_down(place, world, &overlap.passed()).await?;
-    deleted.map(|()| overlap)
+    deleted?;
+    let of = (&shelf, &homes);
+    overlap.erased = Box::pin(came_back(&mut *rows, (place, world), of, &alive)).await?;
+    Ok(overlap)
 }
 
 /// Batches that are sealed, but for those of partitions that a run looks after itself, until it
@@ -371,7 +379,7 @@ async fn note_again(
 type Living = BTreeMap<u32, u64>;
 
 /// The same, but of rows that no policy selects, too.
-fn every_row(mut sets: Vec<ArchiveSet>) -> Vec<ArchiveSet> {
+pub(super) fn every_row(mut sets: Vec<ArchiveSet>) -> Vec<ArchiveSet> {
     sets.iter_mut().for_each(|set| EVERY_ROW.clone_into(&mut set.predicate));
     sets
 }

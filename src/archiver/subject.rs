@@ -339,6 +339,11 @@ impl Searched<'_> {
     }
 
     async fn look_for(&self, subjects: &[Subject]) -> Result<Doomed> {
+        self.family(&self.picks(subjects)).await
+    }
+
+    /// Which rows are the subjects', in the forms of the batch's files.
+    pub(super) fn picks(&self, subjects: &[Subject]) -> Picks {
         let of_member = |(number, member): (usize, &BatchMember)| -> Vec<(usize, Subject)> {
             let (names, plan) = (self.names, self.plan);
             let placed = subjects.iter().filter_map(|one| {
@@ -350,7 +355,7 @@ impl Searched<'_> {
         let subjects: Vec<_> = self.batch.members.iter().enumerate().map(of_member).collect();
         let planned = self.plan.members.iter().map(|member| member.table.columns.clone());
         let planned: Vec<Vec<Column>> = planned.collect();
-        let picks: Picks = Arc::new(move |number, columns, row| {
+        Arc::new(move |number, columns, row| {
             let subjects = &subjects[number];
             if subjects.is_empty() {
                 return Ok(false);
@@ -369,8 +374,7 @@ impl Searched<'_> {
                 said.is_some_and(|said| (subject.is_one)(sense, &said))
             };
             Ok(subjects.iter().any(is_one))
-        });
-        self.family(&picks).await
+        })
     }
 
     /// Finds rows of one table that are as conditions say, and those that hang on them.

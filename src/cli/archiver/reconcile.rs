@@ -8,7 +8,7 @@ use stillpoint_contract::Result;
 
 use super::{place::Set, run::Watcher};
 use crate::{
-    archiver::{self, Archiving, Left, Limits, LiveSlice, Reconciling, Standing},
+    archiver::{self, Archiving, CameBack, Left, Limits, LiveSlice, Reconciling, Standing},
     cli::{
         answer::Answer,
         exit,
@@ -21,6 +21,9 @@ use crate::{
 
 /// How many reasons why rows were left are shown.
 const REASONS_MAX: usize = 10;
+
+/// How many keys of rows of the erased are shown, of each erasure and table.
+const KEYS_SHOWN: usize = 10;
 
 /// What `archive reconcile` is told.
 #[derive(Debug, Args)]
@@ -60,6 +63,10 @@ struct ReconcileAnswer {
     /// Rows that were not, since they may not be deleted now.
     left_rows: u64,
     left: Vec<LeftRow>,
+    /// Rows of those who were erased, which are in their tables again; what hangs on them is not
+    /// counted.
+    erased_rows: u64,
+    erased: Vec<ErasedRow>,
     /// Partitions that stand beside their table again, though their runs ended.
     standing: Vec<StandingRow>,
     /// Rows that the ledger says were deleted, and of whose files nothing is known here.
@@ -92,6 +99,48 @@ impl LeftRow {
         page.line(format!(
             "  To go on once that is over: stillpoint archive reconcile {set} --prune"
         ));
+    }
+}
+
+/// Rows of somebody who was erased, which are in their table again.
+#[derive(Debug, Serialize)]
+struct ErasedRow {
+    erasure: String,
+    table: String,
+    rows: u64,
+    /// The keys of the first hundred.
+    keys: Vec<String>,
+}
+
+impl ErasedRow {
+    fn of(one: CameBack) -> Self {
+        let CameBack { erasure, table, rows, keys } = one;
+        Self { erasure, table, rows, keys }
+    }
+
+    fn write(erased: &[Self], page: &mut Page<'_>, set: &str) {
+        if erased.is_empty() {
+            return;
+        }
+        for Self { erasure, table, rows, keys } in erased {
+            let (back, table) = (page.paint(Tone::Bad, "ERASED"), printable(table));
+            let live = units::count(*rows, "row lives", "rows live");
+            page.line(format!(
+                "  {back}: {live} again in {table}, of the subject of erasure {erasure}"
+            ));
+            let shown = keys.len().min(KEYS_SHOWN);
+            for key in keys.iter().take(shown) {
+                page.line(format!("    {}", printable(key)));
+            }
+            if shown > 0 && *rows > shown as u64 {
+                let more = units::grouped(*rows - shown as u64);
+                page.line(format!("    and {more} more"));
+            }
+        }
+        page.line(format!(
+            "  To archive and erase those that the policy selects: stillpoint archive run {set}"
+        ));
+        page.line("  Others, delete from their tables by these keys, with what hangs on them.");
     }
 }
 
@@ -186,6 +235,7 @@ impl Answer for ReconcileAnswer {
             }
         }
         LeftRow::write(&self.left, page, &printable(&self.set));
+        ErasedRow::write(&self.erased, page, &printable(&self.set));
         if !self.differing.is_empty() {
             let slices = units::count(self.differing.len() as u64, "slice", "slices");
             page.line(format!(
@@ -230,6 +280,7 @@ async fn reconcile(session: &Session, set: &Set, options: &Options) -> Result<u8
     };
     let overlap = Box::pin(archiver::reconcile(&archiving, may)).await?;
     let left_rows: u64 = overlap.left.iter().map(|one| one.rows).sum();
+    let erased_rows: u64 = overlap.erased.iter().map(|one| one.rows).sum();
     let unknown_rows: u64 = overlap.unknown.iter().map(|entry| entry.rows).sum();
     session.answer(&ReconcileAnswer {
         set: set.rule.name.clone(),
@@ -243,10 +294,12 @@ async fn reconcile(session: &Session, set: &Set, options: &Options) -> Result<u8
         differing: overlap.differing,
         left_rows,
         left: overlap.left.into_iter().map(LeftRow::of).collect(),
+        erased_rows,
+        erased: overlap.erased.into_iter().map(ErasedRow::of).collect(),
         standing: overlap.standing.into_iter().map(StandingRow::of).collect(),
         unknown_rows,
     })?;
     // Nobody goes on with what was left, as the next run does with its own.
-    let is_well = unknown_rows == 0 && left_rows == 0;
+    let is_well = unknown_rows == 0 && left_rows == 0 && erased_rows == 0;
     Ok(if is_well { exit::OK } else { exit::CHECK_FAILED })
 }

@@ -11,8 +11,8 @@ use std::{
 use chrono::{Datelike as _, NaiveTime, TimeDelta};
 use stillpoint::{
     archiver::{
-        Aged, Erasing, Left, LiveSlice, Overlap, Quit, Reconciling, Step, Witness, erase, tell,
-        verify,
+        Aged, CameBack, Erasing, Left, LiveSlice, Overlap, Quit, Reconciling, Step, Witness, erase,
+        revoke, tell, verify,
     },
     policy::Window,
 };
@@ -110,6 +110,7 @@ async fn i15_who_was_erased_and_came_back_keeps_no_run_from_going_on() {
     let prunes = Reconciling { adopts: true, prunes: true, notes: false };
     let found = look(&yard, prunes).await;
     assert_eq!((found.pruned_rows, rows(&found.differing), rows(&found.live)), (30, 9, 9));
+    assert_eq!(came_back(&found), ["1 of orders: id=3"]);
     assert_eq!(yard.live("orders").await, tokens(0..10));
     assert_eq!(yard.archived("orders").await, tokens(10..40));
     agrees(&yard, &"reconciled").await;
@@ -121,7 +122,47 @@ async fn i15_who_was_erased_and_came_back_keeps_no_run_from_going_on() {
         assert_eq!(yard.archived("orders").await, tokens((0..40).filter(|id| *id != 3)));
         agrees(&yard, &pruned).await;
         assert_eq!(classes(&yard, LOOK).await, [0, 9, 0]);
+        assert_eq!(look(&yard, LOOK).await.erased, []);
     }
+}
+
+/// Which rows of the erased came back.
+fn came_back(found: &Overlap) -> Vec<String> {
+    let told = |one: &CameBack| format!("{} of {}: {}", one.rows, one.table, one.keys.join("; "));
+    found.erased.iter().map(told).collect()
+}
+
+/// Nothing else finds who was erased and came back where no run selects their rows any more: they
+/// are told until somebody deletes them, or the erasure is over. Where nothing lives again, a row
+/// of theirs is one that was never archived.
+#[tokio::test(flavor = "multi_thread")]
+async fn i15_who_was_erased_and_came_back_is_told_until_they_are_gone() {
+    let yard = restored(1).await;
+    let another = |id| format!("INSERT INTO orders VALUES ({id}, 'new', 'open', 'note 3', 1)");
+    yard.shop.change(&[another(3)]).await;
+    let (places, mut ids) = ([yard.place.clone()], Vec::new());
+    for who in [(None, "note", "note 3"), (Some("items"), "token", "i1700")] {
+        let erased = erase(&places, &yard.world, who, ("asked", "test"), Erasing::IfFound);
+        ids.extend(Box::pin(erased).await.unwrap().id);
+    }
+    assert_eq!(look(&yard, LOOK).await.erased, [], "nothing was restored");
+
+    go_back(&yard);
+    let open = "UPDATE orders SET state = 'open', amount = 7 WHERE id IN (3, 17)".to_owned();
+    yard.shop.change(&[open, another(50)]).await;
+    let both = ["1 of orders: id=3", "1 of items: id=1700"];
+    let found = look(&yard, Reconciling { adopts: true, ..LOOK }).await;
+    assert_eq!(came_back(&found), both, "{found:?}");
+    assert!(found.erased.iter().map(|one| &one.erasure).eq(&ids), "{found:?}");
+
+    assert!(yard.run().await.unwrap().quit.is_done());
+    let found = look(&yard, LOOK).await;
+    assert_eq!(came_back(&found), both, "no run selects them: {found:?}");
+    revoke(&yard.place, &yard.world, &ids[1], ("a mistake", "test")).await.unwrap();
+    assert_eq!(came_back(&look(&yard, LOOK).await), both[..1]);
+    let gone = ["DELETE FROM items WHERE order_id = 3", "DELETE FROM orders WHERE id = 3"];
+    yard.shop.change(&gone.map(str::to_owned)).await;
+    assert_eq!(look(&yard, LOOK).await.erased, []);
 }
 
 /// What somebody deletes after a restore is no lost ledger either, and does not come back.

@@ -1,0 +1,160 @@
+//! Rows of somebody who was erased, which a restore of the database brought back. No file has them
+//! any more, so that nobody knows them but by what was written down of the erasure.
+
+use std::collections::{BTreeMap, HashSet};
+
+use async_trait::async_trait;
+use stillpoint_contract::{Column, Result, RowBatch, RowSink, Rows, values};
+
+use super::{
+    document::Slice,
+    erase::erasures,
+    file::value_text,
+    homes::Homes,
+    names::{KeyColumn, Names},
+    place::Place,
+    reconcile::{Hidden, LiveSlice, ROWS_MAX, every_row, left_alone},
+    shelf::Shelf,
+    subject::{Picks, Searched},
+};
+use crate::world::World;
+
+/// How many keys are told of one erasure and table.
+const KEYS_MAX: usize = 100;
+
+/// Rows of a table that live again, of somebody who was erased.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CameBack {
+    /// The erasure.
+    pub erasure: String,
+    /// The table.
+    pub table: String,
+    /// How many; what hangs on them in other tables is not counted.
+    pub rows: u64,
+    /// The keys of the first ones; none where the table has no key.
+    pub keys: Vec<String>,
+}
+
+/// Looks for rows of those who were erased, and whose erasures stand, where slices live again from
+/// whose files rows were taken out. Elsewhere, theirs are rows that were never archived.
+pub(super) async fn came_back(
+    rows: &mut dyn Rows,
+    (place, world): (&Place, &World),
+    (shelf, homes): (&Shelf, &Homes),
+    alive: &[LiveSlice],
+) -> Result<Vec<CameBack>> {
+    let mut standing = erasures(place).await?;
+    standing.retain(|(_, end)| end.is_none());
+    if standing.is_empty() || alive.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (names, alive) = (Names::of(shelf), Hidden::of(alive));
+    let mut found = Found::default();
+    for (plan, batch) in left_alone(shelf) {
+        let lacks = |slice: &&Slice| alive.has_slice(batch, slice) && lacks_rows(slice);
+        let slices: Vec<&Slice> = batch.slices.iter().filter(lacks).collect();
+        if slices.is_empty() {
+            continue;
+        }
+        let searched = Searched { place, world, names: &names, plan, batch };
+        let sets = every_row(homes.sets(plan, batch));
+        for (number, member) in batch.members.iter().enumerate() {
+            let of_table = standing.iter().filter_map(|(erasure, _)| {
+                let subject = erasure.subject.search();
+                let is_of_table = subject.member(&names, plan) == Some(number);
+                is_of_table.then(|| (erasure.id.clone(), searched.picks(&[subject])))
+            });
+            let picks: Vec<(String, Picks)> = of_table.collect();
+            if picks.is_empty() {
+                continue;
+            }
+            let columns = &*member.columns;
+            let key = names.key(plan, number, columns).unwrap_or_default();
+            let table = &*plan.members[number].table.name;
+            let found = &mut found;
+            let mut looking = Looking { picks, number, table, columns, key, found };
+            for slice in &slices {
+                let range = slice.range()?;
+                for set in &sets {
+                    let mut snapshot = rows.snapshot().await?;
+                    if number == 0 {
+                        snapshot.root(set, &range, ROWS_MAX, &mut looking).await?;
+                    } else {
+                        snapshot.member(set, number, &range, &mut looking).await?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(found.0.into_values().map(|one| one.told).collect())
+}
+
+/// Whether rows were taken out of a slice's files since it was deleted.
+fn lacks_rows(slice: &Slice) -> bool {
+    slice.noted.as_ref().is_some_and(|noted| noted.rows > slice.rows())
+}
+
+/// What was found, by erasure and table.
+#[derive(Default)]
+struct Found(BTreeMap<(String, String), One>);
+
+struct One {
+    told: CameBack,
+    /// Stretches of slices may have rows in common.
+    seen: HashSet<blake3::Hash>,
+}
+
+impl Found {
+    fn add(&mut self, erasure: &str, table: &str, (row, key): (&[u8], Option<String>)) {
+        let (erasure, table) = (erasure.to_owned(), table.to_owned());
+        let one = self.0.entry((erasure.clone(), table.clone())).or_insert_with(|| One {
+            told: CameBack { erasure, table, rows: 0, keys: Vec::new() },
+            seen: HashSet::new(),
+        });
+        if one.seen.insert(blake3::hash(row)) {
+            one.told.rows += 1;
+            let key = key.filter(|_| one.told.keys.len() < KEYS_MAX);
+            one.told.keys.extend(key);
+        }
+    }
+}
+
+/// Looks for rows of the erased among those of a table.
+struct Looking<'a> {
+    /// Of each erasure, which rows are its subject's.
+    picks: Vec<(String, Picks)>,
+    number: usize,
+    table: &'a str,
+    columns: &'a [Column],
+    key: Vec<KeyColumn>,
+    found: &'a mut Found,
+}
+
+impl Looking<'_> {
+    /// The key of a row, for people.
+    fn key(&self, row: &[u8]) -> Result<Option<String>> {
+        let values = values(row).collect::<Result<Vec<_>>>()?;
+        let part = |one: &KeyColumn| {
+            let value = values.get(one.place).copied().flatten()?;
+            let said = value_text(&self.columns.get(one.place)?.kind, value)?;
+            Some(format!("{}={said}", one.name))
+        };
+        let parts = self.key.iter().map(part).collect::<Option<Vec<String>>>();
+        Ok(parts.map(|parts| parts.join(", ")).filter(|key| !key.is_empty()))
+    }
+}
+
+#[async_trait]
+impl RowSink for Looking<'_> {
+    async fn put(&mut self, rows: RowBatch) -> Result<()> {
+        for row in rows.rows() {
+            for (erasure, picks) in &self.picks {
+                if picks(self.number, self.columns, row)? {
+                    let key = self.key(row)?;
+                    self.found.add(erasure, self.table, (row, key));
+                }
+            }
+        }
+        Ok(())
+    }
+}
