@@ -7,7 +7,7 @@ use std::{fs, sync::Arc};
 use data_encoding::HEXLOWER;
 use stillpoint::{
     archiver::{
-        Erasing, Nobody, Place, Reconciling, SecondCopy, Shelf, erase, expire, reconcile, verify,
+        Erasing, Place, Reconciling, SecondCopy, Shelf, erase, expire, verify,
     },
     policy::{Period, PeriodUnit},
     repository::store::{MemoryStore, Store},
@@ -101,10 +101,8 @@ async fn is_in_no_object(encrypts: bool) {
         drop(fs::remove_file(beside));
     }
     fs::write(&path, fs::read(&before).unwrap()).unwrap();
-    let driver = yard.shop.driver().await;
     let prunes = Reconciling { prunes: true, ..Reconciling::default() };
-    let found = reconcile(&yard.place, &yard.world, &*driver, prunes, &Nobody);
-    let found = Box::pin(found).await.unwrap();
+    let found = yard.reconcile(prunes).await.unwrap();
     assert_eq!((found.pruned_rows, found.live.len()), (ORDERS - 3, 0), "{found:?}");
     assert_eq!(yard.live("orders").await, erased);
     assert_eq!(yard.archived("orders").await.len() as u64, ORDERS - 3);

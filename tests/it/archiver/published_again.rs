@@ -7,7 +7,7 @@ use std::path::Path;
 use rusqlite::Connection;
 use serde_json::Value;
 use stillpoint::{
-    archiver::{Nobody, Overlap, Reconciling, Shelf, duckdb_views, hive_tables, reconcile},
+    archiver::{Overlap, Reconciling, Shelf, duckdb_views, hive_tables},
     policy::FileFormat,
 };
 use stillpoint_contract::{Error, ErrorKind, Result, code};
@@ -33,10 +33,7 @@ async fn restored(root: &Path, format: FileFormat) -> Yard<Sqlite> {
 }
 
 async fn look(yard: &Yard<Sqlite>, prunes: bool) -> Overlap {
-    let driver = yard.shop.driver().await;
-    let may = Reconciling { adopts: true, prunes, notes: false };
-    let found = reconcile(&yard.place, &yard.world, &*driver, may, &Nobody);
-    Box::pin(found).await.unwrap()
+    yard.reconcile(Reconciling { adopts: true, prunes, notes: false }).await.unwrap()
 }
 
 async fn duckdb(yard: &Yard<Sqlite>) -> Result<String> {
