@@ -33,8 +33,8 @@ pub(super) async fn delete_again(
     overlap: &mut Overlap,
 ) -> Result<()> {
     let alive = Hidden::of(&overlap.live);
-    let mut report =
-        RunReport { begun: archiving.world.clock.elapsed(), ..RunReport::default() };
+    let mut report = RunReport::default();
+    report.begun = archiving.world.clock.elapsed();
     // Whoever paused it may do so for days, and the lock of the set is held.
     let rests_max = archiving.limits.rests_max.or(Some(Duration::MAX));
     let archiving = Archiving { limits: Limits { rests_max, ..archiving.limits }, ..*archiving };

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use async_trait::async_trait;
-use stillpoint_contract::{Column, Result, RowBatch, RowSink, Rows, values};
+use stillpoint_contract::{Column, KeyRange, Result, RowBatch, RowSink, Rows, values};
 
 use super::{
     document::Slice,
@@ -52,10 +52,10 @@ pub(super) async fn came_back(
     let mut found = Found::default();
     for (plan, batch) in left_alone(shelf) {
         let lacks = |slice: &&Slice| alive.has_slice(batch, slice) && lacks_rows(slice);
-        let slices: Vec<&Slice> = batch.slices.iter().filter(lacks).collect();
-        if slices.is_empty() {
+        if !batch.slices.iter().any(|slice| lacks(&slice)) {
             continue;
         }
+        let ranges = stretches(&place.known_bounds(batch).await?, lacks)?;
         let searched = Searched { place, world, names: &names, plan, batch };
         let sets = every_row(homes.sets(plan, batch));
         for (number, member) in batch.members.iter().enumerate() {
@@ -73,20 +73,33 @@ pub(super) async fn came_back(
             let table = &*plan.members[number].table.name;
             let found = &mut found;
             let mut looking = Looking { picks, number, table, columns, key, found };
-            for slice in &slices {
-                let range = slice.range()?;
+            for range in &ranges {
                 for set in &sets {
                     let mut snapshot = rows.snapshot().await?;
                     if number == 0 {
-                        snapshot.root(set, &range, ROWS_MAX, &mut looking).await?;
+                        snapshot.root(set, range, ROWS_MAX, &mut looking).await?;
                     } else {
-                        snapshot.member(set, number, &range, &mut looking).await?;
+                        snapshot.member(set, number, range, &mut looking).await?;
                     }
                 }
             }
         }
     }
     Ok(found.0.into_values().map(|one| one.told).collect())
+}
+
+/// Where rows may be that were taken out of some slices of a batch: of a slice itself only the keys
+/// of rows that are left are known, so that they are between its neighbours.
+fn stretches(slices: &[Slice], lacks: impl Fn(&&Slice) -> bool) -> Result<Vec<KeyRange>> {
+    let ranges = slices.iter().map(Slice::range).collect::<Result<Vec<_>>>()?;
+    let ends = |range: &Option<KeyRange>| range.as_ref().and_then(|range| range.to.clone());
+    let lacking = slices.iter().enumerate().filter(|(_, slice)| lacks(slice));
+    let between = lacking.map(|(at, _)| KeyRange {
+        after: ranges[..at].iter().rev().find_map(ends),
+        from: None,
+        to: ranges[at + 1..].iter().find_map(ends),
+    });
+    Ok(between.collect())
 }
 
 /// Whether rows were taken out of a slice's files since it was deleted.

@@ -6,9 +6,7 @@ use std::{fs, sync::Arc};
 
 use data_encoding::HEXLOWER;
 use stillpoint::{
-    archiver::{
-        Erasing, Place, Reconciling, SecondCopy, Shelf, erase, expire, verify,
-    },
+    archiver::{Erasing, Place, Reconciling, SecondCopy, Shelf, erase, expire, verify},
     policy::{Period, PeriodUnit},
     repository::store::{MemoryStore, Store},
 };

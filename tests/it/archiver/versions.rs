@@ -4,8 +4,8 @@
 
 use stillpoint::{
     archiver::{
-        FoundRows, Quit, Reconciling, Returned, Returning, Shelf, Wanted, duckdb_views,
-        find, put_back,
+        FoundRows, Quit, Reconciling, Returned, Returning, Shelf, Wanted, duckdb_views, find,
+        put_back,
     },
     policy::ArchivedChild,
 };
