@@ -212,7 +212,7 @@ fn an_archive_may_say_all_that_there_is() {
     assert_eq!(rule.transaction, Duration::from_millis(250));
     assert_eq!(rule.key.as_deref(), Some("orders_number"));
 
-    // A window that names no zone is in that of the cutoff, or in the usual one, as the schedule is.
+    // A window that names no zone is in that of the cutoff, or else in the usual one, as schedules.
     let usual = "timezone = \"Asia/Tokyo\"\nrepository.primary";
     let text = ARCHIVE.replace("timezone = \"UTC\"\nrepository.primary", usual);
     let text = text.replace("05:00 Europe/Berlin", "05:00\", \"12:00-13:00 Europe/Berlin");
