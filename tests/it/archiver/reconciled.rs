@@ -243,7 +243,8 @@ async fn i13_no_row_is_deleted_again_that_no_run_might_delete() {
     yard.rule.windows.clear();
 
     tell(&yard.place, &yard.world, "dba", |told| told.is_paused = true).await.unwrap();
-    assert_eq!(leaves(&yard).await, "dba paused it");
+    let why = leaves(&yard).await;
+    assert_eq!(why, "dba paused it; to go on: stillpoint archive resume orders");
     tell(&yard.place, &yard.world, "dba", |told| told.is_paused = false).await.unwrap();
 
     // Ten rows are a slice, and a second's worth.

@@ -207,7 +207,8 @@ fn second_copies_are_verified_and_brought_again() {
     let ward = shop();
     let second = "repository.second.url = \"second\"\n";
     let gate = "delete_gate = { second_copy = \"second\" }\n";
-    ward.configure(&format!("{HEAD}{second}{ARCHIVE}{gate}"));
+    let archive = ARCHIVE.replace("[archive.orders]", "repository = \"primary\"\n[archive.orders]");
+    ward.configure(&format!("{HEAD}{second}{archive}{gate}"));
     ward.ok(&["init", "--repo", "second", "--no-encryption"]);
     let verify = ["archive", "verify", "orders"];
     assert_eq!(ward.json(&["archive", "run", "orders"])["quit"], "finished");

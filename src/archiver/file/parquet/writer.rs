@@ -51,8 +51,8 @@ const LEVEL: i32 = 1;
 /// Of texts they may gain a tenth, and take several times as long.
 const LEVEL_TEXT: i32 = 8;
 
-/// That is worth it where it leaves at most so many of a hundred bytes of a sample, which is at most
-/// so long.
+/// That is worth it where it leaves at most so many of a hundred bytes of a sample, which has so
+/// many at most.
 const WORTH_PERCENT: usize = 95;
 const WORTH_BYTES: usize = 512 << 10;
 
