@@ -65,7 +65,16 @@ impl Besides {
                 error.next(say_derived(&shown(connection, &effect.table)))
             });
         }
-        let deletes = |effect: &&Effect| effect.deed == Deed::Delete && effect.trigger.is_some();
+        let mut has_derived = false;
+        for effect in &found {
+            has_derived |= is_derived(set, effect)?;
+        }
+        // What hangs on a row goes before it. What hangs on a row that only derives from others
+        // goes with that one, whoever else needs it; so do rows of the table itself.
+        let deletes = |effect: &&Effect| {
+            effect.deed == Deed::Delete
+                && (effect.trigger.is_some() || has_derived || effect.is_on(own))
+        };
         let is_all = found.iter().all(|effect| effect.deed == Deed::Delete && is_member(effect));
         let mut shrinking = Vec::new();
         for name in &names {
@@ -126,7 +135,7 @@ impl Besides {
                 .with("table", table)
                 .with("rows that would be gone", gone)
                 .with("rows that were returned", expected)
-                .why("a trigger deletes other rows of the set, too"))
+                .why("a trigger deletes other rows of the set, too, or a foreign key does"))
         };
         if self.shrinking.is_empty() {
             return Ok(());

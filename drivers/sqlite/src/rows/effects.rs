@@ -71,7 +71,10 @@ pub(super) fn effects(
     let is_itself = |effect: &Effect| {
         effect.trigger.is_none() && effect.deed == Deed::Delete && effect.is_on(own)
     };
-    with_replacing(connection, noted.try_iter().filter(|effect| !is_itself(effect)).collect())
+    // The deletion is named once. Where it is named again, a foreign key takes rows of the table
+    // along with others that go.
+    let (itself, others): (Vec<Effect>, Vec<Effect>) = noted.try_iter().partition(is_itself);
+    with_replacing(connection, others.into_iter().chain(itself.into_iter().skip(1)).collect())
 }
 
 /// Says of effects whether they replace rows, which the authorizer is not told: by what a trigger
@@ -475,5 +478,14 @@ mod tests {
         assert_eq!(effects(&mut connection, "other").unwrap(), BTreeSet::new());
         assert!(effects(&mut connection, "none").is_err());
         connection.execute_batch("DROP TRIGGER two; UPDATE t SET id = 1").unwrap();
+        // What takes rows of the table itself along is told from the deletion.
+        connection
+            .execute_batch(
+                "CREATE TABLE tree
+                     (id INTEGER PRIMARY KEY, up REFERENCES tree ON DELETE CASCADE)",
+            )
+            .unwrap();
+        let expected = BTreeSet::from([effect(Deed::Delete, "tree", None)]);
+        assert_eq!(effects(&mut connection, "tree").unwrap(), expected);
     }
 }

@@ -1,6 +1,6 @@
 //! What speaks against moving rows of a set.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use stillpoint_contract::{
     ArchiveSet, Class, Finding, Kind, Member, Referrer, Result, Weight, say_derived,
@@ -174,14 +174,14 @@ fn deletion(
     for effect in &found {
         let is_lost = !is_derived(set, effect)?
             && desk.sql(loses(desk.connection(), &names, effect), STEP)?;
+        let is_member = names.iter().any(|own| effect.is_on(own));
         let Some(trigger) = &effect.trigger else {
             // Who refers to rows of the set is looked at by itself.
-            if is_lost {
-                findings.extend(behind(desk, set, effect)?);
+            if is_lost || is_member {
+                findings.extend(behind(desk, set, &found, (effect, is_member))?);
             }
             continue;
         };
-        let is_member = names.iter().any(|own| effect.is_on(own));
         if let Some((what, weight)) = besides(desk, effect, is_lost, is_member) {
             told.tell(table, trigger, &what, weight);
         }
@@ -190,11 +190,28 @@ fn deletion(
 }
 
 /// Rows that go with those of a table whose rows only derive from others.
-fn behind(desk: &Desk, set: &ArchiveSet, effect: &Effect) -> Result<Option<Finding>> {
+fn behind(
+    desk: &Desk,
+    set: &ArchiveSet,
+    found: &BTreeSet<Effect>,
+    (effect, is_member): (&Effect, bool),
+) -> Result<Option<Finding>> {
     for name in &set.derived {
-        for referrer in desk.sql(referrers(desk.connection(), &own_name(name)?), STEP)? {
+        let derived = own_name(name)?;
+        if !found.iter().any(|one| one.is_on(&derived)) {
+            continue;
+        }
+        for referrer in desk.sql(referrers(desk.connection(), &derived), STEP)? {
             let table = &referrer.table;
             if referrer.is_cascading && effect.is_on(&own_name(table)?) {
+                if is_member {
+                    let found = format!(
+                        "{table} refers to {name}, of which triggers delete rows: its own go or \
+                         change with them, and nothing is pruned that would take rows along which \
+                         were not copied"
+                    );
+                    return Ok(Some(finding("reference", found, Weight::Advice, None)));
+                }
                 let found = format!(
                     "{table} refers to {name} and is not in the set: triggers delete rows of \
                      {name}, and its own would be gone without having been copied; {}",

@@ -5,6 +5,7 @@
 
 mod bank;
 mod capture;
+mod derived;
 mod dice;
 mod doubles;
 mod kills;
