@@ -8,6 +8,7 @@ use stillpoint_contract::{ArchiveSet, Error, ErrorKind, Result, Rows};
 use super::{
     document::{Batch, Plan, Slice},
     homes::Homes,
+    prepare::derived_tables,
     prune::{Pruned, Versions, prune},
     reconcile::{Hidden, LiveSlice, Overlap, left_alone, live},
     run::{Archiving, Limits, Quit, RunReport},
@@ -85,8 +86,8 @@ impl Again<'_, '_> {
         batch: &Batch,
         slices: &[Slice],
     ) -> Result<()> {
-        let Archiving { place, world, gates, witness, .. } = self.work.archiving;
-        let set = batch.set_of(plan);
+        let Archiving { place, world, rule, gates, witness, .. } = self.work.archiving;
+        let mut set = batch.set_of(plan);
         if !self.goes_on(rows, &set, slices).await? {
             return Ok(());
         }
@@ -96,6 +97,11 @@ impl Again<'_, '_> {
                 return Ok(());
             }
         }
+        // What triggers may take along is what the policy says now, not what it said then.
+        set.derived = match derived_tables(rows, rule, &set).await {
+            Ok(derived) => derived,
+            Err(error) => return self.fail(error),
+        };
         read_back(place, &world.cpu, plan, batch).await?;
         let slices = &place.open_bounds(batch, slices.to_vec()).await?[..];
         for (number, slice) in slices.iter().enumerate() {
@@ -105,8 +111,7 @@ impl Again<'_, '_> {
             let begun = world.clock.elapsed();
             let by_row = (std::slice::from_ref(slice), &Versions::default());
             match prune(rows, &world.cpu, batch, &set, by_row, *witness).await {
-                Err(error) if error.kind() == ErrorKind::Transient => return Err(error),
-                Err(error) => self.failed = self.failed.take().or(Some(error)),
+                Err(error) => self.fail(error)?,
                 Ok(Pruned::Gone) => {
                     self.work.learn(begun, slice.rows());
                     self.overlap.pruned_rows += slice.rows();
@@ -117,6 +122,15 @@ impl Again<'_, '_> {
                 Ok(Pruned::Differs(_)) => self.overlap.differing.push(live(batch, slice)),
             }
         }
+        Ok(())
+    }
+
+    /// Keeps the first error of a table, unless nothing more can be done at all.
+    fn fail(&mut self, error: Error) -> Result<()> {
+        if error.kind() == ErrorKind::Transient {
+            return Err(error);
+        }
+        self.failed = self.failed.take().or(Some(error));
         Ok(())
     }
 

@@ -4,10 +4,16 @@
 
 use rusqlite::Connection;
 use serde_json::json;
-use stillpoint::archiver::{Quit, Shelf};
+use stillpoint::{
+    archiver::{Quit, Reconciling, Shelf},
+    repository::store::Key,
+};
 use stillpoint_contract::{Error, ErrorKind, code};
 
-use super::shop::{InPostgres, Shop, Sqlite, Yard};
+use super::{
+    keys::{bytes, replace},
+    shop::{InPostgres, Shop, Sqlite, Yard},
+};
 use crate::serving::ward::{HEAD, Ward};
 
 impl<S: Shop> Yard<S> {
@@ -40,12 +46,13 @@ fn assert_refused(error: &Error, table: &str) {
 }
 
 /// Statements of an engine: they make `search` and `parts`, and a trigger of orders; put orders
-/// into what is searched; let a trigger take parts along; and do not any more.
+/// into what is searched; let a trigger take parts along; do not any more; and empty the ledger.
 struct Statements<'a> {
     make: &'a [&'a str],
     index: &'a str,
     more: &'a str,
     less: &'a str,
+    forget: &'a str,
 }
 
 async fn derives<S: Shop>(mut yard: Yard<S>, with: &Statements<'_>) {
@@ -97,6 +104,47 @@ async fn derives<S: Shop>(mut yard: Yard<S>, with: &Statements<'_>) {
     assert_eq!(yard.archived("orders").await.len(), 40);
 }
 
+/// Rows that live again after a restore go as the policy says now, whatever their plan says.
+async fn derives_again<S: Shop>(mut yard: Yard<S>, with: &Statements<'_>) {
+    let search = yard.shop.table("search");
+    yard.fill(0..20, 1).await;
+    yard.do_all(with.make).await;
+    yard.do_all(&[with.index]).await;
+    yard.rule.derived = vec![search.clone()];
+    assert_eq!(yard.run().await.unwrap().pruned_rows, 40);
+    let prunes = Reconciling { prunes: true, ..Reconciling::default() };
+    for is_planned in [true, false] {
+        if !is_planned {
+            forget_derived(&yard).await;
+        }
+        // As the database was before the run.
+        yard.fill(0..20, 1).await;
+        yard.do_all(&[with.index, with.forget]).await;
+        yard.rule.derived.clear();
+        assert_refused(&yard.reconcile(prunes).await.unwrap_err(), &search);
+        assert_eq!(yard.counts().await, ["20", "21", "2"], "{is_planned}");
+        yard.rule.derived = vec![yard.shop.table("nowhere")];
+        let error = yard.reconcile(prunes).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
+        assert_eq!(yard.counts().await, ["20", "21", "2"], "{is_planned}");
+        yard.rule.derived = vec![search.clone()];
+        let found = yard.reconcile(prunes).await.unwrap();
+        assert_eq!((found.pruned_rows, found.live.len()), (40, 0), "{is_planned}: {found:?}");
+        assert_eq!(yard.counts().await, ["0", "1", "2"], "{is_planned}");
+        assert_eq!(yard.archived("orders").await.len(), 20, "{is_planned}");
+    }
+}
+
+/// Lets the only plan be of a policy that named no such table.
+async fn forget_derived<S: Shop>(yard: &Yard<S>) {
+    let run = Shelf::load(&yard.place).await.unwrap().runs[0].plan.run.clone();
+    let key = Key::new(format!("archive/orders/_stillpoint/{run}/plan.json")).unwrap();
+    let plan = bytes(&*yard.store, &key).await;
+    let mut plan: serde_json::Value = serde_json::from_slice(&plan).unwrap();
+    assert!(plan.as_object_mut().unwrap().remove("derived").is_some(), "{plan:#}");
+    replace(&*yard.store, &key, serde_json::to_vec_pretty(&plan).unwrap()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn i2_rows_of_sqlite_that_only_derive_go_where_a_policy_says_so() {
     let with = Statements {
@@ -112,8 +160,10 @@ async fn i2_rows_of_sqlite_that_only_derive_go_where_a_policy_says_so() {
         more: "CREATE TRIGGER take AFTER DELETE ON orders BEGIN
                    DELETE FROM parts WHERE order_id = old.id; END",
         less: "DROP TRIGGER take",
+        forget: "DELETE FROM stillpoint_archive_ledger",
     };
     derives(Yard::new(Sqlite::new().await, true), &with).await;
+    derives_again(Yard::new(Sqlite::new().await, true), &with).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,8 +187,11 @@ async fn i2_rows_of_postgresql_that_only_derive_go_where_a_policy_says_so() {
                    DELETE FROM search WHERE order_id = old.id;
                    DELETE FROM parts WHERE order_id = old.id; RETURN NULL; END $$",
         less: unsearch,
+        forget: "DELETE FROM stillpoint.archive_ledger",
     };
-    derives(Yard::new(shop, true), &with).await;
+    derives(Yard::new(&shop, true), &with).await;
+    shop.reset().await;
+    derives_again(Yard::new(&shop, true), &with).await;
 }
 
 /// The same through the program.
