@@ -22,6 +22,7 @@ use super::{
     identity,
     names::Names,
     place::Place,
+    prepare::refuse_unmeasured,
     prune::{entry, ledgered},
     reattach::Standing,
     run::Archiving,
@@ -228,11 +229,14 @@ pub struct Reconciling {
 /// # Errors
 ///
 /// [`Refused`](stillpoint_contract::ErrorKind::Refused) when the table is not the one that rows
-/// come from.
+/// come from, or rows are to be deleted and nobody can tell whether a limit is kept.
 pub async fn reconcile(archiving: &Archiving<'_>, may: Reconciling) -> Result<Overlap> {
     let Archiving { driver, place, world, .. } = *archiving;
     let mut rows = driver.rows().await?;
     rows.lock(place.set(), std::time::Duration::from_secs(10)).await?;
+    if may.prunes {
+        refuse_unmeasured(&mut *rows, archiving.rule).await?;
+    }
     let shelf = Shelf::load(place).await?;
     if let Some(root) = shelf.runs.last().and_then(|run| run.plan.members.first()) {
         let identity = identity::of_table(&mut *rows, &root.table.name).await?;

@@ -16,6 +16,7 @@ use stillpoint::{
     },
     policy::Window,
 };
+use stillpoint_contract::{ErrorKind, code};
 
 use super::{
     returns::{copy, replace},
@@ -257,4 +258,29 @@ async fn i13_no_row_is_deleted_again_that_no_run_might_delete() {
     assert_eq!(yard.live("orders").await, Vec::<String>::new());
     assert_eq!(yard.archived("orders").await, tokens(0..40));
     agrees(&yard, &"deleted again").await;
+}
+
+/// It would rest for ever, with the lock of the set.
+#[tokio::test(flavor = "multi_thread")]
+async fn i13_no_row_is_deleted_again_where_nobody_can_tell_whether_a_limit_is_kept() {
+    let mut yard = restored(0).await;
+    go_back(&yard);
+    yard.world.clock = TestClock::new();
+    // Should it rest all the same, that ends.
+    yard.limits.until = Some(yard.world.clock.now() + TimeDelta::hours(1));
+    yard.rule.throttle.active = Some(1);
+    let prunes = Reconciling { adopts: true, prunes: true, notes: false };
+    let error = yard.reconcile(prunes).await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, code::ROWS_REFUSED), "{error:?}");
+    let next = "leave max_threads_running out of throttle of [archive.orders]";
+    assert!(error.advice().iter().any(|one| one.contains(next)), "{error:?}");
+    assert_eq!(yard.live("orders").await.len(), 40);
+    // Nothing was changed, and whoever only looks needs no limits.
+    assert_eq!(yard.reconcile(LOOK).await.unwrap_err().code(), code::FOREIGN_DATABASE);
+    assert_eq!(classes(&yard, Reconciling { adopts: true, ..LOOK }).await, [40, 0, 0]);
+
+    yard.rule.throttle.active = None;
+    let found = look(&yard, prunes).await;
+    assert_eq!((found.pruned_rows, found.live.len()), (40, 0), "{found:?}");
+    assert_eq!(yard.live("orders").await, Vec::<String>::new());
 }
