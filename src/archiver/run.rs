@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use stillpoint_contract::{Driver, Error, ErrorKind, Finding, LedgerEntry, Result, Rows, code};
 
 use super::{
+    control::control,
     copy::{catch_up, mirror},
     destination::{self, Copies},
     document::{Batch, DOCUMENT_FORMAT, Plan},
@@ -195,24 +196,9 @@ impl Archiving<'_> {
                     return Ok(());
                 }
                 Ok(quit) => {
-                    // Who was erased, and came back with a restore of the database, goes again.
-                    let copies = self.gates.iter().filter_map(|gate| gate.copy());
-                    let places = std::iter::once(self.place).chain(copies);
-                    let places: Vec<Place> = places.cloned().collect();
-                    report.erased_rows = replay(&places, self.world).await?.rows;
-                    for copy in &places[1..] {
-                        // Somebody was killed between a file and its second copy.
-                        let holds = held(self.place).await?;
-                        Box::pin(catch_up(self.place, copy, self.world, &holds)).await?;
-                        mirror(self.place, copy).await?;
-                    }
-                    if let Copies::In(destination) = &self.place.copies {
-                        let mut loading = Loading { place: self.place, destination };
-                        report.lacking_copies = Box::pin(loading.load_all()).await?;
-                    }
-                    if self.place.keyring.is_some() {
-                        // Keys of files that were being written when somebody was killed.
-                        sweep(self.place, &Shelf::load(self.place).await?).await?;
+                    // The same where it stops for another reason, as when its time is over.
+                    if !Box::pin(control(self.place)).await?.is_paused {
+                        Box::pin(self.follow_up(report)).await?;
                     }
                     // That so many rows were read moved none of them.
                     let is_kept = self.limits.keeps_source && quit == Quit::RowsMax;
@@ -233,6 +219,30 @@ impl Archiving<'_> {
             attempt += 1;
             self.world.clock.sleep(BETWEEN_ATTEMPTS).await;
         }
+    }
+
+    /// Does what earlier runs, and whoever was killed, left to do besides rows.
+    async fn follow_up(&self, report: &mut RunReport) -> Result<()> {
+        // Who was erased, and came back with a restore of the database, goes again.
+        let copies = self.gates.iter().filter_map(|gate| gate.copy());
+        let places = std::iter::once(self.place).chain(copies);
+        let places: Vec<Place> = places.cloned().collect();
+        report.erased_rows = replay(&places, self.world).await?.rows;
+        for copy in &places[1..] {
+            // Somebody was killed between a file and its second copy.
+            let holds = held(self.place).await?;
+            Box::pin(catch_up(self.place, copy, self.world, &holds)).await?;
+            mirror(self.place, copy).await?;
+        }
+        if let Copies::In(destination) = &self.place.copies {
+            let mut loading = Loading { place: self.place, destination };
+            report.lacking_copies = Box::pin(loading.load_all()).await?;
+        }
+        if self.place.keyring.is_some() {
+            // Keys of files that were being written when somebody was killed.
+            sweep(self.place, &Shelf::load(self.place).await?).await?;
+        }
+        Ok(())
     }
 
     async fn attempt(&self, report: &mut RunReport) -> Result<Quit> {

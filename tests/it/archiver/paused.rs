@@ -2,17 +2,24 @@
 //! out of its table, until a run may go on.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-use std::{fmt, sync::Mutex, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
+use chrono::TimeDelta;
 use rusqlite::Connection;
 use stillpoint::{
     archiver::{Aged, Cause, Place, Quit, Step, Witness, tell},
+    repository::store::Key,
     world::World,
 };
 
 use super::{
     few::few,
     partitions::{count, nested},
+    renewed::{doubled, files, memory},
     shop::{InPostgres, Shop, Sqlite, Yard},
     throttle::wait,
 };
@@ -170,6 +177,33 @@ async fn a_run_that_is_not_to_rest_stops_where_somebody_paused_it() {
     pause(&yard.place, &yard.world, false).await;
     let report = yard.run().await.unwrap();
     assert_eq!((&report.quit, report.pruned_rows), (&Quit::Finished, 30), "{report:?}");
+}
+
+/// Nor does its end: what is gone from the second copy is brought once somebody lets it go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_of_a_paused_set_leaves_all_as_it_is_once_its_time_is_over() {
+    let stores = [memory(), memory()];
+    let (mut yard, _) = doubled(Arc::clone(&stores[0]), Arc::clone(&stores[1])).await;
+    yard.world.clock = TestClock::new();
+    yard.fill(0..20, 1).await;
+    assert!(yard.run().await.unwrap().quit.is_done());
+    let whole = files(&*stores[1]).await;
+    stores[1].delete(&Key::new(whole[0].clone()).unwrap()).await.unwrap();
+    yard.fill(20..30, 1).await;
+    pause(&yard.place, &yard.world, true).await;
+    let listed = async || [stores[0].list("").await.unwrap(), stores[1].list("").await.unwrap()];
+    let before = listed().await;
+    yard.limits.until = Some(yard.world.clock.now() + TimeDelta::seconds(5));
+    let report = yard.run().await.unwrap();
+    assert_eq!((&report.quit, report.exported_rows), (&Quit::OutOfTime, 0), "{report:?}");
+    assert!(!report.rested.is_empty(), "{report:?}");
+    assert_eq!(listed().await, before);
+    assert_eq!(yard.live("orders").await.len(), 10);
+
+    pause(&yard.place, &yard.world, false).await;
+    yard.limits.until = Some(yard.world.clock.now());
+    assert_eq!(yard.run().await.unwrap().quit, Quit::OutOfTime);
+    assert_eq!(files(&*stores[1]).await, whole, "it is brought by a run without time, too");
 }
 
 /// Its own pace is what it is to keep to, however slow.
