@@ -299,6 +299,11 @@ impl Pace {
         }
     }
 
+    /// Whether it rests now in any case, for rows that it deleted.
+    pub(super) fn owes_rows(&self, now: Duration) -> bool {
+        self.throttle.dead_rows_per_hour.is_some() && now < self.debts.rows_until
+    }
+
     /// Whether the work may go on now.
     pub(super) async fn turn(
         &mut self,

@@ -102,6 +102,8 @@ impl Work<'_, '_> {
     async fn follow(&mut self, turn: &Turn, now: Duration) -> Option<Quit> {
         let Archiving { world, witness, limits, .. } = self.archiving;
         let kept = self.rests.kept(turn, now);
+        // It would rest anyway; and another attempt would not know what this one owes.
+        let kept = if self.pace.owes_rows(now) { Duration::ZERO } else { kept };
         if let Some(quit) = limits.quit(turn, kept) {
             return Some(quit);
         }

@@ -22,7 +22,7 @@ use crate::{
     cli::{config::reach, serve::Held, session::Session},
     config::Config,
     coordinator::{
-        state::{ARCHIVE, Claim, Filter, Outcome, Phase, State, Task},
+        state::{ARCHIVE, Claim, Filter, Job, Outcome, Phase, State, Task},
         told,
     },
     pipeline::Meter,
@@ -272,7 +272,43 @@ fn wait(reason: &str) -> Option<TimeDelta> {
     if reason.starts_with(&Quit::OutOfTime.words()) {
         return None;
     }
-    Some(if reason == MADE_WAY || reason.starts_with(RESTED) { ASIDE } else { RETRY })
+    Some(if goes_on(reason) { ASIDE } else { RETRY })
+}
+
+/// Whether a run ended only to let others have its room: the next attempt goes on with it.
+fn goes_on(reason: &str) -> bool {
+    reason == MADE_WAY || reason.starts_with(RESTED)
+}
+
+/// When a run began that goes on now, by the attempts at it before, newest first. `None` where it
+/// begins.
+fn begun(before: &[Job], due: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let attempts = before.iter().map_while(|job| {
+        let Phase::Ended { started, reason, .. } = &job.phase else { return None };
+        started.filter(|_| job.task.due == due && goes_on(reason))
+    });
+    attempts.last()
+}
+
+/// Until when an attempt may work, where the run began with an earlier one.
+async fn until(
+    session: &Session,
+    queue: &State,
+    claim: &Claim,
+    rule: &ArchiveRule,
+) -> Option<DateTime<Utc>> {
+    let max = TimeDelta::from_std(rule.runtime_max?).ok()?;
+    let Task { database, kind, due, .. } = &claim.task;
+    let (database, kind) = (Some(database.clone()), Some(kind.clone()));
+    let before = Some(claim.job.clone());
+    let filter = Filter { database, kind, before, ..Filter::default() };
+    loop {
+        match queue.jobs(&filter).await {
+            Ok(jobs) => return begun(&jobs, *due)?.checked_add_signed(max),
+            Err(error) => tracing::warn!(event = "state.unreachable", "{error}"),
+        }
+        session.world.clock.sleep(LOOK_EVERY).await;
+    }
 }
 
 /// It succeeded when nothing is left to do: whatever is, is tried again, and told after a day.
@@ -342,7 +378,7 @@ async fn work(
     tracing::info!(event = "archive.started", set = name, job = claim.job);
     let (outcome, reason) = tokio::select! {
         biased;
-        ended = one(session, config, &name, &meter) => ended,
+        ended = one(session, (queue, &claim), config, &name, &meter) => ended,
         // Dropped amid a transaction, that is rolled back: no row is gone that is not noted.
         why = attend(session, queue, &claim, &meter) => {
             tracing::warn!(event = "archive.ended", set = name, job = claim.job, why);
@@ -383,6 +419,7 @@ async fn attend(session: &Session, queue: &State, claim: &Claim, meter: &Meter) 
 /// Carries one out, and says how it went.
 async fn one(
     session: &Session,
+    (queue, claim): (&State, &Claim),
     config: Config,
     name: &str,
     meter: &Arc<Meter>,
@@ -390,7 +427,14 @@ async fn one(
     let Some(rule) = config.archives.get(name).cloned() else {
         return (Outcome::Superseded, "it is not configured here".to_owned());
     };
-    match Box::pin(carry_out(session, &Set { config, rule }, meter)).await {
+    let until = until(session, queue, claim, &rule).await;
+    if until.is_some_and(|until| session.world.clock.now() >= until) {
+        // Nothing is read first, either.
+        let mut report = RunReport::default();
+        report.quit = Quit::OutOfTime;
+        return (outcome_of(&report), reason_of(&report));
+    }
+    match Box::pin(carry_out(session, &Set { config, rule }, until, meter)).await {
         Ok(report) => {
             for why in &report.lacking_copies {
                 tracing::warn!(event = "archive.not-copied", set = name, why);
@@ -401,7 +445,12 @@ async fn one(
     }
 }
 
-async fn carry_out(session: &Session, set: &Set, meter: &Arc<Meter>) -> Result<RunReport> {
+async fn carry_out(
+    session: &Session,
+    set: &Set,
+    until: Option<DateTime<Utc>>,
+    meter: &Arc<Meter>,
+) -> Result<RunReport> {
     let place = set.home(session).await?;
     let driver = set.driver(session).await?;
     let gates = set.gates(session, &place, &*driver).await?;
@@ -412,7 +461,7 @@ async fn carry_out(session: &Session, set: &Set, meter: &Arc<Meter>) -> Result<R
         world: &session.world,
         rule: &set.rule,
         gates: &gates,
-        limits: Limits { rests_max: Some(RESTS_MAX), ..Limits::default() },
+        limits: Limits { until, rests_max: Some(RESTS_MAX), ..Limits::default() },
         witness: &witness,
     };
     let report = Box::pin(archiving.run()).await?;
@@ -489,6 +538,45 @@ mod tests {
         report.quit = Quit::Closed(None);
         assert_eq!(wait(&reason_of(&report)), Some(RETRY));
         assert_eq!((wait(MADE_WAY), wait("it failed")), (Some(ASIDE), Some(RETRY)));
+    }
+
+    /// An attempt at what was due then, that began and ended so many minutes later.
+    fn ended(due: DateTime<Utc>, minutes: [i64; 2], reason: &str) -> Job {
+        let task = Task {
+            database: "shop".to_owned(),
+            kind: format!("{ARCHIVE}orders"),
+            due,
+            why: "calendar".to_owned(),
+            repository: "repo".to_owned(),
+            host: String::new(),
+            rank: RANK,
+            rpo: Duration::ZERO,
+            agent: QUEUE.to_owned(),
+            site: String::new(),
+        };
+        let [started, at] = minutes.map(|minutes| due + TimeDelta::minutes(minutes));
+        let outcome = Outcome::Deferred;
+        let phase = Phase::Ended { started: Some(started), at, outcome, reason: reason.to_owned() };
+        Job { id: String::new(), task, attempt: 1, phase, bytes: 0 }
+    }
+
+    #[test]
+    fn a_run_goes_on_since_its_first_attempt_and_not_since_what_was_before() {
+        let due = DateTime::UNIX_EPOCH;
+        let rested = format!("{RESTED}5 rows deleted: replicas are behind");
+        let attempts = [ended(due, [14, 20], &rested), ended(due, [3, 9], MADE_WAY)];
+        let first = Some(due + TimeDelta::minutes(3));
+        assert_eq!((begun(&attempts, due), begun(&[], due)), (first, None));
+        // One that failed, or waited for a gate, begins anew when it is tried again.
+        let [newer, older] = attempts;
+        let failed = ended(due, [0, 1], "the server is gone");
+        let all = [newer.clone(), older.clone(), failed.clone(), older.clone()];
+        assert_eq!(begun(&all, due), first);
+        assert_eq!(begun(&[failed, newer.clone()], due), None);
+        // So does one for another time.
+        let other = ended(due - TimeDelta::days(1), [0, 5], &rested);
+        assert_eq!(begun(&[newer, older, other.clone()], due), first);
+        assert_eq!(begun(&[other], due), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 use chrono::TimeDelta;
 use rusqlite::Connection;
 use stillpoint::{
-    archiver::{Aged, Cause, Place, Quit, Step, Witness, tell},
+    archiver::{Aged, Cause, Place, Quit, Said, Step, Witness, tell},
     repository::store::Key,
     world::World,
 };
@@ -72,6 +72,10 @@ fn is_planned(step: &Step) -> bool {
 
 fn is_shelved(step: &Step) -> bool {
     matches!(step, Step::Shelved { .. })
+}
+
+fn is_committed(step: &Step) -> bool {
+    matches!(step, Step::Committed { .. })
 }
 
 /// Whether it is the last one, and there have been so many of its kind.
@@ -216,6 +220,32 @@ async fn a_run_that_is_not_to_rest_keeps_to_its_pace() {
     let report = yard.run().await.unwrap();
     assert_eq!((&report.quit, report.pruned_rows), (&Quit::Finished, 30), "{report:?}");
     assert!(report.rested[&Cause::DeadRowRate] > Duration::from_mins(30), "{report:?}");
+}
+
+/// What keeps it from work beside that does not end it before: the next attempt would not know what
+/// this one owes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_not_to_rest_rests_first_for_what_it_deleted() {
+    let mut yard = yard_of(Sqlite::new().await);
+    yard.fill(0..30, 0).await;
+    yard.rule.throttle.dead_rows_per_hour = Some(360);
+    yard.limits.rests_max = Some(Duration::from_secs(1));
+    let (place, world) = (&yard.place, &yard.world);
+    // Which SQLite cannot tell.
+    let said = Said { sessions_max: Some(1), ..Said::default() };
+    let tell_it = |steps: &[Step]| {
+        if is_at(steps, is_committed, 1) {
+            wait(tell(place, world, "dba", |told| told.said = said)).unwrap();
+        }
+    };
+    let report = yard.run_seen(&Warden::new(&tell_it)).await.unwrap();
+    assert!(matches!(report.quit, Quit::Rested(_)), "{report:?}");
+    let rows = u32::try_from(report.pruned_rows).unwrap();
+    assert!((1..30).contains(&rows), "{report:?}");
+    // One in ten seconds; looking takes some time, too.
+    let rested: Duration = report.rested.values().sum();
+    assert!(rested >= Duration::from_secs(9) * rows, "{report:?}");
+    assert!(report.rested.contains_key(&Cause::UnknownSessions), "{report:?}");
 }
 
 /// Whether the server is one that cannot say how far its replicas are: one of them is gone.

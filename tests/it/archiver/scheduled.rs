@@ -4,6 +4,7 @@
 use chrono::TimeDelta;
 use chrono_tz::{Asia::Tokyo, Europe::Berlin, Tz};
 use rusqlite::Connection;
+use serde_json::Value;
 use stillpoint::world::World;
 
 use super::few::{configured, few};
@@ -64,6 +65,36 @@ fn a_set_whose_time_is_too_short_is_put_off_and_told_after_a_day() {
     let serving = ward.serve();
     ward.wait_until("more of it", || rows(&shop) < left);
     assert_eq!(serving.stop(), 143);
+}
+
+/// It is one run, however often it lets others have its room.
+#[test]
+fn a_run_that_goes_on_has_what_is_left_of_its_time() {
+    let (ward, shop) = few(60, SLOW);
+    shop.pragma_update(None, "journal_mode", "WAL").unwrap();
+    let ended = || {
+        let jobs = ward.jobs("shop").into_iter();
+        let is_ended = |job: &Value| job["kind"] == "archive few" && job["outcome"].is_string();
+        jobs.filter(is_ended).collect::<Vec<_>>()
+    };
+    let serving = ward.serve();
+    ward.wait_until("the run", || ended().len() == 1);
+    assert_eq!(serving.stop(), 143);
+    let left = rows(&shop);
+    assert!((1..60).contains(&left), "{left}");
+
+    // As if it had begun an hour ago, and had rested for too long.
+    let rested = "UPDATE job SET reason = 'rested, 3 rows deleted: replicas are behind',
+            started = started - 3600000000, ended = ended - 600000000
+        WHERE kind = 'archive few'";
+    assert_eq!(state(&ward).execute(rested, []).unwrap(), 1);
+    let serving = ward.serve();
+    ward.wait_until("its end", || ended().len() == 2);
+    assert_eq!(serving.stop(), 143);
+    let jobs = ended();
+    let is_over = |job: &Value| job["reason"] == "its time is over: 0 rows deleted";
+    assert!(jobs.iter().any(is_over), "{jobs:#?}");
+    assert_eq!(rows(&shop), left);
 }
 
 /// A window of an hour around what clocks show now in a zone, which it does not name.
