@@ -40,6 +40,8 @@ pub enum Cause {
     DeadRowRate,
     /// Log is written too fast.
     LogRate,
+    /// Others write it too fast.
+    LogOfOthers,
     /// Nobody knows how fast.
     UnknownLogRate,
     /// Too much of it has to be kept.
@@ -63,6 +65,7 @@ impl Cause {
             Self::UnknownDeadRows => "dead-rows-unknown",
             Self::DeadRowRate => "dead-row-rate",
             Self::LogRate => "wal-rate",
+            Self::LogOfOthers => "wal-rate-of-others",
             Self::UnknownLogRate => "wal-rate-unknown",
             Self::LogUsed => "log-used",
             Self::UnknownLogUsed => "log-used-unknown",
@@ -99,6 +102,7 @@ impl fmt::Display for Cause {
             }
             Self::DeadRowRate => "as many rows were deleted as may be in an hour, up to now",
             Self::LogRate => "log is written faster than it may be",
+            Self::LogOfOthers => "others write log faster than it may be",
             Self::UnknownLogRate => {
                 "how fast log is written is not known, as with a rollback journal of SQLite, \
                  which is no log"
@@ -248,6 +252,8 @@ pub(super) struct Debts {
     rows_until: Duration,
     /// How many bytes of log were written more than may be, when it was looked at last.
     log_owed: u128,
+    /// How many of them others have not written since it rests.
+    log_own: u128,
     /// When that was.
     log_at: Duration,
     /// How long the log was then.
@@ -414,20 +420,24 @@ impl Pace {
     /// Counts what was written, and what the time since then allows.
     fn count_log(&mut self, burden: &Burden, elapsed: Duration) {
         let Some(max) = self.throttle.log_bytes_per_second else {
-            (self.debts.log_owed, self.debts.log_bytes) = (0, None);
+            let Debts { log_owed, log_own, log_bytes, .. } = &mut self.debts;
+            (*log_owed, *log_own, *log_bytes) = (0, 0, None);
             return;
         };
         let Some(now) = burden.log_bytes else { return };
-        let (Debts { log_owed, log_at, log_bytes, .. }, max) = (self.debts, u128::from(max.max(1)));
+        let Debts { log_owed, log_own, log_at, log_bytes, .. } = self.debts;
+        let max = u128::from(max.max(1));
         let written = log_bytes.map_or(0, |before| now.saturating_sub(before));
         let may_be = |time: Duration| max.saturating_mul(time.as_micros()) / 1_000_000;
-        let mut owed = log_owed + written;
-        owed = owed.saturating_sub(may_be(elapsed.saturating_sub(log_at)));
+        let allowed = may_be(elapsed.saturating_sub(log_at));
+        let mut owed = (log_owed + written).saturating_sub(allowed);
+        let mut own = owed;
         if self.is_idle {
             // While others write too much, it rests; but what they wrote is not made up for.
-            owed = owed.min(log_owed.max(may_be(REST_MAX)));
+            own = log_own.saturating_sub(allowed);
+            owed = owed.min(own.max(may_be(REST_MAX)));
         }
-        self.debts.log_owed = owed;
+        (self.debts.log_owed, self.debts.log_own) = (owed, own);
         (self.debts.log_at, self.debts.log_bytes) = (elapsed, Some(now));
         self.is_idle = true;
     }
@@ -437,8 +447,14 @@ impl Pace {
         let (max, owed) = (self.throttle.log_bytes_per_second?, self.debts.log_owed);
         let seconds = (owed as f64 / max.max(1) as f64).min(REST_MAX.as_secs_f64());
         let why = format!("{owed} bytes of log were written more than may be until now");
+        // It would have rested enough by now for its own.
+        let (cause, why) = if self.debts.log_own == 0 {
+            (Cause::LogOfOthers, format!("{}: {why}", Cause::LogOfOthers))
+        } else {
+            (Cause::LogRate, why)
+        };
         let length = Duration::from_secs_f64(seconds);
-        (!length.is_zero()).then_some(Rest { cause: Cause::LogRate, why, length })
+        (!length.is_zero()).then_some(Rest { cause, why, length })
     }
 }
 
@@ -517,7 +533,7 @@ mod tests {
         let rested = rest(&mut pace, log(8_000), 1).expect("it rests");
         assert_eq!(rested, (Cause::LogRate, Duration::from_secs(2)));
         let rested = rest(&mut pace, log(8_500), 3).expect("what others write counts");
-        assert_eq!(rested, (Cause::LogRate, Duration::from_millis(500)));
+        assert_eq!(rested, (Cause::LogOfOthers, Duration::from_millis(500)));
         assert_eq!(rest(&mut pace, log(8_500), 4), None);
     }
 
@@ -557,10 +573,19 @@ mod tests {
         let log = |bytes| Burden { log_bytes: Some(bytes), ..CALM };
         assert_eq!(rest(&mut pace, log(0), 0), None);
         assert_eq!(rest(&mut pace, log(3_000), 1), Some((Cause::LogRate, Duration::from_secs(2))));
-        let ten = Some((Cause::LogRate, REST_MAX));
+        let ten = Some((Cause::LogOfOthers, REST_MAX));
         assert_eq!(rest(&mut pace, log(1_000_000), 3), ten);
         assert_eq!(rest(&mut pace, log(2_000_000), 13), ten);
         assert_eq!(rest(&mut pace, log(2_000_000), 23), None);
+        // What it wrote itself goes first, and is its pace, whoever else writes.
+        let own = |seconds| Some((Cause::LogRate, Duration::from_secs(seconds)));
+        assert_eq!(rest(&mut pace, log(2_014_000), 23), own(10));
+        assert_eq!(rest(&mut pace, log(3_000_000), 33), own(10));
+        assert_eq!(rest(&mut pace, log(4_000_000), 43), Some((Cause::LogOfOthers, REST_MAX)));
+        // That they write less for a while does not make it its own again.
+        let five = Some((Cause::LogOfOthers, Duration::from_secs(5)));
+        assert_eq!(rest(&mut pace, log(4_005_000), 53), five);
+        assert_eq!(rest(&mut pace, log(4_005_000), 58), None);
     }
 
     #[test]

@@ -239,6 +239,9 @@ mod tests {
         assert_eq!((kept(rest(Cause::DeadRowRate), 70), kept(rest(Cause::Lag), 80)), (0, 0));
         assert_eq!((kept(Turn::Go, 90), kept(rest(Cause::UnknownLag), 100)), (0, 0));
         assert_eq!(kept(rest(Cause::UnknownLag), 130), 30);
+        // What others write is theirs.
+        assert_eq!((kept(rest(Cause::LogRate), 140), kept(rest(Cause::LogOfOthers), 150)), (0, 0));
+        assert_eq!(kept(rest(Cause::LogOfOthers), 450), 300);
     }
 
     #[test]
@@ -258,5 +261,7 @@ mod tests {
         assert!(log(&go, 70));
         // Its pace is nothing that somebody has to see.
         assert!(!log(&rate, 80) && !log(&rate, 99) && !log(&go, 100));
+        let others = rest(Cause::LogOfOthers);
+        assert!(!log(&others, 110) && log(&others, 120) && !log(&others, 130));
     }
 }
