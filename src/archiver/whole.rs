@@ -303,6 +303,8 @@ impl Work<'_, '_> {
                 range.after = range.to.take();
             }
         }
+        // One that was cut has no end of its own: what follows belongs to it.
+        range.to = None;
         let rest = self.tally(transaction, &last_forms, &range).await?;
         if !together.are(&rest) {
             let (rows, wanted) = (rest.rows, together.rows);

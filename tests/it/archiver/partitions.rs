@@ -12,8 +12,8 @@ use std::{
 
 use stillpoint::{
     archiver::{
-        Archiving, Limits, Nobody, Quit, Reattached, Returning, Shelf, Step, Wanted, put_back,
-        standing,
+        Archiving, Erasing, Limits, Nobody, Quit, Reattached, Returning, Shelf, Step, Wanted,
+        erase, put_back, standing,
     },
     repository::store::Dice,
 };
@@ -324,6 +324,36 @@ async fn i12_rows_that_the_archive_has_stay_there_whoever_deletes_them_elsewhere
     shop.client().await.batch_execute("DROP TABLE p9").await.unwrap();
     assert_eq!(yard.run().await.unwrap().quit, Quit::Finished);
     assert_eq!((archived(&yard).await, yard.ledger().await.len()), (tokens(60..100), 4));
+}
+
+/// Whoever is erased may have the last row of a partition that stands beside its table: its files
+/// end before that row, and the table, which has it as before, is the same all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn i12_a_partition_whose_last_row_was_erased_from_files_goes_or_comes_back() {
+    let Some(shop) = InPostgres::new(17).await else { return };
+    for what in ["dropped", "put back", "written to"] {
+        let mut yard = nested(&shop, &shop, 100).await;
+        yard.rule.grace = Duration::from_hours(1);
+        assert!(matches!(yard.run().await.unwrap().quit, Quit::Gate(_)), "{what}");
+        let (places, who) = ([yard.place.clone()], (None, "id", "99"));
+        let erased = erase(&places, &yard.world, who, ("Art. 17", "dba"), Erasing::IfFound);
+        assert_eq!(Box::pin(erased).await.unwrap().rows, 1, "{what}");
+        assert_eq!((archived(&yard).await, count(&shop, "p9").await), (tokens(60..99), 40));
+        if what == "put back" {
+            reattach(&yard, "p9").await.unwrap();
+            assert_eq!((count(&shop, "parted").await, archived(&yard).await), (160, Vec::new()));
+            continue;
+        }
+        if what == "written to" {
+            shop.execute("UPDATE p9 SET token = 'new' WHERE id = 99").await;
+        }
+        yard.rule.grace = Duration::ZERO;
+        let report = yard.run().await.unwrap();
+        assert_eq!(report.quit, Quit::Finished, "{what}: {report:?}");
+        assert_eq!(report.differences.is_empty(), what == "dropped", "{what}: {report:?}");
+        assert!(!stands(&shop, "public.p9").await, "{what}");
+        assert_eq!(archived(&yard).await, tokens(60..99), "{what}");
+    }
 }
 
 /// A row that is not selected, in a partition that has left already: it goes back.
