@@ -44,7 +44,7 @@ pub(super) async fn delete_again(
     let mut done = Ok(());
     for (plan, batch) in left_alone(shelf) {
         let of_batch = batch.slices.iter().filter(|slice| alive.has_slice(batch, slice));
-        let slices: Vec<Slice> = of_batch.cloned().collect();
+        let slices: Vec<Slice> = of_batch.filter(|slice| slice.rows() > 0).cloned().collect();
         if slices.is_empty() {
             continue;
         }

@@ -312,10 +312,16 @@ async fn set_apart(
         // hangs on them is with them, or is looked for when they are taken out of the files.
         let is_forgotten = |slice: &&Slice| {
             let count = living.get(&slice.number).copied().unwrap_or_default();
-            count == 0 || 2 * count < slice.members[0].rows
+            slice.rows() > 0 && (count == 0 || 2 * count < slice.members[0].rows)
         };
         let forgotten = slices.iter().filter(is_forgotten).map(|slice| live(batch, slice));
         let (gone, unnoted): (Vec<_>, Vec<_>) = forgotten.partition(|one| before.has(one));
+        // Of what has no rows any more, nothing is told by looking: it is as all the others are.
+        let (empty, full): (Vec<&Slice>, Vec<_>) = slices.iter().partition(|one| one.rows() == 0);
+        if !unnoted.is_empty() && unnoted.len() == full.len() {
+            let empty = empty.into_iter().map(|slice| live(batch, slice));
+            overlap.unnoted.extend(empty.filter(|one| !before.has(one)));
+        }
         left.extend(gone);
         overlap.unnoted.extend(unnoted);
     }

@@ -127,6 +127,62 @@ async fn i15_who_was_erased_and_came_back_keeps_no_run_from_going_on() {
     }
 }
 
+/// A shop with forty orders, of which one slice of ten is somebody's who was erased since.
+async fn with_an_empty_slice() -> Yard<Sqlite> {
+    let yard = Yard::new(Sqlite::new().await, false);
+    yard.fill(0..40, 0).await;
+    let theirs = "UPDATE orders SET note = 'theirs' WHERE id BETWEEN 10 AND 19".to_owned();
+    yard.shop.change(&[theirs]).await;
+    let path = yard.shop.path();
+    copy(&path, &path.with_extension("copy"));
+    assert_eq!(yard.run().await.unwrap().pruned_rows, 40);
+    let places = [yard.place.clone()];
+    let who = (None, "note", "theirs");
+    let erased = erase(&places, &yard.world, who, ("asked", "test"), Erasing::IfFound);
+    assert_eq!(Box::pin(erased).await.unwrap().rows, 10);
+    yard
+}
+
+/// Nothing of a slice can be forgotten of which no row is left: it keeps no run from going on, and
+/// is not taken for one whose rows are others now.
+#[tokio::test(flavor = "multi_thread")]
+async fn i15_a_slice_of_which_no_row_is_left_keeps_no_run_from_going_on() {
+    let others = || (0..10).chain(20..40);
+    for prunes in [false, true] {
+        let yard = with_an_empty_slice().await;
+        go_back(&yard);
+        let refused = yard.run().await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
+        let found = look(&yard, Reconciling { adopts: true, prunes, notes: false }).await;
+        let (pruned, left) = if prunes { (30, 0) } else { (0, 30) };
+        assert_eq!((found.pruned_rows, rows(&found.live)), (pruned, left), "{found:?}");
+        assert_eq!((found.differing.len(), found.unnoted.len()), (0, 0), "{found:?}");
+        assert!(came_back(&found)[0].starts_with("10 of orders: id=10; id=11"), "{found:?}");
+        for (moved, erased) in [(40 - pruned, 10), (0, 0)] {
+            let report = yard.run().await.unwrap();
+            assert_eq!((report.pruned_rows, report.erased_rows), (moved, erased), "{report:?}");
+            assert_eq!(yard.live("orders").await, Vec::<String>::new());
+            assert_eq!(yard.archived("orders").await, tokens(others()));
+            assert_eq!(classes(&yard, LOOK).await, [0, left, 0]);
+            agrees(&yard, &(prunes, moved)).await;
+        }
+    }
+}
+
+/// Where only the ledger was lost, it is noted again with the slices beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn i15_a_slice_of_which_no_row_is_left_is_noted_again_with_the_others() {
+    let yard = with_an_empty_slice().await;
+    yard.shop.change(&["DROP TABLE stillpoint_archive_ledger".to_owned()]).await;
+    let found = look(&yard, LOOK).await;
+    assert_eq!((found.unnoted.len(), rows(&found.unnoted)), (4, 30), "{found:?}");
+    assert_eq!(look(&yard, Reconciling { notes: true, ..LOOK }).await.archived, (4, 30));
+    assert_eq!(yard.run().await.unwrap().quit, Quit::NothingSelected);
+    let found = look(&yard, LOOK).await;
+    assert_eq!((found.archived, found.live.len()), ((4, 30), 0), "{found:?}");
+    agrees(&yard, &"noted").await;
+}
+
 /// Which rows of the erased came back.
 fn came_back(found: &Overlap) -> Vec<String> {
     let told = |one: &CameBack| format!("{} of {}: {}", one.rows, one.table, one.keys.join("; "));
