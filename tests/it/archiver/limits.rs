@@ -117,20 +117,20 @@ impl Gate for Unsure {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_begins_anew_begins_no_limit_anew() {
-    for (seconds, quit, gone) in [(0, Quit::RowsMax, 20), (3_600, Quit::OutOfTime, 10)] {
+    for (seconds, quit, gone) in [(0, Quit::RowsMax, 200), (3_600, Quit::OutOfTime, 100)] {
         let mut yard = Yard::new(Sqlite::new().await, false);
         let clock = TestClock::new();
         yard.world.clock = Arc::<TestClock>::clone(&clock);
-        yard.fill(0..40, 0).await;
-        // Each slice is a batch of its own.
+        yard.fill(0..400, 0).await;
+        // A batch has a hundred rows then.
         yard.rule.file_bytes = 1;
-        yard.limits.rows_max = Some(20);
+        yard.limits.rows_max = Some(200);
         yard.rule.runtime_max = Some(Duration::from_mins(30));
         let unsure = Unsure { clock, seconds, asked: AtomicU64::new(0) };
         yard.gates.push(Box::new(unsure));
         let report = yard.run().await.unwrap();
         assert_eq!((&report.quit, report.pruned_rows), (&quit, gone), "{report:?}");
-        assert_eq!(report.exported_rows, 20, "{report:?}");
+        assert_eq!(report.exported_rows, 200, "{report:?}");
     }
 }
 

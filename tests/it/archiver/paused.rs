@@ -132,7 +132,7 @@ async fn a_run_of_a_paused_set_writes_and_deletes_nothing_before_it_goes_on() {
 async fn a_run_that_is_paused_amid_its_files_reads_and_deletes_no_more_before_it_goes_on() {
     for keeps_source in [false, true] {
         let mut yard = yard_of(Sqlite::new().await);
-        yard.fill(0..30, 0).await;
+        yard.fill(0..300, 0).await;
         yard.rule.file_bytes = 1;
         yard.limits.keeps_source = keeps_source;
         let (place, world) = (&yard.place, &yard.world);
@@ -150,7 +150,7 @@ async fn a_run_that_is_paused_amid_its_files_reads_and_deletes_no_more_before_it
         assert_eq!(rests(&steps[first + 1..]), 5, "{steps:?}");
         assert!(steps.iter().filter(|one| is_shelved(one)).count() > 1, "{steps:?}");
         let wanted = if keeps_source { Quit::KeptSource } else { Quit::Finished };
-        assert_eq!((report.quit, report.exported_rows), (wanted, 30));
+        assert_eq!((report.quit, report.exported_rows), (wanted, 300));
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::serving::ward::{HEAD, Ward};
 
-const ARCHIVE: &str = "[database.shop]\nendpoint = \"sqlite:shop.db\"\n\
+const ARCHIVE: &str = "[database.shop]\nendpoint = \"sqlite:shop.db\"\nrepository = \"primary\"\n\
     [archive.orders]\ndatabase = \"shop\"\nroot = \"orders\"\nwhere = \"state = 'closed'\"\n\
     slice_rows = 10\n";
 
