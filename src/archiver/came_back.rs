@@ -4,17 +4,17 @@
 use std::collections::{BTreeMap, HashSet};
 
 use async_trait::async_trait;
-use stillpoint_contract::{Column, KeyRange, Result, RowBatch, RowSink, Rows, values};
+use stillpoint_contract::{Column, Key, KeyRange, Result, RowBatch, RowSink, Rows, values};
 
 use super::{
-    document::Slice,
+    document::{Batch, Slice},
     erase::erasures,
     file::value_text,
     homes::Homes,
     names::{KeyColumn, Names},
     place::Place,
     reconcile::{Hidden, LiveSlice, ROWS_MAX, every_row, left_alone},
-    shelf::Shelf,
+    shelf::{Shelf, Shelved, ShelvedBatch},
     subject::{Picks, Searched},
 };
 use crate::world::World;
@@ -55,9 +55,12 @@ pub(super) async fn came_back(
         if !batch.slices.iter().any(|slice| lacks(&slice)) {
             continue;
         }
-        let ranges = stretches(&place.known_bounds(batch).await?, lacks)?;
+        let beside = neighbours(place, shelf.run(&plan.run)?, batch).await?;
+        let Stretches { closed, open } =
+            stretches(&place.known_bounds(batch).await?, &beside, lacks)?;
         let searched = Searched { place, world, names: &names, plan, batch };
-        let sets = every_row(homes.sets(plan, batch));
+        let sets = homes.sets(plan, batch);
+        let sought = [(every_row(sets.clone()), closed), (sets, open)];
         for (number, member) in batch.members.iter().enumerate() {
             let of_table = standing.iter().filter_map(|(erasure, _)| {
                 let subject = erasure.subject.search();
@@ -73,13 +76,15 @@ pub(super) async fn came_back(
             let table = &*plan.members[number].table.name;
             let found = &mut found;
             let mut looking = Looking { picks, number, table, columns, key, found };
-            for range in &ranges {
-                for set in &sets {
-                    let mut snapshot = rows.snapshot().await?;
-                    if number == 0 {
-                        snapshot.root(set, range, ROWS_MAX, &mut looking).await?;
-                    } else {
-                        snapshot.member(set, number, range, &mut looking).await?;
+            for (sets, ranges) in &sought {
+                for range in ranges {
+                    for set in sets {
+                        let mut snapshot = rows.snapshot().await?;
+                        if number == 0 {
+                            snapshot.root(set, range, ROWS_MAX, &mut looking).await?;
+                        } else {
+                            snapshot.member(set, number, range, &mut looking).await?;
+                        }
                     }
                 }
             }
@@ -88,18 +93,81 @@ pub(super) async fn came_back(
     Ok(found.0.into_values().map(|one| one.told).collect())
 }
 
-/// Where rows may be that were taken out of some slices of a batch: of a slice itself only the keys
-/// of rows that are left are known, so that they are between its neighbours.
-fn stretches(slices: &[Slice], lacks: impl Fn(&&Slice) -> bool) -> Result<Vec<KeyRange>> {
+/// Where rows may be that were taken out of some slices of a batch.
+#[derive(Debug, Default)]
+struct Stretches {
+    /// Between archived rows: all rows are looked at, also those that no policy selects any more.
+    closed: Vec<KeyRange>,
+    /// To the beginning or the end of the table: most rows there were never archived, and only
+    /// those are looked at that the run's plan selects.
+    open: Vec<KeyRange>,
+}
+
+/// Of a slice itself only the keys of rows that are left are known, so that others are between its
+/// neighbours. The batches beside this one, whose keys are `before` and `behind`, are its
+/// neighbours only where no rows were read again between them: a stretch with them is one more.
+fn stretches(
+    slices: &[Slice],
+    (before, behind): &(Option<Key>, Option<Key>),
+    lacks: impl Fn(&&Slice) -> bool,
+) -> Result<Stretches> {
     let ranges = slices.iter().map(Slice::range).collect::<Result<Vec<_>>>()?;
     let ends = |range: &Option<KeyRange>| range.as_ref().and_then(|range| range.to.clone());
-    let lacking = slices.iter().enumerate().filter(|(_, slice)| lacks(slice));
-    let between = lacking.map(|(at, _)| KeyRange {
-        after: ranges[..at].iter().rev().find_map(ends),
-        from: None,
-        to: ranges[at + 1..].iter().find_map(ends),
-    });
-    Ok(between.collect())
+    let mut found = Stretches::default();
+    for (at, _) in slices.iter().enumerate().filter(|(_, slice)| lacks(slice)) {
+        let after = ranges[..at].iter().rev().find_map(ends);
+        let to = ranges[at + 1..].iter().find_map(ends);
+        if after.is_none() || to.is_none() {
+            found.open.push(KeyRange { after: after.clone(), from: None, to: to.clone() });
+            let first = after.as_ref().or(before.as_ref()).cloned();
+            let last = to.as_ref().or(behind.as_ref()).cloned();
+            if first.is_some() && last.is_some() {
+                found.closed.push(KeyRange { after: first, from: None, to: last });
+            }
+        }
+        let own = ranges[at].clone().unwrap_or_default();
+        let between = KeyRange {
+            from: own.from.filter(|_| after.is_none()),
+            after: after.or(own.after),
+            to: to.or(own.to),
+        };
+        if (between.after.is_some() || between.from.is_some()) && between.to.is_some() {
+            found.closed.push(between);
+        }
+    }
+    Ok(found)
+}
+
+/// With which keys slices of a run end: the last one in batches before one of them, and the first
+/// one in those behind.
+async fn neighbours(
+    place: &Place,
+    run: &Shelved,
+    batch: &Batch,
+) -> Result<(Option<Key>, Option<Key>)> {
+    // Keys are written as the columns are.
+    let is_alike = |one: &ShelvedBatch| {
+        one.is_there() && one.batch.members[0].columns == batch.members[0].columns
+    };
+    let (mut before, mut behind) = (None, None);
+    for (_, one) in run.batches.range(..batch.number).rev() {
+        if before.is_none() && is_alike(one) {
+            before = ends(place, &one.batch).await?.pop();
+        }
+    }
+    for (_, one) in run.batches.range(batch.number + 1..) {
+        if behind.is_none() && is_alike(one) {
+            behind = ends(place, &one.batch).await?.into_iter().next();
+        }
+    }
+    Ok((before, behind))
+}
+
+/// With which keys slices of a batch end, where that is known.
+async fn ends(place: &Place, batch: &Batch) -> Result<Vec<Key>> {
+    let slices = place.known_bounds(batch).await?;
+    let ranges = slices.iter().map(Slice::range).collect::<Result<Vec<_>>>()?;
+    Ok(ranges.into_iter().flatten().filter_map(|range| range.to).collect())
 }
 
 /// Whether rows were taken out of a slice's files since it was deleted.

@@ -140,7 +140,8 @@ impl ErasedRow {
         page.line(format!(
             "  To archive and erase those that the policy selects: stillpoint archive run {set}"
         ));
-        page.line("  Others, delete from their tables by these keys, with what hangs on them.");
+        page.line("  Look at the others: some of them may never have been archived. Those that");
+        page.line("  are to go, delete from their tables by these keys, with what hangs on them.");
     }
 }
 

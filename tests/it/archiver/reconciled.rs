@@ -11,8 +11,8 @@ use std::{
 use chrono::{Datelike as _, NaiveTime, TimeDelta};
 use stillpoint::{
     archiver::{
-        Aged, CameBack, Erasing, Left, LiveSlice, Overlap, Quit, Reconciling, Step, Witness, erase,
-        revoke, tell, verify,
+        Aged, CameBack, Erasing, Left, LiveSlice, Overlap, Quit, Reconciling, Shelf, Step, Witness,
+        erase, revoke, tell, verify,
     },
     policy::Window,
 };
@@ -220,6 +220,39 @@ async fn i15_who_was_erased_and_came_back_is_told_until_they_are_gone() {
     let gone = ["DELETE FROM items WHERE order_id = 3", "DELETE FROM orders WHERE id = 3"];
     yard.shop.change(&gone.map(str::to_owned)).await;
     assert_eq!(look(&yard, LOOK).await.erased, []);
+}
+
+/// Beyond what a run archived, rows of the erased are told only where its plan selects them: the
+/// others there were never archived.
+#[tokio::test(flavor = "multi_thread")]
+async fn i15_rows_of_the_erased_that_were_never_archived_are_not_told() {
+    let mut yard = Yard::new(Sqlite::new().await, false);
+    yard.fill(0..40, 0).await;
+    let never = |id| format!("INSERT INTO orders VALUES ({id}, 'new {id}', 'open', 'theirs', 1)");
+    let theirs = "UPDATE orders SET note = 'theirs' WHERE id IN (0, 19, 20, 39)".to_owned();
+    yard.shop.change(&[theirs, never(-5), never(60)]).await;
+    let path = yard.shop.path();
+    copy(&path, &path.with_extension("copy"));
+    for rows_max in [Some(20), None] {
+        yard.limits.rows_max = rows_max;
+        assert_eq!(yard.run().await.unwrap().pruned_rows, 20);
+    }
+    let shelf = Shelf::load(&yard.place).await.unwrap();
+    let batches: Vec<usize> = shelf.runs.iter().map(|run| run.batches.len()).collect();
+    assert_eq!(batches, [2]);
+    let places = [yard.place.clone()];
+    let who = (None, "note", "theirs");
+    let erased = erase(&places, &yard.world, who, ("asked", "test"), Erasing::IfFound);
+    assert_eq!(Box::pin(erased).await.unwrap().rows, 4);
+
+    go_back(&yard);
+    // Between two batches, all of them are known.
+    yard.shop.change(&["UPDATE orders SET state = 'open' WHERE id IN (19, 20)".to_owned()]).await;
+    let found = look(&yard, Reconciling { adopts: true, ..LOOK }).await;
+    let [told] = &*found.erased else { panic!("{found:?}") };
+    let mut keys = told.keys.clone();
+    keys.sort();
+    assert_eq!((told.rows, &*keys.join(", ")), (4, "id=0, id=19, id=20, id=39"), "{found:?}");
 }
 
 /// What somebody deletes after a restore is no lost ledger either, and does not come back.
