@@ -1,6 +1,7 @@
 //! Second copies that lack something: documents that never came, as an older version left them,
 //! documents and files that are gone, or all of a batch, as where there was no second place yet.
-//! They are brought, and read back.
+//! They are brought, and read back. What came there of a batch that was let go since, and has no
+//! manifest, gets one that says so, and goes.
 //!
 //! What is there stays as it is: a document, or a file, that is another one than at the first place
 //! is damage, and is told.
@@ -136,8 +137,10 @@ impl OfBatch {
                 !self.is_gone() && (is_other || own == newest && first.objects.iter().any(lacks))
             }
             None if self.needs_manifest() => true,
+            // Files that no manifest names are found by nobody who looks for rows.
+            None if first.is_gone() => !self.objects.is_empty(),
             // What waits is brought by the gate that it waits for.
-            None => !self.is_void && first.is_sealed && !first.is_gone(),
+            None => !self.is_void && first.is_sealed,
         }
     }
 
@@ -269,15 +272,23 @@ impl Completing<'_> {
             }
             return Ok(None);
         }
+        // Whoever brought files of it was killed before its manifest, and it was let go since.
+        let has_left = own.newest.is_none() && !own.objects.is_empty() && !now.is_there();
         if own.is_gone() {
-            if own.needs_manifest() {
+            if own.needs_manifest() || has_left {
                 bring_manifest(from, to, plan, now).await?;
             }
             return Ok(None);
         }
         match own.newest {
             Some(newest) => self.earlier(plan, now, newest).await,
-            None if own.is_sealed || now.is_sealed() => self.unnamed(plan, now, own).await,
+            // Its rows are in their tables: nobody has to know which ones these files hold.
+            None if has_left && now.void.is_some() && !own.is_sealed && !self.has_holds => {
+                self.tell_gone(plan, now).await.map(|()| None)
+            }
+            None if own.is_sealed || now.is_sealed() || has_left => {
+                self.unnamed(plan, now, own).await
+            }
             None => Ok(None),
         }
     }
@@ -317,7 +328,8 @@ impl Completing<'_> {
             if let Some(written) = written.filter(has_it) {
                 read_back(to, cpu, plan, &written).await?;
                 bring_document(to, run, sheet, &written).await?;
-                return Ok(Some(alone(written)).filter(|_| generation < newest));
+                let is_behind = generation < newest || !now.is_there();
+                return Ok(Some(alone(written)).filter(|_| is_behind));
             }
         }
         // Some rows of an earlier writing may be there, and nobody knows whose.
@@ -329,14 +341,19 @@ impl Completing<'_> {
             bring(from, to, cpu, plan, &now.batch).await?;
             return Ok(None);
         }
+        self.tell_gone(plan, now).await.map(|()| None)
+    }
+
+    /// Says there that nothing of a batch counts: whoever sweeps removes what is left of it.
+    async fn tell_gone(&self, plan: &Plan, now: &ShelvedBatch) -> Result<()> {
+        let (to, run, batch) = (self.to, &*plan.run, now.batch.number);
         if let Some(expired) = &now.expired {
             to.mark(run, Sheet::Expired { batch }, expired).await?;
         } else if let Some(void) = &now.void {
             to.mark(run, Sheet::Void { batch }, void).await?;
         }
-        let sheet = Sheet::Batch { batch, generation: newest };
-        bring_document(to, run, sheet, &now.batch).await?;
-        Ok(None)
+        let sheet = Sheet::Batch { batch, generation: now.batch.generation };
+        bring_document(to, run, sheet, &now.batch).await
     }
 }
 

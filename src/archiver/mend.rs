@@ -111,8 +111,8 @@ impl Work<'_, '_> {
         let now = archiving.world.clock.now();
         void(archiving.place, batch, reason, now).await?;
         for copy in archiving.gates.iter().filter_map(|gate| gate.copy()) {
-            let sheet = Sheet::Batch { batch: batch.number, generation: batch.generation };
-            if copy.read::<Batch>(&batch.run, sheet).await?.is_some() {
+            // Whoever was killed may have brought files of it, and no manifest yet.
+            if copy.read::<Plan>(&batch.run, Sheet::Plan).await?.is_some() {
                 void(copy, batch, reason, now).await?;
             }
         }

@@ -17,8 +17,8 @@ use futures::FutureExt as _;
 use rusqlite::Connection;
 use stillpoint::{
     archiver::{
-        Batch, Erasing, Gate, Place, Plan, Quit, SecondCopy, Shelf, Shelved, Step, Wanted, Witness,
-        erase, erasures, expire, find, verify,
+        Batch, Erasing, Gate, Holding, Place, Plan, Quit, SecondCopy, Shelf, Shelved, Step, Wanted,
+        Witness, erase, erasures, expire, find, hold, verify,
     },
     policy::{Period, PeriodUnit},
     repository::store::{Fault, FaultyStore, Key, MemoryStore, Store},
@@ -319,4 +319,70 @@ async fn i16_an_expiry_that_was_cut_off_is_finished_by_the_next_run() {
     assert_eq!(yard.run().await.unwrap().quit, Quit::NothingSelected);
     are_one(&yard, &to, [&stores[0], &stores[1]], "after the run").await;
     assert_eq!(files(&*stores[1]).await, Vec::<String>::new());
+}
+
+/// A run is cut off at a call of the second place, the policy is corrected, and the next run is cut
+/// off at another call, or knows nothing of that place; the one behind it is not. Whether rows had
+/// been deleted by then, and whether the next run was through.
+async fn given_up(copying: u64, next: Option<u64>, has_holds: bool) -> (bool, bool) {
+    let what = format!("cut off at {copying} and {next:?}, holds: {has_holds}");
+    let stores = [memory(), memory()];
+    let faulty = Arc::new(FaultyStore::new(Arc::clone(&stores[1]), 1));
+    let second = Arc::clone(&faulty) as Arc<dyn Store>;
+    let (mut yard, to) = doubled(Arc::clone(&stores[0]), second).await;
+    yard.fill(0..12, 1).await;
+    let cut_off = async |yard: &Yard<Sqlite>, call: u64| {
+        faulty.fault_from(faulty.calls() + call, Fault::Fail(ErrorKind::Exhausted));
+        let is_through = yard.run().await.is_ok();
+        faulty.heal();
+        is_through
+    };
+    cut_off(&yard, copying).await;
+    if yard.live("orders").await.len() < 12 {
+        return (true, true);
+    }
+    if has_holds {
+        // Rows of others are held.
+        let held = Holding::Subject(None, "id", "99");
+        hold(&yard.place, &yard.world, held, "LEG-1", "dba").await.unwrap();
+    }
+    "state = 'closed' AND id < 4".clone_into(&mut yard.rule.selects);
+    let is_through = if let Some(call) = next {
+        cut_off(&yard, call).await
+    } else {
+        let gates = std::mem::take(&mut yard.gates);
+        let is_through = yard.run().await.is_ok();
+        yard.gates = gates;
+        is_through
+    };
+    assert!(yard.run().await.unwrap().quit.is_done(), "{what}");
+    are_one(&yard, &to, [&stores[0], &stores[1]], &what).await;
+    for place in [&yard.place, &to] {
+        let found = verify(place, &yard.world.cpu, None, |_| true).await.unwrap();
+        assert_eq!(found.unnamed, 0, "{what}: {found:?}");
+        assert_eq!(archived(&yard, place, "").await, 4, "{what}");
+    }
+    (false, is_through)
+}
+
+/// Killed before the second place had the manifest of files that are there already: once their
+/// batch is let go, they do not stay where nobody who is erased is looked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn i16_files_of_a_batch_that_was_given_up_leave_the_second_place() {
+    let mut copying = 0;
+    while !Box::pin(given_up(copying, Some(u64::MAX / 2), false)).await.0 {
+        copying += 1;
+    }
+    assert!(copying > 5, "{copying}");
+    // The last call before rows are deleted is that which writes the manifest.
+    let copying = copying - 1;
+    for has_holds in [false, true] {
+        assert!(Box::pin(given_up(copying, None, has_holds)).await.1, "{has_holds}");
+        for call in 0.. {
+            if Box::pin(given_up(copying, Some(call), has_holds)).await.1 {
+                assert!(call > 5, "{call}");
+                break;
+            }
+        }
+    }
 }
