@@ -82,8 +82,11 @@ impl Work<'_, '_> {
     ) -> Result<Quit> {
         let ledger = pruner.ledger(&run.plan.set).await?;
         self.settle(&mut run, &ledger).await?;
-        // What leaves its table is out of sight at once, and takes locks: it waits as rows do.
-        if let Some(quit) = self.turn(pruner, &run.plan.archive_set()).await? {
+        // What leaves its table is out of sight at once, and takes locks: it waits as rows do. What
+        // is noted left it long ago.
+        if !self.is_noted(pruner, &run).await?
+            && let Some(quit) = self.turn(pruner, &run.plan.archive_set()).await?
+        {
             return Ok(quit);
         }
         let name = || partition.name.clone();
