@@ -546,7 +546,7 @@ fn within(slices: &[Slice], rows: Option<u64>) -> usize {
 
 /// Where reading goes on: behind what was read and is not deleted yet.
 async fn resume_after(place: &Place, run: &Shelved) -> Result<KeyRange> {
-    let Some(last) = run.pending().last() else { return Ok(KeyRange::default()) };
+    let Some(last) = last_pending(run) else { return Ok(KeyRange::default()) };
     let slices = place.open_bounds(last, last.slices.clone()).await?;
     let range = slices.iter().rev().find_map(|slice| slice.range().transpose()).transpose()?;
     Ok(KeyRange { after: range.and_then(|range| range.to), ..KeyRange::default() })
@@ -554,7 +554,15 @@ async fn resume_after(place: &Place, run: &Shelved) -> Result<KeyRange> {
 
 /// The set, with columns in the forms of that key.
 pub(super) fn set_after(run: &Shelved) -> ArchiveSet {
-    run.pending().last().map_or_else(|| run.plan.archive_set(), |last| last.set_of(&run.plan))
+    last_pending(run).map_or_else(|| run.plan.archive_set(), |last| last.set_of(&run.plan))
+}
+
+/// The last batch that was read and is not deleted yet. Of one whose rows were all taken out of its
+/// files, nobody knows where it ended.
+fn last_pending(run: &Shelved) -> Option<&Batch> {
+    let ends =
+        |slice: &Slice| slice.to.is_some() || slice.sealed.is_some() && slice.members[0].rows > 0;
+    run.pending().filter(|batch| batch.slices.iter().any(ends)).last()
 }
 
 /// A batch that was just written.

@@ -2,11 +2,11 @@
 //! say nothing of one that was erased.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-use std::{fs, sync::Arc};
+use std::{fs, sync::Arc, time::Duration};
 
 use data_encoding::HEXLOWER;
 use stillpoint::{
-    archiver::{Erasing, Place, Reconciling, SecondCopy, Shelf, erase, expire, verify},
+    archiver::{Aged, Erasing, Place, Quit, Reconciling, SecondCopy, Shelf, erase, expire, verify},
     policy::{Period, PeriodUnit},
     repository::store::{MemoryStore, Store},
 };
@@ -14,7 +14,7 @@ use stillpoint::{
 use super::{
     keys,
     returns::copy,
-    shop::{Shop as _, Sqlite, Yard},
+    shop::{Shop as _, Sqlite, Yard, tokens},
 };
 
 const ORDERS: u64 = 300;
@@ -132,5 +132,32 @@ async fn i16_no_key_of_a_row_outlives_its_time() {
         let shelf = Shelf::load(place).await.unwrap();
         let batches = shelf.runs.iter().flat_map(|run| run.batches.values());
         assert_eq!(batches.map(|one| one.batch.rows()).sum::<u64>(), ORDERS);
+    }
+}
+
+/// A run that waits goes on behind the last row of which it still knows the key, also where nothing
+/// is left of a later batch: it does not read everything once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn i16_a_run_that_waits_reads_no_more_again_than_what_is_erased() {
+    for encrypts in [false, true] {
+        let mut yard = Yard::new(Sqlite::new().await, false);
+        if encrypts {
+            yard.place = keys::place(&yard.store, 1);
+        }
+        yard.fill(0..30, 0).await;
+        yard.gates.push(Box::new(Aged(Duration::from_hours(1))));
+        assert_eq!(yard.run().await.unwrap().exported_rows, 30);
+        let places = [yard.place.clone()];
+        let did = erase(&places, &yard.world, (None, "id", "29"), WHO, Erasing::Always);
+        assert_eq!(Box::pin(did).await.unwrap().rows, 1);
+        for time in 0..3 {
+            let report = yard.run().await.unwrap();
+            assert!(matches!(report.quit, Quit::Gate(_)), "{report:?}");
+            assert_eq!((report.exported_rows, report.erased_rows), (1, 1), "{time}: {report:?}");
+        }
+        yard.gates.clear();
+        assert!(yard.run().await.unwrap().quit.is_done());
+        assert_eq!(yard.live("orders").await, Vec::<String>::new());
+        assert_eq!(yard.archived("orders").await, tokens(0..29));
     }
 }
