@@ -129,24 +129,43 @@ impl Place {
         match self.store.delete(&key).await? {
             Deleted::Gone => self.mark_at(&key, &without_bounds(&there)).await?,
             Deleted::Retained => {
-                let (file, place) = (key.as_str().to_owned(), self.location());
-                let why = "the store retains it, and keys of rows are in it".to_owned();
-                tracing::warn!(file, place, why, "a manifest that counts for nothing stays");
-                removed.kept.push(KeptFile { file, place, is_unreadable: false, why });
+                let why = "the store retains it, and keys of rows are in it";
+                removed.kept.push(self.retained(key.as_str(), why));
             }
         }
         Ok(removed)
     }
 
-    /// The same, of all writings of a run that count no more.
+    fn retained(&self, file: &str, why: &str) -> KeptFile {
+        let (file, place, why) = (file.to_owned(), self.location(), why.to_owned());
+        tracing::warn!(file, place, why, "a manifest that counts for nothing stays");
+        KeptFile { file, place, is_unreadable: false, why }
+    }
+
+    /// Removes a manifest that counts no more and cannot be read: keys of rows may be in it.
+    async fn forget_damaged(&self, run: &str, sheet: Sheet) -> Result<Removed> {
+        let (key, mut removed) = (self.sheet(run, sheet)?, Removed::default());
+        if matches!(self.store.delete(&key).await?, Deleted::Retained) {
+            let why = "the store retains it, it is damaged, and keys of rows may be in it";
+            removed.kept.push(self.retained(key.as_str(), why));
+        }
+        Ok(removed)
+    }
+
+    /// Takes the keys of slices out of all manifests of a run that count no more.
     pub(super) async fn forget_all_bounds(&self, run: &Shelved) -> Result<Removed> {
         let mut removed = Removed::default();
         for one in run.batches.values() {
             let number = one.batch.number;
             for generation in 0..one.batch.generation {
                 let sheet = Sheet::Batch { batch: number, generation };
-                if let Some(old) = self.read::<Batch>(&run.plan.run, sheet).await? {
-                    removed.add(self.forget_bounds(&old, true).await?);
+                match self.read::<Batch>(&run.plan.run, sheet).await {
+                    Ok(Some(old)) => removed.add(self.forget_bounds(&old, true).await?),
+                    Ok(None) => {}
+                    Err(error) if error.kind() == ErrorKind::Corrupt => {
+                        removed.add(self.forget_damaged(&run.plan.run, sheet).await?);
+                    }
+                    Err(error) => return Err(error),
                 }
             }
             if !one.is_there() {

@@ -8,7 +8,7 @@ use data_encoding::HEXLOWER;
 use stillpoint::{
     archiver::{Aged, Erasing, Place, Quit, Reconciling, SecondCopy, Shelf, erase, expire, verify},
     policy::{Period, PeriodUnit},
-    repository::store::{MemoryStore, Store},
+    repository::store::{Key, MemoryStore, Store},
 };
 
 use super::{
@@ -160,4 +160,28 @@ async fn i16_a_run_that_waits_reads_no_more_again_than_what_is_erased() {
         assert_eq!(yard.live("orders").await, Vec::<String>::new());
         assert_eq!(yard.archived("orders").await, tokens(0..29));
     }
+}
+
+/// A manifest that another one replaced, and that cannot be read any more, keeps nobody from being
+/// erased: keys may be in it, and it goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn i16_a_damaged_manifest_that_counts_no_more_goes() {
+    let yard = Yard::new(Sqlite::new().await, false);
+    yard.fill(0..20, 0).await;
+    yard.run().await.unwrap();
+    let shelf = Shelf::load(&yard.place).await.unwrap();
+    let folder = format!("archive/orders/_stillpoint/{}", shelf.runs[0].plan.run);
+    let first = Key::new(format!("{folder}/000001.0000.json")).unwrap();
+    let places = [yard.place.clone()];
+    for id in ["3", "4"] {
+        let did = erase(&places, &yard.world, (None, "id", id), WHO, Erasing::Always);
+        assert_eq!(Box::pin(did).await.unwrap().rows, 1);
+        if id == "3" {
+            keys::replace(&*yard.store, &first, b"{".to_vec()).await;
+        }
+    }
+    assert!(!keys::names(&*yard.store, "").await.contains(&first));
+    let ledger = yard.ledger().await;
+    let found = verify(&yard.place, &yard.world.cpu, Some(&ledger), |_| true).await.unwrap();
+    assert_eq!((found.rows, found.damages.len()), (18, 0), "{found:?}");
 }
