@@ -117,12 +117,12 @@ impl Gate for Unsure {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_begins_anew_begins_no_limit_anew() {
-    for (seconds, quit, gone) in [(0, Quit::RowsMax, 200), (3_600, Quit::OutOfTime, 128)] {
+    for (seconds, quit, gone) in [(0, Quit::RowsMax, 200), (3_600, Quit::OutOfTime, 120)] {
         let mut yard = Yard::new(Sqlite::new().await, false);
         let clock = TestClock::new();
         yard.world.clock = Arc::<TestClock>::clone(&clock);
         yard.fill(0..400, 0).await;
-        // A batch has 128 rows then.
+        // A batch has twelve slices of ten rows then.
         yard.rule.file_bytes = 1;
         yard.limits.rows_max = Some(200);
         yard.rule.runtime_max = Some(Duration::from_mins(30));
