@@ -49,9 +49,12 @@ async fn no_row_of_the_set_goes_with_one_that_only_derives() {
             let mut advice = findings.iter().filter(|one| one.weight == Weight::Advice);
             assert!(advice.any(|one| one.found.starts_with(&told)), "{then}: {findings:?}");
 
+            // Fired by the cascade of what it does itself, it replaces nothing: SQLite refuses.
+            let is_again = table == "orders" && then == REPLACES;
+            let expected = if is_again { code::ROWS_REFUSED } else { code::ROWS_DIFFER };
             let error = delete(rows.as_mut(), &set).await.expect_err(then);
             let found = (error.kind(), error.code());
-            assert_eq!(found, (ErrorKind::Refused, code::ROWS_DIFFER), "{table}: {error:?}");
+            assert_eq!(found, (ErrorKind::Refused, expected), "{table}: {error:?}");
             assert!(error.facts().contains(&("table", table)), "{then}: {error:?}");
             assert_eq!(counts(), [2, 2, 1], "{table}: {then}");
 
