@@ -132,7 +132,7 @@ impl Parts<'_, '_> {
         }
         let Some(part) = run.plan.part.clone() else {
             // It was begun when the table had no partitions.
-            return self.carry(run).await.map(|(quit, _)| quit);
+            return Box::pin(self.carry(run)).await.map(|(quit, _)| quit);
         };
         let name = &part.partition.name;
         let is_part = whole.partitions.iter().any(|one| one.identity == part.partition.identity);
@@ -145,7 +145,7 @@ impl Parts<'_, '_> {
             }
         }
         if part.is_whole || is_part {
-            return self.carry(run).await.map(|(quit, _)| quit);
+            return Box::pin(self.carry(run)).await.map(|(quit, _)| quit);
         }
         let is_there = match self.reader.table(name).await {
             Ok(table) => table.identity == part.partition.identity,
@@ -206,7 +206,7 @@ impl Parts<'_, '_> {
                 self.pruner.open_ledger().await?;
             }
             self.report.left_rows = 0;
-            let (quit, is_outdated) = self.carry(Shelved::begun(plan)).await?;
+            let (quit, is_outdated) = Box::pin(self.carry(Shelved::begun(plan))).await?;
             self.report.left_rows += left_before;
             if quit != Quit::Finished || !is_outdated {
                 return Ok(quit);

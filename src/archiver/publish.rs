@@ -138,12 +138,11 @@ pub(super) fn union_of(files: &[Counted<'_>], more: &[String], name: Option<&str
                 && of.passed.is_empty()
                 && file.passed.is_empty()
         };
-        match groups.iter_mut().find(is_like) {
-            Some(group) => group.paths.push(&file.path),
-            None => {
-                let (format, passed, paths) = (file.format, &*file.passed, vec![&*file.path]);
-                groups.push(Group { format, casts, more, passed, paths });
-            }
+        if let Some(group) = groups.iter_mut().find(is_like) {
+            group.paths.push(&file.path);
+        } else {
+            let (format, passed, paths) = (file.format, &*file.passed, vec![&*file.path]);
+            groups.push(Group { format, casts, more, passed, paths });
         }
     }
     let selects: Vec<String> = groups.iter().map(|group| select(files, group, name)).collect();

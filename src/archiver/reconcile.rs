@@ -390,7 +390,9 @@ type Living = BTreeMap<u32, u64>;
 
 /// The same, but of rows that no policy selects, too.
 pub(super) fn every_row(mut sets: Vec<ArchiveSet>) -> Vec<ArchiveSet> {
-    sets.iter_mut().for_each(|set| EVERY_ROW.clone_into(&mut set.predicate));
+    for set in &mut sets {
+        EVERY_ROW.clone_into(&mut set.predicate);
+    }
     sets
 }
 

@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn who_is_not_to_rest_stops_at_a_pause_and_else_after_a_while() {
-        let limits = Limits { rests_max: Some(Duration::from_secs(300)), ..Limits::default() };
+        let limits = Limits { rests_max: Some(Duration::from_mins(5)), ..Limits::default() };
         let turn = |cause: Cause| Turn::Rest(Rest::of(cause, LOOK_EVERY));
         let quit = |limits: Limits, turn: &Turn, kept| {
             limits.quit(turn, Duration::from_secs(kept)).map(|quit| quit.words())

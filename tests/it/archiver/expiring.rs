@@ -20,8 +20,8 @@ use crate::support::world::TestClock;
 
 const WHO: (&str, &str) = ("Art. 17", "dba");
 
-fn period(count: u32, unit: PeriodUnit) -> Option<Period> {
-    Some(Period { count, unit })
+fn period(count: u32, unit: PeriodUnit) -> Period {
+    Period { count, unit }
 }
 
 /// A shop of which so many orders were archived, to be kept for so long.
@@ -46,9 +46,9 @@ fn months_after(yard: &Yard<Sqlite>, months: u32) -> DateTime<Utc> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i16_files_of_before_stay_where_keep_was_made_longer_or_taken_out() {
-    let mut yard = yard(20, period(1, PeriodUnit::Months)).await;
+    let mut yard = yard(20, Some(period(1, PeriodUnit::Months))).await;
     let later = months_after(&yard, 3);
-    for keep in [period(10, PeriodUnit::Years), None] {
+    for keep in [Some(period(10, PeriodUnit::Years)), None] {
         yard.rule.keep = keep;
         let would = over(&yard, later, true).await;
         let did = over(&yard, later, false).await;
@@ -58,11 +58,11 @@ async fn i16_files_of_before_stay_where_keep_was_made_longer_or_taken_out() {
         assert_eq!(stays.by_policy == "open", keep.is_none(), "{did:?}");
         assert_eq!((did.removed.files, yard.archived("orders").await.len()), (0, 20));
     }
-    yard.rule.keep = period(10, PeriodUnit::Years);
+    yard.rule.keep = Some(period(10, PeriodUnit::Years));
     let would = over(&yard, months_after(&yard, 123), true).await;
     assert!(would.batches.len() == 1 && !would.batches[0].is_kept, "{would:?}");
     // What was said of them holds as well where it is shorter now.
-    yard.rule.keep = period(1, PeriodUnit::Days);
+    yard.rule.keep = Some(period(1, PeriodUnit::Days));
     let soon = yard.world.clock.now() + TimeDelta::days(3);
     assert_eq!(over(&yard, soon, false).await, Expiry::default());
     let did = over(&yard, later, false).await;
@@ -76,12 +76,12 @@ async fn i16_a_keep_that_was_added_later_counts_for_files_of_before() {
     assert_eq!(Shelf::load(&yard.place).await.unwrap().runs[0].plan.expire, "open");
     let later = months_after(&yard, 3);
     assert_eq!(over(&yard, later, false).await, Expiry::default());
-    yard.rule.keep = period(1, PeriodUnit::Months);
+    yard.rule.keep = Some(period(1, PeriodUnit::Months));
     assert_eq!(over(&yard, yard.world.clock.now(), false).await, Expiry::default());
     // For longer than a year can be written.
-    yard.rule.keep = period(9000, PeriodUnit::Years);
+    yard.rule.keep = Some(period(9000, PeriodUnit::Years));
     assert_eq!(over(&yard, later, false).await, Expiry::default());
-    yard.rule.keep = period(1, PeriodUnit::Months);
+    yard.rule.keep = Some(period(1, PeriodUnit::Months));
     let would = over(&yard, later, true).await;
     let did = over(&yard, later, false).await;
     assert_eq!(would.batches, did.batches);
@@ -92,7 +92,7 @@ async fn i16_a_keep_that_was_added_later_counts_for_files_of_before() {
 /// Rows that were taken out later do not let the others stay for longer.
 #[tokio::test(flavor = "multi_thread")]
 async fn i16_files_that_were_written_anew_count_from_when_their_rows_were_archived() {
-    let mut yard = yard(20, period(1, PeriodUnit::Months)).await;
+    let mut yard = yard(20, Some(period(1, PeriodUnit::Months))).await;
     let clock = TestClock::new();
     let ahead = yard.world.clock.now() + TimeDelta::days(400) - clock.now();
     clock.advance(ahead.num_seconds());
@@ -108,7 +108,7 @@ async fn i16_files_that_were_written_anew_count_from_when_their_rows_were_archiv
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i16_a_retention_that_was_added_later_keeps_rows_of_before_until_its_event() {
-    let mut yard = yard(20, period(1, PeriodUnit::Months)).await;
+    let mut yard = yard(20, Some(period(1, PeriodUnit::Months))).await;
     yard.rule.keep = None;
     yard.rule.retention = Some(EventRule {
         after: Period { count: 7, unit: PeriodUnit::Years },
@@ -132,7 +132,7 @@ async fn i16_a_retention_that_was_added_later_keeps_rows_of_before_until_its_eve
 async fn i16_months_begin_where_they_were_counted() {
     let mut yard = Yard::new(Sqlite::new().await, false);
     yard.rule.zone = Some(Los_Angeles);
-    yard.rule.keep = period(1, PeriodUnit::Months);
+    yard.rule.keep = Some(period(1, PeriodUnit::Months));
     yard.fill(0..20, 0).await;
     yard.run().await.unwrap();
     let shelf = Shelf::load(&yard.place).await.unwrap();

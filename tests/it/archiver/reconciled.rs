@@ -313,7 +313,7 @@ async fn i13_no_row_is_deleted_again_that_no_run_might_delete() {
     yard.world.clock = TestClock::new();
     assert_eq!(classes(&yard, Reconciling { adopts: true, ..LOOK }).await, [40, 0, 0]);
 
-    yard.gates = vec![Box::new(Aged(Duration::from_secs(3_600_000_000)))];
+    yard.gates = vec![Box::new(Aged(Duration::from_hours(1_000_000)))];
     let why = leaves(&yard).await;
     assert!(
         why.contains("may not be deleted yet") && why.contains("kept beside the rows"),
