@@ -280,7 +280,7 @@ async fn i1_orders_of_sqlite_survive_writers_and_kills() {
 #[tokio::test(flavor = "multi_thread")]
 async fn i1_orders_of_postgresql_survive_writers_and_kills() {
     let Some(shop) = InPostgres::new(18).await else { return };
-    for seed in seeds(20) {
+    for seed in seeds(40) {
         shop.reset().await;
         survive(Yard::new(&shop, false), false, End::Unwind, seed).await;
     }

@@ -536,7 +536,7 @@ async fn write(shop: &InPostgres, known: &mut Vec<(i64, String)>, dice: &Dice, n
 async fn i12_orders_in_partitions_survive_writers_and_kills() {
     let Some(shop) = InPostgres::new(18).await else { return };
     let first = crate::site::seed();
-    for seed in first..first + crate::site::setting("STILLPOINT_RUNS", 5) {
+    for seed in first..first + crate::site::setting("STILLPOINT_RUNS", 8) {
         let dice = Dice::new(seed);
         let mut yard = nested(&shop, &shop, 175).await;
         yard.rule.slice_rows = 1 + dice.below(30) as u64;

@@ -73,7 +73,7 @@ fn random_drills_of_sqlite_under_load_match_the_history() {
         })
     };
     pause(2000);
-    for round in 0..setting("STILLPOINT_DRILLS", 5) {
+    for round in 0..setting("STILLPOINT_DRILLS", 8) {
         if round == 3 {
             site.ok(&["backup", "sqlite:app.db"]);
         }
@@ -159,7 +159,7 @@ async fn random_drills_of_postgresql_under_load_match_the_history() {
         let capture = story.capture().await;
         let writer = Writer::begin(&story, 7).await;
         story.pause(4000).await;
-        for round in 0..setting("STILLPOINT_DRILLS", 4) {
+        for round in 0..setting("STILLPOINT_DRILLS", 6) {
             if round == 2 {
                 story.back_up();
             }
