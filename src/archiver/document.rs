@@ -416,6 +416,30 @@ pub struct End {
 }
 
 #[cfg(test)]
+impl Plan {
+    /// One of some tables.
+    pub(super) fn of_members(members: Vec<PlannedMember>) -> Self {
+        Self {
+            format_version: 1,
+            run: "run".to_owned(),
+            set: "orders".to_owned(),
+            made: DateTime::UNIX_EPOCH,
+            cutoff: None,
+            selects: String::new(),
+            derived: Vec::new(),
+            predicate: String::new(),
+            members,
+            part: None,
+            format: Format::Jsonl,
+            expire: "open".to_owned(),
+            lookup: Vec::new(),
+            rows: 1,
+            bytes: 1,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -449,7 +449,7 @@ mod tests {
         Pruning, PutBack, Referrer, RowWriter, Space, Table, values,
     };
 
-    use super::{super::file::Format, *};
+    use super::*;
 
     /// Roots from 1 to `roots`, and what hangs on each: so many rows of 1,000 bytes.
     #[derive(Debug)]
@@ -619,23 +619,8 @@ mod tests {
     }
 
     fn plan(set: &ArchiveSet) -> Plan {
-        Plan {
-            format_version: 1,
-            run: "run".to_owned(),
-            set: set.name.clone(),
-            made: DateTime::UNIX_EPOCH,
-            cutoff: None,
-            selects: String::new(),
-            predicate: String::new(),
-            members: Plan::members_of(set),
-            derived: Vec::new(),
-            part: None,
-            format: Format::Jsonl,
-            expire: "open".to_owned(),
-            lookup: Vec::new(),
-            rows: 100,
-            bytes: 100,
-        }
+        let name = set.name.clone();
+        Plan { set: name, rows: 100, bytes: 100, ..Plan::of_members(Plan::members_of(set)) }
     }
 
     /// The batches of a database, each as its rows of the root and those that hang on them.

@@ -385,11 +385,10 @@ pub(super) fn place_of(columns: &[Column], name: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
     use stillpoint_contract::{Class, Table};
 
     use super::*;
-    use crate::archiver::{file::Format, shelf::Shelved};
+    use crate::archiver::shelf::Shelved;
 
     const PLAIN: Likeness = Likeness { becomes: None, alike: Alike::Same, is_untold: false };
     const UNTOLD: Likeness = Likeness { is_untold: true, ..PLAIN };
@@ -429,23 +428,7 @@ mod tests {
             parent_columns: owned(["area", "code"]),
             likeness: Vec::new(),
         };
-        Plan {
-            format_version: 1,
-            run: "run".to_owned(),
-            set: "orders".to_owned(),
-            made: DateTime::UNIX_EPOCH,
-            cutoff: None,
-            selects: String::new(),
-            predicate: String::new(),
-            members: vec![heads, PlannedMember { link: Some(link), ..lines }],
-            derived: Vec::new(),
-            part: None,
-            format: Format::Jsonl,
-            expire: "open".to_owned(),
-            lookup: Vec::new(),
-            rows: 1,
-            bytes: 1,
-        }
+        Plan::of_members(vec![heads, PlannedMember { link: Some(link), ..lines }])
     }
 
     fn said(mut plan: Plan, likeness: [Likeness; 2]) -> Plan {

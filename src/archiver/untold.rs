@@ -68,14 +68,10 @@ pub(super) fn no_family(plan: &Plan, number: usize) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
     use stillpoint_contract::{Likeness, Table};
 
     use super::*;
-    use crate::archiver::{
-        document::{PlannedLink, PlannedMember},
-        file::Format,
-    };
+    use crate::archiver::document::{PlannedLink, PlannedMember};
 
     fn member(link: Option<(usize, bool)>) -> PlannedMember {
         let table = Table {
@@ -95,32 +91,12 @@ mod tests {
         PlannedMember { table, link }
     }
 
-    fn plan(members: Vec<PlannedMember>) -> Plan {
-        Plan {
-            format_version: 1,
-            run: "run".to_owned(),
-            set: "orders".to_owned(),
-            made: DateTime::UNIX_EPOCH,
-            cutoff: None,
-            selects: String::new(),
-            derived: Vec::new(),
-            predicate: String::new(),
-            members,
-            part: None,
-            format: Format::Jsonl,
-            expire: "open".to_owned(),
-            lookup: Vec::new(),
-            rows: 1,
-            bytes: 1,
-        }
-    }
-
     #[test]
     fn what_hangs_on_rows_by_a_link_of_the_database_is_not_told() {
         // 0 <- 1 <~ 2 <- 3, and 0 <- 4 <- 5.
         let links = [None, Some((0, false)), Some((1, true)), Some((2, false))];
         let links = links.into_iter().chain([Some((0, false)), Some((4, false))]);
-        let plan = plan(links.map(member).collect());
+        let plan = Plan::of_members(links.map(member).collect());
         let expected = [Some(2), Some(2), None, None, None, None];
         for (of, expected) in expected.into_iter().enumerate() {
             assert_eq!(below(&Names::default(), &plan, of), expected, "{of}");
@@ -129,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_link_that_leads_nowhere_ends() {
-        let plan = plan(vec![member(None), member(Some((1, true)))]);
+        let plan = Plan::of_members(vec![member(None), member(Some((1, true)))]);
         assert_eq!(below(&Names::default(), &plan, 0), None);
     }
 }
